@@ -1,0 +1,33 @@
+//! The error of a forward or backward pass.
+
+/// What can go wrong while a loaded model computes.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// An input does not fit the architecture.
+    #[error("`{input}` has shape {found:?}, this model needs {expected}")]
+    Shape {
+        /// Name of the argument.
+        input: &'static str,
+        /// What the architecture takes, in words.
+        expected: String,
+        /// What was given.
+        found: Vec<usize>,
+    },
+    /// An input has a value that the architecture cannot take.
+    #[error("`{input}`: {problem}")]
+    Value {
+        /// Name of the argument.
+        input: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The tokenizer refused a text.
+    #[error("tokenizer: {0}")]
+    Tokenize(String),
+    /// The chat template failed.
+    #[error("chat template")]
+    Template(#[from] minijinja::Error),
+    /// A tensor operation failed.
+    #[error("tensor operation")]
+    Candle(#[from] candle_core::Error),
+}

@@ -1,0 +1,1 @@
+//! The FLUX pipeline folder: text encoders, transformer, VAE.

@@ -1,0 +1,1 @@
+//! gavel-worker.
