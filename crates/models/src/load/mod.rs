@@ -1,1 +1,12 @@
-//! load.
+//! Reading a Hugging Face component folder: weights, and the JSON files beside them.
+//!
+//! Weight files are memory-mapped, so that opening a folder costs little and each tensor is copied once, to where it is
+//! used. Everything that can be wrong with a folder has its own error, which names the file and, where one fits, the remedy.
+
+mod config;
+mod error;
+mod weights;
+
+pub use config::{read_config, read_json};
+pub use error::LoadError;
+pub use weights::Weights;

@@ -1,0 +1,258 @@
+//! The weights of one component folder.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use candle_core::{DType, Device, Tensor};
+use memmap2::Mmap;
+use safetensors::{SafeTensorError, SafeTensors, tensor::Metadata};
+use serde::Deserialize;
+
+use super::{LoadError, read_config};
+
+/// File stems under which transformers and diffusers store weights.
+const STEMS: [&str; 2] = ["model", "diffusion_pytorch_model"];
+
+/// The weights of one component folder, memory-mapped.
+///
+/// Reads `model.safetensors`, `diffusion_pytorch_model.safetensors`, or a sharded model through its `*.index.json`. Each
+/// tensor that is taken is remembered, so that [`Weights::finish`] can refuse a file that holds more than was used.
+#[derive(Debug)]
+pub struct Weights {
+    dir: PathBuf,
+    /// The weight file, or the index of a sharded model.
+    file: PathBuf,
+    device: Device,
+    dtype: DType,
+    shards: Vec<Shard>,
+    entries: BTreeMap<String, Entry>,
+    taken: Mutex<BTreeSet<String>>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    file: PathBuf,
+    map: Mmap,
+}
+
+/// Where a tensor lies.
+#[derive(Debug)]
+struct Entry {
+    shard: usize,
+    dtype: safetensors::Dtype,
+    shape: Vec<usize>,
+    /// Byte range within the mapped file.
+    range: std::ops::Range<usize>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Weights {
+    /// Maps the weights of `dir`; [`Weights::get`] gives them in `dtype` on `device`.
+    ///
+    /// # Errors
+    /// A missing folder or file, a truncated or damaged file, an index that does not fit its shards: each its own
+    /// variant of [`LoadError`].
+    pub fn open(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
+        if !dir.is_dir() {
+            return Err(LoadError::FolderMissing { dir: dir.to_owned() });
+        }
+        let mut weights = Self {
+            dir: dir.to_owned(),
+            file: dir.to_owned(),
+            device: device.clone(),
+            dtype,
+            shards: Vec::new(),
+            entries: BTreeMap::new(),
+            taken: Mutex::default(),
+        };
+        for stem in STEMS {
+            let single = dir.join(format!("{stem}.safetensors"));
+            if single.is_file() {
+                weights.file.clone_from(&single);
+                weights.map_shard(&single)?;
+                return Ok(weights);
+            }
+            let index = dir.join(format!("{stem}.safetensors.index.json"));
+            if index.is_file() {
+                weights.file.clone_from(&index);
+                weights.map_index(&index)?;
+                return Ok(weights);
+            }
+        }
+        let looked_for = STEMS.map(|stem| format!("{stem}.safetensors, {stem}.safetensors.index.json")).join(", ");
+        Err(LoadError::NoWeights { dir: dir.to_owned(), looked_for })
+    }
+
+    /// Takes the tensor `name`, which must have `shape`, converted to the dtype and device given to [`Weights::open`].
+    ///
+    /// # Errors
+    /// [`LoadError::TensorMissing`] with the nearest name, [`LoadError::Shape`], [`LoadError::Dtype`].
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        match self.get_optional(name, shape)? {
+            Some(tensor) => Ok(tensor),
+            None => Err(LoadError::TensorMissing {
+                file: self.file.clone(),
+                name: name.to_owned(),
+                nearest: self.nearest(name),
+            }),
+        }
+    }
+
+    /// Takes the tensor `name` if the folder has it; as [`Weights::get`].
+    ///
+    /// # Errors
+    /// [`LoadError::Shape`], [`LoadError::Dtype`].
+    pub fn get_optional(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>, LoadError> {
+        let Some(entry) = self.entries.get(name) else {
+            return Ok(None);
+        };
+        let shard = &self.shards[entry.shard];
+        if entry.shape != shape {
+            return Err(LoadError::Shape {
+                file: shard.file.clone(),
+                name: name.to_owned(),
+                expected: shape.to_vec(),
+                found: entry.shape.clone(),
+            });
+        }
+        let Some(dtype) = candle_dtype(entry.dtype) else {
+            return Err(LoadError::Dtype {
+                file: shard.file.clone(),
+                name: name.to_owned(),
+                dtype: format!("{:?}", entry.dtype),
+            });
+        };
+        let tensor = Tensor::from_raw_buffer(&shard.map[entry.range.clone()], dtype, shape, &Device::Cpu)
+            .and_then(|tensor| tensor.to_dtype(self.dtype))
+            .and_then(|tensor| tensor.to_device(&self.device))
+            .map_err(|source| LoadError::Candle { dir: self.dir.clone(), source })?;
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        Ok(Some(tensor))
+    }
+
+    /// Says whether the folder has a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// The shape that the file gives to `name`.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// Refuses tensors that were never taken, except those whose name starts with one of `ignored`.
+    ///
+    /// # Errors
+    /// [`LoadError::Unused`]: the file belongs to another architecture, or part of it would silently have no effect.
+    pub fn finish(self, ignored: &[&str]) -> Result<(), LoadError> {
+        let taken = self.taken.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let names: Vec<String> = self
+            .entries
+            .into_keys()
+            .filter(|name| !taken.contains(name) && !ignored.iter().any(|prefix| name.starts_with(prefix)))
+            .collect();
+        if names.is_empty() { Ok(()) } else { Err(LoadError::Unused { file: self.file, names }) }
+    }
+
+    fn map_index(&mut self, index_file: &Path) -> Result<(), LoadError> {
+        let index: Index = read_config(index_file)?;
+        let shards: BTreeSet<&String> = index.weight_map.values().collect();
+        for shard in shards {
+            let file = self.dir.join(shard);
+            if !file.is_file() {
+                return Err(LoadError::ShardMissing { index: index_file.to_owned(), shard: shard.clone() });
+            }
+            self.map_shard(&file)?;
+        }
+        for (name, shard) in &index.weight_map {
+            let file = self.dir.join(shard);
+            let held = self.entries.get(name).is_some_and(|entry| self.shards[entry.shard].file == file);
+            if !held {
+                return Err(LoadError::ShardLacksTensor {
+                    index: index_file.to_owned(),
+                    shard: shard.clone(),
+                    name: name.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn map_shard(&mut self, file: &Path) -> Result<(), LoadError> {
+        let map = map_file(file)?;
+        let (header_size, metadata) = read_header(file, &map)?;
+        let data_start = size_of::<u64>() + header_size;
+        for (name, info) in metadata.tensors() {
+            let (start, end) = info.data_offsets;
+            let entry = Entry {
+                shard: self.shards.len(),
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                range: data_start + start..data_start + end,
+            };
+            self.entries.insert(name, entry);
+        }
+        self.shards.push(Shard { file: file.to_owned(), map });
+        Ok(())
+    }
+
+    /// The most similar tensor name, if one is similar at all.
+    fn nearest(&self, name: &str) -> Option<String> {
+        const SIMILAR: f64 = 0.6;
+        self.entries
+            .keys()
+            .map(|candidate| (strsim::normalized_levenshtein(name, candidate), candidate))
+            .filter(|(similarity, _)| *similarity >= SIMILAR)
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .map(|(_, candidate)| candidate.clone())
+    }
+}
+
+fn map_file(file: &Path) -> Result<Mmap, LoadError> {
+    let refused = |source| LoadError::Read { file: file.to_owned(), source };
+    let opened = File::open(file).map_err(refused)?;
+    let size = opened.metadata().map_err(refused)?.len();
+    if size < size_of::<u64>() as u64 {
+        return Err(LoadError::Truncated { file: file.to_owned(), size });
+    }
+    // SAFETY: the map is only read. Model files are replaced by renaming, not rewritten in place, while a process uses
+    // them; a writer that does otherwise gives wrong numbers or SIGBUS, as with every reader of mapped weights.
+    unsafe { Mmap::map(&opened) }.map_err(refused)
+}
+
+fn read_header(file: &Path, map: &Mmap) -> Result<(usize, Metadata), LoadError> {
+    SafeTensors::read_metadata(map).map_err(|source| {
+        let file = file.to_owned();
+        if map.starts_with(b"version https://git-lfs") {
+            return LoadError::LfsPointer { file };
+        }
+        match source {
+            SafeTensorError::HeaderTooSmall
+            | SafeTensorError::InvalidHeaderLength
+            | SafeTensorError::MetadataIncompleteBuffer => LoadError::Truncated { file, size: map.len() as u64 },
+            source => LoadError::Header { file, source },
+        }
+    })
+}
+
+fn candle_dtype(dtype: safetensors::Dtype) -> Option<DType> {
+    match dtype {
+        safetensors::Dtype::F64 => Some(DType::F64),
+        safetensors::Dtype::F32 => Some(DType::F32),
+        safetensors::Dtype::F16 => Some(DType::F16),
+        safetensors::Dtype::BF16 => Some(DType::BF16),
+        safetensors::Dtype::I64 => Some(DType::I64),
+        safetensors::Dtype::I32 => Some(DType::I32),
+        safetensors::Dtype::U32 => Some(DType::U32),
+        safetensors::Dtype::U8 => Some(DType::U8),
+        _ => None,
+    }
+}
