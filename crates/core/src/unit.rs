@@ -1,0 +1,230 @@
+//! Units of work: what a worker leases, what it is given, and what it returns.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Candidate, Digest, PromptIndex, Step};
+use crate::verdict::VerdictRecord;
+
+/// What a worker can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Samples candidates from the policy.
+    Sampler,
+    /// Judges pairs.
+    Judge,
+    /// Computes gradients and optimizer steps.
+    Trainer,
+}
+
+/// Which policy an evaluation samples from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arm {
+    /// The frozen base, without the adapter.
+    Base,
+    /// The base with the final adapter (its EMA where the run keeps one).
+    Tuned,
+}
+
+/// One leasable piece of a run. Its extent follows from the spec alone, never from how many workers there are, so that the
+/// same unit is the same computation everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Unit {
+    /// Create the initial adapter and optimizer state (policy version 0).
+    Initialise,
+    /// Sample every candidate of `sampling.batch` consecutive prompts of a step.
+    Sample { step: Step, chunk: u32 },
+    /// Judge `judge.batch` consecutive pairs of a step.
+    Judge { step: Step, chunk: u32 },
+    /// Sum the gradient of `trainer.shard` consecutive pairs of a step.
+    Gradient { step: Step, shard: u32 },
+    /// Add the shards' gradients in shard order, take the optimizer step, store the new policy.
+    Commit { step: Step },
+    /// Sample held-out prompts deterministically.
+    EvaluateSample { arm: Arm, chunk: u32 },
+    /// Judge the tuned policy's held-out images against the base's.
+    EvaluateJudge { chunk: u32 },
+    /// Judge labelled pairs, to measure the judge itself.
+    CalibrateJudge { chunk: u32 },
+}
+
+impl Unit {
+    /// Who does this.
+    pub fn role(&self) -> Role {
+        match self {
+            Self::Sample { .. } | Self::EvaluateSample { .. } => Role::Sampler,
+            Self::Judge { .. } | Self::EvaluateJudge { .. } | Self::CalibrateJudge { .. } => Role::Judge,
+            Self::Initialise | Self::Gradient { .. } | Self::Commit { .. } => Role::Trainer,
+        }
+    }
+}
+
+/// A committed policy: everything that the next step, or a resumed run, starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// `adapter_model.safetensors`, PEFT layout, f32.
+    pub adapter: Digest,
+    /// AdamW moments, step count and EMA, as docs/formats.md describes.
+    pub optimizer: Digest,
+    /// The averaged adapter, where the run keeps one; what evaluation and the final folder use.
+    pub averaged: Option<Digest>,
+    /// Hash of the adapter's tensor names and shapes: what a worker that binds it must report.
+    pub manifest: Digest,
+    /// Number of adapter tensors.
+    pub tensors: u32,
+}
+
+/// What a worker needs to do a unit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Assignment {
+    /// For [`Unit::Initialise`].
+    Initialise,
+    /// For [`Unit::Sample`].
+    Sample {
+        /// Optimizer step, part of every noise key.
+        step: Step,
+        /// The policy to sample from.
+        policy: Policy,
+        /// The chunk's prompts.
+        prompts: Vec<PromptText>,
+    },
+    /// For [`Unit::EvaluateSample`].
+    EvaluateSample {
+        /// Base or tuned.
+        arm: Arm,
+        /// The policy; `None` for the base.
+        policy: Option<Policy>,
+        /// The chunk's prompts, held-out.
+        prompts: Vec<PromptText>,
+    },
+    /// For [`Unit::Judge`], [`Unit::EvaluateJudge`] and [`Unit::CalibrateJudge`].
+    Judge {
+        /// The pairs, in order.
+        pairs: Vec<Pair>,
+    },
+    /// For [`Unit::Gradient`].
+    Gradient {
+        /// Optimizer step.
+        step: Step,
+        /// The policy that is being trained.
+        policy: Policy,
+        /// The shard's decided pairs in prompt order.
+        pairs: Vec<RewardedPair>,
+        /// How many versions older than `policy` the sampling policy was; 0 is exactly on-policy, where every ratio is 1.
+        policy_lag: u32,
+    },
+    /// For [`Unit::Commit`].
+    Commit {
+        /// Optimizer step.
+        step: Step,
+        /// The policy to update.
+        policy: Policy,
+        /// Gradient sums in shard order; shards without a decided pair are absent.
+        gradients: Vec<Digest>,
+        /// Number of (candidate, timestep) terms in these sums: the divisor. Zero means that nothing was decided: the policy
+        /// is stored unchanged, with the step counted.
+        terms: u64,
+    },
+}
+
+/// A prompt with its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptText {
+    /// Place in the step or in the held-out set.
+    pub index: PromptIndex,
+    /// The caption.
+    pub text: String,
+}
+
+/// Two images of one prompt, to be judged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair {
+    /// Place in the step, the held-out set or the labelled set.
+    pub prompt: PromptIndex,
+    /// The caption.
+    pub text: String,
+    /// PNG of the first candidate.
+    pub first: Digest,
+    /// PNG of the second candidate.
+    pub second: Digest,
+}
+
+/// A decided pair with its rewards.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RewardedPair {
+    /// Place in the step.
+    pub prompt: PromptIndex,
+    /// Trajectory and reward of each candidate, in candidate order.
+    pub candidates: Vec<RewardedCandidate>,
+}
+
+/// A trajectory with its reward.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RewardedCandidate {
+    /// The trajectory blob.
+    pub trajectory: Digest,
+    /// `objective.reward_preferred` or `objective.reward_dispreferred`.
+    pub reward: f64,
+}
+
+/// One sampled candidate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sampled {
+    /// The prompt.
+    pub prompt: PromptIndex,
+    /// Which of its candidates; 0 in an evaluation.
+    pub candidate: Candidate,
+    /// The trajectory blob; `None` in an evaluation.
+    pub trajectory: Option<Digest>,
+    /// The PNG.
+    pub image: Digest,
+}
+
+/// A pair that gave no gradient although it was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedPair {
+    /// The pair.
+    pub prompt: PromptIndex,
+    /// What was not finite, in words.
+    pub reason: String,
+}
+
+/// Sums over the trained terms of a shard; means are taken when the step is complete.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShardStatistics {
+    /// Number of (candidate, timestep) terms.
+    pub terms: u64,
+    /// Sum of the KL estimates.
+    pub kl: f64,
+    /// Number of terms whose ratio was clipped.
+    pub clipped: u64,
+    /// Largest |ratio - 1|.
+    pub ratio_deviation: f64,
+    /// Sum of the losses before division.
+    pub loss: f64,
+}
+
+/// What a worker returns for a unit. Seconds are wall-clock seconds of the work itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Outcome {
+    /// Of [`Unit::Initialise`].
+    Initialised { policy: Policy },
+    /// Of [`Unit::Sample`] and [`Unit::EvaluateSample`]; ordered by prompt, then candidate.
+    Sampled { samples: Vec<Sampled>, manifest: Option<Digest>, seconds: f64 },
+    /// Of the three judge units; one record for each pair, in order.
+    Judged { verdicts: Vec<VerdictRecord>, seconds: f64 },
+    /// Of [`Unit::Gradient`]. `gradient` is absent when no pair of the shard gave one.
+    Gradient {
+        gradient: Option<Digest>,
+        manifest: Digest,
+        statistics: ShardStatistics,
+        skipped: Vec<SkippedPair>,
+        seconds: f64,
+    },
+    /// Of [`Unit::Commit`].
+    Committed { policy: Policy, grad_norm: f64, learning_rate: f64, seconds: f64 },
+}
