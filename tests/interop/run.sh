@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Trains a short run, then checks with diffusers and peft (installed into target/interop-venv) that they load the adapter
+# unchanged and paint the same pictures as `gavel sample`.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+venv=target/interop-venv
+if [ ! -x "$venv/bin/python" ]; then
+    python3 -m venv "$venv"
+fi
+"$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/interop/requirements.txt
+
+cargo build --quiet --bin gavel
+gavel=${CARGO_TARGET_DIR:-target}/debug/gavel
+
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+"$gavel" run configs/quickstart.toml --out "$out/run" \
+    --set run.steps=2 --set prompts.per_step=8 --set optimizer.learning_rate=0.02 --set optimizer.ema_decay=0.0 \
+    --set evaluation.prompts=4 >"$out/run.log" 2>&1 || { tail -n 40 "$out/run.log"; exit 1; }
+"$venv/bin/python" tests/interop/check_adapter.py --gavel "$gavel" --model models/tiny-flux --adapter "$out/run/adapter"
