@@ -1,0 +1,212 @@
+//! Captions such as `a red circle left of a blue square on a white background`.
+
+use std::str::FromStr;
+
+use crate::EvalError;
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name {
+            $(#[doc = concat!("`", $word, "`.")] $variant),+
+        }
+
+        impl $name {
+            /// Every value, in palette order.
+            pub const ALL: [Self; [$($word),+].len()] = [$(Self::$variant),+];
+
+            /// The word in a caption.
+            pub fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+
+            fn from_word(word: &str) -> Option<Self> {
+                Self::ALL.into_iter().find(|value| value.word() == word)
+            }
+
+            fn words() -> String {
+                [$($word),+].join(", ")
+            }
+        }
+    };
+}
+
+words! {
+    /// An object's colour.
+    Colour { Red = "red", Green = "green", Blue = "blue", Yellow = "yellow", Purple = "purple", Orange = "orange" }
+}
+words! {
+    /// The background's colour.
+    Background { Black = "black", White = "white", Gray = "gray", Pink = "pink" }
+}
+words! {
+    /// An object's shape.
+    Shape { Circle = "circle", Square = "square", Triangle = "triangle" }
+}
+
+/// How the first object lies to the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// `left of`.
+    LeftOf,
+    /// `above`.
+    Above,
+}
+
+/// One shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Object {
+    /// Its colour.
+    pub colour: Colour,
+    /// Its shape.
+    pub shape: Shape,
+}
+
+/// What a caption says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scene {
+    /// One object, or two with a relation.
+    pub objects: Vec<Object>,
+    /// `Some` exactly when there are two objects.
+    pub relation: Option<Relation>,
+    /// The background.
+    pub background: Background,
+}
+
+impl FromStr for Scene {
+    type Err = EvalError;
+
+    /// Reads `a COLOUR SHAPE [left of|above a COLOUR SHAPE] on a BACKGROUND background`.
+    fn from_str(text: &str) -> Result<Self, EvalError> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        scene(&mut words.as_slice()).map_err(|problem| EvalError::Prompt {
+            prompt: text.to_owned(),
+            problem,
+        })
+    }
+}
+
+fn scene(words: &mut &[&str]) -> Result<Scene, String> {
+    let mut objects = vec![object(words)?];
+    let relation = match *words {
+        ["left", "of", rest @ ..] => Some((Relation::LeftOf, rest)),
+        ["above", rest @ ..] => Some((Relation::Above, rest)),
+        _ => None,
+    };
+    let relation = match relation {
+        Some((relation, rest)) => {
+            *words = rest;
+            objects.push(object(words)?);
+            Some(relation)
+        }
+        None => None,
+    };
+    literal(words, &["on"])?;
+    literal(words, &["a", "an"])?;
+    let background = next(words, "a background colour")?;
+    let background = Background::from_word(background)
+        .ok_or_else(|| format!("`{background}` is not a background ({})", Background::words()))?;
+    literal(words, &["background"])?;
+    match words {
+        [] => Ok(Scene {
+            objects,
+            relation,
+            background,
+        }),
+        [word, ..] => Err(format!("`{word}` after the end")),
+    }
+}
+
+fn object(words: &mut &[&str]) -> Result<Object, String> {
+    literal(words, &["a", "an"])?;
+    let colour = next(words, "a colour")?;
+    let colour =
+        Colour::from_word(colour).ok_or_else(|| format!("`{colour}` is not a colour ({})", Colour::words()))?;
+    let shape = next(words, "a shape")?;
+    let shape = Shape::from_word(shape).ok_or_else(|| format!("`{shape}` is not a shape ({})", Shape::words()))?;
+    Ok(Object { colour, shape })
+}
+
+fn literal(words: &mut &[&str], expected: &[&str]) -> Result<(), String> {
+    let word = next(words, &format!("`{}`", expected[0]))?;
+    if expected.contains(&word) {
+        Ok(())
+    } else {
+        Err(format!("`{word}` where `{}` should be", expected[0]))
+    }
+}
+
+fn next<'a>(words: &mut &[&'a str], what: &str) -> Result<&'a str, String> {
+    let (word, rest) = words
+        .split_first()
+        .ok_or_else(|| format!("it ends where {what} should be"))?;
+    *words = rest;
+    Ok(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_of_caption_are_read() {
+        let one: Scene = "a green triangle on a gray background".parse().unwrap();
+        assert_eq!(
+            one.objects,
+            [Object {
+                colour: Colour::Green,
+                shape: Shape::Triangle
+            }]
+        );
+        assert_eq!((one.relation, one.background), (None, Background::Gray));
+        let two: Scene = "an orange square above a blue circle on a pink background"
+            .parse()
+            .unwrap();
+        assert_eq!(two.relation, Some(Relation::Above));
+        assert_eq!(
+            two.objects[1],
+            Object {
+                colour: Colour::Blue,
+                shape: Shape::Circle
+            }
+        );
+    }
+
+    #[test]
+    fn other_prompts_are_refused_with_the_word_that_does_not_fit() {
+        for (prompt, problem) in [
+            ("", "it ends where `a` should be"),
+            (
+                "a photo of a cat",
+                "`photo` is not a colour (red, green, blue, yellow, purple, orange)",
+            ),
+            (
+                "a red cat on a white background",
+                "`cat` is not a shape (circle, square, triangle)",
+            ),
+            (
+                "a red circle on a mauve background",
+                "`mauve` is not a background (black, white, gray, pink)",
+            ),
+            (
+                "a red circle below a blue square on a white background",
+                "`below` where `on` should be",
+            ),
+            (
+                "a red circle on a white background, please",
+                "`background,` where `background` should be",
+            ),
+            ("a red circle on a white background please", "`please` after the end"),
+        ] {
+            let error = prompt.parse::<Scene>().unwrap_err();
+            assert_eq!(
+                error,
+                EvalError::Prompt {
+                    prompt: prompt.to_owned(),
+                    problem: problem.to_owned()
+                }
+            );
+        }
+    }
+}
