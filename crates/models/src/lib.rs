@@ -5,11 +5,14 @@
 
 pub mod error;
 pub mod flux;
+mod layers;
 pub mod load;
 pub mod lora;
 pub mod ops;
+pub mod tensor_file;
 pub mod text;
 pub mod vae;
 pub mod vlm;
 
 pub use error::ModelError;
+pub use load::{LoadError, Weights};

@@ -14,7 +14,10 @@ use super::LoadError;
 pub fn read_config<T: DeserializeOwned>(file: &Path) -> Result<T, LoadError> {
     let text = fs::read_to_string(file).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => LoadError::FileMissing { file: file.to_owned() },
-        _ => LoadError::Read { file: file.to_owned(), source },
+        _ => LoadError::Read {
+            file: file.to_owned(),
+            source,
+        },
     })?;
     let deserializer = &mut serde_json::Deserializer::from_str(&text);
     serde_path_to_error::deserialize(deserializer).map_err(|error| LoadError::Config {

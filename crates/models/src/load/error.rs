@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use gavel_core::Hint;
 use safetensors::SafeTensorError;
 
 /// A model folder cannot be used.
@@ -163,7 +164,9 @@ pub enum LoadError {
         problem: String,
     },
     /// The folder holds no chat template.
-    #[error("{dir}: holds no chat template (looked for chat_template.jinja, chat_template.json and `chat_template` in tokenizer_config.json)")]
+    #[error(
+        "{dir}: holds no chat template (looked for chat_template.jinja, chat_template.json and `chat_template` in tokenizer_config.json)"
+    )]
     ChatTemplateMissing {
         /// The model folder.
         dir: PathBuf,
@@ -188,9 +191,8 @@ pub enum LoadError {
     },
 }
 
-impl LoadError {
-    /// Says what to do about it, where that is known.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for LoadError {
+    fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::FolderMissing { .. } | Self::FileMissing { .. } => {
                 "check the path; a model folder is an unmodified Hugging Face snapshot, with every file of the repository"
@@ -198,7 +200,9 @@ impl LoadError {
             Self::NoWeights { .. } => {
                 "download the safetensors files of this component; PyTorch .bin files are not read"
             }
-            Self::Truncated { .. } | Self::Header { .. } => "the download is incomplete or damaged: fetch this file again",
+            Self::Truncated { .. } | Self::Header { .. } => {
+                "the download is incomplete or damaged: fetch this file again"
+            }
             Self::LfsPointer { .. } => "run `git lfs pull` in the model repository",
             Self::ShardMissing { .. } | Self::ShardLacksTensor { .. } => {
                 "fetch all shards of one revision, together with the index"
@@ -207,13 +211,17 @@ impl LoadError {
                 "check that config.json and the weights belong to the same model, and that the model is of this family"
             }
             Self::Config { .. } => "compare the file with the one in the model's repository",
-            Self::Unsupported { .. } | Self::Dtype { .. } => "use a model of the supported family, without quantization",
+            Self::Unsupported { .. } | Self::Dtype { .. } => {
+                "use a model of the supported family, without quantization"
+            }
             Self::TokenizerMissing { .. } => "copy the tokenizer files of the model's repository into this folder",
             Self::SentencePieceOnly { .. } => {
                 "add `tokenizer.json`; transformers writes it: `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`"
             }
             Self::ChatTemplateMissing { .. } => "copy `chat_template.json` of the model's repository into this folder",
-            Self::Read { .. } | Self::Tokenizer { .. } | Self::ChatTemplate { .. } | Self::Candle { .. } => return None,
+            Self::Read { .. } | Self::Tokenizer { .. } | Self::ChatTemplate { .. } | Self::Candle { .. } => {
+                return None;
+            }
         };
         Some(hint.to_owned())
     }
@@ -221,7 +229,12 @@ impl LoadError {
 
 fn shortened(names: &[String]) -> String {
     const SHOWN: usize = 5;
-    let mut text = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let mut text = names
+        .iter()
+        .take(SHOWN)
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ");
     if names.len() > SHOWN {
         text.push_str(", ...");
     }

@@ -5,8 +5,10 @@
 
 mod config;
 mod error;
+mod fingerprint;
 mod weights;
 
 pub use config::{read_config, read_json};
 pub use error::LoadError;
+pub use fingerprint::fingerprint;
 pub use weights::Weights;

@@ -87,8 +87,13 @@ impl Weights {
                 return Ok(weights);
             }
         }
-        let looked_for = STEMS.map(|stem| format!("{stem}.safetensors, {stem}.safetensors.index.json")).join(", ");
-        Err(LoadError::NoWeights { dir: dir.to_owned(), looked_for })
+        let looked_for = STEMS
+            .map(|stem| format!("{stem}.safetensors, {stem}.safetensors.index.json"))
+            .join(", ");
+        Err(LoadError::NoWeights {
+            dir: dir.to_owned(),
+            looked_for,
+        })
     }
 
     /// Takes the tensor `name`, which must have `shape`, converted to the dtype and device given to [`Weights::open`].
@@ -133,8 +138,11 @@ impl Weights {
         let tensor = Tensor::from_raw_buffer(&shard.map[entry.range.clone()], dtype, shape, &Device::Cpu)
             .and_then(|tensor| tensor.to_dtype(self.dtype))
             .and_then(|tensor| tensor.to_device(&self.device))
-            .map_err(|source| LoadError::Candle { dir: self.dir.clone(), source })?;
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+            .map_err(|source| self.candle(source))?;
+        self.taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.to_owned());
         Ok(Some(tensor))
     }
 
@@ -159,7 +167,19 @@ impl Weights {
             .into_keys()
             .filter(|name| !taken.contains(name) && !ignored.iter().any(|prefix| name.starts_with(prefix)))
             .collect();
-        if names.is_empty() { Ok(()) } else { Err(LoadError::Unused { file: self.file, names }) }
+        if names.is_empty() {
+            Ok(())
+        } else {
+            Err(LoadError::Unused { file: self.file, names })
+        }
+    }
+
+    /// Wraps what candle said while a tensor of this folder was prepared.
+    pub(crate) fn candle(&self, source: candle_core::Error) -> LoadError {
+        LoadError::Candle {
+            dir: self.dir.clone(),
+            source,
+        }
     }
 
     fn map_index(&mut self, index_file: &Path) -> Result<(), LoadError> {
@@ -168,13 +188,19 @@ impl Weights {
         for shard in shards {
             let file = self.dir.join(shard);
             if !file.is_file() {
-                return Err(LoadError::ShardMissing { index: index_file.to_owned(), shard: shard.clone() });
+                return Err(LoadError::ShardMissing {
+                    index: index_file.to_owned(),
+                    shard: shard.clone(),
+                });
             }
             self.map_shard(&file)?;
         }
         for (name, shard) in &index.weight_map {
             let file = self.dir.join(shard);
-            let held = self.entries.get(name).is_some_and(|entry| self.shards[entry.shard].file == file);
+            let held = self
+                .entries
+                .get(name)
+                .is_some_and(|entry| self.shards[entry.shard].file == file);
             if !held {
                 return Err(LoadError::ShardLacksTensor {
                     index: index_file.to_owned(),
@@ -200,7 +226,10 @@ impl Weights {
             };
             self.entries.insert(name, entry);
         }
-        self.shards.push(Shard { file: file.to_owned(), map });
+        self.shards.push(Shard {
+            file: file.to_owned(),
+            map,
+        });
         Ok(())
     }
 
@@ -217,11 +246,17 @@ impl Weights {
 }
 
 fn map_file(file: &Path) -> Result<Mmap, LoadError> {
-    let refused = |source| LoadError::Read { file: file.to_owned(), source };
+    let refused = |source| LoadError::Read {
+        file: file.to_owned(),
+        source,
+    };
     let opened = File::open(file).map_err(refused)?;
     let size = opened.metadata().map_err(refused)?.len();
     if size < size_of::<u64>() as u64 {
-        return Err(LoadError::Truncated { file: file.to_owned(), size });
+        return Err(LoadError::Truncated {
+            file: file.to_owned(),
+            size,
+        });
     }
     // SAFETY: the map is only read. Model files are replaced by renaming, not rewritten in place, while a process uses
     // them; a writer that does otherwise gives wrong numbers or SIGBUS, as with every reader of mapped weights.
@@ -237,7 +272,10 @@ fn read_header(file: &Path, map: &Mmap) -> Result<(usize, Metadata), LoadError> 
         match source {
             SafeTensorError::HeaderTooSmall
             | SafeTensorError::InvalidHeaderLength
-            | SafeTensorError::MetadataIncompleteBuffer => LoadError::Truncated { file, size: map.len() as u64 },
+            | SafeTensorError::MetadataIncompleteBuffer => LoadError::Truncated {
+                file,
+                size: map.len() as u64,
+            },
             source => LoadError::Header { file, source },
         }
     })

@@ -1,1 +1,37 @@
-//! text.
+//! The two text encoders of a FLUX pipeline, and their tokenizers.
+//!
+//! CLIP gives one vector per prompt, T5 one per token. Each prompt is encoded on its own, so that its embedding does not
+//! depend on the other prompts of a batch.
+
+mod clip;
+mod t5;
+mod tokenizer;
+
+pub use clip::ClipTextEncoder;
+pub use t5::T5Encoder;
+pub use tokenizer::PromptTokenizer;
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::ModelError;
+
+/// Applies `encode` to each token sequence and stacks the results; in parallel on the CPU.
+fn stacked(
+    sequences: &[Vec<u32>],
+    on_cpu: bool,
+    encode: impl Fn(&[u32]) -> Result<Tensor, ModelError> + Sync,
+) -> Result<Tensor, ModelError> {
+    if sequences.is_empty() {
+        return Err(ModelError::Value {
+            input: "prompts",
+            problem: "is empty".to_owned(),
+        });
+    }
+    let encoded: Result<Vec<Tensor>, ModelError> = if on_cpu {
+        sequences.par_iter().map(|ids| encode(ids)).collect()
+    } else {
+        sequences.iter().map(|ids| encode(ids)).collect()
+    };
+    Ok(Tensor::stack(&encoded?, 0)?)
+}

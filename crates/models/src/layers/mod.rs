@@ -1,0 +1,26 @@
+//! Layers of the frozen encoders and decoders: forward only, no adapters.
+//!
+//! Each layer has one implementation in plain candle tensor calls, for any device, and a fused one for float32 on the CPU.
+//! The fused ones compute each output element by a fixed sequence of operations, so that a result depends neither on the
+//! number of threads nor on what else is computed beside it.
+
+mod activation;
+mod attention;
+mod conv;
+mod linear;
+mod norm;
+mod view;
+
+pub(crate) use activation::{Activation, gated};
+pub(crate) use attention::{Attention, Mask, Rotary, attention};
+pub(crate) use conv::{Conv2d, ConvShape, Upsampling};
+pub(crate) use linear::{Bias, Linear};
+pub(crate) use norm::{GroupNorm, LayerNorm, RmsNorm, Then};
+pub(crate) use view::{is_fused, matrix, values};
+
+use candle_core::{DType, Device};
+
+/// The dtype in which a model computes: the CPU kernels are float32 only.
+pub(crate) fn compute_dtype(device: &Device, wanted: DType) -> DType {
+    if device.is_cpu() { DType::F32 } else { wanted }
+}

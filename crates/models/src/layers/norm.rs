@@ -1,0 +1,207 @@
+//! Normalisation layers.
+
+use candle_core::{D, DType, Tensor};
+
+use super::{is_fused, values};
+use crate::{
+    LoadError, ModelError, Weights,
+    ops::cpu::math::{self, vectorized},
+};
+
+/// x / rms(x) * weight, over the last dimension of (rows, width).
+#[derive(Debug)]
+pub(crate) struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// Takes `{name}.weight`.
+    pub(crate) fn load(weights: &Weights, name: &str, width: usize, eps: f64) -> Result<Self, LoadError> {
+        Ok(Self {
+            weight: weights.get(&format!("{name}.weight"), &[width])?,
+            eps,
+        })
+    }
+
+    /// Normalises each row.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        if is_fused(x) {
+            let mut y = values(x)?.slice().to_vec();
+            rms_rows(&mut y, values(&self.weight)?.slice(), self.eps as f32);
+            return Ok(Tensor::from_vec(y, x.dims(), x.device())?);
+        }
+        let wide = x.to_dtype(DType::F32)?;
+        let scale = (wide.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
+        Ok(wide
+            .broadcast_div(&scale)?
+            .to_dtype(x.dtype())?
+            .broadcast_mul(&self.weight)?)
+    }
+}
+
+vectorized! {
+    fn rms_rows<'a>(rows: &'a mut [f32], weight: &'a [f32], eps: f32) {
+        for row in rows.chunks_exact_mut(weight.len()) {
+            let square_sum = math::sum(row.len(), |i| row[i] * row[i]);
+            let scale = 1.0 / (square_sum / row.len() as f32 + eps).sqrt();
+            for (x, weight) in row.iter_mut().zip(weight) {
+                *x *= scale * weight;
+            }
+        }
+    }
+}
+
+/// (x - mean) / sqrt(variance + eps) * weight + bias, over the last dimension of (rows, width).
+#[derive(Debug)]
+pub(crate) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Takes `{name}.weight` and `{name}.bias`.
+    pub(crate) fn load(weights: &Weights, name: &str, width: usize, eps: f64) -> Result<Self, LoadError> {
+        Ok(Self {
+            weight: weights.get(&format!("{name}.weight"), &[width])?,
+            bias: weights.get(&format!("{name}.bias"), &[width])?,
+            eps,
+        })
+    }
+
+    /// Normalises each row.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        if is_fused(x) {
+            let mut y = values(x)?.slice().to_vec();
+            layer_rows(
+                &mut y,
+                values(&self.weight)?.slice(),
+                values(&self.bias)?.slice(),
+                self.eps as f32,
+            );
+            return Ok(Tensor::from_vec(y, x.dims(), x.device())?);
+        }
+        let wide = x.to_dtype(DType::F32)?;
+        let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
+        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
+        let normed = centred.broadcast_div(&deviation)?.to_dtype(x.dtype())?;
+        Ok(normed.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)?)
+    }
+}
+
+vectorized! {
+    fn layer_rows<'a>(rows: &'a mut [f32], weight: &'a [f32], bias: &'a [f32], eps: f32) {
+        for row in rows.chunks_exact_mut(weight.len()) {
+            let count = row.len() as f32;
+            let mean = math::sum(row.len(), |i| row[i]) / count;
+            let variance = math::sum(row.len(), |i| (row[i] - mean) * (row[i] - mean)) / count;
+            let scale = 1.0 / (variance + eps).sqrt();
+            for (i, x) in row.iter_mut().enumerate() {
+                *x = ((*x - mean) * scale).mul_add(weight[i], bias[i]);
+            }
+        }
+    }
+}
+
+/// What follows a group norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// The normalised values as they are.
+    Nothing,
+    /// x sigmoid(x).
+    Silu,
+}
+
+/// Normalisation over groups of channels of (batch, channels, height, width).
+#[derive(Debug)]
+pub(crate) struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// Takes `{name}.weight` and `{name}.bias`.
+    pub(crate) fn load(
+        weights: &Weights,
+        name: &str,
+        channels: usize,
+        groups: usize,
+        eps: f64,
+    ) -> Result<Self, LoadError> {
+        Ok(Self {
+            weight: weights.get(&format!("{name}.weight"), &[channels])?,
+            bias: weights.get(&format!("{name}.bias"), &[channels])?,
+            groups,
+            eps,
+        })
+    }
+
+    /// Normalises each group of each image.
+    pub(crate) fn forward(&self, x: &Tensor, then: Then) -> Result<Tensor, ModelError> {
+        let (batch, channels, height, width) = x.dims4()?;
+        if is_fused(x) {
+            let mut y = values(x)?.slice().to_vec();
+            let (weight, bias) = (values(&self.weight)?, values(&self.bias)?);
+            let size = channels / self.groups;
+            for (index, group) in y.chunks_exact_mut(size * height * width).enumerate() {
+                let channel = index % self.groups * size;
+                let (weight, bias) = (&weight.slice()[channel..], &bias.slice()[channel..]);
+                normalize_group(group, height * width, weight, bias, self.eps, then == Then::Silu);
+            }
+            return Ok(Tensor::from_vec(y, x.dims(), x.device())?);
+        }
+        let grouped = x.to_dtype(DType::F32)?.reshape((batch, self.groups, ()))?;
+        let centred = grouped.broadcast_sub(&grouped.mean_keepdim(D::Minus1)?)?;
+        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
+        let normed = centred
+            .broadcast_div(&deviation)?
+            .reshape(x.dims())?
+            .to_dtype(x.dtype())?;
+        let weight = self.weight.reshape((1, channels, 1, 1))?;
+        let bias = self.bias.reshape((1, channels, 1, 1))?;
+        let y = normed.broadcast_mul(&weight)?.broadcast_add(&bias)?;
+        Ok(match then {
+            Then::Nothing => y,
+            Then::Silu => y.silu()?,
+        })
+    }
+}
+
+/// Length of the float32 partial sums of a group; partial sums are added in float64, because groups of large images have
+/// millions of elements.
+const PARTIAL: usize = 4096;
+
+vectorized! {
+    fn normalize_group<'a>(
+        group: &'a mut [f32], plane: usize, weight: &'a [f32], bias: &'a [f32], eps: f64, silu: bool,
+    ) {
+        let count = group.len() as f64;
+        let mut total = 0.0_f64;
+        for part in group.chunks(PARTIAL) {
+            total += f64::from(math::sum(part.len(), |i| part[i]));
+        }
+        let mean = (total / count) as f32;
+        let mut squares = 0.0_f64;
+        for part in group.chunks(PARTIAL) {
+            squares += f64::from(math::sum(part.len(), |i| (part[i] - mean) * (part[i] - mean)));
+        }
+        let scale = (1.0 / (squares / count + eps).sqrt()) as f32;
+        for ((plane, weight), bias) in group.chunks_exact_mut(plane).zip(weight).zip(bias) {
+            let factor = scale * weight;
+            let offset = (-mean).mul_add(factor, *bias);
+            if silu {
+                for x in plane {
+                    let y = x.mul_add(factor, offset);
+                    *x = y * math::sigmoid(y);
+                }
+            } else {
+                for x in plane {
+                    *x = x.mul_add(factor, offset);
+                }
+            }
+        }
+    }
+}

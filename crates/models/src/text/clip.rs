@@ -1,0 +1,200 @@
+//! CLIP's text encoder.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use serde::Deserialize;
+
+use super::stacked;
+use crate::{
+    LoadError, ModelError, Weights,
+    layers::{Activation, Attention, Bias, LayerNorm, Linear, Mask, attention, compute_dtype},
+    load::read_config,
+};
+
+/// The end-of-text id that configurations held by mistake before transformers learned to look for the real one.
+const LEGACY_EOS: u32 = 2;
+
+#[derive(Debug, Deserialize)]
+struct Config {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    max_position_embeddings: usize,
+    #[serde(default = "quick_gelu")]
+    hidden_act: Activation,
+    #[serde(default = "layer_norm_eps")]
+    layer_norm_eps: f64,
+    #[serde(default = "eos_token_id")]
+    eos_token_id: u32,
+}
+
+fn quick_gelu() -> Activation {
+    Activation::QuickGelu
+}
+
+fn layer_norm_eps() -> f64 {
+    1e-5
+}
+
+fn eos_token_id() -> u32 {
+    49_407
+}
+
+/// CLIP's text encoder, frozen.
+///
+/// # Source
+/// transformers `CLIPTextModel`.
+#[derive(Debug)]
+pub struct ClipTextEncoder {
+    token_embedding: Tensor,
+    position_embedding: Tensor,
+    layers: Vec<Layer>,
+    final_norm: LayerNorm,
+    eos_token_id: u32,
+    max_positions: usize,
+    device: Device,
+}
+
+#[derive(Debug)]
+struct Layer {
+    norm1: LayerNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    activation: Activation,
+    heads: usize,
+    scale: f64,
+}
+
+impl ClipTextEncoder {
+    /// Loads a `text_encoder` folder.
+    ///
+    /// # Errors
+    /// Any [`LoadError`].
+    pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
+        let weights = Weights::open(dir, device, compute_dtype(device, dtype))?;
+        let config: Config = read_config(&dir.join("config.json"))?;
+        // transformers 5 dropped the prefix that earlier releases write.
+        let root = if weights.contains("text_model.final_layer_norm.weight") {
+            "text_model."
+        } else {
+            ""
+        };
+        let width = config.hidden_size;
+        let norm = |name: &str| LayerNorm::load(&weights, name, width, config.layer_norm_eps);
+        let layers = (0..config.num_hidden_layers)
+            .map(|i| {
+                let path = format!("{root}encoder.layers.{i}");
+                let linear = |name: &str, inputs, outputs| {
+                    Linear::load(&weights, &format!("{path}.{name}"), inputs, outputs, Bias::Added)
+                };
+                Ok(Layer {
+                    norm1: norm(&format!("{path}.layer_norm1"))?,
+                    q: linear("self_attn.q_proj", width, width)?,
+                    k: linear("self_attn.k_proj", width, width)?,
+                    v: linear("self_attn.v_proj", width, width)?,
+                    out: linear("self_attn.out_proj", width, width)?,
+                    norm2: norm(&format!("{path}.layer_norm2"))?,
+                    fc1: linear("mlp.fc1", width, config.intermediate_size)?,
+                    fc2: linear("mlp.fc2", config.intermediate_size, width)?,
+                    activation: config.hidden_act,
+                    heads: config.num_attention_heads,
+                    scale: (width as f64 / config.num_attention_heads as f64).sqrt().recip(),
+                })
+            })
+            .collect::<Result<_, LoadError>>()?;
+        let token_embedding = weights.get(
+            &format!("{root}embeddings.token_embedding.weight"),
+            &[config.vocab_size, width],
+        )?;
+        let position_embedding = weights.get(
+            &format!("{root}embeddings.position_embedding.weight"),
+            &[config.max_position_embeddings, width],
+        )?;
+        let encoder = Self {
+            token_embedding,
+            position_embedding,
+            layers,
+            final_norm: norm(&format!("{root}final_layer_norm"))?,
+            eos_token_id: config.eos_token_id,
+            max_positions: config.max_position_embeddings,
+            device: device.clone(),
+        };
+        weights.finish(&[&format!("{root}embeddings.position_ids")])?;
+        Ok(encoder)
+    }
+
+    /// Width of the pooled embedding.
+    pub fn hidden_size(&self) -> usize {
+        self.token_embedding.dims()[1]
+    }
+
+    /// The longest sequence that the position table covers.
+    pub fn max_positions(&self) -> usize {
+        self.max_positions
+    }
+
+    /// The pooled embeddings (sequences, hidden_size): the final state at the end-of-text token.
+    ///
+    /// # Errors
+    /// [`ModelError::Value`] for an empty list or a sequence longer than the position table.
+    pub fn pooled(&self, sequences: &[Vec<u32>]) -> Result<Tensor, ModelError> {
+        stacked(sequences, self.device.is_cpu(), |ids| self.pooled_one(ids))
+    }
+
+    fn pooled_one(&self, ids: &[u32]) -> Result<Tensor, ModelError> {
+        if ids.is_empty() || ids.len() > self.max_positions {
+            return Err(ModelError::Value {
+                input: "prompts",
+                problem: format!("{} tokens, this encoder takes 1 to {}", ids.len(), self.max_positions),
+            });
+        }
+        let tokens = Tensor::new(ids, &self.device)?;
+        let positions = self.position_embedding.narrow(0, 0, ids.len())?;
+        let mut x = (self.token_embedding.index_select(&tokens, 0)? + positions)?;
+        for layer in &self.layers {
+            x = layer.forward(&x)?;
+        }
+        let last = x.narrow(0, self.end_of_text(ids), 1)?.contiguous()?;
+        Ok(self.final_norm.forward(&last)?.squeeze(0)?)
+    }
+
+    /// The position whose state is the pooled embedding: the first end-of-text token, or with a legacy configuration the
+    /// first of the highest ids.
+    fn end_of_text(&self, ids: &[u32]) -> usize {
+        let wanted = match self.eos_token_id {
+            LEGACY_EOS => ids.iter().copied().max().unwrap_or(LEGACY_EOS),
+            id => id,
+        };
+        ids.iter().position(|id| *id == wanted).unwrap_or(0)
+    }
+}
+
+impl Layer {
+    fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        let normed = self.norm1.forward(x)?;
+        let shape = Attention {
+            heads: self.heads,
+            kv_heads: self.heads,
+            scale: self.scale,
+            mask: Mask::Causal,
+            rotary: None,
+            bias: None,
+        };
+        let (q, k, v) = (
+            self.q.forward(&normed)?,
+            self.k.forward(&normed)?,
+            self.v.forward(&normed)?,
+        );
+        let x = (x + self.out.forward(&attention(shape, &q, &k, &v)?)?)?;
+        let hidden = self.activation.forward(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
+        Ok((x + self.fc2.forward(&hidden)?)?)
+    }
+}

@@ -1,0 +1,257 @@
+//! T5's encoder.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use serde::Deserialize;
+
+use super::stacked;
+use crate::{
+    LoadError, ModelError, Weights,
+    layers::{Activation, Attention, Bias, Linear, Mask, RmsNorm, attention, compute_dtype, gated},
+    load::read_config,
+};
+
+#[derive(Debug, Deserialize)]
+struct Config {
+    vocab_size: usize,
+    d_model: usize,
+    d_kv: usize,
+    d_ff: usize,
+    num_layers: usize,
+    num_heads: usize,
+    #[serde(default = "buckets")]
+    relative_attention_num_buckets: usize,
+    #[serde(default = "max_distance")]
+    relative_attention_max_distance: usize,
+    #[serde(default = "layer_norm_epsilon")]
+    layer_norm_epsilon: f64,
+    #[serde(default = "feed_forward_proj")]
+    feed_forward_proj: String,
+}
+
+fn buckets() -> usize {
+    32
+}
+
+fn max_distance() -> usize {
+    128
+}
+
+fn layer_norm_epsilon() -> f64 {
+    1e-6
+}
+
+fn feed_forward_proj() -> String {
+    "relu".to_owned()
+}
+
+/// T5's encoder, frozen.
+///
+/// No token is masked, padding included, as FluxPipeline passes no attention mask.
+///
+/// # Source
+/// transformers `T5EncoderModel`.
+#[derive(Debug)]
+pub struct T5Encoder {
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    final_norm: RmsNorm,
+    /// (buckets, heads): the first layer's table, which all layers use.
+    relative_bias: Tensor,
+    max_distance: usize,
+    heads: usize,
+    device: Device,
+}
+
+#[derive(Debug)]
+struct Layer {
+    attention_norm: RmsNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    ff_norm: RmsNorm,
+    feed_forward: FeedForward,
+}
+
+#[derive(Debug)]
+struct FeedForward {
+    activation: Activation,
+    wi: Linear,
+    /// The ungated half, in gated variants.
+    wi_up: Option<Linear>,
+    wo: Linear,
+}
+
+impl T5Encoder {
+    /// Loads a `text_encoder_2` folder.
+    ///
+    /// # Errors
+    /// Any [`LoadError`].
+    pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
+        let weights = Weights::open(dir, device, compute_dtype(device, dtype))?;
+        let config_file = dir.join("config.json");
+        let config: Config = read_config(&config_file)?;
+        let (activation, is_gated) = match config.feed_forward_proj.as_str() {
+            "gated-gelu" => (Activation::GeluTanh, true),
+            "gated-silu" => (Activation::Silu, true),
+            "relu" => (Activation::Relu, false),
+            "gelu" => (Activation::Gelu, false),
+            found => {
+                return Err(LoadError::Unsupported {
+                    file: config_file,
+                    key: "feed_forward_proj".to_owned(),
+                    found: format!("`{found}`"),
+                    expected: "gated-gelu, gated-silu, relu or gelu".to_owned(),
+                });
+            }
+        };
+        let (width, inner) = (config.d_model, config.num_heads * config.d_kv);
+        let norm = |name: &str| RmsNorm::load(&weights, name, width, config.layer_norm_epsilon);
+        let layers = (0..config.num_layers)
+            .map(|i| {
+                let path = format!("encoder.block.{i}.layer");
+                let linear = |name: &str, inputs, outputs| {
+                    Linear::load(&weights, &format!("{path}.{name}"), inputs, outputs, Bias::None)
+                };
+                let feed_forward = FeedForward {
+                    activation,
+                    wi: linear(
+                        if is_gated {
+                            "1.DenseReluDense.wi_0"
+                        } else {
+                            "1.DenseReluDense.wi"
+                        },
+                        width,
+                        config.d_ff,
+                    )?,
+                    wi_up: if is_gated {
+                        Some(linear("1.DenseReluDense.wi_1", width, config.d_ff)?)
+                    } else {
+                        None
+                    },
+                    wo: linear("1.DenseReluDense.wo", config.d_ff, width)?,
+                };
+                Ok(Layer {
+                    attention_norm: norm(&format!("{path}.0.layer_norm"))?,
+                    q: linear("0.SelfAttention.q", width, inner)?,
+                    k: linear("0.SelfAttention.k", width, inner)?,
+                    v: linear("0.SelfAttention.v", width, inner)?,
+                    o: linear("0.SelfAttention.o", inner, width)?,
+                    ff_norm: norm(&format!("{path}.1.layer_norm"))?,
+                    feed_forward,
+                })
+            })
+            .collect::<Result<_, LoadError>>()?;
+        let shared = if weights.contains("shared.weight") {
+            "shared.weight"
+        } else {
+            "encoder.embed_tokens.weight"
+        };
+        let encoder = Self {
+            embedding: weights.get(shared, &[config.vocab_size, width])?,
+            layers,
+            final_norm: norm("encoder.final_layer_norm")?,
+            relative_bias: weights.get(
+                "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+                &[config.relative_attention_num_buckets, config.num_heads],
+            )?,
+            max_distance: config.relative_attention_max_distance,
+            heads: config.num_heads,
+            device: device.clone(),
+        };
+        // A full T5 checkpoint holds the decoder too.
+        weights.finish(&["decoder.", "lm_head.", "encoder.embed_tokens."])?;
+        Ok(encoder)
+    }
+
+    /// Width of a token's embedding.
+    pub fn hidden_size(&self) -> usize {
+        self.embedding.dims()[1]
+    }
+
+    /// The final states (sequences, tokens, hidden_size) of sequences of one length.
+    ///
+    /// # Errors
+    /// [`ModelError::Value`] for an empty list or sequences of several lengths.
+    pub fn encode(&self, sequences: &[Vec<u32>]) -> Result<Tensor, ModelError> {
+        let length = sequences.first().map_or(0, Vec::len);
+        if sequences.iter().any(|ids| ids.len() != length) || length == 0 {
+            let problem = "all sequences of a call must have one length, and at least one token".to_owned();
+            return Err(ModelError::Value {
+                input: "prompts",
+                problem,
+            });
+        }
+        let bias = self.position_bias(length)?;
+        stacked(sequences, self.device.is_cpu(), |ids| self.encode_one(ids, &bias))
+    }
+
+    fn encode_one(&self, ids: &[u32], bias: &Tensor) -> Result<Tensor, ModelError> {
+        let mut x = self.embedding.index_select(&Tensor::new(ids, &self.device)?, 0)?;
+        let rows = 0..ids.len();
+        let shape = Attention {
+            heads: self.heads,
+            kv_heads: self.heads,
+            scale: 1.0,
+            mask: Mask::Segments(std::slice::from_ref(&rows)),
+            rotary: None,
+            bias: Some(bias),
+        };
+        for layer in &self.layers {
+            let normed = layer.attention_norm.forward(&x)?;
+            let (q, k, v) = (
+                layer.q.forward(&normed)?,
+                layer.k.forward(&normed)?,
+                layer.v.forward(&normed)?,
+            );
+            x = (x + layer.o.forward(&attention(shape, &q, &k, &v)?)?)?;
+            let normed = layer.ff_norm.forward(&x)?;
+            x = (x + layer.feed_forward.forward(&normed)?)?;
+        }
+        self.final_norm.forward(&x)
+    }
+
+    /// Learned bias (heads, length, length) of each head for each distance of key from query.
+    fn position_bias(&self, length: usize) -> Result<Tensor, ModelError> {
+        let buckets = self.relative_bias.dims()[0];
+        let indices: Vec<u32> = (0..length)
+            .flat_map(|query| (0..length).map(move |key| (query, key)))
+            .map(|(query, key)| relative_bucket(query, key, buckets, self.max_distance))
+            .collect();
+        let table = self.relative_bias.to_dtype(DType::F32)?;
+        let bias = table.index_select(&Tensor::new(indices, &self.device)?, 0)?;
+        Ok(bias
+            .reshape((length, length, self.heads))?
+            .permute((2, 0, 1))?
+            .contiguous()?)
+    }
+}
+
+impl FeedForward {
+    fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        let hidden = self.wi.forward(x)?;
+        let hidden = match &self.wi_up {
+            Some(up) => gated(self.activation, &hidden, &up.forward(x)?)?,
+            None => self.activation.forward(&hidden)?,
+        };
+        self.wo.forward(&hidden)
+    }
+}
+
+/// The bucket of a distance: half of the buckets for each direction, of those half for exact small distances and half
+/// growing in logarithmic steps up to `max_distance`.
+fn relative_bucket(query: usize, key: usize, buckets: usize, max_distance: usize) -> u32 {
+    let half = buckets / 2;
+    let direction = if key > query { half } else { 0 };
+    let distance = key.abs_diff(query);
+    let exact = half / 2;
+    let bucket = if distance < exact {
+        distance
+    } else {
+        let ratio = (distance as f32 / exact as f32).ln() / (max_distance as f32 / exact as f32).ln();
+        (exact + (ratio * (half - exact) as f32) as usize).min(half - 1)
+    };
+    (direction + bucket) as u32
+}

@@ -1,0 +1,199 @@
+//! Tokenizers as FluxPipeline calls them: truncated and padded to a fixed length.
+
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+use tokenizers::{Tokenizer, TruncationDirection};
+
+use crate::{
+    LoadError, ModelError,
+    load::{read_config, read_json},
+};
+
+/// CLIP's words: the special tokens, English contractions, runs of letters, single digits, runs of other symbols.
+const CLIP_WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// A tokenizer with its padding token.
+#[derive(Debug)]
+pub struct PromptTokenizer {
+    tokenizer: Tokenizer,
+    pad: u32,
+    model_max_length: Option<usize>,
+}
+
+impl PromptTokenizer {
+    /// Loads a CLIP tokenizer folder: `tokenizer.json`, or `vocab.json` with `merges.txt`.
+    ///
+    /// # Errors
+    /// [`LoadError::TokenizerMissing`], [`LoadError::Tokenizer`].
+    pub fn load_clip(dir: &Path) -> Result<Self, LoadError> {
+        check_folder(dir)?;
+        let file = dir.join("tokenizer.json");
+        let tokenizer = if file.is_file() {
+            read_tokenizer(&file)?
+        } else if dir.join("vocab.json").is_file() && dir.join("merges.txt").is_file() {
+            clip_tokenizer(dir)?
+        } else {
+            let looked_for = "tokenizer.json, or vocab.json with merges.txt";
+            return Err(LoadError::TokenizerMissing {
+                dir: dir.to_owned(),
+                looked_for,
+            });
+        };
+        Self::new(dir, tokenizer, "<|endoftext|>")
+    }
+
+    /// Loads a T5 tokenizer folder: `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`LoadError::SentencePieceOnly`], [`LoadError::TokenizerMissing`], [`LoadError::Tokenizer`].
+    pub fn load_t5(dir: &Path) -> Result<Self, LoadError> {
+        check_folder(dir)?;
+        let file = dir.join("tokenizer.json");
+        if file.is_file() {
+            return Self::new(dir, read_tokenizer(&file)?, "<pad>");
+        }
+        let dir = dir.to_owned();
+        if dir.join("spiece.model").is_file() {
+            return Err(LoadError::SentencePieceOnly { dir });
+        }
+        Err(LoadError::TokenizerMissing {
+            dir,
+            looked_for: "tokenizer.json",
+        })
+    }
+
+    fn new(dir: &Path, mut tokenizer: Tokenizer, default_pad: &str) -> Result<Self, LoadError> {
+        tokenizer.with_padding(None);
+        tokenizer
+            .with_truncation(None)
+            .map_err(|error| unusable(dir, error.to_string()))?;
+        let config_file = dir.join("tokenizer_config.json");
+        let config = if config_file.is_file() {
+            read_json(&config_file)?
+        } else {
+            Value::Null
+        };
+        let pad_token = token_text(&config["pad_token"]).unwrap_or(default_pad);
+        let Some(pad) = tokenizer.token_to_id(pad_token) else {
+            return Err(unusable(
+                dir,
+                format!("the padding token `{pad_token}` is not in the vocabulary"),
+            ));
+        };
+        let model_max_length = config["model_max_length"]
+            .as_u64()
+            .and_then(|length| usize::try_from(length).ok());
+        Ok(Self {
+            tokenizer,
+            pad,
+            model_max_length,
+        })
+    }
+
+    /// The length given in `tokenizer_config.json`.
+    pub fn model_max_length(&self) -> Option<usize> {
+        self.model_max_length
+    }
+
+    /// Token ids of `text` with the special tokens around it, truncated and padded to `length`.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenize`]; [`ModelError::Value`] when `length` leaves no room for the special tokens.
+    pub fn encode(&self, text: &str, length: usize) -> Result<Vec<u32>, ModelError> {
+        let failed = |error: tokenizers::Error| ModelError::Tokenize(error.to_string());
+        let added = self.tokenizer.get_post_processor().map_or(0, |processor| {
+            use tokenizers::PostProcessor as _;
+            processor.added_tokens(false)
+        });
+        let Some(room) = length.checked_sub(added).filter(|room| *room > 0) else {
+            return Err(ModelError::Value {
+                input: "max_sequence_length",
+                problem: format!("{length} leaves no room beside {added} special tokens"),
+            });
+        };
+        let mut encoding = self.tokenizer.encode(text, false).map_err(failed)?;
+        encoding.truncate(room, 0, TruncationDirection::Right);
+        let encoding = self.tokenizer.post_process(encoding, None, true).map_err(failed)?;
+        let mut ids = encoding.get_ids().to_vec();
+        ids.resize(length, self.pad);
+        Ok(ids)
+    }
+}
+
+/// A token in a tokenizer's JSON files: its text, or an object that holds it.
+pub(crate) fn token_text(token: &Value) -> Option<&str> {
+    token.as_str().or_else(|| token["content"].as_str())
+}
+
+/// Reads a `tokenizer.json`.
+pub(crate) fn read_tokenizer(file: &Path) -> Result<Tokenizer, LoadError> {
+    Tokenizer::from_file(file).map_err(|error| unusable(file, error.to_string()))
+}
+
+fn check_folder(dir: &Path) -> Result<(), LoadError> {
+    if dir.is_dir() {
+        Ok(())
+    } else {
+        Err(LoadError::FolderMissing { dir: dir.to_owned() })
+    }
+}
+
+fn unusable(file: &Path, problem: String) -> LoadError {
+    LoadError::Tokenizer {
+        file: file.to_owned(),
+        problem,
+    }
+}
+
+/// CLIP's tokenizer from the files that older releases of transformers write.
+fn clip_tokenizer(dir: &Path) -> Result<Tokenizer, LoadError> {
+    let vocab: Value = read_config(&dir.join("vocab.json"))?;
+    let merges_file = dir.join("merges.txt");
+    let merges = fs::read_to_string(&merges_file).map_err(|source| LoadError::Read {
+        file: merges_file.clone(),
+        source,
+    })?;
+    let merges: Vec<&str> = merges
+        .lines()
+        .filter(|line| !line.starts_with("#version") && !line.trim().is_empty())
+        .collect();
+    let special = |token: &str| -> Result<Value, LoadError> {
+        vocab[token]
+            .as_u64()
+            .map(|id| json!([token, id]))
+            .ok_or_else(|| unusable(&dir.join("vocab.json"), format!("`{token}` is missing")))
+    };
+    let (start, end) = (special("<|startoftext|>")?, special("<|endoftext|>")?);
+    let added = |token: &Value| {
+        json!({
+            "id": token[1], "content": token[0], "special": true,
+            "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        })
+    };
+    let definition = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": [added(&start), added(&end)],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "NFC"},
+            {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+            {"type": "Lowercase"},
+        ]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": CLIP_WORDS}, "behavior": "Removed", "invert": true},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        ]},
+        "post_processor": {
+            "type": "RobertaProcessing", "sep": end, "cls": start, "trim_offsets": false, "add_prefix_space": false,
+        },
+        "decoder": null,
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": "<|endoftext|>", "continuing_subword_prefix": "",
+            "end_of_word_suffix": "</w>", "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": vocab, "merges": merges,
+        },
+    });
+    serde_json::from_value(definition).map_err(|error| unusable(&merges_file, error.to_string()))
+}
