@@ -22,7 +22,7 @@ def clip_tokenizer(corpus, folder: Path) -> CLIPTokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe.train_from_iterator(
         corpus,
         trainers.BpeTrainer(

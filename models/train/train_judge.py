@@ -49,7 +49,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         ]
     )
     bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe.train_from_iterator(
         corpus, trainers.BpeTrainer(vocab_size=640, initial_alphabet=alphabet, special_tokens=[], show_progress=False)
     )
