@@ -1,0 +1,128 @@
+//! What can be wrong with rubric and template files.
+
+use std::io;
+use std::path::PathBuf;
+
+use gavel_core::Hint;
+
+/// A rubric that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RubricError {
+    /// The file cannot be read.
+    #[error("{}: cannot read the rubric", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A `.toml` file that is no rubric set.
+    #[error("{}: not a rubric set", file.display())]
+    Syntax {
+        /// The file.
+        file: PathBuf,
+        /// Where and what.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A version that this program does not know.
+    #[error("{}: `version` is {found}, this program reads version {known}", file.display())]
+    Version {
+        /// The file.
+        file: PathBuf,
+        /// The version in the file.
+        found: u32,
+        /// The version that can be read.
+        known: u32,
+    },
+    /// No criterion at all.
+    #[error("{}: the rubric has no criterion", file.display())]
+    Empty {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A criterion that a line cannot hold.
+    #[error("{}: `{key}` is blank or spans lines", file.display())]
+    Line {
+        /// The file.
+        file: PathBuf,
+        /// The key, for example `themes[0].tips[2]`.
+        key: String,
+    },
+}
+
+impl Hint for RubricError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Read { .. } => "check `judge.rubric`, or the path after `--rubric`".to_owned(),
+            Self::Syntax { .. } => {
+                "a rubric set has `version`, and `[[themes]]` with `name` and `tips`; a file that does not end \
+                                    in .toml is read as bare text, a criterion per line"
+                    .to_owned()
+            }
+            Self::Version { known, .. } => format!("write `version = {known}`"),
+            Self::Empty { .. } => "write at least one criterion: a tip of a theme, or a line of bare text".to_owned(),
+            Self::Line { .. } => "write each name and criterion as one line of text".to_owned(),
+        })
+    }
+}
+
+/// A judge template that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    /// The file cannot be read.
+    #[error("{}: cannot read the judge template", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Not TOML, or keys that a template does not have.
+    #[error("{}: not a judge template", file.display())]
+    Syntax {
+        /// The file.
+        file: PathBuf,
+        /// Where and what.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A value that does not fit.
+    #[error("{}: `{key}` {problem}", file.display())]
+    Value {
+        /// The file.
+        file: PathBuf,
+        /// The key, for example `labels` or `messages[0].content[2].image`.
+        key: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A text that is no minijinja template, or that names an unknown variable.
+    #[error("{}: `{key}` cannot be rendered", file.display())]
+    Render {
+        /// The file.
+        file: PathBuf,
+        /// The key, for example `messages[0].content[2].text`.
+        key: String,
+        /// Where and what.
+        #[source]
+        source: Box<minijinja::Error>,
+    },
+}
+
+impl Hint for TemplateError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Read { .. } => {
+                "check `judge.template`; configs/judge/ holds the templates that come with Gavel".to_owned()
+            }
+            Self::Syntax { .. } => "a template has `name`, `labels` and `[[messages]]` with `role` and `content`; \
+                                    configs/judge/small.toml shows one"
+                .to_owned(),
+            Self::Value { .. } => return None,
+            Self::Render { .. } => "the variables are `caption`, `rubric`, `criteria` and `themes`".to_owned(),
+        })
+    }
+}

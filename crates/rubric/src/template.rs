@@ -1,0 +1,235 @@
+//! Judge templates: the words around a pair, in a file.
+
+use std::path::{Path, PathBuf};
+
+use minijinja::{Environment, UndefinedBehavior, context};
+use serde::{Deserialize, Serialize};
+
+use crate::{RubricSet, TemplateError};
+
+/// How many pictures a judge compares.
+const PICTURES: usize = 2;
+
+/// A prompt for a vision-language model that compares two pictures and answers with one of two labels.
+#[derive(Debug, Clone)]
+pub struct JudgeTemplate {
+    /// What people call it.
+    pub name: String,
+    /// The answers for "the picture shown first" and "the picture shown second"; each must be one token of the judge.
+    pub labels: [String; PICTURES],
+    /// Least probability, in [0, 1], that the labels must have together among all next tokens; below it the judge has not
+    /// answered the question and abstains.
+    pub label_mass_min: f64,
+    messages: Vec<RawMessage>,
+    file: PathBuf,
+    environment: Environment<'static>,
+}
+
+/// Which picture of a pair a template's "picture 1" is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pictures {
+    /// The first candidate is shown first.
+    InOrder,
+    /// The second candidate is shown first.
+    Swapped,
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// Its parts in order.
+    pub content: Vec<Part>,
+}
+
+/// A piece of a turn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Words.
+    Text(String),
+    /// A picture, by its place in the pair, counted from 0.
+    Image(usize),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTemplate {
+    name: String,
+    labels: Vec<String>,
+    #[serde(default)]
+    label_mass_min: f64,
+    messages: Vec<RawMessage>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMessage {
+    role: String,
+    content: Vec<RawPart>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "a part is `{ text = \"...\" }` or `{ image = 1 }`"
+)]
+enum RawPart {
+    Text { text: String },
+    Image { image: usize },
+}
+
+impl JudgeTemplate {
+    /// Reads a template file and tries it, so that a fault shows before a model is loaded.
+    ///
+    /// # Errors
+    /// [`TemplateError`], which names the file and the key.
+    pub fn load(file: &Path) -> Result<Self, TemplateError> {
+        let text = std::fs::read_to_string(file).map_err(|source| TemplateError::Read {
+            file: file.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, file)
+    }
+
+    /// Reads a template's text; `file` is for error messages.
+    ///
+    /// # Errors
+    /// As [`JudgeTemplate::load`].
+    pub fn parse(text: &str, file: &Path) -> Result<Self, TemplateError> {
+        let raw: RawTemplate = toml::from_str(text).map_err(|source| TemplateError::Syntax {
+            file: file.to_owned(),
+            source: Box::new(source),
+        })?;
+        let fault = |key: &str, problem: &str| TemplateError::Value {
+            file: file.to_owned(),
+            key: key.to_owned(),
+            problem: problem.to_owned(),
+        };
+        let labels: [String; PICTURES] = raw
+            .labels
+            .try_into()
+            .map_err(|labels: Vec<String>| fault("labels", &format!("has {} entries, a pair needs 2", labels.len())))?;
+        if labels[0] == labels[1] || labels.iter().any(String::is_empty) {
+            return Err(fault("labels", "must be two different texts"));
+        }
+        if !(0.0..=1.0).contains(&raw.label_mass_min) {
+            return Err(fault("label_mass_min", "must lie in [0, 1]"));
+        }
+        check_messages(&raw.messages, &fault)?;
+        let mut template = Self {
+            name: raw.name,
+            labels,
+            label_mass_min: raw.label_mass_min,
+            messages: raw.messages,
+            file: file.to_owned(),
+            environment: environment(),
+        };
+        template.compile()?;
+        if let Some(trial) = RubricSet::from_text("Trial\n- criterion") {
+            template.render("caption", &trial, Pictures::InOrder)?;
+        }
+        Ok(template)
+    }
+
+    /// Builds the conversation for a pair.
+    ///
+    /// # Errors
+    /// [`TemplateError::Render`] when an expression fails on these values.
+    pub fn render(&self, caption: &str, rubric: &RubricSet, pictures: Pictures) -> Result<Vec<Message>, TemplateError> {
+        let values = context! {
+            caption,
+            rubric => rubric.text(),
+            criteria => rubric.criteria().collect::<Vec<_>>(),
+            themes => rubric.themes.iter().map(|theme| context! { name => theme.name, criteria => theme.tips }).collect::<Vec<_>>(),
+        };
+        let part = |(key, part): (String, &RawPart)| match part {
+            RawPart::Text { .. } => self
+                .environment
+                .get_template(&key)
+                .and_then(|template| template.render(&values))
+                .map(Part::Text)
+                .map_err(|source| TemplateError::Render {
+                    file: self.file.clone(),
+                    key,
+                    source: Box::new(source),
+                }),
+            RawPart::Image { image } => Ok(Part::Image(match pictures {
+                Pictures::InOrder => image - 1,
+                Pictures::Swapped => PICTURES - image,
+            })),
+        };
+        let message = |(index, message): (usize, &RawMessage)| {
+            let content = message.parts(index).map(part).collect::<Result<_, _>>()?;
+            Ok(Message {
+                role: message.role.clone(),
+                content,
+            })
+        };
+        self.messages.iter().enumerate().map(message).collect()
+    }
+
+    fn compile(&mut self) -> Result<(), TemplateError> {
+        for (index, message) in self.messages.iter().enumerate() {
+            for (key, part) in message.parts(index) {
+                let RawPart::Text { text } = part else { continue };
+                self.environment
+                    .add_template_owned(key.clone(), text.clone())
+                    .map_err(|source| TemplateError::Render {
+                        file: self.file.clone(),
+                        key,
+                        source: Box::new(source),
+                    })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RawMessage {
+    /// The parts with their keys.
+    fn parts(&self, message: usize) -> impl Iterator<Item = (String, &RawPart)> {
+        self.content.iter().enumerate().map(move |(index, part)| {
+            let field = match part {
+                RawPart::Text { .. } => "text",
+                RawPart::Image { .. } => "image",
+            };
+            (format!("messages[{message}].content[{index}].{field}"), part)
+        })
+    }
+}
+
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::empty();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_keep_trailing_newline(true);
+    environment
+}
+
+fn check_messages(messages: &[RawMessage], fault: &dyn Fn(&str, &str) -> TemplateError) -> Result<(), TemplateError> {
+    let mut shown = [0; PICTURES];
+    for (index, message) in messages.iter().enumerate() {
+        if !["system", "user", "assistant"].contains(&message.role.as_str()) {
+            return Err(fault(
+                &format!("messages[{index}].role"),
+                "must be `system`, `user` or `assistant`",
+            ));
+        }
+        for (key, part) in message.parts(index) {
+            let RawPart::Image { image } = part else { continue };
+            match image.checked_sub(1).and_then(|place| shown.get_mut(place)) {
+                Some(count) => *count += 1,
+                None => return Err(fault(&key, "must be 1 or 2")),
+            }
+        }
+    }
+    match shown.iter().position(|count| *count != 1) {
+        Some(place) => Err(fault(
+            "messages",
+            &format!("must show image {} exactly once", place + 1),
+        )),
+        None => Ok(()),
+    }
+}

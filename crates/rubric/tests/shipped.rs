@@ -1,0 +1,110 @@
+//! The files in configs/ that a judge reads.
+
+use std::path::{Path, PathBuf};
+
+use gavel_rubric::{JudgeTemplate, Part, Pictures, RubricSet, TemplateError};
+
+fn configs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs")
+}
+
+fn template(text: &str) -> Result<JudgeTemplate, TemplateError> {
+    JudgeTemplate::parse(text, Path::new("judge.toml"))
+}
+
+fn flat(parts: &[Part]) -> String {
+    let text = |part: &Part| match part {
+        Part::Text(text) => text.clone(),
+        Part::Image(index) => format!("<{index}>"),
+    };
+    parts.iter().map(text).collect()
+}
+
+// The text of models/train/judge_prompt.py; the small judge knows no other.
+#[test]
+fn the_small_template_says_exactly_what_the_small_judge_was_trained_on() {
+    let template = JudgeTemplate::load(&configs().join("judge/small.toml")).unwrap();
+    let rubric = RubricSet::load(&configs().join("quickstart/rubric.toml")).unwrap();
+    let messages = template
+        .render("a red circle on a white background", &rubric, Pictures::InOrder)
+        .unwrap();
+    assert_eq!(messages.len(), 1);
+    assert_eq!(messages[0].role, "user");
+    assert_eq!(
+        flat(&messages[0].content),
+        "Image 1: <0> Caption: a red circle on a white background\n\
+         Image 2: <1> Caption: a red circle on a white background\n\
+         Rubric:\n\
+         - The background has the stated colour.\n\
+         - Each object has its stated colour and shape.\n\
+         - The objects are placed as stated.\n\
+         - The shapes are clean, with nothing extra.\n\
+         Which image is better, 1 or 2?"
+    );
+}
+
+#[test]
+fn swapped_pictures_change_places_and_nothing_else() {
+    let rubric = RubricSet::from_text("Sharp.").unwrap();
+    for name in ["small", "instruct"] {
+        let template = JudgeTemplate::load(&configs().join(format!("judge/{name}.toml"))).unwrap();
+        let [straight, swapped] =
+            [Pictures::InOrder, Pictures::Swapped].map(|order| template.render("x", &rubric, order).unwrap());
+        let turned = |text: String| text.replace("<0>", "<?>").replace("<1>", "<0>").replace("<?>", "<1>");
+        for (straight, swapped) in straight.iter().zip(&swapped) {
+            assert_eq!(turned(flat(&straight.content)), flat(&swapped.content));
+        }
+    }
+}
+
+#[test]
+fn captions_are_inserted_as_they_are() {
+    let template = JudgeTemplate::load(&configs().join("judge/small.toml")).unwrap();
+    let rubric = RubricSet::from_text("Sharp.").unwrap();
+    let caption = "<b> & {{ rubric }} \"quoted\"";
+    let messages = template.render(caption, &rubric, Pictures::InOrder).unwrap();
+    assert!(flat(&messages[0].content).contains(caption));
+}
+
+#[test]
+fn faults_are_found_at_load_and_named_by_key() {
+    let images = "{ image = 1 }, { image = 2 }";
+    let with = |labels: &str, content: &str| {
+        format!("name = \"x\"\nlabels = {labels}\n[[messages]]\nrole = \"user\"\ncontent = [{content}]\n")
+    };
+    for (text, message) in [
+        (
+            with("[\"1\"]", images),
+            "judge.toml: `labels` has 1 entries, a pair needs 2",
+        ),
+        (
+            with("[\"1\", \"1\"]", images),
+            "judge.toml: `labels` must be two different texts",
+        ),
+        (
+            with("[\"1\", \"2\"]", "{ image = 1 }"),
+            "judge.toml: `messages` must show image 2 exactly once",
+        ),
+        (
+            with("[\"1\", \"2\"]", "{ image = 0 }"),
+            "judge.toml: `messages[0].content[0].image` must be 1 or 2",
+        ),
+        (
+            with("[\"1\", \"2\"]", &format!("{images}, {{ text = \"{{% if %}}\" }}")),
+            "judge.toml: `messages[0].content[2].text` cannot be rendered",
+        ),
+        (
+            with(
+                "[\"1\", \"2\"]",
+                &format!("{images}, {{ text = \"{{{{ captoin }}}}\" }}"),
+            ),
+            "judge.toml: `messages[0].content[2].text` cannot be rendered",
+        ),
+        (
+            with("[\"1\", \"2\"]", &format!("{images}, {{ picture = 1 }}")),
+            "judge.toml: not a judge template",
+        ),
+    ] {
+        assert_eq!(template(&text).unwrap_err().to_string(), message, "{text}");
+    }
+}
