@@ -1,6 +1,6 @@
 //! A frozen linear layer.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use super::{is_fused, matrix, values};
@@ -58,6 +58,11 @@ impl Linear {
             transposed
         };
         Ok(Self { weight, bias })
+    }
+
+    /// The dtype in which the layer computes.
+    pub(crate) fn dtype(&self) -> DType {
+        self.weight.dtype()
     }
 
     /// Maps (rows, inputs) to (rows, outputs).

@@ -1,0 +1,105 @@
+//! Chat templates.
+
+use std::{fs, path::Path};
+
+use minijinja::{Environment, ErrorKind, Value, context};
+use serde::Serialize;
+
+use crate::{LoadError, ModelError, load::read_json, text::token_text};
+
+/// Name of the template in its environment.
+const TEMPLATE: &str = "chat";
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// Text and images, in reading order.
+    pub content: Vec<Content>,
+}
+
+impl Message {
+    /// What the user says.
+    pub fn user(content: Vec<Content>) -> Self {
+        Self { role: "user".to_owned(), content }
+    }
+
+    /// What the system prompt says.
+    pub fn system(text: impl Into<String>) -> Self {
+        Self { role: "system".to_owned(), content: vec![Content::text(text)] }
+    }
+}
+
+/// A piece of a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Content {
+    /// Text, which the template puts into the prompt as it is.
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// The place of the next image.
+    Image,
+}
+
+impl Content {
+    /// A piece of text.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::Text { text: text.into() }
+    }
+}
+
+/// The chat template of a model folder.
+#[derive(Debug)]
+pub(super) struct ChatTemplate {
+    environment: Environment<'static>,
+    /// The tokenizer's special tokens, which templates may name.
+    tokens: Value,
+}
+
+impl ChatTemplate {
+    /// Reads chat_template.jinja, chat_template.json, or `chat_template` in tokenizer_config.json.
+    pub(super) fn load(dir: &Path) -> Result<Self, LoadError> {
+        let config_file = dir.join("tokenizer_config.json");
+        let config = if config_file.is_file() { read_json(&config_file)? } else { serde_json::Value::Null };
+        let jinja = dir.join("chat_template.jinja");
+        let json = dir.join("chat_template.json");
+        let (file, source) = if jinja.is_file() {
+            let source = fs::read_to_string(&jinja).map_err(|source| LoadError::Read { file: jinja.clone(), source })?;
+            (jinja, source)
+        } else if let Some(source) = json.is_file().then(|| read_json(&json)).transpose()?.and_then(template_in) {
+            (json, source)
+        } else if let Some(source) = template_in(config.clone()) {
+            (config_file, source)
+        } else {
+            return Err(LoadError::ChatTemplateMissing { dir: dir.to_owned() });
+        };
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment
+            .add_template_owned(TEMPLATE, source)
+            .map_err(|source| LoadError::ChatTemplate { file, source })?;
+        let token = |name: &str| token_text(&config[name]).unwrap_or_default().to_owned();
+        let tokens = context! {
+            bos_token => token("bos_token"), eos_token => token("eos_token"), pad_token => token("pad_token"),
+        };
+        Ok(Self { environment, tokens })
+    }
+
+    /// The prompt of a conversation, with the generation prompt.
+    pub(super) fn render(&self, messages: &[Message]) -> Result<String, ModelError> {
+        let template = self.environment.get_template(TEMPLATE)?;
+        Ok(template.render(context! { messages, add_generation_prompt => true, ..self.tokens.clone() })?)
+    }
+}
+
+fn template_in(json: serde_json::Value) -> Option<String> {
+    json["chat_template"].as_str().map(str::to_owned)
+}
