@@ -3,9 +3,19 @@
 //! Nothing here does IO, reads a clock, spawns a task or draws from a generator that has state: time and randomness are
 //! arguments. Every other crate depends on this one; it depends on none of them.
 
+#![forbid(unsafe_code)]
+
+pub mod adamw;
+pub mod assets;
 pub mod hint;
 pub mod ids;
+pub mod noise;
+pub mod rpo;
+pub mod run;
+pub mod schedule;
+pub mod spec;
 pub mod unit;
 pub mod verdict;
 
+pub use assets::{LabelledPair, RubricText, RunAssets};
 pub use hint::Hint;

@@ -1,5 +1,7 @@
 //! Units of work: what a worker leases, what it is given, and what it returns.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Candidate, Digest, PromptIndex, Step};
@@ -17,6 +19,16 @@ pub enum Role {
     Trainer,
 }
 
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sampler => "sampler",
+            Self::Judge => "judge",
+            Self::Trainer => "trainer",
+        })
+    }
+}
+
 /// Which policy an evaluation samples from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -29,6 +41,7 @@ pub enum Arm {
 
 /// One leasable piece of a run. Its extent follows from the spec alone, never from how many workers there are, so that the
 /// same unit is the same computation everywhere.
+#[expect(missing_docs, reason = "the fields are named after the types that document them")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Unit {
@@ -57,6 +70,24 @@ impl Unit {
             Self::Sample { .. } | Self::EvaluateSample { .. } => Role::Sampler,
             Self::Judge { .. } | Self::EvaluateJudge { .. } | Self::CalibrateJudge { .. } => Role::Judge,
             Self::Initialise | Self::Gradient { .. } | Self::Commit { .. } => Role::Trainer,
+        }
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Initialise => f.write_str("initialise"),
+            Self::Sample { step, chunk } => write!(f, "sample chunk {chunk} of step {step}"),
+            Self::Judge { step, chunk } => write!(f, "judge chunk {chunk} of step {step}"),
+            Self::Gradient { step, shard } => write!(f, "gradient shard {shard} of step {step}"),
+            Self::Commit { step } => write!(f, "commit of step {step}"),
+            Self::EvaluateSample { arm: Arm::Base, chunk } => write!(f, "held-out sample chunk {chunk} of the base"),
+            Self::EvaluateSample { arm: Arm::Tuned, chunk } => {
+                write!(f, "held-out sample chunk {chunk} of the tuned policy")
+            }
+            Self::EvaluateJudge { chunk } => write!(f, "held-out judge chunk {chunk}"),
+            Self::CalibrateJudge { chunk } => write!(f, "labelled judge chunk {chunk}"),
         }
     }
 }
@@ -208,13 +239,18 @@ pub struct ShardStatistics {
 }
 
 /// What a worker returns for a unit. Seconds are wall-clock seconds of the work itself.
+#[expect(missing_docs, reason = "the fields are named after the types that document them")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Outcome {
     /// Of [`Unit::Initialise`].
     Initialised { policy: Policy },
     /// Of [`Unit::Sample`] and [`Unit::EvaluateSample`]; ordered by prompt, then candidate.
-    Sampled { samples: Vec<Sampled>, manifest: Option<Digest>, seconds: f64 },
+    Sampled {
+        samples: Vec<Sampled>,
+        manifest: Option<Digest>,
+        seconds: f64,
+    },
     /// Of the three judge units; one record for each pair, in order.
     Judged { verdicts: Vec<VerdictRecord>, seconds: f64 },
     /// Of [`Unit::Gradient`]. `gradient` is absent when no pair of the shard gave one.
@@ -226,5 +262,10 @@ pub enum Outcome {
         seconds: f64,
     },
     /// Of [`Unit::Commit`].
-    Committed { policy: Policy, grad_norm: f64, learning_rate: f64, seconds: f64 },
+    Committed {
+        policy: Policy,
+        grad_norm: f64,
+        learning_rate: f64,
+        seconds: f64,
+    },
 }

@@ -61,3 +61,15 @@ pub struct VerdictRecord {
     /// Fingerprint of the rubric text that the judge read.
     pub rubric: Digest,
 }
+
+impl VerdictRecord {
+    /// Whether a judge has looked at the pair, decided or not.
+    pub fn is_judged(&self) -> bool {
+        !matches!(self.verdict, Verdict::Failed { .. })
+    }
+
+    /// Whether both image orders lean to the same side. Exactly one half leans to the second.
+    pub fn orders_agree(&self) -> bool {
+        (self.order_probabilities[0] > 0.5) == (self.order_probabilities[1] > 0.5)
+    }
+}

@@ -1,0 +1,63 @@
+//! The contents of the files that a run specification names.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::Digest;
+use crate::verdict::Side;
+
+/// Everything besides weights that a run reads, so that a worker needs no file of the machine that submitted it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunAssets {
+    /// Training prompts, one for each line of the file.
+    pub prompts: Vec<String>,
+    /// Held-out prompts; empty in a run without evaluation.
+    pub held_out: Vec<String>,
+    /// What the judge reads as rubric.
+    pub rubric: RubricText,
+    /// The judge template file's text.
+    pub template: String,
+    /// Pairs with a known answer; their images are blobs.
+    pub labelled: Vec<LabelledPair>,
+}
+
+/// A rubric's text with its fingerprint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RubricText {
+    /// The text that becomes part of the judge's prompt.
+    pub text: String,
+    /// Its fingerprint, which every verdict repeats.
+    pub digest: Digest,
+}
+
+impl RubricText {
+    /// A rubric text with the SHA-256 of its bytes.
+    pub fn new(text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self {
+            digest: Digest::of(text.as_bytes()),
+            text,
+        }
+    }
+}
+
+impl Default for RubricText {
+    fn default() -> Self {
+        Self::new("")
+    }
+}
+
+/// Two images of one caption, of which the better one is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelledPair {
+    /// The caption.
+    pub text: String,
+    /// The first image.
+    pub first: Digest,
+    /// The second image.
+    pub second: Digest,
+    /// The better one.
+    pub preferred: Side,
+}

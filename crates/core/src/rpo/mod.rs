@@ -1,0 +1,12 @@
+//! The arithmetic of RPO: sigma schedule, stochastic and plain sampling steps, log-probabilities, the clipped loss.
+//!
+//! Everything works on slices, so that sampler and trainer share it whatever computes the network. Values are stored as f32;
+//! sums run in f64 from the first element to the last, so that a result does not depend on threads or on the machine.
+
+mod learning_rate;
+mod loss;
+mod sampler;
+
+pub use learning_rate::learning_rate;
+pub use loss::{Kl, Term, TermInput, term};
+pub use sampler::{Sde, StepCoefficients, coefficients, log_prob, ode_step, predicted_original, sde_step, sigmas};

@@ -1,0 +1,526 @@
+//! Whether a result counts, and what follows from it.
+
+use super::results::{CandidateResult, ShardResult, StepResult};
+use super::{Effect, Phase, Refusal, Run, StepInFlight};
+use crate::ids::{Candidate, Digest, Fence, Millis, PromptIndex, Step, WorkerId};
+use crate::schedule;
+use crate::unit::{Arm, Outcome, Policy, Sampled, ShardStatistics, SkippedPair, Unit};
+use crate::verdict::{Verdict, VerdictRecord};
+
+/// What a check has against a result.
+enum Objection {
+    /// The worker is refused; nothing changes.
+    Invalid(String),
+    /// The result is well-formed, and the run cannot go on with it.
+    Stop(String),
+}
+
+fn invalid<T>(problem: impl Into<String>) -> Result<T, Objection> {
+    Err(Objection::Invalid(problem.into()))
+}
+
+impl Run {
+    pub(super) fn accept(
+        &mut self,
+        unit: Unit,
+        fence: Fence,
+        outcome: Outcome,
+        now: Millis,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        let (expected, found) = (expected_kind(&unit), outcome_kind(&outcome));
+        if expected != found {
+            return Err(Refusal::WrongOutcome { unit, expected, found });
+        }
+        match self.check(&unit, &outcome) {
+            Ok(()) => {}
+            Err(Objection::Invalid(problem)) => return Err(Refusal::InvalidOutcome { unit, problem }),
+            Err(Objection::Stop(reason)) => {
+                self.halt(
+                    Phase::Failed {
+                        reason: format!("{unit}: {reason}"),
+                    },
+                    effects,
+                );
+                return Ok(());
+            }
+        }
+        self.board.end(&unit);
+        self.accepted.insert(unit, fence);
+        self.troubles.remove(&unit);
+        match (unit, outcome) {
+            (Unit::Initialise, Outcome::Initialised { policy }) => {
+                self.results.policies.push(policy.clone());
+                effects.push(Effect::StepCommitted(Step(0), policy));
+                self.begin_step(Step(1), now, effects);
+            }
+            (Unit::Sample { .. }, Outcome::Sampled { samples, seconds, .. }) => {
+                self.note_samples(&unit, &samples, seconds, effects);
+            }
+            (Unit::EvaluateSample { arm, .. }, Outcome::Sampled { samples, .. }) => {
+                self.note_held_out(&unit, arm, &samples, effects);
+            }
+            (_, Outcome::Judged { verdicts, seconds }) => {
+                if let (Unit::Judge { .. }, Some(flight)) = (unit, self.step.as_mut()) {
+                    flight.seconds.judge += seconds;
+                }
+                self.note_verdicts(&unit, verdicts, effects);
+            }
+            (
+                Unit::Gradient { step, shard },
+                Outcome::Gradient {
+                    gradient,
+                    statistics,
+                    skipped,
+                    seconds,
+                    ..
+                },
+            ) => {
+                self.note_gradient(
+                    step,
+                    shard,
+                    ShardResult { gradient, statistics },
+                    skipped,
+                    seconds,
+                    effects,
+                );
+            }
+            (
+                Unit::Commit { step },
+                Outcome::Committed {
+                    policy,
+                    grad_norm,
+                    learning_rate,
+                    seconds,
+                },
+            ) => {
+                self.commit(step, policy, grad_norm, learning_rate, seconds, now, effects);
+            }
+            // `expected_kind` has paired every unit with its outcome.
+            _ => {}
+        }
+        if self.phase() == Phase::Finished {
+            effects.push(Effect::Ended);
+        }
+        Ok(())
+    }
+
+    pub(super) fn attempt_failed(
+        &mut self,
+        unit: Unit,
+        worker: &WorkerId,
+        reason: String,
+        fatal: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        if fatal {
+            return self.halt(
+                Phase::Failed {
+                    reason: format!("{unit}, worker {worker}: {reason}"),
+                },
+                effects,
+            );
+        }
+        let trouble = self.troubles.entry(unit).or_default();
+        trouble.failures += 1;
+        trouble.last.clone_from(&reason);
+        let failures = trouble.failures;
+        if failures < self.spec.limits.attempts {
+            self.board.end(&unit);
+            return self.make_ready(unit, effects);
+        }
+        match unit {
+            Unit::Judge { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => {
+                self.board.end(&unit);
+                self.troubles.remove(&unit);
+                let rubric = self.assets.rubric.digest;
+                let verdicts = self.places(&unit).map(|place| VerdictRecord {
+                    prompt: PromptIndex(place),
+                    verdict: Verdict::Failed { reason: reason.clone() },
+                    probability_first: 0.5,
+                    order_probabilities: [0.5; 2],
+                    rubric,
+                });
+                self.note_verdicts(&unit, verdicts.collect(), effects);
+                if self.phase() == Phase::Finished {
+                    effects.push(Effect::Ended);
+                }
+            }
+            _ => {
+                let reason = format!("{unit}: {failures} attempts failed, the last on worker {worker}: {reason}");
+                self.halt(Phase::Failed { reason }, effects);
+            }
+        }
+    }
+
+    fn begin_step(&mut self, step: Step, now: Millis, effects: &mut Vec<Effect>) {
+        let per_step = self.spec.prompts.per_step;
+        let lines = schedule::prompt_lines(self.spec.run.seed, self.assets.prompts.len() as u32, step, per_step);
+        let shards = schedule::chunks(per_step, self.spec.trainer.shard);
+        self.step = Some(StepInFlight::new(step, lines, shards, now));
+        for chunk in 0..schedule::chunks(per_step, self.spec.sampling.batch) {
+            self.make_ready(Unit::Sample { step, chunk }, effects);
+        }
+    }
+
+    fn note_samples(&mut self, unit: &Unit, samples: &[Sampled], seconds: f64, effects: &mut Vec<Effect>) {
+        let places = self.places(unit);
+        let batch = self.spec.judge.batch;
+        let Some(flight) = &mut self.step else { return };
+        flight.seconds.sample += seconds;
+        let candidates = samples
+            .chunks_exact(2)
+            .filter_map(|pair| {
+                let result = |sampled: &Sampled| {
+                    Some(CandidateResult {
+                        trajectory: sampled.trajectory?,
+                        image: sampled.image,
+                    })
+                };
+                Some([result(&pair[0])?, result(&pair[1])?])
+            })
+            .collect();
+        let step = flight.step;
+        for chunk in flight.note_samples(&places, candidates, batch) {
+            self.make_ready(Unit::Judge { step, chunk }, effects);
+        }
+    }
+
+    fn note_held_out(&mut self, unit: &Unit, arm: Arm, samples: &[Sampled], effects: &mut Vec<Effect>) {
+        let places = self.places(unit);
+        let images = match arm {
+            Arm::Base => &mut self.results.base_images,
+            Arm::Tuned => &mut self.results.tuned_images,
+        };
+        for sampled in samples {
+            images[sampled.prompt.0 as usize] = Some(sampled.image);
+        }
+        match arm {
+            Arm::Base => self.missing.base -= 1,
+            Arm::Tuned => self.missing.tuned -= 1,
+        }
+        for chunk in schedule::overlapping(&places, self.spec.judge.batch) {
+            let unit = Unit::EvaluateJudge { chunk };
+            let complete = self.places(&unit).all(|place| {
+                let place = place as usize;
+                self.results.base_images[place].is_some() && self.results.tuned_images[place].is_some()
+            });
+            if complete {
+                self.make_ready(unit, effects);
+            }
+        }
+    }
+
+    fn note_verdicts(&mut self, unit: &Unit, verdicts: Vec<VerdictRecord>, effects: &mut Vec<Effect>) {
+        let places = self.places(unit);
+        match unit {
+            Unit::Judge { step, .. } => {
+                self.pairs_judged += verdicts.iter().filter(|record| record.is_judged()).count() as u64;
+                let size = self.spec.trainer.shard;
+                let Some(flight) = &mut self.step else { return };
+                for shard in flight.note_verdicts(&places, verdicts, size) {
+                    self.make_ready(Unit::Gradient { step: *step, shard }, effects);
+                }
+                self.after_training_work(*step, effects);
+            }
+            Unit::EvaluateJudge { .. } => {
+                for (place, record) in places.zip(verdicts) {
+                    self.results.comparisons[place as usize] = Some(record);
+                }
+                self.missing.comparisons -= 1;
+            }
+            Unit::CalibrateJudge { .. } => {
+                for (place, record) in places.zip(verdicts) {
+                    self.results.calibration[place as usize] = Some(record);
+                }
+                self.missing.calibration -= 1;
+            }
+            // Only judge units give verdicts.
+            _ => {}
+        }
+    }
+
+    /// Asks for the commit once every shard is done, and stops a run whose judge works on nothing at all.
+    fn after_training_work(&mut self, step: Step, effects: &mut Vec<Effect>) {
+        let Some(flight) = &self.step else { return };
+        if !flight.is_trained() {
+            return;
+        }
+        if let Some(reason) = flight.unjudgeable() {
+            let reason = format!("no pair of step {step} could be judged; the last reason: {reason}");
+            return self.halt(Phase::Failed { reason }, effects);
+        }
+        self.make_ready(Unit::Commit { step }, effects);
+    }
+
+    fn note_gradient(
+        &mut self,
+        step: Step,
+        shard: u32,
+        result: ShardResult,
+        skipped: Vec<SkippedPair>,
+        seconds: f64,
+        effects: &mut Vec<Effect>,
+    ) {
+        let count = skipped.len() as u32;
+        let Some(flight) = &mut self.step else { return };
+        flight.seconds.train += seconds;
+        for pair in skipped {
+            flight.pairs[pair.prompt.0 as usize].skipped = Some(pair.reason);
+        }
+        flight.note_shard(shard, result);
+        self.pairs_skipped += count;
+        self.pairs_skipped_lately += count;
+        self.after_training_work(step, effects);
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the fields of one outcome, with where and when it arrived"
+    )]
+    fn commit(
+        &mut self,
+        step: Step,
+        policy: Policy,
+        grad_norm: f64,
+        learning_rate: f64,
+        seconds: f64,
+        now: Millis,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(mut flight) = self.step.take() else { return };
+        flight.seconds.commit = seconds;
+        let record = flight.record(&self.spec.objective, grad_norm, learning_rate, now);
+        let shards = flight.shards.into_iter().flatten().collect();
+        self.results.steps.push(StepResult {
+            record,
+            pairs: flight.pairs,
+            shards,
+        });
+        self.results.policies.push(policy.clone());
+        effects.push(Effect::StepCommitted(step, policy.clone()));
+        let every = self.spec.checkpoints.every;
+        if every > 0 && step.0.is_multiple_of(every) {
+            effects.push(Effect::Checkpoint(step, policy));
+        }
+        if step.0 < self.spec.run.steps {
+            self.begin_step(Step(step.0 + 1), now, effects);
+        } else {
+            for chunk in 0..self.missing.tuned {
+                self.make_ready(Unit::EvaluateSample { arm: Arm::Tuned, chunk }, effects);
+            }
+        }
+    }
+
+    fn check(&self, unit: &Unit, outcome: &Outcome) -> Result<(), Objection> {
+        match outcome {
+            Outcome::Initialised { policy } => {
+                if policy.tensors == 0 {
+                    return Err(Objection::Stop(
+                        "the adapter has no tensors: `lora.target_modules` matched nothing".into(),
+                    ));
+                }
+                Ok(())
+            }
+            Outcome::Sampled {
+                samples,
+                manifest,
+                seconds,
+            } => {
+                check_seconds(*seconds)?;
+                self.check_samples(unit, samples)?;
+                let policy = match *unit {
+                    Unit::EvaluateSample { arm: Arm::Base, .. } => None,
+                    _ => self.policy(),
+                };
+                match (policy, manifest) {
+                    (None, _) => Ok(()),
+                    (Some(_), None) => invalid("the worker sampled an adapter without reporting its manifest"),
+                    (Some(policy), Some(found)) => check_manifest("sampler", policy, *found),
+                }
+            }
+            Outcome::Judged { verdicts, seconds } => {
+                check_seconds(*seconds)?;
+                self.check_verdicts(unit, verdicts)
+            }
+            Outcome::Gradient {
+                gradient,
+                manifest,
+                statistics,
+                skipped,
+                seconds,
+            } => {
+                check_seconds(*seconds)?;
+                if let Some(policy) = self.policy() {
+                    check_manifest("trainer", policy, *manifest)?;
+                }
+                self.check_gradient(unit, gradient.as_ref(), statistics, skipped)
+            }
+            Outcome::Committed {
+                policy,
+                grad_norm,
+                learning_rate,
+                seconds,
+            } => {
+                check_seconds(*seconds)?;
+                if !(*learning_rate >= 0.0 && learning_rate.is_finite()) {
+                    return invalid(format!("learning rate {learning_rate} is not a number of 0 or more"));
+                }
+                if !(*grad_norm >= 0.0 && grad_norm.is_finite()) {
+                    return Err(Objection::Stop(format!("the gradient's norm is {grad_norm}")));
+                }
+                if let Some(before) = self.policy() {
+                    check_manifest("optimizer step", before, policy.manifest)?;
+                    if policy.averaged.is_some() != self.spec.optimizer.averages() {
+                        return invalid(
+                            "the averaged adapter must be there exactly when `optimizer.ema_decay` is above 0",
+                        );
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn check_samples(&self, unit: &Unit, samples: &[Sampled]) -> Result<(), Objection> {
+        let trained = matches!(unit, Unit::Sample { .. });
+        let candidates: u8 = if trained { 2 } else { 1 };
+        let expected = self
+            .places(unit)
+            .flat_map(|place| (0..candidates).map(move |candidate| (PromptIndex(place), Candidate(candidate))));
+        if !samples
+            .iter()
+            .map(|sampled| (sampled.prompt, sampled.candidate))
+            .eq(expected)
+        {
+            return invalid(format!(
+                "samples must cover prompts {:?} with {candidates} candidates each, in order",
+                self.places(unit)
+            ));
+        }
+        if trained && samples.iter().any(|sampled| sampled.trajectory.is_none()) {
+            return invalid("a candidate has no trajectory");
+        }
+        Ok(())
+    }
+
+    fn check_verdicts(&self, unit: &Unit, verdicts: &[VerdictRecord]) -> Result<(), Objection> {
+        let expected = self.places(unit);
+        if !verdicts.iter().map(|record| record.prompt.0).eq(expected.clone()) {
+            return invalid(format!("verdicts must cover pairs {expected:?}, in order"));
+        }
+        for record in verdicts {
+            let [first, second] = record.order_probabilities;
+            if [record.probability_first, first, second]
+                .iter()
+                .any(|p| !(0.0..=1.0).contains(p))
+            {
+                return invalid(format!("pair {}: a probability lies outside 0 to 1", record.prompt));
+            }
+            if record.rubric != self.assets.rubric.digest {
+                return invalid(format!(
+                    "pair {}: judged by rubric {}, the run's is {}",
+                    record.prompt,
+                    record.rubric.short(),
+                    self.assets.rubric.digest.short()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_gradient(
+        &self,
+        unit: &Unit,
+        gradient: Option<&Digest>,
+        statistics: &ShardStatistics,
+        skipped: &[SkippedPair],
+    ) -> Result<(), Objection> {
+        if gradient.is_some() != (statistics.terms > 0) {
+            return invalid("a gradient must be there exactly when it has terms");
+        }
+        if ![statistics.kl, statistics.loss, statistics.ratio_deviation]
+            .iter()
+            .all(|figure| figure.is_finite())
+        {
+            return invalid("statistics hold a figure that is not finite; such pairs belong to `skipped`");
+        }
+        if statistics.clipped > statistics.terms {
+            return invalid("more terms are clipped than there are");
+        }
+        let Some(flight) = &self.step else {
+            return invalid("no step is in flight");
+        };
+        let places = self.places(unit);
+        for (index, pair) in skipped.iter().enumerate() {
+            let known = places.contains(&pair.prompt.0) && flight.pairs[pair.prompt.0 as usize].is_decided();
+            if !known || skipped[..index].iter().any(|other| other.prompt == pair.prompt) {
+                return invalid(format!(
+                    "skipped pair {} is no decided pair of this shard, or is listed twice",
+                    pair.prompt
+                ));
+            }
+        }
+        let decided = flight.part(&places).iter().filter(|pair| pair.is_decided()).count();
+        let most = (decided - skipped.len()) as u64 * 2 * self.spec.trained_steps().len() as u64;
+        if statistics.terms > most {
+            return invalid(format!("{} terms from at most {most}", statistics.terms));
+        }
+        let bound = self.spec.limits.ratio_deviation;
+        if flight.step == Step(1) && statistics.ratio_deviation > bound {
+            return Err(Objection::Stop(format!(
+                "before the first update sampler and trainer must agree, but |ratio - 1| reaches {} (limit {bound})",
+                statistics.ratio_deviation
+            )));
+        }
+        let skipped_now = self.pairs_skipped_lately + skipped.len() as u32;
+        if skipped_now > self.spec.limits.skipped_pairs {
+            let last = skipped.last().map_or("", |pair| pair.reason.as_str());
+            return Err(Objection::Stop(format!(
+                "{skipped_now} pairs had no finite gradient (limit {}), the last: {last}",
+                self.spec.limits.skipped_pairs
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn check_seconds(seconds: f64) -> Result<(), Objection> {
+    if seconds >= 0.0 && seconds.is_finite() {
+        Ok(())
+    } else {
+        invalid(format!("{seconds} seconds is no duration"))
+    }
+}
+
+fn check_manifest(who: &str, policy: &Policy, found: Digest) -> Result<(), Objection> {
+    if found == policy.manifest {
+        return Ok(());
+    }
+    Err(Objection::Stop(format!(
+        "the {who} bound an adapter with manifest {}, the policy's is {} ({} tensors): names or shapes differ",
+        found.short(),
+        policy.manifest.short(),
+        policy.tensors
+    )))
+}
+
+fn expected_kind(unit: &Unit) -> &'static str {
+    match unit {
+        Unit::Initialise => "initialised",
+        Unit::Sample { .. } | Unit::EvaluateSample { .. } => "sampled",
+        Unit::Judge { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => "judged",
+        Unit::Gradient { .. } => "gradient",
+        Unit::Commit { .. } => "committed",
+    }
+}
+
+fn outcome_kind(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Initialised { .. } => "initialised",
+        Outcome::Sampled { .. } => "sampled",
+        Outcome::Judged { .. } => "judged",
+        Outcome::Gradient { .. } => "gradient",
+        Outcome::Committed { .. } => "committed",
+    }
+}

@@ -1,0 +1,115 @@
+//! What can happen to a run, what follows from it, and why it may be refused.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Hint;
+use crate::ids::{Fence, Step, WorkerId};
+use crate::unit::{Outcome, Policy, Role, Unit};
+
+/// A fact about a run. The ledger stores accepted events with their time; applying them again rebuilds the run.
+#[expect(missing_docs, reason = "the fields are named after the types that document them")]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Event {
+    /// A worker got a unit; `fence` is [`super::Run::next_fence`].
+    Granted { unit: Unit, worker: WorkerId, fence: Fence },
+    /// A worker handed in a result.
+    Completed {
+        unit: Unit,
+        worker: WorkerId,
+        fence: Fence,
+        outcome: Outcome,
+    },
+    /// A worker's attempt did not work. `fatal`: another attempt cannot help, and the run fails with the reason.
+    Failed {
+        unit: Unit,
+        worker: WorkerId,
+        fence: Fence,
+        reason: String,
+        fatal: bool,
+    },
+    /// A worker gave a unit back undone.
+    Released { unit: Unit, worker: WorkerId, fence: Fence },
+    /// No heartbeat came in time; see [`super::Run::expired`].
+    Expired { unit: Unit, fence: Fence },
+    /// Somebody stopped the run.
+    Cancelled { reason: String },
+    /// Somebody lets a stopped or failed run go on. Accepted work is kept, failure counts start again.
+    Resumed,
+}
+
+/// What the driver has to do after an event is in the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// There is new work for this role.
+    Wake(Role),
+    /// A step's policy is the run's policy now.
+    StepCommitted(Step, Policy),
+    /// The policy of this step belongs into the run's checkpoints.
+    Checkpoint(Step, Policy),
+    /// The run finished, stopped or failed; [`super::Run::phase`] says which.
+    Ended,
+}
+
+/// Why an event was not applied; nothing has changed.
+#[expect(missing_docs, reason = "the fields are named after the types that document them")]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The unit has been granted again since, to this or another worker.
+    #[error("{unit}: fence {found} is stale, the latest is {latest}")]
+    StaleFence { unit: Unit, found: Fence, latest: Fence },
+    /// This very completion was accepted before; the caller may take it for a success.
+    #[error("{unit}: the completion with fence {fence} was accepted before")]
+    Repeated { unit: Unit, fence: Fence },
+    /// Nobody holds a lease on the unit: it expired, was given back, or was never granted.
+    #[error("{unit}: no lease is open, fence {found} holds nothing")]
+    NotLeased { unit: Unit, found: Fence },
+    /// A lease on the unit is held by another worker than the one that reports.
+    #[error("{unit}: fence {fence} was granted to worker {holder}, not to {found}")]
+    OtherWorker {
+        unit: Unit,
+        fence: Fence,
+        holder: WorkerId,
+        found: WorkerId,
+    },
+    /// The unit cannot be granted: leased, done, or its inputs do not exist yet.
+    #[error("{unit}: not ready to be leased")]
+    NotReady { unit: Unit },
+    /// A grant must carry the next fence.
+    #[error("{unit}: a grant needs fence {expected}, not {found}")]
+    FenceOutOfSequence { unit: Unit, expected: Fence, found: Fence },
+    /// The result is of another kind than the unit asks for.
+    #[error("{unit}: expected an outcome of kind `{expected}`, found `{found}`")]
+    WrongOutcome {
+        unit: Unit,
+        expected: &'static str,
+        found: &'static str,
+    },
+    /// The result contradicts the unit.
+    #[error("{unit}: {problem}")]
+    InvalidOutcome { unit: Unit, problem: String },
+    /// The run has ended.
+    #[error("the run has ended")]
+    Ended,
+    /// Only a stopped or failed run can be resumed.
+    #[error("the run has neither stopped nor failed, there is nothing to resume")]
+    NotStopped,
+}
+
+impl Hint for Refusal {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::StaleFence { .. } | Self::NotLeased { .. } | Self::OtherWorker { .. } => {
+                "drop this result and lease again; raise `fleet.lease` if workers are merely slow to send heartbeats"
+            }
+            Self::Ended => "`gavel run --resume` lets a stopped or failed run go on",
+            Self::WrongOutcome { .. } | Self::InvalidOutcome { .. } => {
+                "the worker and the coordinator disagree about the protocol; check that both have the same version"
+            }
+            Self::Repeated { .. } | Self::NotReady { .. } | Self::FenceOutOfSequence { .. } | Self::NotStopped => {
+                return None;
+            }
+        };
+        Some(hint.into())
+    }
+}

@@ -1,0 +1,118 @@
+//! What a run has produced so far.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Digest, Step};
+use crate::unit::{Policy, ShardStatistics};
+use crate::verdict::VerdictRecord;
+
+/// Everything that report and audit read.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// Committed policies; version n at place n.
+    pub policies: Vec<Policy>,
+    /// Committed steps; step n at place n - 1.
+    pub steps: Vec<StepResult>,
+    /// The base's picture of each held-out prompt.
+    pub base_images: Vec<Option<Digest>>,
+    /// The tuned policy's picture of each held-out prompt.
+    pub tuned_images: Vec<Option<Digest>>,
+    /// The judge's verdict on each held-out prompt: first is the base, second the tuned policy.
+    pub comparisons: Vec<Option<VerdictRecord>>,
+    /// The judge's verdict on each labelled pair.
+    pub calibration: Vec<Option<VerdictRecord>>,
+}
+
+/// One committed step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepResult {
+    /// Its figures.
+    pub record: StepRecord,
+    /// Its pairs, by place in the step.
+    pub pairs: Vec<PairResult>,
+    /// Its gradient shards, in order.
+    pub shards: Vec<ShardResult>,
+}
+
+/// One pair: what was painted, and what became of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PairResult {
+    /// Line of the prompt file, counted from 0.
+    pub line: u32,
+    /// Both candidates, once they are sampled.
+    pub candidates: Option<[CandidateResult; 2]>,
+    /// The verdict, once there is one.
+    pub verdict: Option<VerdictRecord>,
+    /// Why the pair gave no gradient although it was decided.
+    pub skipped: Option<String>,
+}
+
+/// One candidate's blobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CandidateResult {
+    /// The trajectory.
+    pub trajectory: Digest,
+    /// The PNG.
+    pub image: Digest,
+}
+
+/// One shard of a step's gradient.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShardResult {
+    /// The gradient sum; `None` when no pair of the shard gave one.
+    pub gradient: Option<Digest>,
+    /// Sums over its terms.
+    pub statistics: ShardStatistics,
+}
+
+/// One committed step in figures: an element of report.json's `steps`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// The step, counted from 1.
+    pub step: Step,
+    /// Pairs sampled.
+    pub pairs: u32,
+    /// Pairs with a preferred candidate.
+    pub decided: u32,
+    /// Pairs on which the judge abstained.
+    pub abstained: u32,
+    /// Pairs that could not be judged.
+    pub failed: u32,
+    /// Decided pairs whose loss or gradient was not finite.
+    pub skipped: u32,
+    /// Share of judged pairs whose two image orders gave the same side.
+    pub order_consistency: f64,
+    /// Mean reward over the candidates of decided pairs; 0 without any.
+    pub reward_mean: f64,
+    /// Mean loss over the trained terms.
+    pub loss: f64,
+    /// Mean KL estimate over the trained terms.
+    pub kl: f64,
+    /// Share of terms whose ratio was clipped.
+    pub clip_fraction: f64,
+    /// Largest |ratio - 1|.
+    pub ratio_deviation: f64,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the update.
+    pub learning_rate: f64,
+    /// Number of trained (candidate, timestep) terms.
+    pub terms: u64,
+    /// Where the time went.
+    pub seconds: StepSeconds,
+}
+
+/// Seconds of one step. Parts are summed over the workers that did them, so that with several of a kind a part may exceed `wall`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepSeconds {
+    /// Sampling.
+    pub sample: f64,
+    /// Judging.
+    pub judge: f64,
+    /// Gradients.
+    pub train: f64,
+    /// Optimizer step and storing the policy.
+    pub commit: f64,
+    /// From the previous commit to this one, on the coordinator's clock.
+    pub wall: f64,
+}

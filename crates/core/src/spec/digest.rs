@@ -1,0 +1,80 @@
+//! The fingerprint of a run specification.
+
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::Value;
+
+use super::RunSpec;
+use crate::ids::Digest;
+
+pub(super) fn of(spec: &RunSpec) -> Digest {
+    let mut spec = spec.clone();
+    for path in [
+        &mut spec.model.path,
+        &mut spec.prompts.train,
+        &mut spec.judge.path,
+        &mut spec.judge.template,
+    ] {
+        *path = plain(path);
+    }
+    spec.judge.rubric = plain(&spec.judge.rubric);
+    spec.prompts.held_out = spec.prompts.held_out.as_deref().map(plain);
+    if let Some(evaluation) = &mut spec.evaluation {
+        evaluation.labelled = evaluation.labelled.as_deref().map(plain);
+    }
+    let mut text = String::new();
+    let value = serde_json::json!({
+        "run": spec.run,
+        "model": spec.model,
+        "prompts": spec.prompts,
+        "sampling": spec.sampling,
+        "lora": spec.lora,
+        "objective": spec.objective,
+        "optimizer": spec.optimizer,
+        "judge": spec.judge,
+        "trainer": spec.trainer,
+        "checkpoints": spec.checkpoints,
+        "evaluation": spec.evaluation,
+        "limits": spec.limits,
+    });
+    canonical(&value, &mut text);
+    Digest::of(text.as_bytes())
+}
+
+/// `./a//b` and `a/b` are the same path.
+fn plain(path: &Path) -> PathBuf {
+    path.components()
+        .filter(|component| *component != Component::CurDir)
+        .collect()
+}
+
+/// JSON without spaces and with sorted keys.
+fn canonical(value: &Value, text: &mut String) {
+    match value {
+        Value::Object(object) => {
+            let mut keys: Vec<&String> = object.keys().collect();
+            keys.sort();
+            text.push('{');
+            for (index, key) in keys.into_iter().enumerate() {
+                if index > 0 {
+                    text.push(',');
+                }
+                text.push_str(&Value::from(key.as_str()).to_string());
+                text.push(':');
+                canonical(&object[key], text);
+            }
+            text.push('}');
+        }
+        Value::Array(items) => {
+            text.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    text.push(',');
+                }
+                canonical(item, text);
+            }
+            text.push(']');
+        }
+        plain => text.push_str(&plain.to_string()),
+    }
+}

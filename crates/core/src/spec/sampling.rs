@@ -1,0 +1,122 @@
+//! `[prompts]` and `[sampling]`: what is painted, and how.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::problems::Problems;
+use crate::rpo::Sde;
+
+/// `[prompts]`: the prompt files, one prompt on each line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PromptsSpec {
+    /// Training prompts.
+    pub train: PathBuf,
+    /// Prompts that are never trained on; evaluation needs them.
+    pub held_out: Option<PathBuf>,
+    /// Prompts, and so pairs, of one optimizer step over the whole fleet.
+    pub per_step: u32,
+    /// Tokens that the T5 encoder sees; longer prompts are cut.
+    pub max_sequence_length: usize,
+}
+
+impl Default for PromptsSpec {
+    fn default() -> Self {
+        Self {
+            train: PathBuf::new(),
+            held_out: None,
+            per_step: 8,
+            max_sequence_length: 512,
+        }
+    }
+}
+
+impl PromptsSpec {
+    pub(super) fn check(&self, problems: &mut Problems) {
+        problems.require_set(&self.train, "prompts.train", "a text file with one prompt on each line");
+        if let Some(path) = &self.held_out {
+            problems.require_set(
+                path,
+                "prompts.held_out",
+                "a text file with one prompt on each line, or leave it out",
+            );
+        }
+        problems.at_least_one(self.per_step, "prompts.per_step");
+        problems.at_least_one(self.max_sequence_length as u64, "prompts.max_sequence_length");
+    }
+}
+
+/// `[sampling]`: the stochastic sampler.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SamplingSpec {
+    /// Denoising steps T.
+    pub steps: usize,
+    /// Time shift of the sigma schedule; 1 leaves it linear.
+    pub shift: f64,
+    /// The stochastic differential equation.
+    pub sde: Sde,
+    /// Noise level.
+    pub eta: f64,
+    /// Noise in the first k steps only, plain ODE steps after them. Left out: every step that is trained.
+    pub noise_steps: usize,
+    /// Guidance embedding's input, for models that have one; others ignore it.
+    pub guidance_scale: f64,
+    /// Picture width in pixels.
+    pub width: usize,
+    /// Picture height in pixels.
+    pub height: usize,
+    /// Both candidates of a prompt start from the same noise.
+    pub shared_noise: bool,
+    /// Prompts that a sampler leases at a time; both candidates of each.
+    pub batch: u32,
+}
+
+impl Default for SamplingSpec {
+    fn default() -> Self {
+        Self {
+            steps: 8,
+            shift: 3.0,
+            sde: Sde::Dance,
+            eta: 0.3,
+            noise_steps: 7,
+            guidance_scale: 3.5,
+            width: 512,
+            height: 512,
+            shared_noise: true,
+            batch: 1,
+        }
+    }
+}
+
+impl SamplingSpec {
+    pub(super) fn check(&self, problems: &mut Problems) {
+        problems.require(self.steps >= 1 && self.steps <= 1000, "sampling.steps", || {
+            format!("must lie in 1 to 1000, not {}", self.steps)
+        });
+        problems.positive(self.shift, "sampling.shift");
+        problems.positive(self.eta, "sampling.eta");
+        problems.require(
+            self.noise_steps >= 1 && self.noise_steps <= self.steps,
+            "sampling.noise_steps",
+            || {
+                format!(
+                    "must lie in 1 to sampling.steps ({}), not {}",
+                    self.steps, self.noise_steps
+                )
+            },
+        );
+        problems.require(
+            self.guidance_scale.is_finite() && self.guidance_scale >= 0.0,
+            "sampling.guidance_scale",
+            || format!("must be 0 or more, not {}", self.guidance_scale),
+        );
+        for (size, key) in [(self.width, "sampling.width"), (self.height, "sampling.height")] {
+            problems.require(size >= 16 && size % 16 == 0 && size <= 8192, key, || {
+                format!("must be a multiple of 16 in 16 to 8192, not {size}")
+            });
+        }
+        problems.at_least_one(self.batch, "sampling.batch");
+    }
+}
