@@ -1,1 +1,31 @@
-//! gavel-coordinator.
+//! The coordinator: hands work to the fleet, writes down every accepted fact before it answers, and shows where a run stands.
+//!
+//! Requests come in through `grpc/` and `http/`, both thin. One task, the driver, owns the runs: it applies events to the
+//! pure state machine of `gavel-core`, appends them to the ledger, and only then answers. [`blobs`] holds the bytes that
+//! workers exchange; [`ledger`] holds what must survive. [`Coordinator::start`] puts the parts together.
+//!
+//! It computes nothing itself, loads no model, and never dials a worker.
+
+#![forbid(unsafe_code)]
+
+pub mod blobs;
+mod driver;
+mod error;
+mod grpc;
+mod http;
+pub mod ledger;
+mod metrics;
+mod notice;
+mod options;
+mod replay;
+mod server;
+mod state;
+mod worker;
+
+pub use driver::{DriverError, DriverHandle};
+pub use error::Error;
+pub use notice::{Notice, NoticeKind};
+pub use options::CoordinatorOptions;
+pub use replay::{ReplayError, read_run, replay};
+pub use server::{Coordinator, CoordinatorHandle, Listeners, Stores};
+pub use worker::WorkerStatus;

@@ -1,0 +1,125 @@
+//! Why a blob was not stored or read.
+
+use std::error::Error;
+use std::io;
+
+use gavel_core::hint::Hint;
+use gavel_core::ids::Digest;
+
+/// Why a blob was not stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// There is none of this name.
+    #[error("{location}: no blob {digest}")]
+    Missing {
+        /// The store.
+        location: String,
+        /// The name.
+        digest: Digest,
+    },
+    /// The stored bytes are not those that were stored.
+    #[error("{location}: blob {digest} is corrupt, its bytes hash to {found}")]
+    Corrupt {
+        /// The store.
+        location: String,
+        /// The name.
+        digest: Digest,
+        /// The hash of what is there.
+        found: Digest,
+    },
+    /// More bytes than this store accepts in one blob.
+    #[error("a blob is larger than {blob_bytes_max} bytes, the most that this coordinator accepts")]
+    TooLarge {
+        /// The bound.
+        blob_bytes_max: u64,
+    },
+    /// The disk, or this user's share of it, is full.
+    #[error("{location}: no space left for blobs")]
+    NoSpace {
+        /// The store.
+        location: String,
+    },
+    /// The folder may not be written.
+    #[error("{location}: cannot write blobs")]
+    Unwritable {
+        /// The store.
+        location: String,
+        /// What the system said.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Any other failure of the store.
+    #[error("{location}: cannot {action} the blob store")]
+    Store {
+        /// The store.
+        location: String,
+        /// What was tried.
+        action: &'static str,
+        /// What the store said.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl BlobError {
+    /// Sorts a store's failure by what its reader can do about it.
+    pub(super) fn from_store(location: &str, action: &'static str, source: object_store::Error) -> Self {
+        let location = location.to_owned();
+        match io_kind(&source) {
+            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Self::NoSpace { location },
+            Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::NotADirectory) => {
+                Self::Unwritable { location, source: source.into() }
+            }
+            _ => Self::Store { location, action, source: source.into() },
+        }
+    }
+}
+
+/// The first `io::Error` among an error's causes.
+fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return Some(error.kind());
+        }
+        cause = error.source();
+    }
+    None
+}
+
+impl Hint for BlobError {
+    fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Missing { .. } => "the blob folder is not the one that this ledger was written with, or a file was deleted",
+            Self::Corrupt { .. } => {
+                "the file was changed or the disk is failing; restore it from a copy, or resume the run from an earlier checkpoint"
+            }
+            Self::TooLarge { .. } => "raise the coordinator's largest blob size, or make the unit of work smaller",
+            Self::NoSpace { .. } => "free some space on this disk; workers try again by themselves",
+            Self::Unwritable { .. } => "check that this user may write to the folder, or name another one with --data",
+            Self::Store { .. } => return None,
+        };
+        Some(text.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot write")]
+    struct Wrapper(#[source] io::Error);
+
+    fn sorted(kind: io::ErrorKind) -> BlobError {
+        let source = object_store::Error::Generic { store: "test", source: Box::new(Wrapper(kind.into())) };
+        BlobError::from_store("blobs", "write to", source)
+    }
+
+    #[test]
+    fn a_full_disk_and_a_forbidden_folder_are_told_apart_from_other_failures() {
+        assert!(matches!(sorted(io::ErrorKind::StorageFull), BlobError::NoSpace { .. }));
+        assert!(matches!(sorted(io::ErrorKind::PermissionDenied), BlobError::Unwritable { .. }));
+        assert!(matches!(sorted(io::ErrorKind::TimedOut), BlobError::Store { .. }));
+    }
+}

@@ -1,0 +1,180 @@
+//! Content-addressed bytes: trajectories, images, adapters, gradients, optimizer states.
+//!
+//! A blob's name is its SHA-256, its place is `ab/cdef...` (two hexadecimal digits, then the rest), and it appears there in
+//! one move, whole or not at all. Every read checks the bytes against the name. The store behind is an
+//! [`object_store::ObjectStore`]: a folder today.
+
+mod error;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt as _};
+use gavel_core::ids::Digest;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as StorePath;
+use object_store::{ObjectStore, ObjectStoreExt as _};
+use sha2::Digest as _;
+
+pub use error::BlobError;
+pub use writer::BlobWriter;
+
+/// The size in which large blobs are read and written, so that a coordinator's memory does not grow with a model's size.
+const PART_BYTES: usize = 4 << 20;
+
+/// A store of blobs. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Blobs {
+    store: Arc<dyn ObjectStore>,
+    /// What people know this store by: the folder.
+    location: Arc<str>,
+    blob_bytes_max: u64,
+}
+
+impl Blobs {
+    /// Opens a store in `folder`, creating it where it is missing, and proves that it can be written to.
+    ///
+    /// # Errors
+    /// [`BlobError::Unwritable`] and [`BlobError::NoSpace`].
+    pub async fn open_folder(folder: &Path, blob_bytes_max: u64) -> Result<Self, BlobError> {
+        let location: Arc<str> = folder.display().to_string().into();
+        std::fs::create_dir_all(folder)
+            .map_err(|source| BlobError::Unwritable { location: location.to_string(), source: source.into() })?;
+        let store = LocalFileSystem::new_with_prefix(folder)
+            .map_err(|source| BlobError::from_store(&location, "open", source))?
+            // The ledger may only name blobs that outlive a power cut, so a blob is on disk before its name is told.
+            .with_fsync(true);
+        let blobs = Self::over(Arc::new(store), &location, blob_bytes_max);
+        blobs.check_writable().await?;
+        Ok(blobs)
+    }
+
+    /// A store over any object store; `location` is its name for people.
+    pub fn over(store: Arc<dyn ObjectStore>, location: &str, blob_bytes_max: u64) -> Self {
+        Self { store, location: location.into(), blob_bytes_max }
+    }
+
+    /// Writes and deletes a probe.
+    ///
+    /// # Errors
+    /// As for any write.
+    pub async fn check_writable(&self) -> Result<(), BlobError> {
+        let probe = StorePath::from(format!("staging/probe-{}", uuid::Uuid::new_v4()));
+        let failed = |source| BlobError::from_store(&self.location, "write to", source);
+        self.store.put(&probe, Bytes::from_static(b"probe").into()).await.map_err(failed)?;
+        self.store.delete(&probe).await.map_err(failed)
+    }
+
+    /// Begins to store a blob whose bytes arrive in pieces.
+    pub fn writer(&self) -> BlobWriter {
+        BlobWriter::new(self.clone())
+    }
+
+    /// Stores `bytes`. Storing them again is cheap and harmless.
+    ///
+    /// # Errors
+    /// [`BlobError::TooLarge`], [`BlobError::NoSpace`], [`BlobError::Unwritable`], [`BlobError::Store`].
+    pub async fn put(&self, bytes: Bytes) -> Result<Digest, BlobError> {
+        let mut writer = self.writer();
+        writer.write(bytes).await?;
+        Ok(writer.finish().await?.0)
+    }
+
+    /// The size in bytes, or `None` when there is no such blob.
+    ///
+    /// # Errors
+    /// [`BlobError::Store`] when the store does not answer.
+    pub async fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
+        match self.store.head(&place(digest)).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(BlobError::from_store(&self.location, "look into", source)),
+        }
+    }
+
+    /// Reads a whole blob.
+    ///
+    /// # Errors
+    /// [`BlobError::Missing`]; [`BlobError::Corrupt`] when the bytes no longer have the name's hash.
+    pub async fn get(&self, digest: &Digest) -> Result<Bytes, BlobError> {
+        let bytes = match self.store.get(&place(digest)).await {
+            Ok(found) => found.bytes().await,
+            Err(source) => Err(source),
+        }
+        .map_err(|source| self.read_failed(digest, source))?;
+        self.check(digest, Digest::of(&bytes))?;
+        Ok(bytes)
+    }
+
+    /// Reads a blob in pieces of a few MiB. The hash is known only with the last piece: a stream that ends without an error
+    /// gave the right bytes, one that ends with [`BlobError::Corrupt`] did not.
+    ///
+    /// # Errors
+    /// [`BlobError::Missing`] at once; later ones come in the stream.
+    pub async fn stream(&self, digest: &Digest) -> Result<BoxStream<'static, Result<Bytes, BlobError>>, BlobError> {
+        let size = self.size(digest).await?.ok_or_else(|| self.missing(digest))?;
+        if size <= PART_BYTES as u64 {
+            let bytes = self.get(digest).await?;
+            return Ok(stream::once(async { Ok(bytes) }).boxed());
+        }
+        let state = Reading { blobs: self.clone(), digest: *digest, size, offset: 0, hash: sha2::Sha256::new() };
+        Ok(stream::try_unfold(state, Reading::next).boxed())
+    }
+
+    fn check(&self, digest: &Digest, found: Digest) -> Result<(), BlobError> {
+        if found == *digest {
+            return Ok(());
+        }
+        Err(BlobError::Corrupt { location: self.location.to_string(), digest: *digest, found })
+    }
+
+    fn missing(&self, digest: &Digest) -> BlobError {
+        BlobError::Missing { location: self.location.to_string(), digest: *digest }
+    }
+
+    fn read_failed(&self, digest: &Digest, source: object_store::Error) -> BlobError {
+        match source {
+            object_store::Error::NotFound { .. } => self.missing(digest),
+            source => BlobError::from_store(&self.location, "read from", source),
+        }
+    }
+}
+
+/// A blob that is being read in pieces.
+struct Reading {
+    blobs: Blobs,
+    digest: Digest,
+    size: u64,
+    offset: u64,
+    hash: sha2::Sha256,
+}
+
+impl Reading {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, BlobError> {
+        if self.offset == self.size {
+            return Ok(None);
+        }
+        let end = self.size.min(self.offset + PART_BYTES as u64);
+        let piece = self
+            .blobs
+            .store
+            .get_range(&place(&self.digest), self.offset..end)
+            .await
+            .map_err(|source| self.blobs.read_failed(&self.digest, source))?;
+        self.hash.update(&piece);
+        self.offset = end;
+        if self.offset == self.size {
+            // The last piece is only handed on when the whole is right.
+            self.blobs.check(&self.digest, Digest(self.hash.clone().finalize().into()))?;
+        }
+        Ok(Some((piece, self)))
+    }
+}
+
+/// Where a blob lies within its store.
+fn place(digest: &Digest) -> StorePath {
+    let name = digest.to_string();
+    StorePath::from(format!("{}/{}", &name[..2], &name[2..]))
+}

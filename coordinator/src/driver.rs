@@ -1,0 +1,370 @@
+//! The task that owns the runs.
+//!
+//! A round: take what has arrived, apply it, hand out work, append all accepted events in one transaction, and only then
+//! answer and carry out effects. Nobody ever hears of an event that the ledger does not hold. When the ledger fails, the
+//! driver ends with its error, because its memory is ahead of the disk.
+
+mod handle;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use gavel_core::RunAssets;
+use gavel_core::ids::{Digest, Fence, Millis, RunId, WorkerId};
+use gavel_core::run::{Effect, Event, Refusal, Run};
+use gavel_core::spec::RunSpec;
+use gavel_core::unit::Unit;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Error;
+use crate::ledger::{Ledger, LedgerError, RunRecord};
+use crate::metrics;
+use crate::notice::{Notice, NoticeKind};
+use crate::options::CoordinatorOptions;
+use crate::replay::{Replayed, replay_all};
+use crate::state::{Answer, LeaseAnswer, LeaseReply, State, Waiter};
+use crate::worker::Introduction;
+
+pub use handle::DriverHandle;
+
+/// Commands that may wait; beyond, callers are held back.
+const QUEUE: usize = 1024;
+/// Commands that share one transaction at most.
+const ROUND: usize = 256;
+/// How often leases and workers are looked at.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Why the driver did not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// No run of this name.
+    #[error("no run `{0}`")]
+    UnknownRun(RunId),
+    /// The worker is not registered (any more).
+    #[error("no worker `{0}` is registered")]
+    UnknownWorker(WorkerId),
+    /// The state machine refuses.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A run of this name exists with another spec.
+    #[error("run `{run}` exists with another spec ({} is there, {} was submitted)", existing.short(), submitted.short())]
+    RunDiffers {
+        /// The run.
+        run: RunId,
+        /// Fingerprint of its spec.
+        existing: Digest,
+        /// Fingerprint of the submitted spec.
+        submitted: Digest,
+    },
+    /// The ledger does not take a new run.
+    #[error("the run could not be written to the ledger")]
+    Ledger(#[source] Arc<LedgerError>),
+    /// An event has no JSON form: a defect.
+    #[error("an event cannot be written as JSON: {0}")]
+    Unserializable(String),
+    /// The coordinator is ending.
+    #[error("the coordinator is shutting down")]
+    ShuttingDown,
+}
+
+type Reply<T> = oneshot::Sender<Result<T, DriverError>>;
+
+/// Everything that can reach the driver, besides time.
+enum Command {
+    Register { introduction: Introduction, reply: Reply<WorkerId> },
+    Heartbeat { worker: WorkerId, leases: Vec<(RunId, Unit, Fence)>, reply: Reply<Heartbeat> },
+    Lease { worker: WorkerId, reply: LeaseReply },
+    Report { run: RunId, event: Box<Event>, reply: Reply<()> },
+    Deregister { worker: WorkerId, reply: Reply<()> },
+    Submit { submission: Box<Submission>, reply: Reply<Submitted> },
+    Drain { reply: Reply<()> },
+    Read(Box<dyn FnOnce(&State, Millis) -> Answer + Send>),
+}
+
+/// A run as it arrives.
+struct Submission {
+    id: RunId,
+    spec: RunSpec,
+    assets: RunAssets,
+}
+
+/// The answer to a submission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Submitted {
+    /// `RunSpec::digest`.
+    pub spec_sha256: Digest,
+    /// The run was there already, with this spec.
+    pub existed: bool,
+}
+
+/// The answer to a heartbeat.
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    pub(crate) lost: Vec<(RunId, Unit, Fence)>,
+    pub(crate) drain: bool,
+}
+
+/// The task that owns the runs.
+pub(crate) struct Driver {
+    state: State,
+    ledger: Arc<dyn Ledger>,
+    options: CoordinatorOptions,
+    commands: mpsc::Receiver<Command>,
+    /// The latest time that events carry: they never go back, whatever the clock does.
+    latest: Millis,
+    ends: bool,
+}
+
+impl Driver {
+    /// Reads the ledger and gets ready to go on where it ends.
+    pub(crate) async fn recover(ledger: Arc<dyn Ledger>, options: CoordinatorOptions) -> Result<(Self, DriverHandle), Error> {
+        let mut state = State::default();
+        let mut latest = Millis(0);
+        let mut told = Vec::new();
+        for record in ledger.runs().await? {
+            let events = ledger.events(&record.run).await?;
+            latest = events.last().map_or(record.created, |event| event.at).max(latest);
+            let Replayed { run, sequence, effects } = replay_all(&record, &events)?;
+            tracing::info!(run = %record.run, events = sequence, phase = ?run.phase(), "run read from the ledger");
+            told.extend(still_news(&run, effects).into_iter().map(|kind| Notice { run: record.run.clone(), kind }));
+            if let Some(step) = run.results().steps.last() {
+                metrics::step(&record.run, &step.record);
+            }
+            state.insert(run, record.created, sequence);
+        }
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let mut driver = Self { state, ledger, options, commands, latest, ends: false };
+        let now = driver.now();
+        driver.state.recovered(now);
+        told.into_iter().for_each(|notice| driver.notify(notice));
+        Ok((driver, DriverHandle::new(sender)))
+    }
+
+    /// Serves until `stop`. When `shutdown` begins, those who wait for work are sent away; results are still accepted, so
+    /// that work that ends now is not lost.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken, stop: CancellationToken) -> Result<(), Error> {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.take_round(command).await,
+                    None => break,
+                },
+                _ = ticks.tick() => self.tick(),
+                () = shutdown.cancelled(), if !self.ends => {
+                    self.ends = true;
+                    self.state.dismiss_waiters(|| Err(DriverError::ShuttingDown));
+                }
+                () = stop.cancelled() => break,
+            }
+            self.settle().await?;
+        }
+        self.ledger.close().await;
+        Ok(())
+    }
+
+    /// Takes this command and whatever else has arrived.
+    async fn take_round(&mut self, first: Command) {
+        self.take(first).await;
+        for _ in 1..ROUND {
+            let Ok(command) = self.commands.try_recv() else { break };
+            self.take(command).await;
+        }
+    }
+
+    async fn take(&mut self, command: Command) {
+        let now = self.now();
+        match command {
+            Command::Register { introduction, reply } => {
+                let role = introduction.role;
+                let id = self.state.workers.register(introduction, now);
+                tracing::info!(worker = %id, ?role, "worker registered");
+                self.answer(reply, Ok(id));
+            }
+            Command::Heartbeat { worker, leases, reply } => {
+                let answer = match self.state.workers.seen(&worker, now) {
+                    Some(_) => {
+                        let lost = self.state.keep_alive(&worker, &leases, now);
+                        Ok(Heartbeat { lost, drain: self.state.draining })
+                    }
+                    None => Err(DriverError::UnknownWorker(worker)),
+                };
+                self.answer(reply, answer);
+            }
+            Command::Lease { worker, reply } => self.lease(worker, reply, now),
+            Command::Report { run, event, reply } => {
+                let answer = self.state.apply(&run, *event, now);
+                self.answer(reply, answer);
+            }
+            Command::Deregister { worker, reply } => {
+                let released = |unit, fence| Event::Released { unit, worker: worker.clone(), fence };
+                self.state.end_leases_of(&worker, released, now);
+                if self.state.workers.remove(&worker).is_some() {
+                    tracing::info!(%worker, "worker left");
+                }
+                self.answer(reply, Ok(()));
+            }
+            Command::Submit { submission, reply } => {
+                let answer = self.submit(*submission, now).await;
+                self.answer(reply, answer);
+            }
+            Command::Drain { reply } => {
+                tracing::info!("the fleet drains");
+                self.state.draining = true;
+                self.state.dismiss_waiters(|| Ok(LeaseAnswer::Drain));
+                self.answer(reply, Ok(()));
+            }
+            Command::Read(read) => {
+                let answer = read(&self.state, now);
+                self.state.batch.answers.push(answer);
+            }
+        }
+    }
+
+    fn lease(&mut self, worker: WorkerId, reply: LeaseReply, now: Millis) {
+        let refusal = match self.state.workers.seen(&worker, now) {
+            None => Err(DriverError::UnknownWorker(worker)),
+            Some(_) if self.ends => Err(DriverError::ShuttingDown),
+            Some(_) if self.state.draining => Ok(LeaseAnswer::Drain),
+            Some(role) => return self.state.wait(role, Waiter { worker, since: Instant::now(), reply }),
+        };
+        self.answer(reply, refusal);
+    }
+
+    async fn submit(&mut self, submission: Submission, now: Millis) -> Result<Submitted, DriverError> {
+        let Submission { id, spec, assets } = submission;
+        let submitted = spec.digest();
+        if let Ok(existing) = self.state.run(&id) {
+            let existing = existing.spec_sha256();
+            return match existing == submitted {
+                true => Ok(Submitted { spec_sha256: submitted, existed: true }),
+                false => Err(DriverError::RunDiffers { run: id, existing, submitted }),
+            };
+        }
+        let json = |value: Result<String, serde_json::Error>| {
+            value.map_err(|error| DriverError::Unserializable(error.to_string()))
+        };
+        let record = RunRecord {
+            run: id.clone(),
+            spec: json(serde_json::to_string(&spec))?,
+            assets: json(serde_json::to_string(&assets))?,
+            spec_sha256: submitted.to_string(),
+            created: now,
+        };
+        self.ledger.create_run(&record).await.map_err(|error| DriverError::Ledger(Arc::new(error)))?;
+        tracing::info!(run = %id, spec = submitted.short(), "run submitted");
+        self.state.insert(Run::new(id, spec, assets).created(now), now, 0);
+        Ok(Submitted { spec_sha256: submitted, existed: false })
+    }
+
+    fn tick(&mut self) {
+        let now = self.now();
+        self.state.expire(now);
+        for worker in self.state.workers.silent(now, self.options.worker_timeout) {
+            tracing::warn!(%worker, "worker silent for too long, its leases go to others");
+            self.state.workers.remove(&worker);
+            self.state.end_leases_of(&worker, |unit, fence| Event::Expired { unit, fence }, now);
+        }
+        metrics::workers(&self.state.workers);
+        if let Some(prometheus) = metrics::prometheus() {
+            prometheus.run_upkeep();
+        }
+    }
+
+    /// Hands out work, writes the batch down, answers; again while answers that nobody took give units back.
+    async fn settle(&mut self) -> Result<(), Error> {
+        loop {
+            let now = self.now();
+            if !self.ends {
+                self.state.serve_waiters(now);
+            }
+            if self.state.batch.is_empty() {
+                return Ok(());
+            }
+            let mut batch = self.state.take_batch();
+            if !batch.records.is_empty() {
+                let began = Instant::now();
+                self.ledger.append(&batch.records).await?;
+                metrics::appended(batch.records.len(), began.elapsed().as_secs_f64());
+            }
+            for answer in std::mem::take(&mut batch.answers) {
+                answer();
+            }
+            for (reply, grant, worker) in std::mem::take(&mut batch.grants) {
+                let (run, unit, fence) = (grant.run.clone(), grant.unit, grant.fence);
+                if reply.send(Ok(LeaseAnswer::Granted(grant))).is_err() {
+                    // The caller hung up in this very round.
+                    let returned = self.state.apply(&run, Event::Released { unit, worker, fence }, now);
+                    if let Err(error) = returned {
+                        tracing::warn!(%run, %unit, %error, "a lease that nobody took could not be given back");
+                    }
+                }
+            }
+            self.state.announce(&batch);
+            for (run, effect) in batch.effects {
+                self.carry_out(run, effect);
+            }
+        }
+    }
+
+    fn carry_out(&self, run: RunId, effect: Effect) {
+        let kind = match effect {
+            // Waiters are served in every round, so nobody needs to be woken.
+            Effect::Wake(_) => return,
+            Effect::StepCommitted(step, policy) => {
+                if let Some(result) = self.state.run(&run).ok().and_then(|run| run.results().steps.last()) {
+                    metrics::step(&run, &result.record);
+                }
+                tracing::info!(%run, step = step.0, adapter = policy.adapter.short(), "step committed");
+                NoticeKind::StepCommitted(step, policy)
+            }
+            Effect::Checkpoint(step, policy) => NoticeKind::Checkpoint(step, policy),
+            Effect::Ended => {
+                let phase = self.state.run(&run).map(Run::phase).ok();
+                tracing::info!(%run, ?phase, "run ended");
+                NoticeKind::Ended
+            }
+        };
+        self.notify(Notice { run, kind });
+    }
+
+    fn notify(&self, notice: Notice) {
+        if let Some(notices) = &self.options.notices
+            && notices.send(notice).is_err()
+        {
+            tracing::debug!("nobody listens to notices any more");
+        }
+    }
+
+    /// Answers when the batch is in the ledger: even a refusal may rest on an event of this batch.
+    fn answer<T: Send + 'static>(&mut self, reply: Reply<T>, answer: Result<T, DriverError>) {
+        // A caller that hung up needs no answer.
+        self.state.batch.answers.push(Box::new(move || drop(reply.send(answer))));
+    }
+
+    fn now(&mut self) -> Millis {
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        self.latest = self.latest.max(Millis(u64::try_from(clock).unwrap_or(u64::MAX)));
+        self.latest
+    }
+}
+
+/// Of what happened before a restart, what somebody may still have to act upon: every checkpoint, the latest commit, and the
+/// end of a run that was not resumed.
+fn still_news(run: &Run, effects: Vec<Effect>) -> Vec<NoticeKind> {
+    let mut committed = None;
+    let mut news = Vec::new();
+    for effect in effects {
+        match effect {
+            Effect::StepCommitted(step, policy) => committed = Some(NoticeKind::StepCommitted(step, policy)),
+            Effect::Checkpoint(step, policy) => news.push(NoticeKind::Checkpoint(step, policy)),
+            Effect::Wake(_) | Effect::Ended => {}
+        }
+    }
+    news.extend(committed);
+    news.extend(run.phase().is_ended().then_some(NoticeKind::Ended));
+    news
+}

@@ -1,0 +1,167 @@
+//! The way to the driver, for servers and for programs that embed the coordinator.
+
+use gavel_core::RunAssets;
+use gavel_core::ids::{Fence, Millis, RunId, WorkerId};
+use gavel_core::run::{Event, Run, RunStatus};
+use gavel_core::spec::RunSpec;
+use gavel_core::unit::Unit;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Command, DriverError, Heartbeat, Reply, Submission, Submitted};
+use crate::state::{LeaseAnswer, State};
+use crate::worker::{Introduction, WorkerStatus};
+
+/// The way to the driver. Clones lead to the same one. Every method fails with [`DriverError::ShuttingDown`] when it has ended.
+#[derive(Debug, Clone)]
+pub struct DriverHandle {
+    commands: mpsc::Sender<Command>,
+}
+
+impl DriverHandle {
+    pub(super) fn new(commands: mpsc::Sender<Command>) -> Self {
+        Self { commands }
+    }
+
+    /// Creates a run. `spec` has passed its checks. Submitting the same spec under the same name again is harmless.
+    ///
+    /// # Errors
+    /// [`DriverError::RunDiffers`] when the name is taken by another spec.
+    pub async fn submit(&self, id: RunId, spec: RunSpec, assets: RunAssets) -> Result<Submitted, DriverError> {
+        let submission = Box::new(Submission { id, spec, assets });
+        self.call(|reply| Command::Submit { submission, reply }).await
+    }
+
+    /// A run's state.
+    ///
+    /// # Errors
+    /// [`DriverError::UnknownRun`].
+    pub async fn status(&self, run: &RunId) -> Result<RunStatus, DriverError> {
+        let id = run.clone();
+        self.read(move |state, now| Ok(state.run(&id)?.status(now))).await
+    }
+
+    /// Every run's state, in the order of submission.
+    ///
+    /// # Errors
+    /// Only [`DriverError::ShuttingDown`].
+    pub async fn statuses(&self) -> Result<Vec<RunStatus>, DriverError> {
+        self.read(|state, now| Ok(state.runs().map(|(run, _)| run.status(now)).collect())).await
+    }
+
+    /// Looks at a run in the driver's own task: be quick.
+    ///
+    /// # Errors
+    /// [`DriverError::UnknownRun`].
+    pub async fn inspect<T: Send + 'static>(
+        &self,
+        run: &RunId,
+        look: impl FnOnce(&Run) -> T + Send + 'static,
+    ) -> Result<T, DriverError> {
+        let id = run.clone();
+        self.read(move |state, _| Ok(look(state.run(&id)?))).await
+    }
+
+    /// A receiver that changes whenever the run does.
+    ///
+    /// # Errors
+    /// [`DriverError::UnknownRun`].
+    pub async fn watch(&self, run: &RunId) -> Result<watch::Receiver<u64>, DriverError> {
+        let id = run.clone();
+        self.read(move |state, _| state.watch(&id)).await
+    }
+
+    /// The worker table.
+    ///
+    /// # Errors
+    /// Only [`DriverError::ShuttingDown`].
+    pub async fn workers(&self) -> Result<Vec<WorkerStatus>, DriverError> {
+        self.read(|state, _| Ok(state.worker_table())).await
+    }
+
+    /// Stops a run; what is committed stays.
+    ///
+    /// # Errors
+    /// [`DriverError::UnknownRun`], [`DriverError::Refused`] when it has ended.
+    pub async fn cancel(&self, run: &RunId, reason: impl Into<String>) -> Result<(), DriverError> {
+        self.report(run.clone(), Event::Cancelled { reason: reason.into() }).await
+    }
+
+    /// Lets a stopped or failed run go on.
+    ///
+    /// # Errors
+    /// [`DriverError::UnknownRun`], [`DriverError::Refused`] when there is nothing to resume.
+    pub async fn resume(&self, run: &RunId) -> Result<(), DriverError> {
+        self.report(run.clone(), Event::Resumed).await
+    }
+
+    /// Tells every worker to finish what it holds and to leave.
+    ///
+    /// # Errors
+    /// Only [`DriverError::ShuttingDown`].
+    pub async fn drain(&self) -> Result<(), DriverError> {
+        self.call(|reply| Command::Drain { reply }).await
+    }
+
+    pub(crate) async fn report(&self, run: RunId, event: Event) -> Result<(), DriverError> {
+        self.call(|reply| Command::Report { run, event: Box::new(event), reply }).await
+    }
+
+    pub(crate) async fn register(&self, introduction: Introduction) -> Result<WorkerId, DriverError> {
+        self.call(|reply| Command::Register { introduction, reply }).await
+    }
+
+    pub(crate) async fn heartbeat(
+        &self,
+        worker: WorkerId,
+        leases: Vec<(RunId, Unit, Fence)>,
+    ) -> Result<Heartbeat, DriverError> {
+        self.call(|reply| Command::Heartbeat { worker, leases, reply }).await
+    }
+
+    /// Waits for work at most `wait`; `None` when there is none.
+    pub(crate) async fn lease(
+        &self,
+        worker: WorkerId,
+        wait: std::time::Duration,
+    ) -> Result<Option<LeaseAnswer>, DriverError> {
+        let (reply, mut answer) = oneshot::channel();
+        self.send(Command::Lease { worker, reply }).await?;
+        match tokio::time::timeout(wait, &mut answer).await {
+            Ok(Ok(answer)) => answer.map(Some),
+            Ok(Err(_)) => Err(DriverError::ShuttingDown),
+            Err(_) => {
+                // A grant may have been sent in this very moment: close, then look, so that it is not dropped unseen.
+                answer.close();
+                answer.try_recv().map_or(Ok(None), |answer| answer.map(Some))
+            }
+        }
+    }
+
+    pub(crate) async fn deregister(&self, worker: WorkerId) -> Result<(), DriverError> {
+        self.call(|reply| Command::Deregister { worker, reply }).await
+    }
+
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&State, Millis) -> Result<T, DriverError> + Send + 'static,
+    ) -> Result<T, DriverError> {
+        self.call(|reply| {
+            Command::Read(Box::new(move |state, now| {
+                let answer = read(state, now);
+                // A caller that hung up needs no answer.
+                Box::new(move || drop(reply.send(answer)))
+            }))
+        })
+        .await
+    }
+
+    async fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, DriverError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply)).await?;
+        answer.await.unwrap_or(Err(DriverError::ShuttingDown))
+    }
+
+    async fn send(&self, command: Command) -> Result<(), DriverError> {
+        self.commands.send(command).await.map_err(|_| DriverError::ShuttingDown)
+    }
+}

@@ -1,0 +1,74 @@
+//! Why a coordinator did not start, or ended.
+
+use std::net::SocketAddr;
+
+use gavel_core::hint::Hint;
+
+use crate::blobs::BlobError;
+use crate::ledger::LedgerError;
+use crate::replay::ReplayError;
+
+/// Why a coordinator did not start, or ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process listens there.
+    #[error("{part}: address {address} is in use")]
+    AddressInUse {
+        /// "gRPC" or "HTTP".
+        part: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The address cannot be listened on.
+    #[error("{part}: cannot listen on {address}")]
+    Listen {
+        /// "gRPC" or "HTTP".
+        part: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The ledger failed. Accepted work is safe; the process ends because its memory may be ahead of the disk.
+    #[error("the ledger failed, so the coordinator stops")]
+    Ledger(#[from] LedgerError),
+    /// The blob store cannot be used.
+    #[error("the blob store cannot be used")]
+    Blobs(#[from] BlobError),
+    /// The ledger does not give back what was written.
+    #[error("the ledger cannot be replayed")]
+    Replay(#[from] ReplayError),
+    /// A server ended.
+    #[error("the {part} server ended")]
+    Serve {
+        /// "gRPC" or "HTTP".
+        part: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The reflection service could not be built from the protocol's description.
+    #[error("the protocol's description is not valid")]
+    Reflection(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A task panicked: a defect.
+    #[error("a task of the coordinator panicked")]
+    Panicked(#[from] tokio::task::JoinError),
+}
+
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::AddressInUse { .. } => {
+                Some("stop the other process, or choose another port; port 0 takes any that is free".to_owned())
+            }
+            Self::Listen { .. } => {
+                Some("check that the address is one of this machine's; ports below 1024 need privileges".to_owned())
+            }
+            Self::Ledger(error) => error.hint(),
+            Self::Blobs(error) => error.hint(),
+            Self::Replay(error) => error.hint(),
+            Self::Serve { .. } | Self::Reflection(_) | Self::Panicked(_) => None,
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What callers read when something is refused: each error's gRPC code, with its message and its hint.
+//!
+//! Worth another attempt are UNAVAILABLE and RESOURCE_EXHAUSTED; everything else is final for this request.
+
+use std::error::Error;
+
+use gavel_core::hint::Hint;
+use gavel_core::run::Refusal;
+use tonic::{Code, Status};
+
+use crate::blobs::BlobError;
+use crate::driver::DriverError;
+use crate::ledger::LedgerError;
+
+pub(super) fn of_driver(error: &DriverError) -> Status {
+    match error {
+        DriverError::UnknownRun(_) | DriverError::UnknownWorker(_) => Status::not_found(error.to_string()),
+        DriverError::Refused(refusal) => of_refusal(refusal),
+        DriverError::RunDiffers { .. } => {
+            Status::already_exists(format!("{error} (choose another `run.name`, or resume the run as it is)"))
+        }
+        DriverError::Ledger(source) => {
+            let code = match source.as_ref() {
+                LedgerError::Full { .. } => Code::ResourceExhausted,
+                LedgerError::RunExists { .. } => Code::AlreadyExists,
+                _ => Code::Internal,
+            };
+            Status::new(code, with_hint(source.as_ref(), source.hint()))
+        }
+        DriverError::Unserializable(_) => Status::internal(error.to_string()),
+        DriverError::ShuttingDown => Status::unavailable(error.to_string()),
+    }
+}
+
+fn of_refusal(refusal: &Refusal) -> Status {
+    let code = match refusal {
+        Refusal::StaleFence { .. }
+        | Refusal::NotLeased { .. }
+        | Refusal::OtherWorker { .. }
+        | Refusal::NotReady { .. }
+        | Refusal::FenceOutOfSequence { .. }
+        | Refusal::Ended
+        | Refusal::NotStopped => Code::FailedPrecondition,
+        Refusal::Repeated { .. } => Code::AlreadyExists,
+        Refusal::WrongOutcome { .. } | Refusal::InvalidOutcome { .. } => Code::InvalidArgument,
+    };
+    Status::new(code, with_hint(refusal, refusal.hint()))
+}
+
+pub(super) fn of_blob(error: &BlobError) -> Status {
+    let code = match error {
+        BlobError::Missing { .. } => Code::NotFound,
+        BlobError::Corrupt { .. } => Code::DataLoss,
+        BlobError::TooLarge { .. } => Code::InvalidArgument,
+        BlobError::NoSpace { .. } => Code::ResourceExhausted,
+        BlobError::Unwritable { .. } => Code::FailedPrecondition,
+        BlobError::Store { .. } => Code::Unavailable,
+    };
+    Status::new(code, with_hint(error, error.hint()))
+}
+
+/// A message that cannot be read: the two sides differ in version, or somebody else is calling.
+pub(super) fn malformed(problem: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(problem.to_string())
+}
+
+/// A field that every message of this kind carries.
+pub(super) fn required<T>(field: Option<T>, name: &str) -> Result<T, Status> {
+    field.ok_or_else(|| malformed(format!("`{name}` is missing")))
+}
+
+/// The error, its causes, and what to do: a status has room for one text only.
+fn with_hint(error: &dyn Error, hint: Option<String>) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    match hint {
+        Some(hint) => format!("{text} ({hint})"),
+        None => text,
+    }
+}

@@ -1,0 +1,36 @@
+//! What a coordinator is told when it starts.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::notice::Notice;
+
+/// What a coordinator is told when it starts.
+#[derive(Debug, Clone)]
+pub struct CoordinatorOptions {
+    /// The folder of `ledger.sqlite` and `blobs/`.
+    pub data: PathBuf,
+    /// How often workers send heartbeats.
+    pub heartbeat: Duration,
+    /// A worker that was silent for this long is removed, and its leases go to others. At least a few heartbeats.
+    pub worker_timeout: Duration,
+    /// The largest blob, in bytes.
+    pub blob_bytes_max: u64,
+    /// Where news of the runs go, for whoever writes checkpoints. Unbounded, since a step brings a handful at most.
+    pub notices: Option<UnboundedSender<Notice>>,
+}
+
+impl CoordinatorOptions {
+    /// The usual settings: a heartbeat every 5 seconds, workers given up after 20, blobs of at most 16 GiB.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self {
+            data: data.into(),
+            heartbeat: Duration::from_secs(5),
+            worker_timeout: Duration::from_secs(20),
+            blob_bytes_max: 16 << 30,
+            notices: None,
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Puts the parts together, and takes them apart in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::blobs::Blobs;
+use crate::driver::{Driver, DriverHandle};
+use crate::error::Error;
+use crate::ledger::{Ledger, SqliteLedger};
+use crate::options::CoordinatorOptions;
+use crate::{grpc, http, metrics};
+
+/// How long open calls may take to end after the shutdown began.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// The sockets that a coordinator listens on. They come from outside, so that a test or a supervisor can choose them.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For workers and clients.
+    pub grpc: TcpListener,
+    /// For people, probes and Prometheus.
+    pub http: TcpListener,
+}
+
+impl Listeners {
+    /// Listens on these addresses; port 0 takes any that is free.
+    ///
+    /// # Errors
+    /// [`Error::AddressInUse`], [`Error::Listen`].
+    pub async fn bind(grpc: SocketAddr, http: SocketAddr) -> Result<Self, Error> {
+        Ok(Self { grpc: listen("gRPC", grpc).await?, http: listen("HTTP", http).await? })
+    }
+}
+
+async fn listen(part: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        std::io::ErrorKind::AddrInUse => Error::AddressInUse { part, address },
+        _ => Error::Listen { part, address, source },
+    })
+}
+
+/// What a coordinator keeps its facts and bytes in.
+#[derive(Clone)]
+pub struct Stores {
+    /// The ledger.
+    pub ledger: Arc<dyn Ledger>,
+    /// The blobs.
+    pub blobs: Blobs,
+}
+
+impl Stores {
+    /// Opens `ledger.sqlite` and `blobs/` in the data folder.
+    ///
+    /// # Errors
+    /// [`Error::Ledger`], [`Error::Blobs`]: the folder cannot be written, the disk is full.
+    pub async fn open(options: &CoordinatorOptions) -> Result<Self, Error> {
+        let ledger = SqliteLedger::open(&options.data.join("ledger.sqlite")).await?;
+        let blobs = Blobs::open_folder(&options.data.join("blobs"), options.blob_bytes_max).await?;
+        Ok(Self { ledger: Arc::new(ledger), blobs })
+    }
+}
+
+/// The coordinator.
+#[derive(Debug)]
+pub struct Coordinator;
+
+impl Coordinator {
+    /// Opens the data folder, reads the ledger, and serves until `shutdown`. Returns as soon as it serves.
+    ///
+    /// # Errors
+    /// Whatever keeps it from serving.
+    pub async fn start(
+        options: CoordinatorOptions,
+        listeners: Listeners,
+        shutdown: CancellationToken,
+    ) -> Result<CoordinatorHandle, Error> {
+        let stores = Stores::open(&options).await?;
+        Self::start_with(options, stores, listeners, shutdown).await
+    }
+
+    /// As [`Coordinator::start`], with stores that are open already.
+    ///
+    /// # Errors
+    /// Whatever keeps it from serving.
+    pub async fn start_with(
+        options: CoordinatorOptions,
+        stores: Stores,
+        listeners: Listeners,
+        shutdown: CancellationToken,
+    ) -> Result<CoordinatorHandle, Error> {
+        // Before the first count, which would be lost without a recorder.
+        let _ = metrics::prometheus();
+        let address = |part, listener: &TcpListener| {
+            let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
+            listener.local_addr().map_err(|source| Error::Listen { part, address: unspecified, source })
+        };
+        let grpc_address = address("gRPC", &listeners.grpc)?;
+        let http_address = address("HTTP", &listeners.http)?;
+        let heartbeat = options.heartbeat;
+        let (driver, handle) = Driver::recover(Arc::clone(&stores.ledger), options).await?;
+
+        let stop_driver = CancellationToken::new();
+        let driver = tokio::spawn(driver.run(shutdown.clone(), stop_driver.clone()));
+        let mut servers = JoinSet::new();
+        let Stores { ledger, blobs } = stores;
+        servers.spawn(grpc::serve(listeners.grpc, handle.clone(), blobs.clone(), heartbeat, shutdown.clone()));
+        servers.spawn(http::serve(listeners.http, handle.clone(), blobs.clone(), ledger, shutdown.clone()));
+        let ended = tokio::spawn(supervise(driver, servers, shutdown, stop_driver));
+        tracing::info!(grpc = %grpc_address, http = %http_address, "coordinator serves");
+        Ok(CoordinatorHandle { grpc_address, http_address, driver: handle, blobs, ended })
+    }
+}
+
+/// A coordinator that serves.
+#[derive(Debug)]
+pub struct CoordinatorHandle {
+    grpc_address: SocketAddr,
+    http_address: SocketAddr,
+    driver: DriverHandle,
+    blobs: Blobs,
+    ended: tokio::task::JoinHandle<Result<(), Error>>,
+}
+
+impl CoordinatorHandle {
+    /// Where workers and clients dial.
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.grpc_address
+    }
+
+    /// Where the dashboard is.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http_address
+    }
+
+    /// The way to the runs.
+    pub fn driver(&self) -> &DriverHandle {
+        &self.driver
+    }
+
+    /// The blobs.
+    pub fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    /// Waits until the coordinator has ended, by its shutdown token or by a failure.
+    ///
+    /// # Errors
+    /// [`Error::Ledger`] when the ledger failed; [`Error::Serve`] when a server did.
+    pub async fn join(self) -> Result<(), Error> {
+        self.ended.await?
+    }
+}
+
+/// Owns the tasks: when one fails, the others end too. The servers go first, so that the driver has answered every call.
+async fn supervise(
+    mut driver: tokio::task::JoinHandle<Result<(), Error>>,
+    mut servers: JoinSet<Result<(), Error>>,
+    shutdown: CancellationToken,
+    stop_driver: CancellationToken,
+) -> Result<(), Error> {
+    let first = tokio::select! {
+        ended = &mut driver => {
+            shutdown.cancel();
+            let servers = finish(&mut servers).await;
+            return flatten(ended).and(servers);
+        }
+        ended = servers.join_next() => ended.map_or(Ok(()), flatten),
+        () = shutdown.cancelled() => Ok(()),
+    };
+    shutdown.cancel();
+    let rest = finish(&mut servers).await;
+    stop_driver.cancel();
+    let driven = flatten(driver.await);
+    first.and(driven).and(rest)
+}
+
+/// Lets the servers answer their open calls, within bounds.
+async fn finish(servers: &mut JoinSet<Result<(), Error>>) -> Result<(), Error> {
+    let all = async {
+        let mut result = Ok(());
+        while let Some(ended) = servers.join_next().await {
+            result = result.and(flatten(ended));
+        }
+        result
+    };
+    match tokio::time::timeout(GRACE, all).await {
+        Ok(result) => result,
+        Err(_) => {
+            tracing::debug!("open calls were cut off");
+            servers.shutdown().await;
+            Ok(())
+        }
+    }
+}
+
+fn flatten(ended: Result<Result<(), Error>, JoinError>) -> Result<(), Error> {
+    ended?
+}

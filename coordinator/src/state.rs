@@ -1,0 +1,330 @@
+//! What the driver owns: the runs, the workers, those who wait for work, and the events that are not in the ledger yet.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
+use gavel_core::ids::{Digest, Fence, Millis, RunId, WorkerId};
+use gavel_core::run::{Effect, Event, Refusal, Run};
+use gavel_core::unit::{Assignment, Role, Unit};
+use tokio::sync::{oneshot, watch};
+
+use crate::driver::DriverError;
+use crate::ledger::EventRecord;
+use crate::metrics;
+use crate::worker::{HeldLease, WorkerStatus, Workers};
+
+/// A unit in a worker's hands, as the worker is told.
+#[derive(Debug, Clone)]
+pub(crate) struct Grant {
+    pub(crate) run: RunId,
+    pub(crate) unit: Unit,
+    pub(crate) fence: Fence,
+    pub(crate) deadline: Millis,
+    pub(crate) spec: Digest,
+    pub(crate) assignment: Assignment,
+}
+
+/// The answer to a request for work that was not let run out.
+#[derive(Debug)]
+pub(crate) enum LeaseAnswer {
+    Granted(Box<Grant>),
+    Drain,
+}
+
+pub(crate) type LeaseReply = oneshot::Sender<Result<LeaseAnswer, DriverError>>;
+
+/// A worker that waits for work.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    pub(crate) worker: WorkerId,
+    pub(crate) since: Instant,
+    pub(crate) reply: LeaseReply,
+}
+
+/// An answer that is sent when the batch is in the ledger.
+pub(crate) type Answer = Box<dyn FnOnce() + Send>;
+
+/// A run with its place in the ledger.
+#[derive(Debug)]
+pub(crate) struct RunState {
+    pub(crate) run: Run,
+    pub(crate) created: Millis,
+    sequence: u64,
+    /// The number of the last event that is in the ledger; whoever watches the run listens here.
+    changed: watch::Sender<u64>,
+}
+
+/// Events that were applied and are not in the ledger yet, with what may happen only when they are.
+#[derive(Default)]
+pub(crate) struct Batch {
+    pub(crate) records: Vec<EventRecord>,
+    pub(crate) effects: Vec<(RunId, Effect)>,
+    pub(crate) grants: Vec<(LeaseReply, Box<Grant>, WorkerId)>,
+    pub(crate) answers: Vec<Answer>,
+    changed: BTreeSet<RunId>,
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.grants.is_empty() && self.answers.is_empty()
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    runs: BTreeMap<RunId, RunState>,
+    /// The runs in the order of submission, which is the order in which they get workers.
+    order: Vec<RunId>,
+    pub(crate) workers: Workers,
+    waiters: BTreeMap<Role, VecDeque<Waiter>>,
+    pub(crate) draining: bool,
+    pub(crate) batch: Batch,
+}
+
+impl State {
+    pub(crate) fn insert(&mut self, run: Run, created: Millis, sequence: u64) {
+        let id = run.id().clone();
+        self.order.push(id.clone());
+        self.runs.insert(id, RunState { run, created, sequence, changed: watch::Sender::new(sequence) });
+    }
+
+    pub(crate) fn run(&self, id: &RunId) -> Result<&Run, DriverError> {
+        self.runs.get(id).map(|state| &state.run).ok_or_else(|| DriverError::UnknownRun(id.clone()))
+    }
+
+    /// The runs in the order of submission, with their times of submission.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (&Run, Millis)> {
+        self.order.iter().filter_map(|id| self.runs.get(id)).map(|state| (&state.run, state.created))
+    }
+
+    pub(crate) fn watch(&self, id: &RunId) -> Result<watch::Receiver<u64>, DriverError> {
+        let state = self.runs.get(id).ok_or_else(|| DriverError::UnknownRun(id.clone()))?;
+        Ok(state.changed.subscribe())
+    }
+
+    /// The worker table with the leases that each holds.
+    pub(crate) fn worker_table(&self) -> Vec<WorkerStatus> {
+        let mut table: Vec<WorkerStatus> = self.workers.iter().cloned().collect();
+        for (run, _) in self.runs() {
+            for (unit, lease) in run.leases() {
+                if let Some(worker) = table.iter_mut().find(|worker| worker.id == lease.worker) {
+                    let granted_unix_ms = lease.granted.0;
+                    worker.leases.push(HeldLease { run: run.id().clone(), unit: unit.to_string(), granted_unix_ms });
+                }
+            }
+        }
+        table
+    }
+
+    /// Applies an event and puts it into the batch. On `Err` nothing has changed.
+    pub(crate) fn apply(&mut self, id: &RunId, event: Event, now: Millis) -> Result<(), DriverError> {
+        let state = self.runs.get_mut(id).ok_or_else(|| DriverError::UnknownRun(id.clone()))?;
+        let kind = kind(&event);
+        let text = serde_json::to_string(&event).map_err(|error| DriverError::Unserializable(error.to_string()))?;
+        let reported = Reported::of(&event, &state.run, now);
+        let effects = state.run.apply(event, now).map_err(|refusal| {
+            metrics::refused(reason(&refusal));
+            DriverError::Refused(refusal)
+        })?;
+        state.sequence += 1;
+        reported.count(&mut self.workers);
+        self.batch.records.push(EventRecord {
+            run: id.clone(),
+            sequence: state.sequence,
+            at: now,
+            kind: kind.to_owned(),
+            event: text,
+        });
+        self.batch.effects.extend(effects.into_iter().map(|effect| (id.clone(), effect)));
+        self.batch.changed.insert(id.clone());
+        Ok(())
+    }
+
+    /// Renews a worker's leases; returns those that it has lost.
+    pub(crate) fn keep_alive(
+        &mut self,
+        worker: &WorkerId,
+        leases: &[(RunId, Unit, Fence)],
+        now: Millis,
+    ) -> Vec<(RunId, Unit, Fence)> {
+        let mut by_run: BTreeMap<&RunId, Vec<(Unit, Fence)>> = BTreeMap::new();
+        for (run, unit, fence) in leases {
+            by_run.entry(run).or_default().push((*unit, *fence));
+        }
+        let mut lost = Vec::new();
+        for (id, leases) in by_run {
+            let lost_here = match self.runs.get_mut(id) {
+                Some(state) => state.run.keep_alive(worker, &leases, now),
+                None => leases,
+            };
+            lost.extend(lost_here.into_iter().map(|(unit, fence)| (id.clone(), unit, fence)));
+        }
+        lost
+    }
+
+    pub(crate) fn wait(&mut self, role: Role, waiter: Waiter) {
+        self.waiters.entry(role).or_default().push_back(waiter);
+    }
+
+    /// Gives work to those who wait for it, first come, first served.
+    pub(crate) fn serve_waiters(&mut self, now: Millis) {
+        for role in [Role::Sampler, Role::Judge, Role::Trainer] {
+            let Some(mut queue) = self.waiters.remove(&role) else { continue };
+            // A caller that hung up or whose time ran out must not get a lease that nobody would work on.
+            queue.retain(|waiter| !waiter.reply.is_closed());
+            while let Some(waiter) = queue.pop_front() {
+                let Some(grant) = self.grant(role, &waiter.worker, now) else {
+                    queue.push_front(waiter);
+                    break;
+                };
+                metrics::granted(role, waiter.since.elapsed().as_secs_f64());
+                self.batch.grants.push((waiter.reply, grant, waiter.worker));
+            }
+            if !queue.is_empty() {
+                self.waiters.insert(role, queue);
+            }
+        }
+    }
+
+    fn grant(&mut self, role: Role, worker: &WorkerId, now: Millis) -> Option<Box<Grant>> {
+        let ready = self.runs().find_map(|(run, _)| Some((run.id().clone(), run.next_unit(role)?, run.next_fence())));
+        let (id, unit, fence) = ready?;
+        let event = Event::Granted { unit, worker: worker.clone(), fence };
+        if let Err(error) = self.apply(&id, event, now) {
+            tracing::error!(run = %id, %unit, %error, "the next unit could not be granted");
+            return None;
+        }
+        let run = &self.runs.get(&id)?.run;
+        let deadline = run.lease(&unit)?.deadline;
+        let Some(assignment) = run.assignment(&unit) else {
+            tracing::error!(run = %id, %unit, "a leased unit has no assignment");
+            return None;
+        };
+        let spec = run.spec_sha256();
+        Some(Box::new(Grant { run: id, unit, fence, deadline, spec, assignment }))
+    }
+
+    /// Answers everybody who waits for work.
+    pub(crate) fn dismiss_waiters(&mut self, answer: impl Fn() -> Result<LeaseAnswer, DriverError>) {
+        for waiter in std::mem::take(&mut self.waiters).into_values().flatten() {
+            // A caller that hung up needs no answer.
+            let _ = waiter.reply.send(answer());
+        }
+    }
+
+    /// Ends the leases whose deadlines have passed.
+    pub(crate) fn expire(&mut self, now: Millis) {
+        let expired: Vec<_> = self
+            .runs()
+            .flat_map(|(run, _)| run.expired(now).into_iter().map(|(unit, fence)| (run.id().clone(), unit, fence)))
+            .collect();
+        for (id, unit, fence) in expired {
+            tracing::warn!(run = %id, %unit, fence = fence.0, "lease expired");
+            self.end_lease(&id, Event::Expired { unit, fence }, now);
+        }
+    }
+
+    /// Ends the leases of a worker that is gone. `end` makes the event from unit and fence.
+    pub(crate) fn end_leases_of(&mut self, worker: &WorkerId, end: impl Fn(Unit, Fence) -> Event, now: Millis) {
+        let held: Vec<_> = self
+            .runs()
+            .flat_map(|(run, _)| {
+                let leases = run.leases().filter(|(_, lease)| lease.worker == *worker);
+                leases.map(|(unit, lease)| (run.id().clone(), end(*unit, lease.fence)))
+            })
+            .collect();
+        for (id, event) in held {
+            self.end_lease(&id, event, now);
+        }
+    }
+
+    fn end_lease(&mut self, id: &RunId, event: Event, now: Millis) {
+        if let Err(error) = self.apply(id, event, now) {
+            tracing::error!(run = %id, %error, "a lease could not be ended");
+        }
+    }
+
+    /// Gives open leases a fresh deadline after a restart.
+    pub(crate) fn recovered(&mut self, now: Millis) {
+        self.runs.values_mut().for_each(|state| state.run.recovered(now));
+    }
+
+    /// Takes the batch; to be answered when it is in the ledger.
+    pub(crate) fn take_batch(&mut self) -> Batch {
+        std::mem::take(&mut self.batch)
+    }
+
+    /// Tells those who watch.
+    pub(crate) fn announce(&self, batch: &Batch) {
+        for state in batch.changed.iter().filter_map(|id| self.runs.get(id)) {
+            state.changed.send_replace(state.sequence);
+        }
+    }
+}
+
+/// What an event adds to the counts, taken before the event is applied and counted after.
+enum Reported {
+    Completed { unit: Unit, worker: WorkerId, outcome: Box<gavel_core::unit::Outcome>, seconds: f64 },
+    Failed { role: Role, worker: WorkerId },
+    Expired { role: Role },
+    Other,
+}
+
+impl Reported {
+    fn of(event: &Event, run: &Run, now: Millis) -> Self {
+        match event {
+            Event::Completed { unit, worker, outcome, .. } => {
+                let granted = run.lease(unit).map_or(now, |lease| lease.granted);
+                let seconds = now.0.saturating_sub(granted.0) as f64 / 1000.0;
+                Self::Completed { unit: *unit, worker: worker.clone(), outcome: Box::new(outcome.clone()), seconds }
+            }
+            Event::Failed { unit, worker, .. } => Self::Failed { role: unit.role(), worker: worker.clone() },
+            Event::Expired { unit, .. } => Self::Expired { role: unit.role() },
+            _ => Self::Other,
+        }
+    }
+
+    fn count(&self, workers: &mut Workers) {
+        match self {
+            Self::Completed { unit, worker, outcome, seconds } => {
+                metrics::completed(unit, outcome, *seconds);
+                workers.count_completed(worker);
+            }
+            Self::Failed { role, worker } => {
+                metrics::failed(*role);
+                workers.count_failed(worker);
+            }
+            Self::Expired { role } => metrics::expired(*role),
+            Self::Other => {}
+        }
+    }
+}
+
+/// An event's kind, as the ledger's column shows it.
+fn kind(event: &Event) -> &'static str {
+    match event {
+        Event::Granted { .. } => "granted",
+        Event::Completed { .. } => "completed",
+        Event::Failed { .. } => "failed",
+        Event::Released { .. } => "released",
+        Event::Expired { .. } => "expired",
+        Event::Cancelled { .. } => "cancelled",
+        Event::Resumed => "resumed",
+    }
+}
+
+/// A refusal's kind, as a label.
+fn reason(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::StaleFence { .. } => "stale_fence",
+        Refusal::Repeated { .. } => "repeated",
+        Refusal::NotLeased { .. } => "not_leased",
+        Refusal::OtherWorker { .. } => "other_worker",
+        Refusal::NotReady { .. } => "not_ready",
+        Refusal::FenceOutOfSequence { .. } => "fence_out_of_sequence",
+        Refusal::WrongOutcome { .. } => "wrong_outcome",
+        Refusal::InvalidOutcome { .. } => "invalid_outcome",
+        Refusal::Ended => "ended",
+        Refusal::NotStopped => "not_stopped",
+    }
+}

@@ -1,0 +1,171 @@
+//! The workers that are known at the moment. Not in the ledger: after a restart they register again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gavel_core::ids::{Millis, RunId, WorkerId};
+use gavel_core::unit::Role;
+use serde::Serialize;
+
+/// How a worker introduces itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Introduction {
+    /// The name it had before, when it registers again.
+    pub(crate) known_as: Option<WorkerId>,
+    pub(crate) role: Role,
+    pub(crate) host: String,
+    pub(crate) pid: u32,
+    pub(crate) device: String,
+    pub(crate) version: String,
+}
+
+/// One row of the worker table.
+#[derive(Debug, Clone, Serialize)]
+pub struct WorkerStatus {
+    /// Its name.
+    pub id: WorkerId,
+    /// What it does.
+    pub role: Role,
+    /// Where it runs.
+    pub host: String,
+    /// Its process.
+    pub pid: u32,
+    /// What it computes on.
+    pub device: String,
+    /// Its Gavel version.
+    pub version: String,
+    /// Since when it is known.
+    pub registered_unix_ms: u64,
+    /// When it was last heard of.
+    pub seen_unix_ms: u64,
+    /// Results accepted from it.
+    pub completed: u64,
+    /// Attempts that it reported as failed.
+    pub failed: u64,
+    /// What it holds: run and unit.
+    pub leases: Vec<HeldLease>,
+}
+
+/// A lease in the worker table.
+#[derive(Debug, Clone, Serialize)]
+pub struct HeldLease {
+    /// The run.
+    pub run: RunId,
+    /// The unit, in words.
+    pub unit: String,
+    /// Since when.
+    pub granted_unix_ms: u64,
+}
+
+/// The worker table.
+#[derive(Debug, Default)]
+pub(crate) struct Workers {
+    known: BTreeMap<WorkerId, WorkerStatus>,
+}
+
+impl Workers {
+    /// Adds a worker, under its old name where it has one.
+    pub(crate) fn register(&mut self, introduction: Introduction, now: Millis) -> WorkerId {
+        let id = introduction.known_as.unwrap_or_else(|| new_name(introduction.role));
+        let earlier = self.known.remove(&id);
+        let worker = WorkerStatus {
+            id: id.clone(),
+            role: introduction.role,
+            host: introduction.host,
+            pid: introduction.pid,
+            device: introduction.device,
+            version: introduction.version,
+            registered_unix_ms: earlier.as_ref().map_or(now.0, |worker| worker.registered_unix_ms),
+            seen_unix_ms: now.0,
+            completed: earlier.as_ref().map_or(0, |worker| worker.completed),
+            failed: earlier.as_ref().map_or(0, |worker| worker.failed),
+            leases: Vec::new(),
+        };
+        self.known.insert(id.clone(), worker);
+        id
+    }
+
+    pub(crate) fn remove(&mut self, id: &WorkerId) -> Option<WorkerStatus> {
+        self.known.remove(id)
+    }
+
+    /// Notes a sign of life; the worker's role, or `None` when it is not known.
+    pub(crate) fn seen(&mut self, id: &WorkerId, now: Millis) -> Option<Role> {
+        let worker = self.known.get_mut(id)?;
+        worker.seen_unix_ms = now.0;
+        Some(worker.role)
+    }
+
+    pub(crate) fn count_completed(&mut self, id: &WorkerId) {
+        if let Some(worker) = self.known.get_mut(id) {
+            worker.completed += 1;
+        }
+    }
+
+    pub(crate) fn count_failed(&mut self, id: &WorkerId) {
+        if let Some(worker) = self.known.get_mut(id) {
+            worker.failed += 1;
+        }
+    }
+
+    /// Workers that were silent for longer than `bound`.
+    pub(crate) fn silent(&self, now: Millis, bound: Duration) -> Vec<WorkerId> {
+        let bound = u64::try_from(bound.as_millis()).unwrap_or(u64::MAX);
+        let silent = self.known.values().filter(|worker| now.0.saturating_sub(worker.seen_unix_ms) > bound);
+        silent.map(|worker| worker.id.clone()).collect()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &WorkerStatus> {
+        self.known.values()
+    }
+}
+
+/// `sampler-3f9a01c2`: short enough for a log line, and never given twice, also not after a restart.
+fn new_name(role: Role) -> WorkerId {
+    let unique = uuid::Uuid::new_v4().simple().to_string();
+    WorkerId(format!("{}-{}", role_name(role), &unique[..8]))
+}
+
+/// A role's name in labels and worker names.
+pub(crate) fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Sampler => "sampler",
+        Role::Judge => "judge",
+        Role::Trainer => "trainer",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn introduction(known_as: Option<WorkerId>) -> Introduction {
+        Introduction {
+            known_as,
+            role: Role::Judge,
+            host: "here".into(),
+            pid: 1,
+            device: "cpu".into(),
+            version: "0".into(),
+        }
+    }
+
+    #[test]
+    fn a_worker_that_registers_again_keeps_its_name_and_its_counts() {
+        let mut workers = Workers::default();
+        let id = workers.register(introduction(None), Millis(10));
+        workers.count_completed(&id);
+        assert_eq!(workers.register(introduction(Some(id.clone())), Millis(20)), id);
+        let worker = workers.iter().next().expect("one worker");
+        assert_eq!((worker.completed, worker.registered_unix_ms, worker.seen_unix_ms), (1, 10, 20));
+    }
+
+    #[test]
+    fn silence_is_measured_from_the_last_sign_of_life() {
+        let mut workers = Workers::default();
+        let id = workers.register(introduction(None), Millis(0));
+        assert_eq!(workers.seen(&id, Millis(900)), Some(Role::Judge));
+        assert!(workers.silent(Millis(1_900), Duration::from_secs(1)).is_empty());
+        assert_eq!(workers.silent(Millis(1_901), Duration::from_secs(1)), vec![id]);
+    }
+}

@@ -1,0 +1,82 @@
+//! Blobs kept in memory, the least recently used given up first.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use gavel_core::ids::Digest;
+
+/// A least-recently-used cache, bounded by bytes.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    bytes_max: usize,
+    bytes: usize,
+    /// Counts uses; the key of `order`.
+    clock: u64,
+    entries: HashMap<Digest, (u64, Bytes)>,
+    order: BTreeMap<u64, Digest>,
+}
+
+impl Cache {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, bytes: 0, clock: 0, entries: HashMap::new(), order: BTreeMap::new() }
+    }
+
+    pub(crate) fn get(&mut self, digest: &Digest) -> Option<Bytes> {
+        let (used, bytes) = self.entries.get_mut(digest)?;
+        self.order.remove(used);
+        self.clock += 1;
+        *used = self.clock;
+        self.order.insert(self.clock, *digest);
+        Some(bytes.clone())
+    }
+
+    /// Keeps `bytes`, unless they alone are more than the cache may hold.
+    pub(crate) fn insert(&mut self, digest: Digest, bytes: Bytes) {
+        if bytes.len() > self.bytes_max || self.entries.contains_key(&digest) {
+            return;
+        }
+        while self.bytes + bytes.len() > self.bytes_max {
+            let Some((_, oldest)) = self.order.pop_first() else { break };
+            if let Some((_, given_up)) = self.entries.remove(&oldest) {
+                self.bytes -= given_up.len();
+            }
+        }
+        self.clock += 1;
+        self.bytes += bytes.len();
+        self.order.insert(self.clock, digest);
+        self.entries.insert(digest, (self.clock, bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blob(byte: u8, size: usize) -> (Digest, Bytes) {
+        let bytes = vec![byte; size];
+        (Digest::of(&bytes), bytes.into())
+    }
+
+    #[test]
+    fn the_least_recently_used_blob_goes_first_and_the_bound_holds() {
+        let mut cache = Cache::new(100);
+        let (first, second, third) = (blob(1, 40), blob(2, 40), blob(3, 40));
+        cache.insert(first.0, first.1.clone());
+        cache.insert(second.0, second.1);
+        assert_eq!(cache.get(&first.0), Some(first.1));
+        cache.insert(third.0, third.1);
+        assert_eq!(cache.get(&second.0), None);
+        assert!(cache.get(&first.0).is_some() && cache.get(&third.0).is_some());
+        assert_eq!(cache.bytes, 80);
+    }
+
+    #[test]
+    fn a_blob_larger_than_the_cache_is_not_kept_and_pushes_nothing_out() {
+        let mut cache = Cache::new(100);
+        let (small, large) = (blob(1, 60), blob(2, 101));
+        cache.insert(small.0, small.1);
+        cache.insert(large.0, large.1);
+        assert!(cache.get(&small.0).is_some());
+        assert!(cache.get(&large.0).is_none());
+    }
+}

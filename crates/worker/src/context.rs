@@ -1,0 +1,143 @@
+//! What a unit of work may use.
+
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use gavel_core::ids::Digest;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+use crate::blobs::Blobs;
+use crate::work::WorkError;
+
+/// What a unit of work may use: blobs, and word of its cancellation. For code that runs outside of tokio.
+#[derive(Debug)]
+pub struct WorkContext {
+    blobs: Blobs,
+    runtime: Runtime,
+    cancelled: CancellationToken,
+    uploads: Mutex<JoinSet<Result<(), Status>>>,
+}
+
+#[derive(Debug)]
+enum Runtime {
+    Shared(Handle),
+    Own(tokio::runtime::Runtime),
+}
+
+impl WorkContext {
+    pub(crate) fn new(blobs: Blobs, cancelled: CancellationToken) -> Self {
+        Self { blobs, runtime: Runtime::Shared(Handle::current()), cancelled, uploads: Mutex::default() }
+    }
+
+    /// A context without a coordinator: blobs live in memory, nothing is ever cancelled. For tests and offline work; must not
+    /// be called from within tokio.
+    ///
+    /// # Errors
+    /// When the system gives no runtime.
+    pub fn in_memory() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        Ok(Self {
+            blobs: Blobs::memory(),
+            runtime: Runtime::Own(runtime),
+            cancelled: CancellationToken::new(),
+            uploads: Mutex::default(),
+        })
+    }
+
+    /// Whether the result is no longer wanted: return [`WorkError::Cancelled`] soon.
+    pub fn cancelled(&self) -> bool {
+        self.cancelled.is_cancelled()
+    }
+
+    /// Fetches a blob (from memory when it was used lately) and checks its hash.
+    ///
+    /// # Errors
+    /// [`WorkError::Fatal`] when the coordinator has lost it, [`WorkError::Cancelled`]. A coordinator that is away is waited for.
+    pub fn get(&self, digest: &Digest) -> Result<Bytes, WorkError> {
+        self.block_on(self.blobs.get(digest))?.map_err(|status| blob_failed("read", &status))
+    }
+
+    /// Fetches several blobs at once, in order.
+    ///
+    /// # Errors
+    /// As [`WorkContext::get`].
+    pub fn get_many(&self, digests: &[Digest]) -> Result<Vec<Bytes>, WorkError> {
+        let fetched = futures::future::try_join_all(digests.iter().map(|digest| self.blobs.get(digest)));
+        self.block_on(fetched)?.map_err(|status| blob_failed("read", &status))
+    }
+
+    /// Names `bytes` and begins to store them beside the work. The unit counts as done only when all its blobs are stored.
+    pub fn put(&self, bytes: impl Into<Bytes>) -> Digest {
+        let bytes = bytes.into();
+        let digest = Digest::of(&bytes);
+        let blobs = self.blobs.clone();
+        let upload = async move { blobs.put(digest, bytes).await };
+        match &self.runtime {
+            Runtime::Shared(handle) => {
+                self.uploads.lock().unwrap_or_else(PoisonError::into_inner).spawn_on(upload, handle);
+            }
+            Runtime::Own(runtime) => {
+                if let Err(status) = runtime.block_on(upload) {
+                    tracing::error!(%digest, %status, "a blob could not be kept");
+                }
+            }
+        }
+        digest
+    }
+
+    /// Waits until every blob is stored.
+    pub(crate) async fn stored(&self) -> Result<(), WorkError> {
+        let mut uploads = std::mem::take(&mut *self.uploads.lock().unwrap_or_else(PoisonError::into_inner));
+        loop {
+            let upload = tokio::select! {
+                () = self.cancelled.cancelled() => return Err(WorkError::Cancelled),
+                upload = uploads.join_next() => upload,
+            };
+            match upload {
+                None => return Ok(()),
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(status))) => return Err(blob_failed("store", &status)),
+                Some(Err(error)) => return Err(WorkError::Retry(format!("an upload ended early: {error}"))),
+            }
+        }
+    }
+
+    fn block_on<T>(&self, future: impl Future<Output = T>) -> Result<T, WorkError> {
+        let bounded = async {
+            tokio::select! {
+                () = self.cancelled.cancelled() => Err(WorkError::Cancelled),
+                value = future => Ok(value),
+            }
+        };
+        match &self.runtime {
+            Runtime::Shared(handle) => handle.block_on(bounded),
+            Runtime::Own(runtime) => runtime.block_on(bounded),
+        }
+    }
+}
+
+/// What the coordinator no longer has, another worker will not find either.
+fn blob_failed(action: &str, status: &Status) -> WorkError {
+    let message = format!("cannot {action} a blob: {}", status.message());
+    match status.code() {
+        Code::NotFound | Code::DataLoss | Code::InvalidArgument => WorkError::Fatal(message),
+        _ => WorkError::Retry(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blobs_come_back_by_their_hash_and_a_missing_one_is_fatal() {
+        let context = WorkContext::in_memory().expect("a runtime");
+        let digest = context.put(vec![1, 2, 3]);
+        assert_eq!(digest, Digest::of(&[1, 2, 3]));
+        assert_eq!(context.get_many(&[digest, digest]).expect("stored"), vec![Bytes::from_static(&[1, 2, 3]); 2]);
+        assert!(matches!(context.get(&Digest::of(b"other")), Err(WorkError::Fatal(_))));
+    }
+}

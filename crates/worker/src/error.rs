@@ -1,0 +1,60 @@
+//! Why a worker ended before it was asked to.
+
+use std::time::Duration;
+
+use gavel_core::hint::Hint;
+
+/// Why a worker ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The coordinator's address is not one.
+    #[error("`{address}` is not the address of a coordinator")]
+    Address {
+        /// What was given.
+        address: String,
+        /// What is wrong with it.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// Nobody answered.
+    #[error("no coordinator answers at {address} after {} s", waited.as_secs())]
+    Unreachable {
+        /// Where it was looked for.
+        address: String,
+        /// For how long.
+        waited: Duration,
+        /// The last answer.
+        #[source]
+        source: Box<tonic::Status>,
+    },
+    /// The coordinator does not want this worker.
+    #[error("the coordinator at {address} refuses this worker: {reason}")]
+    Refused {
+        /// The coordinator.
+        address: String,
+        /// Its words.
+        reason: String,
+    },
+    /// The work panicked. The unit was given to somebody else, and this process should be started again.
+    #[error("the worker panicked: {message}")]
+    Panicked {
+        /// What the panic said.
+        message: String,
+    },
+    /// The system did not give a thread.
+    #[error("cannot start the worker's thread")]
+    Thread(#[source] std::io::Error),
+}
+
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Address { .. } => "write it as http://HOST:PORT",
+            Self::Unreachable { .. } => "start `gavel coordinator` first, and check the address and the firewall between",
+            Self::Refused { .. } => "run the same version of Gavel on every machine of the fleet",
+            Self::Panicked { .. } => "this is a defect in Gavel; start the worker again: its unit goes to somebody else meanwhile",
+            Self::Thread(_) => "the machine is out of memory or of processes",
+        };
+        Some(text.to_owned())
+    }
+}

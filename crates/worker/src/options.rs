@@ -1,0 +1,42 @@
+//! What a worker is told when it starts.
+
+use std::time::Duration;
+
+use gavel_core::unit::Role;
+
+/// What a worker is told when it starts.
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    /// Where the coordinator listens: `http://host:port` or `host:port`.
+    pub coordinator: String,
+    /// What this worker does.
+    pub role: Role,
+    /// "cpu", "cuda:0", ...: shown to people, not interpreted.
+    pub device: String,
+    /// How many bytes of blobs are kept in memory.
+    pub cache_bytes: usize,
+    /// How many units are leased beyond the one at work. With 0 the next unit is leased while the finished one is being
+    /// handed in, which hides the way to a nearby coordinator; more hides a slow network, but may hold a unit that an idle
+    /// worker could do.
+    pub prefetch: usize,
+    /// How long a unit may go on after the shutdown began; then it is given back undone.
+    pub drain: Duration,
+    /// How long to look for the coordinator at the start; `None` looks for ever. A coordinator that goes away later is
+    /// always waited for.
+    pub connect_within: Option<Duration>,
+}
+
+impl WorkerOptions {
+    /// The usual settings: 512 MiB of cache, nothing leased ahead, 10 seconds to drain, the coordinator waited for.
+    pub fn new(coordinator: impl Into<String>, role: Role, device: impl Into<String>) -> Self {
+        Self {
+            coordinator: coordinator.into(),
+            role,
+            device: device.into(),
+            cache_bytes: 512 << 20,
+            prefetch: 0,
+            drain: Duration::from_secs(10),
+            connect_within: None,
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The worker's life: register, lease, work, hand in, leave.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use gavel_core::unit::Outcome;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+use tracing::Instrument as _;
+
+use crate::blobs::Blobs;
+use crate::connection::{Connection, persist};
+use crate::context::WorkContext;
+use crate::error::Error;
+use crate::heartbeat;
+use crate::lease::{Held, Lease};
+use crate::options::WorkerOptions;
+use crate::session::{Answer, Session};
+use crate::specs::Specs;
+use crate::thread::{self, Done, Job};
+use crate::work::{Work, WorkError};
+
+/// The longest pause after failures in a row, so that a broken worker leaves a unit's other attempts to the others.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Works for the coordinator until `shutdown` or until it wants the fleet to leave. Then the unit at work is finished
+/// within [`WorkerOptions::drain`] or given back, and the worker leaves.
+///
+/// A unit that does not look at [`WorkContext::cancelled`] keeps its thread after this returns; it ends with the process.
+///
+/// # Errors
+/// [`Error::Unreachable`] and [`Error::Refused`] at the start; [`Error::Panicked`] at any time.
+pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: CancellationToken) -> Result<(), Error> {
+    let connection = Connection::new(&options.coordinator)?;
+    let session = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        session = Session::register(connection.clone(), &options) => session?,
+    };
+    let held = Held::default();
+    let drain = shutdown.child_token();
+    let left = CancellationToken::new();
+    let heartbeat = tokio::spawn(heartbeat::beat(session.clone(), held.clone(), drain.clone(), left.clone()));
+    let desk = Arc::new(Desk {
+        blobs: Blobs::remote(connection.clone(), options.cache_bytes),
+        specs: Specs::new(connection),
+        jobs: thread::start(work, options.prefetch + 1)?,
+        failures: AtomicU32::new(0),
+        session: session.clone(),
+        held: held.clone(),
+        drain: drain.clone(),
+    });
+
+    let mut units = JoinSet::new();
+    let mut ended = lease_and_work(&desk, options.prefetch + 1, &mut units).await;
+    if ended.is_ok() {
+        ended = finish(&desk, &mut units, options.drain).await;
+    }
+    units.shutdown().await;
+
+    left.cancel();
+    // The heartbeat ends by itself at once; its result is nothing.
+    let _ = heartbeat.await;
+    let open = held.keys();
+    if !open.is_empty()
+        && let Err(status) = session.release(&open).await
+    {
+        tracing::debug!(message = status.message(), "leases not given back: they will expire");
+    }
+    if let Err(status) = session.deregister().await {
+        tracing::debug!(message = status.message(), "the coordinator did not hear that this worker left");
+    }
+    tracing::info!(worker = %session.worker, "left the fleet");
+    ended
+}
+
+/// What every unit's task needs.
+struct Desk {
+    session: Session,
+    held: Held,
+    blobs: Blobs,
+    specs: Specs,
+    jobs: mpsc::Sender<Job>,
+    /// Failures in a row.
+    failures: AtomicU32,
+    drain: CancellationToken,
+}
+
+/// Leases units and starts a task for each, until the drain begins or a unit ends the worker.
+async fn lease_and_work(desk: &Arc<Desk>, open_max: usize, units: &mut JoinSet<Result<(), Error>>) -> Result<(), Error> {
+    let places = Arc::new(Semaphore::new(open_max));
+    loop {
+        let place = tokio::select! {
+            () = desk.drain.cancelled() => return Ok(()),
+            Some(unit) = units.join_next() => {
+                unit_ended(unit)?;
+                continue;
+            }
+            place = Arc::clone(&places).acquire_owned() => place,
+        };
+        // The semaphore is never closed.
+        let Ok(place) = place else { return Ok(()) };
+        let lease = tokio::select! {
+            () = desk.drain.cancelled() => return Ok(()),
+            lease = desk.next_lease() => lease?,
+        };
+        let Some(lease) = lease else { return Ok(()) };
+        let cancelled = desk.held.add(&lease.key);
+        let span = tracing::info_span!("unit", run = %lease.key.run, unit = ?lease.key.unit, fence = lease.key.fence.0);
+        let desk = Arc::clone(desk);
+        units.spawn(async move { desk.unit(lease, cancelled, place).await }.instrument(span));
+    }
+}
+
+/// Lets the units at work end, within bounds.
+async fn finish(desk: &Desk, units: &mut JoinSet<Result<(), Error>>, within: Duration) -> Result<(), Error> {
+    let all = async {
+        while let Some(unit) = units.join_next().await {
+            unit_ended(unit)?;
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(within, all).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            desk.held.cancel_all();
+            Ok(())
+        }
+    }
+}
+
+fn unit_ended(unit: Result<Result<(), Error>, tokio::task::JoinError>) -> Result<(), Error> {
+    unit.unwrap_or_else(|error| Err(Error::Panicked { message: error.to_string() }))
+}
+
+impl Desk {
+    /// Asks for work until there is some; `None` when the fleet drains.
+    async fn next_lease(&self) -> Result<Option<Lease>, Error> {
+        if let Some(pause) = pause_after(self.failures.load(Ordering::Relaxed)) {
+            tokio::time::sleep(pause).await;
+        }
+        loop {
+            let answer = persist("lease", || self.ask()).await.map_err(|status| Error::Refused {
+                address: self.session.connection.address.clone(),
+                reason: status.message().to_owned(),
+            })?;
+            match answer {
+                Answer::Leased(lease) => return Ok(Some(*lease)),
+                Answer::Nothing => {}
+                Answer::Drain => {
+                    self.drain.cancel();
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// Asks for work once, registering again where the coordinator has forgotten this worker.
+    async fn ask(&self) -> Result<Answer, Status> {
+        match self.session.lease().await {
+            Err(status) if status.code() == Code::NotFound => {
+                self.session.register_again().await?;
+                Ok(Answer::Nothing)
+            }
+            answer => answer,
+        }
+    }
+
+    /// One unit, from its lease to the coordinator's answer. An error ends the worker.
+    async fn unit(&self, lease: Lease, cancelled: CancellationToken, place: OwnedSemaphorePermit) -> Result<(), Error> {
+        let began = Instant::now();
+        let context = Arc::new(WorkContext::new(self.blobs.clone(), cancelled));
+        let mut panicked = None;
+        let mut result = match self.work(&lease, &context).await {
+            Done::Returned(result) => result,
+            Done::Panicked(message) => {
+                panicked = Some(message.clone());
+                Err(WorkError::Retry(format!("the worker panicked: {message}")))
+            }
+        };
+        // The next unit is leased while this one is handed in.
+        drop(place);
+        if result.is_ok()
+            && let Err(error) = context.stored().await
+        {
+            result = Err(error);
+        }
+        self.hand_in(&lease, result, began).await;
+        self.held.remove(&lease.key);
+        match panicked {
+            Some(message) => Err(Error::Panicked { message }),
+            None => Ok(()),
+        }
+    }
+
+    /// Has the thread do the unit.
+    async fn work(&self, lease: &Lease, context: &Arc<WorkContext>) -> Done {
+        let specified = match self.specs.get(&lease.key.run, lease.spec).await {
+            Ok(specified) => specified,
+            Err(error) => return Done::Returned(Err(error)),
+        };
+        let (done, answer) = oneshot::channel();
+        let job = Job {
+            specified,
+            unit: lease.key.unit,
+            assignment: lease.assignment.clone(),
+            context: Arc::clone(context),
+            done,
+        };
+        if self.jobs.send(job).await.is_err() {
+            return Done::Returned(Err(WorkError::Cancelled));
+        }
+        // The thread drops a job unanswered only when it ended after another unit's panic.
+        answer.await.unwrap_or(Done::Returned(Err(WorkError::Cancelled)))
+    }
+
+    async fn hand_in(&self, lease: &Lease, result: Result<Outcome, WorkError>, began: Instant) {
+        let key = &lease.key;
+        if !self.held.holds(key) {
+            tracing::info!("the result is not handed in: the lease was lost");
+            return;
+        }
+        let told = match result {
+            Ok(outcome) => {
+                self.failures.store(0, Ordering::Relaxed);
+                match self.session.complete(key, outcome).await {
+                    Ok(()) => {
+                        let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                        tracing::info!(elapsed_ms, "unit done");
+                        Ok(())
+                    }
+                    Err(status) if status.code() == Code::InvalidArgument => {
+                        tracing::error!(message = status.message(), "the coordinator does not accept this outcome");
+                        self.session.fail(key, format!("outcome refused: {}", status.message()), false).await
+                    }
+                    Err(status) => Err(status),
+                }
+            }
+            Err(WorkError::Cancelled) => self.session.release(std::slice::from_ref(key)).await,
+            Err(WorkError::Retry(reason)) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(reason, "unit failed");
+                self.session.fail(key, reason, false).await
+            }
+            Err(WorkError::Fatal(reason)) => {
+                tracing::error!(reason, "unit failed for good");
+                self.session.fail(key, reason, true).await
+            }
+        };
+        if let Err(status) = told {
+            // A stale fence (the lease expired, somebody else has the unit), or a run that has ended.
+            tracing::info!(message = status.message(), "the coordinator did not take the result");
+        }
+    }
+}
+
+/// How long to leave work to others after this many failures in a row: from a second to half a minute, with jitter.
+fn pause_after(failures: u32) -> Option<Duration> {
+    let last = failures.checked_sub(1)?;
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_secs(1))
+        .with_max_delay(PAUSE_MAX)
+        .with_jitter()
+        .without_max_times()
+        .build()
+        .nth(last.min(10) as usize)
+}

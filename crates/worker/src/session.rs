@@ -1,0 +1,175 @@
+//! The conversation with the coordinator, as one worker.
+
+use std::time::Duration;
+
+use gavel_core::ids::{Fence, RunId, WorkerId};
+use gavel_core::unit::{Outcome, Role, Unit};
+use gavel_proto::v1;
+use tonic::{Code, Status};
+
+use crate::connection::{Connection, persist, prompt, within};
+use crate::error::Error;
+use crate::lease::{Lease, LeaseKey};
+use crate::options::WorkerOptions;
+
+/// How long the coordinator may hold a request for work.
+const WAIT_FOR_WORK: Duration = Duration::from_secs(20);
+
+/// A registered worker. Clones are the same worker.
+#[derive(Debug, Clone)]
+pub(crate) struct Session {
+    pub(crate) connection: Connection,
+    pub(crate) worker: WorkerId,
+    pub(crate) heartbeat: Duration,
+    role: Role,
+    device: String,
+}
+
+/// What a request for work brought.
+pub(crate) enum Answer {
+    Leased(Box<Lease>),
+    Nothing,
+    Drain,
+}
+
+impl Session {
+    /// Registers, looking for the coordinator as long as the options say.
+    pub(crate) async fn register(connection: Connection, options: &WorkerOptions) -> Result<Self, Error> {
+        let address = connection.address.clone();
+        let introduction = introduction(options.role, &options.device, None);
+        let attempts = persist("register", || introduce(&connection, introduction.clone()));
+        let registered = match options.connect_within {
+            None => attempts.await,
+            Some(limit) => match tokio::time::timeout(limit, attempts).await {
+                Ok(registered) => registered,
+                Err(_) => Err(Status::deadline_exceeded("nobody answered")),
+            },
+        };
+        let response = registered.map_err(|status| match (status.code(), options.connect_within) {
+            (Code::DeadlineExceeded, Some(waited)) => {
+                Error::Unreachable { address: address.clone(), waited, source: Box::new(status) }
+            }
+            _ => Error::Refused { address: address.clone(), reason: status.message().to_owned() },
+        })?;
+        let heartbeat = Duration::from_millis(response.heartbeat_interval_ms.max(1));
+        tracing::info!(worker = response.worker_id, address, "registered");
+        Ok(Self {
+            connection,
+            worker: WorkerId(response.worker_id),
+            heartbeat,
+            role: options.role,
+            device: options.device.clone(),
+        })
+    }
+
+    /// Registers again under the same name, after the coordinator restarted or gave this worker up.
+    pub(crate) async fn register_again(&self) -> Result<(), Status> {
+        let introduction = introduction(self.role, &self.device, Some(self.worker.0.clone()));
+        introduce(&self.connection, introduction).await?;
+        tracing::info!(worker = %self.worker, "registered again");
+        Ok(())
+    }
+
+    /// Asks once for work.
+    pub(crate) async fn lease(&self) -> Result<Answer, Status> {
+        let message = v1::LeaseRequest {
+            worker_id: self.worker.0.clone(),
+            wait_ms: u64::try_from(WAIT_FOR_WORK.as_millis()).unwrap_or(u64::MAX),
+        };
+        let request = within(message, WAIT_FOR_WORK + Duration::from_secs(10));
+        let response = self.connection.fleet().lease(request).await?.into_inner();
+        match response.lease {
+            Some(lease) => Ok(Answer::Leased(Box::new(read_lease(lease)?))),
+            None if response.drain => Ok(Answer::Drain),
+            None => Ok(Answer::Nothing),
+        }
+    }
+
+    /// Says that this worker lives. Returns the leases that it no longer has, and whether the fleet drains.
+    pub(crate) async fn heartbeat(&self, held: &[LeaseKey]) -> Result<(Vec<LeaseKey>, bool), Status> {
+        let message =
+            v1::HeartbeatRequest { worker_id: self.worker.0.clone(), leases: held.iter().map(Into::into).collect() };
+        let response = self.connection.fleet().heartbeat(within(message, self.heartbeat.max(Duration::from_secs(5)))).await?;
+        let response = response.into_inner();
+        let lost = response.lost.into_iter().map(read_key).collect::<Result<_, _>>()?;
+        Ok((lost, response.drain))
+    }
+
+    /// Hands a result in, over restarts of the coordinator.
+    pub(crate) async fn complete(&self, key: &LeaseKey, outcome: Outcome) -> Result<(), Status> {
+        let message = v1::CompleteRequest {
+            worker_id: self.worker.0.clone(),
+            key: Some(key.into()),
+            outcome: Some(outcome.into()),
+        };
+        persist("complete", || {
+            let mut fleet = self.connection.fleet();
+            let request = prompt(message.clone());
+            async move { fleet.complete(request).await }
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Says that an attempt did not work, over restarts of the coordinator.
+    pub(crate) async fn fail(&self, key: &LeaseKey, reason: String, fatal: bool) -> Result<(), Status> {
+        let message = v1::FailRequest { worker_id: self.worker.0.clone(), key: Some(key.into()), reason, fatal };
+        persist("fail", || {
+            let mut fleet = self.connection.fleet();
+            let request = prompt(message.clone());
+            async move { fleet.fail(request).await }
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Gives a lease back, if the coordinator is there to hear it; otherwise it expires.
+    pub(crate) async fn release(&self, keys: &[LeaseKey]) -> Result<(), Status> {
+        let message = v1::ReleaseRequest { worker_id: self.worker.0.clone(), keys: keys.iter().map(Into::into).collect() };
+        self.connection.fleet().release(within(message, Duration::from_secs(3))).await?;
+        Ok(())
+    }
+
+    /// Leaves the fleet, if the coordinator is there to hear it.
+    pub(crate) async fn deregister(&self) -> Result<(), Status> {
+        let message = v1::DeregisterRequest { worker_id: self.worker.0.clone() };
+        self.connection.fleet().deregister(within(message, Duration::from_secs(3))).await?;
+        Ok(())
+    }
+}
+
+fn introduction(role: Role, device: &str, worker_id: Option<String>) -> v1::RegisterRequest {
+    v1::RegisterRequest {
+        protocol_version: gavel_proto::PROTOCOL_VERSION,
+        role: v1::Role::from(role).into(),
+        host: std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(host_name),
+        pid: std::process::id(),
+        device: device.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        worker_id,
+    }
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+}
+
+async fn introduce(connection: &Connection, introduction: v1::RegisterRequest) -> Result<v1::RegisterResponse, Status> {
+    Ok(connection.fleet().register(prompt(introduction)).await?.into_inner())
+}
+
+fn read_key(key: v1::LeaseKey) -> Result<LeaseKey, Status> {
+    let unit = key.unit.ok_or_else(|| Status::internal("a lease without a unit"))?;
+    let unit = Unit::try_from(unit).map_err(|error| Status::internal(error.to_string()))?;
+    Ok(LeaseKey { run: RunId(key.run_id), unit, fence: Fence(key.fence) })
+}
+
+fn read_lease(lease: v1::Lease) -> Result<Lease, Status> {
+    let key = read_key(lease.key.ok_or_else(|| Status::internal("a lease without a key"))?)?;
+    let assignment = lease.assignment.ok_or_else(|| Status::internal("a lease without an assignment"))?;
+    Ok(Lease {
+        key,
+        spec: lease.spec_sha256.parse().map_err(|error| Status::internal(format!("spec fingerprint: {error}")))?,
+        assignment: assignment.try_into().map_err(|error: gavel_proto::ConvertError| Status::internal(error.to_string()))?,
+    })
+}

@@ -1,0 +1,73 @@
+//! The thread that does the work.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use gavel_core::unit::{Assignment, Outcome, Unit};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::context::WorkContext;
+use crate::error::Error;
+use crate::specs::Specified;
+use crate::work::{Work, WorkError};
+
+/// One unit on its way to the thread.
+pub(crate) struct Job {
+    pub(crate) specified: Arc<Specified>,
+    pub(crate) unit: Unit,
+    pub(crate) assignment: Assignment,
+    pub(crate) context: Arc<WorkContext>,
+    pub(crate) done: oneshot::Sender<Done>,
+}
+
+/// How the work on a unit ended.
+pub(crate) enum Done {
+    Returned(Result<Outcome, WorkError>),
+    Panicked(String),
+}
+
+/// Starts the thread. It ends when the sender is dropped, or after a panic, since nobody knows what state that left.
+pub(crate) fn start(work: impl Work + 'static, waiting_max: usize) -> Result<mpsc::Sender<Job>, Error> {
+    let (sender, receiver) = mpsc::channel(waiting_max.max(1));
+    std::thread::Builder::new()
+        .name("gavel-work".to_owned())
+        .spawn(move || serve(work, receiver))
+        .map_err(Error::Thread)?;
+    Ok(sender)
+}
+
+fn serve(mut work: impl Work, mut jobs: mpsc::Receiver<Job>) {
+    let mut prepared: Option<Arc<Specified>> = None;
+    while let Some(job) = jobs.blocking_recv() {
+        let result = catch_unwind(AssertUnwindSafe(|| perform(&mut work, &mut prepared, &job)));
+        let (done, goes_on) = match result {
+            Ok(returned) => (Done::Returned(returned), true),
+            Err(panic) => (Done::Panicked(words(panic.as_ref())), false),
+        };
+        // Nobody listens any more after a shutdown; the unit was given back.
+        let _ = job.done.send(done);
+        if !goes_on {
+            return;
+        }
+    }
+}
+
+fn perform(work: &mut impl Work, prepared: &mut Option<Arc<Specified>>, job: &Job) -> Result<Outcome, WorkError> {
+    if job.context.cancelled() {
+        return Err(WorkError::Cancelled);
+    }
+    let specified = &job.specified;
+    let is_prepared = prepared.as_ref().is_some_and(|known| known.run == specified.run && known.digest == specified.digest);
+    if !is_prepared {
+        *prepared = None;
+        work.prepare(&specified.run, &specified.spec, &specified.assets)?;
+        *prepared = Some(Arc::clone(specified));
+    }
+    work.perform(&job.unit, &job.assignment, &job.context)
+}
+
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

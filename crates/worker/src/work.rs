@@ -1,0 +1,65 @@
+//! What a worker implements.
+
+use gavel_core::Hint;
+use gavel_core::ids::RunId;
+use gavel_core::RunAssets;
+use gavel_core::spec::RunSpec;
+use gavel_core::unit::{Assignment, Outcome, Unit};
+
+use crate::context::WorkContext;
+
+/// The work itself. All calls come from one thread that does nothing else, so that they may block and use every core.
+pub trait Work: Send {
+    /// Gets ready for a run's units: loads models, checks them against the spec. Called before the first unit and whenever
+    /// the next unit belongs to another run.
+    ///
+    /// # Errors
+    /// [`WorkError::Fatal`] when this run cannot work anywhere, [`WorkError::Retry`] when another worker might manage.
+    fn prepare(&mut self, run: &RunId, spec: &RunSpec, assets: &RunAssets) -> Result<(), WorkError>;
+
+    /// Does one unit of the run that was prepared last. Looks at [`WorkContext::cancelled`] now and then.
+    ///
+    /// # Errors
+    /// See [`WorkError`].
+    fn perform(&mut self, unit: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError>;
+}
+
+/// Why a unit was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WorkError {
+    /// Trying again cannot help: the run stops with this reason.
+    #[error("{0}")]
+    Fatal(String),
+    /// Another attempt, perhaps on another worker, may work.
+    #[error("{0}")]
+    Retry(String),
+    /// The lease was lost or the worker is being shut down.
+    #[error("the unit was cancelled")]
+    Cancelled,
+}
+
+impl WorkError {
+    /// A [`WorkError::Fatal`] that says all that `error` knows.
+    pub fn fatal(error: &(impl std::error::Error + Hint)) -> Self {
+        Self::Fatal(in_full(error))
+    }
+
+    /// A [`WorkError::Retry`] that says all that `error` knows.
+    pub fn retry(error: &(impl std::error::Error + Hint)) -> Self {
+        Self::Retry(in_full(error))
+    }
+}
+
+/// The error with its causes and its remedy: only a text crosses the wire.
+fn in_full(error: &(impl std::error::Error + Hint)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    match error.hint() {
+        Some(hint) => format!("{text} ({hint})"),
+        None => text,
+    }
+}
