@@ -1,1 +1,16 @@
-//! lora.
+//! LoRA adapters of a FLUX transformer: initialisation, the flat view that optimizers use, and PEFT files.
+//!
+//! An adapter is bound to an architecture when it is made or loaded: every target names at least one linear layer and every
+//! tensor of a file has a place, or loading fails. [`LoraAdapter::manifest`] lets two processes check that they hold the same.
+
+mod adapter;
+mod config;
+mod error;
+mod files;
+mod gradients;
+mod targets;
+
+pub use adapter::{LoraAdapter, Manifest};
+pub use config::LoraConfig;
+pub use error::LoraError;
+pub use gradients::LoraGradients;

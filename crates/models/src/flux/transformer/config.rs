@@ -1,0 +1,167 @@
+//! `config.json` of a FLUX transformer, and the layers that it implies.
+
+use serde::Deserialize;
+
+/// Architecture of a FLUX transformer: the fields of diffusers' `FluxTransformer2DModel` configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct FluxTransformerConfig {
+    /// Side of the patches that the model itself would pack; FLUX packs outside, so only 1 is supported.
+    #[serde(default = "one")]
+    pub patch_size: usize,
+    /// Channels of a packed latent token.
+    pub in_channels: usize,
+    /// Channels of a velocity token; as `in_channels` when absent.
+    #[serde(default)]
+    pub out_channels: Option<usize>,
+    /// Double-stream blocks.
+    pub num_layers: usize,
+    /// Single-stream blocks.
+    pub num_single_layers: usize,
+    /// Channels per attention head.
+    pub attention_head_dim: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// Channels of the prompt embeddings (T5).
+    pub joint_attention_dim: usize,
+    /// Channels of the pooled prompt embedding (CLIP).
+    pub pooled_projection_dim: usize,
+    /// Whether the guidance scale is an input.
+    #[serde(default)]
+    pub guidance_embeds: bool,
+    /// Channels of a head that rotate with (index, row, column); their sum is `attention_head_dim`.
+    #[serde(default = "flux_axes")]
+    pub axes_dims_rope: Vec<usize>,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn flux_axes() -> Vec<usize> {
+    vec![16, 56, 56]
+}
+
+impl FluxTransformerConfig {
+    /// Width of the residual stream.
+    pub fn inner_dim(&self) -> usize {
+        self.num_attention_heads * self.attention_head_dim
+    }
+
+    /// Channels of a velocity token.
+    pub fn velocity_channels(&self) -> usize {
+        self.out_channels.unwrap_or(self.in_channels)
+    }
+
+    /// What is wrong with the numbers, as (key, value, what is needed).
+    pub(super) fn problem(&self) -> Option<(&'static str, String, String)> {
+        let sizes = [
+            ("in_channels", self.in_channels),
+            ("attention_head_dim", self.attention_head_dim),
+            ("num_attention_heads", self.num_attention_heads),
+            ("joint_attention_dim", self.joint_attention_dim),
+            ("pooled_projection_dim", self.pooled_projection_dim),
+            ("out_channels", self.velocity_channels()),
+        ];
+        if let Some((key, size)) = sizes.into_iter().find(|(_, size)| *size == 0) {
+            return Some((key, size.to_string(), "at least 1".to_owned()));
+        }
+        if self.patch_size != 1 {
+            return Some(("patch_size", self.patch_size.to_string(), "1".to_owned()));
+        }
+        let axes = &self.axes_dims_rope;
+        let rotated: usize = axes.iter().sum();
+        if axes.len() != 3 || axes.iter().any(|dim| dim % 2 != 0) || rotated != self.attention_head_dim {
+            let expected = format!(
+                "three even numbers that add up to `attention_head_dim`, {}",
+                self.attention_head_dim
+            );
+            return Some(("axes_dims_rope", format!("{axes:?}"), expected));
+        }
+        None
+    }
+
+    /// The linear layers that can take an adapter, in the order of their indices.
+    pub(super) fn projections(&self) -> Vec<ProjectionSpec> {
+        let dim = self.inner_dim();
+        let mut specs = vec![
+            ProjectionSpec::new(self.in_channels, &[("x_embedder", dim)]),
+            ProjectionSpec::new(self.joint_attention_dim, &[("context_embedder", dim)]),
+        ];
+        for block in 0..self.num_layers {
+            let layer = |name: &str| format!("transformer_blocks.{block}.{name}");
+            let group = |inputs, names: &[&str], outputs| ProjectionSpec {
+                inputs,
+                parts: names.iter().map(|name| (layer(name), outputs)).collect(),
+            };
+            specs.extend([
+                group(dim, &["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"], dim),
+                group(dim, &["attn.to_q", "attn.to_k", "attn.to_v"], dim),
+                group(dim, &["attn.to_add_out"], dim),
+                group(dim, &["attn.to_out.0"], dim),
+                group(dim, &["ff_context.net.0.proj"], 4 * dim),
+                group(dim, &["ff.net.0.proj"], 4 * dim),
+                group(4 * dim, &["ff_context.net.2"], dim),
+                group(4 * dim, &["ff.net.2"], dim),
+            ]);
+        }
+        for block in 0..self.num_single_layers {
+            let layer = |name: &str| format!("single_transformer_blocks.{block}.{name}");
+            specs.extend([
+                ProjectionSpec {
+                    inputs: dim,
+                    parts: ["attn.to_q", "attn.to_k", "attn.to_v"]
+                        .iter()
+                        .map(|name| (layer(name), dim))
+                        .collect(),
+                },
+                ProjectionSpec {
+                    inputs: dim,
+                    parts: vec![(layer("proj_mlp"), 4 * dim)],
+                },
+                ProjectionSpec {
+                    inputs: 5 * dim,
+                    parts: vec![(layer("proj_out"), dim)],
+                },
+            ]);
+        }
+        specs.push(ProjectionSpec::new(dim, &[("proj_out", self.velocity_channels())]));
+        specs
+    }
+
+    /// The linear layers that cannot take an adapter: those that see only timestep, guidance and pooled embedding.
+    pub(super) fn fixed_linears(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        let embedders = ["timestep_embedder", "text_embedder"]
+            .into_iter()
+            .chain(self.guidance_embeds.then_some("guidance_embedder"));
+        for embedder in embedders {
+            names.extend([1, 2].map(|layer| format!("time_text_embed.{embedder}.linear_{layer}")));
+        }
+        for block in 0..self.num_layers {
+            names.extend(["norm1", "norm1_context"].map(|norm| format!("transformer_blocks.{block}.{norm}.linear")));
+        }
+        names.extend((0..self.num_single_layers).map(|block| format!("single_transformer_blocks.{block}.norm.linear")));
+        names.push("norm_out.linear".to_owned());
+        names
+    }
+}
+
+/// Linear layers that read the same input and are computed as one.
+#[derive(Debug, Clone)]
+pub(super) struct ProjectionSpec {
+    pub(super) inputs: usize,
+    /// (module path, outputs) in the order of the output columns.
+    pub(super) parts: Vec<(String, usize)>,
+}
+
+impl ProjectionSpec {
+    fn new(inputs: usize, parts: &[(&str, usize)]) -> Self {
+        Self {
+            inputs,
+            parts: parts
+                .iter()
+                .map(|(name, outputs)| ((*name).to_owned(), *outputs))
+                .collect(),
+        }
+    }
+}

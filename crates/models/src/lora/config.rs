@@ -1,0 +1,159 @@
+//! The settings of an adapter, and `adapter_config.json`.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::LoraError;
+
+/// Settings of a LoRA adapter: y = W x + b + (alpha / rank) B A x.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoraConfig {
+    /// Rows of A and columns of B, at least 1.
+    pub rank: usize,
+    /// Numerator of the scale alpha / rank, above 0.
+    pub alpha: f32,
+    /// Recorded in the file, never applied: sampler and trainer must compute the same policy, so [`super::LoraAdapter::init`]
+    /// takes 0 only.
+    pub dropout: f32,
+    /// Linear layers to adapt. As in peft, a target matches the module of that path and all whose path ends in `.target`.
+    pub target_modules: Vec<String>,
+}
+
+impl From<&gavel_core::spec::LoraSpec> for LoraConfig {
+    fn from(spec: &gavel_core::spec::LoraSpec) -> Self {
+        Self {
+            rank: spec.rank,
+            alpha: spec.alpha as f32,
+            dropout: spec.dropout as f32,
+            target_modules: spec.target_modules.clone(),
+        }
+    }
+}
+
+impl LoraConfig {
+    /// alpha / rank.
+    pub fn scale(&self) -> f32 {
+        self.alpha / self.rank as f32
+    }
+
+    pub(super) fn check(&self) -> Result<(), LoraError> {
+        let problem = if self.rank == 0 {
+            ("rank", "must be at least 1".to_owned())
+        } else if !(self.alpha.is_finite() && self.alpha > 0.0) {
+            ("alpha", format!("is {}, must be above 0", self.alpha))
+        } else if !(0.0..1.0).contains(&self.dropout) {
+            ("dropout", format!("is {}, must lie in [0, 1)", self.dropout))
+        } else if self.target_modules.is_empty() {
+            ("target_modules", "must name at least one linear layer".to_owned())
+        } else {
+            return Ok(());
+        };
+        Err(LoraError::Setting {
+            setting: problem.0,
+            problem: problem.1,
+        })
+    }
+
+    /// `adapter_config.json` as peft writes it.
+    pub(super) fn to_peft(&self) -> Value {
+        json!({
+            "alpha_pattern": {},
+            "auto_mapping": null,
+            "base_model_name_or_path": null,
+            "bias": "none",
+            "fan_in_fan_out": false,
+            "inference_mode": true,
+            "init_lora_weights": true,
+            "layers_pattern": null,
+            "layers_to_transform": null,
+            "lora_alpha": number(self.alpha),
+            "lora_dropout": number(self.dropout),
+            "modules_to_save": null,
+            "peft_type": "LORA",
+            "r": self.rank,
+            "rank_pattern": {},
+            "revision": null,
+            "target_modules": self.target_modules,
+            "task_type": null,
+            "use_dora": false,
+            "use_rslora": false,
+        })
+    }
+
+    /// The same for the header of a diffusers file, where each key carries the component's name.
+    pub(super) fn to_diffusers(&self) -> Value {
+        json!({
+            "transformer.bias": "none",
+            "transformer.lora_alpha": number(self.alpha),
+            "transformer.lora_dropout": number(self.dropout),
+            "transformer.r": self.rank,
+            "transformer.target_modules": self.target_modules,
+        })
+    }
+
+    pub(super) fn from_peft(file: &Path, text: &str) -> Result<Self, LoraError> {
+        let value: Value = serde_json::from_str(text).map_err(|source| LoraError::Json {
+            file: file.to_owned(),
+            source,
+        })?;
+        // Each of these changes the arithmetic or the set of trained tensors, so that ignoring it would load another model.
+        let plain = [
+            ("peft_type", json!("LORA")),
+            ("bias", json!("none")),
+            ("use_dora", json!(false)),
+            ("use_rslora", json!(false)),
+            ("lora_bias", json!(false)),
+            ("fan_in_fan_out", json!(false)),
+            ("rank_pattern", json!({})),
+            ("alpha_pattern", json!({})),
+            ("modules_to_save", Value::Null),
+            ("layers_to_transform", Value::Null),
+            ("exclude_modules", Value::Null),
+            ("target_parameters", Value::Null),
+        ];
+        for (key, expected) in plain {
+            let found = value.get(key).unwrap_or(&Value::Null);
+            let empty = found.is_null() || found.as_array().is_some_and(Vec::is_empty);
+            if !empty && *found != expected {
+                return Err(LoraError::Unsupported {
+                    file: file.to_owned(),
+                    key,
+                    found: found.to_string(),
+                });
+            }
+        }
+        let wrong = |key| LoraError::Unsupported {
+            file: file.to_owned(),
+            key,
+            found: value.get(key).unwrap_or(&Value::Null).to_string(),
+        };
+        let number = |key| value.get(key).and_then(Value::as_f64).map(|number| number as f32);
+        let targets = value
+            .get("target_modules")
+            .and_then(Value::as_array)
+            .ok_or_else(|| wrong("target_modules"))?;
+        let target_modules: Option<Vec<String>> = targets
+            .iter()
+            .map(|target| target.as_str().map(str::to_owned))
+            .collect();
+        let config = Self {
+            rank: value.get("r").and_then(Value::as_u64).ok_or_else(|| wrong("r"))? as usize,
+            alpha: number("lora_alpha").ok_or_else(|| wrong("lora_alpha"))?,
+            dropout: number("lora_dropout").unwrap_or(0.0),
+            target_modules: target_modules.ok_or_else(|| wrong("target_modules"))?,
+        };
+        config.check()?;
+        Ok(config)
+    }
+}
+
+/// A JSON number, whole where the value is.
+fn number(value: f32) -> Value {
+    if value.fract() == 0.0 && value.abs() < 1e9 {
+        json!(value as i64)
+    } else {
+        json!(value)
+    }
+}

@@ -1,0 +1,155 @@
+//! What can be wrong with an adapter.
+
+use std::{io, path::PathBuf};
+
+use gavel_core::Hint;
+
+/// An adapter cannot be made, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LoraError {
+    /// A setting has a value outside its range.
+    #[error("`{setting}` {problem}")]
+    Setting {
+        /// Name of the field of [`super::LoraConfig`].
+        setting: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A target matches no linear layer.
+    #[error("target `{target}` matches no linear layer of this transformer{}", nearest.as_ref().map(|n| format!("; the nearest is `{n}`")).unwrap_or_default())]
+    UnknownTarget {
+        /// As configured.
+        target: String,
+        /// The most similar name that would match.
+        nearest: Option<String>,
+    },
+    /// A target matches a layer that cannot take an adapter.
+    #[error("target `{target}` matches `{module}`, which cannot take an adapter")]
+    FixedTarget {
+        /// As configured.
+        target: String,
+        /// Path of the layer.
+        module: String,
+    },
+    /// A file cannot be read or written.
+    #[error("{file}: cannot {action}")]
+    Io {
+        /// The file or folder.
+        file: PathBuf,
+        /// `read` or `write`.
+        action: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// `adapter_config.json` is not JSON.
+    #[error("{file}: not JSON")]
+    Json {
+        /// The file.
+        file: PathBuf,
+        /// What the parser said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// `adapter_config.json` asks for something that Gavel does not compute.
+    #[error("{file}: `{key}` is {found}, which is not supported")]
+    Unsupported {
+        /// The file.
+        file: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// Its value, as JSON.
+        found: String,
+    },
+    /// The weights are not a whole safetensors file.
+    #[error("{origin}: not a complete safetensors file")]
+    Safetensors {
+        /// The file, or where the bytes came from.
+        origin: String,
+        /// What the parser said.
+        #[source]
+        source: safetensors::SafeTensorError,
+    },
+    /// A tensor that the targets imply is absent.
+    #[error("{origin}: has no tensor `{name}`")]
+    Missing {
+        /// The file, or where the bytes came from.
+        origin: String,
+        /// The tensor, without prefix.
+        name: String,
+    },
+    /// The file holds tensors that no target has a place for.
+    #[error("{origin}: holds {} tensors that no target of this transformer uses, the first is `{}`", names.len(), names.first().map_or("", String::as_str))]
+    Unused {
+        /// The file, or where the bytes came from.
+        origin: String,
+        /// All of them, sorted.
+        names: Vec<String>,
+    },
+    /// A tensor has another rank than the configuration says.
+    #[error("{origin}: tensor `{name}` has rank {found}, the configuration says {expected}")]
+    Rank {
+        /// The file, or where the bytes came from.
+        origin: String,
+        /// The tensor.
+        name: String,
+        /// `r` of the configuration.
+        expected: usize,
+        /// Rank of the tensor.
+        found: usize,
+    },
+    /// A tensor does not fit the layer that it adapts.
+    #[error("{origin}: tensor `{name}` has shape {found:?}, this transformer needs {expected:?}")]
+    Shape {
+        /// The file, or where the bytes came from.
+        origin: String,
+        /// The tensor.
+        name: String,
+        /// What the layer implies.
+        expected: Vec<usize>,
+        /// What the file holds.
+        found: Vec<usize>,
+    },
+    /// A tensor is stored in a type that is not a float.
+    #[error("{origin}: tensor `{name}` is stored as {dtype}")]
+    Dtype {
+        /// The file, or where the bytes came from.
+        origin: String,
+        /// The tensor.
+        name: String,
+        /// Name of the type.
+        dtype: String,
+    },
+    /// A flat vector has the wrong number of values.
+    #[error("{found} values given, the adapter has {expected} parameters")]
+    Count {
+        /// Parameters of the adapter.
+        expected: usize,
+        /// Values given.
+        found: usize,
+    },
+}
+
+impl Hint for LoraError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Setting { .. } | Self::Json { .. } | Self::Io { .. } => return None,
+            Self::UnknownTarget { .. } => {
+                "name a module path or the end of one, for example `attn.to_q` or `ff.net.0.proj`"
+            }
+            Self::FixedTarget { .. } => {
+                "leave the modulation and embedding layers out; attention, feed-forward, `x_embedder`, `context_embedder` and \
+                 `proj_out` layers can be adapted"
+            }
+            Self::Unsupported { .. } => "use a plain LoRA adapter: one rank, one alpha, a list of targets, no bias",
+            Self::Safetensors { .. } => "the file is incomplete or damaged: copy it again",
+            Self::Missing { .. } | Self::Unused { .. } | Self::Rank { .. } => {
+                "check that adapter_config.json and the weights belong together"
+            }
+            Self::Shape { .. } => "check that the adapter was trained for this transformer",
+            Self::Dtype { .. } => "store the adapter as float32, float16 or bfloat16",
+            Self::Count { .. } => "check that both sides use the same adapter settings",
+        };
+        Some(hint.to_owned())
+    }
+}

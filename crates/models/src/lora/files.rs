@@ -1,0 +1,234 @@
+//! Adapters on disk.
+//!
+//! peft looks for keys that start with `base_model.model.`; diffusers' FLUX loader takes such keys for those of another
+//! trainer and fails on them, and looks for `transformer.` instead. No single file serves both, so a folder holds two weight
+//! files: `adapter_model.safetensors` beside `adapter_config.json` for `PeftModel.from_pretrained(transformer, DIR)`, and
+//! `pytorch_lora_weights.safetensors`, which `pipe.load_lora_weights(DIR)` prefers and whose header carries the settings.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::{fs, io};
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use super::adapter::Slots;
+use super::{LoraAdapter, LoraConfig, LoraError};
+use crate::flux::transformer::FluxTransformer;
+
+/// File names and key prefixes of the two layouts.
+const CONFIG_FILE: &str = "adapter_config.json";
+const PEFT_FILE: &str = "adapter_model.safetensors";
+const PEFT_PREFIX: &str = "base_model.model.";
+const DIFFUSERS_FILE: &str = "pytorch_lora_weights.safetensors";
+const DIFFUSERS_PREFIX: &str = "transformer.";
+
+/// Header key under which diffusers looks for the settings.
+const DIFFUSERS_METADATA: &str = "lora_adapter_metadata";
+
+/// A safetensors file of `values`, with equal bytes for equal input.
+pub(super) fn serialize(
+    slots: &Slots,
+    values: &[f32],
+    prefix: &str,
+    metadata: (&str, String),
+) -> Result<Vec<u8>, LoraError> {
+    let tensors: Vec<(String, [usize; 2], Vec<u8>)> = slots
+        .tensors()
+        .map(|(name, shape, range)| {
+            let bytes = values[range].iter().flat_map(|value| value.to_le_bytes()).collect();
+            (format!("{prefix}{name}"), shape, bytes)
+        })
+        .collect();
+    let fail = |source| LoraError::Safetensors {
+        origin: "the adapter".to_owned(),
+        source,
+    };
+    let views = tensors
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.to_vec(), bytes)?)))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(fail)?;
+    // One entry only: the map has no order, and the bytes must have one.
+    let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1)]);
+    safetensors::serialize(views, Some(metadata)).map_err(fail)
+}
+
+/// The values of a tensor as float32.
+fn to_f32(origin: &str, name: &str, view: &TensorView) -> Result<Vec<f32>, LoraError> {
+    let data = view.data();
+    Ok(match view.dtype() {
+        Dtype::F32 => data
+            .chunks_exact(4)
+            .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+            .collect(),
+        Dtype::F16 => data
+            .chunks_exact(2)
+            .map(|bytes| half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f32())
+            .collect(),
+        Dtype::BF16 => data
+            .chunks_exact(2)
+            .map(|bytes| half::bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32())
+            .collect(),
+        other => {
+            return Err(LoraError::Dtype {
+                origin: origin.to_owned(),
+                name: name.to_owned(),
+                dtype: format!("{other:?}"),
+            });
+        }
+    })
+}
+
+impl LoraAdapter {
+    /// Reads `adapter_config.json` and `adapter_model.safetensors` from a folder.
+    ///
+    /// Keys may start with peft's `base_model.model.`, diffusers' `transformer.`, or neither.
+    ///
+    /// # Errors
+    /// A target or tensor without a place, a missing tensor, another rank or shape, a damaged file, or settings that change the
+    /// arithmetic (DoRA, rsLoRA, per-module ranks): each its own [`LoraError`].
+    pub fn load(dir: &Path, transformer: &FluxTransformer) -> Result<Self, LoraError> {
+        let config_file = dir.join(CONFIG_FILE);
+        let text = fs::read_to_string(&config_file).map_err(|source| LoraError::Io {
+            file: config_file.clone(),
+            action: "read",
+            source,
+        })?;
+        let config = LoraConfig::from_peft(&config_file, &text)?;
+        let file = dir.join(PEFT_FILE);
+        let bytes = fs::read(&file).map_err(|source| LoraError::Io {
+            file: file.clone(),
+            action: "read",
+            source,
+        })?;
+        Self::parse(&file.display().to_string(), &bytes, &config, transformer)
+    }
+
+    /// Reads the bytes of [`Self::to_safetensors`], or of any PEFT weight file with these settings.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn from_safetensors(
+        bytes: &[u8],
+        config: &LoraConfig,
+        transformer: &FluxTransformer,
+    ) -> Result<Self, LoraError> {
+        Self::parse("adapter bytes", bytes, config, transformer)
+    }
+
+    fn parse(
+        origin: &str,
+        bytes: &[u8],
+        config: &LoraConfig,
+        transformer: &FluxTransformer,
+    ) -> Result<Self, LoraError> {
+        let mut adapter = Self::zeros(config, transformer)?;
+        let file = SafeTensors::deserialize(bytes).map_err(|source| LoraError::Safetensors {
+            origin: origin.to_owned(),
+            source,
+        })?;
+        let mut found: BTreeMap<String, (String, TensorView)> = file
+            .tensors()
+            .into_iter()
+            .map(|(name, view)| {
+                let bare = [PEFT_PREFIX, DIFFUSERS_PREFIX]
+                    .iter()
+                    .find_map(|prefix| name.strip_prefix(prefix));
+                (bare.unwrap_or(&name).to_owned(), (name, view))
+            })
+            .collect();
+        for (name, shape, range) in adapter.slots.tensors() {
+            let Some((full_name, view)) = found.remove(&name) else {
+                return Err(LoraError::Missing {
+                    origin: origin.to_owned(),
+                    name,
+                });
+            };
+            if view.shape() != shape {
+                return Err(misfit(origin, full_name, config.rank, shape, view.shape()));
+            }
+            adapter.values[range].copy_from_slice(&to_f32(origin, &full_name, &view)?);
+        }
+        if !found.is_empty() {
+            let names = found.into_values().map(|(name, _)| name).collect();
+            return Err(LoraError::Unused {
+                origin: origin.to_owned(),
+                names,
+            });
+        }
+        Ok(adapter)
+    }
+
+    /// The PEFT weight file, with equal bytes for equal weights.
+    ///
+    /// # Errors
+    /// [`LoraError::Safetensors`] when the file cannot be laid out.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>, LoraError> {
+        serialize(&self.slots, &self.values, PEFT_PREFIX, ("format", "pt".to_owned()))
+    }
+
+    /// The weight file that diffusers' `load_lora_weights` reads, alpha included.
+    ///
+    /// # Errors
+    /// [`LoraError::Safetensors`] when the file cannot be laid out.
+    pub fn to_diffusers_safetensors(&self) -> Result<Vec<u8>, LoraError> {
+        let settings = self.config().to_diffusers().to_string();
+        serialize(
+            &self.slots,
+            &self.values,
+            DIFFUSERS_PREFIX,
+            (DIFFUSERS_METADATA, settings),
+        )
+    }
+
+    /// Writes a folder that `PeftModel.from_pretrained(transformer, DIR)` and `pipe.load_lora_weights(DIR)` load unchanged.
+    ///
+    /// # Errors
+    /// [`LoraError::Io`] when the folder cannot be written.
+    pub fn save(&self, dir: &Path) -> Result<(), LoraError> {
+        let written = |file: &Path, result: io::Result<()>| {
+            result.map_err(|source| LoraError::Io {
+                file: file.to_owned(),
+                action: "write",
+                source,
+            })
+        };
+        written(dir, fs::create_dir_all(dir))?;
+        let config = format!("{:#}\n", self.config().to_peft());
+        let files = [
+            (CONFIG_FILE, config.into_bytes()),
+            (PEFT_FILE, self.to_safetensors()?),
+            (DIFFUSERS_FILE, self.to_diffusers_safetensors()?),
+        ];
+        for (name, bytes) in files {
+            let file = dir.join(name);
+            written(&file, fs::write(&file, bytes))?;
+        }
+        Ok(())
+    }
+}
+
+/// Tells a wrong rank from a wrong layer.
+fn misfit(origin: &str, name: String, rank: usize, expected: [usize; 2], found: &[usize]) -> LoraError {
+    let (rank_axis, other_axis) = if name.ends_with("lora_A.weight") {
+        (0, 1)
+    } else {
+        (1, 0)
+    };
+    if found.len() == 2 && found[other_axis] == expected[other_axis] {
+        LoraError::Rank {
+            origin: origin.to_owned(),
+            name,
+            expected: rank,
+            found: found[rank_axis],
+        }
+    } else {
+        LoraError::Shape {
+            origin: origin.to_owned(),
+            name,
+            expected: expected.to_vec(),
+            found: found.to_vec(),
+        }
+    }
+}

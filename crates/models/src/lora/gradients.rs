@@ -1,0 +1,73 @@
+//! Gradients of an adapter.
+
+use std::sync::Arc;
+
+use super::adapter::Slots;
+use super::{LoraAdapter, LoraError, files};
+
+/// One number per parameter of an adapter, in the adapter's flat order.
+#[derive(Debug, Clone)]
+pub struct LoraGradients {
+    slots: Arc<Slots>,
+    values: Vec<f32>,
+}
+
+impl LoraGradients {
+    /// Zeros for each parameter of `adapter`.
+    pub fn zeros(adapter: &LoraAdapter) -> Self {
+        Self {
+            slots: Arc::clone(&adapter.slots),
+            values: vec![0.0; adapter.parameter_count()],
+        }
+    }
+
+    /// All values in the flat order.
+    pub fn flatten(&self) -> Vec<f32> {
+        self.values.clone()
+    }
+
+    /// The same without a copy.
+    pub fn as_slice(&self) -> &[f32] {
+        &self.values
+    }
+
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+
+    /// Multiplies each value.
+    pub fn scale(&mut self, factor: f32) {
+        self.values.iter_mut().for_each(|value| *value *= factor);
+    }
+
+    /// Adds another gradient of the same adapter.
+    ///
+    /// # Errors
+    /// [`LoraError::Count`] when it has another number of values.
+    pub fn add(&mut self, other: &Self) -> Result<(), LoraError> {
+        if self.values.len() != other.values.len() {
+            return Err(LoraError::Count {
+                expected: self.values.len(),
+                found: other.values.len(),
+            });
+        }
+        self.values
+            .iter_mut()
+            .zip(&other.values)
+            .for_each(|(sum, value)| *sum += value);
+        Ok(())
+    }
+
+    /// Whether no value is infinite or not a number.
+    pub fn is_finite(&self) -> bool {
+        self.values.iter().all(|value| value.is_finite())
+    }
+
+    /// A safetensors file with one tensor `<module>.lora_A.weight` or `.lora_B.weight` per factor, for inspection.
+    ///
+    /// # Errors
+    /// [`LoraError::Safetensors`] when the file cannot be laid out.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>, LoraError> {
+        files::serialize(&self.slots, &self.values, "", ("format", "pt".to_owned()))
+    }
+}

@@ -1,0 +1,128 @@
+//! Kernels that work row by row: normalisation, modulation, gates, activations.
+
+use super::super::{Conditioning, Layout};
+use super::Matrix;
+use super::math::{self, sum, vectorized};
+
+/// Epsilon of all LayerNorms in FLUX.
+const LAYER_NORM_EPSILON: f32 = 1e-6;
+
+/// Shifts, scales and gates, addressed by row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Modulation<'a> {
+    layout: Layout,
+    text: &'a Matrix,
+    image: &'a Matrix,
+    dim: usize,
+}
+
+impl<'a> Modulation<'a> {
+    pub(super) fn new(layout: Layout, conditioning: Conditioning<'a, Matrix>, dim: usize) -> Self {
+        Self {
+            layout,
+            text: conditioning.text,
+            image: conditioning.image,
+            dim,
+        }
+    }
+
+    /// Chunk `index` for the sample that `row` belongs to.
+    #[inline(always)]
+    fn chunk(&self, row: usize, index: usize) -> &'a [f32] {
+        let text_rows = self.layout.batch * self.layout.text;
+        let (matrix, sample) = if row < text_rows {
+            (self.text, row / self.layout.text)
+        } else {
+            (self.image, (row - text_rows) / self.layout.image)
+        };
+        &matrix.data[sample * matrix.columns + index * self.dim..][..self.dim]
+    }
+}
+
+/// (mean, 1 / standard deviation) of a row.
+#[inline(always)]
+fn moments(row: &[f32]) -> (f32, f32) {
+    let count = row.len() as f32;
+    let mean = sum(row.len(), |i| row[i]) / count;
+    let variance = sum(row.len(), |i| (row[i] - mean) * (row[i] - mean)) / count;
+    (mean, 1.0 / (variance + LAYER_NORM_EPSILON).sqrt())
+}
+
+vectorized! {
+    pub(super) fn modulated_norm<'a>(
+        x: &'a [f32], first: usize, modulation: Modulation<'a>, shift: usize, scale: usize, output: &'a mut [f32],
+    ) {
+        let dim = modulation.dim;
+        for (i, output) in output.chunks_exact_mut(dim).enumerate() {
+            let row = &x[(first + i) * dim..][..dim];
+            let shift = modulation.chunk(first + i, shift);
+            let scale = modulation.chunk(first + i, scale);
+            let (mean, inverse) = moments(row);
+            for c in 0..dim {
+                output[c] = ((row[c] - mean) * inverse).mul_add(1.0 + scale[c], shift[c]);
+            }
+        }
+    }
+}
+
+vectorized! {
+    pub(super) fn modulated_norm_vjp<'a>(
+        x: &'a [f32], grad: &'a [f32], first: usize, modulation: Modulation<'a>, scale: usize, output: &'a mut [f32],
+    ) {
+        let dim = modulation.dim;
+        for (i, output) in output.chunks_exact_mut(dim).enumerate() {
+            let row = &x[(first + i) * dim..][..dim];
+            let grad = &grad[(first + i) * dim..][..dim];
+            let scale = modulation.chunk(first + i, scale);
+            let (mean, inverse) = moments(row);
+            // With n = (x - mean) * inverse and g = grad * (1 + scale): dx = inverse * (g - mean(g) - n mean(g n)).
+            let mean_g = sum(dim, |c| grad[c] * (1.0 + scale[c])) / dim as f32;
+            let mean_gn = sum(dim, |c| grad[c] * (1.0 + scale[c]) * ((row[c] - mean) * inverse)) / dim as f32;
+            for c in 0..dim {
+                let g = grad[c] * (1.0 + scale[c]);
+                let n = (row[c] - mean) * inverse;
+                output[c] += inverse * (g - mean_g - n * mean_gn);
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// output += gate * y.
+    pub(super) fn add_gated<'a>(y: &'a [f32], first: usize, modulation: Modulation<'a>, gate: usize, output: &'a mut [f32]) {
+        let dim = modulation.dim;
+        for (i, output) in output.chunks_exact_mut(dim).enumerate() {
+            let y = &y[(first + i) * dim..][..dim];
+            let gate = modulation.chunk(first + i, gate);
+            for c in 0..dim {
+                output[c] = gate[c].mul_add(y[c], output[c]);
+            }
+        }
+    }
+}
+
+vectorized! {
+    pub(super) fn gelu<'a>(x: &'a [f32], output: &'a mut [f32]) {
+        for (output, x) in output.iter_mut().zip(x) {
+            *output = math::gelu(*x);
+        }
+    }
+}
+
+vectorized! {
+    pub(super) fn gelu_vjp<'a>(x: &'a [f32], grad: &'a [f32], value: &'a mut [f32], gradient: &'a mut [f32]) {
+        for (((x, grad), value), gradient) in x.iter().zip(grad).zip(value).zip(gradient) {
+            let (y, derivative) = math::gelu_with_derivative(*x);
+            *value = y;
+            *gradient = grad * derivative;
+        }
+    }
+}
+
+vectorized! {
+    pub(super) fn silu<'a>(x: &'a [f32], output: &'a mut [f32]) {
+        for (output, x) in output.iter_mut().zip(x) {
+            *output = x * math::sigmoid(*x);
+        }
+    }
+}

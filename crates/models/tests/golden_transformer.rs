@@ -1,0 +1,362 @@
+//! The FLUX transformer against diffusers and peft: values written by `tests/golden/flux_transformer.py`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use gavel_models::flux::transformer::{ActivationMemory, FluxTransformer, TransformerInput};
+use gavel_models::lora::{LoraAdapter, LoraGradients};
+use serde::Deserialize;
+
+/// Largest difference allowed, relative to the largest value of the tensor: float32, sums in another order.
+const VALUE_TOLERANCE: f64 = 2e-4;
+const GRADIENT_TOLERANCE: f64 = 1e-3;
+
+#[derive(Deserialize)]
+struct Numbers {
+    height_tokens: usize,
+    width_tokens: usize,
+    guidance: Option<f32>,
+    eta: f64,
+    clip_range: f64,
+    beta: f64,
+    weights_sha256: String,
+}
+
+struct Case {
+    folder: PathBuf,
+    numbers: Numbers,
+    tensors: BTreeMap<String, Tensor>,
+    transformer: FluxTransformer,
+    adapter: LoraAdapter,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+#[derive(Clone, Copy)]
+enum Implementation {
+    Fused,
+    Reference,
+}
+
+impl Case {
+    fn open(name: &str, implementation: Implementation) -> Self {
+        let folder = root().join("tests/golden/flux_transformer").join(name);
+        let own_model = folder.join("transformer");
+        let model = if own_model.exists() {
+            own_model
+        } else {
+            root().join("models/tiny-flux/transformer")
+        };
+        let load = match implementation {
+            Implementation::Fused => FluxTransformer::load,
+            Implementation::Reference => FluxTransformer::load_reference,
+        };
+        let transformer = load(&model, &Device::Cpu, DType::F32).unwrap();
+        let file = folder.join("golden.safetensors");
+        let bytes = std::fs::read(&file).unwrap();
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let numbers: Numbers = serde_json::from_str(&header.metadata().as_ref().unwrap()["golden"]).unwrap();
+        assert_eq!(
+            weights_sha256(&model),
+            numbers.weights_sha256,
+            "{name}: run tests/golden/flux_transformer.py again, the weights have changed"
+        );
+        let tensors = candle_core::safetensors::load(&file, &Device::Cpu)
+            .unwrap()
+            .into_iter()
+            .collect();
+        let adapter = LoraAdapter::load(&folder.join("adapter"), &transformer).unwrap();
+        Self {
+            folder,
+            numbers,
+            tensors,
+            transformer,
+            adapter,
+        }
+    }
+
+    fn get(&self, name: &str) -> &Tensor {
+        &self.tensors[name]
+    }
+
+    fn values(&self, name: &str) -> Vec<f64> {
+        to_vec(self.get(name))
+    }
+
+    fn input(&self, latents: Tensor, sigma: Tensor) -> TransformerInput {
+        TransformerInput {
+            latents,
+            prompt_embeds: self.get("prompt_embeds").clone(),
+            pooled_prompt_embeds: self.get("pooled").clone(),
+            sigma,
+            guidance: self.numbers.guidance,
+            height_tokens: self.numbers.height_tokens,
+            width_tokens: self.numbers.width_tokens,
+        }
+    }
+
+    fn golden_input(&self) -> TransformerInput {
+        self.input(self.get("latents").clone(), self.get("sigma").clone())
+    }
+
+    fn check(&self, what: &str, found: &Tensor) {
+        assert_eq!(found.dims(), self.get(what).dims());
+        check_close(
+            &format!("{}: {what}", self.folder.display()),
+            &to_vec(found),
+            &self.values(what),
+            VALUE_TOLERANCE,
+        );
+    }
+
+    /// dLoss/dvelocity of mean(clipped PPO + beta * Gaussian KL), by formula.
+    fn loss_gradient(&self, velocity: &Tensor) -> Tensor {
+        let (x, x_next, v, v_base) = (
+            self.values("latents"),
+            self.values("x_next"),
+            to_vec(velocity),
+            self.values("velocity_base"),
+        );
+        let (sigmas, sigmas_next) = (self.values("sigma"), self.values("sigma_next"));
+        let (advantages, old) = (self.values("advantages"), self.values("log_prob_old"));
+        let Numbers {
+            eta, clip_range, beta, ..
+        } = self.numbers;
+        let batch = sigmas.len();
+        let count = x.len() / batch;
+        let mut gradient = vec![0.0_f32; x.len()];
+        let mut loss = 0.0;
+        for sample in 0..batch {
+            let (sigma, d) = (sigmas[sample], sigmas_next[sample] - sigmas[sample]);
+            let variance = eta * eta * -d;
+            let range = sample * count..(sample + 1) * count;
+            // score = -(x + (1 - sigma) v) / sigma, so the mean is linear in v with this slope.
+            let mean = |i: usize, v: f64| x[i] + d * v + 0.5 * eta * eta * d * (x[i] + (1.0 - sigma) * v) / sigma;
+            let slope = d + 0.5 * eta * eta * d * (1.0 - sigma) / sigma;
+            let log_prob = range
+                .clone()
+                .map(|i| -(x_next[i] - mean(i, v[i])).powi(2) / (2.0 * variance))
+                .sum::<f64>()
+                / count as f64
+                - 0.5 * variance.ln()
+                - 0.5 * (2.0 * std::f64::consts::PI).ln();
+            let ratio = (log_prob - old[sample]).exp();
+            let (free, clipped) = (
+                -advantages[sample] * ratio,
+                -advantages[sample] * ratio.clamp(1.0 - clip_range, 1.0 + clip_range),
+            );
+            let ppo_slope = if free >= clipped { free } else { 0.0 };
+            let kl = range
+                .clone()
+                .map(|i| (mean(i, v[i]) - mean(i, v_base[i])).powi(2) / (2.0 * variance))
+                .sum::<f64>();
+            loss += (free.max(clipped) + beta * kl / count as f64) / batch as f64;
+            for i in range {
+                let residual = (x_next[i] - mean(i, v[i])) / variance;
+                let drift = (mean(i, v[i]) - mean(i, v_base[i])) / variance;
+                gradient[i] = ((ppo_slope * residual + beta * drift) * slope / (count * batch) as f64) as f32;
+            }
+        }
+        let expected = self.values("loss")[0];
+        assert!(
+            (loss - expected).abs() < 1e-4 * expected.abs().max(1.0),
+            "loss {loss}, expected {expected}"
+        );
+        Tensor::from_vec(gradient, velocity.dims(), &Device::Cpu).unwrap()
+    }
+
+    fn gradients(&self, memory: ActivationMemory) -> LoraGradients {
+        let (velocity, tape) = self
+            .transformer
+            .velocity_for_vjp(&self.adapter, &self.golden_input(), memory)
+            .unwrap();
+        self.check("velocity", &velocity);
+        let mut gradients = LoraGradients::zeros(&self.adapter);
+        self.transformer
+            .vjp(&self.adapter, tape, &self.loss_gradient(&velocity), &mut gradients)
+            .unwrap();
+        gradients
+    }
+}
+
+fn weights_sha256(folder: &Path) -> String {
+    use sha2::{Digest, Sha256};
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
+        .collect();
+    files.sort();
+    let mut hash = Sha256::new();
+    files.iter().for_each(|file| hash.update(std::fs::read(file).unwrap()));
+    hex::encode(hash.finalize())
+}
+
+fn to_vec(tensor: &Tensor) -> Vec<f64> {
+    tensor
+        .to_dtype(DType::F64)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
+}
+
+fn check_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+    let difference = found
+        .iter()
+        .zip(expected)
+        .fold(0.0_f64, |worst, (a, b)| worst.max((a - b).abs()));
+    assert!(
+        difference <= tolerance * largest,
+        "{what}: differs by {difference:e} of {largest:e}"
+    );
+}
+
+fn check_case(name: &str, implementation: Implementation) {
+    let case = Case::open(name, implementation);
+    case.check(
+        "velocity_base",
+        &case.transformer.velocity(None, &case.golden_input()).unwrap(),
+    );
+    case.check(
+        "velocity",
+        &case
+            .transformer
+            .velocity(Some(&case.adapter), &case.golden_input())
+            .unwrap(),
+    );
+
+    let mut x = case.get("latents").clone();
+    let sigmas = case.values("sigmas");
+    for step in sigmas.windows(2) {
+        let sigma = Tensor::full(step[0] as f32, x.dim(0).unwrap(), &Device::Cpu).unwrap();
+        let velocity = case
+            .transformer
+            .velocity(Some(&case.adapter), &case.input(x.clone(), sigma))
+            .unwrap();
+        x = (x + (velocity * (step[1] - step[0])).unwrap()).unwrap();
+    }
+    case.check("ode_sample", &x);
+
+    let kept = case.gradients(ActivationMemory::KeepAll);
+    let bytes = kept.to_safetensors().unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let expected: Vec<&String> = case.tensors.keys().filter(|name| name.starts_with("grad.")).collect();
+    assert_eq!(expected.len(), tensors.len());
+    for name in expected {
+        let view = tensors.tensor(name.strip_prefix("grad.").unwrap()).unwrap();
+        assert_eq!(view.shape(), case.get(name).dims(), "{name}");
+        let found: Vec<f64> = view
+            .data()
+            .chunks_exact(4)
+            .map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap())))
+            .collect();
+        check_close(name, &found, &case.values(name), GRADIENT_TOLERANCE);
+    }
+    let checkpointed = case.gradients(ActivationMemory::Checkpoint);
+    assert!(
+        kept.flatten() == checkpointed.flatten(),
+        "{name}: checkpointing changes the gradients"
+    );
+}
+
+const CASES: [&str; 5] = [
+    "tiny_flux",
+    "wide_picture",
+    "sharded_without_guidance",
+    "double_blocks_only",
+    "single_blocks_only",
+];
+
+#[test]
+fn fused_kernels_match_diffusers_and_peft() {
+    CASES
+        .into_iter()
+        .for_each(|name| check_case(name, Implementation::Fused));
+}
+
+#[test]
+fn plain_candle_operations_match_diffusers_and_peft() {
+    CASES
+        .into_iter()
+        .for_each(|name| check_case(name, Implementation::Reference));
+}
+
+#[test]
+fn a_batch_equals_its_samples_one_by_one_bit_for_bit() {
+    for name in CASES {
+        let case = Case::open(name, Implementation::Fused);
+        let input = case.golden_input();
+        let batch = to_vec(&case.transformer.velocity(Some(&case.adapter), &input).unwrap());
+        let samples = input.latents.dim(0).unwrap();
+        let singles: Vec<f64> = (0..samples)
+            .flat_map(|sample| {
+                let part = |tensor: &Tensor| tensor.narrow(0, sample, 1).unwrap();
+                let single = TransformerInput {
+                    latents: part(&input.latents),
+                    prompt_embeds: part(&input.prompt_embeds),
+                    pooled_prompt_embeds: part(&input.pooled_prompt_embeds),
+                    sigma: part(&input.sigma),
+                    ..input.clone()
+                };
+                to_vec(&case.transformer.velocity(Some(&case.adapter), &single).unwrap())
+            })
+            .collect();
+        assert!(batch == singles, "{name}");
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let case = Case::open("wide_picture", Implementation::Fused);
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let velocity = to_vec(
+                &case
+                    .transformer
+                    .velocity(Some(&case.adapter), &case.golden_input())
+                    .unwrap(),
+            );
+            (velocity, case.gradients(ActivationMemory::KeepAll).flatten())
+        })
+    };
+    // One thread runs whole chunks; seven share the rows and heads of each operation too.
+    let one = run(1);
+    assert!(one == run(2));
+    assert!(one == run(7));
+}
+
+#[test]
+fn the_text_branch_of_a_last_double_block_gets_no_gradient() {
+    let case = Case::open("double_blocks_only", Implementation::Fused);
+    let bytes = case.gradients(ActivationMemory::KeepAll).to_safetensors().unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let silent = tensors
+        .tensor("transformer_blocks.1.attn.to_add_out.lora_B.weight")
+        .unwrap();
+    assert!(silent.data().iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn gradients_of_two_backwards_add_up() {
+    let case = Case::open("wide_picture", Implementation::Fused);
+    let once = case.gradients(ActivationMemory::KeepAll);
+    let (velocity, tape) = case
+        .transformer
+        .velocity_for_vjp(&case.adapter, &case.golden_input(), ActivationMemory::KeepAll)
+        .unwrap();
+    let mut twice = once.clone();
+    case.transformer
+        .vjp(&case.adapter, tape, &case.loss_gradient(&velocity), &mut twice)
+        .unwrap();
+    let mut doubled = once;
+    doubled.scale(2.0);
+    assert!(twice.flatten() == doubled.flatten());
+}
