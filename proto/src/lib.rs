@@ -1,1 +1,21 @@
-//! gavel-proto.
+//! The wire: types and services generated from gavel/v1/*.proto, and their conversion to and from the core's types.
+//!
+//! Generated types stop at the door: servers and clients convert them with [`convert`] and hand core types inward.
+
+#![forbid(unsafe_code)]
+
+pub mod convert;
+
+/// Messages, clients and servers of package `gavel.v1`.
+#[expect(missing_docs, reason = "the .proto files document what needs it")]
+pub mod v1 {
+    tonic::include_proto!("gavel.v1");
+}
+
+pub use convert::{LeaseKey, Malformed};
+
+/// Version of the fleet protocol. A worker registers with its own, and the coordinator refuses any other.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The compiled .proto files, for gRPC server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/gavel.v1.bin"));

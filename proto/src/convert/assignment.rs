@@ -1,0 +1,192 @@
+//! What a worker is given.
+
+use gavel_core::ids::{PromptIndex, Step};
+use gavel_core::unit::{Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedPair};
+
+use super::unit::arm;
+use super::{Malformed, all, bytes, digest, each, optional_digest, required};
+use crate::v1;
+use crate::v1::assignment::Kind;
+
+impl From<Policy> for v1::Policy {
+    fn from(policy: Policy) -> Self {
+        Self {
+            adapter: bytes(policy.adapter),
+            optimizer: bytes(policy.optimizer),
+            averaged: policy.averaged.map(bytes),
+            manifest: bytes(policy.manifest),
+            tensors: policy.tensors,
+        }
+    }
+}
+
+impl TryFrom<v1::Policy> for Policy {
+    type Error = Malformed;
+
+    fn try_from(policy: v1::Policy) -> Result<Self, Malformed> {
+        Ok(Self {
+            adapter: digest(&policy.adapter, "Policy.adapter")?,
+            optimizer: digest(&policy.optimizer, "Policy.optimizer")?,
+            averaged: optional_digest(policy.averaged.as_deref(), "Policy.averaged")?,
+            manifest: digest(&policy.manifest, "Policy.manifest")?,
+            tensors: policy.tensors,
+        })
+    }
+}
+
+impl From<PromptText> for v1::Prompt {
+    fn from(prompt: PromptText) -> Self {
+        Self {
+            index: prompt.index.0,
+            text: prompt.text,
+        }
+    }
+}
+
+impl TryFrom<v1::Prompt> for PromptText {
+    type Error = Malformed;
+
+    fn try_from(prompt: v1::Prompt) -> Result<Self, Malformed> {
+        Ok(Self {
+            index: PromptIndex(prompt.index),
+            text: prompt.text,
+        })
+    }
+}
+
+impl From<Pair> for v1::Pair {
+    fn from(pair: Pair) -> Self {
+        Self {
+            prompt: pair.prompt.0,
+            text: pair.text,
+            first: bytes(pair.first),
+            second: bytes(pair.second),
+        }
+    }
+}
+
+impl TryFrom<v1::Pair> for Pair {
+    type Error = Malformed;
+
+    fn try_from(pair: v1::Pair) -> Result<Self, Malformed> {
+        Ok(Self {
+            prompt: PromptIndex(pair.prompt),
+            text: pair.text,
+            first: digest(&pair.first, "Pair.first")?,
+            second: digest(&pair.second, "Pair.second")?,
+        })
+    }
+}
+
+impl From<RewardedPair> for v1::RewardedPair {
+    fn from(pair: RewardedPair) -> Self {
+        let candidates = pair.candidates.into_iter().map(|candidate| v1::RewardedCandidate {
+            trajectory: bytes(candidate.trajectory),
+            reward: candidate.reward,
+        });
+        Self {
+            prompt: pair.prompt.0,
+            candidates: candidates.collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::RewardedPair> for RewardedPair {
+    type Error = Malformed;
+
+    fn try_from(pair: v1::RewardedPair) -> Result<Self, Malformed> {
+        let candidates = pair.candidates.into_iter().map(|candidate| {
+            Ok(RewardedCandidate {
+                trajectory: digest(&candidate.trajectory, "RewardedCandidate.trajectory")?,
+                reward: candidate.reward,
+            })
+        });
+        Ok(Self {
+            prompt: PromptIndex(pair.prompt),
+            candidates: candidates.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl From<Assignment> for v1::Assignment {
+    fn from(assignment: Assignment) -> Self {
+        let kind = match assignment {
+            Assignment::Initialise => Kind::Initialise(v1::assignment::Initialise {}),
+            Assignment::Sample { step, policy, prompts } => Kind::Sample(v1::assignment::Sample {
+                step: step.0,
+                policy: Some(policy.into()),
+                prompts: each(prompts),
+            }),
+            Assignment::EvaluateSample { arm, policy, prompts } => {
+                Kind::EvaluateSample(v1::assignment::EvaluateSample {
+                    arm: v1::Arm::from(arm).into(),
+                    policy: policy.map(Into::into),
+                    prompts: each(prompts),
+                })
+            }
+            Assignment::Judge { pairs } => Kind::Judge(v1::assignment::Judge { pairs: each(pairs) }),
+            Assignment::Gradient {
+                step,
+                policy,
+                pairs,
+                policy_lag,
+            } => Kind::Gradient(v1::assignment::Gradient {
+                step: step.0,
+                policy: Some(policy.into()),
+                pairs: each(pairs),
+                policy_lag,
+            }),
+            Assignment::Commit {
+                step,
+                policy,
+                gradients,
+                terms,
+            } => Kind::Commit(v1::assignment::Commit {
+                step: step.0,
+                policy: Some(policy.into()),
+                gradients: gradients.into_iter().map(bytes).collect(),
+                terms,
+            }),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<v1::Assignment> for Assignment {
+    type Error = Malformed;
+
+    fn try_from(assignment: v1::Assignment) -> Result<Self, Malformed> {
+        Ok(match required(assignment.kind, "Assignment.kind")? {
+            Kind::Initialise(_) => Self::Initialise,
+            Kind::Sample(sample) => Self::Sample {
+                step: Step(sample.step),
+                policy: required(sample.policy, "Assignment.Sample.policy")?.try_into()?,
+                prompts: all(sample.prompts)?,
+            },
+            Kind::EvaluateSample(sample) => Self::EvaluateSample {
+                arm: arm(sample.arm, "Assignment.EvaluateSample.arm")?,
+                policy: sample.policy.map(Policy::try_from).transpose()?,
+                prompts: all(sample.prompts)?,
+            },
+            Kind::Judge(judge) => Self::Judge {
+                pairs: all(judge.pairs)?,
+            },
+            Kind::Gradient(gradient) => Self::Gradient {
+                step: Step(gradient.step),
+                policy: required(gradient.policy, "Assignment.Gradient.policy")?.try_into()?,
+                pairs: all(gradient.pairs)?,
+                policy_lag: gradient.policy_lag,
+            },
+            Kind::Commit(commit) => Self::Commit {
+                step: Step(commit.step),
+                policy: required(commit.policy, "Assignment.Commit.policy")?.try_into()?,
+                gradients: commit
+                    .gradients
+                    .iter()
+                    .map(|gradient| digest(gradient, "Assignment.Commit.gradients"))
+                    .collect::<Result<_, _>>()?,
+                terms: commit.terms,
+            },
+        })
+    }
+}

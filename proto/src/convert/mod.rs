@@ -1,0 +1,73 @@
+//! Between the wire and the core: total outwards, checked inwards.
+
+mod assignment;
+mod outcome;
+mod unit;
+
+#[cfg(test)]
+mod tests;
+
+pub use unit::LeaseKey;
+
+use gavel_core::Hint;
+use gavel_core::ids::Digest;
+
+/// A message that breaks the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// A field that must be there is not.
+    #[error("field `{field}` is missing")]
+    Missing {
+        /// The field, as `Message.field`.
+        field: &'static str,
+    },
+    /// A digest of another length.
+    #[error("field `{field}` must hold the 32 bytes of a SHA-256, found {found} bytes")]
+    Digest {
+        /// The field, as `Message.field`.
+        field: &'static str,
+        /// Its length.
+        found: usize,
+    },
+    /// A number that the field's meaning does not allow, or an enum value that this version does not know.
+    #[error("field `{field}` cannot be {found}")]
+    Range {
+        /// The field, as `Message.field`.
+        field: &'static str,
+        /// What it holds.
+        found: i64,
+    },
+}
+
+impl Hint for Malformed {
+    fn hint(&self) -> Option<String> {
+        Some("check that coordinator and workers have the same version".into())
+    }
+}
+
+fn required<T>(value: Option<T>, field: &'static str) -> Result<T, Malformed> {
+    value.ok_or(Malformed::Missing { field })
+}
+
+fn digest(bytes: &[u8], field: &'static str) -> Result<Digest, Malformed> {
+    bytes.try_into().map(Digest).map_err(|_| Malformed::Digest {
+        field,
+        found: bytes.len(),
+    })
+}
+
+fn optional_digest(bytes: Option<&[u8]>, field: &'static str) -> Result<Option<Digest>, Malformed> {
+    bytes.map(|bytes| digest(bytes, field)).transpose()
+}
+
+fn bytes(digest: Digest) -> Vec<u8> {
+    digest.0.to_vec()
+}
+
+fn all<W, C: TryFrom<W, Error = Malformed>>(wire: Vec<W>) -> Result<Vec<C>, Malformed> {
+    wire.into_iter().map(C::try_from).collect()
+}
+
+fn each<C, W: From<C>>(core: Vec<C>) -> Vec<W> {
+    core.into_iter().map(W::from).collect()
+}

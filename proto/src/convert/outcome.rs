@@ -1,0 +1,276 @@
+//! What a worker returns.
+
+use gavel_core::ids::{Candidate, PromptIndex};
+use gavel_core::unit::{Outcome, Sampled, ShardStatistics, SkippedPair};
+use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
+
+use super::{Malformed, all, bytes, digest, each, optional_digest, required};
+use crate::v1;
+use crate::v1::outcome::Kind;
+
+impl From<Sampled> for v1::Sample {
+    fn from(sampled: Sampled) -> Self {
+        Self {
+            prompt: sampled.prompt.0,
+            candidate: sampled.candidate.0.into(),
+            trajectory: sampled.trajectory.map(bytes),
+            image: bytes(sampled.image),
+        }
+    }
+}
+
+impl TryFrom<v1::Sample> for Sampled {
+    type Error = Malformed;
+
+    fn try_from(sample: v1::Sample) -> Result<Self, Malformed> {
+        let candidate = u8::try_from(sample.candidate).map_err(|_| Malformed::Range {
+            field: "Sample.candidate",
+            found: sample.candidate.into(),
+        })?;
+        Ok(Self {
+            prompt: PromptIndex(sample.prompt),
+            candidate: Candidate(candidate),
+            trajectory: optional_digest(sample.trajectory.as_deref(), "Sample.trajectory")?,
+            image: digest(&sample.image, "Sample.image")?,
+        })
+    }
+}
+
+impl From<Verdict> for v1::Verdict {
+    fn from(verdict: Verdict) -> Self {
+        use v1::verdict::Kind;
+        let kind = match verdict {
+            Verdict::Preferred { side } => Kind::Preferred(
+                match side {
+                    Side::First => v1::Side::First,
+                    Side::Second => v1::Side::Second,
+                }
+                .into(),
+            ),
+            Verdict::Abstain { reason } => Kind::Abstain(
+                match reason {
+                    AbstainReason::OrdersDisagree => v1::AbstainReason::OrdersDisagree,
+                    AbstainReason::TooClose => v1::AbstainReason::TooClose,
+                    AbstainReason::OutsideLabels => v1::AbstainReason::OutsideLabels,
+                }
+                .into(),
+            ),
+            Verdict::Failed { reason } => Kind::Failed(reason),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<v1::Verdict> for Verdict {
+    type Error = Malformed;
+
+    fn try_from(verdict: v1::Verdict) -> Result<Self, Malformed> {
+        use v1::verdict::Kind;
+        Ok(match required(verdict.kind, "Verdict.kind")? {
+            Kind::Preferred(number) => Self::Preferred {
+                side: match v1::Side::try_from(number) {
+                    Ok(v1::Side::First) => Side::First,
+                    Ok(v1::Side::Second) => Side::Second,
+                    Ok(v1::Side::Unspecified) => {
+                        return Err(Malformed::Missing {
+                            field: "Verdict.preferred",
+                        });
+                    }
+                    Err(_) => {
+                        return Err(Malformed::Range {
+                            field: "Verdict.preferred",
+                            found: number.into(),
+                        });
+                    }
+                },
+            },
+            Kind::Abstain(number) => Self::Abstain {
+                reason: match v1::AbstainReason::try_from(number) {
+                    Ok(v1::AbstainReason::OrdersDisagree) => AbstainReason::OrdersDisagree,
+                    Ok(v1::AbstainReason::TooClose) => AbstainReason::TooClose,
+                    Ok(v1::AbstainReason::OutsideLabels) => AbstainReason::OutsideLabels,
+                    Ok(v1::AbstainReason::Unspecified) => {
+                        return Err(Malformed::Missing {
+                            field: "Verdict.abstain",
+                        });
+                    }
+                    Err(_) => {
+                        return Err(Malformed::Range {
+                            field: "Verdict.abstain",
+                            found: number.into(),
+                        });
+                    }
+                },
+            },
+            Kind::Failed(reason) => Self::Failed { reason },
+        })
+    }
+}
+
+impl From<VerdictRecord> for v1::VerdictRecord {
+    fn from(record: VerdictRecord) -> Self {
+        let [first, second] = record.order_probabilities;
+        Self {
+            prompt: record.prompt.0,
+            verdict: Some(record.verdict.into()),
+            probability_first: record.probability_first,
+            first_order_probability: first,
+            second_order_probability: second,
+            rubric: bytes(record.rubric),
+        }
+    }
+}
+
+impl TryFrom<v1::VerdictRecord> for VerdictRecord {
+    type Error = Malformed;
+
+    fn try_from(record: v1::VerdictRecord) -> Result<Self, Malformed> {
+        Ok(Self {
+            prompt: PromptIndex(record.prompt),
+            verdict: required(record.verdict, "VerdictRecord.verdict")?.try_into()?,
+            probability_first: record.probability_first,
+            order_probabilities: [record.first_order_probability, record.second_order_probability],
+            rubric: digest(&record.rubric, "VerdictRecord.rubric")?,
+        })
+    }
+}
+
+impl From<SkippedPair> for v1::SkippedPair {
+    fn from(pair: SkippedPair) -> Self {
+        Self {
+            prompt: pair.prompt.0,
+            reason: pair.reason,
+        }
+    }
+}
+
+impl TryFrom<v1::SkippedPair> for SkippedPair {
+    type Error = Malformed;
+
+    fn try_from(pair: v1::SkippedPair) -> Result<Self, Malformed> {
+        Ok(Self {
+            prompt: PromptIndex(pair.prompt),
+            reason: pair.reason,
+        })
+    }
+}
+
+impl From<ShardStatistics> for v1::ShardStatistics {
+    fn from(statistics: ShardStatistics) -> Self {
+        let ShardStatistics {
+            terms,
+            kl,
+            clipped,
+            ratio_deviation,
+            loss,
+        } = statistics;
+        Self {
+            terms,
+            kl,
+            clipped,
+            ratio_deviation,
+            loss,
+        }
+    }
+}
+
+impl From<v1::ShardStatistics> for ShardStatistics {
+    fn from(statistics: v1::ShardStatistics) -> Self {
+        let v1::ShardStatistics {
+            terms,
+            kl,
+            clipped,
+            ratio_deviation,
+            loss,
+        } = statistics;
+        Self {
+            terms,
+            kl,
+            clipped,
+            ratio_deviation,
+            loss,
+        }
+    }
+}
+
+impl From<Outcome> for v1::Outcome {
+    fn from(outcome: Outcome) -> Self {
+        let kind = match outcome {
+            Outcome::Initialised { policy } => Kind::Initialised(v1::outcome::Initialised {
+                policy: Some(policy.into()),
+            }),
+            Outcome::Sampled {
+                samples,
+                manifest,
+                seconds,
+            } => Kind::Sampled(v1::outcome::Sampled {
+                samples: each(samples),
+                manifest: manifest.map(bytes),
+                seconds,
+            }),
+            Outcome::Judged { verdicts, seconds } => Kind::Judged(v1::outcome::Judged {
+                verdicts: each(verdicts),
+                seconds,
+            }),
+            Outcome::Gradient {
+                gradient,
+                manifest,
+                statistics,
+                skipped,
+                seconds,
+            } => Kind::Gradient(v1::outcome::Gradient {
+                gradient: gradient.map(bytes),
+                manifest: bytes(manifest),
+                statistics: Some(statistics.into()),
+                skipped: each(skipped),
+                seconds,
+            }),
+            Outcome::Committed {
+                policy,
+                grad_norm,
+                learning_rate,
+                seconds,
+            } => Kind::Committed(v1::outcome::Committed {
+                policy: Some(policy.into()),
+                grad_norm,
+                learning_rate,
+                seconds,
+            }),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<v1::Outcome> for Outcome {
+    type Error = Malformed;
+
+    fn try_from(outcome: v1::Outcome) -> Result<Self, Malformed> {
+        Ok(match required(outcome.kind, "Outcome.kind")? {
+            Kind::Initialised(initialised) => Self::Initialised {
+                policy: required(initialised.policy, "Outcome.Initialised.policy")?.try_into()?,
+            },
+            Kind::Sampled(sampled) => Self::Sampled {
+                samples: all(sampled.samples)?,
+                manifest: optional_digest(sampled.manifest.as_deref(), "Outcome.Sampled.manifest")?,
+                seconds: sampled.seconds,
+            },
+            Kind::Judged(judged) => Self::Judged {
+                verdicts: all(judged.verdicts)?,
+                seconds: judged.seconds,
+            },
+            Kind::Gradient(gradient) => Self::Gradient {
+                gradient: optional_digest(gradient.gradient.as_deref(), "Outcome.Gradient.gradient")?,
+                manifest: digest(&gradient.manifest, "Outcome.Gradient.manifest")?,
+                statistics: required(gradient.statistics, "Outcome.Gradient.statistics")?.into(),
+                skipped: all(gradient.skipped)?,
+                seconds: gradient.seconds,
+            },
+            Kind::Committed(committed) => Self::Committed {
+                policy: required(committed.policy, "Outcome.Committed.policy")?.try_into()?,
+                grad_norm: committed.grad_norm,
+                learning_rate: committed.learning_rate,
+                seconds: committed.seconds,
+            },
+        })
+    }
+}

@@ -1,0 +1,333 @@
+use gavel_core::ids::{Candidate, Digest, Fence, PromptIndex, RunId, Step};
+use gavel_core::unit::*;
+use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
+use prost::Message;
+
+use super::{LeaseKey, Malformed};
+use crate::v1;
+
+/// Sends `core` over the wire as bytes and expects the same value back.
+fn check<C, W>(core: C)
+where
+    C: Clone + std::fmt::Debug + PartialEq + TryFrom<W, Error = Malformed>,
+    W: Message + Default + From<C>,
+{
+    let wire = W::from(core.clone()).encode_to_vec();
+    let back = C::try_from(W::decode(wire.as_slice()).unwrap());
+    assert_eq!(back, Ok(core));
+}
+
+fn digest(name: &str) -> Digest {
+    Digest::of(name.as_bytes())
+}
+
+fn policy(averaged: Option<Digest>) -> Policy {
+    Policy {
+        adapter: digest("adapter"),
+        optimizer: digest("optimizer"),
+        averaged,
+        manifest: digest("manifest"),
+        tensors: 44,
+    }
+}
+
+fn units() -> Vec<Unit> {
+    vec![
+        Unit::Initialise,
+        Unit::Sample {
+            step: Step(1),
+            chunk: 0,
+        },
+        Unit::Judge {
+            step: Step(2),
+            chunk: 7,
+        },
+        Unit::Gradient {
+            step: Step(3),
+            shard: u32::MAX,
+        },
+        Unit::Commit { step: Step(4) },
+        Unit::EvaluateSample {
+            arm: Arm::Base,
+            chunk: 1,
+        },
+        Unit::EvaluateSample {
+            arm: Arm::Tuned,
+            chunk: 2,
+        },
+        Unit::EvaluateJudge { chunk: 3 },
+        Unit::CalibrateJudge { chunk: 4 },
+    ]
+}
+
+fn verdicts() -> Vec<VerdictRecord> {
+    [
+        Verdict::Preferred { side: Side::First },
+        Verdict::Preferred { side: Side::Second },
+        Verdict::Abstain {
+            reason: AbstainReason::OrdersDisagree,
+        },
+        Verdict::Abstain {
+            reason: AbstainReason::TooClose,
+        },
+        Verdict::Abstain {
+            reason: AbstainReason::OutsideLabels,
+        },
+        Verdict::Failed {
+            reason: "out of memory".into(),
+        },
+    ]
+    .into_iter()
+    .enumerate()
+    .map(|(place, verdict)| VerdictRecord {
+        prompt: PromptIndex(place as u32),
+        verdict,
+        probability_first: 0.1 + 0.2,
+        order_probabilities: [0.3, 1.0],
+        rubric: digest("rubric"),
+    })
+    .collect()
+}
+
+#[test]
+fn every_unit_survives_the_wire() {
+    for unit in units() {
+        check::<_, v1::Unit>(unit);
+        check::<_, v1::LeaseKey>(LeaseKey {
+            run: RunId("run".into()),
+            unit,
+            fence: Fence(u64::MAX),
+        });
+    }
+}
+
+#[test]
+fn every_role_survives_the_wire() {
+    for role in [Role::Sampler, Role::Judge, Role::Trainer] {
+        assert_eq!(Role::try_from(v1::Role::from(role)), Ok(role));
+    }
+    assert_eq!(
+        Role::try_from(v1::Role::Unspecified),
+        Err(Malformed::Missing { field: "role" })
+    );
+}
+
+#[test]
+fn every_assignment_survives_the_wire() {
+    let prompts = vec![PromptText {
+        index: PromptIndex(3),
+        text: "a \u{1f9ca} on a hill".into(),
+    }];
+    let pairs = vec![Pair {
+        prompt: PromptIndex(0),
+        text: "x".into(),
+        first: digest("a"),
+        second: digest("b"),
+    }];
+    let rewarded = vec![RewardedPair {
+        prompt: PromptIndex(5),
+        candidates: vec![
+            RewardedCandidate {
+                trajectory: digest("a"),
+                reward: 1.0,
+            },
+            RewardedCandidate {
+                trajectory: digest("b"),
+                reward: -0.1,
+            },
+        ],
+    }];
+    for assignment in [
+        Assignment::Initialise,
+        Assignment::Sample {
+            step: Step(1),
+            policy: policy(None),
+            prompts: prompts.clone(),
+        },
+        Assignment::EvaluateSample {
+            arm: Arm::Base,
+            policy: None,
+            prompts: prompts.clone(),
+        },
+        Assignment::EvaluateSample {
+            arm: Arm::Tuned,
+            policy: Some(policy(Some(digest("mean")))),
+            prompts,
+        },
+        Assignment::Judge { pairs },
+        Assignment::Gradient {
+            step: Step(2),
+            policy: policy(None),
+            pairs: rewarded,
+            policy_lag: 1,
+        },
+        Assignment::Commit {
+            step: Step(2),
+            policy: policy(None),
+            gradients: vec![digest("0"), digest("1")],
+            terms: 96,
+        },
+        Assignment::Commit {
+            step: Step(2),
+            policy: policy(None),
+            gradients: vec![],
+            terms: 0,
+        },
+    ] {
+        check::<_, v1::Assignment>(assignment);
+    }
+}
+
+#[test]
+fn every_outcome_survives_the_wire() {
+    let sampled = |trajectory| Sampled {
+        prompt: PromptIndex(1),
+        candidate: Candidate(255),
+        trajectory,
+        image: digest("png"),
+    };
+    let statistics = ShardStatistics {
+        terms: 6,
+        kl: 0.25,
+        clipped: 1,
+        ratio_deviation: 1e-9,
+        loss: -0.5,
+    };
+    let skipped = vec![SkippedPair {
+        prompt: PromptIndex(9),
+        reason: "loss is NaN".into(),
+    }];
+    for outcome in [
+        Outcome::Initialised { policy: policy(None) },
+        Outcome::Sampled {
+            samples: vec![sampled(Some(digest("t"))), sampled(None)],
+            manifest: Some(digest("m")),
+            seconds: 0.1,
+        },
+        Outcome::Sampled {
+            samples: vec![],
+            manifest: None,
+            seconds: 0.0,
+        },
+        Outcome::Judged {
+            verdicts: verdicts(),
+            seconds: 2.5,
+        },
+        Outcome::Gradient {
+            gradient: Some(digest("g")),
+            manifest: digest("m"),
+            statistics,
+            skipped,
+            seconds: 3.0,
+        },
+        Outcome::Gradient {
+            gradient: None,
+            manifest: digest("m"),
+            statistics: ShardStatistics::default(),
+            skipped: vec![],
+            seconds: 0.0,
+        },
+        Outcome::Committed {
+            policy: policy(Some(digest("mean"))),
+            grad_norm: 0.7,
+            learning_rate: 1e-3,
+            seconds: 0.2,
+        },
+    ] {
+        check::<_, v1::Outcome>(outcome);
+    }
+}
+
+#[test]
+fn a_message_without_a_required_part_is_named() {
+    assert_eq!(
+        Unit::try_from(v1::Unit { kind: None }),
+        Err(Malformed::Missing { field: "Unit.kind" })
+    );
+    assert_eq!(
+        Assignment::try_from(v1::Assignment::default()),
+        Err(Malformed::Missing {
+            field: "Assignment.kind"
+        })
+    );
+    assert_eq!(
+        Outcome::try_from(v1::Outcome::default()),
+        Err(Malformed::Missing { field: "Outcome.kind" })
+    );
+    let key = v1::LeaseKey {
+        run_id: "run".into(),
+        unit: None,
+        fence: 1,
+    };
+    assert_eq!(
+        LeaseKey::try_from(key),
+        Err(Malformed::Missing { field: "LeaseKey.unit" })
+    );
+    let key = v1::LeaseKey {
+        run_id: String::new(),
+        unit: Some(Unit::Initialise.into()),
+        fence: 1,
+    };
+    assert_eq!(
+        LeaseKey::try_from(key),
+        Err(Malformed::Missing {
+            field: "LeaseKey.run_id"
+        })
+    );
+}
+
+#[test]
+fn a_short_digest_is_refused_with_its_length() {
+    let mut wire = v1::Policy::from(policy(None));
+    wire.optimizer.truncate(31);
+    assert_eq!(
+        Policy::try_from(wire),
+        Err(Malformed::Digest {
+            field: "Policy.optimizer",
+            found: 31
+        })
+    );
+}
+
+#[test]
+fn an_unknown_enum_value_is_refused() {
+    let wire = v1::Verdict {
+        kind: Some(v1::verdict::Kind::Preferred(7)),
+    };
+    assert_eq!(
+        Verdict::try_from(wire),
+        Err(Malformed::Range {
+            field: "Verdict.preferred",
+            found: 7
+        })
+    );
+    let wire = v1::Verdict {
+        kind: Some(v1::verdict::Kind::Abstain(0)),
+    };
+    assert_eq!(
+        Verdict::try_from(wire),
+        Err(Malformed::Missing {
+            field: "Verdict.abstain"
+        })
+    );
+    let wire = v1::Sample {
+        candidate: 256,
+        image: vec![0; 32],
+        ..v1::Sample::default()
+    };
+    assert_eq!(
+        Sampled::try_from(wire),
+        Err(Malformed::Range {
+            field: "Sample.candidate",
+            found: 256
+        })
+    );
+}
+
+#[test]
+fn the_descriptor_set_names_every_service() {
+    let text = String::from_utf8_lossy(crate::FILE_DESCRIPTOR_SET).into_owned();
+    for service in ["Fleet", "Runs", "Blobs"] {
+        assert!(text.contains(service), "{service} is missing");
+    }
+}

@@ -1,0 +1,142 @@
+//! Roles, units and lease keys.
+
+use gavel_core::ids::{Fence, RunId, Step};
+use gavel_core::unit::{Arm, Role, Unit};
+
+use super::{Malformed, required};
+use crate::v1;
+use crate::v1::unit::Kind;
+
+/// Names one grant: run, unit and fence.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeaseKey {
+    /// The run.
+    pub run: RunId,
+    /// The unit.
+    pub unit: Unit,
+    /// The grant's number.
+    pub fence: Fence,
+}
+
+impl From<LeaseKey> for v1::LeaseKey {
+    fn from(key: LeaseKey) -> Self {
+        Self {
+            run_id: key.run.0,
+            unit: Some(key.unit.into()),
+            fence: key.fence.0,
+        }
+    }
+}
+
+impl TryFrom<v1::LeaseKey> for LeaseKey {
+    type Error = Malformed;
+
+    fn try_from(key: v1::LeaseKey) -> Result<Self, Malformed> {
+        if key.run_id.is_empty() {
+            return Err(Malformed::Missing {
+                field: "LeaseKey.run_id",
+            });
+        }
+        Ok(Self {
+            run: RunId(key.run_id),
+            unit: required(key.unit, "LeaseKey.unit")?.try_into()?,
+            fence: Fence(key.fence),
+        })
+    }
+}
+
+impl From<Role> for v1::Role {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Sampler => Self::Sampler,
+            Role::Judge => Self::Judge,
+            Role::Trainer => Self::Trainer,
+        }
+    }
+}
+
+impl TryFrom<v1::Role> for Role {
+    type Error = Malformed;
+
+    fn try_from(role: v1::Role) -> Result<Self, Malformed> {
+        match role {
+            v1::Role::Sampler => Ok(Self::Sampler),
+            v1::Role::Judge => Ok(Self::Judge),
+            v1::Role::Trainer => Ok(Self::Trainer),
+            v1::Role::Unspecified => Err(Malformed::Missing { field: "role" }),
+        }
+    }
+}
+
+impl From<Arm> for v1::Arm {
+    fn from(arm: Arm) -> Self {
+        match arm {
+            Arm::Base => Self::Base,
+            Arm::Tuned => Self::Tuned,
+        }
+    }
+}
+
+/// Reads an arm from its number on the wire.
+pub(super) fn arm(number: i32, field: &'static str) -> Result<Arm, Malformed> {
+    match v1::Arm::try_from(number) {
+        Ok(v1::Arm::Base) => Ok(Arm::Base),
+        Ok(v1::Arm::Tuned) => Ok(Arm::Tuned),
+        Ok(v1::Arm::Unspecified) => Err(Malformed::Missing { field }),
+        Err(_) => Err(Malformed::Range {
+            field,
+            found: number.into(),
+        }),
+    }
+}
+
+impl From<Unit> for v1::Unit {
+    fn from(unit: Unit) -> Self {
+        let part = |step: Step, part| v1::unit::StepPart { step: step.0, part };
+        let kind = match unit {
+            Unit::Initialise => Kind::Initialise(v1::unit::Initialise {}),
+            Unit::Sample { step, chunk } => Kind::Sample(part(step, chunk)),
+            Unit::Judge { step, chunk } => Kind::Judge(part(step, chunk)),
+            Unit::Gradient { step, shard } => Kind::Gradient(part(step, shard)),
+            Unit::Commit { step } => Kind::Commit(v1::unit::StepCommit { step: step.0 }),
+            Unit::EvaluateSample { arm, chunk } => Kind::EvaluateSample(v1::unit::EvaluationChunk {
+                arm: v1::Arm::from(arm).into(),
+                chunk,
+            }),
+            Unit::EvaluateJudge { chunk } => Kind::EvaluateJudge(v1::unit::Chunk { chunk }),
+            Unit::CalibrateJudge { chunk } => Kind::CalibrateJudge(v1::unit::Chunk { chunk }),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<v1::Unit> for Unit {
+    type Error = Malformed;
+
+    fn try_from(unit: v1::Unit) -> Result<Self, Malformed> {
+        Ok(match required(unit.kind, "Unit.kind")? {
+            Kind::Initialise(_) => Self::Initialise,
+            Kind::Sample(part) => Self::Sample {
+                step: Step(part.step),
+                chunk: part.part,
+            },
+            Kind::Judge(part) => Self::Judge {
+                step: Step(part.step),
+                chunk: part.part,
+            },
+            Kind::Gradient(part) => Self::Gradient {
+                step: Step(part.step),
+                shard: part.part,
+            },
+            Kind::Commit(commit) => Self::Commit {
+                step: Step(commit.step),
+            },
+            Kind::EvaluateSample(chunk) => Self::EvaluateSample {
+                arm: arm(chunk.arm, "Unit.EvaluationChunk.arm")?,
+                chunk: chunk.chunk,
+            },
+            Kind::EvaluateJudge(chunk) => Self::EvaluateJudge { chunk: chunk.chunk },
+            Kind::CalibrateJudge(chunk) => Self::CalibrateJudge { chunk: chunk.chunk },
+        })
+    }
+}
