@@ -11,6 +11,7 @@ pub mod lora;
 pub mod ops;
 pub mod tensor_file;
 pub mod text;
+pub mod trajectory;
 pub mod vae;
 pub mod vlm;
 

@@ -6,9 +6,11 @@
 mod config;
 mod error;
 mod fingerprint;
+mod placement;
 mod weights;
 
 pub use config::{read_config, read_json};
 pub use error::LoadError;
 pub use fingerprint::fingerprint;
+pub use placement::{device, dtype};
 pub use weights::Weights;
