@@ -225,17 +225,19 @@ def main() -> None:
         print("held-out", result, flush=True)
         return result, images
 
-    spent, log, order = Counter(), [], []
+    spent, cpu, log, order = Counter(), Counter(), [], []
     for step in range(a.steps):
         if len(order) < a.prompts_per_step:
             order = rng.sample(train, len(train))
         captions, order = order[: a.prompts_per_step], order[a.prompts_per_step :]
-        clock = time.perf_counter()
+        clock = time.perf_counter(), time.process_time()
 
         def lap(stage):
             nonlocal clock
-            now = time.perf_counter()
-            spent[stage], clock = spent[stage] + now - clock, now
+            now = time.perf_counter(), time.process_time()
+            spent[stage] += now[0] - clock[0]
+            cpu[stage] += now[1] - clock[1]
+            clock = now
 
         embeds, pooled = (t.repeat_interleave(2, 0) for t in policy.encode(captions))
         if a.own_noise:
@@ -265,6 +267,7 @@ def main() -> None:
             step=step + 1, decided=len(won) - won.count(0), adherence=round(float(np.mean(facts)), 4),
             judge_agrees_with_rules=round(float(np.mean(told_apart)), 3) if told_apart else None, kl=round(kl, 5),
             ratio_deviation=round(deviation, 7), grad_norm=round(norm, 5), seconds={k: round(v, 1) for k, v in spent.items()},
+            cpu_seconds={k: round(v, 1) for k, v in cpu.items()},
         )
         log.append(row)
         if step % 10 == 9:
@@ -274,7 +277,7 @@ def main() -> None:
 
     final, images = evaluate(a.steps)
     if a.out:
-        figures = dict(settings={k: str(v) for k, v in vars(a).items()}, base=base, final=final, seconds=dict(spent), log=log)
+        figures = dict(settings={k: str(v) for k, v in vars(a).items()}, base=base, final=final, seconds=dict(spent), cpu_seconds=dict(cpu), log=log)
         (a.out / "figures.json").write_text(json.dumps(figures, indent=1))
         grid = Image.new("RGB", (16 * 66, 8 * 66))
         for k, pair in enumerate(zip(base_images[:64], images)):
