@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gavel_core::RunAssets;
-use gavel_core::ids::{Digest, Fence, Millis, RunId, WorkerId};
+use gavel_core::ids::{Digest, Millis, RunId, WorkerId};
 use gavel_core::run::{Effect, Event, Refusal, Run};
 use gavel_core::spec::RunSpec;
-use gavel_core::unit::Unit;
+use gavel_proto::LeaseKey;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -73,13 +73,35 @@ type Reply<T> = oneshot::Sender<Result<T, DriverError>>;
 
 /// Everything that can reach the driver, besides time.
 enum Command {
-    Register { introduction: Introduction, reply: Reply<WorkerId> },
-    Heartbeat { worker: WorkerId, leases: Vec<(RunId, Unit, Fence)>, reply: Reply<Heartbeat> },
-    Lease { worker: WorkerId, reply: LeaseReply },
-    Report { run: RunId, event: Box<Event>, reply: Reply<()> },
-    Deregister { worker: WorkerId, reply: Reply<()> },
-    Submit { submission: Box<Submission>, reply: Reply<Submitted> },
-    Drain { reply: Reply<()> },
+    Register {
+        introduction: Introduction,
+        reply: Reply<WorkerId>,
+    },
+    Heartbeat {
+        worker: WorkerId,
+        leases: Vec<LeaseKey>,
+        reply: Reply<Heartbeat>,
+    },
+    Lease {
+        worker: WorkerId,
+        reply: LeaseReply,
+    },
+    Report {
+        run: RunId,
+        event: Box<Event>,
+        reply: Reply<()>,
+    },
+    Deregister {
+        worker: WorkerId,
+        reply: Reply<()>,
+    },
+    Submit {
+        submission: Box<Submission>,
+        reply: Reply<Submitted>,
+    },
+    Drain {
+        reply: Reply<()>,
+    },
     Read(Box<dyn FnOnce(&State, Millis) -> Answer + Send>),
 }
 
@@ -102,7 +124,7 @@ pub struct Submitted {
 /// The answer to a heartbeat.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
-    pub(crate) lost: Vec<(RunId, Unit, Fence)>,
+    pub(crate) lost: Vec<LeaseKey>,
     pub(crate) drain: bool,
 }
 
@@ -119,7 +141,10 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// Reads the ledger and gets ready to go on where it ends.
-    pub(crate) async fn recover(ledger: Arc<dyn Ledger>, options: CoordinatorOptions) -> Result<(Self, DriverHandle), Error> {
+    pub(crate) async fn recover(
+        ledger: Arc<dyn Ledger>,
+        options: CoordinatorOptions,
+    ) -> Result<(Self, DriverHandle), Error> {
         let mut state = State::default();
         let mut latest = Millis(0);
         let mut told = Vec::new();
@@ -128,14 +153,24 @@ impl Driver {
             latest = events.last().map_or(record.created, |event| event.at).max(latest);
             let Replayed { run, sequence, effects } = replay_all(&record, &events)?;
             tracing::info!(run = %record.run, events = sequence, phase = ?run.phase(), "run read from the ledger");
-            told.extend(still_news(&run, effects).into_iter().map(|kind| Notice { run: record.run.clone(), kind }));
+            told.extend(still_news(&run, effects).into_iter().map(|kind| Notice {
+                run: record.run.clone(),
+                kind,
+            }));
             if let Some(step) = run.results().steps.last() {
                 metrics::step(&record.run, &step.record);
             }
             state.insert(run, record.created, sequence);
         }
         let (sender, commands) = mpsc::channel(QUEUE);
-        let mut driver = Self { state, ledger, options, commands, latest, ends: false };
+        let mut driver = Self {
+            state,
+            ledger,
+            options,
+            commands,
+            latest,
+            ends: false,
+        };
         let now = driver.now();
         driver.state.recovered(now);
         told.into_iter().for_each(|notice| driver.notify(notice));
@@ -187,8 +222,11 @@ impl Driver {
             Command::Heartbeat { worker, leases, reply } => {
                 let answer = match self.state.workers.seen(&worker, now) {
                     Some(_) => {
-                        let lost = self.state.keep_alive(&worker, &leases, now);
-                        Ok(Heartbeat { lost, drain: self.state.draining })
+                        let lost = self.state.keep_alive(&worker, leases, now);
+                        Ok(Heartbeat {
+                            lost,
+                            drain: self.state.draining,
+                        })
                     }
                     None => Err(DriverError::UnknownWorker(worker)),
                 };
@@ -200,7 +238,11 @@ impl Driver {
                 self.answer(reply, answer);
             }
             Command::Deregister { worker, reply } => {
-                let released = |unit, fence| Event::Released { unit, worker: worker.clone(), fence };
+                let released = |unit, fence| Event::Released {
+                    unit,
+                    worker: worker.clone(),
+                    fence,
+                };
                 self.state.end_leases_of(&worker, released, now);
                 if self.state.workers.remove(&worker).is_some() {
                     tracing::info!(%worker, "worker left");
@@ -229,7 +271,16 @@ impl Driver {
             None => Err(DriverError::UnknownWorker(worker)),
             Some(_) if self.ends => Err(DriverError::ShuttingDown),
             Some(_) if self.state.draining => Ok(LeaseAnswer::Drain),
-            Some(role) => return self.state.wait(role, Waiter { worker, since: Instant::now(), reply }),
+            Some(role) => {
+                return self.state.wait(
+                    role,
+                    Waiter {
+                        worker,
+                        since: Instant::now(),
+                        reply,
+                    },
+                );
+            }
         };
         self.answer(reply, refusal);
     }
@@ -240,8 +291,15 @@ impl Driver {
         if let Ok(existing) = self.state.run(&id) {
             let existing = existing.spec_sha256();
             return match existing == submitted {
-                true => Ok(Submitted { spec_sha256: submitted, existed: true }),
-                false => Err(DriverError::RunDiffers { run: id, existing, submitted }),
+                true => Ok(Submitted {
+                    spec_sha256: submitted,
+                    existed: true,
+                }),
+                false => Err(DriverError::RunDiffers {
+                    run: id,
+                    existing,
+                    submitted,
+                }),
             };
         }
         let json = |value: Result<String, serde_json::Error>| {
@@ -254,10 +312,16 @@ impl Driver {
             spec_sha256: submitted.to_string(),
             created: now,
         };
-        self.ledger.create_run(&record).await.map_err(|error| DriverError::Ledger(Arc::new(error)))?;
+        self.ledger
+            .create_run(&record)
+            .await
+            .map_err(|error| DriverError::Ledger(Arc::new(error)))?;
         tracing::info!(run = %id, spec = submitted.short(), "run submitted");
         self.state.insert(Run::new(id, spec, assets).created(now), now, 0);
-        Ok(Submitted { spec_sha256: submitted, existed: false })
+        Ok(Submitted {
+            spec_sha256: submitted,
+            existed: false,
+        })
     }
 
     fn tick(&mut self) {
@@ -266,7 +330,8 @@ impl Driver {
         for worker in self.state.workers.silent(now, self.options.worker_timeout) {
             tracing::warn!(%worker, "worker silent for too long, its leases go to others");
             self.state.workers.remove(&worker);
-            self.state.end_leases_of(&worker, |unit, fence| Event::Expired { unit, fence }, now);
+            self.state
+                .end_leases_of(&worker, |unit, fence| Event::Expired { unit, fence }, now);
         }
         metrics::workers(&self.state.workers);
         if let Some(prometheus) = metrics::prometheus() {
@@ -342,11 +407,16 @@ impl Driver {
     /// Answers when the batch is in the ledger: even a refusal may rest on an event of this batch.
     fn answer<T: Send + 'static>(&mut self, reply: Reply<T>, answer: Result<T, DriverError>) {
         // A caller that hung up needs no answer.
-        self.state.batch.answers.push(Box::new(move || drop(reply.send(answer))));
+        self.state
+            .batch
+            .answers
+            .push(Box::new(move || drop(reply.send(answer))));
     }
 
     fn now(&mut self) -> Millis {
-        let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let clock = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis());
         self.latest = self.latest.max(Millis(u64::try_from(clock).unwrap_or(u64::MAX)));
         self.latest
     }

@@ -66,25 +66,50 @@ pub(crate) fn prometheus() -> Option<&'static PrometheusHandle> {
 
 fn describe() {
     describe_counter!(LEASES_GRANTED, Of::Count, "Units handed out.");
-    describe_counter!(LEASES_EXPIRED, Of::Count, "Leases that ran out because their worker was silent.");
+    describe_counter!(
+        LEASES_EXPIRED,
+        Of::Count,
+        "Leases that ran out because their worker was silent."
+    );
     describe_counter!(COMPLETIONS, Of::Count, "Results accepted.");
     describe_counter!(FAILURES, Of::Count, "Attempts that a worker reported as failed.");
     describe_counter!(REFUSALS, Of::Count, "Reports of workers that were refused.");
-    describe_histogram!(LEASE_WAIT_SECONDS, Of::Seconds, "How long a worker waited for a unit that it got.");
-    describe_histogram!(UNIT_SECONDS, Of::Seconds, "From the grant of a unit to its accepted result.");
+    describe_histogram!(
+        LEASE_WAIT_SECONDS,
+        Of::Seconds,
+        "How long a worker waited for a unit that it got."
+    );
+    describe_histogram!(
+        UNIT_SECONDS,
+        Of::Seconds,
+        "From the grant of a unit to its accepted result."
+    );
     describe_counter!(PAIRS_JUDGED, Of::Count, "Training pairs judged.");
     describe_gauge!(WORKERS, Of::Count, "Registered workers.");
     describe_histogram!(LEDGER_APPEND_SECONDS, Of::Seconds, "One transaction of the ledger.");
     describe_counter!(LEDGER_EVENTS, Of::Count, "Events written to the ledger.");
     describe_counter!(BLOB_BYTES, Of::Bytes, "Bytes of blobs received and sent.");
     describe_gauge!(STEP, Of::Count, "The latest committed step.");
-    describe_gauge!(STEP_SECONDS, Of::Seconds, "Seconds of the latest step; `wall` is from commit to commit.");
+    describe_gauge!(
+        STEP_SECONDS,
+        Of::Seconds,
+        "Seconds of the latest step; `wall` is from commit to commit."
+    );
     describe_gauge!(STEP_REWARD_MEAN, "Mean reward of the latest step's decided candidates.");
-    describe_gauge!(STEP_DECIDED_FRACTION, "Share of the latest step's pairs with a preferred candidate.");
-    describe_gauge!(STEP_ORDER_CONSISTENCY, "Share of judged pairs whose two image orders agree.");
+    describe_gauge!(
+        STEP_DECIDED_FRACTION,
+        "Share of the latest step's pairs with a preferred candidate."
+    );
+    describe_gauge!(
+        STEP_ORDER_CONSISTENCY,
+        "Share of judged pairs whose two image orders agree."
+    );
     describe_gauge!(STEP_LOSS, "Mean loss over the latest step's terms.");
     describe_gauge!(STEP_KL, "Mean KL estimate over the latest step's terms.");
-    describe_gauge!(STEP_CLIP_FRACTION, "Share of the latest step's terms whose ratio was clipped.");
+    describe_gauge!(
+        STEP_CLIP_FRACTION,
+        "Share of the latest step's terms whose ratio was clipped."
+    );
     describe_gauge!(STEP_RATIO_DEVIATION, "Largest |ratio - 1| of the latest step.");
     describe_gauge!(STEP_GRAD_NORM, "Norm of the latest gradient before clipping.");
     describe_gauge!(STEP_LEARNING_RATE, "Learning rate of the latest update.");
@@ -147,7 +172,10 @@ pub(crate) fn step(run: &RunId, record: &StepRecord) {
     let set = |name: &'static str, value: f64| gauge!(name, "run" => run.0.clone()).set(value);
     set(STEP, f64::from(record.step.0));
     set(STEP_REWARD_MEAN, record.reward_mean);
-    set(STEP_DECIDED_FRACTION, f64::from(record.decided) / f64::from(record.pairs.max(1)));
+    set(
+        STEP_DECIDED_FRACTION,
+        f64::from(record.decided) / f64::from(record.pairs.max(1)),
+    );
     set(STEP_ORDER_CONSISTENCY, record.order_consistency);
     set(STEP_LOSS, record.loss);
     set(STEP_KL, record.kl);

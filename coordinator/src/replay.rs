@@ -46,9 +46,9 @@ impl Hint for ReplayError {
         match self {
             Self::Ledger(error) => error.hint(),
             Self::NoSuchRun { .. } => Some("`gavel status` lists the runs".to_owned()),
-            Self::Refused { .. } => {
-                Some("open the ledger with the Gavel version that wrote it; if that fails too, this is a defect".to_owned())
-            }
+            Self::Refused { .. } => Some(
+                "open the ledger with the Gavel version that wrote it; if that fails too, this is a defect".to_owned(),
+            ),
         }
     }
 }
@@ -73,7 +73,11 @@ pub async fn read_run(ledger: &dyn Ledger, run: &RunId) -> Result<Run, ReplayErr
 }
 
 pub(crate) fn replay_all(record: &RunRecord, events: &[EventRecord]) -> Result<Replayed, ReplayError> {
-    let corrupt = |sequence, problem: String| LedgerError::Corrupt { run: record.run.clone(), sequence, problem };
+    let corrupt = |sequence, problem: String| LedgerError::Corrupt {
+        run: record.run.clone(),
+        sequence,
+        problem,
+    };
     let spec = serde_json::from_str(&record.spec).map_err(|error| corrupt(0, format!("spec: {error}")))?;
     let assets = serde_json::from_str(&record.assets).map_err(|error| corrupt(0, format!("assets: {error}")))?;
     let mut run = Run::new(record.run.clone(), spec, assets).created(record.created);
@@ -90,5 +94,9 @@ pub(crate) fn replay_all(record: &RunRecord, events: &[EventRecord]) -> Result<R
         })?;
         effects.extend(followed);
     }
-    Ok(Replayed { run, sequence: events.len() as u64, effects })
+    Ok(Replayed {
+        run,
+        sequence: events.len() as u64,
+        effects,
+    })
 }

@@ -33,7 +33,10 @@ impl Listeners {
     /// # Errors
     /// [`Error::AddressInUse`], [`Error::Listen`].
     pub async fn bind(grpc: SocketAddr, http: SocketAddr) -> Result<Self, Error> {
-        Ok(Self { grpc: listen("gRPC", grpc).await?, http: listen("HTTP", http).await? })
+        Ok(Self {
+            grpc: listen("gRPC", grpc).await?,
+            http: listen("HTTP", http).await?,
+        })
     }
 }
 
@@ -61,7 +64,10 @@ impl Stores {
     pub async fn open(options: &CoordinatorOptions) -> Result<Self, Error> {
         let ledger = SqliteLedger::open(&options.data.join("ledger.sqlite")).await?;
         let blobs = Blobs::open_folder(&options.data.join("blobs"), options.blob_bytes_max).await?;
-        Ok(Self { ledger: Arc::new(ledger), blobs })
+        Ok(Self {
+            ledger: Arc::new(ledger),
+            blobs,
+        })
     }
 }
 
@@ -97,7 +103,11 @@ impl Coordinator {
         let _ = metrics::prometheus();
         let address = |part, listener: &TcpListener| {
             let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
-            listener.local_addr().map_err(|source| Error::Listen { part, address: unspecified, source })
+            listener.local_addr().map_err(|source| Error::Listen {
+                part,
+                address: unspecified,
+                source,
+            })
         };
         let grpc_address = address("gRPC", &listeners.grpc)?;
         let http_address = address("HTTP", &listeners.http)?;
@@ -108,11 +118,29 @@ impl Coordinator {
         let driver = tokio::spawn(driver.run(shutdown.clone(), stop_driver.clone()));
         let mut servers = JoinSet::new();
         let Stores { ledger, blobs } = stores;
-        servers.spawn(grpc::serve(listeners.grpc, handle.clone(), blobs.clone(), heartbeat, shutdown.clone()));
-        servers.spawn(http::serve(listeners.http, handle.clone(), blobs.clone(), ledger, shutdown.clone()));
+        servers.spawn(grpc::serve(
+            listeners.grpc,
+            handle.clone(),
+            blobs.clone(),
+            heartbeat,
+            shutdown.clone(),
+        ));
+        servers.spawn(http::serve(
+            listeners.http,
+            handle.clone(),
+            blobs.clone(),
+            ledger,
+            shutdown.clone(),
+        ));
         let ended = tokio::spawn(supervise(driver, servers, shutdown, stop_driver));
         tracing::info!(grpc = %grpc_address, http = %http_address, "coordinator serves");
-        Ok(CoordinatorHandle { grpc_address, http_address, driver: handle, blobs, ended })
+        Ok(CoordinatorHandle {
+            grpc_address,
+            http_address,
+            driver: handle,
+            blobs,
+            ended,
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use gavel_core::ids::{Digest, Fence, Millis, RunId, WorkerId};
 use gavel_core::run::{Effect, Event, Refusal, Run};
 use gavel_core::unit::{Assignment, Role, Unit};
+use gavel_proto::LeaseKey;
 use tokio::sync::{oneshot, watch};
 
 use crate::driver::DriverError;
@@ -85,16 +86,30 @@ impl State {
     pub(crate) fn insert(&mut self, run: Run, created: Millis, sequence: u64) {
         let id = run.id().clone();
         self.order.push(id.clone());
-        self.runs.insert(id, RunState { run, created, sequence, changed: watch::Sender::new(sequence) });
+        self.runs.insert(
+            id,
+            RunState {
+                run,
+                created,
+                sequence,
+                changed: watch::Sender::new(sequence),
+            },
+        );
     }
 
     pub(crate) fn run(&self, id: &RunId) -> Result<&Run, DriverError> {
-        self.runs.get(id).map(|state| &state.run).ok_or_else(|| DriverError::UnknownRun(id.clone()))
+        self.runs
+            .get(id)
+            .map(|state| &state.run)
+            .ok_or_else(|| DriverError::UnknownRun(id.clone()))
     }
 
     /// The runs in the order of submission, with their times of submission.
     pub(crate) fn runs(&self) -> impl Iterator<Item = (&Run, Millis)> {
-        self.order.iter().filter_map(|id| self.runs.get(id)).map(|state| (&state.run, state.created))
+        self.order
+            .iter()
+            .filter_map(|id| self.runs.get(id))
+            .map(|state| (&state.run, state.created))
     }
 
     pub(crate) fn watch(&self, id: &RunId) -> Result<watch::Receiver<u64>, DriverError> {
@@ -109,7 +124,11 @@ impl State {
             for (unit, lease) in run.leases() {
                 if let Some(worker) = table.iter_mut().find(|worker| worker.id == lease.worker) {
                     let granted_unix_ms = lease.granted.0;
-                    worker.leases.push(HeldLease { run: run.id().clone(), unit: unit.to_string(), granted_unix_ms });
+                    worker.leases.push(HeldLease {
+                        run: run.id().clone(),
+                        unit: unit.to_string(),
+                        granted_unix_ms,
+                    });
                 }
             }
         }
@@ -118,7 +137,10 @@ impl State {
 
     /// Applies an event and puts it into the batch. On `Err` nothing has changed.
     pub(crate) fn apply(&mut self, id: &RunId, event: Event, now: Millis) -> Result<(), DriverError> {
-        let state = self.runs.get_mut(id).ok_or_else(|| DriverError::UnknownRun(id.clone()))?;
+        let state = self
+            .runs
+            .get_mut(id)
+            .ok_or_else(|| DriverError::UnknownRun(id.clone()))?;
         let kind = kind(&event);
         let text = serde_json::to_string(&event).map_err(|error| DriverError::Unserializable(error.to_string()))?;
         let reported = Reported::of(&event, &state.run, now);
@@ -135,29 +157,30 @@ impl State {
             kind: kind.to_owned(),
             event: text,
         });
-        self.batch.effects.extend(effects.into_iter().map(|effect| (id.clone(), effect)));
+        self.batch
+            .effects
+            .extend(effects.into_iter().map(|effect| (id.clone(), effect)));
         self.batch.changed.insert(id.clone());
         Ok(())
     }
 
     /// Renews a worker's leases; returns those that it has lost.
-    pub(crate) fn keep_alive(
-        &mut self,
-        worker: &WorkerId,
-        leases: &[(RunId, Unit, Fence)],
-        now: Millis,
-    ) -> Vec<(RunId, Unit, Fence)> {
-        let mut by_run: BTreeMap<&RunId, Vec<(Unit, Fence)>> = BTreeMap::new();
-        for (run, unit, fence) in leases {
-            by_run.entry(run).or_default().push((*unit, *fence));
+    pub(crate) fn keep_alive(&mut self, worker: &WorkerId, leases: Vec<LeaseKey>, now: Millis) -> Vec<LeaseKey> {
+        let mut by_run: BTreeMap<RunId, Vec<(Unit, Fence)>> = BTreeMap::new();
+        for LeaseKey { run, unit, fence } in leases {
+            by_run.entry(run).or_default().push((unit, fence));
         }
         let mut lost = Vec::new();
-        for (id, leases) in by_run {
-            let lost_here = match self.runs.get_mut(id) {
+        for (run, leases) in by_run {
+            let lost_here = match self.runs.get_mut(&run) {
                 Some(state) => state.run.keep_alive(worker, &leases, now),
                 None => leases,
             };
-            lost.extend(lost_here.into_iter().map(|(unit, fence)| (id.clone(), unit, fence)));
+            lost.extend(lost_here.into_iter().map(|(unit, fence)| LeaseKey {
+                run: run.clone(),
+                unit,
+                fence,
+            }));
         }
         lost
     }
@@ -169,7 +192,9 @@ impl State {
     /// Gives work to those who wait for it, first come, first served.
     pub(crate) fn serve_waiters(&mut self, now: Millis) {
         for role in [Role::Sampler, Role::Judge, Role::Trainer] {
-            let Some(mut queue) = self.waiters.remove(&role) else { continue };
+            let Some(mut queue) = self.waiters.remove(&role) else {
+                continue;
+            };
             // A caller that hung up or whose time ran out must not get a lease that nobody would work on.
             queue.retain(|waiter| !waiter.reply.is_closed());
             while let Some(waiter) = queue.pop_front() {
@@ -187,9 +212,15 @@ impl State {
     }
 
     fn grant(&mut self, role: Role, worker: &WorkerId, now: Millis) -> Option<Box<Grant>> {
-        let ready = self.runs().find_map(|(run, _)| Some((run.id().clone(), run.next_unit(role)?, run.next_fence())));
+        let ready = self
+            .runs()
+            .find_map(|(run, _)| Some((run.id().clone(), run.next_unit(role)?, run.next_fence())));
         let (id, unit, fence) = ready?;
-        let event = Event::Granted { unit, worker: worker.clone(), fence };
+        let event = Event::Granted {
+            unit,
+            worker: worker.clone(),
+            fence,
+        };
         if let Err(error) = self.apply(&id, event, now) {
             tracing::error!(run = %id, %unit, %error, "the next unit could not be granted");
             return None;
@@ -201,7 +232,14 @@ impl State {
             return None;
         };
         let spec = run.spec_sha256();
-        Some(Box::new(Grant { run: id, unit, fence, deadline, spec, assignment }))
+        Some(Box::new(Grant {
+            run: id,
+            unit,
+            fence,
+            deadline,
+            spec,
+            assignment,
+        }))
     }
 
     /// Answers everybody who waits for work.
@@ -216,7 +254,11 @@ impl State {
     pub(crate) fn expire(&mut self, now: Millis) {
         let expired: Vec<_> = self
             .runs()
-            .flat_map(|(run, _)| run.expired(now).into_iter().map(|(unit, fence)| (run.id().clone(), unit, fence)))
+            .flat_map(|(run, _)| {
+                run.expired(now)
+                    .into_iter()
+                    .map(|(unit, fence)| (run.id().clone(), unit, fence))
+            })
             .collect();
         for (id, unit, fence) in expired {
             tracing::warn!(run = %id, %unit, fence = fence.0, "lease expired");
@@ -264,21 +306,41 @@ impl State {
 
 /// What an event adds to the counts, taken before the event is applied and counted after.
 enum Reported {
-    Completed { unit: Unit, worker: WorkerId, outcome: Box<gavel_core::unit::Outcome>, seconds: f64 },
-    Failed { role: Role, worker: WorkerId },
-    Expired { role: Role },
+    Completed {
+        unit: Unit,
+        worker: WorkerId,
+        outcome: Box<gavel_core::unit::Outcome>,
+        seconds: f64,
+    },
+    Failed {
+        role: Role,
+        worker: WorkerId,
+    },
+    Expired {
+        role: Role,
+    },
     Other,
 }
 
 impl Reported {
     fn of(event: &Event, run: &Run, now: Millis) -> Self {
         match event {
-            Event::Completed { unit, worker, outcome, .. } => {
+            Event::Completed {
+                unit, worker, outcome, ..
+            } => {
                 let granted = run.lease(unit).map_or(now, |lease| lease.granted);
                 let seconds = now.0.saturating_sub(granted.0) as f64 / 1000.0;
-                Self::Completed { unit: *unit, worker: worker.clone(), outcome: Box::new(outcome.clone()), seconds }
+                Self::Completed {
+                    unit: *unit,
+                    worker: worker.clone(),
+                    outcome: Box::new(outcome.clone()),
+                    seconds,
+                }
             }
-            Event::Failed { unit, worker, .. } => Self::Failed { role: unit.role(), worker: worker.clone() },
+            Event::Failed { unit, worker, .. } => Self::Failed {
+                role: unit.role(),
+                worker: worker.clone(),
+            },
             Event::Expired { unit, .. } => Self::Expired { role: unit.role() },
             _ => Self::Other,
         }
@@ -286,7 +348,12 @@ impl Reported {
 
     fn count(&self, workers: &mut Workers) {
         match self {
-            Self::Completed { unit, worker, outcome, seconds } => {
+            Self::Completed {
+                unit,
+                worker,
+                outcome,
+                seconds,
+            } => {
                 metrics::completed(unit, outcome, *seconds);
                 workers.count_completed(worker);
             }

@@ -111,7 +111,10 @@ impl Workers {
     /// Workers that were silent for longer than `bound`.
     pub(crate) fn silent(&self, now: Millis, bound: Duration) -> Vec<WorkerId> {
         let bound = u64::try_from(bound.as_millis()).unwrap_or(u64::MAX);
-        let silent = self.known.values().filter(|worker| now.0.saturating_sub(worker.seen_unix_ms) > bound);
+        let silent = self
+            .known
+            .values()
+            .filter(|worker| now.0.saturating_sub(worker.seen_unix_ms) > bound);
         silent.map(|worker| worker.id.clone()).collect()
     }
 
@@ -157,7 +160,10 @@ mod tests {
         workers.count_completed(&id);
         assert_eq!(workers.register(introduction(Some(id.clone())), Millis(20)), id);
         let worker = workers.iter().next().expect("one worker");
-        assert_eq!((worker.completed, worker.registered_unix_ms, worker.seen_unix_ms), (1, 10, 20));
+        assert_eq!(
+            (worker.completed, worker.registered_unix_ms, worker.seen_unix_ms),
+            (1, 10, 20)
+        );
     }
 
     #[test]

@@ -67,10 +67,17 @@ impl BlobError {
         let location = location.to_owned();
         match io_kind(&source) {
             Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Self::NoSpace { location },
-            Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::NotADirectory) => {
-                Self::Unwritable { location, source: source.into() }
-            }
-            _ => Self::Store { location, action, source: source.into() },
+            Some(
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::NotADirectory,
+            ) => Self::Unwritable {
+                location,
+                source: source.into(),
+            },
+            _ => Self::Store {
+                location,
+                action,
+                source: source.into(),
+            },
         }
     }
 }
@@ -90,7 +97,9 @@ fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
 impl Hint for BlobError {
     fn hint(&self) -> Option<String> {
         let text = match self {
-            Self::Missing { .. } => "the blob folder is not the one that this ledger was written with, or a file was deleted",
+            Self::Missing { .. } => {
+                "the blob folder is not the one that this ledger was written with, or a file was deleted"
+            }
             Self::Corrupt { .. } => {
                 "the file was changed or the disk is failing; restore it from a copy, or resume the run from an earlier checkpoint"
             }
@@ -112,14 +121,20 @@ mod tests {
     struct Wrapper(#[source] io::Error);
 
     fn sorted(kind: io::ErrorKind) -> BlobError {
-        let source = object_store::Error::Generic { store: "test", source: Box::new(Wrapper(kind.into())) };
+        let source = object_store::Error::Generic {
+            store: "test",
+            source: Box::new(Wrapper(kind.into())),
+        };
         BlobError::from_store("blobs", "write to", source)
     }
 
     #[test]
     fn a_full_disk_and_a_forbidden_folder_are_told_apart_from_other_failures() {
         assert!(matches!(sorted(io::ErrorKind::StorageFull), BlobError::NoSpace { .. }));
-        assert!(matches!(sorted(io::ErrorKind::PermissionDenied), BlobError::Unwritable { .. }));
+        assert!(matches!(
+            sorted(io::ErrorKind::PermissionDenied),
+            BlobError::Unwritable { .. }
+        ));
         assert!(matches!(sorted(io::ErrorKind::TimedOut), BlobError::Store { .. }));
     }
 }

@@ -40,8 +40,10 @@ impl Blobs {
     /// [`BlobError::Unwritable`] and [`BlobError::NoSpace`].
     pub async fn open_folder(folder: &Path, blob_bytes_max: u64) -> Result<Self, BlobError> {
         let location: Arc<str> = folder.display().to_string().into();
-        std::fs::create_dir_all(folder)
-            .map_err(|source| BlobError::Unwritable { location: location.to_string(), source: source.into() })?;
+        std::fs::create_dir_all(folder).map_err(|source| BlobError::Unwritable {
+            location: location.to_string(),
+            source: source.into(),
+        })?;
         let store = LocalFileSystem::new_with_prefix(folder)
             .map_err(|source| BlobError::from_store(&location, "open", source))?
             // The ledger may only name blobs that outlive a power cut, so a blob is on disk before its name is told.
@@ -53,7 +55,11 @@ impl Blobs {
 
     /// A store over any object store; `location` is its name for people.
     pub fn over(store: Arc<dyn ObjectStore>, location: &str, blob_bytes_max: u64) -> Self {
-        Self { store, location: location.into(), blob_bytes_max }
+        Self {
+            store,
+            location: location.into(),
+            blob_bytes_max,
+        }
     }
 
     /// Writes and deletes a probe.
@@ -63,7 +69,10 @@ impl Blobs {
     pub async fn check_writable(&self) -> Result<(), BlobError> {
         let probe = StorePath::from(format!("staging/probe-{}", uuid::Uuid::new_v4()));
         let failed = |source| BlobError::from_store(&self.location, "write to", source);
-        self.store.put(&probe, Bytes::from_static(b"probe").into()).await.map_err(failed)?;
+        self.store
+            .put(&probe, Bytes::from_static(b"probe").into())
+            .await
+            .map_err(failed)?;
         self.store.delete(&probe).await.map_err(failed)
     }
 
@@ -119,7 +128,13 @@ impl Blobs {
             let bytes = self.get(digest).await?;
             return Ok(stream::once(async { Ok(bytes) }).boxed());
         }
-        let state = Reading { blobs: self.clone(), digest: *digest, size, offset: 0, hash: sha2::Sha256::new() };
+        let state = Reading {
+            blobs: self.clone(),
+            digest: *digest,
+            size,
+            offset: 0,
+            hash: sha2::Sha256::new(),
+        };
         Ok(stream::try_unfold(state, Reading::next).boxed())
     }
 
@@ -127,11 +142,18 @@ impl Blobs {
         if found == *digest {
             return Ok(());
         }
-        Err(BlobError::Corrupt { location: self.location.to_string(), digest: *digest, found })
+        Err(BlobError::Corrupt {
+            location: self.location.to_string(),
+            digest: *digest,
+            found,
+        })
     }
 
     fn missing(&self, digest: &Digest) -> BlobError {
-        BlobError::Missing { location: self.location.to_string(), digest: *digest }
+        BlobError::Missing {
+            location: self.location.to_string(),
+            digest: *digest,
+        }
     }
 
     fn read_failed(&self, digest: &Digest, source: object_store::Error) -> BlobError {
@@ -167,7 +189,8 @@ impl Reading {
         self.offset = end;
         if self.offset == self.size {
             // The last piece is only handed on when the whole is right.
-            self.blobs.check(&self.digest, Digest(self.hash.clone().finalize().into()))?;
+            self.blobs
+                .check(&self.digest, Digest(self.hash.clone().finalize().into()))?;
         }
         Ok(Some((piece, self)))
     }

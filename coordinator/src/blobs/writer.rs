@@ -27,7 +27,13 @@ struct Staged {
 
 impl BlobWriter {
     pub(super) fn new(blobs: Blobs) -> Self {
-        Self { blobs, hash: sha2::Sha256::new(), size: 0, buffer: BytesMut::new(), staged: None }
+        Self {
+            blobs,
+            hash: sha2::Sha256::new(),
+            size: 0,
+            buffer: BytesMut::new(),
+            staged: None,
+        }
     }
 
     /// Adds bytes.
@@ -37,7 +43,9 @@ impl BlobWriter {
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), BlobError> {
         self.size += bytes.len() as u64;
         if self.size > self.blobs.blob_bytes_max {
-            return Err(BlobError::TooLarge { blob_bytes_max: self.blobs.blob_bytes_max });
+            return Err(BlobError::TooLarge {
+                blob_bytes_max: self.blobs.blob_bytes_max,
+            });
         }
         self.hash.update(&bytes);
         self.buffer.extend_from_slice(&bytes);
@@ -74,7 +82,12 @@ impl BlobWriter {
     async fn stage(&mut self, part: Bytes) -> Result<(), BlobError> {
         if self.staged.is_none() {
             let path = StorePath::from(format!("staging/{}", uuid::Uuid::new_v4()));
-            let upload = self.blobs.store.put_multipart(&path).await.map_err(|source| self.failed(source))?;
+            let upload = self
+                .blobs
+                .store
+                .put_multipart(&path)
+                .await
+                .map_err(|source| self.failed(source))?;
             self.staged = Some(Staged { path, upload });
         }
         let Some(staged) = &mut self.staged else { return Ok(()) };
@@ -83,7 +96,9 @@ impl BlobWriter {
     }
 
     async fn publish(&mut self, digest: &Digest) -> Result<(), BlobError> {
-        let Some(mut staged) = self.staged.take() else { return Ok(()) };
+        let Some(mut staged) = self.staged.take() else {
+            return Ok(());
+        };
         staged.upload.complete().await.map_err(|source| self.failed(source))?;
         let moved = self.blobs.store.rename(&staged.path, &place(digest)).await;
         moved.map_err(|source| self.failed(source))

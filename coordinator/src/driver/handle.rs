@@ -1,10 +1,10 @@
 //! The way to the driver, for servers and for programs that embed the coordinator.
 
 use gavel_core::RunAssets;
-use gavel_core::ids::{Fence, Millis, RunId, WorkerId};
+use gavel_core::ids::{Millis, RunId, WorkerId};
 use gavel_core::run::{Event, Run, RunStatus};
 use gavel_core::spec::RunSpec;
-use gavel_core::unit::Unit;
+use gavel_proto::LeaseKey;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Command, DriverError, Heartbeat, Reply, Submission, Submitted};
@@ -45,7 +45,8 @@ impl DriverHandle {
     /// # Errors
     /// Only [`DriverError::ShuttingDown`].
     pub async fn statuses(&self) -> Result<Vec<RunStatus>, DriverError> {
-        self.read(|state, now| Ok(state.runs().map(|(run, _)| run.status(now)).collect())).await
+        self.read(|state, now| Ok(state.runs().map(|(run, _)| run.status(now)).collect()))
+            .await
     }
 
     /// Looks at a run in the driver's own task: be quick.
@@ -83,7 +84,8 @@ impl DriverHandle {
     /// # Errors
     /// [`DriverError::UnknownRun`], [`DriverError::Refused`] when it has ended.
     pub async fn cancel(&self, run: &RunId, reason: impl Into<String>) -> Result<(), DriverError> {
-        self.report(run.clone(), Event::Cancelled { reason: reason.into() }).await
+        self.report(run.clone(), Event::Cancelled { reason: reason.into() })
+            .await
     }
 
     /// Lets a stopped or failed run go on.
@@ -103,18 +105,19 @@ impl DriverHandle {
     }
 
     pub(crate) async fn report(&self, run: RunId, event: Event) -> Result<(), DriverError> {
-        self.call(|reply| Command::Report { run, event: Box::new(event), reply }).await
+        self.call(|reply| Command::Report {
+            run,
+            event: Box::new(event),
+            reply,
+        })
+        .await
     }
 
     pub(crate) async fn register(&self, introduction: Introduction) -> Result<WorkerId, DriverError> {
         self.call(|reply| Command::Register { introduction, reply }).await
     }
 
-    pub(crate) async fn heartbeat(
-        &self,
-        worker: WorkerId,
-        leases: Vec<(RunId, Unit, Fence)>,
-    ) -> Result<Heartbeat, DriverError> {
+    pub(crate) async fn heartbeat(&self, worker: WorkerId, leases: Vec<LeaseKey>) -> Result<Heartbeat, DriverError> {
         self.call(|reply| Command::Heartbeat { worker, leases, reply }).await
     }
 

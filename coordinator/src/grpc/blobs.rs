@@ -31,11 +31,17 @@ impl v1::blobs_server::Blobs for BlobService {
         let mut chunks = request.into_inner();
         let mut writer = self.blobs.writer();
         while let Some(message) = chunks.message().await? {
-            writer.write(message.chunk.into()).await.map_err(|error| failed(&error))?;
+            writer
+                .write(message.chunk.into())
+                .await
+                .map_err(|error| failed(&error))?;
         }
         let (digest, size) = writer.finish().await.map_err(|error| failed(&error))?;
         metrics::blob_received(size);
-        Ok(Response::new(v1::PutResponse { sha256: digest.to_string(), size }))
+        Ok(Response::new(v1::PutResponse {
+            sha256: digest.to_string(),
+            size,
+        }))
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<Self::GetStream>, Status> {
@@ -47,7 +53,13 @@ impl v1::blobs_server::Blobs for BlobService {
                     metrics::blob_sent(bytes.len() as u64);
                     let starts = (0..bytes.len()).step_by(CHUNK_BYTES);
                     let chunk = |start| bytes.slice(start..bytes.len().min(start + CHUNK_BYTES));
-                    starts.map(|start| Ok(v1::GetResponse { chunk: chunk(start).into() })).collect()
+                    starts
+                        .map(|start| {
+                            Ok(v1::GetResponse {
+                                chunk: chunk(start).into(),
+                            })
+                        })
+                        .collect()
                 }
                 Err(error) => vec![Err(failed(&error))],
             };
@@ -60,7 +72,13 @@ impl v1::blobs_server::Blobs for BlobService {
         let mut missing = Vec::new();
         for sha256 in request.into_inner().sha256 {
             let digest: Digest = sha256.parse().map_err(status::malformed)?;
-            if self.blobs.size(&digest).await.map_err(|error| failed(&error))?.is_none() {
+            if self
+                .blobs
+                .size(&digest)
+                .await
+                .map_err(|error| failed(&error))?
+                .is_none()
+            {
                 missing.push(sha256);
             }
         }

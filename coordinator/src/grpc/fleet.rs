@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use gavel_core::ids::{Fence, RunId, WorkerId};
+use gavel_core::ids::WorkerId;
 use gavel_core::run::{Event, Refusal};
-use gavel_core::unit::{Role, Unit};
-use gavel_proto::v1;
+use gavel_core::unit::Role;
+use gavel_proto::{LeaseKey, Malformed, v1};
 use tonic::{Request, Response, Status};
 
 use super::status;
@@ -49,9 +49,16 @@ impl v1::fleet_server::Fleet for Fleet {
             device: request.device,
             version: request.version,
         };
-        let worker = self.driver.register(introduction).await.map_err(|error| status::of_driver(&error))?;
+        let worker = self
+            .driver
+            .register(introduction)
+            .await
+            .map_err(|error| status::of_driver(&error))?;
         let heartbeat_interval_ms = u64::try_from(self.heartbeat.as_millis()).unwrap_or(u64::MAX);
-        Ok(Response::new(v1::RegisterResponse { worker_id: worker.0, heartbeat_interval_ms }))
+        Ok(Response::new(v1::RegisterResponse {
+            worker_id: worker.0,
+            heartbeat_interval_ms,
+        }))
     }
 
     async fn lease(&self, request: Request<v1::LeaseRequest>) -> Result<Response<v1::LeaseResponse>, Status> {
@@ -59,9 +66,18 @@ impl v1::fleet_server::Fleet for Fleet {
         let wait = Duration::from_millis(request.wait_ms).min(WAIT_MAX);
         let answer = self.driver.lease(WorkerId(request.worker_id), wait).await;
         let response = match answer.map_err(|error| status::of_driver(&error))? {
-            None => v1::LeaseResponse { lease: None, drain: false },
-            Some(LeaseAnswer::Drain) => v1::LeaseResponse { lease: None, drain: true },
-            Some(LeaseAnswer::Granted(grant)) => v1::LeaseResponse { lease: Some(write_lease(*grant)), drain: false },
+            None => v1::LeaseResponse {
+                lease: None,
+                drain: false,
+            },
+            Some(LeaseAnswer::Drain) => v1::LeaseResponse {
+                lease: None,
+                drain: true,
+            },
+            Some(LeaseAnswer::Granted(grant)) => v1::LeaseResponse {
+                lease: Some(write_lease(*grant)),
+                drain: false,
+            },
         };
         Ok(Response::new(response))
     }
@@ -74,16 +90,26 @@ impl v1::fleet_server::Fleet for Fleet {
         let leases = request.leases.into_iter().map(read_key).collect::<Result<_, _>>()?;
         let answer = self.driver.heartbeat(WorkerId(request.worker_id), leases).await;
         let answer = answer.map_err(|error| status::of_driver(&error))?;
-        let lost = answer.lost.into_iter().map(|(run, unit, fence)| write_key(run, unit, fence)).collect();
-        Ok(Response::new(v1::HeartbeatResponse { lost, drain: answer.drain }))
+        let lost = answer.lost.into_iter().map(Into::into).collect();
+        Ok(Response::new(v1::HeartbeatResponse {
+            lost,
+            drain: answer.drain,
+        }))
     }
 
     async fn complete(&self, request: Request<v1::CompleteRequest>) -> Result<Response<v1::CompleteResponse>, Status> {
         let request = request.into_inner();
-        let (run, unit, fence) = read_key(status::required(request.key, "key")?)?;
+        let LeaseKey { run, unit, fence } = read_key(status::required(request.key, "key")?)?;
         let outcome = status::required(request.outcome, "outcome")?;
-        let outcome = outcome.try_into().map_err(|error: gavel_proto::ConvertError| status::malformed(error))?;
-        let event = Event::Completed { unit, worker: WorkerId(request.worker_id), fence, outcome };
+        let outcome = outcome
+            .try_into()
+            .map_err(|error: Malformed| status::malformed(error))?;
+        let event = Event::Completed {
+            unit,
+            worker: WorkerId(request.worker_id),
+            fence,
+            outcome,
+        };
         match self.driver.report(run, event).await {
             Ok(()) => Ok(Response::new(v1::CompleteResponse { repeated: false })),
             Err(DriverError::Refused(Refusal::Repeated { .. })) => {
@@ -95,19 +121,32 @@ impl v1::fleet_server::Fleet for Fleet {
 
     async fn fail(&self, request: Request<v1::FailRequest>) -> Result<Response<v1::FailResponse>, Status> {
         let request = request.into_inner();
-        let (run, unit, fence) = read_key(status::required(request.key, "key")?)?;
+        let LeaseKey { run, unit, fence } = read_key(status::required(request.key, "key")?)?;
         tracing::warn!(%run, %unit, worker = request.worker_id, fatal = request.fatal, reason = request.reason, "unit failed");
         let worker = WorkerId(request.worker_id);
-        let event = Event::Failed { unit, worker, fence, reason: request.reason, fatal: request.fatal };
-        self.driver.report(run, event).await.map_err(|error| status::of_driver(&error))?;
+        let event = Event::Failed {
+            unit,
+            worker,
+            fence,
+            reason: request.reason,
+            fatal: request.fatal,
+        };
+        self.driver
+            .report(run, event)
+            .await
+            .map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(v1::FailResponse {}))
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
         let request = request.into_inner();
         for key in request.keys {
-            let (run, unit, fence) = read_key(key)?;
-            let event = Event::Released { unit, worker: WorkerId(request.worker_id.clone()), fence };
+            let LeaseKey { run, unit, fence } = read_key(key)?;
+            let event = Event::Released {
+                unit,
+                worker: WorkerId(request.worker_id.clone()),
+                fence,
+            };
             match self.driver.report(run, event).await {
                 // What is not the worker's any more need not be given back.
                 Ok(()) | Err(DriverError::Refused(_)) => {}
@@ -122,24 +161,28 @@ impl v1::fleet_server::Fleet for Fleet {
         request: Request<v1::DeregisterRequest>,
     ) -> Result<Response<v1::DeregisterResponse>, Status> {
         let worker = WorkerId(request.into_inner().worker_id);
-        self.driver.deregister(worker).await.map_err(|error| status::of_driver(&error))?;
+        self.driver
+            .deregister(worker)
+            .await
+            .map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(v1::DeregisterResponse {}))
     }
 }
 
-fn read_key(key: v1::LeaseKey) -> Result<(RunId, Unit, Fence), Status> {
-    let unit = status::required(key.unit, "unit")?;
-    let unit = unit.try_into().map_err(|error: gavel_proto::ConvertError| status::malformed(error))?;
-    Ok((RunId(key.run_id), unit, Fence(key.fence)))
-}
-
-fn write_key(run: RunId, unit: Unit, fence: Fence) -> v1::LeaseKey {
-    v1::LeaseKey { run_id: run.0, unit: Some(unit.into()), fence: fence.0 }
+fn read_key(key: v1::LeaseKey) -> Result<LeaseKey, Status> {
+    key.try_into().map_err(|error: Malformed| status::malformed(error))
 }
 
 fn write_lease(grant: Grant) -> v1::Lease {
     v1::Lease {
-        key: Some(write_key(grant.run, grant.unit, grant.fence)),
+        key: Some(
+            LeaseKey {
+                run: grant.run,
+                unit: grant.unit,
+                fence: grant.fence,
+            }
+            .into(),
+        ),
         deadline_unix_ms: grant.deadline.0,
         spec_sha256: grant.spec.to_string(),
         assignment: Some(grant.assignment.into()),

@@ -67,5 +67,8 @@ pub(crate) async fn serve(
         .add_service(blobs)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop_advertising)
         .await
-        .map_err(|source| Error::Serve { part: "gRPC", source: source.into() })
+        .map_err(|source| Error::Serve {
+            part: "gRPC",
+            source: source.into(),
+        })
 }

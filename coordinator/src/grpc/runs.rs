@@ -35,8 +35,8 @@ impl v1::runs_server::Runs for Runs {
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         let request = request.into_inner();
-        let spec: RunSpec =
-            serde_json::from_str(&request.spec_json).map_err(|error| status::malformed(format!("spec_json: {error}")))?;
+        let spec: RunSpec = serde_json::from_str(&request.spec_json)
+            .map_err(|error| status::malformed(format!("spec_json: {error}")))?;
         let assets: RunAssets = serde_json::from_str(&request.assets_json)
             .map_err(|error| status::malformed(format!("assets_json: {error}")))?;
         spec.check().map_err(status::malformed)?;
@@ -52,8 +52,11 @@ impl v1::runs_server::Runs for Runs {
     async fn get_spec(&self, request: Request<v1::GetSpecRequest>) -> Result<Response<v1::GetSpecResponse>, Status> {
         let run = RunId(request.into_inner().run_id);
         let look = |run: &gavel_core::run::Run| (run.spec().clone(), run.assets().clone(), run.spec_sha256());
-        let (spec, assets, digest) =
-            self.driver.inspect(&run, look).await.map_err(|error| status::of_driver(&error))?;
+        let (spec, assets, digest) = self
+            .driver
+            .inspect(&run, look)
+            .await
+            .map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(v1::GetSpecResponse {
             spec_json: json(&spec)?,
             assets_json: json(&assets)?,
@@ -67,19 +70,34 @@ impl v1::runs_server::Runs for Runs {
     }
 
     async fn list(&self, _: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
-        let statuses = self.driver.statuses().await.map_err(|error| status::of_driver(&error))?;
+        let statuses = self
+            .driver
+            .statuses()
+            .await
+            .map_err(|error| status::of_driver(&error))?;
         let status_json = statuses.iter().map(json).collect::<Result<_, _>>()?;
         Ok(Response::new(v1::ListRunsResponse { status_json }))
     }
 
     async fn watch(&self, request: Request<v1::GetRunRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let run = RunId(request.into_inner().run_id);
-        let mut changes = self.driver.watch(&run).await.map_err(|error| status::of_driver(&error))?;
+        let mut changes = self
+            .driver
+            .watch(&run)
+            .await
+            .map_err(|error| status::of_driver(&error))?;
         // The present state is the first answer.
         changes.mark_changed();
-        let watching = Watching { driver: self.driver.clone(), run, changes, told: Told::Nothing };
+        let watching = Watching {
+            driver: self.driver.clone(),
+            run,
+            changes,
+            told: Told::Nothing,
+        };
         let states = stream::try_unfold(watching, Watching::next);
-        Ok(Response::new(states.take_until(self.shutdown.clone().cancelled_owned()).boxed()))
+        Ok(Response::new(
+            states.take_until(self.shutdown.clone().cancelled_owned()).boxed(),
+        ))
     }
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
@@ -127,7 +145,11 @@ impl Watching {
         }
         self.changes.mark_unchanged();
         let status = current(&self.driver, &self.run).await?;
-        self.told = if status.phase.is_ended() { Told::TheEnd } else { Told::Something };
+        self.told = if status.phase.is_ended() {
+            Told::TheEnd
+        } else {
+            Told::Something
+        };
         Ok(Some((response(&status)?, self)))
     }
 }
@@ -137,7 +159,9 @@ async fn current(driver: &DriverHandle, run: &RunId) -> Result<RunStatus, Status
 }
 
 fn response(status: &RunStatus) -> Result<v1::GetRunResponse, Status> {
-    Ok(v1::GetRunResponse { status_json: json(status)? })
+    Ok(v1::GetRunResponse {
+        status_json: json(status)?,
+    })
 }
 
 fn json(value: &impl serde::Serialize) -> Result<String, Status> {

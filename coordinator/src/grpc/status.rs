@@ -16,9 +16,9 @@ pub(super) fn of_driver(error: &DriverError) -> Status {
     match error {
         DriverError::UnknownRun(_) | DriverError::UnknownWorker(_) => Status::not_found(error.to_string()),
         DriverError::Refused(refusal) => of_refusal(refusal),
-        DriverError::RunDiffers { .. } => {
-            Status::already_exists(format!("{error} (choose another `run.name`, or resume the run as it is)"))
-        }
+        DriverError::RunDiffers { .. } => Status::already_exists(format!(
+            "{error} (choose another `run.name`, or resume the run as it is)"
+        )),
         DriverError::Ledger(source) => {
             let code = match source.as_ref() {
                 LedgerError::Full { .. } => Code::ResourceExhausted,

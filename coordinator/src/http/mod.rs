@@ -61,23 +61,36 @@ pub(crate) async fn serve(
     axum::serve(listener, routes)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
-        .map_err(|source| Error::Serve { part: "HTTP", source: source.into() })
+        .map_err(|source| Error::Serve {
+            part: "HTTP",
+            source: source.into(),
+        })
 }
 
 /// Ready: the driver answers, the ledger reads, blobs can be written.
 async fn readyz(State(parts): State<Parts>) -> Result<&'static str, Problem> {
     parts.driver.workers().await?;
-    parts.ledger.ready().await.map_err(|error| {
-        Problem { status: StatusCode::SERVICE_UNAVAILABLE, error: error.to_string(), hint: error.hint() }
+    parts.ledger.ready().await.map_err(|error| Problem {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        error: error.to_string(),
+        hint: error.hint(),
     })?;
     parts.blobs.check_writable().await?;
     Ok("ready\n")
 }
 
 async fn metrics_text() -> Result<Response, Problem> {
-    let prometheus = metrics::prometheus()
-        .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "another metrics recorder is installed in this process"))?;
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], prometheus.render()).into_response())
+    let prometheus = metrics::prometheus().ok_or_else(|| {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "another metrics recorder is installed in this process",
+        )
+    })?;
+    Ok((
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        prometheus.render(),
+    )
+        .into_response())
 }
 
 async fn runs(State(parts): State<Parts>) -> Result<Response, Problem> {
@@ -99,7 +112,10 @@ async fn run_pairs(
     Query(query): Query<PairsQuery>,
 ) -> Result<Response, Problem> {
     let limit = query.limit.unwrap_or(PAIRS).min(PAIRS_MAX);
-    let latest = parts.driver.inspect(&RunId(run), move |run| pairs::latest(run, limit)).await?;
+    let latest = parts
+        .driver
+        .inspect(&RunId(run), move |run| pairs::latest(run, limit))
+        .await?;
     Ok(Json(json!({ "pairs": latest })).into_response())
 }
 
@@ -108,11 +124,16 @@ async fn workers(State(parts): State<Parts>) -> Result<Response, Problem> {
 }
 
 async fn blob(State(parts): State<Parts>, Path(sha256): Path<String>) -> Result<Response, Problem> {
-    let digest: Digest =
-        sha256.parse().map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("{error}")))?;
+    let digest: Digest = sha256
+        .parse()
+        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("{error}")))?;
     let mut pieces = parts.blobs.stream(&digest).await?;
     let first = pieces.next().await.transpose()?.unwrap_or_default();
-    let content_type = if first.starts_with(PNG_SIGNATURE) { "image/png" } else { "application/octet-stream" };
+    let content_type = if first.starts_with(PNG_SIGNATURE) {
+        "image/png"
+    } else {
+        "application/octet-stream"
+    };
     let body = Body::from_stream(futures::stream::once(async { Ok(first) }).chain(pieces));
     let headers = [
         (header::CONTENT_TYPE, content_type),
@@ -132,7 +153,11 @@ struct Problem {
 
 impl Problem {
     fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Self { status, error: error.into(), hint: None }
+        Self {
+            status,
+            error: error.into(),
+            hint: None,
+        }
     }
 }
 
@@ -160,6 +185,10 @@ impl From<BlobError> for Problem {
             BlobError::NoSpace { .. } | BlobError::Unwritable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self { status, error: error.to_string(), hint: error.hint() }
+        Self {
+            status,
+            error: error.to_string(),
+            hint: error.hint(),
+        }
     }
 }

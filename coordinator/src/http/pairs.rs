@@ -22,7 +22,12 @@ pub(super) struct JudgedPair {
 /// The `limit` latest judged pairs, the newest step first.
 pub(super) fn latest(run: &Run, limit: usize) -> Vec<JudgedPair> {
     let in_flight = run.in_flight().map(|flight| (flight.step, flight.pairs.as_slice()));
-    let committed = run.results().steps.iter().rev().map(|step| (step.record.step, step.pairs.as_slice()));
+    let committed = run
+        .results()
+        .steps
+        .iter()
+        .rev()
+        .map(|step| (step.record.step, step.pairs.as_slice()));
     in_flight
         .into_iter()
         .chain(committed)

@@ -149,10 +149,14 @@ impl Hint for LedgerError {
                 "check that the folder exists and that this user may write to it, or name another one with --data"
             }
             Self::Schema { .. } => "use the Gavel version that wrote this ledger, or start in an empty folder",
-            Self::Full { .. } => "free some space on this disk and start the coordinator again: it goes on where it stopped",
+            Self::Full { .. } => {
+                "free some space on this disk and start the coordinator again: it goes on where it stopped"
+            }
             Self::RunExists { .. } => "choose another `run.name`, or resume this run",
             Self::Conflict { .. } => "stop the other coordinator that uses this folder, then start this one again",
-            Self::Corrupt { .. } => "the file was changed from outside; restore it from a copy, or start in an empty folder",
+            Self::Corrupt { .. } => {
+                "the file was changed from outside; restore it from a copy, or start in an empty folder"
+            }
             Self::Database { .. } => return None,
         };
         Some(text.to_owned())

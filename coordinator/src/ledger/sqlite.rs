@@ -6,7 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use gavel_core::ids::{Millis, RunId};
 use sqlx::Row as _;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
 
 use super::{EventRecord, Ledger, LedgerError, RunRecord};
 
@@ -32,8 +34,10 @@ impl SqliteLedger {
     pub async fn open(file: &Path) -> Result<Self, LedgerError> {
         let location = file.display().to_string();
         if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder)
-                .map_err(|source| LedgerError::Open { location: location.clone(), source: source.into() })?;
+            std::fs::create_dir_all(folder).map_err(|source| LedgerError::Open {
+                location: location.clone(),
+                source: source.into(),
+            })?;
         }
         let options = SqliteConnectOptions::new()
             .filename(file)
@@ -50,14 +54,23 @@ impl SqliteLedger {
             .max_connections(2)
             .connect_with(options)
             .await
-            .map_err(|source| LedgerError::Open { location: location.clone(), source: source.into() })?;
+            .map_err(|source| LedgerError::Open {
+                location: location.clone(),
+                source: source.into(),
+            })?;
         MIGRATIONS.run(&pool).await.map_err(|source| match source {
             sqlx::migrate::MigrateError::Execute(source) | sqlx::migrate::MigrateError::ExecuteMigration(source, _) => {
                 failure(&location, "update its schema", source)
             }
-            other => LedgerError::Schema { location, source: other.into() },
+            other => LedgerError::Schema {
+                location,
+                source: other.into(),
+            },
         })?;
-        Ok(Self { pool, file: file.to_owned() })
+        Ok(Self {
+            pool,
+            file: file.to_owned(),
+        })
     }
 
     fn failure(&self, action: &'static str, source: sqlx::Error) -> LedgerError {
@@ -67,16 +80,25 @@ impl SqliteLedger {
 
 fn failure(location: &str, action: &'static str, source: sqlx::Error) -> LedgerError {
     let location = location.to_owned();
-    let code = source.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse::<u32>().ok());
+    let code = source
+        .as_database_error()
+        .and_then(|error| error.code())
+        .and_then(|code| code.parse::<u32>().ok());
     match code.map(|code| code & 0xff) {
         Some(SQLITE_FULL) => LedgerError::Full { location },
         Some(SQLITE_READONLY) => LedgerError::ReadOnly { location },
-        _ => LedgerError::Database { location, action, source: source.into() },
+        _ => LedgerError::Database {
+            location,
+            action,
+            source: source.into(),
+        },
     }
 }
 
 fn is_taken(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|error| error.is_unique_violation())
+    error
+        .as_database_error()
+        .is_some_and(|error| error.is_unique_violation())
 }
 
 /// SQLite's integers are signed; what the ledger stores (times, sequence numbers) is far below 2^63.
@@ -86,25 +108,31 @@ fn signed(value: u64) -> i64 {
 
 fn unsigned(row: &SqliteRow, column: &str) -> Result<u64, sqlx::Error> {
     let value: i64 = row.try_get(column)?;
-    u64::try_from(value)
-        .map_err(|source| sqlx::Error::ColumnDecode { index: column.to_owned(), source: source.into() })
+    u64::try_from(value).map_err(|source| sqlx::Error::ColumnDecode {
+        index: column.to_owned(),
+        source: source.into(),
+    })
 }
 
 #[async_trait]
 impl Ledger for SqliteLedger {
     async fn create_run(&self, record: &RunRecord) -> Result<(), LedgerError> {
-        sqlx::query("INSERT INTO runs (run_id, spec, assets, spec_sha256, created_unix_ms) VALUES (?1, ?2, ?3, ?4, ?5)")
-            .bind(&record.run.0)
-            .bind(&record.spec)
-            .bind(&record.assets)
-            .bind(&record.spec_sha256)
-            .bind(signed(record.created.0))
-            .execute(&self.pool)
-            .await
-            .map_err(|error| match is_taken(&error) {
-                true => LedgerError::RunExists { run: record.run.clone() },
-                false => self.failure("store a run", error),
-            })?;
+        sqlx::query(
+            "INSERT INTO runs (run_id, spec, assets, spec_sha256, created_unix_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )
+        .bind(&record.run.0)
+        .bind(&record.spec)
+        .bind(&record.assets)
+        .bind(&record.spec_sha256)
+        .bind(signed(record.created.0))
+        .execute(&self.pool)
+        .await
+        .map_err(|error| match is_taken(&error) {
+            true => LedgerError::RunExists {
+                run: record.run.clone(),
+            },
+            false => self.failure("store a run", error),
+        })?;
         Ok(())
     }
 
@@ -121,7 +149,10 @@ impl Ledger for SqliteLedger {
                 .execute(&mut *transaction)
                 .await
                 .map_err(|error| match is_taken(&error) {
-                    true => LedgerError::Conflict { run: event.run.clone(), sequence: event.sequence },
+                    true => LedgerError::Conflict {
+                        run: event.run.clone(),
+                        sequence: event.sequence,
+                    },
                     false => self.failure(ACTION, error),
                 })?;
         }
@@ -150,11 +181,12 @@ impl Ledger for SqliteLedger {
     }
 
     async fn events(&self, run: &RunId) -> Result<Vec<EventRecord>, LedgerError> {
-        let rows = sqlx::query("SELECT sequence, at_unix_ms, kind, event FROM events WHERE run_id = ?1 ORDER BY sequence")
-            .bind(&run.0)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(|error| self.failure("read events", error))?;
+        let rows =
+            sqlx::query("SELECT sequence, at_unix_ms, kind, event FROM events WHERE run_id = ?1 ORDER BY sequence")
+                .bind(&run.0)
+                .fetch_all(&self.pool)
+                .await
+                .map_err(|error| self.failure("read events", error))?;
         rows.iter()
             .map(|row| {
                 Ok(EventRecord {

@@ -34,7 +34,11 @@ pub(crate) struct Remote {
 impl Blobs {
     pub(crate) fn remote(connection: Connection, cache_bytes: usize) -> Self {
         let cache = Mutex::new(Cache::new(cache_bytes));
-        Self::Remote(Arc::new(Remote { connection, cache, transfers: Semaphore::new(TRANSFERS) }))
+        Self::Remote(Arc::new(Remote {
+            connection,
+            cache,
+            transfers: Semaphore::new(TRANSFERS),
+        }))
     }
 
     pub(crate) fn memory() -> Self {
@@ -46,7 +50,11 @@ impl Blobs {
         match self {
             Self::Remote(remote) => remote.get(digest).await,
             Self::Memory(blobs) => {
-                let found = blobs.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
+                let found = blobs
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get(digest)
+                    .cloned();
                 found.ok_or_else(|| Status::not_found(format!("no blob {digest}")))
             }
         }
@@ -57,7 +65,10 @@ impl Blobs {
         match self {
             Self::Remote(remote) => remote.put(digest, bytes).await,
             Self::Memory(blobs) => {
-                blobs.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, bytes);
+                blobs
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(digest, bytes);
                 Ok(())
             }
         }
@@ -76,7 +87,9 @@ impl Remote {
     }
 
     async fn fetch(&self, digest: Digest) -> Result<Bytes, Status> {
-        let request = GetRequest { sha256: digest.to_string() };
+        let request = GetRequest {
+            sha256: digest.to_string(),
+        };
         let mut stream = self.connection.blobs().get(request).await?.into_inner();
         let mut bytes = BytesMut::new();
         while let Some(message) = stream.message().await? {
@@ -101,16 +114,29 @@ impl Remote {
         let chunks = (0..bytes.len().div_ceil(CHUNK_BYTES).max(1)).map(move |index| {
             let start = index * CHUNK_BYTES;
             let end = bytes.len().min(start + CHUNK_BYTES);
-            PutRequest { chunk: bytes.slice(start..end).into() }
+            PutRequest {
+                chunk: bytes.slice(start..end).into(),
+            }
         });
-        let stored = self.connection.blobs().put(tokio_stream::iter(chunks)).await?.into_inner();
+        let stored = self
+            .connection
+            .blobs()
+            .put(tokio_stream::iter(chunks))
+            .await?
+            .into_inner();
         if stored.sha256 != digest.to_string() {
-            return Err(Status::aborted(format!("blob {digest} was stored as {}", stored.sha256)));
+            return Err(Status::aborted(format!(
+                "blob {digest} was stored as {}",
+                stored.sha256
+            )));
         }
         Ok(())
     }
 
     fn keep(&self, digest: Digest, bytes: &Bytes) {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, bytes.clone());
+        self.cache
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(digest, bytes.clone());
     }
 }

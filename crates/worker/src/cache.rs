@@ -18,7 +18,13 @@ pub(crate) struct Cache {
 
 impl Cache {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, bytes: 0, clock: 0, entries: HashMap::new(), order: BTreeMap::new() }
+        Self {
+            bytes_max,
+            bytes: 0,
+            clock: 0,
+            entries: HashMap::new(),
+            order: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn get(&mut self, digest: &Digest) -> Option<Bytes> {
@@ -36,7 +42,9 @@ impl Cache {
             return;
         }
         while self.bytes + bytes.len() > self.bytes_max {
-            let Some((_, oldest)) = self.order.pop_first() else { break };
+            let Some((_, oldest)) = self.order.pop_first() else {
+                break;
+            };
             if let Some((_, given_up)) = self.entries.remove(&oldest) {
                 self.bytes -= given_up.len();
             }

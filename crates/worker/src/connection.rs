@@ -25,16 +25,26 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn new(address: &str) -> Result<Self, Error> {
-        let address = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+        let address = if address.contains("://") {
+            address.to_owned()
+        } else {
+            format!("http://{address}")
+        };
         let endpoint = Endpoint::from_shared(address.clone())
-            .map_err(|source| Error::Address { address: address.clone(), source })?
+            .map_err(|source| Error::Address {
+                address: address.clone(),
+                source,
+            })?
             .tcp_nodelay(true)
             .connect_timeout(Duration::from_secs(5))
             // A coordinator whose machine vanished is noticed in half a minute, not after TCP's many minutes.
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(20))
             .keep_alive_while_idle(true);
-        Ok(Self { address, channel: endpoint.connect_lazy() })
+        Ok(Self {
+            address,
+            channel: endpoint.connect_lazy(),
+        })
     }
 
     pub(crate) fn fleet(&self) -> FleetClient<Channel> {

@@ -29,7 +29,12 @@ enum Runtime {
 
 impl WorkContext {
     pub(crate) fn new(blobs: Blobs, cancelled: CancellationToken) -> Self {
-        Self { blobs, runtime: Runtime::Shared(Handle::current()), cancelled, uploads: Mutex::default() }
+        Self {
+            blobs,
+            runtime: Runtime::Shared(Handle::current()),
+            cancelled,
+            uploads: Mutex::default(),
+        }
     }
 
     /// A context without a coordinator: blobs live in memory, nothing is ever cancelled. For tests and offline work; must not
@@ -57,7 +62,8 @@ impl WorkContext {
     /// # Errors
     /// [`WorkError::Fatal`] when the coordinator has lost it, [`WorkError::Cancelled`]. A coordinator that is away is waited for.
     pub fn get(&self, digest: &Digest) -> Result<Bytes, WorkError> {
-        self.block_on(self.blobs.get(digest))?.map_err(|status| blob_failed("read", &status))
+        self.block_on(self.blobs.get(digest))?
+            .map_err(|status| blob_failed("read", &status))
     }
 
     /// Fetches several blobs at once, in order.
@@ -77,7 +83,10 @@ impl WorkContext {
         let upload = async move { blobs.put(digest, bytes).await };
         match &self.runtime {
             Runtime::Shared(handle) => {
-                self.uploads.lock().unwrap_or_else(PoisonError::into_inner).spawn_on(upload, handle);
+                self.uploads
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .spawn_on(upload, handle);
             }
             Runtime::Own(runtime) => {
                 if let Err(status) = runtime.block_on(upload) {
@@ -137,7 +146,10 @@ mod tests {
         let context = WorkContext::in_memory().expect("a runtime");
         let digest = context.put(vec![1, 2, 3]);
         assert_eq!(digest, Digest::of(&[1, 2, 3]));
-        assert_eq!(context.get_many(&[digest, digest]).expect("stored"), vec![Bytes::from_static(&[1, 2, 3]); 2]);
+        assert_eq!(
+            context.get_many(&[digest, digest]).expect("stored"),
+            vec![Bytes::from_static(&[1, 2, 3]); 2]
+        );
         assert!(matches!(context.get(&Digest::of(b"other")), Err(WorkError::Fatal(_))));
     }
 }

@@ -50,9 +50,13 @@ impl Hint for Error {
     fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Address { .. } => "write it as http://HOST:PORT",
-            Self::Unreachable { .. } => "start `gavel coordinator` first, and check the address and the firewall between",
+            Self::Unreachable { .. } => {
+                "start `gavel coordinator` first, and check the address and the firewall between"
+            }
             Self::Refused { .. } => "run the same version of Gavel on every machine of the fleet",
-            Self::Panicked { .. } => "this is a defect in Gavel; start the worker again: its unit goes to somebody else meanwhile",
+            Self::Panicked { .. } => {
+                "this is a defect in Gavel; start the worker again: its unit goes to somebody else meanwhile"
+            }
             Self::Thread(_) => "the machine is out of memory or of processes",
         };
         Some(text.to_owned())

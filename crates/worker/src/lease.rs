@@ -1,26 +1,12 @@
 //! The leases that a worker holds.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gavel_core::ids::{Digest, Fence, RunId};
-use gavel_core::unit::{Assignment, Unit};
-use gavel_proto::v1;
+use gavel_core::ids::Digest;
+use gavel_core::unit::Assignment;
+use gavel_proto::LeaseKey;
 use tokio_util::sync::CancellationToken;
-
-/// Names a lease.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct LeaseKey {
-    pub(crate) run: RunId,
-    pub(crate) unit: Unit,
-    pub(crate) fence: Fence,
-}
-
-impl From<&LeaseKey> for v1::LeaseKey {
-    fn from(key: &LeaseKey) -> Self {
-        Self { run_id: key.run.0.clone(), unit: Some(key.unit.into()), fence: key.fence.0 }
-    }
-}
 
 /// A unit that this worker was given.
 #[derive(Debug, Clone)]
@@ -32,7 +18,7 @@ pub(crate) struct Lease {
 
 /// The open leases, each with the token that ends the work on it. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Held(Arc<Mutex<HashMap<LeaseKey, CancellationToken>>>);
+pub(crate) struct Held(Arc<Mutex<BTreeMap<LeaseKey, CancellationToken>>>);
 
 impl Held {
     pub(crate) fn add(&self, key: &LeaseKey) -> CancellationToken {
@@ -69,7 +55,7 @@ impl Held {
         self.locked().contains_key(key)
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<LeaseKey, CancellationToken>> {
+    fn locked(&self) -> std::sync::MutexGuard<'_, BTreeMap<LeaseKey, CancellationToken>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -43,7 +43,12 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
     let held = Held::default();
     let drain = shutdown.child_token();
     let left = CancellationToken::new();
-    let heartbeat = tokio::spawn(heartbeat::beat(session.clone(), held.clone(), drain.clone(), left.clone()));
+    let heartbeat = tokio::spawn(heartbeat::beat(
+        session.clone(),
+        held.clone(),
+        drain.clone(),
+        left.clone(),
+    ));
     let desk = Arc::new(Desk {
         blobs: Blobs::remote(connection.clone(), options.cache_bytes),
         specs: Specs::new(connection),
@@ -71,7 +76,10 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
         tracing::debug!(message = status.message(), "leases not given back: they will expire");
     }
     if let Err(status) = session.deregister().await {
-        tracing::debug!(message = status.message(), "the coordinator did not hear that this worker left");
+        tracing::debug!(
+            message = status.message(),
+            "the coordinator did not hear that this worker left"
+        );
     }
     tracing::info!(worker = %session.worker, "left the fleet");
     ended
@@ -90,7 +98,11 @@ struct Desk {
 }
 
 /// Leases units and starts a task for each, until the drain begins or a unit ends the worker.
-async fn lease_and_work(desk: &Arc<Desk>, open_max: usize, units: &mut JoinSet<Result<(), Error>>) -> Result<(), Error> {
+async fn lease_and_work(
+    desk: &Arc<Desk>,
+    open_max: usize,
+    units: &mut JoinSet<Result<(), Error>>,
+) -> Result<(), Error> {
     let places = Arc::new(Semaphore::new(open_max));
     loop {
         let place = tokio::select! {
@@ -133,7 +145,11 @@ async fn finish(desk: &Desk, units: &mut JoinSet<Result<(), Error>>, within: Dur
 }
 
 fn unit_ended(unit: Result<Result<(), Error>, tokio::task::JoinError>) -> Result<(), Error> {
-    unit.unwrap_or_else(|error| Err(Error::Panicked { message: error.to_string() }))
+    unit.unwrap_or_else(|error| {
+        Err(Error::Panicked {
+            message: error.to_string(),
+        })
+    })
 }
 
 impl Desk {
@@ -233,8 +249,13 @@ impl Desk {
                         Ok(())
                     }
                     Err(status) if status.code() == Code::InvalidArgument => {
-                        tracing::error!(message = status.message(), "the coordinator does not accept this outcome");
-                        self.session.fail(key, format!("outcome refused: {}", status.message()), false).await
+                        tracing::error!(
+                            message = status.message(),
+                            "the coordinator does not accept this outcome"
+                        );
+                        self.session
+                            .fail(key, format!("outcome refused: {}", status.message()), false)
+                            .await
                     }
                     Err(status) => Err(status),
                 }

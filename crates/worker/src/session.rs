@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use gavel_core::ids::{Fence, RunId, WorkerId};
-use gavel_core::unit::{Outcome, Role, Unit};
-use gavel_proto::v1;
+use gavel_core::ids::WorkerId;
+use gavel_core::unit::{Outcome, Role};
+use gavel_proto::{LeaseKey, Malformed, v1};
 use tonic::{Code, Status};
 
 use crate::connection::{Connection, persist, prompt, within};
 use crate::error::Error;
-use crate::lease::{Lease, LeaseKey};
+use crate::lease::Lease;
 use crate::options::WorkerOptions;
 
 /// How long the coordinator may hold a request for work.
@@ -46,10 +46,15 @@ impl Session {
             },
         };
         let response = registered.map_err(|status| match (status.code(), options.connect_within) {
-            (Code::DeadlineExceeded, Some(waited)) => {
-                Error::Unreachable { address: address.clone(), waited, source: Box::new(status) }
-            }
-            _ => Error::Refused { address: address.clone(), reason: status.message().to_owned() },
+            (Code::DeadlineExceeded, Some(waited)) => Error::Unreachable {
+                address: address.clone(),
+                waited,
+                source: Box::new(status),
+            },
+            _ => Error::Refused {
+                address: address.clone(),
+                reason: status.message().to_owned(),
+            },
         })?;
         let heartbeat = Duration::from_millis(response.heartbeat_interval_ms.max(1));
         tracing::info!(worker = response.worker_id, address, "registered");
@@ -87,9 +92,15 @@ impl Session {
 
     /// Says that this worker lives. Returns the leases that it no longer has, and whether the fleet drains.
     pub(crate) async fn heartbeat(&self, held: &[LeaseKey]) -> Result<(Vec<LeaseKey>, bool), Status> {
-        let message =
-            v1::HeartbeatRequest { worker_id: self.worker.0.clone(), leases: held.iter().map(Into::into).collect() };
-        let response = self.connection.fleet().heartbeat(within(message, self.heartbeat.max(Duration::from_secs(5)))).await?;
+        let message = v1::HeartbeatRequest {
+            worker_id: self.worker.0.clone(),
+            leases: held.iter().cloned().map(Into::into).collect(),
+        };
+        let response = self
+            .connection
+            .fleet()
+            .heartbeat(within(message, self.heartbeat.max(Duration::from_secs(5))))
+            .await?;
         let response = response.into_inner();
         let lost = response.lost.into_iter().map(read_key).collect::<Result<_, _>>()?;
         Ok((lost, response.drain))
@@ -99,7 +110,7 @@ impl Session {
     pub(crate) async fn complete(&self, key: &LeaseKey, outcome: Outcome) -> Result<(), Status> {
         let message = v1::CompleteRequest {
             worker_id: self.worker.0.clone(),
-            key: Some(key.into()),
+            key: Some(key.clone().into()),
             outcome: Some(outcome.into()),
         };
         persist("complete", || {
@@ -113,7 +124,12 @@ impl Session {
 
     /// Says that an attempt did not work, over restarts of the coordinator.
     pub(crate) async fn fail(&self, key: &LeaseKey, reason: String, fatal: bool) -> Result<(), Status> {
-        let message = v1::FailRequest { worker_id: self.worker.0.clone(), key: Some(key.into()), reason, fatal };
+        let message = v1::FailRequest {
+            worker_id: self.worker.0.clone(),
+            key: Some(key.clone().into()),
+            reason,
+            fatal,
+        };
         persist("fail", || {
             let mut fleet = self.connection.fleet();
             let request = prompt(message.clone());
@@ -125,15 +141,26 @@ impl Session {
 
     /// Gives a lease back, if the coordinator is there to hear it; otherwise it expires.
     pub(crate) async fn release(&self, keys: &[LeaseKey]) -> Result<(), Status> {
-        let message = v1::ReleaseRequest { worker_id: self.worker.0.clone(), keys: keys.iter().map(Into::into).collect() };
-        self.connection.fleet().release(within(message, Duration::from_secs(3))).await?;
+        let message = v1::ReleaseRequest {
+            worker_id: self.worker.0.clone(),
+            keys: keys.iter().cloned().map(Into::into).collect(),
+        };
+        self.connection
+            .fleet()
+            .release(within(message, Duration::from_secs(3)))
+            .await?;
         Ok(())
     }
 
     /// Leaves the fleet, if the coordinator is there to hear it.
     pub(crate) async fn deregister(&self) -> Result<(), Status> {
-        let message = v1::DeregisterRequest { worker_id: self.worker.0.clone() };
-        self.connection.fleet().deregister(within(message, Duration::from_secs(3))).await?;
+        let message = v1::DeregisterRequest {
+            worker_id: self.worker.0.clone(),
+        };
+        self.connection
+            .fleet()
+            .deregister(within(message, Duration::from_secs(3)))
+            .await?;
         Ok(())
     }
 }
@@ -142,7 +169,10 @@ fn introduction(role: Role, device: &str, worker_id: Option<String>) -> v1::Regi
     v1::RegisterRequest {
         protocol_version: gavel_proto::PROTOCOL_VERSION,
         role: v1::Role::from(role).into(),
-        host: std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(host_name),
+        host: std::env::var("HOSTNAME")
+            .ok()
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(host_name),
         pid: std::process::id(),
         device: device.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -151,7 +181,8 @@ fn introduction(role: Role, device: &str, worker_id: Option<String>) -> v1::Regi
 }
 
 fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
 }
 
 async fn introduce(connection: &Connection, introduction: v1::RegisterRequest) -> Result<v1::RegisterResponse, Status> {
@@ -159,17 +190,22 @@ async fn introduce(connection: &Connection, introduction: v1::RegisterRequest) -
 }
 
 fn read_key(key: v1::LeaseKey) -> Result<LeaseKey, Status> {
-    let unit = key.unit.ok_or_else(|| Status::internal("a lease without a unit"))?;
-    let unit = Unit::try_from(unit).map_err(|error| Status::internal(error.to_string()))?;
-    Ok(LeaseKey { run: RunId(key.run_id), unit, fence: Fence(key.fence) })
+    key.try_into().map_err(|malformed: Malformed| unreadable(&malformed))
 }
 
 fn read_lease(lease: v1::Lease) -> Result<Lease, Status> {
-    let key = read_key(lease.key.ok_or_else(|| Status::internal("a lease without a key"))?)?;
-    let assignment = lease.assignment.ok_or_else(|| Status::internal("a lease without an assignment"))?;
+    let missing = |field| unreadable(&Malformed::Missing { field });
+    let assignment = lease.assignment.ok_or_else(|| missing("Lease.assignment"))?;
     Ok(Lease {
-        key,
-        spec: lease.spec_sha256.parse().map_err(|error| Status::internal(format!("spec fingerprint: {error}")))?,
-        assignment: assignment.try_into().map_err(|error: gavel_proto::ConvertError| Status::internal(error.to_string()))?,
+        key: read_key(lease.key.ok_or_else(|| missing("Lease.key"))?)?,
+        spec: lease.spec_sha256.parse().map_err(|_| missing("Lease.spec_sha256"))?,
+        assignment: assignment
+            .try_into()
+            .map_err(|malformed: Malformed| unreadable(&malformed))?,
     })
+}
+
+/// An answer that breaks the protocol is final: asking again would bring the same.
+fn unreadable(malformed: &Malformed) -> Status {
+    Status::failed_precondition(format!("the coordinator's answer cannot be read: {malformed}"))
 }

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use gavel_core::ids::{Digest, RunId};
 use gavel_core::RunAssets;
+use gavel_core::ids::{Digest, RunId};
 use gavel_core::spec::RunSpec;
 use gavel_proto::v1::GetSpecRequest;
 use tokio::sync::Mutex;
@@ -34,7 +34,10 @@ pub(crate) struct Specs {
 
 impl Specs {
     pub(crate) fn new(connection: Connection) -> Self {
-        Self { connection, known: Mutex::default() }
+        Self {
+            connection,
+            known: Mutex::default(),
+        }
     }
 
     pub(crate) async fn get(&self, run: &RunId, digest: Digest) -> Result<Arc<Specified>, WorkError> {

@@ -58,7 +58,9 @@ fn perform(work: &mut impl Work, prepared: &mut Option<Arc<Specified>>, job: &Jo
         return Err(WorkError::Cancelled);
     }
     let specified = &job.specified;
-    let is_prepared = prepared.as_ref().is_some_and(|known| known.run == specified.run && known.digest == specified.digest);
+    let is_prepared = prepared
+        .as_ref()
+        .is_some_and(|known| known.run == specified.run && known.digest == specified.digest);
     if !is_prepared {
         *prepared = None;
         work.prepare(&specified.run, &specified.spec, &specified.assets)?;
@@ -69,5 +71,6 @@ fn perform(work: &mut impl Work, prepared: &mut Option<Arc<Specified>>, job: &Jo
 
 fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
 }

@@ -1,8 +1,8 @@
 //! What a worker implements.
 
 use gavel_core::Hint;
-use gavel_core::ids::RunId;
 use gavel_core::RunAssets;
+use gavel_core::ids::RunId;
 use gavel_core::spec::RunSpec;
 use gavel_core::unit::{Assignment, Outcome, Unit};
 
