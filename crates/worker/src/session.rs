@@ -169,10 +169,7 @@ fn introduction(role: Role, device: &str, worker_id: Option<String>) -> v1::Regi
     v1::RegisterRequest {
         protocol_version: gavel_proto::PROTOCOL_VERSION,
         role: v1::Role::from(role).into(),
-        host: std::env::var("HOSTNAME")
-            .ok()
-            .filter(|name| !name.is_empty())
-            .unwrap_or_else(host_name),
+        host: host_name(),
         pid: std::process::id(),
         device: device.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -180,6 +177,7 @@ fn introduction(role: Role, device: &str, worker_id: Option<String>) -> v1::Regi
     }
 }
 
+/// The machine's name, for people; Linux tells it in a file.
 fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())

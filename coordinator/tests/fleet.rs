@@ -1,0 +1,321 @@
+//! Whole runs with fake work: undisturbed, over a restart, over a ledger that breaks, with workers that fail or lose a lease.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use gavel_coordinator::blobs::Blobs;
+use gavel_coordinator::ledger::{EventRecord, Ledger, LedgerError, RunRecord, SqliteLedger};
+use gavel_coordinator::{Error, NoticeKind, Stores, read_run};
+use gavel_core::RunAssets;
+use gavel_core::ids::{Digest, RunId, Step};
+use gavel_core::run::{Phase, RunStatus};
+use gavel_core::spec::RunSpec;
+use gavel_core::unit::{Assignment, Outcome, Role, Unit};
+use gavel_worker::{Work, WorkContext, WorkError, WorkerOptions};
+use support::{Fake, RUN, Served, Working, options, whole_fleet};
+
+fn is_ended(status: &RunStatus) -> bool {
+    status.phase.is_ended()
+}
+
+fn adapter(status: &RunStatus) -> Digest {
+    status.policy.as_ref().expect("a policy").adapter
+}
+
+/// The adapter of a run that nothing disturbs.
+async fn undisturbed() -> Digest {
+    let folder = tempfile::tempdir().expect("a folder");
+    let coordinator = Served::start(options(folder.path())).await;
+    coordinator.submit().await;
+    let workers = whole_fleet(coordinator.handle.grpc_address());
+    let status = coordinator.until(is_ended).await;
+    assert_eq!(status.phase, Phase::Finished);
+    for worker in workers {
+        worker.stop().await;
+    }
+    coordinator.stop().await;
+    adapter(&status)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_finishes_tells_its_news_and_replays_to_an_equal_state() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (notices, mut news) = tokio::sync::mpsc::unbounded_channel();
+    let mut options = options(folder.path());
+    options.notices = Some(notices);
+    let coordinator = Served::start(options).await;
+    let workers = whole_fleet(coordinator.handle.grpc_address());
+    coordinator.submit().await;
+    let status = coordinator.until(is_ended).await;
+    assert_eq!(status.phase, Phase::Finished);
+    assert_eq!((status.steps.len(), status.step), (3, Step(3)));
+    assert_eq!(status.evaluation.expect("an evaluation").compared, 3);
+    for worker in workers {
+        worker.stop().await;
+    }
+    assert!(coordinator.handle.driver().workers().await.expect("a table").is_empty());
+
+    let run = RunId(RUN.into());
+    let live = coordinator
+        .handle
+        .driver()
+        .inspect(&run, |run| run.results().clone())
+        .await
+        .expect("the run");
+    coordinator.stop().await;
+    let ledger = SqliteLedger::open(&folder.path().join("ledger.sqlite"))
+        .await
+        .expect("the ledger");
+    let replayed = read_run(&ledger, &run).await.expect("the run");
+    assert_eq!((replayed.phase(), replayed.results()), (Phase::Finished, &live));
+
+    let mut told = Vec::new();
+    while let Ok(notice) = news.try_recv() {
+        told.push(match notice.kind {
+            NoticeKind::StepCommitted(step, _) => format!("step {step}"),
+            NoticeKind::Checkpoint(step, _) => format!("checkpoint {step}"),
+            NoticeKind::Ended => "ended".into(),
+        });
+    }
+    assert_eq!(told, ["step 0", "step 1", "step 2", "checkpoint 2", "step 3", "ended"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_restarts_in_the_middle_changes_nothing_in_the_result() {
+    let expected = undisturbed().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let first = Served::start(options(folder.path())).await;
+    let address = first.handle.grpc_address();
+    first.submit().await;
+    let workers = whole_fleet(address);
+    let before = first.until(|status| status.step >= Step(1)).await;
+    first.stop().await;
+
+    let second = Served::start_at(options(folder.path()), address).await;
+    let status = second.until(is_ended).await;
+    assert_eq!(status.phase, Phase::Finished);
+    assert_eq!(status.steps[0], before.steps[0]);
+    assert_eq!(adapter(&status), expected);
+    for worker in workers {
+        worker.stop().await;
+    }
+    second.stop().await;
+}
+
+/// A ledger whose `n`-th append fails, as on a full disk.
+struct Failing {
+    ledger: SqliteLedger,
+    left: AtomicUsize,
+}
+
+#[async_trait]
+impl Ledger for Failing {
+    async fn create_run(&self, record: &RunRecord) -> Result<(), LedgerError> {
+        self.ledger.create_run(record).await
+    }
+
+    async fn append(&self, events: &[EventRecord]) -> Result<(), LedgerError> {
+        if self
+            .left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            .is_err()
+        {
+            return Err(LedgerError::Full {
+                location: "the test's disk".into(),
+            });
+        }
+        self.ledger.append(events).await
+    }
+
+    async fn runs(&self) -> Result<Vec<RunRecord>, LedgerError> {
+        self.ledger.runs().await
+    }
+
+    async fn events(&self, run: &RunId) -> Result<Vec<EventRecord>, LedgerError> {
+        self.ledger.events(run).await
+    }
+
+    async fn ready(&self) -> Result<(), LedgerError> {
+        self.ledger.ready().await
+    }
+
+    async fn close(&self) {
+        self.ledger.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_fails_ends_the_coordinator_and_the_next_one_goes_on_to_the_same_result() {
+    let expected = undisturbed().await;
+    // The steps alone take more than 12 rounds one after the other, however many events share an append.
+    for appends in [1, 5, 12] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ledger = SqliteLedger::open(&folder.path().join("ledger.sqlite"))
+            .await
+            .expect("a ledger");
+        let blobs = Blobs::open_folder(&folder.path().join("blobs"), 1 << 20)
+            .await
+            .expect("blobs");
+        let stores = Stores {
+            ledger: Arc::new(Failing {
+                ledger,
+                left: AtomicUsize::new(appends),
+            }),
+            blobs,
+        };
+        let first = Served::start_with(options(folder.path()), stores, support::any_port()).await;
+        let address = first.handle.grpc_address();
+        first.submit().await;
+        let workers = whole_fleet(address);
+        let error = first.handle.join().await.expect_err("the ledger fails");
+        assert!(matches!(&error, Error::Ledger(LedgerError::Full { .. })), "{error}");
+
+        let second = Served::start_at(options(folder.path()), address).await;
+        let status = second.until(is_ended).await;
+        assert_eq!(
+            (status.phase.clone(), adapter(&status)),
+            (Phase::Finished, expected),
+            "after {appends} appends"
+        );
+        for worker in workers {
+            worker.stop().await;
+        }
+        second.stop().await;
+    }
+}
+
+/// Fails in the way that it is told, once, then works.
+struct Troubled {
+    trouble: Option<fn() -> Result<Outcome, WorkError>>,
+    then: Fake,
+}
+
+impl Work for Troubled {
+    fn prepare(&mut self, run: &RunId, spec: &RunSpec, assets: &RunAssets) -> Result<(), WorkError> {
+        self.then.prepare(run, spec, assets)
+    }
+
+    fn perform(&mut self, unit: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {
+        match self.trouble.take() {
+            Some(trouble) => trouble(),
+            None => self.then.perform(unit, assignment, context),
+        }
+    }
+}
+
+fn troubled(trouble: fn() -> Result<Outcome, WorkError>) -> Troubled {
+    Troubled {
+        trouble: Some(trouble),
+        then: Fake::new(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fatal_failure_stops_the_run_with_its_reason_and_resume_goes_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let coordinator = Served::start(options(folder.path())).await;
+    let address = coordinator.handle.grpc_address();
+    coordinator.submit().await;
+    let broken = troubled(|| Err(WorkError::Fatal("the model folder is empty".into())));
+    let trainer = Working::start(Role::Trainer, address, broken);
+    let status = coordinator.until(is_ended).await;
+    assert!(
+        matches!(&status.phase, Phase::Failed { reason } if reason.contains("the model folder is empty")),
+        "{status:?}"
+    );
+
+    coordinator
+        .handle
+        .driver()
+        .resume(&RunId(RUN.into()))
+        .await
+        .expect("a failed run");
+    let sampler = Working::start(Role::Sampler, address, Fake::new());
+    let judge = Working::start(Role::Judge, address, Fake::new());
+    assert_eq!(coordinator.until(is_ended).await.phase, Phase::Finished);
+    for worker in [trainer, sampler, judge] {
+        worker.stop().await;
+    }
+    coordinator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_panics_gives_its_unit_to_others_and_ends_with_the_panic() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let coordinator = Served::start(options(folder.path())).await;
+    let address = coordinator.handle.grpc_address();
+    coordinator.submit().await;
+    let panicking = Working::start(Role::Trainer, address, troubled(|| panic!("index out of bounds")));
+    let error = panicking.ended().await.expect_err("it panicked");
+    assert!(error.to_string().contains("index out of bounds"), "{error}");
+
+    let workers = whole_fleet(address);
+    assert_eq!(coordinator.until(is_ended).await.phase, Phase::Finished);
+    for worker in workers {
+        worker.stop().await;
+    }
+    coordinator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_fleet_leaves_and_units_leased_ahead_are_not_lost() {
+    let expected = undisturbed().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let first = Served::start(options(folder.path())).await;
+    let address = first.handle.grpc_address();
+    first.submit().await;
+    let ahead = |role| {
+        let options = WorkerOptions {
+            prefetch: 2,
+            ..WorkerOptions::new(address.to_string(), role, "cpu")
+        };
+        Working::start_with(options, Fake::new())
+    };
+    let workers = [Role::Sampler, Role::Judge, Role::Trainer].map(ahead);
+    first.until(|status| status.step >= Step(1)).await;
+    first.handle.driver().drain().await.expect("draining");
+    for worker in workers {
+        worker.ended().await.expect("left by itself");
+    }
+    let run = RunId(RUN.into());
+    assert!(
+        first
+            .handle
+            .driver()
+            .status(&run)
+            .await
+            .expect("the run")
+            .leases
+            .is_empty()
+    );
+    first.stop().await;
+
+    let second = Served::start_at(options(folder.path()), address).await;
+    let workers = whole_fleet(address);
+    assert_eq!(adapter(&second.until(is_ended).await), expected);
+    for worker in workers {
+        worker.stop().await;
+    }
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_says_where_it_looked_when_there_is_no_coordinator() {
+    let free = tokio::net::TcpListener::bind(support::any_port())
+        .await
+        .expect("a port");
+    let address = free.local_addr().expect("its address");
+    drop(free);
+    let options = WorkerOptions {
+        connect_within: Some(std::time::Duration::from_millis(300)),
+        ..WorkerOptions::new(address.to_string(), Role::Judge, "cpu")
+    };
+    let error = Working::start_with(options, Fake::new())
+        .ended()
+        .await
+        .expect_err("nobody is there");
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+}

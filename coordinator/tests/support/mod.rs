@@ -1,0 +1,317 @@
+//! A whole fleet in one process: a real coordinator on port 0, real workers over real gRPC, and work that is quick and
+//! deterministic. Waiting is always for an event.
+
+#![expect(dead_code, reason = "each test file uses its part")]
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use gavel_coordinator::{Coordinator, CoordinatorHandle, CoordinatorOptions, Listeners, Stores};
+use gavel_core::RunAssets;
+use gavel_core::ids::{Candidate, Digest, RunId};
+use gavel_core::run::RunStatus;
+use gavel_core::spec::RunSpec;
+use gavel_core::unit::{Assignment, Outcome, Policy, Role, Sampled, ShardStatistics, Unit};
+use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
+use gavel_core::{LabelledPair, RubricText};
+use gavel_worker::{Work, WorkContext, WorkError, WorkerOptions};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const RUN: &str = "quickstart";
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
+
+/// A small run: three steps of six pairs, with evaluation and calibration.
+pub(crate) fn spec() -> RunSpec {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/quickstart.toml"));
+    let mut table: toml::Table = text.expect("the shipped config").parse().expect("TOML");
+    let mut set = |section: &str, key: &str, value: toml::Value| {
+        let section = table
+            .get_mut(section)
+            .and_then(toml::Value::as_table_mut)
+            .expect("a section");
+        section.insert(key.into(), value);
+    };
+    set("run", "steps", 3.into());
+    set("prompts", "per_step", 6.into());
+    set("sampling", "batch", 2.into());
+    set("judge", "batch", 3.into());
+    set("trainer", "shard", 2.into());
+    set("checkpoints", "every", 2.into());
+    set("evaluation", "batch", 2.into());
+    RunSpec::from_value(table).expect("a valid spec")
+}
+
+pub(crate) fn assets() -> RunAssets {
+    let image = |name: &str| Digest::of(&picture(name));
+    RunAssets {
+        prompts: (0..10).map(|line| format!("prompt {line}")).collect(),
+        held_out: (0..3).map(|line| format!("held out {line}")).collect(),
+        rubric: RubricText::new("the better picture wins"),
+        template: "which?".into(),
+        labelled: vec![LabelledPair {
+            text: "labelled".into(),
+            first: image("labelled a"),
+            second: image("labelled b"),
+            preferred: Side::First,
+        }],
+    }
+}
+
+pub(crate) fn picture(name: &str) -> Vec<u8> {
+    [PNG, name.as_bytes()].concat()
+}
+
+/// Work that is a pure function of its assignment, so that its results show what was computed from what.
+pub(crate) struct Fake {
+    rubric: Option<Digest>,
+}
+
+impl Fake {
+    pub(crate) fn new() -> Self {
+        Self { rubric: None }
+    }
+}
+
+fn manifest() -> Digest {
+    Digest::of(b"two tensors")
+}
+
+fn policy(context: &WorkContext, adapter: String) -> Policy {
+    Policy {
+        optimizer: context.put(format!("optimizer of {adapter}")),
+        averaged: Some(context.put(format!("average of {adapter}"))),
+        adapter: context.put(adapter),
+        manifest: manifest(),
+        tensors: 2,
+    }
+}
+
+impl Work for Fake {
+    fn prepare(&mut self, _: &RunId, _: &RunSpec, assets: &RunAssets) -> Result<(), WorkError> {
+        self.rubric = Some(assets.rubric.digest);
+        Ok(())
+    }
+
+    fn perform(&mut self, unit: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {
+        Ok(match assignment {
+            Assignment::Initialise => Outcome::Initialised {
+                policy: policy(context, "adapter".into()),
+            },
+            Assignment::Sample { step, policy, prompts } => {
+                context.get(&policy.adapter)?;
+                let mut samples = Vec::new();
+                for prompt in prompts {
+                    for candidate in 0..2 {
+                        let name = format!("{} {step} {} {candidate}", policy.adapter, prompt.text);
+                        samples.push(Sampled {
+                            prompt: prompt.index,
+                            candidate: Candidate(candidate),
+                            trajectory: Some(context.put(format!("trajectory {name}"))),
+                            image: context.put(picture(&name)),
+                        });
+                    }
+                }
+                Outcome::Sampled {
+                    samples,
+                    manifest: Some(policy.manifest),
+                    seconds: 0.5,
+                }
+            }
+            Assignment::EvaluateSample { policy, prompts, .. } => {
+                let adapter = policy.as_ref().map(|policy| policy.adapter);
+                let sampled = prompts.iter().map(|prompt| Sampled {
+                    prompt: prompt.index,
+                    candidate: Candidate(0),
+                    trajectory: None,
+                    image: context.put(picture(&format!("{adapter:?} {}", prompt.text))),
+                });
+                let manifest = policy.as_ref().map(|policy| policy.manifest);
+                Outcome::Sampled {
+                    samples: sampled.collect(),
+                    manifest,
+                    seconds: 0.5,
+                }
+            }
+            Assignment::Judge { pairs } => {
+                let mut verdicts = Vec::new();
+                for pair in pairs {
+                    let images = context.get_many(&[pair.first, pair.second])?;
+                    let chosen = Digest::of(&images.concat()).0[0] % 5;
+                    let verdict = match chosen {
+                        0 => Verdict::Abstain {
+                            reason: AbstainReason::OrdersDisagree,
+                        },
+                        1 | 2 => Verdict::Preferred { side: Side::First },
+                        _ => Verdict::Preferred { side: Side::Second },
+                    };
+                    let probability_first = match verdict {
+                        Verdict::Preferred { side: Side::First } => 0.9,
+                        Verdict::Preferred { side: Side::Second } => 0.1,
+                        _ => 0.5,
+                    };
+                    verdicts.push(VerdictRecord {
+                        prompt: pair.prompt,
+                        verdict,
+                        probability_first,
+                        order_probabilities: [probability_first; 2],
+                        rubric: self.rubric.ok_or(WorkError::Fatal("not prepared".into()))?,
+                    });
+                }
+                Outcome::Judged {
+                    verdicts,
+                    seconds: 0.25,
+                }
+            }
+            Assignment::Gradient { policy, pairs, .. } => {
+                let mut sum = format!("gradient {} {unit}", policy.adapter);
+                for candidate in pairs.iter().flat_map(|pair| &pair.candidates) {
+                    context.get(&candidate.trajectory)?;
+                    sum.push_str(&format!(" {} {}", candidate.trajectory, candidate.reward));
+                }
+                let terms = 2 * pairs.len() as u64;
+                Outcome::Gradient {
+                    gradient: (terms > 0).then(|| context.put(sum)),
+                    manifest: policy.manifest,
+                    statistics: ShardStatistics {
+                        terms,
+                        kl: 0.01,
+                        clipped: 1.min(terms),
+                        ratio_deviation: 0.0,
+                        loss: 1.0,
+                    },
+                    skipped: Vec::new(),
+                    seconds: 1.0,
+                }
+            }
+            Assignment::Commit {
+                policy: before,
+                gradients,
+                terms,
+                ..
+            } => {
+                let mut adapter = format!("{} {terms}", before.adapter);
+                for gradient in context.get_many(gradients)? {
+                    adapter.push_str(&Digest::of(&gradient).to_string());
+                }
+                Outcome::Committed {
+                    policy: policy(context, Digest::of(adapter.as_bytes()).to_string()),
+                    grad_norm: 1.5,
+                    learning_rate: 1e-3,
+                    seconds: 0.1,
+                }
+            }
+        })
+    }
+}
+
+/// Quick heartbeats; no test waits for one to be missed.
+pub(crate) fn options(folder: &Path) -> CoordinatorOptions {
+    let mut options = CoordinatorOptions::new(folder);
+    options.heartbeat = Duration::from_millis(100);
+    options
+}
+
+pub(crate) fn any_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// A coordinator with the token that ends it.
+pub(crate) struct Served {
+    pub(crate) handle: CoordinatorHandle,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Served {
+    pub(crate) async fn start(options: CoordinatorOptions) -> Self {
+        Self::start_at(options, any_port()).await
+    }
+
+    /// Serves gRPC at `grpc`: after a restart, where the workers look for it.
+    pub(crate) async fn start_at(options: CoordinatorOptions, grpc: SocketAddr) -> Self {
+        let stores = Stores::open(&options).await.expect("stores");
+        Self::start_with(options, stores, grpc).await
+    }
+
+    pub(crate) async fn start_with(options: CoordinatorOptions, stores: Stores, grpc: SocketAddr) -> Self {
+        let listeners = Listeners::bind(grpc, any_port()).await.expect("free ports");
+        let shutdown = CancellationToken::new();
+        let handle = Coordinator::start_with(options, stores, listeners, shutdown.clone())
+            .await
+            .expect("a coordinator");
+        Self { handle, shutdown }
+    }
+
+    pub(crate) async fn submit(&self) {
+        // The labelled pictures are blobs, as `gavel submit` would have stored them.
+        for name in ["labelled a", "labelled b"] {
+            self.handle.blobs().put(picture(name).into()).await.expect("stored");
+        }
+        self.handle
+            .driver()
+            .submit(RunId(RUN.into()), spec(), assets())
+            .await
+            .expect("submitted");
+    }
+
+    /// Waits until the run's state is as wanted.
+    pub(crate) async fn until(&self, wanted: impl Fn(&RunStatus) -> bool) -> RunStatus {
+        let run = RunId(RUN.into());
+        let mut changes = self.handle.driver().watch(&run).await.expect("the run");
+        loop {
+            changes.mark_unchanged();
+            let status = self.handle.driver().status(&run).await.expect("the run");
+            if wanted(&status) {
+                return status;
+            }
+            assert!(
+                !status.phase.is_ended(),
+                "ended before it was as wanted: {:?}",
+                status.phase
+            );
+            changes.changed().await.expect("the coordinator serves");
+        }
+    }
+
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.handle.join().await.expect("an orderly end");
+    }
+}
+
+/// A worker with the token that ends it.
+pub(crate) struct Working {
+    task: JoinHandle<Result<(), gavel_worker::Error>>,
+    shutdown: CancellationToken,
+}
+
+impl Working {
+    pub(crate) fn start(role: Role, coordinator: SocketAddr, work: impl Work + 'static) -> Self {
+        Self::start_with(WorkerOptions::new(coordinator.to_string(), role, "cpu"), work)
+    }
+
+    pub(crate) fn start_with(options: WorkerOptions, work: impl Work + 'static) -> Self {
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(gavel_worker::run(options, work, shutdown.clone()));
+        Self { task, shutdown }
+    }
+
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.ended().await.expect("an orderly end");
+    }
+
+    pub(crate) async fn ended(self) -> Result<(), gavel_worker::Error> {
+        self.task.await.expect("no panic")
+    }
+}
+
+/// Two workers of each role.
+pub(crate) fn whole_fleet(coordinator: SocketAddr) -> Vec<Working> {
+    [Role::Sampler, Role::Judge, Role::Trainer]
+        .into_iter()
+        .flat_map(|role| [role, role])
+        .map(|role| Working::start(role, coordinator, Fake::new()))
+        .collect()
+}
