@@ -22,12 +22,18 @@ pub struct Message {
 impl Message {
     /// What the user says.
     pub fn user(content: Vec<Content>) -> Self {
-        Self { role: "user".to_owned(), content }
+        Self {
+            role: "user".to_owned(),
+            content,
+        }
     }
 
     /// What the system prompt says.
     pub fn system(text: impl Into<String>) -> Self {
-        Self { role: "system".to_owned(), content: vec![Content::text(text)] }
+        Self {
+            role: "system".to_owned(),
+            content: vec![Content::text(text)],
+        }
     }
 }
 
@@ -63,13 +69,25 @@ impl ChatTemplate {
     /// Reads chat_template.jinja, chat_template.json, or `chat_template` in tokenizer_config.json.
     pub(super) fn load(dir: &Path) -> Result<Self, LoadError> {
         let config_file = dir.join("tokenizer_config.json");
-        let config = if config_file.is_file() { read_json(&config_file)? } else { serde_json::Value::Null };
+        let config = if config_file.is_file() {
+            read_json(&config_file)?
+        } else {
+            serde_json::Value::Null
+        };
         let jinja = dir.join("chat_template.jinja");
         let json = dir.join("chat_template.json");
         let (file, source) = if jinja.is_file() {
-            let source = fs::read_to_string(&jinja).map_err(|source| LoadError::Read { file: jinja.clone(), source })?;
+            let source = fs::read_to_string(&jinja).map_err(|source| LoadError::Read {
+                file: jinja.clone(),
+                source,
+            })?;
             (jinja, source)
-        } else if let Some(source) = json.is_file().then(|| read_json(&json)).transpose()?.and_then(template_in) {
+        } else if let Some(source) = json
+            .is_file()
+            .then(|| read_json(&json))
+            .transpose()?
+            .and_then(template_in)
+        {
             (json, source)
         } else if let Some(source) = template_in(config.clone()) {
             (config_file, source)
@@ -80,9 +98,12 @@ impl ChatTemplate {
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
+        environment.add_function(
+            "raise_exception",
+            |message: String| -> Result<Value, minijinja::Error> {
+                Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+            },
+        );
         environment
             .add_template_owned(TEMPLATE, source)
             .map_err(|source| LoadError::ChatTemplate { file, source })?;

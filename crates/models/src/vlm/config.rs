@@ -83,7 +83,9 @@ impl TextConfig {
 
     /// Frequencies that turn with the temporal, vertical and horizontal position.
     pub(super) fn mrope_section(&self) -> &[usize] {
-        self.rope().and_then(|rope| rope.mrope_section.as_deref()).unwrap_or(&[16, 24, 24])
+        self.rope()
+            .and_then(|rope| rope.mrope_section.as_deref())
+            .unwrap_or(&[16, 24, 24])
     }
 
     fn rope(&self) -> Option<&RopeParameters> {
@@ -94,14 +96,21 @@ impl TextConfig {
 impl VisionConfig {
     pub(super) fn rope_theta(&self) -> f32 {
         const DEFAULT: f64 = 1e4;
-        self.rope_parameters.as_ref().and_then(|rope| rope.rope_theta).unwrap_or(DEFAULT) as f32
+        self.rope_parameters
+            .as_ref()
+            .and_then(|rope| rope.rope_theta)
+            .unwrap_or(DEFAULT) as f32
     }
 }
 
 impl Config {
     pub(super) fn read(file: &Path) -> Result<Self, LoadError> {
         let root = read_json(file)?;
-        let parse_error = |key: &str, source| LoadError::Config { file: file.to_owned(), key: key.to_owned(), source };
+        let parse_error = |key: &str, source| LoadError::Config {
+            file: file.to_owned(),
+            key: key.to_owned(),
+            source,
+        };
         if root["model_type"] != "qwen2_5_vl" {
             return Err(LoadError::Unsupported {
                 file: file.to_owned(),
@@ -140,29 +149,55 @@ impl Config {
         if text.use_sliding_window == Some(true) {
             return refuse("use_sliding_window", "true".to_owned(), "false");
         }
-        let rope_type = text.rope().and_then(|rope| rope.rope_type.as_deref()).unwrap_or("default");
+        let rope_type = text
+            .rope()
+            .and_then(|rope| rope.rope_type.as_deref())
+            .unwrap_or("default");
         if !matches!(rope_type, "default" | "mrope") {
-            return refuse("rope_parameters.rope_type", format!("`{rope_type}`"), "default or mrope");
+            return refuse(
+                "rope_parameters.rope_type",
+                format!("`{rope_type}`"),
+                "default or mrope",
+            );
         }
         let heads = text.num_attention_heads;
         if heads == 0 || text.hidden_size % heads != 0 || text.kv_heads() == 0 || heads % text.kv_heads() != 0 {
-            let found = format!("{heads} with width {} and {} key heads", text.hidden_size, text.kv_heads());
-            return refuse("num_attention_heads", found, "a divisor of the width and a multiple of the key heads");
+            let found = format!(
+                "{heads} with width {} and {} key heads",
+                text.hidden_size,
+                text.kv_heads()
+            );
+            return refuse(
+                "num_attention_heads",
+                found,
+                "a divisor of the width and a multiple of the key heads",
+            );
         }
         let section = text.mrope_section();
         if section.len() != 3 || 2 * section.iter().sum::<usize>() != text.head_dim() {
-            let expected = format!("three numbers that add to half of the head dimension, {}", text.head_dim() / 2);
+            let expected = format!(
+                "three numbers that add to half of the head dimension, {}",
+                text.head_dim() / 2
+            );
             return refuse("mrope_section", format!("{section:?}"), &expected);
         }
         if vision.in_channels != 3 {
             return refuse("vision_config.in_channels", vision.in_channels.to_string(), "3");
         }
         if vision.num_heads == 0 || vision.hidden_size % vision.num_heads != 0 {
-            return refuse("vision_config.num_heads", vision.num_heads.to_string(), "a divisor of the width");
+            return refuse(
+                "vision_config.num_heads",
+                vision.num_heads.to_string(),
+                "a divisor of the width",
+            );
         }
         if vision.hidden_size / vision.num_heads % 4 != 0 {
             let found = format!("{} for width {}", vision.num_heads, vision.hidden_size);
-            return refuse("vision_config.num_heads", found, "a head dimension that is a multiple of 4");
+            return refuse(
+                "vision_config.num_heads",
+                found,
+                "a head dimension that is a multiple of 4",
+            );
         }
         let merged = vision.patch_size * vision.spatial_merge_size;
         if merged == 0 || vision.window_size < merged || vision.temporal_patch_size == 0 {
@@ -171,7 +206,11 @@ impl Config {
         }
         if vision.out_hidden_size != text.hidden_size {
             let expected = format!("the language model's width, {}", text.hidden_size);
-            return refuse("vision_config.out_hidden_size", vision.out_hidden_size.to_string(), &expected);
+            return refuse(
+                "vision_config.out_hidden_size",
+                vision.out_hidden_size.to_string(),
+                &expected,
+            );
         }
         Ok(())
     }

@@ -42,9 +42,7 @@ struct Layer {
 }
 
 impl Decoder {
-    pub(super) fn load(
-        weights: &Weights, name: &str, config: &TextConfig, device: &Device,
-    ) -> Result<Self, LoadError> {
+    pub(super) fn load(weights: &Weights, name: &str, config: &TextConfig, device: &Device) -> Result<Self, LoadError> {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         let keys = config.kv_heads() * config.head_dim();
         let norm = |path: &str| RmsNorm::load(weights, path, width, config.rms_norm_eps);
@@ -77,7 +75,9 @@ impl Decoder {
             kv_heads: config.kv_heads(),
             head_dim: config.head_dim(),
             frequencies: inverse_frequencies(config.rope_theta(), config.head_dim()),
-            axes: axes.flat_map(|(axis, count)| std::iter::repeat_n(axis, *count)).collect(),
+            axes: axes
+                .flat_map(|(axis, count)| std::iter::repeat_n(axis, *count))
+                .collect(),
             device: device.clone(),
         })
     }
@@ -89,10 +89,17 @@ impl Decoder {
 
     /// The normalised final state (1, width) of the last token; `features` take the places of the image tokens.
     pub(super) fn last_state(
-        &self, ids: &[u32], image_token: u32, features: &[&Tensor], grids: &[Grid],
+        &self,
+        ids: &[u32],
+        image_token: u32,
+        features: &[&Tensor],
+        grids: &[Grid],
     ) -> Result<Tensor, ModelError> {
         if ids.is_empty() {
-            return Err(ModelError::Value { input: "messages", problem: "make an empty prompt".to_owned() });
+            return Err(ModelError::Value {
+                input: "messages",
+                problem: "make an empty prompt".to_owned(),
+            });
         }
         let rotary = self.rotary(ids, image_token, grids)?;
         let mut x = self.embed(ids, image_token, features)?;
@@ -122,7 +129,11 @@ impl Decoder {
         let mixed = attention(shape, &q, &layer.k.forward(&normed)?, &layer.v.forward(&normed)?)?;
         let x = (x.narrow(0, first, count)? + layer.o.forward(&mixed)?)?;
         let normed = layer.post_norm.forward(&x)?;
-        let hidden = gated(layer.activation, &layer.gate.forward(&normed)?, &layer.up.forward(&normed)?)?;
+        let hidden = gated(
+            layer.activation,
+            &layer.gate.forward(&normed)?,
+            &layer.up.forward(&normed)?,
+        )?;
         Ok((x + layer.down.forward(&hidden)?)?)
     }
 
@@ -134,7 +145,10 @@ impl Decoder {
             if id == image_token {
                 let Some(feature) = features.next() else {
                     let problem = "the prompt has more image tokens than images".to_owned();
-                    return Err(ModelError::Value { input: "images", problem });
+                    return Err(ModelError::Value {
+                        input: "images",
+                        problem,
+                    });
                 };
                 pieces.push((*feature).clone());
                 rest = rest.get(feature.dims()[0]..).unwrap_or_default();
@@ -162,7 +176,10 @@ impl Decoder {
             }
             let Some(grid) = grids.next() else {
                 let problem = "the prompt has more image tokens than images".to_owned();
-                return Err(ModelError::Value { input: "images", problem });
+                return Err(ModelError::Value {
+                    input: "images",
+                    problem,
+                });
             };
             let (height, width) = (grid.merged_height(), grid.merged_width());
             positions.extend((0..height * width).map(|token| [next, next + token / width, next + token % width]));
@@ -171,7 +188,10 @@ impl Decoder {
         let angles: Vec<f32> = positions
             .iter()
             .flat_map(|position| {
-                self.frequencies.iter().zip(&self.axes).map(|(frequency, axis)| position[*axis] as f32 * frequency)
+                self.frequencies
+                    .iter()
+                    .zip(&self.axes)
+                    .map(|(frequency, axis)| position[*axis] as f32 * frequency)
             })
             .collect();
         rotary_table(&angles, positions.len(), &self.device)

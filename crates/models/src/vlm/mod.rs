@@ -71,29 +71,52 @@ impl Qwen2_5Vl {
         let config = Config::read(&dir.join("config.json"))?;
         let tokenizer_file = dir.join("tokenizer.json");
         if !tokenizer_file.is_file() {
-            return Err(LoadError::TokenizerMissing { dir: dir.to_owned(), looked_for: "tokenizer.json" });
+            return Err(LoadError::TokenizerMissing {
+                dir: dir.to_owned(),
+                looked_for: "tokenizer.json",
+            });
         }
         let mut tokenizer = read_tokenizer(&tokenizer_file)?;
         tokenizer.with_padding(None);
-        tokenizer
-            .with_truncation(None)
-            .map_err(|error| LoadError::Tokenizer { file: tokenizer_file, problem: error.to_string() })?;
+        tokenizer.with_truncation(None).map_err(|error| LoadError::Tokenizer {
+            file: tokenizer_file,
+            problem: error.to_string(),
+        })?;
         let template = ChatTemplate::load(dir)?;
         let processor = ImageProcessor::load(dir, &config.vision)?;
 
         // transformers 4 saves `visual.` and `model.`; transformers 5 nests both below `model.`.
         let nested = weights.contains("model.visual.patch_embed.proj.weight");
-        let (visual, text) = if nested { ("model.visual", "model.language_model") } else { ("visual", "model") };
+        let (visual, text) = if nested {
+            ("model.visual", "model.language_model")
+        } else {
+            ("visual", "model")
+        };
         let vision = VisionTower::load(&weights, visual, &config.vision)?;
         let decoder = Decoder::load(&weights, text, &config.text, device)?;
         let head = if config.tie_word_embeddings {
             Linear::new(decoder.embedding(), None).map_err(|source| weights.candle(source))?
         } else {
-            Linear::load(&weights, "lm_head", config.text.hidden_size, config.text.vocab_size, Bias::None)?
+            Linear::load(
+                &weights,
+                "lm_head",
+                config.text.hidden_size,
+                config.text.vocab_size,
+                Bias::None,
+            )?
         };
         let ignored: &[&str] = if config.tie_word_embeddings { &["lm_head."] } else { &[] };
         weights.finish(ignored)?;
-        Ok(Self { config, tokenizer, template, processor, vision, decoder, head, device: device.clone() })
+        Ok(Self {
+            config,
+            tokenizer,
+            template,
+            processor,
+            vision,
+            decoder,
+            head,
+            device: device.clone(),
+        })
     }
 
     /// The prompt text of a conversation, with one image token per image and the generation prompt at the end.
@@ -113,7 +136,10 @@ impl Qwen2_5Vl {
             &[token] => Ok(token),
             tokens => Err(ModelError::Value {
                 input: "label",
-                problem: format!("`{label}` is {} tokens of this tokenizer, a label must be one", tokens.len()),
+                problem: format!(
+                    "`{label}` is {} tokens of this tokenizer, a label must be one",
+                    tokens.len()
+                ),
             }),
         }
     }
@@ -124,7 +150,10 @@ impl Qwen2_5Vl {
     /// [`ModelError::Value`] when the prompt has another number of image places than there are images, or an image is too
     /// elongated.
     pub fn input_ids(&self, messages: &[Message], images: &[RgbImage]) -> Result<Vec<u32>, ModelError> {
-        let grids = images.iter().map(|image| self.processor.grid(image)).collect::<Result<Vec<_>, _>>()?;
+        let grids = images
+            .iter()
+            .map(|image| self.processor.grid(image))
+            .collect::<Result<Vec<_>, _>>()?;
         self.expanded_ids(messages, &grids)
     }
 
@@ -133,9 +162,15 @@ impl Qwen2_5Vl {
     /// # Errors
     /// As [`Self::next_token_logits_batch`].
     pub fn next_token_logits(&self, conversation: &[Message], images: &[RgbImage]) -> Result<Vec<f32>, ModelError> {
-        let conversation = Conversation { messages: conversation, images: images.iter().collect() };
+        let conversation = Conversation {
+            messages: conversation,
+            images: images.iter().collect(),
+        };
         let mut logits = self.next_token_logits_batch(&[conversation])?;
-        logits.pop().ok_or_else(|| ModelError::Value { input: "conversations", problem: "is empty".to_owned() })
+        logits.pop().ok_or_else(|| ModelError::Value {
+            input: "conversations",
+            problem: "is empty".to_owned(),
+        })
     }
 
     /// Logits (vocabulary,) of several conversations.
@@ -149,10 +184,12 @@ impl Qwen2_5Vl {
         let mut index = HashMap::new();
         let mut distinct: Vec<&RgbImage> = Vec::new();
         for image in conversations.iter().flat_map(|conversation| &conversation.images) {
-            index.entry((image.dimensions(), image.as_raw().as_slice())).or_insert_with(|| {
-                distinct.push(image);
-                distinct.len() - 1
-            });
+            index
+                .entry((image.dimensions(), image.as_raw().as_slice()))
+                .or_insert_with(|| {
+                    distinct.push(image);
+                    distinct.len() - 1
+                });
         }
         let seen = self.each(&distinct, |image| self.see(image))?;
         self.each(conversations, |conversation| {
@@ -166,7 +203,9 @@ impl Qwen2_5Vl {
     }
 
     fn each<I: Sync, O: Send>(
-        &self, items: &[I], compute: impl Fn(&I) -> Result<O, ModelError> + Send + Sync,
+        &self,
+        items: &[I],
+        compute: impl Fn(&I) -> Result<O, ModelError> + Send + Sync,
     ) -> Result<Vec<O>, ModelError> {
         if self.device.is_cpu() {
             items.par_iter().map(compute).collect()
@@ -185,7 +224,9 @@ impl Qwen2_5Vl {
         let grids: Vec<Grid> = images.iter().map(|image| image.grid).collect();
         let ids = self.expanded_ids(messages, &grids)?;
         let features: Vec<&Tensor> = images.iter().map(|image| &image.features).collect();
-        let state = self.decoder.last_state(&ids, self.config.image_token_id, &features, &grids)?;
+        let state = self
+            .decoder
+            .last_state(&ids, self.config.image_token_id, &features, &grids)?;
         Ok(self.head.forward(&state)?.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()?)
     }
 
@@ -196,20 +237,30 @@ impl Qwen2_5Vl {
         if places != grids.len() {
             return Err(ModelError::Value {
                 input: "images",
-                problem: format!("the prompt has {places} image places, but {} images were given", grids.len()),
+                problem: format!(
+                    "the prompt has {places} image places, but {} images were given",
+                    grids.len()
+                ),
             });
         }
         let mut grids = grids.iter();
         let mut ids = Vec::with_capacity(tokens.len());
         for token in tokens {
-            let count = if token == image_token { grids.next().map_or(0, Grid::merged_tokens) } else { 1 };
+            let count = if token == image_token {
+                grids.next().map_or(0, Grid::merged_tokens)
+            } else {
+                1
+            };
             ids.extend(std::iter::repeat_n(token, count));
         }
         Ok(ids)
     }
 
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let encoding = self.tokenizer.encode(text, false).map_err(|error| ModelError::Tokenize(error.to_string()))?;
+        let encoding = self
+            .tokenizer
+            .encode(text, false)
+            .map_err(|error| ModelError::Tokenize(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 }

@@ -123,21 +123,40 @@ impl ImageProcessor {
             });
         }
         let size = settings.size.as_ref();
-        let min_pixels = settings.min_pixels.or(size.and_then(|size| size.shortest_edge)).unwrap_or(56 * 56);
-        let max_pixels = settings.max_pixels.or(size.and_then(|size| size.longest_edge)).unwrap_or(28 * 28 * 1280);
-        Ok(Self { settings, min_pixels, max_pixels, patch: vision.patch_size, merge: vision.spatial_merge_size })
+        let min_pixels = settings
+            .min_pixels
+            .or(size.and_then(|size| size.shortest_edge))
+            .unwrap_or(56 * 56);
+        let max_pixels = settings
+            .max_pixels
+            .or(size.and_then(|size| size.longest_edge))
+            .unwrap_or(28 * 28 * 1280);
+        Ok(Self {
+            settings,
+            min_pixels,
+            max_pixels,
+            patch: vision.patch_size,
+            merge: vision.spatial_merge_size,
+        })
     }
 
     /// The patch grid of an image.
     pub(super) fn grid(&self, image: &RgbImage) -> Result<Grid, ModelError> {
         let (height, width) = (image.height() as usize, image.width() as usize);
         let factor = self.patch * self.merge;
-        let refused = |problem: String| Err(ModelError::Value { input: "images", problem });
+        let refused = |problem: String| {
+            Err(ModelError::Value {
+                input: "images",
+                problem,
+            })
+        };
         if height == 0 || width == 0 {
             return refused(format!("an image has {height}x{width} pixels"));
         }
         if height.max(width) as f64 / height.min(width) as f64 > ASPECT_RATIO_MAX {
-            return refused(format!("an image of {height}x{width} pixels is too elongated, the most is 1:{ASPECT_RATIO_MAX}"));
+            return refused(format!(
+                "an image of {height}x{width} pixels is too elongated, the most is 1:{ASPECT_RATIO_MAX}"
+            ));
         }
         let (height, width) = if self.settings.do_resize {
             smart_resize(height, width, factor, self.min_pixels, self.max_pixels)
@@ -145,9 +164,15 @@ impl ImageProcessor {
             (height, width)
         };
         if height == 0 || width == 0 || height % factor != 0 || width % factor != 0 {
-            return refused(format!("an image of {height}x{width} pixels does not divide into blocks of {factor}"));
+            return refused(format!(
+                "an image of {height}x{width} pixels does not divide into blocks of {factor}"
+            ));
         }
-        Ok(Grid { height: height / self.patch, width: width / self.patch, merge: self.merge })
+        Ok(Grid {
+            height: height / self.patch,
+            width: width / self.patch,
+            merge: self.merge,
+        })
     }
 
     /// Patches (patches, 3 * patch * patch), row-major, in the order in which they are merged: block by block.
@@ -162,9 +187,16 @@ impl ImageProcessor {
             &resized
         };
         let settings = &self.settings;
-        let scale = if settings.do_rescale { settings.rescale_factor } else { 1.0 };
-        let (mean, std) =
-            if settings.do_normalize { (settings.image_mean, settings.image_std) } else { ([0.0; 3], [1.0; 3]) };
+        let scale = if settings.do_rescale {
+            settings.rescale_factor
+        } else {
+            1.0
+        };
+        let (mean, std) = if settings.do_normalize {
+            (settings.image_mean, settings.image_std)
+        } else {
+            ([0.0; 3], [1.0; 3])
+        };
         let mut patches = Vec::with_capacity(3 * height * width);
         for (row, column) in merge_order(grid) {
             for channel in 0..3 {
@@ -185,8 +217,7 @@ pub(super) fn merge_order(grid: Grid) -> impl Iterator<Item = (usize, usize)> {
     let merge = grid.merge;
     (0..grid.merged_height()).flat_map(move |block_row| {
         (0..grid.merged_width()).flat_map(move |block_column| {
-            (0..merge * merge)
-                .map(move |i| (block_row * merge + i / merge, block_column * merge + i % merge))
+            (0..merge * merge).map(move |i| (block_row * merge + i / merge, block_column * merge + i % merge))
         })
     })
 }
@@ -195,9 +226,7 @@ pub(super) fn merge_order(grid: Grid) -> impl Iterator<Item = (usize, usize)> {
 ///
 /// # Source
 /// transformers `smart_resize`.
-fn smart_resize(
-    height: usize, width: usize, factor: usize, min_pixels: usize, max_pixels: usize,
-) -> (usize, usize) {
+fn smart_resize(height: usize, width: usize, factor: usize, min_pixels: usize, max_pixels: usize) -> (usize, usize) {
     let (h, w, f) = (height as f64, width as f64, factor as f64);
     let (nearest_h, nearest_w) = ((h / f).round_ties_even() * f, (w / f).round_ties_even() * f);
     let (new_h, new_w) = if nearest_h * nearest_w > max_pixels as f64 {
@@ -227,7 +256,11 @@ mod tests {
 
     #[test]
     fn patches_are_ordered_block_by_block() {
-        let grid = Grid { height: 2, width: 4, merge: 2 };
+        let grid = Grid {
+            height: 2,
+            width: 4,
+            merge: 2,
+        };
         let order: Vec<_> = merge_order(grid).collect();
         assert_eq!(order, [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (0, 3), (1, 2), (1, 3)]);
     }

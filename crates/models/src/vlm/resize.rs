@@ -46,11 +46,9 @@ pub(super) fn resize_bicubic(image: &RgbImage, height: usize, width: usize) -> V
 impl Taps {
     fn apply(&self, pixel: impl Fn(usize) -> u8) -> u8 {
         let start = 1_i64 << (PRECISION_BITS - 1);
-        let sum = self
-            .weights
-            .iter()
-            .enumerate()
-            .fold(start, |sum, (i, weight)| sum + weight * i64::from(pixel(self.first + i)));
+        let sum = self.weights.iter().enumerate().fold(start, |sum, (i, weight)| {
+            sum + weight * i64::from(pixel(self.first + i))
+        });
         (sum >> PRECISION_BITS).clamp(0, 255) as u8
     }
 }
@@ -65,14 +63,18 @@ fn taps(source: usize, target: usize) -> Vec<Taps> {
             let centre = (index as f64 + 0.5) * scale;
             let first = (centre - support + 0.5).max(0.0) as usize;
             let end = ((centre + support + 0.5) as usize).min(source);
-            let weights: Vec<f64> =
-                (first..end).map(|i| bicubic((i as f64 - centre + 0.5) * (1.0 / filter_scale))).collect();
+            let weights: Vec<f64> = (first..end)
+                .map(|i| bicubic((i as f64 - centre + 0.5) * (1.0 / filter_scale)))
+                .collect();
             let total: f64 = weights.iter().sum();
             let fixed = |weight: &f64| {
                 let scaled = weight / total * f64::from(1_u32 << PRECISION_BITS);
                 (scaled + 0.5_f64.copysign(scaled)) as i64
             };
-            Taps { first, weights: weights.iter().map(fixed).collect() }
+            Taps {
+                first,
+                weights: weights.iter().map(fixed).collect(),
+            }
         })
         .collect()
 }

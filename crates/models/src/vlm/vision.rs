@@ -70,7 +70,11 @@ impl VisionTower {
                     up: linear("mlp.up_proj", width, config.intermediate_size)?,
                     down: linear("mlp.down_proj", config.intermediate_size, width)?,
                     activation: config.hidden_act,
-                    reach: if config.fullatt_block_indexes.contains(&i) { Reach::Image } else { Reach::Window },
+                    reach: if config.fullatt_block_indexes.contains(&i) {
+                        Reach::Image
+                    } else {
+                        Reach::Window
+                    },
                 })
             })
             .collect::<Result<_, LoadError>>()?;
@@ -98,12 +102,17 @@ impl VisionTower {
         let count = grid.height * grid.width;
         let unit = grid.merge * grid.merge;
         let (order, windows) = self.windows(grid);
-        let windows: Vec<Range<usize>> =
-            windows.into_iter().map(|window| window.start * unit..window.end * unit).collect();
+        let windows: Vec<Range<usize>> = windows
+            .into_iter()
+            .map(|window| window.start * unit..window.end * unit)
+            .collect();
         let whole = 0..count;
         let depth = patches.len() / count;
-        let arranged: Vec<f32> =
-            order.iter().flat_map(|token| &patches[token * unit * depth..(token + 1) * unit * depth]).copied().collect();
+        let arranged: Vec<f32> = order
+            .iter()
+            .flat_map(|token| &patches[token * unit * depth..(token + 1) * unit * depth])
+            .copied()
+            .collect();
         let patches = Tensor::from_vec(arranged, (count, depth), device)?;
         let rotary = self.rotary(grid, &order, device)?;
 
@@ -127,7 +136,11 @@ impl VisionTower {
     }
 
     fn block(
-        &self, block: &Block, x: &Tensor, segments: &[Range<usize>], rotary: &Rotary,
+        &self,
+        block: &Block,
+        x: &Tensor,
+        segments: &[Range<usize>],
+        rotary: &Rotary,
     ) -> Result<Tensor, ModelError> {
         let width = self.heads * self.head_dim;
         let qkv = block.qkv.forward(&block.norm1.forward(x)?)?;
@@ -143,7 +156,11 @@ impl VisionTower {
         let mixed = attention(shape, &part(0)?, &part(1)?, &part(2)?)?;
         let x = (x + block.proj.forward(&mixed)?)?;
         let normed = block.norm2.forward(&x)?;
-        let hidden = gated(block.activation, &block.gate.forward(&normed)?, &block.up.forward(&normed)?)?;
+        let hidden = gated(
+            block.activation,
+            &block.gate.forward(&normed)?,
+            &block.up.forward(&normed)?,
+        )?;
         Ok((x + block.down.forward(&hidden)?)?)
     }
 
@@ -181,7 +198,10 @@ impl VisionTower {
 
 /// 1 / theta^(2 i / dim), for half of `dim` frequencies, in float32 as transformers computes them.
 pub(super) fn inverse_frequencies(theta: f32, dim: usize) -> Vec<f32> {
-    (0..dim).step_by(2).map(|i| 1.0 / theta.powf(i as f32 / dim as f32)).collect()
+    (0..dim)
+        .step_by(2)
+        .map(|i| 1.0 / theta.powf(i as f32 / dim as f32))
+        .collect()
 }
 
 /// The rotary table of angles (tokens, head_dim / 2) in radians.
@@ -190,7 +210,10 @@ pub(super) fn rotary_table(angles: &[f32], tokens: usize, device: &Device) -> Re
         let values: Vec<f32> = angles.iter().map(|angle| function(*angle)).collect();
         Tensor::from_vec(values, (tokens, angles.len() / tokens), device)
     };
-    Ok(Rotary { cos: table(f32::cos)?, sin: table(f32::sin)? })
+    Ok(Rotary {
+        cos: table(f32::cos)?,
+        sin: table(f32::sin)?,
+    })
 }
 
 /// The patch embedding as a linear layer over one frame: a still image repeats its frame, so the weights of the frames add.

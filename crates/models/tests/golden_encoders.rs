@@ -1,0 +1,250 @@
+//! Text encoders and autoencoder against transformers and diffusers.
+//!
+//! `tests/golden/encoders.py` writes the expected tensors; run it again when the shipped models change.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{DType, Device, Tensor};
+use gavel_models::{
+    flux::pipeline::{FluxPipeline, FluxTextEncoders, unpack_latents},
+    text::{ClipTextEncoder, PromptTokenizer, T5Encoder},
+    vae::AutoencoderKl,
+};
+use image::RgbImage;
+
+/// Largest error, relative to the largest element: float32, sums in another order, through some ten layers.
+const TOLERANCE: f32 = 2e-4;
+
+const PROMPTS: [&str; 3] = [
+    "a red circle on a blue background",
+    "",
+    "A green square left of a yellow triangle, on a white background; it's drawn TWICE 1984! \
+     A green square left of a yellow triangle, on a white background; it's drawn TWICE 1984! \
+     A green square left of a yellow triangle, on a white background; it's drawn TWICE 1984! \
+     A green square left of a yellow triangle, on a white background; it's drawn TWICE 1984! ",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn golden(case: &str) -> (PathBuf, HashMap<String, Tensor>) {
+    let dir = root().join("tests/golden/encoders").join(case);
+    let expected = candle_core::safetensors::load(dir.join("expected.safetensors"), &Device::Cpu).unwrap();
+    (dir, expected)
+}
+
+fn assert_close(found: &Tensor, expected: &Tensor, what: &str) {
+    assert_eq!(found.dims(), expected.dims(), "{what}");
+    let flat = |tensor: &Tensor| {
+        tensor
+            .flatten_all()
+            .unwrap()
+            .to_dtype(DType::F32)
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap()
+    };
+    let (found, expected) = (flat(found), flat(expected));
+    let largest = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+    let error = found
+        .iter()
+        .zip(&expected)
+        .fold(0.0_f32, |max, (a, b)| max.max((a - b).abs()));
+    println!("{what}: relative error {:e}", error / largest);
+    assert!(
+        error <= TOLERANCE * largest,
+        "{what}: error {error:e}, largest element {largest:e}"
+    );
+}
+
+fn sequences(ids: &Tensor) -> Vec<Vec<u32>> {
+    ids.to_dtype(DType::U32).unwrap().to_vec2().unwrap()
+}
+
+fn images(pixels: &Tensor) -> Vec<RgbImage> {
+    let (count, height, width, _) = pixels.dims4().unwrap();
+    let image = |index: usize| {
+        let bytes = pixels
+            .get(index)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<u8>()
+            .unwrap();
+        RgbImage::from_raw(width as u32, height as u32, bytes).unwrap()
+    };
+    (0..count).map(image).collect()
+}
+
+#[test]
+fn clip_pools_the_state_that_transformers_pools() {
+    for case in ["clip-legacy-eos", "clip-first-eos"] {
+        let (dir, expected) = golden(case);
+        let clip = ClipTextEncoder::load(&dir, &Device::Cpu, DType::F32).unwrap();
+        for length in [7, 31] {
+            let found = clip.pooled(&sequences(&expected[&format!("ids.{length}")])).unwrap();
+            assert_close(
+                &found,
+                &expected[&format!("pooled.{length}")],
+                &format!("{case} {length}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn t5_states_match_transformers() {
+    for case in ["t5-relu-sharded", "t5-gated"] {
+        let (dir, expected) = golden(case);
+        let t5 = T5Encoder::load(&dir, &Device::Cpu, DType::F32).unwrap();
+        for length in [5, 83] {
+            let found = t5.encode(&sequences(&expected[&format!("ids.{length}")])).unwrap();
+            assert_close(
+                &found,
+                &expected[&format!("states.{length}")],
+                &format!("{case} {length}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn autoencoder_matches_diffusers() {
+    for (case, sizes) in [("vae-quant", 2), ("vae-plain", 1), ("vae-wide", 1)] {
+        let (dir, expected) = golden(case);
+        let vae = AutoencoderKl::load(&dir, &Device::Cpu, DType::F32).unwrap();
+        for i in 0..sizes {
+            let mean = vae.encode_mean(&expected[&format!("image.{i}")]).unwrap();
+            assert_close(&mean, &expected[&format!("mean.{i}")], &format!("{case} mean {i}"));
+            let decoded = vae.decode(&expected[&format!("latent.{i}")]).unwrap();
+            assert_close(
+                &decoded,
+                &expected[&format!("decoded.{i}")],
+                &format!("{case} decoded {i}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn shipped_prompts_are_embedded_as_flux_pipeline_does() {
+    let (_, expected) = golden("tiny-flux");
+    let text = FluxTextEncoders::load(&root().join("models/tiny-flux"), &Device::Cpu, DType::F32).unwrap();
+    for length in [24, 77] {
+        let found = text.encode(&PROMPTS, length).unwrap();
+        assert_close(
+            &found.prompt_embeds,
+            &expected[&format!("prompt_embeds.{length}")],
+            &format!("T5 {length}"),
+        );
+        assert_close(
+            &found.pooled_prompt_embeds,
+            &expected[&format!("pooled.{length}")],
+            &format!("CLIP {length}"),
+        );
+    }
+}
+
+#[test]
+fn a_prompt_is_embedded_alike_alone_and_in_a_batch() {
+    let text = FluxTextEncoders::load(&root().join("models/tiny-flux"), &Device::Cpu, DType::F32).unwrap();
+    let batch = text.encode(&PROMPTS, 24).unwrap();
+    for (i, prompt) in PROMPTS.iter().enumerate() {
+        let alone = text.encode(&[prompt], 24).unwrap();
+        let bits = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(bits(&alone.prompt_embeds), bits(&batch.prompt_embeds.get(i).unwrap()));
+        assert_eq!(
+            bits(&alone.pooled_prompt_embeds),
+            bits(&batch.pooled_prompt_embeds.get(i).unwrap())
+        );
+    }
+}
+
+#[test]
+fn clip_tokenizer_reads_vocab_and_merges_as_it_reads_tokenizer_json() {
+    let shipped = root().join("models/tiny-flux/tokenizer");
+    let older = tempfile::tempdir().unwrap();
+    for name in ["vocab.json", "merges.txt", "tokenizer_config.json"] {
+        fs::copy(shipped.join(name), older.path().join(name)).unwrap();
+    }
+    let (json, files) = (
+        PromptTokenizer::load_clip(&shipped).unwrap(),
+        PromptTokenizer::load_clip(older.path()).unwrap(),
+    );
+    for prompt in PROMPTS
+        .into_iter()
+        .chain(["Äpfel\tund  \n Birnen's <|endoftext|> ok", "1234 !!?? don't"])
+    {
+        assert_eq!(
+            json.encode(prompt, 77).unwrap(),
+            files.encode(prompt, 77).unwrap(),
+            "{prompt}"
+        );
+    }
+}
+
+#[test]
+fn shipped_pipeline_encodes_and_decodes_images_as_flux_pipeline_does() {
+    let (_, expected) = golden("tiny-flux");
+    let pipeline = FluxPipeline::load(&root().join("models/tiny-flux"), &Device::Cpu, DType::F32).unwrap();
+    assert_eq!(pipeline.latent_tokens(48, 80).unwrap(), (3, 5));
+
+    let packed = pipeline.encode_images(&images(&expected["pixels"])).unwrap();
+    assert_close(&packed, &expected["packed"], "packed");
+
+    let unpacked = unpack_latents(&expected["latents"], 3, 5, 16).unwrap();
+    let decoded = pipeline
+        .vae
+        .decode(&pipeline.vae.unscale_latents(&unpacked).unwrap())
+        .unwrap();
+    assert_close(&decoded, &expected["decoded"], "decoded");
+
+    let found = pipeline.decode_latents(&expected["latents"], 48, 80).unwrap();
+    let wanted = images(&expected["bytes"]);
+    assert_eq!(found.len(), wanted.len());
+    for (found, wanted) in found.iter().zip(&wanted) {
+        // A value within the tolerance of a rounding boundary may fall on the other side.
+        assert!(
+            found
+                .as_raw()
+                .iter()
+                .zip(wanted.as_raw())
+                .all(|(a, b)| a.abs_diff(*b) <= 1)
+        );
+        let different = found
+            .as_raw()
+            .iter()
+            .zip(wanted.as_raw())
+            .filter(|(a, b)| a != b)
+            .count();
+        assert!(different * 200 <= found.as_raw().len(), "{different} bytes differ");
+    }
+    let alone = pipeline
+        .decode_latents(&expected["latents"].narrow(0, 1, 1).unwrap(), 48, 80)
+        .unwrap();
+    assert_eq!(alone[0], found[1], "an image must not depend on its batch");
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let (dir, expected) = golden("vae-quant");
+    let vae = AutoencoderKl::load(&dir, &Device::Cpu, DType::F32).unwrap();
+    let latent = Tensor::cat(&vec![&expected["latent.0"]; 5], 0).unwrap();
+    let with = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            vae.decode(&latent)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()
+        })
+    };
+    assert_eq!(with(1), with(3));
+}
