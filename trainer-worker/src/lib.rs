@@ -1,1 +1,26 @@
-//! gavel-trainer-worker.
+//! Trains the adapter: gradients of rewarded pairs, the optimizer step, and one update offline.
+//!
+//! [`Trainer`] is synchronous and knows nothing of the fleet; `gavel replay` calls it directly. [`TrainerWork`] wraps it for
+//! a worker. A step's work is cut into shards by the spec alone; each shard's gradient is summed in prompt order, and the
+//! commit adds the shards in shard order, so the new adapter is byte-identical however many trainers took part.
+
+#![forbid(unsafe_code)]
+
+mod batch;
+mod commit;
+mod error;
+mod gradient;
+mod gradient_file;
+mod initialise;
+pub mod replay;
+mod state;
+mod trainer;
+mod work;
+
+pub use commit::{Committed, commit, reduce};
+pub use error::Error;
+pub use gradient::{Deviation, GradientSettings, Group, RewardedTrajectory, ShardGradient};
+pub use replay::{ReplaySettings, Replayed, replay};
+pub use state::{EncodedPolicy, OptimizerState, PolicyState};
+pub use trainer::Trainer;
+pub use work::TrainerWork;

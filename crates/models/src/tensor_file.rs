@@ -90,7 +90,9 @@ impl gavel_core::Hint for TensorFileError {
             | Self::Unknown { .. }
             | Self::Dtype { .. }
             | Self::Shape { .. }
-            | Self::Metadata { .. } => "the file was not written by this version of Gavel; docs/formats.md lists its content",
+            | Self::Metadata { .. } => {
+                "the file was not written by this version of Gavel; docs/formats.md lists its content"
+            }
         };
         Some(hint.to_owned())
     }
@@ -100,7 +102,13 @@ impl TensorFile {
     /// Adds a tensor. `values` holds as many numbers as `shape` implies.
     pub fn insert(&mut self, name: &str, shape: &[usize], values: Vec<f32>) {
         debug_assert_eq!(shape.iter().product::<usize>(), values.len(), "{name}");
-        self.tensors.insert(name.to_owned(), FileTensor { shape: shape.to_vec(), values });
+        self.tensors.insert(
+            name.to_owned(),
+            FileTensor {
+                shape: shape.to_vec(),
+                values,
+            },
+        );
     }
 
     /// Takes a tensor out, so that what is left over can be refused.
@@ -108,7 +116,9 @@ impl TensorFile {
     /// # Errors
     /// [`TensorFileError::Missing`].
     pub fn take(&mut self, name: &str) -> Result<FileTensor, TensorFileError> {
-        self.tensors.remove(name).ok_or_else(|| TensorFileError::Missing { name: name.to_owned() })
+        self.tensors
+            .remove(name)
+            .ok_or_else(|| TensorFileError::Missing { name: name.to_owned() })
     }
 
     /// Reads a metadata value; `expected` says in words what it should be.
@@ -118,7 +128,11 @@ impl TensorFile {
     pub fn parse<T: std::str::FromStr>(&self, key: &'static str, expected: &'static str) -> Result<T, TensorFileError> {
         let found = self.metadata.get(key);
         let parsed = found.and_then(|text| text.parse().ok());
-        parsed.ok_or_else(|| TensorFileError::Metadata { key, expected, found: found.cloned() })
+        parsed.ok_or_else(|| TensorFileError::Metadata {
+            key,
+            expected,
+            found: found.cloned(),
+        })
     }
 
     /// Refuses a file whose `format` is another.
@@ -129,7 +143,10 @@ impl TensorFile {
         let found = self.metadata.get("format");
         match found {
             Some(found) if found == expected => Ok(()),
-            _ => Err(TensorFileError::Format { expected, found: found.cloned() }),
+            _ => Err(TensorFileError::Format {
+                expected,
+                found: found.cloned(),
+            }),
         }
     }
 
@@ -148,14 +165,19 @@ impl TensorFile {
     pub fn to_bytes(&self) -> Vec<u8> {
         const ALIGNMENT: usize = 8;
         let mut header = String::from("{");
-        let metadata = serde_json::Value::from_iter(self.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+        let metadata =
+            serde_json::Value::from_iter(self.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         // Writing to a String cannot fail.
         let _ = write!(header, r#""__metadata__":{metadata}"#);
         let mut start = 0;
         for (name, tensor) in &self.tensors {
             let end = start + tensor.values.len() * size_of::<f32>();
             let name = serde_json::Value::from(name.as_str());
-            let _ = write!(header, r#",{name}:{{"dtype":"F32","shape":{:?},"data_offsets":[{start},{end}]}}"#, tensor.shape);
+            let _ = write!(
+                header,
+                r#",{name}:{{"dtype":"F32","shape":{:?},"data_offsets":[{start},{end}]}}"#,
+                tensor.shape
+            );
             start = end;
         }
         header.push('}');
@@ -178,15 +200,35 @@ impl TensorFile {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TensorFileError> {
         let (_, header) = SafeTensors::read_metadata(bytes)?;
         let mut file = Self {
-            metadata: header.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            metadata: header
+                .metadata()
+                .iter()
+                .flatten()
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
             tensors: BTreeMap::new(),
         };
         for (name, view) in SafeTensors::deserialize(bytes)?.tensors() {
             if view.dtype() != Dtype::F32 {
-                return Err(TensorFileError::Dtype { name, dtype: format!("{:?}", view.dtype()) });
+                return Err(TensorFileError::Dtype {
+                    name,
+                    dtype: format!("{:?}", view.dtype()),
+                });
             }
-            let values = view.data().as_chunks().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect();
-            file.tensors.insert(name, FileTensor { shape: view.shape().to_vec(), values });
+            let values = view
+                .data()
+                .as_chunks()
+                .0
+                .iter()
+                .map(|chunk| f32::from_le_bytes(*chunk))
+                .collect();
+            file.tensors.insert(
+                name,
+                FileTensor {
+                    shape: view.shape().to_vec(),
+                    values,
+                },
+            );
         }
         Ok(file)
     }
@@ -199,12 +241,18 @@ impl FileTensor {
     /// [`TensorFileError::Shape`].
     pub fn expect_shape(&self, name: &str, expected: &[Option<usize>]) -> Result<(), TensorFileError> {
         let fits = self.shape.len() == expected.len()
-            && self.shape.iter().zip(expected).all(|(found, expected)| expected.is_none_or(|extent| extent == *found));
+            && self
+                .shape
+                .iter()
+                .zip(expected)
+                .all(|(found, expected)| expected.is_none_or(|extent| extent == *found));
         if fits {
             return Ok(());
         }
-        let axes: Vec<String> =
-            expected.iter().map(|extent| extent.map_or("any".to_owned(), |extent| extent.to_string())).collect();
+        let axes: Vec<String> = expected
+            .iter()
+            .map(|extent| extent.map_or("any".to_owned(), |extent| extent.to_string()))
+            .collect();
         Err(TensorFileError::Shape {
             name: name.to_owned(),
             expected: format!("[{}]", axes.join(", ")),
@@ -240,7 +288,10 @@ mod tests {
     fn truncated_bytes_are_refused() {
         let bytes = example().to_bytes();
         for end in [0, 7, 20, bytes.len() - 1] {
-            assert!(matches!(TensorFile::from_bytes(&bytes[..end]), Err(TensorFileError::Header(_))), "cut at {end}");
+            assert!(
+                matches!(TensorFile::from_bytes(&bytes[..end]), Err(TensorFileError::Header(_))),
+                "cut at {end}"
+            );
         }
     }
 

@@ -108,8 +108,18 @@ impl Trajectory {
 
     /// The file's bytes: equal trajectories give equal bytes.
     pub fn to_safetensors(&self) -> Vec<u8> {
-        let Extents { steps, tokens, channels, text_tokens, joint, pooled } = self.extents;
-        let mut file = TensorFile { metadata: self.metadata.to_map(), ..TensorFile::default() };
+        let Extents {
+            steps,
+            tokens,
+            channels,
+            text_tokens,
+            joint,
+            pooled,
+        } = self.extents;
+        let mut file = TensorFile {
+            metadata: self.metadata.to_map(),
+            ..TensorFile::default()
+        };
         file.insert("latents", &[steps + 1, tokens, channels], self.latents.clone());
         file.insert("log_probs", &[steps], self.log_probs.clone());
         file.insert("sigmas", &[steps + 1], self.sigmas.clone());
@@ -145,7 +155,11 @@ impl Trajectory {
         file.expect_empty()?;
         if metadata.noise_steps > steps {
             let found = Some(metadata.noise_steps.to_string());
-            return Err(TensorFileError::Metadata { key: "noise_steps", expected: "at most the number of steps", found });
+            return Err(TensorFileError::Metadata {
+                key: "noise_steps",
+                expected: "at most the number of steps",
+                found,
+            });
         }
         let extents = Extents {
             steps,
@@ -173,7 +187,10 @@ impl TrajectoryMetadata {
         let pairs = [
             ("format", FORMAT.to_owned()),
             ("model", self.model.to_string()),
-            ("adapter", self.adapter.map_or(BASE.to_owned(), |adapter| adapter.to_string())),
+            (
+                "adapter",
+                self.adapter.map_or(BASE.to_owned(), |adapter| adapter.to_string()),
+            ),
             ("prompt", self.prompt.clone()),
             ("seed", self.seed.to_string()),
             ("step", self.step.to_string()),
@@ -183,7 +200,10 @@ impl TrajectoryMetadata {
             ("eta", self.eta.to_string()),
             ("noise_steps", self.noise_steps.to_string()),
             ("shift", self.shift.to_string()),
-            ("guidance_scale", self.guidance_scale.map_or("none".to_owned(), |scale| scale.to_string())),
+            (
+                "guidance_scale",
+                self.guidance_scale.map_or("none".to_owned(), |scale| scale.to_string()),
+            ),
             ("width", self.width.to_string()),
             ("height", self.height.to_string()),
             ("height_tokens", self.height_tokens.to_string()),
@@ -199,7 +219,11 @@ impl TrajectoryMetadata {
         let guidance: String = file.parse("guidance_scale", "a number or `none`")?;
         Ok(Self {
             model: file.parse("model", "a SHA-256")?,
-            adapter: if adapter == BASE { None } else { Some(file.parse("adapter", "a SHA-256 or `base`")?) },
+            adapter: if adapter == BASE {
+                None
+            } else {
+                Some(file.parse("adapter", "a SHA-256 or `base`")?)
+            },
             prompt: file.parse("prompt", "a text")?,
             seed: file.parse("seed", COUNT)?,
             step: file.parse("step", COUNT)?,
@@ -209,7 +233,11 @@ impl TrajectoryMetadata {
             eta: file.parse("eta", NUMBER)?,
             noise_steps: file.parse("noise_steps", COUNT)?,
             shift: file.parse("shift", NUMBER)?,
-            guidance_scale: if guidance == "none" { None } else { Some(file.parse("guidance_scale", "a number or `none`")?) },
+            guidance_scale: if guidance == "none" {
+                None
+            } else {
+                Some(file.parse("guidance_scale", "a number or `none`")?)
+            },
             width: file.parse("width", COUNT)?,
             height: file.parse("height", COUNT)?,
             height_tokens: file.parse("height_tokens", COUNT)?,
@@ -227,8 +255,14 @@ fn sde_name(sde: Sde) -> &'static str {
 
 fn parse_sde(file: &TensorFile) -> Result<Sde, TensorFileError> {
     let found: Option<&String> = file.metadata.get("sde");
-    let known = [Sde::Dance, Sde::Flow].into_iter().find(|sde| found.is_some_and(|name| name == sde_name(*sde)));
-    known.ok_or_else(|| TensorFileError::Metadata { key: "sde", expected: "`dance` or `flow`", found: found.cloned() })
+    let known = [Sde::Dance, Sde::Flow]
+        .into_iter()
+        .find(|sde| found.is_some_and(|name| name == sde_name(*sde)));
+    known.ok_or_else(|| TensorFileError::Metadata {
+        key: "sde",
+        expected: "`dance` or `flow`",
+        found: found.cloned(),
+    })
 }
 
 #[cfg(test)]
@@ -236,7 +270,14 @@ mod tests {
     use super::*;
 
     fn example() -> Trajectory {
-        let extents = Extents { steps: 2, tokens: 6, channels: 4, text_tokens: 3, joint: 5, pooled: 7 };
+        let extents = Extents {
+            steps: 2,
+            tokens: 6,
+            channels: 4,
+            text_tokens: 3,
+            joint: 5,
+            pooled: 7,
+        };
         let values = |count: usize| (0..count).map(|i| i as f32 * 0.25 - 1.0).collect::<Vec<f32>>();
         Trajectory {
             metadata: TrajectoryMetadata {
@@ -276,7 +317,10 @@ mod tests {
         trajectory.metadata.adapter = Some(Digest([1; 32]));
         trajectory.metadata.guidance_scale = None;
         trajectory.metadata.sde = Sde::Flow;
-        assert_eq!(Trajectory::from_safetensors(&trajectory.to_safetensors()).unwrap(), trajectory);
+        assert_eq!(
+            Trajectory::from_safetensors(&trajectory.to_safetensors()).unwrap(),
+            trajectory
+        );
     }
 
     #[test]
@@ -284,11 +328,20 @@ mod tests {
         let check = |change: fn(&mut TensorFile), expected: &str| {
             let mut file = TensorFile::from_bytes(&example().to_safetensors()).unwrap();
             change(&mut file);
-            assert_eq!(Trajectory::from_safetensors(&file.to_bytes()).unwrap_err().to_string(), expected);
+            assert_eq!(
+                Trajectory::from_safetensors(&file.to_bytes()).unwrap_err().to_string(),
+                expected
+            );
         };
-        check(|file| file.insert("sigmas", &[2], vec![1.0, 0.0]), "tensor `sigmas` has shape [2], expected [3]");
+        check(
+            |file| file.insert("sigmas", &[2], vec![1.0, 0.0]),
+            "tensor `sigmas` has shape [2], expected [3]",
+        );
         check(|file| drop(file.take("velocities")), "has no tensor `velocities`");
-        check(|file| file.insert("extra", &[1], vec![0.0]), "has a tensor `extra`, which this format does not have");
+        check(
+            |file| file.insert("extra", &[1], vec![0.0]),
+            "has a tensor `extra`, which this format does not have",
+        );
         check(|file| drop(file.metadata.remove("eta")), "metadata `eta` is absent");
         check(
             |file| drop(file.metadata.insert("model".into(), "tiny".into())),

@@ -1,0 +1,123 @@
+//! Judge units of a fleet.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use gavel_core::{
+    RunAssets,
+    ids::{Digest, RunId},
+    spec::{Device, Dtype, JudgeSpec, RunSpec},
+    unit::{Assignment, Outcome, Pair, Unit},
+};
+use gavel_models::{
+    load::{device, dtype},
+    vlm::Qwen2_5Vl,
+};
+use gavel_rubric::{JudgeTemplate, RubricSet};
+use gavel_worker::{Work, WorkContext, WorkError};
+use image::RgbImage;
+
+use crate::{Judge, JudgedPair};
+
+/// [`Work`] of a judge: training pairs, held-out pairs and labelled pairs alike.
+#[derive(Default)]
+pub struct JudgeWork {
+    model: Option<Loaded>,
+    judge: Option<Judge>,
+}
+
+/// A model with what it was loaded from.
+struct Loaded {
+    path: std::path::PathBuf,
+    device: Device,
+    dtype: Dtype,
+    model: Arc<Qwen2_5Vl>,
+}
+
+impl Work for JudgeWork {
+    fn prepare(&mut self, run: &RunId, spec: &RunSpec, assets: &RunAssets) -> Result<(), WorkError> {
+        self.judge = None;
+        let model = self.model(run, &spec.judge)?;
+        let template =
+            JudgeTemplate::parse(&assets.template, &spec.judge.template).map_err(|error| WorkError::fatal(&error))?;
+        let rubric = RubricSet::from_text(&assets.rubric.text)
+            .ok_or_else(|| WorkError::Fatal("the run's rubric holds no criterion".into()))?;
+        if rubric.digest() != assets.rubric.digest {
+            let (found, expected) = (rubric.digest().short(), assets.rubric.digest.short());
+            return Err(WorkError::Fatal(format!(
+                "the run's rubric has fingerprint {found}, the run says {expected}"
+            )));
+        }
+        let judge = Judge::new(model, template, rubric, spec.judge.margin).map_err(|error| WorkError::fatal(&error))?;
+        self.judge = Some(judge);
+        Ok(())
+    }
+
+    fn perform(&mut self, _: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {
+        let started = Instant::now();
+        let Some(judge) = &self.judge else {
+            return Err(WorkError::Retry(
+                "this judge was given work before it was prepared".into(),
+            ));
+        };
+        let Assignment::Judge { pairs } = assignment else {
+            return Err(WorkError::Fatal("a judge was given a unit of another role".into()));
+        };
+        let images = decode(pairs, context)?;
+        let judged: Vec<JudgedPair<'_>> = pairs
+            .iter()
+            .map(|pair| JudgedPair {
+                prompt: pair.prompt,
+                caption: &pair.text,
+                first: &images[&pair.first],
+                second: &images[&pair.second],
+            })
+            .collect();
+        if context.cancelled() {
+            return Err(WorkError::Cancelled);
+        }
+        let verdicts = judge.judge(&judged).map_err(|error| WorkError::retry(&error))?;
+        Ok(Outcome::Judged {
+            verdicts,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+impl JudgeWork {
+    fn model(&mut self, run: &RunId, spec: &JudgeSpec) -> Result<Arc<Qwen2_5Vl>, WorkError> {
+        if let Some(loaded) = &self.model
+            && (&loaded.path, loaded.device, loaded.dtype) == (&spec.path, spec.device, spec.dtype)
+        {
+            return Ok(loaded.model.clone());
+        }
+        // Frees the old model first: two may not fit.
+        self.model = None;
+        let device =
+            device(spec.device).map_err(|error| WorkError::Retry(format!("device {}: {error}", spec.device)))?;
+        let model =
+            Qwen2_5Vl::load(&spec.path, &device, dtype(spec.dtype)).map_err(|error| WorkError::retry(&error))?;
+        let model = Arc::new(model);
+        tracing::info!(%run, model = %spec.path.display(), "judge loaded");
+        self.model = Some(Loaded {
+            path: spec.path.clone(),
+            device: spec.device,
+            dtype: spec.dtype,
+            model: model.clone(),
+        });
+        Ok(model)
+    }
+}
+
+/// Every image of the pairs, once.
+fn decode(pairs: &[Pair], context: &WorkContext) -> Result<BTreeMap<Digest, RgbImage>, WorkError> {
+    let mut digests: Vec<Digest> = pairs.iter().flat_map(|pair| [pair.first, pair.second]).collect();
+    digests.sort();
+    digests.dedup();
+    let mut images = BTreeMap::new();
+    for (digest, blob) in digests.iter().zip(context.get_many(&digests)?) {
+        let image = image::load_from_memory(&blob)
+            .map_err(|error| WorkError::Retry(format!("image blob {digest} cannot be decoded: {error}")))?;
+        images.insert(*digest, image.to_rgb8());
+    }
+    Ok(images)
+}

@@ -1,0 +1,158 @@
+//! Sampler units of a fleet.
+
+use std::time::Instant;
+
+use gavel_core::{
+    RunAssets,
+    ids::{Digest, RunId, Step},
+    noise::Use,
+    spec::{ModelSpec, RunSpec},
+    unit::{Assignment, Outcome, PromptText, Sampled, Unit},
+};
+use gavel_models::{
+    load::{device, dtype},
+    lora::{LoraAdapter, LoraConfig},
+};
+use gavel_worker::{Work, WorkContext, WorkError};
+
+use crate::{Method, Policy, Request, Sample, Sampler, encode_png};
+
+/// Candidates of a training prompt: a pair.
+const PAIR: u8 = 2;
+
+/// [`Work`] of a sampler: training pairs, and held-out images.
+#[derive(Default)]
+pub struct SamplerWork {
+    loaded: Option<(ModelSpec, Sampler)>,
+    spec: Option<RunSpec>,
+    /// The adapters that units used last, newest first.
+    adapters: Vec<(Digest, LoraAdapter)>,
+}
+
+/// The policy of this step and of the one before.
+const ADAPTERS_MAX: usize = 2;
+
+impl Work for SamplerWork {
+    fn prepare(&mut self, run: &RunId, spec: &RunSpec, _: &RunAssets) -> Result<(), WorkError> {
+        let model = &spec.model;
+        if self.loaded.as_ref().is_none_or(|(loaded, _)| loaded != model) {
+            // Frees the old model first: two may not fit.
+            self.loaded = None;
+            let device =
+                device(model.device).map_err(|error| WorkError::Retry(format!("device {}: {error}", model.device)))?;
+            let sampler =
+                Sampler::load(&model.path, &device, dtype(model.dtype)).map_err(|error| WorkError::retry(&error))?;
+            tracing::info!(%run, model = %model.path.display(), fingerprint = %sampler.model().short(), "pipeline loaded");
+            self.loaded = Some((model.clone(), sampler));
+        }
+        // Adapters are bound to a run's [lora] as well as to a model.
+        self.adapters.clear();
+        self.spec = Some(spec.clone());
+        Ok(())
+    }
+
+    fn perform(&mut self, _: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {
+        let started = Instant::now();
+        let Self {
+            loaded: Some((_, sampler)),
+            spec: Some(spec),
+            adapters,
+        } = self
+        else {
+            return Err(WorkError::Retry(
+                "this sampler was given work before it was prepared".into(),
+            ));
+        };
+        let (adapter, request) = match assignment {
+            Assignment::Sample { step, policy, prompts } => {
+                (Some(policy.adapter), request(spec, Purpose::Training(*step), prompts))
+            }
+            Assignment::EvaluateSample { policy, prompts, .. } => {
+                let adapter = policy.as_ref().map(|policy| policy.averaged.unwrap_or(policy.adapter));
+                (adapter, request(spec, Purpose::Evaluation, prompts))
+            }
+            _ => return Err(WorkError::Fatal("a sampler was given a unit of another role".into())),
+        };
+        let adapter = adapter
+            .map(|digest| bind(adapters, sampler, spec, digest, context))
+            .transpose()?;
+        let policy = match adapter {
+            Some((digest, adapter)) => Policy::Adapted {
+                digest: *digest,
+                adapter,
+            },
+            None => Policy::Base,
+        };
+        if context.cancelled() {
+            return Err(WorkError::Cancelled);
+        }
+        let samples = sampler
+            .sample(policy, &request)
+            .map_err(|error| WorkError::retry(&error))?;
+        let mut stored = Vec::with_capacity(samples.len());
+        for sample in samples {
+            stored.push(store(sample, request.method, context)?);
+        }
+        Ok(Outcome::Sampled {
+            samples: stored,
+            manifest: adapter.map(|(_, adapter)| Digest(adapter.manifest().names_sha256)),
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+enum Purpose {
+    Training(Step),
+    Evaluation,
+}
+
+fn request<'a>(spec: &'a RunSpec, purpose: Purpose, prompts: &'a [PromptText]) -> Request<'a> {
+    let (method, candidates, step, initial) = match purpose {
+        Purpose::Training(step) => (Method::Sde, PAIR, step, Use::Initial),
+        Purpose::Evaluation => (Method::Ode, 1, Step(0), Use::EvaluationInitial),
+    };
+    Request {
+        prompts,
+        candidates,
+        method,
+        seed: spec.run.seed,
+        step,
+        initial,
+        initial_latents: None,
+        sampling: &spec.sampling,
+        max_sequence_length: spec.prompts.max_sequence_length,
+    }
+}
+
+/// The adapter of that digest: at hand, or loaded from its blob.
+fn bind<'a>(
+    adapters: &'a mut Vec<(Digest, LoraAdapter)>,
+    sampler: &Sampler,
+    spec: &RunSpec,
+    digest: Digest,
+    context: &WorkContext,
+) -> Result<&'a (Digest, LoraAdapter), WorkError> {
+    if let Some(place) = adapters.iter().position(|(known, _)| *known == digest) {
+        return Ok(&adapters[place]);
+    }
+    let blob = context.get(&digest)?;
+    let adapter = LoraAdapter::from_safetensors(&blob, &LoraConfig::from(&spec.lora), &sampler.pipeline().transformer)
+        .map_err(|error| WorkError::fatal(&error))?;
+    adapters.insert(0, (digest, adapter));
+    adapters.truncate(ADAPTERS_MAX);
+    Ok(&adapters[0])
+}
+
+fn store(sample: Sample, method: Method, context: &WorkContext) -> Result<Sampled, WorkError> {
+    let image =
+        encode_png(&sample.image).map_err(|error| WorkError::Retry(format!("cannot encode an image: {error}")))?;
+    Ok(Sampled {
+        prompt: sample.prompt,
+        candidate: sample.candidate,
+        trajectory: match method {
+            Method::Sde => Some(context.put(sample.trajectory.to_safetensors())),
+            Method::Ode => None,
+        },
+        image: context.put(image),
+    })
+}

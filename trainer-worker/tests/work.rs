@@ -1,0 +1,290 @@
+//! A step through the units of the fleet, without a fleet: the sampler's and the trainer's work over blobs in memory.
+
+mod common;
+
+use common::tiny_flux;
+use gavel_core::{
+    RunAssets,
+    ids::{Digest, PromptIndex, RunId, Step},
+    spec::RunSpec,
+    unit::{Arm, Assignment, Outcome, Policy, PromptText, RewardedCandidate, RewardedPair, Unit},
+};
+use gavel_sampler_worker::SamplerWork;
+use gavel_trainer_worker::TrainerWork;
+use gavel_worker::{Work, WorkContext, WorkError};
+
+const STEP: Step = Step(1);
+
+fn spec() -> RunSpec {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/quickstart.toml")).unwrap();
+    let mut spec = RunSpec::from_value(text.parse().unwrap()).unwrap();
+    spec.model.path = tiny_flux();
+    spec.sampling.noise_steps = 2;
+    spec
+}
+
+fn prepared<W: Work + Default>(spec: &RunSpec) -> W {
+    let mut work = W::default();
+    work.prepare(&RunId("run".into()), spec, &RunAssets::default()).unwrap();
+    work
+}
+
+fn initialise(trainer: &mut TrainerWork, context: &WorkContext) -> Policy {
+    let outcome = trainer
+        .perform(&Unit::Initialise, &Assignment::Initialise, context)
+        .unwrap();
+    let Outcome::Initialised { policy } = outcome else {
+        panic!("{outcome:?}")
+    };
+    policy
+}
+
+fn prompts() -> Vec<PromptText> {
+    [
+        "a red circle on a blue background",
+        "a green square on a white background",
+        "a black triangle on a red background",
+    ]
+    .into_iter()
+    .enumerate()
+    .map(|(index, text)| PromptText {
+        index: PromptIndex(index as u32),
+        text: text.into(),
+    })
+    .collect()
+}
+
+/// Samples three pairs with a policy and rewards them: the first candidate wins.
+fn pairs(sampler: &mut SamplerWork, policy: &Policy, context: &WorkContext) -> Vec<RewardedPair> {
+    let assignment = Assignment::Sample {
+        step: STEP,
+        policy: policy.clone(),
+        prompts: prompts(),
+    };
+    let outcome = sampler
+        .perform(&Unit::Sample { step: STEP, chunk: 0 }, &assignment, context)
+        .unwrap();
+    let Outcome::Sampled { samples, manifest, .. } = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(manifest, Some(policy.manifest));
+    let candidates = |pair: &[gavel_core::unit::Sampled]| {
+        let rewarded = [(&pair[0], 1.0), (&pair[1], -1.0)];
+        rewarded
+            .map(|(sample, reward)| RewardedCandidate {
+                trajectory: sample.trajectory.unwrap(),
+                reward,
+            })
+            .to_vec()
+    };
+    samples
+        .chunks(2)
+        .map(|pair| RewardedPair {
+            prompt: pair[0].prompt,
+            candidates: candidates(pair),
+        })
+        .collect()
+}
+
+fn shard(
+    trainer: &mut TrainerWork,
+    policy: &Policy,
+    pairs: &[RewardedPair],
+    context: &WorkContext,
+) -> Result<(Digest, u64), WorkError> {
+    let assignment = Assignment::Gradient {
+        step: STEP,
+        policy: policy.clone(),
+        pairs: pairs.to_vec(),
+        policy_lag: 0,
+    };
+    let outcome = trainer.perform(&Unit::Gradient { step: STEP, shard: 0 }, &assignment, context)?;
+    let Outcome::Gradient {
+        gradient,
+        manifest,
+        statistics,
+        skipped,
+        ..
+    } = outcome
+    else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(manifest, policy.manifest);
+    assert_eq!(skipped, []);
+    assert!(statistics.ratio_deviation < 1e-5, "{}", statistics.ratio_deviation);
+    Ok((gradient.unwrap(), statistics.terms))
+}
+
+fn commit(
+    trainer: &mut TrainerWork,
+    policy: &Policy,
+    gradients: Vec<Digest>,
+    terms: u64,
+    context: &WorkContext,
+) -> (Policy, f64) {
+    let assignment = Assignment::Commit {
+        step: STEP,
+        policy: policy.clone(),
+        gradients,
+        terms,
+    };
+    let outcome = trainer
+        .perform(&Unit::Commit { step: STEP }, &assignment, context)
+        .unwrap();
+    let Outcome::Committed { policy, grad_norm, .. } = outcome else {
+        panic!("{outcome:?}")
+    };
+    (policy, grad_norm)
+}
+
+#[test]
+fn one_trainer_and_three_commit_the_same_bytes() {
+    let (spec, context) = (spec(), WorkContext::in_memory().unwrap());
+    let mut alone: TrainerWork = prepared(&spec);
+    let initial = initialise(&mut alone, &context);
+    let pairs = pairs(&mut prepared(&spec), &initial, &context);
+
+    let (first, first_terms) = shard(&mut alone, &initial, &pairs[..2], &context).unwrap();
+    let (second, second_terms) = shard(&mut alone, &initial, &pairs[2..], &context).unwrap();
+    let terms = first_terms + second_terms;
+    assert_eq!(terms, 3 * 2 * 2);
+    let (policy, grad_norm) = commit(&mut alone, &initial, vec![first, second], terms, &context);
+    assert!(grad_norm > 0.0);
+    assert_ne!(policy.adapter, initial.adapter);
+    assert_ne!(policy.averaged, initial.averaged);
+    assert_eq!(policy.manifest, initial.manifest);
+
+    let [mut one, mut two, mut three]: [TrainerWork; 3] = std::array::from_fn(|_| prepared(&spec));
+    let late = shard(&mut two, &initial, &pairs[2..], &context).unwrap();
+    let early = shard(&mut one, &initial, &pairs[..2], &context).unwrap();
+    assert_eq!((early.0, late.0), (first, second));
+    assert_eq!(
+        commit(&mut three, &initial, vec![first, second], terms, &context).0,
+        policy
+    );
+}
+
+#[test]
+fn a_step_in_which_nothing_was_decided_leaves_the_policy() {
+    let (spec, context) = (spec(), WorkContext::in_memory().unwrap());
+    let mut trainer: TrainerWork = prepared(&spec);
+    let initial = initialise(&mut trainer, &context);
+    assert_eq!(commit(&mut trainer, &initial, vec![], 0, &context), (initial, 0.0));
+}
+
+#[test]
+fn an_initial_policy_depends_on_the_seed_alone() {
+    let (mut spec, context) = (spec(), WorkContext::in_memory().unwrap());
+    let initial = initialise(&mut prepared(&spec), &context);
+    assert_eq!(initialise(&mut prepared(&spec), &context), initial);
+    assert_eq!(initial.averaged, Some(initial.adapter));
+    spec.run.seed += 1;
+    assert_ne!(initialise(&mut prepared(&spec), &context).adapter, initial.adapter);
+}
+
+#[test]
+fn a_tuned_evaluation_uses_the_average_and_the_same_noise_as_the_base() {
+    let (spec, context) = (spec(), WorkContext::in_memory().unwrap());
+    let policy = initialise(&mut prepared(&spec), &context);
+    let mut sampler: SamplerWork = prepared(&spec);
+    let mut sample = |arm: Arm, policy: Option<Policy>| {
+        let assignment = Assignment::EvaluateSample {
+            arm,
+            policy,
+            prompts: prompts(),
+        };
+        let outcome = sampler
+            .perform(&Unit::EvaluateSample { arm, chunk: 0 }, &assignment, &context)
+            .unwrap();
+        let Outcome::Sampled { samples, .. } = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert!(samples.iter().all(|sample| sample.trajectory.is_none()));
+        samples
+    };
+    let base = sample(Arm::Base, None);
+    assert_eq!(base.len(), 3);
+    // B is still zero, so that both arms paint the same.
+    assert_eq!(sample(Arm::Tuned, Some(policy.clone())), base);
+    let lost = Digest([3; 32]);
+    let assignment = Assignment::EvaluateSample {
+        arm: Arm::Tuned,
+        policy: Some(Policy {
+            averaged: Some(lost),
+            ..policy
+        }),
+        prompts: prompts(),
+    };
+    let error = sampler
+        .perform(
+            &Unit::EvaluateSample {
+                arm: Arm::Tuned,
+                chunk: 0,
+            },
+            &assignment,
+            &context,
+        )
+        .unwrap_err();
+    assert!(
+        matches!(error, WorkError::Fatal(_)),
+        "the average is asked for, not the adapter: {error}"
+    );
+}
+
+#[test]
+fn a_sampler_with_another_adapter_stops_the_run() {
+    let (spec, context) = (spec(), WorkContext::in_memory().unwrap());
+    let mut trainer: TrainerWork = prepared(&spec);
+    let initial = initialise(&mut trainer, &context);
+    let pairs = pairs(&mut prepared(&spec), &initial, &context);
+    let (gradient, terms) = shard(&mut trainer, &initial, &pairs, &context).unwrap();
+    let (next, _) = commit(&mut trainer, &initial, vec![gradient], terms, &context);
+    let error = shard(&mut trainer, &next, &pairs, &context).unwrap_err();
+    assert!(
+        matches!(&error, WorkError::Fatal(text) if text.contains("was sampled with the adapter")),
+        "{error}"
+    );
+}
+
+#[test]
+fn trajectories_that_were_tampered_with_do_not_pass_the_ratio_gate() {
+    let (spec, context) = (spec(), WorkContext::in_memory().unwrap());
+    let mut trainer: TrainerWork = prepared(&spec);
+    let initial = initialise(&mut trainer, &context);
+    let mut pairs = pairs(&mut prepared(&spec), &initial, &context);
+    let blob = context.get(&pairs[0].candidates[0].trajectory).unwrap();
+    let mut trajectory = gavel_models::trajectory::Trajectory::from_safetensors(&blob).unwrap();
+    trajectory.prompt_embeds.iter_mut().for_each(|value| *value = 0.0);
+    pairs[0].candidates[0].trajectory = context.put(trajectory.to_safetensors());
+    let error = shard(&mut trainer, &initial, &pairs, &context).unwrap_err();
+    let named = |text: &str| text.contains("before the first update") && text.contains("`velocities`");
+    assert!(matches!(&error, WorkError::Fatal(text) if named(text)), "{error}");
+
+    let broken = context.put(blob[..blob.len() / 2].to_vec());
+    pairs[0].candidates[0].trajectory = broken;
+    let error = shard(&mut trainer, &initial, &pairs, &context).unwrap_err();
+    assert!(
+        matches!(&error, WorkError::Fatal(text) if text.contains(&broken.to_string())),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_adapter_of_another_rank_is_refused() {
+    let (mut spec, context) = (spec(), WorkContext::in_memory().unwrap());
+    let initial = initialise(&mut prepared(&spec), &context);
+    spec.lora.rank += 1;
+    let assignment = Assignment::Sample {
+        step: STEP,
+        policy: initial,
+        prompts: prompts(),
+    };
+    let mut sampler: SamplerWork = prepared(&spec);
+    let error = sampler
+        .perform(&Unit::Sample { step: STEP, chunk: 0 }, &assignment, &context)
+        .unwrap_err();
+    assert!(
+        matches!(&error, WorkError::Fatal(text) if text.contains("has rank 4, the configuration says 5")),
+        "{error}"
+    );
+}
