@@ -102,8 +102,11 @@ enum Command {
     Drain {
         reply: Reply<()>,
     },
-    Read(Box<dyn FnOnce(&State, Millis) -> Answer + Send>),
+    Read(Read),
 }
+
+/// A look at the state; its answer is sent with the round's others.
+type Read = Box<dyn FnOnce(&State, Millis) -> Answer + Send>;
 
 /// A run as it arrives.
 struct Submission {

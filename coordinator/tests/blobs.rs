@@ -1,5 +1,7 @@
 //! What the blob store promises, held against a folder and against memory; and what it says of bytes that changed.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

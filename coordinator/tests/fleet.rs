@@ -1,5 +1,7 @@
 //! Whole runs with fake work: undisturbed, over a restart, over a ledger that breaks, with workers that fail or lose a lease.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! What every ledger promises, held against each implementation; and what the coordinator does when a ledger breaks.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 
 use gavel_coordinator::ledger::{EventRecord, Ledger, LedgerError, RunRecord, SqliteLedger};

@@ -1,5 +1,7 @@
 //! What callers see over gRPC and HTTP: fences, versions, health, reflection, status pages, and clear refusals.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::net::SocketAddr;

@@ -1,8 +1,6 @@
 //! A whole fleet in one process: a real coordinator on port 0, real workers over real gRPC, and work that is quick and
 //! deterministic. Waiting is always for an event.
 
-#![expect(dead_code, reason = "each test file uses its part")]
-
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
