@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import random
+import resource
 import sys
 import time
 from collections import Counter
@@ -65,6 +66,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kl", choices=["gaussian", "k1", "k3"], default="gaussian")
     parser.add_argument("--grad-clip", type=float, default=1.0)
     parser.add_argument("--ema", type=float, default=0.9, help="decay of the averaged adapter that is evaluated and saved; 0: none")
+    parser.add_argument("--bench-steps", type=int, default=0, help="time N steps after a warm-up step instead of training")
     parser.add_argument("--own-noise", action="store_true", help="each candidate has its own initial noise")
     return parser.parse_args()
 
@@ -194,48 +196,37 @@ def update(policy, optimizer, states, old, embeds, pooled, advantages):
     return kl_sum, deviation, norm
 
 
-def main() -> None:
-    a = arguments()
-    torch.set_num_threads(a.threads)
-    torch.manual_seed(a.seed)
-    rng = random.Random(a.seed)
-    train = a.prompts.read_text().splitlines()
-    held_out = a.held_out.read_text().splitlines()[: a.eval_prompts]
-    policy, judge = Policy(a), Judge(a.judge)
-    optimizer = torch.optim.AdamW(policy.parameters, lr=a.lr, betas=(0.9, a.beta2), weight_decay=a.weight_decay)
-    average, updates = [p.detach().clone() for p in policy.parameters], 0
+class Run:
+    """Everything that a step changes."""
 
-    base_images = policy.pictures(held_out, a.eval_seed)
-    base = adherence(base_images, held_out)
-    print("base", base, flush=True)
+    def __init__(self, a: argparse.Namespace):
+        self.a = a
+        self.train = a.prompts.read_text().splitlines()
+        self.policy, self.judge = Policy(a), Judge(a.judge)
+        self.optimizer = torch.optim.AdamW(
+            self.policy.parameters, lr=a.lr, betas=(0.9, a.beta2), weight_decay=a.weight_decay
+        )
+        self.average, self.updates = [p.detach().clone() for p in self.policy.parameters], 0
+        self.rng, self.order = random.Random(a.seed), []
 
-    def evaluate(step):
-        own = [p.detach().clone() for p in policy.parameters]
-        if a.ema:
-            for p, mean in zip(policy.parameters, average):
-                p.data.copy_(mean)
-        images = policy.pictures(held_out, a.eval_seed)
-        result = dict(step=step, **adherence(images, held_out))
-        if step == a.steps:
-            result["win_rate"] = win_rate(judge, held_out, images, base_images)
-            if a.out:
-                policy.transformer.save_pretrained(a.out)
-        for p, value in zip(policy.parameters, own):
-            p.data.copy_(value)
-        print("held-out", result, flush=True)
-        return result, images
+    def draw(self):
+        """The next step's captions: each pass over the training captions has its own order."""
+        n = self.a.prompts_per_step
+        if len(self.order) < n:
+            self.order = self.rng.sample(self.train, len(self.train))
+        captions, self.order = self.order[:n], self.order[n:]
+        return captions
 
-    spent, cpu, log, order = Counter(), Counter(), [], []
-    for step in range(a.steps):
-        if len(order) < a.prompts_per_step:
-            order = rng.sample(train, len(train))
-        captions, order = order[: a.prompts_per_step], order[a.prompts_per_step :]
+    def step(self, number):
+        """One optimizer step. Returns its figures and the wall-clock and CPU seconds of each stage."""
+        a, policy, captions = self.a, self.policy, self.draw()
+        wall, cpu = Counter(), Counter()
         clock = time.perf_counter(), time.process_time()
 
         def lap(stage):
             nonlocal clock
             now = time.perf_counter(), time.process_time()
-            spent[stage] += now[0] - clock[0]
+            wall[stage] += now[0] - clock[0]
             cpu[stage] += now[1] - clock[1]
             clock = now
 
@@ -248,27 +239,71 @@ def main() -> None:
         lap("sample")
         images = policy.decode(latents)
         lap("decode")
-        won = verdicts(judge, captions, images[0::2], images[1::2])
+        won = verdicts(self.judge, captions, images[0::2], images[1::2])
         lap("judge")
         rewards = {1: (a.preferred, a.dispreferred), -1: (a.dispreferred, a.preferred), 0: (0.0, 0.0)}
         advantages = torch.tensor([r for v in won for r in rewards[v]])
         kl = deviation = norm = 0.0
         if any(won):
-            optimizer.param_groups[0]["lr"] = learning_rate(a, step)
-            kl, deviation, norm = update(policy, optimizer, states, old, embeds, pooled, advantages)
-            updates += 1
-            weight = 1 - min(a.ema, updates / (updates + 9))
-            torch._foreach_lerp_(average, [p.data for p in policy.parameters], weight)
+            self.optimizer.param_groups[0]["lr"] = learning_rate(a, number)
+            kl, deviation, norm = update(policy, self.optimizer, states, old, embeds, pooled, advantages)
+            self.updates += 1
+            weight = 1 - min(a.ema, self.updates / (self.updates + 9))
+            torch._foreach_lerp_(self.average, [p.data for p in policy.parameters], weight)
         lap("train")
 
         facts = [check(image, parse(captions[k // 2]))["mean"] for k, image in enumerate(images)]
         told_apart = [v * (x - y) > 0 for v, x, y in zip(won, facts[0::2], facts[1::2]) if v and x != y]
         row = dict(
-            step=step + 1, decided=len(won) - won.count(0), adherence=round(float(np.mean(facts)), 4),
+            step=number + 1, decided=len(won) - won.count(0), adherence=round(float(np.mean(facts)), 4),
             judge_agrees_with_rules=round(float(np.mean(told_apart)), 3) if told_apart else None, kl=round(kl, 5),
-            ratio_deviation=round(deviation, 7), grad_norm=round(norm, 5), seconds={k: round(v, 1) for k, v in spent.items()},
-            cpu_seconds={k: round(v, 1) for k, v in cpu.items()},
+            ratio_deviation=round(deviation, 7), grad_norm=round(norm, 5),
         )
+        return row, wall, cpu
+
+
+def bench(a: argparse.Namespace) -> None:
+    """Times steps after a warm-up step, and prints seconds of each and the peak memory as one line of JSON."""
+    run, steps = Run(a), []
+    for number in range(a.bench_steps + 1):
+        row, wall, _ = run.step(number)
+        steps.append(dict(sample=wall["sample"] + wall["decode"], judge=wall["judge"], train=wall["train"], decided=row["decided"]))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps(dict(steps=steps[1:], peak_memory_bytes=peak, threads=a.threads)))
+
+
+def train(a: argparse.Namespace) -> None:
+    """A whole run with its evaluation."""
+    run = Run(a)
+    policy, judge = run.policy, run.judge
+    held_out = a.held_out.read_text().splitlines()[: a.eval_prompts]
+    base_images = policy.pictures(held_out, a.eval_seed)
+    base = adherence(base_images, held_out)
+    print("base", base, flush=True)
+
+    def evaluate(step):
+        own = [p.detach().clone() for p in policy.parameters]
+        if a.ema:
+            for p, mean in zip(policy.parameters, run.average):
+                p.data.copy_(mean)
+        images = policy.pictures(held_out, a.eval_seed)
+        result = dict(step=step, **adherence(images, held_out))
+        if step == a.steps:
+            result["win_rate"] = win_rate(judge, held_out, images, base_images)
+            if a.out:
+                policy.transformer.save_pretrained(a.out)
+        for p, value in zip(policy.parameters, own):
+            p.data.copy_(value)
+        print("held-out", result, flush=True)
+        return result, images
+
+    spent, cpu_spent, log = Counter(), Counter(), []
+    for step in range(a.steps):
+        row, wall, cpu = run.step(step)
+        spent.update(wall)
+        cpu_spent.update(cpu)
+        row["seconds"] = {k: round(v, 1) for k, v in spent.items()}
+        row["cpu_seconds"] = {k: round(v, 1) for k, v in cpu_spent.items()}
         log.append(row)
         if step % 10 == 9:
             print(row, flush=True)
@@ -277,13 +312,21 @@ def main() -> None:
 
     final, images = evaluate(a.steps)
     if a.out:
-        figures = dict(settings={k: str(v) for k, v in vars(a).items()}, base=base, final=final, seconds=dict(spent), cpu_seconds=dict(cpu), log=log)
+        settings = {k: str(v) for k, v in vars(a).items()}
+        figures = dict(settings=settings, base=base, final=final, seconds=dict(spent), cpu_seconds=dict(cpu_spent), log=log)
         (a.out / "figures.json").write_text(json.dumps(figures, indent=1))
         grid = Image.new("RGB", (16 * 66, 8 * 66))
         for k, pair in enumerate(zip(base_images[:64], images)):
             for j, image in enumerate(pair):
                 grid.paste(image, ((k % 16) * 66, (2 * (k // 16) + j) * 66))
         grid.save(a.out / "before-after.png")
+
+
+def main() -> None:
+    a = arguments()
+    torch.set_num_threads(a.threads)
+    torch.manual_seed(a.seed)
+    bench(a) if a.bench_steps else train(a)
 
 
 if __name__ == "__main__":
