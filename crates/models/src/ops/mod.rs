@@ -10,5 +10,7 @@
 mod backend;
 pub(crate) mod cpu;
 pub(crate) mod reference;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use backend::{Attention, Backend, Conditioning, Factors, Layout, Queries, Segment, Stream};

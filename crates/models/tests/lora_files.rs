@@ -1,0 +1,360 @@
+//! Adapters on disk: what is written is read back, and what does not fit is refused with its reason.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+use gavel_models::flux::transformer::FluxTransformer;
+use gavel_models::lora::{LoraAdapter, LoraConfig, LoraError, LoraGradients};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+fn transformer(case: &str) -> FluxTransformer {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/golden/flux_transformer")
+        .join(case);
+    FluxTransformer::load(&folder.join("transformer"), &Device::Cpu, DType::F32).unwrap()
+}
+
+fn config(targets: &[&str]) -> LoraConfig {
+    let target_modules = targets.iter().map(|target| (*target).to_owned()).collect();
+    LoraConfig {
+        rank: 3,
+        alpha: 5.0,
+        dropout: 0.0,
+        target_modules,
+    }
+}
+
+/// An adapter with values in B too.
+fn adapter(transformer: &FluxTransformer) -> LoraAdapter {
+    let mut adapter = LoraAdapter::init(
+        transformer,
+        &config(&["attn.to_q", "ff.net.0.proj", "proj_mlp"]),
+        [1; 32],
+    )
+    .unwrap();
+    let flat: Vec<f32> = (0..adapter.parameter_count())
+        .map(|i| (i % 17) as f32 / 17.0 - 0.4)
+        .collect();
+    adapter.unflatten(&flat).unwrap();
+    adapter
+}
+
+fn saved(transformer: &FluxTransformer) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    adapter(transformer).save(folder.path()).unwrap();
+    let weights = folder.path().join("adapter_model.safetensors");
+    (folder, weights)
+}
+
+/// Writes the weight file again with other names, shapes or values.
+fn rewrite(file: &Path, change: impl Fn(&str, &[usize], &[u8]) -> Option<(String, Vec<usize>, Dtype, Vec<u8>)>) {
+    let bytes = std::fs::read(file).unwrap();
+    let tensors: Vec<_> = SafeTensors::deserialize(&bytes)
+        .unwrap()
+        .tensors()
+        .iter()
+        .filter_map(|(name, view)| change(name, view.shape(), view.data()))
+        .collect();
+    let views: HashMap<_, _> = tensors
+        .iter()
+        .map(|(name, shape, dtype, data)| (name.clone(), TensorView::new(*dtype, shape.clone(), data).unwrap()))
+        .collect();
+    std::fs::write(file, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+#[test]
+fn a_saved_adapter_is_read_back_bit_for_bit() {
+    let transformer = transformer("wide_picture");
+    let original = adapter(&transformer);
+    let (folder, _) = saved(&transformer);
+    let loaded = LoraAdapter::load(folder.path(), &transformer).unwrap();
+    assert!(loaded == original);
+    assert_eq!(loaded.manifest(), original.manifest());
+    let bytes = original.to_safetensors().unwrap();
+    assert_eq!(bytes, loaded.to_safetensors().unwrap());
+    assert!(LoraAdapter::from_safetensors(&bytes, original.config(), &transformer).unwrap() == original);
+}
+
+#[test]
+fn keys_of_diffusers_and_keys_without_prefix_are_read_too() {
+    let transformer = transformer("wide_picture");
+    for prefix in ["transformer.", ""] {
+        let (folder, weights) = saved(&transformer);
+        rewrite(&weights, |name, shape, data| {
+            let name = name.replace("base_model.model.", prefix);
+            Some((name, shape.to_vec(), Dtype::F32, data.to_vec()))
+        });
+        assert!(LoraAdapter::load(folder.path(), &transformer).unwrap() == adapter(&transformer));
+    }
+}
+
+#[test]
+fn half_precision_adapters_are_read_as_float32() {
+    let transformer = transformer("wide_picture");
+    let (folder, weights) = saved(&transformer);
+    rewrite(&weights, |name, shape, data| {
+        let halved = data.chunks_exact(4).flat_map(|bytes| [bytes[2], bytes[3]]).collect();
+        Some((name.to_owned(), shape.to_vec(), Dtype::BF16, halved))
+    });
+    let (found, exact) = (
+        LoraAdapter::load(folder.path(), &transformer).unwrap().flatten(),
+        adapter(&transformer).flatten(),
+    );
+    assert!(found.iter().zip(&exact).all(|(a, b)| (a - b).abs() <= b.abs() / 128.0));
+}
+
+#[test]
+fn a_file_that_does_not_fit_is_refused_with_its_reason() {
+    let transformer = transformer("wide_picture");
+    let refusal = |change: &dyn Fn(&Path)| {
+        let (folder, weights) = saved(&transformer);
+        change(&weights);
+        LoraAdapter::load(folder.path(), &transformer).unwrap_err()
+    };
+    let keep =
+        |name: &str, shape: &[usize], data: &[u8]| Some((name.to_owned(), shape.to_vec(), Dtype::F32, data.to_vec()));
+
+    let truncated = refusal(&|weights| {
+        let bytes = std::fs::read(weights).unwrap();
+        std::fs::write(weights, &bytes[..bytes.len() - 5]).unwrap();
+    });
+    assert!(matches!(truncated, LoraError::Safetensors { .. }), "{truncated}");
+
+    let missing = refusal(&|weights| {
+        rewrite(weights, |name, shape, data| {
+            (!name.ends_with("0.attn.to_q.lora_B.weight"))
+                .then(|| keep(name, shape, data))
+                .flatten()
+        });
+    });
+    assert!(
+        matches!(&missing, LoraError::Missing { name, .. } if name.ends_with("to_q.lora_B.weight")),
+        "{missing}"
+    );
+
+    let renamed = refusal(&|weights| {
+        let (bytes, file) = (std::fs::read(weights).unwrap(), weights);
+        let mut tensors: HashMap<String, TensorView> = SafeTensors::deserialize(&bytes)
+            .unwrap()
+            .tensors()
+            .into_iter()
+            .collect();
+        let extra = tensors.values().next().unwrap().clone();
+        tensors.insert(
+            "base_model.model.transformer_blocks.0.attn.to_k.lora_A.weight".to_owned(),
+            extra,
+        );
+        std::fs::write(file, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    });
+    assert!(
+        matches!(&renamed, LoraError::Unused { names, .. } if names.len() == 1),
+        "{renamed}"
+    );
+
+    let other_rank = refusal(&|weights| {
+        rewrite(weights, |name, shape, data| {
+            let a = name.ends_with("lora_A.weight");
+            let (shape, bytes) = if a {
+                (vec![2, shape[1]], 2 * shape[1] * 4)
+            } else {
+                (vec![shape[0], 2], shape[0] * 2 * 4)
+            };
+            Some((name.to_owned(), shape, Dtype::F32, data[..bytes].to_vec()))
+        });
+    });
+    assert!(
+        matches!(
+            other_rank,
+            LoraError::Rank {
+                expected: 3,
+                found: 2,
+                ..
+            }
+        ),
+        "{other_rank}"
+    );
+
+    let other_width = refusal(&|weights| {
+        rewrite(weights, |name, _, _| {
+            Some((name.to_owned(), vec![7, 5], Dtype::F32, vec![0; 140]))
+        });
+    });
+    assert!(matches!(other_width, LoraError::Shape { .. }), "{other_width}");
+
+    let integers = refusal(&|weights| {
+        rewrite(weights, |name, shape, data| {
+            Some((name.to_owned(), shape.to_vec(), Dtype::I32, data.to_vec()))
+        });
+    });
+    assert!(matches!(integers, LoraError::Dtype { .. }), "{integers}");
+
+    let absent = refusal(&|weights| std::fs::remove_file(weights).unwrap());
+    assert!(matches!(absent, LoraError::Io { action: "read", .. }), "{absent}");
+}
+
+#[test]
+fn settings_that_change_the_arithmetic_are_refused() {
+    let transformer = transformer("wide_picture");
+    for (key, value) in [
+        ("use_dora", "true"),
+        ("use_rslora", "true"),
+        ("bias", "\"all\""),
+        ("rank_pattern", "{\"to_q\": 8}"),
+        ("modules_to_save", "[\"proj_out\"]"),
+        ("target_modules", "\"all-linear\""),
+        ("peft_type", "\"LOKR\""),
+    ] {
+        let (folder, _) = saved(&transformer);
+        let file = folder.path().join("adapter_config.json");
+        let mut settings: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        settings[key] = serde_json::from_str(value).unwrap();
+        std::fs::write(&file, settings.to_string()).unwrap();
+        let refused = LoraAdapter::load(folder.path(), &transformer).unwrap_err();
+        assert!(
+            matches!(&refused, LoraError::Unsupported { key: found, .. } if *found == key),
+            "{key}: {refused}"
+        );
+    }
+}
+
+#[test]
+fn targets_match_whole_path_components_as_in_peft() {
+    let transformer = transformer("wide_picture");
+    let modules = |targets: &[&str]| -> Vec<String> {
+        let adapter = LoraAdapter::init(&transformer, &config(targets), [0; 32]).unwrap();
+        adapter.modules().map(str::to_owned).collect()
+    };
+    assert_eq!(
+        modules(&["to_q"]),
+        [
+            "single_transformer_blocks.0.attn.to_q",
+            "single_transformer_blocks.1.attn.to_q",
+            "transformer_blocks.0.attn.to_q"
+        ]
+    );
+    assert_eq!(
+        modules(&["transformer_blocks.0.attn.to_q"]),
+        ["transformer_blocks.0.attn.to_q"]
+    );
+    assert_eq!(modules(&["ff.net.2", "to_q"]).len(), 4);
+    assert_eq!(
+        modules(&["proj_out"]),
+        [
+            "proj_out",
+            "single_transformer_blocks.0.proj_out",
+            "single_transformer_blocks.1.proj_out"
+        ]
+    );
+}
+
+#[test]
+fn a_target_without_a_layer_is_refused() {
+    let transformer = transformer("wide_picture");
+    let refusal = |targets: &[&str]| LoraAdapter::init(&transformer, &config(targets), [0; 32]).unwrap_err();
+    assert_eq!(
+        refusal(&["attn.to_g"]).to_string(),
+        "target `attn.to_g` matches no linear layer of this transformer; the nearest is `attn.to_k`"
+    );
+    // Part of a component is no match.
+    assert!(matches!(refusal(&["o_q"]), LoraError::UnknownTarget { .. }));
+    assert_eq!(
+        refusal(&["norm1.linear"]).to_string(),
+        "target `norm1.linear` matches `transformer_blocks.0.norm1.linear`, which cannot take an adapter"
+    );
+    assert!(matches!(
+        refusal(&[]),
+        LoraError::Setting {
+            setting: "target_modules",
+            ..
+        }
+    ));
+    let dropout = LoraConfig {
+        dropout: 0.1,
+        ..config(&["to_q"])
+    };
+    let refused = LoraAdapter::init(&transformer, &dropout, [0; 32]).unwrap_err();
+    assert!(matches!(refused, LoraError::Setting { setting: "dropout", .. }));
+}
+
+#[test]
+fn a_fresh_adapter_has_uniform_a_and_zero_b_and_follows_its_seed() {
+    let transformer = transformer("wide_picture");
+    let fresh = |targets: &[&str], seed| LoraAdapter::init(&transformer, &config(targets), [seed; 32]).unwrap();
+    let flat = fresh(&["to_q"], 1).flatten();
+    assert_eq!(flat, fresh(&["to_q"], 1).flatten());
+    assert_ne!(flat, fresh(&["to_q"], 2).flatten());
+    let (a, b) = flat[..2 * 3 * 32].split_at(3 * 32);
+    assert!(b.iter().all(|value| *value == 0.0));
+    let bound = 1.0 / 32.0_f32.sqrt();
+    assert!(a.iter().all(|value| value.abs() < bound));
+    let variance = a.iter().map(|value| value * value).sum::<f32>() / 96.0;
+    assert!(
+        (variance / (bound * bound / 3.0) - 1.0).abs() < 0.35,
+        "variance {variance}"
+    );
+    // A module starts equal whatever other targets there are: to_k comes before to_q in the flat order.
+    let both = fresh(&["to_k", "to_q"], 1);
+    assert_eq!(both.flatten()[2 * 3 * 32..4 * 3 * 32], flat[..2 * 3 * 32]);
+}
+
+#[test]
+fn manifests_differ_when_names_or_shapes_do() {
+    let (wide, single) = (transformer("wide_picture"), transformer("single_blocks_only"));
+    let manifest = |transformer, targets: &[&str]| {
+        LoraAdapter::init(transformer, &config(targets), [0; 32])
+            .unwrap()
+            .manifest()
+    };
+    let queries = manifest(&wide, &["to_q"]);
+    assert_eq!((queries.tensors, queries.parameters), (6, 3 * 2 * 3 * 32));
+    assert_ne!(queries, manifest(&wide, &["to_k"]));
+    assert_ne!(queries, manifest(&single, &["to_q"]));
+}
+
+#[test]
+fn a_flat_vector_of_another_length_is_refused() {
+    let transformer = transformer("wide_picture");
+    let mut adapter = adapter(&transformer);
+    let before = adapter.flatten();
+    let refused = adapter.unflatten(&before[1..]).unwrap_err();
+    assert!(matches!(refused, LoraError::Count { .. }));
+    assert_eq!(adapter.flatten(), before);
+    let gradients = LoraGradients::zeros(&adapter);
+    assert_eq!(gradients.flatten().len(), adapter.parameter_count());
+}
+
+#[test]
+fn an_adapter_of_another_architecture_is_refused_where_it_is_used() {
+    use candle_core::Tensor;
+    use gavel_models::flux::transformer::TransformerInput;
+    let (wide, single) = (transformer("wide_picture"), transformer("single_blocks_only"));
+    let foreign = adapter(&wide);
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    let input = TransformerInput {
+        latents: zeros(&[1, 2, 4]),
+        prompt_embeds: zeros(&[1, 1, 6]),
+        pooled_prompt_embeds: zeros(&[1, 5]),
+        sigma: Tensor::new(&[0.5_f32], &Device::Cpu).unwrap(),
+        guidance: None,
+        height_tokens: 1,
+        width_tokens: 2,
+    };
+    assert!(single.velocity(None, &input).is_ok());
+    let refused = single.velocity(Some(&foreign), &input).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "`adapter`: was made for a transformer of another architecture"
+    );
+    let bad_sigma = TransformerInput {
+        sigma: Tensor::new(&[0.0_f32], &Device::Cpu).unwrap(),
+        ..input.clone()
+    };
+    assert!(single.velocity(None, &bad_sigma).is_err());
+    let bad_size = TransformerInput {
+        width_tokens: 3,
+        ..input
+    };
+    assert!(single.velocity(None, &bad_size).is_err());
+}
