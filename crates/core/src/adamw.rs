@@ -90,3 +90,60 @@ pub fn ema(average: &mut [f32], parameters: &[f32], decay: f64) {
         *average = (decay * f64::from(*average) + (1.0 - decay) * f64::from(parameter)) as f32;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(found: &[f32], expected: &[f64]) {
+        for (found, expected) in found.iter().zip(expected) {
+            // f32 storage against PyTorch's all-f32 arithmetic.
+            assert!((f64::from(*found) - expected).abs() <= 5e-7, "{found} and {expected}");
+        }
+    }
+
+    /// PyTorch 2.15.0: `AdamW([0.5, -1.25, 2.0, 0.0], lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)`, three steps.
+    #[test]
+    fn three_updates_are_pytorch_s() {
+        let spec = OptimizerSpec {
+            weight_decay: 0.1,
+            ..OptimizerSpec::default()
+        };
+        let mut optimizer = AdamW::new(4);
+        let mut parameters = [0.5, -1.25, 2.0, 0.0];
+        for (gradient, expected) in [
+            ([0.1, -0.2, 0.3, 0.0], [0.489500016, -1.23874998, 1.98800004, 0.0]),
+            (
+                [0.5, 0.25, -0.125, 1e-3],
+                [0.480400056, -1.2391386, 1.98269069, -0.00744126225],
+            ),
+            (
+                [-0.3, 0.6, 0.0, -2.0],
+                [0.477424383, -1.24412811, 1.97814059, -0.00104856119],
+            ),
+        ] {
+            optimizer.update(&spec, 1e-2, &mut parameters, &gradient);
+            close(&parameters, &expected);
+        }
+        assert_eq!(optimizer.step, 3);
+    }
+
+    /// PyTorch 2.15.0: `clip_grad_norm_` to 1.0.
+    #[test]
+    fn clipping_is_pytorch_s_and_returns_the_norm_before() {
+        let mut gradient = [3.0, 4.0, 12.0];
+        assert_eq!(clip_by_norm(&mut gradient, 1.0), 13.0);
+        close(&gradient, &[0.230769217, 0.307692289, 0.923076868]);
+        let short = gradient;
+        assert!((clip_by_norm(&mut gradient, 2.0) - 1.0).abs() < 1e-6);
+        assert_eq!(gradient, short);
+        assert!(clip_by_norm(&mut [f32::NAN], 1.0).is_nan());
+    }
+
+    #[test]
+    fn the_average_moves_by_one_minus_decay() {
+        let mut average = [1.0, 0.0];
+        ema(&mut average, &[2.0, -1.0], 0.75);
+        assert_eq!(average, [1.25, -0.25]);
+    }
+}

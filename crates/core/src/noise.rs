@@ -115,3 +115,108 @@ fn below(stream: &mut ChaCha8Rng, bound: u64) -> u64 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The format: whoever changes it changes every run's results. The values come from a ChaCha8 and Box-Muller written
+    /// independently in Python, with its own libm.
+    #[test]
+    fn a_key_s_numbers_never_change() {
+        let key = NoiseKey {
+            seed: 7,
+            step: 1,
+            prompt: 2,
+            candidate: 1,
+            timestep: 3,
+            usage: Use::Step,
+        };
+        assert_eq!(hex::encode(key.bytes()), KNOWN_BYTES);
+        let bits: Vec<u32> = key.normal(4).into_iter().map(f32::to_bits).collect();
+        assert_eq!(bits, KNOWN_NORMAL_BITS);
+        assert_eq!(NoiseKey::new(7, Use::PromptDraw).permutation(8), KNOWN_PERMUTATION);
+    }
+
+    const KNOWN_BYTES: &str = "9aa146e1c756969c73daccee45fbecba39ee1ae4a91131fd568d336ad08fb8f3";
+    const KNOWN_NORMAL_BITS: [u32; 4] = [3216430976, 1069029088, 1055528198, 1059018464];
+    const KNOWN_PERMUTATION: [u32; 8] = [2, 6, 1, 7, 0, 3, 5, 4];
+
+    #[test]
+    fn every_field_is_part_of_the_key() {
+        let key = NoiseKey::new(0, Use::Initial);
+        let others = [
+            NoiseKey { seed: 1, ..key },
+            NoiseKey { step: 1, ..key },
+            NoiseKey { prompt: 1, ..key },
+            NoiseKey { candidate: 1, ..key },
+            NoiseKey { timestep: 1, ..key },
+            NoiseKey {
+                usage: Use::Step,
+                ..key
+            },
+            NoiseKey {
+                usage: Use::EvaluationInitial,
+                ..key
+            },
+            NoiseKey {
+                usage: Use::PromptDraw,
+                ..key
+            },
+            NoiseKey {
+                usage: Use::TimestepOrder,
+                ..key
+            },
+            NoiseKey {
+                usage: Use::AdapterInit,
+                ..key
+            },
+        ];
+        let mut seen: Vec<[u8; 32]> = others.iter().map(NoiseKey::bytes).collect();
+        seen.push(key.bytes());
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), others.len() + 1);
+    }
+
+    #[test]
+    fn numbers_are_standard_normal() {
+        let count = 200_000;
+        let values = NoiseKey::new(11, Use::Initial).normal(count);
+        let moment = |power: i32| values.iter().map(|v| f64::from(*v).powi(power)).sum::<f64>() / count as f64;
+        // Five standard errors of each moment of a standard normal.
+        let bound = |variance: f64| 5.0 * (variance / count as f64).sqrt();
+        assert!(moment(1).abs() < bound(1.0));
+        assert!((moment(2) - 1.0).abs() < bound(2.0));
+        assert!(moment(3).abs() < bound(15.0));
+        assert!((moment(4) - 3.0).abs() < bound(96.0));
+        let neighbours = values
+            .windows(2)
+            .map(|pair| f64::from(pair[0]) * f64::from(pair[1]))
+            .sum::<f64>();
+        assert!((neighbours / (count - 1) as f64).abs() < bound(1.0));
+        let beyond = values.iter().filter(|v| v.abs() > 1.959_964).count() as f64 / count as f64;
+        assert!((beyond - 0.05).abs() < bound(0.05 * 0.95));
+    }
+
+    #[test]
+    fn a_shorter_draw_is_the_beginning_of_a_longer_one() {
+        let key = NoiseKey::new(5, Use::Step);
+        assert_eq!(key.normal(3), key.normal(10)[..3]);
+        assert!(key.normal(0).is_empty());
+    }
+
+    #[test]
+    fn a_permutation_holds_everything_once_and_is_even() {
+        let mut first = [0_u32; 5];
+        for seed in 0..5000 {
+            let mut order = NoiseKey::new(seed, Use::PromptDraw).permutation(5);
+            first[order[0] as usize] += 1;
+            order.sort_unstable();
+            assert_eq!(order, [0, 1, 2, 3, 4]);
+        }
+        // 1000 expected each, standard deviation 28.
+        assert!(first.iter().all(|count| (860..1140).contains(count)), "{first:?}");
+        assert!(NoiseKey::new(0, Use::PromptDraw).permutation(0).is_empty());
+    }
+}

@@ -76,3 +76,58 @@ pub fn overlapping(things: &Range<u32>, size: u32) -> Range<u32> {
         things.start / size..(things.end - 1) / size + 1
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_visits_every_line_once_across_steps() {
+        let per_step = 7;
+        let all: Vec<u32> = (1..=10)
+            .flat_map(|step| prompt_lines(3, 10, Step(step), per_step))
+            .collect();
+        for epoch in all.chunks(10) {
+            let mut epoch = epoch.to_vec();
+            epoch.sort_unstable();
+            assert_eq!(epoch, (0..10).collect::<Vec<_>>());
+        }
+        assert_ne!(all[..10], all[10..20], "epochs have orders of their own");
+        assert_ne!(prompt_lines(3, 10, Step(1), 7), prompt_lines(4, 10, Step(1), 7));
+    }
+
+    #[test]
+    fn fewer_lines_than_prompts_repeat() {
+        assert_eq!(prompt_lines(0, 1, Step(5), 3), [0, 0, 0]);
+    }
+
+    #[test]
+    fn chunks_cover_everything_once() {
+        for count in 0..20 {
+            for size in 1..8 {
+                let covered: Vec<u32> = (0..chunks(count, size))
+                    .flat_map(|chunk| extent(chunk, size, count))
+                    .collect();
+                assert_eq!(covered, (0..count).collect::<Vec<_>>());
+            }
+        }
+        assert!(extent(9, 4, 20).is_empty());
+    }
+
+    #[test]
+    fn overlapping_units_are_those_that_share_a_thing() {
+        for (things, size, expected) in [(0..4, 4, 0..1), (3..5, 4, 0..2), (8..9, 4, 2..3), (2..2, 4, 0..0)] {
+            assert_eq!(overlapping(&things, size), expected, "{things:?} by {size}");
+        }
+    }
+
+    #[test]
+    fn timesteps_are_visited_once_in_an_order_of_the_candidate_s_own() {
+        let trained = [0, 1, 2, 3, 4, 5, 6];
+        let order = |candidate| timestep_order(1, Step(1), PromptIndex(0), Candidate(candidate), &trained);
+        let mut sorted = order(0);
+        sorted.sort_unstable();
+        assert_eq!(sorted, trained);
+        assert_ne!(order(0), order(1));
+    }
+}

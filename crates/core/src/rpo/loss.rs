@@ -139,3 +139,150 @@ pub fn term(objective: &ObjectiveSpec, input: &TermInput<'_>, grad_velocity: &mu
         clipped,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::noise::{NoiseKey, Use};
+    use crate::rpo::{Sde, log_prob};
+
+    const N: usize = 12;
+
+    fn normal(timestep: u32) -> Vec<f32> {
+        NoiseKey {
+            timestep,
+            ..NoiseKey::new(3, Use::Step)
+        }
+        .normal(N)
+    }
+
+    fn loss(objective: &ObjectiveSpec, input: &TermInput<'_>) -> f64 {
+        term(objective, input, &mut [0.0; N]).loss
+    }
+
+    /// Compares the gradient with central differences, for a ratio of exp(`log_ratio`).
+    fn check(kl: Kl, sde: Sde, sigma: (f32, f32), advantage: f64, log_ratio: f64) {
+        let objective = ObjectiveSpec {
+            kl,
+            kl_beta: 0.7,
+            ..ObjectiveSpec::default()
+        };
+        let c = StepCoefficients::new(sde, 0.8, sigma.0, sigma.1);
+        let (latents, velocity, reference) = (normal(0), normal(1), normal(2));
+        let next: Vec<f32> = latents
+            .iter()
+            .zip(normal(3))
+            .map(|(x, noise)| x + 0.5 * noise)
+            .collect();
+        let input = TermInput {
+            coefficients: &c,
+            latents: &latents,
+            next: &next,
+            old_log_prob: log_prob(&c, &latents, &velocity, &next) - log_ratio,
+            velocity: &velocity,
+            reference_velocity: &reference,
+            advantage,
+        };
+        let mut gradient = [0.0; N];
+        let term = term(&objective, &input, &mut gradient);
+        assert!((term.ratio - log_ratio.exp()).abs() < 1e-9);
+        assert_eq!(term.clipped, log_ratio.abs() > 0.2);
+        for place in 0..N {
+            // The step is what f32 really holds on either side.
+            let moved = |by: f32| {
+                let mut velocity = velocity.clone();
+                velocity[place] += by;
+                let value = loss(
+                    &objective,
+                    &TermInput {
+                        velocity: &velocity,
+                        ..input
+                    },
+                );
+                (f64::from(velocity[place]), value)
+            };
+            let ((high, above), (low, below)) = (moved(1e-3), moved(-1e-3));
+            let difference = (above - below) / (high - low);
+            let found = f64::from(gradient[place]);
+            let scale = difference.abs().max(1e-2);
+            assert!(
+                (found - difference).abs() <= 1e-4 * scale,
+                "{kl:?} {sde:?} {sigma:?} A {advantage}: {found} and {difference} at {place}"
+            );
+        }
+    }
+
+    #[test]
+    fn gradient_agrees_with_finite_differences() {
+        for kl in [Kl::K1, Kl::K3, Kl::Gaussian] {
+            for sde in [Sde::Dance, Sde::Flow] {
+                for sigma in [(1.0, 0.95), (0.75, 0.6), (0.3, 0.1)] {
+                    for advantage in [1.0, -0.1] {
+                        for log_ratio in [0.0, 0.1, 0.5, -0.5] {
+                            check(kl, sde, sigma, advantage, log_ratio);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn at(advantage: f64, log_ratio: f64, kl: Kl, velocity: &[f32], reference: &[f32]) -> (Term, Vec<f32>) {
+        let objective = ObjectiveSpec {
+            kl,
+            kl_beta: 0.0,
+            ..ObjectiveSpec::default()
+        };
+        let c = StepCoefficients::new(Sde::Dance, 0.3, 0.5, 0.4);
+        let (latents, next) = (normal(0), normal(3));
+        let old_log_prob = log_prob(&c, &latents, velocity, &next) - log_ratio;
+        let input = TermInput {
+            coefficients: &c,
+            latents: &latents,
+            next: &next,
+            old_log_prob,
+            velocity,
+            reference_velocity: reference,
+            advantage,
+        };
+        let mut gradient = vec![0.0; N];
+        (term(&objective, &input, &mut gradient), gradient)
+    }
+
+    #[test]
+    fn clipping_stops_the_gradient_only_in_the_direction_of_the_advantage() {
+        let v = normal(1);
+        let zero = |advantage, log_ratio| at(advantage, log_ratio, Kl::K1, &v, &v).1.iter().all(|g| *g == 0.0);
+        assert!(zero(1.0, 0.5));
+        assert!(!zero(1.0, -0.5));
+        assert!(!zero(-1.0, 0.5));
+        assert!(zero(-1.0, -0.5));
+    }
+
+    #[test]
+    fn advantage_is_clamped() {
+        let v = normal(1);
+        let (term, _) = at(1e9, 0.0, Kl::K1, &v, &v);
+        assert!((term.loss + 5.0).abs() < 1e-12, "{term:?}");
+    }
+
+    #[test]
+    fn divergence_from_itself_is_zero_and_k3_and_gaussian_are_never_negative() {
+        let (v, other) = (normal(1), normal(2));
+        for kl in [Kl::K1, Kl::K3, Kl::Gaussian] {
+            assert_eq!(at(1.0, 0.0, kl, &v, &v).0.kl, 0.0);
+        }
+        for kl in [Kl::K3, Kl::Gaussian] {
+            assert!(at(1.0, 0.0, kl, &v, &other).0.kl > 0.0);
+            assert!(at(1.0, 0.0, kl, &other, &v).0.kl > 0.0);
+        }
+    }
+
+    #[test]
+    fn a_velocity_that_is_not_finite_is_noticed() {
+        let mut v = normal(1);
+        let reference = v.clone();
+        v[3] = f32::NAN;
+        assert!(!at(1.0, 0.0, Kl::K1, &v, &reference).0.is_finite());
+    }
+}

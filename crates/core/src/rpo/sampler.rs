@@ -147,3 +147,80 @@ pub(super) fn same_length(lengths: &[usize]) {
         "slices of one step differ in length: {lengths:?}"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn published_schedule_has_the_published_values() {
+        // shift 3, 8 steps: 3 t / (1 + 2 t).
+        let expected = [1.0, 21.0 / 22.0, 0.9, 15.0 / 18.0, 0.75, 9.0 / 14.0, 0.5, 0.3, 0.0];
+        for (sigma, expected) in sigmas(8, 3.0).into_iter().zip(expected) {
+            assert_eq!(sigma, expected as f32);
+        }
+        assert_eq!(sigmas(4, 1.0), [1.0, 0.75, 0.5, 0.25, 0.0]);
+    }
+
+    /// The step as the papers write it, from score and predicted original, against the affine form.
+    fn check_mean(sde: Sde, rate: impl Fn(f64, f64) -> f64) {
+        let eta = 0.7;
+        for pair in sigmas(8, 3.0).windows(2) {
+            let c = StepCoefficients::new(sde, eta, pair[0], pair[1]);
+            let (sigma, next, x, v) = (f64::from(pair[0]), f64::from(pair[1]), 0.8_f32, -1.3_f32);
+            let d = next - sigma;
+            let original = f64::from(x) - sigma * f64::from(v);
+            let score = -(f64::from(x) - (1.0 - sigma) * original) / (sigma * sigma);
+            let rate = eta * rate(sigma, next);
+            let mean = f64::from(x) + d * f64::from(v) - 0.5 * rate * rate * score * d;
+            assert!(
+                (c.mean(x, v) - mean).abs() < 1e-12,
+                "{sde:?} at {sigma}: {} and {mean}",
+                c.mean(x, v)
+            );
+            assert!((c.std - rate * (-d).sqrt()).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn dance_step_is_the_published_formula() {
+        check_mean(Sde::Dance, |_, _| 1.0);
+    }
+
+    #[test]
+    fn flow_step_is_the_published_formula_with_the_pole_at_one_avoided() {
+        check_mean(Sde::Flow, |sigma, next| {
+            (sigma / (1.0 - if sigma == 1.0 { next } else { sigma })).sqrt()
+        });
+    }
+
+    #[test]
+    fn recomputed_log_probability_has_the_sampler_s_bits() {
+        let key = crate::noise::NoiseKey::new(1, crate::noise::Use::Step);
+        let values = key.normal(300);
+        let mut out = [0.0; 100];
+        for c in coefficients(Sde::Dance, 0.3, &sigmas(8, 3.0)) {
+            let sampled = sde_step(&c, &values[..100], &values[100..200], &values[200..], &mut out);
+            assert_eq!(
+                sampled.to_bits(),
+                log_prob(&c, &values[..100], &values[100..200], &out).to_bits()
+            );
+        }
+    }
+
+    #[test]
+    fn log_probability_of_the_mean_is_the_density_s_peak() {
+        let c = StepCoefficients::new(Sde::Dance, 0.3, 0.5, 0.25);
+        let mean = c.mean(1.0, 2.0) as f32;
+        let peak = -libm::log(c.std) - 0.5 * libm::log(2.0 * std::f64::consts::PI);
+        assert!((log_prob(&c, &[1.0], &[2.0], &[mean]) - peak).abs() < 1e-6);
+    }
+
+    #[test]
+    fn plain_step_to_zero_lands_on_the_predicted_original() {
+        let (mut x, v) = ([0.5, -1.0], [0.25, 2.0]);
+        let original = predicted_original(0.3, &x, &v);
+        ode_step(0.3, 0.0, &mut x, &v);
+        assert_eq!(original, x);
+    }
+}

@@ -104,11 +104,10 @@ struct Missing {
 impl Run {
     /// A run that has not begun. `spec` has passed its checks and `assets` hold at least one prompt.
     pub fn new(id: RunId, spec: RunSpec, assets: RunAssets) -> Self {
-        let held_out = if spec.evaluation.is_some() {
-            assets.held_out.len()
-        } else {
-            0
-        };
+        let held_out = spec.evaluation.as_ref().map_or(0, |evaluation| {
+            let most = evaluation.prompts.map_or(usize::MAX, |prompts| prompts as usize);
+            assets.held_out.len().min(most)
+        });
         let labelled = if spec.evaluation.is_some() {
             assets.labelled.len()
         } else {

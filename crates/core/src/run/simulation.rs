@@ -1,1 +1,375 @@
+//! A fleet of fake workers over the real state machine: whatever is interleaved, lost or doubled, a run ends the same.
 
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::assets::{LabelledPair, RubricText};
+use crate::ids::{Candidate, PromptIndex};
+use crate::unit::{Assignment, Outcome, Policy, Sampled, ShardStatistics};
+use crate::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
+
+/// A small run whose chunks of samples, pairs and shards do not line up.
+pub(super) fn spec() -> RunSpec {
+    let mut spec = RunSpec {
+        run: Default::default(),
+        model: Default::default(),
+        prompts: Default::default(),
+        sampling: Default::default(),
+        lora: Default::default(),
+        objective: Default::default(),
+        optimizer: Default::default(),
+        judge: Default::default(),
+        trainer: Default::default(),
+        checkpoints: Default::default(),
+        evaluation: Some(Default::default()),
+        limits: Default::default(),
+        fleet: Default::default(),
+        coordinator: Default::default(),
+    };
+    spec.run.name = "small".into();
+    spec.run.steps = 3;
+    spec.prompts.per_step = 7;
+    spec.sampling.batch = 3;
+    spec.judge.batch = 2;
+    spec.trainer.shard = 4;
+    spec.checkpoints.every = 2;
+    spec.evaluation.as_mut().unwrap().batch = 2;
+    spec
+}
+
+pub(super) fn assets() -> RunAssets {
+    RunAssets {
+        prompts: (0..5).map(|line| format!("prompt {line}")).collect(),
+        held_out: (0..5).map(|line| format!("held-out {line}")).collect(),
+        rubric: RubricText::new("prefer the better one"),
+        template: String::new(),
+        labelled: (0..3)
+            .map(|pair| LabelledPair {
+                text: format!("labelled {pair}"),
+                first: Digest::of(&[pair, 0]),
+                second: Digest::of(&[pair, 1]),
+                preferred: Side::First,
+            })
+            .collect(),
+    }
+}
+
+pub(super) fn run() -> Run {
+    Run::new(RunId("small".into()), spec(), assets()).created(Millis(0))
+}
+
+fn policy(of: Digest, averaged: bool) -> Policy {
+    Policy {
+        adapter: of,
+        optimizer: Digest::of(&of.0),
+        averaged: averaged.then_some(of),
+        manifest: Digest::of(b"manifest"),
+        tensors: 4,
+    }
+}
+
+/// What a faultless worker returns: a function of the assignment and nothing else.
+pub(super) fn work(run: &Run, assignment: &Assignment) -> Outcome {
+    let whole = Digest::of(&serde_json::to_vec(assignment).unwrap());
+    let part = |name: &str, place: u32| Digest::of(format!("{whole} {name} {place}").as_bytes());
+    let manifest = Digest::of(b"manifest");
+    let averaged = run.spec().optimizer.averages();
+    match assignment {
+        Assignment::Initialise => Outcome::Initialised {
+            policy: policy(whole, averaged),
+        },
+        Assignment::Sample { prompts, .. } => {
+            let samples = prompts.iter().flat_map(|prompt| {
+                [0, 1].map(|candidate| Sampled {
+                    prompt: prompt.index,
+                    candidate: Candidate(candidate),
+                    trajectory: Some(part("trajectory", 2 * prompt.index.0 + u32::from(candidate))),
+                    image: part("image", 2 * prompt.index.0 + u32::from(candidate)),
+                })
+            });
+            Outcome::Sampled {
+                samples: samples.collect(),
+                manifest: Some(manifest),
+                seconds: 1.0,
+            }
+        }
+        Assignment::EvaluateSample { prompts, policy, .. } => {
+            let samples = prompts.iter().map(|prompt| Sampled {
+                prompt: prompt.index,
+                candidate: Candidate(0),
+                trajectory: None,
+                image: part("image", prompt.index.0),
+            });
+            Outcome::Sampled {
+                samples: samples.collect(),
+                manifest: policy.as_ref().map(|_| manifest),
+                seconds: 1.0,
+            }
+        }
+        Assignment::Judge { pairs } => {
+            let verdicts = pairs.iter().map(|pair| {
+                let probability = f64::from(Digest::of(&[pair.first.0, pair.second.0].concat()).0[0]) / 255.0;
+                VerdictRecord {
+                    prompt: pair.prompt,
+                    verdict: match probability {
+                        p if p > 0.7 => Verdict::Preferred { side: Side::First },
+                        p if p < 0.4 => Verdict::Preferred { side: Side::Second },
+                        _ => Verdict::Abstain {
+                            reason: AbstainReason::TooClose,
+                        },
+                    },
+                    probability_first: probability,
+                    order_probabilities: [probability; 2],
+                    rubric: run.assets().rubric.digest,
+                }
+            });
+            Outcome::Judged {
+                verdicts: verdicts.collect(),
+                seconds: 0.5,
+            }
+        }
+        Assignment::Gradient { pairs, .. } => {
+            let terms = pairs.len() as u64 * 2 * run.spec().trained_steps().len() as u64;
+            Outcome::Gradient {
+                gradient: Some(whole),
+                manifest,
+                statistics: ShardStatistics {
+                    terms,
+                    kl: 0.25 * terms as f64,
+                    ..ShardStatistics::default()
+                },
+                skipped: vec![],
+                seconds: 0.25,
+            }
+        }
+        Assignment::Commit { .. } => Outcome::Committed {
+            policy: policy(whole, averaged),
+            grad_norm: 0.5,
+            learning_rate: 1e-4,
+            seconds: 0.1,
+        },
+    }
+}
+
+/// A run with its ledger and some workers.
+pub(super) struct Fleet {
+    pub(super) run: Run,
+    pub(super) ledger: Vec<(Event, Millis)>,
+    pub(super) now: Millis,
+    accepted: BTreeMap<Unit, u32>,
+    /// Completions that have been sent, for sending them again.
+    sent: Vec<Event>,
+}
+
+impl Fleet {
+    pub(super) fn new(run: Run) -> Self {
+        Self {
+            run,
+            ledger: vec![],
+            now: Millis(0),
+            accepted: BTreeMap::new(),
+            sent: vec![],
+        }
+    }
+
+    /// Applies an event as the driver does; a refused event must change nothing.
+    pub(super) fn apply(&mut self, event: Event) -> Result<Vec<Effect>, Refusal> {
+        let before = self.run.clone();
+        let result = self.run.apply(event.clone(), self.now);
+        match &result {
+            Ok(_) => {
+                // The ledger stores JSON.
+                let stored = serde_json::from_str(&serde_json::to_string(&event).unwrap()).unwrap();
+                assert_eq!(stored, event);
+                self.ledger.push((stored, self.now));
+                if let Event::Completed { unit, .. } = event {
+                    *self.accepted.entry(unit).or_default() += 1;
+                }
+            }
+            Err(_) => assert!(self.run == before, "a refused event changed the run"),
+        }
+        result
+    }
+
+    pub(super) fn lease(&mut self, role: Role, worker: &str) -> Option<(Unit, Fence)> {
+        let unit = self.run.next_unit(role)?;
+        assert!(
+            self.run.assignment(&unit).is_some(),
+            "{unit} is ready without its inputs"
+        );
+        let fence = self.run.next_fence();
+        self.apply(Event::Granted {
+            unit,
+            worker: WorkerId(worker.into()),
+            fence,
+        })
+        .unwrap();
+        Some((unit, fence))
+    }
+
+    pub(super) fn completion(&self, unit: Unit) -> Event {
+        let lease = self.run.lease(&unit).unwrap();
+        let outcome = work(&self.run, &self.run.assignment(&unit).unwrap());
+        Event::Completed {
+            unit,
+            worker: lease.worker.clone(),
+            fence: lease.fence,
+            outcome,
+        }
+    }
+
+    pub(super) fn complete(&mut self, unit: Unit) -> Vec<Effect> {
+        let event = self.completion(unit);
+        self.sent.push(event.clone());
+        self.apply(event).unwrap()
+    }
+
+    /// Works in order until the run has ended or `until` holds.
+    pub(super) fn work_until(&mut self, until: impl Fn(&Run) -> bool) {
+        while !until(&self.run) {
+            self.now.0 += 1;
+            let leased = [Role::Trainer, Role::Judge, Role::Sampler]
+                .into_iter()
+                .find_map(|role| self.lease(role, "w"));
+            match leased {
+                Some((unit, _)) => drop(self.complete(unit)),
+                None => return,
+            }
+        }
+    }
+
+    /// One random move of one of several workers.
+    fn act(&mut self, choice: u8, pick: usize) {
+        self.now.0 += 7;
+        let roles = [Role::Sampler, Role::Judge, Role::Trainer];
+        let open: Vec<(Unit, Fence, WorkerId)> = self
+            .run
+            .leases()
+            .map(|(unit, lease)| (*unit, lease.fence, lease.worker.clone()))
+            .collect();
+        let chosen = (!open.is_empty()).then(|| open[pick % open.len()].clone());
+        match (choice % 16, chosen) {
+            (0..=5, _) | (_, None) => {
+                let worker = format!("w{}", pick % 5);
+                self.lease(roles[pick % 3], &worker);
+            }
+            (6..=10, Some((unit, ..))) => drop(self.complete(unit)),
+            (11, Some((unit, fence, worker))) => {
+                // At most one failure of each unit, so that no unit runs out of attempts.
+                if !self
+                    .ledger
+                    .iter()
+                    .any(|(event, _)| matches!(event, Event::Failed { unit: failed, .. } if *failed == unit))
+                {
+                    self.apply(Event::Failed {
+                        unit,
+                        worker,
+                        fence,
+                        reason: "lost its way".into(),
+                        fatal: false,
+                    })
+                    .unwrap();
+                }
+            }
+            (12, Some((unit, fence, worker))) => drop(self.apply(Event::Released { unit, worker, fence }).unwrap()),
+            (13, Some((unit, fence, worker))) => {
+                self.run.keep_alive(&worker, &[(unit, fence)], self.now);
+                self.now.0 += self.run.spec().fleet.lease.as_millis() as u64 + 1;
+                self.run.keep_alive(&worker, &[(unit, fence)], self.now);
+                for (unit, fence) in self.run.expired(self.now) {
+                    self.apply(Event::Expired { unit, fence }).unwrap();
+                }
+            }
+            (14, Some((unit, fence, worker))) => {
+                let stale = Event::Released {
+                    unit,
+                    worker,
+                    fence: Fence(fence.0.wrapping_sub(1)),
+                };
+                assert!(matches!(self.apply(stale), Err(Refusal::StaleFence { .. })));
+            }
+            (_, Some(_)) => {
+                if !self.sent.is_empty() {
+                    let again = self.sent[pick % self.sent.len()].clone();
+                    assert!(matches!(self.apply(again), Err(Refusal::Repeated { .. })));
+                }
+            }
+        }
+    }
+
+    pub(super) fn replay(&self) -> Run {
+        let mut run = run();
+        run.spec = self.run.spec.clone();
+        for (event, now) in &self.ledger {
+            run.apply(event.clone(), *now).unwrap();
+        }
+        run
+    }
+}
+
+fn undisturbed() -> Run {
+    let mut fleet = Fleet::new(run());
+    fleet.work_until(|_| false);
+    assert_eq!(fleet.run.phase(), Phase::Finished);
+    fleet.run
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_run_ends_with_the_same_results(moves in prop::collection::vec((any::<u8>(), any::<usize>()), 0..400)) {
+        let mut fleet = Fleet::new(run());
+        for (choice, pick) in moves {
+            fleet.act(choice, pick);
+        }
+        // Workers that died keep their leases until these expire; then one honest worker does the rest.
+        fleet.now.0 += 10_000_000;
+        for (unit, fence) in fleet.run.expired(fleet.now) {
+            fleet.apply(Event::Expired { unit, fence }).unwrap();
+        }
+        fleet.work_until(|_| false);
+        prop_assert_eq!(fleet.run.phase(), Phase::Finished);
+        prop_assert!(fleet.accepted.values().all(|count| *count == 1));
+
+        let expected = undisturbed();
+        prop_assert_eq!(&fleet.run.results().policies, &expected.results().policies);
+        prop_assert_eq!(&fleet.run.results().tuned_images, &expected.results().tuned_images);
+        prop_assert_eq!(&fleet.run.results().comparisons, &expected.results().comparisons);
+        prop_assert_eq!(&fleet.run.results().calibration, &expected.results().calibration);
+        for (found, expected) in fleet.run.results().steps.iter().zip(&expected.results().steps) {
+            prop_assert_eq!(&found.pairs, &expected.pairs);
+            prop_assert_eq!(&found.shards, &expected.shards);
+        }
+
+        let mut replayed = fleet.replay();
+        replayed.recovered(fleet.now);
+        fleet.run.recovered(fleet.now);
+        prop_assert!(replayed == fleet.run, "the ledger replays to another run");
+    }
+
+    #[test]
+    fn a_replay_of_any_beginning_equals_the_run(moves in prop::collection::vec((any::<u8>(), any::<usize>()), 0..120)) {
+        let mut fleet = Fleet::new(run());
+        for (choice, pick) in moves {
+            fleet.act(choice, pick);
+        }
+        let mut replayed = fleet.replay();
+        replayed.recovered(fleet.now);
+        fleet.run.recovered(fleet.now);
+        prop_assert!(replayed == fleet.run, "the ledger replays to another run");
+    }
+}
+
+/// A judge record for tests that need one of a kind.
+pub(super) fn record(prompt: u32, verdict: Verdict, run: &Run) -> VerdictRecord {
+    VerdictRecord {
+        prompt: PromptIndex(prompt),
+        verdict,
+        probability_first: 0.5,
+        order_probabilities: [0.5; 2],
+        rubric: run.assets().rubric.digest,
+    }
+}

@@ -64,7 +64,7 @@ impl JudgeSpec {
         problems.require_set(
             &self.template,
             "judge.template",
-            "a judge template such as configs/judge/large.toml",
+            "a judge template such as configs/judge/instruct.toml",
         );
         problems.require_set(&self.rubric, "judge.rubric", "a rubric set, or a text file of criteria");
         problems.require(self.margin >= 0.0 && self.margin < 0.5, "judge.margin", || {

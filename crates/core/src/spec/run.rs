@@ -74,6 +74,8 @@ pub enum EvaluatorName {
 pub struct EvaluationSpec {
     /// The metric that the judge does not use; left out, only the win rate is measured.
     pub evaluator: Option<EvaluatorName>,
+    /// How many of the held-out prompts are painted, from the first on; left out, all of them.
+    pub prompts: Option<u32>,
     /// Held-out prompts that a sampler leases at a time.
     pub batch: u32,
     /// Labelled pairs on which the judge itself is measured.
@@ -84,6 +86,7 @@ impl Default for EvaluationSpec {
     fn default() -> Self {
         Self {
             evaluator: None,
+            prompts: None,
             batch: 1,
             labelled: None,
         }
@@ -92,6 +95,7 @@ impl Default for EvaluationSpec {
 
 impl EvaluationSpec {
     pub(super) fn check(&self, problems: &mut Problems) {
+        problems.at_least_one(self.prompts.unwrap_or(1), "evaluation.prompts");
         problems.at_least_one(self.batch, "evaluation.batch");
         if let Some(path) = &self.labelled {
             problems.require_set(path, "evaluation.labelled", "a file of labelled pairs, or leave it out");
