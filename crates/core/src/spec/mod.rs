@@ -64,8 +64,11 @@ pub struct RunSpec {
     pub coordinator: CoordinatorSpec,
 }
 
+/// A section's name with a function that lists its keys.
+type Section = (&'static str, fn() -> &'static [&'static str]);
+
 /// The sections with the keys of each, in the order of the documentation.
-const SECTIONS: &[(&str, fn() -> &'static [&'static str])] = &[
+const SECTIONS: &[Section] = &[
     ("run", keys::of::<RunSection>),
     ("model", keys::of::<ModelSpec>),
     ("prompts", keys::of::<PromptsSpec>),
