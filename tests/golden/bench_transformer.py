@@ -1,6 +1,6 @@
 """Times diffusers + peft where `cargo bench -p gavel-models --bench transformer` times Gavel.
 
-    OMP_NUM_THREADS=2 python tests/golden/bench_transformer.py
+    OMP_NUM_THREADS=1 python tests/golden/bench_transformer.py
 """
 
 import os

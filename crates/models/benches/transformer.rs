@@ -1,6 +1,8 @@
 //! Time of the FLUX transformer on the shipped small model: forward, and forward with backward, batches of 6 and 64.
 //!
-//! The PyTorch figures to hold against: `python tests/golden/bench_transformer.py` with the same number of threads.
+//! The PyTorch figures to hold against: `OMP_NUM_THREADS=1 python tests/golden/bench_transformer.py`, with `RAYON_NUM_THREADS=1` here.
+
+#![expect(clippy::expect_used, reason = "a bench has nobody to report an error to")]
 
 use std::path::Path;
 

@@ -1,5 +1,7 @@
 //! The FLUX transformer against diffusers and peft: values written by `tests/golden/flux_transformer.py`.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,7 @@
 //! Adapters on disk: what is written is read back, and what does not fit is refused with its reason.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 

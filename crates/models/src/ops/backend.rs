@@ -68,7 +68,7 @@ impl<A> Clone for Conditioning<'_, A> {
 impl<A> Copy for Conditioning<'_, A> {}
 
 /// Rows that go through one linear layer.
-pub(crate) struct Segment<'a, B: Backend + ?Sized> {
+pub(crate) struct Segment<'a, B: Backend> {
     /// Rows of the input and of the output.
     pub(crate) rows: Range<usize>,
     /// The frozen layer.
@@ -106,7 +106,7 @@ pub(crate) enum Queries {
 }
 
 /// The constants of one joint attention.
-pub(crate) struct Attention<'a, B: Backend + ?Sized> {
+pub(crate) struct Attention<'a, B: Backend> {
     /// Row order of the input.
     pub(crate) layout: Layout,
     /// Rows that ask.

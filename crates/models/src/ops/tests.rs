@@ -306,7 +306,7 @@ fn attention_over_more_queries_than_a_block_holds_matches_plain_operations() {
         text: 5,
         image: 300,
     };
-    let weights = tensor(&vec![1.0; HEAD_DIM], &[HEAD_DIM]);
+    let weights = tensor(&[1.0; HEAD_DIM], &[HEAD_DIM]);
     let values = noise(layout.rows() * 3 * HEAD_DIM, 30);
     let grad = noise(layout.rows() * HEAD_DIM, 31);
     fn run<B: Backend>(b: &B, layout: Layout, weights: &Tensor, values: &[f32], grad: &[f32]) -> Vec<f32> {

@@ -165,7 +165,7 @@ vectorized! {
                 grad[1] = (odd * cos[pair] - even * sin[pair]) * weights[1] * scale;
             }
             // With n = x * inverse: dx = inverse * (g - n mean(g n)).
-            let mean = sum(x.len(), |c| grad[c] * x[c] * inverse) / x.len() as f32;
+            let mean = sum([grad, x], |[grad, x]| grad * x * inverse) / x.len() as f32;
             for (grad, x) in grad.iter_mut().zip(x) {
                 *grad = inverse * (*grad - x * inverse * mean);
             }
@@ -175,7 +175,7 @@ vectorized! {
 
 #[inline(always)]
 fn inverse_rms(x: &[f32]) -> f32 {
-    1.0 / (sum(x.len(), |i| x[i] * x[i]) / x.len() as f32 + RMS_NORM_EPSILON).sqrt()
+    1.0 / (sum([x], |[x]| x * x) / x.len() as f32 + RMS_NORM_EPSILON).sqrt()
 }
 
 vectorized! {
@@ -188,7 +188,7 @@ vectorized! {
                 *score = math::exp(*score - max);
             }
             row[keys..].fill(0.0);
-            *total = sum(width, |i| row[i]);
+            *total = sum([row], |[x]| x);
             *log_sum_exp = max + total.ln();
         }
     }
@@ -213,7 +213,7 @@ vectorized! {
 fn row_dots(x: &[f32], y: &[f32], width: usize) -> Vec<f32> {
     x.chunks_exact(width)
         .zip(y.chunks_exact(width))
-        .map(|(x, y)| sum(width, |i| x[i] * y[i]))
+        .map(|(x, y)| sum([x, y], |[x, y]| x * y))
         .collect()
 }
 
@@ -237,7 +237,7 @@ fn head_forward(head: Head) -> (Vec<f32>, Vec<f32>) {
     let mut keys = vec![0.0; tokens * head_dim];
     norm_and_rotate(head, Role::Key, 0, 1.0, &mut keys);
     let keys = transpose_padded(&keys, head_dim, padded);
-    let values: Vec<f32> = (0..tokens).flat_map(|token| head.part(token, 2)).copied().collect();
+    let values = concat(tokens, head_dim, |token| head.part(token, 2));
 
     let mut output = vec![0.0; asking.len() * head_dim];
     let mut log_sum_exp = vec![0.0; asking.len()];
@@ -297,7 +297,7 @@ fn head_backward(head: Head, output: &[f32], log_sum_exp: &[f32], grad: &[f32]) 
     let mut keys = vec![0.0; tokens * head_dim];
     norm_and_rotate(head, Role::Key, 0, 1.0, &mut keys);
     let keys_transposed = transpose_padded(&keys, head_dim, padded);
-    let values: Vec<f32> = (0..tokens).flat_map(|token| head.part(token, 2)).copied().collect();
+    let values = concat(tokens, head_dim, |token| head.part(token, 2));
     let values_transposed = transpose_padded(&values, head_dim, padded);
     let delta = row_dots(output, grad, head_dim);
 
@@ -418,10 +418,16 @@ fn scatter(head: Head, first: usize, layout: Layout, source: &[f32], target: &mu
 }
 
 fn gather(head: Head, layout: Layout, tokens: usize, source: &Matrix, column: usize) -> Vec<f32> {
-    (0..tokens)
-        .flat_map(|token| &source.data[row_of(layout, head.sample, token) * source.columns + column..][..head.head_dim])
-        .copied()
-        .collect()
+    concat(tokens, head.head_dim, |token| {
+        &source.data[row_of(layout, head.sample, token) * source.columns + column..][..head.head_dim]
+    })
+}
+
+/// The rows of all tokens, one after the other.
+fn concat<'a>(tokens: usize, width: usize, row: impl Fn(usize) -> &'a [f32]) -> Vec<f32> {
+    let mut output = Vec::with_capacity(tokens * width);
+    (0..tokens).for_each(|token| output.extend_from_slice(row(token)));
+    output
 }
 
 /// Output (asking rows, dim) and log-sum-exp (asking rows, heads).

@@ -35,7 +35,7 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
 }
 
 /// 2 sqrt(2 / pi) and the cubic coefficient of the tanh form of GELU.
-const GELU_SLOPE: f32 = 1.595_769_1;
+const GELU_SLOPE: f32 = 1.595_769;
 const GELU_CUBIC: f32 = 0.044_715;
 
 /// GELU in the tanh form: 0.5 x (1 + tanh(u)) = x sigmoid(2 u), which needs no tanh and loses no digits near zero.
@@ -53,20 +53,21 @@ pub(crate) fn gelu_with_derivative(x: f32) -> (f32, f32) {
     (x * s, (x * s * (1.0 - s)).mul_add(slope, s))
 }
 
-/// Sum over a row of `term(i)`, in a fixed order.
+/// Sum of `term` over the elements of rows of equal length, in a fixed order.
 #[inline(always)]
-pub(crate) fn sum(count: usize, term: impl Fn(usize) -> f32) -> f32 {
+pub(crate) fn sum<const ROWS: usize>(rows: [&[f32]; ROWS], term: impl Fn([f32; ROWS]) -> f32) -> f32 {
+    let count = rows[0].len();
+    // Slices of known length, so that the loop over lanes has no bounds checks and becomes vector code.
+    let rows = rows.map(|row| row[..count].as_chunks::<LANES>());
     let mut lanes = [0.0_f32; LANES];
-    let whole = count - count % LANES;
-    let mut start = 0;
-    while start < whole {
+    for chunk in 0..count / LANES {
+        let chunks = rows.map(|(chunks, _)| &chunks[chunk]);
         for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += term(start + lane);
+            *sum += term(chunks.map(|chunk| chunk[lane]));
         }
-        start += LANES;
     }
-    for i in whole..count {
-        lanes[i - whole] += term(i);
+    for i in 0..count % LANES {
+        lanes[i] += term(rows.map(|(_, rest)| rest[i]));
     }
     fold(lanes, |a, b| a + b)
 }
@@ -153,7 +154,8 @@ mod tests {
     fn row_sums_and_maxima_take_every_element() {
         for count in [0, 1, 15, 16, 17, 40, 96] {
             let row: Vec<f32> = (0..count).map(|i| ((i * 37) % 11) as f32).collect();
-            assert_eq!(sum(count, |i| row[i]), row.iter().sum::<f32>());
+            assert_eq!(sum([&row], |[x]| x), row.iter().sum::<f32>());
+            assert_eq!(sum([&row, &row], |[x, y]| x - 2.0 * y), -row.iter().sum::<f32>());
             assert_eq!(max(&row), row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }
     }

@@ -70,7 +70,7 @@ impl Cpu {
         }
     }
 
-    fn elementwise(self, x: &Matrix, kernel: impl Fn(&[f32], &mut [f32]) + Sync) -> Matrix {
+    fn elementwise(self, x: &Matrix, kernel: impl for<'a> Fn(&'a [f32], &'a mut [f32]) + Sync) -> Matrix {
         let mut output = Matrix::zeros(x.rows, x.columns);
         self.row_blocks(&mut output.data, x.columns, |first, block| {
             kernel(&x.data[first * x.columns..][..block.len()], block);
@@ -257,7 +257,7 @@ impl Backend for Cpu {
     }
 
     fn gelu(&self, x: &Matrix) -> Result<Matrix, ModelError> {
-        Ok(self.elementwise(x, |x, y| rowwise::gelu(x, y)))
+        Ok(self.elementwise(x, rowwise::gelu))
     }
 
     fn gelu_vjp(&self, x: &Matrix, grad: &Matrix) -> Result<(Matrix, Matrix), ModelError> {
@@ -280,7 +280,7 @@ impl Backend for Cpu {
     }
 
     fn silu(&self, x: &Matrix) -> Result<Matrix, ModelError> {
-        Ok(self.elementwise(x, |x, y| rowwise::silu(x, y)))
+        Ok(self.elementwise(x, rowwise::silu))
     }
 
     fn add(&self, mut x: Matrix, y: &Matrix) -> Result<Matrix, ModelError> {

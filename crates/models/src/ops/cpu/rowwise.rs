@@ -43,8 +43,8 @@ impl<'a> Modulation<'a> {
 #[inline(always)]
 fn moments(row: &[f32]) -> (f32, f32) {
     let count = row.len() as f32;
-    let mean = sum(row.len(), |i| row[i]) / count;
-    let variance = sum(row.len(), |i| (row[i] - mean) * (row[i] - mean)) / count;
+    let mean = sum([row], |[x]| x) / count;
+    let variance = sum([row], |[x]| (x - mean) * (x - mean)) / count;
     (mean, 1.0 / (variance + LAYER_NORM_EPSILON).sqrt())
 }
 
@@ -76,8 +76,9 @@ vectorized! {
             let scale = modulation.chunk(first + i, scale);
             let (mean, inverse) = moments(row);
             // With n = (x - mean) * inverse and g = grad * (1 + scale): dx = inverse * (g - mean(g) - n mean(g n)).
-            let mean_g = sum(dim, |c| grad[c] * (1.0 + scale[c])) / dim as f32;
-            let mean_gn = sum(dim, |c| grad[c] * (1.0 + scale[c]) * ((row[c] - mean) * inverse)) / dim as f32;
+            let mean_g = sum([grad, scale], |[grad, scale]| grad * (1.0 + scale)) / dim as f32;
+            let along = |[grad, scale, x]: [f32; 3]| grad * (1.0 + scale) * ((x - mean) * inverse);
+            let mean_gn = sum([grad, scale, row], along) / dim as f32;
             for c in 0..dim {
                 let g = grad[c] * (1.0 + scale[c]);
                 let n = (row[c] - mean) * inverse;
