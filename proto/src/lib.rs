@@ -7,7 +7,11 @@
 pub mod convert;
 
 /// Messages, clients and servers of package `gavel.v1`.
-#[expect(missing_docs, reason = "the .proto files document what needs it")]
+#[expect(
+    clippy::allow_attributes,
+    missing_docs,
+    reason = "generated; the .proto files document what needs it"
+)]
 pub mod v1 {
     tonic::include_proto!("gavel.v1");
 }
