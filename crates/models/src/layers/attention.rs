@@ -238,7 +238,7 @@ vectorized! {
         for x in row.iter_mut() {
             *x = math::exp(*x - max);
         }
-        let scale = 1.0 / math::sum(row.len(), |i| row[i]);
+        let scale = 1.0 / math::sum([&*row], |[value]| value);
         for x in row.iter_mut() {
             *x *= scale;
         }

@@ -89,11 +89,17 @@ impl Conv2d {
             kernel,
             ..
         } = shape;
-        Ok(Self {
-            weight: weights.get(&format!("{name}.weight"), &[outputs, inputs, kernel, kernel])?,
-            bias: weights.get(&format!("{name}.bias"), &[outputs])?,
+        let weight = weights.get(&format!("{name}.weight"), &[outputs, inputs, kernel, kernel])?;
+        Ok(Self::new(
+            weight,
+            weights.get(&format!("{name}.bias"), &[outputs])?,
             shape,
-        })
+        ))
+    }
+
+    /// Makes a layer of a weight (outputs, inputs, kernel, kernel) and a bias (outputs,).
+    pub(super) fn new(weight: Tensor, bias: Tensor, shape: ConvShape) -> Self {
+        Self { weight, bias, shape }
     }
 
     /// Maps (batch, inputs, height, width) to (batch, outputs, height', width').

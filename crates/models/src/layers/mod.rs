@@ -9,6 +9,8 @@ mod attention;
 mod conv;
 mod linear;
 mod norm;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub(crate) use activation::{Activation, gated};

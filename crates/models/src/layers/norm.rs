@@ -18,10 +18,12 @@ pub(crate) struct RmsNorm {
 impl RmsNorm {
     /// Takes `{name}.weight`.
     pub(crate) fn load(weights: &Weights, name: &str, width: usize, eps: f64) -> Result<Self, LoadError> {
-        Ok(Self {
-            weight: weights.get(&format!("{name}.weight"), &[width])?,
-            eps,
-        })
+        Ok(Self::new(weights.get(&format!("{name}.weight"), &[width])?, eps))
+    }
+
+    /// Makes a norm of its weight (width,).
+    pub(super) fn new(weight: Tensor, eps: f64) -> Self {
+        Self { weight, eps }
     }
 
     /// Normalises each row.
@@ -43,7 +45,7 @@ impl RmsNorm {
 vectorized! {
     fn rms_rows<'a>(rows: &'a mut [f32], weight: &'a [f32], eps: f32) {
         for row in rows.chunks_exact_mut(weight.len()) {
-            let square_sum = math::sum(row.len(), |i| row[i] * row[i]);
+            let square_sum = math::sum([&*row], |[value]| value * value);
             let scale = 1.0 / (square_sum / row.len() as f32 + eps).sqrt();
             for (x, weight) in row.iter_mut().zip(weight) {
                 *x *= scale * weight;
@@ -63,11 +65,13 @@ pub(crate) struct LayerNorm {
 impl LayerNorm {
     /// Takes `{name}.weight` and `{name}.bias`.
     pub(crate) fn load(weights: &Weights, name: &str, width: usize, eps: f64) -> Result<Self, LoadError> {
-        Ok(Self {
-            weight: weights.get(&format!("{name}.weight"), &[width])?,
-            bias: weights.get(&format!("{name}.bias"), &[width])?,
-            eps,
-        })
+        let weight = weights.get(&format!("{name}.weight"), &[width])?;
+        Ok(Self::new(weight, weights.get(&format!("{name}.bias"), &[width])?, eps))
+    }
+
+    /// Makes a norm of its weight and bias (width,).
+    pub(super) fn new(weight: Tensor, bias: Tensor, eps: f64) -> Self {
+        Self { weight, bias, eps }
     }
 
     /// Normalises each row.
@@ -94,8 +98,8 @@ vectorized! {
     fn layer_rows<'a>(rows: &'a mut [f32], weight: &'a [f32], bias: &'a [f32], eps: f32) {
         for row in rows.chunks_exact_mut(weight.len()) {
             let count = row.len() as f32;
-            let mean = math::sum(row.len(), |i| row[i]) / count;
-            let variance = math::sum(row.len(), |i| (row[i] - mean) * (row[i] - mean)) / count;
+            let mean = math::sum([&*row], |[value]| value) / count;
+            let variance = math::sum([&*row], |[value]| (value - mean) * (value - mean)) / count;
             let scale = 1.0 / (variance + eps).sqrt();
             for (i, x) in row.iter_mut().enumerate() {
                 *x = ((*x - mean) * scale).mul_add(weight[i], bias[i]);
@@ -131,12 +135,23 @@ impl GroupNorm {
         groups: usize,
         eps: f64,
     ) -> Result<Self, LoadError> {
-        Ok(Self {
-            weight: weights.get(&format!("{name}.weight"), &[channels])?,
-            bias: weights.get(&format!("{name}.bias"), &[channels])?,
+        let weight = weights.get(&format!("{name}.weight"), &[channels])?;
+        Ok(Self::new(
+            weight,
+            weights.get(&format!("{name}.bias"), &[channels])?,
             groups,
             eps,
-        })
+        ))
+    }
+
+    /// Makes a norm of its weight and bias (channels,).
+    pub(super) fn new(weight: Tensor, bias: Tensor, groups: usize, eps: f64) -> Self {
+        Self {
+            weight,
+            bias,
+            groups,
+            eps,
+        }
     }
 
     /// Normalises each group of each image.
@@ -181,12 +196,12 @@ vectorized! {
         let count = group.len() as f64;
         let mut total = 0.0_f64;
         for part in group.chunks(PARTIAL) {
-            total += f64::from(math::sum(part.len(), |i| part[i]));
+            total += f64::from(math::sum([part], |[value]| value));
         }
         let mean = (total / count) as f32;
         let mut squares = 0.0_f64;
         for part in group.chunks(PARTIAL) {
-            squares += f64::from(math::sum(part.len(), |i| (part[i] - mean) * (part[i] - mean)));
+            squares += f64::from(math::sum([part], |[value]| (value - mean) * (value - mean)));
         }
         let scale = (1.0 / (squares / count + eps).sqrt()) as f32;
         for ((plane, weight), bias) in group.chunks_exact_mut(plane).zip(weight).zip(bias) {

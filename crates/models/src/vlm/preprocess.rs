@@ -251,7 +251,8 @@ mod tests {
         assert_eq!(smart_resize(64, 64, 16, 1024, 65_536), (64, 64));
         assert_eq!(smart_resize(40, 72, 16, 1024, 65_536), (32, 64));
         assert_eq!(smart_resize(10, 10, 16, 1024, 65_536), (32, 32));
-        assert_eq!(smart_resize(1000, 500, 28, 3136, 100_352), (420, 196));
+        assert_eq!(smart_resize(1000, 501, 28, 3136, 90_000), (420, 196));
+        assert_eq!(smart_resize(1000, 500, 28, 3136, 100_352), (448, 224));
     }
 
     #[test]

@@ -1,0 +1,189 @@
+//! The fused kernels against candle's tensor calls, which compute the same in float64.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::*;
+use crate::ModelError;
+
+/// float32 sums of a few hundred products of numbers around one.
+const TOLERANCE: f64 = 2e-5;
+
+/// Pseudo-random values in [-1, 1), the same on every run.
+fn random(seed: u64, shape: &[usize]) -> Tensor {
+    let count: usize = shape.iter().product();
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let values: Vec<f32> = (0..count)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1_u32 << 23) as f32 - 1.0
+        })
+        .collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn wide(tensor: &Tensor) -> Tensor {
+    tensor.to_dtype(DType::F64).unwrap()
+}
+
+fn assert_close(fused: Result<Tensor, ModelError>, reference: Result<Tensor, ModelError>, what: &str) {
+    let (fused, reference) = (fused.unwrap(), reference.unwrap());
+    assert_eq!(fused.dims(), reference.dims(), "{what}");
+    let flat = |tensor: &Tensor| wide(&tensor.flatten_all().unwrap()).to_vec1::<f64>().unwrap();
+    for (a, b) in flat(&fused).iter().zip(flat(&reference)) {
+        assert!((a - b).abs() <= TOLERANCE * (1.0 + b.abs()), "{what}: {a} {b}");
+    }
+}
+
+#[test]
+fn linear_layers_agree() {
+    for (rows, inputs, outputs) in [(1, 5, 3), (7, 33, 20), (70, 700, 900), (1, 4000, 9000)] {
+        let (weight, bias) = (random(1, &[outputs, inputs]), random(2, &[outputs]));
+        let x = (random(3, &[rows, inputs]) / (inputs as f64).sqrt()).unwrap();
+        let fused = Linear::new(&weight, Some(bias.clone())).unwrap();
+        let reference = Linear::new(&wide(&weight), Some(wide(&bias))).unwrap();
+        assert_close(
+            fused.forward(&x),
+            reference.forward(&wide(&x)),
+            &format!("{rows} {inputs} {outputs}"),
+        );
+    }
+}
+
+#[test]
+fn convolutions_agree() {
+    let shapes = [
+        ConvShape::same(3, 5, 3),
+        ConvShape::same(4, 2, 1),
+        ConvShape::halving(3),
+        ConvShape {
+            inputs: 2,
+            outputs: 3,
+            kernel: 5,
+            stride: 2,
+            before: 2,
+            after: 1,
+        },
+    ];
+    for shape in shapes {
+        let ConvShape {
+            inputs,
+            outputs,
+            kernel,
+            ..
+        } = shape;
+        let (weight, bias) = (random(1, &[outputs, inputs, kernel, kernel]), random(2, &[outputs]));
+        let reference = Conv2d::new(wide(&weight), wide(&bias), shape);
+        let fused = Conv2d::new(weight, bias, shape);
+        for (height, width) in [(4, 4), (7, 12), (9, 130)] {
+            let x = random(3, &[2, inputs, height, width]);
+            for upsampling in [Upsampling::None, Upsampling::Nearest2] {
+                let what = format!("{shape:?} {height}x{width} {upsampling:?}");
+                assert_close(
+                    fused.forward(&x, upsampling),
+                    reference.forward(&wide(&x), upsampling),
+                    &what,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn group_norms_agree_on_shifted_values() {
+    for (channels, groups, size) in [(6, 3, 5), (4, 1, 90), (8, 8, 3)] {
+        let (weight, bias) = (random(1, &[channels]), random(2, &[channels]));
+        let x = (random(3, &[2, channels, size, size]) + 3.0).unwrap();
+        let reference = GroupNorm::new(wide(&weight), wide(&bias), groups, 1e-6);
+        let fused = GroupNorm::new(weight, bias, groups, 1e-6);
+        for then in [Then::Nothing, Then::Silu] {
+            // The reference normalises in float32.
+            assert_close(
+                fused.forward(&x, then),
+                reference.forward(&wide(&x), then),
+                &format!("{channels} {then:?}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn row_norms_agree() {
+    let (weight, bias, x) = (random(1, &[37]), random(2, &[37]), (random(3, &[5, 37]) + 0.5).unwrap());
+    let reference = LayerNorm::new(wide(&weight), wide(&bias), 1e-5).forward(&wide(&x));
+    assert_close(
+        LayerNorm::new(weight.clone(), bias, 1e-5).forward(&x),
+        reference,
+        "layer norm",
+    );
+    let reference = RmsNorm::new(wide(&weight), 1e-6).forward(&wide(&x));
+    assert_close(RmsNorm::new(weight, 1e-6).forward(&x), reference, "rms norm");
+}
+
+#[test]
+fn gated_activations_agree() {
+    let (gate, up) = (random(1, &[3, 50]), random(2, &[3, 50]));
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        let reference = gated(activation, &wide(&gate), &wide(&up));
+        assert_close(gated(activation, &gate, &up), reference, &format!("{activation:?}"));
+    }
+}
+
+#[test]
+fn attentions_agree() {
+    let (tokens, heads, kv_heads, head_dim) = (150, 4, 2, 10);
+    let k = random(2, &[tokens, kv_heads * head_dim]);
+    let v = random(3, &[tokens, kv_heads * head_dim]);
+    let angles = random(4, &[tokens, head_dim / 2]);
+    let rotary = Rotary {
+        cos: angles.cos().unwrap(),
+        sin: angles.sin().unwrap(),
+    };
+    let windows = [0..64, 64..70, 70..150];
+    for queries in [150, 1, 67] {
+        let q = random(1, &[queries, heads * head_dim]);
+        let bias = random(5, &[heads, queries, tokens]);
+        let masks = if queries == tokens {
+            vec![Mask::Causal, Mask::Segments(&windows)]
+        } else {
+            vec![Mask::Causal]
+        };
+        for mask in masks {
+            for (rotary, bias) in [(None, None), (Some(&rotary), None), (Some(&rotary), Some(&bias))] {
+                let shape = Attention {
+                    heads,
+                    kv_heads,
+                    scale: 0.7,
+                    mask,
+                    rotary,
+                    bias,
+                };
+                let what = format!("{queries} {mask:?} {} {}", rotary.is_some(), bias.is_some());
+                let reference = attention(shape, &wide(&q), &wide(&k), &wide(&v));
+                assert_close(attention(shape, &q, &k, &v), reference, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_slice_of_columns_is_read_in_place() {
+    let fused = random(1, &[9, 12]);
+    let part = |i: usize| fused.narrow(1, 4 * i, 4).unwrap();
+    let rows = 0..9;
+    let shape = Attention {
+        heads: 2,
+        kv_heads: 2,
+        scale: 1.0,
+        mask: Mask::Segments(std::slice::from_ref(&rows)),
+        rotary: None,
+        bias: None,
+    };
+    let copied = |i: usize| part(i).contiguous().unwrap();
+    assert_close(
+        attention(shape, &part(0), &part(1), &part(2)),
+        attention(shape, &copied(0), &copied(1), &copied(2)),
+        "columns",
+    );
+}

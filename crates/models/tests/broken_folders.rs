@@ -1,0 +1,309 @@
+//! Each way in which a model folder can be wrong has its own error, which names the place.
+
+use std::{
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{DType, Device};
+use gavel_core::Hint;
+use gavel_models::{
+    LoadError, Weights,
+    flux::pipeline::{FluxPipeline, FluxTextEncoders},
+    load::read_config,
+    text::{ClipTextEncoder, PromptTokenizer},
+    vae::AutoencoderKl,
+    vlm::Qwen2_5Vl,
+};
+use tempfile::TempDir;
+
+fn shipped(model: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models").join(model)
+}
+
+fn golden(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/golden")
+        .join(case)
+}
+
+/// A copy of a folder, to be damaged.
+fn copy(from: &Path) -> TempDir {
+    fn copy_into(from: &Path, to: &Path) {
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let target = to.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                fs::create_dir(&target).unwrap();
+                copy_into(&entry.path(), &target);
+            } else {
+                fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    }
+    let copy = tempfile::tempdir().unwrap();
+    copy_into(from, copy.path());
+    copy
+}
+
+fn edit(file: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(file).unwrap();
+    assert!(text.contains(from), "{from}");
+    fs::write(file, text.replace(from, to)).unwrap();
+}
+
+fn open(dir: &Path) -> Result<Weights, LoadError> {
+    Weights::open(dir, &Device::Cpu, DType::F32)
+}
+
+fn judge(dir: &Path) -> LoadError {
+    Qwen2_5Vl::load(dir, &Device::Cpu, DType::F32).unwrap_err()
+}
+
+fn vae(dir: &Path) -> LoadError {
+    AutoencoderKl::load(dir, &Device::Cpu, DType::F32).unwrap_err()
+}
+
+#[test]
+fn a_missing_folder_and_a_folder_without_weights_are_told_apart() {
+    let empty = tempfile::tempdir().unwrap();
+    let error = open(&empty.path().join("nowhere")).unwrap_err();
+    assert!(
+        matches!(error, LoadError::FolderMissing { .. }) && error.hint().is_some(),
+        "{error}"
+    );
+    let error = open(empty.path()).unwrap_err();
+    assert!(matches!(error, LoadError::NoWeights { .. }), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("diffusion_pytorch_model.safetensors.index.json"),
+        "{error}"
+    );
+}
+
+#[test]
+fn damaged_weight_files_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.safetensors");
+    let whole = fs::read(shipped("tiny-judge").join("model.safetensors")).unwrap();
+    for length in [0, 4, 100, whole.len() - 1] {
+        fs::write(&file, &whole[..length]).unwrap();
+        let error = open(folder.path()).unwrap_err();
+        assert!(
+            matches!(error, LoadError::Truncated { size, .. } if size == length as u64),
+            "{length}: {error}"
+        );
+        assert!(error.hint().unwrap().contains("fetch this file again"));
+    }
+    let mut damaged = whole.clone();
+    damaged[8..40].fill(b'x');
+    fs::write(&file, damaged).unwrap();
+    assert!(matches!(open(folder.path()).unwrap_err(), LoadError::Header { .. }));
+    fs::write(
+        &file,
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5063056\n",
+    )
+    .unwrap();
+    let error = open(folder.path()).unwrap_err();
+    assert!(
+        matches!(error, LoadError::LfsPointer { .. }) && error.hint().unwrap().contains("git lfs pull"),
+        "{error}"
+    );
+}
+
+#[test]
+fn tensors_are_checked_by_name_shape_and_use() {
+    let weights = open(&shipped("tiny-judge")).unwrap();
+    let error = weights
+        .get("model.layers.0.mlp.down_proj.wieght", &[128, 320])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("the nearest is `model.layers.0.mlp.down_proj.weight`"),
+        "{error}"
+    );
+    let error = weights.get("model.norm.weight", &[127]).unwrap_err().to_string();
+    assert!(
+        error.ends_with("tensor `model.norm.weight` has shape [128], this architecture needs [127]"),
+        "{error}"
+    );
+    assert!(weights.get_optional("lm_head.weight", &[464, 128]).unwrap().is_none());
+    weights.get("model.norm.weight", &[128]).unwrap();
+    let LoadError::Unused { names, .. } = weights.finish(&["visual.", "model.layers."]).unwrap_err() else {
+        panic!("unused tensors must be told");
+    };
+    assert_eq!(names, ["model.embed_tokens.weight"]);
+}
+
+#[test]
+fn an_index_must_fit_its_shards() {
+    let index = "model.safetensors.index.json";
+    let folder = copy(&golden("judge/judge-untied-sharded"));
+    fs::remove_file(folder.path().join("model-00002-of-00003.safetensors")).unwrap();
+    let error = judge(folder.path());
+    assert!(
+        matches!(&error, LoadError::ShardMissing { shard, .. } if shard == "model-00002-of-00003.safetensors"),
+        "{error}"
+    );
+
+    let folder = copy(&golden("judge/judge-untied-sharded"));
+    edit(&folder.path().join(index), "\"lm_head.weight\"", "\"lm_tail.weight\"");
+    let error = judge(folder.path());
+    assert!(
+        matches!(&error, LoadError::ShardLacksTensor { name, .. } if name == "lm_tail.weight"),
+        "{error}"
+    );
+
+    let folder = copy(&golden("judge/judge-untied-sharded"));
+    fs::write(folder.path().join(index), "{\"metadata\": {}}").unwrap();
+    let error = judge(folder.path());
+    assert!(error.source().unwrap().to_string().contains("weight_map"), "{error}");
+}
+
+#[test]
+fn configurations_name_the_key_that_is_wrong() {
+    let folder = copy(&shipped("tiny-judge"));
+    let config = folder.path().join("config.json");
+    edit(&config, "\"num_heads\": 4", "\"num_heads\": \"four\"");
+    let error = judge(folder.path());
+    assert!(
+        error
+            .to_string()
+            .ends_with("bad configuration at `vision_config.num_heads`"),
+        "{error}"
+    );
+
+    let folder = copy(&shipped("tiny-judge"));
+    edit(
+        &folder.path().join("config.json"),
+        "\"num_hidden_layers\"",
+        "\"hidden_layer_count\"",
+    );
+    let error = judge(folder.path());
+    assert!(error.to_string().contains("`text_config`"), "{error}");
+    assert!(
+        error
+            .source()
+            .unwrap()
+            .to_string()
+            .contains("missing field `num_hidden_layers`")
+    );
+
+    let error = read_config::<serde_json::Value>(&folder.path().join("nothing.json")).unwrap_err();
+    assert!(matches!(error, LoadError::FileMissing { .. }), "{error}");
+}
+
+#[test]
+fn models_of_another_family_or_size_are_refused() {
+    let folder = copy(&shipped("tiny-judge"));
+    edit(&folder.path().join("config.json"), "\"qwen2_5_vl\"", "\"llava\"");
+    assert!(judge(folder.path()).to_string().contains("`model_type` is \"llava\""));
+
+    let folder = copy(&shipped("tiny-flux/vae"));
+    edit(
+        &folder.path().join("config.json"),
+        "\"latent_channels\": 16",
+        "\"latent_channels\": 4",
+    );
+    assert!(matches!(vae(folder.path()), LoadError::Shape { .. }));
+
+    let folder = copy(&shipped("tiny-flux/vae"));
+    edit(
+        &folder.path().join("config.json"),
+        "\"use_quant_conv\": false",
+        "\"use_quant_conv\": true",
+    );
+    assert!(matches!(vae(folder.path()), LoadError::TensorMissing { .. }));
+
+    let folder = copy(&golden("encoders/vae-quant"));
+    edit(
+        &folder.path().join("config.json"),
+        "\"use_quant_conv\": true",
+        "\"use_quant_conv\": false",
+    );
+    assert!(matches!(vae(folder.path()), LoadError::Unused { .. }));
+
+    let folder = copy(&shipped("tiny-flux"));
+    edit(
+        &folder.path().join("model_index.json"),
+        "\"FluxPipeline\"",
+        "\"StableDiffusionPipeline\"",
+    );
+    let error = FluxPipeline::load(folder.path(), &Device::Cpu, DType::F32)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("`_class_name` is \"StableDiffusionPipeline\""),
+        "{error}"
+    );
+
+    let error = ClipTextEncoder::load(&shipped("tiny-flux/text_encoder_2"), &Device::Cpu, DType::F32).unwrap_err();
+    assert!(matches!(error, LoadError::Config { .. }), "{error}");
+}
+
+#[test]
+fn missing_tokenizer_files_are_named() {
+    let folder = copy(&shipped("tiny-flux"));
+    let load = || FluxTextEncoders::load(folder.path(), &Device::Cpu, DType::F32).unwrap_err();
+
+    fs::remove_file(folder.path().join("tokenizer/tokenizer.json")).unwrap();
+    fs::remove_file(folder.path().join("tokenizer/merges.txt")).unwrap();
+    let error = load();
+    assert!(
+        error
+            .to_string()
+            .contains("tokenizer.json, or vocab.json with merges.txt"),
+        "{error}"
+    );
+
+    let t5 = folder.path().join("tokenizer_2");
+    fs::remove_file(t5.join("tokenizer.json")).unwrap();
+    let error = PromptTokenizer::load_t5(&t5).unwrap_err();
+    assert!(matches!(error, LoadError::TokenizerMissing { .. }), "{error}");
+    fs::write(t5.join("spiece.model"), [10, 14]).unwrap();
+    let error = PromptTokenizer::load_t5(&t5).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("holds `spiece.model` but no `tokenizer.json`"),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("AutoTokenizer"));
+
+    let folder = copy(&shipped("tiny-judge"));
+    fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
+    assert!(matches!(judge(folder.path()), LoadError::TokenizerMissing { .. }));
+    fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
+    assert!(matches!(judge(folder.path()), LoadError::Tokenizer { .. }));
+}
+
+#[test]
+fn chat_templates_are_found_in_three_places_and_missed_with_an_error() {
+    let folder = copy(&shipped("tiny-judge"));
+    let messages = [gavel_models::vlm::Message::user(vec![
+        gavel_models::vlm::Content::text("Which?"),
+    ])];
+    let prompt = |folder: &TempDir| {
+        Qwen2_5Vl::load(folder.path(), &Device::Cpu, DType::F32)
+            .unwrap()
+            .chat_prompt(&messages)
+            .unwrap()
+    };
+    let expected = "<|im_start|>user\nWhich?<|im_end|>\n<|im_start|>assistant\n";
+    assert_eq!(prompt(&folder), expected);
+    fs::remove_file(folder.path().join("chat_template.jinja")).unwrap();
+    assert_eq!(prompt(&folder), expected);
+    fs::remove_file(folder.path().join("chat_template.json")).unwrap();
+    assert!(matches!(judge(folder.path()), LoadError::ChatTemplateMissing { .. }));
+    let config = folder.path().join("tokenizer_config.json");
+    edit(
+        &config,
+        "\"backend\"",
+        "\"chat_template\": \"{{ messages[0].role.upper() }}{{ eos_token }}\", \"backend\"",
+    );
+    assert_eq!(prompt(&folder), "USER<|im_end|>");
+    edit(&config, "{{ messages[0]", "{{ messages[0");
+    assert!(matches!(judge(folder.path()), LoadError::ChatTemplate { .. }));
+}
