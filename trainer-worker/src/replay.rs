@@ -1,7 +1,6 @@
 //! One update offline, from recorded trajectories and a file of rewards.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -12,7 +11,7 @@ use gavel_core::{
     unit::{ShardStatistics, SkippedPair},
 };
 use gavel_models::{flux::transformer::ActivationMemory, lora::LoraAdapter, trajectory::Trajectory};
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{
     Committed, Deviation, Error, GradientSettings, Group, OptimizerState, PolicyState, RewardedTrajectory, Trainer,
@@ -185,19 +184,6 @@ pub fn read_trajectory(file: &Path) -> Result<Trajectory, Error> {
     Trajectory::from_safetensors(&bytes).map_err(Error::in_file(file.display().to_string()))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RewardsFile {
-    rewards: Rewards,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Rewards {
-    Ordered(Vec<f64>),
-    Named(BTreeMap<String, f64>),
-}
-
 /// Reads a rewards file: `{"rewards": [r, ..]}` in the order of the trajectories, or `{"rewards": {"file name": r, ..}}`
 /// with the file name of each trajectory, without folders.
 ///
@@ -205,30 +191,50 @@ enum Rewards {
 /// [`Error::Rewards`] when it is not of this form, a reward is missing, left over or not finite.
 pub fn parse_rewards(json: &str, trajectories: &[PathBuf]) -> Result<Vec<f64>, Error> {
     let fault = |problem: String| Error::Rewards { problem };
-    let file: RewardsFile = serde_json::from_str(json).map_err(|error| fault(error.to_string()))?;
-    let rewards = match file.rewards {
-        Rewards::Ordered(rewards) if rewards.len() == trajectories.len() => rewards,
-        Rewards::Ordered(rewards) => {
+    let file: Value = serde_json::from_str(json).map_err(|error| fault(error.to_string()))?;
+    let number = |value: &Value| match value.as_f64() {
+        Some(reward) => Ok(reward),
+        None => Err(fault(format!("`{value}` is not a number"))),
+    };
+    let rewards = match file
+        .as_object()
+        .filter(|keys| keys.len() == 1)
+        .and_then(|keys| keys.get("rewards"))
+    {
+        Some(Value::Array(rewards)) if rewards.len() == trajectories.len() => {
+            rewards.iter().map(number).collect::<Result<Vec<f64>, Error>>()?
+        }
+        Some(Value::Array(rewards)) => {
             return Err(fault(format!(
                 "{} rewards for {} trajectories",
                 rewards.len(),
                 trajectories.len()
             )));
         }
-        Rewards::Named(mut named) => {
-            let mut rewards = Vec::with_capacity(trajectories.len());
-            for trajectory in trajectories {
-                let name = trajectory.file_name().unwrap_or_default().to_string_lossy();
-                let reward = named.remove(name.as_ref());
-                rewards.push(reward.ok_or_else(|| fault(format!("no reward for `{name}`")))?);
-            }
-            if let Some(name) = named.keys().next() {
+        Some(Value::Object(named)) => {
+            let names: Vec<_> = trajectories
+                .iter()
+                .map(|file| file.file_name().unwrap_or_default().to_string_lossy())
+                .collect();
+            if let Some(name) = named.keys().find(|name| !names.iter().any(|known| known == *name)) {
                 return Err(fault(format!("a reward for `{name}`, which is no trajectory")));
             }
-            rewards
+            let reward = |name| match named.get(name) {
+                Some(reward) => number(reward),
+                None => Err(fault(format!("no reward for `{name}`"))),
+            };
+            names
+                .iter()
+                .map(|name| reward(name.as_ref()))
+                .collect::<Result<_, _>>()?
+        }
+        _ => {
+            return Err(fault(
+                "expected an object with the one key `rewards`, an array or an object".into(),
+            ));
         }
     };
-    // JSON has no NaN, but a number such as 1e999 reads as infinite.
+    // JSON has no NaN, but a number such as 1e999 reads as infinite in some parsers.
     match rewards.iter().find(|reward| !reward.is_finite()) {
         Some(reward) => Err(fault(format!("{reward} is not finite"))),
         None => Ok(rewards),
@@ -268,7 +274,9 @@ mod tests {
         check(r#"{"rewards": [1]}"#, "1 rewards for 2 trajectories");
         check(r#"{"rewards": {"a": 1}}"#, "no reward for `b`");
         check(r#"{"rewards": {"a": 1, "b": 1, "c": 1}}"#, "a reward for `c`");
-        check(r#"{"reward": [1, 2]}"#, "unknown field `reward`");
+        check(r#"{"rewards": [1, "x"]}"#, "`\"x\"` is not a number");
+        check(r#"{"reward": [1, 2]}"#, "the one key `rewards`");
+        check("[1, 2]", "the one key `rewards`");
         check("[1, 2", "EOF");
     }
 }

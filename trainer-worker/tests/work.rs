@@ -1,8 +1,5 @@
 //! A step through the units of the fleet, without a fleet: the sampler's and the trainer's work over blobs in memory.
 
-mod common;
-
-use common::tiny_flux;
 use gavel_core::{
     RunAssets,
     ids::{Digest, PromptIndex, RunId, Step},
@@ -18,7 +15,7 @@ const STEP: Step = Step(1);
 fn spec() -> RunSpec {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/quickstart.toml")).unwrap();
     let mut spec = RunSpec::from_value(text.parse().unwrap()).unwrap();
-    spec.model.path = tiny_flux();
+    spec.model.path = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tiny-flux").into();
     spec.sampling.noise_steps = 2;
     spec
 }

@@ -16,15 +16,15 @@ use gavel_models::{
 use gavel_sampler_worker::{Method, Policy, Request, Sampler};
 use gavel_trainer_worker::{GradientSettings, Group, RewardedTrajectory, Trainer};
 
-pub fn tiny_flux() -> PathBuf {
+pub(crate) fn tiny_flux() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tiny-flux"))
 }
 
-pub fn trainer() -> Trainer {
+pub(crate) fn trainer() -> Trainer {
     Trainer::load(&tiny_flux(), &Device::Cpu, DType::F32).unwrap()
 }
 
-pub fn lora() -> LoraConfig {
+pub(crate) fn lora() -> LoraConfig {
     let targets = [
         "attn.to_q",
         "attn.to_k",
@@ -51,7 +51,7 @@ pub fn lora() -> LoraConfig {
 }
 
 /// An adapter in the middle of training: B is no longer zero.
-pub fn adapter(trainer: &Trainer) -> (Digest, LoraAdapter) {
+pub(crate) fn adapter(trainer: &Trainer) -> (Digest, LoraAdapter) {
     let mut adapter = trainer.initialise(&lora(), 1, false).unwrap().adapter;
     let noise = NoiseKey::new(11, Use::AdapterInit).normal(adapter.parameter_count());
     let values: Vec<f32> = adapter
@@ -64,7 +64,7 @@ pub fn adapter(trainer: &Trainer) -> (Digest, LoraAdapter) {
     (Digest::of(&adapter.to_safetensors().unwrap()), adapter)
 }
 
-pub fn sampling() -> SamplingSpec {
+pub(crate) fn sampling() -> SamplingSpec {
     SamplingSpec {
         eta: 1.0,
         noise_steps: 3,
@@ -75,7 +75,7 @@ pub fn sampling() -> SamplingSpec {
 }
 
 /// `count` pairs with rewards +1 and -1.
-pub fn groups(digest: Digest, adapter: &LoraAdapter, count: u32) -> Vec<Group> {
+pub(crate) fn groups(digest: Digest, adapter: &LoraAdapter, count: u32) -> Vec<Group> {
     let mut sampler = Sampler::load(&tiny_flux(), &Device::Cpu, DType::F32).unwrap();
     let texts = [
         "a red circle on a blue background",
@@ -117,7 +117,7 @@ pub fn groups(digest: Digest, adapter: &LoraAdapter, count: u32) -> Vec<Group> {
         .collect()
 }
 
-pub fn objective() -> ObjectiveSpec {
+pub(crate) fn objective() -> ObjectiveSpec {
     ObjectiveSpec {
         kl: gavel_core::rpo::Kl::Gaussian,
         kl_beta: 0.1,
@@ -125,7 +125,7 @@ pub fn objective() -> ObjectiveSpec {
     }
 }
 
-pub fn settings(objective: &ObjectiveSpec) -> GradientSettings<'_> {
+pub(crate) fn settings(objective: &ObjectiveSpec) -> GradientSettings<'_> {
     GradientSettings {
         objective,
         timesteps: &[0, 1, 2],
