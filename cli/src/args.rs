@@ -1,0 +1,351 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Trains LoRA adapters for image diffusion models with rubric-judged reinforcement learning.
+#[derive(Debug, Parser)]
+#[command(name = "gavel", version, propagate_version = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a configuration on this machine: coordinator and workers as processes, progress, report.
+    Run(RunArguments),
+    /// Start a coordinator, which hands out work and keeps the ledger and the blobs.
+    Coordinator(CoordinatorArguments),
+    /// Start a sampler for a coordinator.
+    Sampler(WorkerArguments),
+    /// Start a judge for a coordinator (--connect), or judge two pictures once (--model ... A.png B.png).
+    Judge(JudgeArguments),
+    /// Start a trainer for a coordinator.
+    Trainer(WorkerArguments),
+    /// Hand a configuration to a coordinator that runs already.
+    Submit(SubmitArguments),
+    /// Show what the runs of a coordinator do and what they wait for.
+    Status(StatusArguments),
+    /// Paint a picture from a prompt.
+    Sample(SampleArguments),
+    /// Perform one RPO update offline from recorded trajectories and rewards.
+    Replay(ReplayArguments),
+    /// Check that a configuration will run: files, models, adapter, judge, memory, folders.
+    Doctor(DoctorArguments),
+    /// Time the parts of a configuration's step in one process, without a fleet.
+    Bench(BenchArguments),
+    /// Look into configuration files.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Check a configuration file and print every problem.
+    Check(ConfigArguments),
+}
+
+/// A configuration with its overrides.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArguments {
+    /// Configuration file (TOML). Paths in it are relative to the current folder or, where nothing is there, to its own.
+    #[arg(value_name = "CONFIG")]
+    pub(crate) file: PathBuf,
+    /// Override a key, for example --set run.seed=7. Wins over GAVEL__SECTION__KEY in the environment, which wins over the file.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    pub(crate) config: ConfigArguments,
+    /// Sampler processes, instead of fleet.samplers.
+    #[arg(long, value_name = "N")]
+    pub(crate) samplers: Option<u32>,
+    /// Judge processes, instead of fleet.judges.
+    #[arg(long, value_name = "N")]
+    pub(crate) judges: Option<u32>,
+    /// Trainer processes, instead of fleet.trainers.
+    #[arg(long, value_name = "N")]
+    pub(crate) trainers: Option<u32>,
+    /// Folder of the run's results [default: runs/<run.name>].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Go on with the run that the folder holds.
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// CPU threads of each process [default: 2, or fewer where the machine has fewer].
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CoordinatorArguments {
+    /// Folder of the ledger and the blobs.
+    #[arg(long, value_name = "DIR", default_value = "gavel-data")]
+    pub(crate) data: PathBuf,
+    /// Address for workers and clients; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7440")]
+    pub(crate) grpc: SocketAddr,
+    /// Address for the dashboard, probes and metrics; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7441")]
+    pub(crate) http: SocketAddr,
+    /// How often workers send heartbeats.
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    pub(crate) heartbeat: humantime::Duration,
+    /// A worker that was silent for this long is given up.
+    #[arg(long, value_name = "DURATION", default_value = "20s")]
+    pub(crate) worker_timeout: humantime::Duration,
+    #[command(flatten)]
+    pub(crate) parent: ParentArguments,
+}
+
+/// How a process that `gavel run` started hears that it should end.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct ParentArguments {
+    /// End in good order when standard input is closed.
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_closes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArguments {
+    /// The coordinator's address, http://HOST:PORT.
+    #[arg(long, value_name = "ADDRESS", env = "GAVEL_COORDINATOR")]
+    pub(crate) connect: String,
+    #[command(flatten)]
+    pub(crate) parent: ParentArguments,
+}
+
+#[derive(Debug, Args)]
+#[command(override_usage = "gavel judge --connect ADDRESS
+       gavel judge --model DIR --rubric FILE --prompt TEXT [--template FILE] [--json] A.png B.png")]
+pub(crate) struct JudgeArguments {
+    /// Work as a judge for the coordinator at this address, http://HOST:PORT.
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["model", "rubric", "prompt", "template", "json", "images"], required_unless_present = "model")]
+    pub(crate) connect: Option<String>,
+    /// Judge once: folder of the vision-language model.
+    #[arg(long, value_name = "DIR", requires_all = ["rubric", "prompt", "images"])]
+    pub(crate) model: Option<PathBuf>,
+    /// Judge once: rubric set (TOML), or bare text with a criterion on each line.
+    #[arg(long, value_name = "FILE", requires = "model")]
+    pub(crate) rubric: Option<PathBuf>,
+    /// Judge once: what both pictures were painted from.
+    #[arg(long, value_name = "TEXT", requires = "model")]
+    pub(crate) prompt: Option<String>,
+    /// Judge once: judge template [default: judge_template.toml in the model folder, else the one for large instruction-tuned models].
+    #[arg(long, value_name = "FILE", requires = "model")]
+    pub(crate) template: Option<PathBuf>,
+    /// Judge once: number format.
+    #[arg(long, default_value = "f32", value_enum)]
+    pub(crate) dtype: DtypeArgument,
+    /// Judge once: print the verdict with its evidence as JSON.
+    #[arg(long, requires = "model")]
+    pub(crate) json: bool,
+    /// Judge once: the two pictures.
+    #[arg(value_name = "IMAGE", num_args = 2, requires = "model")]
+    pub(crate) images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) parent: ParentArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SubmitArguments {
+    #[command(flatten)]
+    pub(crate) config: ConfigArguments,
+    /// The coordinator's address, http://HOST:PORT.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "GAVEL_COORDINATOR",
+        default_value = "http://127.0.0.1:7440"
+    )]
+    pub(crate) connect: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArguments {
+    /// A run's name; left out, all runs.
+    pub(crate) run: Option<String>,
+    /// The coordinator's address, http://HOST:PORT.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "GAVEL_COORDINATOR",
+        default_value = "http://127.0.0.1:7440"
+    )]
+    pub(crate) connect: String,
+    /// Print the whole state as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SampleArguments {
+    /// Folder of the base model, in the diffusers layout.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Folder of an adapter, in the PEFT layout.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// What to paint.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: String,
+    /// What to avoid; only for models that are guided by a second, negative prompt.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) negative: Option<String>,
+    /// Denoising steps.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) steps: usize,
+    /// Seed of the noise.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Width and height in pixels.
+    #[arg(long, value_name = "WxH", default_value = "512x512")]
+    pub(crate) size: Size,
+    /// Initial latents instead of drawn ones: tensor `latents`, packed (docs/formats.md).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) latents: Option<PathBuf>,
+    /// Deterministic (ode), or with noise along the way (sde).
+    #[arg(long, value_enum, default_value = "ode")]
+    pub(crate) sampler: SamplerArgument,
+    /// The stochastic differential equation of --sampler sde.
+    #[arg(long, value_enum, default_value = "dance")]
+    pub(crate) sde: SdeArgument,
+    /// Noise level of --sampler sde.
+    #[arg(long, value_name = "ETA", default_value_t = 0.3)]
+    pub(crate) eta: f64,
+    /// Steps with noise of --sampler sde [default: all but the last].
+    #[arg(long, value_name = "K")]
+    pub(crate) noise_steps: Option<usize>,
+    /// Which of a prompt's candidates the noise is drawn for.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) candidate: u8,
+    /// Time shift of the sigma schedule.
+    #[arg(long, default_value_t = 3.0)]
+    pub(crate) shift: f64,
+    /// Guidance embedding's input.
+    #[arg(long, default_value_t = 3.5)]
+    pub(crate) guidance_scale: f64,
+    /// Tokens that the T5 encoder sees; longer prompts are cut.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) max_sequence_length: usize,
+    /// Number format of the weights.
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) dtype: DtypeArgument,
+    /// Write the whole way as a trajectory file (docs/formats.md).
+    #[arg(long, value_name = "OUT.safetensors")]
+    pub(crate) trajectory: Option<PathBuf>,
+    /// The picture.
+    #[arg(long, value_name = "IMG.png")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArguments {
+    /// Folder of the base model, in the diffusers layout.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Adapter to update, with the optimizer state beside it if there is one [default: a new one].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// {"rewards": [..]} in the order of --trajectory, or {"rewards": {"file name": reward}}.
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) rewards: PathBuf,
+    /// A recorded trajectory; as often as there are candidates.
+    #[arg(long = "trajectory", value_name = "FILE", required = true)]
+    pub(crate) trajectories: Vec<PathBuf>,
+    /// Take [lora], [objective] and [optimizer] from this configuration [default: the published recipe].
+    #[arg(long, value_name = "CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Override a key of the configuration.
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
+    pub(crate) overrides: Vec<String>,
+    /// Seed of a new adapter.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Folder of the new adapter and its optimizer state.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Write the mean gradient before clipping.
+    #[arg(long, value_name = "OUT.safetensors")]
+    pub(crate) gradients: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArguments {
+    #[command(flatten)]
+    pub(crate) config: ConfigArguments,
+    /// Folder of the run's results [default: runs/<run.name>].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    #[command(flatten)]
+    pub(crate) config: ConfigArguments,
+    /// Timed steps, after a warm-up step.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) steps: u32,
+    /// Print the measurements as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A picture size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let sides = text
+            .split_once(['x', 'X'])
+            .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
+        match sides {
+            Some((width, height)) if width > 0 && height > 0 => Ok(Self { width, height }),
+            _ => Err("write it as WxH, for example 512x512".to_owned()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SamplerArgument {
+    Ode,
+    Sde,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SdeArgument {
+    Dance,
+    Flow,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DtypeArgument {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl From<DtypeArgument> for gavel_core::spec::Dtype {
+    fn from(dtype: DtypeArgument) -> Self {
+        match dtype {
+            DtypeArgument::F32 => Self::F32,
+            DtypeArgument::Bf16 => Self::Bf16,
+            DtypeArgument::F16 => Self::F16,
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! `gavel doctor`: everything that can be known before time is spent, all problems at once.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use gavel_coordinator::{CoordinatorOptions, Stores};
+use gavel_core::spec::RunSpec;
+use gavel_core::verdict::Verdict;
+use gavel_judge_worker::Judge;
+use gavel_models::load::{device, dtype};
+use gavel_models::lora::{LoraAdapter, LoraConfig};
+use gavel_models::vlm::Qwen2_5Vl;
+use gavel_rubric::{JudgeTemplate, RubricSet};
+use gavel_sampler_worker::Sampler;
+
+use super::block_on;
+use crate::args::DoctorArguments;
+use crate::assets::{self, Files};
+use crate::config;
+use crate::fault::{self, Fault};
+use crate::run::Machine;
+
+/// Labelled pairs that the judge is tried on.
+const TRIED_PAIRS: usize = 8;
+
+/// The findings so far.
+#[derive(Default)]
+struct Table {
+    failed: usize,
+}
+
+impl Table {
+    /// Prints one finding as it comes.
+    fn row<T>(&mut self, name: &str, found: anyhow::Result<(String, T)>) -> Option<T> {
+        match found {
+            Ok((text, value)) => {
+                println!("ok    {name:<12} {text}");
+                Some(value)
+            }
+            Err(error) => {
+                self.failed += 1;
+                let text = fault::render(&error).trim_end().replace('\n', "\n                   ");
+                println!("FAIL  {name:<12} {}", text.strip_prefix("error: ").unwrap_or(&text));
+                None
+            }
+        }
+    }
+}
+
+pub(super) fn doctor(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
+    let mut table = Table::default();
+    let spec = table.row(
+        "config",
+        config::load(&arguments.config).map(|spec| (format!("spec {}", spec.digest().short()), spec)),
+    );
+    if let Some(spec) = &spec {
+        let files = table.row("files", files(spec));
+        table.row("model", model(spec));
+        table.row("judge", judge(spec, files.as_ref()));
+        table.row("memory", memory(spec));
+        table.row("folder", folder(&config::out_folder(spec, arguments.out.as_deref())));
+    }
+    if table.failed == 0 {
+        println!("ready to run");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{} of the checks failed", table.failed);
+    Ok(ExitCode::FAILURE)
+}
+
+fn files(spec: &RunSpec) -> anyhow::Result<(String, Files)> {
+    let files = assets::read(spec)?;
+    let assets = &files.assets;
+    let text = format!(
+        "{} prompts, {} held out, {} labelled pairs, rubric {}",
+        assets.prompts.len(),
+        assets.held_out.len(),
+        assets.labelled.len(),
+        assets.rubric.digest.short()
+    );
+    Ok((text, files))
+}
+
+/// Loads the whole pipeline and binds a new adapter.
+fn model(spec: &RunSpec) -> anyhow::Result<(String, ())> {
+    let device =
+        device(spec.model.device).with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
+    let sampler = Sampler::load(&spec.model.path, &device, dtype(spec.model.dtype))?;
+    let pipeline = sampler.pipeline();
+    pipeline
+        .latent_tokens(spec.sampling.height, spec.sampling.width)
+        .context("`sampling.width` and `sampling.height`")?;
+    let adapter = LoraAdapter::init(&pipeline.transformer, &LoraConfig::from(&spec.lora), [0; 32])?;
+    let manifest = adapter.manifest();
+    Ok((
+        format!(
+            "{} adapter tensors bind, {} parameters",
+            manifest.tensors, manifest.parameters
+        ),
+        (),
+    ))
+}
+
+/// Loads the judge and asks it about labelled pairs, both ways round.
+fn judge(spec: &RunSpec, files: Option<&Files>) -> anyhow::Result<(String, ())> {
+    let device =
+        device(spec.judge.device).with_context(|| format!("`judge.device`: {} cannot be used", spec.judge.device))?;
+    let model = Qwen2_5Vl::load(&spec.judge.path, &device, dtype(spec.judge.dtype))?;
+    let template = JudgeTemplate::load(&spec.judge.template)?;
+    let rubric = RubricSet::load(&spec.judge.rubric)?;
+    let judge = Judge::new(Arc::new(model), template, rubric, spec.judge.margin)?;
+    let Some(files) = files.filter(|files| !files.assets.labelled.is_empty()) else {
+        return Ok(("loads; no labelled pairs to try it on".to_owned(), ()));
+    };
+    let (mut right, mut decided, mut tried) = (0, 0, 0);
+    for (pair, images) in files
+        .assets
+        .labelled
+        .iter()
+        .zip(files.labelled_images.chunks_exact(2))
+        .take(TRIED_PAIRS)
+    {
+        let picture = |bytes: &[u8]| image::load_from_memory(bytes).map(|picture| picture.to_rgb8());
+        let record = judge.judge_pair(&pair.text, &picture(&images[0])?, &picture(&images[1])?)?;
+        tried += 1;
+        if let Verdict::Preferred { side } = record.verdict {
+            decided += 1;
+            right += usize::from(side == pair.preferred);
+        }
+    }
+    if decided == 0 {
+        return Err(Fault::new(format!("it decides none of {tried} labelled pairs"))
+            .with_hint("check that `judge.template` is the one that this judge understands")
+            .into());
+    }
+    Ok((
+        format!("decides {decided} of {tried} labelled pairs the same both ways round, {right} of them right"),
+        (),
+    ))
+}
+
+/// Weights have to be in memory once for each process that holds them; activations come on top.
+fn memory(spec: &RunSpec) -> anyhow::Result<(String, ())> {
+    const GIB: f64 = (1u64 << 30) as f64;
+    let pipeline = weight_bytes(&spec.model.path)?;
+    let transformer = weight_bytes(&spec.model.path.join("transformer"))?;
+    let judge = weight_bytes(&spec.judge.path)?;
+    let fleet = &spec.fleet;
+    let needed = pipeline * u64::from(fleet.samplers)
+        + transformer * u64::from(fleet.trainers)
+        + judge * u64::from(fleet.judges);
+    let text = format!(
+        "about {:.1} GiB of weights over the local fleet, activations on top",
+        needed as f64 / GIB
+    );
+    match Machine::memory_available_bytes() {
+        Some(available) if needed > available => Err(Fault::new(format!(
+            "{text}; {:.1} GiB are free",
+            available as f64 / GIB
+        ))
+        .with_hint("start fewer workers here, or workers on other machines")
+        .into()),
+        Some(available) => Ok((format!("{text}; {:.1} GiB are free", available as f64 / GIB), ())),
+        None => Ok((text, ())),
+    }
+}
+
+/// Bytes of all weight files below a folder.
+fn weight_bytes(folder: &Path) -> anyhow::Result<u64> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("{}: cannot read the folder", folder.display()))?;
+    let mut bytes = 0;
+    for entry in entries {
+        let path = entry
+            .with_context(|| format!("{}: cannot read the folder", folder.display()))?
+            .path();
+        if path.is_dir() {
+            bytes += weight_bytes(&path)?;
+        } else if path.extension().is_some_and(|extension| extension == "safetensors") {
+            bytes += path
+                .metadata()
+                .with_context(|| format!("{}: cannot read", path.display()))?
+                .len();
+        }
+    }
+    Ok(bytes)
+}
+
+/// Opens a ledger and a blob store where the run would have them, in a folder that is removed again.
+fn folder(out: &Path) -> anyhow::Result<(String, ())> {
+    let fault = || {
+        Fault::new(format!("{}: cannot write to the run's folder", out.display()))
+            .with_hint("choose another one with --out")
+    };
+    let existed = out.exists();
+    let probe = out.join(format!("doctor-{}", std::process::id()));
+    std::fs::create_dir_all(&probe).with_context(fault)?;
+    let opened = block_on(async {
+        let stores = Stores::open(&CoordinatorOptions::new(&probe)).await?;
+        stores.blobs.check_writable().await?;
+        stores.ledger.ready().await?;
+        stores.ledger.close().await;
+        Ok(())
+    });
+    std::fs::remove_dir_all(&probe).with_context(fault)?;
+    if !existed {
+        // Fails only when something else appeared in it meanwhile, which then must stay.
+        let _ = std::fs::remove_dir(out);
+    }
+    opened?;
+    Ok((format!("{}: ledger and blobs can be written", out.display()), ()))
+}

@@ -1,0 +1,61 @@
+//! One file for each subcommand.
+
+mod bench;
+pub(crate) mod coordinator;
+mod doctor;
+mod judge;
+mod replay;
+mod runtime;
+mod sample;
+pub(crate) mod status;
+mod submit;
+mod worker;
+
+use std::process::ExitCode;
+
+pub(crate) use runtime::block_on;
+
+use gavel_core::unit::Role;
+
+use crate::args::{Command, ConfigCommand};
+use crate::{assets, config, run};
+
+/// Does what the command line asks.
+///
+/// # Errors
+/// Whatever keeps it from being done.
+pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(arguments) => return run::run(&arguments),
+        Command::Coordinator(arguments) => coordinator::coordinator(arguments)?,
+        Command::Sampler(arguments) => worker::worker(Role::Sampler, &arguments.connect, arguments.parent)?,
+        Command::Trainer(arguments) => worker::worker(Role::Trainer, &arguments.connect, arguments.parent)?,
+        Command::Judge(arguments) => match &arguments.connect {
+            Some(address) => worker::worker(Role::Judge, address, arguments.parent)?,
+            None => judge::judge(&arguments)?,
+        },
+        Command::Submit(arguments) => submit::submit(&arguments)?,
+        Command::Status(arguments) => status::status(&arguments)?,
+        Command::Sample(arguments) => sample::sample(&arguments)?,
+        Command::Replay(arguments) => replay::replay(&arguments)?,
+        Command::Bench(arguments) => bench::bench(&arguments)?,
+        Command::Doctor(arguments) => return doctor::doctor(&arguments),
+        Command::Config {
+            command: ConfigCommand::Check(arguments),
+        } => {
+            let spec = config::load(&arguments)?;
+            assets::check_folders(&spec)?;
+            let files = assets::read(&spec)?;
+            println!("{}: ok", arguments.file.display());
+            println!("  run        {} (spec {})", spec.run.name, spec.digest().short());
+            println!(
+                "  prompts    {}, held out {}",
+                files.assets.prompts.len(),
+                files.assets.held_out.len()
+            );
+            println!("  rubric     {}", files.assets.rubric.digest.short());
+            println!("  labelled   {} pairs", files.assets.labelled.len());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

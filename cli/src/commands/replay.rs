@@ -1,0 +1,98 @@
+//! `gavel replay`.
+
+use anyhow::Context as _;
+use candle_core::{DType, Device};
+use gavel_core::spec::{LimitsSpec, LoraSpec, ObjectiveSpec, OptimizerSpec};
+use gavel_models::flux::transformer::ActivationMemory;
+use gavel_models::lora::{LoraAdapter, LoraConfig};
+use gavel_trainer_worker::replay::{
+    ReplaySettings, optimizer_beside, parse_rewards, read_trajectory, replay as update,
+};
+use gavel_trainer_worker::{PolicyState, Trainer};
+
+use crate::args::ReplayArguments;
+use crate::config;
+
+pub(super) fn replay(arguments: &ReplayArguments) -> anyhow::Result<()> {
+    let (lora, settings) = settings(arguments)?;
+    let text = std::fs::read_to_string(&arguments.rewards)
+        .with_context(|| format!("{}: cannot read the rewards", arguments.rewards.display()))?;
+    let rewards =
+        parse_rewards(&text, &arguments.trajectories).with_context(|| arguments.rewards.display().to_string())?;
+    let trajectories = arguments
+        .trajectories
+        .iter()
+        .map(|file| read_trajectory(file))
+        .collect::<Result<Vec<_>, _>>()?;
+    let trainer = Trainer::load(&arguments.model, &Device::Cpu, DType::F32)?;
+    let averages = settings.optimizer.averages();
+    let state = match &arguments.adapter {
+        Some(dir) => {
+            let adapter = LoraAdapter::load(dir, trainer.transformer())?;
+            let optimizer = optimizer_beside(dir, &adapter, averages)?;
+            PolicyState { adapter, optimizer }
+        }
+        None => trainer.initialise(&LoraConfig::from(&lora), arguments.seed, averages)?,
+    };
+    let replayed = update(&trainer, &state, trajectories, &rewards, &settings)?;
+    std::fs::create_dir_all(&arguments.out)
+        .with_context(|| format!("{}: cannot create the folder", arguments.out.display()))?;
+    replayed.save(&arguments.out)?;
+    if let Some(file) = &arguments.gradients {
+        replayed.save_gradients(file)?;
+    }
+    let statistics = &replayed.statistics;
+    let per_term = |sum: f64| sum / statistics.terms.max(1) as f64;
+    println!(
+        "{} terms, loss {:.6}, kl {:.6}, clipped {}, ratio deviation {:.2e}, gradient norm {:.6}",
+        statistics.terms,
+        per_term(statistics.loss),
+        per_term(statistics.kl),
+        statistics.clipped,
+        statistics.ratio_deviation,
+        replayed.grad_norm
+    );
+    for skipped in &replayed.skipped {
+        println!(
+            "skipped {}: {}",
+            arguments.trajectories[skipped.prompt.0 as usize].display(),
+            skipped.reason
+        );
+    }
+    if let Some(deviation) = &replayed.deviation {
+        println!("the ratio is not 1: {deviation}; expected unless the trajectories come from another adapter");
+    }
+    println!("{}", arguments.out.display());
+    Ok(())
+}
+
+fn settings(arguments: &ReplayArguments) -> anyhow::Result<(LoraSpec, ReplaySettings)> {
+    let settings = |objective, optimizer, memory, ratio_deviation| ReplaySettings {
+        objective,
+        optimizer,
+        memory,
+        ratio_deviation,
+    };
+    Ok(match &arguments.config {
+        Some(file) => {
+            let spec = config::load_file(file, &arguments.overrides)?;
+            let memory = if spec.trainer.checkpoint_activations {
+                ActivationMemory::Checkpoint
+            } else {
+                ActivationMemory::KeepAll
+            };
+            (
+                spec.lora,
+                settings(spec.objective, spec.optimizer, memory, spec.limits.ratio_deviation),
+            )
+        }
+        None => {
+            let limits = LimitsSpec::default();
+            let recipe = (ObjectiveSpec::default(), OptimizerSpec::default());
+            (
+                LoraSpec::default(),
+                settings(recipe.0, recipe.1, ActivationMemory::KeepAll, limits.ratio_deviation),
+            )
+        }
+    })
+}

@@ -1,0 +1,27 @@
+//! `gavel sampler`, `gavel judge --connect` and `gavel trainer`.
+
+use gavel_core::unit::Role;
+use gavel_judge_worker::JudgeWork;
+use gavel_sampler_worker::SamplerWork;
+use gavel_trainer_worker::TrainerWork;
+use gavel_worker::WorkerOptions;
+
+use super::block_on;
+use super::runtime::shutdown_token;
+use crate::args::ParentArguments;
+
+/// The device that people see; which one is used is the run's matter.
+const DEVICE: &str = "as the run says";
+
+pub(super) fn worker(role: Role, address: &str, parent: ParentArguments) -> anyhow::Result<()> {
+    block_on(async {
+        let shutdown = shutdown_token(parent);
+        let options = WorkerOptions::new(address, role, DEVICE);
+        match role {
+            Role::Sampler => gavel_worker::run(options, SamplerWork::default(), shutdown).await,
+            Role::Judge => gavel_worker::run(options, JudgeWork::default(), shutdown).await,
+            Role::Trainer => gavel_worker::run(options, TrainerWork::default(), shutdown).await,
+        }?;
+        Ok(())
+    })
+}

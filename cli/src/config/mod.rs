@@ -1,0 +1,109 @@
+//! From file, environment and command line to a checked [`RunSpec`].
+
+mod paths;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use config::{Config, Environment, File, FileFormat};
+use gavel_core::spec::RunSpec;
+
+use crate::args::ConfigArguments;
+use crate::fault::Fault;
+
+/// Reads a configuration: the file, overridden by `GAVEL__SECTION__KEY` in the environment, overridden by `--set`.
+///
+/// # Errors
+/// The file cannot be read or is no TOML, an override has no key, or the whole does not pass the checks.
+pub(crate) fn load(arguments: &ConfigArguments) -> anyhow::Result<RunSpec> {
+    load_file(&arguments.file, &arguments.overrides)
+}
+
+/// As [`load`], from parts.
+pub(crate) fn load_file(file: &Path, overrides: &[String]) -> anyhow::Result<RunSpec> {
+    let text = std::fs::read_to_string(file).with_context(|| {
+        Fault::new(format!("{}: cannot read the configuration", file.display()))
+            .with_hint("configs/ holds the configurations that come with Gavel")
+    })?;
+    let table = layered(&text, file, overrides)?;
+    let mut spec =
+        RunSpec::from_value(table).with_context(|| format!("{}: the configuration has problems", file.display()))?;
+    paths::resolve(&mut spec, file.parent().unwrap_or(Path::new("")));
+    Ok(spec)
+}
+
+fn layered(text: &str, file: &Path, overrides: &[String]) -> anyhow::Result<toml::Table> {
+    // Parsed here first, because this parser says line and column.
+    toml::from_str::<toml::Table>(text).with_context(|| format!("{}: not valid TOML", file.display()))?;
+    let environment = Environment::with_prefix("GAVEL")
+        .prefix_separator("__")
+        .separator("__")
+        .try_parsing(true);
+    let mut builder = Config::builder()
+        .add_source(File::from_str(text, FileFormat::Toml))
+        .add_source(environment);
+    for entry in overrides {
+        builder = builder.add_source(File::from_str(&assignment(entry)?, FileFormat::Toml));
+    }
+    let layered = builder.build().context("cannot combine file, environment and --set")?;
+    layered
+        .try_deserialize()
+        .context("cannot combine file, environment and --set")
+}
+
+/// `section.key=value` as a line of TOML. What is no TOML value is text.
+fn assignment(entry: &str) -> Result<String, Fault> {
+    let fault = || Fault::new(format!("`--set {entry}` is not KEY=VALUE")).with_hint("write it like --set run.seed=7");
+    let (key, value) = entry.split_once('=').ok_or_else(fault)?;
+    let (key, value) = (key.trim(), value.trim());
+    let plain =
+        |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    if !key.contains('.') || !key.split('.').all(plain) {
+        return Err(fault());
+    }
+    let line = format!("{key} = {value}");
+    if toml::from_str::<toml::Table>(&line).is_ok_and(|table| table.len() == 1) && !value.contains('\n') {
+        Ok(line)
+    } else {
+        Ok(format!("{key} = {}", toml::Value::String(value.to_owned())))
+    }
+}
+
+/// The folder of a run's results.
+pub(crate) fn out_folder(spec: &RunSpec, out: Option<&Path>) -> PathBuf {
+    out.map_or_else(|| Path::new("runs").join(&spec.run.name), Path::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overrides_are_toml_values_or_text() {
+        assert_eq!(assignment("run.seed=7").unwrap(), "run.seed = 7");
+        assert_eq!(
+            assignment("optimizer.learning_rate = 1e-3").unwrap(),
+            "optimizer.learning_rate = 1e-3"
+        );
+        assert_eq!(assignment("run.name=a-b").unwrap(), "run.name = \"a-b\"");
+        assert_eq!(
+            assignment("lora.target_modules=[\"attn.to_q\"]").unwrap(),
+            "lora.target_modules = [\"attn.to_q\"]"
+        );
+        for wrong in ["seed", "seed=7", "run.=7", "run.se ed=7", ".seed=7"] {
+            assert_eq!(
+                assignment(wrong).unwrap_err().to_string(),
+                format!("`--set {wrong}` is not KEY=VALUE")
+            );
+        }
+    }
+
+    #[test]
+    fn later_overrides_win_over_the_file() {
+        let text = "[run]\nname = \"x\"\nseed = 1\n";
+        let overrides = ["run.seed=2".to_owned(), "run.seed=3".to_owned()];
+        let table = layered(text, Path::new("x.toml"), &overrides).unwrap();
+        assert_eq!(table["run"]["seed"].as_integer(), Some(3));
+        assert_eq!(table["run"]["name"].as_str(), Some("x"));
+    }
+}

@@ -1,0 +1,114 @@
+//! `report.html`: one file, no outside assets, readable in light and dark.
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use gavel_core::run::StepRecord;
+use gavel_core::verdict::{Side, Verdict};
+use minijinja::{Environment, context};
+use serde::Serialize;
+
+use super::charts;
+use super::data::Report;
+use super::pictures::{Comparison, Picture, Pictures};
+
+/// Prompts in the grid; every one counts in the figures.
+const GRID: usize = 36;
+
+#[derive(Serialize)]
+struct Chart {
+    title: &'static str,
+    about: &'static str,
+    svg: String,
+}
+
+#[derive(Serialize)]
+struct Cell {
+    prompt: String,
+    before: Shown,
+    after: Shown,
+    verdict: &'static str,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    png: String,
+    /// Facts that hold, as `4/5`.
+    facts: Option<String>,
+}
+
+/// Fills the page.
+///
+/// # Errors
+/// The template does not render: a defect.
+pub(super) fn render(report: &Report, pictures: &Pictures) -> anyhow::Result<String> {
+    let mut environment = Environment::new();
+    environment
+        .add_template("report.html", include_str!("report.html"))
+        .context("the report's template is wrong")?;
+    let grid: Vec<Cell> = pictures.0.iter().take(GRID).map(cell).collect();
+    let template = environment
+        .get_template("report.html")
+        .context("the report's template is wrong")?;
+    let page = context! { report, charts => charts(&report.steps), grid, held_out => pictures.0.len() };
+    template.render(page).context("the report's template does not render")
+}
+
+fn charts(steps: &[StepRecord]) -> Vec<Chart> {
+    let chart = |title, about, value: fn(&StepRecord) -> f64| {
+        let points: Vec<(f64, f64)> = steps.iter().map(|step| (f64::from(step.step.0), value(step))).collect();
+        Chart {
+            title,
+            about,
+            svg: charts::line(&points),
+        }
+    };
+    vec![
+        chart("Reward", "mean over the candidates of decided pairs", |step| {
+            step.reward_mean
+        }),
+        chart(
+            "Decided pairs",
+            "share of the step's pairs with a verdict in both image orders",
+            |step| f64::from(step.decided) / f64::from(step.pairs.max(1)),
+        ),
+        chart(
+            "Order consistency",
+            "share of judged pairs whose two image orders agree",
+            |step| step.order_consistency,
+        ),
+        chart("KL", "mean estimate against the base, per trained term", |step| step.kl),
+        chart("Clip fraction", "share of terms whose ratio was clipped", |step| {
+            step.clip_fraction
+        }),
+        chart("Ratio deviation", "largest |ratio - 1|", |step| step.ratio_deviation),
+        chart("Gradient norm", "before clipping", |step| step.grad_norm),
+        chart("Seconds", "from commit to commit", |step| step.seconds.wall),
+    ]
+}
+
+fn cell(comparison: &Comparison) -> Cell {
+    Cell {
+        prompt: comparison.prompt.clone(),
+        before: shown(&comparison.base),
+        after: shown(&comparison.tuned),
+        verdict: match &comparison.verdict {
+            Some(Verdict::Preferred { side: Side::Second }) => "judge: after",
+            Some(Verdict::Preferred { side: Side::First }) => "judge: before",
+            Some(Verdict::Abstain { .. }) => "judge: no preference",
+            Some(Verdict::Failed { .. }) => "judge: failed",
+            None => "not judged",
+        },
+    }
+}
+
+fn shown(picture: &Picture) -> Shown {
+    let facts = picture.facts.as_ref().map(|facts| {
+        let holding = facts.iter().filter(|fact| fact.holds).count();
+        format!("{holding}/{}", facts.iter().count())
+    });
+    Shown {
+        png: STANDARD.encode(&picture.png),
+        facts,
+    }
+}

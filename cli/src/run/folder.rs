@@ -1,0 +1,180 @@
+//! The folder of a run: `adapter/`, `checkpoints/`, `logs/`, the reports, and `state/` with ledger and blobs.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use anyhow::Context as _;
+use candle_core::{DType, Device};
+use gavel_coordinator::blobs::Blobs;
+use gavel_coordinator::ledger::SqliteLedger;
+use gavel_core::ids::{Digest, Step};
+use gavel_core::run::Run;
+use gavel_core::spec::RunSpec;
+use gavel_core::unit::Policy;
+use gavel_models::flux::transformer::FluxTransformer;
+use gavel_models::lora::{LoraAdapter, LoraConfig};
+use gavel_trainer_worker::replay::OPTIMIZER_FILE;
+
+use crate::fault::Fault;
+
+const SPEC: &str = "spec.json";
+/// Blobs are read here, never stored.
+const BLOB_BYTES_MAX: u64 = u64::MAX;
+
+/// The folder of a run.
+pub(crate) struct RunFolder {
+    path: PathBuf,
+    /// Adapters bind to it when they are written; loaded when the first one is.
+    transformer: OnceLock<FluxTransformer>,
+}
+
+impl RunFolder {
+    /// Makes the folder for a new run.
+    ///
+    /// # Errors
+    /// It holds a run already, or cannot be written.
+    pub(super) fn create(path: &Path, spec: &RunSpec) -> anyhow::Result<Self> {
+        let folder = Self {
+            path: path.to_owned(),
+            transformer: OnceLock::new(),
+        };
+        // Without a ledger nothing has begun: an earlier start failed, for example because a port was in use.
+        if folder.ledger().exists() {
+            return Err(Fault::new(format!("{} holds a run already", path.display()))
+                .with_hint("go on with it by --resume, choose another folder with --out, or another `run.name` with --set run.name=NAME")
+                .into());
+        }
+        let unwritable = || {
+            Fault::new(format!("{}: cannot write to the run's folder", path.display()))
+                .with_hint("choose a folder that this user may write to, with --out")
+        };
+        std::fs::create_dir_all(folder.logs()).with_context(unwritable)?;
+        let text = serde_json::to_string_pretty(spec).context("cannot write the spec as JSON")?;
+        std::fs::write(path.join(SPEC), text).with_context(unwritable)?;
+        Ok(folder)
+    }
+
+    /// Opens the folder of a run that is to go on.
+    ///
+    /// # Errors
+    /// There is none, or it was made by another configuration.
+    pub(super) fn resume(path: &Path, spec: &RunSpec) -> anyhow::Result<Self> {
+        let file = path.join(SPEC);
+        let text = std::fs::read_to_string(&file).with_context(|| {
+            Fault::new(format!("{} holds no run to resume", path.display()))
+                .with_hint("start it without --resume, or name its folder with --out")
+        })?;
+        let before: RunSpec = serde_json::from_str(&text).with_context(|| {
+            Fault::new(format!("{}: not a run's configuration", file.display()))
+                .with_hint("resume with the Gavel version that began the run")
+        })?;
+        if before.digest() != spec.digest() {
+            let message = format!(
+                "{} was begun with another configuration (spec {}, now {})",
+                path.display(),
+                before.digest().short(),
+                spec.digest().short()
+            );
+            return Err(Fault::new(message)
+                .with_hint(format!(
+                    "resume with the same configuration and --set options; {} holds it",
+                    file.display()
+                ))
+                .into());
+        }
+        let folder = Self {
+            path: path.to_owned(),
+            transformer: OnceLock::new(),
+        };
+        std::fs::create_dir_all(folder.logs())
+            .with_context(|| format!("{}: cannot write to the run's folder", path.display()))?;
+        Ok(folder)
+    }
+
+    /// The folder itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The processes' logs.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.path.join("logs")
+    }
+
+    /// Ledger and blobs.
+    pub(super) fn state(&self) -> PathBuf {
+        self.path.join("state")
+    }
+
+    fn ledger(&self) -> PathBuf {
+        self.state().join("ledger.sqlite")
+    }
+
+    /// The run as its ledger tells it.
+    ///
+    /// # Errors
+    /// The ledger cannot be read or does not hold the run.
+    pub(crate) async fn read_run(&self, spec: &RunSpec) -> anyhow::Result<Run> {
+        let ledger = SqliteLedger::open(&self.ledger()).await?;
+        Ok(gavel_coordinator::read_run(&ledger, &spec.id()).await?)
+    }
+
+    /// The run's blobs.
+    ///
+    /// # Errors
+    /// The folder cannot be used.
+    pub(crate) async fn blobs(&self) -> anyhow::Result<Blobs> {
+        Ok(Blobs::open_folder(&self.state().join("blobs"), BLOB_BYTES_MAX).await?)
+    }
+
+    /// Writes a step's adapter and optimizer state to `checkpoints/step-N/`, unless they are there.
+    ///
+    /// # Errors
+    /// A blob cannot be read or the files not be written.
+    pub(crate) async fn write_checkpoint(&self, spec: &RunSpec, step: Step, policy: &Policy) -> anyhow::Result<()> {
+        let dir = self.path.join("checkpoints").join(format!("step-{step}"));
+        let optimizer = dir.join(OPTIMIZER_FILE);
+        // Written last, so a folder that has it is complete.
+        if optimizer.exists() {
+            return Ok(());
+        }
+        let blobs = self.blobs().await?;
+        self.write_adapter(spec, &blobs, policy.adapter, &dir).await?;
+        if let Some(averaged) = policy.averaged {
+            self.write_adapter(spec, &blobs, averaged, &dir.join("averaged"))
+                .await?;
+        }
+        let bytes = blobs.get(&policy.optimizer).await?;
+        std::fs::write(&optimizer, &bytes).with_context(|| format!("{}: cannot write", optimizer.display()))
+    }
+
+    /// Writes the final adapter to `adapter/` and returns the SHA-256 of its PEFT file.
+    ///
+    /// # Errors
+    /// As [`RunFolder::write_checkpoint`].
+    pub(crate) async fn write_final(&self, spec: &RunSpec, policy: &Policy) -> anyhow::Result<Digest> {
+        let dir = self.path.join("adapter");
+        let blobs = self.blobs().await?;
+        self.write_adapter(spec, &blobs, policy.averaged.unwrap_or(policy.adapter), &dir)
+            .await?;
+        let file = dir.join("adapter_model.safetensors");
+        let bytes = std::fs::read(&file).with_context(|| format!("{}: cannot read", file.display()))?;
+        Ok(Digest::of(&bytes))
+    }
+
+    async fn write_adapter(&self, spec: &RunSpec, blobs: &Blobs, adapter: Digest, dir: &Path) -> anyhow::Result<()> {
+        let bytes = blobs.get(&adapter).await?;
+        let adapter = LoraAdapter::from_safetensors(&bytes, &LoraConfig::from(&spec.lora), self.transformer(spec)?)?;
+        std::fs::create_dir_all(dir).with_context(|| format!("{}: cannot create", dir.display()))?;
+        adapter.save(dir)?;
+        Ok(())
+    }
+
+    fn transformer(&self, spec: &RunSpec) -> anyhow::Result<&FluxTransformer> {
+        if let Some(transformer) = self.transformer.get() {
+            return Ok(transformer);
+        }
+        let loaded = FluxTransformer::load(&spec.model.path.join("transformer"), &Device::Cpu, DType::F32)?;
+        Ok(self.transformer.get_or_init(|| loaded))
+    }
+}
