@@ -1,5 +1,7 @@
 //! A step through the units of the fleet, without a fleet: the sampler's and the trainer's work over blobs in memory.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use gavel_core::{
     RunAssets,
     ids::{Digest, PromptIndex, RunId, Step},

@@ -40,7 +40,7 @@ impl Sampler {
         .squeeze(1)?;
 
         let mut estimates = Vec::with_capacity(count * size);
-        for timestep in 0..extents.steps {
+        for (timestep, sigma) in sigmas.iter().copied().take(extents.steps).enumerate() {
             let latents = stack(
                 concatenated(trajectories, |one| one.latent(timestep)),
                 extents.tokens,
@@ -50,7 +50,7 @@ impl Sampler {
                 latents,
                 prompt_embeds: prompt_embeds.clone(),
                 pooled_prompt_embeds: pooled_prompt_embeds.clone(),
-                sigma: Tensor::full(sigmas[timestep], count, &self.device)?,
+                sigma: Tensor::full(sigma, count, &self.device)?,
                 guidance: metadata.guidance_scale.map(|scale| scale as f32),
                 height_tokens: metadata.height_tokens,
                 width_tokens: metadata.width_tokens,
