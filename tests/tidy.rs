@@ -23,14 +23,23 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         .as_array()
         .expect("packages")
         .iter()
-        .map(|package| (package["id"].as_str().expect("id"), package["name"].as_str().expect("name")))
+        .map(|package| {
+            (
+                package["id"].as_str().expect("id"),
+                package["name"].as_str().expect("name"),
+            )
+        })
         .collect();
     let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for node in metadata["resolve"]["nodes"].as_array().expect("nodes") {
         let name = names[node["id"].as_str().expect("id")];
         let entry = graph.entry(name.to_owned()).or_default();
         for dependency in node["deps"].as_array().expect("deps") {
-            let normal = dependency["dep_kinds"].as_array().expect("kinds").iter().any(|kind| kind["kind"].is_null());
+            let normal = dependency["dep_kinds"]
+                .as_array()
+                .expect("kinds")
+                .iter()
+                .any(|kind| kind["kind"].is_null());
             if normal {
                 entry.insert(names[dependency["pkg"].as_str().expect("pkg")].to_owned());
             }
@@ -56,15 +65,56 @@ fn reachable(graph: &BTreeMap<String, BTreeSet<String>>, from: &str) -> BTreeSet
 fn no_room_depends_on_a_room_that_it_must_not_know() {
     let graph = dependencies();
     let forbidden: &[(&str, &[&str])] = &[
-        ("gavel-core", &["tokio", "tonic", "candle-core", "sqlx", "rayon", "gavel-proto", "gavel-models"]),
+        (
+            "gavel-core",
+            &[
+                "tokio",
+                "tonic",
+                "candle-core",
+                "sqlx",
+                "rayon",
+                "gavel-proto",
+                "gavel-models",
+            ],
+        ),
         ("gavel-eval", &["tokio", "tonic", "candle-core", "gavel-models"]),
-        ("gavel-models", &["tokio", "tonic", "sqlx", "gavel-proto", "gavel-worker"]),
+        (
+            "gavel-models",
+            &["tokio", "tonic", "sqlx", "gavel-proto", "gavel-worker"],
+        ),
         ("gavel-rubric", &["tokio", "tonic", "candle-core", "gavel-models"]),
-        ("gavel-worker", &["candle-core", "sqlx", "gavel-models", "gavel-coordinator"]),
+        (
+            "gavel-worker",
+            &["candle-core", "sqlx", "gavel-models", "gavel-coordinator"],
+        ),
         ("gavel-coordinator", &["candle-core", "gavel-models", "gavel-worker"]),
-        ("gavel-sampler-worker", &["gavel-judge-worker", "gavel-trainer-worker", "gavel-coordinator", "sqlx"]),
-        ("gavel-judge-worker", &["gavel-sampler-worker", "gavel-trainer-worker", "gavel-coordinator", "sqlx"]),
-        ("gavel-trainer-worker", &["gavel-sampler-worker", "gavel-judge-worker", "gavel-coordinator", "sqlx"]),
+        (
+            "gavel-sampler-worker",
+            &[
+                "gavel-judge-worker",
+                "gavel-trainer-worker",
+                "gavel-coordinator",
+                "sqlx",
+            ],
+        ),
+        (
+            "gavel-judge-worker",
+            &[
+                "gavel-sampler-worker",
+                "gavel-trainer-worker",
+                "gavel-coordinator",
+                "sqlx",
+            ],
+        ),
+        (
+            "gavel-trainer-worker",
+            &[
+                "gavel-sampler-worker",
+                "gavel-judge-worker",
+                "gavel-coordinator",
+                "sqlx",
+            ],
+        ),
     ];
     for (package, strangers) in forbidden {
         assert!(graph.contains_key(*package), "no package {package} in the workspace");
@@ -91,8 +141,17 @@ fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
 fn source_files_stay_small_and_finished() {
     let mut files = Vec::new();
     rust_files(&root(), &mut files);
-    assert!(files.len() > 50, "only {} source files found: the search is broken", files.len());
-    let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("to", "do!("), concat!("unimple", "mented!(")];
+    assert!(
+        files.len() > 50,
+        "only {} source files found: the search is broken",
+        files.len()
+    );
+    let marks = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("to", "do!("),
+        concat!("unimple", "mented!("),
+    ];
     let mut problems = Vec::new();
     for file in &files {
         let text = std::fs::read_to_string(file).expect("source is UTF-8");

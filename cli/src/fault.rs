@@ -38,8 +38,8 @@ pub(crate) fn render(error: &anyhow::Error) -> String {
     let mut before = String::new();
     for (depth, cause) in error.chain().enumerate() {
         let message = cause.to_string();
-        // A wrapper that only repeats its cause would say everything twice.
-        if message == before {
+        // A wrapper that repeats its cause has said it already.
+        if depth > 0 && before.ends_with(&message) {
             continue;
         }
         let label = if depth == 0 { "error" } else { "caused by" };

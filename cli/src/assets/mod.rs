@@ -24,14 +24,16 @@ pub(crate) struct Files {
 /// # Errors
 /// The first file that cannot be used, with the line or key.
 pub(crate) fn read(spec: &RunSpec) -> anyhow::Result<Files> {
-    let prompts = prompts::read(&spec.prompts.train).context("`prompts.train`")?;
+    let prompts = prompts::read(&spec.prompts.train).context("`prompts.train` cannot be used")?;
     let held_out = match &spec.prompts.held_out {
-        Some(file) => prompts::read(file).context("`prompts.held_out`")?,
+        Some(file) => prompts::read(file).context("`prompts.held_out` cannot be used")?,
         None => Vec::new(),
     };
     if let Some(evaluator) = evaluator(spec) {
         for prompt in &held_out {
-            evaluator.check_prompt(prompt).context("`prompts.held_out`")?;
+            evaluator
+                .check_prompt(prompt)
+                .context("`prompts.held_out` cannot be used")?;
         }
     }
     let rubric = RubricSet::load(&spec.judge.rubric)?;
@@ -42,7 +44,7 @@ pub(crate) fn read(spec: &RunSpec) -> anyhow::Result<Files> {
         .as_ref()
         .and_then(|evaluation| evaluation.labelled.as_ref())
     {
-        Some(file) => labelled::read(file).context("`evaluation.labelled`")?,
+        Some(file) => labelled::read(file).context("`evaluation.labelled` cannot be used")?,
         None => labelled::Labelled::default(),
     };
     let rubric = RubricText::new(rubric.text());

@@ -70,12 +70,12 @@ impl Part {
         Ok(Process { child, stdin })
     }
 
-    fn gave_up(&self, status: ExitStatus) -> anyhow::Error {
+    fn gave_up(&self, what: &str, status: ExitStatus) -> anyhow::Error {
         let fault = |message: String, hint: Option<String>| {
             let all = format!("its log is {}", self.log.display());
             Fault::new(message).with_hint(hint.map_or(all.clone(), |hint| format!("{hint}; {all}")))
         };
-        let outer = format!("{} ended unasked ({status})", self.name);
+        let outer = format!("the {} {what} ({status})", self.name);
         match last_error(&self.log) {
             Some((message, hint)) => anyhow::Error::new(fault(message, hint)).context(outer),
             None => fault(outer, None).into(),
@@ -130,7 +130,7 @@ async fn keep(
         };
         deaths = if started.elapsed() >= LONG_LIFE { 1 } else { deaths + 1 };
         if deaths > RESTARTS {
-            return Err(part.gave_up(status));
+            return Err(part.gave_up("ended unasked, again and again", status));
         }
         tokio::select! {
             () = tokio::time::sleep(PAUSE * deaths) => {}
@@ -241,7 +241,7 @@ impl CoordinatorProcess {
             }
             _ => {
                 let status = process.child.wait().await.context("cannot watch the coordinator")?;
-                return Err(first.gave_up(status));
+                return Err(first.gave_up("did not start", status));
             }
         };
         // Should it have to be started again, the workers must find it where it was.

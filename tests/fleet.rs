@@ -1,0 +1,192 @@
+//! The real binary, end to end: separate processes, the shipped small models, a few steps; then the results against the ledger.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use gavel_coordinator::ledger::SqliteLedger;
+use gavel_coordinator::read_run;
+use gavel_core::ids::{Digest, RunId, Step};
+use gavel_core::run::{Phase, Run};
+use gavel_core::verdict::Verdict;
+use serde_json::Value;
+
+const STEPS: usize = 3;
+const PAIRS: usize = 8;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// `gavel run` on the quickstart, cut down to a few steps.
+fn gavel_run(out: &Path, workers: usize, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gavel"));
+    command
+        .current_dir(root())
+        .args(["run", "configs/quickstart.toml", "--threads", "1", "--out"])
+        .arg(out);
+    for role in ["--samplers", "--judges", "--trainers"] {
+        command.arg(role).arg(workers.to_string());
+    }
+    let settings = [
+        format!("run.steps={STEPS}"),
+        format!("prompts.per_step={PAIRS}"),
+        "sampling.batch=2".to_owned(),
+        "judge.batch=2".to_owned(),
+        "trainer.shard=2".to_owned(),
+        "checkpoints.every=2".to_owned(),
+        "evaluation.prompts=4".to_owned(),
+        "evaluation.batch=2".to_owned(),
+    ];
+    for setting in settings {
+        command.arg("--set").arg(setting);
+    }
+    command
+        .args(more)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped());
+    command
+}
+
+fn finish(mut command: Command) -> String {
+    let output = command.output().expect("gavel starts");
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "gavel run failed\n{stdout}\n{stderr}");
+    stdout.into_owned()
+}
+
+fn report(out: &Path) -> Value {
+    let text = std::fs::read_to_string(out.join("report.json")).expect("report.json is written");
+    serde_json::from_str(&text).expect("report.json is JSON")
+}
+
+fn ledger(out: &Path) -> Run {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let ledger = SqliteLedger::open(&out.join("state/ledger.sqlite"))
+            .await
+            .expect("the ledger opens");
+        read_run(&ledger, &RunId("quickstart".into()))
+            .await
+            .expect("the ledger holds the run")
+    })
+}
+
+fn adapter_digest(out: &Path) -> Digest {
+    Digest::of(&std::fs::read(out.join("adapter/adapter_model.safetensors")).expect("the adapter is written"))
+}
+
+/// Checks what a finished run left against what its ledger says.
+fn check_finished(out: &Path) {
+    let run = ledger(out);
+    assert_eq!(run.phase(), Phase::Finished);
+    let results = run.results();
+    assert_eq!(results.steps.len(), STEPS);
+    assert_eq!(
+        results.policies.len(),
+        STEPS + 1,
+        "the initial policy and one for each step"
+    );
+    for (number, step) in results.steps.iter().enumerate() {
+        assert_eq!(step.record.step, Step(number as u32 + 1));
+        assert_eq!(step.pairs.len(), PAIRS);
+        let preferred = step.pairs.iter().filter(|pair| {
+            let verdict = &pair.verdict.as_ref().expect("every pair is judged").verdict;
+            matches!(verdict, Verdict::Preferred { .. })
+        });
+        let decided = preferred.count();
+        assert_eq!(step.record.decided as usize, decided);
+        let trained_steps = run.spec().trained_steps().len() as u64;
+        assert_eq!(
+            step.record.terms,
+            decided as u64 * 2 * trained_steps,
+            "each decided pair is trained on once"
+        );
+        assert!(
+            step.record.ratio_deviation < 1e-3,
+            "sampler and trainer agree: {}",
+            step.record.ratio_deviation
+        );
+    }
+    let last = results.policies.last().expect("a policy");
+    let expected = last.averaged.expect("the quickstart averages its adapter");
+    assert_eq!(
+        adapter_digest(out),
+        expected,
+        "the adapter folder holds what the last commit recorded"
+    );
+
+    let report = report(out);
+    assert_eq!(report["adapter_sha256"], Value::String(expected.to_string()));
+    assert_eq!(report["spec_sha256"], Value::String(run.spec_sha256().to_string()));
+    assert_eq!(report["steps"].as_array().map(Vec::len), Some(STEPS));
+    assert_eq!(report["evaluation"]["prompts"], 4);
+    for key in ["before", "after", "all_before", "all_after"] {
+        let value = report["evaluation"][key].as_f64().expect(key);
+        assert!((0.0..=1.0).contains(&value), "{key} is {value}");
+    }
+    assert!(
+        report["judge"]["accuracy"].as_f64().expect("accuracy") > 0.85,
+        "{}",
+        report["judge"]
+    );
+    assert!(out.join("report.html").is_file());
+    assert!(out.join("checkpoints/step-2/adapter_model.safetensors").is_file());
+    assert!(out.join("adapter/adapter_config.json").is_file());
+}
+
+#[test]
+fn a_run_ends_with_an_adapter_that_its_ledger_accounts_for_whatever_the_number_of_workers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (many, one) = (folder.path().join("many"), folder.path().join("one"));
+    finish(gavel_run(&many, 2, &[]));
+    check_finished(&many);
+    finish(gavel_run(&one, 1, &[]));
+    check_finished(&one);
+    assert_eq!(
+        adapter_digest(&many),
+        adapter_digest(&one),
+        "two workers of each role, or one: the same bytes"
+    );
+
+    let again = gavel_run(&one, 1, &[]).output().expect("gavel starts");
+    assert!(!again.status.success(), "a finished run is not overwritten");
+    assert!(
+        String::from_utf8_lossy(&again.stderr).contains("--resume"),
+        "the remedy is named"
+    );
+}
+
+#[test]
+fn an_interrupted_run_goes_on_and_ends_with_the_adapter_of_an_undisturbed_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (disturbed, undisturbed) = (folder.path().join("disturbed"), folder.path().join("undisturbed"));
+    let mut child = gavel_run(&disturbed, 1, &[]).spawn().expect("gavel starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
+    let first_step = lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with("step 1/")));
+    assert!(first_step.is_some(), "the first step is shown");
+    let interrupt = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .expect("kill starts");
+    assert!(interrupt.success());
+    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+    let status = child.wait().expect("gavel ends");
+    assert_eq!(status.code(), Some(130), "Ctrl-C is told by the exit status: {rest:?}");
+    assert!(
+        rest.iter().any(|line| line.contains("--resume")),
+        "how to go on is told: {rest:?}"
+    );
+
+    finish(gavel_run(&disturbed, 1, &["--resume"]));
+    check_finished(&disturbed);
+    finish(gavel_run(&undisturbed, 1, &[]));
+    assert_eq!(adapter_digest(&disturbed), adapter_digest(&undisturbed));
+}
