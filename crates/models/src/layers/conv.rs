@@ -3,18 +3,16 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{is_fused, values};
-use crate::{
-    LoadError, ModelError, Weights,
-    ops::cpu::matmul::{Left, Order, Right, Start, matmul},
+use super::{
+    conv_kernel::{Lines, SLACK},
+    is_fused, values,
 };
+use crate::{LoadError, ModelError, Weights};
 
 /// Multiplications above which one image is shared among threads; below, threads work on different images.
 const SHARED_WORK: usize = 1 << 28;
 /// Output channels that a thread takes at a time.
 const CHANNELS_PER_TASK: usize = 64;
-/// Output pixels whose patches are gathered at a time, at least: a few vectors, so that the patches stay in the cache.
-const PIXELS_PER_CHUNK: usize = 96;
 
 /// Kernel, stride and padding. Rows and columns beyond the bottom and right edge are zero as far as the kernel reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,26 +126,16 @@ impl Conv2d {
         {
             let (x, weight, bias) = (values(x)?, values(&self.weight)?, values(&self.bias)?);
             let (weight, bias) = (weight.slice(), bias.slice());
-            let taps = inputs * self.shape.kernel * self.shape.kernel;
-            let shared = taps * outputs * rows * columns > SHARED_WORK;
+            let mut padded = Padded::new(self.shape, scale, height, width);
+            let taps = padded.offsets.len();
+            let shared = taps * outputs * rows * columns * stride * stride > SHARED_WORK;
             let images = x.slice().chunks_exact(inputs * height * width);
             for (image, y) in images.zip(y.chunks_exact_mut(outputs * rows * columns)) {
-                let source = Source {
-                    image,
-                    height,
-                    width,
-                    scale,
-                    shape: self.shape,
-                    columns,
-                };
+                padded.fill(image);
                 let convolve = |channel: usize, y: &mut [f32]| {
                     let channels = channel..channel + y.len() / (rows * columns);
-                    source.convolve(
-                        &weight[channels.start * taps..channels.end * taps],
-                        &bias[channels],
-                        rows,
-                        y,
-                    );
+                    let weight = &weight[channels.start * taps..channels.end * taps];
+                    padded.convolve(weight, &bias[channels], (rows, columns), y);
                 };
                 if shared {
                     let tasks = y.par_chunks_mut(CHANNELS_PER_TASK * rows * columns).enumerate();
@@ -161,79 +149,95 @@ impl Conv2d {
     }
 }
 
-/// One image, and how its patches are read.
-struct Source<'a> {
-    /// (channels, height, width).
-    image: &'a [f32],
-    height: usize,
-    width: usize,
+/// An image with its padding around it, channel by channel.
+struct Padded {
+    shape: ConvShape,
     /// Side of the square that each pixel stands for.
     scale: usize,
-    shape: ConvShape,
-    /// Width of the output.
-    columns: usize,
+    /// Sides of the image before it is scaled.
+    height: usize,
+    width: usize,
+    /// Width with padding.
+    line: usize,
+    /// Pixels of a channel with padding.
+    plane: usize,
+    values: Vec<f32>,
+    /// Where the pixels under each element of the kernel start, in the order of the weight.
+    offsets: Vec<usize>,
 }
 
-impl Source<'_> {
-    /// Convolves into `y` (channels, rows, columns): gathers the patches of a few rows, then multiplies.
-    fn convolve(&self, weight: &[f32], bias: &[f32], rows: usize, y: &mut [f32]) {
-        let taps = weight.len() / bias.len();
-        for (channel, bias) in y.chunks_exact_mut(rows * self.columns).zip(bias) {
-            channel.fill(*bias);
-        }
-        let rows_per_chunk = PIXELS_PER_CHUNK.div_ceil(self.columns).min(rows);
-        let mut patches = vec![0.0; taps * rows_per_chunk * self.columns];
-        for first in (0..rows).step_by(rows_per_chunk) {
-            let pixels = rows_per_chunk.min(rows - first) * self.columns;
-            for (tap, patch) in patches.chunks_exact_mut(pixels).take(taps).enumerate() {
-                for (row, values) in patch.chunks_exact_mut(self.columns).enumerate() {
-                    self.gather(tap, first + row, values);
-                }
-            }
-            let left = Left {
-                data: weight,
-                stride: taps,
-                order: Order::RowMajor,
-            };
-            let right = Right {
-                data: &patches,
-                stride: pixels,
-            };
-            let y = &mut y[first * self.columns..];
-            matmul(
-                (bias.len(), pixels, taps),
-                left,
-                right,
-                Start::Destination,
-                y,
-                rows * self.columns,
-            );
+impl Padded {
+    fn new(shape: ConvShape, scale: usize, height: usize, width: usize) -> Self {
+        let padding = shape.before + shape.after;
+        let line = scale * width + padding;
+        let plane = (scale * height + padding) * line;
+        let kernel = 0..shape.kernel;
+        let offsets = (0..shape.inputs)
+            .flat_map(|channel| kernel.clone().map(move |y| (channel, y)))
+            .flat_map(|(channel, y)| kernel.clone().map(move |x| channel * plane + y * line + x))
+            .collect();
+        let values = vec![0.0; shape.inputs * plane + SLACK];
+        Self {
+            shape,
+            scale,
+            height,
+            width,
+            line,
+            plane,
+            values,
+            offsets,
         }
     }
 
-    /// The input pixels under one element of the kernel, along one output row.
-    fn gather(&self, tap: usize, row: usize, values: &mut [f32]) {
-        let ConvShape {
-            kernel, stride, before, ..
-        } = self.shape;
-        let (channel, ky, kx) = (tap / (kernel * kernel), tap / kernel % kernel, tap % kernel);
-        let (height, width) = (self.height * self.scale, self.width * self.scale);
-        let inside = |position: usize, size: usize| position.checked_sub(before).filter(|position| *position < size);
-        let Some(y) = inside(row * stride + ky, height) else {
-            values.fill(0.0);
-            return;
+    /// Puts an image (channels, height, width) inside the padding.
+    fn fill(&mut self, image: &[f32]) {
+        let ConvShape { before, .. } = self.shape;
+        let wide = self.scale * self.width;
+        let planes = self.values.chunks_exact_mut(self.plane);
+        for (plane, image) in planes.zip(image.chunks_exact(self.height * self.width)) {
+            for (row, source) in image.chunks_exact(self.width).enumerate() {
+                let start = (before + self.scale * row) * self.line + before;
+                if self.scale == 1 {
+                    plane[start..start + wide].copy_from_slice(source);
+                } else {
+                    for (pair, value) in plane[start..start + wide].chunks_exact_mut(2).zip(source) {
+                        pair.fill(*value);
+                    }
+                    plane.copy_within(start..start + wide, start + self.line);
+                }
+            }
+        }
+    }
+
+    /// Convolves into `y` (channels, rows, columns).
+    ///
+    /// A stride above one takes every other position of the dense result: strided layers are few, and only encoders have
+    /// them.
+    fn convolve(&self, weight: &[f32], bias: &[f32], (rows, columns): (usize, usize), y: &mut [f32]) {
+        let ConvShape { stride, .. } = self.shape;
+        let length = (rows - 1) * stride * self.line + (columns - 1) * stride + 1;
+        let line_stride = length + SLACK;
+        let mut output = vec![0.0; bias.len() * line_stride];
+        let lines = Lines {
+            image: &self.values,
+            offsets: &self.offsets,
+            weight,
+            bias,
+            length,
+            output: &mut output,
+            stride: line_stride,
         };
-        let line = &self.image[(channel * self.height + y / self.scale) * self.width..][..self.width];
-        if self.scale == 1 && stride == 1 {
-            // Output column c reads input column c + kx - before.
-            let start = before.saturating_sub(kx);
-            let end = values.len().min(width + before - kx);
-            values[..start].fill(0.0);
-            values[start..end].copy_from_slice(&line[start + kx - before..end + kx - before]);
-            values[end..].fill(0.0);
-        } else {
-            for (column, value) in values.iter_mut().enumerate() {
-                *value = inside(column * stride + kx, width).map_or(0.0, |x| line[x / self.scale]);
+        lines.convolve();
+        for (source, y) in output.chunks_exact(line_stride).zip(y.chunks_exact_mut(rows * columns)) {
+            for (row, y) in y.chunks_exact_mut(columns).enumerate() {
+                let source = &source[row * stride * self.line..];
+                if stride == 1 {
+                    y.copy_from_slice(&source[..columns]);
+                } else {
+                    y.iter_mut()
+                        .zip(source.iter().step_by(stride))
+                        .for_each(|(y, value)| *y = *value);
+                }
             }
         }
     }

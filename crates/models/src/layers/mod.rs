@@ -7,6 +7,7 @@
 mod activation;
 mod attention;
 mod conv;
+mod conv_kernel;
 mod linear;
 mod norm;
 #[cfg(test)]
