@@ -1,5 +1,7 @@
 //! The real binary, end to end: separate processes, the shipped small models, a few steps; then the results against the ledger.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,5 +1,7 @@
 //! Holds the invariants of ARCHITECTURE.md: what may depend on what, and what every source file keeps to.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
