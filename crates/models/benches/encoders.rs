@@ -3,6 +3,8 @@
 //! `tests/golden/bench_encoders.py` times PyTorch on the same inputs; compare at an equal number of threads
 //! (`RAYON_NUM_THREADS=1`, `OMP_NUM_THREADS=1`).
 
+#![expect(clippy::unwrap_used, reason = "a bench has nobody to report an error to")]
+
 use std::{hint::black_box, path::Path, time::Duration};
 
 use candle_core::{DType, Device, Tensor};

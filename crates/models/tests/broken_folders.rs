@@ -1,5 +1,7 @@
 //! Each way in which a model folder can be wrong has its own error, which names the place.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     error::Error,
     fs,

@@ -196,7 +196,8 @@ impl FluxPipeline {
     /// [`ModelError::Value`] for a size that is not divisible, [`ModelError::Shape`] for latents of another size.
     pub fn decode_latents(&self, packed: &Tensor, height: usize, width: usize) -> Result<Vec<RgbImage>, ModelError> {
         let (height_tokens, width_tokens) = self.latent_tokens(height, width)?;
-        let latents = unpack_latents(packed, height_tokens, width_tokens, self.vae.config().latent_channels)?;
+        let packed = packed.to_device(&self.device)?;
+        let latents = unpack_latents(&packed, height_tokens, width_tokens, self.vae.config().latent_channels)?;
         let images = self
             .vae
             .decode(&self.vae.unscale_latents(&latents)?)?

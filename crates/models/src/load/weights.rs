@@ -151,11 +151,6 @@ impl Weights {
         self.entries.contains_key(name)
     }
 
-    /// The shape that the file gives to `name`.
-    pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.entries.get(name).map(|entry| entry.shape.as_slice())
-    }
-
     /// Refuses tensors that were never taken, except those whose name starts with one of `ignored`.
     ///
     /// # Errors

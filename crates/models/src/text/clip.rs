@@ -131,11 +131,6 @@ impl ClipTextEncoder {
         Ok(encoder)
     }
 
-    /// Width of the pooled embedding.
-    pub fn hidden_size(&self) -> usize {
-        self.token_embedding.dims()[1]
-    }
-
     /// The longest sequence that the position table covers.
     pub fn max_positions(&self) -> usize {
         self.max_positions

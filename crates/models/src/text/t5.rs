@@ -166,11 +166,6 @@ impl T5Encoder {
         Ok(encoder)
     }
 
-    /// Width of a token's embedding.
-    pub fn hidden_size(&self) -> usize {
-        self.embedding.dims()[1]
-    }
-
     /// The final states (sequences, tokens, hidden_size) of sequences of one length.
     ///
     /// # Errors
