@@ -147,9 +147,9 @@ if __name__ == "__main__":
     t5("t5-relu-sharded", 3, 3, d_model=36, d_kv=10, d_ff=50, num_layers=2, num_heads=3, feed_forward_proj="relu",
        relative_attention_num_buckets=16, relative_attention_max_distance=40)
     t5("t5-gated", 4, 0, d_model=32, d_kv=8, d_ff=44, num_layers=3, num_heads=4, feed_forward_proj="gated-gelu")
-    vae("vae-quant", 5, 2, [(24, 40), (8, 16)], block_out_channels=[8, 16], layers_per_block=2, latent_channels=4,
+    vae("vae-quant", 5, 2, [(24, 40), (8, 16)], block_out_channels=[4, 12], layers_per_block=2, latent_channels=4,
         norm_num_groups=4, use_quant_conv=True, use_post_quant_conv=True)
     vae("vae-plain", 6, 0, [(20, 28)], block_out_channels=[6, 6, 12], layers_per_block=1, latent_channels=3,
         norm_num_groups=3, use_quant_conv=False, use_post_quant_conv=False, mid_block_add_attention=False)
-    vae("vae-wide", 7, 0, [(16, 104)], block_out_channels=[10, 20], layers_per_block=1, latent_channels=5,
-        norm_num_groups=10, use_quant_conv=False, use_post_quant_conv=True)
+    vae("vae-wide", 7, 0, [(16, 104)], block_out_channels=[5, 10], layers_per_block=1, latent_channels=5,
+        norm_num_groups=5, use_quant_conv=False, use_post_quant_conv=True)

@@ -156,8 +156,8 @@ if __name__ == "__main__":
                 temporal_patch_size=2, window_size=48, out_hidden_size=36, fullatt_block_indexes=[0], hidden_act="silu"),
            dict(vocab_size=464, hidden_size=36, intermediate_size=44, num_hidden_layers=2, num_attention_heads=6,
                 num_key_value_heads=3, rms_norm_eps=1e-5, rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=[1, 1, 1])),
-           dict(min_pixels=1024, max_pixels=16384),
-           [picture(5, 64, 112), picture(6, 96, 48), picture(7, 33, 200), picture(8, 300, 210)], several,
+           dict(min_pixels=1024, max_pixels=8192),
+           [picture(5, 64, 112), picture(6, 80, 48), picture(7, 33, 200), picture(8, 150, 105)], several,
            tie=True, nested_keys=False, flat_config=True, shards=0)
     random("judge-one-head", 13,
            dict(depth=4, hidden_size=16, intermediate_size=20, num_heads=1, patch_size=4, spatial_merge_size=3,
