@@ -85,9 +85,7 @@ impl Client {
     async fn put(&self, bytes: &[u8]) -> anyhow::Result<()> {
         let chunks: Vec<PutRequest> = bytes
             .chunks(CHUNK_BYTES)
-            .map(|chunk| PutRequest {
-                chunk: chunk.to_vec().into(),
-            })
+            .map(|chunk| PutRequest { chunk: chunk.to_vec() })
             .collect();
         let mut blobs = BlobsClient::new(self.channel.clone());
         let stored = blobs

@@ -1,5 +1,7 @@
 //! The help texts, so that a change of the command line is a change of these snapshots.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::process::Command;
 
 fn help(arguments: &[&str]) -> String {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use candle_core::Device;
-use gavel_core::verdict::{Side, Verdict, VerdictRecord};
+use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
 use gavel_judge_worker::Judge;
 use gavel_models::load::dtype;
 use gavel_models::vlm::Qwen2_5Vl;
@@ -68,11 +68,19 @@ fn picture(file: &Path) -> anyhow::Result<RgbImage> {
     Ok(picture.to_rgb8())
 }
 
+fn why(reason: AbstainReason) -> &'static str {
+    match reason {
+        AbstainReason::OrdersDisagree => "the two image orders gave different answers",
+        AbstainReason::TooClose => "the probability is too close to one half",
+        AbstainReason::OutsideLabels => "the likeliest answer was none of the labels",
+    }
+}
+
 fn describe(record: &VerdictRecord, template: &str) -> String {
     let verdict = match &record.verdict {
         Verdict::Preferred { side: Side::First } => "the first picture is better".to_owned(),
         Verdict::Preferred { side: Side::Second } => "the second picture is better".to_owned(),
-        Verdict::Abstain { reason } => format!("no verdict: {reason:?}"),
+        Verdict::Abstain { reason } => format!("no verdict: {}", why(*reason)),
         Verdict::Failed { reason } => format!("failed: {reason}"),
     };
     let [straight, swapped] = record.order_probabilities;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use gavel_core::ids::Step;
 use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::RunSpec;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -66,7 +67,7 @@ fn load(arguments: &RunArguments) -> anyhow::Result<RunSpec> {
 /// How a run of the program ended.
 enum Ended {
     Finished,
-    Halted(RunStatus),
+    Halted { phase: Phase, step: Step },
     Interrupted { step: u32 },
 }
 
@@ -106,7 +107,10 @@ async fn drive(
             report::write(folder, spec).await.context("cannot write the report")?;
             Ok(Ended::Finished)
         }
-        Some(status) => Ok(Ended::Halted(status)),
+        Some(status) => Ok(Ended::Halted {
+            phase: status.phase,
+            step: status.step,
+        }),
     }
 }
 
@@ -139,11 +143,7 @@ pub(crate) fn is_checkpoint(spec: &RunSpec, step: u32) -> bool {
 }
 
 fn conclude(ended: Ended, arguments: &RunArguments, folder: &RunFolder) -> anyhow::Result<ExitCode> {
-    let out = arguments
-        .out
-        .as_ref()
-        .map_or(String::new(), |out| format!(" --out {}", out.display()));
-    let again = format!("gavel run {}{out} --resume", arguments.config.file.display());
+    let again = again(arguments);
     match ended {
         Ended::Finished => {
             println!("{}", report::summary(folder)?);
@@ -153,22 +153,32 @@ fn conclude(ended: Ended, arguments: &RunArguments, folder: &RunFolder) -> anyho
             println!("stopped after step {step}; go on with: {again}");
             Ok(ExitCode::from(INTERRUPTED))
         }
-        Ended::Halted(status) => {
-            let (what, reason) = match &status.phase {
+        Ended::Halted { phase, step } => {
+            let (what, reason) = match &phase {
                 Phase::Failed { reason } => ("failed", reason.as_str()),
                 Phase::Stopped { reason } => ("was stopped", reason.as_str()),
                 _ => ("ended", "for a reason that this version does not know"),
             };
-            Err(
-                Fault::new(format!("the run {what} after step {}: {reason}", status.step))
-                    .with_hint(format!(
-                        "what is committed is kept; {} tells more; once the cause is gone, go on with: {again}",
-                        folder.logs().display()
-                    ))
-                    .into(),
-            )
+            Err(Fault::new(format!("the run {what} after step {step}: {reason}"))
+                .with_hint(format!(
+                    "what is committed is kept; {} tells more; once the cause is gone, go on with: {again}",
+                    folder.logs().display()
+                ))
+                .into())
         }
     }
+}
+
+/// The command that goes on with this run.
+fn again(arguments: &RunArguments) -> String {
+    let mut command = format!("gavel run {}", arguments.config.file.display());
+    for entry in &arguments.config.overrides {
+        command += &format!(" --set '{entry}'");
+    }
+    if let Some(out) = &arguments.out {
+        command += &format!(" --out {}", out.display());
+    }
+    command + " --resume"
 }
 
 /// Ctrl-C and SIGTERM.

@@ -57,15 +57,15 @@ impl Progress {
             self.steps_shown = status.steps.len();
         }
         self.first = false;
-        let phase = phase_name(&status.phase);
-        if phase != self.phase {
-            self.say(&format!("phase        {phase}"));
-            self.phase = phase;
-        }
         for step in status.steps.iter().skip(self.steps_shown) {
             if self.bar.is_none() {
                 self.say(&step_line(step, status.steps_total));
             }
+        }
+        let phase = phase_name(&status.phase);
+        if phase != self.phase {
+            self.say(&format!("phase        {phase}"));
+            self.phase = phase;
         }
         self.steps_shown = status.steps.len();
         self.step = status.step.0;
