@@ -15,7 +15,8 @@ fn root() -> PathBuf {
 /// Package name -> names of its normal (not build, not dev) dependencies, over the whole lock file.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        .args(["metadata", "--format-version", "1", "--locked", "--filter-platform"])
+        .arg(format!("{}-unknown-linux-gnu", std::env::consts::ARCH))
         .current_dir(root())
         .output()
         .expect("cargo metadata starts");
