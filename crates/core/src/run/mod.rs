@@ -6,6 +6,7 @@
 
 mod accept;
 mod assignment;
+mod check;
 mod event;
 mod flight;
 mod lease;

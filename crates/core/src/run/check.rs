@@ -1,0 +1,232 @@
+//! Whether a result fits its unit: counts, order, finiteness, manifests, the ratio gate.
+
+use super::Run;
+use crate::ids::{Candidate, Digest, PromptIndex, Step};
+use crate::unit::{Arm, Outcome, Policy, Sampled, ShardStatistics, SkippedPair, Unit};
+use crate::verdict::VerdictRecord;
+
+/// What a check has against a result.
+pub(super) enum Objection {
+    /// The worker is refused; nothing changes.
+    Invalid(String),
+    /// The result is well-formed, and the run cannot go on with it.
+    Stop(String),
+}
+
+fn invalid<T>(problem: impl Into<String>) -> Result<T, Objection> {
+    Err(Objection::Invalid(problem.into()))
+}
+
+impl Run {
+    pub(super) fn check(&self, unit: &Unit, outcome: &Outcome) -> Result<(), Objection> {
+        match outcome {
+            Outcome::Initialised { policy } => {
+                if policy.tensors == 0 {
+                    return Err(Objection::Stop(
+                        "the adapter has no tensors: `lora.target_modules` matched nothing".into(),
+                    ));
+                }
+                Ok(())
+            }
+            Outcome::Sampled {
+                samples,
+                manifest,
+                seconds,
+            } => {
+                check_seconds(*seconds)?;
+                self.check_samples(unit, samples)?;
+                let policy = match *unit {
+                    Unit::EvaluateSample { arm: Arm::Base, .. } => None,
+                    _ => self.policy(),
+                };
+                match (policy, manifest) {
+                    (None, _) => Ok(()),
+                    (Some(_), None) => invalid("the worker sampled an adapter without reporting its manifest"),
+                    (Some(policy), Some(found)) => check_manifest("sampler", policy, *found),
+                }
+            }
+            Outcome::Judged { verdicts, seconds } => {
+                check_seconds(*seconds)?;
+                self.check_verdicts(unit, verdicts)
+            }
+            Outcome::Gradient {
+                gradient,
+                manifest,
+                statistics,
+                skipped,
+                seconds,
+            } => {
+                check_seconds(*seconds)?;
+                if let Some(policy) = self.policy() {
+                    check_manifest("trainer", policy, *manifest)?;
+                }
+                self.check_gradient(unit, gradient.as_ref(), statistics, skipped)
+            }
+            Outcome::Committed {
+                policy,
+                grad_norm,
+                learning_rate,
+                seconds,
+            } => {
+                check_seconds(*seconds)?;
+                if !(*learning_rate >= 0.0 && learning_rate.is_finite()) {
+                    return invalid(format!("learning rate {learning_rate} is not a number of 0 or more"));
+                }
+                if !(*grad_norm >= 0.0 && grad_norm.is_finite()) {
+                    return Err(Objection::Stop(format!("the gradient's norm is {grad_norm}")));
+                }
+                if let Some(before) = self.policy() {
+                    check_manifest("optimizer step", before, policy.manifest)?;
+                    if policy.averaged.is_some() != self.spec.optimizer.averages() {
+                        return invalid(
+                            "the averaged adapter must be there exactly when `optimizer.ema_decay` is above 0",
+                        );
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn check_samples(&self, unit: &Unit, samples: &[Sampled]) -> Result<(), Objection> {
+        let trained = matches!(unit, Unit::Sample { .. });
+        let candidates: u8 = if trained { 2 } else { 1 };
+        let expected = self
+            .places(unit)
+            .flat_map(|place| (0..candidates).map(move |candidate| (PromptIndex(place), Candidate(candidate))));
+        if !samples
+            .iter()
+            .map(|sampled| (sampled.prompt, sampled.candidate))
+            .eq(expected)
+        {
+            return invalid(format!(
+                "samples must cover prompts {:?} with {candidates} candidates each, in order",
+                self.places(unit)
+            ));
+        }
+        if trained && samples.iter().any(|sampled| sampled.trajectory.is_none()) {
+            return invalid("a candidate has no trajectory");
+        }
+        Ok(())
+    }
+
+    fn check_verdicts(&self, unit: &Unit, verdicts: &[VerdictRecord]) -> Result<(), Objection> {
+        let expected = self.places(unit);
+        if !verdicts.iter().map(|record| record.prompt.0).eq(expected.clone()) {
+            return invalid(format!("verdicts must cover pairs {expected:?}, in order"));
+        }
+        for record in verdicts {
+            let [first, second] = record.order_probabilities;
+            if [record.probability_first, first, second]
+                .iter()
+                .any(|p| !(0.0..=1.0).contains(p))
+            {
+                return invalid(format!("pair {}: a probability lies outside 0 to 1", record.prompt));
+            }
+            if record.rubric != self.assets.rubric.digest {
+                return invalid(format!(
+                    "pair {}: judged by rubric {}, the run's is {}",
+                    record.prompt,
+                    record.rubric.short(),
+                    self.assets.rubric.digest.short()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_gradient(
+        &self,
+        unit: &Unit,
+        gradient: Option<&Digest>,
+        statistics: &ShardStatistics,
+        skipped: &[SkippedPair],
+    ) -> Result<(), Objection> {
+        if gradient.is_some() != (statistics.terms > 0) {
+            return invalid("a gradient must be there exactly when it has terms");
+        }
+        if ![statistics.kl, statistics.loss, statistics.ratio_deviation]
+            .iter()
+            .all(|figure| figure.is_finite())
+        {
+            return invalid("statistics hold a figure that is not finite; such pairs belong to `skipped`");
+        }
+        if statistics.clipped > statistics.terms {
+            return invalid("more terms are clipped than there are");
+        }
+        let Some(flight) = &self.step else {
+            return invalid("no step is in flight");
+        };
+        let places = self.places(unit);
+        for (index, pair) in skipped.iter().enumerate() {
+            let known = places.contains(&pair.prompt.0) && flight.pairs[pair.prompt.0 as usize].is_decided();
+            if !known || skipped[..index].iter().any(|other| other.prompt == pair.prompt) {
+                return invalid(format!(
+                    "skipped pair {} is no decided pair of this shard, or is listed twice",
+                    pair.prompt
+                ));
+            }
+        }
+        let decided = flight.part(&places).iter().filter(|pair| pair.is_decided()).count();
+        let most = (decided - skipped.len()) as u64 * 2 * self.spec.trained_steps().len() as u64;
+        if statistics.terms > most {
+            return invalid(format!("{} terms from at most {most}", statistics.terms));
+        }
+        let bound = self.spec.limits.ratio_deviation;
+        if flight.step == Step(1) && statistics.ratio_deviation > bound {
+            return Err(Objection::Stop(format!(
+                "before the first update sampler and trainer must agree, but |ratio - 1| reaches {} (limit {bound})",
+                statistics.ratio_deviation
+            )));
+        }
+        let skipped_now = self.pairs_skipped_lately + skipped.len() as u32;
+        if skipped_now > self.spec.limits.skipped_pairs {
+            let last = skipped.last().map_or("", |pair| pair.reason.as_str());
+            return Err(Objection::Stop(format!(
+                "{skipped_now} pairs had no finite gradient (limit {}), the last: {last}",
+                self.spec.limits.skipped_pairs
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn check_seconds(seconds: f64) -> Result<(), Objection> {
+    if seconds >= 0.0 && seconds.is_finite() {
+        Ok(())
+    } else {
+        invalid(format!("{seconds} seconds is no duration"))
+    }
+}
+
+fn check_manifest(who: &str, policy: &Policy, found: Digest) -> Result<(), Objection> {
+    if found == policy.manifest {
+        return Ok(());
+    }
+    Err(Objection::Stop(format!(
+        "the {who} bound an adapter with manifest {}, the policy's is {} ({} tensors): names or shapes differ",
+        found.short(),
+        policy.manifest.short(),
+        policy.tensors
+    )))
+}
+
+pub(super) fn expected_kind(unit: &Unit) -> &'static str {
+    match unit {
+        Unit::Initialise => "initialised",
+        Unit::Sample { .. } | Unit::EvaluateSample { .. } => "sampled",
+        Unit::Judge { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => "judged",
+        Unit::Gradient { .. } => "gradient",
+        Unit::Commit { .. } => "committed",
+    }
+}
+
+pub(super) fn outcome_kind(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Initialised { .. } => "initialised",
+        Outcome::Sampled { .. } => "sampled",
+        Outcome::Judged { .. } => "judged",
+        Outcome::Gradient { .. } => "gradient",
+        Outcome::Committed { .. } => "committed",
+    }
+}
