@@ -198,9 +198,12 @@ pub(crate) struct SampleArguments {
     /// What to paint.
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: String,
-    /// What to avoid; only for models that are guided by a second, negative prompt.
-    #[arg(long, value_name = "TEXT")]
+    /// What to steer away from, by classifier-free guidance: twice the work.
+    #[arg(long, value_name = "TEXT", conflicts_with = "trajectory")]
     pub(crate) negative: Option<String>,
+    /// Strength of --negative, above 1.
+    #[arg(long, value_name = "SCALE", default_value_t = 4.0, requires = "negative")]
+    pub(crate) true_cfg_scale: f32,
     /// Denoising steps.
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) steps: usize,

@@ -225,7 +225,7 @@ fn a_coordinator_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_negative_prompt_is_refused_for_a_model_that_never_sees_one() {
+fn guidance_by_a_negative_prompt_needs_a_scale_above_one() {
     let folder = TempDir::new().unwrap();
     let arguments = [
         "sample",
@@ -235,6 +235,8 @@ fn a_negative_prompt_is_refused_for_a_model_that_never_sees_one() {
         "x",
         "--negative",
         "y",
+        "--true-cfg-scale",
+        "1",
         "--out",
         "x.png",
     ];

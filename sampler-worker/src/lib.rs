@@ -12,5 +12,5 @@ pub mod sample;
 mod work;
 
 pub use png::encode_png;
-pub use sample::{Error, Method, Policy, Request, Sample, Sampler};
+pub use sample::{Error, Method, Negative, Policy, Request, Sample, Sampler};
 pub use work::SamplerWork;

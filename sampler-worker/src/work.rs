@@ -119,6 +119,7 @@ fn request<'a>(spec: &'a RunSpec, purpose: Purpose, prompts: &'a [PromptText]) -
         step,
         initial,
         initial_latents: None,
+        negative: None,
         sampling: &spec.sampling,
         max_sequence_length: spec.prompts.max_sequence_length,
     }

@@ -50,6 +50,7 @@ fn request<'a>(prompts: &'a [PromptText], sampling: &'a SamplingSpec, method: Me
         step: Step(3),
         initial: Use::Initial,
         initial_latents: None,
+        negative: None,
         sampling,
         max_sequence_length: 24,
     }

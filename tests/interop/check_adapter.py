@@ -1,9 +1,9 @@
 """Checks that diffusers and peft load an adapter that Gavel wrote, and paint the same picture as `gavel sample`.
 
 Three comparisons, in float32:
-1. `pipe.load_lora_weights(DIR)` and `gavel sample --adapter DIR` from the same latents: the pictures differ by at most
-   `--pixels` levels in any channel of any pixel;
-2. the adapter changes the picture at all (a comparison that would also pass without the adapter proves nothing);
+1. `pipe.load_lora_weights(DIR)` and `gavel sample --adapter DIR` from the same latents, with and without a negative prompt: the
+   pictures differ by at most `--pixels` levels in any channel of any pixel;
+2. adapter and negative prompt change the picture at all (a comparison that would also pass without them proves nothing);
 3. `PeftModel.from_pretrained(transformer, DIR)` and diffusers with the adapter predict the same velocity.
 """
 
@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 PROMPTS = ("a red circle left of a blue square on a white background", "a green triangle on a black background")
+NEGATIVE, TRUE_CFG = "a purple circle on a gray background", 2.0
 SIZE, STEPS, GUIDANCE, TEXT_LENGTH = 64, 8, 3.5, 24
 
 
@@ -33,16 +34,18 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def gavel_sample(args, prompt: str, latents: Path, out: Path) -> np.ndarray:
+def gavel_sample(args, prompt: str, latents: Path, out: Path, negative: str | None = None) -> np.ndarray:
     """Paints with `gavel sample` and the adapter."""
     command = [args.gavel, "sample", "--model", args.model, "--adapter", args.adapter, "--prompt", prompt]
     command += ["--steps", str(STEPS), "--size", f"{SIZE}x{SIZE}", "--latents", str(latents), "--sampler", "ode"]
     command += ["--max-sequence-length", str(TEXT_LENGTH), "--out", str(out)]
+    if negative is not None:
+        command += ["--negative", negative, "--true-cfg-scale", str(TRUE_CFG)]
     subprocess.run(command, check=True)
     return np.asarray(Image.open(out).convert("RGB"), dtype=np.int16)
 
 
-def diffusers_sample(pipe: FluxPipeline, prompt: str, latents: torch.Tensor) -> np.ndarray:
+def diffusers_sample(pipe: FluxPipeline, prompt: str, latents: torch.Tensor, negative: str | None = None) -> np.ndarray:
     """Paints with diffusers' own pipeline."""
     image = pipe(
         prompt,
@@ -52,6 +55,8 @@ def diffusers_sample(pipe: FluxPipeline, prompt: str, latents: torch.Tensor) -> 
         guidance_scale=GUIDANCE,
         max_sequence_length=TEXT_LENGTH,
         latents=latents.clone(),
+        negative_prompt=negative,
+        true_cfg_scale=1.0 if negative is None else TRUE_CFG,
     ).images[0]
     return np.asarray(image.convert("RGB"), dtype=np.int16)
 
@@ -100,6 +105,14 @@ def main() -> int:
                 problems.append(f"pictures differ by {difference} levels, {args.pixels} allowed")
             if effect <= 4 * args.pixels:
                 problems.append(f"the adapter changes the picture by {effect} levels only: this proves nothing")
+            away = diffusers_sample(pipe, prompt, x, NEGATIVE)
+            difference = int(np.abs(away - gavel_sample(args, prompt, file, Path(folder) / f"{i}-cfg.png", NEGATIVE)).max())
+            effect = int(np.abs(away - theirs).max())
+            print(f"  with a negative prompt: gavel against diffusers {difference} levels, with against without {effect} levels")
+            if difference > args.pixels:
+                problems.append(f"pictures with a negative prompt differ by {difference} levels, {args.pixels} allowed")
+            if effect <= 4 * args.pixels:
+                problems.append(f"the negative prompt changes the picture by {effect} levels only: this proves nothing")
 
     with_lora = velocity(pipe.transformer, pipe, latents[0])
     fresh = FluxTransformer2DModel.from_pretrained(args.model, subfolder="transformer")

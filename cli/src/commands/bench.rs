@@ -157,6 +157,7 @@ impl Bench {
                 step,
                 initial: Use::Initial,
                 initial_latents: None,
+                negative: None,
                 sampling: &self.spec.sampling,
                 max_sequence_length: self.spec.prompts.max_sequence_length,
             };

@@ -12,19 +12,12 @@ use gavel_core::unit::PromptText;
 use gavel_models::load::dtype;
 use gavel_models::lora::LoraAdapter;
 use gavel_models::tensor_file::TensorFile;
-use gavel_sampler_worker::{Method, Policy, Request, Sampler, encode_png};
+use gavel_sampler_worker::{Method, Negative, Policy, Request, Sampler, encode_png};
 
 use crate::args::{SampleArguments, SamplerArgument, SdeArgument};
 use crate::fault::Fault;
 
 pub(super) fn sample(arguments: &SampleArguments) -> anyhow::Result<()> {
-    if arguments.negative.is_some() {
-        return Err(
-            Fault::new("`--negative`: this model is guided by an embedding and never sees a negative prompt")
-                .with_hint("leave --negative out; --guidance-scale sets how closely a FLUX model follows its prompt")
-                .into(),
-        );
-    }
     if arguments.prompt.trim().is_empty() {
         return Err(Fault::new("`--prompt` is empty").with_hint("say what to paint").into());
     }
@@ -58,6 +51,10 @@ pub(super) fn sample(arguments: &SampleArguments) -> anyhow::Result<()> {
         step: Step(0),
         initial: Use::Initial,
         initial_latents: latents.as_deref(),
+        negative: arguments.negative.as_deref().map(|prompt| Negative {
+            prompt,
+            scale: arguments.true_cfg_scale,
+        }),
         sampling: &sampling,
         max_sequence_length: arguments.max_sequence_length,
     };
@@ -88,6 +85,11 @@ fn sampling(arguments: &SampleArguments) -> Result<SamplingSpec, Fault> {
             "`--noise-steps` {noise_steps} is more than `--steps` {}",
             arguments.steps
         )));
+    }
+    if !(arguments.true_cfg_scale > 1.0 && arguments.true_cfg_scale.is_finite()) {
+        return Err(
+            Fault::new("`--true-cfg-scale` must be above 1").with_hint("leave --negative out for no such guidance")
+        );
     }
     if !(arguments.eta > 0.0 && arguments.eta.is_finite() && arguments.shift > 0.0 && arguments.shift.is_finite()) {
         return Err(Fault::new("`--eta` and `--shift` must be positive numbers"));

@@ -1,5 +1,7 @@
 //! From x_0 to the x0 estimate of the last step.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Tensor};
 use gavel_core::{
     ids::{Candidate, PromptIndex},
@@ -9,14 +11,17 @@ use gavel_core::{
 use gavel_models::{flux::transformer::TransformerInput, lora::LoraAdapter, trajectory::Trajectory};
 
 use super::{Error, Sampler};
+use crate::embeds::Embeds;
 
 impl Sampler {
     /// Extends trajectories that hold only x_0 to all steps, as one batch. Returns the x0 estimates of the last step,
-    /// (candidates, tokens, channels). All trajectories have the same extents and settings.
+    /// (candidates, tokens, channels). All trajectories have the same extents and settings. A negative prompt comes with its
+    /// guidance scale.
     pub(super) fn integrate(
         &self,
         adapter: Option<&LoraAdapter>,
         trajectories: &mut [Trajectory],
+        negative: Option<(Arc<Embeds>, f32)>,
     ) -> Result<Vec<f32>, Error> {
         let Some(first) = trajectories.first() else {
             return Ok(Vec::new());
@@ -39,6 +44,15 @@ impl Sampler {
         )?
         .squeeze(1)?;
 
+        let negative = match negative {
+            Some((embeds, scale)) => {
+                let prompt = stack(embeds.prompt.repeat(count), extents.text_tokens, extents.joint)?;
+                let pooled = stack(embeds.pooled.repeat(count), 1, extents.pooled)?.squeeze(1)?;
+                Some((prompt, pooled, scale))
+            }
+            None => None,
+        };
+
         let mut estimates = Vec::with_capacity(count * size);
         for (timestep, sigma) in sigmas.iter().copied().take(extents.steps).enumerate() {
             let latents = stack(
@@ -56,7 +70,19 @@ impl Sampler {
                 width_tokens: metadata.width_tokens,
             };
             let velocities = self.pipeline.transformer.velocity(adapter, &input)?;
-            let velocities: Vec<f32> = velocities.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            let mut velocities: Vec<f32> = velocities.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            if let Some((prompt_embeds, pooled_prompt_embeds, scale)) = &negative {
+                let input = TransformerInput {
+                    prompt_embeds: prompt_embeds.clone(),
+                    pooled_prompt_embeds: pooled_prompt_embeds.clone(),
+                    ..input
+                };
+                let away = self.pipeline.transformer.velocity(adapter, &input)?;
+                let away: Vec<f32> = away.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+                for (velocity, away) in velocities.iter_mut().zip(away) {
+                    *velocity = away + scale * (*velocity - away);
+                }
+            }
             for (trajectory, velocity) in trajectories.iter_mut().zip(velocities.chunks_exact(size)) {
                 if velocity.iter().any(|value| !value.is_finite()) {
                     return Err(Error::NotFinite {

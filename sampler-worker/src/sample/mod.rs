@@ -88,10 +88,25 @@ pub struct Request<'a> {
     pub initial: Use,
     /// Initial latents instead of drawn ones: (tokens, channels) packed, shared by all candidates.
     pub initial_latents: Option<&'a [f32]>,
+    /// What to steer away from; not for trajectories that are trained on, whose velocity is the transformer's own.
+    pub negative: Option<Negative<'a>>,
     /// Schedule, noise and size.
     pub sampling: &'a SamplingSpec,
     /// Tokens of the T5 prompt.
     pub max_sequence_length: usize,
+}
+
+/// Classifier-free guidance by a negative prompt, at the price of a second forward in each step:
+/// v = v(negative) + scale (v(prompt) - v(negative)).
+///
+/// # Source
+/// diffusers 0.42 `FluxPipeline`, arguments `negative_prompt` and `true_cfg_scale`.
+#[derive(Debug, Clone, Copy)]
+pub struct Negative<'a> {
+    /// The negative prompt.
+    pub prompt: &'a str,
+    /// Above 1; 1 would be the prompt alone.
+    pub scale: f32,
 }
 
 /// One sampled candidate.
@@ -244,7 +259,16 @@ impl Sampler {
             }
         }
 
-        let estimates = self.integrate(policy.adapter(), &mut trajectories)?;
+        let negative = match request.negative {
+            Some(Negative { prompt, scale }) => {
+                let embeds = self
+                    .embeds
+                    .get(&self.pipeline, &[prompt], request.max_sequence_length)?;
+                embeds.into_iter().next().map(|embeds| (embeds, scale))
+            }
+            None => None,
+        };
+        let estimates = self.integrate(policy.adapter(), &mut trajectories, negative)?;
         let packed = Tensor::from_vec(estimates, (trajectories.len(), tokens, channels), &self.device)?;
         let images = self.pipeline.decode_latents(&packed, sampling.height, sampling.width)?;
         let samples = trajectories.into_iter().zip(images).map(|(trajectory, image)| Sample {

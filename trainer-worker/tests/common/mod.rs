@@ -96,6 +96,7 @@ pub(crate) fn groups(digest: Digest, adapter: &LoraAdapter, count: u32) -> Vec<G
         step: Step(1),
         initial: Use::Initial,
         initial_latents: None,
+        negative: None,
         sampling: &sampling(),
         max_sequence_length: 24,
     };
