@@ -1,18 +1,15 @@
 //! The folder of a run: `adapter/`, `checkpoints/`, `logs/`, the reports, and `state/` with ledger and blobs.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use anyhow::Context as _;
-use candle_core::{DType, Device};
 use gavel_coordinator::blobs::Blobs;
 use gavel_coordinator::ledger::SqliteLedger;
 use gavel_core::ids::{Digest, Step};
 use gavel_core::run::Run;
 use gavel_core::spec::RunSpec;
 use gavel_core::unit::Policy;
-use gavel_models::flux::transformer::FluxTransformer;
-use gavel_models::lora::{LoraAdapter, LoraConfig};
+use gavel_models::lora::{LoraConfig, write_folder};
 use gavel_trainer_worker::replay::OPTIMIZER_FILE;
 
 use crate::fault::Fault;
@@ -24,8 +21,6 @@ const BLOB_BYTES_MAX: u64 = u64::MAX;
 /// The folder of a run.
 pub(crate) struct RunFolder {
     path: PathBuf,
-    /// Adapters bind to it when they are written; loaded when the first one is.
-    transformer: OnceLock<FluxTransformer>,
 }
 
 impl RunFolder {
@@ -34,10 +29,7 @@ impl RunFolder {
     /// # Errors
     /// It holds a run already, or cannot be written.
     pub(super) fn create(path: &Path, spec: &RunSpec) -> anyhow::Result<Self> {
-        let folder = Self {
-            path: path.to_owned(),
-            transformer: OnceLock::new(),
-        };
+        let folder = Self { path: path.to_owned() };
         // Without a ledger nothing has begun: an earlier start failed, for example because a port was in use.
         if folder.ledger().exists() {
             return Err(Fault::new(format!("{} holds a run already", path.display()))
@@ -82,10 +74,7 @@ impl RunFolder {
                 ))
                 .into());
         }
-        let folder = Self {
-            path: path.to_owned(),
-            transformer: OnceLock::new(),
-        };
+        let folder = Self { path: path.to_owned() };
         std::fs::create_dir_all(folder.logs())
             .with_context(|| format!("{}: cannot write to the run's folder", path.display()))?;
         Ok(folder)
@@ -164,17 +153,6 @@ impl RunFolder {
 
     async fn write_adapter(&self, spec: &RunSpec, blobs: &Blobs, adapter: Digest, dir: &Path) -> anyhow::Result<()> {
         let bytes = blobs.get(&adapter).await?;
-        let adapter = LoraAdapter::from_safetensors(&bytes, &LoraConfig::from(&spec.lora), self.transformer(spec)?)?;
-        std::fs::create_dir_all(dir).with_context(|| format!("{}: cannot create", dir.display()))?;
-        adapter.save(dir)?;
-        Ok(())
-    }
-
-    fn transformer(&self, spec: &RunSpec) -> anyhow::Result<&FluxTransformer> {
-        if let Some(transformer) = self.transformer.get() {
-            return Ok(transformer);
-        }
-        let loaded = FluxTransformer::load(&spec.model.path.join("transformer"), &Device::Cpu, DType::F32)?;
-        Ok(self.transformer.get_or_init(|| loaded))
+        Ok(write_folder(&bytes, &LoraConfig::from(&spec.lora), dir)?)
     }
 }

@@ -27,12 +27,7 @@ const DIFFUSERS_PREFIX: &str = "transformer.";
 const DIFFUSERS_METADATA: &str = "lora_adapter_metadata";
 
 /// A safetensors file of `values`, with equal bytes for equal input.
-pub(super) fn serialize(
-    slots: &Slots,
-    values: &[f32],
-    prefix: &str,
-    metadata: (&str, String),
-) -> Result<Vec<u8>, LoraError> {
+pub(super) fn serialize(slots: &Slots, values: &[f32], prefix: &str) -> Result<Vec<u8>, LoraError> {
     let tensors: Vec<(String, [usize; 2], Vec<u8>)> = slots
         .tensors()
         .map(|(name, shape, range)| {
@@ -50,7 +45,7 @@ pub(super) fn serialize(
         .collect::<Result<Vec<_>, _>>()
         .map_err(fail)?;
     // One entry only: the map has no order, and the bytes must have one.
-    let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1)]);
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize(views, Some(metadata)).map_err(fail)
 }
 
@@ -165,21 +160,7 @@ impl LoraAdapter {
     /// # Errors
     /// [`LoraError::Safetensors`] when the file cannot be laid out.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, LoraError> {
-        serialize(&self.slots, &self.values, PEFT_PREFIX, ("format", "pt".to_owned()))
-    }
-
-    /// The weight file that diffusers' `load_lora_weights` reads, alpha included.
-    ///
-    /// # Errors
-    /// [`LoraError::Safetensors`] when the file cannot be laid out.
-    pub fn to_diffusers_safetensors(&self) -> Result<Vec<u8>, LoraError> {
-        let settings = self.config().to_diffusers().to_string();
-        serialize(
-            &self.slots,
-            &self.values,
-            DIFFUSERS_PREFIX,
-            (DIFFUSERS_METADATA, settings),
-        )
+        serialize(&self.slots, &self.values, PEFT_PREFIX)
     }
 
     /// Writes a folder that `PeftModel.from_pretrained(transformer, DIR)` and `pipe.load_lora_weights(DIR)` load unchanged.
@@ -187,26 +168,50 @@ impl LoraAdapter {
     /// # Errors
     /// [`LoraError::Io`] when the folder cannot be written.
     pub fn save(&self, dir: &Path) -> Result<(), LoraError> {
-        let written = |file: &Path, result: io::Result<()>| {
-            result.map_err(|source| LoraError::Io {
-                file: file.to_owned(),
-                action: "write",
-                source,
-            })
-        };
-        written(dir, fs::create_dir_all(dir))?;
-        let config = format!("{:#}\n", self.config().to_peft());
-        let files = [
-            (CONFIG_FILE, config.into_bytes()),
-            (PEFT_FILE, self.to_safetensors()?),
-            (DIFFUSERS_FILE, self.to_diffusers_safetensors()?),
-        ];
-        for (name, bytes) in files {
-            let file = dir.join(name);
-            written(&file, fs::write(&file, bytes))?;
-        }
-        Ok(())
+        write_folder(&self.to_safetensors()?, self.config(), dir)
     }
+}
+
+/// As [`LoraAdapter::save`], from the bytes of [`LoraAdapter::to_safetensors`]: needs no transformer, so a program that only
+/// stores adapters need not load a large model.
+///
+/// # Errors
+/// [`LoraError::Safetensors`] for bytes that are no weight file, [`LoraError::Io`] when the folder cannot be written.
+pub fn write_folder(bytes: &[u8], config: &LoraConfig, dir: &Path) -> Result<(), LoraError> {
+    let written = |file: &Path, result: io::Result<()>| {
+        result.map_err(|source| LoraError::Io {
+            file: file.to_owned(),
+            action: "write",
+            source,
+        })
+    };
+    let diffusers = diffusers_file(bytes, config)?;
+    written(dir, fs::create_dir_all(dir))?;
+    let settings = format!("{:#}\n", config.to_peft());
+    for (name, bytes) in [
+        (CONFIG_FILE, settings.as_bytes()),
+        (PEFT_FILE, bytes),
+        (DIFFUSERS_FILE, &diffusers),
+    ] {
+        let file = dir.join(name);
+        written(&file, fs::write(&file, bytes))?;
+    }
+    Ok(())
+}
+
+/// The weight file that diffusers' `load_lora_weights` reads, alpha included, from peft's.
+fn diffusers_file(bytes: &[u8], config: &LoraConfig) -> Result<Vec<u8>, LoraError> {
+    let fail = |source| LoraError::Safetensors {
+        origin: "the adapter".to_owned(),
+        source,
+    };
+    let peft = SafeTensors::deserialize(bytes).map_err(fail)?;
+    let tensors = peft.tensors().into_iter().map(|(name, view)| {
+        let bare = name.strip_prefix(PEFT_PREFIX).unwrap_or(&name);
+        (format!("{DIFFUSERS_PREFIX}{bare}"), view)
+    });
+    let metadata = HashMap::from([(DIFFUSERS_METADATA.to_owned(), config.to_diffusers().to_string())]);
+    safetensors::serialize(tensors, Some(metadata)).map_err(fail)
 }
 
 /// Tells a wrong rank from a wrong layer.

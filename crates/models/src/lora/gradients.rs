@@ -68,6 +68,6 @@ impl LoraGradients {
     /// # Errors
     /// [`LoraError::Safetensors`] when the file cannot be laid out.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, LoraError> {
-        files::serialize(&self.slots, &self.values, "", ("format", "pt".to_owned()))
+        files::serialize(&self.slots, &self.values, "")
     }
 }
