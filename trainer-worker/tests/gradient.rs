@@ -216,23 +216,3 @@ fn trajectories_that_do_not_fit_are_refused() {
     let error = corrupt.map_err(Error::in_file("trajectory blob x")).unwrap_err();
     assert_eq!(error.to_string(), "trajectory blob x");
 }
-
-/// Prints the time of the quickstart's gradient work; run it with `--ignored --nocapture`.
-#[test]
-#[ignore = "a measurement, it asserts nothing"]
-fn seconds_for_48_pairs_of_3_timesteps() {
-    let trainer = trainer();
-    let (digest, adapter) = adapter(&trainer);
-    let groups = groups(digest, &adapter, 48);
-    let objective = objective();
-    for repeat in 0..3 {
-        let started = std::time::Instant::now();
-        for shard in groups.chunks(8) {
-            trainer.gradient(&adapter, shard, &settings(&objective)).unwrap();
-        }
-        println!(
-            "48 pairs x 2 candidates x 3 timesteps, run {repeat}: {:.3} s",
-            started.elapsed().as_secs_f64()
-        );
-    }
-}
