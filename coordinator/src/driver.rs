@@ -48,6 +48,16 @@ pub enum DriverError {
     /// The state machine refuses.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// A run takes nothing more from this worker.
+    #[error("run `{run}` has put worker {worker} into quarantine: {reason}")]
+    Quarantined {
+        /// The run.
+        run: RunId,
+        /// The worker.
+        worker: WorkerId,
+        /// What it did.
+        reason: String,
+    },
     /// A run of this name exists with another spec.
     #[error("run `{run}` exists with another spec ({} is there, {} was submitted)", existing.short(), submitted.short())]
     RunDiffers {
@@ -237,7 +247,7 @@ impl Driver {
             }
             Command::Lease { worker, reply } => self.lease(worker, reply, now),
             Command::Report { run, event, reply } => {
-                let answer = self.state.apply(&run, *event, now);
+                let answer = self.state.report(&run, *event, now);
                 self.answer(reply, answer);
             }
             Command::Deregister { worker, reply } => {
@@ -274,16 +284,19 @@ impl Driver {
             None => Err(DriverError::UnknownWorker(worker)),
             Some(_) if self.ends => Err(DriverError::ShuttingDown),
             Some(_) if self.state.draining => Ok(LeaseAnswer::Drain),
-            Some(role) => {
-                return self.state.wait(
-                    role,
-                    Waiter {
-                        worker,
-                        since: Instant::now(),
-                        reply,
-                    },
-                );
-            }
+            Some(role) => match self.state.quarantine(&worker) {
+                Some(refusal) => Err(refusal),
+                None => {
+                    return self.state.wait(
+                        role,
+                        Waiter {
+                            worker,
+                            since: Instant::now(),
+                            reply,
+                        },
+                    );
+                }
+            },
         };
         self.answer(reply, refusal);
     }

@@ -164,6 +164,37 @@ impl State {
         Ok(())
     }
 
+    /// Applies what a worker reports. A result that contradicts its unit is refused, and its worker set apart.
+    pub(crate) fn report(&mut self, id: &RunId, event: Event, now: Millis) -> Result<(), DriverError> {
+        let suspect = match &event {
+            Event::Completed { worker, .. } => Some(worker.clone()),
+            _ => None,
+        };
+        let answer = self.apply(id, event, now);
+        if let Err(DriverError::Refused(refusal @ (Refusal::InvalidOutcome { .. } | Refusal::WrongOutcome { .. }))) =
+            &answer
+            && let Some(worker) = suspect
+        {
+            let reason = refusal.to_string();
+            tracing::error!(run = %id, %worker, reason, "worker put into quarantine");
+            self.end_lease(id, Event::Quarantined { worker, reason }, now);
+        }
+        answer
+    }
+
+    /// Why a worker gets no work: of the runs that have not ended, the first that has put it into quarantine.
+    pub(crate) fn quarantine(&self, worker: &WorkerId) -> Option<DriverError> {
+        self.runs()
+            .filter(|(run, _)| !run.phase().is_ended())
+            .find_map(|(run, _)| {
+                Some(DriverError::Quarantined {
+                    run: run.id().clone(),
+                    worker: worker.clone(),
+                    reason: run.quarantine(worker)?.to_owned(),
+                })
+            })
+    }
+
     /// Renews a worker's leases; returns those that it has lost.
     pub(crate) fn keep_alive(&mut self, worker: &WorkerId, leases: Vec<LeaseKey>, now: Millis) -> Vec<LeaseKey> {
         let mut by_run: BTreeMap<RunId, Vec<(Unit, Fence)>> = BTreeMap::new();
@@ -198,6 +229,12 @@ impl State {
             // A caller that hung up or whose time ran out must not get a lease that nobody would work on.
             queue.retain(|waiter| !waiter.reply.is_closed());
             while let Some(waiter) = queue.pop_front() {
+                if let Some(refusal) = self.quarantine(&waiter.worker) {
+                    // A caller that hung up needs no answer.
+                    let answer = move || drop(waiter.reply.send(Err(refusal)));
+                    self.batch.answers.push(Box::new(answer));
+                    continue;
+                }
                 let Some(grant) = self.grant(role, &waiter.worker, now) else {
                     queue.push_front(waiter);
                     break;
@@ -375,6 +412,7 @@ fn kind(event: &Event) -> &'static str {
         Event::Failed { .. } => "failed",
         Event::Released { .. } => "released",
         Event::Expired { .. } => "expired",
+        Event::Quarantined { .. } => "quarantined",
         Event::Cancelled { .. } => "cancelled",
         Event::Resumed => "resumed",
     }
@@ -387,6 +425,7 @@ fn reason(refusal: &Refusal) -> &'static str {
         Refusal::Repeated { .. } => "repeated",
         Refusal::NotLeased { .. } => "not_leased",
         Refusal::OtherWorker { .. } => "other_worker",
+        Refusal::Quarantined { .. } => "quarantined",
         Refusal::NotReady { .. } => "not_ready",
         Refusal::FenceOutOfSequence { .. } => "fence_out_of_sequence",
         Refusal::WrongOutcome { .. } => "wrong_outcome",

@@ -103,6 +103,7 @@ async fn a_stale_fence_is_refused_and_changes_nothing() {
         outcome: Some(v1::Outcome {
             kind: Some(v1::outcome::Kind::Initialised(v1::outcome::Initialised {
                 policy: Some(policy(adapter)),
+                model: digest("transformer"),
             })),
         }),
     };

@@ -9,7 +9,7 @@ use gavel_core::{
     unit::{Assignment, Outcome, Pair, Unit},
 };
 use gavel_models::{
-    load::{device, dtype},
+    load::{device, dtype, fingerprint},
     vlm::Qwen2_5Vl,
 };
 use gavel_rubric::{JudgeTemplate, RubricSet};
@@ -22,7 +22,7 @@ use crate::{Judge, JudgedPair};
 #[derive(Default)]
 pub struct JudgeWork {
     model: Option<Loaded>,
-    judge: Option<Judge>,
+    judge: Option<(Digest, Judge)>,
 }
 
 /// A model with what it was loaded from.
@@ -30,13 +30,14 @@ struct Loaded {
     path: std::path::PathBuf,
     device: Device,
     dtype: Dtype,
+    fingerprint: Digest,
     model: Arc<Qwen2_5Vl>,
 }
 
 impl Work for JudgeWork {
     fn prepare(&mut self, run: &RunId, spec: &RunSpec, assets: &RunAssets) -> Result<(), WorkError> {
         self.judge = None;
-        let model = self.model(run, &spec.judge)?;
+        let (fingerprint, model) = self.model(run, &spec.judge)?;
         let template =
             JudgeTemplate::parse(&assets.template, &spec.judge.template).map_err(|error| WorkError::fatal(&error))?;
         let rubric = RubricSet::from_text(&assets.rubric.text)
@@ -48,13 +49,13 @@ impl Work for JudgeWork {
             )));
         }
         let judge = Judge::new(model, template, rubric, spec.judge.margin).map_err(|error| WorkError::fatal(&error))?;
-        self.judge = Some(judge);
+        self.judge = Some((fingerprint, judge));
         Ok(())
     }
 
     fn perform(&mut self, _: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {
         let started = Instant::now();
-        let Some(judge) = &self.judge else {
+        let Some((model, judge)) = &self.judge else {
             return Err(WorkError::Retry(
                 "this judge was given work before it was prepared".into(),
             ));
@@ -78,17 +79,18 @@ impl Work for JudgeWork {
         let verdicts = judge.judge(&judged).map_err(|error| WorkError::retry(&error))?;
         Ok(Outcome::Judged {
             verdicts,
+            model: *model,
             seconds: started.elapsed().as_secs_f64(),
         })
     }
 }
 
 impl JudgeWork {
-    fn model(&mut self, run: &RunId, spec: &JudgeSpec) -> Result<Arc<Qwen2_5Vl>, WorkError> {
+    fn model(&mut self, run: &RunId, spec: &JudgeSpec) -> Result<(Digest, Arc<Qwen2_5Vl>), WorkError> {
         if let Some(loaded) = &self.model
             && (&loaded.path, loaded.device, loaded.dtype) == (&spec.path, spec.device, spec.dtype)
         {
-            return Ok(loaded.model.clone());
+            return Ok((loaded.fingerprint, loaded.model.clone()));
         }
         // Frees the old model first: two may not fit.
         self.model = None;
@@ -97,14 +99,16 @@ impl JudgeWork {
         let model =
             Qwen2_5Vl::load(&spec.path, &device, dtype(spec.dtype)).map_err(|error| WorkError::retry(&error))?;
         let model = Arc::new(model);
-        tracing::info!(%run, model = %spec.path.display(), "judge loaded");
+        let fingerprint = fingerprint(&spec.path).map_err(|error| WorkError::retry(&error))?;
+        tracing::info!(%run, model = %spec.path.display(), fingerprint = %fingerprint.short(), "judge loaded");
         self.model = Some(Loaded {
             path: spec.path.clone(),
             device: spec.device,
             dtype: spec.dtype,
+            fingerprint,
             model: model.clone(),
         });
-        Ok(model)
+        Ok((fingerprint, model))
     }
 }
 
@@ -115,8 +119,9 @@ fn decode(pairs: &[Pair], context: &WorkContext) -> Result<BTreeMap<Digest, RgbI
     digests.dedup();
     let mut images = BTreeMap::new();
     for (digest, blob) in digests.iter().zip(context.get_many(&digests)?) {
-        let image = image::load_from_memory(&blob)
-            .map_err(|error| WorkError::Retry(format!("image blob {digest} cannot be decoded: {error}")))?;
+        let image = image::load_from_memory(&blob).map_err(|error| {
+            WorkError::misleading(*digest, format!("image blob {digest} cannot be decoded: {error}"))
+        })?;
         images.insert(*digest, image.to_rgb8());
     }
     Ok(images)

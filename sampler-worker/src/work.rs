@@ -96,6 +96,7 @@ impl Work for SamplerWork {
         Ok(Outcome::Sampled {
             samples: stored,
             manifest: adapter.map(|(_, adapter)| Digest(adapter.manifest().names_sha256)),
+            model: sampler.model(),
             seconds: started.elapsed().as_secs_f64(),
         })
     }

@@ -316,20 +316,18 @@ fn to_vec(tensor: &Tensor) -> Result<Vec<f32>, Error> {
     Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
-/// Refuses trajectories that were sampled with another adapter than `policy`: for work that is exactly on-policy.
+/// Refuses a trajectory that was sampled with another adapter than `policy`: for work that is exactly on-policy.
 ///
 /// # Errors
 /// [`Error::OtherAdapter`].
-pub(crate) fn check_on_policy(groups: &[Group], policy: Digest) -> Result<(), Error> {
-    for candidate in groups.iter().flat_map(|group| &group.candidates) {
-        let found = candidate.trajectory.metadata.adapter;
-        if found != Some(policy) {
-            return Err(Error::OtherAdapter {
-                trajectory: in_words(&candidate.trajectory),
-                expected: policy,
-                found: found.map_or("base".to_owned(), |digest| digest.to_string()),
-            });
-        }
+pub(crate) fn check_on_policy(trajectory: &Trajectory, policy: Digest) -> Result<(), Error> {
+    let found = trajectory.metadata.adapter;
+    if found == Some(policy) {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::OtherAdapter {
+        trajectory: in_words(trajectory),
+        expected: policy,
+        found: found.map_or("base".to_owned(), |digest| digest.to_string()),
+    })
 }

@@ -12,6 +12,7 @@ mod error;
 mod gradient;
 mod gradient_file;
 mod initialise;
+mod provenance;
 pub mod replay;
 mod state;
 mod trainer;

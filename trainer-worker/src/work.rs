@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use gavel_core::{
     RunAssets,
-    ids::{Digest, RunId, Step},
+    ids::{Candidate, Digest, RunId, Step},
     rpo::learning_rate,
     spec::{ModelSpec, RunSpec},
     unit::{Assignment, Outcome, Policy, RewardedPair, Unit},
@@ -19,7 +19,11 @@ use gavel_worker::{Work, WorkContext, WorkError};
 
 use crate::{
     Committed, EncodedPolicy, Error, GradientSettings, Group, OptimizerState, PolicyState, RewardedTrajectory, Trainer,
-    commit, gradient::check_on_policy, gradient_file, reduce,
+    commit,
+    gradient::check_on_policy,
+    gradient_file,
+    provenance::{self, Wanted},
+    reduce,
 };
 
 /// [`Work`] of a trainer: initialises, sums gradients, commits.
@@ -72,8 +76,9 @@ impl Work for TrainerWork {
                         .trainer
                         .initialise(&LoraConfig::from(&spec.lora), spec.run.seed, spec.optimizer.averages());
                 let state = state.map_err(|error| fatal(&error))?;
+                let model = bench.trainer.model();
                 let policy = self.store(context, state)?;
-                Ok(Outcome::Initialised { policy })
+                Ok(Outcome::Initialised { policy, model })
             }
             Assignment::Gradient {
                 step,
@@ -157,10 +162,8 @@ impl Bench<'_> {
         pairs: &[RewardedPair],
         policy_lag: u32,
     ) -> Result<Outcome, WorkError> {
-        let groups = self.groups(pairs)?;
-        if policy_lag == 0 {
-            check_on_policy(&groups, policy.adapter).map_err(|error| fatal(&error))?;
-        }
+        let sampled_by = (policy_lag == 0).then_some(policy.adapter);
+        let groups = self.groups(step, pairs, sampled_by)?;
         let settings = GradientSettings {
             objective: &self.spec.objective,
             timesteps: &self.spec.trained_steps(),
@@ -197,13 +200,16 @@ impl Bench<'_> {
         Ok(Outcome::Gradient {
             gradient,
             manifest: Digest(adapter.manifest().names_sha256),
+            model: self.trainer.model(),
             statistics: shard.statistics,
             skipped: shard.skipped,
             seconds: self.started.elapsed().as_secs_f64(),
         })
     }
 
-    fn groups(&self, pairs: &[RewardedPair]) -> Result<Vec<Group>, WorkError> {
+    /// The pairs' trajectories, each proved to be what was asked for. `sampled_by` is the adapter that must have sampled them,
+    /// where that is the one that is trained.
+    fn groups(&self, step: Step, pairs: &[RewardedPair], sampled_by: Option<Digest>) -> Result<Vec<Group>, WorkError> {
         let digests: Vec<Digest> = pairs
             .iter()
             .flat_map(|pair| &pair.candidates)
@@ -213,10 +219,19 @@ impl Bench<'_> {
         let mut groups = Vec::with_capacity(pairs.len());
         for pair in pairs {
             let mut candidates = Vec::with_capacity(pair.candidates.len());
-            for (candidate, (digest, blob)) in pair.candidates.iter().zip(blobs.by_ref()) {
+            for ((number, candidate), (digest, blob)) in (0..).zip(&pair.candidates).zip(blobs.by_ref()) {
+                let wanted = Wanted {
+                    step,
+                    prompt: pair.prompt,
+                    candidate: Candidate(number),
+                };
                 let trajectory = Trajectory::from_safetensors(&blob)
-                    .map_err(Error::in_file(format!("trajectory blob {digest}")))
-                    .map_err(|error| fatal(&error))?;
+                    .map_err(|error| WorkError::misleading(*digest, format!("trajectory blob {digest}: {error}")))?;
+                provenance::check(&trajectory, self.spec, wanted)
+                    .map_err(|problem| WorkError::misleading(*digest, problem))?;
+                if let Some(policy) = sampled_by {
+                    check_on_policy(&trajectory, policy).map_err(|error| WorkError::misleading(*digest, error))?;
+                }
                 candidates.push(RewardedTrajectory {
                     trajectory,
                     reward: candidate.reward,
@@ -236,10 +251,10 @@ impl Bench<'_> {
             .iter()
             .zip(&blobs)
             .map(|(digest, blob)| {
-                gradient_file::read(adapter, blob).map_err(Error::in_file(format!("gradient blob {digest}")))
+                gradient_file::read(adapter, blob)
+                    .map_err(|error| WorkError::misleading(*digest, format!("gradient blob {digest}: {error}")))
             })
-            .collect::<Result<_, _>>()
-            .map_err(|error| fatal(&error))?;
+            .collect::<Result<_, _>>()?;
         Ok(reduce(adapter.parameter_count(), &shards, terms))
     }
 

@@ -32,7 +32,7 @@ fn initialise(trainer: &mut TrainerWork, context: &WorkContext) -> Policy {
     let outcome = trainer
         .perform(&Unit::Initialise, &Assignment::Initialise, context)
         .unwrap();
-    let Outcome::Initialised { policy } = outcome else {
+    let Outcome::Initialised { policy, .. } = outcome else {
         panic!("{outcome:?}")
     };
     policy

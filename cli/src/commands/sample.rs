@@ -108,6 +108,7 @@ fn sampling(arguments: &SampleArguments) -> Result<SamplingSpec, Fault> {
         height: arguments.size.height,
         shared_noise: true,
         batch: 1,
+        max_policy_lag: 0,
     })
 }
 

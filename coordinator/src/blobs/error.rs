@@ -98,10 +98,10 @@ impl Hint for BlobError {
     fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Missing { .. } => {
-                "the blob folder is not the one that this ledger was written with, or a file was deleted"
+                "the blob store is not the one that this ledger was written with, or a file was deleted; a run that needs the blob makes it again"
             }
             Self::Corrupt { .. } => {
-                "the file was changed or the disk is failing; restore it from a copy, or resume the run from an earlier checkpoint"
+                "the file was changed or the disk is failing: it was moved to `corrupt/`, and a run that needs the blob makes it again"
             }
             Self::TooLarge { .. } => "raise the coordinator's largest blob size, or make the unit of work smaller",
             Self::NoSpace { .. } => "free some space on this disk; workers try again by themselves",

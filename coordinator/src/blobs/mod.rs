@@ -1,7 +1,8 @@
 //! Content-addressed bytes: trajectories, images, adapters, gradients, optimizer states.
 //!
 //! A blob's name is its SHA-256, its place is `ab/cdef...` (two hexadecimal digits, then the rest), and it appears there in
-//! one move, whole or not at all. Every read checks the bytes against the name. The store behind is an
+//! one move, whole or not at all. Every read checks the bytes against the name; others are moved to `corrupt/`, where
+//! somebody can look at them, and the blob counts as missing. The store behind is an
 //! [`object_store::ObjectStore`]: a folder today.
 
 mod error;
@@ -113,7 +114,7 @@ impl Blobs {
             Err(source) => Err(source),
         }
         .map_err(|source| self.read_failed(digest, source))?;
-        self.check(digest, Digest::of(&bytes))?;
+        self.check(digest, Digest::of(&bytes)).await?;
         Ok(bytes)
     }
 
@@ -138,9 +139,14 @@ impl Blobs {
         Ok(stream::try_unfold(state, Reading::next).boxed())
     }
 
-    fn check(&self, digest: &Digest, found: Digest) -> Result<(), BlobError> {
+    /// Refuses bytes that are not the blob's, and moves them out of its place, so that the blob can be stored again.
+    async fn check(&self, digest: &Digest, found: Digest) -> Result<(), BlobError> {
         if found == *digest {
             return Ok(());
+        }
+        let aside = StorePath::from(format!("corrupt/{digest}"));
+        if let Err(error) = self.store.rename(&place(digest), &aside).await {
+            tracing::error!(%digest, %error, "a corrupt blob could not be moved aside");
         }
         Err(BlobError::Corrupt {
             location: self.location.to_string(),
@@ -189,8 +195,8 @@ impl Reading {
         self.offset = end;
         if self.offset == self.size {
             // The last piece is only handed on when the whole is right.
-            self.blobs
-                .check(&self.digest, Digest(self.hash.clone().finalize().into()))?;
+            let found = Digest(self.hash.clone().finalize().into());
+            self.blobs.check(&self.digest, found).await?;
         }
         Ok(Some((piece, self)))
     }

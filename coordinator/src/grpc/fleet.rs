@@ -123,6 +123,8 @@ impl v1::fleet_server::Fleet for Fleet {
         let request = request.into_inner();
         let LeaseKey { run, unit, fence } = read_key(status::required(request.key, "key")?)?;
         tracing::warn!(%run, %unit, worker = request.worker_id, fatal = request.fatal, reason = request.reason, "unit failed");
+        let unusable = request.unusable.into_iter().map(TryInto::try_into);
+        let unusable = unusable.collect::<Result<_, Malformed>>().map_err(status::malformed)?;
         let worker = WorkerId(request.worker_id);
         let event = Event::Failed {
             unit,
@@ -130,6 +132,7 @@ impl v1::fleet_server::Fleet for Fleet {
             fence,
             reason: request.reason,
             fatal: request.fatal,
+            unusable,
         };
         self.driver
             .report(run, event)

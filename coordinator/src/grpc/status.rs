@@ -16,6 +16,7 @@ pub(super) fn of_driver(error: &DriverError) -> Status {
     match error {
         DriverError::UnknownRun(_) | DriverError::UnknownWorker(_) => Status::not_found(error.to_string()),
         DriverError::Refused(refusal) => of_refusal(refusal),
+        DriverError::Quarantined { .. } => Status::permission_denied(error.to_string()),
         DriverError::RunDiffers { .. } => Status::already_exists(format!(
             "{error} (choose another `run.name`, or resume the run as it is)"
         )),
@@ -41,6 +42,7 @@ fn of_refusal(refusal: &Refusal) -> Status {
         | Refusal::FenceOutOfSequence { .. }
         | Refusal::Ended
         | Refusal::NotStopped => Code::FailedPrecondition,
+        Refusal::Quarantined { .. } => Code::PermissionDenied,
         Refusal::Repeated { .. } => Code::AlreadyExists,
         Refusal::WrongOutcome { .. } | Refusal::InvalidOutcome { .. } => Code::InvalidArgument,
     };

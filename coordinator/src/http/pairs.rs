@@ -22,6 +22,8 @@ pub(super) struct JudgedPair {
 /// The `limit` latest judged pairs, the newest step first.
 pub(super) fn latest(run: &Run, limit: usize) -> Vec<JudgedPair> {
     let in_flight = run.in_flight().map(|flight| (flight.step, flight.pairs.as_slice()));
+    let mut in_flight: Vec<_> = in_flight.collect();
+    in_flight.reverse();
     let committed = run
         .results()
         .steps

@@ -96,6 +96,7 @@ impl Work for Fake {
         Ok(match assignment {
             Assignment::Initialise => Outcome::Initialised {
                 policy: policy(context, "adapter".into()),
+                model: Digest::of(b"transformer"),
             },
             Assignment::Sample { step, policy, prompts } => {
                 context.get(&policy.adapter)?;
@@ -114,6 +115,7 @@ impl Work for Fake {
                 Outcome::Sampled {
                     samples,
                     manifest: Some(policy.manifest),
+                    model: Digest::of(b"transformer"),
                     seconds: 0.5,
                 }
             }
@@ -129,6 +131,7 @@ impl Work for Fake {
                 Outcome::Sampled {
                     samples: sampled.collect(),
                     manifest,
+                    model: Digest::of(b"transformer"),
                     seconds: 0.5,
                 }
             }
@@ -159,6 +162,7 @@ impl Work for Fake {
                 }
                 Outcome::Judged {
                     verdicts,
+                    model: Digest::of(b"judge"),
                     seconds: 0.25,
                 }
             }
@@ -172,6 +176,7 @@ impl Work for Fake {
                 Outcome::Gradient {
                     gradient: (terms > 0).then(|| context.put(sum)),
                     manifest: policy.manifest,
+                    model: Digest::of(b"transformer"),
                     statistics: ShardStatistics {
                         terms,
                         kl: 0.01,

@@ -107,6 +107,13 @@ pub struct Policy {
     pub tensors: u32,
 }
 
+impl Policy {
+    /// Whether this blob is a part of the policy.
+    pub fn has(&self, blob: &Digest) -> bool {
+        self.adapter == *blob || self.optimizer == *blob || self.averaged == Some(*blob)
+    }
+}
+
 /// What a worker needs to do a unit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
@@ -223,6 +230,25 @@ pub struct SkippedPair {
     pub reason: String,
 }
 
+/// An input that a worker could not use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unusable {
+    /// The blob.
+    pub blob: Digest,
+    /// Who is to blame.
+    pub fault: Fault,
+}
+
+/// Why an input cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// The store no longer has the bytes, or has others than were stored.
+    Storage,
+    /// The bytes are those that were stored, and not what the unit asks for: the worker that made them is not to be trusted.
+    Producer,
+}
+
 /// Sums over the trained terms of a shard; means are taken when the step is complete.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ShardStatistics {
@@ -238,25 +264,32 @@ pub struct ShardStatistics {
     pub loss: f64,
 }
 
-/// What a worker returns for a unit. Seconds are wall-clock seconds of the work itself.
+/// What a worker returns for a unit. Seconds are wall-clock seconds of the work itself; `model` is the fingerprint of the
+/// transformer, or of the judge, that the worker has loaded: the same for every worker of a run.
 #[expect(missing_docs, reason = "the fields are named after the types that document them")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Outcome {
     /// Of [`Unit::Initialise`].
-    Initialised { policy: Policy },
+    Initialised { policy: Policy, model: Digest },
     /// Of [`Unit::Sample`] and [`Unit::EvaluateSample`]; ordered by prompt, then candidate.
     Sampled {
         samples: Vec<Sampled>,
         manifest: Option<Digest>,
+        model: Digest,
         seconds: f64,
     },
     /// Of the three judge units; one record for each pair, in order.
-    Judged { verdicts: Vec<VerdictRecord>, seconds: f64 },
+    Judged {
+        verdicts: Vec<VerdictRecord>,
+        model: Digest,
+        seconds: f64,
+    },
     /// Of [`Unit::Gradient`]. `gradient` is absent when no pair of the shard gave one.
     Gradient {
         gradient: Option<Digest>,
         manifest: Digest,
+        model: Digest,
         statistics: ShardStatistics,
         skipped: Vec<SkippedPair>,
         seconds: f64,

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use gavel_core::ids::Digest;
+use gavel_core::unit::{Fault, Unusable};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -60,10 +61,10 @@ impl WorkContext {
     /// Fetches a blob (from memory when it was used lately) and checks its hash.
     ///
     /// # Errors
-    /// [`WorkError::Fatal`] when the coordinator has lost it, [`WorkError::Cancelled`]. A coordinator that is away is waited for.
+    /// [`WorkError::Unusable`] when the coordinator has lost it, [`WorkError::Cancelled`]. A coordinator that is away is waited
+    /// for.
     pub fn get(&self, digest: &Digest) -> Result<Bytes, WorkError> {
-        self.block_on(self.blobs.get(digest))?
-            .map_err(|status| blob_failed("read", &status))
+        self.block_on(self.fetch(digest))?
     }
 
     /// Fetches several blobs at once, in order.
@@ -71,8 +72,37 @@ impl WorkContext {
     /// # Errors
     /// As [`WorkContext::get`].
     pub fn get_many(&self, digests: &[Digest]) -> Result<Vec<Bytes>, WorkError> {
-        let fetched = futures::future::try_join_all(digests.iter().map(|digest| self.blobs.get(digest)));
-        self.block_on(fetched)?.map_err(|status| blob_failed("read", &status))
+        let fetched = futures::future::join_all(digests.iter().map(|digest| self.fetch(digest)));
+        let mut bytes = Vec::with_capacity(digests.len());
+        let mut lost = Vec::new();
+        for fetched in self.block_on(fetched)? {
+            match fetched {
+                Ok(blob) => bytes.push(blob),
+                Err(WorkError::Unusable { inputs, reason }) => lost.push((inputs, reason)),
+                Err(error) => return Err(error),
+            }
+        }
+        match lost.first() {
+            None => Ok(bytes),
+            // All of them at once, or each would cost an attempt of its own.
+            Some((_, reason)) => Err(WorkError::Unusable {
+                reason: reason.clone(),
+                inputs: lost.into_iter().flat_map(|(inputs, _)| inputs).collect(),
+            }),
+        }
+    }
+
+    async fn fetch(&self, digest: &Digest) -> Result<Bytes, WorkError> {
+        self.blobs.get(digest).await.map_err(|status| match status.code() {
+            Code::NotFound | Code::DataLoss => WorkError::Unusable {
+                inputs: vec![Unusable {
+                    blob: *digest,
+                    fault: Fault::Storage,
+                }],
+                reason: format!("an input cannot be read: {}", status.message()),
+            },
+            _ => blob_failed("read", &status),
+        })
     }
 
     /// Names `bytes` and begins to store them beside the work. The unit counts as done only when all its blobs are stored.
@@ -128,11 +158,11 @@ impl WorkContext {
     }
 }
 
-/// What the coordinator no longer has, another worker will not find either.
 fn blob_failed(action: &str, status: &Status) -> WorkError {
     let message = format!("cannot {action} a blob: {}", status.message());
     match status.code() {
-        Code::NotFound | Code::DataLoss | Code::InvalidArgument => WorkError::Fatal(message),
+        // Too large for this coordinator: so it would be from another worker.
+        Code::InvalidArgument => WorkError::Fatal(message),
         _ => WorkError::Retry(message),
     }
 }
@@ -142,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blobs_come_back_by_their_hash_and_a_missing_one_is_fatal() {
+    fn blobs_come_back_by_their_hash_and_all_missing_ones_are_named() {
         let context = WorkContext::in_memory().expect("a runtime");
         let digest = context.put(vec![1, 2, 3]);
         assert_eq!(digest, Digest::of(&[1, 2, 3]));
@@ -150,6 +180,11 @@ mod tests {
             context.get_many(&[digest, digest]).expect("stored"),
             vec![Bytes::from_static(&[1, 2, 3]); 2]
         );
-        assert!(matches!(context.get(&Digest::of(b"other")), Err(WorkError::Fatal(_))));
+        let lost = [Digest::of(b"one"), Digest::of(b"other")];
+        let Err(WorkError::Unusable { inputs, .. }) = context.get_many(&[lost[0], digest, lost[1]]) else {
+            panic!("the blobs are not there")
+        };
+        let named = inputs.iter().map(|input| (input.blob, input.fault));
+        assert!(named.eq(lost.map(|blob| (blob, Fault::Storage))));
     }
 }

@@ -35,6 +35,14 @@ pub enum Error {
         /// Its words.
         reason: String,
     },
+    /// What this worker handed in contradicts what it was asked for, and it gets no more work.
+    #[error("the coordinator at {address} has put this worker into quarantine: {reason}")]
+    Quarantined {
+        /// The coordinator.
+        address: String,
+        /// Its words.
+        reason: String,
+    },
     /// The work panicked. The unit was given to somebody else, and this process should be started again.
     #[error("the worker panicked: {message}")]
     Panicked {
@@ -54,6 +62,9 @@ impl Hint for Error {
                 "start `gavel coordinator` first, and check the address and the firewall between"
             }
             Self::Refused { .. } => "run the same version of Gavel on every machine of the fleet",
+            Self::Quarantined { .. } => {
+                "look at what differs on this machine (version, model folder, hardware); a worker that is started again gets work again"
+            }
             Self::Panicked { .. } => {
                 "this is a defect in Gavel; start the worker again: its unit goes to somebody else meanwhile"
             }

@@ -159,10 +159,9 @@ impl Desk {
             tokio::time::sleep(pause).await;
         }
         loop {
-            let answer = persist("lease", || self.ask()).await.map_err(|status| Error::Refused {
-                address: self.session.connection.address.clone(),
-                reason: status.message().to_owned(),
-            })?;
+            let answer = persist("lease", || self.ask())
+                .await
+                .map_err(|status| self.refused(&status))?;
             match answer {
                 Answer::Leased(lease) => return Ok(Some(*lease)),
                 Answer::Nothing => {}
@@ -171,6 +170,16 @@ impl Desk {
                     return Ok(None);
                 }
             }
+        }
+    }
+
+    /// The coordinator does not want this worker, for good.
+    fn refused(&self, status: &Status) -> Error {
+        let address = self.session.connection.address.clone();
+        let reason = status.message().to_owned();
+        match status.code() {
+            Code::PermissionDenied | Code::InvalidArgument => Error::Quarantined { address, reason },
+            _ => Error::Refused { address, reason },
         }
     }
 
@@ -204,11 +213,11 @@ impl Desk {
         {
             result = Err(error);
         }
-        self.hand_in(&lease, result, began).await;
+        let told = self.hand_in(&lease, result, began).await;
         self.held.remove(&lease.key);
         match panicked {
             Some(message) => Err(Error::Panicked { message }),
-            None => Ok(()),
+            None => told,
         }
     }
 
@@ -233,11 +242,11 @@ impl Desk {
         answer.await.unwrap_or(Done::Returned(Err(WorkError::Cancelled)))
     }
 
-    async fn hand_in(&self, lease: &Lease, result: Result<Outcome, WorkError>, began: Instant) {
+    async fn hand_in(&self, lease: &Lease, result: Result<Outcome, WorkError>, began: Instant) -> Result<(), Error> {
         let key = &lease.key;
         if !self.held.holds(key) {
             tracing::info!("the result is not handed in: the lease was lost");
-            return;
+            return Ok(());
         }
         let told = match result {
             Ok(outcome) => {
@@ -248,15 +257,8 @@ impl Desk {
                         tracing::info!(elapsed_ms, "unit done");
                         Ok(())
                     }
-                    Err(status) if status.code() == Code::InvalidArgument => {
-                        tracing::error!(
-                            message = status.message(),
-                            "the coordinator does not accept this outcome"
-                        );
-                        self.session
-                            .fail(key, format!("outcome refused: {}", status.message()), false)
-                            .await
-                    }
+                    // What this worker makes contradicts what it was asked for.
+                    Err(status) if status.code() == Code::InvalidArgument => return Err(self.refused(&status)),
                     Err(status) => Err(status),
                 }
             }
@@ -264,17 +266,22 @@ impl Desk {
             Err(WorkError::Retry(reason)) => {
                 self.failures.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(reason, "unit failed");
-                self.session.fail(key, reason, false).await
+                self.session.fail(key, reason, false, Vec::new()).await
+            }
+            Err(WorkError::Unusable { inputs, reason }) => {
+                tracing::warn!(reason, "inputs must be made again");
+                self.session.fail(key, reason, false, inputs).await
             }
             Err(WorkError::Fatal(reason)) => {
                 tracing::error!(reason, "unit failed for good");
-                self.session.fail(key, reason, true).await
+                self.session.fail(key, reason, true, Vec::new()).await
             }
         };
         if let Err(status) = told {
             // A stale fence (the lease expired, somebody else has the unit), or a run that has ended.
             tracing::info!(message = status.message(), "the coordinator did not take the result");
         }
+        Ok(())
     }
 }
 

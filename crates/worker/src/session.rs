@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gavel_core::ids::WorkerId;
-use gavel_core::unit::{Outcome, Role};
+use gavel_core::unit::{Outcome, Role, Unusable};
 use gavel_proto::{LeaseKey, Malformed, v1};
 use tonic::{Code, Status};
 
@@ -123,12 +123,19 @@ impl Session {
     }
 
     /// Says that an attempt did not work, over restarts of the coordinator.
-    pub(crate) async fn fail(&self, key: &LeaseKey, reason: String, fatal: bool) -> Result<(), Status> {
+    pub(crate) async fn fail(
+        &self,
+        key: &LeaseKey,
+        reason: String,
+        fatal: bool,
+        unusable: Vec<Unusable>,
+    ) -> Result<(), Status> {
         let message = v1::FailRequest {
             worker_id: self.worker.0.clone(),
             key: Some(key.clone().into()),
             reason,
             fatal,
+            unusable: unusable.into_iter().map(Into::into).collect(),
         };
         persist("fail", || {
             let mut fleet = self.connection.fleet();

@@ -2,9 +2,9 @@
 
 use gavel_core::Hint;
 use gavel_core::RunAssets;
-use gavel_core::ids::RunId;
+use gavel_core::ids::{Digest, RunId};
 use gavel_core::spec::RunSpec;
-use gavel_core::unit::{Assignment, Outcome, Unit};
+use gavel_core::unit::{Assignment, Fault, Outcome, Unit, Unusable};
 
 use crate::context::WorkContext;
 
@@ -33,6 +33,14 @@ pub enum WorkError {
     /// Another attempt, perhaps on another worker, may work.
     #[error("{0}")]
     Retry(String),
+    /// Inputs are gone or are not what the unit asks for: they are made again, then the unit is tried again.
+    #[error("{reason}")]
+    Unusable {
+        /// Which.
+        inputs: Vec<Unusable>,
+        /// What is wrong with them.
+        reason: String,
+    },
     /// The lease was lost or the worker is being shut down.
     #[error("the unit was cancelled")]
     Cancelled,
@@ -42,6 +50,17 @@ impl WorkError {
     /// A [`WorkError::Fatal`] that says all that `error` knows.
     pub fn fatal(error: &(impl std::error::Error + Hint)) -> Self {
         Self::Fatal(in_full(error))
+    }
+
+    /// A [`WorkError::Unusable`] for one input whose bytes are not what the unit asks for.
+    pub fn misleading(blob: Digest, reason: impl std::fmt::Display) -> Self {
+        Self::Unusable {
+            inputs: vec![Unusable {
+                blob,
+                fault: Fault::Producer,
+            }],
+            reason: reason.to_string(),
+        }
     }
 
     /// A [`WorkError::Retry`] that says all that `error` knows.

@@ -1,7 +1,7 @@
 //! What a worker returns.
 
 use gavel_core::ids::{Candidate, PromptIndex};
-use gavel_core::unit::{Outcome, Sampled, ShardStatistics, SkippedPair};
+use gavel_core::unit::{Fault, Outcome, Sampled, ShardStatistics, SkippedPair, Unusable};
 use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
 
 use super::{Malformed, all, bytes, digest, each, optional_digest, required};
@@ -193,34 +193,83 @@ impl From<v1::ShardStatistics> for ShardStatistics {
     }
 }
 
+impl From<Unusable> for v1::Unusable {
+    fn from(unusable: Unusable) -> Self {
+        let fault = match unusable.fault {
+            Fault::Storage => v1::Fault::Storage,
+            Fault::Producer => v1::Fault::Producer,
+        };
+        Self {
+            blob: bytes(unusable.blob),
+            fault: fault.into(),
+        }
+    }
+}
+
+impl TryFrom<v1::Unusable> for Unusable {
+    type Error = Malformed;
+
+    fn try_from(unusable: v1::Unusable) -> Result<Self, Malformed> {
+        let fault = match v1::Fault::try_from(unusable.fault) {
+            Ok(v1::Fault::Storage) => Fault::Storage,
+            Ok(v1::Fault::Producer) => Fault::Producer,
+            Ok(v1::Fault::Unspecified) => {
+                return Err(Malformed::Missing {
+                    field: "Unusable.fault",
+                });
+            }
+            Err(_) => {
+                return Err(Malformed::Range {
+                    field: "Unusable.fault",
+                    found: unusable.fault.into(),
+                });
+            }
+        };
+        Ok(Self {
+            blob: digest(&unusable.blob, "Unusable.blob")?,
+            fault,
+        })
+    }
+}
+
 impl From<Outcome> for v1::Outcome {
     fn from(outcome: Outcome) -> Self {
         let kind = match outcome {
-            Outcome::Initialised { policy } => Kind::Initialised(v1::outcome::Initialised {
+            Outcome::Initialised { policy, model } => Kind::Initialised(v1::outcome::Initialised {
                 policy: Some(policy.into()),
+                model: bytes(model),
             }),
             Outcome::Sampled {
                 samples,
                 manifest,
+                model,
                 seconds,
             } => Kind::Sampled(v1::outcome::Sampled {
                 samples: each(samples),
                 manifest: manifest.map(bytes),
+                model: bytes(model),
                 seconds,
             }),
-            Outcome::Judged { verdicts, seconds } => Kind::Judged(v1::outcome::Judged {
+            Outcome::Judged {
+                verdicts,
+                model,
+                seconds,
+            } => Kind::Judged(v1::outcome::Judged {
                 verdicts: each(verdicts),
+                model: bytes(model),
                 seconds,
             }),
             Outcome::Gradient {
                 gradient,
                 manifest,
+                model,
                 statistics,
                 skipped,
                 seconds,
             } => Kind::Gradient(v1::outcome::Gradient {
                 gradient: gradient.map(bytes),
                 manifest: bytes(manifest),
+                model: bytes(model),
                 statistics: Some(statistics.into()),
                 skipped: each(skipped),
                 seconds,
@@ -248,19 +297,23 @@ impl TryFrom<v1::Outcome> for Outcome {
         Ok(match required(outcome.kind, "Outcome.kind")? {
             Kind::Initialised(initialised) => Self::Initialised {
                 policy: required(initialised.policy, "Outcome.Initialised.policy")?.try_into()?,
+                model: digest(&initialised.model, "Outcome.Initialised.model")?,
             },
             Kind::Sampled(sampled) => Self::Sampled {
                 samples: all(sampled.samples)?,
                 manifest: optional_digest(sampled.manifest.as_deref(), "Outcome.Sampled.manifest")?,
+                model: digest(&sampled.model, "Outcome.Sampled.model")?,
                 seconds: sampled.seconds,
             },
             Kind::Judged(judged) => Self::Judged {
                 verdicts: all(judged.verdicts)?,
+                model: digest(&judged.model, "Outcome.Judged.model")?,
                 seconds: judged.seconds,
             },
             Kind::Gradient(gradient) => Self::Gradient {
                 gradient: optional_digest(gradient.gradient.as_deref(), "Outcome.Gradient.gradient")?,
                 manifest: digest(&gradient.manifest, "Outcome.Gradient.manifest")?,
+                model: digest(&gradient.model, "Outcome.Gradient.model")?,
                 statistics: required(gradient.statistics, "Outcome.Gradient.statistics")?.into(),
                 skipped: all(gradient.skipped)?,
                 seconds: gradient.seconds,

@@ -198,24 +198,31 @@ fn every_outcome_survives_the_wire() {
         reason: "loss is NaN".into(),
     }];
     for outcome in [
-        Outcome::Initialised { policy: policy(None) },
+        Outcome::Initialised {
+            policy: policy(None),
+            model: digest("model"),
+        },
         Outcome::Sampled {
             samples: vec![sampled(Some(digest("t"))), sampled(None)],
             manifest: Some(digest("m")),
+            model: digest("model"),
             seconds: 0.1,
         },
         Outcome::Sampled {
             samples: vec![],
             manifest: None,
+            model: digest("model"),
             seconds: 0.0,
         },
         Outcome::Judged {
             verdicts: verdicts(),
+            model: digest("model"),
             seconds: 2.5,
         },
         Outcome::Gradient {
             gradient: Some(digest("g")),
             manifest: digest("m"),
+            model: digest("model"),
             statistics,
             skipped,
             seconds: 3.0,
@@ -223,6 +230,7 @@ fn every_outcome_survives_the_wire() {
         Outcome::Gradient {
             gradient: None,
             manifest: digest("m"),
+            model: digest("model"),
             statistics: ShardStatistics::default(),
             skipped: vec![],
             seconds: 0.0,

@@ -1,9 +1,10 @@
 //! What follows from a result that counts.
 
 use super::check::{Objection, expected_kind, outcome_kind};
+use super::lease::Trouble;
 use super::results::{CandidateResult, ShardResult, StepResult};
-use super::{Effect, Phase, Refusal, Run, StepInFlight};
-use crate::ids::{Fence, Millis, PromptIndex, Step, WorkerId};
+use super::{Accepted, Effect, Phase, Refusal, Run, StepInFlight};
+use crate::ids::{Millis, PromptIndex, Step, WorkerId};
 use crate::schedule;
 use crate::unit::{Arm, Outcome, Policy, Sampled, SkippedPair, Unit};
 use crate::verdict::{Verdict, VerdictRecord};
@@ -12,7 +13,7 @@ impl Run {
     pub(super) fn accept(
         &mut self,
         unit: Unit,
-        fence: Fence,
+        accepted: Accepted,
         outcome: Outcome,
         now: Millis,
         effects: &mut Vec<Effect>,
@@ -35,13 +36,24 @@ impl Run {
             }
         }
         self.board.end(&unit);
-        self.accepted.insert(unit, fence);
-        self.troubles.remove(&unit);
+        self.accepted.insert(unit, accepted);
+        if let Some(trouble) = self.troubles.remove(&unit).filter(|trouble| trouble.losses > 0) {
+            let Trouble { losses, last, .. } = trouble;
+            self.troubles.insert(
+                unit,
+                Trouble {
+                    losses,
+                    last,
+                    ..Trouble::default()
+                },
+            );
+        }
+        self.pin_model(&outcome);
         match (unit, outcome) {
-            (Unit::Initialise, Outcome::Initialised { policy }) => {
+            (Unit::Initialise, Outcome::Initialised { policy, .. }) => {
                 self.results.policies.push(policy.clone());
                 effects.push(Effect::StepCommitted(Step(0), policy));
-                self.begin_step(Step(1), now, effects);
+                self.begin_steps(now, effects);
             }
             (Unit::Sample { .. }, Outcome::Sampled { samples, seconds, .. }) => {
                 self.note_samples(&unit, &samples, seconds, effects);
@@ -49,8 +61,10 @@ impl Run {
             (Unit::EvaluateSample { arm, .. }, Outcome::Sampled { samples, .. }) => {
                 self.note_held_out(&unit, arm, &samples, effects);
             }
-            (_, Outcome::Judged { verdicts, seconds }) => {
-                if let (Unit::Judge { .. }, Some(flight)) = (unit, self.step.as_mut()) {
+            (_, Outcome::Judged { verdicts, seconds, .. }) => {
+                if let Unit::Judge { step, .. } = unit
+                    && let Some(flight) = self.flight_mut(step)
+                {
                     flight.seconds.judge += seconds;
                 }
                 self.note_verdicts(&unit, verdicts, effects);
@@ -92,6 +106,19 @@ impl Run {
             effects.push(Effect::Ended);
         }
         Ok(())
+    }
+
+    /// The first result of a kind says which model the run works with.
+    fn pin_model(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Initialised { model, .. } | Outcome::Sampled { model, .. } | Outcome::Gradient { model, .. } => {
+                self.models.transformer.get_or_insert(*model);
+            }
+            Outcome::Judged { model, .. } => {
+                self.models.judge.get_or_insert(*model);
+            }
+            Outcome::Committed { .. } => {}
+        }
     }
 
     pub(super) fn attempt_failed(
@@ -142,20 +169,29 @@ impl Run {
         }
     }
 
-    fn begin_step(&mut self, step: Step, now: Millis, effects: &mut Vec<Effect>) {
+    /// Begins every step whose sampling policy exists, up to the last of the run.
+    pub(super) fn begin_steps(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let per_step = self.spec.prompts.per_step;
-        let lines = schedule::prompt_lines(self.spec.run.seed, self.assets.prompts.len() as u32, step, per_step);
-        let shards = schedule::chunks(per_step, self.spec.trainer.shard);
-        self.step = Some(StepInFlight::new(step, lines, shards, now));
-        for chunk in 0..schedule::chunks(per_step, self.spec.sampling.batch) {
-            self.make_ready(Unit::Sample { step, chunk }, effects);
+        loop {
+            let step = Step(self.flights.back().map_or(self.committed(), |flight| flight.step).0 + 1);
+            let policies = self.results.policies.len() as u32;
+            if step.0 > self.spec.run.steps || self.sampling_version(step) >= policies {
+                return;
+            }
+            let lines = schedule::prompt_lines(self.spec.run.seed, self.assets.prompts.len() as u32, step, per_step);
+            let shards = schedule::chunks(per_step, self.spec.trainer.shard);
+            self.flights.push_back(StepInFlight::new(step, lines, shards, now));
+            for chunk in 0..schedule::chunks(per_step, self.spec.sampling.batch) {
+                self.make_ready(Unit::Sample { step, chunk }, effects);
+            }
         }
     }
 
     fn note_samples(&mut self, unit: &Unit, samples: &[Sampled], seconds: f64, effects: &mut Vec<Effect>) {
+        let Unit::Sample { step, .. } = *unit else { return };
         let places = self.places(unit);
         let batch = self.spec.judge.batch;
-        let Some(flight) = &mut self.step else { return };
+        let Some(flight) = self.flight_mut(step) else { return };
         flight.seconds.sample += seconds;
         let candidates = samples
             .chunks_exact(2)
@@ -169,7 +205,6 @@ impl Run {
                 Some([result(&pair[0])?, result(&pair[1])?])
             })
             .collect();
-        let step = flight.step;
         for chunk in flight.note_samples(&places, candidates, batch) {
             self.make_ready(Unit::Judge { step, chunk }, effects);
         }
@@ -206,11 +241,9 @@ impl Run {
             Unit::Judge { step, .. } => {
                 self.pairs_judged += verdicts.iter().filter(|record| record.is_judged()).count() as u64;
                 let size = self.spec.trainer.shard;
-                let Some(flight) = &mut self.step else { return };
-                for shard in flight.note_verdicts(&places, verdicts, size) {
-                    self.make_ready(Unit::Gradient { step: *step, shard }, effects);
-                }
-                self.after_training_work(*step, effects);
+                let Some(flight) = self.flight_mut(*step) else { return };
+                flight.note_verdicts(&places, verdicts, size);
+                self.open_training(*step, effects);
             }
             Unit::EvaluateJudge { .. } => {
                 for (place, record) in places.zip(verdicts) {
@@ -229,12 +262,22 @@ impl Run {
         }
     }
 
-    /// Asks for the commit once every shard is done, and stops a run whose judge works on nothing at all.
-    fn after_training_work(&mut self, step: Step, effects: &mut Vec<Effect>) {
-        let Some(flight) = &self.step else { return };
-        if !flight.is_trained() {
+    /// Makes the gradients ready whose pairs are all judged, if this is the step that is being trained: a step that is
+    /// sampled ahead waits for the policy that it trains. Asks for the commit once every shard is done, and stops a run whose
+    /// judge works on nothing at all.
+    pub(super) fn open_training(&mut self, step: Step, effects: &mut Vec<Effect>) {
+        let Some(flight) = self.flights.front().filter(|flight| flight.step == step) else {
             return;
+        };
+        for shard in flight.trainable(self.spec.trainer.shard) {
+            let unit = Unit::Gradient { step, shard };
+            if self.board.lease(&unit).is_none() && !self.board.is_ready(&unit) {
+                self.make_ready(unit, effects);
+            }
         }
+        let Some(flight) = self.flights.front().filter(|flight| flight.is_trained()) else {
+            return;
+        };
         if let Some(reason) = flight.unjudgeable() {
             let reason = format!("no pair of step {step} could be judged; the last reason: {reason}");
             return self.halt(Phase::Failed { reason }, effects);
@@ -252,7 +295,7 @@ impl Run {
         effects: &mut Vec<Effect>,
     ) {
         let count = skipped.len() as u32;
-        let Some(flight) = &mut self.step else { return };
+        let Some(flight) = self.flight_mut(step) else { return };
         flight.seconds.train += seconds;
         for pair in skipped {
             flight.pairs[pair.prompt.0 as usize].skipped = Some(pair.reason);
@@ -260,7 +303,7 @@ impl Run {
         flight.note_shard(shard, result);
         self.pairs_skipped += count;
         self.pairs_skipped_lately += count;
-        self.after_training_work(step, effects);
+        self.open_training(step, effects);
     }
 
     #[expect(
@@ -277,7 +320,9 @@ impl Run {
         now: Millis,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(mut flight) = self.step.take() else { return };
+        let Some(mut flight) = self.flights.pop_front() else {
+            return;
+        };
         flight.seconds.commit = seconds;
         let record = flight.record(&self.spec.objective, grad_norm, learning_rate, now);
         let shards = flight.shards.into_iter().flatten().collect();
@@ -292,8 +337,14 @@ impl Run {
         if every > 0 && step.0.is_multiple_of(every) {
             effects.push(Effect::Checkpoint(step, policy));
         }
+        if let Some(next) = self.flights.front_mut() {
+            // It has been sampled ahead; its own time begins now.
+            next.started = now;
+            let next = next.step;
+            self.open_training(next, effects);
+        }
         if step.0 < self.spec.run.steps {
-            self.begin_step(Step(step.0 + 1), now, effects);
+            self.begin_steps(now, effects);
         } else {
             for chunk in 0..self.missing.tuned {
                 self.make_ready(Unit::EvaluateSample { arm: Arm::Tuned, chunk }, effects);

@@ -15,7 +15,7 @@ impl Run {
             Unit::Initialise => Some(Assignment::Initialise),
             Unit::Sample { step, chunk } => self.sample_assignment(step, chunk),
             Unit::Judge { step, .. } => {
-                let flight = self.step.as_ref().filter(|flight| flight.step == step)?;
+                let flight = self.flight(step)?;
                 let places = self.places(unit);
                 let pairs = places.clone().zip(flight.part(&places)).map(|(place, pair)| {
                     let [first, second] = pair.candidates?;
@@ -31,7 +31,7 @@ impl Run {
                 })
             }
             Unit::Gradient { step, .. } => {
-                let flight = self.step.as_ref().filter(|flight| flight.step == step)?;
+                let flight = self.flights.front().filter(|flight| flight.step == step)?;
                 let places = self.places(unit);
                 let pairs = places.clone().zip(flight.part(&places)).filter_map(|(place, pair)| {
                     let VerdictRecord {
@@ -47,14 +47,13 @@ impl Run {
                     step,
                     policy: self.policy()?.clone(),
                     pairs: pairs.collect(),
-                    // Samplers paint each step from the policy that the step trains.
-                    policy_lag: 0,
+                    policy_lag: step.0 - 1 - self.sampling_version(step),
                 })
             }
             Unit::Commit { step } => {
                 let flight = self
-                    .step
-                    .as_ref()
+                    .flights
+                    .front()
                     .filter(|flight| flight.step == step && flight.is_trained())?;
                 Some(Assignment::Commit {
                     step,
@@ -134,7 +133,7 @@ impl Run {
     }
 
     fn sample_assignment(&self, step: Step, chunk: u32) -> Option<Assignment> {
-        let flight = self.step.as_ref().filter(|flight| flight.step == step)?;
+        let flight = self.flight(step)?;
         let places = self.places(&Unit::Sample { step, chunk });
         let prompts = places.clone().zip(flight.part(&places)).map(|(place, pair)| {
             Some(PromptText {
@@ -144,9 +143,15 @@ impl Run {
         });
         Some(Assignment::Sample {
             step,
-            policy: self.policy()?.clone(),
+            policy: self.results.policies.get(self.sampling_version(step) as usize)?.clone(),
             prompts: prompts.collect::<Option<_>>()?,
         })
+    }
+
+    /// The version of the policy that samples a step: as far behind the one that it trains as `sampling.max_policy_lag`
+    /// says, as soon as there are so many. A rule, not a race, so that the run's bytes do not depend on who was faster.
+    pub(super) fn sampling_version(&self, step: Step) -> u32 {
+        (step.0 - 1).saturating_sub(self.spec.sampling.max_policy_lag)
     }
 
     /// `Some(None)` for the base, `None` while the tuned policy does not exist.

@@ -20,7 +20,8 @@ fn invalid<T>(problem: impl Into<String>) -> Result<T, Objection> {
 impl Run {
     pub(super) fn check(&self, unit: &Unit, outcome: &Outcome) -> Result<(), Objection> {
         match outcome {
-            Outcome::Initialised { policy } => {
+            Outcome::Initialised { policy, model } => {
+                check_model("transformer", self.models.transformer, *model)?;
                 if policy.tensors == 0 {
                     return Err(Objection::Stop(
                         "the adapter has no tensors: `lora.target_modules` matched nothing".into(),
@@ -31,9 +32,11 @@ impl Run {
             Outcome::Sampled {
                 samples,
                 manifest,
+                model,
                 seconds,
             } => {
                 check_seconds(*seconds)?;
+                check_model("transformer", self.models.transformer, *model)?;
                 self.check_samples(unit, samples)?;
                 let policy = match *unit {
                     Unit::EvaluateSample { arm: Arm::Base, .. } => None,
@@ -45,18 +48,25 @@ impl Run {
                     (Some(policy), Some(found)) => check_manifest("sampler", policy, *found),
                 }
             }
-            Outcome::Judged { verdicts, seconds } => {
+            Outcome::Judged {
+                verdicts,
+                model,
+                seconds,
+            } => {
                 check_seconds(*seconds)?;
+                check_model("judge", self.models.judge, *model)?;
                 self.check_verdicts(unit, verdicts)
             }
             Outcome::Gradient {
                 gradient,
                 manifest,
+                model,
                 statistics,
                 skipped,
                 seconds,
             } => {
                 check_seconds(*seconds)?;
+                check_model("transformer", self.models.transformer, *model)?;
                 if let Some(policy) = self.policy() {
                     check_manifest("trainer", policy, *manifest)?;
                 }
@@ -154,7 +164,7 @@ impl Run {
         if statistics.clipped > statistics.terms {
             return invalid("more terms are clipped than there are");
         }
-        let Some(flight) = &self.step else {
+        let Some(flight) = self.flights.front() else {
             return invalid("no step is in flight");
         };
         let places = self.places(unit);
@@ -196,6 +206,17 @@ fn check_seconds(seconds: f64) -> Result<(), Objection> {
         Ok(())
     } else {
         invalid(format!("{seconds} seconds is no duration"))
+    }
+}
+
+fn check_model(what: &str, pinned: Option<Digest>, found: Digest) -> Result<(), Objection> {
+    match pinned {
+        Some(pinned) if pinned != found => invalid(format!(
+            "the worker's {what} has fingerprint {}, the run's has {}: another model folder",
+            found.short(),
+            pinned.short()
+        )),
+        _ => Ok(()),
     }
 }
 

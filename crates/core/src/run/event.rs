@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Hint;
 use crate::ids::{Fence, Step, WorkerId};
-use crate::unit::{Outcome, Policy, Role, Unit};
+use crate::unit::{Outcome, Policy, Role, Unit, Unusable};
 
 /// A fact about a run. The ledger stores accepted events with their time; applying them again rebuilds the run.
 #[expect(missing_docs, reason = "the fields are named after the types that document them")]
@@ -20,21 +20,27 @@ pub enum Event {
         fence: Fence,
         outcome: Outcome,
     },
-    /// A worker's attempt did not work. `fatal`: another attempt cannot help, and the run fails with the reason.
+    /// A worker's attempt did not work. `fatal`: another attempt cannot help, and the run fails with the reason. `unusable`:
+    /// these inputs must be made again first.
     Failed {
         unit: Unit,
         worker: WorkerId,
         fence: Fence,
         reason: String,
         fatal: bool,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unusable: Vec<Unusable>,
     },
+    /// A worker's result contradicts its unit: the run takes nothing more from it.
+    Quarantined { worker: WorkerId, reason: String },
     /// A worker gave a unit back undone.
     Released { unit: Unit, worker: WorkerId, fence: Fence },
     /// No heartbeat came in time; see [`super::Run::expired`].
     Expired { unit: Unit, fence: Fence },
     /// Somebody stopped the run.
     Cancelled { reason: String },
-    /// Somebody lets a stopped or failed run go on. Accepted work is kept, failure counts start again.
+    /// Somebody lets a stopped or failed run go on. Accepted work is kept, failure counts start again, and so do the workers
+    /// that were in quarantine.
     Resumed,
 }
 
@@ -72,6 +78,9 @@ pub enum Refusal {
         holder: WorkerId,
         found: WorkerId,
     },
+    /// The run takes nothing from this worker any more.
+    #[error("worker {worker} is in quarantine: {reason}")]
+    Quarantined { worker: WorkerId, reason: String },
     /// The unit cannot be granted: leased, done, or its inputs do not exist yet.
     #[error("{unit}: not ready to be leased")]
     NotReady { unit: Unit },
@@ -103,6 +112,9 @@ impl Hint for Refusal {
                 "drop this result and lease again; raise `fleet.lease` if workers are merely slow to send heartbeats"
             }
             Self::Ended => "`gavel run --resume` lets a stopped or failed run go on",
+            Self::Quarantined { .. } => {
+                "look at what differs on that machine (version, model folder, hardware) and start the worker again"
+            }
             Self::WrongOutcome { .. } | Self::InvalidOutcome { .. } => {
                 "the worker and the coordinator disagree about the protocol; check that both have the same version"
             }

@@ -80,26 +80,65 @@ impl StepInFlight {
             .collect()
     }
 
-    /// Notes verdicts; returns the shards of `size` pairs that have all theirs now and at least one decided pair. Shards
-    /// without one are done hereby.
-    pub(super) fn note_verdicts(&mut self, places: &Range<u32>, verdicts: Vec<VerdictRecord>, size: u32) -> Vec<u32> {
+    /// Notes verdicts. Shards of `size` pairs that have all theirs now and not one decided pair are done hereby.
+    pub(super) fn note_verdicts(&mut self, places: &Range<u32>, verdicts: Vec<VerdictRecord>, size: u32) {
         for (pair, verdict) in self.part_mut(places).iter_mut().zip(verdicts) {
             pair.verdict = Some(verdict);
         }
         self.judged += places.end - places.start;
-        let mut trainable = Vec::new();
         for shard in schedule::overlapping(places, size) {
             let pairs = self.part(&schedule::extent(shard, size, self.count()));
-            if pairs.iter().any(|pair| pair.verdict.is_none()) {
-                continue;
-            }
-            if pairs.iter().any(PairResult::is_decided) {
-                trainable.push(shard);
-            } else {
+            let judged = pairs.iter().all(|pair| pair.verdict.is_some());
+            if judged && !pairs.iter().any(PairResult::is_decided) {
                 self.note_shard(shard, ShardResult::default());
             }
         }
-        trainable
+    }
+
+    /// Shards of `size` pairs that are not done although all their pairs are judged.
+    pub(super) fn trainable(&self, size: u32) -> Vec<u32> {
+        let judged = |shard: &u32| {
+            let pairs = self.part(&schedule::extent(*shard, size, self.count()));
+            pairs.iter().all(|pair| pair.verdict.is_some())
+        };
+        let open = (0..).zip(&self.shards).filter(|(_, result)| result.is_none());
+        open.map(|(shard, _)| shard).filter(judged).collect()
+    }
+
+    /// Takes back the samples of these places with all that followed from them. Returns the judge chunks of `batch` pairs and
+    /// the shards of `size` pairs that they had a part in.
+    pub(super) fn forget_samples(&mut self, places: &Range<u32>, batch: u32, size: u32) -> (Range<u32>, Range<u32>) {
+        let lost = self
+            .part(places)
+            .iter()
+            .filter(|pair| pair.candidates.is_some())
+            .count();
+        self.sampled -= lost as u32;
+        for pair in self.part_mut(places) {
+            pair.candidates = None;
+        }
+        let chunks = schedule::overlapping(places, batch);
+        let judged = chunks.start * batch..self.count().min(chunks.end * batch);
+        for pair in self.part_mut(&judged) {
+            pair.skipped = None;
+        }
+        let lost = self.part(&judged).iter().filter(|pair| pair.verdict.is_some()).count();
+        self.judged -= lost as u32;
+        for pair in self.part_mut(&judged) {
+            pair.verdict = None;
+        }
+        let shards = schedule::overlapping(&judged, size);
+        for shard in shards.clone() {
+            self.forget_shard(shard);
+        }
+        (chunks, shards)
+    }
+
+    /// Takes a shard's gradient back.
+    pub(super) fn forget_shard(&mut self, shard: u32) {
+        if self.shards[shard as usize].take().is_some() {
+            self.shards_done -= 1;
+        }
     }
 
     pub(super) fn note_shard(&mut self, shard: u32, result: ShardResult) {

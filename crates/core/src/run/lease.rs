@@ -23,6 +23,8 @@ pub struct Lease {
 pub(super) struct Trouble {
     /// Attempts that a worker reported as failed; `limits.attempts` bounds them.
     pub(super) failures: u32,
+    /// Times that the result was lost or turned out unusable, and was made again; `limits.attempts` bounds them too.
+    pub(super) losses: u32,
     /// Leases that expired. Not bounded: a worker that dies is no fault of the unit, but waiting tells about them.
     pub(super) expiries: u32,
     /// The last failure's reason.
@@ -78,6 +80,20 @@ impl Board {
     /// Ends a lease; the unit is neither ready nor leased after it.
     pub(super) fn end(&mut self, unit: &Unit) {
         self.leases.remove(unit);
+    }
+
+    /// Takes back every unit that `gone` picks, ready or leased.
+    pub(super) fn withdraw(&mut self, gone: impl Fn(&Unit) -> bool) {
+        for units in self.ready.values_mut() {
+            units.retain(|unit| !gone(unit));
+        }
+        self.leases.retain(|unit, _| !gone(unit));
+    }
+
+    /// What a worker holds.
+    pub(super) fn held_by(&self, worker: &WorkerId) -> Vec<Unit> {
+        let held = self.leases.iter().filter(|(_, lease)| lease.worker == *worker);
+        held.map(|(unit, _)| *unit).collect()
     }
 
     /// Ends every lease; the units are ready again.

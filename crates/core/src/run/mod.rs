@@ -10,6 +10,7 @@ mod check;
 mod event;
 mod flight;
 mod lease;
+mod reopen;
 mod results;
 mod status;
 mod waiting;
@@ -19,7 +20,7 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -82,15 +83,33 @@ pub struct Run {
     halted: Option<Phase>,
     grants: u64,
     board: Board,
-    accepted: BTreeMap<Unit, Fence>,
+    accepted: BTreeMap<Unit, Accepted>,
     troubles: BTreeMap<Unit, Trouble>,
-    step: Option<StepInFlight>,
+    /// The steps that are not committed yet: the first is being trained, those behind it are sampled and judged ahead.
+    flights: VecDeque<StepInFlight>,
+    /// Workers whose results contradicted their units, and how.
+    quarantined: BTreeMap<WorkerId, String>,
+    models: Models,
     missing: Missing,
     pairs_judged: u64,
     pairs_skipped: u32,
     /// Pairs skipped since the run was last resumed; `limits.skipped_pairs` bounds these.
     pairs_skipped_lately: u32,
     results: Results,
+}
+
+/// A result that counts: by which grant, and from whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Accepted {
+    fence: Fence,
+    worker: WorkerId,
+}
+
+/// The models that the run's first results came from; everybody else's must be the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Models {
+    transformer: Option<Digest>,
+    judge: Option<Digest>,
 }
 
 /// Evaluation units that are not done yet.
@@ -150,7 +169,9 @@ impl Run {
             board,
             accepted: BTreeMap::new(),
             troubles: BTreeMap::new(),
-            step: None,
+            flights: VecDeque::new(),
+            quarantined: BTreeMap::new(),
+            models: Models::default(),
             missing,
             pairs_judged: 0,
             pairs_skipped: 0,
@@ -192,9 +213,22 @@ impl Run {
         &self.results
     }
 
-    /// The step in flight.
-    pub fn in_flight(&self) -> Option<&StepInFlight> {
-        self.step.as_ref()
+    /// The steps that are not committed yet, in order: the first is being trained, the others are sampled ahead.
+    pub fn in_flight(&self) -> impl Iterator<Item = &StepInFlight> {
+        self.flights.iter()
+    }
+
+    fn flight(&self, step: Step) -> Option<&StepInFlight> {
+        self.flights.iter().find(|flight| flight.step == step)
+    }
+
+    fn flight_mut(&mut self, step: Step) -> Option<&mut StepInFlight> {
+        self.flights.iter_mut().find(|flight| flight.step == step)
+    }
+
+    /// Why the run takes nothing more from this worker.
+    pub fn quarantine(&self, worker: &WorkerId) -> Option<&str> {
+        self.quarantined.get(worker).map(String::as_str)
     }
 
     /// The latest committed policy.
@@ -258,11 +292,11 @@ impl Run {
                 fence,
                 outcome,
             } => {
-                if self.accepted.get(&unit) == Some(&fence) {
+                if self.accepted.get(&unit).is_some_and(|accepted| accepted.fence == fence) {
                     return Err(Refusal::Repeated { unit, fence });
                 }
                 self.check_lease(&unit, fence, Some(&worker))?;
-                self.accept(unit, fence, outcome, now, &mut effects)?;
+                self.accept(unit, Accepted { fence, worker }, outcome, now, &mut effects)?;
             }
             Event::Failed {
                 unit,
@@ -270,10 +304,16 @@ impl Run {
                 fence,
                 reason,
                 fatal,
+                unusable,
             } => {
                 self.check_lease(&unit, fence, Some(&worker))?;
-                self.attempt_failed(unit, &worker, reason, fatal, &mut effects);
+                if fatal || unusable.is_empty() {
+                    self.attempt_failed(unit, &worker, reason, fatal, &mut effects);
+                } else {
+                    self.make_again(unit, &worker, &unusable, &reason, now, &mut effects);
+                }
             }
+            Event::Quarantined { worker, reason } => self.set_apart(worker, reason, &mut effects)?,
             Event::Released { unit, worker, fence } => {
                 self.check_lease(&unit, fence, Some(&worker))?;
                 self.board.end(&unit);
@@ -333,6 +373,9 @@ impl Run {
         if self.is_ended() {
             return Err(Refusal::Ended);
         }
+        if let Some(reason) = self.quarantined.get(&worker).cloned() {
+            return Err(Refusal::Quarantined { worker, reason });
+        }
         if !self.board.is_ready(&unit) {
             return Err(Refusal::NotReady { unit });
         }
@@ -360,7 +403,8 @@ impl Run {
 
     fn check_lease(&self, unit: &Unit, found: Fence, worker: Option<&WorkerId>) -> Result<(), Refusal> {
         let unit = *unit;
-        if let Some(latest) = self.accepted.get(&unit).copied() {
+        if let Some(accepted) = self.accepted.get(&unit) {
+            let latest = accepted.fence;
             return Err(Refusal::StaleFence { unit, found, latest });
         }
         if self.is_ended() {
@@ -408,11 +452,12 @@ impl Run {
         }
         self.halted = None;
         self.troubles.clear();
+        self.quarantined.clear();
         self.pairs_skipped_lately = 0;
         // A step that nobody could judge is judged again; its samples are still good.
-        if let Some(step) = self.step.as_mut().filter(|step| step.unjudgeable().is_some()) {
-            step.forget_verdicts();
-            let step = step.step;
+        for flight in self.flights.iter_mut().filter(|flight| flight.unjudgeable().is_some()) {
+            flight.forget_verdicts();
+            let step = flight.step;
             for chunk in 0..schedule::chunks(self.spec.prompts.per_step, self.spec.judge.batch) {
                 self.board.add(Unit::Judge { step, chunk });
             }

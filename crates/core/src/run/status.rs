@@ -169,7 +169,7 @@ impl Run {
     }
 
     fn progress(&self) -> Option<Progress> {
-        let flight = self.step.as_ref()?;
+        let flight = self.flights.front()?;
         Some(Progress {
             step: flight.step,
             started_unix_ms: flight.started.0,

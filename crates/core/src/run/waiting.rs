@@ -143,6 +143,12 @@ impl Run {
                 trouble.failures, trouble.last
             ));
         }
+        if trouble.losses > 0 {
+            parts.push(format!(
+                "its result was lost or unusable {} times, the last: {}",
+                trouble.losses, trouble.last
+            ));
+        }
         if trouble.expiries > 0 {
             parts.push(format!("{} leases lost with their workers", trouble.expiries));
         }

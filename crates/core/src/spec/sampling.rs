@@ -71,6 +71,9 @@ pub struct SamplingSpec {
     pub shared_noise: bool,
     /// Prompts that a sampler leases at a time; both candidates of each.
     pub batch: u32,
+    /// Steps by which the policy that samples is behind the one that is trained. 0: exactly on-policy; more lets samplers
+    /// work while trainers do, and the ratio corrects for it. Part of the result.
+    pub max_policy_lag: u32,
 }
 
 impl Default for SamplingSpec {
@@ -86,6 +89,7 @@ impl Default for SamplingSpec {
             height: 512,
             shared_noise: true,
             batch: 1,
+            max_policy_lag: 0,
         }
     }
 }
@@ -118,5 +122,8 @@ impl SamplingSpec {
             });
         }
         problems.at_least_one(self.batch, "sampling.batch");
+        problems.require(self.max_policy_lag <= 16, "sampling.max_policy_lag", || {
+            format!("must lie in 0 to 16, not {}", self.max_policy_lag)
+        });
     }
 }

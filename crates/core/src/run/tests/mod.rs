@@ -1,4 +1,7 @@
-use super::simulation::{Fleet, assets, record, run, spec};
+mod ahead;
+mod redo;
+
+use super::simulation::{Fleet, assets, judged, record, run, spec};
 use super::*;
 use crate::Hint;
 use crate::unit::{Assignment, Outcome, ShardStatistics, SkippedPair};
@@ -175,7 +178,7 @@ fn only_preferred_pairs_reach_a_gradient_with_their_rewards() {
             unit,
             worker: worker(),
             fence,
-            outcome: Outcome::Judged { verdicts, seconds: 0.0 },
+            outcome: judged(verdicts),
         })
         .unwrap();
     let Some(Assignment::Gradient { pairs, policy_lag, .. }) = fleet.run.assignment(&Unit::Gradient {
@@ -216,7 +219,7 @@ fn a_step_that_decided_nothing_is_committed_with_no_terms() {
         reason: crate::verdict::AbstainReason::OrdersDisagree,
     };
     let verdicts = (0..7).map(|place| record(place, verdict.clone(), &fleet.run)).collect();
-    let outcome = Outcome::Judged { verdicts, seconds: 0.0 };
+    let outcome = judged(verdicts);
     fleet
         .apply(Event::Completed {
             unit,
@@ -336,10 +339,11 @@ fn a_judge_that_keeps_failing_leaves_failed_verdicts_and_the_run_goes_on() {
             fence,
             reason: format!("attempt {attempt}"),
             fatal: false,
+            unusable: vec![],
         };
         fleet.apply(event).unwrap();
     }
-    let verdicts: Vec<_> = fleet.run.in_flight().unwrap().pairs[2..4]
+    let verdicts: Vec<_> = fleet.run.in_flight().next().unwrap().pairs[2..4]
         .iter()
         .map(|pair| pair.verdict.clone())
         .collect();
@@ -369,6 +373,7 @@ fn a_judge_that_works_on_nothing_stops_the_run_and_resume_judges_again() {
         fence,
         reason: "no weights".into(),
         fatal: false,
+        unusable: vec![],
     };
     assert_eq!(fleet.apply(event), Ok(vec![Effect::Ended]));
     assert!(failed_reason(&fleet.run).contains("no weights"));
@@ -393,6 +398,7 @@ fn a_unit_out_of_attempts_and_a_fatal_failure_fail_the_run() {
             fence,
             reason: "out of memory".into(),
             fatal: false,
+            unusable: vec![],
         };
         fleet.apply(event).unwrap();
     }
@@ -411,6 +417,7 @@ fn a_unit_out_of_attempts_and_a_fatal_failure_fail_the_run() {
         fence,
         reason: "velocities differ".into(),
         fatal: true,
+        unusable: vec![],
     };
     assert_eq!(fleet.apply(event), Ok(vec![Effect::Ended]));
     assert!(failed_reason(&fleet.run).contains("velocities differ"));
@@ -475,6 +482,7 @@ fn too_many_skipped_pairs_stop_the_run_and_few_are_recorded() {
     let decided = fleet
         .run
         .in_flight()
+        .next()
         .unwrap()
         .pairs
         .iter()
@@ -544,10 +552,7 @@ fn outcomes_that_contradict_their_unit_are_refused() {
     }
     let mut fleet = fleet();
     let (unit, fence) = fleet.lease(Role::Trainer, "w").unwrap();
-    let outcome = Outcome::Judged {
-        verdicts: vec![],
-        seconds: 0.0,
-    };
+    let outcome = judged(vec![]);
     let refusal = fleet.apply(Event::Completed {
         unit,
         worker: worker(),
@@ -580,7 +585,7 @@ fn verdicts_of_another_rubric_or_out_of_order_are_refused() {
     let mut improbable = good();
     improbable[0].probability_first = f64::NAN;
     for verdicts in [other, swapped, improbable, good()[..1].to_vec()] {
-        let outcome = Outcome::Judged { verdicts, seconds: 0.0 };
+        let outcome = judged(verdicts);
         let refusal = fleet.apply(Event::Completed {
             unit,
             worker: worker(),
@@ -589,10 +594,7 @@ fn verdicts_of_another_rubric_or_out_of_order_are_refused() {
         });
         assert!(matches!(refusal, Err(Refusal::InvalidOutcome { .. })), "{refusal:?}");
     }
-    let outcome = Outcome::Judged {
-        verdicts: good(),
-        seconds: 0.0,
-    };
+    let outcome = judged(good());
     fleet
         .apply(Event::Completed {
             unit,
