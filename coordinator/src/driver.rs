@@ -25,6 +25,7 @@ use crate::notice::{Notice, NoticeKind};
 use crate::options::CoordinatorOptions;
 use crate::replay::{Replayed, replay_all};
 use crate::state::{Answer, LeaseAnswer, LeaseReply, State, Waiter};
+use crate::sweeper::{Bin, Garbage};
 use crate::worker::Introduction;
 
 pub use handle::DriverHandle;
@@ -146,6 +147,7 @@ pub(crate) struct Driver {
     state: State,
     ledger: Arc<dyn Ledger>,
     options: CoordinatorOptions,
+    bin: Bin,
     commands: mpsc::Receiver<Command>,
     /// The latest time that events carry: they never go back, whatever the clock does.
     latest: Millis,
@@ -157,6 +159,7 @@ impl Driver {
     pub(crate) async fn recover(
         ledger: Arc<dyn Ledger>,
         options: CoordinatorOptions,
+        bin: Bin,
     ) -> Result<(Self, DriverHandle), Error> {
         let mut state = State::default();
         let mut latest = Millis(0);
@@ -180,12 +183,14 @@ impl Driver {
             state,
             ledger,
             options,
+            bin,
             commands,
             latest,
             ends: false,
         };
         let now = driver.now();
         driver.state.recovered(now);
+        driver.discard(Garbage::AllBut(driver.state.retained()));
         told.into_iter().for_each(|notice| driver.notify(notice));
         Ok((driver, DriverHandle::new(sender)))
     }
@@ -400,6 +405,7 @@ impl Driver {
                     metrics::step(&run, &result.record);
                 }
                 tracing::info!(%run, step = step.0, adapter = policy.adapter.short(), "step committed");
+                self.discard(Garbage::Blobs(self.state.released(&run)));
                 NoticeKind::StepCommitted(step, policy)
             }
             Effect::Checkpoint(step, policy) => NoticeKind::Checkpoint(step, policy),
@@ -410,6 +416,12 @@ impl Driver {
             }
         };
         self.notify(Notice { run, kind });
+    }
+
+    fn discard(&self, garbage: Garbage) {
+        if self.bin.send(garbage).is_err() {
+            tracing::debug!("nobody deletes blobs any more");
+        }
     }
 
     fn notify(&self, notice: Notice) {

@@ -20,6 +20,7 @@ mod options;
 mod replay;
 mod server;
 mod state;
+mod sweeper;
 mod worker;
 
 pub use driver::{DriverError, DriverHandle};

@@ -13,6 +13,7 @@ use crate::driver::{Driver, DriverHandle};
 use crate::error::Error;
 use crate::ledger::{Ledger, SqliteLedger};
 use crate::options::CoordinatorOptions;
+use crate::sweeper::Sweeper;
 use crate::{grpc, http, metrics};
 
 /// How long open calls may take to end after the shutdown began.
@@ -66,7 +67,7 @@ impl Stores {
         let blobs = Blobs::open_folder(&options.data.join("blobs"), options.blob_bytes_max).await?;
         Ok(Self {
             ledger: Arc::new(ledger),
-            blobs,
+            blobs: blobs.exclusive(),
         })
     }
 }
@@ -112,7 +113,8 @@ impl Coordinator {
         let grpc_address = address("gRPC", &listeners.grpc)?;
         let http_address = address("HTTP", &listeners.http)?;
         let heartbeat = options.heartbeat;
-        let (driver, handle) = Driver::recover(Arc::clone(&stores.ledger), options).await?;
+        let (sweeper, bin) = Sweeper::new(stores.blobs.clone());
+        let (driver, handle) = Driver::recover(Arc::clone(&stores.ledger), options, bin).await?;
 
         let stop_driver = CancellationToken::new();
         let driver = tokio::spawn(driver.run(shutdown.clone(), stop_driver.clone()));
@@ -132,7 +134,7 @@ impl Coordinator {
             ledger,
             shutdown.clone(),
         ));
-        let ended = tokio::spawn(supervise(driver, servers, shutdown, stop_driver));
+        let ended = tokio::spawn(supervise(driver, servers, sweeper, shutdown, stop_driver));
         tracing::info!(grpc = %grpc_address, http = %http_address, "coordinator serves");
         Ok(CoordinatorHandle {
             grpc_address,
@@ -188,14 +190,17 @@ impl CoordinatorHandle {
 async fn supervise(
     mut driver: tokio::task::JoinHandle<Result<(), Error>>,
     mut servers: JoinSet<Result<(), Error>>,
+    sweeper: Sweeper,
     shutdown: CancellationToken,
     stop_driver: CancellationToken,
 ) -> Result<(), Error> {
+    // It ends when the driver has, with everything deleted that the driver told it of.
+    let sweeper = tokio::spawn(sweeper.run());
     let first = tokio::select! {
         ended = &mut driver => {
             shutdown.cancel();
             let servers = finish(&mut servers).await;
-            return flatten(ended).and(servers);
+            return flatten(ended).and(servers).and(flatten(sweeper.await));
         }
         ended = servers.join_next() => ended.map_or(Ok(()), flatten),
         () = shutdown.cancelled() => Ok(()),
@@ -204,7 +209,7 @@ async fn supervise(
     let rest = finish(&mut servers).await;
     stop_driver.cancel();
     let driven = flatten(driver.await);
-    first.and(driven).and(rest)
+    first.and(driven).and(rest).and(flatten(sweeper.await))
 }
 
 /// Lets the servers answer their open calls, within bounds.

@@ -195,6 +195,21 @@ impl State {
             })
     }
 
+    /// Every blob that some run needs.
+    pub(crate) fn retained(&self) -> BTreeSet<Digest> {
+        self.runs().flat_map(|(run, _)| run.retained()).collect()
+    }
+
+    /// The blobs that a run's latest commit made superfluous and that no other run needs.
+    pub(crate) fn released(&self, id: &RunId) -> BTreeSet<Digest> {
+        let mut released = self.run(id).map(Run::released).unwrap_or_default();
+        for (other, _) in self.runs().filter(|(run, _)| run.id() != id) {
+            let needed = other.retained();
+            released.retain(|blob| !needed.contains(blob));
+        }
+        released
+    }
+
     /// Renews a worker's leases; returns those that it has lost.
     pub(crate) fn keep_alive(&mut self, worker: &WorkerId, leases: Vec<LeaseKey>, now: Millis) -> Vec<LeaseKey> {
         let mut by_run: BTreeMap<RunId, Vec<(Unit, Fence)>> = BTreeMap::new();

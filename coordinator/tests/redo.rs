@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use gavel_core::RunAssets;
@@ -147,4 +148,61 @@ async fn a_worker_whose_result_contradicts_its_unit_leaves_with_the_reason() {
     }
     coordinator.stop().await;
     assert_eq!(adapter(&status), undisturbed().await);
+}
+
+fn stored(data: &Path) -> BTreeSet<Digest> {
+    let folders = std::fs::read_dir(data.join("blobs")).expect("the blobs");
+    let folders = folders
+        .map(|folder| folder.expect("an entry").path())
+        .filter(|path| path.is_dir());
+    let files = folders.flat_map(|folder| {
+        let prefix = folder.file_name().expect("a name").to_string_lossy().into_owned();
+        let files = std::fs::read_dir(folder).expect("a folder");
+        files.map(move |file| format!("{prefix}{}", file.expect("a file").file_name().to_string_lossy()))
+    });
+    files.filter_map(|name| name.parse().ok()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_holds_what_the_run_needs_and_old_orphans_go_at_the_next_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let coordinator = Served::start(options(folder.path())).await;
+    let mut spec = support::spec();
+    spec.coordinator.keep_steps = 1;
+    coordinator.submit_spec(spec).await;
+    let workers = whole_fleet(coordinator.handle.grpc_address());
+    assert_eq!(coordinator.until(is_ended).await.phase, Phase::Finished);
+    for worker in workers {
+        worker.stop().await;
+    }
+    let run = RunId(RUN.into());
+    let retained = coordinator
+        .handle
+        .driver()
+        .inspect(&run, |run| run.retained())
+        .await
+        .expect("the run");
+    coordinator.stop().await;
+    assert_eq!(stored(folder.path()), retained);
+
+    let orphan = |name: &str| {
+        let path = blob(folder.path(), &Digest::of(name.as_bytes()));
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(&path, name).expect("written");
+        path
+    };
+    let (old, young) = (orphan("old"), orphan("young"));
+    let foreign = folder.path().join("blobs/notes.txt");
+    std::fs::write(&foreign, "mine").expect("written");
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(48 * 3600);
+    for path in [&old, &foreign] {
+        std::fs::File::open(path)
+            .expect("there")
+            .set_modified(long_ago)
+            .expect("aged");
+    }
+    Served::start(options(folder.path())).await.stop().await;
+    assert!(!old.exists());
+    assert!(young.exists() && foreign.exists());
+    assert!(stored(folder.path()).is_superset(&retained));
 }

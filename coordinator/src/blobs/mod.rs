@@ -6,6 +6,7 @@
 //! [`object_store::ObjectStore`]: a folder today.
 
 mod error;
+mod sweep;
 mod writer;
 
 use std::path::Path;
@@ -20,10 +21,16 @@ use object_store::{ObjectStore, ObjectStoreExt as _};
 use sha2::Digest as _;
 
 pub use error::BlobError;
+pub use sweep::Swept;
 pub use writer::BlobWriter;
 
 /// The size in which large blobs are read and written, so that a coordinator's memory does not grow with a model's size.
 const PART_BYTES: usize = 4 << 20;
+
+/// Where uploads lie that are not complete.
+const STAGING: &str = "staging";
+/// Where blobs are moved whose bytes are no longer theirs.
+const CORRUPT: &str = "corrupt";
 
 /// A store of blobs. Clones share it.
 #[derive(Debug, Clone)]
@@ -32,6 +39,8 @@ pub struct Blobs {
     /// What people know this store by: the folder.
     location: Arc<str>,
     blob_bytes_max: u64,
+    /// Nobody but one coordinator stores blobs here.
+    exclusive: bool,
 }
 
 impl Blobs {
@@ -60,7 +69,20 @@ impl Blobs {
             store,
             location: location.into(),
             blob_bytes_max,
+            exclusive: false,
         }
+    }
+
+    /// Says that nobody but the coordinator of one ledger uses this store, so that whatever that ledger does not need may be
+    /// swept away.
+    #[must_use]
+    pub fn exclusive(mut self) -> Self {
+        self.exclusive = true;
+        self
+    }
+
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.exclusive
     }
 
     /// Writes and deletes a probe.
@@ -68,7 +90,7 @@ impl Blobs {
     /// # Errors
     /// As for any write.
     pub async fn check_writable(&self) -> Result<(), BlobError> {
-        let probe = StorePath::from(format!("staging/probe-{}", uuid::Uuid::new_v4()));
+        let probe = StorePath::from(format!("{STAGING}/probe-{}", uuid::Uuid::new_v4()));
         let failed = |source| BlobError::from_store(&self.location, "write to", source);
         self.store
             .put(&probe, Bytes::from_static(b"probe").into())
@@ -144,7 +166,7 @@ impl Blobs {
         if found == *digest {
             return Ok(());
         }
-        let aside = StorePath::from(format!("corrupt/{digest}"));
+        let aside = StorePath::from(format!("{CORRUPT}/{digest}"));
         if let Err(error) = self.store.rename(&place(digest), &aside).await {
             tracing::error!(%digest, %error, "a corrupt blob could not be moved aside");
         }
@@ -200,6 +222,13 @@ impl Reading {
         }
         Ok(Some((piece, self)))
     }
+}
+
+/// The blob that lies at this place, if one does.
+fn blob_at(path: &StorePath) -> Option<Digest> {
+    let name: String = path.parts().map(|part| part.as_ref().to_owned()).collect();
+    let digest = name.parse().ok()?;
+    (place(&digest) == *path).then_some(digest)
 }
 
 /// Where a blob lies within its store.

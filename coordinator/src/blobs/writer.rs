@@ -6,7 +6,7 @@ use object_store::path::Path as StorePath;
 use object_store::{MultipartUpload, ObjectStoreExt as _};
 use sha2::Digest as _;
 
-use super::{BlobError, Blobs, PART_BYTES, place};
+use super::{BlobError, Blobs, PART_BYTES, STAGING, place};
 
 /// A blob that is being written. Its name is known at the end, so a large one is written to `staging/` first and then moved.
 /// Dropping an unfinished writer leaves nothing behind in a folder store.
@@ -81,7 +81,7 @@ impl BlobWriter {
 
     async fn stage(&mut self, part: Bytes) -> Result<(), BlobError> {
         if self.staged.is_none() {
-            let path = StorePath::from(format!("staging/{}", uuid::Uuid::new_v4()));
+            let path = StorePath::from(format!("{STAGING}/{}", uuid::Uuid::new_v4()));
             let upload = self
                 .blobs
                 .store

@@ -247,13 +247,17 @@ impl Served {
     }
 
     pub(crate) async fn submit(&self) {
+        self.submit_spec(spec()).await;
+    }
+
+    pub(crate) async fn submit_spec(&self, spec: RunSpec) {
         // The labelled pictures are blobs, as `gavel submit` would have stored them.
         for name in ["labelled a", "labelled b"] {
             self.handle.blobs().put(picture(name).into()).await.expect("stored");
         }
         self.handle
             .driver()
-            .submit(RunId(RUN.into()), spec(), assets())
+            .submit(RunId(RUN.into()), spec, assets())
             .await
             .expect("submitted");
     }

@@ -12,6 +12,7 @@ mod flight;
 mod lease;
 mod reopen;
 mod results;
+mod retention;
 mod status;
 mod waiting;
 

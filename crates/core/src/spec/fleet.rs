@@ -115,7 +115,7 @@ impl FleetSpec {
     }
 }
 
-/// `[coordinator]`: where it listens. No part of the result.
+/// `[coordinator]`: where it listens, and what it keeps. No part of the result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CoordinatorSpec {
@@ -123,11 +123,17 @@ pub struct CoordinatorSpec {
     pub grpc: SocketAddr,
     /// HTTP address; port 0 takes a free one.
     pub http: SocketAddr,
+    /// Committed steps whose trajectories, pictures and gradients are kept; checkpoints and held-out pictures always are.
+    pub keep_steps: u32,
 }
 
 impl Default for CoordinatorSpec {
     fn default() -> Self {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Self { grpc: any, http: any }
+        Self {
+            grpc: any,
+            http: any,
+            keep_steps: 8,
+        }
     }
 }

@@ -1,5 +1,6 @@
 mod ahead;
 mod redo;
+mod retention;
 
 use super::simulation::{Fleet, assets, judged, record, run, spec};
 use super::*;
