@@ -90,6 +90,16 @@ fn no_room_depends_on_a_room_that_it_must_not_know() {
             "gavel-worker",
             &["candle-core", "sqlx", "gavel-models", "gavel-coordinator"],
         ),
+        (
+            "gavel-load",
+            &[
+                "candle-core",
+                "sqlx",
+                "gavel-models",
+                "gavel-worker",
+                "gavel-coordinator",
+            ],
+        ),
         ("gavel-coordinator", &["candle-core", "gavel-models", "gavel-worker"]),
         (
             "gavel-sampler-worker",

@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Doctor(DoctorArguments),
     /// Time the parts of a configuration's step in one process, without a fleet.
     Bench(BenchArguments),
+    /// Drive a coordinator of this program with thousands of simulated workers, and say what a lease costs.
+    Load(LoadArguments),
     /// Look into configuration files.
     Config {
         #[command(subcommand)]
@@ -298,6 +300,41 @@ pub(crate) struct BenchArguments {
     /// Timed steps, after a warm-up step.
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) steps: u32,
+    /// Print the measurements as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoadArguments {
+    /// Sizes of the simulated fleet, measured one after the other, each with a coordinator of its own.
+    #[arg(
+        long,
+        value_name = "N,N,..",
+        value_delimiter = ',',
+        default_value = "10,100,1000,10000",
+        value_parser = clap::value_parser!(u32).range(1..=100_000)
+    )]
+    pub(crate) workers: Vec<u32>,
+    /// Connections that the workers share; never more than there are workers.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) connections: u32,
+    /// Leases that the whole fleet asks for in a second: each worker takes workers/rate seconds for a unit [default: as
+    /// many as the coordinator gives].
+    #[arg(long, value_name = "LEASES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
+    /// Prompts of a step; a step has three units for each, and a commit.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) prompts: u32,
+    /// How long the fleet is watched while there is no work.
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    pub(crate) idle: humantime::Duration,
+    /// How long it is watched at work, after it has warmed up.
+    #[arg(long, value_name = "DURATION", default_value = "20s")]
+    pub(crate) duration: humantime::Duration,
+    /// Program whose coordinator is measured, to compare two builds [default: this one].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) program: Option<PathBuf>,
     /// Print the measurements as JSON.
     #[arg(long)]
     pub(crate) json: bool,

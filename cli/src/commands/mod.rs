@@ -4,6 +4,7 @@ mod bench;
 pub(crate) mod coordinator;
 mod doctor;
 mod judge;
+mod load;
 mod replay;
 mod runtime;
 mod sample;
@@ -39,6 +40,7 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Sample(arguments) => sample::sample(&arguments)?,
         Command::Replay(arguments) => replay::replay(&arguments)?,
         Command::Bench(arguments) => bench::bench(&arguments)?,
+        Command::Load(arguments) => load::load(&arguments)?,
         Command::Doctor(arguments) => return doctor::doctor(&arguments),
         Command::Config {
             command: ConfigCommand::Check(arguments),

@@ -1,6 +1,11 @@
 //! The machine that a run ran on.
 
+use std::time::Duration;
+
 use serde::Serialize;
+
+/// Linux counts the processor time that it reports in hundredths of a second on every architecture (`USER_HZ`, proc(5)).
+const CPU_TICK: Duration = Duration::from_millis(10);
 
 /// What determines how fast a run is.
 #[derive(Debug, Clone, Serialize)]
@@ -37,6 +42,28 @@ pub(crate) fn peak_memory_bytes() -> Option<u64> {
     kibibytes("/proc/self/status", "VmHWM")
 }
 
+/// What a process has used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Usage {
+    /// Processor time of all its threads, in user and in kernel mode.
+    pub(crate) cpu: Duration,
+    /// Its resident memory at this moment, in bytes.
+    pub(crate) resident_bytes: u64,
+}
+
+/// What the process with this id has used, where the system tells it.
+pub(crate) fn usage(pid: u32) -> Option<Usage> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name, in brackets, may hold spaces; `utime` and `stime` are the 12th and 13th fields after it.
+    let (_, fields) = text.rsplit_once(')')?;
+    let mut ticks = fields.split_whitespace().skip(11).map(str::parse::<u32>);
+    let ticks = ticks.next()?.ok()? + ticks.next()?.ok()?;
+    Some(Usage {
+        cpu: CPU_TICK * ticks,
+        resident_bytes: kibibytes(&format!("/proc/{pid}/status"), "VmRSS")?,
+    })
+}
+
 fn kibibytes(file: &str, name: &str) -> Option<u64> {
     let text = field(file, name)?;
     let count: u64 = text.strip_suffix("kB")?.trim().parse().ok()?;
@@ -51,4 +78,21 @@ fn field(file: &str, name: &str) -> Option<String> {
         .find(|(key, _)| key.trim() == name)?
         .1;
     Some(value.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_used_memory_and_no_more_time_than_there_was() {
+        let usage = usage(std::process::id()).expect("Linux tells it");
+        assert!(usage.resident_bytes > 1 << 20, "{usage:?}");
+        let boot = std::fs::read_to_string("/proc/uptime").expect("Linux tells it");
+        let seconds: f64 = boot.split('.').next().expect("a number").parse().expect("a number");
+        assert!(
+            usage.cpu.as_secs_f64() <= seconds * Machine::this().cores as f64,
+            "{usage:?}"
+        );
+    }
 }

@@ -22,7 +22,7 @@ use crate::fault::Fault;
 use crate::{config, report};
 use children::{CoordinatorProcess, Fleet};
 pub(crate) use folder::RunFolder;
-pub(crate) use machine::{Machine, peak_memory_bytes};
+pub(crate) use machine::{Machine, Usage, peak_memory_bytes, usage};
 use progress::Progress;
 
 /// The exit status of a program that Ctrl-C ended.
