@@ -24,8 +24,9 @@ use crate::metrics;
 use crate::notice::{Notice, NoticeKind};
 use crate::options::CoordinatorOptions;
 use crate::replay::{Replayed, replay_all};
-use crate::state::{Answer, LeaseAnswer, LeaseReply, State, Waiter};
 use crate::sweeper::{Bin, Garbage};
+use crate::state::{Answer, LeaseAnswer, LeaseReply, State};
+use crate::waiters::Waiter;
 use crate::worker::Introduction;
 
 pub use handle::DriverHandle;
@@ -262,6 +263,7 @@ impl Driver {
                     fence,
                 };
                 self.state.end_leases_of(&worker, released, now);
+                self.state.dismiss_waiters_of(&worker);
                 if self.state.workers.remove(&worker).is_some() {
                     tracing::info!(%worker, "worker left");
                 }
@@ -348,11 +350,13 @@ impl Driver {
     fn tick(&mut self) {
         let now = self.now();
         self.state.expire(now);
+        self.state.sweep_waiters();
         for worker in self.state.workers.silent(now, self.options.worker_timeout) {
             tracing::warn!(%worker, "worker silent for too long, its leases go to others");
             self.state.workers.remove(&worker);
             self.state
                 .end_leases_of(&worker, |unit, fence| Event::Expired { unit, fence }, now);
+            self.state.dismiss_waiters_of(&worker);
         }
         metrics::workers(&self.state.workers);
         if let Some(prometheus) = metrics::prometheus() {

@@ -21,6 +21,7 @@ mod replay;
 mod server;
 mod state;
 mod sweeper;
+mod waiters;
 mod worker;
 
 pub use driver::{DriverError, DriverHandle};

@@ -132,19 +132,41 @@ pub(crate) fn refused(reason: &'static str) {
     counter!(REFUSALS, "reason" => reason).increment(1);
 }
 
-pub(crate) fn completed(unit: &Unit, outcome: &Outcome, seconds: f64) {
-    let role = role_name(unit.role());
-    counter!(COMPLETIONS, "role" => role).increment(1);
-    histogram!(UNIT_SECONDS, "role" => role).record(seconds);
-    if let (Unit::Judge { .. }, Outcome::Judged { verdicts, .. }) = (unit, outcome) {
-        for record in verdicts {
-            let verdict = match record.verdict {
-                Verdict::Preferred { .. } => "preferred",
-                Verdict::Abstain { .. } => "abstain",
-                Verdict::Failed { .. } => "failed",
-            };
-            counter!(PAIRS_JUDGED, "verdict" => verdict).increment(1);
+/// Verdicts on training pairs, by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct VerdictCounts {
+    preferred: u64,
+    abstain: u64,
+    failed: u64,
+}
+
+impl VerdictCounts {
+    /// Those in a result; none in one that does not judge training pairs.
+    pub(crate) fn of(unit: &Unit, outcome: &Outcome) -> Self {
+        let mut counts = Self::default();
+        if let (Unit::Judge { .. }, Outcome::Judged { verdicts, .. }) = (unit, outcome) {
+            for record in verdicts {
+                match record.verdict {
+                    Verdict::Preferred { .. } => counts.preferred += 1,
+                    Verdict::Abstain { .. } => counts.abstain += 1,
+                    Verdict::Failed { .. } => counts.failed += 1,
+                }
+            }
         }
+        counts
+    }
+}
+
+pub(crate) fn completed(role: Role, verdicts: VerdictCounts, seconds: f64) {
+    counter!(COMPLETIONS, "role" => role_name(role)).increment(1);
+    histogram!(UNIT_SECONDS, "role" => role_name(role)).record(seconds);
+    let kinds = [
+        ("preferred", verdicts.preferred),
+        ("abstain", verdicts.abstain),
+        ("failed", verdicts.failed),
+    ];
+    for (verdict, count) in kinds.into_iter().filter(|(_, count)| *count > 0) {
+        counter!(PAIRS_JUDGED, "verdict" => verdict).increment(count);
     }
 }
 

@@ -1,7 +1,6 @@
 //! What the driver owns: the runs, the workers, those who wait for work, and the events that are not in the ledger yet.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gavel_core::ids::{Digest, Fence, Millis, RunId, WorkerId};
 use gavel_core::run::{Effect, Event, Refusal, Run};
@@ -11,7 +10,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::driver::DriverError;
 use crate::ledger::EventRecord;
-use crate::metrics;
+use crate::metrics::{self, VerdictCounts};
+use crate::waiters::{Waiter, Waiters};
 use crate::worker::{HeldLease, WorkerStatus, Workers};
 
 /// A unit in a worker's hands, as the worker is told.
@@ -33,14 +33,6 @@ pub(crate) enum LeaseAnswer {
 }
 
 pub(crate) type LeaseReply = oneshot::Sender<Result<LeaseAnswer, DriverError>>;
-
-/// A worker that waits for work.
-#[derive(Debug)]
-pub(crate) struct Waiter {
-    pub(crate) worker: WorkerId,
-    pub(crate) since: Instant,
-    pub(crate) reply: LeaseReply,
-}
 
 /// An answer that is sent when the batch is in the ledger.
 pub(crate) type Answer = Box<dyn FnOnce() + Send>;
@@ -77,7 +69,7 @@ pub(crate) struct State {
     /// The runs in the order of submission, which is the order in which they get workers.
     order: Vec<RunId>,
     pub(crate) workers: Workers,
-    waiters: BTreeMap<Role, VecDeque<Waiter>>,
+    waiters: Waiters,
     pub(crate) draining: bool,
     pub(crate) batch: Batch,
 }
@@ -122,9 +114,10 @@ impl State {
         let mut table: Vec<WorkerStatus> = self.workers.iter().cloned().collect();
         for (run, _) in self.runs() {
             for (unit, lease) in run.leases() {
-                if let Some(worker) = table.iter_mut().find(|worker| worker.id == lease.worker) {
+                // The workers come in the order of their names.
+                if let Ok(row) = table.binary_search_by(|worker| worker.id.cmp(&lease.worker)) {
                     let granted_unix_ms = lease.granted.0;
-                    worker.leases.push(HeldLease {
+                    table[row].leases.push(HeldLease {
                         run: run.id().clone(),
                         unit: unit.to_string(),
                         granted_unix_ms,
@@ -232,42 +225,43 @@ impl State {
     }
 
     pub(crate) fn wait(&mut self, role: Role, waiter: Waiter) {
-        self.waiters.entry(role).or_default().push_back(waiter);
+        self.waiters.push(role, waiter);
     }
 
     /// Gives work to those who wait for it, first come, first served.
     pub(crate) fn serve_waiters(&mut self, now: Millis) {
         for role in [Role::Sampler, Role::Judge, Role::Trainer] {
-            let Some(mut queue) = self.waiters.remove(&role) else {
-                continue;
-            };
-            // A caller that hung up or whose time ran out must not get a lease that nobody would work on.
-            queue.retain(|waiter| !waiter.reply.is_closed());
-            while let Some(waiter) = queue.pop_front() {
+            while let Some(ready) = self.next_unit(role)
+                && let Some(waiter) = self.waiters.pop(role)
+            {
                 if let Some(refusal) = self.quarantine(&waiter.worker) {
                     // A caller that hung up needs no answer.
                     let answer = move || drop(waiter.reply.send(Err(refusal)));
                     self.batch.answers.push(Box::new(answer));
                     continue;
                 }
-                let Some(grant) = self.grant(role, &waiter.worker, now) else {
-                    queue.push_front(waiter);
+                let Some(grant) = self.grant(ready, &waiter.worker, now) else {
+                    self.waiters.push(role, waiter);
                     break;
                 };
                 metrics::granted(role, waiter.since.elapsed().as_secs_f64());
                 self.batch.grants.push((waiter.reply, grant, waiter.worker));
             }
-            if !queue.is_empty() {
-                self.waiters.insert(role, queue);
-            }
         }
     }
 
-    fn grant(&mut self, role: Role, worker: &WorkerId, now: Millis) -> Option<Box<Grant>> {
-        let ready = self
-            .runs()
-            .find_map(|(run, _)| Some((run.id().clone(), run.next_unit(role)?, run.next_fence())));
-        let (id, unit, fence) = ready?;
+    /// Forgets those who wait no more.
+    pub(crate) fn sweep_waiters(&mut self) {
+        self.waiters.sweep();
+    }
+
+    /// The unit that a worker of this role gets next, with its run and its fence.
+    fn next_unit(&self, role: Role) -> Option<(RunId, Unit, Fence)> {
+        self.runs()
+            .find_map(|(run, _)| Some((run.id().clone(), run.next_unit(role)?, run.next_fence())))
+    }
+
+    fn grant(&mut self, (id, unit, fence): (RunId, Unit, Fence), worker: &WorkerId, now: Millis) -> Option<Box<Grant>> {
         let event = Event::Granted {
             unit,
             worker: worker.clone(),
@@ -296,9 +290,18 @@ impl State {
 
     /// Answers everybody who waits for work.
     pub(crate) fn dismiss_waiters(&mut self, answer: impl Fn() -> Result<LeaseAnswer, DriverError>) {
-        for waiter in std::mem::take(&mut self.waiters).into_values().flatten() {
+        for waiter in self.waiters.take_all() {
             // A caller that hung up needs no answer.
             let _ = waiter.reply.send(answer());
+        }
+    }
+
+    /// Tells a worker that is not known any more, should it still wait for work. A unit that it got now would lie idle until
+    /// its lease expires.
+    pub(crate) fn dismiss_waiters_of(&mut self, worker: &WorkerId) {
+        for waiter in self.waiters.take_of(worker) {
+            // A caller that hung up needs no answer.
+            let _ = waiter.reply.send(Err(DriverError::UnknownWorker(worker.clone())));
         }
     }
 
@@ -361,7 +364,7 @@ enum Reported {
     Completed {
         unit: Unit,
         worker: WorkerId,
-        outcome: Box<gavel_core::unit::Outcome>,
+        verdicts: VerdictCounts,
         seconds: f64,
     },
     Failed {
@@ -385,7 +388,7 @@ impl Reported {
                 Self::Completed {
                     unit: *unit,
                     worker: worker.clone(),
-                    outcome: Box::new(outcome.clone()),
+                    verdicts: VerdictCounts::of(unit, outcome),
                     seconds,
                 }
             }
@@ -403,10 +406,10 @@ impl Reported {
             Self::Completed {
                 unit,
                 worker,
-                outcome,
+                verdicts,
                 seconds,
             } => {
-                metrics::completed(unit, outcome, *seconds);
+                metrics::completed(unit.role(), *verdicts, *seconds);
                 workers.count_completed(worker);
             }
             Self::Failed { role, worker } => {
