@@ -58,6 +58,17 @@ async fn keeps_its_promises<L: Ledger>(reopen: impl AsyncFn() -> L) {
         "{conflict}"
     );
     assert!(conflict.hint().is_some());
+    // More than fit into one statement, of which one in the middle is taken.
+    let many: Vec<_> = (3..200).chain([1]).chain(200..300).map(|n| event("later", n)).collect();
+    let conflict = ledger.append(&many).await.expect_err("1 is taken");
+    assert!(
+        matches!(&conflict, LedgerError::Conflict { sequence: 1, .. }),
+        "{conflict}"
+    );
+    let many: Vec<_> = (1..=300).map(|n| event("many", n)).collect();
+    ledger.create_run(&run("many", 30)).await.expect("a new run");
+    ledger.append(&many).await.expect("new events");
+    assert_eq!(ledger.events(&RunId("many".into())).await.expect("events"), many);
     ledger
         .append(&[event("nobody", 1)])
         .await
@@ -68,7 +79,7 @@ async fn keeps_its_promises<L: Ledger>(reopen: impl AsyncFn() -> L) {
     let ledger = reopen().await;
     assert_eq!(
         ledger.runs().await.expect("runs"),
-        vec![run("earlier", 10), run("later", 20)]
+        vec![run("earlier", 10), run("later", 20), run("many", 30)]
     );
     // Event 3 came with one that was refused: all of them or none.
     assert_eq!(

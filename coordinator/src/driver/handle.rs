@@ -79,6 +79,11 @@ impl DriverHandle {
         self.read(|state, _| Ok(state.worker_table())).await
     }
 
+    /// Answers as soon as the driver's turn comes.
+    pub(crate) async fn answers(&self) -> Result<(), DriverError> {
+        self.read(|_, _| Ok(())).await
+    }
+
     /// Stops a run; what is committed stays.
     ///
     /// # Errors

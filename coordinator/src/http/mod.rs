@@ -69,7 +69,7 @@ pub(crate) async fn serve(
 
 /// Ready: the driver answers, the ledger reads, blobs can be written.
 async fn readyz(State(parts): State<Parts>) -> Result<&'static str, Problem> {
-    parts.driver.workers().await?;
+    parts.driver.answers().await?;
     parts.ledger.ready().await.map_err(|error| Problem {
         status: StatusCode::SERVICE_UNAVAILABLE,
         error: error.to_string(),

@@ -1,14 +1,15 @@
 //! The ledger in one SQLite file.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use gavel_core::ids::{Millis, RunId};
-use sqlx::Row as _;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
+use sqlx::{Row as _, Sqlite, Transaction};
 
 use super::{EventRecord, Ledger, LedgerError, RunRecord};
 
@@ -17,6 +18,16 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 /// SQLite's primary result codes (sqlite.org/rescode.html); extended codes keep them in the low byte.
 const SQLITE_READONLY: u32 = 8;
 const SQLITE_FULL: u32 = 13;
+
+/// How many events one statement inserts, the most first, so that any number is a sum of few. Each statement is prepared once;
+/// each execution is a message to the thread of the database and back, which costs more than the row itself.
+static INSERTS: LazyLock<[(usize, String); 4]> = LazyLock::new(|| {
+    [64, 16, 4, 1].map(|rows| {
+        let values = vec!["(?, ?, ?, ?, ?)"; rows].join(", ");
+        let statement = format!("INSERT INTO events (run_id, sequence, at_unix_ms, kind, event) VALUES {values}");
+        (rows, statement)
+    })
+});
 
 /// [`Ledger`] in a SQLite file with a write-ahead log.
 #[derive(Debug, Clone)]
@@ -71,6 +82,38 @@ impl SqliteLedger {
             pool,
             file: file.to_owned(),
         })
+    }
+
+    /// Names the first of these events that is in the ledger already; SQLite says only that there is one.
+    async fn conflict(
+        &self,
+        transaction: Transaction<'_, Sqlite>,
+        events: &[EventRecord],
+        taken: sqlx::Error,
+    ) -> LedgerError {
+        const ACTION: &str = "look for the event that is there already";
+        if let Err(error) = transaction.rollback().await {
+            return self.failure(ACTION, error);
+        }
+        for event in events {
+            let there = sqlx::query("SELECT 1 FROM events WHERE run_id = ?1 AND sequence = ?2")
+                .bind(&event.run.0)
+                .bind(signed(event.sequence))
+                .fetch_optional(&self.pool)
+                .await;
+            match there {
+                Ok(None) => {}
+                Ok(Some(_)) => {
+                    return LedgerError::Conflict {
+                        run: event.run.clone(),
+                        sequence: event.sequence,
+                    };
+                }
+                Err(error) => return self.failure(ACTION, error),
+            }
+        }
+        // Two events of the batch itself bear the same number.
+        self.failure(ACTION, taken)
     }
 
     fn failure(&self, action: &'static str, source: sqlx::Error) -> LedgerError {
@@ -139,22 +182,26 @@ impl Ledger for SqliteLedger {
     async fn append(&self, events: &[EventRecord]) -> Result<(), LedgerError> {
         const ACTION: &str = "append events";
         let mut transaction = self.pool.begin().await.map_err(|error| self.failure(ACTION, error))?;
-        for event in events {
-            sqlx::query("INSERT INTO events (run_id, sequence, at_unix_ms, kind, event) VALUES (?1, ?2, ?3, ?4, ?5)")
-                .bind(&event.run.0)
-                .bind(signed(event.sequence))
-                .bind(signed(event.at.0))
-                .bind(&event.kind)
-                .bind(&event.event)
-                .execute(&mut *transaction)
-                .await
-                .map_err(|error| match is_taken(&error) {
-                    true => LedgerError::Conflict {
-                        run: event.run.clone(),
-                        sequence: event.sequence,
-                    },
-                    false => self.failure(ACTION, error),
-                })?;
+        let mut rest = events;
+        for (rows, statement) in INSERTS.iter() {
+            while let Some((part, after)) = rest.split_at_checked(*rows) {
+                let mut query = sqlx::query(statement.as_str());
+                for event in part {
+                    query = query
+                        .bind(&event.run.0)
+                        .bind(signed(event.sequence))
+                        .bind(signed(event.at.0))
+                        .bind(&event.kind)
+                        .bind(&event.event);
+                }
+                if let Err(error) = query.execute(&mut *transaction).await {
+                    return Err(match is_taken(&error) {
+                        true => self.conflict(transaction, part, error).await,
+                        false => self.failure(ACTION, error),
+                    });
+                }
+                rest = after;
+            }
         }
         transaction.commit().await.map_err(|error| self.failure(ACTION, error))
     }
