@@ -326,8 +326,8 @@ impl State {
         let held: Vec<_> = self
             .runs()
             .flat_map(|(run, _)| {
-                let leases = run.leases().filter(|(_, lease)| lease.worker == *worker);
-                leases.map(|(unit, lease)| (run.id().clone(), end(*unit, lease.fence)))
+                let leases = run.leases_of(worker).into_iter();
+                leases.map(|(unit, fence)| (run.id().clone(), end(unit, fence)))
             })
             .collect();
         for (id, event) in held {

@@ -76,6 +76,14 @@ impl Digest {
         Self(sha2::Sha256::digest(bytes).into())
     }
 
+    /// Hands on the hexadecimal form without a heap allocation: every event in the ledger holds several.
+    fn with_hex<T>(&self, write: impl FnOnce(&str) -> T) -> T {
+        let mut text = [0; 64];
+        // 64 digits are exactly what 32 bytes need, and digits are ASCII.
+        hex::encode_to_slice(self.0, &mut text).unwrap_or_default();
+        write(std::str::from_utf8(&text).unwrap_or_default())
+    }
+
     /// The first twelve hexadecimal digits, for people.
     pub fn short(&self) -> String {
         hex::encode(&self.0[..6])
@@ -84,7 +92,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        self.with_hex(|text| f.write_str(text))
     }
 }
 
@@ -111,7 +119,7 @@ impl FromStr for Digest {
 
 impl Serialize for Digest {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        self.with_hex(|text| serializer.serialize_str(text))
     }
 }
 

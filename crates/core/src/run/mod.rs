@@ -279,6 +279,13 @@ impl Run {
         self.board.leases()
     }
 
+    /// The units that a worker holds, with their fences.
+    pub fn leases_of(&self, worker: &WorkerId) -> Vec<(Unit, Fence)> {
+        let held = self.board.held_by(worker).into_iter();
+        held.filter_map(|unit| Some((unit, self.board.lease(&unit)?.fence)))
+            .collect()
+    }
+
     /// Applies one event that happens at `now`. On `Err` nothing has changed.
     ///
     /// # Errors
