@@ -33,6 +33,9 @@ pub use handle::DriverHandle;
 
 /// Commands that may wait; beyond, callers are held back.
 const QUEUE: usize = 1024;
+/// Heartbeats that may wait: one for each worker of a large fleet, so that after a stall all are heard before any worker is
+/// given up. Beyond, callers are held back.
+const HEARTBEATS: usize = 1 << 16;
 /// Commands that share one transaction at most.
 const ROUND: usize = 256;
 /// How often leases and workers are looked at.
@@ -150,6 +153,9 @@ pub(crate) struct Driver {
     options: CoordinatorOptions,
     bin: Bin,
     commands: mpsc::Receiver<Command>,
+    /// Heartbeats overtake everything else: they cost next to nothing, and a worker must not be taken for dead because its
+    /// sign of life waits behind the results of others.
+    heartbeats: mpsc::Receiver<Command>,
     /// The latest time that events carry: they never go back, whatever the clock does.
     latest: Millis,
     ends: bool,
@@ -180,12 +186,14 @@ impl Driver {
             state.insert(run, record.created, sequence);
         }
         let (sender, commands) = mpsc::channel(QUEUE);
+        let (beat, heartbeats) = mpsc::channel(HEARTBEATS);
         let mut driver = Self {
             state,
             ledger,
             options,
             bin,
             commands,
+            heartbeats,
             latest,
             ends: false,
         };
@@ -193,7 +201,7 @@ impl Driver {
         driver.state.recovered(now);
         driver.discard(Garbage::AllBut(driver.state.retained()));
         told.into_iter().for_each(|notice| driver.notify(notice));
-        Ok((driver, DriverHandle::new(sender)))
+        Ok((driver, DriverHandle::new(sender, beat)))
     }
 
     /// Serves until `stop`. When `shutdown` begins, those who wait for work are sent away; results are still accepted, so
@@ -203,21 +211,34 @@ impl Driver {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                command = self.commands.recv() => match command {
-                    Some(command) => self.take_round(command).await,
-                    None => break,
-                },
-                _ = ticks.tick() => self.tick(),
+                biased;
+                () = stop.cancelled() => break,
                 () = shutdown.cancelled(), if !self.ends => {
                     self.ends = true;
                     self.state.dismiss_waiters(|| Err(DriverError::ShuttingDown));
                 }
-                () = stop.cancelled() => break,
+                Some(heartbeat) = self.heartbeats.recv() => self.take_heartbeats(heartbeat).await,
+                _ = ticks.tick() => self.tick(),
+                command = self.commands.recv() => match command {
+                    Some(command) => self.take_round(command).await,
+                    None => break,
+                },
             }
             self.settle().await?;
         }
         self.ledger.close().await;
         Ok(())
+    }
+
+    /// Takes this heartbeat and all that have arrived. Every event so far is in the ledger, so that they are answered at once.
+    async fn take_heartbeats(&mut self, first: Command) {
+        self.take(first).await;
+        for _ in 1..HEARTBEATS {
+            let Ok(heartbeat) = self.heartbeats.try_recv() else {
+                break;
+            };
+            self.take(heartbeat).await;
+        }
     }
 
     /// Takes this command and whatever else has arrived.

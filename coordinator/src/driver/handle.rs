@@ -15,11 +15,12 @@ use crate::worker::{Introduction, WorkerStatus};
 #[derive(Debug, Clone)]
 pub struct DriverHandle {
     commands: mpsc::Sender<Command>,
+    heartbeats: mpsc::Sender<Command>,
 }
 
 impl DriverHandle {
-    pub(super) fn new(commands: mpsc::Sender<Command>) -> Self {
-        Self { commands }
+    pub(super) fn new(commands: mpsc::Sender<Command>, heartbeats: mpsc::Sender<Command>) -> Self {
+        Self { commands, heartbeats }
     }
 
     /// Creates a run. `spec` has passed its checks. Submitting the same spec under the same name again is harmless.
@@ -123,7 +124,11 @@ impl DriverHandle {
     }
 
     pub(crate) async fn heartbeat(&self, worker: WorkerId, leases: Vec<LeaseKey>) -> Result<Heartbeat, DriverError> {
-        self.call(|reply| Command::Heartbeat { worker, leases, reply }).await
+        let (reply, answer) = oneshot::channel();
+        let heartbeat = Command::Heartbeat { worker, leases, reply };
+        let sent = self.heartbeats.send(heartbeat).await;
+        sent.map_err(|_| DriverError::ShuttingDown)?;
+        answer.await.unwrap_or(Err(DriverError::ShuttingDown))
     }
 
     /// Waits for work at most `wait`; `None` when there is none.
