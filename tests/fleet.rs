@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use gavel_coordinator::ledger::SqliteLedger;
 use gavel_coordinator::read_run;
 use gavel_core::ids::{Digest, RunId, Step};
-use gavel_core::run::{Phase, Run};
+use gavel_core::run::{Phase, Results, Run, StepSeconds};
 use gavel_core::verdict::Verdict;
 use serde_json::Value;
 
@@ -20,15 +20,36 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// How many processes share a run, and how many threads each has.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    samplers: usize,
+    judges: usize,
+    trainers: usize,
+    threads: usize,
+}
+
+const ONE_OF_EACH: Shape = Shape {
+    samplers: 1,
+    judges: 1,
+    trainers: 1,
+    threads: 1,
+};
+
 /// `gavel run` on the quickstart, cut down to a few steps.
-fn gavel_run(out: &Path, workers: usize, more: &[&str]) -> Command {
+fn gavel_run(out: &Path, shape: Shape, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gavel"));
     command
         .current_dir(root())
-        .args(["run", "configs/quickstart.toml", "--threads", "1", "--out"])
+        .args(["run", "configs/quickstart.toml", "--out"])
         .arg(out);
-    for role in ["--samplers", "--judges", "--trainers"] {
-        command.arg(role).arg(workers.to_string());
+    for (option, count) in [
+        ("--samplers", shape.samplers),
+        ("--judges", shape.judges),
+        ("--trainers", shape.trainers),
+        ("--threads", shape.threads),
+    ] {
+        command.arg(option).arg(count.to_string());
     }
     let settings = [
         format!("run.steps={STEPS}"),
@@ -144,21 +165,43 @@ fn check_finished(out: &Path) {
     assert!(out.join("adapter/adapter_config.json").is_file());
 }
 
-#[test]
-fn a_run_ends_with_an_adapter_that_its_ledger_accounts_for_whatever_the_number_of_workers() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (many, one) = (folder.path().join("many"), folder.path().join("one"));
-    finish(gavel_run(&many, 2, &[]));
-    check_finished(&many);
-    finish(gavel_run(&one, 1, &[]));
-    check_finished(&one);
-    assert_eq!(
-        adapter_digest(&many),
-        adapter_digest(&one),
-        "two workers of each role, or one: the same bytes"
-    );
+/// Everything that a run produced, as hashes and figures, without times.
+fn results(out: &Path) -> Results {
+    let mut results = ledger(out).results().clone();
+    for step in &mut results.steps {
+        step.record.seconds = StepSeconds::default();
+    }
+    results
+}
 
-    let again = gavel_run(&one, 1, &[]).output().expect("gavel starts");
+#[test]
+fn a_run_gives_the_same_bytes_whatever_the_number_of_workers_and_threads() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let one = folder.path().join("one");
+    finish(gavel_run(&one, ONE_OF_EACH, &[]));
+    check_finished(&one);
+    let (adapter, expected) = (adapter_digest(&one), results(&one));
+
+    // Together these have 1, 2 and 8 samplers, 1 and 4 judges, 1, 2 and 4 trainers, and 1, 2 and 4 threads.
+    let others = [(8, 4, 4, 1), (2, 1, 2, 2), (1, 1, 1, 4)];
+    for (samplers, judges, trainers, threads) in others {
+        let shape = Shape {
+            samplers,
+            judges,
+            trainers,
+            threads,
+        };
+        let other = folder.path().join(format!("{samplers}-{judges}-{trainers}-{threads}"));
+        finish(gavel_run(&other, shape, &[]));
+        check_finished(&other);
+        assert_eq!(adapter_digest(&other), adapter, "{shape:?}: the adapter");
+        assert!(
+            results(&other) == expected,
+            "{shape:?}: policies, pictures, verdicts or gradients"
+        );
+    }
+
+    let again = gavel_run(&one, ONE_OF_EACH, &[]).output().expect("gavel starts");
     assert!(!again.status.success(), "a finished run is not overwritten");
     assert!(
         String::from_utf8_lossy(&again.stderr).contains("--resume"),
@@ -170,7 +213,7 @@ fn a_run_ends_with_an_adapter_that_its_ledger_accounts_for_whatever_the_number_o
 fn an_interrupted_run_goes_on_and_ends_with_the_adapter_of_an_undisturbed_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let (disturbed, undisturbed) = (folder.path().join("disturbed"), folder.path().join("undisturbed"));
-    let mut child = gavel_run(&disturbed, 1, &[]).spawn().expect("gavel starts");
+    let mut child = gavel_run(&disturbed, ONE_OF_EACH, &[]).spawn().expect("gavel starts");
     let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
     let first_step = lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with("step 1/")));
     assert!(first_step.is_some(), "the first step is shown");
@@ -187,8 +230,8 @@ fn an_interrupted_run_goes_on_and_ends_with_the_adapter_of_an_undisturbed_one() 
         "how to go on is told: {rest:?}"
     );
 
-    finish(gavel_run(&disturbed, 1, &["--resume"]));
+    finish(gavel_run(&disturbed, ONE_OF_EACH, &["--resume"]));
     check_finished(&disturbed);
-    finish(gavel_run(&undisturbed, 1, &[]));
+    finish(gavel_run(&undisturbed, ONE_OF_EACH, &[]));
     assert_eq!(adapter_digest(&disturbed), adapter_digest(&undisturbed));
 }

@@ -115,3 +115,25 @@ where
         })
         .await
 }
+
+#[cfg(test)]
+mod tests {
+    use backon::BackoffBuilder as _;
+
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound_never_end_and_differ_between_workers() {
+        let pauses = || patience().build().take(40).collect::<Vec<Duration>>();
+        let (one, other) = (pauses(), pauses());
+        assert_eq!(one.len(), 40, "a worker looks for its coordinator for ever");
+        assert_ne!(one, other);
+        for (index, pause) in one.iter().enumerate() {
+            let plain = Duration::from_millis(100 << index.min(6)).min(Duration::from_secs(5));
+            assert!(
+                (plain..=2 * plain).contains(pause),
+                "pause {index} is {pause:?}, not {plain:?} to twice that"
+            );
+        }
+    }
+}

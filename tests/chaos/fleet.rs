@@ -1,0 +1,266 @@
+//! The real binary's parts as separate processes, each worker behind its own proxy.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use gavel_core::ids::RunId;
+use gavel_core::run::RunStatus;
+use gavel_core::unit::Role;
+use gavel_proto::v1::GetRunRequest;
+use gavel_proto::v1::runs_client::RunsClient;
+use tonic::Request;
+use tonic::transport::{Channel, Endpoint};
+
+use super::process::{End, Part};
+use super::proxy::Proxy;
+
+/// The run's name in the quickstart.
+pub(crate) const RUN: &str = "quickstart";
+/// How often conditions are looked at.
+pub(crate) const POLL: Duration = Duration::from_millis(50);
+/// How long anything may take that is bound to happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Ports below those that the system gives to outgoing connections: a coordinator that is away must find its port free.
+const PORTS: std::ops::Range<u16> = 20_000..30_000;
+/// Of a status, which grows with the steps.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// How a fleet is made up and watched.
+#[derive(Debug, Clone)]
+pub(crate) struct Shape {
+    pub(crate) samplers: usize,
+    pub(crate) judges: usize,
+    pub(crate) trainers: usize,
+    pub(crate) heartbeat: Duration,
+    pub(crate) lease: Duration,
+}
+
+/// The fleet. Its processes are killed when it is dropped.
+pub(crate) struct Fleet {
+    /// First the coordinator, then the workers.
+    pub(crate) parts: Vec<Part>,
+    /// The workers' roles, in the order of the parts.
+    roles: Vec<Role>,
+    /// The workers' ways to the coordinator, in the order of the parts.
+    pub(crate) proxies: Vec<Proxy>,
+    pub(crate) shape: Shape,
+    pub(crate) state: PathBuf,
+    grpc: SocketAddr,
+    runs: RunsClient<Channel>,
+    /// Starts of a part that had run before.
+    pub(crate) restarts: u32,
+}
+
+/// A process that ended without the test's doing.
+pub(crate) struct Ended {
+    /// Its place among the parts.
+    pub(crate) part: usize,
+    /// How, and its last words.
+    pub(crate) how: String,
+}
+
+impl Fleet {
+    /// Starts all processes, and hands in the run with these settings. `state` is the coordinator's data folder.
+    pub(crate) async fn start(shape: &Shape, folder: &Path, state: &Path, settings: &[String]) -> anyhow::Result<Self> {
+        let (grpc, http) = (free_port()?, free_port()?);
+        let logs = folder.join("logs");
+        std::fs::create_dir_all(&logs).context("cannot make the folder of logs")?;
+        let milliseconds = |duration: Duration| format!("{}ms", duration.as_millis());
+        let coordinator: [&str; 11] = [
+            "coordinator",
+            "--data",
+            &state.to_string_lossy(),
+            "--grpc",
+            &grpc.to_string(),
+            "--http",
+            &http.to_string(),
+            "--heartbeat",
+            &milliseconds(shape.heartbeat),
+            "--worker-timeout",
+            &milliseconds(shape.lease),
+        ];
+        let mut parts = vec![Part::new(
+            "coordinator".to_owned(),
+            coordinator.map(str::to_owned).to_vec(),
+            logs.join("coordinator.log"),
+        )];
+        let (mut roles, mut proxies) = (Vec::new(), Vec::new());
+        for (role, count) in [
+            (Role::Sampler, shape.samplers),
+            (Role::Judge, shape.judges),
+            (Role::Trainer, shape.trainers),
+        ] {
+            for index in 0..count {
+                let proxy = Proxy::start(grpc).await?;
+                let name = format!("{role}-{index}");
+                let arguments = vec![
+                    role.to_string(),
+                    "--connect".to_owned(),
+                    format!("http://{}", proxy.address),
+                ];
+                let log = logs.join(format!("{name}.log"));
+                parts.push(Part::new(name, arguments, log));
+                roles.push(role);
+                proxies.push(proxy);
+            }
+        }
+        let channel = Endpoint::from_shared(format!("http://{grpc}"))
+            .context("the coordinator's address")?
+            .connect_timeout(Duration::from_secs(1))
+            .connect_lazy();
+        let mut fleet = Self {
+            parts,
+            roles,
+            proxies,
+            shape: shape.clone(),
+            state: state.to_owned(),
+            grpc,
+            runs: RunsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            restarts: 0,
+        };
+        for part in &mut fleet.parts {
+            part.start()?;
+        }
+        fleet.submit(settings).await?;
+        Ok(fleet)
+    }
+
+    async fn submit(&self, settings: &[String]) -> anyhow::Result<()> {
+        let began = Instant::now();
+        while tokio::net::TcpStream::connect(self.grpc).await.is_err() {
+            if began.elapsed() > PATIENCE {
+                bail!("the coordinator does not serve: {}", self.parts[0].last_words());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gavel"));
+        command
+            .current_dir(super::root())
+            .args(["submit", "configs/quickstart.toml", "--connect"])
+            .arg(format!("http://{}", self.grpc));
+        let milliseconds = |duration: Duration| format!("{}ms", duration.as_millis());
+        let watched = [
+            format!("fleet.lease={}", milliseconds(self.shape.lease)),
+            format!("fleet.heartbeat={}", milliseconds(self.shape.heartbeat)),
+        ];
+        for setting in settings.iter().chain(&watched) {
+            command.arg("--set").arg(setting);
+        }
+        let output = command.output().context("cannot start gavel submit")?;
+        anyhow::ensure!(
+            output.status.success(),
+            "gavel submit: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
+    /// The run's state; `None` while no coordinator answers.
+    pub(crate) async fn status(&self) -> anyhow::Result<Option<RunStatus>> {
+        let mut request = Request::new(GetRunRequest { run_id: RUN.to_owned() });
+        request.set_timeout(Duration::from_secs(1));
+        let Ok(response) = self.runs.clone().get(request).await else {
+            return Ok(None);
+        };
+        let status = serde_json::from_str(&response.into_inner().status_json);
+        status.map(Some).context("the coordinator's answer is no status")
+    }
+
+    /// Waits until the run's state is as wanted.
+    pub(crate) async fn status_when(
+        &self,
+        what: &str,
+        wanted: impl Fn(&RunStatus) -> bool,
+    ) -> anyhow::Result<RunStatus> {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            if let Some(status) = self.status().await?.filter(&wanted) {
+                return Ok(status);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        bail!("{what}: not within {} s", PATIENCE.as_secs())
+    }
+
+    /// The workers' places among the parts; all of them, or those of a role.
+    pub(crate) fn workers(&self, role: Option<Role>) -> Vec<usize> {
+        let places = self.roles.iter().enumerate();
+        places
+            .filter(|(_, of)| role.is_none_or(|role| role == **of))
+            .map(|(index, _)| index + 1)
+            .collect()
+    }
+
+    /// The way of the worker at this place to the coordinator.
+    pub(crate) fn proxy(&self, part: usize) -> &Proxy {
+        &self.proxies[part - 1]
+    }
+
+    /// Starts again whatever is down. Returns the processes that ended without the test's doing.
+    pub(crate) fn revive(&mut self) -> anyhow::Result<Vec<Ended>> {
+        let mut ended = Vec::new();
+        for (place, part) in self.parts.iter_mut().enumerate() {
+            if let Some(End::ByItself(status)) = part.ended()? {
+                let how = format!("{} ended by itself ({status}): {}", part.name, part.last_words());
+                ended.push(Ended { part: place, how });
+            }
+            if part.may_start() {
+                part.start()?;
+                self.restarts += 1;
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Waits until a process has ended, and returns its exit status in words when it is not 0.
+    pub(crate) async fn wait_for_good_end(&mut self, part: usize) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let part = &mut self.parts[part];
+        while began.elapsed() < PATIENCE {
+            match part.ended()? {
+                Some(End::ByItself(status)) if status.success() => return Ok(()),
+                Some(End::ByItself(status)) => bail!("{} ended with {status}: {}", part.name, part.last_words()),
+                Some(End::Killed) => bail!("{} was killed", part.name),
+                None => tokio::time::sleep(POLL).await,
+            }
+        }
+        bail!("{} does not end within {} s", part.name, PATIENCE.as_secs())
+    }
+
+    /// Ends everything in good order: first the workers, then the coordinator.
+    pub(crate) async fn end(mut self) -> anyhow::Result<()> {
+        let workers = self.workers(None);
+        for worker in &workers {
+            self.parts[*worker].dismiss();
+        }
+        for worker in workers {
+            self.wait_for_good_end(worker).await?;
+        }
+        self.parts[0].dismiss();
+        self.wait_for_good_end(0).await
+    }
+}
+
+/// The run's name, as the core knows it.
+pub(crate) fn run_id() -> RunId {
+    RunId(RUN.to_owned())
+}
+
+/// A port that nobody listens on, another one at each call.
+fn free_port() -> anyhow::Result<SocketAddr> {
+    static LOOKED_AT: AtomicU32 = AtomicU32::new(0);
+    let count = u32::from(PORTS.end - PORTS.start);
+    // Where two test processes run at once they begin at different places.
+    let begin = std::process::id().wrapping_mul(37);
+    let free = (0..count).find_map(|_| {
+        let offset = LOOKED_AT.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + (begin.wrapping_add(offset) % count) as u16;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        TcpListener::bind(address).is_ok().then_some(address)
+    });
+    free.context("no port is free")
+}
