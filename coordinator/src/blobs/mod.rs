@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use gavel_core::ids::Digest;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as StorePath;
@@ -104,7 +104,7 @@ impl Blobs {
         BlobWriter::new(self.clone())
     }
 
-    /// Stores `bytes`. Storing them again is cheap and harmless.
+    /// Stores `bytes`. Storing them again is harmless, and replaces a blob whose file was changed or lost.
     ///
     /// # Errors
     /// [`BlobError::TooLarge`], [`BlobError::NoSpace`], [`BlobError::Unwritable`], [`BlobError::Store`].
@@ -123,6 +123,20 @@ impl Blobs {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(BlobError::from_store(&self.location, "look into", source)),
+        }
+    }
+
+    /// Whether a blob of this name and size is there and still has the name's hash. Looked at only where a blob is stored a
+    /// second time, which is rare; by its size alone, a corrupt one could never be made good.
+    async fn is_intact(&self, digest: &Digest, size: u64) -> Result<bool, BlobError> {
+        if self.size(digest).await? != Some(size) {
+            return Ok(false);
+        }
+        let read = async { self.stream(digest).await?.try_for_each(async |_| Ok(())).await };
+        match read.await {
+            Ok(()) => Ok(true),
+            Err(BlobError::Corrupt { .. } | BlobError::Missing { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

@@ -62,7 +62,7 @@ impl BlobWriter {
     /// As for any write.
     pub async fn finish(mut self) -> Result<(Digest, u64), BlobError> {
         let digest = Digest(self.hash.clone().finalize().into());
-        let exists = self.blobs.size(&digest).await? == Some(self.size);
+        let exists = self.blobs.is_intact(&digest, self.size).await?;
         let rest = self.buffer.split().freeze();
         match (exists, self.staged.is_some()) {
             (true, false) => {}
