@@ -48,8 +48,8 @@ pub(crate) enum Fault {
     FillDisk,
 }
 
-/// Every kind of fault, the more likely ones more often: 24 kills among 21 faults.
-pub(crate) const DECK: [Fault; 21] = [
+/// Every kind of fault, the more likely ones more often: 39 kills among 26 faults.
+pub(crate) const DECK: [Fault; 26] = [
     Fault::Kill(Target::Worker),
     Fault::Kill(Target::Worker),
     Fault::Kill(Target::Worker),
@@ -58,8 +58,11 @@ pub(crate) const DECK: [Fault; 21] = [
     Fault::Kill(Target::Coordinator),
     Fault::Kill(Target::Coordinator),
     Fault::Kill(Target::Group(Role::Sampler)),
+    Fault::Kill(Target::Group(Role::Sampler)),
     Fault::Kill(Target::Group(Role::Judge)),
     Fault::Kill(Target::Group(Role::Trainer)),
+    Fault::Kill(Target::Group(Role::Trainer)),
+    Fault::Kill(Target::Everything),
     Fault::Kill(Target::Everything),
     Fault::Stop(Target::Worker),
     Fault::Stop(Target::Group(Role::Sampler)),
@@ -70,6 +73,8 @@ pub(crate) const DECK: [Fault; 21] = [
     Fault::Silence(Target::Worker),
     Fault::Silence(Target::Group(Role::Judge)),
     Fault::Silence(Target::Everything),
+    Fault::Flip,
+    Fault::Delete,
     Fault::FillDisk,
 ];
 
@@ -127,6 +132,11 @@ pub(crate) enum Done {
 }
 
 impl Fault {
+    /// Whether it hits bytes that only a run that still takes steps would miss.
+    pub(crate) fn damages(self) -> bool {
+        matches!(self, Self::Flip | Self::Delete)
+    }
+
     /// Does it.
     pub(crate) fn strike(self, fleet: &mut Fleet, disk: Option<&Disk>, dice: &mut Dice) -> anyhow::Result<Done> {
         let until = Instant::now() + fleet.shape.lease + Duration::from_millis(500);

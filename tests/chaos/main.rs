@@ -86,6 +86,10 @@ fn main() -> ExitCode {
             polite::worker,
         ),
         trial(
+            "a_worker_whose_unit_does_not_end_in_time_gives_it_back",
+            polite::long_unit,
+        ),
+        trial(
             "a_coordinator_that_is_told_to_end_comes_back_to_the_same_workers",
             polite::coordinator,
         ),

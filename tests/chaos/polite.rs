@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
 use gavel_core::ids::{Fence, WorkerId};
 use gavel_core::run::Event;
-use gavel_core::unit::Role;
+use gavel_core::unit::{Role, Unit};
 
 use super::fleet::{Fleet, PATIENCE, POLL, Shape, run_id};
 use super::process::signal;
@@ -34,6 +34,18 @@ fn settings() -> Vec<String> {
         "sampling.batch=16",
         "judge.batch=16",
         "trainer.shard=16",
+        "evaluation.prompts=1",
+    ];
+    settings.map(str::to_owned).to_vec()
+}
+
+/// A unit of samples that takes minutes.
+fn long_settings() -> Vec<String> {
+    let settings = [
+        "run.steps=1",
+        "prompts.per_step=400",
+        "sampling.batch=400",
+        "sampling.steps=100",
         "evaluation.prompts=1",
     ];
     settings.map(str::to_owned).to_vec()
@@ -67,6 +79,35 @@ pub(super) fn worker() -> anyhow::Result<()> {
         for worker in told {
             check_farewell(&events, &worker)?;
         }
+        Ok(())
+    })
+}
+
+pub(super) fn long_unit() -> anyhow::Result<()> {
+    super::block_on(async {
+        let folder = tempfile::tempdir()?;
+        let state = folder.path().join("state");
+        let shape = Shape { judges: 0, ..SHAPE };
+        let mut fleet = Fleet::start(&shape, folder.path(), &state, &long_settings()).await?;
+        let is_sample = |unit: &Unit| matches!(unit, Unit::Sample { .. });
+        let status = fleet
+            .status_when("a sampler at work", |status| {
+                status.leases.iter().any(|lease| is_sample(&lease.unit))
+            })
+            .await?;
+        let lease = status.leases.iter().find(|lease| is_sample(&lease.unit));
+        let lease = lease.context("a lease")?.clone();
+        let sampler = fleet.workers(Some(Role::Sampler))[0];
+        tell_all_to_end(&mut fleet, &[sampler], "TERM").await?;
+        let returned = events(&state).await?.into_iter().any(
+            |event| matches!(event, Event::Released { unit, fence, .. } if unit == lease.unit && fence == lease.fence),
+        );
+        ensure!(returned, "{} was not given back", lease.unit);
+        fleet
+            .status_when("the unit is free for others", |status| {
+                !status.leases.iter().any(|lease| is_sample(&lease.unit))
+            })
+            .await?;
         Ok(())
     })
 }

@@ -94,8 +94,9 @@ impl Chaos {
         }
     }
 
-    /// Ends what has lasted long enough, and strikes when it is time. Returns how many processes were killed.
-    fn act(&mut self, accepted: u64, fleet: &mut Fleet, disk: Option<&Disk>) -> anyhow::Result<u32> {
+    /// Ends what has lasted long enough, and strikes when it is time. `trains`: two steps at least are still to be committed.
+    /// Returns how many processes were killed.
+    fn act(&mut self, accepted: u64, trains: bool, fleet: &mut Fleet, disk: Option<&Disk>) -> anyhow::Result<u32> {
         let now = Instant::now();
         let (over, ongoing) = std::mem::take(&mut self.ongoing)
             .into_iter()
@@ -114,6 +115,11 @@ impl Chaos {
         }
         if next.due.is_none_or(|due| due > now) {
             self.next = Some(next);
+            return Ok(0);
+        }
+        if next.fault.damages() && !trains {
+            // Its turn comes again in the next round.
+            self.deck.insert(0, next.fault);
             return Ok(0);
         }
         self.strike(next.fault, fleet, disk)
@@ -197,6 +203,7 @@ async fn follow(fleet: &mut Fleet, mut chaos: Option<&mut Chaos>, disk: Option<&
     let mut ticks = tokio::time::interval(POLL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut accepted, mut moved, mut kills) = (0, Instant::now(), 0);
+    let mut trains = false;
     let mut waiting = String::new();
     let ended = loop {
         ticks.tick().await;
@@ -208,6 +215,7 @@ async fn follow(fleet: &mut Fleet, mut chaos: Option<&mut Chaos>, disk: Option<&
             if units > accepted {
                 (accepted, moved) = (units, Instant::now());
             }
+            trains = status.step.0 + 2 <= status.steps_total;
             waiting = status.waiting.text;
         }
         for ended in fleet.revive()? {
@@ -217,7 +225,7 @@ async fn follow(fleet: &mut Fleet, mut chaos: Option<&mut Chaos>, disk: Option<&
             }
         }
         if let Some(chaos) = &mut chaos {
-            kills += chaos.act(accepted, fleet, disk)?;
+            kills += chaos.act(accepted, trains, fleet, disk)?;
         }
         if moved.elapsed() > STUCK {
             bail!("no progress for {} s; the run waits for {waiting}", STUCK.as_secs());
