@@ -48,8 +48,8 @@ pub(crate) enum Fault {
     FillDisk,
 }
 
-/// Every kind of fault, the more likely ones more often: 39 kills among 26 faults.
-pub(crate) const DECK: [Fault; 26] = [
+/// Every kind of fault, the more likely ones more often: 39 kills among 28 faults.
+pub(crate) const DECK: [Fault; 28] = [
     Fault::Kill(Target::Worker),
     Fault::Kill(Target::Worker),
     Fault::Kill(Target::Worker),
@@ -74,6 +74,8 @@ pub(crate) const DECK: [Fault; 26] = [
     Fault::Silence(Target::Group(Role::Judge)),
     Fault::Silence(Target::Everything),
     Fault::Flip,
+    Fault::Flip,
+    Fault::Delete,
     Fault::Delete,
     Fault::FillDisk,
 ];

@@ -1,6 +1,6 @@
 //! What a finished run left: adapter, verdicts and steps as its ledger and blobs tell them, without times.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
@@ -34,35 +34,42 @@ pub(crate) struct Tally {
     pub(crate) granted: u32,
     pub(crate) expired: u32,
     pub(crate) released: u32,
+    /// Attempts that a worker reported as failed although its inputs were good.
     pub(crate) failed: u32,
-    pub(crate) events: u32,
+    /// Reports of inputs that were lost or changed.
+    pub(crate) losses: u32,
+    /// Units accepted again because their results were lost.
+    pub(crate) made_again: u32,
 }
 
-/// Reads a finished run, and checks that each unit was accepted once.
+/// Reads a finished run, and checks that each unit was accepted once, or once more for each loss of a result.
 pub(crate) async fn read(state: &Path) -> anyhow::Result<(Outcome, Tally)> {
     let ledger = SqliteLedger::open(&state.join("ledger.sqlite")).await?;
     let run = read_run(&ledger, &run_id()).await?;
     ensure!(run.phase() == Phase::Finished, "the ledger's run is {:?}", run.phase());
     let mut tally = Tally::default();
-    let mut accepted: BTreeMap<Unit, u32> = BTreeMap::new();
+    // Units accepted since results were last lost; within these no unit may come twice.
+    let mut accepted: BTreeSet<Unit> = BTreeSet::new();
+    let mut ever: BTreeSet<Unit> = BTreeSet::new();
     for record in ledger.events(&run_id()).await? {
-        tally.events += 1;
         match serde_json::from_str(&record.event).context("an event that is no event")? {
             Event::Granted { .. } => tally.granted += 1,
             Event::Completed { unit, .. } => {
                 tally.accepted += 1;
-                *accepted.entry(unit).or_default() += 1;
+                ensure!(accepted.insert(unit), "{unit} was accepted twice");
+                tally.made_again += u32::from(!ever.insert(unit));
             }
             Event::Expired { .. } => tally.expired += 1,
             Event::Released { .. } => tally.released += 1,
-            Event::Failed { .. } => tally.failed += 1,
+            Event::Failed { unusable, .. } if unusable.is_empty() => tally.failed += 1,
+            Event::Failed { .. } => {
+                tally.losses += 1;
+                accepted.clear();
+            }
             other => anyhow::bail!("an event that nobody caused: {other:?}"),
         }
     }
     ledger.close().await;
-    let twice: Vec<_> = accepted.iter().filter(|(_, count)| **count != 1).collect();
-    ensure!(twice.is_empty(), "units accepted more than once: {twice:?}");
-
     let results = run.results();
     let last = results.policies.last().context("no policy")?;
     let final_adapter = last.averaged.unwrap_or(last.adapter);

@@ -51,7 +51,7 @@ impl Report<'_> {
         writeln!(
             text,
             "| units accepted, each once | {} |",
-            sum(|round| round.tally.accepted)
+            sum(|round| round.tally.accepted - round.tally.made_again)
         )?;
         writeln!(text, "| leases expired | {} |", sum(|round| round.tally.expired))?;
         writeln!(text, "| leases given back | {} |", sum(|round| round.tally.released))?;
@@ -59,6 +59,16 @@ impl Report<'_> {
             text,
             "| attempts that workers reported as failed | {} |",
             sum(|round| round.tally.failed)
+        )?;
+        writeln!(
+            text,
+            "| reports of lost or changed inputs | {} |",
+            sum(|round| round.tally.losses)
+        )?;
+        writeln!(
+            text,
+            "| units made again for that reason | {} |",
+            sum(|round| round.tally.made_again)
         )?;
         writeln!(text, "| cores of the machine | {cores} |")?;
         writeln!(text, "| wall time | {} |", seconds(self.wall))?;

@@ -234,7 +234,8 @@ async fn follow(fleet: &mut Fleet, mut chaos: Option<&mut Chaos>, disk: Option<&
     if let Some(chaos) = chaos {
         let ongoing = std::mem::take(&mut chaos.ongoing);
         chaos.end(ongoing, fleet, disk)?;
-        chaos.next = None;
+        // What did not come to its turn comes in the next round.
+        chaos.deck.extend(chaos.next.take().map(|next| next.fault));
     }
     // What was killed last is to end in good order too.
     let began = Instant::now();
