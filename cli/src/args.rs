@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Sample(SampleArguments),
     /// Perform one RPO update offline from recorded trajectories and rewards.
     Replay(ReplayArguments),
+    /// Do a recorded step again from a run's ledger and blobs, and compare every byte.
+    Verify(VerifyArguments),
     /// Check that a configuration will run: files, models, adapter, judge, memory, folders.
     Doctor(DoctorArguments),
     /// Time the parts of a configuration's step in one process, without a fleet.
@@ -282,6 +284,43 @@ pub(crate) struct ReplayArguments {
     /// Write the mean gradient before clipping.
     #[arg(long, value_name = "OUT.safetensors")]
     pub(crate) gradients: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArguments {
+    /// The run's folder, or its name in runs/.
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+    /// The step to do again [default: the latest committed one].
+    #[arg(long, value_name = "N")]
+    pub(crate) step: Option<u32>,
+    /// Only this part of the step; may be given several times [default: all].
+    #[arg(long, value_enum)]
+    pub(crate) part: Vec<VerifyPart>,
+    /// Where the base model is now, if not where the run found it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Where the judge's model is now, if not where the run found it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) judge: Option<PathBuf>,
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A part of a step, in the order in which they are done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VerifyPart {
+    /// The initial policy; part of step 1.
+    Initialise,
+    /// Trajectories and images.
+    Sample,
+    /// Verdicts.
+    Judge,
+    /// Gradient sums.
+    Gradient,
+    /// The new policy.
+    Commit,
 }
 
 #[derive(Debug, Args)]

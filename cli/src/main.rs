@@ -15,6 +15,7 @@ mod config;
 mod fault;
 mod report;
 mod run;
+mod verify;
 
 use std::process::ExitCode;
 

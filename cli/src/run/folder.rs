@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use gavel_coordinator::blobs::Blobs;
-use gavel_coordinator::ledger::SqliteLedger;
+use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
 use gavel_core::ids::{Digest, Step};
 use gavel_core::run::Run;
 use gavel_core::spec::RunSpec;
@@ -12,6 +12,7 @@ use gavel_core::unit::Policy;
 use gavel_models::lora::{LoraConfig, write_folder};
 use gavel_trainer_worker::replay::OPTIMIZER_FILE;
 
+use super::History;
 use crate::fault::Fault;
 
 const SPEC: &str = "spec.json";
@@ -80,6 +81,36 @@ impl RunFolder {
         Ok(folder)
     }
 
+    /// Opens the folder of a run that is there, to look into it. `run` is the folder, or its name in `runs/`.
+    ///
+    /// # Errors
+    /// No such folder, or none of a run.
+    pub(crate) fn open(run: &Path) -> anyhow::Result<(Self, RunSpec)> {
+        let below = Path::new("runs").join(run);
+        let path = if !run.is_dir() && below.is_dir() {
+            below
+        } else {
+            run.to_owned()
+        };
+        let folder = Self { path };
+        let file = folder.path.join(SPEC);
+        let text = std::fs::read_to_string(&file).with_context(|| {
+            Fault::new(format!("{} is not the folder of a run", run.display())).with_hint(
+                "name the folder that `gavel run` wrote, for example runs/quickstart; it has spec.json at its root",
+            )
+        })?;
+        let spec = serde_json::from_str(&text).with_context(|| {
+            Fault::new(format!("{}: not a run's configuration", file.display()))
+                .with_hint("use the Gavel version that began the run")
+        })?;
+        if !folder.ledger().is_file() {
+            return Err(Fault::new(format!("{}: there is no ledger", folder.ledger().display()))
+                .with_hint("the run has not begun, or its folder was copied without `state/`")
+                .into());
+        }
+        Ok((folder, spec))
+    }
+
     /// The folder itself.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -106,6 +137,23 @@ impl RunFolder {
     pub(crate) async fn read_run(&self, spec: &RunSpec) -> anyhow::Result<Run> {
         let ledger = SqliteLedger::open(&self.ledger()).await?;
         Ok(gavel_coordinator::read_run(&ledger, &spec.id()).await?)
+    }
+
+    /// Everything that the ledger holds of the run.
+    ///
+    /// # Errors
+    /// As [`RunFolder::read_run`].
+    pub(crate) async fn history(&self, spec: &RunSpec) -> anyhow::Result<History> {
+        let ledger = SqliteLedger::open(&self.ledger()).await?;
+        let run = spec.id();
+        let record = ledger.runs().await?.into_iter().find(|record| record.run == run);
+        let record = record.ok_or_else(|| {
+            Fault::new(format!("{}: the ledger has no run `{run}`", self.ledger().display()))
+                .with_hint("spec.json and state/ are of different runs; put the folder together again from one copy")
+        })?;
+        let events = ledger.events(&record.run).await?;
+        ledger.close().await;
+        Ok(History { record, events })
     }
 
     /// The run's blobs.

@@ -2,6 +2,7 @@
 
 mod children;
 mod folder;
+mod history;
 mod machine;
 mod progress;
 
@@ -22,6 +23,7 @@ use crate::fault::Fault;
 use crate::{config, report};
 use children::{CoordinatorProcess, Fleet};
 pub(crate) use folder::RunFolder;
+pub(crate) use history::History;
 pub(crate) use machine::{Machine, Usage, peak_memory_bytes, usage};
 use progress::Progress;
 

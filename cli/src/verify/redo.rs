@@ -1,0 +1,218 @@
+//! Does a unit again with the code of the worker that did it.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use gavel_core::run::Run;
+use gavel_core::spec::RunSpec;
+use gavel_core::unit::{Outcome, Role};
+use gavel_judge_worker::JudgeWork;
+use gavel_models::load::fingerprint;
+use gavel_models::trajectory::Trajectory;
+use gavel_sampler_worker::SamplerWork;
+use gavel_trainer_worker::TrainerWork;
+use gavel_worker::{Work, WorkContext};
+
+use super::compare::{Equal, Named, compare, inputs, outputs};
+use super::recorded::Recorded;
+use super::store::{Damage, Store};
+
+/// What came of doing a unit again.
+pub(super) enum Redone {
+    /// The same.
+    Equal(Equal),
+    /// These blobs, which it needs, are gone or damaged.
+    Lacks(Vec<String>),
+    /// Something else, in words.
+    Differs(String),
+}
+
+/// The workers of this process, one role at a time so that only its model is in memory.
+pub(super) struct Redo<'a> {
+    run: &'a Run,
+    spec: RunSpec,
+    worker: Option<(Role, Box<dyn Work>)>,
+    store: Store,
+}
+
+impl<'a> Redo<'a> {
+    pub(super) fn new(run: &'a Run, store: Store) -> Self {
+        Self {
+            run,
+            spec: run.spec().clone(),
+            worker: None,
+            store,
+        }
+    }
+
+    /// Takes the models from other folders than those that the run names: the same files, elsewhere.
+    pub(super) fn use_models(&mut self, model: Option<&Path>, judge: Option<&Path>) {
+        if let Some(model) = model {
+            model.clone_into(&mut self.spec.model.path);
+        }
+        if let Some(judge) = judge {
+            judge.clone_into(&mut self.spec.judge.path);
+        }
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn into_damages(self) -> Vec<Damage> {
+        self.store.damages()
+    }
+
+    /// Does a unit again and compares.
+    ///
+    /// # Errors
+    /// The blobs cannot be read or the worker cannot start: nothing that speaks against the record.
+    pub(super) fn redo(&mut self, recorded: &Recorded) -> anyhow::Result<Redone> {
+        let context = WorkContext::in_memory().context("cannot start the async runtime")?;
+        let mut lacking = Vec::new();
+        for named in inputs(&recorded.assignment) {
+            match self.store.get(&named)? {
+                Some(bytes) => drop(context.put(bytes)),
+                None => lacking.push(format!("{} {}", named.what, named.digest)),
+            }
+        }
+        if !lacking.is_empty() {
+            return Ok(Redone::Lacks(lacking));
+        }
+        let worker = self.worker(recorded.unit.role())?;
+        let again = match worker.perform(&recorded.unit, &recorded.assignment, &context) {
+            Ok(again) => again,
+            Err(error) => {
+                return Ok(Redone::Differs(format!(
+                    "{}: it was done once and cannot be done again: {error}",
+                    recorded.unit
+                )));
+            }
+        };
+        match compare(&recorded.unit, &recorded.outcome, &again) {
+            Ok(equal) => {
+                self.mend(&recorded.outcome, &context)?;
+                Ok(Redone::Equal(equal))
+            }
+            Err(difference) => Ok(Redone::Differs(
+                match self.explain(&recorded.outcome, &again, &context)? {
+                    Some(reason) => format!("{difference}; {reason}"),
+                    None => difference,
+                },
+            )),
+        }
+    }
+
+    /// The worker of a role, ready for the run.
+    fn worker(&mut self, role: Role) -> anyhow::Result<&mut dyn Work> {
+        if self.worker.as_ref().is_none_or(|(ready, _)| *ready != role) {
+            // Frees the other model first: two may not fit.
+            self.worker = None;
+            let mut worker: Box<dyn Work> = match role {
+                Role::Sampler => Box::<SamplerWork>::default(),
+                Role::Judge => Box::<JudgeWork>::default(),
+                Role::Trainer => Box::<TrainerWork>::default(),
+            };
+            worker
+                .prepare(self.run.id(), &self.spec, self.run.assets())
+                .with_context(|| {
+                    format!("the {role}'s model cannot be loaded; --model and --judge name other folders")
+                })?;
+            self.worker = Some((role, worker));
+        }
+        match &mut self.worker {
+            Some((_, worker)) => Ok(worker.as_mut()),
+            None => anyhow::bail!("no worker is ready"),
+        }
+    }
+
+    /// Looks whether what was made once is still stored, and keeps what was made again where it is not.
+    fn mend(&mut self, outcome: &Outcome, context: &WorkContext) -> anyhow::Result<()> {
+        for named in outputs(outcome) {
+            // A commit of nothing names the blobs of the policy before it and makes none.
+            if self.store.get(&named)?.is_none()
+                && let Ok(bytes) = context.get(&named.digest)
+            {
+                self.store.replace(named.digest, bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what a difference in trajectories comes from, where the recorded one can be looked into.
+    fn explain(
+        &mut self,
+        recorded: &Outcome,
+        again: &Outcome,
+        context: &WorkContext,
+    ) -> anyhow::Result<Option<String>> {
+        let (
+            Outcome::Sampled { samples, .. },
+            Outcome::Sampled {
+                samples: samples_again, ..
+            },
+        ) = (recorded, again)
+        else {
+            return Ok(None);
+        };
+        let differs = samples.iter().zip(samples_again).find(|(one, other)| one != other);
+        let Some((Some(digest), Some(digest_again))) = differs.map(|(one, other)| (one.trajectory, other.trajectory))
+        else {
+            return Ok(None);
+        };
+        let named = Named {
+            what: "the recorded trajectory".to_owned(),
+            digest,
+        };
+        let (Some(stored), Ok(made)) = (self.store.get(&named)?, context.get(&digest_again)) else {
+            return Ok(None);
+        };
+        let (Ok(stored), Ok(made)) = (
+            Trajectory::from_safetensors(&stored),
+            Trajectory::from_safetensors(&made),
+        ) else {
+            return Ok(None);
+        };
+        if stored.metadata.model != made.metadata.model {
+            let folder = self.spec.model.path.join("transformer");
+            let found = fingerprint(&folder).map_or_else(|error| error.to_string(), |found| found.to_string());
+            return Ok(Some(format!(
+                "{} is not the model that sampled it: fingerprint {found}, then {}",
+                folder.display(),
+                stored.metadata.model
+            )));
+        }
+        Ok(Some(first_tensor(&stored, &made)))
+    }
+}
+
+/// Names the first tensor that differs, in the order in which they come about.
+fn first_tensor(stored: &Trajectory, made: &Trajectory) -> String {
+    if stored.metadata != made.metadata {
+        return format!("metadata differs: {:?}, again {:?}", stored.metadata, made.metadata);
+    }
+    let tensors = [
+        ("sigmas", &stored.sigmas, &made.sigmas),
+        ("prompt_embeds", &stored.prompt_embeds, &made.prompt_embeds),
+        (
+            "pooled_prompt_embeds",
+            &stored.pooled_prompt_embeds,
+            &made.pooled_prompt_embeds,
+        ),
+        ("velocities", &stored.velocities, &made.velocities),
+        ("latents", &stored.latents, &made.latents),
+        ("log_probs", &stored.log_probs, &made.log_probs),
+    ];
+    for (name, stored, made) in tensors {
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        if bits(stored) != bits(made) {
+            let largest = stored
+                .iter()
+                .zip(made)
+                .map(|(one, other)| (one - other).abs())
+                .fold(0.0, f32::max);
+            return format!("the first tensor that differs is `{name}`, by at most {largest:e}");
+        }
+    }
+    "the tensors are equal, so the file was written in another way".to_owned()
+}
