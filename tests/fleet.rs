@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use gavel_coordinator::ledger::SqliteLedger;
+use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
 use gavel_coordinator::read_run;
 use gavel_core::ids::{Digest, RunId, Step};
 use gavel_core::run::{Phase, Results, Run, StepSeconds};
@@ -174,6 +174,133 @@ fn results(out: &Path) -> Results {
     results
 }
 
+/// `gavel verify` or `gavel audit` as (exit status, standard output).
+fn look_back(arguments: &[&str], out: &Path) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_gavel"))
+        .current_dir(root())
+        .args(arguments)
+        .arg(out)
+        .output()
+        .expect("gavel starts");
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).expect("a copy");
+        }
+    }
+}
+
+/// Copies a run with its ledger changed: each event's text goes through `change`.
+fn copy_changed(from: &Path, to: &Path, change: impl Fn(&mut Value)) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    copy(from, to);
+    std::fs::remove_file(to.join("state/ledger.sqlite")).expect("the ledger is there");
+    runtime.block_on(async {
+        let id = RunId("quickstart".into());
+        let before = SqliteLedger::open(&from.join("state/ledger.sqlite"))
+            .await
+            .expect("the ledger opens");
+        let after = SqliteLedger::open(&to.join("state/ledger.sqlite"))
+            .await
+            .expect("a new ledger");
+        for run in before.runs().await.expect("runs") {
+            after.create_run(&run).await.expect("a new run");
+        }
+        let mut events = before.events(&id).await.expect("events");
+        for event in &mut events {
+            let mut value = serde_json::from_str(&event.event).expect("an event is JSON");
+            change(&mut value);
+            event.event = value.to_string();
+        }
+        after.append(&events).await.expect("new events");
+        before.close().await;
+        after.close().await;
+    });
+}
+
+/// A finished run is confirmed by doing a step again and by its books; one that somebody changed is not.
+fn check_looking_back(out: &Path, folder: &Path) {
+    let step = "--step=2";
+    let (code, text) = look_back(&["verify", step], out);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("trajectories 16") && text.contains("verdicts 8") && text.contains("confirmed"),
+        "{text}"
+    );
+    let (code, text) = look_back(&["verify", "--step=1", "--json"], out);
+    let found: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((code, &found["confirmed"]), (Some(0), &Value::Bool(true)), "{text}");
+    assert_eq!(
+        found["parts"].as_array().map(Vec::len),
+        Some(5),
+        "the first step has the initial policy too: {text}"
+    );
+    let (code, text) = look_back(&["audit"], out);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("trajectories 48 of 48") && text.contains("no findings"),
+        "{text}"
+    );
+
+    let run = ledger(out);
+    let second = &run.results().steps[1];
+    let [first, _] = second.pairs[0].candidates.expect("every pair is sampled");
+    let name = first.trajectory.to_string();
+    let damaged = folder.join("damaged");
+    copy(out, &damaged);
+    let blob = damaged.join("state/blobs").join(&name[..2]).join(&name[2..]);
+    let mut bytes = std::fs::read(&blob).expect("the trajectory is there");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&blob, bytes).expect("a changed trajectory");
+    for arguments in [&["verify", step][..], &["audit"]] {
+        let (code, text) = look_back(arguments, &damaged);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains(&name) && text.contains("prompt 0, candidate 0"), "{text}");
+    }
+
+    let changed = folder.join("changed");
+    let decided = second
+        .pairs
+        .iter()
+        .position(|pair| pair.is_decided())
+        .expect("a decided pair") as u64;
+    copy_changed(out, &changed, |event| {
+        if event["kind"] != "completed" || event["unit"]["kind"] != "judge" || event["unit"]["step"] != 2 {
+            return;
+        }
+        for record in event["outcome"]["verdicts"].as_array_mut().expect("verdicts") {
+            if record["prompt"] == decided {
+                let other = if record["verdict"]["side"] == "first" {
+                    "second"
+                } else {
+                    "first"
+                };
+                record["verdict"]["side"] = other.into();
+            }
+        }
+    });
+    for arguments in [&["verify", step][..], &["audit"]] {
+        let (code, text) = look_back(arguments, &changed);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains(&format!("pair {decided}")), "{text}");
+    }
+}
+
 #[test]
 fn a_run_gives_the_same_bytes_whatever_the_number_of_workers_and_threads() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -200,6 +327,8 @@ fn a_run_gives_the_same_bytes_whatever_the_number_of_workers_and_threads() {
             "{shape:?}: policies, pictures, verdicts or gradients"
         );
     }
+
+    check_looking_back(&one, folder.path());
 
     let again = gavel_run(&one, ONE_OF_EACH, &[]).output().expect("gavel starts");
     assert!(!again.status.success(), "a finished run is not overwritten");
@@ -230,8 +359,13 @@ fn an_interrupted_run_goes_on_and_ends_with_the_adapter_of_an_undisturbed_one() 
         "how to go on is told: {rest:?}"
     );
 
+    let (code, text) = look_back(&["audit"], &disturbed);
+    assert_eq!(code, Some(0), "the books of a stopped run are right too: {text}");
+
     finish(gavel_run(&disturbed, ONE_OF_EACH, &["--resume"]));
     check_finished(&disturbed);
+    let (code, text) = look_back(&["audit"], &disturbed);
+    assert_eq!(code, Some(0), "{text}");
     finish(gavel_run(&undisturbed, ONE_OF_EACH, &[]));
     assert_eq!(adapter_digest(&disturbed), adapter_digest(&undisturbed));
 }

@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Sample(SampleArguments),
     /// Perform one RPO update offline from recorded trajectories and rewards.
     Replay(ReplayArguments),
+    /// Prove from a run's ledger and blobs that each pair was sampled, judged and trained on once, under the right policy.
+    Audit(AuditArguments),
     /// Do a recorded step again from a run's ledger and blobs, and compare every byte.
     Verify(VerifyArguments),
     /// Check that a configuration will run: files, models, adapter, judge, memory, folders.
@@ -284,6 +286,16 @@ pub(crate) struct ReplayArguments {
     /// Write the mean gradient before clipping.
     #[arg(long, value_name = "OUT.safetensors")]
     pub(crate) gradients: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArguments {
+    /// The run's folder, or its name in runs/.
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@
 
 mod args;
 mod assets;
+mod audit;
 mod client;
 mod commands;
 mod config;

@@ -19,7 +19,7 @@ pub(crate) use runtime::block_on;
 use gavel_core::unit::Role;
 
 use crate::args::{Command, ConfigCommand};
-use crate::{assets, config, run, verify};
+use crate::{assets, audit, config, run, verify};
 
 /// Does what the command line asks.
 ///
@@ -39,6 +39,7 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(arguments) => status::status(&arguments)?,
         Command::Sample(arguments) => sample::sample(&arguments)?,
         Command::Replay(arguments) => replay::replay(&arguments)?,
+        Command::Audit(arguments) => return audit::audit(&arguments),
         Command::Verify(arguments) => return verify::verify(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments)?,
         Command::Load(arguments) => load::load(&arguments)?,

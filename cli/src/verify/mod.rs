@@ -4,6 +4,7 @@
 //! blobs. A blob that is gone or damaged is replaced by the one that was made again, where its hash is the recorded one.
 
 mod compare;
+mod named;
 mod recorded;
 mod redo;
 mod report;

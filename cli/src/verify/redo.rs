@@ -13,7 +13,8 @@ use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
 use gavel_worker::{Work, WorkContext};
 
-use super::compare::{Equal, Named, compare, inputs, outputs};
+use super::compare::{Equal, compare};
+use super::named::{Named, inputs, outputs};
 use super::recorded::Recorded;
 use super::store::{Damage, Store};
 

@@ -9,7 +9,7 @@ use gavel_core::ids::Digest;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-use super::compare::Named;
+use super::named::Named;
 
 /// What is wrong with a stored blob.
 #[derive(Debug, Clone, Serialize)]

@@ -185,18 +185,26 @@ pub fn write_folder(bytes: &[u8], config: &LoraConfig, dir: &Path) -> Result<(),
             source,
         })
     };
-    let diffusers = diffusers_file(bytes, config)?;
+    let files = folder_files(bytes, config)?;
     written(dir, fs::create_dir_all(dir))?;
-    let settings = format!("{:#}\n", config.to_peft());
-    for (name, bytes) in [
-        (CONFIG_FILE, settings.as_bytes()),
-        (PEFT_FILE, bytes),
-        (DIFFUSERS_FILE, &diffusers),
-    ] {
+    for (name, bytes) in files {
         let file = dir.join(name);
         written(&file, fs::write(&file, bytes))?;
     }
     Ok(())
+}
+
+/// What [`write_folder`] writes: each file's name and bytes.
+///
+/// # Errors
+/// [`LoraError::Safetensors`] for bytes that are no weight file.
+pub fn folder_files(bytes: &[u8], config: &LoraConfig) -> Result<[(&'static str, Vec<u8>); 3], LoraError> {
+    let settings = format!("{:#}\n", config.to_peft());
+    Ok([
+        (CONFIG_FILE, settings.into_bytes()),
+        (PEFT_FILE, bytes.to_vec()),
+        (DIFFUSERS_FILE, diffusers_file(bytes, config)?),
+    ])
 }
 
 /// The weight file that diffusers' `load_lora_weights` reads, alpha included, from peft's.

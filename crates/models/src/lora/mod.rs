@@ -13,5 +13,5 @@ mod targets;
 pub use adapter::{LoraAdapter, Manifest};
 pub use config::LoraConfig;
 pub use error::LoraError;
-pub use files::write_folder;
+pub use files::{folder_files, write_folder};
 pub use gradients::LoraGradients;

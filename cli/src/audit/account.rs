@@ -1,0 +1,215 @@
+//! The events, one by one: grants, leases and accepted results, with books of its own beside the run's state machine.
+//!
+//! The state machine is asked whether each event applies, but nothing is taken from it that the events themselves tell:
+//! who holds which lease, which fence comes next, and what was accepted are counted here again.
+
+use std::collections::BTreeMap;
+
+use gavel_core::ids::{Fence, WorkerId};
+use gavel_core::run::{Event, Phase, Run};
+use gavel_core::unit::{Assignment, Outcome, Unit};
+
+use super::finding::{Findings, Rule};
+use crate::run::History;
+
+/// What the events add up to.
+pub(super) struct Account {
+    /// The run that the events lead to; events that do not apply are left out.
+    pub(super) run: Run,
+    /// The accepted result of each unit.
+    pub(super) accepted: BTreeMap<Unit, Accepted>,
+    /// Number of grants.
+    pub(super) grants: u64,
+}
+
+/// A result that counts.
+#[derive(Debug, Clone)]
+pub(super) struct Accepted {
+    /// The event's number.
+    pub(super) sequence: u64,
+    /// What the worker was given with the lease.
+    pub(super) assignment: Option<Assignment>,
+    pub(super) outcome: Outcome,
+}
+
+/// A lease as the events tell it.
+struct Open {
+    worker: WorkerId,
+    fence: Fence,
+    assignment: Option<Assignment>,
+}
+
+struct Book<'a> {
+    account: Account,
+    open: BTreeMap<Unit, Open>,
+    refused: u64,
+    findings: &'a mut Findings,
+}
+
+impl Account {
+    /// Reads a run's events.
+    ///
+    /// # Errors
+    /// Spec or assets cannot be read: then there is nothing to hold the events against.
+    pub(super) fn read(history: &History, findings: &mut Findings) -> anyhow::Result<Self> {
+        let mut book = Book {
+            account: Self {
+                run: history.begin()?,
+                accepted: BTreeMap::new(),
+                grants: 0,
+            },
+            open: BTreeMap::new(),
+            refused: 0,
+            findings,
+        };
+        for (expected, stored) in (1..).zip(&history.events) {
+            let place = format!("event {}", stored.sequence);
+            if stored.sequence != expected {
+                book.findings
+                    .add(Rule::Events, &place, format!("event {expected} is missing"));
+            }
+            let event: Event = match serde_json::from_str(&stored.event) {
+                Ok(event) => event,
+                Err(error) => {
+                    book.findings
+                        .add(Rule::Events, &place, format!("cannot be read: {error}"));
+                    continue;
+                }
+            };
+            let kind = serde_json::to_value(&event).ok();
+            let kind = kind
+                .as_ref()
+                .and_then(|value| value.get("kind"))
+                .and_then(|kind| kind.as_str());
+            if kind != Some(stored.kind.as_str()) {
+                let problem = format!(
+                    "its column says `{}`, the event is `{}`",
+                    stored.kind,
+                    kind.unwrap_or("?")
+                );
+                book.findings.add(Rule::Events, &place, problem);
+            }
+            book.enter(&place, stored.sequence, event.clone());
+            book.apply(&place, event, stored.at);
+        }
+        if book.refused > 1 {
+            let problem = format!("{} events do not apply; the first is named above", book.refused);
+            book.findings.add(Rule::Events, "the ledger", problem);
+        }
+        Ok(book.account)
+    }
+}
+
+impl Book<'_> {
+    /// Counts an event in this book, before the state machine hears of it.
+    fn enter(&mut self, place: &str, sequence: u64, event: Event) {
+        match event {
+            Event::Granted { unit, worker, fence } => self.grant(place, unit, worker, fence),
+            Event::Completed {
+                unit,
+                worker,
+                fence,
+                outcome,
+            } => {
+                let lease = self.close(place, &unit, fence, Some(&worker));
+                if let Some(before) = self.account.accepted.get(&unit) {
+                    let problem = format!("{unit} has a second result; the first is event {}", before.sequence);
+                    return self.findings.add(Rule::Once, place, problem);
+                }
+                self.account.accepted.insert(
+                    unit,
+                    Accepted {
+                        sequence,
+                        assignment: lease.and_then(|lease| lease.assignment),
+                        outcome,
+                    },
+                );
+            }
+            Event::Failed {
+                unit, worker, fence, ..
+            }
+            | Event::Released { unit, worker, fence } => {
+                self.close(place, &unit, fence, Some(&worker));
+            }
+            Event::Expired { unit, fence } => {
+                self.close(place, &unit, fence, None);
+            }
+            Event::Cancelled { .. } | Event::Resumed => {}
+        }
+    }
+
+    fn grant(&mut self, place: &str, unit: Unit, worker: WorkerId, fence: Fence) {
+        self.account.grants += 1;
+        let expected = Fence(self.account.grants);
+        if fence != expected {
+            let problem = format!("{unit} is granted with fence {fence}; the next is {expected}");
+            self.findings.add(Rule::Leases, place, problem);
+            // One number out of place is one finding, not one for each later grant.
+            self.account.grants = fence.0;
+        }
+        if let Some(open) = self.open.get(&unit) {
+            let problem = format!("{unit} is granted to {worker} while {} holds it", open.worker);
+            self.findings.add(Rule::Leases, place, problem);
+        }
+        if let Some(accepted) = self.account.accepted.get(&unit) {
+            let problem = format!("{unit} is granted again after its result, event {}", accepted.sequence);
+            self.findings.add(Rule::Once, place, problem);
+        }
+        let assignment = self.account.run.assignment(&unit);
+        self.open.insert(
+            unit,
+            Open {
+                worker,
+                fence,
+                assignment,
+            },
+        );
+    }
+
+    /// Ends a lease, which must be open, with this fence, and this worker's.
+    fn close(&mut self, place: &str, unit: &Unit, fence: Fence, worker: Option<&WorkerId>) -> Option<Open> {
+        let Some(open) = self.open.remove(unit) else {
+            let problem = format!("{unit}, fence {fence}: no lease is open");
+            self.findings.add(Rule::Leases, place, problem);
+            return None;
+        };
+        if open.fence != fence {
+            let problem = format!("{unit}: fence {fence} is handed in, the open lease has {}", open.fence);
+            self.findings.add(Rule::Leases, place, problem);
+        }
+        if let Some(worker) = worker.filter(|worker| **worker != open.worker) {
+            let problem = format!("{unit}: {worker} hands in what {} holds", open.worker);
+            self.findings.add(Rule::Leases, place, problem);
+        }
+        Some(open)
+    }
+
+    /// Lets the state machine have the event, and follows it where that ended the run.
+    fn apply(&mut self, place: &str, event: Event, now: gavel_core::ids::Millis) {
+        let completed = match &event {
+            Event::Completed { unit, .. } => Some(*unit),
+            _ => None,
+        };
+        let run = &mut self.account.run;
+        let halted_before = run.phase().is_ended();
+        if let Err(refusal) = run.apply(event, now) {
+            self.refused += 1;
+            if self.refused == 1 {
+                self.findings
+                    .add(Rule::Events, place, format!("does not apply: {refusal}"));
+            }
+            return;
+        }
+        match run.phase() {
+            Phase::Failed { .. } if !halted_before => {
+                self.open.clear();
+                // The result with which a run cannot go on is no result of its unit.
+                if let Some(unit) = completed {
+                    self.account.accepted.remove(&unit);
+                }
+            }
+            Phase::Stopped { .. } => self.open.clear(),
+            _ => {}
+        }
+    }
+}

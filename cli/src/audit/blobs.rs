@@ -1,0 +1,221 @@
+//! The blobs that the ledger names: there, with the right bytes, and in what they say of themselves.
+//!
+//! What a run can still need must be there: the latest policy and those of checkpoints, held-out and labelled pictures, and
+//! everything of a step that is not committed. Blobs of committed steps may have been collected; they are counted as gone.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use gavel_coordinator::blobs::{BlobError, Blobs};
+use gavel_core::ids::{Digest, Step};
+use gavel_core::run::{Phase, Run};
+use gavel_core::schedule;
+use gavel_core::unit::{Outcome, Policy, Unit};
+use gavel_models::tensor_file::TensorFile;
+use gavel_models::trajectory::Trajectory;
+use serde::Serialize;
+
+use super::account::Account;
+use super::finding::{Findings, Rule};
+use super::steps::policies;
+use super::trajectory::{self, Place};
+use crate::run::is_checkpoint;
+
+/// What was found of the blobs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Blobbed {
+    /// Blobs that are there, with the right bytes.
+    pub(super) right: usize,
+    /// Blobs of committed steps that are not there any more.
+    pub(super) gone: usize,
+    /// Trajectories that are there and fit their place.
+    pub(super) trajectories: usize,
+    /// Trajectories that the ledger names.
+    pub(super) trajectories_named: usize,
+}
+
+/// A blob that the ledger names.
+struct Named {
+    what: String,
+    content: Content,
+    /// Whether the run can still need it.
+    needed: bool,
+}
+
+enum Content {
+    Opaque,
+    Trajectory(Box<Place>),
+    Gradient { terms: u64 },
+    Optimizer { updates: u64 },
+}
+
+/// Reads every blob that the accepted results name.
+///
+/// # Errors
+/// The blob store cannot be read.
+pub(super) async fn check(account: &Account, blobs: &Blobs, findings: &mut Findings) -> anyhow::Result<Blobbed> {
+    let named = named(account);
+    let mut found = Blobbed::default();
+    let mut model = None;
+    for (digest, Named { what, content, needed }) in &named {
+        let is_trajectory = matches!(content, Content::Trajectory(_));
+        found.trajectories_named += usize::from(is_trajectory);
+        let bytes = match blobs.get(digest).await {
+            Ok(bytes) => bytes,
+            Err(BlobError::Missing { .. }) if !needed => {
+                found.gone += 1;
+                continue;
+            }
+            Err(BlobError::Missing { .. }) => {
+                findings.add(Rule::Blobs, what, format!("blob {digest} is missing"));
+                continue;
+            }
+            Err(BlobError::Corrupt { found, .. }) => {
+                findings.add(
+                    Rule::Blobs,
+                    what,
+                    format!("blob {digest} holds bytes that hash to {found}"),
+                );
+                continue;
+            }
+            Err(error) => return Err(error).context("cannot read the run's blobs"),
+        };
+        found.right += 1;
+        let problem = match content {
+            Content::Opaque => None,
+            Content::Trajectory(place) => match Trajectory::from_safetensors(&bytes) {
+                Ok(trajectory) => {
+                    let model = *model.get_or_insert(trajectory.metadata.model);
+                    trajectory::problem(&trajectory, place, account.run.spec(), model)
+                }
+                Err(error) => Some(error.to_string()),
+            },
+            Content::Gradient { terms } => metadata(&bytes, "terms", &terms.to_string()),
+            Content::Optimizer { updates } => metadata(&bytes, "step", &updates.to_string()),
+        };
+        let rule = if is_trajectory { Rule::Trajectories } else { Rule::Blobs };
+        match problem {
+            Some(problem) => findings.add(rule, what, format!("{digest}: {problem}")),
+            None => found.trajectories += usize::from(is_trajectory),
+        }
+    }
+    Ok(found)
+}
+
+/// What is wrong with a metadata value of a tensor file.
+fn metadata(bytes: &[u8], key: &str, expected: &str) -> Option<String> {
+    match TensorFile::from_bytes(bytes) {
+        Ok(file) => {
+            let found = file.metadata.get(key).map(String::as_str);
+            (found != Some(expected)).then(|| format!("`{key}` is {}, expected {expected}", found.unwrap_or("absent")))
+        }
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// Every blob that the accepted results name, once.
+fn named(account: &Account) -> BTreeMap<Digest, Named> {
+    let run = &account.run;
+    let mut names = Names(BTreeMap::new());
+    let mut updates = 0;
+    let policies = policies(account);
+    for (version, policy) in policies.iter().enumerate() {
+        if version > 0 {
+            let terms = run.results().steps.get(version - 1).map(|step| step.record.terms);
+            updates += u64::from(terms.unwrap_or(0) > 0);
+        }
+        let needed = version + 1 == policies.len() || is_checkpoint(run.spec(), version as u32);
+        names.policy(version, policy, updates, needed);
+    }
+    for (unit, accepted) in &account.accepted {
+        match &accepted.outcome {
+            Outcome::Sampled { samples, .. } => {
+                for sampled in samples {
+                    let place = place(run, &policies, unit, sampled.prompt.0, sampled.candidate.0);
+                    let what = place
+                        .as_ref()
+                        .map_or_else(|| format!("{unit}, prompt {}", sampled.prompt), ToString::to_string);
+                    let needed = is_needed(run, unit);
+                    names.add(sampled.image, format!("the image of {what}"), Content::Opaque, needed);
+                    if let Some(trajectory) = sampled.trajectory {
+                        let content = place.map_or(Content::Opaque, |place| Content::Trajectory(Box::new(place)));
+                        names.add(trajectory, format!("the trajectory of {what}"), content, needed);
+                    }
+                }
+            }
+            Outcome::Gradient {
+                gradient: Some(gradient),
+                statistics,
+                ..
+            } => {
+                let terms = statistics.terms;
+                let needed = is_needed(run, unit);
+                names.add(*gradient, unit.to_string(), Content::Gradient { terms }, needed);
+            }
+            _ => {}
+        }
+    }
+    for (place, pair) in run.assets().labelled.iter().enumerate() {
+        for picture in [pair.first, pair.second] {
+            names.add(
+                picture,
+                format!("a picture of labelled pair {place}"),
+                Content::Opaque,
+                true,
+            );
+        }
+    }
+    names.0
+}
+
+struct Names(BTreeMap<Digest, Named>);
+
+impl Names {
+    /// Notes a blob; one that is named twice is needed if either needs it.
+    fn add(&mut self, digest: Digest, what: String, content: Content, needed: bool) {
+        let named = self.0.entry(digest).or_insert(Named { what, content, needed });
+        named.needed |= needed;
+    }
+
+    fn policy(&mut self, version: usize, policy: &Policy, updates: u64, needed: bool) {
+        let what = |part: &str| format!("the {part} of policy {version}");
+        self.add(policy.adapter, what("adapter"), Content::Opaque, needed);
+        self.add(
+            policy.optimizer,
+            what("optimizer state"),
+            Content::Optimizer { updates },
+            needed,
+        );
+        if let Some(averaged) = policy.averaged {
+            self.add(averaged, what("averaged adapter"), Content::Opaque, needed);
+        }
+    }
+}
+
+/// Whether a unit's blobs can still be needed: its step is not committed, or they are held-out pictures.
+fn is_needed(run: &Run, unit: &Unit) -> bool {
+    match unit {
+        Unit::Sample { step, .. } | Unit::Gradient { step, .. } => {
+            *step > run.committed() && run.phase() != Phase::Finished
+        }
+        _ => true,
+    }
+}
+
+/// Where a training unit's candidate belongs; `None` for evaluations.
+fn place(run: &Run, policies: &[&Policy], unit: &Unit, prompt_index: u32, candidate: u8) -> Option<Place> {
+    let Unit::Sample { step: Step(step), .. } = *unit else {
+        return None;
+    };
+    let spec = run.spec();
+    let lines = run.assets().prompts.len() as u32;
+    let lines = schedule::prompt_lines(spec.run.seed, lines, Step(step), spec.prompts.per_step);
+    let line = lines.get(prompt_index as usize)?;
+    Some(Place {
+        step,
+        prompt_index,
+        candidate,
+        prompt: run.assets().prompts.get(*line as usize)?.clone(),
+        adapter: policies.get(step.checked_sub(1)? as usize)?.adapter,
+    })
+}

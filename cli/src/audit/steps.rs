@@ -1,0 +1,455 @@
+//! Each step's pairs, from the accepted results alone: sampled, judged and trained on once, under the policy of the step.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use gavel_core::ids::{Digest, PromptIndex, Step};
+use gavel_core::rpo::learning_rate;
+use gavel_core::run::{CandidateResult, Run, ShardResult};
+use gavel_core::schedule;
+use gavel_core::unit::{Assignment, Outcome, Pair, Policy, PromptText, RewardedCandidate, RewardedPair, Unit};
+use gavel_core::verdict::{Side, Verdict, VerdictRecord};
+use serde::Serialize;
+
+use super::account::{Accepted, Account};
+use super::finding::{Findings, Rule};
+use super::{given, verdict};
+
+/// What became of the pairs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Pairs {
+    pub(super) sampled: u32,
+    pub(super) decided: u32,
+    pub(super) abstained: u32,
+    pub(super) failed: u32,
+    /// Decided pairs whose gradient was added.
+    pub(super) trained: u32,
+    /// Decided pairs whose gradient was not finite.
+    pub(super) skipped: u32,
+}
+
+/// The policies that were accepted; version n at place n.
+pub(super) fn policies(account: &Account) -> Vec<&Policy> {
+    let initial = account.accepted.get(&Unit::Initialise);
+    let commits = (1..).map_while(|step| account.accepted.get(&Unit::Commit { step: Step(step) }));
+    initial
+        .into_iter()
+        .chain(commits)
+        .map_while(|accepted| match &accepted.outcome {
+            Outcome::Initialised { policy } | Outcome::Committed { policy, .. } => Some(policy),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Audits every step that has a commit.
+pub(super) fn check(account: &Account, findings: &mut Findings) -> Pairs {
+    let policies = policies(account);
+    let mut pairs = Pairs::default();
+    let mut named = BTreeMap::new();
+    for (version, policy) in policies.iter().enumerate().take(policies.len().saturating_sub(1)) {
+        let step = Step(version as u32 + 1);
+        let mut audit = StepAudit {
+            account,
+            run: &account.run,
+            step,
+            policy,
+            lines: schedule::prompt_lines(
+                account.run.spec().run.seed,
+                account.run.assets().prompts.len() as u32,
+                step,
+                account.run.spec().prompts.per_step,
+            ),
+            candidates: BTreeMap::new(),
+            verdicts: BTreeMap::new(),
+            skipped: BTreeMap::new(),
+            shards: Vec::new(),
+            findings,
+        };
+        audit.samples();
+        audit.verdicts();
+        audit.gradients();
+        audit.commit();
+        audit.state();
+        audit.count(&mut pairs);
+        for (place, candidates) in &audit.candidates {
+            for (candidate, result) in candidates.iter().enumerate() {
+                let at = format!("step {step}, prompt {place}, candidate {candidate}");
+                if let Some(other) = named.insert(result.trajectory, at.clone()) {
+                    let problem = format!("names the trajectory of {other}, {}", result.trajectory);
+                    audit.findings.add(Rule::Samples, at, problem);
+                }
+            }
+        }
+    }
+    let committed = account.run.results().steps.len();
+    if committed + 1 != policies.len().max(1) {
+        let problem = format!(
+            "{committed} steps, {} accepted commits",
+            policies.len().saturating_sub(1)
+        );
+        findings.add(Rule::State, "the run", problem);
+    }
+    pairs
+}
+
+struct StepAudit<'a> {
+    account: &'a Account,
+    run: &'a Run,
+    step: Step,
+    /// The policy that the step samples from and trains.
+    policy: &'a Policy,
+    lines: Vec<u32>,
+    candidates: BTreeMap<u32, [CandidateResult; 2]>,
+    verdicts: BTreeMap<u32, &'a VerdictRecord>,
+    skipped: BTreeMap<u32, &'a str>,
+    shards: Vec<ShardResult>,
+    findings: &'a mut Findings,
+}
+
+impl<'a> StepAudit<'a> {
+    fn per_step(&self) -> u32 {
+        self.lines.len() as u32
+    }
+
+    fn text(&self, place: u32) -> String {
+        let line = self.lines.get(place as usize).copied().unwrap_or_default();
+        self.run
+            .assets()
+            .prompts
+            .get(line as usize)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    fn accepted(&self, unit: Unit) -> Option<&'a Accepted> {
+        self.account.accepted.get(&unit)
+    }
+
+    fn samples(&mut self) {
+        let batch = self.run.spec().sampling.batch;
+        for chunk in 0..schedule::chunks(self.per_step(), batch) {
+            let unit = Unit::Sample { step: self.step, chunk };
+            let extent = schedule::extent(chunk, batch, self.per_step());
+            let Some(accepted) = self.accepted(unit) else {
+                self.findings
+                    .add(Rule::Samples, unit, "was never accepted, yet its step is committed");
+                continue;
+            };
+            let expected = Assignment::Sample {
+                step: self.step,
+                policy: self.policy.clone(),
+                prompts: extent
+                    .clone()
+                    .map(|place| PromptText {
+                        index: PromptIndex(place),
+                        text: self.text(place),
+                    })
+                    .collect(),
+            };
+            self.given(Rule::Samples, &unit, &expected, accepted);
+            let Outcome::Sampled { samples, manifest, .. } = &accepted.outcome else {
+                self.findings.add(Rule::Samples, unit, "its result is no samples");
+                continue;
+            };
+            if *manifest != Some(self.policy.manifest) {
+                self.findings
+                    .add(Rule::Policy, unit, "sampled with an adapter of another manifest");
+            }
+            self.pairs(&unit, extent, samples);
+        }
+    }
+
+    /// Two candidates for each prompt of the chunk, in order.
+    fn pairs(&mut self, unit: &Unit, extent: Range<u32>, samples: &[gavel_core::unit::Sampled]) {
+        let places: Vec<(u32, u8)> = samples.iter().map(|one| (one.prompt.0, one.candidate.0)).collect();
+        let expected: Vec<(u32, u8)> = extent.flat_map(|place| [(place, 0), (place, 1)]).collect();
+        self.findings
+            .equal(Rule::Samples, unit, "prompts and candidates", &expected, &places);
+        for pair in samples.chunks_exact(2) {
+            let result = |sampled: &gavel_core::unit::Sampled| {
+                sampled.trajectory.map(|trajectory| CandidateResult {
+                    trajectory,
+                    image: sampled.image,
+                })
+            };
+            let place = pair[0].prompt.0;
+            let (Some(first), Some(second)) = (result(&pair[0]), result(&pair[1])) else {
+                self.findings.add(
+                    Rule::Samples,
+                    unit,
+                    format!("prompt {place}: a candidate has no trajectory"),
+                );
+                continue;
+            };
+            if self.candidates.insert(place, [first, second]).is_some() {
+                self.findings
+                    .add(Rule::Samples, unit, format!("prompt {place} is sampled a second time"));
+            }
+        }
+    }
+
+    fn verdicts(&mut self) {
+        let batch = self.run.spec().judge.batch;
+        for chunk in 0..schedule::chunks(self.per_step(), batch) {
+            let unit = Unit::Judge { step: self.step, chunk };
+            let extent = schedule::extent(chunk, batch, self.per_step());
+            // After too many failed attempts there is no result, and its pairs are recorded as failed.
+            let Some(accepted) = self.accepted(unit) else { continue };
+            let pairs = extent.clone().filter_map(|place| {
+                let [first, second] = self.candidates.get(&place)?;
+                Some(Pair {
+                    prompt: PromptIndex(place),
+                    text: self.text(place),
+                    first: first.image,
+                    second: second.image,
+                })
+            });
+            let expected = Assignment::Judge { pairs: pairs.collect() };
+            self.given(Rule::Verdicts, &unit, &expected, accepted);
+            let Outcome::Judged { verdicts, .. } = &accepted.outcome else {
+                self.findings.add(Rule::Verdicts, unit, "its result is no verdicts");
+                continue;
+            };
+            let places: Vec<u32> = verdicts.iter().map(|record| record.prompt.0).collect();
+            self.findings
+                .equal(Rule::Verdicts, unit, "pairs", &extent.collect::<Vec<_>>(), &places);
+            for record in verdicts {
+                let place = format!("step {}, pair {}", self.step, record.prompt);
+                if let Some(problem) = verdict::problem(record, self.run) {
+                    self.findings.add(Rule::Verdicts, &place, problem);
+                }
+                if self.verdicts.insert(record.prompt.0, record).is_some() {
+                    self.findings.add(Rule::Verdicts, &place, "is judged a second time");
+                }
+            }
+        }
+    }
+
+    fn preferred(&self, place: u32) -> Option<Side> {
+        match self.verdicts.get(&place)?.verdict {
+            Verdict::Preferred { side } => Some(side),
+            _ => None,
+        }
+    }
+
+    /// The decided pairs of a shard with the rewards of their verdicts.
+    fn rewarded(&self, extent: Range<u32>) -> Vec<RewardedPair> {
+        let objective = &self.run.spec().objective;
+        extent
+            .filter_map(|place| {
+                let side = self.preferred(place)?;
+                let candidates = self.candidates.get(&place)?;
+                let reward = |candidate: Side| {
+                    if candidate == side {
+                        objective.reward_preferred
+                    } else {
+                        objective.reward_dispreferred
+                    }
+                };
+                let candidates = candidates.iter().zip([Side::First, Side::Second]);
+                Some(RewardedPair {
+                    prompt: PromptIndex(place),
+                    candidates: candidates
+                        .map(|(result, candidate)| RewardedCandidate {
+                            trajectory: result.trajectory,
+                            reward: reward(candidate),
+                        })
+                        .collect(),
+                })
+            })
+            .collect()
+    }
+
+    fn gradients(&mut self) {
+        let size = self.run.spec().trainer.shard;
+        for shard in 0..schedule::chunks(self.per_step(), size) {
+            let unit = Unit::Gradient { step: self.step, shard };
+            let pairs = self.rewarded(schedule::extent(shard, size, self.per_step()));
+            let accepted = self.accepted(unit);
+            let result = match (accepted, pairs.is_empty()) {
+                (None, true) => ShardResult::default(),
+                (None, false) => {
+                    let problem = format!("{} decided pairs, and no result was accepted", pairs.len());
+                    self.findings.add(Rule::Gradients, unit, problem);
+                    ShardResult::default()
+                }
+                (Some(_), true) => {
+                    self.findings.add(
+                        Rule::Gradients,
+                        unit,
+                        "has a gradient, and none of its pairs is decided",
+                    );
+                    ShardResult::default()
+                }
+                (Some(accepted), false) => self.shard(unit, pairs, accepted),
+            };
+            self.shards.push(result);
+        }
+    }
+
+    fn shard(&mut self, unit: Unit, pairs: Vec<RewardedPair>, accepted: &'a Accepted) -> ShardResult {
+        let decided: Vec<u32> = pairs.iter().map(|pair| pair.prompt.0).collect();
+        let expected = Assignment::Gradient {
+            step: self.step,
+            policy: self.policy.clone(),
+            pairs,
+            policy_lag: 0,
+        };
+        self.given(Rule::Gradients, &unit, &expected, accepted);
+        let Outcome::Gradient {
+            gradient,
+            manifest,
+            statistics,
+            skipped,
+            ..
+        } = &accepted.outcome
+        else {
+            self.findings.add(Rule::Gradients, unit, "its result is no gradient");
+            return ShardResult::default();
+        };
+        if *manifest != self.policy.manifest {
+            self.findings
+                .add(Rule::Policy, unit, "trained with an adapter of another manifest");
+        }
+        for pair in skipped {
+            if !decided.contains(&pair.prompt.0) || self.skipped.insert(pair.prompt.0, &pair.reason).is_some() {
+                let problem = format!("skips pair {}, which it was not given, or twice", pair.prompt);
+                self.findings.add(Rule::Gradients, unit, problem);
+            }
+        }
+        let trained = decided.len().saturating_sub(skipped.len()) as u64;
+        let terms = trained * 2 * self.run.spec().trained_steps().len() as u64;
+        self.findings
+            .equal(Rule::Gradients, unit, "terms", &terms, &statistics.terms);
+        if gradient.is_some() != (statistics.terms > 0) {
+            self.findings.add(
+                Rule::Gradients,
+                unit,
+                "a gradient must be there exactly when there are terms",
+            );
+        }
+        ShardResult {
+            gradient: *gradient,
+            statistics: statistics.clone(),
+        }
+    }
+
+    fn terms(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.statistics.terms).sum()
+    }
+
+    fn commit(&mut self) {
+        let unit = Unit::Commit { step: self.step };
+        let Some(accepted) = self.accepted(unit) else { return };
+        let gradients: Vec<Digest> = self.shards.iter().filter_map(|shard| shard.gradient).collect();
+        let expected = Assignment::Commit {
+            step: self.step,
+            policy: self.policy.clone(),
+            gradients,
+            terms: self.terms(),
+        };
+        self.given(Rule::Commits, &unit, &expected, accepted);
+        let Outcome::Committed {
+            policy,
+            learning_rate: found,
+            ..
+        } = &accepted.outcome
+        else {
+            self.findings.add(Rule::Commits, unit, "its result is no policy");
+            return;
+        };
+        let spec = self.run.spec();
+        let expected = learning_rate(&spec.optimizer, self.step, spec.run.steps);
+        self.findings
+            .equal(Rule::Commits, unit, "learning rate", &expected, found);
+        if self.terms() == 0 && policy != self.policy {
+            self.findings.add(
+                Rule::Commits,
+                unit,
+                "nothing was decided, and the policy is another one",
+            );
+        }
+    }
+
+    /// The state machine's results of the step are those that were accepted.
+    fn state(&mut self) {
+        let Some(result) = self.run.results().steps.get(self.step.0 as usize - 1) else {
+            return;
+        };
+        let place = format!("step {}", self.step);
+        self.findings
+            .equal(Rule::State, &place, "pairs", &self.lines.len(), &result.pairs.len());
+        for (index, pair) in result.pairs.iter().enumerate() {
+            let index = index as u32;
+            let place = format!("{place}, pair {index}");
+            let line = self.lines.get(index as usize).copied().unwrap_or_default();
+            self.findings
+                .equal(Rule::State, &place, "prompt line", &line, &pair.line);
+            self.findings.equal(
+                Rule::State,
+                &place,
+                "candidates",
+                &self.candidates.get(&index).copied(),
+                &pair.candidates,
+            );
+            let skipped = self.skipped.get(&index).map(|reason| (*reason).to_owned());
+            self.findings
+                .equal(Rule::State, &place, "skipped", &skipped, &pair.skipped);
+            match (self.verdicts.get(&index).copied(), &pair.verdict) {
+                (Some(accepted), recorded) => {
+                    self.findings
+                        .equal(Rule::State, &place, "verdict", &Some(accepted), &recorded.as_ref());
+                }
+                // Only an exhausted judge leaves a pair without an accepted verdict.
+                (None, Some(recorded)) if !recorded.is_judged() => {}
+                (None, recorded) => {
+                    let problem = format!("no verdict was accepted, the state has {recorded:?}");
+                    self.findings.add(Rule::State, &place, problem);
+                }
+            }
+        }
+        let shards = &result.shards;
+        self.findings.equal(Rule::State, &place, "shards", &self.shards, shards);
+        let record = &result.record;
+        self.findings
+            .equal(Rule::State, &place, "terms", &self.terms(), &record.terms);
+        let (counted, mut told) = (self.counts(), Pairs::default());
+        (told.sampled, told.decided, told.abstained) = (record.pairs, record.decided, record.abstained);
+        (told.failed, told.skipped) = (record.failed, record.skipped);
+        told.trained = record.decided.saturating_sub(record.skipped);
+        self.findings.equal(Rule::State, &place, "its record", &counted, &told);
+    }
+
+    fn counts(&self) -> Pairs {
+        let mut pairs = Pairs {
+            sampled: self.candidates.len() as u32,
+            skipped: self.skipped.len() as u32,
+            ..Pairs::default()
+        };
+        for place in 0..self.per_step() {
+            match self.verdicts.get(&place).map(|record| &record.verdict) {
+                Some(Verdict::Preferred { .. }) => pairs.decided += 1,
+                Some(Verdict::Abstain { .. }) => pairs.abstained += 1,
+                Some(Verdict::Failed { .. }) | None => pairs.failed += 1,
+            }
+        }
+        pairs.trained = pairs.decided.saturating_sub(pairs.skipped);
+        pairs
+    }
+
+    fn count(&self, total: &mut Pairs) {
+        let pairs = self.counts();
+        total.sampled += pairs.sampled;
+        total.decided += pairs.decided;
+        total.abstained += pairs.abstained;
+        total.failed += pairs.failed;
+        total.trained += pairs.trained;
+        total.skipped += pairs.skipped;
+    }
+
+    /// Compares what a worker was given with what the step's earlier results imply.
+    fn given(&mut self, rule: Rule, unit: &Unit, expected: &Assignment, accepted: &Accepted) {
+        given::check(rule, unit, expected, accepted.assignment.as_ref(), self.findings);
+    }
+}

@@ -1,0 +1,490 @@
+//! Made-up ledgers: a whole run with made-up results, and what an audit says when somebody has changed it afterwards.
+
+use std::path::Path;
+
+use gavel_coordinator::ledger::{EventRecord, RunRecord};
+use gavel_core::ids::{Candidate, Digest, Fence, Millis, PromptIndex, Step, WorkerId};
+use gavel_core::rpo::learning_rate;
+use gavel_core::run::{Event, Phase, Run};
+use gavel_core::unit::{Assignment, Outcome, Policy, Role, Sampled, ShardStatistics, Unit};
+use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
+use gavel_core::{RubricText, RunAssets};
+
+use super::account::Account;
+use super::finding::{Findings, Rule};
+use super::steps;
+use crate::config;
+use crate::run::History;
+
+const STEPS: u32 = 2;
+
+fn run() -> Run {
+    let overrides = [
+        "run.steps=2",
+        "prompts.per_step=4",
+        "sampling.batch=2",
+        "judge.batch=2",
+        "trainer.shard=2",
+        "optimizer.ema_decay=0",
+    ]
+    .map(str::to_owned);
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/quickstart.toml");
+    let mut spec = config::load_file(&file, &overrides).unwrap();
+    spec.evaluation = None;
+    let assets = RunAssets {
+        prompts: ["a cat", "a dog", "a fish", "a bird", "a cow"]
+            .map(str::to_owned)
+            .into(),
+        rubric: RubricText::new("which is better?"),
+        ..RunAssets::default()
+    };
+    Run::new(spec.id(), spec, assets)
+}
+
+fn policy(version: u32) -> Policy {
+    Policy {
+        adapter: Digest::of(format!("adapter {version}").as_bytes()),
+        optimizer: Digest::of(format!("optimizer {version}").as_bytes()),
+        averaged: None,
+        manifest: Digest::of(b"manifest"),
+        tensors: 4,
+    }
+}
+
+fn verdict(run: &Run, prompt: PromptIndex, step: u32) -> VerdictRecord {
+    // The second pair of the first step is not decided, so that a shard has one that is not trained on.
+    let (verdict, order_probabilities) = if (prompt.0, step) == (1, 1) {
+        let reason = AbstainReason::OrdersDisagree;
+        (Verdict::Abstain { reason }, [0.75, 0.25])
+    } else if prompt.0.is_multiple_of(2) {
+        (Verdict::Preferred { side: Side::First }, [0.75, 0.875])
+    } else {
+        (Verdict::Preferred { side: Side::Second }, [0.25, 0.125])
+    };
+    VerdictRecord {
+        prompt,
+        verdict,
+        probability_first: 0.5 * (order_probabilities[0] + order_probabilities[1]),
+        order_probabilities,
+        rubric: run.assets().rubric.digest,
+    }
+}
+
+/// A made-up result of what a worker was given.
+fn outcome(run: &Run, unit: &Unit, assignment: &Assignment) -> Outcome {
+    let seconds = 0.5;
+    match assignment {
+        Assignment::Initialise => Outcome::Initialised { policy: policy(0) },
+        Assignment::Sample { step, policy, prompts } => Outcome::Sampled {
+            samples: prompts
+                .iter()
+                .flat_map(|prompt| [0, 1].map(|candidate| (prompt.index, candidate)))
+                .map(|(prompt, candidate)| {
+                    let name = |kind: &str| Digest::of(format!("{kind} {step} {prompt} {candidate}").as_bytes());
+                    Sampled {
+                        prompt,
+                        candidate: Candidate(candidate),
+                        trajectory: Some(name("trajectory")),
+                        image: name("image"),
+                    }
+                })
+                .collect(),
+            manifest: Some(policy.manifest),
+            seconds,
+        },
+        Assignment::Judge { pairs } => {
+            let Unit::Judge { step, .. } = unit else {
+                panic!("there is no evaluation")
+            };
+            Outcome::Judged {
+                verdicts: pairs.iter().map(|pair| verdict(run, pair.prompt, step.0)).collect(),
+                seconds,
+            }
+        }
+        Assignment::Gradient { policy, pairs, .. } => Outcome::Gradient {
+            gradient: Some(Digest::of(unit.to_string().as_bytes())),
+            manifest: policy.manifest,
+            statistics: ShardStatistics {
+                terms: 2 * (pairs.len() * run.spec().trained_steps().len()) as u64,
+                ..ShardStatistics::default()
+            },
+            skipped: Vec::new(),
+            seconds,
+        },
+        Assignment::Commit { step, .. } => Outcome::Committed {
+            policy: policy(step.0),
+            grad_norm: 1.0,
+            learning_rate: learning_rate(&run.spec().optimizer, *step, STEPS),
+            seconds,
+        },
+        Assignment::EvaluateSample { .. } => panic!("there is no evaluation"),
+    }
+}
+
+/// The events of a run from beginning to end; the first lease of all is given back once and granted again.
+fn events() -> Vec<Event> {
+    let mut run = run();
+    let mut events = Vec::new();
+    let mut apply = |run: &mut Run, event: Event| {
+        run.apply(event.clone(), Millis(events.len() as u64)).unwrap();
+        events.push(event);
+    };
+    let mut returned = false;
+    while run.phase() != Phase::Finished {
+        let roles = [Role::Sampler, Role::Judge, Role::Trainer];
+        let unit = roles.into_iter().find_map(|role| run.next_unit(role)).unwrap();
+        let (worker, fence) = (WorkerId(format!("{}-1", unit.role())), run.next_fence());
+        let granted = Event::Granted {
+            unit,
+            worker: worker.clone(),
+            fence,
+        };
+        apply(&mut run, granted);
+        let event = if returned {
+            let outcome = outcome(&run, &unit, &run.assignment(&unit).unwrap());
+            Event::Completed {
+                unit,
+                worker,
+                fence,
+                outcome,
+            }
+        } else {
+            Event::Released { unit, worker, fence }
+        };
+        returned = true;
+        apply(&mut run, event);
+    }
+    events
+}
+
+fn history(events: &[Event]) -> History {
+    let run = run();
+    let record = RunRecord {
+        run: run.id().clone(),
+        spec: serde_json::to_string(run.spec()).unwrap(),
+        assets: serde_json::to_string(run.assets()).unwrap(),
+        spec_sha256: run.spec_sha256().to_string(),
+        created: Millis(0),
+    };
+    let events = (1..).zip(events).map(|(sequence, event)| {
+        let value = serde_json::to_value(event).unwrap();
+        EventRecord {
+            run: record.run.clone(),
+            sequence,
+            at: Millis(sequence),
+            kind: value["kind"].as_str().unwrap().to_owned(),
+            event: value.to_string(),
+        }
+    });
+    History {
+        events: events.collect(),
+        record: record.clone(),
+    }
+}
+
+fn findings(history: &History) -> Vec<(Rule, String)> {
+    let mut findings = Findings::default();
+    let account = Account::read(history, &mut findings).unwrap();
+    steps::check(&account, &mut findings);
+    let text = |finding: super::Finding| (finding.rule, format!("{}: {}", finding.place, finding.problem));
+    findings.0.into_iter().map(text).collect()
+}
+
+/// An audit after `change` must have a finding of each of these rules, and each must be said with all of these words.
+fn check(change: impl FnOnce(&mut Vec<Event>), expected: &[(Rule, &str)]) {
+    let mut events = events();
+    change(&mut events);
+    let found = findings(&history(&events));
+    for (rule, words) in expected {
+        assert!(
+            found.iter().any(|(found, text)| found == rule && text.contains(words)),
+            "no finding of {rule:?} with `{words}` in {found:#?}"
+        );
+    }
+}
+
+/// The place of a unit's result among the events.
+fn result_of(events: &[Event], of: Unit) -> usize {
+    let is_it = |event: &Event| matches!(event, Event::Completed { unit, .. } if *unit == of);
+    events.iter().position(is_it).unwrap()
+}
+
+fn outcome_of(events: &mut [Event], unit: Unit) -> &mut Outcome {
+    let place = result_of(events, unit);
+    match &mut events[place] {
+        Event::Completed { outcome, .. } => outcome,
+        other => panic!("{other:?} is no result"),
+    }
+}
+
+const SAMPLE: Unit = Unit::Sample {
+    step: Step(2),
+    chunk: 1,
+};
+const JUDGE: Unit = Unit::Judge {
+    step: Step(2),
+    chunk: 0,
+};
+const GRADIENT: Unit = Unit::Gradient {
+    step: Step(1),
+    shard: 0,
+};
+const COMMIT: Unit = Unit::Commit { step: Step(1) };
+
+#[test]
+fn a_ledger_that_nobody_touched_has_no_findings_and_its_pairs_are_counted() {
+    let history = history(&events());
+    let mut findings = Findings::default();
+    let account = Account::read(&history, &mut findings).unwrap();
+    let pairs = steps::check(&account, &mut findings);
+    assert_eq!(findings.0, []);
+    assert_eq!(account.run.phase(), Phase::Finished);
+    assert_eq!(
+        (pairs.sampled, pairs.decided, pairs.abstained, pairs.trained),
+        (8, 7, 1, 7)
+    );
+    assert_eq!(steps::policies(&account), [&policy(0), &policy(1), &policy(2)]);
+}
+
+#[test]
+fn a_second_result_of_a_unit_is_found() {
+    check(
+        |events| {
+            let place = result_of(events, SAMPLE);
+            events.insert(place + 1, events[place].clone());
+        },
+        &[
+            (Rule::Once, "sample chunk 1 of step 2 has a second result"),
+            (Rule::Leases, "no lease is open"),
+            (Rule::Events, "does not apply"),
+        ],
+    );
+}
+
+#[test]
+fn a_result_of_another_worker_or_with_another_fence_is_found() {
+    check(
+        |events| {
+            let place = result_of(events, JUDGE);
+            if let Event::Completed { worker, .. } = &mut events[place] {
+                *worker = WorkerId("stranger".into());
+            }
+        },
+        &[(Rule::Leases, "stranger hands in what judge-1 holds")],
+    );
+    check(
+        |events| {
+            let place = result_of(events, JUDGE);
+            if let Event::Completed { fence, .. } = &mut events[place] {
+                *fence = Fence(999);
+            }
+        },
+        &[(Rule::Leases, "fence 999 is handed in")],
+    );
+}
+
+#[test]
+fn a_fence_out_of_order_and_a_grant_of_what_is_held_are_found() {
+    check(
+        |events| {
+            if let Event::Granted { fence, .. } = &mut events[4] {
+                *fence = Fence(7);
+            }
+        },
+        &[(Rule::Leases, "is granted with fence 7; the next is 3")],
+    );
+    check(
+        |events| events.insert(5, events[4].clone()),
+        &[(Rule::Leases, "while sampler-1 holds it")],
+    );
+}
+
+#[test]
+fn an_event_that_is_missing_or_of_another_kind_is_found() {
+    let mut missing = history(&events());
+    missing.events.remove(3);
+    assert!(findings(&missing).contains(&(Rule::Events, "event 5: event 4 is missing".into())));
+
+    let mut renamed = history(&events());
+    renamed.events[3].kind = "granted".into();
+    let expected = "event 4: its column says `granted`, the event is `completed`";
+    assert!(findings(&renamed).contains(&(Rule::Events, expected.into())));
+}
+
+#[test]
+fn a_verdict_that_its_probabilities_do_not_support_is_found() {
+    check(
+        |events| {
+            if let Outcome::Judged { verdicts, .. } = outcome_of(events, JUDGE) {
+                verdicts[0].verdict = Verdict::Preferred { side: Side::Second };
+            }
+        },
+        &[(Rule::Verdicts, "step 2, pair 0: says")],
+    );
+    check(
+        |events| {
+            if let Outcome::Judged { verdicts, .. } = outcome_of(events, JUDGE) {
+                verdicts[1].probability_first = 0.9;
+            }
+        },
+        &[(Rule::Verdicts, "step 2, pair 1: its probability is 0.9")],
+    );
+}
+
+#[test]
+fn a_verdict_by_another_rubric_is_found() {
+    check(
+        |events| {
+            if let Outcome::Judged { verdicts, .. } = outcome_of(events, JUDGE) {
+                verdicts[0].rubric = Digest::of(b"another");
+            }
+        },
+        &[(Rule::Verdicts, "is judged by rubric")],
+    );
+}
+
+#[test]
+fn two_candidates_with_one_trajectory_are_found() {
+    check(
+        |events| {
+            let Outcome::Sampled { samples, .. } = outcome_of(events, SAMPLE) else {
+                return;
+            };
+            samples[1].trajectory = samples[0].trajectory;
+        },
+        &[(Rule::Samples, "names the trajectory of step 2, prompt 2, candidate 0")],
+    );
+}
+
+#[test]
+fn a_prompt_that_was_sampled_twice_is_found() {
+    check(
+        |events| {
+            let Outcome::Sampled { samples, .. } = outcome_of(events, SAMPLE) else {
+                return;
+            };
+            samples[2].prompt = samples[0].prompt;
+            samples[3].prompt = samples[0].prompt;
+        },
+        &[(Rule::Samples, "prompt 2 is sampled a second time")],
+    );
+}
+
+#[test]
+fn work_with_an_adapter_of_another_manifest_is_found() {
+    let another = |events: &mut Vec<Event>| {
+        if let Outcome::Sampled { manifest, .. } = outcome_of(events, SAMPLE) {
+            *manifest = Some(Digest::of(b"another"));
+        }
+    };
+    // The state machine stops at it, so that nothing after it applies.
+    check(another, &[(Rule::Events, "does not apply: the run has ended")]);
+    // Where the state machine has refused the event for another reason, the books still tell.
+    check(
+        |events| {
+            another(events);
+            let place = result_of(events, SAMPLE);
+            if let Event::Completed { worker, .. } = &mut events[place] {
+                *worker = WorkerId("stranger".into());
+            }
+        },
+        &[(Rule::Policy, "sampled with an adapter of another manifest")],
+    );
+}
+
+#[test]
+fn terms_that_do_not_add_up_are_found() {
+    check(
+        |events| {
+            if let Outcome::Gradient { statistics, .. } = outcome_of(events, GRADIENT) {
+                statistics.terms -= 1;
+            }
+        },
+        &[(
+            Rule::Gradients,
+            "gradient shard 0 of step 1: terms: expected 6, found 5",
+        )],
+    );
+}
+
+#[test]
+fn a_skipped_pair_that_the_shard_was_not_given_is_found() {
+    check(
+        |events| {
+            if let Outcome::Gradient { skipped, .. } = outcome_of(events, GRADIENT) {
+                skipped.push(gavel_core::unit::SkippedPair {
+                    prompt: PromptIndex(1),
+                    reason: "not finite".into(),
+                });
+            }
+        },
+        &[(Rule::Gradients, "skips pair 1, which it was not given")],
+    );
+}
+
+#[test]
+fn a_step_without_one_of_its_results_is_found() {
+    check(
+        |events| drop(events.remove(result_of(events, SAMPLE))),
+        &[(Rule::Samples, "sample chunk 1 of step 2: was never accepted")],
+    );
+    check(
+        |events| drop(events.remove(result_of(events, GRADIENT))),
+        &[(Rule::Gradients, "1 decided pairs, and no result was accepted")],
+    );
+}
+
+#[test]
+fn a_policy_that_was_changed_between_two_steps_is_found() {
+    check(
+        |events| {
+            // The state machine hears of the commit as it was; the record of what it led to is another one.
+            let Event::Completed { unit, worker, .. } = events[result_of(events, COMMIT)].clone() else {
+                return;
+            };
+            let fence = Fence(
+                events
+                    .iter()
+                    .filter(|event| matches!(event, Event::Granted { .. }))
+                    .count() as u64
+                    + 1,
+            );
+            let outcome = Outcome::Committed {
+                policy: policy(77),
+                grad_norm: 1.0,
+                learning_rate: 1.0,
+                seconds: 0.0,
+            };
+            let granted = Event::Granted {
+                unit,
+                worker: worker.clone(),
+                fence,
+            };
+            events.extend([
+                granted,
+                Event::Completed {
+                    unit,
+                    worker,
+                    fence,
+                    outcome,
+                },
+            ]);
+        },
+        &[
+            (Rule::Once, "commit of step 1 is granted again after its result"),
+            (Rule::Once, "commit of step 1 has a second result"),
+        ],
+    );
+}
+
+#[test]
+fn a_learning_rate_that_is_not_the_schedule_s_is_found() {
+    check(
+        |events| {
+            if let Outcome::Committed { learning_rate, .. } = outcome_of(events, COMMIT) {
+                *learning_rate *= 2.0;
+            }
+        },
+        &[(Rule::Commits, "learning rate")],
+    );
+}

@@ -1,0 +1,123 @@
+//! Whether a trajectory is the one of its place: metadata, noise levels, and each state from the one before it.
+//!
+//! The velocities are taken as stored (only `gavel verify`, with the model, can say that they are the policy's). With them
+//! and the noise of the keys, every latent and log-probability is computed again and must be equal, bit for bit.
+
+use gavel_core::ids::Digest;
+use gavel_core::noise::{NoiseKey, Use};
+use gavel_core::rpo;
+use gavel_core::spec::RunSpec;
+use gavel_models::trajectory::{Trajectory, TrajectoryMetadata};
+
+/// Where a trajectory belongs.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) step: u32,
+    pub(super) prompt_index: u32,
+    pub(super) candidate: u8,
+    pub(super) prompt: String,
+    /// The policy that the step samples from.
+    pub(super) adapter: Digest,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            step,
+            prompt_index,
+            candidate,
+            ..
+        } = self;
+        write!(f, "step {step}, prompt {prompt_index}, candidate {candidate}")
+    }
+}
+
+/// The first thing that does not fit. `model` is the fingerprint that the run's first trajectory names.
+pub(super) fn problem(trajectory: &Trajectory, place: &Place, spec: &RunSpec, model: Digest) -> Option<String> {
+    let found = &trajectory.metadata;
+    let expected = TrajectoryMetadata {
+        model,
+        adapter: Some(place.adapter),
+        prompt: place.prompt.clone(),
+        seed: spec.run.seed,
+        step: place.step,
+        prompt_index: place.prompt_index,
+        candidate: place.candidate,
+        sde: spec.sampling.sde,
+        eta: spec.sampling.eta,
+        noise_steps: spec.sampling.noise_steps,
+        shift: spec.sampling.shift,
+        // A transformer without the embedding takes none.
+        guidance_scale: found.guidance_scale.and(Some(spec.sampling.guidance_scale)),
+        width: spec.sampling.width,
+        height: spec.sampling.height,
+        height_tokens: found.height_tokens,
+        width_tokens: found.width_tokens,
+    };
+    if *found != expected {
+        return Some(format!("its metadata is {found:?}, its place implies {expected:?}"));
+    }
+    if trajectory.extents.steps != spec.sampling.steps {
+        return Some(format!(
+            "it has {} steps, the run {}",
+            trajectory.extents.steps, spec.sampling.steps
+        ));
+    }
+    if !equal(
+        &trajectory.sigmas,
+        &rpo::sigmas(spec.sampling.steps, spec.sampling.shift),
+    ) {
+        return Some("its `sigmas` are not the run's noise levels".to_owned());
+    }
+    let initial = NoiseKey {
+        candidate: if spec.sampling.shared_noise { 0 } else { place.candidate },
+        ..key(place, spec, 0, Use::Initial)
+    };
+    if !equal(trajectory.latent(0), &initial.normal(trajectory.extents.latent_size())) {
+        return Some("its first latent is not the noise of its key".to_owned());
+    }
+    (0..spec.sampling.steps).find_map(|timestep| transition(trajectory, place, spec, timestep))
+}
+
+/// What is wrong with the step from one state to the next.
+fn transition(trajectory: &Trajectory, place: &Place, spec: &RunSpec, timestep: usize) -> Option<String> {
+    let (sigma, sigma_next) = (trajectory.sigmas[timestep], trajectory.sigmas[timestep + 1]);
+    let (latent, velocity) = (trajectory.latent(timestep), trajectory.velocity(timestep));
+    let mut next = latent.to_vec();
+    let log_prob = if timestep < spec.sampling.noise_steps {
+        let coefficients = rpo::StepCoefficients::new(spec.sampling.sde, spec.sampling.eta, sigma, sigma_next);
+        let noise = key(place, spec, timestep as u32, Use::Step).normal(next.len());
+        rpo::sde_step(&coefficients, latent, velocity, &noise, &mut next)
+    } else {
+        rpo::ode_step(sigma, sigma_next, &mut next, velocity);
+        0.0
+    };
+    if !equal(trajectory.latent(timestep + 1), &next) {
+        return Some(format!(
+            "`latents` row {} does not follow from row {timestep} with the stored velocity and the noise of its key",
+            timestep + 1
+        ));
+    }
+    let stored = trajectory.log_probs[timestep];
+    (stored.to_bits() != (log_prob as f32).to_bits())
+        .then(|| format!("`log_probs` at {timestep} is {stored}, its transition gives {log_prob}"))
+}
+
+fn key(place: &Place, spec: &RunSpec, timestep: u32, usage: Use) -> NoiseKey {
+    NoiseKey {
+        seed: spec.run.seed,
+        step: place.step,
+        prompt: place.prompt_index,
+        candidate: place.candidate,
+        timestep,
+        usage,
+    }
+}
+
+fn equal(one: &[f32], other: &[f32]) -> bool {
+    one.len() == other.len()
+        && one
+            .iter()
+            .zip(other)
+            .all(|(one, other)| one.to_bits() == other.to_bits())
+}

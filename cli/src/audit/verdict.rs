@@ -1,0 +1,54 @@
+//! Whether a verdict is what its evidence says.
+
+use gavel_core::run::Run;
+use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
+
+/// What does not fit between a verdict and its probabilities, rubric and the run's margin. The labels' share of the
+/// probability is not in the record, so `outside_labels` is taken as told.
+pub(super) fn problem(record: &VerdictRecord, run: &Run) -> Option<String> {
+    let rubric = run.assets().rubric.digest;
+    if record.rubric != rubric {
+        return Some(format!("is judged by rubric {}, the run's is {rubric}", record.rubric));
+    }
+    let [shown_first, shown_second] = record.order_probabilities;
+    let mean = 0.5 * (shown_first + shown_second);
+    if record.is_judged() && record.probability_first != mean {
+        return Some(format!(
+            "its probability is {}, the mean of both orders {mean}",
+            record.probability_first
+        ));
+    }
+    let sides = record.order_probabilities.map(side);
+    let close = (mean - 0.5).abs() < run.spec().judge.margin || sides.contains(&None);
+    let supported = match &record.verdict {
+        Verdict::Preferred { side } => sides == [Some(*side); 2] && !close,
+        Verdict::Abstain {
+            reason: AbstainReason::OrdersDisagree,
+        } => matches!(sides, [Some(first), Some(second)] if first != second),
+        Verdict::Abstain {
+            reason: AbstainReason::TooClose,
+        } => close,
+        Verdict::Abstain {
+            reason: AbstainReason::OutsideLabels,
+        }
+        | Verdict::Failed { .. } => true,
+    };
+    (!supported).then(|| {
+        format!(
+            "says {}, which its probabilities {shown_first} and {shown_second} do not support",
+            in_words(&record.verdict)
+        )
+    })
+}
+
+fn side(probability_first: f64) -> Option<Side> {
+    match probability_first.partial_cmp(&0.5)? {
+        std::cmp::Ordering::Greater => Some(Side::First),
+        std::cmp::Ordering::Less => Some(Side::Second),
+        std::cmp::Ordering::Equal => None,
+    }
+}
+
+fn in_words(verdict: &Verdict) -> String {
+    serde_json::to_string(verdict).unwrap_or_else(|_| format!("{verdict:?}"))
+}
