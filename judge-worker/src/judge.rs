@@ -9,7 +9,7 @@ use gavel_core::{
 };
 use gavel_models::{
     ModelError,
-    vlm::{Content, Conversation, Message, Qwen2_5Vl},
+    vlm::{Content, Conversation, Message, Qwen2_5Vl, VlmInspection},
 };
 use gavel_rubric::{JudgeTemplate, Part, Pictures, RubricSet, TemplateError};
 use image::RgbImage;
@@ -127,25 +127,12 @@ impl Judge {
 
     /// The template's words for a pair, and its images in the order of their places in them.
     fn ask<'a>(&self, pair: &JudgedPair<'a>, pictures: Pictures) -> Result<Question<'a>, Error> {
-        let mut images = Vec::with_capacity(2);
-        let mut messages = Vec::new();
-        for message in self.template.render(pair.caption, &self.rubric, pictures)? {
-            let mut content = Vec::with_capacity(message.content.len());
-            for part in message.content {
-                content.push(match part {
-                    Part::Text(text) => Content::Text { text },
-                    Part::Image(place) => {
-                        images.push(if place == 0 { pair.first } else { pair.second });
-                        Content::Image
-                    }
-                });
-            }
-            messages.push(Message {
-                role: message.role,
-                content,
-            });
-        }
-        Ok(Question { messages, images })
+        let (messages, places) = words(&self.template, &self.rubric, pair.caption, pictures)?;
+        let image = |place| if place == 0 { pair.first } else { pair.second };
+        Ok(Question {
+            messages,
+            images: places.into_iter().map(image).collect(),
+        })
     }
 
     /// `logits` hold both orders: first candidate first, then second candidate first.
@@ -164,6 +151,54 @@ impl Judge {
             rubric: self.rubric_digest,
         })
     }
+}
+
+/// Checks, without the model's weights, that a judge can ask its question: each label is one token, and the model sees both
+/// images.
+///
+/// # Errors
+/// As [`Judge::new`] and [`Judge::judge`].
+pub fn check_question(folder: &VlmInspection, template: &JudgeTemplate, rubric: &RubricSet) -> Result<(), Error> {
+    for label in &template.labels {
+        folder.label_token(label)?;
+    }
+    let (messages, places) = words(template, rubric, "a caption", Pictures::InOrder)?;
+    let seen = folder.image_places(&messages)?;
+    if seen != places.len() {
+        return Err(Error::Model(ModelError::Value {
+            input: "images",
+            problem: format!("the prompt has {seen} image places, the template {}", places.len()),
+        }));
+    }
+    Ok(())
+}
+
+/// The template's words for a caption, and which image stands at each of their places.
+fn words(
+    template: &JudgeTemplate,
+    rubric: &RubricSet,
+    caption: &str,
+    pictures: Pictures,
+) -> Result<(Vec<Message>, Vec<usize>), TemplateError> {
+    let mut places = Vec::with_capacity(2);
+    let mut messages = Vec::new();
+    for message in template.render(caption, rubric, pictures)? {
+        let mut content = Vec::with_capacity(message.content.len());
+        for part in message.content {
+            content.push(match part {
+                Part::Text(text) => Content::Text { text },
+                Part::Image(place) => {
+                    places.push(place);
+                    Content::Image
+                }
+            });
+        }
+        messages.push(Message {
+            role: message.role,
+            content,
+        });
+    }
+    Ok((messages, places))
 }
 
 /// A prompt with its images.

@@ -11,5 +11,5 @@ mod judge;
 mod work;
 
 pub use answer::{Answer, decide};
-pub use judge::{Error, Judge, JudgedPair};
+pub use judge::{Error, Judge, JudgedPair, check_question};
 pub use work::JudgeWork;

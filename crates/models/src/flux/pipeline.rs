@@ -12,7 +12,7 @@ use crate::{
     LoadError, ModelError,
     load::{read_config, read_json},
     text::{ClipTextEncoder, PromptTokenizer, T5Encoder},
-    vae::AutoencoderKl,
+    vae::{AutoencoderConfig, AutoencoderKl},
 };
 
 /// Length of CLIP sequences when the tokenizer folder does not say.
@@ -180,14 +180,7 @@ impl FluxPipeline {
     /// # Errors
     /// [`ModelError::Value`] when a side is no positive multiple of the pixels of a token.
     pub fn latent_tokens(&self, height: usize, width: usize) -> Result<(usize, usize), ModelError> {
-        let token = self.vae.config().scale() * PATCH;
-        if height == 0 || width == 0 || !height.is_multiple_of(token) || !width.is_multiple_of(token) {
-            return Err(ModelError::Value {
-                input: "image size",
-                problem: format!("{height}x{width} pixels; both sides must be positive multiples of {token}"),
-            });
-        }
-        Ok((height / token, width / token))
+        latent_tokens(self.vae.config(), height, width)
     }
 
     /// Decodes packed latents (batch, tokens, 4 * latent channels) f32 to images of `height` x `width` pixels.
@@ -248,6 +241,21 @@ impl FluxPipeline {
         let pixels = Tensor::from_vec(pixels, (images.len(), 3, height, width), &self.device)?;
         pack_latents(&self.vae.scale_latents(&self.vae.encode_mean(&pixels)?)?)
     }
+}
+
+pub(super) fn latent_tokens(
+    vae: &AutoencoderConfig,
+    height: usize,
+    width: usize,
+) -> Result<(usize, usize), ModelError> {
+    let token = vae.scale() * PATCH;
+    if height == 0 || width == 0 || !height.is_multiple_of(token) || !width.is_multiple_of(token) {
+        return Err(ModelError::Value {
+            input: "image size",
+            problem: format!("{height}x{width} pixels; both sides must be positive multiples of {token}"),
+        });
+    }
+    Ok((height / token, width / token))
 }
 
 /// (batch, channels, height, width) to (batch, height / 2 * width / 2, 4 * channels), as FluxPipeline packs latents.
@@ -323,7 +331,7 @@ fn to_image(pixels: &Tensor, height: usize, width: usize) -> Result<RgbImage, Mo
 }
 
 /// Refuses a folder whose `model_index.json` names other classes than this pipeline computes.
-fn check_model_index(dir: &Path) -> Result<(), LoadError> {
+pub(super) fn check_model_index(dir: &Path) -> Result<(), LoadError> {
     if !dir.is_dir() {
         return Err(LoadError::FolderMissing { dir: dir.to_owned() });
     }

@@ -103,11 +103,7 @@ impl Weights {
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
         match self.get_optional(name, shape)? {
             Some(tensor) => Ok(tensor),
-            None => Err(LoadError::TensorMissing {
-                file: self.file.clone(),
-                name: name.to_owned(),
-                nearest: self.nearest(name),
-            }),
+            None => Err(self.missing(name)),
         }
     }
 
@@ -116,6 +112,40 @@ impl Weights {
     /// # Errors
     /// [`LoadError::Shape`], [`LoadError::Dtype`].
     pub fn get_optional(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>, LoadError> {
+        let Some((entry, dtype)) = self.find(name, shape)? else {
+            return Ok(None);
+        };
+        let shard = &self.shards[entry.shard];
+        let tensor = Tensor::from_raw_buffer(&shard.map[entry.range.clone()], dtype, shape, &Device::Cpu)
+            .and_then(|tensor| tensor.to_dtype(self.dtype))
+            .and_then(|tensor| tensor.to_device(&self.device))
+            .map_err(|source| self.candle(source))?;
+        self.taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.to_owned());
+        Ok(Some(tensor))
+    }
+
+    /// Says whether [`Weights::get`] would give this tensor, without reading it.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<(), LoadError> {
+        match self.find(name, shape)? {
+            Some(_) => Ok(()),
+            None => Err(self.missing(name)),
+        }
+    }
+
+    /// Numbers in all tensors together.
+    pub fn parameters(&self) -> u64 {
+        let count = |entry: &Entry| entry.shape.iter().map(|extent| *extent as u64).product::<u64>();
+        self.entries.values().map(count).sum()
+    }
+
+    /// Where the tensor `name`, which must have `shape`, lies, and its type.
+    fn find(&self, name: &str, shape: &[usize]) -> Result<Option<(&Entry, DType)>, LoadError> {
         let Some(entry) = self.entries.get(name) else {
             return Ok(None);
         };
@@ -128,22 +158,22 @@ impl Weights {
                 found: entry.shape.clone(),
             });
         }
-        let Some(dtype) = candle_dtype(entry.dtype) else {
-            return Err(LoadError::Dtype {
+        match candle_dtype(entry.dtype) {
+            Some(dtype) => Ok(Some((entry, dtype))),
+            None => Err(LoadError::Dtype {
                 file: shard.file.clone(),
                 name: name.to_owned(),
                 dtype: format!("{:?}", entry.dtype),
-            });
-        };
-        let tensor = Tensor::from_raw_buffer(&shard.map[entry.range.clone()], dtype, shape, &Device::Cpu)
-            .and_then(|tensor| tensor.to_dtype(self.dtype))
-            .and_then(|tensor| tensor.to_device(&self.device))
-            .map_err(|source| self.candle(source))?;
-        self.taken
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name.to_owned());
-        Ok(Some(tensor))
+            }),
+        }
+    }
+
+    fn missing(&self, name: &str) -> LoadError {
+        LoadError::TensorMissing {
+            file: self.file.clone(),
+            name: name.to_owned(),
+            nearest: self.nearest(name),
+        }
     }
 
     /// Says whether the folder has a tensor of this name.

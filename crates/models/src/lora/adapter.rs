@@ -67,6 +67,20 @@ impl Slots {
         })
     }
 
+    fn manifest(&self) -> Manifest {
+        let mut tensors = 0;
+        let mut hash = Sha256::new();
+        for (name, [rows, columns], _) in self.tensors() {
+            hash.update(format!("{name} {rows} {columns}\n"));
+            tensors += 1;
+        }
+        Manifest {
+            tensors,
+            parameters: self.parameters,
+            names_sha256: hash.finalize().into(),
+        }
+    }
+
     /// (tensor name without prefix, shape, place in the flat vector), in that order.
     pub(super) fn tensors(&self) -> impl Iterator<Item = (String, [usize; 2], Range<usize>)> + '_ {
         self.slots.iter().flat_map(|slot| {
@@ -84,6 +98,15 @@ impl Slots {
             ]
         })
     }
+}
+
+/// Binds a new adapter's settings to an architecture, without any weights.
+///
+/// # Errors
+/// As [`LoraAdapter::init`].
+pub(crate) fn bind(config: &LoraConfig, architecture: &Architecture) -> Result<Manifest, LoraError> {
+    config.check_trainable()?;
+    Ok(Slots::new(config, architecture)?.manifest())
 }
 
 /// Which tensors an adapter holds: equal for two adapters exactly if names and shapes are.
@@ -140,16 +163,7 @@ impl LoraAdapter {
     /// [`LoraError::UnknownTarget`], [`LoraError::FixedTarget`], or [`LoraError::Setting`] for a value out of range or a
     /// dropout above 0.
     pub fn init(transformer: &FluxTransformer, config: &LoraConfig, seed: [u8; 32]) -> Result<Self, LoraError> {
-        if config.dropout != 0.0 {
-            let problem = format!(
-                "is {}; policy gradients need the same policy in sampler and trainer, set it to 0",
-                config.dropout
-            );
-            return Err(LoraError::Setting {
-                setting: "dropout",
-                problem,
-            });
-        }
+        config.check_trainable()?;
         let mut adapter = Self::zeros(config, transformer)?;
         for slot in &adapter.slots.slots {
             let digest = Sha256::digest(slot.module.as_bytes());
@@ -201,17 +215,7 @@ impl LoraAdapter {
 
     /// Names and shapes, hashed.
     pub fn manifest(&self) -> Manifest {
-        let mut tensors = 0;
-        let mut hash = Sha256::new();
-        for (name, [rows, columns], _) in self.slots.tensors() {
-            hash.update(format!("{name} {rows} {columns}\n"));
-            tensors += 1;
-        }
-        Manifest {
-            tensors,
-            parameters: self.slots.parameters,
-            names_sha256: hash.finalize().into(),
-        }
+        self.slots.manifest()
     }
 
     /// All weights in the flat order.

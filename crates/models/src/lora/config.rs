@@ -38,6 +38,21 @@ impl LoraConfig {
         self.alpha / self.rank as f32
     }
 
+    /// Refuses what cannot be trained as a policy.
+    pub(super) fn check_trainable(&self) -> Result<(), LoraError> {
+        if self.dropout == 0.0 {
+            return Ok(());
+        }
+        let problem = format!(
+            "is {}; policy gradients need the same policy in sampler and trainer, set it to 0",
+            self.dropout
+        );
+        Err(LoraError::Setting {
+            setting: "dropout",
+            problem,
+        })
+    }
+
     pub(super) fn check(&self) -> Result<(), LoraError> {
         let problem = if self.rank == 0 {
             ("rank", "must be at least 1".to_owned())

@@ -10,6 +10,7 @@ mod files;
 mod gradients;
 mod targets;
 
+pub(crate) use adapter::bind;
 pub use adapter::{LoraAdapter, Manifest};
 pub use config::LoraConfig;
 pub use error::LoraError;

@@ -76,6 +76,17 @@ impl AutoencoderConfig {
         1 << (self.block_out_channels.len().saturating_sub(1))
     }
 
+    /// Reads `config.json` of an autoencoder's folder.
+    ///
+    /// # Errors
+    /// [`LoadError::Unsupported`] for an autoencoder of another kind, and those of [`read_config`].
+    pub fn read(dir: &Path) -> Result<Self, LoadError> {
+        let file = dir.join("config.json");
+        let config: Self = read_config(&file)?;
+        config.check(file)?;
+        Ok(config)
+    }
+
     fn check(&self, file: PathBuf) -> Result<(), LoadError> {
         let unsupported = |key: &str, found: String, expected: &str| {
             Err(LoadError::Unsupported {
@@ -130,9 +141,7 @@ impl AutoencoderKl {
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
         let dtype = compute_dtype(device, dtype);
         let weights = Weights::open(dir, device, dtype)?;
-        let file = dir.join("config.json");
-        let config: AutoencoderConfig = read_config(&file)?;
-        config.check(file)?;
+        let config = AutoencoderConfig::read(dir)?;
         let moments = 2 * config.latent_channels;
         let pointwise = |name: &str, wanted: bool, channels: usize| {
             wanted

@@ -5,6 +5,7 @@
 mod chat;
 mod config;
 mod decoder;
+mod inspect;
 mod preprocess;
 mod resize;
 mod vision;
@@ -25,6 +26,7 @@ use chat::ChatTemplate;
 pub use chat::{Content, Message};
 use config::Config;
 use decoder::Decoder;
+pub use inspect::VlmInspection;
 use preprocess::{Grid, ImageProcessor};
 use vision::VisionTower;
 
@@ -68,22 +70,12 @@ impl Qwen2_5Vl {
     /// Any [`LoadError`].
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
         let weights = Weights::open(dir, device, compute_dtype(device, dtype))?;
-        let config = Config::read(&dir.join("config.json"))?;
-        let tokenizer_file = dir.join("tokenizer.json");
-        if !tokenizer_file.is_file() {
-            return Err(LoadError::TokenizerMissing {
-                dir: dir.to_owned(),
-                looked_for: "tokenizer.json",
-            });
-        }
-        let mut tokenizer = read_tokenizer(&tokenizer_file)?;
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|error| LoadError::Tokenizer {
-            file: tokenizer_file,
-            problem: error.to_string(),
-        })?;
-        let template = ChatTemplate::load(dir)?;
-        let processor = ImageProcessor::load(dir, &config.vision)?;
+        let Settings {
+            config,
+            tokenizer,
+            template,
+            processor,
+        } = Settings::read(dir)?;
 
         // transformers 4 saves `visual.` and `model.`; transformers 5 nests both below `model.`.
         let nested = weights.contains("model.visual.patch_embed.proj.weight");
@@ -132,16 +124,7 @@ impl Qwen2_5Vl {
     /// # Errors
     /// [`ModelError::Value`] when the label is not exactly one token.
     pub fn label_token(&self, label: &str) -> Result<u32, ModelError> {
-        match self.tokenize(label)?.as_slice() {
-            &[token] => Ok(token),
-            tokens => Err(ModelError::Value {
-                input: "label",
-                problem: format!(
-                    "`{label}` is {} tokens of this tokenizer, a label must be one",
-                    tokens.len()
-                ),
-            }),
-        }
+        label_token(&self.tokenizer, label)
     }
 
     /// The prompt's token ids, with each image token repeated once per merged patch of its image.
@@ -257,10 +240,61 @@ impl Qwen2_5Vl {
     }
 
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let encoding = self
-            .tokenizer
-            .encode(text, false)
-            .map_err(|error| ModelError::Tokenize(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        tokenize(&self.tokenizer, text)
+    }
+}
+
+fn tokenize(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, ModelError> {
+    let encoding = tokenizer
+        .encode(text, false)
+        .map_err(|error| ModelError::Tokenize(error.to_string()))?;
+    Ok(encoding.get_ids().to_vec())
+}
+
+fn label_token(tokenizer: &Tokenizer, label: &str) -> Result<u32, ModelError> {
+    match tokenize(tokenizer, label)?.as_slice() {
+        &[token] => Ok(token),
+        tokens => Err(ModelError::Value {
+            input: "label",
+            problem: format!(
+                "`{label}` is {} tokens of this tokenizer, a label must be one",
+                tokens.len()
+            ),
+        }),
+    }
+}
+
+/// Everything of a model folder but the weights.
+struct Settings {
+    config: Config,
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    processor: ImageProcessor,
+}
+
+impl Settings {
+    fn read(dir: &Path) -> Result<Self, LoadError> {
+        let config = Config::read(&dir.join("config.json"))?;
+        let tokenizer_file = dir.join("tokenizer.json");
+        if !tokenizer_file.is_file() {
+            return Err(LoadError::TokenizerMissing {
+                dir: dir.to_owned(),
+                looked_for: "tokenizer.json",
+            });
+        }
+        let mut tokenizer = read_tokenizer(&tokenizer_file)?;
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|error| LoadError::Tokenizer {
+            file: tokenizer_file,
+            problem: error.to_string(),
+        })?;
+        let template = ChatTemplate::load(dir)?;
+        let processor = ImageProcessor::load(dir, &config.vision)?;
+        Ok(Self {
+            config,
+            tokenizer,
+            template,
+            processor,
+        })
     }
 }

@@ -1,6 +1,10 @@
 //! `config.json` of a FLUX transformer, and the layers that it implies.
 
+use std::path::Path;
+
 use serde::Deserialize;
+
+use crate::load::{LoadError, read_config};
 
 /// Architecture of a FLUX transformer: the fields of diffusers' `FluxTransformer2DModel` configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -42,6 +46,24 @@ fn flux_axes() -> Vec<usize> {
 }
 
 impl FluxTransformerConfig {
+    /// Reads `config.json` of a diffusers `transformer` folder.
+    ///
+    /// # Errors
+    /// [`LoadError::Unsupported`] for numbers that FLUX does not have, and those of [`read_config`].
+    pub fn read(dir: &Path) -> Result<Self, LoadError> {
+        let file = dir.join("config.json");
+        let config: Self = read_config(&file)?;
+        match config.problem() {
+            Some((key, found, expected)) => Err(LoadError::Unsupported {
+                file,
+                key: key.to_owned(),
+                found,
+                expected,
+            }),
+            None => Ok(config),
+        }
+    }
+
     /// Width of the residual stream.
     pub fn inner_dim(&self) -> usize {
         self.num_attention_heads * self.attention_head_dim
@@ -53,7 +75,7 @@ impl FluxTransformerConfig {
     }
 
     /// What is wrong with the numbers, as (key, value, what is needed).
-    pub(super) fn problem(&self) -> Option<(&'static str, String, String)> {
+    fn problem(&self) -> Option<(&'static str, String, String)> {
         let sizes = [
             ("in_channels", self.in_channels),
             ("attention_head_dim", self.attention_head_dim),

@@ -19,7 +19,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::ModelError;
-use crate::load::{LoadError, Weights, read_config};
+use crate::load::{LoadError, Weights};
 use crate::lora::{LoraAdapter, LoraGradients};
 use crate::ops::Layout;
 use crate::ops::cpu::{Cpu, Split};
@@ -48,7 +48,7 @@ pub(crate) struct Architecture {
 }
 
 impl Architecture {
-    fn new(config: &FluxTransformerConfig) -> Self {
+    pub(crate) fn new(config: &FluxTransformerConfig) -> Self {
         let mut modules = BTreeMap::new();
         for (layer, spec) in config.projections().into_iter().enumerate() {
             let mut column = 0;
@@ -221,16 +221,7 @@ impl FluxTransformer {
         engine: impl FnOnce(&Weights, FluxTransformerConfig) -> Result<Engine, LoadError>,
     ) -> Result<Self, LoadError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let file = dir.join("config.json");
-        let config: FluxTransformerConfig = read_config(&file)?;
-        if let Some((key, found, expected)) = config.problem() {
-            return Err(LoadError::Unsupported {
-                file,
-                key: key.to_owned(),
-                found,
-                expected,
-            });
-        }
+        let config = FluxTransformerConfig::read(dir)?;
         let weights = Weights::open(dir, device, dtype)?;
         let engine = engine(&weights, config.clone())?;
         weights.finish(&[])?;

@@ -1,0 +1,47 @@
+//! What a judge's folder holds, by settings and headers alone.
+
+use std::path::Path;
+
+use candle_core::{DType, Device};
+
+use super::{Message, Settings, label_token, tokenize};
+use crate::{LoadError, ModelError, Weights};
+
+/// A Qwen2.5-VL folder that was looked into, without its weights.
+pub struct VlmInspection {
+    settings: Settings,
+    /// Numbers in the weights.
+    pub parameters: u64,
+}
+
+impl VlmInspection {
+    /// Reads every settings file, the tokenizer, and the headers of the weight files. Shapes of tensors are not compared.
+    ///
+    /// # Errors
+    /// Any [`LoadError`].
+    pub fn read(dir: &Path) -> Result<Self, LoadError> {
+        let parameters = Weights::open(dir, &Device::Cpu, DType::F32)?.parameters();
+        Ok(Self {
+            settings: Settings::read(dir)?,
+            parameters,
+        })
+    }
+
+    /// As [`super::Qwen2_5Vl::label_token`].
+    ///
+    /// # Errors
+    /// [`ModelError::Value`] when the label is not exactly one token.
+    pub fn label_token(&self, label: &str) -> Result<u32, ModelError> {
+        label_token(&self.settings.tokenizer, label)
+    }
+
+    /// How many images the model will expect for these messages.
+    ///
+    /// # Errors
+    /// [`ModelError::Template`] and [`ModelError::Tokenize`].
+    pub fn image_places(&self, messages: &[Message]) -> Result<usize, ModelError> {
+        let tokens = tokenize(&self.settings.tokenizer, &self.settings.template.render(messages)?)?;
+        let image = self.settings.config.image_token_id;
+        Ok(tokens.iter().filter(|token| **token == image).count())
+    }
+}
