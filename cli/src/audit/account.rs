@@ -1,16 +1,18 @@
 //! The events, one by one: grants, leases and accepted results, with books of its own beside the run's state machine.
 //!
 //! The state machine is asked whether each event applies, but nothing is taken from it that the events themselves tell:
-//! who holds which lease, which fence comes next, and what was accepted are counted here again.
+//! who holds which lease, which fence comes next, and what was accepted are counted here again. Only what is taken back when
+//! an input is lost or a worker set apart follows from more than the event, and is asked of the state machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use gavel_core::ids::{Fence, WorkerId};
+use gavel_core::ids::{Digest, Fence, Millis, WorkerId};
 use gavel_core::run::{Event, Phase, Run};
-use gavel_core::unit::{Assignment, Outcome, Unit};
+use gavel_core::unit::{Assignment, Fault, Outcome, Role, Unit};
 
 use super::finding::{Findings, Rule};
 use crate::run::History;
+use crate::verify::compare;
 
 /// What the events add up to.
 pub(super) struct Account {
@@ -20,6 +22,8 @@ pub(super) struct Account {
     pub(super) accepted: BTreeMap<Unit, Accepted>,
     /// Number of grants.
     pub(super) grants: u64,
+    /// Results that were taken back, to be made again.
+    pub(super) taken_back: u64,
 }
 
 /// A result that counts.
@@ -42,6 +46,11 @@ struct Open {
 struct Book<'a> {
     account: Account,
     open: BTreeMap<Unit, Open>,
+    /// Results that were taken back only because bytes were lost: made again, they must be the same.
+    lost: BTreeMap<Unit, Accepted>,
+    quarantined: BTreeSet<WorkerId>,
+    /// The first fingerprint of each role's model. Samplers and trainers have the same one.
+    models: BTreeMap<Role, Digest>,
     refused: u64,
     findings: &'a mut Findings,
 }
@@ -57,8 +66,12 @@ impl Account {
                 run: history.begin()?,
                 accepted: BTreeMap::new(),
                 grants: 0,
+                taken_back: 0,
             },
             open: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            quarantined: BTreeSet::new(),
+            models: BTreeMap::new(),
             refused: 0,
             findings,
         };
@@ -116,14 +129,12 @@ impl Book<'_> {
                     let problem = format!("{unit} has a second result; the first is event {}", before.sequence);
                     return self.findings.add(Rule::Once, place, problem);
                 }
-                self.account.accepted.insert(
-                    unit,
-                    Accepted {
-                        sequence,
-                        assignment: lease.and_then(|lease| lease.assignment),
-                        outcome,
-                    },
-                );
+                let accepted = Accepted {
+                    sequence,
+                    assignment: lease.and_then(|lease| lease.assignment),
+                    outcome,
+                };
+                self.accept(place, unit, accepted);
             }
             Event::Failed {
                 unit, worker, fence, ..
@@ -134,8 +145,32 @@ impl Book<'_> {
             Event::Expired { unit, fence } => {
                 self.close(place, &unit, fence, None);
             }
-            Event::Cancelled { .. } | Event::Resumed => {}
+            Event::Quarantined { worker, .. } => drop(self.quarantined.insert(worker)),
+            Event::Resumed => self.quarantined.clear(),
+            Event::Cancelled { .. } => {}
         }
+    }
+
+    fn accept(&mut self, place: &str, unit: Unit, accepted: Accepted) {
+        if let Some(model) = accepted.outcome.model() {
+            let role = match unit.role() {
+                Role::Judge => Role::Judge,
+                Role::Sampler | Role::Trainer => Role::Sampler,
+            };
+            let first = *self.models.entry(role).or_insert(*model);
+            if first != *model {
+                let problem = format!("{unit} was done with model {model}, the run's first result with {first}");
+                self.findings.add(Rule::Policy, place, problem);
+            }
+        }
+        if let Some(before) = self.lost.remove(&unit)
+            && before.assignment == accepted.assignment
+            && let Err(difference) = compare(&unit, &before.outcome, &accepted.outcome)
+        {
+            let problem = format!("made again after event {} was lost: {difference}", before.sequence);
+            self.findings.add(Rule::Once, place, problem);
+        }
+        self.account.accepted.insert(unit, accepted);
     }
 
     fn grant(&mut self, place: &str, unit: Unit, worker: WorkerId, fence: Fence) {
@@ -146,6 +181,10 @@ impl Book<'_> {
             self.findings.add(Rule::Leases, place, problem);
             // One number out of place is one finding, not one for each later grant.
             self.account.grants = fence.0;
+        }
+        if self.quarantined.contains(&worker) {
+            let problem = format!("{unit} is granted to {worker}, which is in quarantine");
+            self.findings.add(Rule::Leases, place, problem);
         }
         if let Some(open) = self.open.get(&unit) {
             let problem = format!("{unit} is granted to {worker} while {} holds it", open.worker);
@@ -184,12 +223,17 @@ impl Book<'_> {
         Some(open)
     }
 
-    /// Lets the state machine have the event, and follows it where that ended the run.
-    fn apply(&mut self, place: &str, event: Event, now: gavel_core::ids::Millis) {
+    /// Lets the state machine have the event, and follows it where more ends or is taken back than the event names.
+    fn apply(&mut self, place: &str, event: Event, now: Millis) {
         let completed = match &event {
             Event::Completed { unit, .. } => Some(*unit),
             _ => None,
         };
+        let faults = match &event {
+            Event::Failed { unusable, .. } => unusable.iter().map(|input| input.fault).collect(),
+            _ => Vec::new(),
+        };
+        let takes_back = !faults.is_empty() || matches!(event, Event::Quarantined { .. });
         let run = &mut self.account.run;
         let halted_before = run.phase().is_ended();
         if let Err(refusal) = run.apply(event, now) {
@@ -209,7 +253,29 @@ impl Book<'_> {
                 }
             }
             Phase::Stopped { .. } => self.open.clear(),
+            _ if takes_back => self.take_back(!faults.contains(&Fault::Producer)),
             _ => {}
+        }
+    }
+
+    /// Forgets leases and results that the state machine has taken back. `lost`: only bytes were lost, nobody is to blame.
+    fn take_back(&mut self, lost: bool) {
+        let Account {
+            run,
+            accepted,
+            taken_back,
+            ..
+        } = &mut self.account;
+        self.open
+            .retain(|unit, open| run.lease(unit).is_some_and(|lease| lease.fence == open.fence));
+        let gone: Vec<Unit> = accepted.keys().filter(|unit| !run.is_accepted(unit)).copied().collect();
+        for unit in gone {
+            *taken_back += 1;
+            if let Some(before) = accepted.remove(&unit)
+                && lost
+            {
+                self.lost.insert(unit, before);
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use gavel_coordinator::blobs::{BlobError, Blobs};
 use gavel_core::ids::{Digest, Step};
 use gavel_core::run::{Phase, Run};
 use gavel_core::schedule;
-use gavel_core::unit::{Outcome, Policy, Unit};
+use gavel_core::unit::{Outcome, Policy, Sampled, Unit};
 use gavel_models::tensor_file::TensorFile;
 use gavel_models::trajectory::Trajectory;
 use serde::Serialize;
@@ -56,7 +56,6 @@ enum Content {
 pub(super) async fn check(account: &Account, blobs: &Blobs, findings: &mut Findings) -> anyhow::Result<Blobbed> {
     let named = named(account);
     let mut found = Blobbed::default();
-    let mut model = None;
     for (digest, Named { what, content, needed }) in &named {
         let is_trajectory = matches!(content, Content::Trajectory(_));
         found.trajectories_named += usize::from(is_trajectory);
@@ -84,10 +83,7 @@ pub(super) async fn check(account: &Account, blobs: &Blobs, findings: &mut Findi
         let problem = match content {
             Content::Opaque => None,
             Content::Trajectory(place) => match Trajectory::from_safetensors(&bytes) {
-                Ok(trajectory) => {
-                    let model = *model.get_or_insert(trajectory.metadata.model);
-                    trajectory::problem(&trajectory, place, account.run.spec(), model)
-                }
+                Ok(trajectory) => trajectory::problem(&trajectory, place, account.run.spec()),
                 Err(error) => Some(error.to_string()),
             },
             Content::Gradient { terms } => metadata(&bytes, "terms", &terms.to_string()),
@@ -129,9 +125,9 @@ fn named(account: &Account) -> BTreeMap<Digest, Named> {
     }
     for (unit, accepted) in &account.accepted {
         match &accepted.outcome {
-            Outcome::Sampled { samples, .. } => {
+            Outcome::Sampled { samples, model, .. } => {
                 for sampled in samples {
-                    let place = place(run, &policies, unit, sampled.prompt.0, sampled.candidate.0);
+                    let place = place(run, &policies, unit, sampled, *model);
                     let what = place
                         .as_ref()
                         .map_or_else(|| format!("{unit}, prompt {}", sampled.prompt), ToString::to_string);
@@ -203,19 +199,22 @@ fn is_needed(run: &Run, unit: &Unit) -> bool {
 }
 
 /// Where a training unit's candidate belongs; `None` for evaluations.
-fn place(run: &Run, policies: &[&Policy], unit: &Unit, prompt_index: u32, candidate: u8) -> Option<Place> {
+fn place(run: &Run, policies: &[&Policy], unit: &Unit, sampled: &Sampled, model: Digest) -> Option<Place> {
     let Unit::Sample { step: Step(step), .. } = *unit else {
         return None;
     };
     let spec = run.spec();
     let lines = run.assets().prompts.len() as u32;
     let lines = schedule::prompt_lines(spec.run.seed, lines, Step(step), spec.prompts.per_step);
-    let line = lines.get(prompt_index as usize)?;
+    let line = lines.get(sampled.prompt.0 as usize)?;
+    let version = step.checked_sub(1)?;
+    let version = version - version.min(spec.sampling.max_policy_lag);
     Some(Place {
         step,
-        prompt_index,
-        candidate,
+        prompt_index: sampled.prompt.0,
+        candidate: sampled.candidate.0,
         prompt: run.assets().prompts.get(*line as usize)?.clone(),
-        adapter: policies.get(step.checked_sub(1)? as usize)?.adapter,
+        adapter: policies.get(version as usize)?.adapter,
+        model,
     })
 }

@@ -43,6 +43,8 @@ struct Report {
     grants: u64,
     /// Units with an accepted result.
     accepted: usize,
+    /// Results that were taken back and made again.
+    taken_back: u64,
     /// Committed steps.
     steps: Step,
     pairs: Pairs,
@@ -96,6 +98,7 @@ async fn look(arguments: &AuditArguments) -> anyhow::Result<Report> {
         events: history.events.len(),
         grants: account.grants,
         accepted: account.accepted.len(),
+        taken_back: account.taken_back,
         steps: run.committed(),
         pairs,
         blobs,
@@ -113,8 +116,8 @@ impl Report {
             self.spec_sha256.short()
         );
         text += &format!(
-            "ledger       {} events, {} leases, {} accepted results\n",
-            self.events, self.grants, self.accepted
+            "ledger       {} events, {} leases, {} accepted results, {} taken back before\n",
+            self.events, self.grants, self.accepted, self.taken_back
         );
         text += &format!(
             "pairs        {} sampled; {} decided, {} abstained, {} failed; {} trained on, {} skipped\n",

@@ -36,7 +36,7 @@ pub(super) fn policies(account: &Account) -> Vec<&Policy> {
         .into_iter()
         .chain(commits)
         .map_while(|accepted| match &accepted.outcome {
-            Outcome::Initialised { policy } | Outcome::Committed { policy, .. } => Some(policy),
+            Outcome::Initialised { policy, .. } | Outcome::Committed { policy, .. } => Some(policy),
             _ => None,
         })
         .collect()
@@ -49,11 +49,14 @@ pub(super) fn check(account: &Account, findings: &mut Findings) -> Pairs {
     let mut named = BTreeMap::new();
     for (version, policy) in policies.iter().enumerate().take(policies.len().saturating_sub(1)) {
         let step = Step(version as u32 + 1);
+        let lag = (version as u32).min(account.run.spec().sampling.max_policy_lag);
         let mut audit = StepAudit {
             account,
             run: &account.run,
             step,
             policy,
+            sampling: policies[version - lag as usize],
+            lag,
             lines: schedule::prompt_lines(
                 account.run.spec().run.seed,
                 account.run.assets().prompts.len() as u32,
@@ -97,8 +100,12 @@ struct StepAudit<'a> {
     account: &'a Account,
     run: &'a Run,
     step: Step,
-    /// The policy that the step samples from and trains.
+    /// The policy that the step trains.
     policy: &'a Policy,
+    /// The policy that it is sampled from, `sampling.max_policy_lag` versions before.
+    sampling: &'a Policy,
+    /// By how many versions.
+    lag: u32,
     lines: Vec<u32>,
     candidates: BTreeMap<u32, [CandidateResult; 2]>,
     verdicts: BTreeMap<u32, &'a VerdictRecord>,
@@ -138,7 +145,7 @@ impl<'a> StepAudit<'a> {
             };
             let expected = Assignment::Sample {
                 step: self.step,
-                policy: self.policy.clone(),
+                policy: self.sampling.clone(),
                 prompts: extent
                     .clone()
                     .map(|place| PromptText {
@@ -152,7 +159,7 @@ impl<'a> StepAudit<'a> {
                 self.findings.add(Rule::Samples, unit, "its result is no samples");
                 continue;
             };
-            if *manifest != Some(self.policy.manifest) {
+            if *manifest != Some(self.sampling.manifest) {
                 self.findings
                     .add(Rule::Policy, unit, "sampled with an adapter of another manifest");
             }
@@ -294,7 +301,7 @@ impl<'a> StepAudit<'a> {
             step: self.step,
             policy: self.policy.clone(),
             pairs,
-            policy_lag: 0,
+            policy_lag: self.lag,
         };
         self.given(Rule::Gradients, &unit, &expected, accepted);
         let Outcome::Gradient {

@@ -6,7 +6,7 @@ use gavel_coordinator::ledger::{EventRecord, RunRecord};
 use gavel_core::ids::{Candidate, Digest, Fence, Millis, PromptIndex, Step, WorkerId};
 use gavel_core::rpo::learning_rate;
 use gavel_core::run::{Event, Phase, Run};
-use gavel_core::unit::{Assignment, Outcome, Policy, Role, Sampled, ShardStatistics, Unit};
+use gavel_core::unit::{Assignment, Fault, Outcome, Policy, Role, Sampled, ShardStatistics, Unit, Unusable};
 use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
 use gavel_core::{RubricText, RunAssets};
 
@@ -74,7 +74,10 @@ fn verdict(run: &Run, prompt: PromptIndex, step: u32) -> VerdictRecord {
 fn outcome(run: &Run, unit: &Unit, assignment: &Assignment) -> Outcome {
     let seconds = 0.5;
     match assignment {
-        Assignment::Initialise => Outcome::Initialised { policy: policy(0) },
+        Assignment::Initialise => Outcome::Initialised {
+            policy: policy(0),
+            model: Digest::of(b"flux"),
+        },
         Assignment::Sample { step, policy, prompts } => Outcome::Sampled {
             samples: prompts
                 .iter()
@@ -90,6 +93,7 @@ fn outcome(run: &Run, unit: &Unit, assignment: &Assignment) -> Outcome {
                 })
                 .collect(),
             manifest: Some(policy.manifest),
+            model: Digest::of(b"flux"),
             seconds,
         },
         Assignment::Judge { pairs } => {
@@ -98,12 +102,14 @@ fn outcome(run: &Run, unit: &Unit, assignment: &Assignment) -> Outcome {
             };
             Outcome::Judged {
                 verdicts: pairs.iter().map(|pair| verdict(run, pair.prompt, step.0)).collect(),
+                model: Digest::of(b"judge"),
                 seconds,
             }
         }
         Assignment::Gradient { policy, pairs, .. } => Outcome::Gradient {
             gradient: Some(Digest::of(unit.to_string().as_bytes())),
             manifest: policy.manifest,
+            model: Digest::of(b"flux"),
             statistics: ShardStatistics {
                 terms: 2 * (pairs.len() * run.spec().trained_steps().len()) as u64,
                 ..ShardStatistics::default()
@@ -121,15 +127,14 @@ fn outcome(run: &Run, unit: &Unit, assignment: &Assignment) -> Outcome {
     }
 }
 
-/// The events of a run from beginning to end; the first lease of all is given back once and granted again.
-fn events() -> Vec<Event> {
+/// The events of a run from beginning to end. `disturb` may end a lease otherwise than by its result.
+fn drive(mut disturb: impl FnMut(&Run, Unit, WorkerId, Fence) -> Option<Event>) -> Vec<Event> {
     let mut run = run();
     let mut events = Vec::new();
     let mut apply = |run: &mut Run, event: Event| {
         run.apply(event.clone(), Millis(events.len() as u64)).unwrap();
         events.push(event);
     };
-    let mut returned = false;
     while run.phase() != Phase::Finished {
         let roles = [Role::Sampler, Role::Judge, Role::Trainer];
         let unit = roles.into_iter().find_map(|role| run.next_unit(role)).unwrap();
@@ -140,21 +145,48 @@ fn events() -> Vec<Event> {
             fence,
         };
         apply(&mut run, granted);
-        let event = if returned {
-            let outcome = outcome(&run, &unit, &run.assignment(&unit).unwrap());
-            Event::Completed {
-                unit,
-                worker,
-                fence,
-                outcome,
-            }
-        } else {
-            Event::Released { unit, worker, fence }
-        };
-        returned = true;
+        let event = disturb(&run, unit, worker.clone(), fence).unwrap_or_else(|| Event::Completed {
+            unit,
+            worker,
+            fence,
+            outcome: outcome(&run, &unit, &run.assignment(&unit).unwrap()),
+        });
         apply(&mut run, event);
     }
     events
+}
+
+/// An undisturbed run, but that the first lease of all is given back once and granted again.
+fn events() -> Vec<Event> {
+    let mut returned = false;
+    drive(|_, unit, worker, fence| {
+        let first = !std::mem::replace(&mut returned, true);
+        first.then_some(Event::Released { unit, worker, fence })
+    })
+}
+
+/// A run in which the first trajectory of step 1 was lost before its gradient was taken, and made again.
+fn events_with_a_loss() -> Vec<Event> {
+    let mut lost = false;
+    drive(|run, unit, worker, fence| {
+        if unit != GRADIENT || std::mem::replace(&mut lost, true) {
+            return None;
+        }
+        let Some(Assignment::Gradient { pairs, .. }) = run.assignment(&unit) else {
+            return None;
+        };
+        Some(Event::Failed {
+            unit,
+            worker,
+            fence,
+            reason: "an input cannot be read".into(),
+            fatal: false,
+            unusable: vec![Unusable {
+                blob: pairs[0].candidates[0].trajectory,
+                fault: Fault::Storage,
+            }],
+        })
+    })
 }
 
 fn history(events: &[Event]) -> History {
@@ -190,11 +222,15 @@ fn findings(history: &History) -> Vec<(Rule, String)> {
     findings.0.into_iter().map(text).collect()
 }
 
+fn findings_of(events: &[Event]) -> Vec<(Rule, String)> {
+    findings(&history(events))
+}
+
 /// An audit after `change` must have a finding of each of these rules, and each must be said with all of these words.
 fn check(change: impl FnOnce(&mut Vec<Event>), expected: &[(Rule, &str)]) {
     let mut events = events();
     change(&mut events);
-    let found = findings(&history(&events));
+    let found = findings_of(&events);
     for (rule, words) in expected {
         assert!(
             found.iter().any(|(found, text)| found == rule && text.contains(words)),
@@ -244,6 +280,63 @@ fn a_ledger_that_nobody_touched_has_no_findings_and_its_pairs_are_counted() {
         (8, 7, 1, 7)
     );
     assert_eq!(steps::policies(&account), [&policy(0), &policy(1), &policy(2)]);
+}
+
+#[test]
+fn what_was_lost_and_made_again_counts_once_if_it_is_the_same() {
+    let events = events_with_a_loss();
+    let mut findings = Findings::default();
+    let account = Account::read(&history(&events), &mut findings).unwrap();
+    let pairs = steps::check(&account, &mut findings);
+    assert_eq!(findings.0, []);
+    assert_eq!(account.taken_back, 2, "the samples, and the verdicts on them");
+    assert_eq!((pairs.sampled, pairs.trained), (8, 7));
+
+    let mut changed = events;
+    let lost = Unit::Sample {
+        step: Step(1),
+        chunk: 0,
+    };
+    let again = |event: &Event| matches!(event, Event::Completed { unit, .. } if *unit == lost);
+    let place = changed.iter().rposition(again).unwrap();
+    assert_ne!(place, result_of(&changed, lost), "there are two results");
+    if let Event::Completed {
+        outcome: Outcome::Sampled { samples, .. },
+        ..
+    } = &mut changed[place]
+    {
+        samples[3].image = Digest::of(b"another");
+    }
+    let found = findings_of(&changed);
+    let expected = |(rule, text): &(Rule, String)| {
+        *rule == Rule::Once && text.contains("was lost: sample chunk 0 of step 1, prompt 1, candidate 1: the image")
+    };
+    assert!(found.iter().any(expected), "{found:#?}");
+}
+
+#[test]
+fn work_for_a_worker_in_quarantine_and_a_second_model_are_found() {
+    check(
+        |events| {
+            let event = Event::Quarantined {
+                worker: WorkerId("judge-1".into()),
+                reason: "its verdicts were of another run".into(),
+            };
+            let first = events
+                .iter()
+                .position(|event| matches!(event, Event::Granted { unit, .. } if *unit == JUDGE));
+            events.insert(first.unwrap(), event);
+        },
+        &[(Rule::Leases, "is granted to judge-1, which is in quarantine")],
+    );
+    check(
+        |events| {
+            if let Outcome::Sampled { model, .. } = outcome_of(events, SAMPLE) {
+                *model = Digest::of(b"another");
+            }
+        },
+        &[(Rule::Policy, "sample chunk 1 of step 2 was done with model")],
+    );
 }
 
 #[test]

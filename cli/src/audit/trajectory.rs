@@ -18,6 +18,8 @@ pub(super) struct Place {
     pub(super) prompt: String,
     /// The policy that the step samples from.
     pub(super) adapter: Digest,
+    /// Fingerprint of the transformer that the sampler reported.
+    pub(super) model: Digest,
 }
 
 impl std::fmt::Display for Place {
@@ -32,11 +34,11 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// The first thing that does not fit. `model` is the fingerprint that the run's first trajectory names.
-pub(super) fn problem(trajectory: &Trajectory, place: &Place, spec: &RunSpec, model: Digest) -> Option<String> {
+/// The first thing that does not fit.
+pub(super) fn problem(trajectory: &Trajectory, place: &Place, spec: &RunSpec) -> Option<String> {
     let found = &trajectory.metadata;
     let expected = TrajectoryMetadata {
-        model,
+        model: place.model,
         adapter: Some(place.adapter),
         prompt: place.prompt.clone(),
         seed: spec.run.seed,

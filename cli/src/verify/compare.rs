@@ -7,19 +7,26 @@ use gavel_core::unit::{Outcome, Policy, Sampled, Unit};
 use gavel_core::verdict::VerdictRecord;
 
 /// How many things of a kind were equal.
-pub(super) type Equal = BTreeMap<&'static str, usize>;
+pub(crate) type Equal = BTreeMap<&'static str, usize>;
 
 /// Counts what is equal.
 ///
 /// # Errors
 /// The first difference, in words.
-pub(super) fn compare(unit: &Unit, recorded: &Outcome, again: &Outcome) -> Result<Equal, String> {
+pub(crate) fn compare(unit: &Unit, recorded: &Outcome, again: &Outcome) -> Result<Equal, String> {
     let mut tally = Tally {
         unit,
         equal: Equal::new(),
     };
+    if let (Some(recorded), Some(again)) = (recorded.model(), again.model())
+        && recorded != again
+    {
+        return Err(format!(
+            "{unit}: the model folder is another one; the ledger has fingerprint {recorded}, this one is {again}"
+        ));
+    }
     match (recorded, again) {
-        (Outcome::Initialised { policy: recorded }, Outcome::Initialised { policy: again }) => {
+        (Outcome::Initialised { policy: recorded, .. }, Outcome::Initialised { policy: again, .. }) => {
             tally.policy(recorded, again)?;
         }
         (
@@ -220,6 +227,7 @@ mod tests {
                 image: Digest::of(b"image"),
             }],
             manifest: Some(Digest::of(b"manifest")),
+            model: Digest::of(b"model"),
             seconds,
         }
     }
@@ -258,6 +266,20 @@ mod tests {
     }
 
     #[test]
+    fn another_model_folder_is_told_before_what_follows_from_it() {
+        let unit = Unit::Sample {
+            step: Step(2),
+            chunk: 0,
+        };
+        let mut other = sampled(b"b", 1.0);
+        if let Outcome::Sampled { model, .. } = &mut other {
+            *model = Digest::of(b"another");
+        }
+        let text = difference(unit, &sampled(b"a", 1.0), &other);
+        assert!(text.contains("the model folder is another one"), "{text}");
+    }
+
+    #[test]
     fn a_verdict_on_the_other_side_and_a_statistic_off_by_one_bit_differ() {
         let judged = |side| Outcome::Judged {
             verdicts: vec![VerdictRecord {
@@ -267,6 +289,7 @@ mod tests {
                 order_probabilities: [0.5, 1.0],
                 rubric: Digest::of(b"rubric"),
             }],
+            model: Digest::of(b"judge"),
             seconds: 0.0,
         };
         let unit = Unit::Judge {
@@ -282,6 +305,7 @@ mod tests {
         let gradient = |loss: f64| Outcome::Gradient {
             gradient: None,
             manifest: Digest::of(b"manifest"),
+            model: Digest::of(b"model"),
             statistics: ShardStatistics {
                 loss,
                 ..ShardStatistics::default()

@@ -20,6 +20,7 @@ use gavel_core::run::Run;
 
 use crate::args::{VerifyArguments, VerifyPart};
 use crate::run::RunFolder;
+pub(crate) use compare::compare;
 use recorded::Recorded;
 use redo::{Redo, Redone};
 use report::{PartReport, Report, Unchecked};

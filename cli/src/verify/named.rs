@@ -68,7 +68,7 @@ pub(super) fn inputs(assignment: &Assignment) -> Vec<Named> {
 /// The blobs that an outcome names.
 pub(super) fn outputs(outcome: &Outcome) -> Vec<Named> {
     match outcome {
-        Outcome::Initialised { policy } | Outcome::Committed { policy, .. } => [
+        Outcome::Initialised { policy, .. } | Outcome::Committed { policy, .. } => [
             Some(Named::new("the new adapter", policy.adapter)),
             Some(Named::new("the new optimizer state", policy.optimizer)),
             policy

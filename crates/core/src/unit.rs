@@ -302,3 +302,16 @@ pub enum Outcome {
         seconds: f64,
     },
 }
+
+impl Outcome {
+    /// The fingerprint of the model that the worker had loaded; a commit needs none.
+    pub fn model(&self) -> Option<&Digest> {
+        match self {
+            Self::Initialised { model, .. }
+            | Self::Sampled { model, .. }
+            | Self::Judged { model, .. }
+            | Self::Gradient { model, .. } => Some(model),
+            Self::Committed { .. } => None,
+        }
+    }
+}

@@ -232,6 +232,11 @@ impl Run {
         self.quarantined.get(worker).map(String::as_str)
     }
 
+    /// Whether a result of the unit counts. One that did may be taken back, to be made again.
+    pub fn is_accepted(&self, unit: &Unit) -> bool {
+        self.accepted.contains_key(unit)
+    }
+
     /// The latest committed policy.
     pub fn policy(&self) -> Option<&Policy> {
         self.results.policies.last()
