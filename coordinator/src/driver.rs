@@ -24,8 +24,8 @@ use crate::metrics;
 use crate::notice::{Notice, NoticeKind};
 use crate::options::CoordinatorOptions;
 use crate::replay::{Replayed, replay_all};
-use crate::sweeper::{Bin, Garbage};
 use crate::state::{Answer, LeaseAnswer, LeaseReply, State};
+use crate::sweeper::{Bin, Garbage};
 use crate::waiters::Waiter;
 use crate::worker::Introduction;
 
