@@ -94,9 +94,16 @@ pub(crate) struct RunArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct CoordinatorArguments {
-    /// Folder of the ledger and the blobs.
+    /// Folder of the ledger and the blobs, unless --ledger and --blobs name other places.
     #[arg(long, value_name = "DIR", default_value = "gavel-data")]
     pub(crate) data: PathBuf,
+    /// Ledger: postgres://USER@HOST/DATABASE, or a SQLite file [default: ledger.sqlite in --data]. With PostgreSQL, a second
+    /// coordinator stands by until the first is gone.
+    #[arg(long, value_name = "URL")]
+    pub(crate) ledger: Option<String>,
+    /// Blobs: a folder, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX [default: blobs in --data].
+    #[arg(long, value_name = "URL")]
+    pub(crate) blobs: Option<String>,
     /// Address for workers and clients; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7440")]
     pub(crate) grpc: SocketAddr,
@@ -123,7 +130,7 @@ pub(crate) struct ParentArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct WorkerArguments {
-    /// The coordinator's address, http://HOST:PORT.
+    /// The coordinator's address, http://HOST:PORT; several, separated by commas, where others stand by.
     #[arg(long, value_name = "ADDRESS", env = "GAVEL_COORDINATOR")]
     pub(crate) connect: String,
     #[command(flatten)]
@@ -134,7 +141,7 @@ pub(crate) struct WorkerArguments {
 #[command(override_usage = "gavel judge --connect ADDRESS
        gavel judge --model DIR --rubric FILE --prompt TEXT [--template FILE] [--json] A.png B.png")]
 pub(crate) struct JudgeArguments {
-    /// Work as a judge for the coordinator at this address, http://HOST:PORT.
+    /// Work as a judge for the coordinator at this address, http://HOST:PORT; several, separated by commas, where others stand by.
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["model", "rubric", "prompt", "template", "json", "images"], required_unless_present = "model")]
     pub(crate) connect: Option<String>,
     /// Judge once: folder of the vision-language model.
@@ -166,7 +173,7 @@ pub(crate) struct JudgeArguments {
 pub(crate) struct SubmitArguments {
     #[command(flatten)]
     pub(crate) config: ConfigArguments,
-    /// The coordinator's address, http://HOST:PORT.
+    /// The coordinator's address, http://HOST:PORT; several, separated by commas, where others stand by.
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -180,7 +187,7 @@ pub(crate) struct SubmitArguments {
 pub(crate) struct StatusArguments {
     /// A run's name; left out, all runs.
     pub(crate) run: Option<String>,
-    /// The coordinator's address, http://HOST:PORT.
+    /// The coordinator's address, http://HOST:PORT; several, separated by commas, where others stand by.
     #[arg(
         long,
         value_name = "ADDRESS",

@@ -8,7 +8,7 @@ use gavel_core::run::RunStatus;
 use gavel_core::spec::RunSpec;
 use gavel_proto::v1::blobs_client::BlobsClient;
 use gavel_proto::v1::runs_client::RunsClient;
-use gavel_proto::v1::{GetRunRequest, ListRunsRequest, PutRequest, ResumeRequest, SubmitRequest};
+use gavel_proto::v1::{GetRunRequest, ListRunsRequest, MissingRequest, PutRequest, ResumeRequest, SubmitRequest};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
@@ -27,11 +27,25 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects.
+    /// Connects to the first of these addresses, separated by commas, whose coordinator does not stand by.
     ///
     /// # Errors
-    /// Not an address, or nobody answers there.
-    pub(crate) async fn connect(address: &str) -> anyhow::Result<Self> {
+    /// Not an address, or nobody who leads answers there.
+    pub(crate) async fn connect(addresses: &str) -> anyhow::Result<Self> {
+        let mut addresses = addresses.split(',').map(str::trim).peekable();
+        loop {
+            let client = Self::connect_to(addresses.next().unwrap_or_default()).await;
+            // The last address's trouble is told, as that of an only one.
+            let is_last = addresses.peek().is_none();
+            match client {
+                Ok(client) if is_last || client.leads().await => return Ok(client),
+                Err(error) if is_last => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    async fn connect_to(address: &str) -> anyhow::Result<Self> {
         let address = if address.contains("://") {
             address.to_owned()
         } else {
@@ -49,6 +63,14 @@ impl Client {
                     .with_hint("start `gavel coordinator`, or name its address with --connect")
             })?;
         Ok(Self { address, channel })
+    }
+
+    /// Whether this coordinator answers for its runs; a standby sends every caller away.
+    async fn leads(&self) -> bool {
+        let mut blobs = BlobsClient::new(self.channel.clone());
+        let nothing = MissingRequest { sha256: Vec::new() };
+        let answer = blobs.missing(nothing).await;
+        answer.map_or_else(|status| status.code() != Code::Unavailable, |_| true)
     }
 
     fn runs(&self) -> RunsClient<Channel> {
@@ -83,9 +105,14 @@ impl Client {
     }
 
     async fn put(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        let expected = Digest::of(bytes).to_string();
         let chunks: Vec<PutRequest> = bytes
             .chunks(CHUNK_BYTES)
-            .map(|chunk| PutRequest { chunk: chunk.to_vec() })
+            .enumerate()
+            .map(|(index, chunk)| PutRequest {
+                chunk: chunk.to_vec(),
+                sha256: if index == 0 { expected.clone() } else { String::new() },
+            })
             .collect();
         let mut blobs = BlobsClient::new(self.channel.clone());
         let stored = blobs
@@ -93,7 +120,6 @@ impl Client {
             .await
             .map_err(|status| self.refused(&status))?
             .into_inner();
-        let expected = Digest::of(bytes).to_string();
         anyhow::ensure!(
             stored.sha256 == expected,
             "blob {expected} was stored as {}",

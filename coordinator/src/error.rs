@@ -39,6 +39,9 @@ pub enum Error {
     /// The ledger does not give back what was written.
     #[error("the ledger cannot be replayed")]
     Replay(#[from] ReplayError),
+    /// It was told to end while it stood by: nothing went wrong.
+    #[error("the coordinator was told to end while another one led")]
+    EndedAsStandby,
     /// A server ended.
     #[error("the {part} server ended")]
     Serve {
@@ -68,7 +71,7 @@ impl Hint for Error {
             Self::Ledger(error) => error.hint(),
             Self::Blobs(error) => error.hint(),
             Self::Replay(error) => error.hint(),
-            Self::Serve { .. } | Self::Reflection(_) | Self::Panicked(_) => None,
+            Self::EndedAsStandby | Self::Serve { .. } | Self::Reflection(_) | Self::Panicked(_) => None,
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Requests come in through `grpc/` and `http/`, both thin. One task, the driver, owns the runs: it applies events to the
 //! pure state machine of `gavel-core`, appends them to the ledger, and only then answers. [`blobs`] holds the bytes that
-//! workers exchange; [`ledger`] holds what must survive. [`Coordinator::start`] puts the parts together.
+//! workers exchange; [`ledger`] holds what must survive. [`Coordinator::start`] puts the parts together. Of several
+//! coordinators on one ledger one leads; the others wait in `standby`.
 //!
 //! It computes nothing itself, loads no model, and never dials a worker.
 
@@ -19,6 +20,7 @@ mod notice;
 mod options;
 mod replay;
 mod server;
+mod standby;
 mod state;
 mod sweeper;
 mod waiters;

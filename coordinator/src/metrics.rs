@@ -29,6 +29,8 @@ const UNIT_SECONDS: &str = "gavel_coordinator_unit_seconds";
 const PAIRS_JUDGED: &str = "gavel_coordinator_pairs_judged_total";
 /// Registered workers, by role.
 const WORKERS: &str = "gavel_coordinator_workers";
+/// 1 when this coordinator leads, 0 when it stands by.
+const LEADS: &str = "gavel_coordinator_leads";
 /// One transaction of the ledger.
 const LEDGER_APPEND_SECONDS: &str = "gavel_coordinator_ledger_append_seconds";
 /// Events written to the ledger.
@@ -86,6 +88,10 @@ fn describe() {
     );
     describe_counter!(PAIRS_JUDGED, Of::Count, "Training pairs judged.");
     describe_gauge!(WORKERS, Of::Count, "Registered workers.");
+    describe_gauge!(
+        LEADS,
+        "1 when this coordinator leads, 0 when it stands by for another one."
+    );
     describe_histogram!(LEDGER_APPEND_SECONDS, Of::Seconds, "One transaction of the ledger.");
     describe_counter!(LEDGER_EVENTS, Of::Count, "Events written to the ledger.");
     describe_counter!(BLOB_BYTES, Of::Bytes, "Bytes of blobs received and sent.");
@@ -168,6 +174,10 @@ pub(crate) fn completed(role: Role, verdicts: VerdictCounts, seconds: f64) {
     for (verdict, count) in kinds.into_iter().filter(|(_, count)| *count > 0) {
         counter!(PAIRS_JUDGED, "verdict" => verdict).increment(count);
     }
+}
+
+pub(crate) fn leads(leads: bool) {
+    gauge!(LEADS).set(f64::from(u8::from(leads)));
 }
 
 pub(crate) fn appended(events: usize, seconds: f64) {

@@ -10,8 +10,12 @@ use crate::notice::Notice;
 /// What a coordinator is told when it starts.
 #[derive(Debug, Clone)]
 pub struct CoordinatorOptions {
-    /// The folder of `ledger.sqlite` and `blobs/`.
+    /// The folder of `ledger.sqlite` and `blobs/`, unless these are elsewhere.
     pub data: PathBuf,
+    /// The ledger's address ([`crate::ledger::open`]); `None` is `ledger.sqlite` in the data folder.
+    pub ledger: Option<String>,
+    /// The blob store's address ([`crate::blobs::Blobs::open`]); `None` is `blobs/` in the data folder.
+    pub blobs: Option<String>,
     /// How often workers send heartbeats.
     pub heartbeat: Duration,
     /// A worker that was silent for this long is removed, and its leases go to others. At least a few heartbeats.
@@ -27,6 +31,8 @@ impl CoordinatorOptions {
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             data: data.into(),
+            ledger: None,
+            blobs: None,
             heartbeat: Duration::from_secs(5),
             worker_timeout: Duration::from_secs(20),
             blob_bytes_max: 16 << 30,

@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use crate::blobs::Blobs;
 use crate::driver::{Driver, DriverHandle};
 use crate::error::Error;
-use crate::ledger::{Ledger, SqliteLedger};
+use crate::ledger::{self, Leadership, Ledger, SqliteLedger};
 use crate::options::CoordinatorOptions;
 use crate::sweeper::Sweeper;
-use crate::{grpc, http, metrics};
+use crate::{grpc, http, metrics, standby};
 
 /// How long open calls may take to end after the shutdown began.
 const GRACE: Duration = Duration::from_secs(3);
@@ -58,17 +58,24 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Opens `ledger.sqlite` and `blobs/` in the data folder.
+    /// Opens the ledger and the blobs that the options name; where they name none, `ledger.sqlite` and `blobs/` in the data
+    /// folder.
     ///
     /// # Errors
-    /// [`Error::Ledger`], [`Error::Blobs`]: the folder cannot be written, the disk is full.
+    /// [`Error::Ledger`], [`Error::Blobs`]: they cannot be reached or written, the disk is full.
     pub async fn open(options: &CoordinatorOptions) -> Result<Self, Error> {
-        let ledger = SqliteLedger::open(&options.data.join("ledger.sqlite")).await?;
-        let blobs = Blobs::open_folder(&options.data.join("blobs"), options.blob_bytes_max).await?;
-        Ok(Self {
-            ledger: Arc::new(ledger),
-            blobs: blobs.exclusive(),
-        })
+        let ledger: Arc<dyn Ledger> = match &options.ledger {
+            Some(url) => ledger::open(url).await?,
+            None => Arc::new(SqliteLedger::open(&options.data.join("ledger.sqlite")).await?),
+        };
+        let blobs = match &options.blobs {
+            Some(url) => Blobs::open(url, options.blob_bytes_max).await?,
+            // A folder beside the ledger is this coordinator's alone.
+            None => Blobs::open_folder(&options.data.join("blobs"), options.blob_bytes_max)
+                .await?
+                .exclusive(),
+        };
+        Ok(Self { ledger, blobs })
     }
 }
 
@@ -77,10 +84,13 @@ impl Stores {
 pub struct Coordinator;
 
 impl Coordinator {
-    /// Opens the data folder, reads the ledger, and serves until `shutdown`. Returns as soon as it serves.
+    /// Opens the stores, reads the ledger, and serves until `shutdown`. Returns as soon as it serves.
+    ///
+    /// On a ledger that several coordinators reach, only one serves. The others wait here: they answer probes, and send workers
+    /// and clients away with UNAVAILABLE, until the leader is gone.
     ///
     /// # Errors
-    /// Whatever keeps it from serving.
+    /// Whatever keeps it from serving; [`Error::EndedAsStandby`] when `shutdown` came first.
     pub async fn start(
         options: CoordinatorOptions,
         listeners: Listeners,
@@ -112,6 +122,7 @@ impl Coordinator {
         };
         let grpc_address = address("gRPC", &listeners.grpc)?;
         let http_address = address("HTTP", &listeners.http)?;
+        let leadership = standby::lead(&stores.ledger, &listeners, &shutdown).await?;
         let heartbeat = options.heartbeat;
         let (sweeper, bin) = Sweeper::new(stores.blobs.clone());
         let (driver, handle) = Driver::recover(Arc::clone(&stores.ledger), options, bin).await?;
@@ -134,7 +145,7 @@ impl Coordinator {
             ledger,
             shutdown.clone(),
         ));
-        let ended = tokio::spawn(supervise(driver, servers, sweeper, shutdown, stop_driver));
+        let ended = tokio::spawn(supervise(driver, servers, sweeper, leadership, shutdown, stop_driver));
         tracing::info!(grpc = %grpc_address, http = %http_address, "coordinator serves");
         Ok(CoordinatorHandle {
             grpc_address,
@@ -180,17 +191,20 @@ impl CoordinatorHandle {
     /// Waits until the coordinator has ended, by its shutdown token or by a failure.
     ///
     /// # Errors
-    /// [`Error::Ledger`] when the ledger failed; [`Error::Serve`] when a server did.
+    /// [`Error::Ledger`] when the ledger failed or the leadership was lost; [`Error::Serve`] when a server ended.
     pub async fn join(self) -> Result<(), Error> {
         self.ended.await?
     }
 }
 
-/// Owns the tasks: when one fails, the others end too. The servers go first, so that the driver has answered every call.
+/// Owns the tasks: when one fails, the others end too. The servers go first, so that the driver has answered every call. The
+/// leadership is given up when nobody writes any more; when it is lost, the driver ends where it stands, since the next leader
+/// may be writing already.
 async fn supervise(
     mut driver: tokio::task::JoinHandle<Result<(), Error>>,
     mut servers: JoinSet<Result<(), Error>>,
     sweeper: Sweeper,
+    mut leadership: Leadership,
     shutdown: CancellationToken,
     stop_driver: CancellationToken,
 ) -> Result<(), Error> {
@@ -198,9 +212,17 @@ async fn supervise(
     let sweeper = tokio::spawn(sweeper.run());
     let first = tokio::select! {
         ended = &mut driver => {
+            leadership.resign().await;
             shutdown.cancel();
             let servers = finish(&mut servers).await;
             return flatten(ended).and(servers).and(flatten(sweeper.await));
+        }
+        lost = leadership.lost() => {
+            driver.abort();
+            // Its end says nothing more: it was cut off.
+            let _ = driver.await;
+            shutdown.cancel();
+            return finish(&mut servers).await.and(Err(lost.into()));
         }
         ended = servers.join_next() => ended.map_or(Ok(()), flatten),
         () = shutdown.cancelled() => Ok(()),
@@ -209,7 +231,9 @@ async fn supervise(
     let rest = finish(&mut servers).await;
     stop_driver.cancel();
     let driven = flatten(driver.await);
-    first.and(driven).and(rest).and(flatten(sweeper.await))
+    let swept = flatten(sweeper.await);
+    leadership.resign().await;
+    first.and(driven).and(rest).and(swept)
 }
 
 /// Lets the servers answer their open calls, within bounds.

@@ -1,6 +1,10 @@
-//! What the blob store promises, held against a folder and against memory; and what it says of bytes that changed.
+//! What the blob store promises, held against a folder, against memory and against an S3 server; and what it says of bytes that
+//! changed.
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
+#[path = "servers/s3.rs"]
+mod s3;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +15,7 @@ use gavel_coordinator::blobs::{BlobError, Blobs};
 use gavel_core::hint::Hint as _;
 use gavel_core::ids::Digest;
 use object_store::memory::InMemory;
+use s3::{BUCKET, S3};
 
 const BOUND: u64 = 64 << 20;
 
@@ -27,8 +32,8 @@ async fn streamed(blobs: &Blobs, digest: &Digest) -> Result<Bytes, BlobError> {
 }
 
 async fn keeps_its_promises(blobs: Blobs) {
-    // From nothing, over one piece, to several pieces that are staged first.
-    for size in [0, 1, 1 << 20, (4 << 20) + 1, 23 << 20] {
+    // From nothing, over one piece, to several pieces; at the bounds of a piece.
+    for size in [0, 1, 1 << 20, 8 << 20, (8 << 20) + 1, 16 << 20, 23 << 20] {
         let bytes = pattern(size);
         let digest = blobs.put(bytes.clone()).await.expect("stored");
         assert_eq!(digest, Digest::of(&bytes), "{size}");
@@ -45,7 +50,26 @@ async fn keeps_its_promises(blobs: Blobs) {
         Err(BlobError::Missing { .. })
     ));
 
-    let mut writer = blobs.writer();
+    // A large blob that is being written, or whose bytes are not those that were announced, is not there.
+    for size in [100, 20 << 20] {
+        let announced = Digest::of(&pattern(size));
+        let mut writer = blobs.writer(announced);
+        for piece in pattern(size).chunks(1 << 20) {
+            writer.write(Bytes::copy_from_slice(piece)).await.expect("written");
+        }
+        assert_eq!(blobs.size(&announced).await.expect("an answer"), None, "not finished");
+        drop(writer);
+        let mut writer = blobs.writer(announced);
+        writer.write(pattern(size - 1)).await.expect("written");
+        let error = writer.finish().await.expect_err("one byte is missing");
+        assert!(
+            matches!(error, BlobError::Misnamed { digest, .. } if digest == announced),
+            "{error}"
+        );
+        assert_eq!(blobs.size(&announced).await.expect("an answer"), None, "misnamed");
+    }
+
+    let mut writer = blobs.writer(Digest::of(b"whatever it is"));
     let mut refused = None;
     while refused.is_none() {
         refused = writer.write(pattern(16 << 20)).await.err();
@@ -90,24 +114,95 @@ async fn bytes_that_changed_on_disk_are_detected_at_every_read() {
         let digest = blobs.put(pattern(size)).await.expect("stored");
         let name = digest.to_string();
         let file = folder.path().join(&name[..2]).join(&name[2..]);
-        let mut bytes = std::fs::read(&file).expect("the file");
-        bytes[size / 2] ^= 1;
-        std::fs::write(&file, bytes).expect("one bit flipped");
+        let mut changed = std::fs::read(&file).expect("the file");
+        changed[size / 2] ^= 1;
+        std::fs::write(&file, &changed).expect("one bit flipped");
         assert!(
             matches!(blobs.get(&digest).await, Err(BlobError::Corrupt { .. })),
             "{size}"
         );
+        assert_eq!(
+            std::fs::read(folder.path().join("corrupt").join(&name)).expect("moved aside"),
+            changed
+        );
+        assert_eq!(
+            blobs.size(&digest).await.expect("an answer"),
+            None,
+            "not there any more"
+        );
+        std::fs::write(&file, &changed).expect("as before");
         let error = streamed(&blobs, &digest).await.expect_err("one bit flipped");
         assert!(
             matches!(&error, BlobError::Corrupt { digest: named, .. } if *named == digest),
             "{error}"
         );
         assert!(error.hint().is_some());
+        std::fs::write(&file, &changed).expect("as if it could not be moved");
 
-        // Work that is done again gives the same bytes: they must take the place of the changed ones.
-        assert_eq!(blobs.put(pattern(size)).await.expect("stored again"), digest);
-        assert!(blobs.get(&digest).await.expect("made good") == pattern(size), "{size}");
+        // Whoever has the right bytes repairs it by storing them again.
+        blobs.put(pattern(size)).await.expect("stored again");
+        assert!(blobs.get(&digest).await.expect("as it was") == pattern(size), "{size}");
     }
+}
+
+#[tokio::test]
+async fn an_address_chooses_the_store() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("deep/er").display().to_string();
+    for url in [path.clone(), format!("file://{path}")] {
+        let blobs = Blobs::open(&url, BOUND).await.expect("a folder");
+        blobs.put(Bytes::from_static(b"abc")).await.expect("stored");
+    }
+    assert_eq!(files(folder.path()).len(), 1, "both addresses name one folder");
+    for url in ["ftp://host/folder", "file://relative/folder", "s3://"] {
+        let error = Blobs::open(url, BOUND).await.expect_err("no store");
+        assert!(matches!(error, BlobError::Url { .. }), "{url}: {error:?}");
+        assert!(error.to_string().contains(url), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("s3://")), "{url}");
+    }
+}
+
+const ADDRESS: &str = "GAVEL_TEST_S3";
+
+/// The environment tells where an S3 server is and with which keys, and a process cannot change its own while other tests read
+/// it: so this test runs the one below in a process of its own.
+#[test]
+fn an_s3_server_keeps_its_promises_and_holds_nothing_but_blobs() {
+    let Some(server) = S3::start() else { return };
+    let status = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "s3_keeps_its_promises", "--ignored", "--nocapture"])
+        .env(ADDRESS, format!("s3://{BUCKET}/some/prefix"))
+        .envs(server.environment())
+        .status();
+    assert!(status.expect("a process").success());
+
+    let objects = server.request("GET", &format!("/{BUCKET}?list-type=2"));
+    let names: Vec<&str> = objects
+        .split("<Key>")
+        .skip(1)
+        .filter_map(|rest| rest.split_once("</Key>"))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(names.len(), 7, "one object for each blob: {names:?}");
+    for name in names {
+        let blob = name.strip_prefix("some/prefix/").expect("below the prefix");
+        assert_eq!((blob.len(), blob.find('/')), (65, Some(2)), "{name}");
+    }
+    let unfinished = server.request("GET", &format!("/{BUCKET}?uploads"));
+    assert!(!unfinished.contains("<UploadId>"), "parts left behind: {unfinished}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs an S3 server: started by the test above"]
+async fn s3_keeps_its_promises() {
+    let Ok(address) = std::env::var(ADDRESS) else { return };
+    let blobs = Blobs::open(&address, BOUND).await.expect("a store");
+    keeps_its_promises(blobs).await;
+
+    let missing = Blobs::open("s3://another-bucket/prefix", BOUND).await;
+    let error = missing.expect_err("no such bucket");
+    assert!(matches!(error, BlobError::Denied { .. }), "{error:?}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("AWS_")), "{error}");
 }
 
 #[tokio::test]

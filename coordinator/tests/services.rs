@@ -278,9 +278,18 @@ async fn a_blob_that_changed_on_disk_is_data_loss() {
     let folder = tempfile::tempdir().expect("a folder");
     let coordinator = Served::start(options(folder.path())).await;
     let mut blobs = BlobsClient::new(channel(&coordinator).await);
-    let put = tokio_stream::iter([b"first ", b"second"].map(|chunk| v1::PutRequest { chunk: chunk.to_vec() }));
-    let name = blobs.put(put).await.expect("stored").into_inner().sha256;
-    assert_eq!(name, Digest::of(b"first second").to_string());
+    let name = Digest::of(b"first second").to_string();
+    let announced = |first: &str, second: &str| {
+        let messages = [(first, name.clone()), (second, String::new())].map(|(chunk, sha256)| v1::PutRequest {
+            chunk: chunk.into(),
+            sha256,
+        });
+        tokio_stream::iter(messages)
+    };
+    let changed = blobs.put(announced("first ", "sec0nd")).await.expect_err("other bytes");
+    assert_eq!(changed.code(), Code::Aborted, "worth another attempt: {changed}");
+    let stored = blobs.put(announced("first ", "second")).await.expect("stored");
+    assert_eq!(stored.into_inner().sha256, name);
     let request = v1::GetRequest { sha256: name.clone() };
     let mut chunks = blobs.get(request.clone()).await.expect("a blob").into_inner();
     assert_eq!(
@@ -292,7 +301,7 @@ async fn a_blob_that_changed_on_disk_is_data_loss() {
     assert_eq!(blobs.get(request).await.expect_err("changed").code(), Code::DataLoss);
     let missing = Digest::of(b"never stored").to_string();
     let asked = v1::MissingRequest {
-        sha256: vec![name, missing.clone()],
+        sha256: vec![name.clone(), missing.clone()],
     };
     assert_eq!(
         blobs.missing(asked).await.expect("an answer").into_inner().sha256,

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use gavel_coordinator::{Coordinator, CoordinatorOptions, Listeners};
+use gavel_coordinator::{Coordinator, CoordinatorOptions, Error, Listeners};
 use serde::{Deserialize, Serialize};
 
 use super::block_on;
@@ -23,9 +23,14 @@ pub(super) fn coordinator(arguments: CoordinatorArguments) -> anyhow::Result<()>
         let shutdown = shutdown_token(arguments.parent);
         let listeners = Listeners::bind(arguments.grpc, arguments.http).await?;
         let mut options = CoordinatorOptions::new(arguments.data);
+        options.ledger = arguments.ledger;
+        options.blobs = arguments.blobs;
         options.heartbeat = arguments.heartbeat.into();
         options.worker_timeout = arguments.worker_timeout.into();
-        let handle = Coordinator::start(options, listeners, shutdown).await?;
+        let handle = match Coordinator::start(options, listeners, shutdown).await {
+            Err(Error::EndedAsStandby) => return Ok(()),
+            started => started?,
+        };
         let ready = Ready {
             grpc: format!("http://{}", handle.grpc_address()),
             http: format!("http://{}", handle.http_address()),

@@ -27,11 +27,37 @@ pub enum BlobError {
         /// The hash of what is there.
         found: Digest,
     },
+    /// The bytes that arrived are not those that the sender named.
+    #[error("blob {digest} arrived as bytes that hash to {found}")]
+    Misnamed {
+        /// The name that was announced.
+        digest: Digest,
+        /// The hash of what arrived.
+        found: Digest,
+    },
     /// More bytes than this store accepts in one blob.
     #[error("a blob is larger than {blob_bytes_max} bytes, the most that this coordinator accepts")]
     TooLarge {
         /// The bound.
         blob_bytes_max: u64,
+    },
+    /// The address is not one of a blob store.
+    #[error("`{location}` is not the address of a blob store")]
+    Url {
+        /// What was given.
+        location: String,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The cloud store knows no such bucket, or does not let this user in.
+    #[error("{location}: the blob store does not let the coordinator in")]
+    Denied {
+        /// The store.
+        location: String,
+        /// What the store said.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
     },
     /// The disk, or this user's share of it, is full.
     #[error("{location}: no space left for blobs")]
@@ -65,6 +91,17 @@ impl BlobError {
     /// Sorts a store's failure by what its reader can do about it.
     pub(super) fn from_store(location: &str, action: &'static str, source: object_store::Error) -> Self {
         let location = location.to_owned();
+        if matches!(
+            source,
+            // A blob that is not there has been sorted out before; what is missing here is the bucket.
+            object_store::Error::NotFound { .. }
+                | object_store::Error::PermissionDenied { .. }
+                | object_store::Error::Unauthenticated { .. }
+        ) && io_kind(&source).is_none()
+        {
+            let source = source.into();
+            return Self::Denied { location, source };
+        }
         match io_kind(&source) {
             Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Self::NoSpace { location },
             Some(
@@ -103,10 +140,19 @@ impl Hint for BlobError {
             Self::Corrupt { .. } => {
                 "the file was changed or the disk is failing: it was moved to `corrupt/`, and a run that needs the blob makes it again"
             }
+            Self::Misnamed { .. } => {
+                "the bytes changed on their way, or the sender named them wrongly: send them again"
+            }
+            Self::Url { .. } => {
+                "write it as a folder, file:///PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
+            }
+            Self::Denied { .. } => {
+                "check the bucket's name, and endpoint, region and credentials in the environment (AWS_*, GOOGLE_*, AZURE_*)"
+            }
             Self::TooLarge { .. } => "raise the coordinator's largest blob size, or make the unit of work smaller",
             Self::NoSpace { .. } => "free some space on this disk; workers try again by themselves",
             Self::Unwritable { .. } => "check that this user may write to the folder, or name another one with --data",
-            Self::Store { .. } => return None,
+            Self::Store { .. } => "check that the store is up and its address right; workers try again by themselves",
         };
         Some(text.to_owned())
     }

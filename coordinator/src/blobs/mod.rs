@@ -2,10 +2,11 @@
 //!
 //! A blob's name is its SHA-256, its place is `ab/cdef...` (two hexadecimal digits, then the rest), and it appears there in
 //! one move, whole or not at all. Every read checks the bytes against the name; others are moved to `corrupt/`, where
-//! somebody can look at them, and the blob counts as missing. The store behind is an
-//! [`object_store::ObjectStore`]: a folder today.
+//! somebody can look at them, and the blob counts as missing. The store behind is an [`object_store::ObjectStore`]: a folder,
+//! or a cloud store ([`Blobs::open`]).
 
 mod error;
+mod open;
 mod sweep;
 mod writer;
 
@@ -13,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _};
 use gavel_core::ids::Digest;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as StorePath;
@@ -24,11 +25,10 @@ pub use error::BlobError;
 pub use sweep::Swept;
 pub use writer::BlobWriter;
 
-/// The size in which large blobs are read and written, so that a coordinator's memory does not grow with a model's size.
-const PART_BYTES: usize = 4 << 20;
+/// The size in which large blobs are read and written, so that a coordinator's memory does not grow with a model's size. S3
+/// wants parts of 5 MiB at least, and 10,000 of them at most: this reaches to 78 GiB.
+const PART_BYTES: usize = 8 << 20;
 
-/// Where uploads lie that are not complete.
-const STAGING: &str = "staging";
 /// Where blobs are moved whose bytes are no longer theirs.
 const CORRUPT: &str = "corrupt";
 
@@ -36,7 +36,7 @@ const CORRUPT: &str = "corrupt";
 #[derive(Debug, Clone)]
 pub struct Blobs {
     store: Arc<dyn ObjectStore>,
-    /// What people know this store by: the folder.
+    /// What people know this store by: the folder, or the address.
     location: Arc<str>,
     blob_bytes_max: u64,
     /// Nobody but one coordinator stores blobs here.
@@ -90,7 +90,7 @@ impl Blobs {
     /// # Errors
     /// As for any write.
     pub async fn check_writable(&self) -> Result<(), BlobError> {
-        let probe = StorePath::from(format!("{STAGING}/probe-{}", uuid::Uuid::new_v4()));
+        let probe = StorePath::from(format!("probe-{}", uuid::Uuid::new_v4()));
         let failed = |source| BlobError::from_store(&self.location, "write to", source);
         self.store
             .put(&probe, Bytes::from_static(b"probe").into())
@@ -99,19 +99,22 @@ impl Blobs {
         self.store.delete(&probe).await.map_err(failed)
     }
 
-    /// Begins to store a blob whose bytes arrive in pieces.
-    pub fn writer(&self) -> BlobWriter {
-        BlobWriter::new(self.clone())
+    /// Begins to store the blob of this name, whose bytes arrive in pieces.
+    pub fn writer(&self, name: Digest) -> BlobWriter {
+        BlobWriter::new(self.clone(), name)
     }
 
-    /// Stores `bytes`. Storing them again is harmless, and replaces a blob whose file was changed or lost.
+    /// Stores `bytes`. Storing them again is harmless, and repairs a copy whose bytes changed.
     ///
     /// # Errors
-    /// [`BlobError::TooLarge`], [`BlobError::NoSpace`], [`BlobError::Unwritable`], [`BlobError::Store`].
+    /// [`BlobError::TooLarge`], [`BlobError::NoSpace`], [`BlobError::Unwritable`], [`BlobError::Denied`],
+    /// [`BlobError::Store`].
     pub async fn put(&self, bytes: Bytes) -> Result<Digest, BlobError> {
-        let mut writer = self.writer();
+        let name = Digest::of(&bytes);
+        let mut writer = self.writer(name);
         writer.write(bytes).await?;
-        Ok(writer.finish().await?.0)
+        writer.finish().await?;
+        Ok(name)
     }
 
     /// The size in bytes, or `None` when there is no such blob.
@@ -123,20 +126,6 @@ impl Blobs {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(BlobError::from_store(&self.location, "look into", source)),
-        }
-    }
-
-    /// Whether a blob of this name and size is there and still has the name's hash. Looked at only where a blob is stored a
-    /// second time, which is rare; by its size alone, a corrupt one could never be made good.
-    async fn is_intact(&self, digest: &Digest, size: u64) -> Result<bool, BlobError> {
-        if self.size(digest).await? != Some(size) {
-            return Ok(false);
-        }
-        let read = async { self.stream(digest).await?.try_for_each(async |_| Ok(())).await };
-        match read.await {
-            Ok(()) => Ok(true),
-            Err(BlobError::Corrupt { .. } | BlobError::Missing { .. }) => Ok(false),
-            Err(error) => Err(error),
         }
     }
 

@@ -5,9 +5,10 @@ use std::time::SystemTime;
 
 use futures::TryStreamExt as _;
 use gavel_core::ids::Digest;
+use object_store::path::Path as StorePath;
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
 
-use super::{BlobError, Blobs, CORRUPT, STAGING, blob_at, place};
+use super::{BlobError, Blobs, CORRUPT, blob_at, place};
 
 /// What a sweep deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,8 +31,8 @@ impl Blobs {
         }
     }
 
-    /// Deletes what was last written before `before` and is none of `retained`: blobs of results that never counted, uploads
-    /// that broke off, corrupt blobs that were moved aside. Objects that are not laid out as blobs are left alone.
+    /// Deletes what was last written before `before` and is none of `retained`: blobs of results that never counted, corrupt
+    /// blobs that were moved aside. Objects that are not laid out as blobs are left alone.
     ///
     /// # Errors
     /// [`BlobError::Store`] when the store cannot be listed.
@@ -42,8 +43,7 @@ impl Blobs {
         while let Some(object) = objects.try_next().await.map_err(failed)? {
             let ours = match blob_at(&object.location) {
                 Some(digest) => !retained.contains(&digest),
-                None => [STAGING, CORRUPT]
-                    .contains(&object.location.parts().next().as_ref().map_or("", |part| part.as_ref())),
+                None => object.location.prefix_matches(&StorePath::from(CORRUPT)),
             };
             if !ours || SystemTime::from(object.last_modified) >= before {
                 continue;

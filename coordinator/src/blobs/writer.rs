@@ -1,38 +1,43 @@
 //! Storing a blob whose bytes arrive in pieces.
+//!
+//! The sender says the name first, so that the bytes go straight to their place: a small blob in one put, a large one as a
+//! multipart upload. Both appear whole or not at all, in a folder (a rename at the end) as in a cloud store (where a rename
+//! would be a copy, and S3 copies at most 5 GiB in one request). An upload whose bytes do not hash to the name is given up
+//! before anybody can see it.
 
 use bytes::{Bytes, BytesMut};
 use gavel_core::ids::Digest;
-use object_store::path::Path as StorePath;
-use object_store::{MultipartUpload, ObjectStoreExt as _};
+use object_store::{ObjectStoreExt as _, WriteMultipart};
 use sha2::Digest as _;
 
-use super::{BlobError, Blobs, PART_BYTES, STAGING, place};
+use super::{BlobError, Blobs, PART_BYTES, place};
 
-/// A blob that is being written. Its name is known at the end, so a large one is written to `staging/` first and then moved.
-/// Dropping an unfinished writer leaves nothing behind in a folder store.
+/// Parts of one blob on their way at a time: enough to keep a long road busy, and a bound for the coordinator's memory.
+const PARTS_UNDER_WAY: usize = 2;
+
+/// A blob that is being written. Dropping an unfinished writer leaves nothing that can be read.
+///
+/// A blob that is there already is written again: that costs little, since it is rare, and repairs a copy whose bytes changed.
 #[derive(Debug)]
 pub struct BlobWriter {
     blobs: Blobs,
+    name: Digest,
     hash: sha2::Sha256,
     size: u64,
+    /// What is not in the upload, if there is one.
     buffer: BytesMut,
-    staged: Option<Staged>,
-}
-
-#[derive(Debug)]
-struct Staged {
-    path: StorePath,
-    upload: Box<dyn MultipartUpload>,
+    upload: Option<WriteMultipart>,
 }
 
 impl BlobWriter {
-    pub(super) fn new(blobs: Blobs) -> Self {
+    pub(super) fn new(blobs: Blobs, name: Digest) -> Self {
         Self {
             blobs,
+            name,
             hash: sha2::Sha256::new(),
             size: 0,
             buffer: BytesMut::new(),
-            staged: None,
+            upload: None,
         }
     }
 
@@ -43,76 +48,79 @@ impl BlobWriter {
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), BlobError> {
         self.size += bytes.len() as u64;
         if self.size > self.blobs.blob_bytes_max {
+            self.give_up().await;
             return Err(BlobError::TooLarge {
                 blob_bytes_max: self.blobs.blob_bytes_max,
             });
         }
         self.hash.update(&bytes);
-        self.buffer.extend_from_slice(&bytes);
-        while self.buffer.len() > 2 * PART_BYTES {
-            let part = self.buffer.split_to(PART_BYTES).freeze();
-            self.stage(part).await?;
-        }
-        Ok(())
-    }
-
-    /// Makes the blob readable under its name. Returns the name and the size in bytes.
-    ///
-    /// # Errors
-    /// As for any write.
-    pub async fn finish(mut self) -> Result<(Digest, u64), BlobError> {
-        let digest = Digest(self.hash.clone().finalize().into());
-        let exists = self.blobs.is_intact(&digest, self.size).await?;
-        let rest = self.buffer.split().freeze();
-        match (exists, self.staged.is_some()) {
-            (true, false) => {}
-            (true, true) => self.abort().await,
-            (false, false) => {
-                let stored = self.blobs.store.put(&place(&digest), rest.into()).await;
-                stored.map_err(|source| self.failed(source))?;
+        if self.upload.is_none() {
+            self.buffer.extend_from_slice(&bytes);
+            if self.buffer.len() <= PART_BYTES {
+                return Ok(());
             }
-            (false, true) => {
-                self.stage(rest).await?;
-                self.publish(&digest).await?;
-            }
-        }
-        Ok((digest, self.size))
-    }
-
-    async fn stage(&mut self, part: Bytes) -> Result<(), BlobError> {
-        if self.staged.is_none() {
-            let path = StorePath::from(format!("{STAGING}/{}", uuid::Uuid::new_v4()));
+            let upload = self.blobs.store.put_multipart(&place(&self.name)).await;
+            let upload = upload.map_err(|source| self.failed(source))?;
             let upload = self
-                .blobs
-                .store
-                .put_multipart(&path)
-                .await
-                .map_err(|source| self.failed(source))?;
-            self.staged = Some(Staged { path, upload });
+                .upload
+                .insert(WriteMultipart::new_with_chunk_size(upload, PART_BYTES));
+            upload.put(self.buffer.split().freeze());
+        } else if let Some(upload) = &mut self.upload {
+            upload.put(bytes);
         }
-        let Some(staged) = &mut self.staged else { return Ok(()) };
-        let sent = staged.upload.put_part(part.into()).await;
+        let Some(upload) = &mut self.upload else { return Ok(()) };
+        let sent = upload.wait_for_capacity(PARTS_UNDER_WAY).await;
         sent.map_err(|source| self.failed(source))
     }
 
-    async fn publish(&mut self, digest: &Digest) -> Result<(), BlobError> {
-        let Some(mut staged) = self.staged.take() else {
-            return Ok(());
+    /// Makes the blob readable under its name. Returns its size in bytes.
+    ///
+    /// # Errors
+    /// [`BlobError::Misnamed`] when the bytes have another hash; otherwise as for any write.
+    pub async fn finish(mut self) -> Result<u64, BlobError> {
+        let found = Digest(self.hash.clone().finalize().into());
+        if found != self.name {
+            self.give_up().await;
+            return Err(BlobError::Misnamed {
+                digest: self.name,
+                found,
+            });
+        }
+        let stored = match self.upload.take() {
+            Some(upload) => upload.finish().await,
+            None => {
+                let bytes = self.buffer.split().freeze();
+                self.blobs.store.put(&place(&self.name), bytes.into()).await
+            }
         };
-        staged.upload.complete().await.map_err(|source| self.failed(source))?;
-        let moved = self.blobs.store.rename(&staged.path, &place(digest)).await;
-        moved.map_err(|source| self.failed(source))
+        stored.map_err(|source| self.failed(source))?;
+        Ok(self.size)
     }
 
-    async fn abort(&mut self) {
-        if let Some(mut staged) = self.staged.take()
-            && let Err(error) = staged.upload.abort().await
-        {
-            tracing::warn!(path = %staged.path, %error, "a staged blob could not be removed");
+    /// Cloud stores keep, and charge for, the parts of an upload that nobody gives up.
+    async fn give_up(&mut self) {
+        if let Some(upload) = self.upload.take() {
+            abort(upload, self.name).await;
         }
     }
 
     fn failed(&self, source: object_store::Error) -> BlobError {
         BlobError::from_store(&self.blobs.location, "write to", source)
+    }
+}
+
+/// A caller that went away in the middle.
+impl Drop for BlobWriter {
+    fn drop(&mut self) {
+        let Some(upload) = self.upload.take() else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(abort(upload, self.name));
+        }
+    }
+}
+
+async fn abort(upload: WriteMultipart, digest: Digest) {
+    if let Err(error) = upload.abort().await {
+        tracing::warn!(%digest, %error, "the parts of an unfinished blob could not be removed");
     }
 }

@@ -29,17 +29,19 @@ impl v1::blobs_server::Blobs for BlobService {
 
     async fn put(&self, request: Request<Streaming<v1::PutRequest>>) -> Result<Response<v1::PutResponse>, Status> {
         let mut chunks = request.into_inner();
-        let mut writer = self.blobs.writer();
-        while let Some(message) = chunks.message().await? {
-            writer
-                .write(message.chunk.into())
-                .await
-                .map_err(|error| failed(&error))?;
+        let first = status::required(chunks.message().await?, "PutRequest")?;
+        let name: Digest = first.sha256.parse().map_err(status::malformed)?;
+        let mut writer = self.blobs.writer(name);
+        let mut next = Some(first);
+        while let Some(message) = next {
+            let written = writer.write(message.chunk.into()).await;
+            written.map_err(|error| failed(&error))?;
+            next = chunks.message().await?;
         }
-        let (digest, size) = writer.finish().await.map_err(|error| failed(&error))?;
+        let size = writer.finish().await.map_err(|error| failed(&error))?;
         metrics::blob_received(size);
         Ok(Response::new(v1::PutResponse {
-            sha256: digest.to_string(),
+            sha256: name.to_string(),
             size,
         }))
     }

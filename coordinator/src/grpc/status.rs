@@ -1,6 +1,6 @@
 //! What callers read when something is refused: each error's gRPC code, with its message and its hint.
 //!
-//! Worth another attempt are UNAVAILABLE and RESOURCE_EXHAUSTED; everything else is final for this request.
+//! Worth another attempt are UNAVAILABLE, RESOURCE_EXHAUSTED and ABORTED; everything else is final for this request.
 
 use std::error::Error;
 
@@ -24,6 +24,7 @@ pub(super) fn of_driver(error: &DriverError) -> Status {
             let code = match source.as_ref() {
                 LedgerError::Full { .. } => Code::ResourceExhausted,
                 LedgerError::RunExists { .. } => Code::AlreadyExists,
+                LedgerError::Unreachable { .. } | LedgerError::Deposed { .. } => Code::Unavailable,
                 _ => Code::Internal,
             };
             Status::new(code, with_hint(source.as_ref(), source.hint()))
@@ -53,9 +54,11 @@ pub(super) fn of_blob(error: &BlobError) -> Status {
     let code = match error {
         BlobError::Missing { .. } => Code::NotFound,
         BlobError::Corrupt { .. } => Code::DataLoss,
-        BlobError::TooLarge { .. } => Code::InvalidArgument,
+        // The next attempt may arrive unchanged.
+        BlobError::Misnamed { .. } => Code::Aborted,
+        BlobError::TooLarge { .. } | BlobError::Url { .. } => Code::InvalidArgument,
         BlobError::NoSpace { .. } => Code::ResourceExhausted,
-        BlobError::Unwritable { .. } => Code::FailedPrecondition,
+        BlobError::Unwritable { .. } | BlobError::Denied { .. } => Code::FailedPrecondition,
         BlobError::Store { .. } => Code::Unavailable,
     };
     Status::new(code, with_hint(error, error.hint()))

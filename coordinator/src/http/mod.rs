@@ -79,7 +79,7 @@ async fn readyz(State(parts): State<Parts>) -> Result<&'static str, Problem> {
     Ok("ready\n")
 }
 
-async fn metrics_text() -> Result<Response, Problem> {
+pub(crate) async fn metrics_text() -> Result<Response, Problem> {
     let prometheus = metrics::prometheus().ok_or_else(|| {
         Problem::new(
             StatusCode::NOT_FOUND,
@@ -145,14 +145,14 @@ async fn blob(State(parts): State<Parts>, Path(sha256): Path<String>) -> Result<
 }
 
 /// What a caller reads instead of an answer.
-struct Problem {
+pub(crate) struct Problem {
     status: StatusCode,
     error: String,
     hint: Option<String>,
 }
 
 impl Problem {
-    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Self {
             status,
             error: error.into(),

@@ -3,13 +3,44 @@
 //! It stores text and knows nothing of what an event means, so that another database is one small implementation away
 //! (`tests/ledger.rs` runs the same promises against each).
 
+mod leadership;
+mod postgres;
+mod rows;
 mod sqlite;
+
+use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use gavel_core::hint::Hint;
 use gavel_core::ids::{Millis, RunId};
 
+pub use leadership::{Candidacy, Leadership};
+pub use postgres::PostgresLedger;
 pub use sqlite::SqliteLedger;
+
+/// Opens the ledger at `url`: `postgres://USER@HOST/DATABASE`, `sqlite:FILE`, or the plain path of a SQLite file.
+///
+/// # Errors
+/// [`LedgerError::Url`] for anything else, and as the ledger's own `open`.
+pub async fn open(url: &str) -> Result<Arc<dyn Ledger>, LedgerError> {
+    let scheme = url.split_once(':').map(|(scheme, _)| scheme);
+    Ok(match scheme {
+        Some("postgres" | "postgresql") => Arc::new(PostgresLedger::open(url).await?),
+        Some("sqlite") => {
+            let path = url.trim_start_matches("sqlite:");
+            Arc::new(SqliteLedger::open(Path::new(path.strip_prefix("//").unwrap_or(path))).await?)
+        }
+        // Only the scheme is repeated: the rest may hold a password.
+        Some(scheme) if url.contains("://") => {
+            return Err(LedgerError::Url {
+                location: format!("{scheme}://..."),
+                source: "no ledger of this kind is known".into(),
+            });
+        }
+        _ => Arc::new(SqliteLedger::open(Path::new(url)).await?),
+    })
+}
 
 /// A run as it was submitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +74,9 @@ pub struct EventRecord {
 
 /// Durable storage for runs and their events.
 ///
-/// When a method answers `Ok`, what it wrote survives the loss of power. Only one coordinator writes to a ledger at a time;
-/// a second one is detected by [`LedgerError::Conflict`].
+/// When a method answers `Ok`, what it wrote survives the loss of power. Only one coordinator writes to a ledger at a time:
+/// where several reach it, the one that leads ([`Ledger::lead`]); elsewhere a second one is detected by
+/// [`LedgerError::Conflict`].
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
     /// Stores a new run.
@@ -68,7 +100,19 @@ pub trait Ledger: Send + Sync + 'static {
     /// Answers when the ledger can be written to.
     async fn ready(&self) -> Result<(), LedgerError>;
 
-    /// Writes what is buffered and closes files.
+    /// Tries to become the coordinator that writes here; `candidate` is its name for people. From then on the writes of every
+    /// earlier leader are refused with [`LedgerError::Deposed`].
+    ///
+    /// A ledger that no other machine reaches has nobody to choose from, and answers as this method does by itself.
+    ///
+    /// # Errors
+    /// The ledger does not answer.
+    async fn lead(&self, candidate: &str) -> Result<Candidacy, LedgerError> {
+        tracing::debug!(candidate, "leads undisputed");
+        Ok(Candidacy::Leads(Leadership::undisputed()))
+    }
+
+    /// Writes what is buffered and closes files and connections.
     async fn close(&self);
 }
 
@@ -111,6 +155,48 @@ pub enum LedgerError {
         /// The name.
         run: RunId,
     },
+    /// The address is not one of a ledger.
+    #[error("`{location}` is not the address of a ledger")]
+    Url {
+        /// What was given, without its password.
+        location: String,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database does not answer, or the connection to it broke.
+    #[error("{location}: the ledger's database cannot be reached")]
+    Unreachable {
+        /// The database.
+        location: String,
+        /// What the connection said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database does not let this user in, or does not exist.
+    #[error("{location}: the database does not let the coordinator in")]
+    Login {
+        /// The database.
+        location: String,
+        /// What the database said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database lets this user in but not write.
+    #[error("{location}: the database does not let the coordinator write")]
+    Forbidden {
+        /// The database.
+        location: String,
+        /// What the database said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Another coordinator leads now, or the connection that held the leadership broke.
+    #[error("{location}: this coordinator does not lead any more")]
+    Deposed {
+        /// The database.
+        location: String,
+    },
     /// Somebody else wrote this sequence number.
     #[error("event {sequence} of run `{run}` is in the ledger already: two coordinators write to it")]
     Conflict {
@@ -148,14 +234,28 @@ impl Hint for LedgerError {
             Self::Open { .. } | Self::ReadOnly { .. } => {
                 "check that the folder exists and that this user may write to it, or name another one with --data"
             }
-            Self::Schema { .. } => "use the Gavel version that wrote this ledger, or start in an empty folder",
+            Self::Schema { .. } => "use the Gavel version that wrote this ledger, or start with an empty one",
             Self::Full { .. } => {
-                "free some space on this disk and start the coordinator again: it goes on where it stopped"
+                "free some space on the ledger's disk and start the coordinator again: it goes on where it stopped"
+            }
+            Self::Url { .. } => "write it as postgres://USER@HOST/DATABASE, or as the path of a SQLite file",
+            Self::Unreachable { .. } => {
+                "check that PostgreSQL runs there and accepts connections (`psql` with the same address), and start the \
+                 coordinator again: it goes on where it stopped"
+            }
+            Self::Login { .. } => {
+                "check user, database and pg_hba.conf; the password comes from the address, PGPASSWORD or ~/.pgpass"
+            }
+            Self::Forbidden { .. } => {
+                "name the primary server, not a read-only replica, and let this user create and write tables in its schema"
+            }
+            Self::Deposed { .. } => {
+                "another coordinator has taken over, or will: workers go on there; start this one again as the next standby"
             }
             Self::RunExists { .. } => "choose another `run.name`, or resume this run",
-            Self::Conflict { .. } => "stop the other coordinator that uses this folder, then start this one again",
+            Self::Conflict { .. } => "stop the other coordinator that uses this ledger, then start this one again",
             Self::Corrupt { .. } => {
-                "the file was changed from outside; restore it from a copy, or start in an empty folder"
+                "the ledger was changed from outside; restore it from a copy, or start with an empty one"
             }
             Self::Database { .. } => return None,
         };

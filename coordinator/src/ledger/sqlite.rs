@@ -5,15 +5,14 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use gavel_core::ids::{Millis, RunId};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-};
-use sqlx::{Row as _, Sqlite, Transaction};
+use gavel_core::ids::RunId;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Sqlite, Transaction};
 
+use super::rows::{event_record, run_record, signed};
 use super::{EventRecord, Ledger, LedgerError, RunRecord};
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations/sqlite");
 
 /// SQLite's primary result codes (sqlite.org/rescode.html); extended codes keep them in the low byte.
 const SQLITE_READONLY: u32 = 8;
@@ -69,7 +68,8 @@ impl SqliteLedger {
                 location: location.clone(),
                 source: source.into(),
             })?;
-        MIGRATIONS.run(&pool).await.map_err(|source| match source {
+        let migrated = MIGRATIONS.run(&pool).await;
+        migrated.map_err(|source| match source {
             sqlx::migrate::MigrateError::Execute(source) | sqlx::migrate::MigrateError::ExecuteMigration(source, _) => {
                 failure(&location, "update its schema", source)
             }
@@ -144,19 +144,6 @@ fn is_taken(error: &sqlx::Error) -> bool {
         .is_some_and(|error| error.is_unique_violation())
 }
 
-/// SQLite's integers are signed; what the ledger stores (times, sequence numbers) is far below 2^63.
-fn signed(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-fn unsigned(row: &SqliteRow, column: &str) -> Result<u64, sqlx::Error> {
-    let value: i64 = row.try_get(column)?;
-    u64::try_from(value).map_err(|source| sqlx::Error::ColumnDecode {
-        index: column.to_owned(),
-        source: source.into(),
-    })
-}
-
 #[async_trait]
 impl Ledger for SqliteLedger {
     async fn create_run(&self, record: &RunRecord) -> Result<(), LedgerError> {
@@ -214,15 +201,7 @@ impl Ledger for SqliteLedger {
         .await
         .map_err(|error| self.failure("read runs", error))?;
         rows.iter()
-            .map(|row| {
-                Ok(RunRecord {
-                    run: RunId(row.try_get("run_id")?),
-                    spec: row.try_get("spec")?,
-                    assets: row.try_get("assets")?,
-                    spec_sha256: row.try_get("spec_sha256")?,
-                    created: Millis(unsigned(row, "created_unix_ms")?),
-                })
-            })
+            .map(run_record)
             .collect::<Result<_, sqlx::Error>>()
             .map_err(|error| self.failure("read runs", error))
     }
@@ -235,15 +214,7 @@ impl Ledger for SqliteLedger {
                 .await
                 .map_err(|error| self.failure("read events", error))?;
         rows.iter()
-            .map(|row| {
-                Ok(EventRecord {
-                    run: run.clone(),
-                    sequence: unsigned(row, "sequence")?,
-                    at: Millis(unsigned(row, "at_unix_ms")?),
-                    kind: row.try_get("kind")?,
-                    event: row.try_get("event")?,
-                })
-            })
+            .map(|row| event_record(run, row))
             .collect::<Result<_, sqlx::Error>>()
             .map_err(|error| self.failure("read events", error))
     }

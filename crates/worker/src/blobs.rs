@@ -114,8 +114,10 @@ impl Remote {
         let chunks = (0..bytes.len().div_ceil(CHUNK_BYTES).max(1)).map(move |index| {
             let start = index * CHUNK_BYTES;
             let end = bytes.len().min(start + CHUNK_BYTES);
+            let name = (index == 0).then(|| digest.to_string());
             PutRequest {
                 chunk: bytes.slice(start..end).into(),
+                sha256: name.unwrap_or_default(),
             }
         });
         let stored = self

@@ -1,4 +1,4 @@
-//! The channel to the coordinator, and which failures pass.
+//! The way to the coordinator, and which failures pass.
 
 use std::time::Duration;
 
@@ -10,58 +10,64 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use crate::error::Error;
+use crate::failover::Failover;
 
 /// The largest message either way: a run's assets carry every prompt.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// How long an answer may take that the coordinator does not hold back on purpose.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// A channel that connects when it is first used and again whenever it broke.
+/// A connection that comes about when it is first used and again whenever it broke. Where several addresses are given, it
+/// goes to the next one when nobody, or a standby, answers.
 #[derive(Debug, Clone)]
 pub(crate) struct Connection {
+    /// All addresses, for people.
     pub(crate) address: String,
-    channel: Channel,
+    channel: Failover,
 }
 
 impl Connection {
-    pub(crate) fn new(address: &str) -> Result<Self, Error> {
-        let address = if address.contains("://") {
-            address.to_owned()
-        } else {
-            format!("http://{address}")
-        };
-        let endpoint = Endpoint::from_shared(address.clone())
-            .map_err(|source| Error::Address {
-                address: address.clone(),
-                source,
-            })?
-            .tcp_nodelay(true)
-            .connect_timeout(Duration::from_secs(5))
-            // A coordinator whose machine vanished is noticed in half a minute, not after TCP's many minutes.
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(20))
-            .keep_alive_while_idle(true);
+    /// `addresses` are separated by commas.
+    pub(crate) fn new(addresses: &str) -> Result<Self, Error> {
+        let channels = addresses.split(',').map(|address| channel(address.trim()));
         Ok(Self {
-            address,
-            channel: endpoint.connect_lazy(),
+            channel: Failover::new(channels.collect::<Result<_, _>>()?),
+            address: addresses.to_owned(),
         })
     }
 
-    pub(crate) fn fleet(&self) -> FleetClient<Channel> {
+    pub(crate) fn fleet(&self) -> FleetClient<Failover> {
         FleetClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    pub(crate) fn runs(&self) -> RunsClient<Channel> {
+    pub(crate) fn runs(&self) -> RunsClient<Failover> {
         RunsClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    pub(crate) fn blobs(&self) -> BlobsClient<Channel> {
+    pub(crate) fn blobs(&self) -> BlobsClient<Failover> {
         BlobsClient::new(self.channel.clone())
     }
+}
+
+fn channel(address: &str) -> Result<Channel, Error> {
+    let address = if address.contains("://") {
+        address.to_owned()
+    } else {
+        format!("http://{address}")
+    };
+    let endpoint = Endpoint::from_shared(address.clone()).map_err(|source| Error::Address { address, source })?;
+    Ok(endpoint
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_secs(5))
+        // A coordinator whose machine vanished is noticed in half a minute, not after TCP's many minutes.
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .keep_alive_while_idle(true)
+        .connect_lazy())
 }
 
 /// A request that must be answered soon.
@@ -93,7 +99,8 @@ pub(crate) fn passes(status: &Status) -> bool {
     )
 }
 
-/// Between 100 ms and 5 s with jitter, so that a fleet does not fall on a coordinator that comes back all at once.
+/// From 100 ms, doubling to 5 s, each time up to twice as long by chance, so that a fleet does not fall on a coordinator that
+/// comes back all at once. Without an end: a worker waits for days.
 fn patience() -> ExponentialBuilder {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))

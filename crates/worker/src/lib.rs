@@ -10,6 +10,7 @@ mod cache;
 mod connection;
 mod context;
 mod error;
+mod failover;
 mod heartbeat;
 mod lease;
 mod options;

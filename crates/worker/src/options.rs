@@ -7,7 +7,7 @@ use gavel_core::unit::Role;
 /// What a worker is told when it starts.
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
-    /// Where the coordinator listens: `http://host:port` or `host:port`.
+    /// Where the coordinator listens: `http://host:port` or `host:port`; several, separated by commas, where others stand by.
     pub coordinator: String,
     /// What this worker does.
     pub role: Role,

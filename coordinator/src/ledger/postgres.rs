@@ -1,0 +1,382 @@
+//! The ledger in a PostgreSQL database, which several coordinators may reach.
+
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use gavel_core::ids::RunId;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{Connection as _, Row as _};
+use tokio::sync::Mutex;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::leadership::{Candidacy, Leadership};
+use super::rows::{event_record, run_record, signed};
+use super::{EventRecord, Ledger, LedgerError, RunRecord};
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations/postgres");
+
+/// How long a connection may take to come about.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// How often the leader says that it lives, and how long an answer may take.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+const KEEP_WITHIN: Duration = Duration::from_secs(5);
+/// The first half of the advisory lock's key, so that other programs in this database do not meet it: "gavl" in ASCII.
+const LOCK_CLASS: i32 = 0x6761_766c;
+/// The server ends the leader's session after so much silence, and with it the lock: a leader whose process is frozen or
+/// whose machine has vanished keeps nobody waiting for longer. A living leader gives up itself earlier
+/// (`KEEP_EVERY` + `KEEP_WITHIN`).
+const FALLS_SILENT: &str = "SET idle_session_timeout = '15s'";
+
+/// Writes go through while the term is the writer's; a writer that never led (term 0) is held by the keys alone. The row
+/// lock makes a new leader wait for writes under way, so that it reads all that was ever accepted.
+const FENCE: &str = "WITH fence AS (SELECT term FROM leadership WHERE $1 = 0 OR term = $1 FOR SHARE)";
+
+/// [`Ledger`] in a PostgreSQL database, version 14 or later.
+///
+/// Leadership is a session-level advisory lock on a connection of its own, and a term: each new leader raises it, and a write
+/// under an older term changes nothing.
+#[derive(Debug, Clone)]
+pub struct PostgresLedger {
+    pool: PgPool,
+    options: PgConnectOptions,
+    /// The address without its password.
+    location: Arc<str>,
+    /// The term of this process's leadership; 0 when it never led.
+    term: Arc<AtomicI64>,
+    /// The connection that waits for the lock.
+    candidate: Arc<Mutex<Option<PgConnection>>>,
+}
+
+impl PostgresLedger {
+    /// Connects to the database at `url` and brings its schema up to date. What the address leaves out comes from libpq's
+    /// environment variables and from `~/.pgpass`.
+    ///
+    /// # Errors
+    /// [`LedgerError::Url`], [`LedgerError::Unreachable`], [`LedgerError::Login`], [`LedgerError::Forbidden`];
+    /// [`LedgerError::Schema`] when a newer version wrote it.
+    pub async fn open(url: &str) -> Result<Self, LedgerError> {
+        let options = PgConnectOptions::from_str(url).map_err(|source| LedgerError::Url {
+            location: "postgres://...".to_owned(),
+            source: source.into(),
+        })?;
+        let options = options
+            .application_name("gavel coordinator")
+            // A worker is told "accepted" only when the event is on disk, whatever the server's default is.
+            .options([("synchronous_commit", "on")]);
+        let location = location(&options);
+        // The pool would repeat a refused connection and then only say that time ran out.
+        let mut connection = connect(&options, &location).await?;
+        let migrated = MIGRATIONS.run(&mut connection).await;
+        migrated.map_err(|source| match source {
+            sqlx::migrate::MigrateError::Execute(source) | sqlx::migrate::MigrateError::ExecuteMigration(source, _) => {
+                failure(&location, "update its schema", source)
+            }
+            other => LedgerError::Schema {
+                location: location.clone(),
+                source: other.into(),
+            },
+        })?;
+        // Nothing is lost with a connection that does not say goodbye.
+        let _ = connection.close().await;
+        let pool = PgPoolOptions::new()
+            // One writes; the others serve probes and readers.
+            .max_connections(4)
+            .acquire_timeout(CONNECT_WITHIN)
+            .connect_lazy_with(options.clone());
+        Ok(Self {
+            pool,
+            options,
+            location: location.into(),
+            term: Arc::default(),
+            candidate: Arc::default(),
+        })
+    }
+
+    fn failure(&self, action: &'static str, source: sqlx::Error) -> LedgerError {
+        failure(&self.location, action, source)
+    }
+
+    fn term(&self) -> i64 {
+        self.term.load(Ordering::Acquire)
+    }
+
+    fn deposed(&self) -> LedgerError {
+        LedgerError::Deposed {
+            location: self.location.to_string(),
+        }
+    }
+
+    /// Which of these events is in the ledger already.
+    async fn conflict(&self, events: &[EventRecord]) -> Result<LedgerError, LedgerError> {
+        let (runs, sequences) = keys(events);
+        let taken = sqlx::query(
+            "SELECT run_id, sequence FROM events JOIN UNNEST($1::TEXT[], $2::BIGINT[]) AS wanted (run_id, sequence)
+             USING (run_id, sequence) ORDER BY run_id, sequence LIMIT 1",
+        )
+        .bind(&runs)
+        .bind(&sequences)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(|error| self.failure("append events", error))?;
+        let taken = taken.map(|row| (row.get::<String, _>("run_id"), row.get::<i64, _>("sequence")));
+        let is_taken = |event: &&EventRecord| {
+            taken
+                .as_ref()
+                .is_some_and(|(run, sequence)| event.run.0 == *run && signed(event.sequence) == *sequence)
+        };
+        // None is taken only when the batch names one twice: then any of its events says where.
+        let event = events.iter().find(is_taken).or(events.first());
+        Ok(match event {
+            Some(event) => LedgerError::Conflict {
+                run: event.run.clone(),
+                sequence: event.sequence,
+            },
+            None => self.deposed(),
+        })
+    }
+
+    async fn try_lead(
+        &self,
+        connection: &mut PgConnection,
+        candidate: &str,
+    ) -> Result<Result<i64, String>, sqlx::Error> {
+        // The schema is part of the key: two ledgers in one database have a leader each.
+        let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1, hashtext(current_schema()))")
+            .bind(LOCK_CLASS)
+            .fetch_one(&mut *connection)
+            .await?;
+        if !locked {
+            let leader = sqlx::query_scalar("SELECT leader FROM leadership");
+            return Ok(Err(leader.fetch_one(connection).await?));
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let led = "UPDATE leadership SET term = term + 1, leader = $1, since_unix_ms = $2 RETURNING term";
+        let term = sqlx::query_scalar(led)
+            .bind(candidate)
+            .bind(i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
+        Ok(Ok(term.fetch_one(connection).await?))
+    }
+}
+
+#[async_trait]
+impl Ledger for PostgresLedger {
+    async fn create_run(&self, record: &RunRecord) -> Result<(), LedgerError> {
+        let insert = format!(
+            "{FENCE} INSERT INTO runs (run_id, spec, assets, spec_sha256, created_unix_ms)
+             SELECT $2, $3, $4, $5, $6 FROM fence"
+        );
+        let stored = sqlx::query(sqlx::AssertSqlSafe(insert))
+            .bind(self.term())
+            .bind(&record.run.0)
+            .bind(&record.spec)
+            .bind(&record.assets)
+            .bind(&record.spec_sha256)
+            .bind(signed(record.created.0))
+            .execute(&self.pool)
+            .await
+            .map_err(|error| match is_taken(&error) {
+                true => LedgerError::RunExists {
+                    run: record.run.clone(),
+                },
+                false => self.failure("store a run", error),
+            })?;
+        match stored.rows_affected() {
+            0 => Err(self.deposed()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn append(&self, events: &[EventRecord]) -> Result<(), LedgerError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let (runs, sequences) = keys(events);
+        let times: Vec<i64> = events.iter().map(|event| signed(event.at.0)).collect();
+        let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
+        let texts: Vec<&str> = events.iter().map(|event| event.event.as_str()).collect();
+        let insert = format!(
+            "{FENCE} INSERT INTO events (run_id, sequence, at_unix_ms, kind, event)
+             SELECT event.* FROM UNNEST($2::TEXT[], $3::BIGINT[], $4::BIGINT[], $5::TEXT[], $6::TEXT[]) AS event, fence"
+        );
+        // One statement is one transaction: all of them or none.
+        let stored = sqlx::query(sqlx::AssertSqlSafe(insert))
+            .bind(self.term())
+            .bind(&runs)
+            .bind(&sequences)
+            .bind(&times)
+            .bind(&kinds)
+            .bind(&texts)
+            .execute(&self.pool)
+            .await;
+        match stored {
+            Ok(stored) if stored.rows_affected() == 0 => Err(self.deposed()),
+            Ok(_) => Ok(()),
+            Err(error) if is_taken(&error) => Err(self.conflict(events).await?),
+            Err(error) => Err(self.failure("append events", error)),
+        }
+    }
+
+    async fn runs(&self) -> Result<Vec<RunRecord>, LedgerError> {
+        let rows = sqlx::query(
+            "SELECT run_id, spec, assets, spec_sha256, created_unix_ms FROM runs ORDER BY created_unix_ms, run_id",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|error| self.failure("read runs", error))?;
+        rows.iter()
+            .map(run_record)
+            .collect::<Result<_, sqlx::Error>>()
+            .map_err(|error| self.failure("read runs", error))
+    }
+
+    async fn events(&self, run: &RunId) -> Result<Vec<EventRecord>, LedgerError> {
+        let rows =
+            sqlx::query("SELECT sequence, at_unix_ms, kind, event FROM events WHERE run_id = $1 ORDER BY sequence")
+                .bind(&run.0)
+                .fetch_all(&self.pool)
+                .await
+                .map_err(|error| self.failure("read events", error))?;
+        rows.iter()
+            .map(|row| event_record(run, row))
+            .collect::<Result<_, sqlx::Error>>()
+            .map_err(|error| self.failure("read events", error))
+    }
+
+    async fn ready(&self) -> Result<(), LedgerError> {
+        sqlx::query("SELECT 1")
+            .execute(&self.pool)
+            .await
+            .map_err(|error| self.failure("answer", error))?;
+        Ok(())
+    }
+
+    async fn lead(&self, candidate: &str) -> Result<Candidacy, LedgerError> {
+        let mut waiting = self.candidate.lock().await;
+        let mut connection = match waiting.take() {
+            Some(connection) => connection,
+            None => {
+                let mut connection = connect(&self.options, &self.location).await?;
+                let set = sqlx::query(FALLS_SILENT).execute(&mut connection).await;
+                set.map_err(|error| self.failure("bound a silent leader", error))?;
+                connection
+            }
+        };
+        let answer = tokio::time::timeout(CONNECT_WITHIN, self.try_lead(&mut connection, candidate)).await;
+        match answer {
+            Ok(Ok(Ok(term))) => {
+                self.term.store(term, Ordering::Release);
+                let location = Arc::clone(&self.location);
+                let leadership = Leadership::kept(|resigned| keep(connection, location, resigned));
+                Ok(Candidacy::Leads(leadership))
+            }
+            Ok(Ok(Err(leader))) => {
+                *waiting = Some(connection);
+                Ok(Candidacy::StandsBy { leader })
+            }
+            Ok(Err(error)) => Err(self.failure("elect a leader", error)),
+            Err(_) => Err(self.failure("elect a leader", sqlx::Error::PoolTimedOut)),
+        }
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// Holds the connection with the lock until it breaks, or until `resigned`.
+async fn keep(mut connection: PgConnection, location: Arc<str>, resigned: CancellationToken) -> Option<LedgerError> {
+    let mut ticks = tokio::time::interval(KEEP_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = resigned.cancelled() => {
+                // Closing ends the session and frees the lock; where it fails, the server notices that by itself.
+                let _ = tokio::time::timeout(KEEP_WITHIN, connection.close()).await;
+                return None;
+            }
+            _ = ticks.tick() => {}
+        }
+        let cause = match tokio::time::timeout(KEEP_WITHIN, connection.ping()).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", KEEP_WITHIN.as_secs()),
+        };
+        tracing::error!(%location, cause, "the connection that held the leadership broke");
+        return Some(LedgerError::Deposed {
+            location: location.to_string(),
+        });
+    }
+}
+
+async fn connect(options: &PgConnectOptions, location: &str) -> Result<PgConnection, LedgerError> {
+    match tokio::time::timeout(CONNECT_WITHIN, PgConnection::connect_with(options)).await {
+        Ok(connected) => connected.map_err(|error| failure(location, "accept a connection", error)),
+        Err(_) => Err(LedgerError::Unreachable {
+            location: location.to_owned(),
+            source: format!("no connection within {} s", CONNECT_WITHIN.as_secs()).into(),
+        }),
+    }
+}
+
+fn keys(events: &[EventRecord]) -> (Vec<&str>, Vec<i64>) {
+    events
+        .iter()
+        .map(|event| (event.run.0.as_str(), signed(event.sequence)))
+        .unzip()
+}
+
+/// The address for people: without the password.
+fn location(options: &PgConnectOptions) -> String {
+    let user = options.get_username();
+    let host = match options.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    format!("postgres://{user}@{host}/{}", options.get_database().unwrap_or(user))
+}
+
+fn is_taken(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|error| error.is_unique_violation())
+}
+
+/// Sorts a failure by what its reader can do about it; the codes are PostgreSQL's SQLSTATE.
+fn failure(location: &str, action: &'static str, error: sqlx::Error) -> LedgerError {
+    let location = location.to_owned();
+    let code = error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .map(String::from);
+    let is_connection = match (&error, code.as_deref()) {
+        // Connection exceptions, too many connections, the server stops or starts, an idle session was ended.
+        (_, Some(code)) => code.starts_with("08") || matches!(code, "53300" | "57P01" | "57P02" | "57P03" | "57P05"),
+        (other, None) => matches!(
+            other,
+            sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed
+        ),
+    };
+    let source = error.into();
+    match code.as_deref() {
+        _ if is_connection => LedgerError::Unreachable { location, source },
+        // Disk full.
+        Some("53100") => LedgerError::Full { location },
+        // Password or role refused; no such database.
+        Some("28P01" | "28000" | "3D000") => LedgerError::Login { location, source },
+        // No privilege; a read-only transaction, as on a replica.
+        Some("42501" | "25006") => LedgerError::Forbidden { location, source },
+        _ => LedgerError::Database {
+            location,
+            action,
+            source,
+        },
+    }
+}

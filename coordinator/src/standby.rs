@@ -1,0 +1,168 @@
+//! A coordinator that waits for another one's end.
+//!
+//! It has its addresses already, so that a port in use is found at the start and not in the moment of need. HTTP says that the
+//! process lives and that it is not ready; gRPC answers every call with UNAVAILABLE, which sends a worker to its next address
+//! without a pause for a connection that nobody accepts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::error::Error;
+use crate::http::{Problem, metrics_text};
+use crate::ledger::{Candidacy, Leadership, Ledger};
+use crate::metrics;
+use crate::server::Listeners;
+
+/// How often a standby tries to lead.
+const TRY_EVERY: Duration = Duration::from_secs(1);
+/// How long a standby's open answers may take to end when it becomes the leader.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Why this coordinator does not serve, in words.
+type Reason = watch::Receiver<String>;
+
+/// Waits until this coordinator leads, serving as a standby meanwhile.
+///
+/// # Errors
+/// The first attempt fails, a socket cannot be used, or [`Error::EndedAsStandby`]. Once it stands by, a ledger that does not
+/// answer is waited for.
+pub(crate) async fn lead(
+    ledger: &Arc<dyn Ledger>,
+    listeners: &Listeners,
+    shutdown: &CancellationToken,
+) -> Result<Leadership, Error> {
+    let name = name(listeners);
+    let leader = match ledger.lead(&name).await? {
+        Candidacy::Leads(leadership) => {
+            metrics::leads(true);
+            return Ok(leadership);
+        }
+        Candidacy::StandsBy { leader } => leader,
+    };
+    metrics::leads(false);
+    tracing::info!(leader, "stands by");
+    let reason = watch::Sender::new(stands_by(&leader));
+    let promoted = CancellationToken::new();
+    let mut servers = JoinSet::new();
+    servers.spawn(serve_http(
+        second(&listeners.http, "HTTP")?,
+        reason.subscribe(),
+        promoted.clone(),
+    ));
+    servers.spawn(serve_grpc(
+        second(&listeners.grpc, "gRPC")?,
+        reason.subscribe(),
+        promoted.clone(),
+    ));
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Err(Error::EndedAsStandby),
+            Some(ended) = servers.join_next() => ended??,
+            () = tokio::time::sleep(TRY_EVERY) => {}
+        }
+        match ledger.lead(&name).await {
+            Ok(Candidacy::Leads(leadership)) => {
+                metrics::leads(true);
+                tracing::info!("the leader is gone, this coordinator takes over");
+                promoted.cancel();
+                let ended = async { while servers.join_next().await.is_some() {} };
+                if tokio::time::timeout(GRACE, ended).await.is_err() {
+                    servers.shutdown().await;
+                }
+                return Ok(leadership);
+            }
+            Ok(Candidacy::StandsBy { leader }) => {
+                reason.send_replace(stands_by(&leader));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the ledger does not say who leads; tries again");
+                reason.send_replace(format!("standby; the ledger does not say who leads: {error}"));
+            }
+        }
+    }
+}
+
+fn stands_by(leader: &str) -> String {
+    format!("standby; leader is {leader}")
+}
+
+/// How people tell coordinators apart.
+fn name(listeners: &Listeners) -> String {
+    // Linux tells the machine's name in a file.
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    let host = host.map_or_else(|_| "an unnamed host".to_owned(), |name| name.trim().to_owned());
+    let process = std::process::id();
+    match listeners.grpc.local_addr() {
+        Ok(address) => format!("{host} (process {process}, gRPC {address})"),
+        Err(_) => format!("{host} (process {process})"),
+    }
+}
+
+/// The same socket once more: what the standby does not accept stays in the queue for the leader.
+fn second(listener: &TcpListener, part: &'static str) -> Result<TcpListener, Error> {
+    let address = listener.local_addr();
+    let again = || -> std::io::Result<TcpListener> {
+        use std::os::fd::AsFd as _;
+        TcpListener::from_std(listener.as_fd().try_clone_to_owned()?.into())
+    };
+    again().map_err(|source| Error::Listen {
+        part,
+        address: address.unwrap_or_else(|_| ([0, 0, 0, 0], 0).into()),
+        source,
+    })
+}
+
+async fn serve_http(listener: TcpListener, reason: Reason, promoted: CancellationToken) -> Result<(), Error> {
+    let routes = Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics_text))
+        .fallback(async |State(reason): State<Reason>| {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason.borrow().clone())
+        })
+        .with_state(reason);
+    axum::serve(listener, routes)
+        .with_graceful_shutdown(promoted.cancelled_owned())
+        .await
+        .map_err(|source| Error::Serve {
+            part: "HTTP",
+            source: source.into(),
+        })
+}
+
+async fn readyz(State(reason): State<Reason>) -> Response {
+    let text = format!("{}\n", *reason.borrow());
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+async fn serve_grpc(listener: TcpListener, reason: Reason, promoted: CancellationToken) -> Result<(), Error> {
+    let (_health, health_service) = tonic_health::server::health_reporter();
+    let routes = Routes::new(health_service)
+        .into_axum_router()
+        .fallback(async move || Status::unavailable(reason.borrow().clone()).into_http::<axum::body::Body>());
+    Server::builder()
+        .add_routes(Routes::from(routes))
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            promoted.cancelled_owned(),
+        )
+        .await
+        .map_err(|source| Error::Serve {
+            part: "gRPC",
+            source: source.into(),
+        })
+}

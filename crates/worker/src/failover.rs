@@ -1,0 +1,71 @@
+//! One channel made of several, for coordinators of which one leads and the others stand by.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tonic::Code;
+use tonic::body::Body;
+use tonic::transport::{Channel, Error};
+use tower_service::Service;
+
+/// Channels in a ring. Calls go to one of them until a call finds nobody, or a standby, at its end; then to the next.
+///
+/// It repeats nothing by itself: whoever calls waits between attempts, and the next attempt goes to the next address.
+#[derive(Debug, Clone)]
+pub(crate) struct Failover {
+    /// At least one.
+    channels: Arc<[Channel]>,
+    /// How often this moved on; the place in the ring is the remainder.
+    moves: Arc<AtomicUsize>,
+}
+
+impl Failover {
+    pub(crate) fn new(channels: Vec<Channel>) -> Self {
+        Self {
+            channels: channels.into(),
+            moves: Arc::default(),
+        }
+    }
+}
+
+impl Service<Request<Body>> for Failover {
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        // Which channel it will be is known only when the call is made.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let moves = Arc::clone(&self.moves);
+        let moved = moves.load(Ordering::Relaxed);
+        let mut channel = self.channels[moved % self.channels.len()].clone();
+        Box::pin(async move {
+            let answer = match std::future::poll_fn(|context| channel.poll_ready(context)).await {
+                Ok(()) => channel.call(request).await,
+                Err(error) => Err(error),
+            };
+            if is_away(&answer) {
+                // Of several calls that fail on one address, the first moves on; the others find it done.
+                let _ = moves.compare_exchange(moved, moved.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed);
+            }
+            answer
+        })
+    }
+}
+
+/// No connection, no answer in time, or an answer without a body that says UNAVAILABLE.
+fn is_away(answer: &Result<Response<Body>, Error>) -> bool {
+    match answer {
+        Ok(response) => response
+            .headers()
+            .get("grpc-status")
+            .is_some_and(|status| Code::from_bytes(status.as_bytes()) == Code::Unavailable),
+        Err(_) => true,
+    }
+}
