@@ -10,10 +10,12 @@
 mod args;
 mod assets;
 mod audit;
+mod checks;
 mod client;
 mod commands;
 mod config;
 mod fault;
+mod preflight;
 mod report;
 mod run;
 mod verify;

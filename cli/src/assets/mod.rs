@@ -11,6 +11,7 @@ use gavel_core::{RubricText, RunAssets};
 use gavel_eval::Evaluator;
 use gavel_rubric::{JudgeTemplate, RubricSet};
 
+use crate::checks::Checks;
 use crate::fault::Fault;
 
 /// A run's files. `labelled_images` are the pictures that `assets.labelled` names by hash; they have to be stored as blobs.
@@ -24,49 +25,73 @@ pub(crate) struct Files {
 /// # Errors
 /// The first file that cannot be used, with the line or key.
 pub(crate) fn read(spec: &RunSpec) -> anyhow::Result<Files> {
-    let prompts = prompts::read(&spec.prompts.train).context("`prompts.train` cannot be used")?;
-    let held_out = match &spec.prompts.held_out {
-        Some(file) => prompts::read(file).context("`prompts.held_out` cannot be used")?,
-        None => Vec::new(),
-    };
-    if let Some(evaluator) = evaluator(spec) {
-        for prompt in &held_out {
-            evaluator
-                .check_prompt(prompt)
-                .context("`prompts.held_out` cannot be used")?;
-        }
+    let mut checks = Checks::default();
+    match read_all(spec, &mut checks) {
+        Some(files) => Ok(files),
+        None => Err(checks.problems().swap_remove(0)),
     }
-    let rubric = RubricSet::load(&spec.judge.rubric)?;
-    JudgeTemplate::load(&spec.judge.template)?;
-    let template = read_text(&spec.judge.template)?;
-    let labelled = match spec
-        .evaluation
-        .as_ref()
-        .and_then(|evaluation| evaluation.labelled.as_ref())
-    {
-        Some(file) => labelled::read(file).context("`evaluation.labelled` cannot be used")?,
-        None => labelled::Labelled::default(),
-    };
-    let rubric = RubricText::new(rubric.text());
+}
+
+/// As [`read`], noting what is wrong with each of the files. `None` when there is a problem.
+pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
+    let prompts = checks.note(prompts::read(&spec.prompts.train).context("`prompts.train` cannot be used"));
+    let held_out = checks.note(held_out(spec).context("`prompts.held_out` cannot be used"));
+    let rubric = checks.note(RubricSet::load(&spec.judge.rubric).map_err(anyhow::Error::from));
+    let template = checks.note(template(spec));
+    let labelled = checks.note(labelled(spec).context("`evaluation.labelled` cannot be used"));
+    let labelled = labelled?;
     let assets = RunAssets {
-        prompts,
-        held_out,
-        rubric,
-        template,
+        prompts: prompts?,
+        held_out: held_out?,
+        rubric: RubricText::new(rubric?.text()),
+        template: template?,
         labelled: labelled.pairs,
     };
-    Ok(Files {
+    Some(Files {
         assets,
         labelled_images: labelled.images,
     })
 }
 
-/// Says whether the model folders are there, by the files that each must have.
+fn held_out(spec: &RunSpec) -> anyhow::Result<Vec<String>> {
+    let Some(file) = &spec.prompts.held_out else {
+        return Ok(Vec::new());
+    };
+    let prompts = prompts::read(file)?;
+    if let Some(evaluator) = evaluator(spec) {
+        for prompt in &prompts {
+            evaluator.check_prompt(prompt)?;
+        }
+    }
+    Ok(prompts)
+}
+
+fn template(spec: &RunSpec) -> anyhow::Result<String> {
+    JudgeTemplate::load(&spec.judge.template)?;
+    read_text(&spec.judge.template)
+}
+
+fn labelled(spec: &RunSpec) -> anyhow::Result<labelled::Labelled> {
+    let evaluation = spec.evaluation.as_ref();
+    match evaluation.and_then(|evaluation| evaluation.labelled.as_ref()) {
+        Some(file) => labelled::read(file),
+        None => Ok(labelled::Labelled::default()),
+    }
+}
+
+/// Says whether the base model's folder is there, by the file that it must have.
 ///
 /// # Errors
-/// The first that is not a model folder of its kind.
-pub(crate) fn check_folders(spec: &RunSpec) -> Result<(), Fault> {
-    model_folder(&spec.model.path, "model.path", "model_index.json")?;
+/// It is no model folder of its kind.
+pub(crate) fn check_model_folder(spec: &RunSpec) -> Result<(), Fault> {
+    model_folder(&spec.model.path, "model.path", "model_index.json")
+}
+
+/// The same for the judge's.
+///
+/// # Errors
+/// As [`check_model_folder`].
+pub(crate) fn check_judge_folder(spec: &RunSpec) -> Result<(), Fault> {
     model_folder(&spec.judge.path, "judge.path", "config.json")
 }
 

@@ -1,26 +1,24 @@
 //! `gavel doctor`: everything that can be known before time is spent, all problems at once.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use gavel_coordinator::{CoordinatorOptions, Stores};
 use gavel_core::spec::RunSpec;
 use gavel_core::verdict::Verdict;
 use gavel_judge_worker::Judge;
+use gavel_models::flux::inspect::FluxInspection;
 use gavel_models::load::{device, dtype};
 use gavel_models::lora::{LoraAdapter, LoraConfig};
-use gavel_models::vlm::Qwen2_5Vl;
+use gavel_models::vlm::{Qwen2_5Vl, VlmInspection};
 use gavel_rubric::{JudgeTemplate, RubricSet};
 use gavel_sampler_worker::Sampler;
 
-use super::block_on;
 use crate::args::DoctorArguments;
 use crate::assets::{self, Files};
 use crate::config;
 use crate::fault::{self, Fault};
-use crate::run::Machine;
+use crate::preflight::{self, Weights};
 
 /// Labelled pairs that the judge is tried on.
 const TRIED_PAIRS: usize = 8;
@@ -59,8 +57,10 @@ pub(super) fn doctor(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
         let files = table.row("files", files(spec));
         table.row("model", model(spec));
         table.row("judge", judge(spec, files.as_ref()));
-        table.row("memory", memory(spec));
-        table.row("folder", folder(&config::out_folder(spec, arguments.out.as_deref())));
+        table.row("memory", memory(spec).map(only_text));
+        let out = config::out_folder(spec, arguments.out.as_deref());
+        table.row("folder", preflight::folder(&out).map(only_text));
+        table.row("ports", preflight::ports(spec).map(only_text));
     }
     if table.failed == 0 {
         println!("ready to run");
@@ -141,73 +141,13 @@ fn judge(spec: &RunSpec, files: Option<&Files>) -> anyhow::Result<(String, ())> 
     ))
 }
 
-/// Weights have to be in memory once for each process that holds them; activations come on top.
-fn memory(spec: &RunSpec) -> anyhow::Result<(String, ())> {
-    const GIB: f64 = (1u64 << 30) as f64;
-    let pipeline = weight_bytes(&spec.model.path)?;
-    let transformer = weight_bytes(&spec.model.path.join("transformer"))?;
-    let judge = weight_bytes(&spec.judge.path)?;
-    let fleet = &spec.fleet;
-    let needed = pipeline * u64::from(fleet.samplers)
-        + transformer * u64::from(fleet.trainers)
-        + judge * u64::from(fleet.judges);
-    let text = format!(
-        "about {:.1} GiB of weights over the local fleet, activations on top",
-        needed as f64 / GIB
-    );
-    match Machine::memory_available_bytes() {
-        Some(available) if needed > available => Err(Fault::new(format!(
-            "{text}; {:.1} GiB are free",
-            available as f64 / GIB
-        ))
-        .with_hint("start fewer workers here, or workers on other machines")
-        .into()),
-        Some(available) => Ok((format!("{text}; {:.1} GiB are free", available as f64 / GIB), ())),
-        None => Ok((text, ())),
-    }
+/// Counted from the headers, so that it is known even where the models cannot be loaded.
+fn memory(spec: &RunSpec) -> anyhow::Result<String> {
+    let model = FluxInspection::read(&spec.model.path)?;
+    let judge = VlmInspection::read(&spec.judge.path)?;
+    preflight::memory(spec, &Weights::of(spec, &model, &judge))
 }
 
-/// Bytes of all weight files below a folder.
-fn weight_bytes(folder: &Path) -> anyhow::Result<u64> {
-    let entries = std::fs::read_dir(folder).with_context(|| format!("{}: cannot read the folder", folder.display()))?;
-    let mut bytes = 0;
-    for entry in entries {
-        let path = entry
-            .with_context(|| format!("{}: cannot read the folder", folder.display()))?
-            .path();
-        if path.is_dir() {
-            bytes += weight_bytes(&path)?;
-        } else if path.extension().is_some_and(|extension| extension == "safetensors") {
-            bytes += path
-                .metadata()
-                .with_context(|| format!("{}: cannot read", path.display()))?
-                .len();
-        }
-    }
-    Ok(bytes)
-}
-
-/// Opens a ledger and a blob store where the run would have them, in a folder that is removed again.
-fn folder(out: &Path) -> anyhow::Result<(String, ())> {
-    let fault = || {
-        Fault::new(format!("{}: cannot write to the run's folder", out.display()))
-            .with_hint("choose another one with --out")
-    };
-    let existed = out.exists();
-    let probe = out.join(format!("doctor-{}", std::process::id()));
-    std::fs::create_dir_all(&probe).with_context(fault)?;
-    let opened = block_on(async {
-        let stores = Stores::open(&CoordinatorOptions::new(&probe)).await?;
-        stores.blobs.check_writable().await?;
-        stores.ledger.ready().await?;
-        stores.ledger.close().await;
-        Ok(())
-    });
-    std::fs::remove_dir_all(&probe).with_context(fault)?;
-    if !existed {
-        // Fails only when something else appeared in it meanwhile, which then must stay.
-        let _ = std::fs::remove_dir(out);
-    }
-    opened?;
-    Ok((format!("{}: ledger and blobs can be written", out.display()), ()))
+fn only_text(text: String) -> (String, ()) {
+    (text, ())
 }

@@ -48,7 +48,8 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             command: ConfigCommand::Check(arguments),
         } => {
             let spec = config::load(&arguments)?;
-            assets::check_folders(&spec)?;
+            assets::check_model_folder(&spec)?;
+            assets::check_judge_folder(&spec)?;
             let files = assets::read(&spec)?;
             println!("{}: ok", arguments.file.display());
             println!("  run        {} (spec {})", spec.run.name, spec.digest().short());

@@ -30,13 +30,8 @@ impl RunFolder {
     /// # Errors
     /// It holds a run already, or cannot be written.
     pub(super) fn create(path: &Path, spec: &RunSpec) -> anyhow::Result<Self> {
+        Self::check_new(path)?;
         let folder = Self { path: path.to_owned() };
-        // Without a ledger nothing has begun: an earlier start failed, for example because a port was in use.
-        if folder.ledger().exists() {
-            return Err(Fault::new(format!("{} holds a run already", path.display()))
-                .with_hint("go on with it by --resume, choose another folder with --out, or another `run.name` with --set run.name=NAME")
-                .into());
-        }
         let unwritable = || {
             Fault::new(format!("{}: cannot write to the run's folder", path.display()))
                 .with_hint("choose a folder that this user may write to, with --out")
@@ -45,6 +40,21 @@ impl RunFolder {
         let text = serde_json::to_string_pretty(spec).context("cannot write the spec as JSON")?;
         std::fs::write(path.join(SPEC), text).with_context(unwritable)?;
         Ok(folder)
+    }
+
+    /// Says whether a new run may have this folder.
+    ///
+    /// # Errors
+    /// It holds a run already.
+    pub(crate) fn check_new(path: &Path) -> anyhow::Result<()> {
+        let folder = Self { path: path.to_owned() };
+        // Without a ledger nothing has begun: an earlier start failed, for example because a port was in use.
+        if folder.ledger().exists() {
+            return Err(Fault::new(format!("{} holds a run already", path.display()))
+                .with_hint("go on with it by --resume, choose another folder with --out, or another `run.name` with --set run.name=NAME")
+                .into());
+        }
+        Ok(())
     }
 
     /// Opens the folder of a run that is to go on.

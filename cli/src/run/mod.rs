@@ -16,11 +16,11 @@ use gavel_core::spec::RunSpec;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::RunArguments;
-use crate::assets::{self, Files};
+use crate::assets::Files;
 use crate::client::Client;
 use crate::commands::block_on;
 use crate::fault::Fault;
-use crate::{config, report};
+use crate::{config, preflight, report};
 use children::{CoordinatorProcess, Fleet};
 pub(crate) use folder::RunFolder;
 pub(crate) use history::History;
@@ -38,9 +38,8 @@ const RECONNECT: Duration = Duration::from_millis(500);
 /// Whatever keeps the run from its report. What is committed stays in the folder.
 pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     let spec = load(arguments)?;
-    assets::check_folders(&spec)?;
-    let files = assets::read(&spec)?;
     let out = config::out_folder(&spec, arguments.out.as_deref());
+    let files = preflight::preflight(&spec, &out, arguments.resume)?;
     let folder = if arguments.resume {
         RunFolder::resume(&out, &spec)?
     } else {

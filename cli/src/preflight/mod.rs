@@ -1,0 +1,67 @@
+//! What can be known about a run in a moment, before anything is started: `gavel run` looks at it each time.
+//!
+//! Model folders are judged by their settings and headers; no weight is read. `gavel doctor` loads the models and asks the
+//! judge.
+
+mod folders;
+mod machine;
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use gavel_core::spec::RunSpec;
+
+use crate::assets::{self, Files};
+use crate::checks::Checks;
+use crate::fault::{self, Fault};
+use crate::run::RunFolder;
+pub(crate) use machine::{Weights, folder, memory, ports};
+
+/// Checks files, model folders, adapter, judge, memory, the run's folder and its ports, and prints a line when all is well.
+///
+/// # Errors
+/// The problem, or all of them printed and their number.
+pub(crate) fn preflight(spec: &RunSpec, out: &Path, resume: bool) -> anyhow::Result<Files> {
+    let started = Instant::now();
+    let mut checks = Checks::default();
+    let files = assets::read_all(spec, &mut checks);
+    let model = checks.note(folders::model(spec));
+    if let Some(model) = &model {
+        checks.note(folders::adapter(spec, model));
+        checks.note(folders::size(spec, model));
+    }
+    let judge = checks.note(folders::judge(spec));
+    if let Some(judge) = &judge {
+        checks.note(folders::question(spec, judge, files.as_ref()));
+    }
+    if let (Some(model), Some(judge)) = (&model, &judge) {
+        checks.note(memory(spec, &Weights::of(spec, model, judge)));
+    }
+    checks.note(match resume {
+        true => Ok(()),
+        false => RunFolder::check_new(out),
+    });
+    checks.note(folder(out));
+    checks.note(ports(spec));
+    let count = checks.count();
+    let mut problems = checks.problems();
+    match (problems.len(), files) {
+        (0, Some(files)) => {
+            let seconds = started.elapsed().as_secs_f64();
+            println!("preflight    ok, {count} checks in {seconds:.1} s");
+            Ok(files)
+        }
+        (1, _) => Err(problems.swap_remove(0)),
+        (failed, _) => {
+            for problem in &problems {
+                eprint!("{}", fault::render(problem));
+            }
+            Err(
+                Fault::new(format!("{failed} of {count} checks failed, so nothing was started"))
+                    .with_hint("correct what is named above; `gavel doctor` checks more, loading the models"),
+            )
+            .context("the run cannot be started")
+        }
+    }
+}
