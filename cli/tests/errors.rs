@@ -166,6 +166,68 @@ fn a_template_that_names_an_unknown_variable_is_found_before_anything_starts() {
 }
 
 #[test]
+fn all_problems_of_a_start_are_told_at_once() {
+    let folder = TempDir::new().unwrap();
+    let prompts = file(&folder, "prompts.txt", "");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let text = failed_run(
+        &folder,
+        &[
+            &format!("prompts.train={prompts}"),
+            "lora.target_modules=[\"attn.to_z\"]",
+            "judge.path=models/nowhere",
+            &format!("coordinator.http=\"{address}\""),
+        ],
+    );
+    assert!(!folder.path().join("out").exists(), "nothing is left behind");
+    insta::assert_snapshot!(text.replace(&address, "[address]"));
+}
+
+#[test]
+fn an_adapter_that_binds_to_nothing_is_found_before_anything_starts() {
+    let folder = TempDir::new().unwrap();
+    insta::assert_snapshot!(failed_run(&folder, &["lora.target_modules=[\"attn.to_qq\"]"]));
+}
+
+#[test]
+fn a_template_whose_labels_are_no_tokens_of_the_judge_is_found_before_anything_starts() {
+    let folder = TempDir::new().unwrap();
+    let text = std::fs::read_to_string(root().join("configs/judge/small.toml")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("labels")).unwrap();
+    let template = file(
+        &folder,
+        "judge.toml",
+        &text.replace(line, "labels = [\"the first one\", \"the second one\"]"),
+    );
+    insta::assert_snapshot!(failed_run(&folder, &[&format!("judge.template={template}")]));
+}
+
+#[test]
+fn a_model_whose_weights_are_cut_short_is_found_before_anything_starts() {
+    let folder = TempDir::new().unwrap();
+    let model = folder.path().join("model");
+    copy(&root().join("models/tiny-flux"), &model);
+    let weights = model.join("transformer/diffusion_pytorch_model.safetensors");
+    let file = std::fs::OpenOptions::new().write(true).open(&weights).unwrap();
+    file.set_len(weights.metadata().unwrap().len() - 4).unwrap();
+    insta::assert_snapshot!(failed_run(&folder, &[&format!("model.path={}", model.display())]));
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_port_in_use_is_named_with_its_remedy() {
     let folder = TempDir::new().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -9,7 +9,6 @@ mod machine;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Context as _;
 use gavel_core::spec::RunSpec;
 
 use crate::assets::{self, Files};
@@ -58,10 +57,10 @@ pub(crate) fn preflight(spec: &RunSpec, out: &Path, resume: bool) -> anyhow::Res
                 eprint!("{}", fault::render(problem));
             }
             Err(
-                Fault::new(format!("{failed} of {count} checks failed, so nothing was started"))
-                    .with_hint("correct what is named above; `gavel doctor` checks more, loading the models"),
+                Fault::new(format!("{failed} of {count} checks failed; nothing was started"))
+                    .with_hint("correct what is named above; `gavel doctor` also loads the models and asks the judge")
+                    .into(),
             )
-            .context("the run cannot be started")
         }
     }
 }
