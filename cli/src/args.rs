@@ -30,10 +30,14 @@ pub(crate) enum Command {
     Submit(SubmitArguments),
     /// Show what the runs of a coordinator do and what they wait for.
     Status(StatusArguments),
+    /// Follow a run until it ends.
+    Watch(WatchArguments),
     /// Paint a picture from a prompt.
     Sample(SampleArguments),
     /// Perform one RPO update offline from recorded trajectories and rewards.
     Replay(ReplayArguments),
+    /// Write the adapter of a run's step as a folder that peft and diffusers load.
+    Export(ExportArguments),
     /// Prove from a run's ledger and blobs that each pair was sampled, judged and trained on once, under the right policy.
     Audit(AuditArguments),
     /// Do a recorded step again from a run's ledger and blobs, and compare every byte.
@@ -198,6 +202,46 @@ pub(crate) struct StatusArguments {
     /// Print the whole state as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArguments {
+    /// A run's name, or the address of a coordinator; left out, the coordinator's only run.
+    #[arg(value_name = "RUN_OR_ADDRESS")]
+    pub(crate) run_or_address: Option<String>,
+    /// The coordinator's address, http://HOST:PORT.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "GAVEL_COORDINATOR",
+        default_value = "http://127.0.0.1:7440"
+    )]
+    pub(crate) connect: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArguments {
+    /// The run's folder, or its name in runs/.
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+    /// The step that committed the adapter; 0 is the initial one [default: the latest].
+    #[arg(long, value_name = "N")]
+    pub(crate) step: Option<u32>,
+    /// Which of the step's adapters, where the run keeps an average.
+    #[arg(long, value_enum, default_value = "averaged")]
+    pub(crate) weights: ExportWeights,
+    /// The new folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+/// The adapters of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportWeights {
+    /// The moving average, which evaluation and the final folder use.
+    Averaged,
+    /// What the next step starts from.
+    Trained,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 mod bench;
 pub(crate) mod coordinator;
 mod doctor;
+mod export;
 mod judge;
 mod load;
 mod replay;
@@ -10,6 +11,7 @@ mod runtime;
 mod sample;
 pub(crate) mod status;
 mod submit;
+mod watch;
 mod worker;
 
 use std::process::ExitCode;
@@ -39,6 +41,8 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(arguments) => status::status(&arguments)?,
         Command::Sample(arguments) => sample::sample(&arguments)?,
         Command::Replay(arguments) => replay::replay(&arguments)?,
+        Command::Watch(arguments) => return watch::watch(&arguments),
+        Command::Export(arguments) => export::export(&arguments)?,
         Command::Audit(arguments) => return audit::audit(&arguments),
         Command::Verify(arguments) => return verify::verify(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments)?,

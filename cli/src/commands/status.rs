@@ -35,7 +35,7 @@ pub(super) fn status(arguments: &StatusArguments) -> anyhow::Result<()> {
 }
 
 /// A run in a few lines.
-fn describe(run: &RunStatus) -> String {
+pub(super) fn describe(run: &RunStatus) -> String {
     let mut text = format!(
         "{}  {}  step {} of {}\n",
         run.run,

@@ -209,6 +209,14 @@ impl RunFolder {
         Ok(Digest::of(&bytes))
     }
 
+    /// Writes one adapter of the run as a folder of its own.
+    ///
+    /// # Errors
+    /// As [`RunFolder::write_checkpoint`].
+    pub(crate) async fn export(&self, spec: &RunSpec, adapter: Digest, dir: &Path) -> anyhow::Result<()> {
+        self.write_adapter(spec, &self.blobs().await?, adapter, dir).await
+    }
+
     async fn write_adapter(&self, spec: &RunSpec, blobs: &Blobs, adapter: Digest, dir: &Path) -> anyhow::Result<()> {
         let bytes = blobs.get(&adapter).await?;
         Ok(write_folder(&bytes, &LoraConfig::from(&spec.lora), dir)?)

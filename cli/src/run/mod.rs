@@ -2,12 +2,12 @@
 
 mod children;
 mod folder;
+mod follow;
 mod history;
 mod machine;
 mod progress;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use gavel_core::ids::Step;
@@ -23,14 +23,13 @@ use crate::fault::Fault;
 use crate::{config, preflight, report};
 use children::{CoordinatorProcess, Fleet};
 pub(crate) use folder::RunFolder;
+pub(crate) use follow::follow;
 pub(crate) use history::History;
 pub(crate) use machine::{Machine, Usage, peak_memory_bytes, usage};
-use progress::Progress;
+pub(crate) use progress::Progress;
 
 /// The exit status of a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
-/// Pause before looking again for a coordinator that is being restarted.
-const RECONNECT: Duration = Duration::from_millis(500);
 
 /// Runs a configuration from start or, with `--resume`, from its last commit.
 ///
@@ -79,7 +78,7 @@ async fn drive(
     threads: usize,
     signals: &mut Signals,
 ) -> anyhow::Result<Ended> {
-    let mut progress = Progress::start(spec);
+    let mut progress = Progress::start(spec.run.steps);
     let mut coordinator = CoordinatorProcess::start(spec, folder).await?;
     let client = Client::connect(&coordinator.ready.grpc).await?;
     client.submit(spec, files).await?;
@@ -89,7 +88,7 @@ async fn drive(
     let mut fleet = Fleet::start(spec, &coordinator.ready.grpc, folder, threads);
 
     let followed = tokio::select! {
-        ended = follow(spec, &client, folder, &mut progress) => ended,
+        ended = show(spec, &client, folder, &mut progress) => ended,
         failure = fleet.failure() => Err(failure),
         failure = coordinator.failure() => Err(failure),
         () = signals.next() => Ok(None),
@@ -115,27 +114,22 @@ async fn drive(
     }
 }
 
-/// Shows the run's states until it has ended, and writes checkpoints as they come. A coordinator that is away is waited for.
-async fn follow(
+/// Shows the run's states until it has ended, and writes checkpoints as they come. A coordinator that is away is waited for:
+/// it is being started again.
+async fn show(
     spec: &RunSpec,
     client: &Client,
     folder: &RunFolder,
     progress: &mut Progress,
 ) -> anyhow::Result<Option<RunStatus>> {
-    loop {
-        if let Ok(mut watch) = client.watch(&spec.id()).await {
-            while let Ok(Some(status)) = watch.next().await {
-                progress.update(&status);
-                if let Some(policy) = status.policy.as_ref().filter(|_| is_checkpoint(spec, status.step.0)) {
-                    folder.write_checkpoint(spec, status.step, policy).await?;
-                }
-                if status.phase.is_ended() {
-                    return Ok(Some(status));
-                }
-            }
+    let each = async |status: &RunStatus| {
+        progress.update(status);
+        match status.policy.as_ref().filter(|_| is_checkpoint(spec, status.step.0)) {
+            Some(policy) => folder.write_checkpoint(spec, status.step, policy).await,
+            None => Ok(()),
         }
-        tokio::time::sleep(RECONNECT).await;
-    }
+    };
+    follow(client, &spec.id(), None, each).await.map(Some)
 }
 
 /// Whether a step's policy belongs into `checkpoints/`.

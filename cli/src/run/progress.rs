@@ -4,7 +4,6 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use gavel_core::run::{RunStatus, StepRecord};
-use gavel_core::spec::RunSpec;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::commands::status::phase_name;
@@ -13,7 +12,7 @@ use crate::commands::status::phase_name;
 const RECENT_STEPS: usize = 5;
 
 /// The display of one run.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     steps_shown: usize,
     first: bool,
@@ -22,10 +21,10 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// An empty display.
-    pub(super) fn start(spec: &RunSpec) -> Self {
+    /// An empty display of a run of so many steps.
+    pub(crate) fn start(steps: u32) -> Self {
         let bar = std::io::stdout().is_terminal().then(|| {
-            let bar = ProgressBar::new(u64::from(spec.run.steps));
+            let bar = ProgressBar::new(u64::from(steps));
             let style = ProgressStyle::with_template("{spinner} [{bar:24}] step {pos}/{len}  {wide_msg}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar())
                 .progress_chars("=> ");
@@ -43,7 +42,7 @@ impl Progress {
     }
 
     /// Prints a line of its own.
-    pub(super) fn say(&self, line: &str) {
+    pub(crate) fn say(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| println!("{line}")),
             None => println!("{line}"),
@@ -51,7 +50,7 @@ impl Progress {
     }
 
     /// Shows a state.
-    pub(super) fn update(&mut self, status: &RunStatus) {
+    pub(crate) fn update(&mut self, status: &RunStatus) {
         if self.first && status.step.0 > 0 {
             self.say(&format!("goes on after step {}", status.step));
             self.steps_shown = status.steps.len();
@@ -81,7 +80,7 @@ impl Progress {
     }
 
     /// Removes the bar.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

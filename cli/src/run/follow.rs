@@ -1,0 +1,44 @@
+//! A run's states as they come, until it has ended.
+
+use std::time::{Duration, Instant};
+
+use gavel_core::ids::RunId;
+use gavel_core::run::RunStatus;
+
+use crate::client::Client;
+use crate::fault::Fault;
+
+/// Pause before looking again for a coordinator that is away.
+const RECONNECT: Duration = Duration::from_millis(500);
+
+/// Calls `each` with every state and returns the last. `patience` is how long a coordinator may be away; without it, for ever.
+///
+/// # Errors
+/// What `each` says, or that the coordinator stayed away.
+pub(crate) async fn follow(
+    client: &Client,
+    run: &RunId,
+    patience: Option<Duration>,
+    mut each: impl AsyncFnMut(&RunStatus) -> anyhow::Result<()>,
+) -> anyhow::Result<RunStatus> {
+    let mut heard = Instant::now();
+    loop {
+        if let Ok(mut watch) = client.watch(run).await {
+            while let Ok(Some(status)) = watch.next().await {
+                heard = Instant::now();
+                each(&status).await?;
+                if status.phase.is_ended() {
+                    return Ok(status);
+                }
+            }
+        }
+        if patience.is_some_and(|patience| heard.elapsed() > patience) {
+            return Err(
+                Fault::new(format!("run `{run}`: nothing was heard of its coordinator any more"))
+                    .with_hint("it has ended or cannot be reached; the run's folder tells how far it came")
+                    .into(),
+            );
+        }
+        tokio::time::sleep(RECONNECT).await;
+    }
+}
