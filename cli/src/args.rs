@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Bench(BenchArguments),
     /// Drive a coordinator of this program with thousands of simulated workers, and say what a lease costs.
     Load(LoadArguments),
+    /// Forecast how long steps take on a fleet, from the seconds that each stage takes on one worker.
+    Plan(PlanArguments),
     /// Look into configuration files.
     Config {
         #[command(subcommand)]
@@ -438,6 +440,39 @@ pub(crate) struct LoadArguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) program: Option<PathBuf>,
     /// Print the measurements as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArguments {
+    #[command(flatten)]
+    pub(crate) config: ConfigArguments,
+    /// What a sampler takes for one prompt, both candidates, for example 8s.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) sample: humantime::Duration,
+    /// What a judge takes for one pair.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) judge: humantime::Duration,
+    /// What a trainer takes for the gradient of one pair.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) gradient: humantime::Duration,
+    /// What a trainer takes for an optimizer step.
+    #[arg(long, value_name = "DURATION", default_value = "1s")]
+    pub(crate) commit: humantime::Duration,
+    /// Samplers, instead of fleet.samplers.
+    #[arg(long, value_name = "N")]
+    pub(crate) samplers: Option<u32>,
+    /// Judges, instead of fleet.judges.
+    #[arg(long, value_name = "N")]
+    pub(crate) judges: Option<u32>,
+    /// Trainers, instead of fleet.trainers.
+    #[arg(long, value_name = "N")]
+    pub(crate) trainers: Option<u32>,
+    /// Steps to go through; a run's steps take alike.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) steps: u32,
+    /// Print the forecasts as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }

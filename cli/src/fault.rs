@@ -56,6 +56,7 @@ pub(crate) fn render(error: &anyhow::Error) -> String {
 fn hint(error: &anyhow::Error) -> Option<String> {
     of::<Fault>(error)
         .or_else(|| of::<gavel_core::spec::Problems>(error))
+        .or_else(|| of::<gavel_core::capacity::CapacityError>(error))
         .or_else(|| of::<gavel_eval::EvalError>(error))
         .or_else(|| of::<gavel_rubric::RubricError>(error))
         .or_else(|| of::<gavel_rubric::TemplateError>(error))

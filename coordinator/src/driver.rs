@@ -4,22 +4,24 @@
 //! answer and carry out effects. Nobody ever hears of an event that the ledger does not hold. When the ledger fails, the
 //! driver ends with its error, because its memory is ahead of the disk.
 
+mod clock;
 mod handle;
+#[cfg(test)]
+mod simulation;
+mod submission;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, Millis, RunId, WorkerId};
 use gavel_core::run::{Effect, Event, Refusal, Run};
-use gavel_core::spec::RunSpec;
 use gavel_proto::LeaseKey;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
-use crate::ledger::{Ledger, LedgerError, RunRecord};
+use crate::ledger::{Ledger, LedgerError};
 use crate::metrics;
 use crate::notice::{Notice, NoticeKind};
 use crate::options::CoordinatorOptions;
@@ -29,7 +31,10 @@ use crate::sweeper::{Bin, Garbage};
 use crate::waiters::Waiter;
 use crate::worker::Introduction;
 
+pub(crate) use clock::Clock;
 pub use handle::DriverHandle;
+use submission::Submission;
+pub use submission::Submitted;
 
 /// Commands that may wait; beyond, callers are held back.
 const QUEUE: usize = 1024;
@@ -123,22 +128,6 @@ enum Command {
 /// A look at the state; its answer is sent with the round's others.
 type Read = Box<dyn FnOnce(&State, Millis) -> Answer + Send>;
 
-/// A run as it arrives.
-struct Submission {
-    id: RunId,
-    spec: RunSpec,
-    assets: RunAssets,
-}
-
-/// The answer to a submission.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Submitted {
-    /// `RunSpec::digest`.
-    pub spec_sha256: Digest,
-    /// The run was there already, with this spec.
-    pub existed: bool,
-}
-
 /// The answer to a heartbeat.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
@@ -156,6 +145,7 @@ pub(crate) struct Driver {
     /// Heartbeats overtake everything else: they cost next to nothing, and a worker must not be taken for dead because its
     /// sign of life waits behind the results of others.
     heartbeats: mpsc::Receiver<Command>,
+    clock: Clock,
     /// The latest time that events carry: they never go back, whatever the clock does.
     latest: Millis,
     ends: bool,
@@ -167,6 +157,7 @@ impl Driver {
         ledger: Arc<dyn Ledger>,
         options: CoordinatorOptions,
         bin: Bin,
+        clock: Clock,
     ) -> Result<(Self, DriverHandle), Error> {
         let mut state = State::default();
         let mut latest = Millis(0);
@@ -194,6 +185,7 @@ impl Driver {
             bin,
             commands,
             heartbeats,
+            clock,
             latest,
             ends: false,
         };
@@ -213,12 +205,12 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = shutdown.cancelled(), if !self.ends => {
-                    self.ends = true;
-                    self.state.dismiss_waiters(|| Err(DriverError::ShuttingDown));
-                }
+                () = shutdown.cancelled(), if !self.ends => self.begin_to_end(),
                 Some(heartbeat) = self.heartbeats.recv() => self.take_heartbeats(heartbeat).await,
-                _ = ticks.tick() => self.tick(),
+                _ = ticks.tick() => {
+                    self.tick();
+                    metrics::tick(&self.state.workers);
+                }
                 command = self.commands.recv() => match command {
                     Some(command) => self.take_round(command).await,
                     None => break,
@@ -228,6 +220,11 @@ impl Driver {
         }
         self.ledger.close().await;
         Ok(())
+    }
+
+    fn begin_to_end(&mut self) {
+        self.ends = true;
+        self.state.dismiss_waiters(|| Err(DriverError::ShuttingDown));
     }
 
     /// Takes this heartbeat and all that have arrived. Every event so far is in the ledger, so that they are answered at once.
@@ -329,45 +326,6 @@ impl Driver {
         self.answer(reply, refusal);
     }
 
-    async fn submit(&mut self, submission: Submission, now: Millis) -> Result<Submitted, DriverError> {
-        let Submission { id, spec, assets } = submission;
-        let submitted = spec.digest();
-        if let Ok(existing) = self.state.run(&id) {
-            let existing = existing.spec_sha256();
-            return match existing == submitted {
-                true => Ok(Submitted {
-                    spec_sha256: submitted,
-                    existed: true,
-                }),
-                false => Err(DriverError::RunDiffers {
-                    run: id,
-                    existing,
-                    submitted,
-                }),
-            };
-        }
-        let json = |value: Result<String, serde_json::Error>| {
-            value.map_err(|error| DriverError::Unserializable(error.to_string()))
-        };
-        let record = RunRecord {
-            run: id.clone(),
-            spec: json(serde_json::to_string(&spec))?,
-            assets: json(serde_json::to_string(&assets))?,
-            spec_sha256: submitted.to_string(),
-            created: now,
-        };
-        self.ledger
-            .create_run(&record)
-            .await
-            .map_err(|error| DriverError::Ledger(Arc::new(error)))?;
-        tracing::info!(run = %id, spec = submitted.short(), "run submitted");
-        self.state.insert(Run::new(id, spec, assets).created(now), now, 0);
-        Ok(Submitted {
-            spec_sha256: submitted,
-            existed: false,
-        })
-    }
-
     fn tick(&mut self) {
         let now = self.now();
         self.state.expire(now);
@@ -378,10 +336,6 @@ impl Driver {
             self.state
                 .end_leases_of(&worker, |unit, fence| Event::Expired { unit, fence }, now);
             self.state.dismiss_waiters_of(&worker);
-        }
-        metrics::workers(&self.state.workers);
-        if let Some(prometheus) = metrics::prometheus() {
-            prometheus.run_upkeep();
         }
     }
 
@@ -467,10 +421,7 @@ impl Driver {
     }
 
     fn now(&mut self) -> Millis {
-        let clock = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis());
-        self.latest = self.latest.max(Millis(u64::try_from(clock).unwrap_or(u64::MAX)));
+        self.latest = self.latest.max(self.clock.now());
         self.latest
     }
 }

@@ -26,7 +26,7 @@ mod sweeper;
 mod waiters;
 mod worker;
 
-pub use driver::{DriverError, DriverHandle};
+pub use driver::{DriverError, DriverHandle, Submitted};
 pub use error::Error;
 pub use notice::{Notice, NoticeKind};
 pub use options::CoordinatorOptions;

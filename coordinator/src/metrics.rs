@@ -193,10 +193,14 @@ pub(crate) fn blob_sent(bytes: u64) {
     counter!(BLOB_BYTES, "direction" => "sent").increment(bytes);
 }
 
-pub(crate) fn workers(workers: &Workers) {
+/// What is measured now and then: the worker table, and the recorder's own upkeep.
+pub(crate) fn tick(workers: &Workers) {
     for role in [Role::Sampler, Role::Judge, Role::Trainer] {
         let count = workers.iter().filter(|worker| worker.role == role).count();
         gauge!(WORKERS, "role" => role_name(role)).set(count as f64);
+    }
+    if let Some(prometheus) = prometheus() {
+        prometheus.run_upkeep();
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::blobs::Blobs;
-use crate::driver::{Driver, DriverHandle};
+use crate::driver::{Clock, Driver, DriverHandle};
 use crate::error::Error;
 use crate::ledger::{self, Leadership, Ledger, SqliteLedger};
 use crate::options::CoordinatorOptions;
@@ -125,7 +125,7 @@ impl Coordinator {
         let leadership = standby::lead(&stores.ledger, &listeners, &shutdown).await?;
         let heartbeat = options.heartbeat;
         let (sweeper, bin) = Sweeper::new(stores.blobs.clone());
-        let (driver, handle) = Driver::recover(Arc::clone(&stores.ledger), options, bin).await?;
+        let (driver, handle) = Driver::recover(Arc::clone(&stores.ledger), options, bin, Clock::system()).await?;
 
         let stop_driver = CancellationToken::new();
         let driver = tokio::spawn(driver.run(shutdown.clone(), stop_driver.clone()));

@@ -423,7 +423,7 @@ impl Reported {
 }
 
 /// An event's kind, as the ledger's column shows it.
-fn kind(event: &Event) -> &'static str {
+pub(crate) fn kind(event: &Event) -> &'static str {
     match event {
         Event::Granted { .. } => "granted",
         Event::Completed { .. } => "completed",

@@ -10,8 +10,8 @@ use serde::Serialize;
 /// How a worker introduces itself.
 #[derive(Debug, Clone)]
 pub(crate) struct Introduction {
-    /// The name it had before, when it registers again.
-    pub(crate) known_as: Option<WorkerId>,
+    /// The name it had before, when it registers again; otherwise a new one ([`new_name`]).
+    pub(crate) id: WorkerId,
     pub(crate) role: Role,
     pub(crate) host: String,
     pub(crate) pid: u32,
@@ -64,9 +64,9 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    /// Adds a worker, under its old name where it has one.
+    /// Adds a worker; one that is known keeps its counts.
     pub(crate) fn register(&mut self, introduction: Introduction, now: Millis) -> WorkerId {
-        let id = introduction.known_as.unwrap_or_else(|| new_name(introduction.role));
+        let id = introduction.id;
         let earlier = self.known.remove(&id);
         let worker = WorkerStatus {
             id: id.clone(),
@@ -124,7 +124,7 @@ impl Workers {
 }
 
 /// `sampler-3f9a01c2`: short enough for a log line, and never given twice, also not after a restart.
-fn new_name(role: Role) -> WorkerId {
+pub(crate) fn new_name(role: Role) -> WorkerId {
     let unique = uuid::Uuid::new_v4().simple().to_string();
     WorkerId(format!("{}-{}", role_name(role), &unique[..8]))
 }
@@ -142,9 +142,9 @@ pub(crate) fn role_name(role: Role) -> &'static str {
 mod tests {
     use super::*;
 
-    fn introduction(known_as: Option<WorkerId>) -> Introduction {
+    fn introduction() -> Introduction {
         Introduction {
-            known_as,
+            id: WorkerId("judge-1".into()),
             role: Role::Judge,
             host: "here".into(),
             pid: 1,
@@ -156,9 +156,9 @@ mod tests {
     #[test]
     fn a_worker_that_registers_again_keeps_its_name_and_its_counts() {
         let mut workers = Workers::default();
-        let id = workers.register(introduction(None), Millis(10));
+        let id = workers.register(introduction(), Millis(10));
         workers.count_completed(&id);
-        assert_eq!(workers.register(introduction(Some(id.clone())), Millis(20)), id);
+        assert_eq!(workers.register(introduction(), Millis(20)), id);
         let worker = workers.iter().next().expect("one worker");
         assert_eq!(
             (worker.completed, worker.registered_unix_ms, worker.seen_unix_ms),
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn silence_is_measured_from_the_last_sign_of_life() {
         let mut workers = Workers::default();
-        let id = workers.register(introduction(None), Millis(0));
+        let id = workers.register(introduction(), Millis(0));
         assert_eq!(workers.seen(&id, Millis(900)), Some(Role::Judge));
         assert!(workers.silent(Millis(1_900), Duration::from_secs(1)).is_empty());
         assert_eq!(workers.silent(Millis(1_901), Duration::from_secs(1)), vec![id]);

@@ -6,6 +6,7 @@ mod doctor;
 mod export;
 mod judge;
 mod load;
+mod plan;
 mod replay;
 mod runtime;
 mod sample;
@@ -47,6 +48,7 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Verify(arguments) => return verify::verify(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments)?,
         Command::Load(arguments) => load::load(&arguments)?,
+        Command::Plan(arguments) => plan::plan(&arguments)?,
         Command::Doctor(arguments) => return doctor::doctor(&arguments),
         Command::Config {
             command: ConfigCommand::Check(arguments),

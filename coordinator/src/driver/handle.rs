@@ -14,8 +14,8 @@ use crate::worker::{Introduction, WorkerStatus};
 /// The way to the driver. Clones lead to the same one. Every method fails with [`DriverError::ShuttingDown`] when it has ended.
 #[derive(Debug, Clone)]
 pub struct DriverHandle {
-    commands: mpsc::Sender<Command>,
-    heartbeats: mpsc::Sender<Command>,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) heartbeats: mpsc::Sender<Command>,
 }
 
 impl DriverHandle {

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 use super::status;
 use crate::driver::{DriverError, DriverHandle};
 use crate::state::{Grant, LeaseAnswer};
-use crate::worker::Introduction;
+use crate::worker::{Introduction, new_name};
 
 /// The longest that a request for work is held.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -41,9 +41,10 @@ impl v1::fleet_server::Fleet for Fleet {
             )));
         }
         let role = v1::Role::try_from(request.role).map_err(status::malformed)?;
+        let role = Role::try_from(role).map_err(status::malformed)?;
         let introduction = Introduction {
-            known_as: request.worker_id.map(WorkerId),
-            role: Role::try_from(role).map_err(status::malformed)?,
+            id: request.worker_id.map_or_else(|| new_name(role), WorkerId),
+            role,
             host: request.host,
             pid: request.pid,
             device: request.device,

@@ -3,7 +3,7 @@
 mod blobs;
 mod fleet;
 mod runs;
-mod status;
+pub(crate) mod status;
 
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ use crate::blobs::BlobError;
 use crate::driver::DriverError;
 use crate::ledger::LedgerError;
 
-pub(super) fn of_driver(error: &DriverError) -> Status {
+pub(crate) fn of_driver(error: &DriverError) -> Status {
     match error {
         DriverError::UnknownRun(_) | DriverError::UnknownWorker(_) => Status::not_found(error.to_string()),
         DriverError::Refused(refusal) => of_refusal(refusal),

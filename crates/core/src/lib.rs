@@ -7,9 +7,11 @@
 
 pub mod adamw;
 pub mod assets;
+pub mod capacity;
 pub mod hint;
 pub mod ids;
 pub mod noise;
+pub mod rehearsal;
 pub mod rpo;
 pub mod run;
 pub mod schedule;

@@ -297,6 +297,8 @@ pub enum Outcome {
     /// Of [`Unit::Commit`].
     Committed {
         policy: Policy,
+        // What has diverged ends the run, and the ledger must be able to say so.
+        #[serde(with = "any_number")]
         grad_norm: f64,
         learning_rate: f64,
         seconds: f64,
@@ -312,6 +314,62 @@ impl Outcome {
             | Self::Judged { model, .. }
             | Self::Gradient { model, .. } => Some(model),
             Self::Committed { .. } => None,
+        }
+    }
+}
+
+/// Numbers that JSON has no form for, as text.
+mod any_number {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Number {
+        Finite(f64),
+        Other(String),
+    }
+
+    pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        let number = if number.is_finite() {
+            Number::Finite(*number)
+        } else {
+            Number::Other(number.to_string())
+        };
+        number.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        match Number::deserialize(deserializer)? {
+            Number::Finite(number) => Ok(number),
+            Number::Other(text) => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diverged_commit_survives_the_ledger() {
+        for grad_norm in [0.1, 3.0, f64::INFINITY, f64::NAN] {
+            let outcome = Outcome::Committed {
+                policy: Policy {
+                    adapter: Digest::of(b"adapter"),
+                    optimizer: Digest::of(b"optimizer"),
+                    averaged: None,
+                    manifest: Digest::of(b"manifest"),
+                    tensors: 1,
+                },
+                grad_norm,
+                learning_rate: 1e-4,
+                seconds: 1.0,
+            };
+            let text = serde_json::to_string(&outcome).unwrap();
+            let Outcome::Committed { grad_norm: found, .. } = serde_json::from_str(&text).unwrap() else {
+                panic!("{text}")
+            };
+            assert_eq!(found.to_bits(), grad_norm.to_bits(), "{text}");
         }
     }
 }

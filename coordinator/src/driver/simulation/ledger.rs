@@ -1,0 +1,106 @@
+//! A ledger in memory that fails on demand: before or after the write is durable.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use gavel_core::ids::RunId;
+use tokio::sync::oneshot;
+
+use crate::driver::DriverError;
+use crate::ledger::{EventRecord, Ledger, LedgerError, RunRecord};
+use crate::state::LeaseAnswer;
+
+/// What becomes of the next write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Fate {
+    /// It is stored and reported as stored.
+    #[default]
+    Stored,
+    /// It fails and nothing is stored.
+    Lost,
+    /// It is stored and reported as failed.
+    StoredAndReportedLost,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Pages {
+    pub(super) runs: Vec<RunRecord>,
+    pub(super) events: Vec<EventRecord>,
+    /// Of the next batch of events.
+    pub(super) append: Fate,
+    /// Of the next run.
+    pub(super) creation: Fate,
+    /// Callers that wait for work and are gone by the time that the next batch is written.
+    pub(super) hang_up_while_writing: Vec<oneshot::Receiver<Result<LeaseAnswer, DriverError>>>,
+}
+
+/// Clones are the same ledger.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SimulatedLedger(Arc<Mutex<Pages>>);
+
+impl SimulatedLedger {
+    pub(super) fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn failure() -> LedgerError {
+    LedgerError::Database {
+        location: "simulation".into(),
+        action: "write",
+        source: "the disk is gone".into(),
+    }
+}
+
+#[async_trait]
+impl Ledger for SimulatedLedger {
+    async fn create_run(&self, record: &RunRecord) -> Result<(), LedgerError> {
+        let mut pages = self.pages();
+        if pages.runs.iter().any(|known| known.run == record.run) {
+            return Err(LedgerError::RunExists {
+                run: record.run.clone(),
+            });
+        }
+        let fate = std::mem::take(&mut pages.creation);
+        if fate != Fate::Lost {
+            pages.runs.push(record.clone());
+        }
+        if fate == Fate::Stored { Ok(()) } else { Err(failure()) }
+    }
+
+    async fn append(&self, events: &[EventRecord]) -> Result<(), LedgerError> {
+        let mut pages = self.pages();
+        for event in events {
+            let taken = |known: &EventRecord| known.run == event.run && known.sequence == event.sequence;
+            if pages.events.iter().rev().take(64).any(taken) {
+                return Err(LedgerError::Conflict {
+                    run: event.run.clone(),
+                    sequence: event.sequence,
+                });
+            }
+        }
+        pages.hang_up_while_writing.clear();
+        let fate = std::mem::take(&mut pages.append);
+        if fate != Fate::Lost {
+            pages.events.extend_from_slice(events);
+        }
+        if fate == Fate::Stored { Ok(()) } else { Err(failure()) }
+    }
+
+    async fn runs(&self) -> Result<Vec<RunRecord>, LedgerError> {
+        let mut runs = self.pages().runs.clone();
+        runs.sort_by(|a, b| (a.created, &a.run).cmp(&(b.created, &b.run)));
+        Ok(runs)
+    }
+
+    async fn events(&self, run: &RunId) -> Result<Vec<EventRecord>, LedgerError> {
+        let pages = self.pages();
+        Ok(pages.events.iter().filter(|event| event.run == *run).cloned().collect())
+    }
+
+    async fn ready(&self) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    async fn close(&self) {}
+}

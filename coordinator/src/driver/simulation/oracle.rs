@@ -1,0 +1,312 @@
+//! What must hold whatever happens, checked from the ledger alone and with books of its own.
+//!
+//! For each run there is a *shadow*: the run as the ledger tells it, event by event, as soon as the ledger holds them. After
+//! every round the driver's run must equal its shadow, so an event that was refused and yet changed something, or an
+//! event that was applied and not written, shows at once.
+
+use std::collections::BTreeMap;
+
+use gavel_core::RunAssets;
+use gavel_core::ids::{Millis, RunId, WorkerId};
+use gavel_core::run::{Event, Phase, Refusal, Run};
+use gavel_core::spec::RunSpec;
+use gavel_core::unit::Role;
+use gavel_proto::LeaseKey;
+
+use super::blobs::Blobs;
+use super::book::{Book, judged_by_failure};
+use super::ledger::Pages;
+use super::process::Answered;
+use super::protocol::{Request, Response};
+use crate::replay::replay_all;
+use crate::state::State;
+
+/// The observer of one schedule.
+#[derive(Default)]
+pub(super) struct Oracle {
+    pub(super) watched: BTreeMap<RunId, Watched>,
+    /// When the coordinator, in its present life, last heard of each worker.
+    seen: BTreeMap<WorkerId, Millis>,
+    worker_timeout: u64,
+    /// Events of the ledger that are known.
+    read: usize,
+}
+
+/// A run under observation.
+pub(super) struct Watched {
+    pub(super) shadow: Run,
+    pub(super) book: Book,
+}
+
+impl Oracle {
+    pub(super) fn new(worker_timeout: u64) -> Self {
+        Self {
+            worker_timeout,
+            ..Self::default()
+        }
+    }
+
+    /// Reads what the ledger holds since the last look. Returns the new events.
+    pub(super) fn read(&mut self, pages: &Pages, blobs: &Blobs) -> Result<Vec<(RunId, Event)>, String> {
+        for record in &pages.runs {
+            if !self.watched.contains_key(&record.run) {
+                let begun = replay_all(record, &[]).map_err(|error| format!("{}: {error:?}", record.run))?;
+                let watched = Watched {
+                    shadow: begun.run,
+                    book: Book::default(),
+                };
+                self.watched.insert(record.run.clone(), watched);
+            }
+        }
+        let mut news = Vec::new();
+        for record in &pages.events[self.read..] {
+            let event: Event = serde_json::from_str(&record.event)
+                .map_err(|error| format!("the ledger holds what cannot be read back: {error}: {}", record.event))?;
+            let watched = self
+                .watched
+                .get_mut(&record.run)
+                .ok_or_else(|| format!("an event of run {} and no such run", record.run))?;
+            let silent = match &event {
+                Event::Expired { unit, .. } => watched.shadow.lease(unit).is_some_and(|lease| {
+                    let seen = self.seen.get(&lease.worker);
+                    seen.is_some_and(|seen| seen.0 + self.worker_timeout < record.at.0)
+                }),
+                _ => false,
+            };
+            if let Event::Failed { unit, unusable, .. } = &event
+                && blobs.deleted_in_use(unusable)
+            {
+                return Err(format!("the coordinator deleted a blob that {unit} needs"));
+            }
+            watched.take(&event, record.at, silent, blobs)?;
+            news.push((record.run.clone(), event));
+        }
+        self.read = pages.events.len();
+        Ok(news)
+    }
+
+    /// A new life of the coordinator: open leases have a fresh deadline, and no worker is known.
+    pub(super) fn restarted(&mut self, now: Millis) {
+        self.seen.clear();
+        for watched in self.watched.values_mut() {
+            watched.shadow.recovered(now);
+            let lease = watched.shadow.spec().fleet.lease.as_millis() as u64;
+            watched.book.renew_all(Millis(now.0 + lease));
+        }
+    }
+
+    /// The driver's runs are those of the ledger.
+    pub(super) fn compare(&self, state: &State) -> Result<(), String> {
+        for (run, _) in state.runs() {
+            match self.watched.get(run.id()) {
+                None => return Err(format!("the driver has run {}, the ledger has not", run.id())),
+                Some(watched) if watched.shadow != *run => {
+                    return Err(format!("the driver's run {} is not the ledger's", run.id()));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A message is a sign of life as soon as it is taken.
+    pub(super) fn hear(&mut self, worker: WorkerId, registers: bool, now: Millis) {
+        if registers || self.seen.contains_key(&worker) {
+            self.seen.insert(worker, now);
+        }
+    }
+
+    /// Heartbeats renew leases when the driver takes them, before the round's events are written.
+    pub(super) fn keep_alive(&mut self, request: &Request, answer: &Response, now: Millis) -> Result<(), String> {
+        let (Request::Heartbeat { worker, held }, Response::Beaten { lost, .. }) = (request, answer) else {
+            return Ok(());
+        };
+        for key in held.iter().filter(|key| !lost.contains(key)) {
+            let Some(watched) = self.watched.get_mut(&key.run) else {
+                return Err(format!(
+                    "a heartbeat kept a lease of run {}, which does not exist",
+                    key.run
+                ));
+            };
+            watched.shadow.keep_alive(worker, &[(key.unit, key.fence)], now);
+            let lease = watched.shadow.spec().fleet.lease.as_millis() as u64;
+            watched.book.keep_alive(key, worker, Millis(now.0 + lease))?;
+        }
+        Ok(())
+    }
+
+    /// An answer says nothing that the ledger does not hold.
+    pub(super) fn check_answer(&self, answered: &Answered) -> Result<(), String> {
+        let open = |key: &LeaseKey| {
+            let watched = self.watched.get(&key.run)?;
+            let (fence, holder) = watched.book.open(&key.unit)?;
+            (fence == key.fence).then_some(holder)
+        };
+        let book = |run: &RunId| {
+            let watched = self.watched.get(run).map(|watched| &watched.book);
+            watched.ok_or_else(|| format!("an answer about run {run}, which the ledger does not hold"))
+        };
+        let refusal = answered.refusal.as_ref();
+        match (&answered.call.request, &answered.response) {
+            (Request::Lease { worker }, Response::Leased(grant)) => {
+                if !book(&grant.run)?.was_granted(&grant.unit, grant.fence, worker) {
+                    return Err(format!(
+                        "{worker} was given {} with fence {}, and the ledger does not know",
+                        grant.unit, grant.fence
+                    ));
+                }
+            }
+            (Request::Complete { key, .. }, Response::Done) => {
+                if !book(&key.run)?.was_completed(key.fence) {
+                    return Err(format!("{} was acknowledged, and the ledger does not know", key.unit));
+                }
+            }
+            (
+                Request::Complete {
+                    worker, key, honest, ..
+                },
+                Response::Failed(_),
+            ) => {
+                if *honest && open(key) == Some(worker) {
+                    return Err(format!(
+                        "an honest result was refused while its lease is open: {refusal:?}"
+                    ));
+                }
+                if *honest
+                    && matches!(
+                        refusal,
+                        Some(Refusal::InvalidOutcome { .. } | Refusal::WrongOutcome { .. })
+                    )
+                {
+                    return Err(format!("an honest result was called invalid: {refusal:?}"));
+                }
+            }
+            (Request::Fail { key, .. }, Response::Done) => {
+                if !book(&key.run)?.has_ended(key.fence) {
+                    return Err(format!(
+                        "a failure of {} was acknowledged, and the ledger does not know",
+                        key.unit
+                    ));
+                }
+            }
+            (Request::Release { worker, keys }, Response::Done) => {
+                if let Some(key) = keys.iter().find(|key| open(key) == Some(worker)) {
+                    return Err(format!("{} was given back and is still leased", key.unit));
+                }
+            }
+            (Request::Deregister { worker }, Response::Done) => {
+                for watched in self.watched.values() {
+                    if let Some(unit) = watched.book.held_by(worker) {
+                        return Err(format!("{worker} has left and still holds {unit}"));
+                    }
+                }
+            }
+            (Request::Heartbeat { worker, .. }, Response::Beaten { lost, .. }) => {
+                if let Some(key) = lost.iter().find(|key| open(key) == Some(worker)) {
+                    return Err(format!("{worker} was told that it lost {}, which it holds", key.unit));
+                }
+            }
+            (Request::Submit(_), Response::Failed(code)) if !super::protocol::passes(*code) => {
+                return Err(format!("a submission was refused for good: {code:?}"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The end of a schedule: every run is what it would have been without any disturbance.
+    pub(super) fn check_end(&self, state: &State, pages: &Pages, now: Millis) -> Result<u32, String> {
+        let mut equal = 0;
+        for record in &pages.runs {
+            let watched = &self.watched[&record.run];
+            let events: Vec<_> = pages
+                .events
+                .iter()
+                .filter(|event| event.run == record.run)
+                .cloned()
+                .collect();
+            let mut replayed = replay_all(record, &events)
+                .map_err(|error| format!("the ledger cannot be replayed: {error:?}"))?
+                .run;
+            let mut live = state
+                .run(&record.run)
+                .map_err(|_| format!("{} is gone", record.run))?
+                .clone();
+            replayed.recovered(now);
+            live.recovered(now);
+            if replayed != live {
+                return Err("a replay of the whole ledger gives another run".into());
+            }
+            watched.book.check_end(&live)?;
+            if !judged_by_failure(&live) {
+                same_results(&live, &undisturbed(live.spec(), live.assets())?)?;
+                equal += 1;
+            }
+        }
+        Ok(equal)
+    }
+}
+
+impl Watched {
+    fn take(&mut self, event: &Event, at: Millis, silent: bool, blobs: &Blobs) -> Result<(), String> {
+        let lease = self.shadow.spec().fleet.lease.as_millis() as u64;
+        self.book.before(event, at, lease, silent, &self.shadow)?;
+        self.shadow
+            .apply(event.clone(), at)
+            .map_err(|refusal| format!("the ledger holds an event that does not apply: {refusal}"))?;
+        self.book.after(event, &self.shadow, blobs)
+    }
+}
+
+/// The run without any disturbance: one worker, one unit at a time.
+fn undisturbed(spec: &RunSpec, assets: &RunAssets) -> Result<Run, String> {
+    let mut run = Run::new(RunId("undisturbed".into()), spec.clone(), assets.clone());
+    let worker = WorkerId("w".into());
+    loop {
+        let next = [Role::Trainer, Role::Judge, Role::Sampler]
+            .into_iter()
+            .find_map(|role| run.next_unit(role));
+        let Some(unit) = next else { break };
+        let fence = run.next_fence();
+        let granted = Event::Granted {
+            unit,
+            worker: worker.clone(),
+            fence,
+        };
+        run.apply(granted, Millis(0)).map_err(|refusal| refusal.to_string())?;
+        let assignment = run.assignment(&unit).ok_or("no assignment")?;
+        let completed = Event::Completed {
+            unit,
+            worker: worker.clone(),
+            fence,
+            outcome: gavel_core::rehearsal::work(spec, assets.rubric.digest, &assignment),
+        };
+        run.apply(completed, Millis(0)).map_err(|refusal| refusal.to_string())?;
+    }
+    match run.phase() {
+        Phase::Finished => Ok(run),
+        phase => Err(format!("the undisturbed run ends as {phase:?}")),
+    }
+}
+
+fn same_results(found: &Run, expected: &Run) -> Result<(), String> {
+    let (found, expected) = (found.results(), expected.results());
+    let same = |what: &str, same: bool| match same {
+        true => Ok(()),
+        false => Err(format!("the {what} differ from the undisturbed run's")),
+    };
+    same("policies", found.policies == expected.policies)?;
+    same("base pictures", found.base_images == expected.base_images)?;
+    same("tuned pictures", found.tuned_images == expected.tuned_images)?;
+    same("comparisons", found.comparisons == expected.comparisons)?;
+    same("judge's measurements", found.calibration == expected.calibration)?;
+    same("numbers of steps", found.steps.len() == expected.steps.len())?;
+    for (found, expected) in found.steps.iter().zip(&expected.steps) {
+        same("verdicts", found.pairs == expected.pairs)?;
+        same("gradients", found.shards == expected.shards)?;
+        let mut record = found.record.clone();
+        record.seconds = expected.record.seconds;
+        same("steps' figures", record == expected.record)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! What a seed stands for: the runs, the fleet, and what goes wrong how often.
+
+use std::time::Duration;
+
+use gavel_core::ids::{Digest, RunId};
+use gavel_core::spec::RunSpec;
+use gavel_core::unit::Role;
+use gavel_core::verdict::Side;
+use gavel_core::{LabelledPair, RubricText, RunAssets};
+
+use super::chance::Chance;
+
+/// One schedule's circumstances. Times are in milliseconds.
+pub(super) struct Plan {
+    pub(super) runs: Vec<PlannedRun>,
+    pub(super) workers: Vec<PlannedWorker>,
+    pub(super) heartbeat: u64,
+    pub(super) worker_timeout: u64,
+    /// How long the coordinator holds a request for work.
+    pub(super) lease_wait: u64,
+    /// After this nothing goes wrong any more, and the runs must finish.
+    pub(super) faults_until: u64,
+    pub(super) faults: Faults,
+}
+
+/// A run, and when it is submitted.
+#[derive(Clone)]
+pub(super) struct PlannedRun {
+    pub(super) id: RunId,
+    pub(super) spec: RunSpec,
+    pub(super) assets: RunAssets,
+    pub(super) submitted: u64,
+}
+
+pub(super) struct PlannedWorker {
+    pub(super) role: Role,
+    /// Its units take this many times as long.
+    pub(super) slowness: u64,
+    pub(super) prefetch: usize,
+    pub(super) liar: bool,
+}
+
+/// Shares of messages and attempts, and mean times between events; 0 where it never happens.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Faults {
+    pub(super) loss: f64,
+    pub(super) duplication: f64,
+    /// Messages that take up to seconds, and so overtake each other.
+    pub(super) delay: f64,
+    pub(super) failure: f64,
+    pub(super) fatal: f64,
+    pub(super) lie: f64,
+    /// Blobs of liars that only their readers can tell to be wrong.
+    pub(super) mislead: f64,
+    /// Old results that are handed in again, and leases of others that are given back.
+    pub(super) forgery: f64,
+    /// Callers that wait for work and hang up while the answer is written down.
+    pub(super) hang_up: f64,
+    /// A run's row that is written, or is not, while the ledger reports a failure.
+    pub(super) creation: f64,
+    pub(super) worker_crash: u64,
+    pub(super) worker_leaves: u64,
+    pub(super) freeze: u64,
+    pub(super) partition: u64,
+    pub(super) coordinator_crash: u64,
+    pub(super) ledger_failure: u64,
+    pub(super) coordinator_restart: u64,
+    pub(super) drain: u64,
+    pub(super) cancel: u64,
+    pub(super) blob_loss: u64,
+    /// A restarted coordinator's clock may differ by this much either way.
+    pub(super) clock: u64,
+}
+
+impl Plan {
+    pub(super) fn draw(chance: &mut Chance) -> Self {
+        let heartbeat = chance.between(400, 1_000);
+        let runs = if chance.happens(0.15) { 2 } else { 1 };
+        let runs = (0..runs)
+            .map(|run| PlannedRun {
+                id: RunId(format!("run-{run}")),
+                spec: spec(chance, heartbeat),
+                assets: assets(chance),
+                submitted: chance.below(1_000),
+            })
+            .collect();
+        let mut workers = Vec::new();
+        for role in [Role::Sampler, Role::Judge, Role::Trainer] {
+            for _ in 0..chance.pick(&[1, 1, 2, 2, 3]) {
+                workers.push(PlannedWorker {
+                    role,
+                    slowness: chance.pick(&[1, 1, 1, 2, 4, 15]),
+                    prefetch: chance.pick(&[0, 0, 1, 2]),
+                    liar: chance.happens(0.15),
+                });
+            }
+        }
+        Self {
+            runs,
+            workers,
+            heartbeat,
+            worker_timeout: heartbeat * chance.between(3, 6),
+            lease_wait: chance.between(500, 4_000),
+            faults_until: chance.between(3_000, 20_000),
+            faults: Faults::draw(chance),
+        }
+    }
+}
+
+impl Faults {
+    /// Each kind of fault is missing in many schedules, so that none hides what another one shows.
+    fn draw(chance: &mut Chance) -> Self {
+        Self {
+            loss: share(chance, 0.5, 0.15),
+            duplication: share(chance, 0.5, 0.15),
+            delay: share(chance, 0.5, 0.15),
+            failure: share(chance, 0.4, 0.2),
+            fatal: share(chance, 0.1, 0.02),
+            lie: share(chance, 0.8, 0.5),
+            mislead: share(chance, 0.5, 0.3),
+            forgery: share(chance, 0.4, 0.2),
+            hang_up: share(chance, 0.3, 0.2),
+            creation: share(chance, 0.2, 0.5),
+            worker_crash: every(chance, 0.6, 2_000, 10_000),
+            worker_leaves: every(chance, 0.3, 2_000, 10_000),
+            freeze: every(chance, 0.4, 2_000, 10_000),
+            partition: every(chance, 0.4, 2_000, 10_000),
+            coordinator_crash: every(chance, 0.5, 1_500, 10_000),
+            ledger_failure: every(chance, 0.5, 1_500, 10_000),
+            coordinator_restart: every(chance, 0.2, 3_000, 10_000),
+            drain: every(chance, 0.1, 3_000, 15_000),
+            cancel: every(chance, 0.2, 2_000, 15_000),
+            blob_loss: every(chance, 0.3, 1_000, 10_000),
+            clock: if chance.happens(0.3) { 3_000 } else { 0 },
+        }
+    }
+}
+
+fn share(chance: &mut Chance, present: f64, most: f64) -> f64 {
+    let share = most * chance.below(1_000) as f64 / 1_000.0;
+    if chance.happens(present) { share } else { 0.0 }
+}
+
+fn every(chance: &mut Chance, present: f64, low: u64, high: u64) -> u64 {
+    let mean = chance.between(low, high);
+    if chance.happens(present) { mean } else { 0 }
+}
+
+fn spec(chance: &mut Chance, heartbeat: u64) -> RunSpec {
+    let mut spec = RunSpec {
+        run: Default::default(),
+        model: Default::default(),
+        prompts: Default::default(),
+        sampling: Default::default(),
+        lora: Default::default(),
+        objective: Default::default(),
+        optimizer: Default::default(),
+        judge: Default::default(),
+        trainer: Default::default(),
+        checkpoints: Default::default(),
+        evaluation: chance.happens(0.5).then(Default::default),
+        limits: Default::default(),
+        fleet: Default::default(),
+        coordinator: Default::default(),
+    };
+    spec.run.name = "simulated".into();
+    spec.run.seed = chance.below(1_000);
+    spec.run.steps = chance.between(1, 3) as u32;
+    spec.prompts.per_step = chance.between(1, 7) as u32;
+    spec.sampling.batch = chance.between(1, 4) as u32;
+    spec.sampling.max_policy_lag = chance.below(3) as u32;
+    spec.judge.batch = chance.between(1, 4) as u32;
+    spec.trainer.shard = chance.between(1, 5) as u32;
+    spec.checkpoints.every = chance.between(0, 2) as u32;
+    spec.optimizer.ema_decay = chance.pick(&[0.0, 0.9]);
+    // With few attempts a judge's failures become part of the result; with many they must not.
+    spec.limits.attempts = chance.pick(&[3, 1_000, 1_000]);
+    spec.coordinator.keep_steps = chance.between(0, 2) as u32;
+    spec.fleet.heartbeat = Duration::from_millis(heartbeat);
+    spec.fleet.lease = Duration::from_millis(heartbeat * chance.between(2, 6));
+    if let Some(evaluation) = &mut spec.evaluation {
+        evaluation.batch = chance.between(1, 3) as u32;
+    }
+    spec
+}
+
+fn assets(chance: &mut Chance) -> RunAssets {
+    RunAssets {
+        prompts: (0..chance.between(1, 9)).map(|line| format!("prompt {line}")).collect(),
+        held_out: (0..chance.between(1, 5))
+            .map(|line| format!("held-out {line}"))
+            .collect(),
+        rubric: RubricText::new("prefer the better one"),
+        template: String::new(),
+        labelled: (0..chance.below(4) as u8)
+            .map(|pair| LabelledPair {
+                text: format!("labelled {pair}"),
+                first: Digest::of(&[pair, 0]),
+                second: Digest::of(&[pair, 1]),
+                preferred: Side::First,
+            })
+            .collect(),
+    }
+}

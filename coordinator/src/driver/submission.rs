@@ -1,0 +1,100 @@
+//! How a run comes to the driver.
+
+use std::sync::Arc;
+
+use gavel_core::RunAssets;
+use gavel_core::ids::{Digest, Millis, RunId};
+use gavel_core::run::Run;
+use gavel_core::spec::RunSpec;
+
+use super::{Driver, DriverError};
+use crate::ledger::{LedgerError, RunRecord};
+use crate::replay::{ReplayError, Replayed, replay_all};
+
+/// A run as it arrives.
+pub(super) struct Submission {
+    pub(super) id: RunId,
+    pub(super) spec: RunSpec,
+    pub(super) assets: RunAssets,
+}
+
+/// The answer to a submission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Submitted {
+    /// `RunSpec::digest`.
+    pub spec_sha256: Digest,
+    /// The run was there already, with this spec.
+    pub existed: bool,
+}
+
+impl Driver {
+    pub(super) async fn submit(&mut self, submission: Submission, now: Millis) -> Result<Submitted, DriverError> {
+        let Submission { id, spec, assets } = submission;
+        let submitted = spec.digest();
+        if self.state.run(&id).is_ok() {
+            return self.existing(id, submitted);
+        }
+        let json = |value: Result<String, serde_json::Error>| {
+            value.map_err(|error| DriverError::Unserializable(error.to_string()))
+        };
+        let record = RunRecord {
+            run: id.clone(),
+            spec: json(serde_json::to_string(&spec))?,
+            assets: json(serde_json::to_string(&assets))?,
+            spec_sha256: submitted.to_string(),
+            created: now,
+        };
+        match self.ledger.create_run(&record).await {
+            Ok(()) => {}
+            Err(LedgerError::RunExists { .. }) => {
+                self.adopt(&id)
+                    .await
+                    .map_err(|error| DriverError::Ledger(Arc::new(error)))?;
+                return self.existing(id, submitted);
+            }
+            Err(error) => return Err(DriverError::Ledger(Arc::new(error))),
+        }
+        tracing::info!(run = %id, spec = submitted.short(), "run submitted");
+        self.state.insert(Run::new(id, spec, assets).created(now), now, 0);
+        Ok(Submitted {
+            spec_sha256: submitted,
+            existed: false,
+        })
+    }
+
+    fn existing(&self, run: RunId, submitted: Digest) -> Result<Submitted, DriverError> {
+        let existing = self.state.run(&run)?.spec_sha256();
+        if existing == submitted {
+            Ok(Submitted {
+                spec_sha256: submitted,
+                existed: true,
+            })
+        } else {
+            Err(DriverError::RunDiffers {
+                run,
+                existing,
+                submitted,
+            })
+        }
+    }
+
+    /// Takes over a run that is in the ledger and was not known: a database may report a write as failed that came through.
+    async fn adopt(&mut self, id: &RunId) -> Result<(), LedgerError> {
+        let records = self.ledger.runs().await?;
+        let Some(record) = records.iter().find(|record| record.run == *id) else {
+            return Err(LedgerError::RunExists { run: id.clone() });
+        };
+        let events = self.ledger.events(id).await?;
+        let Replayed { run, sequence, .. } = replay_all(record, &events).map_err(|error| match error {
+            ReplayError::Ledger(error) => error,
+            other => LedgerError::Corrupt {
+                run: id.clone(),
+                sequence: 0,
+                problem: other.to_string(),
+            },
+        })?;
+        tracing::warn!(run = %id, "the run was in the ledger although storing it was reported as failed");
+        self.state.insert(run, record.created, sequence);
+        Ok(())
+    }
+}
