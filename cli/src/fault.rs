@@ -67,6 +67,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         .or_else(|| of::<gavel_judge_worker::Error>(error))
         .or_else(|| of::<gavel_trainer_worker::Error>(error))
         .or_else(|| of::<gavel_load::Error>(error))
+        .or_else(|| of::<gavel_trainer_worker::exchange::ExchangeError>(error))
         .or_else(|| of::<gavel_worker::Error>(error))
         .or_else(|| of::<gavel_coordinator::Error>(error))
         .or_else(|| of::<gavel_coordinator::ledger::LedgerError>(error))

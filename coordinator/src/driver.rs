@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use gavel_core::ids::{Digest, Millis, RunId, WorkerId};
 use gavel_core::run::{Effect, Event, Refusal, Run};
+use gavel_core::unit::Unit;
 use gavel_proto::LeaseKey;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
@@ -26,7 +27,7 @@ use crate::metrics;
 use crate::notice::{Notice, NoticeKind};
 use crate::options::CoordinatorOptions;
 use crate::replay::{Replayed, replay_all};
-use crate::state::{Answer, LeaseAnswer, LeaseReply, State};
+use crate::state::{Answer, LeaseAnswer, LeaseReply, RallyReply, State};
 use crate::sweeper::{Bin, Garbage};
 use crate::waiters::Waiter;
 use crate::worker::Introduction;
@@ -78,6 +79,20 @@ pub enum DriverError {
         /// Fingerprint of the submitted spec.
         submitted: Digest,
     },
+    /// Gradient sums are exchanged for a commit only.
+    #[error("no gradient sums are exchanged for {0}")]
+    NothingToExchange(Unit),
+    /// A worker that is called to one group cannot call another.
+    #[error("worker {worker} is called to exchange gradient sums of run `{run}`")]
+    CalledElsewhere {
+        /// The worker.
+        worker: WorkerId,
+        /// The other run.
+        run: RunId,
+    },
+    /// The group that the worker would join does not wait for it (any more).
+    #[error("the exchange for {0} is over")]
+    CallOver(Unit),
     /// The ledger does not take a new run.
     #[error("the run could not be written to the ledger")]
     Ledger(#[source] Arc<LedgerError>),
@@ -105,6 +120,19 @@ enum Command {
     Lease {
         worker: WorkerId,
         reply: LeaseReply,
+    },
+    Rally {
+        worker: WorkerId,
+        key: LeaseKey,
+        rendezvous: Vec<u8>,
+        wait: Duration,
+        reply: RallyReply,
+    },
+    Join {
+        worker: WorkerId,
+        key: LeaseKey,
+        lost: Vec<Digest>,
+        reply: Reply<()>,
     },
     Report {
         run: RunId,
@@ -270,6 +298,26 @@ impl Driver {
                 self.answer(reply, answer);
             }
             Command::Lease { worker, reply } => self.lease(worker, reply, now),
+            Command::Rally {
+                worker,
+                key,
+                rendezvous,
+                wait,
+                reply,
+            } => {
+                let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                let until = Millis(now.0.saturating_add(wait));
+                self.state.rally(&worker, key, rendezvous, until, reply);
+            }
+            Command::Join {
+                worker,
+                key,
+                lost,
+                reply,
+            } => {
+                let answer = self.state.join(&worker, &key, lost);
+                self.answer(reply, answer);
+            }
             Command::Report { run, event, reply } => {
                 let answer = self.state.report(&run, *event, now);
                 self.answer(reply, answer);
@@ -282,6 +330,7 @@ impl Driver {
                 };
                 self.state.end_leases_of(&worker, released, now);
                 self.state.dismiss_waiters_of(&worker);
+                self.state.dissolve_groups_of(&worker, now);
                 if self.state.workers.remove(&worker).is_some() {
                     tracing::info!(%worker, "worker left");
                 }
@@ -336,7 +385,9 @@ impl Driver {
             self.state
                 .end_leases_of(&worker, |unit, fence| Event::Expired { unit, fence }, now);
             self.state.dismiss_waiters_of(&worker);
+            self.state.dissolve_groups_of(&worker, now);
         }
+        self.state.expire_calls(now);
     }
 
     /// Hands out work, writes the batch down, answers; again while answers that nobody took give units back.

@@ -1,8 +1,11 @@
 //! What the driver owns: the runs, the workers, those who wait for work, and the events that are not in the ledger yet.
 
+mod rally;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use gavel_core::ids::{Digest, Fence, Millis, RunId, WorkerId};
+use gavel_core::rally::Group;
 use gavel_core::run::{Effect, Event, Refusal, Run};
 use gavel_core::unit::{Assignment, Role, Unit};
 use gavel_proto::LeaseKey;
@@ -13,6 +16,9 @@ use crate::ledger::EventRecord;
 use crate::metrics::{self, VerdictCounts};
 use crate::waiters::{Waiter, Waiters};
 use crate::worker::{HeldLease, WorkerStatus, Workers};
+use rally::Calls;
+
+pub(crate) use rally::RallyReply;
 
 /// A unit in a worker's hands, as the worker is told.
 #[derive(Debug, Clone)]
@@ -29,6 +35,8 @@ pub(crate) struct Grant {
 #[derive(Debug)]
 pub(crate) enum LeaseAnswer {
     Granted(Box<Grant>),
+    /// Somebody else's commit needs this worker's gradient sums.
+    Called(Box<Grant>, Group),
     Drain,
 }
 
@@ -70,6 +78,7 @@ pub(crate) struct State {
     order: Vec<RunId>,
     pub(crate) workers: Workers,
     waiters: Waiters,
+    calls: Calls,
     pub(crate) draining: bool,
     pub(crate) batch: Batch,
 }
@@ -206,7 +215,11 @@ impl State {
     /// Renews a worker's leases; returns those that it has lost.
     pub(crate) fn keep_alive(&mut self, worker: &WorkerId, leases: Vec<LeaseKey>, now: Millis) -> Vec<LeaseKey> {
         let mut by_run: BTreeMap<RunId, Vec<(Unit, Fence)>> = BTreeMap::new();
-        for LeaseKey { run, unit, fence } in leases {
+        for key in leases {
+            if self.calls.has_member(&key, worker) {
+                continue;
+            }
+            let LeaseKey { run, unit, fence } = key;
             by_run.entry(run).or_default().push((unit, fence));
         }
         let mut lost = Vec::new();
@@ -230,6 +243,7 @@ impl State {
 
     /// Gives work to those who wait for it, first come, first served.
     pub(crate) fn serve_waiters(&mut self, now: Millis) {
+        self.tell_called();
         for role in [Role::Sampler, Role::Judge, Role::Trainer] {
             while let Some(ready) = self.next_unit(role)
                 && let Some(waiter) = self.waiters.pop(role)

@@ -16,18 +16,42 @@ pub struct Committed {
     pub grad_norm: f64,
 }
 
-/// Adds the shards' gradients in shard order and divides by the number of terms: in f64, rounded once. Trainers do not talk
-/// to each other: whoever leases the commit reads every shard's sum, so this is the whole reduction, and another transport
-/// of the shards' sums would replace this function.
-pub fn reduce(parameters: usize, shards: &[Vec<f32>], terms: u64) -> Vec<f32> {
-    let mut sum = vec![0.0_f64; parameters];
-    for shard in shards {
-        for (sum, value) in sum.iter_mut().zip(shard) {
+/// The mean of a step's terms from its shards' sums, taken one after the other in shard order: added in f64, rounded once.
+/// However the sums come here, this is the whole reduction.
+#[derive(Debug, Clone)]
+pub struct Reduction {
+    sum: Vec<f64>,
+}
+
+impl Reduction {
+    /// Nothing yet, of so many parameters.
+    pub fn new(parameters: usize) -> Self {
+        Self {
+            sum: vec![0.0; parameters],
+        }
+    }
+
+    /// Adds the next shard's sum.
+    pub fn add(&mut self, shard: &[f32]) {
+        for (sum, value) in self.sum.iter_mut().zip(shard) {
             *sum += f64::from(*value);
         }
     }
-    let terms = terms.max(1) as f64;
-    sum.into_iter().map(|sum| (sum / terms) as f32).collect()
+
+    /// Divides by the number of terms.
+    pub fn mean(self, terms: u64) -> Vec<f32> {
+        let terms = terms.max(1) as f64;
+        self.sum.into_iter().map(|sum| (sum / terms) as f32).collect()
+    }
+}
+
+/// [`Reduction`] of shards that are all at hand.
+pub fn reduce(parameters: usize, shards: &[Vec<f32>], terms: u64) -> Vec<f32> {
+    let mut reduction = Reduction::new(parameters);
+    for shard in shards {
+        reduction.add(shard);
+    }
+    reduction.mean(terms)
 }
 
 /// Takes one optimizer step with a mean gradient in the adapter's flat order: clip, AdamW with this learning rate, average.

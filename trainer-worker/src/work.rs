@@ -5,8 +5,9 @@ use std::time::Instant;
 use gavel_core::{
     RunAssets,
     ids::{Candidate, Digest, RunId, Step},
+    rally,
     rpo::learning_rate,
-    spec::{ModelSpec, RunSpec},
+    spec::{GradientExchange, ModelSpec, RunSpec},
     unit::{Assignment, Outcome, Policy, RewardedPair, Unit},
 };
 use gavel_models::{
@@ -20,15 +21,21 @@ use gavel_worker::{Work, WorkContext, WorkError};
 use crate::{
     Committed, EncodedPolicy, Error, GradientSettings, Group, OptimizerState, PolicyState, RewardedTrajectory, Trainer,
     commit,
+    exchange::{self, Exchange},
+    gather::StepSums,
     gradient::check_on_policy,
     gradient_file,
     provenance::{self, Wanted},
     reduce,
+    sums::Sums,
 };
 
 /// [`Work`] of a trainer: initialises, sums gradients, commits.
-#[derive(Default)]
 pub struct TrainerWork {
+    /// For runs whose sums do not go through blobs.
+    exchange: Box<dyn Exchange>,
+    run: Option<RunId>,
+    sums: Sums,
     loaded: Option<(ModelSpec, Trainer)>,
     spec: Option<RunSpec>,
     /// The policies that units used last, newest first.
@@ -38,8 +45,32 @@ pub struct TrainerWork {
 /// The policy of this step, and the one before it while trainers still work on it.
 const STATES_MAX: usize = 2;
 
+impl Default for TrainerWork {
+    fn default() -> Self {
+        Self::with_exchange(exchange::of_this_build())
+    }
+}
+
+impl TrainerWork {
+    /// With another transport than this build's for runs whose gradient sums do not go through blobs.
+    pub fn with_exchange(exchange: Box<dyn Exchange>) -> Self {
+        Self {
+            exchange,
+            run: None,
+            sums: Sums::default(),
+            loaded: None,
+            spec: None,
+            states: Vec::new(),
+        }
+    }
+}
+
 impl Work for TrainerWork {
     fn prepare(&mut self, run: &RunId, spec: &RunSpec, _: &RunAssets) -> Result<(), WorkError> {
+        if spec.trainer.exchange == GradientExchange::Nccl {
+            let found = self.exchange.check().map_err(|error| WorkError::retry(&error))?;
+            tracing::info!(%run, "gradient sums travel by {found}");
+        }
         let model = &spec.model;
         if self.loaded.as_ref().is_none_or(|(loaded, _)| loaded != model) {
             // Frees the old model first: two may not fit.
@@ -53,22 +84,13 @@ impl Work for TrainerWork {
             self.loaded = Some((model.clone(), trainer));
         }
         self.spec = Some(spec.clone());
+        self.run = Some(run.clone());
         Ok(())
     }
 
     fn perform(&mut self, _: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {
-        let started = Instant::now();
-        let (Some((_, trainer)), Some(spec)) = (&self.loaded, &self.spec) else {
-            return Err(WorkError::Retry(
-                "this trainer was given work before it was prepared".into(),
-            ));
-        };
-        let bench = Bench {
-            trainer,
-            spec,
-            context,
-            started,
-        };
+        let bench = bench(&self.loaded, &self.spec, &self.run, context)?;
+        let (spec, started) = (bench.spec, bench.started);
         match assignment {
             Assignment::Initialise => {
                 let state =
@@ -87,7 +109,7 @@ impl Work for TrainerWork {
                 policy_lag,
             } => {
                 let adapter = &state(&mut self.states, &bench, policy)?.adapter;
-                bench.gradient(*step, policy, adapter, pairs, *policy_lag)
+                bench.gradient(*step, policy, adapter, pairs, *policy_lag, &mut self.sums)
             }
             Assignment::Commit {
                 policy, terms: 0, step, ..
@@ -105,11 +127,25 @@ impl Work for TrainerWork {
                 step,
                 policy,
                 gradients,
+                holders,
                 terms,
             } => {
                 let learning_rate = learning_rate(&spec.optimizer, *step, spec.run.steps);
                 let state = state(&mut self.states, &bench, policy)?;
-                let mean = bench.mean_gradient(&state.adapter, gradients, *terms)?;
+                let mean = match spec.trainer.exchange {
+                    GradientExchange::Blobs => bench.mean_gradient(&state.adapter, gradients, *terms)?,
+                    GradientExchange::Nccl => {
+                        let sums = StepSums {
+                            gradients,
+                            holders,
+                            terms: *terms,
+                            parameters: state.adapter.parameter_count(),
+                            device: spec.model.device,
+                            here: &self.sums,
+                        };
+                        sums.called_together(self.exchange.as_ref(), context)?
+                    }
+                };
                 let committed = commit(state, &mean, &spec.optimizer, learning_rate).map_err(|error| fatal(&error))?;
                 let Committed { state, grad_norm } = committed;
                 let policy = self.store(context, state)?;
@@ -123,6 +159,55 @@ impl Work for TrainerWork {
             }
             _ => Err(WorkError::Fatal("a trainer was given a unit of another role".into())),
         }
+    }
+
+    /// Takes part in the exchange for somebody else's commit, and takes the same optimizer step: its policy is at hand when
+    /// the coordinator names it.
+    fn assist(
+        &mut self,
+        assignment: &Assignment,
+        group: &rally::Group,
+        context: &WorkContext,
+    ) -> Result<(), WorkError> {
+        let bench = bench(&self.loaded, &self.spec, &self.run, context)?;
+        let Assignment::Commit {
+            step,
+            policy,
+            gradients,
+            holders,
+            terms,
+        } = assignment
+        else {
+            return Err(WorkError::Fatal("trainers come together for commits only".into()));
+        };
+        let spec = bench.spec;
+        let state = state(&mut self.states, &bench, policy)?;
+        let sums = StepSums {
+            gradients,
+            holders,
+            terms: *terms,
+            parameters: state.adapter.parameter_count(),
+            device: spec.model.device,
+            here: &self.sums,
+        };
+        let lost = sums.lost(context);
+        context.join(&lost)?;
+        if !lost.is_empty() {
+            tracing::warn!(
+                count = lost.len(),
+                "gradient sums were given up for other runs, they are made again"
+            );
+            return Ok(());
+        }
+        let mean = sums.exchanged(self.exchange.as_ref(), group, context)?;
+        let learning_rate = learning_rate(&spec.optimizer, *step, spec.run.steps);
+        // What is wrong with the step is said by the one that commits it.
+        if let Ok(Committed { state, .. }) = commit(state, &mean, &spec.optimizer, learning_rate)
+            && let Ok(EncodedPolicy { policy, .. }) = state.encode()
+        {
+            keep(&mut self.states, policy, state);
+        }
+        Ok(())
     }
 }
 
@@ -149,8 +234,29 @@ impl TrainerWork {
 struct Bench<'a> {
     trainer: &'a Trainer,
     spec: &'a RunSpec,
+    run: &'a RunId,
     context: &'a WorkContext,
     started: Instant,
+}
+
+fn bench<'a>(
+    loaded: &'a Option<(ModelSpec, Trainer)>,
+    spec: &'a Option<RunSpec>,
+    run: &'a Option<RunId>,
+    context: &'a WorkContext,
+) -> Result<Bench<'a>, WorkError> {
+    let (Some((_, trainer)), Some(spec), Some(run)) = (loaded, spec, run) else {
+        return Err(WorkError::Retry(
+            "this trainer was given work before it was prepared".into(),
+        ));
+    };
+    Ok(Bench {
+        trainer,
+        spec,
+        run,
+        context,
+        started: Instant::now(),
+    })
 }
 
 impl Bench<'_> {
@@ -161,6 +267,7 @@ impl Bench<'_> {
         adapter: &LoraAdapter,
         pairs: &[RewardedPair],
         policy_lag: u32,
+        sums: &mut Sums,
     ) -> Result<Outcome, WorkError> {
         let sampled_by = (policy_lag == 0).then_some(policy.adapter);
         let groups = self.groups(step, pairs, sampled_by)?;
@@ -194,8 +301,15 @@ impl Bench<'_> {
         }
         let terms = shard.statistics.terms;
         let gradient = shard.gradient.map(|gradient| {
-            self.context
-                .put(gradient_file::write(adapter, gradient.as_slice(), terms, "sum"))
+            let file = gradient_file::write(adapter, gradient.as_slice(), terms, "sum");
+            match self.spec.trainer.exchange {
+                GradientExchange::Blobs => self.context.put(file),
+                GradientExchange::Nccl => {
+                    let name = Digest::of(&file);
+                    sums.keep(self.run, step, name, gradient.as_slice().to_vec());
+                    name
+                }
+            }
         });
         Ok(Outcome::Gradient {
             gradient,

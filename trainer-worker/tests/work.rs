@@ -4,7 +4,7 @@
 
 use gavel_core::{
     RunAssets,
-    ids::{Digest, PromptIndex, RunId, Step},
+    ids::{Digest, PromptIndex, RunId, Step, WorkerId},
     spec::RunSpec,
     unit::{Arm, Assignment, Outcome, Policy, PromptText, RewardedCandidate, RewardedPair, Unit},
 };
@@ -124,6 +124,7 @@ fn commit(
     let assignment = Assignment::Commit {
         step: STEP,
         policy: policy.clone(),
+        holders: vec![WorkerId("trainer".into()); gradients.len()],
         gradients,
         terms,
     };

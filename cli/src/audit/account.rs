@@ -31,6 +31,7 @@ pub(super) struct Account {
 pub(super) struct Accepted {
     /// The event's number.
     pub(super) sequence: u64,
+    pub(super) worker: WorkerId,
     /// What the worker was given with the lease.
     pub(super) assignment: Option<Assignment>,
     pub(super) outcome: Outcome,
@@ -131,6 +132,7 @@ impl Book<'_> {
                 }
                 let accepted = Accepted {
                     sequence,
+                    worker,
                     assignment: lease.and_then(|lease| lease.assignment),
                     outcome,
                 };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use gavel_core::ids::{Digest, PromptIndex, Step};
+use gavel_core::ids::{PromptIndex, Step};
 use gavel_core::rpo::learning_rate;
 use gavel_core::run::{CandidateResult, Run, ShardResult};
 use gavel_core::schedule;
@@ -349,11 +349,16 @@ impl<'a> StepAudit<'a> {
     fn commit(&mut self) {
         let unit = Unit::Commit { step: self.step };
         let Some(accepted) = self.accepted(unit) else { return };
-        let gradients: Vec<Digest> = self.shards.iter().filter_map(|shard| shard.gradient).collect();
+        let sums = (0..).zip(&self.shards).filter_map(|(shard, result)| {
+            let maker = self.accepted(Unit::Gradient { step: self.step, shard })?;
+            Some((result.gradient?, maker.worker.clone()))
+        });
+        let (gradients, holders) = sums.unzip();
         let expected = Assignment::Commit {
             step: self.step,
             policy: self.policy.clone(),
             gradients,
+            holders,
             terms: self.terms(),
         };
         self.given(Rule::Commits, &unit, &expected, accepted);

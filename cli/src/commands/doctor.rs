@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use gavel_core::spec::RunSpec;
+use gavel_core::spec::{GradientExchange, RunSpec};
 use gavel_core::verdict::Verdict;
 use gavel_judge_worker::Judge;
 use gavel_models::flux::inspect::FluxInspection;
@@ -13,6 +13,7 @@ use gavel_models::lora::{LoraAdapter, LoraConfig};
 use gavel_models::vlm::{Qwen2_5Vl, VlmInspection};
 use gavel_rubric::{JudgeTemplate, RubricSet};
 use gavel_sampler_worker::Sampler;
+use gavel_trainer_worker::exchange;
 
 use crate::args::DoctorArguments;
 use crate::assets::{self, Files};
@@ -57,6 +58,9 @@ pub(super) fn doctor(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
         let files = table.row("files", files(spec));
         table.row("model", model(spec));
         table.row("judge", judge(spec, files.as_ref()));
+        if spec.trainer.exchange == GradientExchange::Nccl {
+            table.row("exchange", exchange());
+        }
         table.row("memory", memory(spec).map(only_text));
         let out = config::out_folder(spec, arguments.out.as_deref());
         table.row("folder", preflight::folder(&out).map(only_text));
@@ -137,6 +141,15 @@ fn judge(spec: &RunSpec, files: Option<&Files>) -> anyhow::Result<(String, ())> 
     }
     Ok((
         format!("decides {decided} of {tried} labelled pairs the same both ways round, {right} of them right"),
+        (),
+    ))
+}
+
+/// Loads what trainers exchange gradient sums with.
+fn exchange() -> anyhow::Result<(String, ())> {
+    let found = exchange::of_this_build().check()?;
+    Ok((
+        format!("{found} can be loaded; whether the trainers reach each other shows in the first step"),
         (),
     ))
 }

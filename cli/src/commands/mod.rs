@@ -54,6 +54,7 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             command: ConfigCommand::Check(arguments),
         } => {
             let spec = config::load(&arguments)?;
+            config::check_build(&spec)?;
             assets::check_model_folder(&spec)?;
             assets::check_judge_folder(&spec)?;
             let files = assets::read(&spec)?;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use config::{Config, Environment, File, FileFormat};
-use gavel_core::spec::RunSpec;
+use gavel_core::spec::{GradientExchange, RunSpec};
+use gavel_trainer_worker::exchange;
 
 use crate::args::ConfigArguments;
 use crate::fault::Fault;
@@ -30,6 +31,17 @@ pub(crate) fn load_file(file: &Path, overrides: &[String]) -> anyhow::Result<Run
         RunSpec::from_value(table).with_context(|| format!("{}: the configuration has problems", file.display()))?;
     paths::resolve(&mut spec, file.parent().unwrap_or(Path::new("")));
     Ok(spec)
+}
+
+/// Refuses what this binary was built without.
+///
+/// # Errors
+/// Names the feature to build it with.
+pub(crate) fn check_build(spec: &RunSpec) -> anyhow::Result<()> {
+    match spec.trainer.exchange {
+        GradientExchange::Blobs => Ok(()),
+        GradientExchange::Nccl => Ok(exchange::built()?),
+    }
 }
 
 fn layered(text: &str, file: &Path, overrides: &[String]) -> anyhow::Result<toml::Table> {
@@ -96,6 +108,20 @@ mod tests {
                 format!("`--set {wrong}` is not KEY=VALUE")
             );
         }
+    }
+
+    #[cfg(not(feature = "nccl"))]
+    #[test]
+    fn a_binary_without_nccl_says_how_to_build_one_with_it() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/quickstart.toml");
+        let overrides = ["trainer.exchange=nccl".to_owned(), "model.device=cuda".to_owned()];
+        let spec = load_file(&file, &overrides).unwrap();
+        let text = crate::fault::render(&check_build(&spec).unwrap_err());
+        assert!(
+            text.contains("built without NCCL") && text.contains("--features cuda,nccl"),
+            "{text}"
+        );
+        assert!(check_build(&load_file(&file, &[]).unwrap()).is_ok());
     }
 
     #[test]

@@ -37,6 +37,7 @@ const INTERRUPTED: u8 = 130;
 /// Whatever keeps the run from its report. What is committed stays in the folder.
 pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     let spec = load(arguments)?;
+    config::check_build(&spec)?;
     let out = config::out_folder(&spec, arguments.out.as_deref());
     let files = preflight::preflight(&spec, &out, arguments.resume)?;
     let folder = if arguments.resume {

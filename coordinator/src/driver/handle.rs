@@ -1,7 +1,8 @@
 //! The way to the driver, for servers and for programs that embed the coordinator.
 
 use gavel_core::RunAssets;
-use gavel_core::ids::{Millis, RunId, WorkerId};
+use gavel_core::ids::{Digest, Millis, RunId, WorkerId};
+use gavel_core::rally::Muster;
 use gavel_core::run::{Event, Run, RunStatus};
 use gavel_core::spec::RunSpec;
 use gavel_proto::LeaseKey;
@@ -148,6 +149,38 @@ impl DriverHandle {
                 answer.try_recv().map_or(Ok(None), |answer| answer.map(Some))
             }
         }
+    }
+
+    /// Calls the holders of gradient sums together, and waits until all have joined or one cannot.
+    pub(crate) async fn rally(
+        &self,
+        worker: WorkerId,
+        key: LeaseKey,
+        rendezvous: Vec<u8>,
+        wait: std::time::Duration,
+    ) -> Result<Muster, DriverError> {
+        let (reply, answer) = oneshot::channel();
+        let unit = key.unit;
+        let command = Command::Rally {
+            worker,
+            key,
+            rendezvous,
+            wait,
+            reply,
+        };
+        self.send(command).await?;
+        // A call that is dropped unanswered has ended with its lease.
+        answer.await.unwrap_or(Err(DriverError::CallOver(unit)))
+    }
+
+    pub(crate) async fn join(&self, worker: WorkerId, key: LeaseKey, lost: Vec<Digest>) -> Result<(), DriverError> {
+        self.call(|reply| Command::Join {
+            worker,
+            key,
+            lost,
+            reply,
+        })
+        .await
     }
 
     pub(crate) async fn deregister(&self, worker: WorkerId) -> Result<(), DriverError> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gavel_core::ids::WorkerId;
+use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::run::{Event, Refusal};
 use gavel_core::unit::Role;
 use gavel_proto::{LeaseKey, Malformed, v1};
@@ -15,6 +15,9 @@ use crate::worker::{Introduction, new_name};
 
 /// The longest that a request for work is held.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// The longest that a call for gradient sums waits for the trainers that hold them.
+const RALLY_MAX: Duration = Duration::from_secs(3600);
 
 pub(super) struct Fleet {
     driver: DriverHandle,
@@ -66,20 +69,18 @@ impl v1::fleet_server::Fleet for Fleet {
         let request = request.into_inner();
         let wait = Duration::from_millis(request.wait_ms).min(WAIT_MAX);
         let answer = self.driver.lease(WorkerId(request.worker_id), wait).await;
-        let response = match answer.map_err(|error| status::of_driver(&error))? {
-            None => v1::LeaseResponse {
-                lease: None,
-                drain: false,
-            },
-            Some(LeaseAnswer::Drain) => v1::LeaseResponse {
-                lease: None,
-                drain: true,
-            },
-            Some(LeaseAnswer::Granted(grant)) => v1::LeaseResponse {
-                lease: Some(write_lease(*grant)),
-                drain: false,
-            },
-        };
+        let mut response = v1::LeaseResponse::default();
+        match answer.map_err(|error| status::of_driver(&error))? {
+            None => {}
+            Some(LeaseAnswer::Drain) => response.drain = true,
+            Some(LeaseAnswer::Granted(grant)) => response.lease = Some(write_lease(*grant)),
+            Some(LeaseAnswer::Called(commit, group)) => {
+                response.call = Some(v1::Call {
+                    commit: Some(write_lease(*commit)),
+                    group: Some(group.into()),
+                });
+            }
+        }
         Ok(Response::new(response))
     }
 
@@ -158,6 +159,29 @@ impl v1::fleet_server::Fleet for Fleet {
             }
         }
         Ok(Response::new(v1::ReleaseResponse {}))
+    }
+
+    async fn rally(&self, request: Request<v1::RallyRequest>) -> Result<Response<v1::RallyResponse>, Status> {
+        let request = request.into_inner();
+        let key = read_key(status::required(request.key, "key")?)?;
+        let wait = Duration::from_millis(request.wait_ms).min(RALLY_MAX);
+        let worker = WorkerId(request.worker_id);
+        let muster = self.driver.rally(worker, key, request.rendezvous, wait).await;
+        let muster = muster.map_err(|error| status::of_driver(&error))?;
+        Ok(Response::new(muster.into()))
+    }
+
+    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
+        let request = request.into_inner();
+        let key = read_key(status::required(request.key, "key")?)?;
+        let lost = request.lost.iter().map(|sum| {
+            let sum = sum.as_slice().try_into().map(Digest);
+            sum.map_err(|_| status::malformed("`lost` must hold SHA-256 digests of 32 bytes"))
+        });
+        let lost = lost.collect::<Result<_, _>>()?;
+        let joined = self.driver.join(WorkerId(request.worker_id), key, lost).await;
+        joined.map_err(|error| status::of_driver(&error))?;
+        Ok(Response::new(v1::JoinResponse {}))
     }
 
     async fn deregister(

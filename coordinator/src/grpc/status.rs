@@ -16,6 +16,10 @@ pub(crate) fn of_driver(error: &DriverError) -> Status {
     match error {
         DriverError::UnknownRun(_) | DriverError::UnknownWorker(_) => Status::not_found(error.to_string()),
         DriverError::Refused(refusal) => of_refusal(refusal),
+        DriverError::NothingToExchange(_) => Status::invalid_argument(error.to_string()),
+        DriverError::CalledElsewhere { .. } | DriverError::CallOver(_) => {
+            Status::failed_precondition(error.to_string())
+        }
         DriverError::Quarantined { .. } => Status::permission_denied(error.to_string()),
         DriverError::RunDiffers { .. } => Status::already_exists(format!(
             "{error} (choose another `run.name`, or resume the run as it is)"

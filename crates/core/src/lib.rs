@@ -11,6 +11,7 @@ pub mod capacity;
 pub mod hint;
 pub mod ids;
 pub mod noise;
+pub mod rally;
 pub mod rehearsal;
 pub mod rpo;
 pub mod run;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Candidate, Digest, PromptIndex, Step};
+use crate::ids::{Candidate, Digest, PromptIndex, Step, WorkerId};
 use crate::verdict::VerdictRecord;
 
 /// What a worker can do.
@@ -162,10 +162,23 @@ pub enum Assignment {
         policy: Policy,
         /// Gradient sums in shard order; shards without a decided pair are absent.
         gradients: Vec<Digest>,
+        /// Who made each of these sums; with `trainer.exchange = "nccl"` the only one that has it.
+        holders: Vec<WorkerId>,
         /// Number of (candidate, timestep) terms in these sums: the divisor. Zero means that nothing was decided: the policy
         /// is stored unchanged, with the step counted.
         terms: u64,
     },
+}
+
+impl Assignment {
+    /// Of a commit's gradient sums, those that this worker made.
+    pub fn held_by(&self, worker: &WorkerId) -> Vec<Digest> {
+        let Self::Commit { gradients, holders, .. } = self else {
+            return Vec::new();
+        };
+        let sums = gradients.iter().zip(holders).filter(|(_, holder)| *holder == worker);
+        sums.map(|(gradient, _)| *gradient).collect()
+    }
 }
 
 /// A prompt with its place.

@@ -1,16 +1,20 @@
 //! What a unit of work may use.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
-use gavel_core::ids::Digest;
+use gavel_core::ids::{Digest, WorkerId};
+use gavel_core::rally::Muster;
 use gavel_core::unit::{Fault, Unusable};
+use gavel_proto::LeaseKey;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use crate::blobs::Blobs;
+use crate::session::Session;
 use crate::work::WorkError;
 
 /// What a unit of work may use: blobs, and word of its cancellation. For code that runs outside of tokio.
@@ -20,6 +24,8 @@ pub struct WorkContext {
     runtime: Runtime,
     cancelled: CancellationToken,
     uploads: Mutex<JoinSet<Result<(), Status>>>,
+    /// Under which lease, and as whom; `None` without a coordinator.
+    fleet: Option<(Session, LeaseKey)>,
 }
 
 #[derive(Debug)]
@@ -29,12 +35,13 @@ enum Runtime {
 }
 
 impl WorkContext {
-    pub(crate) fn new(blobs: Blobs, cancelled: CancellationToken) -> Self {
+    pub(crate) fn new(blobs: Blobs, cancelled: CancellationToken, session: Session, key: LeaseKey) -> Self {
         Self {
             blobs,
             runtime: Runtime::Shared(Handle::current()),
             cancelled,
             uploads: Mutex::default(),
+            fleet: Some((session, key)),
         }
     }
 
@@ -50,6 +57,7 @@ impl WorkContext {
             runtime: Runtime::Own(runtime),
             cancelled: CancellationToken::new(),
             uploads: Mutex::default(),
+            fleet: None,
         })
     }
 
@@ -127,6 +135,39 @@ impl WorkContext {
         digest
     }
 
+    /// This worker's name in the fleet; `None` without a coordinator.
+    pub fn worker(&self) -> Option<&WorkerId> {
+        self.fleet.as_ref().map(|(session, _)| &session.worker)
+    }
+
+    /// Calls the other holders of gradient sums to exchange them for the commit at work, and waits for them at most `wait`.
+    ///
+    /// # Errors
+    /// [`WorkError::Cancelled`] when the lease was lost, or somebody else has called this worker first: it follows that call
+    /// when it has given its own lease back. [`WorkError::Retry`] when the coordinator is away.
+    pub fn rally(&self, rendezvous: Vec<u8>, wait: Duration) -> Result<Muster, WorkError> {
+        let (session, key) = self.in_fleet()?;
+        self.block_on(session.rally(key, rendezvous, wait))?
+            .map_err(|status| call_failed("call for gradient sums", &status))
+    }
+
+    /// Follows the call to somebody else's commit, or answers it with the sums that this worker does not have; then it must
+    /// not take part.
+    ///
+    /// # Errors
+    /// [`WorkError::Cancelled`] when the group does not wait for this worker any more.
+    pub fn join(&self, lost: &[Digest]) -> Result<(), WorkError> {
+        let (session, key) = self.in_fleet()?;
+        self.block_on(session.join(key, lost))?
+            .map_err(|status| call_failed("follow a call for gradient sums", &status))
+    }
+
+    fn in_fleet(&self) -> Result<&(Session, LeaseKey), WorkError> {
+        self.fleet
+            .as_ref()
+            .ok_or_else(|| WorkError::Retry("there is no fleet to exchange gradient sums with".into()))
+    }
+
     /// Waits until every blob is stored.
     pub(crate) async fn stored(&self) -> Result<(), WorkError> {
         let mut uploads = std::mem::take(&mut *self.uploads.lock().unwrap_or_else(PoisonError::into_inner));
@@ -155,6 +196,16 @@ impl WorkContext {
             Runtime::Shared(handle) => handle.block_on(bounded),
             Runtime::Own(runtime) => runtime.block_on(bounded),
         }
+    }
+}
+
+fn call_failed(action: &str, status: &Status) -> WorkError {
+    match status.code() {
+        Code::FailedPrecondition => {
+            tracing::info!(message = status.message(), "cannot {action}");
+            WorkError::Cancelled
+        }
+        _ => WorkError::Retry(format!("cannot {action}: {}", status.message())),
     }
 }
 

@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gavel_core::ids::Digest;
+use gavel_core::rally::Group;
 use gavel_core::unit::Assignment;
 use gavel_proto::LeaseKey;
 use tokio_util::sync::CancellationToken;
 
-/// A unit that this worker was given.
+/// A unit that this worker was given, or a commit of somebody else that it brings its gradient sums to.
 #[derive(Debug, Clone)]
 pub(crate) struct Lease {
     pub(crate) key: LeaseKey,
     pub(crate) spec: Digest,
     pub(crate) assignment: Assignment,
+    /// For somebody else's commit: whose, and where to meet.
+    pub(crate) group: Option<Group>,
 }
 
 /// The open leases, each with the token that ends the work on it. Clones share them.

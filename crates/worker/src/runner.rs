@@ -197,7 +197,12 @@ impl Desk {
     /// One unit, from its lease to the coordinator's answer. An error ends the worker.
     async fn unit(&self, lease: Lease, cancelled: CancellationToken, place: OwnedSemaphorePermit) -> Result<(), Error> {
         let began = Instant::now();
-        let context = Arc::new(WorkContext::new(self.blobs.clone(), cancelled));
+        let context = Arc::new(WorkContext::new(
+            self.blobs.clone(),
+            cancelled,
+            self.session.clone(),
+            lease.key.clone(),
+        ));
         let mut panicked = None;
         let mut result = match self.work(&lease, &context).await {
             Done::Returned(result) => result,
@@ -213,7 +218,13 @@ impl Desk {
         {
             result = Err(error);
         }
-        let told = self.hand_in(&lease, result, began).await;
+        let told = match &lease.group {
+            None => self.hand_in(&lease, result, began).await,
+            Some(_) => {
+                self.assisted(&lease, result, began).await;
+                Ok(())
+            }
+        };
         self.held.remove(&lease.key);
         match panicked {
             Some(message) => Err(Error::Panicked { message }),
@@ -232,6 +243,7 @@ impl Desk {
             specified,
             unit: lease.key.unit,
             assignment: lease.assignment.clone(),
+            group: lease.group.clone(),
             context: Arc::clone(context),
             done,
         };
@@ -242,14 +254,44 @@ impl Desk {
         answer.await.unwrap_or(Done::Returned(Err(WorkError::Cancelled)))
     }
 
-    async fn hand_in(&self, lease: &Lease, result: Result<Outcome, WorkError>, began: Instant) -> Result<(), Error> {
+    /// How this worker's part in somebody else's commit ended. Who could not begin says so, or the others would wait; who
+    /// has joined need not: the exchange fails for everybody.
+    async fn assisted(&self, lease: &Lease, result: Result<Option<Outcome>, WorkError>, began: Instant) {
+        let key = &lease.key;
+        match result {
+            Ok(_) => {
+                let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(elapsed_ms, "gradient sums exchanged");
+            }
+            Err(error) => {
+                tracing::warn!(reason = error.to_string(), "no part in an exchange of gradient sums");
+                let sums = lease.assignment.held_by(&self.session.worker);
+                if self.held.holds(key)
+                    && let Err(status) = self.session.join(key, &sums).await
+                {
+                    tracing::debug!(
+                        message = status.message(),
+                        "nobody waits for this worker's gradient sums"
+                    );
+                }
+            }
+        }
+    }
+
+    async fn hand_in(
+        &self,
+        lease: &Lease,
+        result: Result<Option<Outcome>, WorkError>,
+        began: Instant,
+    ) -> Result<(), Error> {
         let key = &lease.key;
         if !self.held.holds(key) {
             tracing::info!("the result is not handed in: the lease was lost");
             return Ok(());
         }
         let told = match result {
-            Ok(outcome) => {
+            Ok(None) => Ok(()),
+            Ok(Some(outcome)) => {
                 self.failures.store(0, Ordering::Relaxed);
                 match self.session.complete(key, outcome).await {
                     Ok(()) => {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use gavel_core::ids::WorkerId;
+use gavel_core::ids::{Digest, WorkerId};
+use gavel_core::rally::{Group, Muster};
 use gavel_core::unit::{Outcome, Role, Unusable};
 use gavel_proto::{LeaseKey, Malformed, v1};
 use tonic::{Code, Status};
@@ -83,11 +84,49 @@ impl Session {
         };
         let request = within(message, WAIT_FOR_WORK + Duration::from_secs(10));
         let response = self.connection.fleet().lease(request).await?.into_inner();
-        match response.lease {
-            Some(lease) => Ok(Answer::Leased(Box::new(read_lease(lease)?))),
-            None if response.drain => Ok(Answer::Drain),
-            None => Ok(Answer::Nothing),
+        match (response.lease, response.call) {
+            (Some(lease), _) => Ok(Answer::Leased(Box::new(read_lease(lease, None)?))),
+            (None, Some(call)) => {
+                let missing = |field| unreadable(&Malformed::Missing { field });
+                let commit = call.commit.ok_or_else(|| missing("Call.commit"))?;
+                let group = call.group.ok_or_else(|| missing("Call.group"))?;
+                Ok(Answer::Leased(Box::new(read_lease(commit, Some(group.into()))?)))
+            }
+            (None, None) if response.drain => Ok(Answer::Drain),
+            (None, None) => Ok(Answer::Nothing),
         }
+    }
+
+    /// Calls the holders of gradient sums together, and waits for them at most `wait`. Asks once: what was lost with an answer
+    /// is a group that somebody has joined already.
+    pub(crate) async fn rally(&self, key: &LeaseKey, rendezvous: Vec<u8>, wait: Duration) -> Result<Muster, Status> {
+        let message = v1::RallyRequest {
+            worker_id: self.worker.0.clone(),
+            key: Some(key.clone().into()),
+            rendezvous,
+            wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+        };
+        let request = within(message, wait + Duration::from_secs(10));
+        let response = self.connection.fleet().rally(request).await?.into_inner();
+        response
+            .try_into()
+            .map_err(|malformed: Malformed| unreadable(&malformed))
+    }
+
+    /// Answers a call, with the sums that this worker was to bring and does not have.
+    pub(crate) async fn join(&self, key: &LeaseKey, lost: &[Digest]) -> Result<(), Status> {
+        let message = v1::JoinRequest {
+            worker_id: self.worker.0.clone(),
+            key: Some(key.clone().into()),
+            lost: lost.iter().map(|sum| sum.0.to_vec()).collect(),
+        };
+        persist("join", || {
+            let mut fleet = self.connection.fleet();
+            let request = prompt(message.clone());
+            async move { fleet.join(request).await }
+        })
+        .await?;
+        Ok(())
     }
 
     /// Says that this worker lives. Returns the leases that it no longer has, and whether the fleet drains.
@@ -198,7 +237,7 @@ fn read_key(key: v1::LeaseKey) -> Result<LeaseKey, Status> {
     key.try_into().map_err(|malformed: Malformed| unreadable(&malformed))
 }
 
-fn read_lease(lease: v1::Lease) -> Result<Lease, Status> {
+fn read_lease(lease: v1::Lease, group: Option<Group>) -> Result<Lease, Status> {
     let missing = |field| unreadable(&Malformed::Missing { field });
     let assignment = lease.assignment.ok_or_else(|| missing("Lease.assignment"))?;
     Ok(Lease {
@@ -207,6 +246,7 @@ fn read_lease(lease: v1::Lease) -> Result<Lease, Status> {
         assignment: assignment
             .try_into()
             .map_err(|malformed: Malformed| unreadable(&malformed))?,
+        group,
     })
 }
 

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use gavel_core::rally::Group;
 use gavel_core::unit::{Assignment, Outcome, Unit};
 use tokio::sync::{mpsc, oneshot};
 
@@ -17,13 +18,16 @@ pub(crate) struct Job {
     pub(crate) specified: Arc<Specified>,
     pub(crate) unit: Unit,
     pub(crate) assignment: Assignment,
+    /// For somebody else's unit.
+    pub(crate) group: Option<Group>,
     pub(crate) context: Arc<WorkContext>,
     pub(crate) done: oneshot::Sender<Done>,
 }
 
 /// How the work on a unit ended.
 pub(crate) enum Done {
-    Returned(Result<Outcome, WorkError>),
+    /// With nothing to hand in where the unit is somebody else's.
+    Returned(Result<Option<Outcome>, WorkError>),
     Panicked(String),
 }
 
@@ -53,7 +57,11 @@ fn serve(mut work: impl Work, mut jobs: mpsc::Receiver<Job>) {
     }
 }
 
-fn perform(work: &mut impl Work, prepared: &mut Option<Arc<Specified>>, job: &Job) -> Result<Outcome, WorkError> {
+fn perform(
+    work: &mut impl Work,
+    prepared: &mut Option<Arc<Specified>>,
+    job: &Job,
+) -> Result<Option<Outcome>, WorkError> {
     if job.context.cancelled() {
         return Err(WorkError::Cancelled);
     }
@@ -66,7 +74,10 @@ fn perform(work: &mut impl Work, prepared: &mut Option<Arc<Specified>>, job: &Jo
         work.prepare(&specified.run, &specified.spec, &specified.assets)?;
         *prepared = Some(Arc::clone(specified));
     }
-    work.perform(&job.unit, &job.assignment, &job.context)
+    match &job.group {
+        None => work.perform(&job.unit, &job.assignment, &job.context).map(Some),
+        Some(group) => work.assist(&job.assignment, group, &job.context).map(|()| None),
+    }
 }
 
 fn words(panic: &(dyn Any + Send)) -> String {

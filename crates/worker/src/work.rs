@@ -3,6 +3,7 @@
 use gavel_core::Hint;
 use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, RunId};
+use gavel_core::rally::Group;
 use gavel_core::spec::RunSpec;
 use gavel_core::unit::{Assignment, Fault, Outcome, Unit, Unusable};
 
@@ -22,6 +23,16 @@ pub trait Work: Send {
     /// # Errors
     /// See [`WorkError`].
     fn perform(&mut self, unit: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError>;
+
+    /// Brings this worker's part to somebody else's unit, after [`WorkContext::join`]. Only trainers are ever called.
+    ///
+    /// # Errors
+    /// Those end this worker's part, and the group learns of it; nothing is handed in either way.
+    fn assist(&mut self, assignment: &Assignment, _group: &Group, _context: &WorkContext) -> Result<(), WorkError> {
+        Err(WorkError::Retry(format!(
+            "this worker brings nothing to another's work: {assignment:?}"
+        )))
+    }
 }
 
 /// Why a unit was not done.

@@ -1,10 +1,10 @@
 //! What a worker is given.
 
-use gavel_core::ids::{PromptIndex, Step};
+use gavel_core::ids::{PromptIndex, Step, WorkerId};
 use gavel_core::unit::{Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedPair};
 
 use super::unit::arm;
-use super::{Malformed, all, bytes, digest, each, optional_digest, required};
+use super::{Malformed, all, bytes, digest, digests, each, optional_digest, required};
 use crate::v1;
 use crate::v1::assignment::Kind;
 
@@ -140,12 +140,14 @@ impl From<Assignment> for v1::Assignment {
                 step,
                 policy,
                 gradients,
+                holders,
                 terms,
             } => Kind::Commit(v1::assignment::Commit {
                 step: step.0,
                 policy: Some(policy.into()),
                 gradients: gradients.into_iter().map(bytes).collect(),
                 terms,
+                holders: holders.into_iter().map(|holder| holder.0).collect(),
             }),
         };
         Self { kind: Some(kind) }
@@ -177,16 +179,21 @@ impl TryFrom<v1::Assignment> for Assignment {
                 pairs: all(gradient.pairs)?,
                 policy_lag: gradient.policy_lag,
             },
-            Kind::Commit(commit) => Self::Commit {
-                step: Step(commit.step),
-                policy: required(commit.policy, "Assignment.Commit.policy")?.try_into()?,
-                gradients: commit
-                    .gradients
-                    .iter()
-                    .map(|gradient| digest(gradient, "Assignment.Commit.gradients"))
-                    .collect::<Result<_, _>>()?,
-                terms: commit.terms,
-            },
+            Kind::Commit(commit) => {
+                if commit.holders.len() != commit.gradients.len() {
+                    return Err(Malformed::Range {
+                        field: "Assignment.Commit.holders",
+                        found: commit.holders.len() as i64,
+                    });
+                }
+                Self::Commit {
+                    step: Step(commit.step),
+                    policy: required(commit.policy, "Assignment.Commit.policy")?.try_into()?,
+                    gradients: digests(&commit.gradients, "Assignment.Commit.gradients")?,
+                    holders: commit.holders.into_iter().map(WorkerId).collect(),
+                    terms: commit.terms,
+                }
+            }
         })
     }
 }

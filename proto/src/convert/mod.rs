@@ -2,6 +2,7 @@
 
 mod assignment;
 mod outcome;
+mod rally;
 mod unit;
 
 #[cfg(test)]
@@ -54,6 +55,10 @@ fn digest(bytes: &[u8], field: &'static str) -> Result<Digest, Malformed> {
         field,
         found: bytes.len(),
     })
+}
+
+fn digests(all: &[Vec<u8>], field: &'static str) -> Result<Vec<Digest>, Malformed> {
+    all.iter().map(|bytes| digest(bytes, field)).collect()
 }
 
 fn optional_digest(bytes: Option<&[u8]>, field: &'static str) -> Result<Option<Digest>, Malformed> {

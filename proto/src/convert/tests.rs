@@ -1,4 +1,5 @@
-use gavel_core::ids::{Candidate, Digest, Fence, PromptIndex, RunId, Step};
+use gavel_core::ids::{Candidate, Digest, Fence, PromptIndex, RunId, Step, WorkerId};
+use gavel_core::rally::{Group, Muster};
 use gavel_core::unit::*;
 use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
 use prost::Message;
@@ -165,17 +166,68 @@ fn every_assignment_survives_the_wire() {
             step: Step(2),
             policy: policy(None),
             gradients: vec![digest("0"), digest("1")],
+            holders: vec![WorkerId("trainer-2".into()), WorkerId("trainer-1".into())],
             terms: 96,
         },
         Assignment::Commit {
             step: Step(2),
             policy: policy(None),
             gradients: vec![],
+            holders: vec![],
             terms: 0,
         },
     ] {
         check::<_, v1::Assignment>(assignment);
     }
+}
+
+#[test]
+fn a_commit_with_a_gradient_that_nobody_made_is_refused() {
+    let commit = v1::assignment::Commit {
+        step: 1,
+        policy: Some(policy(None).into()),
+        gradients: vec![vec![0; 32]],
+        terms: 2,
+        holders: vec![],
+    };
+    let assignment = v1::Assignment {
+        kind: Some(v1::assignment::Kind::Commit(commit)),
+    };
+    assert_eq!(
+        Assignment::try_from(assignment),
+        Err(Malformed::Range {
+            field: "Assignment.Commit.holders",
+            found: 0
+        })
+    );
+}
+
+#[test]
+fn a_group_and_every_muster_survive_the_wire() {
+    let members = vec![WorkerId("trainer-2".into()), WorkerId("trainer-1".into())];
+    let group = Group {
+        members: members.clone(),
+        rendezvous: vec![0, 255],
+    };
+    let wire = v1::Group::from(group.clone()).encode_to_vec();
+    assert_eq!(Group::from(v1::Group::decode(wire.as_slice()).unwrap()), group);
+    for muster in [
+        Muster::Complete {
+            members: members.clone(),
+        },
+        Muster::Incomplete {
+            absent: members,
+            lost: vec![digest("sum")],
+        },
+    ] {
+        check::<_, v1::RallyResponse>(muster);
+    }
+    assert_eq!(
+        Muster::try_from(v1::RallyResponse { muster: None }),
+        Err(Malformed::Missing {
+            field: "RallyResponse.muster"
+        })
+    );
 }
 
 #[test]

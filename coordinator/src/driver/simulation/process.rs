@@ -371,6 +371,7 @@ impl Call {
             Awaited::Lease(answer) => poll(answer, |answer| match answer {
                 LeaseAnswer::Granted(grant) => Response::Leased(grant),
                 LeaseAnswer::Drain => Response::Drain,
+                LeaseAnswer::Called(..) => unreachable!("simulated trainers exchange sums as blobs, and nobody calls"),
             }),
             Awaited::Submitted(answer) => poll(answer, |_| Response::Done),
             Awaited::Done(answer) => poll(answer, |()| Response::Done),

@@ -55,15 +55,17 @@ impl Run {
                     .flights
                     .front()
                     .filter(|flight| flight.step == step && flight.is_trained())?;
+                let sums = (0..).zip(&flight.shards).filter_map(|(shard, result)| {
+                    let gradient = result.as_ref()?.gradient?;
+                    let maker = self.accepted.get(&Unit::Gradient { step, shard })?;
+                    Some((gradient, maker.worker.clone()))
+                });
+                let (gradients, holders) = sums.unzip();
                 Some(Assignment::Commit {
                     step,
                     policy: self.policy()?.clone(),
-                    gradients: flight
-                        .shards
-                        .iter()
-                        .flatten()
-                        .filter_map(|shard| shard.gradient)
-                        .collect(),
+                    gradients,
+                    holders,
                     terms: flight.terms(),
                 })
             }

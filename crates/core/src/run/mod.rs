@@ -414,7 +414,11 @@ impl Run {
         Ok(())
     }
 
-    fn check_lease(&self, unit: &Unit, found: Fence, worker: Option<&WorkerId>) -> Result<(), Refusal> {
+    /// Checks that a lease is open under this fence and, where one is given, that this worker holds it.
+    ///
+    /// # Errors
+    /// Says who holds the unit, or that it is done.
+    pub fn check_lease(&self, unit: &Unit, found: Fence, worker: Option<&WorkerId>) -> Result<(), Refusal> {
         let unit = *unit;
         if let Some(accepted) = self.accepted.get(&unit) {
             let latest = accepted.fence;

@@ -6,9 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::assets::{LabelledPair, RubricText};
-use crate::ids::{Candidate, PromptIndex};
-use crate::unit::{Assignment, Fault, Outcome, Policy, Sampled, ShardStatistics, Unusable};
-use crate::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
+use crate::ids::PromptIndex;
+use crate::rehearsal::work;
+use crate::unit::{Assignment, Fault, Outcome, Policy, Unusable};
+use crate::verdict::{Side, Verdict, VerdictRecord};
 
 /// A small run whose chunks of samples, pairs and shards do not line up.
 pub(super) fn spec() -> RunSpec {
@@ -58,104 +59,6 @@ pub(super) fn assets() -> RunAssets {
 
 pub(super) fn run() -> Run {
     Run::new(RunId("small".into()), spec(), assets()).created(Millis(0))
-}
-
-fn policy(of: Digest, averaged: bool) -> Policy {
-    Policy {
-        adapter: of,
-        optimizer: Digest::of(&of.0),
-        averaged: averaged.then_some(of),
-        manifest: Digest::of(b"manifest"),
-        tensors: 4,
-    }
-}
-
-/// What a faultless worker returns: a function of the assignment and nothing else.
-pub(super) fn work(run: &Run, assignment: &Assignment) -> Outcome {
-    let whole = Digest::of(&serde_json::to_vec(assignment).unwrap());
-    let part = |name: &str, place: u32| Digest::of(format!("{whole} {name} {place}").as_bytes());
-    let manifest = Digest::of(b"manifest");
-    let averaged = run.spec().optimizer.averages();
-    match assignment {
-        Assignment::Initialise => Outcome::Initialised {
-            policy: policy(whole, averaged),
-            model: Digest::of(b"transformer"),
-        },
-        Assignment::Sample { prompts, .. } => {
-            let samples = prompts.iter().flat_map(|prompt| {
-                [0, 1].map(|candidate| Sampled {
-                    prompt: prompt.index,
-                    candidate: Candidate(candidate),
-                    trajectory: Some(part("trajectory", 2 * prompt.index.0 + u32::from(candidate))),
-                    image: part("image", 2 * prompt.index.0 + u32::from(candidate)),
-                })
-            });
-            Outcome::Sampled {
-                samples: samples.collect(),
-                manifest: Some(manifest),
-                model: Digest::of(b"transformer"),
-                seconds: 1.0,
-            }
-        }
-        Assignment::EvaluateSample { prompts, policy, .. } => {
-            let samples = prompts.iter().map(|prompt| Sampled {
-                prompt: prompt.index,
-                candidate: Candidate(0),
-                trajectory: None,
-                image: part("image", prompt.index.0),
-            });
-            Outcome::Sampled {
-                samples: samples.collect(),
-                manifest: policy.as_ref().map(|_| manifest),
-                model: Digest::of(b"transformer"),
-                seconds: 1.0,
-            }
-        }
-        Assignment::Judge { pairs } => {
-            let verdicts = pairs.iter().map(|pair| {
-                let probability = f64::from(Digest::of(&[pair.first.0, pair.second.0].concat()).0[0]) / 255.0;
-                VerdictRecord {
-                    prompt: pair.prompt,
-                    verdict: match probability {
-                        p if p > 0.7 => Verdict::Preferred { side: Side::First },
-                        p if p < 0.4 => Verdict::Preferred { side: Side::Second },
-                        _ => Verdict::Abstain {
-                            reason: AbstainReason::TooClose,
-                        },
-                    },
-                    probability_first: probability,
-                    order_probabilities: [probability; 2],
-                    rubric: run.assets().rubric.digest,
-                }
-            });
-            Outcome::Judged {
-                verdicts: verdicts.collect(),
-                model: Digest::of(b"judge"),
-                seconds: 0.5,
-            }
-        }
-        Assignment::Gradient { pairs, .. } => {
-            let terms = pairs.len() as u64 * 2 * run.spec().trained_steps().len() as u64;
-            Outcome::Gradient {
-                gradient: Some(whole),
-                manifest,
-                model: Digest::of(b"transformer"),
-                statistics: ShardStatistics {
-                    terms,
-                    kl: 0.25 * terms as f64,
-                    ..ShardStatistics::default()
-                },
-                skipped: vec![],
-                seconds: 0.25,
-            }
-        }
-        Assignment::Commit { .. } => Outcome::Committed {
-            policy: policy(whole, averaged),
-            grad_norm: 0.5,
-            learning_rate: 1e-4,
-            seconds: 0.1,
-        },
-    }
 }
 
 /// A run with its ledger and some workers.
@@ -219,7 +122,8 @@ impl Fleet {
 
     pub(super) fn completion(&self, unit: Unit) -> Event {
         let lease = self.run.lease(&unit).unwrap();
-        let outcome = work(&self.run, &self.run.assignment(&unit).unwrap());
+        let assignment = self.run.assignment(&unit).unwrap();
+        let outcome = work(self.run.spec(), self.run.assets().rubric.digest, &assignment);
         Event::Completed {
             unit,
             worker: lease.worker.clone(),

@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
-use super::RunSpec;
+use super::{GradientExchange, RunSpec};
 use crate::ids::Digest;
 
 pub(super) fn of(spec: &RunSpec) -> Digest {
@@ -22,6 +22,8 @@ pub(super) fn of(spec: &RunSpec) -> Digest {
     if let Some(evaluation) = &mut spec.evaluation {
         evaluation.labelled = evaluation.labelled.as_deref().map(plain);
     }
+    // Either way of exchanging gives the same bytes.
+    spec.trainer.exchange = GradientExchange::default();
     let mut text = String::new();
     let value = serde_json::json!({
         "run": spec.run,

@@ -15,6 +15,27 @@ pub struct TrainerSpec {
     pub shard: u32,
     /// Keep only block inputs in the forward and run each block again in its backward.
     pub checkpoint_activations: bool,
+    /// How the gradient sums get to the trainer that commits. No part of the result.
+    #[serde(skip_serializing_if = "GradientExchange::is_default")]
+    pub exchange: GradientExchange,
+}
+
+/// How the gradient sums of a step's shards get to the trainer that commits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GradientExchange {
+    /// Each sum is stored as a blob, and read from there.
+    #[default]
+    Blobs,
+    /// Each sum stays with the trainer that made it and is broadcast to the others by NCCL.
+    Nccl,
+}
+
+impl GradientExchange {
+    // Left out of JSON where it says nothing, so that fingerprints stay those of specs from before there was a choice.
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Default for TrainerSpec {
@@ -22,6 +43,7 @@ impl Default for TrainerSpec {
         Self {
             shard: 1,
             checkpoint_activations: true,
+            exchange: GradientExchange::default(),
         }
     }
 }

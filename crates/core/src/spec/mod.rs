@@ -19,7 +19,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub use device::{Device, Dtype, InvalidDevice};
-pub use fleet::{CoordinatorSpec, FleetSpec, LimitsSpec, TrainerSpec};
+pub use fleet::{CoordinatorSpec, FleetSpec, GradientExchange, LimitsSpec, TrainerSpec};
 pub use judge::{JudgeFamily, JudgeSpec};
 pub use model::{LoraSpec, ModelFamily, ModelSpec};
 pub use objective::{LearningRateSchedule, ObjectiveSpec, OptimizerSpec};
@@ -108,7 +108,7 @@ impl RunSpec {
     }
 
     /// Fingerprint of what determines the result: canonical JSON (sorted keys) of every section but `[fleet]` and
-    /// `[coordinator]`, with paths spelled without `.` and doubled separators.
+    /// `[coordinator]`, without `trainer.exchange`, with paths spelled without `.` and doubled separators.
     pub fn digest(&self) -> Digest {
         digest::of(self)
     }
@@ -147,6 +147,11 @@ impl RunSpec {
         }
         self.limits.check(problems);
         self.fleet.check(problems);
+        problems.require(
+            self.trainer.exchange == GradientExchange::Blobs || self.model.device != Device::Cpu,
+            "trainer.exchange",
+            || "\"nccl\" works between NVIDIA GPUs, and model.device is \"cpu\": set it to \"cuda\", or this key to \"blobs\"".into(),
+        );
         problems.require(
             !(self.objective.ignore_last && self.sampling.steps == 1),
             "objective.ignore_last",

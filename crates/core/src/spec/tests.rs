@@ -147,6 +147,7 @@ fn values_out_of_range_are_all_told_together() {
         ("[judge]\nrubric = \"\"", "judge.rubric"),
         ("[trainer]\nshard = 0", "trainer.shard"),
         ("[evaluation]\nbatch = 0", "evaluation.batch"),
+        ("[trainer]\nexchange = \"nccl\"", "trainer.exchange"),
         ("[evaluation]\nprompts = 0", "evaluation.prompts"),
         ("[limits]\nattempts = 0", "limits.attempts"),
         ("[limits]\nratio_deviation = 0", "limits.ratio_deviation"),
@@ -213,6 +214,7 @@ fn the_digest_holds_what_determines_the_result() {
         other.digest() == spec.digest()
     };
     assert!(with(|spec| spec.fleet.samplers = 8));
+    assert!(with(|spec| spec.trainer.exchange = GradientExchange::Nccl));
     assert!(with(|spec| spec.coordinator.grpc.set_port(1)));
     assert!(with(|spec| spec.model.path = "./models//tiny-flux".into()));
     assert!(!with(|spec| spec.run.seed = 1));

@@ -1,0 +1,119 @@
+//! A step's gradient sums, brought together from the trainers that made them.
+
+use gavel_core::ids::{Digest, WorkerId};
+use gavel_core::rally::{self, Muster};
+use gavel_core::spec::Device;
+use gavel_core::unit::{Fault, Unusable};
+use gavel_worker::{WorkContext, WorkError};
+
+use crate::Reduction;
+use crate::exchange::{EXCHANGE_WITHIN, Exchange, ExchangeError, JOIN_WITHIN, Seat, Shard};
+use crate::sums::Sums;
+
+/// What a commit adds up, and what this trainer has of it.
+pub(crate) struct StepSums<'a> {
+    pub(crate) gradients: &'a [Digest],
+    pub(crate) holders: &'a [WorkerId],
+    pub(crate) terms: u64,
+    pub(crate) parameters: usize,
+    pub(crate) device: Device,
+    pub(crate) here: &'a Sums,
+}
+
+impl StepSums<'_> {
+    /// The mean gradient, for the trainer that commits: alone where it has every sum, else with the others.
+    pub(crate) fn called_together(
+        &self,
+        exchange: &dyn Exchange,
+        context: &WorkContext,
+    ) -> Result<Vec<f32>, WorkError> {
+        let here: Option<Vec<&[f32]>> = self.gradients.iter().map(|name| self.here.get(name)).collect();
+        if let Some(sums) = here {
+            let mut reduction = Reduction::new(self.parameters);
+            sums.into_iter().for_each(|sum| reduction.add(sum));
+            return Ok(reduction.mean(self.terms));
+        }
+        let lost = self.lost(context);
+        if !lost.is_empty() {
+            return Err(gone(lost, "this trainer no longer has sums that it made"));
+        }
+        let rendezvous = exchange.rendezvous().map_err(failed)?;
+        match context.rally(rendezvous.clone(), JOIN_WITHIN)? {
+            Muster::Complete { members } => self.exchanged(exchange, &rally::Group { members, rendezvous }, context),
+            Muster::Incomplete { absent, lost } => {
+                let of_absent = self.gradients.iter().zip(self.holders);
+                let of_absent = of_absent.filter(|(_, holder)| absent.contains(holder));
+                let names = lost.into_iter().chain(of_absent.map(|(name, _)| *name)).collect();
+                let absent: Vec<&str> = absent.iter().map(|worker| worker.0.as_str()).collect();
+                let reason = match absent.is_empty() {
+                    true => "a trainer no longer has sums that it made".to_owned(),
+                    false => format!("trainers did not bring their sums: {}", absent.join(", ")),
+                };
+                Err(gone(names, &reason))
+            }
+        }
+    }
+
+    /// The mean gradient, for every member of a group that has joined.
+    pub(crate) fn exchanged(
+        &self,
+        exchange: &dyn Exchange,
+        group: &rally::Group,
+        context: &WorkContext,
+    ) -> Result<Vec<f32>, WorkError> {
+        let stranger = |worker: &WorkerId| WorkError::Retry(format!("worker {worker} is not of the group"));
+        let rank = |worker: &WorkerId| group.rank(worker).ok_or_else(|| stranger(worker));
+        let own = context
+            .worker()
+            .ok_or_else(|| WorkError::Retry("there is no fleet to exchange gradient sums with".into()))?;
+        let own_rank = rank(own)?;
+        let mut shards = Vec::with_capacity(self.gradients.len());
+        for (name, holder) in self.gradients.iter().zip(self.holders) {
+            let owner = rank(holder)?;
+            let sum = self.here.get(name).filter(|_| owner == own_rank);
+            shards.push(Shard { owner, sum });
+        }
+        let seat = Seat {
+            rendezvous: &group.rendezvous,
+            rank: own_rank,
+            size: group.members.len(),
+            device: self.device,
+            parameters: self.parameters,
+            within: EXCHANGE_WITHIN,
+            cancelled: &|| context.cancelled(),
+        };
+        let mut reduction = Reduction::new(self.parameters);
+        exchange
+            .exchange(&seat, &shards, &mut |sum| reduction.add(sum))
+            .map_err(failed)?;
+        Ok(reduction.mean(self.terms))
+    }
+
+    /// What this trainer made and does not have: it was given up for other runs.
+    pub(crate) fn lost(&self, context: &WorkContext) -> Vec<Digest> {
+        let own = context.worker();
+        let made_here = self.gradients.iter().zip(self.holders);
+        let made_here = made_here.filter(|(_, holder)| own.is_none_or(|own| own == *holder));
+        let lost = made_here.filter(|(name, _)| self.here.get(name).is_none());
+        lost.map(|(name, _)| *name).collect()
+    }
+}
+
+/// The sums are made again: nobody is to blame.
+fn gone(names: Vec<Digest>, reason: &str) -> WorkError {
+    let unusable = |blob| Unusable {
+        blob,
+        fault: Fault::Storage,
+    };
+    WorkError::Unusable {
+        inputs: names.into_iter().map(unusable).collect(),
+        reason: reason.to_owned(),
+    }
+}
+
+fn failed(error: ExchangeError) -> WorkError {
+    match error {
+        ExchangeError::Cancelled => WorkError::Cancelled,
+        error => WorkError::retry(&error),
+    }
+}
