@@ -172,6 +172,21 @@ fn a_step_in_which_nothing_was_decided_leaves_the_policy() {
     assert_eq!(commit(&mut trainer, &initial, vec![], 0, &context), (initial, 0.0));
 }
 
+#[cfg(not(feature = "nccl"))]
+#[test]
+fn a_trainer_without_nccl_says_how_to_get_it() {
+    let mut spec = spec();
+    spec.trainer.exchange = gavel_core::spec::GradientExchange::Nccl;
+    let mut trainer = TrainerWork::default();
+    let error = trainer
+        .prepare(&RunId("run".into()), &spec, &RunAssets::default())
+        .unwrap_err();
+    assert!(
+        matches!(&error, WorkError::Retry(text) if text.contains("--features cuda,nccl")),
+        "{error}"
+    );
+}
+
 #[test]
 fn an_initial_policy_depends_on_the_seed_alone() {
     let (mut spec, context) = (spec(), WorkContext::in_memory().unwrap());

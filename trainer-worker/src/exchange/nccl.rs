@@ -262,3 +262,22 @@ fn broken(call: &'static str, error: &DriverError) -> ExchangeError {
         reason: error.to_string(),
     }
 }
+
+#[cfg(all(test, not(feature = "cuda")))]
+mod tests {
+    use super::*;
+
+    /// cudarc panics where a library is missing; a worker must not.
+    #[test]
+    fn a_missing_library_is_an_error_with_a_remedy() {
+        use gavel_core::Hint as _;
+
+        let exchange: &dyn Exchange = &Nccl;
+        for found in [exchange.check(), exchange.rendezvous().map(|_| String::new())] {
+            if let Err(error) = found {
+                assert!(matches!(&error, ExchangeError::Library { .. }), "{error}");
+                assert!(error.hint().is_some_and(|hint| hint.contains("LD_LIBRARY_PATH")));
+            }
+        }
+    }
+}
