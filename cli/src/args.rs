@@ -211,7 +211,7 @@ pub(crate) struct WatchArguments {
     /// A run's name, or the address of a coordinator; left out, the coordinator's only run.
     #[arg(value_name = "RUN_OR_ADDRESS")]
     pub(crate) run_or_address: Option<String>,
-    /// The coordinator's address, http://HOST:PORT.
+    /// The coordinator's address, http://HOST:PORT; several, separated by commas, where others stand by.
     #[arg(
         long,
         value_name = "ADDRESS",

@@ -217,10 +217,7 @@ async fn what_a_postgres_server_refuses_is_sorted_by_what_to_do_about_it() {
         .expect_err("read-only");
     assert!(matches!(error, LedgerError::Forbidden { .. }), "{error:?}");
     assert!(error.hint().is_some_and(|hint| hint.contains("replica")), "{error}");
-    server.sql(
-        "postgres",
-        "SET default_transaction_read_only = off; ALTER ROLE gavel RESET default_transaction_read_only",
-    );
+    server.sql("postgres", "ALTER ROLE gavel RESET default_transaction_read_only");
 
     // A newer Gavel has been here.
     server.sql(
