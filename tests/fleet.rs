@@ -330,6 +330,15 @@ fn a_run_gives_the_same_bytes_whatever_the_number_of_workers_and_threads() {
 
     check_looking_back(&one, folder.path());
 
+    let exported = folder.path().join("exported");
+    let arguments = ["export", "--step=1", "--out", &exported.display().to_string()];
+    let (code, text) = look_back(&arguments, &one);
+    assert_eq!(code, Some(0), "{text}");
+    let bytes = std::fs::read(exported.join("adapter_model.safetensors")).expect("the adapter is exported");
+    assert_eq!(Some(Digest::of(&bytes)), ledger(&one).results().policies[1].averaged);
+    let (code, _) = look_back(&arguments, &one);
+    assert_eq!(code, Some(1), "what is there is not overwritten");
+
     let again = gavel_run(&one, ONE_OF_EACH, &[]).output().expect("gavel starts");
     assert!(!again.status.success(), "a finished run is not overwritten");
     assert!(
@@ -362,7 +371,19 @@ fn an_interrupted_run_goes_on_and_ends_with_the_adapter_of_an_undisturbed_one() 
     let (code, text) = look_back(&["audit"], &disturbed);
     assert_eq!(code, Some(0), "the books of a stopped run are right too: {text}");
 
-    finish(gavel_run(&disturbed, ONE_OF_EACH, &["--resume"]));
+    let mut child = gavel_run(&disturbed, ONE_OF_EACH, &["--resume"])
+        .spawn()
+        .expect("gavel starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
+    let serves = lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with("dashboard")));
+    assert!(serves.is_some(), "the dashboard is shown");
+    for what in ["a run that goes on", "one that has ended"] {
+        let (code, text) = look_back(&["watch"], &disturbed);
+        assert_eq!(code, Some(0), "{what} is followed to its end: {text}");
+        assert!(text.contains("finished  step 3 of 3"), "{what}: {text}");
+    }
+    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+    assert!(child.wait().expect("gavel ends").success(), "{rest:?}");
     check_finished(&disturbed);
     let (code, text) = look_back(&["audit"], &disturbed);
     assert_eq!(code, Some(0), "{text}");

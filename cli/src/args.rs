@@ -208,9 +208,9 @@ pub(crate) struct StatusArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct WatchArguments {
-    /// A run's name, or the address of a coordinator; left out, the coordinator's only run.
+    /// A run's folder or its name in runs/, its name on the coordinator at --connect, or the address of a coordinator with one run.
     #[arg(value_name = "RUN_OR_ADDRESS")]
-    pub(crate) run_or_address: Option<String>,
+    pub(crate) what: Option<String>,
     /// The coordinator's address, http://HOST:PORT; several, separated by commas, where others stand by.
     #[arg(
         long,

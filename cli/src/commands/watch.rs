@@ -1,39 +1,38 @@
 //! `gavel watch`.
 
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use gavel_core::ids::RunId;
+use gavel_core::ids::{Millis, RunId};
 use gavel_core::run::{Phase, RunStatus};
+use gavel_core::spec::RunSpec;
 
 use super::block_on;
 use super::status::describe;
 use crate::args::WatchArguments;
 use crate::client::Client;
 use crate::fault::Fault;
-use crate::run::{Progress, follow};
+use crate::run::{Progress, RunFolder, follow};
 
 /// A coordinator is started again within this time, or not at all.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Follows a run until it ends; the exit status is 1 when it did not finish.
 pub(super) fn watch(arguments: &WatchArguments) -> anyhow::Result<ExitCode> {
-    let (address, run) = target(arguments);
     let status = block_on(async {
-        let client = Client::connect(address).await?;
-        let run = match run {
-            Some(run) => run,
-            None => choose(&client.list().await?, address)?,
-        };
-        let first = client.status(&run).await?;
-        let mut progress = Progress::start(first.steps_total);
-        let each = async |status: &RunStatus| {
-            progress.update(status);
-            Ok(())
-        };
-        let ended = follow(&client, &run, Some(PATIENCE), each).await;
-        progress.end();
-        ended
+        match target(arguments) {
+            Target::Folder(folder, spec) => watch_folder(&folder, &spec).await,
+            Target::Run(run) => {
+                let client = Client::connect(&arguments.connect).await?;
+                watch_run(&client, &RunId(run.to_owned())).await
+            }
+            Target::Address(address) => {
+                let client = Client::connect(address).await?;
+                let run = choose(&client.list().await?, address)?;
+                watch_run(&client, &run).await
+            }
+        }
     })?;
     print!("{}", describe(&status));
     Ok(match status.phase {
@@ -42,13 +41,59 @@ pub(super) fn watch(arguments: &WatchArguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The coordinator's address, and the run if one is named: what has a colon is an address, which no run's name has.
-fn target(arguments: &WatchArguments) -> (&str, Option<RunId>) {
-    match &arguments.run_or_address {
-        Some(address) if address.contains(':') => (address, None),
-        Some(run) => (&arguments.connect, Some(RunId(run.clone()))),
-        None => (&arguments.connect, None),
+enum Target<'a> {
+    Folder(RunFolder, Box<RunSpec>),
+    Run(&'a str),
+    Address(&'a str),
+}
+
+/// What has a colon is an address, which no run's name has; a folder that `gavel run` wrote knows its coordinator.
+fn target(arguments: &WatchArguments) -> Target<'_> {
+    match &arguments.what {
+        Some(address) if address.contains(':') => Target::Address(address),
+        Some(run) => match RunFolder::open(Path::new(run)) {
+            Ok((folder, spec)) => Target::Folder(folder, Box::new(spec)),
+            Err(_) => Target::Run(run),
+        },
+        None => Target::Address(&arguments.connect),
     }
+}
+
+async fn watch_run(client: &Client, run: &RunId) -> anyhow::Result<RunStatus> {
+    let first = client.status(run).await?;
+    let mut progress = Progress::start(first.steps_total);
+    let each = async |status: &RunStatus| {
+        progress.update(status);
+        Ok(())
+    };
+    let ended = follow(client, run, Some(PATIENCE), each).await;
+    progress.end();
+    ended
+}
+
+/// Follows the run by its coordinator; where none serves any more, the ledger tells how the run ended.
+async fn watch_folder(folder: &RunFolder, spec: &RunSpec) -> anyhow::Result<RunStatus> {
+    if let Some(ready) = folder.coordinator()
+        && let Ok(client) = Client::connect(&ready.grpc).await
+        && client.status(&spec.id()).await.is_ok()
+    {
+        // A coordinator that ends with its run may be gone before it has told the end.
+        if let Ok(status) = watch_run(&client, &spec.id()).await {
+            return Ok(status);
+        }
+    }
+    let run = folder.read_run(spec).await?;
+    if run.phase().is_ended() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        return Ok(run.status(Millis(now.as_millis() as u64)));
+    }
+    Err(Fault::new(format!(
+        "run `{}` stands after step {}, and no coordinator serves it",
+        run.id(),
+        run.committed()
+    ))
+    .with_hint("`gavel run` with its configuration and --resume lets it go on")
+    .into())
 }
 
 /// The only run, or the only one that goes on.

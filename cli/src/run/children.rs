@@ -244,6 +244,7 @@ impl CoordinatorProcess {
                 return Err(first.gave_up("did not start", status));
             }
         };
+        folder.note_coordinator(&ready)?;
         // Should it have to be started again, the workers must find it where it was.
         let bare = |address: &str| address.trim_start_matches("http://").to_owned();
         let again = part(&bare(&ready.grpc), &bare(&ready.http));

@@ -13,9 +13,11 @@ use gavel_models::lora::{LoraConfig, write_folder};
 use gavel_trainer_worker::replay::OPTIMIZER_FILE;
 
 use super::History;
+use crate::commands::coordinator::Ready;
 use crate::fault::Fault;
 
 const SPEC: &str = "spec.json";
+const COORDINATOR: &str = "coordinator.json";
 /// Blobs are read here, never stored.
 const BLOB_BYTES_MAX: u64 = u64::MAX;
 
@@ -134,6 +136,22 @@ impl RunFolder {
     /// Ledger and blobs.
     pub(super) fn state(&self) -> PathBuf {
         self.path.join("state")
+    }
+
+    /// Notes where the run's coordinator serves, so that others find it by the folder.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn note_coordinator(&self, ready: &Ready) -> anyhow::Result<()> {
+        let file = self.state().join(COORDINATOR);
+        let text = serde_json::to_string(ready).context("cannot write JSON")?;
+        std::fs::write(&file, text).with_context(|| format!("{}: cannot write", file.display()))
+    }
+
+    /// Where the run's coordinator serves, or did.
+    pub(crate) fn coordinator(&self) -> Option<Ready> {
+        let text = std::fs::read_to_string(self.state().join(COORDINATOR)).ok()?;
+        serde_json::from_str(&text).ok()
     }
 
     fn ledger(&self) -> PathBuf {
