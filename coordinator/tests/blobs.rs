@@ -118,6 +118,11 @@ async fn bytes_that_changed_on_disk_are_detected_at_every_read() {
         changed[size / 2] ^= 1;
         std::fs::write(&file, &changed).expect("one bit flipped");
         assert!(
+            matches!(blobs.peek(&digest).await, Err(BlobError::Corrupt { .. })),
+            "{size}"
+        );
+        assert!(file.exists(), "who only looks leaves it where it is");
+        assert!(
             matches!(blobs.get(&digest).await, Err(BlobError::Corrupt { .. })),
             "{size}"
         );

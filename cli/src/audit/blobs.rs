@@ -1,14 +1,14 @@
 //! The blobs that the ledger names: there, with the right bytes, and in what they say of themselves.
 //!
-//! What a run can still need must be there: the latest policy and those of checkpoints, held-out and labelled pictures, and
-//! everything of a step that is not committed. Blobs of committed steps may have been collected; they are counted as gone.
+//! What the run retains must be there ([`Run::retained`]). Other blobs of committed steps may have been collected; they are
+//! counted as gone.
 
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use gavel_coordinator::blobs::{BlobError, Blobs};
 use gavel_core::ids::{Digest, Step};
-use gavel_core::run::{Phase, Run};
+use gavel_core::run::Run;
 use gavel_core::schedule;
 use gavel_core::unit::{Outcome, Policy, Sampled, Unit};
 use gavel_models::tensor_file::TensorFile;
@@ -19,7 +19,6 @@ use super::account::Account;
 use super::finding::{Findings, Rule};
 use super::steps::policies;
 use super::trajectory::{self, Place};
-use crate::run::is_checkpoint;
 
 /// What was found of the blobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -38,8 +37,6 @@ pub(super) struct Blobbed {
 struct Named {
     what: String,
     content: Content,
-    /// Whether the run can still need it.
-    needed: bool,
 }
 
 enum Content {
@@ -55,13 +52,14 @@ enum Content {
 /// The blob store cannot be read.
 pub(super) async fn check(account: &Account, blobs: &Blobs, findings: &mut Findings) -> anyhow::Result<Blobbed> {
     let named = named(account);
+    let retained = account.run.retained();
     let mut found = Blobbed::default();
-    for (digest, Named { what, content, needed }) in &named {
+    for (digest, Named { what, content }) in &named {
         let is_trajectory = matches!(content, Content::Trajectory(_));
         found.trajectories_named += usize::from(is_trajectory);
-        let bytes = match blobs.get(digest).await {
+        let bytes = match blobs.peek(digest).await {
             Ok(bytes) => bytes,
-            Err(BlobError::Missing { .. }) if !needed => {
+            Err(BlobError::Missing { .. }) if !retained.contains(digest) => {
                 found.gone += 1;
                 continue;
             }
@@ -120,8 +118,7 @@ fn named(account: &Account) -> BTreeMap<Digest, Named> {
             let terms = run.results().steps.get(version - 1).map(|step| step.record.terms);
             updates += u64::from(terms.unwrap_or(0) > 0);
         }
-        let needed = version + 1 == policies.len() || is_checkpoint(run.spec(), version as u32);
-        names.policy(version, policy, updates, needed);
+        names.policy(version, policy, updates);
     }
     for (unit, accepted) in &account.accepted {
         match &accepted.outcome {
@@ -131,11 +128,10 @@ fn named(account: &Account) -> BTreeMap<Digest, Named> {
                     let what = place
                         .as_ref()
                         .map_or_else(|| format!("{unit}, prompt {}", sampled.prompt), ToString::to_string);
-                    let needed = is_needed(run, unit);
-                    names.add(sampled.image, format!("the image of {what}"), Content::Opaque, needed);
+                    names.add(sampled.image, format!("the image of {what}"), Content::Opaque);
                     if let Some(trajectory) = sampled.trajectory {
                         let content = place.map_or(Content::Opaque, |place| Content::Trajectory(Box::new(place)));
-                        names.add(trajectory, format!("the trajectory of {what}"), content, needed);
+                        names.add(trajectory, format!("the trajectory of {what}"), content);
                     }
                 }
             }
@@ -145,20 +141,14 @@ fn named(account: &Account) -> BTreeMap<Digest, Named> {
                 ..
             } => {
                 let terms = statistics.terms;
-                let needed = is_needed(run, unit);
-                names.add(*gradient, unit.to_string(), Content::Gradient { terms }, needed);
+                names.add(*gradient, unit.to_string(), Content::Gradient { terms });
             }
             _ => {}
         }
     }
     for (place, pair) in run.assets().labelled.iter().enumerate() {
         for picture in [pair.first, pair.second] {
-            names.add(
-                picture,
-                format!("a picture of labelled pair {place}"),
-                Content::Opaque,
-                true,
-            );
+            names.add(picture, format!("a picture of labelled pair {place}"), Content::Opaque);
         }
     }
     names.0
@@ -167,34 +157,22 @@ fn named(account: &Account) -> BTreeMap<Digest, Named> {
 struct Names(BTreeMap<Digest, Named>);
 
 impl Names {
-    /// Notes a blob; one that is named twice is needed if either needs it.
-    fn add(&mut self, digest: Digest, what: String, content: Content, needed: bool) {
-        let named = self.0.entry(digest).or_insert(Named { what, content, needed });
-        named.needed |= needed;
+    /// Notes a blob, once.
+    fn add(&mut self, digest: Digest, what: String, content: Content) {
+        self.0.entry(digest).or_insert(Named { what, content });
     }
 
-    fn policy(&mut self, version: usize, policy: &Policy, updates: u64, needed: bool) {
+    fn policy(&mut self, version: usize, policy: &Policy, updates: u64) {
         let what = |part: &str| format!("the {part} of policy {version}");
-        self.add(policy.adapter, what("adapter"), Content::Opaque, needed);
+        self.add(policy.adapter, what("adapter"), Content::Opaque);
         self.add(
             policy.optimizer,
             what("optimizer state"),
             Content::Optimizer { updates },
-            needed,
         );
         if let Some(averaged) = policy.averaged {
-            self.add(averaged, what("averaged adapter"), Content::Opaque, needed);
+            self.add(averaged, what("averaged adapter"), Content::Opaque);
         }
-    }
-}
-
-/// Whether a unit's blobs can still be needed: its step is not committed, or they are held-out pictures.
-fn is_needed(run: &Run, unit: &Unit) -> bool {
-    match unit {
-        Unit::Sample { step, .. } | Unit::Gradient { step, .. } => {
-            *step > run.committed() && run.phase() != Phase::Finished
-        }
-        _ => true,
     }
 }
 

@@ -110,13 +110,16 @@ fn verify_part(
     Ok(report.difference.is_none())
 }
 
-/// The steps whose policy is still among the blobs, so that they can be done again.
+/// The steps that can be done again: the policies that they are sampled from and train are still among the blobs. The first
+/// needs none.
 fn retained(run: &Run, store: &Store) -> anyhow::Result<Vec<Step>> {
+    let policies = &run.results().policies;
+    let lag = run.spec().sampling.max_policy_lag as usize;
     let mut steps = vec![Step(1)];
-    for (version, policy) in run.results().policies.iter().enumerate().skip(1) {
-        let step = Step(version as u32 + 1);
-        if step <= run.committed() && store.has(&policy.adapter)? && store.has(&policy.optimizer)? {
-            steps.push(step);
+    for (version, policy) in policies.iter().enumerate().take(run.committed().0 as usize).skip(1) {
+        let sampling = &policies[version - version.min(lag)];
+        if store.has(&policy.adapter)? && store.has(&policy.optimizer)? && store.has(&sampling.adapter)? {
+            steps.push(Step(version as u32 + 1));
         }
     }
     Ok(steps)

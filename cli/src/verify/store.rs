@@ -50,7 +50,7 @@ impl Store {
         if let Some(bytes) = self.again.get(&named.digest) {
             return Ok(Some(bytes.clone()));
         }
-        let found = match self.runtime.block_on(self.blobs.get(&named.digest)) {
+        let found = match self.runtime.block_on(self.blobs.peek(&named.digest)) {
             Ok(bytes) => return Ok(Some(bytes)),
             Err(BlobError::Missing { .. }) => None,
             Err(BlobError::Corrupt { found, .. }) => Some(found),
