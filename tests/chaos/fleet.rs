@@ -2,7 +2,6 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,8 +9,8 @@ use anyhow::{Context as _, bail};
 use gavel_core::ids::RunId;
 use gavel_core::run::RunStatus;
 use gavel_core::unit::Role;
-use gavel_proto::v1::GetRunRequest;
 use gavel_proto::v1::runs_client::RunsClient;
+use gavel_proto::v1::{GetRunRequest, ResumeRequest};
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
@@ -24,6 +23,8 @@ pub(crate) const RUN: &str = "quickstart";
 pub(crate) const POLL: Duration = Duration::from_millis(50);
 /// How long anything may take that is bound to happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// A coordinator that is stopped at this moment does not answer; then it is tried again.
+const SUBMITTED_WITHIN: Duration = Duration::from_secs(10);
 /// Ports below those that the system gives to outgoing connections: a coordinator that is away must find its port free.
 const PORTS: std::ops::Range<u16> = 20_000..30_000;
 /// Of a status, which grows with the steps.
@@ -51,6 +52,7 @@ pub(crate) struct Fleet {
     pub(crate) state: PathBuf,
     grpc: SocketAddr,
     runs: RunsClient<Channel>,
+    settings: Vec<String>,
     /// Starts of a part that had run before.
     pub(crate) restarts: u32,
 }
@@ -120,16 +122,18 @@ impl Fleet {
             state: state.to_owned(),
             grpc,
             runs: RunsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            settings: settings.to_vec(),
             restarts: 0,
         };
         for part in &mut fleet.parts {
             part.start()?;
         }
-        fleet.submit(settings).await?;
+        fleet.serves().await?;
+        fleet.submit().await?;
         Ok(fleet)
     }
 
-    async fn submit(&self, settings: &[String]) -> anyhow::Result<()> {
+    async fn serves(&self) -> anyhow::Result<()> {
         let began = Instant::now();
         while tokio::net::TcpStream::connect(self.grpc).await.is_err() {
             if began.elapsed() > PATIENCE {
@@ -137,9 +141,15 @@ impl Fleet {
             }
             tokio::time::sleep(POLL).await;
         }
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gavel"));
+        Ok(())
+    }
+
+    /// Hands in the run, also once more, which stores its labelled pictures anew.
+    async fn submit(&self) -> anyhow::Result<()> {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_gavel"));
         command
             .current_dir(super::root())
+            .kill_on_drop(true)
             .args(["submit", "configs/quickstart.toml", "--connect"])
             .arg(format!("http://{}", self.grpc));
         let milliseconds = |duration: Duration| format!("{}ms", duration.as_millis());
@@ -147,15 +157,31 @@ impl Fleet {
             format!("fleet.lease={}", milliseconds(self.shape.lease)),
             format!("fleet.heartbeat={}", milliseconds(self.shape.heartbeat)),
         ];
-        for setting in settings.iter().chain(&watched) {
+        for setting in self.settings.iter().chain(&watched) {
             command.arg("--set").arg(setting);
         }
-        let output = command.output().context("cannot start gavel submit")?;
+        let output = tokio::time::timeout(SUBMITTED_WITHIN, command.output())
+            .await
+            .context("gavel submit takes too long")?
+            .context("cannot start gavel submit")?;
         anyhow::ensure!(
             output.status.success(),
             "gavel submit: {}",
             String::from_utf8_lossy(&output.stderr)
         );
+        Ok(())
+    }
+
+    /// Does what a run asks for whose labelled pictures were lost, which nobody but the submitter has: submits and resumes it.
+    pub(crate) async fn submit_again(&self) -> anyhow::Result<()> {
+        self.submit().await?;
+        let mut request = Request::new(ResumeRequest { run_id: RUN.to_owned() });
+        request.set_timeout(SUBMITTED_WITHIN);
+        self.runs
+            .clone()
+            .resume(request)
+            .await
+            .context("the run is not resumed")?;
         Ok(())
     }
 

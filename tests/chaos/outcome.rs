@@ -40,6 +40,8 @@ pub(crate) struct Tally {
     pub(crate) losses: u32,
     /// Units accepted again because their results were lost.
     pub(crate) made_again: u32,
+    /// Times that the run had to be submitted again, because a picture of its submission was lost.
+    pub(crate) submitted_again: u32,
 }
 
 /// Reads a finished run, and checks that each unit was accepted once, or once more for each loss of a result.
@@ -66,6 +68,7 @@ pub(crate) async fn read(state: &Path) -> anyhow::Result<(Outcome, Tally)> {
                 tally.losses += 1;
                 accepted.clear();
             }
+            Event::Resumed => tally.submitted_again += 1,
             other => anyhow::bail!("an event that nobody caused: {other:?}"),
         }
     }

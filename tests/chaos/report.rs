@@ -70,6 +70,11 @@ impl Report<'_> {
             "| units made again for that reason | {} |",
             sum(|round| round.tally.made_again)
         )?;
+        writeln!(
+            text,
+            "| runs submitted again, for a picture of the submission | {} |",
+            sum(|round| round.tally.submitted_again)
+        )?;
         writeln!(text, "| cores of the machine | {cores} |")?;
         writeln!(text, "| wall time | {} |", seconds(self.wall))?;
         writeln!(

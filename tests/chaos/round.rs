@@ -23,6 +23,9 @@ const STUCK: Duration = Duration::from_secs(120);
 /// After the disk had space again, a coordinator that was about to end may still do so.
 const AFTER_FULL: Duration = Duration::from_secs(5);
 
+/// What a run asks for that has lost a picture of its submission.
+const SUBMIT_AGAIN: &str = "submit the run again";
+
 /// What a round brought.
 pub(crate) struct Round {
     pub(crate) outcome: Outcome,
@@ -208,8 +211,15 @@ async fn follow(fleet: &mut Fleet, mut chaos: Option<&mut Chaos>, disk: Option<&
     let ended = loop {
         ticks.tick().await;
         if let Some(status) = fleet.status().await? {
-            if status.phase.is_ended() {
-                break status.phase;
+            match &status.phase {
+                Phase::Failed { reason } if reason.contains(SUBMIT_AGAIN) && chaos.is_some() => {
+                    // While the coordinator is stopped, or its disk full, this fails: the next tick tries again.
+                    if let Err(error) = fleet.submit_again().await {
+                        println!("not submitted again yet: {error:#}");
+                    }
+                }
+                phase if phase.is_ended() => break status.phase,
+                _ => {}
             }
             let units = units(&status);
             if units > accepted {
