@@ -1,5 +1,7 @@
 //! What follows from a result that counts.
 
+use std::ops::Range;
+
 use super::check::{Objection, expected_kind, outcome_kind};
 use super::lease::Trouble;
 use super::results::{CandidateResult, ShardResult, StepResult};
@@ -243,7 +245,7 @@ impl Run {
                 let size = self.spec.trainer.shard;
                 let Some(flight) = self.flight_mut(*step) else { return };
                 flight.note_verdicts(&places, verdicts, size);
-                self.open_training(*step, effects);
+                self.open_training(*step, schedule::overlapping(&places, size), effects);
             }
             Unit::EvaluateJudge { .. } => {
                 for (place, record) in places.zip(verdicts) {
@@ -262,14 +264,14 @@ impl Run {
         }
     }
 
-    /// Makes the gradients ready whose pairs are all judged, if this is the step that is being trained: a step that is
-    /// sampled ahead waits for the policy that it trains. Asks for the commit once every shard is done, and stops a run whose
-    /// judge works on nothing at all.
-    pub(super) fn open_training(&mut self, step: Step, effects: &mut Vec<Effect>) {
+    /// Makes those of these shards' gradients ready whose pairs are all judged, if this is the step that is being trained: a
+    /// step that is sampled ahead waits for the policy that it trains. Asks for the commit once every shard is done, and stops
+    /// a run whose judge works on nothing at all.
+    pub(super) fn open_training(&mut self, step: Step, shards: Range<u32>, effects: &mut Vec<Effect>) {
         let Some(flight) = self.flights.front().filter(|flight| flight.step == step) else {
             return;
         };
-        for shard in flight.trainable(self.spec.trainer.shard) {
+        for shard in flight.trainable(shards, self.spec.trainer.shard) {
             let unit = Unit::Gradient { step, shard };
             if self.board.lease(&unit).is_none() && !self.board.is_ready(&unit) {
                 self.make_ready(unit, effects);
@@ -303,7 +305,8 @@ impl Run {
         flight.note_shard(shard, result);
         self.pairs_skipped += count;
         self.pairs_skipped_lately += count;
-        self.open_training(step, effects);
+        // A gradient makes no other gradient ready, but it may be the last.
+        self.open_training(step, 0..0, effects);
     }
 
     #[expect(
@@ -340,8 +343,8 @@ impl Run {
         if let Some(next) = self.flights.front_mut() {
             // It has been sampled ahead; its own time begins now.
             next.started = now;
-            let next = next.step;
-            self.open_training(next, effects);
+            let (next, shards) = (next.step, 0..next.shards.len() as u32);
+            self.open_training(next, shards, effects);
         }
         if step.0 < self.spec.run.steps {
             self.begin_steps(now, effects);

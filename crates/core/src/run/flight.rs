@@ -95,14 +95,14 @@ impl StepInFlight {
         }
     }
 
-    /// Shards of `size` pairs that are not done although all their pairs are judged.
-    pub(super) fn trainable(&self, size: u32) -> Vec<u32> {
+    /// Those of these shards of `size` pairs that are not done although all their pairs are judged.
+    pub(super) fn trainable(&self, shards: Range<u32>, size: u32) -> Vec<u32> {
         let judged = |shard: &u32| {
             let pairs = self.part(&schedule::extent(*shard, size, self.count()));
             pairs.iter().all(|pair| pair.verdict.is_some())
         };
-        let open = (0..).zip(&self.shards).filter(|(_, result)| result.is_none());
-        open.map(|(shard, _)| shard).filter(judged).collect()
+        let open = shards.filter(|shard| self.shards[*shard as usize].is_none());
+        open.filter(judged).collect()
     }
 
     /// Takes back the samples of these places with all that followed from them. Returns the judge chunks of `batch` pairs and
