@@ -38,12 +38,13 @@ use submission::Submission;
 pub use submission::Submitted;
 
 /// Commands that may wait; beyond, callers are held back.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 8192;
 /// Heartbeats that may wait: one for each worker of a large fleet, so that after a stall all are heard before any worker is
 /// given up. Beyond, callers are held back.
 const HEARTBEATS: usize = 1 << 16;
-/// Commands that share one transaction at most.
-const ROUND: usize = 256;
+/// Commands that share one transaction at most. Much work makes large rounds by itself, and each round waits for the disk once:
+/// a bound below what has arrived would bound the leases per second by the disk's latency.
+const ROUND: usize = 4096;
 /// How often leases and workers are looked at.
 const TICK: Duration = Duration::from_millis(500);
 
