@@ -20,6 +20,10 @@ pub(super) struct Book {
     /// Events so far, and which of them was the last that took results back.
     events: u64,
     taken_back: u64,
+    /// When the latest event happened: time does not go back.
+    latest: Option<Millis>,
+    /// Workers that get nothing more, until somebody resumes the run.
+    quarantined: BTreeSet<WorkerId>,
     /// Grants whose results counted when they came.
     counted: BTreeSet<Fence>,
     /// Grants that ended without a result that counts.
@@ -101,8 +105,15 @@ impl Book {
         run: &Run,
     ) -> Result<(), String> {
         self.events += 1;
+        if self.latest.is_some_and(|latest| at < latest) {
+            return Err(format!("event {} happened before the one that it follows", self.events));
+        }
+        self.latest = Some(at);
         match event {
             Event::Granted { unit, worker, fence } => {
+                if self.quarantined.contains(worker) {
+                    return Err(format!("{unit} was granted to {worker}, which is in quarantine"));
+                }
                 if fence.0 != self.grants.len() as u64 + 1 {
                     return Err(format!("grant {fence} follows {} grants", self.grants.len()));
                 }
@@ -143,7 +154,9 @@ impl Book {
                     return Err(format!("the lease on {unit} expired although its worker kept it alive"));
                 }
             }
-            Event::Quarantined { .. } | Event::Cancelled { .. } | Event::Resumed => {}
+            Event::Quarantined { worker, .. } => drop(self.quarantined.insert(worker.clone())),
+            Event::Resumed => self.quarantined.clear(),
+            Event::Cancelled { .. } => {}
         }
         Ok(())
     }
