@@ -170,20 +170,19 @@ impl State {
             return;
         }
         self.forget_closed_calls();
+        let waiters = &mut self.waiters;
         for call in &mut self.calls.0 {
-            for (worker, stage) in &mut call.called {
-                if *stage != Stage::Called {
-                    continue;
-                }
-                for waiter in self.waiters.take_of(worker) {
-                    if *stage != Stage::Called {
-                        self.waiters.push(Role::Trainer, waiter);
-                        continue;
-                    }
-                    let answer = LeaseAnswer::Called(Box::new(call.commit.clone()), call.group.clone());
-                    // A caller that hung up is told when it asks again.
-                    if waiter.reply.send(Ok(answer)).is_ok() {
-                        *stage = Stage::Told;
+            let untold = call.called.iter_mut().filter(|(_, stage)| **stage == Stage::Called);
+            for (worker, stage) in untold {
+                for waiter in waiters.take_of(worker) {
+                    // A worker that hung up is told when it asks again.
+                    if *stage == Stage::Called && !waiter.reply.is_closed() {
+                        let answer = LeaseAnswer::Called(Box::new(call.commit.clone()), call.group.clone());
+                        if waiter.reply.send(Ok(answer)).is_ok() {
+                            *stage = Stage::Told;
+                        }
+                    } else {
+                        waiters.push(Role::Trainer, waiter);
                     }
                 }
             }
