@@ -16,20 +16,25 @@ pub(super) struct Blobs {
     deleted: BTreeSet<Digest>,
     /// Whether something was lost or misled: then steps may be taken again, and need what they once needed.
     troubled: bool,
-    /// What was stored lately.
-    recent: Vec<Digest>,
+    /// What was stored, in order; policies, on which everything else rests, once more.
+    stored: Vec<Digest>,
+    policies: Vec<Digest>,
 }
 
 impl Blobs {
     /// Loses one that somebody may still need. Returns whether there was one.
     pub(super) fn lose(&mut self, chance: &mut Chance) -> bool {
-        if self.recent.is_empty() {
+        let (among, window) = match chance.happens(0.3) {
+            true => (&self.policies, 3),
+            false => (&self.stored, 40),
+        };
+        if among.is_empty() {
             return false;
         }
-        let window = self.recent.len().min(40);
-        let which = self.recent.len() - 1 - chance.below(window as u64) as usize;
+        let back = chance.below(among.len().min(window) as u64) as usize;
+        let which = among[among.len() - 1 - back];
         self.troubled = true;
-        self.lost.insert(self.recent[which])
+        self.lost.insert(which)
     }
 
     /// Deletes what the coordinator says that nobody needs.
@@ -49,7 +54,10 @@ impl Blobs {
         for blob in outputs(outcome) {
             self.lost.remove(&blob);
             self.deleted.remove(&blob);
-            self.recent.push(blob);
+            self.stored.push(blob);
+        }
+        if let Outcome::Initialised { .. } | Outcome::Committed { .. } = outcome {
+            self.policies.extend(outputs(outcome));
         }
     }
 

@@ -23,6 +23,31 @@ use world::World;
 /// Schedules of the ordinary test.
 const SCHEDULES: u64 = 10_000;
 
+/// What must have happened over all schedules.
+const HAPPENS: [&str; 21] = [
+    "blobs deleted as garbage",
+    "blobs lost",
+    "calls refused",
+    "cancelled",
+    "completed",
+    "coordinator starts",
+    "expired",
+    "failed",
+    "granted",
+    "ledger failures",
+    "messages doubled",
+    "messages lost",
+    "quarantined",
+    "released",
+    "resumed",
+    "runs",
+    "runs equal to the undisturbed",
+    "worker crashes",
+    "workers cut off",
+    "workers frozen",
+    "workers told to leave",
+];
+
 /// A promise that was broken.
 struct Violation {
     what: String,
@@ -77,9 +102,17 @@ fn live_through(part: u64, of: u64) {
     let schedules = number("GAVEL_SIMULATION_SCHEDULES").unwrap_or(SCHEDULES);
     let mut sum = Tally::default();
     for seed in (part..schedules).step_by(of as usize) {
-        live(seed).0.into_iter().for_each(|(what, count)| sum.add(what, count));
+        live(seed)
+            .0
+            .into_iter()
+            .for_each(|(what, count)| sum.add(what, count));
     }
     eprintln!("{sum:#?}");
+    if schedules >= SCHEDULES {
+        for what in HAPPENS {
+            assert!(sum.0.contains_key(what), "no schedule has any `{what}`");
+        }
+    }
 }
 
 #[test]
@@ -90,4 +123,11 @@ fn nothing_is_lost_or_counted_twice_0() {
 #[test]
 fn nothing_is_lost_or_counted_twice_1() {
     live_through(1, 2);
+}
+
+#[test]
+fn one_seed_is_one_schedule() {
+    for seed in 0..20 {
+        assert!(live(seed) == live(seed), "schedule {seed} went two ways");
+    }
 }

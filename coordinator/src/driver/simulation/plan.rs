@@ -130,7 +130,7 @@ impl Faults {
             coordinator_restart: every(chance, 0.2, 3_000, 10_000),
             drain: every(chance, 0.1, 3_000, 15_000),
             cancel: every(chance, 0.2, 2_000, 15_000),
-            blob_loss: every(chance, 0.3, 1_000, 10_000),
+            blob_loss: every(chance, 0.4, 700, 8_000),
             clock: if chance.happens(0.3) { 3_000 } else { 0 },
         }
     }

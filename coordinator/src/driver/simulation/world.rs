@@ -563,29 +563,31 @@ impl World {
             Act::BeginToEnd => process.begin_to_end(),
         };
         let now = process.now();
-        if acted.is_err() {
-            self.tally.count("ledger failures");
-            self.end_coordinator("dies of its ledger");
-            return Ok(());
-        }
         let deleted = self.blobs.delete(process.garbage());
         self.tally.add("blobs deleted as garbage", deleted);
+        // Also of a round that the process does not survive: an answer may have left before it died.
         let answered = process.answered();
-        for (worker, registers) in heard {
-            self.oracle.hear(worker, registers, now);
-        }
-        for answered in &answered {
-            self.oracle
-                .keep_alive(&answered.call.request, &answered.response, now)?;
+        if acted.is_ok() {
+            for (worker, registers) in heard {
+                self.oracle.hear(worker, registers, now);
+            }
+            for answered in &answered {
+                self.oracle
+                    .keep_alive(&answered.call.request, &answered.response, now)?;
+            }
         }
         let news = self.oracle.read(&self.ledger.pages(), &self.blobs)?;
         self.tell(&news);
-        if let Some(process) = &self.coordinator {
+        if let (Some(process), true) = (&self.coordinator, acted.is_ok()) {
             self.oracle.compare(process.state())?;
         }
         for answered in answered {
             self.oracle.check_answer(&answered)?;
             self.respond(answered);
+        }
+        if acted.is_err() {
+            self.tally.count("ledger failures");
+            self.end_coordinator("dies of its ledger");
         }
         Ok(())
     }
