@@ -165,9 +165,10 @@ impl Oracle {
                 Request::Complete {
                     worker, key, honest, ..
                 },
-                Response::Failed(_),
+                Response::Failed(code),
             ) => {
-                if *honest && open(key) == Some(worker) {
+                // A round that the coordinator does not survive decides nothing.
+                if *honest && !super::protocol::passes(*code) && open(key) == Some(worker) {
                     return Err(format!(
                         "an honest result was refused while its lease is open: {refusal:?}"
                     ));
