@@ -13,6 +13,7 @@ use gavel_core::ids::{Digest, Millis, WorkerId};
 use gavel_core::run::{Event, Refusal};
 use gavel_proto::LeaseKey;
 use tokio::sync::{mpsc, oneshot};
+use tonic::Code;
 
 use super::ledger::SimulatedLedger;
 use super::plan::Plan;
@@ -376,8 +377,18 @@ impl Call {
             Awaited::Submitted(answer) => poll(answer, |_| Response::Done),
             Awaited::Done(answer) => poll(answer, |()| Response::Done),
             Awaited::Reports(answers) => {
-                answers.retain_mut(|answer| poll(answer, |()| Response::Done).is_none());
-                answers.is_empty().then_some((Response::Done, None))
+                let mut died = false;
+                answers.retain_mut(|answer| match poll(answer, |()| Response::Done) {
+                    None => true,
+                    Some((response, _)) => {
+                        died |= matches!(response, Response::Failed(Code::Unavailable));
+                        false
+                    }
+                });
+                match died {
+                    true => Some((Response::Failed(Code::Unavailable), None)),
+                    false => answers.is_empty().then_some((Response::Done, None)),
+                }
             }
         }
     }
