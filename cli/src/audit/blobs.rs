@@ -10,6 +10,7 @@ use gavel_coordinator::blobs::{BlobError, Blobs};
 use gavel_core::ids::{Digest, Step};
 use gavel_core::run::Run;
 use gavel_core::schedule;
+use gavel_core::spec::GradientExchange;
 use gavel_core::unit::{Outcome, Policy, Sampled, Unit};
 use gavel_models::tensor_file::TensorFile;
 use gavel_models::trajectory::Trajectory;
@@ -53,13 +54,16 @@ enum Content {
 pub(super) async fn check(account: &Account, blobs: &Blobs, findings: &mut Findings) -> anyhow::Result<Blobbed> {
     let named = named(account);
     let retained = account.run.retained();
+    let sums_are_blobs = account.run.spec().trainer.exchange == GradientExchange::Blobs;
     let mut found = Blobbed::default();
     for (digest, Named { what, content }) in &named {
         let is_trajectory = matches!(content, Content::Trajectory(_));
         found.trajectories_named += usize::from(is_trajectory);
         let bytes = match blobs.peek(digest).await {
             Ok(bytes) => bytes,
-            Err(BlobError::Missing { .. }) if !retained.contains(digest) => {
+            Err(BlobError::Missing { .. })
+                if !retained.contains(digest) || (!sums_are_blobs && matches!(content, Content::Gradient { .. })) =>
+            {
                 found.gone += 1;
                 continue;
             }

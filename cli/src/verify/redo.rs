@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use gavel_core::run::Run;
-use gavel_core::spec::RunSpec;
+use gavel_core::spec::{GradientExchange, RunSpec};
 use gavel_core::unit::{Outcome, Role};
 use gavel_judge_worker::JudgeWork;
 use gavel_models::trajectory::Trajectory;
@@ -37,9 +37,12 @@ pub(super) struct Redo<'a> {
 
 impl<'a> Redo<'a> {
     pub(super) fn new(run: &'a Run, store: Store) -> Self {
+        let mut spec = run.spec().clone();
+        // Whatever way the sums went, what is done again goes through the store.
+        spec.trainer.exchange = GradientExchange::Blobs;
         Self {
             run,
-            spec: run.spec().clone(),
+            spec,
             worker: None,
             store,
         }
