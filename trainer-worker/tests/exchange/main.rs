@@ -27,18 +27,33 @@ fn adapter(status: &RunStatus) -> Digest {
     status.policy.as_ref().expect("a policy").adapter
 }
 
-/// The adapter where every sum is a blob, and the blobs that the run left.
+/// The adapter where every sum is a blob, and the number of blobs before the first commit.
 fn by_blobs() -> (Digest, usize) {
-    static ADAPTER: OnceLock<(Digest, usize)> = OnceLock::new();
-    *ADAPTER.get_or_init(|| {
+    static FOUND: OnceLock<(Digest, usize)> = OnceLock::new();
+    *FOUND.get_or_init(|| {
         let fleet = Fleet::start(GradientExchange::Blobs, 1);
-        let trainer = fleet.trainer(Loopback::default(), Box::new(|_| {}));
+        let (count, counted) = blobs_before_first_commit(&fleet);
+        let trainer = fleet.trainer(Loopback::default(), count());
         let adapter = adapter(&fleet.finish());
-        let blobs = blobs(fleet.folder.path());
         trainer.stop();
         fleet.stop();
-        (adapter, blobs)
+        (adapter, counted.recv().unwrap())
     })
+}
+
+/// Counts the blobs when everything of the first step but its commit is done: nothing has been collected yet.
+fn blobs_before_first_commit(fleet: &Fleet) -> (impl Fn() -> fleet::BeforeCommit + use<>, Receiver<usize>) {
+    let (tell, told) = mpsc::channel();
+    let data = fleet.folder.path().to_owned();
+    let count = move || -> fleet::BeforeCommit {
+        let (tell, data) = (tell.clone(), data.clone());
+        Box::new(move |step| {
+            if step == Step(1) {
+                tell.send(blobs(&data)).unwrap();
+            }
+        })
+    };
+    (count, told)
 }
 
 fn blobs(data: &Path) -> usize {
@@ -52,16 +67,14 @@ fn blobs(data: &Path) -> usize {
 fn undisturbed(trainers: usize) {
     let fleet = Fleet::start(GradientExchange::Nccl, trainers);
     let loopback = Loopback::default();
-    let start = |_| fleet.trainer(loopback.clone(), Box::new(|_| {}));
+    let (count, counted) = blobs_before_first_commit(&fleet);
+    let start = |_| fleet.trainer(loopback.clone(), count());
     let processes: Vec<_> = (0..trainers).map(start).collect();
     let found = adapter(&fleet.finish());
     let (expected, blobs_with_sums) = by_blobs();
     assert_eq!(found, expected);
-    assert_eq!(
-        blobs_with_sums - blobs(fleet.folder.path()),
-        (STEPS * SHARDS) as usize,
-        "no sum is a blob"
-    );
+    let blobs = counted.recv().unwrap();
+    assert_eq!(blobs_with_sums - blobs, SHARDS as usize, "no sum is a blob");
     // A trainer that has every sum needs no group.
     let groups = if trainers == 1 {
         vec![]
