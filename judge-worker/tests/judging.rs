@@ -264,7 +264,7 @@ fn broken_work_is_an_error_and_no_verdict() {
         .perform(&unit(), &Assignment::Judge { pairs: vec![pair] }, &context)
         .unwrap_err();
     assert!(
-        matches!(&error, WorkError::Retry(text) if text.contains("cannot be decoded")),
+        matches!(&error, WorkError::Unusable { inputs, reason } if inputs[0].blob == image && reason.contains("cannot be decoded")),
         "{error}"
     );
 }

@@ -6,7 +6,7 @@ use gavel_core::{
     RunAssets,
     ids::{Digest, PromptIndex, RunId, Step, WorkerId},
     spec::RunSpec,
-    unit::{Arm, Assignment, Outcome, Policy, PromptText, RewardedCandidate, RewardedPair, Unit},
+    unit::{Arm, Assignment, Fault, Outcome, Policy, PromptText, RewardedCandidate, RewardedPair, Unit},
 };
 use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
@@ -241,13 +241,13 @@ fn a_tuned_evaluation_uses_the_average_and_the_same_noise_as_the_base() {
         )
         .unwrap_err();
     assert!(
-        matches!(error, WorkError::Fatal(_)),
+        matches!(&error, WorkError::Unusable { inputs, .. } if inputs[0].blob == lost),
         "the average is asked for, not the adapter: {error}"
     );
 }
 
 #[test]
-fn a_sampler_with_another_adapter_stops_the_run() {
+fn samples_of_another_adapter_are_made_again_by_somebody_else() {
     let (spec, context) = (spec(), WorkContext::in_memory().unwrap());
     let mut trainer: TrainerWork = prepared(&spec);
     let initial = initialise(&mut trainer, &context);
@@ -256,7 +256,8 @@ fn a_sampler_with_another_adapter_stops_the_run() {
     let (next, _) = commit(&mut trainer, &initial, vec![gradient], terms, &context);
     let error = shard(&mut trainer, &next, &pairs, &context).unwrap_err();
     assert!(
-        matches!(&error, WorkError::Fatal(text) if text.contains("was sampled with the adapter")),
+        matches!(&error, WorkError::Unusable { inputs, reason }
+            if inputs[0].fault == Fault::Producer && reason.contains("was sampled with the adapter")),
         "{error}"
     );
 }
@@ -279,7 +280,7 @@ fn trajectories_that_were_tampered_with_do_not_pass_the_ratio_gate() {
     pairs[0].candidates[0].trajectory = broken;
     let error = shard(&mut trainer, &initial, &pairs, &context).unwrap_err();
     assert!(
-        matches!(&error, WorkError::Fatal(text) if text.contains(&broken.to_string())),
+        matches!(&error, WorkError::Unusable { inputs, .. } if inputs[0].blob == broken && inputs[0].fault == Fault::Producer),
         "{error}"
     );
 }

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use gavel_core::spec::{EvaluatorName, RunSpec};
-use gavel_core::{RubricText, RunAssets};
+use gavel_core::{ModelFingerprints, RubricText, RunAssets};
 use gavel_eval::Evaluator;
+use gavel_models::load::fingerprint;
 use gavel_rubric::{JudgeTemplate, RubricSet};
 
 use crate::checks::Checks;
@@ -46,6 +47,11 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
         rubric: RubricText::new(rubric?.text()),
         template: template?,
         labelled: labelled.pairs,
+        // Folders that are not there are reported by their own checks; a submitter may do without.
+        models: ModelFingerprints {
+            transformer: fingerprint(&spec.model.path.join("transformer")).ok(),
+            judge: fingerprint(&spec.judge.path).ok(),
+        },
     };
     Some(Files {
         assets,

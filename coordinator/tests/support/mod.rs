@@ -54,6 +54,7 @@ pub(crate) fn assets() -> RunAssets {
             second: image("labelled b"),
             preferred: Side::First,
         }],
+        models: Default::default(),
     }
 }
 

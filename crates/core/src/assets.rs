@@ -19,6 +19,20 @@ pub struct RunAssets {
     pub template: String,
     /// Pairs with a known answer; their images are blobs.
     pub labelled: Vec<LabelledPair>,
+    /// The models that the submitter has in the spec's folders: every worker's must be the same.
+    #[serde(default)]
+    pub models: ModelFingerprints,
+}
+
+/// Fingerprints of the models that a run works with, as workers report them with their results. One that is not known is
+/// taken from the first result.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelFingerprints {
+    /// Of the diffusion transformer.
+    pub transformer: Option<Digest>,
+    /// Of the judge.
+    pub judge: Option<Digest>,
 }
 
 /// A rubric's text with its fingerprint.

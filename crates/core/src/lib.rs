@@ -20,5 +20,5 @@ pub mod spec;
 pub mod unit;
 pub mod verdict;
 
-pub use assets::{LabelledPair, RubricText, RunAssets};
+pub use assets::{LabelledPair, ModelFingerprints, RubricText, RunAssets};
 pub use hint::Hint;

@@ -200,5 +200,6 @@ fn assets(chance: &mut Chance) -> RunAssets {
                 preferred: Side::First,
             })
             .collect(),
+        models: Default::default(),
     }
 }

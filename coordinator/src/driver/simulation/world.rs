@@ -1,5 +1,7 @@
 //! Virtual time: what happens next, the network between workers and coordinator, and the faults.
 
+mod faults;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use gavel_core::run::{Event, Phase};
@@ -637,128 +639,6 @@ impl World {
     }
 
     // Faults.
-
-    fn next_fault(&mut self, fault: Fault) {
-        let mean = match fault {
-            Fault::WorkerCrash => self.faults.worker_crash,
-            Fault::WorkerLeaves => self.faults.worker_leaves,
-            Fault::Freeze => self.faults.freeze,
-            Fault::Partition => self.faults.partition,
-            Fault::CoordinatorCrash => self.faults.coordinator_crash,
-            Fault::LedgerFailure => self.faults.ledger_failure,
-            Fault::CoordinatorRestart => self.faults.coordinator_restart,
-            Fault::Drain => self.faults.drain,
-            Fault::Cancel => self.faults.cancel,
-            Fault::BlobLoss => self.faults.blob_loss,
-        };
-        if mean > 0 {
-            let after = self.chance.wait(mean);
-            self.after(after, Happening::Fault(fault));
-        }
-    }
-
-    fn strike(&mut self, fault: Fault) -> Result<(), String> {
-        self.next_fault(fault);
-        let index = self.chance.below(self.places.len() as u64) as usize;
-        let alive = self.places[index].worker.alive;
-        match fault {
-            Fault::WorkerCrash if alive => {
-                self.tally.count("worker crashes");
-                self.note(|| format!("worker {index} crashes"));
-                self.kill(index, true);
-            }
-            Fault::WorkerLeaves if alive => {
-                self.tally.count("workers told to leave");
-                self.note(|| format!("worker {index} is told to leave"));
-                self.with_worker(index, |worker, around| worker.drain(around));
-            }
-            Fault::Freeze if alive => {
-                self.tally.count("workers frozen");
-                let until = self.now + self.chance.between(200, 12_000);
-                self.note(|| format!("worker {index} freezes until {until}"));
-                self.places[index].frozen = until;
-            }
-            Fault::Partition => {
-                self.tally.count("workers cut off");
-                let until = self.now + self.chance.between(200, 12_000);
-                self.note(|| format!("worker {index} is cut off until {until}"));
-                self.places[index].cut_off = until;
-            }
-            Fault::CoordinatorCrash => self.end_coordinator("crashes"),
-            Fault::LedgerFailure => {
-                let fate = self.chance.pick(&[Fate::Lost, Fate::StoredAndReportedLost]);
-                self.ledger.pages().append = fate;
-                if self.chance.happens(self.faults.creation) {
-                    self.ledger.pages().creation = self.chance.pick(&[Fate::Lost, Fate::StoredAndReportedLost]);
-                }
-            }
-            Fault::CoordinatorRestart => self.restart_in_order()?,
-            Fault::Drain => {
-                self.note(|| "the operator drains the fleet".into());
-                self.send(Caller::Operator, Request::Drain, 0);
-                // Whoever drains a fleet starts it again later.
-                let life = self.coordinator_life;
-                let after = self.chance.between(500, 5_000);
-                self.after(after, Happening::CoordinatorStops(life));
-            }
-            Fault::Cancel => {
-                let run = self.chance.below(self.plan.runs.len() as u64) as usize;
-                let id = self.plan.runs[run].id.clone();
-                self.send(Caller::Operator, Request::Cancel(id), 0);
-            }
-            Fault::BlobLoss => {
-                if self.blobs.lose(&mut self.chance) {
-                    self.tally.count("blobs lost");
-                }
-            }
-            Fault::WorkerCrash | Fault::WorkerLeaves | Fault::Freeze => {}
-        }
-        Ok(())
-    }
-
-    fn restart_in_order(&mut self) -> Result<(), String> {
-        if !self.ends {
-            self.ends = true;
-            self.note(|| "the coordinator begins to end".into());
-            let life = self.coordinator_life;
-            self.after(GRACE, Happening::CoordinatorStops(life));
-            return self.drive(Act::BeginToEnd);
-        }
-        Ok(())
-    }
-
-    /// From now on nothing goes wrong: whoever was away comes back, and nobody lies.
-    fn heal(&mut self) {
-        self.note(|| "from now on nothing goes wrong".into());
-        self.faults = Faults::default();
-        self.skew = 0;
-        {
-            let mut pages = self.ledger.pages();
-            pages.append = Fate::Stored;
-            pages.creation = Fate::Stored;
-        }
-        self.queue.retain(|_, happening| match happening {
-            Happening::Fault(_) => false,
-            Happening::Arrive { request, .. } => !matches!(request, Request::Drain | Request::Cancel(_)),
-            _ => true,
-        });
-        self.healed = true;
-        for index in 0..self.places.len() {
-            self.places[index].cut_off = 0;
-            self.places[index].frozen = self.places[index].frozen.min(self.now);
-            let worker = &mut self.places[index].worker;
-            worker.slowness = worker.slowness.min(3);
-            if worker.liar {
-                // Somebody replaces the machine.
-                worker.liar = false;
-                if worker.alive {
-                    self.kill(index, false);
-                }
-            }
-        }
-    }
-
-    // The end.
 
     fn is_finished(&self) -> bool {
         let watched = &self.oracle.watched;

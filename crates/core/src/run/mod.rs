@@ -32,7 +32,7 @@ pub use results::{CandidateResult, PairResult, Results, ShardResult, StepRecord,
 pub use status::{EvaluationStatus, JudgeMeasure, LeaseStatus, Progress, RunStatus, WinRate};
 pub use waiting::{Waiting, WaitingFor};
 
-use crate::assets::RunAssets;
+use crate::assets::{ModelFingerprints, RunAssets};
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::schedule;
 use crate::spec::RunSpec;
@@ -90,7 +90,7 @@ pub struct Run {
     flights: VecDeque<StepInFlight>,
     /// Workers whose results contradicted their units, and how.
     quarantined: BTreeMap<WorkerId, String>,
-    models: Models,
+    models: ModelFingerprints,
     missing: Missing,
     pairs_judged: u64,
     pairs_skipped: u32,
@@ -104,13 +104,6 @@ pub struct Run {
 struct Accepted {
     fence: Fence,
     worker: WorkerId,
-}
-
-/// The models that the run's first results came from; everybody else's must be the same.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Models {
-    transformer: Option<Digest>,
-    judge: Option<Digest>,
 }
 
 /// Evaluation units that are not done yet.
@@ -163,6 +156,7 @@ impl Run {
             id,
             spec_sha256: spec.digest(),
             spec,
+            models: assets.models,
             assets,
             created: None,
             halted: None,
@@ -172,7 +166,6 @@ impl Run {
             troubles: BTreeMap::new(),
             flights: VecDeque::new(),
             quarantined: BTreeMap::new(),
-            models: Models::default(),
             missing,
             pairs_judged: 0,
             pairs_skipped: 0,

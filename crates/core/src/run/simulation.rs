@@ -54,6 +54,7 @@ pub(super) fn assets() -> RunAssets {
                 preferred: Side::First,
             })
             .collect(),
+        models: Default::default(),
     }
 }
 

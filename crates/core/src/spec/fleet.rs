@@ -16,7 +16,6 @@ pub struct TrainerSpec {
     /// Keep only block inputs in the forward and run each block again in its backward.
     pub checkpoint_activations: bool,
     /// How the gradient sums get to the trainer that commits. No part of the result.
-    #[serde(skip_serializing_if = "GradientExchange::is_default")]
     pub exchange: GradientExchange,
 }
 
@@ -29,13 +28,6 @@ pub enum GradientExchange {
     Blobs,
     /// Each sum stays with the trainer that made it and is broadcast to the others by NCCL.
     Nccl,
-}
-
-impl GradientExchange {
-    // Left out of JSON where it says nothing, so that fingerprints stay those of specs from before there was a choice.
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 impl Default for TrainerSpec {
