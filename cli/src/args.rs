@@ -179,6 +179,9 @@ pub(crate) struct JudgeArguments {
 pub(crate) struct SubmitArguments {
     #[command(flatten)]
     pub(crate) config: ConfigArguments,
+    /// Let the run go on where it stopped or failed; its labelled pictures are stored anew.
+    #[arg(long)]
+    pub(crate) resume: bool,
     /// The coordinator's address, http://HOST:PORT; several, separated by commas, where others stand by.
     #[arg(
         long,

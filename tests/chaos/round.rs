@@ -24,7 +24,7 @@ const STUCK: Duration = Duration::from_secs(120);
 const AFTER_FULL: Duration = Duration::from_secs(5);
 
 /// What a run asks for that has lost a picture of its submission.
-const SUBMIT_AGAIN: &str = "submit the run again";
+const SUBMIT_AGAIN: &str = "gavel submit --resume";
 
 /// What a round brought.
 pub(crate) struct Round {

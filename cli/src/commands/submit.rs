@@ -17,6 +17,10 @@ pub(super) fn submit(arguments: &SubmitArguments) -> anyhow::Result<()> {
             "is submitted"
         };
         println!("run {} {what} (spec {})", spec.run.name, submitted.spec_sha256);
+        if arguments.resume {
+            client.resume(&spec.id()).await?;
+            println!("it goes on, if it had stopped");
+        }
         println!(
             "`gavel status {} --connect {}` shows how it goes",
             spec.run.name, arguments.connect

@@ -54,8 +54,9 @@ impl Run {
             return self.attempt_failed(unit, worker, reason.to_owned(), false, effects);
         }
         if sources.contains(&Source::Submission) {
-            let reason =
-                format!("{unit}: {reason}: submit the run again, which stores its pictures anew, and resume it");
+            let reason = format!(
+                "{unit}: {reason}: `gavel submit --resume`, or `gavel run --resume`, stores its pictures anew and lets it go on"
+            );
             return self.halt(Phase::Failed { reason }, effects);
         }
         for source in &sources {
