@@ -196,8 +196,6 @@ impl Run {
                     Unit::Commit { step: of } => of == step,
                     _ => false,
                 });
-                // Of these chunks, those that share no pair with the lost samples' own have all they need.
-                self.make_judgeable(step, chunks, effects);
             }
             Unit::Gradient { step, shard } => {
                 let Some(flight) = self.flight_mut(step) else { return };
@@ -224,19 +222,6 @@ impl Run {
             _ => {}
         }
         self.make_ready(unit, effects);
-    }
-
-    fn make_judgeable(&mut self, step: Step, chunks: std::ops::Range<u32>, effects: &mut Vec<Effect>) {
-        for chunk in chunks {
-            let unit = Unit::Judge { step, chunk };
-            let places = self.places(&unit);
-            let complete = self
-                .flight(step)
-                .is_some_and(|flight| flight.part(&places).iter().all(|pair| pair.candidates.is_some()));
-            if complete {
-                self.make_ready(unit, effects);
-            }
-        }
     }
 
     fn forget_comparison(&mut self, unit: Unit) {
