@@ -86,6 +86,7 @@ fn no_room_depends_on_a_room_that_it_must_not_know() {
             &["tokio", "tonic", "sqlx", "gavel-proto", "gavel-worker"],
         ),
         ("gavel-rubric", &["tokio", "tonic", "candle-core", "gavel-models"]),
+        ("gavel-judge", &["tonic", "sqlx", "gavel-worker", "gavel-coordinator"]),
         (
             "gavel-worker",
             &["candle-core", "sqlx", "gavel-models", "gavel-coordinator"],

@@ -8,21 +8,27 @@ use gavel_core::{
     spec::{Device, Dtype, JudgeSpec, RunSpec},
     unit::{Assignment, Outcome, Pair, Unit},
 };
+use gavel_judge::VlmJudge;
 use gavel_models::{
     load::{device, dtype, fingerprint},
     vlm::Qwen2_5Vl,
 };
-use gavel_rubric::{JudgeTemplate, RubricSet};
+use gavel_rubric::{Judge, JudgeTemplate, JudgedPair, RubricSet};
 use gavel_worker::{Work, WorkContext, WorkError};
 use image::RgbImage;
-
-use crate::{Judge, JudgedPair};
 
 /// [`Work`] of a judge: training pairs, held-out pairs and labelled pairs alike.
 #[derive(Default)]
 pub struct JudgeWork {
     model: Option<Loaded>,
-    judge: Option<(Digest, Judge)>,
+    ready: Option<Ready>,
+}
+
+/// What a run's pairs are judged with.
+struct Ready {
+    model: Digest,
+    judge: VlmJudge,
+    rubric: RubricSet,
 }
 
 /// A model with what it was loaded from.
@@ -36,7 +42,7 @@ struct Loaded {
 
 impl Work for JudgeWork {
     fn prepare(&mut self, run: &RunId, spec: &RunSpec, assets: &RunAssets) -> Result<(), WorkError> {
-        self.judge = None;
+        self.ready = None;
         let (fingerprint, model) = self.model(run, &spec.judge)?;
         let template =
             JudgeTemplate::parse(&assets.template, &spec.judge.template).map_err(|error| WorkError::fatal(&error))?;
@@ -48,14 +54,20 @@ impl Work for JudgeWork {
                 "the run's rubric has fingerprint {found}, the run says {expected}"
             )));
         }
-        let judge = Judge::new(model, template, rubric, spec.judge.margin).map_err(|error| WorkError::fatal(&error))?;
-        self.judge = Some((fingerprint, judge));
+        let name = spec.judge.path.display().to_string();
+        let judge = VlmJudge::new(name, fingerprint, model, template, spec.judge.margin)
+            .map_err(|error| WorkError::fatal(&error))?;
+        self.ready = Some(Ready {
+            model: fingerprint,
+            judge,
+            rubric,
+        });
         Ok(())
     }
 
     fn perform(&mut self, _: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {
         let started = Instant::now();
-        let Some((model, judge)) = &self.judge else {
+        let Some(ready) = &self.ready else {
             return Err(WorkError::Retry(
                 "this judge was given work before it was prepared".into(),
             ));
@@ -69,6 +81,7 @@ impl Work for JudgeWork {
             .map(|pair| JudgedPair {
                 prompt: pair.prompt,
                 caption: &pair.text,
+                base: None,
                 first: &images[&pair.first],
                 second: &images[&pair.second],
             })
@@ -76,10 +89,13 @@ impl Work for JudgeWork {
         if context.cancelled() {
             return Err(WorkError::Cancelled);
         }
-        let verdicts = judge.judge(&judged).map_err(|error| WorkError::retry(&error))?;
+        let verdicts = ready
+            .judge
+            .judge(&ready.rubric, &judged)
+            .map_err(|error| WorkError::retry(&error))?;
         Ok(Outcome::Judged {
             verdicts,
-            model: *model,
+            model: ready.model,
             seconds: started.elapsed().as_secs_f64(),
         })
     }

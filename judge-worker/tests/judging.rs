@@ -15,9 +15,10 @@ use gavel_core::{
     unit::{Assignment, Outcome, Pair, Unit},
     verdict::{AbstainReason, Side, Verdict, VerdictRecord},
 };
-use gavel_judge_worker::{Error, Judge, JudgeWork, JudgedPair};
+use gavel_judge::{Error, VlmJudge};
+use gavel_judge_worker::JudgeWork;
 use gavel_models::vlm::Qwen2_5Vl;
-use gavel_rubric::{JudgeTemplate, RubricSet};
+use gavel_rubric::{Judge as _, JudgeTemplate, JudgedPair, RubricSet};
 use gavel_worker::{Work, WorkContext, WorkError};
 use image::RgbImage;
 use serde_json::Value;
@@ -33,9 +34,24 @@ fn rubric() -> RubricSet {
     RubricSet::load(&root().join("configs/quickstart/rubric.toml")).unwrap()
 }
 
-fn judge(margin: f64) -> Judge {
+fn judge(margin: f64) -> VlmJudge {
     let template = JudgeTemplate::load(&root().join("configs/judge/small.toml")).unwrap();
-    Judge::new(MODEL.clone(), template, rubric(), margin).unwrap()
+    VlmJudge::new("small".into(), Digest([1; 32]), MODEL.clone(), template, margin).unwrap()
+}
+
+fn verdicts(judge: &VlmJudge, pairs: &[JudgedPair<'_>]) -> Vec<VerdictRecord> {
+    judge.judge(&rubric(), pairs).unwrap()
+}
+
+fn verdict(judge: &VlmJudge, caption: &str, first: &RgbImage, second: &RgbImage) -> VerdictRecord {
+    let pair = JudgedPair {
+        prompt: PromptIndex(0),
+        caption,
+        base: None,
+        first,
+        second,
+    };
+    verdicts(judge, &[pair]).swap_remove(0)
 }
 
 struct Labelled {
@@ -78,6 +94,7 @@ fn pair_of(index: usize, pair: &Labelled) -> JudgedPair<'_> {
     JudgedPair {
         prompt: PromptIndex(index as u32),
         caption: &pair.caption,
+        base: None,
         first,
         second,
     }
@@ -86,7 +103,7 @@ fn pair_of(index: usize, pair: &Labelled) -> JudgedPair<'_> {
 #[test]
 fn the_small_judge_is_mostly_right_and_mostly_consistent() {
     let pairs = labelled(40);
-    let records = judge(0.0).judge(&judged(&pairs)).unwrap();
+    let records = verdicts(&judge(0.0), &judged(&pairs));
     let decided: Vec<(&VerdictRecord, Side)> = records
         .iter()
         .zip(&pairs)
@@ -113,8 +130,8 @@ fn swapped_images_mirror_the_verdict() {
     let judge = judge(0.0);
     for pair in &pairs {
         let [first, second] = &pair.images;
-        let record = judge.judge_pair(&pair.caption, first, second).unwrap();
-        let mirrored = judge.judge_pair(&pair.caption, second, first).unwrap();
+        let record = verdict(&judge, &pair.caption, first, second);
+        let mirrored = verdict(&judge, &pair.caption, second, first);
         for (order, swapped) in record
             .order_probabilities
             .iter()
@@ -135,9 +152,9 @@ fn swapped_images_mirror_the_verdict() {
 fn a_pair_is_judged_alike_alone_and_in_a_batch() {
     let pairs = labelled(3);
     let judge = judge(0.0);
-    let batch = judge.judge(&judged(&pairs)).unwrap();
+    let batch = verdicts(&judge, &judged(&pairs));
     for (pair, expected) in judged(&pairs).iter().zip(&batch) {
-        assert_eq!(judge.judge(&[*pair]).unwrap(), std::slice::from_ref(expected));
+        assert_eq!(verdicts(&judge, &[*pair]), std::slice::from_ref(expected));
     }
 }
 
@@ -145,7 +162,7 @@ fn a_pair_is_judged_alike_alone_and_in_a_batch() {
 fn equal_images_are_never_decided() {
     let pairs = labelled(1);
     let [image, _] = &pairs[0].images;
-    let record = judge(0.0).judge_pair(&pairs[0].caption, image, image).unwrap();
+    let record = verdict(&judge(0.0), &pairs[0].caption, image, image);
     assert!((record.probability_first - 0.5).abs() < 1e-12);
     let reasons = [AbstainReason::OrdersDisagree, AbstainReason::TooClose].map(|reason| Verdict::Abstain { reason });
     assert!(reasons.contains(&record.verdict), "{:?}", record.verdict);
@@ -155,7 +172,7 @@ fn equal_images_are_never_decided() {
 fn a_wide_margin_leaves_less_decided() {
     let pairs = labelled(12);
     let decided = |margin: f64| {
-        let records = judge(margin).judge(&judged(&pairs)).unwrap();
+        let records = verdicts(&judge(margin), &judged(&pairs));
         records
             .iter()
             .filter(|record| matches!(record.verdict, Verdict::Preferred { .. }))
@@ -169,7 +186,9 @@ fn a_label_that_is_no_single_token_is_refused() {
     let text = std::fs::read_to_string(root().join("configs/judge/small.toml")).unwrap();
     let text = text.replace(r#"labels = ["1", "2"]"#, r#"labels = ["the left circle", "2"]"#);
     let template = JudgeTemplate::parse(&text, Path::new("changed.toml")).unwrap();
-    let error = Judge::new(MODEL.clone(), template, rubric(), 0.0).err().unwrap();
+    let error = VlmJudge::new("small".into(), Digest([1; 32]), MODEL.clone(), template, 0.0)
+        .err()
+        .unwrap();
     assert!(matches!(error, Error::Model(_)), "{error}");
     assert!(error.to_string().contains("`the left circle`"), "{error}");
 }
@@ -220,10 +239,14 @@ fn the_unit_gives_the_verdicts_of_the_offline_judge() {
     let outcome = work
         .perform(&unit(), &Assignment::Judge { pairs: assigned }, &context)
         .unwrap();
-    let Outcome::Judged { verdicts, .. } = outcome else {
+    let Outcome::Judged {
+        verdicts: judged_by_unit,
+        ..
+    } = outcome
+    else {
         panic!("{outcome:?}")
     };
-    assert_eq!(verdicts, judge(spec().judge.margin).judge(&judged(&pairs)).unwrap());
+    assert_eq!(judged_by_unit, verdicts(&judge(spec().judge.margin), &judged(&pairs)));
 }
 
 #[test]

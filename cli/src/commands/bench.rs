@@ -10,12 +10,12 @@ use gavel_core::rpo::learning_rate;
 use gavel_core::spec::RunSpec;
 use gavel_core::unit::PromptText;
 use gavel_core::verdict::{Side, Verdict};
-use gavel_judge_worker::{Judge, JudgedPair};
+use gavel_judge::VlmJudge;
 use gavel_models::flux::transformer::ActivationMemory;
-use gavel_models::load::{device, dtype};
+use gavel_models::load::{device, dtype, fingerprint};
 use gavel_models::lora::LoraConfig;
 use gavel_models::vlm::Qwen2_5Vl;
-use gavel_rubric::{JudgeTemplate, RubricSet};
+use gavel_rubric::{Judge as _, JudgeTemplate, JudgedPair, RubricSet};
 use gavel_sampler_worker::{Method, Policy, Request, Sample, Sampler};
 use gavel_trainer_worker::{GradientSettings, Group, PolicyState, RewardedTrajectory, Trainer, commit, reduce};
 use serde::Serialize;
@@ -95,7 +95,8 @@ struct Bench {
     spec: RunSpec,
     prompts: Vec<String>,
     sampler: Sampler,
-    judge: Judge,
+    judge: VlmJudge,
+    rubric: RubricSet,
     trainer: Trainer,
     state: PolicyState,
 }
@@ -113,7 +114,14 @@ impl Bench {
         Ok(Self {
             prompts: files.assets.prompts,
             sampler: Sampler::load(&spec.model.path, &model_device, dtype(spec.model.dtype))?,
-            judge: Judge::new(Arc::new(vlm), template, rubric, spec.judge.margin)?,
+            judge: VlmJudge::new(
+                spec.judge.path.display().to_string(),
+                fingerprint(&spec.judge.path)?,
+                Arc::new(vlm),
+                template,
+                spec.judge.margin,
+            )?,
+            rubric,
             state: trainer.initialise(&lora, spec.run.seed, spec.optimizer.averages())?,
             trainer,
             spec,
@@ -179,13 +187,14 @@ impl Bench {
             .map(|pair| JudgedPair {
                 prompt: pair[0].prompt,
                 caption: &pair[0].trajectory.metadata.prompt,
+                base: None,
                 first: &pair[0].image,
                 second: &pair[1].image,
             })
             .collect();
         let mut verdicts = Vec::with_capacity(pairs.len());
         for chunk in pairs.chunks(self.spec.judge.batch as usize) {
-            verdicts.extend(self.judge.judge(chunk)?);
+            verdicts.extend(self.judge.judge(&self.rubric, chunk)?);
         }
         let (better, worse) = (
             self.spec.objective.reward_preferred,

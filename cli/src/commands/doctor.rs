@@ -4,14 +4,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use gavel_core::ids::PromptIndex;
 use gavel_core::spec::{GradientExchange, RunSpec};
 use gavel_core::verdict::Verdict;
-use gavel_judge_worker::Judge;
+use gavel_judge::VlmJudge;
 use gavel_models::flux::inspect::FluxInspection;
-use gavel_models::load::{device, dtype};
+use gavel_models::load::{device, dtype, fingerprint};
 use gavel_models::lora::{LoraAdapter, LoraConfig};
 use gavel_models::vlm::{Qwen2_5Vl, VlmInspection};
-use gavel_rubric::{JudgeTemplate, RubricSet};
+use gavel_rubric::{Judge as _, JudgeTemplate, JudgedPair, RubricSet};
 use gavel_sampler_worker::Sampler;
 use gavel_trainer_worker::exchange;
 
@@ -114,7 +115,13 @@ fn judge(spec: &RunSpec, files: Option<&Files>) -> anyhow::Result<(String, ())> 
     let model = Qwen2_5Vl::load(&spec.judge.path, &device, dtype(spec.judge.dtype))?;
     let template = JudgeTemplate::load(&spec.judge.template)?;
     let rubric = RubricSet::load(&spec.judge.rubric)?;
-    let judge = Judge::new(Arc::new(model), template, rubric, spec.judge.margin)?;
+    let judge = VlmJudge::new(
+        spec.judge.path.display().to_string(),
+        fingerprint(&spec.judge.path)?,
+        Arc::new(model),
+        template,
+        spec.judge.margin,
+    )?;
     let Some(files) = files.filter(|files| !files.assets.labelled.is_empty()) else {
         return Ok(("loads; no labelled pairs to try it on".to_owned(), ()));
     };
@@ -127,7 +134,15 @@ fn judge(spec: &RunSpec, files: Option<&Files>) -> anyhow::Result<(String, ())> 
         .take(TRIED_PAIRS)
     {
         let picture = |bytes: &[u8]| image::load_from_memory(bytes).map(|picture| picture.to_rgb8());
-        let record = judge.judge_pair(&pair.text, &picture(&images[0])?, &picture(&images[1])?)?;
+        let (first, second) = (picture(&images[0])?, picture(&images[1])?);
+        let asked = JudgedPair {
+            prompt: PromptIndex(0),
+            caption: &pair.text,
+            base: None,
+            first: &first,
+            second: &second,
+        };
+        let record = judge.judge(&rubric, &[asked])?.swap_remove(0);
         tried += 1;
         if let Verdict::Preferred { side } = record.verdict {
             decided += 1;

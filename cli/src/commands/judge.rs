@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use candle_core::Device;
+use gavel_core::ids::PromptIndex;
 use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
-use gavel_judge_worker::Judge;
-use gavel_models::load::dtype;
+use gavel_judge::VlmJudge;
+use gavel_models::load::{dtype, fingerprint};
 use gavel_models::vlm::Qwen2_5Vl;
-use gavel_rubric::{JudgeTemplate, RubricSet};
+use gavel_rubric::{Judge as _, JudgeTemplate, JudgedPair, RubricSet};
 use image::RgbImage;
 
 use crate::args::JudgeArguments;
@@ -34,10 +35,23 @@ pub(super) fn judge(arguments: &JudgeArguments) -> anyhow::Result<()> {
     let rubric = RubricSet::load(rubric)?;
     let template = template(model, arguments.template.as_deref())?;
     let (first, second) = (picture(first)?, picture(second)?);
-    let model = Qwen2_5Vl::load(model, &Device::Cpu, dtype(arguments.dtype.into()))?;
+    let vlm = Qwen2_5Vl::load(model, &Device::Cpu, dtype(arguments.dtype.into()))?;
     let name = template.name.clone();
-    let judge = Judge::new(Arc::new(model), template, rubric, 0.0)?;
-    let record = judge.judge_pair(prompt, &first, &second)?;
+    let judge = VlmJudge::new(
+        model.display().to_string(),
+        fingerprint(model)?,
+        Arc::new(vlm),
+        template,
+        0.0,
+    )?;
+    let pair = JudgedPair {
+        prompt: PromptIndex(0),
+        caption: prompt,
+        base: None,
+        first: &first,
+        second: &second,
+    };
+    let record = judge.judge(&rubric, &[pair])?.swap_remove(0);
     if arguments.json {
         println!(
             "{}",

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use gavel_core::spec::RunSpec;
-use gavel_judge_worker::check_question;
+use gavel_judge::check_question;
 use gavel_models::flux::inspect::FluxInspection;
 use gavel_models::load::device;
 use gavel_models::lora::LoraConfig;

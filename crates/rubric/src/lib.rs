@@ -5,10 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+mod ask;
 mod error;
 mod set;
 mod template;
 
+pub use ask::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgedPair, Usage};
 pub use error::{RubricError, TemplateError};
 pub use set::{Provenance, RubricSet, Theme};
 pub use template::{JudgeTemplate, Message, Part, Pictures};

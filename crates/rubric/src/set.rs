@@ -145,6 +145,16 @@ impl RubricSet {
         if empty { None } else { Some(set) }
     }
 
+    /// A set without criteria: a judge under it decides by its own lights.
+    pub fn empty() -> Self {
+        Self {
+            version: VERSION,
+            name: None,
+            provenance: None,
+            themes: Vec::new(),
+        }
+    }
+
     /// All criteria in order.
     pub fn criteria(&self) -> impl Iterator<Item = &str> {
         self.themes.iter().flat_map(|theme| &theme.tips).map(|tip| tip.trim())

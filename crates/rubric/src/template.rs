@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use gavel_core::ids::Digest;
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,7 @@ pub struct JudgeTemplate {
     /// Least probability, in [0, 1], that the labels must have together among all next tokens; below it the judge has not
     /// answered the question and abstains.
     pub label_mass_min: f64,
+    digest: Digest,
     messages: Vec<RawMessage>,
     file: PathBuf,
     environment: Environment<'static>,
@@ -123,6 +125,7 @@ impl JudgeTemplate {
             name: raw.name,
             labels,
             label_mass_min: raw.label_mass_min,
+            digest: Digest::of(text.as_bytes()),
             messages: raw.messages,
             file: file.to_owned(),
             environment: environment(),
@@ -132,6 +135,11 @@ impl JudgeTemplate {
             template.render("caption", &trial, Pictures::InOrder)?;
         }
         Ok(template)
+    }
+
+    /// Fingerprint of the template's text.
+    pub fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// Builds the conversation for a pair.

@@ -2,41 +2,24 @@
 
 use std::sync::Arc;
 
-use gavel_core::{
-    Hint,
-    ids::{Digest, PromptIndex},
-    verdict::VerdictRecord,
-};
+use gavel_core::{Hint, ids::Digest, verdict::VerdictRecord};
 use gavel_models::{
     ModelError,
     vlm::{Content, Conversation, Message, Qwen2_5Vl, VlmInspection},
 };
-use gavel_rubric::{JudgeTemplate, Part, Pictures, RubricSet, TemplateError};
+use gavel_rubric::{AskError, Judge, JudgeTemplate, JudgedPair, Part, Pictures, RubricSet, TemplateError};
 use image::RgbImage;
 
 use crate::answer::{Answer, decide, mean};
 
-/// A frozen model, a prompt template and a rubric.
-pub struct Judge {
+/// A frozen model in this process, and the template that it is asked with.
+pub struct VlmJudge {
+    name: String,
+    identity: Digest,
     model: Arc<Qwen2_5Vl>,
     template: JudgeTemplate,
-    rubric: RubricSet,
-    rubric_digest: Digest,
     labels: [u32; 2],
     margin: f64,
-}
-
-/// Two images of one caption.
-#[derive(Debug, Clone, Copy)]
-pub struct JudgedPair<'a> {
-    /// The pair's place in the step, the held-out set or the labelled set.
-    pub prompt: PromptIndex,
-    /// The caption.
-    pub caption: &'a str,
-    /// The first candidate.
-    pub first: &'a RgbImage,
-    /// The second candidate.
-    pub second: &'a RgbImage,
 }
 
 /// Judging failed.
@@ -71,63 +54,53 @@ impl Hint for Error {
     }
 }
 
-impl Judge {
-    /// Puts a judge together. It abstains where the mean probability is closer than `margin` to one half.
+impl VlmJudge {
+    /// Puts a judge together. `name` and `fingerprint` are those of the folder that `model` was loaded from. The judge abstains
+    /// where the mean probability is closer than `margin` to one half.
     ///
     /// # Errors
     /// [`Error::Model`] when a label of the template is not one token of the model.
-    pub fn new(model: Arc<Qwen2_5Vl>, template: JudgeTemplate, rubric: RubricSet, margin: f64) -> Result<Self, Error> {
+    pub fn new(
+        name: String,
+        fingerprint: Digest,
+        model: Arc<Qwen2_5Vl>,
+        template: JudgeTemplate,
+        margin: f64,
+    ) -> Result<Self, Error> {
         let labels = [
             model.label_token(&template.labels[0])?,
             model.label_token(&template.labels[1])?,
         ];
+        let identity = Digest::of(format!("{fingerprint} {} {margin}", template.digest()).as_bytes());
         Ok(Self {
-            rubric_digest: rubric.digest(),
+            name,
+            identity,
             model,
             template,
-            rubric,
             labels,
             margin,
         })
     }
 
-    /// Judges one pair in both image orders.
-    ///
-    /// # Errors
-    /// As [`Judge::judge`].
-    pub fn judge_pair(&self, caption: &str, first: &RgbImage, second: &RgbImage) -> Result<VerdictRecord, Error> {
-        let pair = JudgedPair {
-            prompt: PromptIndex(0),
-            caption,
-            first,
-            second,
-        };
-        Ok(self.judge(&[pair])?.swap_remove(0))
-    }
-
-    /// Judges pairs, each in both image orders, as one batch; one record for each, in order. A pair's verdict does not depend
-    /// on the others.
-    ///
-    /// # Errors
-    /// [`Error::Template`], [`Error::Model`], [`Error::NotFinite`]; an answer that is no label is no error but an abstention.
-    pub fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, Error> {
+    fn verdicts(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, Error> {
         let mut questions = Vec::with_capacity(2 * pairs.len());
         for pair in pairs {
-            questions.push(self.ask(pair, Pictures::InOrder)?);
-            questions.push(self.ask(pair, Pictures::Swapped)?);
+            questions.push(self.ask(rubric, pair, Pictures::InOrder)?);
+            questions.push(self.ask(rubric, pair, Pictures::Swapped)?);
         }
         let conversations: Vec<Conversation<'_>> = questions.iter().map(Question::conversation).collect();
         let logits = self.model.next_token_logits_batch(&conversations)?;
+        let rubric = rubric.digest();
         pairs
             .iter()
             .zip(logits.chunks_exact(2))
-            .map(|(pair, logits)| self.record(pair, logits))
+            .map(|(pair, logits)| self.record(rubric, pair, logits))
             .collect()
     }
 
     /// The template's words for a pair, and its images in the order of their places in them.
-    fn ask<'a>(&self, pair: &JudgedPair<'a>, pictures: Pictures) -> Result<Question<'a>, Error> {
-        let (messages, places) = words(&self.template, &self.rubric, pair.caption, pictures)?;
+    fn ask<'a>(&self, rubric: &RubricSet, pair: &JudgedPair<'a>, pictures: Pictures) -> Result<Question<'a>, Error> {
+        let (messages, places) = words(&self.template, rubric, pair.caption, pictures)?;
         let image = |place| if place == 0 { pair.first } else { pair.second };
         Ok(Question {
             messages,
@@ -136,7 +109,7 @@ impl Judge {
     }
 
     /// `logits` hold both orders: first candidate first, then second candidate first.
-    fn record(&self, pair: &JudgedPair<'_>, logits: &[Vec<f32>]) -> Result<VerdictRecord, Error> {
+    fn record(&self, rubric: Digest, pair: &JudgedPair<'_>, logits: &[Vec<f32>]) -> Result<VerdictRecord, Error> {
         let not_finite = || Error::NotFinite {
             caption: pair.caption.to_owned(),
         };
@@ -148,8 +121,23 @@ impl Judge {
             verdict,
             probability_first: mean(order_probabilities),
             order_probabilities,
-            rubric: self.rubric_digest,
+            rubric,
         })
+    }
+}
+
+impl Judge for VlmJudge {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn identity(&self) -> Digest {
+        self.identity
+    }
+
+    fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+        self.verdicts(rubric, pairs)
+            .map_err(|error| AskError::unanswerable(&error))
     }
 }
 
@@ -157,7 +145,7 @@ impl Judge {
 /// images.
 ///
 /// # Errors
-/// As [`Judge::new`] and [`Judge::judge`].
+/// As [`VlmJudge::new`]; [`Error::Template`]; [`Error::Model`].
 pub fn check_question(folder: &VlmInspection, template: &JudgeTemplate, rubric: &RubricSet) -> Result<(), Error> {
     for label in &template.labels {
         folder.label_token(label)?;

@@ -1,0 +1,145 @@
+//! The two things that Gavel asks of a vision-language model: words ([`Chat`]) and verdicts ([`Judge`]).
+//!
+//! Both traits are blocking and are called from several threads at once: whoever has many questions runs as many threads as it
+//! wants answers under way. Back ends live in `gavel-judge`.
+
+use gavel_core::Hint;
+use gavel_core::ids::{Digest, PromptIndex};
+use gavel_core::verdict::VerdictRecord;
+use image::RgbImage;
+
+use crate::{Message, RubricSet};
+
+/// A vision-language model that answers in words.
+pub trait Chat: Send + Sync {
+    /// The model's name, for people and for records.
+    fn name(&self) -> &str;
+
+    /// Fingerprint of what answers: a folder's weights, or an endpoint's address and model. What was asked of one is never
+    /// taken for an answer of another.
+    fn identity(&self) -> Digest;
+
+    /// Answers one request.
+    ///
+    /// # Errors
+    /// [`AskError`], after the back end's own attempts.
+    fn reply(&self, request: &ChatRequest<'_>) -> Result<ChatReply, AskError>;
+}
+
+/// A conversation to be continued.
+#[derive(Debug, Clone)]
+pub struct ChatRequest<'a> {
+    /// What was said so far; `Part::Image(k)` stands for `images[k]`.
+    pub messages: &'a [Message],
+    /// The pictures.
+    pub images: &'a [&'a RgbImage],
+    /// Most tokens that the answer may have.
+    pub max_tokens: u32,
+    /// 0 takes the likeliest token each time.
+    pub temperature: f64,
+    /// Of the sampling, where the temperature is above 0.
+    pub seed: u64,
+    /// A JSON Schema that the answer has to fit. Where a back end cannot enforce it, it says it in words, and the reader parses
+    /// tolerantly.
+    pub schema: Option<&'a serde_json::Value>,
+}
+
+/// An answer in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatReply {
+    /// The words.
+    pub text: String,
+    /// Whether the model ended the answer itself, and was not cut off at `max_tokens`.
+    pub complete: bool,
+    /// What it took.
+    pub usage: Usage,
+}
+
+/// Tokens that requests took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Tokens read, pictures included.
+    pub prompt_tokens: u64,
+    /// Tokens written.
+    pub completion_tokens: u64,
+}
+
+/// A frozen model that says which of two pictures is better by a rubric.
+pub trait Judge: Send + Sync {
+    /// The model's name, for people and for records.
+    fn name(&self) -> &str;
+
+    /// Fingerprint of everything but rubric and pair that a verdict depends on: the model, the template's words, the margin.
+    fn identity(&self) -> Digest;
+
+    /// Judges pairs, each in both image orders; one record for each, in order. A pair's verdict does not depend on the others.
+    /// An answer that cannot be used is no error but an abstention or a failed verdict of that pair. The rubric may be empty.
+    ///
+    /// # Errors
+    /// [`AskError`] when no pair can be judged, after the back end's own attempts.
+    fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError>;
+}
+
+/// Two pictures of one caption.
+#[derive(Debug, Clone, Copy)]
+pub struct JudgedPair<'a> {
+    /// The pair's place in the step, the held-out set or the labelled set.
+    pub prompt: PromptIndex,
+    /// The caption, or the instruction of an edit.
+    pub caption: &'a str,
+    /// The picture that was edited; `None` for text-to-image.
+    pub base: Option<&'a RgbImage>,
+    /// The first candidate.
+    pub first: &'a RgbImage,
+    /// The second candidate.
+    pub second: &'a RgbImage,
+}
+
+/// A question that got no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// Asking again later, or elsewhere, may work.
+    #[error("{reason}")]
+    Unavailable {
+        /// What happened.
+        reason: String,
+        /// The remedy, if there is one.
+        hint: Option<String>,
+    },
+    /// The question itself is at fault, or the configuration: no attempt can work.
+    #[error("{reason}")]
+    Unanswerable {
+        /// What is wrong.
+        reason: String,
+        /// The remedy, if there is one.
+        hint: Option<String>,
+    },
+}
+
+impl AskError {
+    /// An [`AskError::Unanswerable`] that carries `error` and its remedy.
+    pub fn unanswerable(error: &(impl std::error::Error + Hint)) -> Self {
+        Self::Unanswerable {
+            reason: in_full(error),
+            hint: error.hint(),
+        }
+    }
+}
+
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    text
+}
+
+impl Hint for AskError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unavailable { hint, .. } | Self::Unanswerable { hint, .. } => hint.clone(),
+        }
+    }
+}
