@@ -119,10 +119,10 @@ fn check_finished(out: &Path) {
     );
     for (number, step) in results.steps.iter().enumerate() {
         assert_eq!(step.record.step, Step(number as u32 + 1));
-        assert_eq!(step.pairs.len(), PAIRS);
-        let preferred = step.pairs.iter().filter(|pair| {
-            let verdict = &pair.verdict.as_ref().expect("every pair is judged").verdict;
-            matches!(verdict, Verdict::Preferred { .. })
+        assert_eq!(step.groups.len(), PAIRS);
+        let preferred = step.groups.iter().filter(|group| {
+            assert_eq!(group.verdicts.len(), 1, "every pair is judged");
+            matches!(group.verdicts[0].verdict, Verdict::Preferred { .. })
         });
         let decided = preferred.count();
         assert_eq!(step.record.decided as usize, decided);
@@ -258,8 +258,7 @@ fn check_looking_back(out: &Path, folder: &Path) {
 
     let run = ledger(out);
     let second = &run.results().steps[1];
-    let [first, _] = second.pairs[0].candidates.expect("every pair is sampled");
-    let name = first.trajectory.to_string();
+    let name = second.groups[0].candidates[0].trajectory.to_string();
     let damaged = folder.join("damaged");
     copy(out, &damaged);
     let blob = damaged.join("state/blobs").join(&name[..2]).join(&name[2..]);
@@ -275,9 +274,9 @@ fn check_looking_back(out: &Path, folder: &Path) {
 
     let changed = folder.join("changed");
     let decided = second
-        .pairs
+        .groups
         .iter()
-        .position(|pair| pair.is_decided())
+        .position(|group| group.is_decided())
         .expect("a decided pair") as u64;
     copy_changed(out, &changed, |event| {
         if event["kind"] != "completed" || event["unit"]["kind"] != "judge" || event["unit"]["step"] != 2 {

@@ -451,13 +451,13 @@ pub(crate) struct LoadArguments {
 pub(crate) struct PlanArguments {
     #[command(flatten)]
     pub(crate) config: ConfigArguments,
-    /// What a sampler takes for one prompt, both candidates, for example 8s.
+    /// What a sampler takes for one prompt, all candidates, for example 8s.
     #[arg(long, value_name = "DURATION")]
     pub(crate) sample: humantime::Duration,
-    /// What a judge takes for one pair.
+    /// What a judge takes for one prompt: one pair, or all pairs of a larger group.
     #[arg(long, value_name = "DURATION")]
     pub(crate) judge: humantime::Duration,
-    /// What a trainer takes for the gradient of one pair.
+    /// What a trainer takes for the gradient of one prompt's candidates.
     #[arg(long, value_name = "DURATION")]
     pub(crate) gradient: humantime::Duration,
     /// What a trainer takes for an optimizer step.

@@ -104,7 +104,7 @@ impl Trainer {
 
     /// Hands in a sum that it keeps to itself.
     async fn hand_in_sum(&mut self, key: &v1::LeaseKey, gradient: &v1::assignment::Gradient) {
-        let terms = 2 * gradient.pairs.len() as u64;
+        let terms = 2 * gradient.groups.len() as u64;
         let outcome = v1::outcome::Gradient {
             gradient: (terms > 0).then(|| Digest::of(format!("{key:?}").as_bytes()).0.to_vec()),
             manifest: gradient.policy.as_ref().expect("a policy").manifest.clone(),

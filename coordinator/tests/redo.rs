@@ -61,8 +61,8 @@ async fn a_corrupt_picture_and_a_missing_trajectory_are_made_again() {
         .handle
         .driver()
         .inspect(&RunId(RUN.into()), |run| {
-            let pairs = &run.in_flight().next().expect("a step").pairs;
-            let of = |place: usize| pairs[place].candidates.expect("sampled");
+            let groups = &run.in_flight().next().expect("a step").groups;
+            let of = |place: usize| groups[place].candidates.clone();
             (of(0)[1].image, of(5)[0].trajectory)
         })
         .await

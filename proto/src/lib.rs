@@ -19,7 +19,7 @@ pub mod v1 {
 pub use convert::{LeaseKey, Malformed};
 
 /// Version of the fleet protocol. A worker registers with its own, and the coordinator refuses any other.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// The compiled .proto files, for gRPC server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/gavel.v1.bin"));

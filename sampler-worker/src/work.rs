@@ -17,9 +17,6 @@ use gavel_worker::{Work, WorkContext, WorkError};
 
 use crate::{Method, Policy, Request, Sample, Sampler, encode_png};
 
-/// Candidates of a training prompt: a pair.
-const PAIR: u8 = 2;
-
 /// [`Work`] of a sampler: training pairs, and held-out images.
 #[derive(Default)]
 pub struct SamplerWork {
@@ -109,7 +106,7 @@ enum Purpose {
 
 fn request<'a>(spec: &'a RunSpec, purpose: Purpose, prompts: &'a [PromptText]) -> Request<'a> {
     let (method, candidates, step, initial) = match purpose {
-        Purpose::Training(step) => (Method::Sde, PAIR, step, Use::Initial),
+        Purpose::Training(step) => (Method::Sde, spec.sampling.candidates, step, Use::Initial),
         Purpose::Evaluation => (Method::Ode, 1, Step(0), Use::EvaluationInitial),
     };
     Request {

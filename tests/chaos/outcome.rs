@@ -78,18 +78,22 @@ pub(crate) async fn read(state: &Path) -> anyhow::Result<(Outcome, Tally)> {
     let final_adapter = last.averaged.unwrap_or(last.adapter);
     let blobs = Blobs::open_folder(&state.join("blobs"), u64::MAX).await?;
     let adapter = Digest::of(&blobs.get(&final_adapter).await?);
-    let training = results.steps.iter().flat_map(|step| &step.pairs);
+    let training = results.steps.iter().flat_map(|step| &step.groups);
     let verdicts = training
-        .map(|pair| &pair.verdict)
-        .chain(&results.comparisons)
-        .chain(&results.calibration);
+        .flat_map(|group| &group.verdicts)
+        .chain(results.comparisons.iter().flatten())
+        .chain(results.calibration.iter().flatten());
     let steps = results.steps.iter().map(|step| {
         let mut record = step.record.clone();
         record.seconds = StepSeconds::default();
         record
     });
     let of_steps = results.steps.iter().map(|step| {
-        let candidates: Vec<_> = step.pairs.iter().map(|pair| (pair.line, pair.candidates)).collect();
+        let candidates: Vec<_> = step
+            .groups
+            .iter()
+            .map(|group| (group.line, &group.candidates))
+            .collect();
         (candidates, &step.shards)
     });
     let mut hashes = lines(results.policies.iter())?;

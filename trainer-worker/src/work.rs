@@ -8,7 +8,7 @@ use gavel_core::{
     rally,
     rpo::learning_rate,
     spec::{GradientExchange, ModelSpec, RunSpec},
-    unit::{Assignment, Outcome, Policy, RewardedPair, Unit},
+    unit::{Assignment, Outcome, Policy, RewardedGroup, Unit},
 };
 use gavel_models::{
     flux::transformer::ActivationMemory,
@@ -105,11 +105,11 @@ impl Work for TrainerWork {
             Assignment::Gradient {
                 step,
                 policy,
-                pairs,
+                groups,
                 policy_lag,
             } => {
                 let adapter = &state(&mut self.states, &bench, policy)?.adapter;
-                bench.gradient(*step, policy, adapter, pairs, *policy_lag, &mut self.sums)
+                bench.gradient(*step, policy, adapter, groups, *policy_lag, &mut self.sums)
             }
             Assignment::Commit {
                 policy, terms: 0, step, ..
@@ -265,7 +265,7 @@ impl Bench<'_> {
         step: Step,
         policy: &Policy,
         adapter: &LoraAdapter,
-        pairs: &[RewardedPair],
+        pairs: &[RewardedGroup],
         policy_lag: u32,
         sums: &mut Sums,
     ) -> Result<Outcome, WorkError> {
@@ -321,22 +321,27 @@ impl Bench<'_> {
         })
     }
 
-    /// The pairs' trajectories, each proved to be what was asked for. `sampled_by` is the adapter that must have sampled them,
+    /// The groups' trajectories, each proved to be what was asked for. `sampled_by` is the adapter that must have sampled them,
     /// where that is the one that is trained.
-    fn groups(&self, step: Step, pairs: &[RewardedPair], sampled_by: Option<Digest>) -> Result<Vec<Group>, WorkError> {
-        let digests: Vec<Digest> = pairs
+    fn groups(
+        &self,
+        step: Step,
+        rewarded: &[RewardedGroup],
+        sampled_by: Option<Digest>,
+    ) -> Result<Vec<Group>, WorkError> {
+        let digests: Vec<Digest> = rewarded
             .iter()
-            .flat_map(|pair| &pair.candidates)
+            .flat_map(|group| &group.candidates)
             .map(|candidate| candidate.trajectory)
             .collect();
         let mut blobs = digests.iter().zip(self.context.get_many(&digests)?);
-        let mut groups = Vec::with_capacity(pairs.len());
-        for pair in pairs {
-            let mut candidates = Vec::with_capacity(pair.candidates.len());
-            for ((number, candidate), (digest, blob)) in (0..).zip(&pair.candidates).zip(blobs.by_ref()) {
+        let mut groups = Vec::with_capacity(rewarded.len());
+        for group in rewarded {
+            let mut candidates = Vec::with_capacity(group.candidates.len());
+            for ((number, candidate), (digest, blob)) in (0..).zip(&group.candidates).zip(blobs.by_ref()) {
                 let wanted = Wanted {
                     step,
-                    prompt: pair.prompt,
+                    prompt: group.prompt,
                     candidate: Candidate(number),
                 };
                 let trajectory = Trajectory::from_safetensors(&blob)
@@ -352,7 +357,7 @@ impl Bench<'_> {
                 });
             }
             groups.push(Group {
-                prompt: pair.prompt,
+                prompt: group.prompt,
                 candidates,
             });
         }

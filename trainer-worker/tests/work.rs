@@ -6,7 +6,7 @@ use gavel_core::{
     RunAssets,
     ids::{Digest, PromptIndex, RunId, Step, WorkerId},
     spec::RunSpec,
-    unit::{Arm, Assignment, Fault, Outcome, Policy, PromptText, RewardedCandidate, RewardedPair, Unit},
+    unit::{Arm, Assignment, Fault, Outcome, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit},
 };
 use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
@@ -54,7 +54,7 @@ fn prompts() -> Vec<PromptText> {
 }
 
 /// Samples three pairs with a policy and rewards them: the first candidate wins.
-fn pairs(sampler: &mut SamplerWork, policy: &Policy, context: &WorkContext) -> Vec<RewardedPair> {
+fn pairs(sampler: &mut SamplerWork, policy: &Policy, context: &WorkContext) -> Vec<RewardedGroup> {
     let assignment = Assignment::Sample {
         step: STEP,
         policy: policy.clone(),
@@ -78,7 +78,7 @@ fn pairs(sampler: &mut SamplerWork, policy: &Policy, context: &WorkContext) -> V
     };
     samples
         .chunks(2)
-        .map(|pair| RewardedPair {
+        .map(|pair| RewardedGroup {
             prompt: pair[0].prompt,
             candidates: candidates(pair),
         })
@@ -88,13 +88,13 @@ fn pairs(sampler: &mut SamplerWork, policy: &Policy, context: &WorkContext) -> V
 fn shard(
     trainer: &mut TrainerWork,
     policy: &Policy,
-    pairs: &[RewardedPair],
+    pairs: &[RewardedGroup],
     context: &WorkContext,
 ) -> Result<(Digest, u64), WorkError> {
     let assignment = Assignment::Gradient {
         step: STEP,
         policy: policy.clone(),
-        pairs: pairs.to_vec(),
+        groups: pairs.to_vec(),
         policy_lag: 0,
     };
     let outcome = trainer.perform(&Unit::Gradient { step: STEP, shard: 0 }, &assignment, context)?;

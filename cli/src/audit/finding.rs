@@ -25,7 +25,7 @@ pub(super) enum Rule {
     Once,
     /// Work is done under the policy version that its step starts from.
     Policy,
-    /// Each prompt of a step has two candidates, from one result each.
+    /// Each prompt of a step has all its candidates, from one result each.
     Samples,
     /// Each pair has one verdict, which its evidence supports.
     Verdicts,

@@ -1,7 +1,7 @@
 //! What a worker was given, beside what the results before it imply.
 
 use gavel_core::ids::Digest;
-use gavel_core::unit::{Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedPair, Unit};
+use gavel_core::unit::{Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit};
 
 use super::finding::{Findings, Rule};
 
@@ -73,16 +73,16 @@ fn in_words(assignment: &Assignment) -> String {
             };
             list(pairs.iter().map(pair).collect())
         }
-        Assignment::Gradient { pairs, policy_lag, .. } => {
+        Assignment::Gradient { groups, policy_lag, .. } => {
             let candidate = |one: &RewardedCandidate| format!("{:+} for {}", one.reward, one.trajectory.short());
-            let pair = |pair: &RewardedPair| {
+            let group = |group: &RewardedGroup| {
                 format!(
                     "pair {} ({})",
-                    pair.prompt,
-                    list(pair.candidates.iter().map(candidate).collect())
+                    group.prompt,
+                    list(group.candidates.iter().map(candidate).collect())
                 )
             };
-            format!("{} at lag {policy_lag}", list(pairs.iter().map(pair).collect()))
+            format!("{} at lag {policy_lag}", list(groups.iter().map(group).collect()))
         }
         Assignment::Commit { gradients, terms, .. } => {
             let gradients = list(gradients.iter().map(Digest::short).collect());

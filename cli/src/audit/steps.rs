@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use gavel_core::ids::{PromptIndex, Step};
-use gavel_core::rpo::learning_rate;
+use gavel_core::rpo::{self, learning_rate};
 use gavel_core::run::{CandidateResult, Run, ShardResult};
 use gavel_core::schedule;
-use gavel_core::unit::{Assignment, Outcome, Pair, Policy, PromptText, RewardedCandidate, RewardedPair, Unit};
-use gavel_core::verdict::{Side, Verdict, VerdictRecord};
+use gavel_core::unit::{Assignment, Outcome, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit};
+use gavel_core::verdict::VerdictRecord;
 use serde::Serialize;
 
 use super::account::{Accepted, Account};
@@ -107,8 +107,9 @@ struct StepAudit<'a> {
     /// By how many versions.
     lag: u32,
     lines: Vec<u32>,
-    candidates: BTreeMap<u32, [CandidateResult; 2]>,
-    verdicts: BTreeMap<u32, &'a VerdictRecord>,
+    candidates: BTreeMap<u32, Vec<CandidateResult>>,
+    /// On the matches of each prompt's candidates.
+    verdicts: BTreeMap<u32, Vec<VerdictRecord>>,
     skipped: BTreeMap<u32, &'a str>,
     shards: Vec<ShardResult>,
     findings: &'a mut Findings,
@@ -163,25 +164,28 @@ impl<'a> StepAudit<'a> {
                 self.findings
                     .add(Rule::Policy, unit, "sampled with an adapter of another manifest");
             }
-            self.pairs(&unit, extent, samples);
+            self.groups(&unit, extent, samples);
         }
     }
 
-    /// Two candidates for each prompt of the chunk, in order.
-    fn pairs(&mut self, unit: &Unit, extent: Range<u32>, samples: &[gavel_core::unit::Sampled]) {
+    /// All candidates of each prompt of the chunk, in order.
+    fn groups(&mut self, unit: &Unit, extent: Range<u32>, samples: &[gavel_core::unit::Sampled]) {
         let places: Vec<(u32, u8)> = samples.iter().map(|one| (one.prompt.0, one.candidate.0)).collect();
-        let expected: Vec<(u32, u8)> = extent.flat_map(|place| [(place, 0), (place, 1)]).collect();
+        let size = self.run.spec().sampling.candidates;
+        let expected: Vec<(u32, u8)> = extent
+            .flat_map(|place| (0..size).map(move |candidate| (place, candidate)))
+            .collect();
         self.findings
             .equal(Rule::Samples, unit, "prompts and candidates", &expected, &places);
-        for pair in samples.chunks_exact(2) {
+        for group in samples.chunks_exact(usize::from(size)) {
             let result = |sampled: &gavel_core::unit::Sampled| {
                 sampled.trajectory.map(|trajectory| CandidateResult {
                     trajectory,
                     image: sampled.image,
                 })
             };
-            let place = pair[0].prompt.0;
-            let (Some(first), Some(second)) = (result(&pair[0]), result(&pair[1])) else {
+            let place = group[0].prompt.0;
+            let Some(candidates) = group.iter().map(result).collect() else {
                 self.findings.add(
                     Rule::Samples,
                     unit,
@@ -189,7 +193,7 @@ impl<'a> StepAudit<'a> {
                 );
                 continue;
             };
-            if self.candidates.insert(place, [first, second]).is_some() {
+            if self.candidates.insert(place, candidates).is_some() {
                 self.findings
                     .add(Rule::Samples, unit, format!("prompt {place} is sampled a second time"));
             }
@@ -203,64 +207,65 @@ impl<'a> StepAudit<'a> {
             let extent = schedule::extent(chunk, batch, self.per_step());
             // After too many failed attempts there is no result, and its pairs are recorded as failed.
             let Some(accepted) = self.accepted(unit) else { continue };
-            let pairs = extent.clone().filter_map(|place| {
-                let [first, second] = self.candidates.get(&place)?;
-                Some(Pair {
-                    prompt: PromptIndex(place),
-                    text: self.text(place),
-                    first: first.image,
-                    second: second.image,
-                })
-            });
-            let expected = Assignment::Judge { pairs: pairs.collect() };
+            let matches = rpo::match_count(usize::from(self.run.spec().sampling.candidates));
+            let expected = Assignment::Judge {
+                pairs: extent.clone().flat_map(|place| self.matches(place)).collect(),
+            };
             self.given(Rule::Verdicts, &unit, &expected, accepted);
             let Outcome::Judged { verdicts, .. } = &accepted.outcome else {
                 self.findings.add(Rule::Verdicts, unit, "its result is no verdicts");
                 continue;
             };
             let places: Vec<u32> = verdicts.iter().map(|record| record.prompt.0).collect();
-            self.findings
-                .equal(Rule::Verdicts, unit, "pairs", &extent.collect::<Vec<_>>(), &places);
-            for record in verdicts {
-                let place = format!("step {}, pair {}", self.step, record.prompt);
-                if let Some(problem) = verdict::problem(record, self.run) {
+            let expected: Vec<u32> = extent.flat_map(|place| std::iter::repeat_n(place, matches)).collect();
+            self.findings.equal(Rule::Verdicts, unit, "pairs", &expected, &places);
+            for group in verdicts.chunks(matches) {
+                let prompt = group[0].prompt;
+                let place = format!("step {}, pair {prompt}", self.step);
+                for problem in group.iter().filter_map(|record| verdict::problem(record, self.run)) {
                     self.findings.add(Rule::Verdicts, &place, problem);
                 }
-                if self.verdicts.insert(record.prompt.0, record).is_some() {
+                if self.verdicts.insert(prompt.0, group.to_vec()).is_some() {
                     self.findings.add(Rule::Verdicts, &place, "is judged a second time");
                 }
             }
         }
     }
 
-    fn preferred(&self, place: u32) -> Option<Side> {
-        match self.verdicts.get(&place)?.verdict {
-            Verdict::Preferred { side } => Some(side),
-            _ => None,
-        }
+    /// A prompt's candidates, each against each.
+    fn matches(&self, place: u32) -> Vec<Pair> {
+        let candidates = self.candidates.get(&place).map_or(&[][..], Vec::as_slice);
+        rpo::matches(candidates.len())
+            .map(|(first, second)| Pair {
+                prompt: PromptIndex(place),
+                text: self.text(place),
+                first: candidates[first].image,
+                second: candidates[second].image,
+            })
+            .collect()
+    }
+
+    fn ranks(&self, place: u32) -> Option<Vec<u32>> {
+        rpo::ranks(self.candidates.get(&place)?.len(), self.verdicts.get(&place)?)
     }
 
     /// The decided pairs of a shard with the rewards of their verdicts.
-    fn rewarded(&self, extent: Range<u32>) -> Vec<RewardedPair> {
+    fn rewarded(&self, extent: Range<u32>) -> Vec<RewardedGroup> {
         let objective = &self.run.spec().objective;
         extent
             .filter_map(|place| {
-                let side = self.preferred(place)?;
-                let candidates = self.candidates.get(&place)?;
-                let reward = |candidate: Side| {
-                    if candidate == side {
-                        objective.reward_preferred
-                    } else {
-                        objective.reward_dispreferred
-                    }
-                };
-                let candidates = candidates.iter().zip([Side::First, Side::Second]);
-                Some(RewardedPair {
+                let rewards = rpo::rewards(
+                    &self.ranks(place)?,
+                    objective.reward_preferred,
+                    objective.reward_dispreferred,
+                );
+                let candidates = self.candidates.get(&place)?.iter().zip(rewards);
+                Some(RewardedGroup {
                     prompt: PromptIndex(place),
                     candidates: candidates
-                        .map(|(result, candidate)| RewardedCandidate {
+                        .map(|(result, reward)| RewardedCandidate {
                             trajectory: result.trajectory,
-                            reward: reward(candidate),
+                            reward,
                         })
                         .collect(),
                 })
@@ -295,12 +300,12 @@ impl<'a> StepAudit<'a> {
         }
     }
 
-    fn shard(&mut self, unit: Unit, pairs: Vec<RewardedPair>, accepted: &'a Accepted) -> ShardResult {
+    fn shard(&mut self, unit: Unit, pairs: Vec<RewardedGroup>, accepted: &'a Accepted) -> ShardResult {
         let decided: Vec<u32> = pairs.iter().map(|pair| pair.prompt.0).collect();
         let expected = Assignment::Gradient {
             step: self.step,
             policy: self.policy.clone(),
-            pairs,
+            groups: pairs,
             policy_lag: self.lag,
         };
         self.given(Rule::Gradients, &unit, &expected, accepted);
@@ -326,7 +331,8 @@ impl<'a> StepAudit<'a> {
             }
         }
         let trained = decided.len().saturating_sub(skipped.len()) as u64;
-        let terms = trained * 2 * self.run.spec().trained_steps().len() as u64;
+        let terms =
+            trained * u64::from(self.run.spec().sampling.candidates) * self.run.spec().trained_steps().len() as u64;
         self.findings
             .equal(Rule::Gradients, unit, "terms", &terms, &statistics.terms);
         if gradient.is_some() != (statistics.terms > 0) {
@@ -391,30 +397,29 @@ impl<'a> StepAudit<'a> {
         };
         let place = format!("step {}", self.step);
         self.findings
-            .equal(Rule::State, &place, "pairs", &self.lines.len(), &result.pairs.len());
-        for (index, pair) in result.pairs.iter().enumerate() {
+            .equal(Rule::State, &place, "pairs", &self.lines.len(), &result.groups.len());
+        for (index, group) in result.groups.iter().enumerate() {
             let index = index as u32;
             let place = format!("{place}, pair {index}");
             let line = self.lines.get(index as usize).copied().unwrap_or_default();
             self.findings
-                .equal(Rule::State, &place, "prompt line", &line, &pair.line);
+                .equal(Rule::State, &place, "prompt line", &line, &group.line);
             self.findings.equal(
                 Rule::State,
                 &place,
                 "candidates",
-                &self.candidates.get(&index).copied(),
-                &pair.candidates,
+                &self.candidates.get(&index).cloned().unwrap_or_default(),
+                &group.candidates,
             );
             let skipped = self.skipped.get(&index).map(|reason| (*reason).to_owned());
             self.findings
-                .equal(Rule::State, &place, "skipped", &skipped, &pair.skipped);
-            match (self.verdicts.get(&index).copied(), &pair.verdict) {
+                .equal(Rule::State, &place, "skipped", &skipped, &group.skipped);
+            match (self.verdicts.get(&index), &group.verdicts) {
                 (Some(accepted), recorded) => {
-                    self.findings
-                        .equal(Rule::State, &place, "verdict", &Some(accepted), &recorded.as_ref());
+                    self.findings.equal(Rule::State, &place, "verdicts", accepted, recorded);
                 }
                 // Only an exhausted judge leaves a pair without an accepted verdict.
-                (None, Some(recorded)) if !recorded.is_judged() => {}
+                (None, recorded) if !recorded.is_empty() && !recorded.iter().any(VerdictRecord::is_judged) => {}
                 (None, recorded) => {
                     let problem = format!("no verdict was accepted, the state has {recorded:?}");
                     self.findings.add(Rule::State, &place, problem);
@@ -440,10 +445,11 @@ impl<'a> StepAudit<'a> {
             ..Pairs::default()
         };
         for place in 0..self.per_step() {
-            match self.verdicts.get(&place).map(|record| &record.verdict) {
-                Some(Verdict::Preferred { .. }) => pairs.decided += 1,
-                Some(Verdict::Abstain { .. }) => pairs.abstained += 1,
-                Some(Verdict::Failed { .. }) | None => pairs.failed += 1,
+            let judged = |verdicts: &Vec<VerdictRecord>| verdicts.iter().all(VerdictRecord::is_judged);
+            match self.ranks(place) {
+                Some(_) => pairs.decided += 1,
+                None if self.verdicts.get(&place).is_some_and(judged) => pairs.abstained += 1,
+                None => pairs.failed += 1,
             }
         }
         pairs.trained = pairs.decided.saturating_sub(pairs.skipped);

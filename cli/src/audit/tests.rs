@@ -106,12 +106,12 @@ fn outcome(run: &Run, unit: &Unit, assignment: &Assignment) -> Outcome {
                 seconds,
             }
         }
-        Assignment::Gradient { policy, pairs, .. } => Outcome::Gradient {
+        Assignment::Gradient { policy, groups, .. } => Outcome::Gradient {
             gradient: Some(Digest::of(unit.to_string().as_bytes())),
             manifest: policy.manifest,
             model: Digest::of(b"flux"),
             statistics: ShardStatistics {
-                terms: 2 * (pairs.len() * run.spec().trained_steps().len()) as u64,
+                terms: 2 * (groups.len() * run.spec().trained_steps().len()) as u64,
                 ..ShardStatistics::default()
             },
             skipped: Vec::new(),
@@ -172,7 +172,7 @@ fn events_with_a_loss() -> Vec<Event> {
         if unit != GRADIENT || std::mem::replace(&mut lost, true) {
             return None;
         }
-        let Some(Assignment::Gradient { pairs, .. }) = run.assignment(&unit) else {
+        let Some(Assignment::Gradient { groups, .. }) = run.assignment(&unit) else {
             return None;
         };
         Some(Event::Failed {
@@ -182,7 +182,7 @@ fn events_with_a_loss() -> Vec<Event> {
             reason: "an input cannot be read".into(),
             fatal: false,
             unusable: vec![Unusable {
-                blob: pairs[0].candidates[0].trajectory,
+                blob: groups[0].candidates[0].trajectory,
                 fault: Fault::Storage,
             }],
         })

@@ -6,10 +6,9 @@ use std::time::Instant;
 use anyhow::Context as _;
 use gavel_core::ids::{PromptIndex, Step};
 use gavel_core::noise::Use;
-use gavel_core::rpo::learning_rate;
+use gavel_core::rpo::{self, learning_rate};
 use gavel_core::spec::RunSpec;
 use gavel_core::unit::PromptText;
-use gavel_core::verdict::{Side, Verdict};
 use gavel_judge::VlmJudge;
 use gavel_models::flux::transformer::ActivationMemory;
 use gavel_models::load::{device, dtype, fingerprint};
@@ -155,11 +154,11 @@ impl Bench {
             .collect();
         let adapter = self.state.adapter.clone();
         let digest = self.state.encode()?.policy.adapter;
-        let mut samples = Vec::with_capacity(2 * count);
+        let mut samples = Vec::with_capacity(usize::from(self.spec.sampling.candidates) * count);
         for chunk in prompts.chunks(self.spec.sampling.batch as usize) {
             let request = Request {
                 prompts: chunk,
-                candidates: 2,
+                candidates: self.spec.sampling.candidates,
                 method: Method::Sde,
                 seed: self.spec.run.seed,
                 step,
@@ -182,37 +181,37 @@ impl Bench {
 
     /// The decided pairs with their rewards, and how many there are.
     fn judge(&self, samples: &[Sample]) -> anyhow::Result<(Vec<Group>, usize)> {
+        let candidates = usize::from(self.spec.sampling.candidates);
         let pairs: Vec<JudgedPair<'_>> = samples
-            .chunks_exact(2)
-            .map(|pair| JudgedPair {
-                prompt: pair[0].prompt,
-                caption: &pair[0].trajectory.metadata.prompt,
-                base: None,
-                first: &pair[0].image,
-                second: &pair[1].image,
+            .chunks_exact(candidates)
+            .flat_map(|group| {
+                rpo::matches(candidates).map(|(first, second)| JudgedPair {
+                    prompt: group[0].prompt,
+                    caption: &group[0].trajectory.metadata.prompt,
+                    base: None,
+                    first: &group[first].image,
+                    second: &group[second].image,
+                })
             })
             .collect();
         let mut verdicts = Vec::with_capacity(pairs.len());
         for chunk in pairs.chunks(self.spec.judge.batch as usize) {
             verdicts.extend(self.judge.judge(&self.rubric, chunk)?);
         }
-        let (better, worse) = (
-            self.spec.objective.reward_preferred,
-            self.spec.objective.reward_dispreferred,
-        );
+        let objective = &self.spec.objective;
         let mut groups = Vec::new();
-        for (verdict, pair) in verdicts.iter().zip(samples.chunks_exact(2)) {
-            let rewards = match verdict.verdict {
-                Verdict::Preferred { side: Side::First } => [better, worse],
-                Verdict::Preferred { side: Side::Second } => [worse, better],
-                Verdict::Abstain { .. } | Verdict::Failed { .. } => continue,
+        let matches = verdicts.chunks_exact(rpo::match_count(candidates));
+        for (verdicts, group) in matches.zip(samples.chunks_exact(candidates)) {
+            let Some(ranks) = rpo::ranks(candidates, verdicts) else {
+                continue;
             };
-            let candidates = pair.iter().zip(rewards).map(|(sample, reward)| RewardedTrajectory {
+            let rewards = rpo::rewards(&ranks, objective.reward_preferred, objective.reward_dispreferred);
+            let candidates = group.iter().zip(rewards).map(|(sample, reward)| RewardedTrajectory {
                 trajectory: sample.trajectory.clone(),
                 reward,
             });
             groups.push(Group {
-                prompt: pair[0].prompt,
+                prompt: group[0].prompt,
                 candidates: candidates.collect(),
             });
         }

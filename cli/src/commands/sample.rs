@@ -106,6 +106,7 @@ fn sampling(arguments: &SampleArguments) -> Result<SamplingSpec, Fault> {
         guidance_scale: arguments.guidance_scale,
         width: arguments.size.width,
         height: arguments.size.height,
+        candidates: 2,
         shared_noise: true,
         batch: 1,
         max_policy_lag: 0,

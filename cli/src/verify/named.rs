@@ -38,11 +38,11 @@ pub(super) fn inputs(assignment: &Assignment) -> Vec<Named> {
                     .map(|(which, image)| Named::new(format!("the {which} image of pair {}", pair.prompt), image))
             })
             .collect(),
-        Assignment::Gradient { policy, pairs, .. } => {
-            let trajectories = pairs.iter().flat_map(|pair| {
-                pair.candidates.iter().enumerate().map(|(place, candidate)| {
+        Assignment::Gradient { policy, groups, .. } => {
+            let trajectories = groups.iter().flat_map(|group| {
+                group.candidates.iter().enumerate().map(|(place, candidate)| {
                     Named::new(
-                        format!("the trajectory of prompt {}, candidate {place}", pair.prompt),
+                        format!("the trajectory of prompt {}, candidate {place}", group.prompt),
                         candidate.trajectory,
                     )
                 })

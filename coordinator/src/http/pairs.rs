@@ -1,27 +1,30 @@
-//! The latest judged pairs, for the gallery.
+//! The latest judged pairs, or larger groups, for the gallery.
 
 use gavel_core::ids::{Digest, Step};
-use gavel_core::run::{PairResult, Run};
+use gavel_core::run::{GroupResult, Run};
 use gavel_core::verdict::VerdictRecord;
 use serde::Serialize;
 
-/// A judged pair with its pictures.
+/// A judged pair, or larger group, with its pictures.
 #[derive(Debug, Serialize)]
 pub(super) struct JudgedPair {
     step: Step,
     /// Place in the step.
     index: usize,
     prompt: String,
-    /// PNG blobs of both candidates.
-    images: [Digest; 2],
-    verdict: VerdictRecord,
-    /// Why the pair gave no gradient although it was decided.
+    /// PNG blobs of the candidates.
+    images: Vec<Digest>,
+    /// On each match: of the first against the second, against the third, and so on.
+    verdicts: Vec<VerdictRecord>,
+    /// The candidates' ranks, 1 being the best; absent where the judge does not set them apart.
+    ranks: Option<Vec<u32>>,
+    /// Why the group gave no gradient although it was decided.
     skipped: Option<String>,
 }
 
 /// The `limit` latest judged pairs, the newest step first.
 pub(super) fn latest(run: &Run, limit: usize) -> Vec<JudgedPair> {
-    let in_flight = run.in_flight().map(|flight| (flight.step, flight.pairs.as_slice()));
+    let in_flight = run.in_flight().map(|flight| (flight.step, flight.groups.as_slice()));
     let mut in_flight: Vec<_> = in_flight.collect();
     in_flight.reverse();
     let committed = run
@@ -29,24 +32,32 @@ pub(super) fn latest(run: &Run, limit: usize) -> Vec<JudgedPair> {
         .steps
         .iter()
         .rev()
-        .map(|step| (step.record.step, step.pairs.as_slice()));
+        .map(|step| (step.record.step, step.groups.as_slice()));
     in_flight
         .into_iter()
         .chain(committed)
-        .flat_map(|(step, pairs)| pairs.iter().enumerate().map(move |(index, pair)| (step, index, pair)))
-        .filter_map(|(step, index, pair)| view(run, step, index, pair))
+        .flat_map(|(step, groups)| {
+            groups
+                .iter()
+                .enumerate()
+                .map(move |(index, group)| (step, index, group))
+        })
+        .filter_map(|(step, index, group)| view(run, step, index, group))
         .take(limit)
         .collect()
 }
 
-fn view(run: &Run, step: Step, index: usize, pair: &PairResult) -> Option<JudgedPair> {
-    let candidates = pair.candidates?;
+fn view(run: &Run, step: Step, index: usize, group: &GroupResult) -> Option<JudgedPair> {
+    if !group.is_judged() {
+        return None;
+    }
     Some(JudgedPair {
         step,
         index,
-        prompt: run.assets().prompts.get(pair.line as usize)?.clone(),
-        images: candidates.map(|candidate| candidate.image),
-        verdict: pair.verdict.clone()?,
-        skipped: pair.skipped.clone(),
+        prompt: run.assets().prompts.get(group.line as usize)?.clone(),
+        images: group.candidates.iter().map(|candidate| candidate.image).collect(),
+        verdicts: group.verdicts.clone(),
+        ranks: group.ranks(),
+        skipped: group.skipped.clone(),
     })
 }

@@ -167,13 +167,13 @@ impl Work for Fake {
                     seconds: 0.25,
                 }
             }
-            Assignment::Gradient { policy, pairs, .. } => {
+            Assignment::Gradient { policy, groups, .. } => {
                 let mut sum = format!("gradient {} {unit}", policy.adapter);
-                for candidate in pairs.iter().flat_map(|pair| &pair.candidates) {
+                for candidate in groups.iter().flat_map(|group| &group.candidates) {
                     context.get(&candidate.trajectory)?;
                     sum.push_str(&format!(" {} {}", candidate.trajectory, candidate.reward));
                 }
-                let terms = 2 * pairs.len() as u64;
+                let terms = 2 * groups.len() as u64;
                 Outcome::Gradient {
                     gradient: (terms > 0).then(|| context.put(sum)),
                     manifest: policy.manifest,

@@ -21,11 +21,11 @@ use crate::verdict::{Side, Verdict};
 /// What the work costs one worker, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct StageSeconds {
-    /// Both candidates of one prompt.
+    /// All candidates of one prompt.
     pub sample: f64,
-    /// One pair, in both image orders.
+    /// One prompt's pairs, each in both image orders.
     pub judge: f64,
-    /// The gradient of one pair.
+    /// The gradient of one prompt's candidates.
     pub gradient: f64,
     /// One optimizer step.
     pub commit: f64,
@@ -386,6 +386,24 @@ mod tests {
     }
 
     #[test]
+    fn with_a_lag_the_sampler_does_not_wait_for_the_commit() {
+        let mut spec = spec(2, 3);
+        spec.sampling.max_policy_lag = 1;
+        // Samples end at 4, 8, ... 24 without a pause. Step 1 is committed at 18 as before; step 2's verdicts come at 18, 22 and
+        // 26, its last gradient at 29.
+        let ahead = forecast(&spec, ONE_OF_EACH, SECONDS, Discipline::Streamed).unwrap();
+        assert_eq!(ahead.seconds, 30.0);
+        assert!((ahead.samplers_busy - 24.0 / 30.0).abs() < 1e-9);
+        assert!(bound(&spec, ONE_OF_EACH, SECONDS).unwrap().seconds() <= 30.0);
+        // A third step shows the difference that a lag of 2 makes: none, the sampler never waits already.
+        spec.run.steps = 3;
+        let one = forecast(&spec, ONE_OF_EACH, SECONDS, Discipline::Streamed).unwrap();
+        spec.sampling.max_policy_lag = 2;
+        let two = forecast(&spec, ONE_OF_EACH, SECONDS, Discipline::Streamed).unwrap();
+        assert!(two.seconds <= one.seconds, "{two:?} {one:?}");
+    }
+
+    #[test]
     fn no_schedule_beats_the_bound_and_streaming_never_loses() {
         for (samplers, judges, trainers) in [(1, 1, 1), (4, 1, 2), (8, 3, 8), (2, 9, 1)] {
             for (batch, shard) in [(1, 1), (2, 3), (5, 4)] {
@@ -396,6 +414,7 @@ mod tests {
                 };
                 let mut spec = spec(4, 10);
                 spec.sampling.batch = batch;
+                spec.sampling.max_policy_lag = samplers % 3;
                 spec.judge.batch = batch + 1;
                 spec.trainer.shard = shard;
                 let bound = bound(&spec, workers, SECONDS).unwrap().seconds();

@@ -16,6 +16,7 @@ pub fn work(spec: &RunSpec, rubric: Digest, assignment: &Assignment) -> Outcome 
     let whole = serde_json::to_vec(&inputs).map_or(rubric, |text| Digest::of(&text));
     let manifest = Digest::of(b"manifest");
     let model = Digest::of(b"transformer");
+    let candidates = spec.sampling.candidates;
     match assignment {
         Assignment::Initialise => Outcome::Initialised {
             policy: policy(spec, whole, manifest),
@@ -23,11 +24,14 @@ pub fn work(spec: &RunSpec, rubric: Digest, assignment: &Assignment) -> Outcome 
         },
         Assignment::Sample { prompts, .. } => {
             let samples = prompts.iter().flat_map(|prompt| {
-                [0, 1].map(|candidate| Sampled {
-                    prompt: prompt.index,
-                    candidate: Candidate(candidate),
-                    trajectory: Some(part(whole, b't', 2 * prompt.index.0 + u32::from(candidate))),
-                    image: part(whole, b'i', 2 * prompt.index.0 + u32::from(candidate)),
+                (0..candidates).map(move |candidate| {
+                    let place = u32::from(candidates) * prompt.index.0 + u32::from(candidate);
+                    Sampled {
+                        prompt: prompt.index,
+                        candidate: Candidate(candidate),
+                        trajectory: Some(part(whole, b't', place)),
+                        image: part(whole, b'i', place),
+                    }
                 })
             });
             Outcome::Sampled {
@@ -75,8 +79,9 @@ pub fn work(spec: &RunSpec, rubric: Digest, assignment: &Assignment) -> Outcome 
                 seconds: 0.5,
             }
         }
-        Assignment::Gradient { pairs, .. } => {
-            let terms = pairs.len() as u64 * 2 * spec.trained_steps().len() as u64;
+        Assignment::Gradient { groups, .. } => {
+            let candidates: usize = groups.iter().map(|group| group.candidates.len()).sum();
+            let terms = (candidates * spec.trained_steps().len()) as u64;
             Outcome::Gradient {
                 gradient: Some(whole),
                 manifest,

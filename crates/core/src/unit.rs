@@ -49,9 +49,9 @@ pub enum Unit {
     Initialise,
     /// Sample every candidate of `sampling.batch` consecutive prompts of a step.
     Sample { step: Step, chunk: u32 },
-    /// Judge `judge.batch` consecutive pairs of a step.
+    /// Judge `judge.batch` consecutive pairs, or all matches of as many larger groups, of a step.
     Judge { step: Step, chunk: u32 },
-    /// Sum the gradient of `trainer.shard` consecutive pairs of a step.
+    /// Sum the gradient of `trainer.shard` consecutive pairs, or larger groups, of a step.
     Gradient { step: Step, shard: u32 },
     /// Add the shards' gradients in shard order, take the optimizer step, store the new policy.
     Commit { step: Step },
@@ -149,8 +149,8 @@ pub enum Assignment {
         step: Step,
         /// The policy that is being trained.
         policy: Policy,
-        /// The shard's decided pairs in prompt order.
-        pairs: Vec<RewardedPair>,
+        /// The shard's decided groups in prompt order.
+        groups: Vec<RewardedGroup>,
         /// How many versions older than `policy` the sampling policy was; 0 is exactly on-policy, where every ratio is 1.
         policy_lag: u32,
     },
@@ -203,9 +203,9 @@ pub struct Pair {
     pub second: Digest,
 }
 
-/// A decided pair with its rewards.
+/// The candidates of a decided pair, or larger group, with their rewards.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RewardedPair {
+pub struct RewardedGroup {
     /// Place in the step.
     pub prompt: PromptIndex,
     /// Trajectory and reward of each candidate, in candidate order.
@@ -217,7 +217,7 @@ pub struct RewardedPair {
 pub struct RewardedCandidate {
     /// The trajectory blob.
     pub trajectory: Digest,
-    /// `objective.reward_preferred` or `objective.reward_dispreferred`.
+    /// `objective.reward_preferred` for the best rank, `objective.reward_dispreferred` for the worst, between them for the rest.
     pub reward: f64,
 }
 

@@ -78,8 +78,8 @@ impl Maker {
                     seconds: 0.0,
                 }
             }
-            Assignment::Gradient { policy, pairs, .. } => {
-                let candidates: usize = pairs.iter().map(|pair| pair.candidates.len()).sum();
+            Assignment::Gradient { policy, groups, .. } => {
+                let candidates: usize = groups.iter().map(|group| group.candidates.len()).sum();
                 let terms = candidates as u64 * self.terms_per_candidate;
                 Outcome::Gradient {
                     gradient: (terms > 0).then(|| made_up("gradient", 0)),

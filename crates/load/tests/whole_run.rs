@@ -64,6 +64,6 @@ async fn two_hundred_workers_have_each_unit_of_a_run_accepted_once() {
     assert!(accepted.values().all(|count| *count == 1), "{accepted:?}");
     let replayed = read_run(&ledger, &run.id()).await.expect("the run");
     assert_eq!(replayed.phase(), Phase::Finished);
-    let pairs: usize = replayed.results().steps.iter().map(|step| step.pairs.len()).sum();
+    let pairs: usize = replayed.results().steps.iter().map(|step| step.groups.len()).sum();
     assert_eq!(pairs, 300);
 }

@@ -1,7 +1,7 @@
 //! What a worker is given.
 
 use gavel_core::ids::{PromptIndex, Step, WorkerId};
-use gavel_core::unit::{Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedPair};
+use gavel_core::unit::{Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup};
 
 use super::unit::arm;
 use super::{Malformed, all, bytes, digest, digests, each, optional_digest, required};
@@ -78,31 +78,31 @@ impl TryFrom<v1::Pair> for Pair {
     }
 }
 
-impl From<RewardedPair> for v1::RewardedPair {
-    fn from(pair: RewardedPair) -> Self {
-        let candidates = pair.candidates.into_iter().map(|candidate| v1::RewardedCandidate {
+impl From<RewardedGroup> for v1::RewardedGroup {
+    fn from(group: RewardedGroup) -> Self {
+        let candidates = group.candidates.into_iter().map(|candidate| v1::RewardedCandidate {
             trajectory: bytes(candidate.trajectory),
             reward: candidate.reward,
         });
         Self {
-            prompt: pair.prompt.0,
+            prompt: group.prompt.0,
             candidates: candidates.collect(),
         }
     }
 }
 
-impl TryFrom<v1::RewardedPair> for RewardedPair {
+impl TryFrom<v1::RewardedGroup> for RewardedGroup {
     type Error = Malformed;
 
-    fn try_from(pair: v1::RewardedPair) -> Result<Self, Malformed> {
-        let candidates = pair.candidates.into_iter().map(|candidate| {
+    fn try_from(group: v1::RewardedGroup) -> Result<Self, Malformed> {
+        let candidates = group.candidates.into_iter().map(|candidate| {
             Ok(RewardedCandidate {
                 trajectory: digest(&candidate.trajectory, "RewardedCandidate.trajectory")?,
                 reward: candidate.reward,
             })
         });
         Ok(Self {
-            prompt: PromptIndex(pair.prompt),
+            prompt: PromptIndex(group.prompt),
             candidates: candidates.collect::<Result<_, _>>()?,
         })
     }
@@ -128,12 +128,12 @@ impl From<Assignment> for v1::Assignment {
             Assignment::Gradient {
                 step,
                 policy,
-                pairs,
+                groups,
                 policy_lag,
             } => Kind::Gradient(v1::assignment::Gradient {
                 step: step.0,
                 policy: Some(policy.into()),
-                pairs: each(pairs),
+                groups: each(groups),
                 policy_lag,
             }),
             Assignment::Commit {
@@ -176,7 +176,7 @@ impl TryFrom<v1::Assignment> for Assignment {
             Kind::Gradient(gradient) => Self::Gradient {
                 step: Step(gradient.step),
                 policy: required(gradient.policy, "Assignment.Gradient.policy")?.try_into()?,
-                pairs: all(gradient.pairs)?,
+                groups: all(gradient.groups)?,
                 policy_lag: gradient.policy_lag,
             },
             Kind::Commit(commit) => {

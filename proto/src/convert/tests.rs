@@ -125,7 +125,7 @@ fn every_assignment_survives_the_wire() {
         first: digest("a"),
         second: digest("b"),
     }];
-    let rewarded = vec![RewardedPair {
+    let rewarded = vec![RewardedGroup {
         prompt: PromptIndex(5),
         candidates: vec![
             RewardedCandidate {
@@ -159,7 +159,7 @@ fn every_assignment_survives_the_wire() {
         Assignment::Gradient {
             step: Step(2),
             policy: policy(None),
-            pairs: rewarded,
+            groups: rewarded,
             policy_lag: 1,
         },
         Assignment::Commit {

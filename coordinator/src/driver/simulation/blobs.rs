@@ -94,8 +94,8 @@ pub(super) fn inputs(assignment: &Assignment) -> Vec<Digest> {
             policy: Some(policy), ..
         } => vec![policy.averaged.unwrap_or(policy.adapter)],
         Assignment::Judge { pairs } => pairs.iter().flat_map(|pair| [pair.first, pair.second]).collect(),
-        Assignment::Gradient { pairs, policy, .. } => {
-            let trajectories = pairs.iter().flat_map(|pair| &pair.candidates);
+        Assignment::Gradient { groups, policy, .. } => {
+            let trajectories = groups.iter().flat_map(|group| &group.candidates);
             let trajectories = trajectories.map(|candidate| candidate.trajectory);
             trajectories.chain([policy.adapter]).collect()
         }

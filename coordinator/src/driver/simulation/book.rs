@@ -129,7 +129,7 @@ impl Book {
                 self.grants.insert(*fence, (*unit, worker.clone()));
                 let pairs = match run.assignment(unit) {
                     None => return Err(format!("{unit} was granted without its inputs")),
-                    Some(Assignment::Gradient { pairs, .. }) => pairs.iter().map(|pair| pair.prompt).collect(),
+                    Some(Assignment::Gradient { groups, .. }) => groups.iter().map(|group| group.prompt).collect(),
                     Some(_) => Vec::new(),
                 };
                 let open = Open {
@@ -264,8 +264,10 @@ impl Book {
                 }
             }
             (Unit::Judge { step, .. }, Outcome::Judged { verdicts, .. }) => {
-                for record in verdicts {
-                    once &= self.judged.insert((*step, record.prompt));
+                // A group has a verdict for each of its pairs, all from one result.
+                let prompts: BTreeSet<_> = verdicts.iter().map(|record| record.prompt).collect();
+                for prompt in prompts {
+                    once &= self.judged.insert((*step, prompt));
                 }
             }
             (Unit::Gradient { step, .. }, _) => {
@@ -290,11 +292,11 @@ impl Book {
     pub(super) fn check_end(&self, run: &Run) -> Result<(), String> {
         let spec = run.spec();
         let pairs = (spec.run.steps * spec.prompts.per_step) as usize;
-        if self.sampled.len() != 2 * pairs {
+        let candidates = usize::from(spec.sampling.candidates) * pairs;
+        if self.sampled.len() != candidates {
             return Err(format!(
-                "{} candidates of {} were sampled",
-                self.sampled.len(),
-                2 * pairs
+                "{} candidates of {candidates} were sampled",
+                self.sampled.len()
             ));
         }
         if self.committed.len() != spec.run.steps as usize {
@@ -324,10 +326,10 @@ impl Book {
 /// Whether some verdicts say that no judge could judge: these depend on what went wrong, and so does all that follows.
 pub(super) fn judged_by_failure(run: &Run) -> bool {
     let results = run.results();
-    let steps = results.steps.iter().flat_map(|step| &step.pairs);
-    let mut verdicts = steps
-        .map(|pair| &pair.verdict)
-        .chain(&results.comparisons)
-        .chain(&results.calibration);
-    verdicts.any(|record| record.as_ref().is_some_and(|record| !record.is_judged()))
+    let groups = results.steps.iter().flat_map(|step| &step.groups);
+    let mut verdicts = groups
+        .flat_map(|group| &group.verdicts)
+        .chain(results.comparisons.iter().flatten())
+        .chain(results.calibration.iter().flatten());
+    verdicts.any(|record| !record.is_judged())
 }

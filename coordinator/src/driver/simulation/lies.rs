@@ -57,7 +57,11 @@ pub(super) fn twist(unit: &Unit, outcome: &mut Outcome, chance: &mut Chance) -> 
         Outcome::Judged { verdicts, .. } => match chance.below(5) {
             0 => drop(verdicts.pop()),
             1 => verdicts.extend(verdicts.last().cloned()),
-            2 if verdicts.len() > 1 => verdicts.swap(0, 1),
+            // Within a group it would be a wrong opinion, which nobody can tell from a right one.
+            2 if verdicts.first().map(|record| record.prompt) != verdicts.last().map(|record| record.prompt) => {
+                let last = verdicts.len() - 1;
+                verdicts.swap(0, last);
+            }
             3 => verdicts[0].rubric = Digest::of(b"another rubric"),
             _ => verdicts[0].order_probabilities[1] = chance.pick(&[f64::NAN, -0.1, 1.5]),
         },

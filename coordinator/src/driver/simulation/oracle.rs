@@ -303,7 +303,7 @@ fn same_results(found: &Run, expected: &Run) -> Result<(), String> {
     same("judge's measurements", found.calibration == expected.calibration)?;
     same("numbers of steps", found.steps.len() == expected.steps.len())?;
     for (found, expected) in found.steps.iter().zip(&expected.steps) {
-        same("verdicts", found.pairs == expected.pairs)?;
+        same("verdicts", found.groups == expected.groups)?;
         same("gradients", found.shards == expected.shards)?;
         let mut record = found.record.clone();
         record.seconds = expected.record.seconds;

@@ -168,6 +168,7 @@ fn spec(chance: &mut Chance, heartbeat: u64) -> RunSpec {
     spec.run.steps = chance.between(1, 3) as u32;
     spec.prompts.per_step = chance.between(1, 7) as u32;
     spec.sampling.batch = chance.between(1, 4) as u32;
+    spec.sampling.candidates = chance.pick(&[2, 2, 3, 4]);
     spec.sampling.max_policy_lag = chance.below(3) as u32;
     spec.judge.batch = chance.between(1, 4) as u32;
     spec.trainer.shard = chance.between(1, 5) as u32;

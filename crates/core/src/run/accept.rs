@@ -7,6 +7,7 @@ use super::lease::Trouble;
 use super::results::{CandidateResult, ShardResult, StepResult};
 use super::{Accepted, Effect, Phase, Refusal, Run, StepInFlight};
 use crate::ids::{Millis, PromptIndex, Step, WorkerId};
+use crate::rpo;
 use crate::schedule;
 use crate::unit::{Arm, Outcome, Policy, Sampled, SkippedPair, Unit};
 use crate::verdict::{Verdict, VerdictRecord};
@@ -152,7 +153,7 @@ impl Run {
                 self.board.end(&unit);
                 self.troubles.remove(&unit);
                 let rubric = self.assets.rubric.digest;
-                let verdicts = self.places(&unit).map(|place| VerdictRecord {
+                let verdicts = self.judged_places(&unit).map(|place| VerdictRecord {
                     prompt: PromptIndex(place),
                     verdict: Verdict::Failed { reason: reason.clone() },
                     probability_first: 0.5,
@@ -193,19 +194,18 @@ impl Run {
         let Unit::Sample { step, .. } = *unit else { return };
         let places = self.places(unit);
         let batch = self.spec.judge.batch;
+        let size = usize::from(self.spec.sampling.candidates);
         let Some(flight) = self.flight_mut(step) else { return };
         flight.seconds.sample += seconds;
-        let candidates = samples
-            .chunks_exact(2)
-            .filter_map(|pair| {
-                let result = |sampled: &Sampled| {
-                    Some(CandidateResult {
-                        trajectory: sampled.trajectory?,
-                        image: sampled.image,
-                    })
-                };
-                Some([result(&pair[0])?, result(&pair[1])?])
+        let result = |sampled: &Sampled| {
+            Some(CandidateResult {
+                trajectory: sampled.trajectory?,
+                image: sampled.image,
             })
+        };
+        let candidates = samples
+            .chunks_exact(size)
+            .map(|group| group.iter().filter_map(result).collect())
             .collect();
         for chunk in flight.note_samples(&places, candidates, batch) {
             self.make_ready(Unit::Judge { step, chunk }, effects);
@@ -243,7 +243,9 @@ impl Run {
             Unit::Judge { step, .. } => {
                 self.pairs_judged += verdicts.iter().filter(|record| record.is_judged()).count() as u64;
                 let size = self.spec.trainer.shard;
+                let matches = rpo::match_count(usize::from(self.spec.sampling.candidates));
                 let Some(flight) = self.flight_mut(*step) else { return };
+                let verdicts = verdicts.chunks(matches).map(<[VerdictRecord]>::to_vec).collect();
                 flight.note_verdicts(&places, verdicts, size);
                 self.open_training(*step, schedule::overlapping(&places, size), effects);
             }
@@ -264,7 +266,7 @@ impl Run {
         }
     }
 
-    /// Makes those of these shards' gradients ready whose pairs are all judged, if this is the step that is being trained: a
+    /// Makes those of these shards' gradients ready whose groups are all judged, if this is the step that is being trained: a
     /// step that is sampled ahead waits for the policy that it trains. Asks for the commit once every shard is done, and stops
     /// a run whose judge works on nothing at all.
     pub(super) fn open_training(&mut self, step: Step, shards: Range<u32>, effects: &mut Vec<Effect>) {
@@ -300,7 +302,7 @@ impl Run {
         let Some(flight) = self.flight_mut(step) else { return };
         flight.seconds.train += seconds;
         for pair in skipped {
-            flight.pairs[pair.prompt.0 as usize].skipped = Some(pair.reason);
+            flight.groups[pair.prompt.0 as usize].skipped = Some(pair.reason);
         }
         flight.note_shard(shard, result);
         self.pairs_skipped += count;
@@ -331,7 +333,7 @@ impl Run {
         let shards = flight.shards.into_iter().flatten().collect();
         self.results.steps.push(StepResult {
             record,
-            pairs: flight.pairs,
+            groups: flight.groups,
             shards,
         });
         self.results.policies.push(policy.clone());

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::Run;
-use crate::ids::{Digest, PromptIndex, Step};
+use super::{GroupResult, Run};
+use crate::ids::{PromptIndex, Step};
+use crate::rpo;
 use crate::schedule;
-use crate::unit::{Arm, Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedPair, Unit};
-use crate::verdict::{Side, Verdict, VerdictRecord};
+use crate::unit::{Arm, Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit};
 
 impl Run {
     /// What a worker needs to do `unit`; `None` while its inputs do not exist, and once its step is committed.
@@ -17,36 +17,30 @@ impl Run {
             Unit::Judge { step, .. } => {
                 let flight = self.flight(step)?;
                 let places = self.places(unit);
-                let pairs = places.clone().zip(flight.part(&places)).map(|(place, pair)| {
-                    let [first, second] = pair.candidates?;
-                    Some(Pair {
+                let mut pairs = Vec::new();
+                for (place, group) in places.clone().zip(flight.part(&places)) {
+                    if !group.is_sampled() {
+                        return None;
+                    }
+                    let text = self.prompt(group.line)?;
+                    pairs.extend(rpo::matches(group.candidates.len()).map(|(first, second)| Pair {
                         prompt: PromptIndex(place),
-                        text: self.prompt(pair.line)?.to_owned(),
-                        first: first.image,
-                        second: second.image,
-                    })
-                });
-                Some(Assignment::Judge {
-                    pairs: pairs.collect::<Option<_>>()?,
-                })
+                        text: text.to_owned(),
+                        first: group.candidates[first].image,
+                        second: group.candidates[second].image,
+                    }));
+                }
+                Some(Assignment::Judge { pairs })
             }
             Unit::Gradient { step, .. } => {
                 let flight = self.flights.front().filter(|flight| flight.step == step)?;
                 let places = self.places(unit);
-                let pairs = places.clone().zip(flight.part(&places)).filter_map(|(place, pair)| {
-                    let VerdictRecord {
-                        verdict: Verdict::Preferred { side },
-                        ..
-                    } = pair.verdict.as_ref()?
-                    else {
-                        return None;
-                    };
-                    Some(self.rewarded(place, pair.candidates?.map(|candidate| candidate.trajectory), *side))
-                });
+                let groups = places.clone().zip(flight.part(&places));
+                let groups = groups.filter_map(|(place, group)| self.rewarded(place, group));
                 Some(Assignment::Gradient {
                     step,
                     policy: self.policy()?.clone(),
-                    pairs: pairs.collect(),
+                    groups: groups.collect(),
                     policy_lag: step.0 - 1 - self.sampling_version(step),
                 })
             }
@@ -134,13 +128,23 @@ impl Run {
         }
     }
 
+    /// The place of each verdict of a judge unit: of a step's groups one for each match.
+    pub(super) fn judged_places(&self, unit: &Unit) -> impl Iterator<Item = u32> + use<> {
+        let each = match unit {
+            Unit::Judge { .. } => rpo::match_count(usize::from(self.spec.sampling.candidates)),
+            _ => 1,
+        };
+        self.places(unit)
+            .flat_map(move |place| std::iter::repeat_n(place, each))
+    }
+
     fn sample_assignment(&self, step: Step, chunk: u32) -> Option<Assignment> {
         let flight = self.flight(step)?;
         let places = self.places(&Unit::Sample { step, chunk });
-        let prompts = places.clone().zip(flight.part(&places)).map(|(place, pair)| {
+        let prompts = places.clone().zip(flight.part(&places)).map(|(place, group)| {
             Some(PromptText {
                 index: PromptIndex(place),
-                text: self.prompt(pair.line)?.to_owned(),
+                text: self.prompt(group.line)?.to_owned(),
             })
         });
         Some(Assignment::Sample {
@@ -169,23 +173,24 @@ impl Run {
         self.assets.prompts.get(line as usize).map(String::as_str)
     }
 
-    fn rewarded(&self, place: u32, trajectories: [Digest; 2], preferred: Side) -> RewardedPair {
-        let (good, bad) = (
-            self.spec.objective.reward_preferred,
-            self.spec.objective.reward_dispreferred,
+    /// The candidates with the rewards that their ranks earn; `None` where the judge does not set them apart.
+    fn rewarded(&self, place: u32, group: &GroupResult) -> Option<RewardedGroup> {
+        let objective = &self.spec.objective;
+        let rewards = rpo::rewards(
+            &group.ranks()?,
+            objective.reward_preferred,
+            objective.reward_dispreferred,
         );
-        let rewards = match preferred {
-            Side::First => [good, bad],
-            Side::Second => [bad, good],
-        };
-        RewardedPair {
+        let candidates = group.candidates.iter().zip(rewards);
+        Some(RewardedGroup {
             prompt: PromptIndex(place),
-            candidates: trajectories
-                .into_iter()
-                .zip(rewards)
-                .map(|(trajectory, reward)| RewardedCandidate { trajectory, reward })
+            candidates: candidates
+                .map(|(candidate, reward)| RewardedCandidate {
+                    trajectory: candidate.trajectory,
+                    reward,
+                })
                 .collect(),
-        }
+        })
     }
 }
 

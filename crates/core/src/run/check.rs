@@ -100,7 +100,7 @@ impl Run {
 
     fn check_samples(&self, unit: &Unit, samples: &[Sampled]) -> Result<(), Objection> {
         let trained = matches!(unit, Unit::Sample { .. });
-        let candidates: u8 = if trained { 2 } else { 1 };
+        let candidates = if trained { self.spec.sampling.candidates } else { 1 };
         let expected = self
             .places(unit)
             .flat_map(|place| (0..candidates).map(move |candidate| (PromptIndex(place), Candidate(candidate))));
@@ -121,9 +121,15 @@ impl Run {
     }
 
     fn check_verdicts(&self, unit: &Unit, verdicts: &[VerdictRecord]) -> Result<(), Objection> {
-        let expected = self.places(unit);
-        if !verdicts.iter().map(|record| record.prompt.0).eq(expected.clone()) {
-            return invalid(format!("verdicts must cover pairs {expected:?}, in order"));
+        if !verdicts
+            .iter()
+            .map(|record| record.prompt.0)
+            .eq(self.judged_places(unit))
+        {
+            return invalid(format!(
+                "verdicts must cover the pairs of {:?}, in order",
+                self.places(unit)
+            ));
         }
         for record in verdicts {
             let [first, second] = record.order_probabilities;
@@ -169,7 +175,7 @@ impl Run {
         };
         let places = self.places(unit);
         for (index, pair) in skipped.iter().enumerate() {
-            let known = places.contains(&pair.prompt.0) && flight.pairs[pair.prompt.0 as usize].is_decided();
+            let known = places.contains(&pair.prompt.0) && flight.groups[pair.prompt.0 as usize].is_decided();
             if !known || skipped[..index].iter().any(|other| other.prompt == pair.prompt) {
                 return invalid(format!(
                     "skipped pair {} is no decided pair of this shard, or is listed twice",
@@ -178,7 +184,9 @@ impl Run {
             }
         }
         let decided = flight.part(&places).iter().filter(|pair| pair.is_decided()).count();
-        let most = (decided - skipped.len()) as u64 * 2 * self.spec.trained_steps().len() as u64;
+        let most = (decided - skipped.len()) as u64
+            * u64::from(self.spec.sampling.candidates)
+            * self.spec.trained_steps().len() as u64;
         if statistics.terms > most {
             return invalid(format!("{} terms from at most {most}", statistics.terms));
         }

@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
-use super::results::{CandidateResult, PairResult, ShardResult, StepRecord, StepSeconds};
+use super::results::{CandidateResult, GroupResult, ShardResult, StepRecord, StepSeconds};
 use crate::ids::{Millis, Step};
+use crate::rpo;
 use crate::schedule;
 use crate::spec::ObjectiveSpec;
-use crate::verdict::{Verdict, VerdictRecord};
+use crate::verdict::VerdictRecord;
 
 /// A step that is not committed yet.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,13 +16,13 @@ pub struct StepInFlight {
     pub step: Step,
     /// When it began.
     pub started: Millis,
-    /// Its pairs, by place.
-    pub pairs: Vec<PairResult>,
+    /// Its prompts' candidates, by place.
+    pub groups: Vec<GroupResult>,
     /// Its shards, once they are done; a shard without a decided pair is done without work.
     pub shards: Vec<Option<ShardResult>>,
-    /// Pairs whose candidates exist.
+    /// Groups whose candidates exist.
     pub sampled: u32,
-    /// Pairs with a verdict.
+    /// Groups with verdicts.
     pub judged: u32,
     /// Shards that are done.
     pub shards_done: u32,
@@ -34,11 +35,11 @@ impl StepInFlight {
         Self {
             step,
             started: now,
-            pairs: lines
+            groups: lines
                 .into_iter()
-                .map(|line| PairResult {
+                .map(|line| GroupResult {
                     line,
-                    ..PairResult::default()
+                    ..GroupResult::default()
                 })
                 .collect(),
             shards: vec![None; shards as usize],
@@ -50,82 +51,75 @@ impl StepInFlight {
     }
 
     pub(super) fn count(&self) -> u32 {
-        self.pairs.len() as u32
+        self.groups.len() as u32
     }
 
-    pub(super) fn part(&self, places: &Range<u32>) -> &[PairResult] {
-        &self.pairs[places.start as usize..places.end as usize]
+    pub(super) fn part(&self, places: &Range<u32>) -> &[GroupResult] {
+        &self.groups[places.start as usize..places.end as usize]
     }
 
-    pub(super) fn part_mut(&mut self, places: &Range<u32>) -> &mut [PairResult] {
-        &mut self.pairs[places.start as usize..places.end as usize]
+    pub(super) fn part_mut(&mut self, places: &Range<u32>) -> &mut [GroupResult] {
+        &mut self.groups[places.start as usize..places.end as usize]
     }
 
-    /// Notes sampled candidates; returns the judge chunks of `batch` pairs that have all theirs now.
+    /// Notes sampled candidates; returns the judge chunks of `batch` groups that have all theirs now.
     pub(super) fn note_samples(
         &mut self,
         places: &Range<u32>,
-        candidates: Vec<[CandidateResult; 2]>,
+        candidates: Vec<Vec<CandidateResult>>,
         batch: u32,
     ) -> Vec<u32> {
-        for (pair, candidates) in self.part_mut(places).iter_mut().zip(candidates) {
-            pair.candidates = Some(candidates);
+        for (group, candidates) in self.part_mut(places).iter_mut().zip(candidates) {
+            group.candidates = candidates;
         }
         self.sampled += places.end - places.start;
         schedule::overlapping(places, batch)
             .filter(|chunk| {
                 let extent = schedule::extent(*chunk, batch, self.count());
-                self.part(&extent).iter().all(|pair| pair.candidates.is_some())
+                self.part(&extent).iter().all(GroupResult::is_sampled)
             })
             .collect()
     }
 
-    /// Notes verdicts. Shards of `size` pairs that have all theirs now and not one decided pair are done hereby.
-    pub(super) fn note_verdicts(&mut self, places: &Range<u32>, verdicts: Vec<VerdictRecord>, size: u32) {
-        for (pair, verdict) in self.part_mut(places).iter_mut().zip(verdicts) {
-            pair.verdict = Some(verdict);
+    /// Notes each group's verdicts. Shards of `size` groups that have all theirs now and not one decided group are done hereby.
+    pub(super) fn note_verdicts(&mut self, places: &Range<u32>, verdicts: Vec<Vec<VerdictRecord>>, size: u32) {
+        for (group, verdicts) in self.part_mut(places).iter_mut().zip(verdicts) {
+            group.verdicts = verdicts;
         }
         self.judged += places.end - places.start;
         for shard in schedule::overlapping(places, size) {
-            let pairs = self.part(&schedule::extent(shard, size, self.count()));
-            let judged = pairs.iter().all(|pair| pair.verdict.is_some());
-            if judged && !pairs.iter().any(PairResult::is_decided) {
+            let groups = self.part(&schedule::extent(shard, size, self.count()));
+            if groups.iter().all(GroupResult::is_judged) && !groups.iter().any(GroupResult::is_decided) {
                 self.note_shard(shard, ShardResult::default());
             }
         }
     }
 
-    /// Those of these shards of `size` pairs that are not done although all their pairs are judged.
+    /// Those of these shards of `size` groups that are not done although all their groups are judged.
     pub(super) fn trainable(&self, shards: Range<u32>, size: u32) -> Vec<u32> {
         let judged = |shard: &u32| {
-            let pairs = self.part(&schedule::extent(*shard, size, self.count()));
-            pairs.iter().all(|pair| pair.verdict.is_some())
+            let groups = self.part(&schedule::extent(*shard, size, self.count()));
+            groups.iter().all(GroupResult::is_judged)
         };
         let open = shards.filter(|shard| self.shards[*shard as usize].is_none());
         open.filter(judged).collect()
     }
 
-    /// Takes back the samples of these places with all that followed from them. Returns the judge chunks of `batch` pairs and
-    /// the shards of `size` pairs that they had a part in.
+    /// Takes back the samples of these places with all that followed from them. Returns the judge chunks of `batch` groups and
+    /// the shards of `size` groups that they had a part in.
     pub(super) fn forget_samples(&mut self, places: &Range<u32>, batch: u32, size: u32) -> (Range<u32>, Range<u32>) {
-        let lost = self
-            .part(places)
-            .iter()
-            .filter(|pair| pair.candidates.is_some())
-            .count();
+        let lost = self.part(places).iter().filter(|group| group.is_sampled()).count();
         self.sampled -= lost as u32;
-        for pair in self.part_mut(places) {
-            pair.candidates = None;
+        for group in self.part_mut(places) {
+            group.candidates.clear();
         }
         let chunks = schedule::overlapping(places, batch);
         let judged = chunks.start * batch..self.count().min(chunks.end * batch);
-        for pair in self.part_mut(&judged) {
-            pair.skipped = None;
-        }
-        let lost = self.part(&judged).iter().filter(|pair| pair.verdict.is_some()).count();
+        let lost = self.part(&judged).iter().filter(|group| group.is_judged()).count();
         self.judged -= lost as u32;
-        for pair in self.part_mut(&judged) {
-            pair.verdict = None;
+        for group in self.part_mut(&judged) {
+            group.skipped = None;
+            group.verdicts.clear();
         }
         let shards = schedule::overlapping(&judged, size);
         for shard in shards.clone() {
@@ -150,25 +144,19 @@ impl StepInFlight {
         self.shards_done as usize == self.shards.len()
     }
 
-    /// Whether every pair has been judged and not one of them could be; the last reason then.
+    /// Whether every group has been judged and not one of them could be; the last reason then.
     pub(super) fn unjudgeable(&self) -> Option<&str> {
         let mut last = None;
-        for pair in &self.pairs {
-            match &pair.verdict {
-                Some(VerdictRecord {
-                    verdict: Verdict::Failed { reason },
-                    ..
-                }) => last = Some(reason.as_str()),
-                _ => return None,
-            }
+        for group in &self.groups {
+            last = Some(group.failure()?);
         }
         last
     }
 
     /// Takes all verdicts back, for another try.
     pub(super) fn forget_verdicts(&mut self) {
-        for pair in &mut self.pairs {
-            pair.verdict = None;
+        for group in &mut self.groups {
+            group.verdicts.clear();
         }
         self.shards.fill(None);
         self.judged = 0;
@@ -188,21 +176,28 @@ impl StepInFlight {
         learning_rate: f64,
         now: Millis,
     ) -> StepRecord {
-        let (mut decided, mut abstained, mut failed, mut skipped, mut consistent) = (0, 0, 0, 0, 0);
-        for pair in &self.pairs {
-            let Some(record) = &pair.verdict else { continue };
-            match record.verdict {
-                Verdict::Preferred { .. } => decided += 1,
-                Verdict::Abstain { .. } => abstained += 1,
-                Verdict::Failed { .. } => failed += 1,
+        let (mut decided, mut abstained, mut failed, mut skipped) = (0, 0, 0, 0);
+        let (mut matches, mut consistent) = (0_u32, 0_u32);
+        let mut reward_mean = 0.0;
+        for group in &self.groups {
+            match group.ranks() {
+                Some(ranks) => {
+                    decided += 1;
+                    let rewards = rpo::rewards(&ranks, objective.reward_preferred, objective.reward_dispreferred);
+                    reward_mean += rewards.iter().sum::<f64>() / rewards.len() as f64;
+                }
+                None if group.failure().is_some() => failed += 1,
+                None => abstained += 1,
             }
-            skipped += u32::from(pair.skipped.is_some());
-            consistent += u32::from(record.is_judged() && record.orders_agree());
+            skipped += u32::from(group.skipped.is_some());
+            for record in group.verdicts.iter().filter(|record| record.is_judged()) {
+                matches += 1;
+                consistent += u32::from(record.orders_agree());
+            }
         }
         let terms = self.terms();
         let mean = |sum: f64| if terms == 0 { 0.0 } else { sum / terms as f64 };
         let shards = || self.shards.iter().flatten().map(|shard| &shard.statistics);
-        let judged = decided + abstained;
         StepRecord {
             step: self.step,
             pairs: self.count(),
@@ -210,16 +205,8 @@ impl StepInFlight {
             abstained,
             failed,
             skipped,
-            order_consistency: if judged == 0 {
-                0.0
-            } else {
-                f64::from(consistent) / f64::from(judged)
-            },
-            reward_mean: if decided == 0 {
-                0.0
-            } else {
-                (objective.reward_preferred + objective.reward_dispreferred) / 2.0
-            },
+            order_consistency: f64::from(consistent) / f64::from(matches.max(1)),
+            reward_mean: reward_mean / f64::from(decided.max(1)),
             loss: mean(shards().map(|statistics| statistics.loss).sum()),
             kl: mean(shards().map(|statistics| statistics.kl).sum()),
             clip_fraction: mean(shards().map(|statistics| statistics.clipped).sum::<u64>() as f64),
@@ -234,18 +221,5 @@ impl StepInFlight {
                 ..self.seconds
             },
         }
-    }
-}
-
-impl PairResult {
-    /// Whether one candidate is preferred.
-    pub fn is_decided(&self) -> bool {
-        matches!(
-            &self.verdict,
-            Some(VerdictRecord {
-                verdict: Verdict::Preferred { .. },
-                ..
-            })
-        )
     }
 }

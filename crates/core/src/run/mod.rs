@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use event::{Effect, Event, Refusal};
 pub use flight::StepInFlight;
 pub use lease::Lease;
-pub use results::{CandidateResult, PairResult, Results, ShardResult, StepRecord, StepResult, StepSeconds};
+pub use results::{CandidateResult, GroupResult, Results, ShardResult, StepRecord, StepResult, StepSeconds};
 pub use status::{EvaluationStatus, JudgeMeasure, LeaseStatus, Progress, RunStatus, WinRate};
 pub use waiting::{Waiting, WaitingFor};
 

@@ -169,7 +169,7 @@ impl Run {
     fn sample_source(&self, step: Step, unit: &Unit, blob: &Digest) -> Option<Source> {
         let flight = self.flight(step)?;
         let place = self.places(unit).find(|place| {
-            let candidates = flight.pairs[*place as usize].candidates.iter().flatten();
+            let candidates = flight.groups[*place as usize].candidates.iter();
             candidates
                 .into_iter()
                 .any(|made| made.image == *blob || made.trajectory == *blob)

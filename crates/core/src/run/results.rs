@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, Step};
+use crate::rpo::ranks;
 use crate::unit::{Policy, ShardStatistics};
-use crate::verdict::VerdictRecord;
+use crate::verdict::{Verdict, VerdictRecord};
 
 /// Everything that report and audit read.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -28,23 +29,53 @@ pub struct Results {
 pub struct StepResult {
     /// Its figures.
     pub record: StepRecord,
-    /// Its pairs, by place in the step.
-    pub pairs: Vec<PairResult>,
+    /// Its prompts' candidates, by place in the step.
+    pub groups: Vec<GroupResult>,
     /// Its gradient shards, in order.
     pub shards: Vec<ShardResult>,
 }
 
-/// One pair: what was painted, and what became of it.
+/// The candidates of one prompt, a pair unless `sampling.candidates` says more: what was painted, and what became of it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct PairResult {
+pub struct GroupResult {
     /// Line of the prompt file, counted from 0.
     pub line: u32,
-    /// Both candidates, once they are sampled.
-    pub candidates: Option<[CandidateResult; 2]>,
-    /// The verdict, once there is one.
-    pub verdict: Option<VerdictRecord>,
-    /// Why the pair gave no gradient although it was decided.
+    /// The candidates in order, once they are sampled; empty before.
+    pub candidates: Vec<CandidateResult>,
+    /// The verdicts on their matches ([`crate::rpo::matches`]), once there are any; empty before. A pair has one.
+    pub verdicts: Vec<VerdictRecord>,
+    /// Why the group gave no gradient although it was decided.
     pub skipped: Option<String>,
+}
+
+impl GroupResult {
+    /// The candidates' ranks, 1 being the best; `None` before the verdicts, and where these do not set the candidates apart.
+    pub fn ranks(&self) -> Option<Vec<u32>> {
+        ranks(self.candidates.len(), &self.verdicts)
+    }
+
+    /// Whether the judge sets the candidates apart.
+    pub fn is_decided(&self) -> bool {
+        self.ranks().is_some()
+    }
+
+    /// Whether the candidates exist.
+    pub fn is_sampled(&self) -> bool {
+        !self.candidates.is_empty()
+    }
+
+    /// Whether there are verdicts.
+    pub fn is_judged(&self) -> bool {
+        !self.verdicts.is_empty()
+    }
+
+    /// Why a match could not be judged; the last such reason.
+    pub fn failure(&self) -> Option<&str> {
+        self.verdicts.iter().rev().find_map(|record| match &record.verdict {
+            Verdict::Failed { reason } => Some(reason.as_str()),
+            _ => None,
+        })
+    }
 }
 
 /// One candidate's blobs.
@@ -70,17 +101,17 @@ pub struct ShardResult {
 pub struct StepRecord {
     /// The step, counted from 1.
     pub step: Step,
-    /// Pairs sampled.
+    /// Pairs, or larger groups, sampled.
     pub pairs: u32,
-    /// Pairs with a preferred candidate.
+    /// Those whose candidates the judge sets apart.
     pub decided: u32,
-    /// Pairs on which the judge abstained.
+    /// Those on which the judge abstained.
     pub abstained: u32,
-    /// Pairs that could not be judged.
+    /// Those that could not be judged.
     pub failed: u32,
-    /// Decided pairs whose loss or gradient was not finite.
+    /// Decided ones whose loss or gradient was not finite.
     pub skipped: u32,
-    /// Share of judged pairs whose two image orders gave the same side.
+    /// Share of judged matches whose two image orders gave the same side.
     pub order_consistency: f64,
     /// Mean reward over the candidates of decided pairs; 0 without any.
     pub reward_mean: f64,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Run;
-use super::results::{CandidateResult, PairResult, ShardResult};
+use super::results::{CandidateResult, GroupResult, ShardResult};
 use crate::ids::{Digest, Step};
 use crate::unit::Policy;
 
@@ -23,7 +23,7 @@ impl Run {
             }
         }
         for flight in &self.flights {
-            blobs.extend(of_step(&flight.pairs, flight.shards.iter().flatten()));
+            blobs.extend(of_step(&flight.groups, flight.shards.iter().flatten()));
         }
         for step in self
             .results
@@ -32,7 +32,7 @@ impl Run {
             .rev()
             .take(self.spec.coordinator.keep_steps as usize)
         {
-            blobs.extend(of_step(&step.pairs, &step.shards));
+            blobs.extend(of_step(&step.groups, &step.shards));
         }
         blobs
     }
@@ -44,7 +44,7 @@ impl Run {
         let mut blobs = BTreeSet::new();
         let oldest = committed.checked_sub(self.spec.coordinator.keep_steps + 1);
         if let Some(step) = oldest.and_then(|place| self.results.steps.get(place as usize)) {
-            blobs.extend(of_step(&step.pairs, &step.shards));
+            blobs.extend(of_step(&step.groups, &step.shards));
         }
         for (version, policy) in (0..).zip(&self.results.policies) {
             if !self.keeps_policy(version) {
@@ -70,10 +70,10 @@ fn of_policy(policy: &Policy) -> impl Iterator<Item = Digest> {
 }
 
 fn of_step<'a>(
-    pairs: &'a [PairResult],
+    groups: &'a [GroupResult],
     shards: impl IntoIterator<Item = &'a ShardResult>,
 ) -> impl Iterator<Item = Digest> {
-    let candidates = pairs.iter().filter_map(|pair| pair.candidates).flatten();
-    let made = candidates.flat_map(|CandidateResult { trajectory, image }| [trajectory, image]);
+    let candidates = groups.iter().flat_map(|group| &group.candidates);
+    let made = candidates.flat_map(|CandidateResult { trajectory, image }| [*trajectory, *image]);
     made.chain(shards.into_iter().filter_map(|shard| shard.gradient))
 }

@@ -229,9 +229,9 @@ impl Fleet {
             }
             Assignment::Judge { pairs } => pairs.iter().flat_map(|pair| [pair.first, pair.second]).collect(),
             Assignment::Gradient {
-                pairs, policy: used, ..
+                groups, policy: used, ..
             } => {
-                let trajectories = pairs.iter().flat_map(|pair| &pair.candidates);
+                let trajectories = groups.iter().flat_map(|group| &group.candidates);
                 trajectories
                     .map(|candidate| candidate.trajectory)
                     .chain(policy(used))
@@ -313,7 +313,7 @@ proptest! {
         prop_assert_eq!(&fleet.run.results().comparisons, &expected.results().comparisons);
         prop_assert_eq!(&fleet.run.results().calibration, &expected.results().calibration);
         for (found, expected) in fleet.run.results().steps.iter().zip(&expected.results().steps) {
-            prop_assert_eq!(&found.pairs, &expected.pairs);
+            prop_assert_eq!(&found.groups, &expected.groups);
             prop_assert_eq!(&found.shards, &expected.shards);
         }
 

@@ -170,11 +170,12 @@ impl Run {
 
     fn progress(&self) -> Option<Progress> {
         let flight = self.flights.front()?;
+        let candidates = u32::from(self.spec.sampling.candidates);
         Some(Progress {
             step: flight.step,
             started_unix_ms: flight.started.0,
-            samples: 2 * flight.sampled,
-            samples_total: 2 * flight.count(),
+            samples: candidates * flight.sampled,
+            samples_total: candidates * flight.count(),
             pairs_judged: flight.judged,
             pairs_total: flight.count(),
             shards: flight.shards_done,

@@ -67,9 +67,11 @@ pub struct SamplingSpec {
     pub width: usize,
     /// Picture height in pixels.
     pub height: usize,
-    /// Both candidates of a prompt start from the same noise.
+    /// Pictures of each prompt. The judge compares each with each other: 2 have one match, 4 have six.
+    pub candidates: u8,
+    /// All candidates of a prompt start from the same noise.
     pub shared_noise: bool,
-    /// Prompts that a sampler leases at a time; both candidates of each.
+    /// Prompts that a sampler leases at a time; all candidates of each.
     pub batch: u32,
     /// Steps by which the policy that samples is behind the one that is trained. 0: exactly on-policy; more lets samplers
     /// work while trainers do, and the ratio corrects for it. Part of the result.
@@ -87,6 +89,7 @@ impl Default for SamplingSpec {
             guidance_scale: 3.5,
             width: 512,
             height: 512,
+            candidates: 2,
             shared_noise: true,
             batch: 1,
             max_policy_lag: 0,
@@ -121,6 +124,9 @@ impl SamplingSpec {
                 format!("must be a multiple of 16 in 16 to 8192, not {size}")
             });
         }
+        problems.require((2..=16).contains(&self.candidates), "sampling.candidates", || {
+            format!("must lie in 2 to 16, not {}", self.candidates)
+        });
         problems.at_least_one(self.batch, "sampling.batch");
         problems.require(self.max_policy_lag <= 16, "sampling.max_policy_lag", || {
             format!("must lie in 0 to 16, not {}", self.max_policy_lag)

@@ -27,7 +27,7 @@ fn finish_and_compare(fleet: &mut Fleet) {
     assert_eq!(found.tuned_images, expected.tuned_images);
     assert_eq!(found.comparisons, expected.comparisons);
     for (found, expected) in found.steps.iter().zip(&expected.steps) {
-        assert_eq!((&found.pairs, &found.shards), (&expected.pairs, &expected.shards));
+        assert_eq!((&found.groups, &found.shards), (&expected.groups, &expected.shards));
     }
 }
 
@@ -56,7 +56,7 @@ fn lost_samples_are_painted_again_and_what_followed_from_them_is_done_again() {
     };
     assert_eq!(fleet.run.next_unit(Role::Trainer), Some(redone));
     let (unit, fence) = fleet.lease(Role::Trainer, "w").unwrap();
-    let trajectory = fleet.run.in_flight().next().unwrap().pairs[1].candidates.unwrap()[0].trajectory;
+    let trajectory = fleet.run.in_flight().next().unwrap().groups[1].candidates[0].trajectory;
     fail(&mut fleet, unit, fence, &[trajectory], Fault::Storage);
     // Prompt 1 belongs to sample chunk 0 (prompts 0 to 2), judged in chunks 0 and 1, trained in shards 0 and 0.
     assert_eq!(fleet.run.next_unit(Role::Trainer), None);
@@ -115,7 +115,7 @@ fn a_worker_whose_samples_cannot_be_used_is_set_apart() {
     fleet.complete(unit);
     let (held, _) = fleet.lease(Role::Sampler, "liar").unwrap();
     let (unit, fence) = lease(&mut fleet, |unit| matches!(unit, Unit::Judge { chunk: 0, .. }));
-    let image = fleet.run.in_flight().next().unwrap().pairs[0].candidates.unwrap()[1].image;
+    let image = fleet.run.in_flight().next().unwrap().groups[0].candidates[1].image;
     fail(&mut fleet, unit, fence, &[image], Fault::Producer);
     let reason = fleet.run.quarantine(&WorkerId("liar".into())).unwrap();
     assert!(reason.contains("unreadable"), "{reason}");
@@ -155,7 +155,7 @@ fn a_blob_that_is_lost_again_and_again_ends_the_run() {
     for _ in 0..3 {
         assert!(!fleet.run.phase().is_ended());
         let (unit, fence) = lease(&mut fleet, |unit| matches!(unit, Unit::Judge { chunk: 0, .. }));
-        let image = fleet.run.in_flight().next().unwrap().pairs[0].candidates.unwrap()[0].image;
+        let image = fleet.run.in_flight().next().unwrap().groups[0].candidates[0].image;
         fail(&mut fleet, unit, fence, &[image], Fault::Storage);
     }
     assert!(

@@ -12,9 +12,9 @@ fn inputs(assignment: &Assignment) -> Vec<Digest> {
         Assignment::EvaluateSample { policy: used, .. } => used.iter().flat_map(policy).collect(),
         Assignment::Judge { pairs } => pairs.iter().flat_map(|pair| [pair.first, pair.second]).collect(),
         Assignment::Gradient {
-            pairs, policy: used, ..
+            groups, policy: used, ..
         } => {
-            let candidates = pairs.iter().flat_map(|pair| &pair.candidates);
+            let candidates = groups.iter().flat_map(|group| &group.candidates);
             candidates
                 .map(|candidate| candidate.trajectory)
                 .chain(policy(used))
@@ -88,7 +88,7 @@ fn a_run_finds_every_blob_that_it_needs_and_leaves_no_other() {
                 "version {version} is a checkpoint or the last"
             );
         }
-        let image = |step: usize| results.steps[step - 1].pairs[0].candidates.unwrap()[0].image;
+        let image = |step: usize| results.steps[step - 1].groups[0].candidates[0].image;
         assert_eq!(left.contains(&image(7)), keep > 0);
         assert_eq!(left.contains(&image(1)), keep > 6);
     }
