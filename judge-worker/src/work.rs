@@ -11,7 +11,7 @@ use gavel_core::{
 use gavel_judge::VlmJudge;
 use gavel_models::{
     load::{device, dtype, fingerprint},
-    vlm::Qwen2_5Vl,
+    vlm::Vlm,
 };
 use gavel_rubric::{Judge, JudgeTemplate, JudgedPair, RubricSet};
 use gavel_worker::{Work, WorkContext, WorkError};
@@ -37,7 +37,7 @@ struct Loaded {
     device: Device,
     dtype: Dtype,
     fingerprint: Digest,
-    model: Arc<Qwen2_5Vl>,
+    model: Arc<Vlm>,
 }
 
 impl Work for JudgeWork {
@@ -102,7 +102,7 @@ impl Work for JudgeWork {
 }
 
 impl JudgeWork {
-    fn model(&mut self, run: &RunId, spec: &JudgeSpec) -> Result<(Digest, Arc<Qwen2_5Vl>), WorkError> {
+    fn model(&mut self, run: &RunId, spec: &JudgeSpec) -> Result<(Digest, Arc<Vlm>), WorkError> {
         if let Some(loaded) = &self.model
             && (&loaded.path, loaded.device, loaded.dtype) == (&spec.path, spec.device, spec.dtype)
         {
@@ -112,8 +112,7 @@ impl JudgeWork {
         self.model = None;
         let device =
             device(spec.device).map_err(|error| WorkError::Retry(format!("device {}: {error}", spec.device)))?;
-        let model =
-            Qwen2_5Vl::load(&spec.path, &device, dtype(spec.dtype)).map_err(|error| WorkError::retry(&error))?;
+        let model = Vlm::load(&spec.path, &device, dtype(spec.dtype)).map_err(|error| WorkError::retry(&error))?;
         let model = Arc::new(model);
         let fingerprint = fingerprint(&spec.path).map_err(|error| WorkError::retry(&error))?;
         tracing::info!(%run, model = %spec.path.display(), fingerprint = %fingerprint.short(), "judge loaded");

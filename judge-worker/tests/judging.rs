@@ -17,7 +17,7 @@ use gavel_core::{
 };
 use gavel_judge::{Error, VlmJudge};
 use gavel_judge_worker::JudgeWork;
-use gavel_models::vlm::Qwen2_5Vl;
+use gavel_models::vlm::Vlm;
 use gavel_rubric::{Judge as _, JudgeTemplate, JudgedPair, RubricSet};
 use gavel_worker::{Work, WorkContext, WorkError};
 use image::RgbImage;
@@ -27,8 +27,8 @@ fn root() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-static MODEL: LazyLock<Arc<Qwen2_5Vl>> =
-    LazyLock::new(|| Arc::new(Qwen2_5Vl::load(&root().join("models/tiny-judge"), &Device::Cpu, DType::F32).unwrap()));
+static MODEL: LazyLock<Arc<Vlm>> =
+    LazyLock::new(|| Arc::new(Vlm::load(&root().join("models/tiny-judge"), &Device::Cpu, DType::F32).unwrap()));
 
 fn rubric() -> RubricSet {
     RubricSet::load(&root().join("configs/quickstart/rubric.toml")).unwrap()

@@ -13,7 +13,7 @@ use gavel_judge::VlmJudge;
 use gavel_models::flux::transformer::ActivationMemory;
 use gavel_models::load::{device, dtype, fingerprint};
 use gavel_models::lora::LoraConfig;
-use gavel_models::vlm::Qwen2_5Vl;
+use gavel_models::vlm::Vlm;
 use gavel_rubric::{Judge as _, JudgeTemplate, JudgedPair, RubricSet};
 use gavel_sampler_worker::{Method, Policy, Request, Sample, Sampler};
 use gavel_trainer_worker::{GradientSettings, Group, PolicyState, RewardedTrajectory, Trainer, commit, reduce};
@@ -105,7 +105,7 @@ impl Bench {
         let files = assets::read(&spec)?;
         let model_device = device(spec.model.device)?;
         let judge_device = device(spec.judge.device)?;
-        let vlm = Qwen2_5Vl::load(&spec.judge.path, &judge_device, dtype(spec.judge.dtype))?;
+        let vlm = Vlm::load(&spec.judge.path, &judge_device, dtype(spec.judge.dtype))?;
         let template = JudgeTemplate::load(&spec.judge.template)?;
         let rubric = RubricSet::load(&spec.judge.rubric)?;
         let trainer = Trainer::load(&spec.model.path, &model_device, dtype(spec.model.dtype))?;

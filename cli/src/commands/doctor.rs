@@ -11,7 +11,7 @@ use gavel_judge::VlmJudge;
 use gavel_models::flux::inspect::FluxInspection;
 use gavel_models::load::{device, dtype, fingerprint};
 use gavel_models::lora::{LoraAdapter, LoraConfig};
-use gavel_models::vlm::{Qwen2_5Vl, VlmInspection};
+use gavel_models::vlm::{Vlm, VlmInspection};
 use gavel_rubric::{Judge as _, JudgeTemplate, JudgedPair, RubricSet};
 use gavel_sampler_worker::Sampler;
 use gavel_trainer_worker::exchange;
@@ -112,7 +112,7 @@ fn model(spec: &RunSpec) -> anyhow::Result<(String, ())> {
 fn judge(spec: &RunSpec, files: Option<&Files>) -> anyhow::Result<(String, ())> {
     let device =
         device(spec.judge.device).with_context(|| format!("`judge.device`: {} cannot be used", spec.judge.device))?;
-    let model = Qwen2_5Vl::load(&spec.judge.path, &device, dtype(spec.judge.dtype))?;
+    let model = Vlm::load(&spec.judge.path, &device, dtype(spec.judge.dtype))?;
     let template = JudgeTemplate::load(&spec.judge.template)?;
     let rubric = RubricSet::load(&spec.judge.rubric)?;
     let judge = VlmJudge::new(

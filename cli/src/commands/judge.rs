@@ -9,7 +9,7 @@ use gavel_core::ids::PromptIndex;
 use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
 use gavel_judge::VlmJudge;
 use gavel_models::load::{dtype, fingerprint};
-use gavel_models::vlm::Qwen2_5Vl;
+use gavel_models::vlm::Vlm;
 use gavel_rubric::{Judge as _, JudgeTemplate, JudgedPair, RubricSet};
 use image::RgbImage;
 
@@ -35,7 +35,7 @@ pub(super) fn judge(arguments: &JudgeArguments) -> anyhow::Result<()> {
     let rubric = RubricSet::load(rubric)?;
     let template = template(model, arguments.template.as_deref())?;
     let (first, second) = (picture(first)?, picture(second)?);
-    let vlm = Qwen2_5Vl::load(model, &Device::Cpu, dtype(arguments.dtype.into()))?;
+    let vlm = Vlm::load(model, &Device::Cpu, dtype(arguments.dtype.into()))?;
     let name = template.name.clone();
     let judge = VlmJudge::new(
         model.display().to_string(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gavel_core::{Hint, ids::Digest, verdict::VerdictRecord};
 use gavel_models::{
     ModelError,
-    vlm::{Content, Conversation, Message, Qwen2_5Vl, VlmInspection},
+    vlm::{Content, Conversation, Message, Vlm, VlmInspection},
 };
 use gavel_rubric::{AskError, Judge, JudgeTemplate, JudgedPair, Part, Pictures, RubricSet, TemplateError};
 use image::RgbImage;
@@ -16,7 +16,7 @@ use crate::answer::{Answer, decide, mean};
 pub struct VlmJudge {
     name: String,
     identity: Digest,
-    model: Arc<Qwen2_5Vl>,
+    model: Arc<Vlm>,
     template: JudgeTemplate,
     labels: [u32; 2],
     margin: f64,
@@ -63,7 +63,7 @@ impl VlmJudge {
     pub fn new(
         name: String,
         fingerprint: Digest,
-        model: Arc<Qwen2_5Vl>,
+        model: Arc<Vlm>,
         template: JudgeTemplate,
         margin: f64,
     ) -> Result<Self, Error> {

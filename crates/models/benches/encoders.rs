@@ -12,7 +12,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use gavel_models::{
     flux::pipeline::unpack_latents,
     vae::AutoencoderKl,
-    vlm::{Content, Conversation, Message, Qwen2_5Vl},
+    vlm::{Content, Conversation, Message, Vlm},
 };
 use image::{Rgb, RgbImage};
 
@@ -37,7 +37,7 @@ fn vae_decode(criterion: &mut Criterion) {
 }
 
 fn judge(criterion: &mut Criterion) {
-    let model = Qwen2_5Vl::load(&shipped("tiny-judge"), &Device::Cpu, DType::F32).unwrap();
+    let model = Vlm::load(&shipped("tiny-judge"), &Device::Cpu, DType::F32).unwrap();
     let images: Vec<RgbImage> = (0..2 * PAIRS as u32)
         .map(|seed| {
             RgbImage::from_fn(64, 64, |x, y| {

@@ -16,7 +16,7 @@ use gavel_models::{
     load::read_config,
     text::{ClipTextEncoder, PromptTokenizer},
     vae::AutoencoderKl,
-    vlm::Qwen2_5Vl,
+    vlm::Vlm,
 };
 use tempfile::TempDir;
 
@@ -60,7 +60,7 @@ fn open(dir: &Path) -> Result<Weights, LoadError> {
 }
 
 fn judge(dir: &Path) -> LoadError {
-    Qwen2_5Vl::load(dir, &Device::Cpu, DType::F32).unwrap_err()
+    Vlm::load(dir, &Device::Cpu, DType::F32).unwrap_err()
 }
 
 fn vae(dir: &Path) -> LoadError {
@@ -288,7 +288,7 @@ fn chat_templates_are_found_in_three_places_and_missed_with_an_error() {
         gavel_models::vlm::Content::text("Which?"),
     ])];
     let prompt = |folder: &TempDir| {
-        Qwen2_5Vl::load(folder.path(), &Device::Cpu, DType::F32)
+        Vlm::load(folder.path(), &Device::Cpu, DType::F32)
             .unwrap()
             .chat_prompt(&messages)
             .unwrap()

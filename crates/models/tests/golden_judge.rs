@@ -11,7 +11,7 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use gavel_models::vlm::{Content, Conversation, Message, Qwen2_5Vl};
+use gavel_models::vlm::{Content, Conversation, Message, Vlm};
 use image::RgbImage;
 use serde::Deserialize;
 use serde_json::Value;
@@ -39,7 +39,7 @@ struct SpecMessage {
 }
 
 struct Case {
-    model: Qwen2_5Vl,
+    model: Vlm,
     images: Vec<RgbImage>,
     conversations: Vec<(Vec<Message>, Vec<usize>)>,
     expected: HashMap<String, Tensor>,
@@ -91,7 +91,7 @@ fn case(name: &str) -> Case {
         })
         .collect();
     Case {
-        model: Qwen2_5Vl::load(&folder, &Device::Cpu, DType::F32).unwrap(),
+        model: Vlm::load(&folder, &Device::Cpu, DType::F32).unwrap(),
         images,
         conversations,
         expected,

@@ -27,7 +27,7 @@ impl VlmInspection {
         })
     }
 
-    /// As [`super::Qwen2_5Vl::label_token`].
+    /// As [`super::Vlm::label_token`].
     ///
     /// # Errors
     /// [`ModelError::Value`] when the label is not exactly one token.

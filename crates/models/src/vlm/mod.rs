@@ -39,13 +39,13 @@ pub struct Conversation<'a> {
     pub images: Vec<&'a RgbImage>,
 }
 
-/// Qwen2.5-VL, frozen.
+/// A frozen vision-language model: Qwen2.5-VL.
 ///
 /// # Source
 /// transformers `Qwen2_5_VLForConditionalGeneration`. Deviation: the two temporal copies of a still image meet the sum of
 /// the two halves of the patch embedding, which is the same number.
 #[derive(Debug)]
-pub struct Qwen2_5Vl {
+pub struct Vlm {
     config: Config,
     tokenizer: Tokenizer,
     template: ChatTemplate,
@@ -63,7 +63,7 @@ struct Seen {
     grid: Grid,
 }
 
-impl Qwen2_5Vl {
+impl Vlm {
     /// Loads a model folder: weights, config.json, preprocessor_config.json, tokenizer.json, chat template.
     ///
     /// # Errors
