@@ -57,27 +57,32 @@ def picture(seed, height, width):
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BILINEAR))
 
 
+def model_inputs(messages, chosen, images, settings, prompt=None):
+    """Token ids and patches of one conversation, as keyword arguments; its prompt must be `prompt`, if that is given."""
+    text = TOKENIZER.apply_chat_template(messages, tokenize=False, add_generation_prompt=True,
+                                         chat_template=(SHIPPED / "chat_template.jinja").read_text())
+    inputs = [patches(images[j], settings) for j in chosen]
+    for _, (_, rows, columns) in inputs:
+        count = rows * columns // settings["merge_size"] ** 2
+        text = text.replace("<|image_pad|>", "<|place|>" * count, 1)
+    text = text.replace("<|place|>", "<|image_pad|>")
+    if prompt:
+        assert text == prompt, "the shipped chat template does not give the prompt that the judge was trained on"
+    ids = torch.tensor([TOKENIZER.encode(text, add_special_tokens=False)])
+    vision = dict(pixel_values=torch.cat([x for x, _ in inputs]), image_grid_thw=torch.tensor([g for _, g in inputs]),
+                  mm_token_type_ids=(ids == IMAGE_PAD).long()) if inputs else {}
+    return dict(input_ids=ids, attention_mask=torch.ones_like(ids), **vision)
+
+
 @torch.no_grad()
-def expected(case, folder, images, conversations, prompt=None):
-    """Runs each conversation, (messages, image indices), alone; `prompt` replaces the chat template."""
+def expected(case, folder, images, conversations, prompts=None):
+    """Runs each conversation, (messages, image indices), alone."""
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     settings = json.loads((folder / "preprocessor_config.json").read_text())
     tensors = {f"image.{i}": torch.from_numpy(image.copy()) for i, image in enumerate(images)}
     for i, (messages, chosen) in enumerate(conversations):
-        text = TOKENIZER.apply_chat_template(messages, tokenize=False, add_generation_prompt=True,
-                                             chat_template=(SHIPPED / "chat_template.jinja").read_text())
-        inputs = [patches(images[j], settings) for j in chosen]
-        for _, (_, rows, columns) in inputs:
-            count = rows * columns // settings["merge_size"] ** 2
-            text = text.replace("<|image_pad|>", "<|place|>" * count, 1)
-        text = text.replace("<|place|>", "<|image_pad|>")
-        if prompt:
-            assert text == prompt[i], "the shipped chat template does not give the prompt that the judge was trained on"
-        ids = torch.tensor([TOKENIZER.encode(text, add_special_tokens=False)])
-        vision = dict(pixel_values=torch.cat([x for x, _ in inputs]), image_grid_thw=torch.tensor([g for _, g in inputs]),
-                      mm_token_type_ids=(ids == IMAGE_PAD).long()) if inputs else {}
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **vision).logits[0, -1]
-        tensors |= {f"ids.{i}": ids[0], f"logits.{i}": logits}
+        inputs = model_inputs(messages, chosen, images, settings, prompts and prompts[i])
+        tensors |= {f"ids.{i}": inputs["input_ids"][0], f"logits.{i}": model(**inputs).logits[0, -1]}
     (OUT / case).mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in tensors.items()}, OUT / case / "expected.safetensors", metadata=VERSIONS)
     spec = [{"messages": messages, "images": chosen} for messages, chosen in conversations]

@@ -1,4 +1,4 @@
-//! Diffusion and vision-language models on candle: FLUX for the policy, Qwen2.5-VL for the judge.
+//! Diffusion and vision-language models on candle: FLUX for the policy, Qwen2.5-VL and Qwen3-VL for the judge.
 //!
 //! Loads unmodified Hugging Face folders, computes in float32 on the CPU (or the dtype of the device), and knows nothing of
 //! the fleet: no async, no gRPC. Gradients come from explicit vector-Jacobian products, never from candle's autograd.

@@ -1,123 +1,36 @@
-//! Qwen2.5-VL against transformers.
+//! Qwen2.5-VL and Qwen3-VL against transformers.
 //!
-//! `tests/golden/judge.py` writes the expected tensors; run it again when the shipped judge changes.
+//! `tests/golden/judge.py` and `tests/golden/vlm.py` write the expected tensors; run them again when the shipped judge changes.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{
-    collections::HashMap,
-    fs,
-    path::{Path, PathBuf},
-};
+mod conversations;
 
-use candle_core::{DType, Device, Tensor};
-use gavel_models::vlm::{Content, Conversation, Message, Vlm};
+use candle_core::DType;
+use conversations::Case;
+use gavel_models::vlm::{Content, Message};
 use image::RgbImage;
-use serde::Deserialize;
-use serde_json::Value;
 
 /// Largest error, relative to the largest logit: float32, sums in another order, through both towers.
 const TOLERANCE: f32 = 2e-4;
 
-const CASES: [&str; 4] = [
-    "tiny-judge",
-    "judge-untied-sharded",
-    "judge-flat-tied",
-    "judge-one-head",
+const CASES: [&str; 6] = [
+    "judge/tiny-judge",
+    "judge/judge-untied-sharded",
+    "judge/judge-flat-tied",
+    "judge/judge-one-head",
+    "vlm/qwen3-two-levels",
+    "vlm/qwen3-every-layer",
 ];
 
-#[derive(Deserialize)]
-struct Spec {
-    messages: Vec<SpecMessage>,
-    images: Vec<usize>,
-}
-
-#[derive(Deserialize)]
-struct SpecMessage {
-    role: String,
-    content: Value,
-}
-
-struct Case {
-    model: Vlm,
-    images: Vec<RgbImage>,
-    conversations: Vec<(Vec<Message>, Vec<usize>)>,
-    expected: HashMap<String, Tensor>,
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-fn content(json: &Value) -> Vec<Content> {
-    match json {
-        Value::String(text) => vec![Content::text(text)],
-        parts => parts.as_array().unwrap().iter().map(part).collect(),
-    }
-}
-
-fn part(json: &Value) -> Content {
-    match json["text"].as_str() {
-        Some(text) => Content::text(text),
-        None => Content::Image,
-    }
-}
-
-fn case(name: &str) -> Case {
-    let dir = root().join("tests/golden/judge").join(name);
-    let folder = if name == "tiny-judge" {
-        root().join("models/tiny-judge")
-    } else {
-        dir.clone()
-    };
-    let expected = candle_core::safetensors::load(dir.join("expected.safetensors"), &Device::Cpu).unwrap();
-    let specs: Vec<Spec> = serde_json::from_slice(&fs::read(dir.join("conversations.json")).unwrap()).unwrap();
-    let images = (0..)
-        .map_while(|i| expected.get(&format!("image.{i}")))
-        .map(|pixels| {
-            let (height, width, _) = pixels.dims3().unwrap();
-            let bytes = pixels.flatten_all().unwrap().to_vec1::<u8>().unwrap();
-            RgbImage::from_raw(width as u32, height as u32, bytes).unwrap()
-        })
-        .collect();
-    let conversations = specs
-        .into_iter()
-        .map(|spec| {
-            let message = |m: SpecMessage| Message {
-                content: content(&m.content),
-                role: m.role,
-            };
-            (spec.messages.into_iter().map(message).collect(), spec.images)
-        })
-        .collect();
-    Case {
-        model: Vlm::load(&folder, &Device::Cpu, DType::F32).unwrap(),
-        images,
-        conversations,
-        expected,
-    }
-}
-
-impl Case {
-    fn chosen(&self, indices: &[usize]) -> Vec<RgbImage> {
-        indices.iter().map(|i| self.images[*i].clone()).collect()
-    }
-
-    fn batch(&self) -> Vec<Conversation<'_>> {
-        self.conversations
-            .iter()
-            .map(|(messages, indices)| {
-                let images = indices.iter().map(|i| &self.images[*i]).collect();
-                Conversation { messages, images }
-            })
-            .collect()
-    }
+fn chosen(case: &Case, indices: &[usize]) -> Vec<RgbImage> {
+    indices.iter().map(|i| case.images[*i].clone()).collect()
 }
 
 #[test]
 fn token_ids_are_those_of_the_chat_template_with_expanded_images() {
     for name in CASES {
-        let case = case(name);
+        let case = Case::load(name);
         for (i, (messages, indices)) in case.conversations.iter().enumerate() {
             let expected: Vec<u32> = case.expected[&format!("ids.{i}")]
                 .to_dtype(DType::U32)
@@ -125,7 +38,7 @@ fn token_ids_are_those_of_the_chat_template_with_expanded_images() {
                 .to_vec1()
                 .unwrap();
             assert_eq!(
-                case.model.input_ids(messages, &case.chosen(indices)).unwrap(),
+                case.model.input_ids(messages, &chosen(&case, indices)).unwrap(),
                 expected,
                 "{name} {i}"
             );
@@ -136,9 +49,9 @@ fn token_ids_are_those_of_the_chat_template_with_expanded_images() {
 #[test]
 fn logits_match_transformers() {
     for name in CASES {
-        let case = case(name);
+        let case = Case::load(name);
         for (i, (messages, indices)) in case.conversations.iter().enumerate() {
-            let found = case.model.next_token_logits(messages, &case.chosen(indices)).unwrap();
+            let found = case.model.next_token_logits(messages, &chosen(&case, indices)).unwrap();
             let expected = case.expected[&format!("logits.{i}")].to_vec1::<f32>().unwrap();
             assert_eq!(found.len(), expected.len());
             let largest = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
@@ -157,7 +70,7 @@ fn logits_match_transformers() {
 #[test]
 fn a_conversation_is_answered_alike_alone_and_in_a_batch_on_any_number_of_threads() {
     for name in CASES {
-        let case = case(name);
+        let case = Case::load(name);
         let batch = case.batch();
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -167,7 +80,7 @@ fn a_conversation_is_answered_alike_alone_and_in_a_batch_on_any_number_of_thread
         assert_eq!(together, with(1), "{name}");
         for ((messages, indices), logits) in case.conversations.iter().zip(&together) {
             assert_eq!(
-                &case.model.next_token_logits(messages, &case.chosen(indices)).unwrap(),
+                &case.model.next_token_logits(messages, &chosen(&case, indices)).unwrap(),
                 logits,
                 "{name}"
             );
@@ -177,7 +90,7 @@ fn a_conversation_is_answered_alike_alone_and_in_a_batch_on_any_number_of_thread
 
 #[test]
 fn answer_labels_are_single_tokens_of_the_shipped_judge() {
-    let model = case("tiny-judge").model;
+    let model = Case::load("judge/tiny-judge").model;
     assert_ne!(model.label_token("1").unwrap(), model.label_token("2").unwrap());
     let error = model.label_token("neither of them").unwrap_err().to_string();
     assert!(
@@ -188,7 +101,7 @@ fn answer_labels_are_single_tokens_of_the_shipped_judge() {
 
 #[test]
 fn images_that_the_prompt_has_no_place_for_are_refused() {
-    let case = case("tiny-judge");
+    let case = Case::load("judge/tiny-judge");
     let message = [Message::user(vec![Content::text("Which?"), Content::Image])];
     let error = case
         .model

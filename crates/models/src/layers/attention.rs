@@ -29,15 +29,6 @@ pub(crate) enum Mask<'a> {
     Causal,
 }
 
-/// Cosines and sines (tokens, head_dim / 2) of the rotary position embedding in its half-split form.
-#[derive(Debug)]
-pub(crate) struct Rotary {
-    /// Cosines, float32.
-    pub(crate) cos: Tensor,
-    /// Sines, float32.
-    pub(crate) sin: Tensor,
-}
-
 /// The constants of an attention.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attention<'a> {
@@ -49,8 +40,6 @@ pub(crate) struct Attention<'a> {
     pub(crate) scale: f64,
     /// Which keys a query sees.
     pub(crate) mask: Mask<'a>,
-    /// Position embedding of queries and keys.
-    pub(crate) rotary: Option<&'a Rotary>,
     /// Added to the scores: (heads, queries, keys), float32.
     pub(crate) bias: Option<&'a Tensor>,
 }
@@ -72,10 +61,6 @@ fn fused(shape: Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor,
     let mut output = vec![0.0; queries * width];
     {
         let (q, k, v) = (matrix(q)?, matrix(k)?, matrix(v)?);
-        let tables = match shape.rotary {
-            Some(rotary) => Some((values(&rotary.cos)?, values(&rotary.sin)?)),
-            None => None,
-        };
         let bias = shape.bias.map(values).transpose()?;
         let kernel = Kernel {
             shape,
@@ -84,7 +69,6 @@ fn fused(shape: Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor,
             keys,
             q: (q.slice(), q.stride),
             v: (v.slice(), v.stride),
-            tables: tables.as_ref().map(|(cos, sin)| (cos.slice(), sin.slice())),
             bias: bias.as_ref().map(|bias| bias.slice()),
         };
         let transposed = kernel.transposed_keys(k.slice(), k.stride);
@@ -111,19 +95,16 @@ struct Kernel<'a> {
     keys: usize,
     q: (&'a [f32], usize),
     v: (&'a [f32], usize),
-    tables: Option<(&'a [f32], &'a [f32])>,
     bias: Option<&'a [f32]>,
 }
 
 impl Kernel<'_> {
-    /// Keys (kv_heads, head_dim, keys), rotated.
+    /// Keys (kv_heads, head_dim, keys).
     fn transposed_keys(&self, keys: &[f32], stride: usize) -> Vec<f32> {
-        let mut row = vec![0.0; self.head_dim];
         let mut transposed = vec![0.0; self.shape.kv_heads * self.head_dim * self.keys];
         for (head, transposed) in transposed.chunks_exact_mut(self.head_dim * self.keys).enumerate() {
             for key in 0..self.keys {
-                row.copy_from_slice(&keys[key * stride + head * self.head_dim..][..self.head_dim]);
-                self.rotate(key, &mut row);
+                let row = &keys[key * stride + head * self.head_dim..][..self.head_dim];
                 for (i, value) in row.iter().enumerate() {
                     transposed[i * self.keys + key] = *value;
                 }
@@ -164,7 +145,6 @@ impl Kernel<'_> {
         for head in 0..heads {
             for (query, row) in queries.clone().zip(q.chunks_exact_mut(head_dim)) {
                 row.copy_from_slice(&self.q.0[query * self.q.1 + head * head_dim..][..head_dim]);
-                self.rotate(offset + query, row);
                 row.iter_mut().for_each(|x| *x *= self.shape.scale as f32);
             }
             let kv_head = head / (heads / self.shape.kv_heads);
@@ -218,18 +198,6 @@ impl Kernel<'_> {
             );
         }
     }
-
-    fn rotate(&self, token: usize, row: &mut [f32]) {
-        let Some((cos, sin)) = self.tables else {
-            return;
-        };
-        let half = self.head_dim / 2;
-        let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
-        let (first, second) = row.split_at_mut(half);
-        for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-        }
-    }
 }
 
 vectorized! {
@@ -252,15 +220,11 @@ fn reference(shape: Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Ten
     let split = |x: &Tensor, heads: usize| -> Result<Tensor, ModelError> {
         Ok(x.reshape(((), heads, head_dim))?.transpose(0, 1)?.contiguous()?)
     };
-    let (mut q, mut k, v) = (
+    let (q, k, v) = (
         split(q, shape.heads)?,
         split(k, shape.kv_heads)?,
         split(v, shape.kv_heads)?,
     );
-    if let Some(rotary) = shape.rotary {
-        q = rotated(&q, rotary, keys - queries)?;
-        k = rotated(&k, rotary, 0)?;
-    }
     let repeat = |x: Tensor| -> Result<Tensor, ModelError> {
         let group = shape.heads / shape.kv_heads;
         let wide = x.unsqueeze(1)?.expand((shape.kv_heads, group, keys, head_dim))?;
@@ -314,19 +278,4 @@ fn query_blocks(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let end = rows.end;
     rows.step_by(QUERIES_PER_CALL)
         .map(move |start| start..end.min(start + QUERIES_PER_CALL))
-}
-
-/// Rotates (heads, tokens, head_dim), whose first token is row `first` of the table.
-fn rotated(x: &Tensor, rotary: &Rotary, first: usize) -> Result<Tensor, ModelError> {
-    let (_, tokens, head_dim) = x.dims3()?;
-    let cos = rotary.cos.narrow(0, first, tokens)?;
-    let sin = rotary.sin.narrow(0, first, tokens)?;
-    let wide = x.to_dtype(DType::F32)?;
-    let (a, b) = (
-        wide.narrow(2, 0, head_dim / 2)?,
-        wide.narrow(2, head_dim / 2, head_dim / 2)?,
-    );
-    let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-    let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-    Ok(Tensor::cat(&[first, second], 2)?.to_dtype(x.dtype())?)
 }

@@ -10,15 +10,17 @@ mod conv;
 mod conv_kernel;
 mod linear;
 mod norm;
+mod rotary;
 #[cfg(test)]
 mod tests;
 mod view;
 
 pub(crate) use activation::{Activation, gated};
-pub(crate) use attention::{Attention, Mask, Rotary, attention};
+pub(crate) use attention::{Attention, Mask, attention};
 pub(crate) use conv::{Conv2d, ConvShape, Upsampling};
 pub(crate) use linear::{Bias, Linear};
 pub(crate) use norm::{GroupNorm, LayerNorm, RmsNorm, Then};
+pub(crate) use rotary::Rotary;
 pub(crate) use view::{is_fused, matrix, values};
 
 use candle_core::{DType, Device};

@@ -180,7 +180,6 @@ impl Layer {
             kv_heads: self.heads,
             scale: self.scale,
             mask: Mask::Causal,
-            rotary: None,
             bias: None,
         };
         let (q, k, v) = (

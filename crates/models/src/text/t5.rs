@@ -191,7 +191,6 @@ impl T5Encoder {
             kv_heads: self.heads,
             scale: 1.0,
             mask: Mask::Segments(std::slice::from_ref(&rows)),
-            rotary: None,
             bias: Some(bias),
         };
         for layer in &self.layers {

@@ -88,7 +88,6 @@ impl PixelAttention {
             kv_heads: 1,
             scale: (channels as f64).sqrt().recip(),
             mask: Mask::Segments(std::slice::from_ref(&all)),
-            rotary: None,
             bias: None,
         };
         let (q, k, v) = (

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 
-use super::{Message, Settings, label_token, tokenize};
+use super::{Message, Settings};
 use crate::{LoadError, ModelError, Weights};
 
-/// A Qwen2.5-VL folder that was looked into, without its weights.
+/// The folder of a [`super::Vlm`] that was looked into, without its weights.
 pub struct VlmInspection {
     settings: Settings,
     /// Numbers in the weights.
@@ -32,7 +32,7 @@ impl VlmInspection {
     /// # Errors
     /// [`ModelError::Value`] when the label is not exactly one token.
     pub fn label_token(&self, label: &str) -> Result<u32, ModelError> {
-        label_token(&self.settings.tokenizer, label)
+        self.settings.label_token(label)
     }
 
     /// How many images the model will expect for these messages.
@@ -40,7 +40,7 @@ impl VlmInspection {
     /// # Errors
     /// [`ModelError::Template`] and [`ModelError::Tokenize`].
     pub fn image_places(&self, messages: &[Message]) -> Result<usize, ModelError> {
-        let tokens = tokenize(&self.settings.tokenizer, &self.settings.template.render(messages)?)?;
+        let tokens = self.settings.tokenize(&self.settings.template.render(messages)?)?;
         let image = self.settings.config.image_token_id;
         Ok(tokens.iter().filter(|token| **token == image).count())
     }

@@ -1,34 +1,39 @@
-//! Qwen2.5-VL, the vision-language model that judges.
+//! Vision-language models: Qwen2.5-VL and Qwen3-VL.
 //!
-//! Only the logits after the prompt are computed: a judge reads its verdict from the first answer token.
+//! A judge reads its verdict from the logits after the prompt; criteria and reasons are written token by token.
 
 mod chat;
 mod config;
 mod decoder;
+mod generate;
 mod inspect;
+mod positions;
 mod preprocess;
 mod resize;
+mod settings;
+#[cfg(test)]
+mod tests;
 mod vision;
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, sync::OnceLock};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use image::RgbImage;
 use rayon::prelude::*;
-use tokenizers::Tokenizer;
 
 use crate::{
     LoadError, ModelError, Weights,
     layers::{Bias, Linear, compute_dtype},
-    text::read_tokenizer,
 };
-use chat::ChatTemplate;
 pub use chat::{Content, Message};
-use config::Config;
-use decoder::Decoder;
+use config::Family;
+use decoder::{Decoder, Prompt};
+use generate::Vocabulary;
+pub use generate::{Generated, Generation};
 pub use inspect::VlmInspection;
-use preprocess::{Grid, ImageProcessor};
-use vision::VisionTower;
+use preprocess::Grid;
+use settings::Settings;
+use vision::{Features, VisionTower};
 
 /// One question to the model.
 #[derive(Debug, Clone)]
@@ -39,27 +44,25 @@ pub struct Conversation<'a> {
     pub images: Vec<&'a RgbImage>,
 }
 
-/// A frozen vision-language model: Qwen2.5-VL.
+/// A frozen vision-language model: Qwen2.5-VL or Qwen3-VL, as the `model_type` of its config.json says.
 ///
 /// # Source
-/// transformers `Qwen2_5_VLForConditionalGeneration`. Deviation: the two temporal copies of a still image meet the sum of
-/// the two halves of the patch embedding, which is the same number.
+/// transformers `Qwen2_5_VLForConditionalGeneration` and `Qwen3VLForConditionalGeneration`. Deviation: the two temporal
+/// copies of a still image meet the sum of the two halves of the patch embedding, which is the same number.
 #[derive(Debug)]
 pub struct Vlm {
-    config: Config,
-    tokenizer: Tokenizer,
-    template: ChatTemplate,
-    processor: ImageProcessor,
+    settings: Settings,
     vision: VisionTower,
     decoder: Decoder,
     head: Linear,
     device: Device,
+    /// Made when a schema first asks for it.
+    vocabulary: OnceLock<Vocabulary>,
 }
 
 /// An image after the vision tower.
 struct Seen {
-    /// (merged tokens, hidden size).
-    features: Tensor,
+    features: Features,
     grid: Grid,
 }
 
@@ -70,12 +73,8 @@ impl Vlm {
     /// Any [`LoadError`].
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
         let weights = Weights::open(dir, device, compute_dtype(device, dtype))?;
-        let Settings {
-            config,
-            tokenizer,
-            template,
-            processor,
-        } = Settings::read(dir)?;
+        let settings = Settings::read(dir)?;
+        let config = &settings.config;
 
         // transformers 4 saves `visual.` and `model.`; transformers 5 nests both below `model.`.
         let nested = weights.contains("model.visual.patch_embed.proj.weight");
@@ -100,15 +99,21 @@ impl Vlm {
         let ignored: &[&str] = if config.tie_word_embeddings { &["lm_head."] } else { &[] };
         weights.finish(ignored)?;
         Ok(Self {
-            config,
-            tokenizer,
-            template,
-            processor,
+            settings,
             vision,
             decoder,
             head,
             device: device.clone(),
+            vocabulary: OnceLock::new(),
         })
+    }
+
+    /// The architecture's name: `Qwen2.5-VL` or `Qwen3-VL`.
+    pub fn architecture(&self) -> &'static str {
+        match self.settings.config.family {
+            Family::Qwen2_5Vl => "Qwen2.5-VL",
+            Family::Qwen3Vl => "Qwen3-VL",
+        }
     }
 
     /// The prompt text of a conversation, with one image token per image and the generation prompt at the end.
@@ -116,7 +121,7 @@ impl Vlm {
     /// # Errors
     /// [`ModelError::Template`].
     pub fn chat_prompt(&self, messages: &[Message]) -> Result<String, ModelError> {
-        self.template.render(messages)
+        self.settings.template.render(messages)
     }
 
     /// The token that an answer label is.
@@ -124,7 +129,7 @@ impl Vlm {
     /// # Errors
     /// [`ModelError::Value`] when the label is not exactly one token.
     pub fn label_token(&self, label: &str) -> Result<u32, ModelError> {
-        label_token(&self.tokenizer, label)
+        self.settings.label_token(label)
     }
 
     /// The prompt's token ids, with each image token repeated once per merged patch of its image.
@@ -135,7 +140,7 @@ impl Vlm {
     pub fn input_ids(&self, messages: &[Message], images: &[RgbImage]) -> Result<Vec<u32>, ModelError> {
         let grids = images
             .iter()
-            .map(|image| self.processor.grid(image))
+            .map(|image| self.settings.processor.grid(image))
             .collect::<Result<Vec<_>, _>>()?;
         self.expanded_ids(messages, &grids)
     }
@@ -198,7 +203,7 @@ impl Vlm {
     }
 
     fn see(&self, image: &RgbImage) -> Result<Seen, ModelError> {
-        let (patches, grid) = self.processor.patches(image)?;
+        let (patches, grid) = self.settings.processor.patches(image)?;
         let features = self.vision.forward(&patches, grid, &self.device)?;
         Ok(Seen { features, grid })
     }
@@ -206,16 +211,17 @@ impl Vlm {
     fn logits(&self, messages: &[Message], images: &[&Seen]) -> Result<Vec<f32>, ModelError> {
         let grids: Vec<Grid> = images.iter().map(|image| image.grid).collect();
         let ids = self.expanded_ids(messages, &grids)?;
-        let features: Vec<&Tensor> = images.iter().map(|image| &image.features).collect();
-        let state = self
-            .decoder
-            .last_state(&ids, self.config.image_token_id, &features, &grids)?;
+        let state = self.decoder.last_state(&Prompt {
+            ids: &ids,
+            image_token: self.settings.config.image_token_id,
+            images,
+        })?;
         Ok(self.head.forward(&state)?.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()?)
     }
 
     fn expanded_ids(&self, messages: &[Message], grids: &[Grid]) -> Result<Vec<u32>, ModelError> {
-        let tokens = self.tokenize(&self.chat_prompt(messages)?)?;
-        let image_token = self.config.image_token_id;
+        let tokens = self.settings.tokenize(&self.chat_prompt(messages)?)?;
+        let image_token = self.settings.config.image_token_id;
         let places = tokens.iter().filter(|token| **token == image_token).count();
         if places != grids.len() {
             return Err(ModelError::Value {
@@ -237,64 +243,5 @@ impl Vlm {
             ids.extend(std::iter::repeat_n(token, count));
         }
         Ok(ids)
-    }
-
-    fn tokenize(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        tokenize(&self.tokenizer, text)
-    }
-}
-
-fn tokenize(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, ModelError> {
-    let encoding = tokenizer
-        .encode(text, false)
-        .map_err(|error| ModelError::Tokenize(error.to_string()))?;
-    Ok(encoding.get_ids().to_vec())
-}
-
-fn label_token(tokenizer: &Tokenizer, label: &str) -> Result<u32, ModelError> {
-    match tokenize(tokenizer, label)?.as_slice() {
-        &[token] => Ok(token),
-        tokens => Err(ModelError::Value {
-            input: "label",
-            problem: format!(
-                "`{label}` is {} tokens of this tokenizer, a label must be one",
-                tokens.len()
-            ),
-        }),
-    }
-}
-
-/// Everything of a model folder but the weights.
-struct Settings {
-    config: Config,
-    tokenizer: Tokenizer,
-    template: ChatTemplate,
-    processor: ImageProcessor,
-}
-
-impl Settings {
-    fn read(dir: &Path) -> Result<Self, LoadError> {
-        let config = Config::read(&dir.join("config.json"))?;
-        let tokenizer_file = dir.join("tokenizer.json");
-        if !tokenizer_file.is_file() {
-            return Err(LoadError::TokenizerMissing {
-                dir: dir.to_owned(),
-                looked_for: "tokenizer.json",
-            });
-        }
-        let mut tokenizer = read_tokenizer(&tokenizer_file)?;
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|error| LoadError::Tokenizer {
-            file: tokenizer_file,
-            problem: error.to_string(),
-        })?;
-        let template = ChatTemplate::load(dir)?;
-        let processor = ImageProcessor::load(dir, &config.vision)?;
-        Ok(Self {
-            config,
-            tokenizer,
-            template,
-            processor,
-        })
     }
 }

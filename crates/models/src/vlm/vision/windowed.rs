@@ -1,30 +1,30 @@
-//! The vision tower.
+//! The vision tower of Qwen2.5-VL.
 
 use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 
-use super::{
-    config::VisionConfig,
-    preprocess::{Grid, merge_order},
-};
+use super::{EPS, SelfAttention, patch_embed, rotary_table};
 use crate::{
     LoadError, ModelError, Weights,
-    layers::{Activation, Attention, Bias, Linear, Mask, RmsNorm, Rotary, attention, gated},
+    layers::{Activation, Bias, Linear, RmsNorm, Rotary, gated},
+    vlm::{
+        config::{VisionConfig, WindowConfig},
+        preprocess::Grid,
+    },
 };
 
-/// Epsilon of all norms of the tower.
-const EPS: f64 = 1e-6;
-
 /// A transformer over patches. Most blocks attend within windows, some over the whole image.
+///
+/// # Source
+/// transformers `Qwen2_5_VisionTransformerPretrainedModel`.
 #[derive(Debug)]
-pub(super) struct VisionTower {
+pub(crate) struct WindowedTower {
     patch_embed: Linear,
     blocks: Vec<Block>,
     merger_norm: RmsNorm,
     merger_in: Linear,
     merger_out: Linear,
-    heads: usize,
     head_dim: usize,
     rope_theta: f32,
     /// Side of a window in merged patches.
@@ -34,8 +34,7 @@ pub(super) struct VisionTower {
 #[derive(Debug)]
 struct Block {
     norm1: RmsNorm,
-    qkv: Linear,
-    proj: Linear,
+    attention: SelfAttention,
     norm2: RmsNorm,
     gate: Linear,
     up: Linear,
@@ -51,10 +50,14 @@ enum Reach {
     Image,
 }
 
-impl VisionTower {
-    pub(super) fn load(weights: &Weights, name: &str, config: &VisionConfig) -> Result<Self, LoadError> {
-        let width = config.hidden_size;
-        let merged = width * config.spatial_merge_size * config.spatial_merge_size;
+impl WindowedTower {
+    pub(super) fn load(
+        weights: &Weights,
+        name: &str,
+        config: &VisionConfig,
+        windows: &WindowConfig,
+    ) -> Result<Self, LoadError> {
+        let (width, merged) = (config.hidden_size, config.merged_width());
         let blocks = (0..config.depth)
             .map(|i| {
                 let path = format!("{name}.blocks.{i}");
@@ -63,14 +66,13 @@ impl VisionTower {
                 };
                 Ok(Block {
                     norm1: RmsNorm::load(weights, &format!("{path}.norm1"), width, EPS)?,
-                    qkv: linear("attn.qkv", width, 3 * width)?,
-                    proj: linear("attn.proj", width, width)?,
+                    attention: SelfAttention::load(weights, &format!("{path}.attn"), config)?,
                     norm2: RmsNorm::load(weights, &format!("{path}.norm2"), width, EPS)?,
                     gate: linear("mlp.gate_proj", width, config.intermediate_size)?,
                     up: linear("mlp.up_proj", width, config.intermediate_size)?,
                     down: linear("mlp.down_proj", config.intermediate_size, width)?,
                     activation: config.hidden_act,
-                    reach: if config.fullatt_block_indexes.contains(&i) {
+                    reach: if windows.fullatt_block_indexes.contains(&i) {
                         Reach::Image
                     } else {
                         Reach::Window
@@ -79,7 +81,7 @@ impl VisionTower {
             })
             .collect::<Result<_, LoadError>>()?;
         Ok(Self {
-            patch_embed: patch_embed(weights, &format!("{name}.patch_embed.proj.weight"), config)?,
+            patch_embed: patch_embed(weights, &format!("{name}.patch_embed.proj"), config, Bias::None)?,
             blocks,
             merger_norm: RmsNorm::load(weights, &format!("{name}.merger.ln_q"), width, EPS)?,
             merger_in: Linear::load(weights, &format!("{name}.merger.mlp.0"), merged, merged, Bias::Added)?,
@@ -90,10 +92,9 @@ impl VisionTower {
                 config.out_hidden_size,
                 Bias::Added,
             )?,
-            heads: config.num_heads,
-            head_dim: width / config.num_heads,
+            head_dim: config.head_dim(),
             rope_theta: config.rope_theta(),
-            window: config.window_size / config.spatial_merge_size / config.patch_size,
+            window: windows.window_size / config.spatial_merge_size / config.patch_size,
         })
     }
 
@@ -114,7 +115,7 @@ impl VisionTower {
             .copied()
             .collect();
         let patches = Tensor::from_vec(arranged, (count, depth), device)?;
-        let rotary = self.rotary(grid, &order, device)?;
+        let rotary = rotary_table(self.rope_theta, self.head_dim, grid, order.iter().copied(), device)?;
 
         let mut x = self.patch_embed.forward(&patches.to_dtype(self.patch_embed.dtype())?)?;
         for block in &self.blocks {
@@ -122,7 +123,7 @@ impl VisionTower {
                 Reach::Window => windows.as_slice(),
                 Reach::Image => std::slice::from_ref(&whole),
             };
-            x = self.block(block, &x, segments, &rotary)?;
+            x = block.forward(&x, segments, &rotary)?;
         }
 
         let merged = self.merger_norm.forward(&x)?.reshape((grid.merged_tokens(), ()))?;
@@ -133,35 +134,6 @@ impl VisionTower {
             place[*token] = position as u32;
         }
         Ok(features.index_select(&Tensor::new(place, device)?, 0)?)
-    }
-
-    fn block(
-        &self,
-        block: &Block,
-        x: &Tensor,
-        segments: &[Range<usize>],
-        rotary: &Rotary,
-    ) -> Result<Tensor, ModelError> {
-        let width = self.heads * self.head_dim;
-        let qkv = block.qkv.forward(&block.norm1.forward(x)?)?;
-        let part = |i: usize| qkv.narrow(1, i * width, width);
-        let shape = Attention {
-            heads: self.heads,
-            kv_heads: self.heads,
-            scale: (self.head_dim as f64).sqrt().recip(),
-            mask: Mask::Segments(segments),
-            rotary: Some(rotary),
-            bias: None,
-        };
-        let mixed = attention(shape, &part(0)?, &part(1)?, &part(2)?)?;
-        let x = (x + block.proj.forward(&mixed)?)?;
-        let normed = block.norm2.forward(&x)?;
-        let hidden = gated(
-            block.activation,
-            &block.gate.forward(&normed)?,
-            &block.up.forward(&normed)?,
-        )?;
-        Ok((x + block.down.forward(&hidden)?)?)
     }
 
     /// Merged tokens (numbered in reading order) window by window, and the windows as ranges of that order.
@@ -180,49 +152,17 @@ impl VisionTower {
         }
         (order, windows)
     }
+}
 
-    /// Half of the frequencies turn with the row of a patch, half with its column.
-    fn rotary(&self, grid: Grid, order: &[usize], device: &Device) -> Result<Rotary, ModelError> {
-        let frequencies = inverse_frequencies(self.rope_theta, self.head_dim / 2);
-        let unit = grid.merge * grid.merge;
-        let positions: Vec<(usize, usize)> = merge_order(grid).collect();
-        let angles: Vec<f32> = order
-            .iter()
-            .flat_map(|token| &positions[token * unit..(token + 1) * unit])
-            .flat_map(|&(row, column)| [row, column])
-            .flat_map(|position| frequencies.iter().map(move |frequency| position as f32 * frequency))
-            .collect();
-        rotary_table(&angles, grid.height * grid.width, device)
+impl Block {
+    fn forward(&self, x: &Tensor, segments: &[Range<usize>], rotary: &Rotary) -> Result<Tensor, ModelError> {
+        let x = (x + self.attention.forward(&self.norm1.forward(x)?, segments, rotary)?)?;
+        let normed = self.norm2.forward(&x)?;
+        let hidden = gated(
+            self.activation,
+            &self.gate.forward(&normed)?,
+            &self.up.forward(&normed)?,
+        )?;
+        Ok((x + self.down.forward(&hidden)?)?)
     }
-}
-
-/// 1 / theta^(2 i / dim), for half of `dim` frequencies, in float32 as transformers computes them.
-pub(super) fn inverse_frequencies(theta: f32, dim: usize) -> Vec<f32> {
-    (0..dim)
-        .step_by(2)
-        .map(|i| 1.0 / theta.powf(i as f32 / dim as f32))
-        .collect()
-}
-
-/// The rotary table of angles (tokens, head_dim / 2) in radians.
-pub(super) fn rotary_table(angles: &[f32], tokens: usize, device: &Device) -> Result<Rotary, ModelError> {
-    let table = |function: fn(f32) -> f32| {
-        let values: Vec<f32> = angles.iter().map(|angle| function(*angle)).collect();
-        Tensor::from_vec(values, (tokens, angles.len() / tokens), device)
-    };
-    Ok(Rotary {
-        cos: table(f32::cos)?,
-        sin: table(f32::sin)?,
-    })
-}
-
-/// The patch embedding as a linear layer over one frame: a still image repeats its frame, so the weights of the frames add.
-fn patch_embed(weights: &Weights, name: &str, config: &VisionConfig) -> Result<Linear, LoadError> {
-    let (width, frames, patch) = (config.hidden_size, config.temporal_patch_size, config.patch_size);
-    let weight = weights.get(name, &[width, 3, frames, patch, patch])?;
-    weight
-        .sum(2)
-        .and_then(|frame| frame.reshape((width, 3 * patch * patch)))
-        .and_then(|frame| Linear::new(&frame, None))
-        .map_err(|source| weights.candle(source))
 }
