@@ -227,6 +227,20 @@ fn a_random_model_writes_documents_of_the_schema_and_nothing_else() {
 }
 
 #[test]
+fn integers_are_written_so_that_they_are_read_as_integers() {
+    let case = with_end(WRITTEN[1].0);
+    let schema = json!({ "type": "array", "items": { "type": "integer", "minimum": -1, "maximum": 1 }, "minItems": 40, "maxItems": 40 });
+    let generation = Generation {
+        schema: Some(&schema),
+        max_tokens: 200,
+        ..sampled(0)
+    };
+    let generated = case.model.generate(&case.batch()[0], &generation).unwrap();
+    let numbers: Vec<i64> = serde_json::from_str(&generated.text).unwrap();
+    assert!([-1, 0, 1].iter().all(|number| numbers.contains(number)), "{numbers:?}");
+}
+
+#[test]
 fn a_document_that_is_cut_is_not_called_complete() {
     let case = with_end(WRITTEN[1].0);
     let schema = schema();

@@ -9,6 +9,7 @@ use llguidance::{
 };
 use serde_json::{Value, json};
 
+use super::schema::narrow;
 use crate::{ModelError, vlm::settings::Settings};
 
 /// The bytes of every token, arranged for grammars.
@@ -52,7 +53,7 @@ pub(super) struct Constraint {
 impl Constraint {
     pub(super) fn new(vocabulary: &Vocabulary, schema: &Value) -> Result<Self, ModelError> {
         let mut schema = schema.clone();
-        close(&mut schema);
+        narrow(&mut schema);
         let Some(keywords) = schema.as_object_mut() else {
             return Err(refused(format!("must be a JSON object, not {schema}")));
         };
@@ -96,30 +97,6 @@ fn refused(problem: String) -> ModelError {
     ModelError::Value {
         input: "schema",
         problem,
-    }
-}
-
-/// Forbids properties that an object's schema does not name, where it leaves them open.
-fn close(schema: &mut Value) {
-    match schema {
-        Value::Array(schemas) => schemas.iter_mut().for_each(close),
-        Value::Object(keywords) => {
-            if keywords.contains_key("properties") && !keywords.contains_key("additionalProperties") {
-                keywords.insert("additionalProperties".to_owned(), Value::Bool(false));
-            }
-            for (keyword, value) in keywords {
-                match keyword.as_str() {
-                    "items" | "prefixItems" | "anyOf" | "oneOf" => close(value),
-                    "properties" | "$defs" | "definitions" => {
-                        if let Some(named) = value.as_object_mut() {
-                            named.values_mut().for_each(close);
-                        }
-                    }
-                    _ => {}
-                }
-            }
-        }
-        _ => {}
     }
 }
 

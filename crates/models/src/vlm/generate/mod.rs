@@ -2,6 +2,7 @@
 
 mod constraint;
 mod sampler;
+mod schema;
 
 use candle_core::DType;
 use serde_json::Value;
@@ -26,8 +27,8 @@ pub struct Generation<'a> {
     /// The JSON Schema that the text must conform to.
     ///
     /// At each token only those are allowed that leave the text a prefix of a conforming document. Objects hold only the
-    /// properties that the schema names, in its order, unless it sets `additionalProperties`; between the parts of a
-    /// document stands at most one space.
+    /// properties that the schema names, in its order, unless it sets `additionalProperties`; integers are not written as
+    /// `-0`; between the parts of a document stands at most one space.
     pub schema: Option<&'a Value>,
 }
 
