@@ -1,51 +1,36 @@
 //! Judge units of a fleet.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, time::Instant};
 
 use gavel_core::{
     RunAssets,
     ids::{Digest, RunId},
-    spec::{Device, Dtype, JudgeSpec, RunSpec},
+    spec::RunSpec,
     unit::{Assignment, Outcome, Pair, Unit},
 };
-use gavel_judge::VlmJudge;
-use gavel_models::{
-    load::{device, dtype, fingerprint},
-    vlm::Vlm,
-};
-use gavel_rubric::{Judge, JudgeTemplate, JudgedPair, RubricSet};
+use gavel_judge::{Error, Models, Templates, fingerprint};
+use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet};
 use gavel_worker::{Work, WorkContext, WorkError};
 use image::RgbImage;
 
 /// [`Work`] of a judge: training pairs, held-out pairs and labelled pairs alike.
 #[derive(Default)]
 pub struct JudgeWork {
-    model: Option<Loaded>,
+    models: Models,
     ready: Option<Ready>,
 }
 
 /// What a run's pairs are judged with.
 struct Ready {
     model: Digest,
-    judge: VlmJudge,
+    judge: Box<dyn Judge>,
     rubric: RubricSet,
-}
-
-/// A model with what it was loaded from.
-struct Loaded {
-    path: std::path::PathBuf,
-    device: Device,
-    dtype: Dtype,
-    fingerprint: Digest,
-    model: Arc<Vlm>,
 }
 
 impl Work for JudgeWork {
     fn prepare(&mut self, run: &RunId, spec: &RunSpec, assets: &RunAssets) -> Result<(), WorkError> {
         self.ready = None;
-        let (fingerprint, model) = self.model(run, &spec.judge)?;
-        let template =
-            JudgeTemplate::parse(&assets.template, &spec.judge.template).map_err(|error| WorkError::fatal(&error))?;
+        let templates = Templates::of_run(&spec.judge, assets).map_err(|error| WorkError::fatal(&error))?;
         let rubric = RubricSet::from_text(&assets.rubric.text)
             .ok_or_else(|| WorkError::Fatal("the run's rubric holds no criterion".into()))?;
         if rubric.digest() != assets.rubric.digest {
@@ -54,11 +39,14 @@ impl Work for JudgeWork {
                 "the run's rubric has fingerprint {found}, the run says {expected}"
             )));
         }
-        let name = spec.judge.path.display().to_string();
-        let judge = VlmJudge::new(name, fingerprint, model, template, spec.judge.margin)
-            .map_err(|error| WorkError::fatal(&error))?;
+        let judge = self.models.open(&spec.judge, &templates).map_err(|error| match error {
+            Error::Template(_) | Error::Model(_) | Error::Unfit { .. } => WorkError::fatal(&error),
+            // Another machine may have the folder, the device or the key.
+            _ => WorkError::retry(&error),
+        })?;
+        tracing::info!(%run, judge = judge.name(), identity = %judge.identity().short(), "judge ready");
         self.ready = Some(Ready {
-            model: fingerprint,
+            model: fingerprint(&spec.judge).map_err(|error| WorkError::retry(&error))?,
             judge,
             rubric,
         });
@@ -89,41 +77,15 @@ impl Work for JudgeWork {
         if context.cancelled() {
             return Err(WorkError::Cancelled);
         }
-        let verdicts = ready
-            .judge
-            .judge(&ready.rubric, &judged)
-            .map_err(|error| WorkError::retry(&error))?;
+        let verdicts = ready.judge.judge(&ready.rubric, &judged).map_err(|error| match error {
+            AskError::Unavailable { .. } => WorkError::unavailable(&error),
+            AskError::Unanswerable { .. } => WorkError::retry(&error),
+        })?;
         Ok(Outcome::Judged {
             verdicts,
             model: ready.model,
             seconds: started.elapsed().as_secs_f64(),
         })
-    }
-}
-
-impl JudgeWork {
-    fn model(&mut self, run: &RunId, spec: &JudgeSpec) -> Result<(Digest, Arc<Vlm>), WorkError> {
-        if let Some(loaded) = &self.model
-            && (&loaded.path, loaded.device, loaded.dtype) == (&spec.path, spec.device, spec.dtype)
-        {
-            return Ok((loaded.fingerprint, loaded.model.clone()));
-        }
-        // Frees the old model first: two may not fit.
-        self.model = None;
-        let device =
-            device(spec.device).map_err(|error| WorkError::Retry(format!("device {}: {error}", spec.device)))?;
-        let model = Vlm::load(&spec.path, &device, dtype(spec.dtype)).map_err(|error| WorkError::retry(&error))?;
-        let model = Arc::new(model);
-        let fingerprint = fingerprint(&spec.path).map_err(|error| WorkError::retry(&error))?;
-        tracing::info!(%run, model = %spec.path.display(), fingerprint = %fingerprint.short(), "judge loaded");
-        self.model = Some(Loaded {
-            path: spec.path.clone(),
-            device: spec.device,
-            dtype: spec.dtype,
-            fingerprint,
-            model: model.clone(),
-        });
-        Ok((fingerprint, model))
     }
 }
 

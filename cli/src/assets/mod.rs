@@ -6,7 +6,7 @@ mod prompts;
 use std::path::Path;
 
 use anyhow::Context as _;
-use gavel_core::spec::{EvaluatorName, RunSpec};
+use gavel_core::spec::{EvaluatorName, JudgeSpec, RunSpec};
 use gavel_core::{ModelFingerprints, RubricText, RunAssets};
 use gavel_eval::Evaluator;
 use gavel_models::load::fingerprint;
@@ -39,6 +39,7 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
     let held_out = checks.note(held_out(spec).context("`prompts.held_out` cannot be used"));
     let rubric = checks.note(RubricSet::load(&spec.judge.rubric).map_err(anyhow::Error::from));
     let template = checks.note(template(spec));
+    let member_templates = checks.note(member_templates(spec));
     let labelled = checks.note(labelled(spec).context("`evaluation.labelled` cannot be used"));
     let labelled = labelled?;
     let assets = RunAssets {
@@ -46,11 +47,12 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
         held_out: held_out?,
         rubric: RubricText::new(rubric?.text()),
         template: template?,
+        member_templates: member_templates?,
         labelled: labelled.pairs,
         // Folders that are not there are reported by their own checks; a submitter may do without.
         models: ModelFingerprints {
             transformer: fingerprint(&spec.model.path.join("transformer")).ok(),
-            judge: fingerprint(&spec.judge.path).ok(),
+            judge: gavel_judge::fingerprint(&spec.judge).ok(),
         },
     };
     Some(Files {
@@ -77,6 +79,17 @@ fn template(spec: &RunSpec) -> anyhow::Result<String> {
     read_text(&spec.judge.template)
 }
 
+/// Those of an ensemble; a member without one takes the ensemble's.
+fn member_templates(spec: &RunSpec) -> anyhow::Result<Vec<String>> {
+    let read = |member: &JudgeSpec| {
+        let own = Some(&member.template).filter(|file| !file.as_os_str().is_empty());
+        let file = own.unwrap_or(&spec.judge.template);
+        JudgeTemplate::load(file)?;
+        read_text(file)
+    };
+    spec.judge.members.iter().map(read).collect()
+}
+
 fn labelled(spec: &RunSpec) -> anyhow::Result<labelled::Labelled> {
     let evaluation = spec.evaluation.as_ref();
     match evaluation.and_then(|evaluation| evaluation.labelled.as_ref()) {
@@ -93,12 +106,21 @@ pub(crate) fn check_model_folder(spec: &RunSpec) -> Result<(), Fault> {
     model_folder(&spec.model.path, "model.path", "model_index.json")
 }
 
-/// The same for the judge's.
+/// The same for those of the judges that judge workers host.
 ///
 /// # Errors
 /// As [`check_model_folder`].
-pub(crate) fn check_judge_folder(spec: &RunSpec) -> Result<(), Fault> {
-    model_folder(&spec.judge.path, "judge.path", "config.json")
+pub(crate) fn check_judge_folders(spec: &RunSpec) -> Result<(), Fault> {
+    let mut hosted = spec.judge.hosted();
+    hosted.try_for_each(|hosted| check_judge_folder(hosted.spec, &hosted.at))
+}
+
+/// The same for one of them, whose table is `at`.
+///
+/// # Errors
+/// As [`check_model_folder`].
+pub(crate) fn check_judge_folder(judge: &JudgeSpec, at: &str) -> Result<(), Fault> {
+    model_folder(&judge.path, &format!("{at}.path"), "config.json")
 }
 
 fn model_folder(folder: &Path, key: &str, marker: &str) -> Result<(), Fault> {

@@ -1,6 +1,5 @@
 //! `gavel bench`: the parts of an RPO step, timed in one process without a fleet.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -9,12 +8,11 @@ use gavel_core::noise::Use;
 use gavel_core::rpo::{self, learning_rate};
 use gavel_core::spec::RunSpec;
 use gavel_core::unit::PromptText;
-use gavel_judge::VlmJudge;
+use gavel_judge::Templates;
 use gavel_models::flux::transformer::ActivationMemory;
-use gavel_models::load::{device, dtype, fingerprint};
+use gavel_models::load::{device, dtype};
 use gavel_models::lora::LoraConfig;
-use gavel_models::vlm::Vlm;
-use gavel_rubric::{Judge as _, JudgeTemplate, JudgedPair, RubricSet};
+use gavel_rubric::{Judge, JudgedPair, RubricSet};
 use gavel_sampler_worker::{Method, Policy, Request, Sample, Sampler};
 use gavel_trainer_worker::{GradientSettings, Group, PolicyState, RewardedTrajectory, Trainer, commit, reduce};
 use serde::Serialize;
@@ -94,7 +92,7 @@ struct Bench {
     spec: RunSpec,
     prompts: Vec<String>,
     sampler: Sampler,
-    judge: VlmJudge,
+    judge: Box<dyn Judge>,
     rubric: RubricSet,
     trainer: Trainer,
     state: PolicyState,
@@ -104,22 +102,13 @@ impl Bench {
     fn load(spec: RunSpec) -> anyhow::Result<Self> {
         let files = assets::read(&spec)?;
         let model_device = device(spec.model.device)?;
-        let judge_device = device(spec.judge.device)?;
-        let vlm = Vlm::load(&spec.judge.path, &judge_device, dtype(spec.judge.dtype))?;
-        let template = JudgeTemplate::load(&spec.judge.template)?;
         let rubric = RubricSet::load(&spec.judge.rubric)?;
         let trainer = Trainer::load(&spec.model.path, &model_device, dtype(spec.model.dtype))?;
         let lora = LoraConfig::from(&spec.lora);
         Ok(Self {
             prompts: files.assets.prompts,
             sampler: Sampler::load(&spec.model.path, &model_device, dtype(spec.model.dtype))?,
-            judge: VlmJudge::new(
-                spec.judge.path.display().to_string(),
-                fingerprint(&spec.judge.path)?,
-                Arc::new(vlm),
-                template,
-                spec.judge.margin,
-            )?,
+            judge: gavel_judge::open(&spec.judge, &Templates::load(&spec.judge)?)?,
             rubric,
             state: trainer.initialise(&lora, spec.run.seed, spec.optimizer.averages())?,
             trainer,

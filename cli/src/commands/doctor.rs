@@ -1,18 +1,17 @@
 //! `gavel doctor`: everything that can be known before time is spent, all problems at once.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use gavel_core::ids::PromptIndex;
 use gavel_core::spec::{GradientExchange, RunSpec};
 use gavel_core::verdict::Verdict;
-use gavel_judge::VlmJudge;
+use gavel_judge::Templates;
 use gavel_models::flux::inspect::FluxInspection;
-use gavel_models::load::{device, dtype, fingerprint};
+use gavel_models::load::{device, dtype};
 use gavel_models::lora::{LoraAdapter, LoraConfig};
-use gavel_models::vlm::{Vlm, VlmInspection};
-use gavel_rubric::{Judge as _, JudgeTemplate, JudgedPair, RubricSet};
+use gavel_models::vlm::VlmInspection;
+use gavel_rubric::{JudgedPair, RubricSet};
 use gavel_sampler_worker::Sampler;
 use gavel_trainer_worker::exchange;
 
@@ -108,22 +107,12 @@ fn model(spec: &RunSpec) -> anyhow::Result<(String, ())> {
     ))
 }
 
-/// Loads the judge and asks it about labelled pairs, both ways round.
+/// Opens the judge and asks it about labelled pairs, both ways round.
 fn judge(spec: &RunSpec, files: Option<&Files>) -> anyhow::Result<(String, ())> {
-    let device =
-        device(spec.judge.device).with_context(|| format!("`judge.device`: {} cannot be used", spec.judge.device))?;
-    let model = Vlm::load(&spec.judge.path, &device, dtype(spec.judge.dtype))?;
-    let template = JudgeTemplate::load(&spec.judge.template)?;
     let rubric = RubricSet::load(&spec.judge.rubric)?;
-    let judge = VlmJudge::new(
-        spec.judge.path.display().to_string(),
-        fingerprint(&spec.judge.path)?,
-        Arc::new(model),
-        template,
-        spec.judge.margin,
-    )?;
+    let judge = gavel_judge::open(&spec.judge, &Templates::load(&spec.judge)?)?;
     let Some(files) = files.filter(|files| !files.assets.labelled.is_empty()) else {
-        return Ok(("loads; no labelled pairs to try it on".to_owned(), ()));
+        return Ok(("can be asked; no labelled pairs to try it on".to_owned(), ()));
     };
     let (mut right, mut decided, mut tried) = (0, 0, 0);
     for (pair, images) in files
@@ -172,8 +161,8 @@ fn exchange() -> anyhow::Result<(String, ())> {
 /// Counted from the headers, so that it is known even where the models cannot be loaded.
 fn memory(spec: &RunSpec) -> anyhow::Result<String> {
     let model = FluxInspection::read(&spec.model.path)?;
-    let judge = VlmInspection::read(&spec.judge.path)?;
-    preflight::memory(spec, &Weights::of(spec, &model, &judge))
+    let judges = preflight::judges(spec)?;
+    preflight::memory(spec, &Weights::of(spec, &model, &judges))
 }
 
 fn only_text(text: String) -> (String, ()) {

@@ -1,16 +1,13 @@
 //! `gavel judge` for one pair.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Context as _;
-use candle_core::Device;
 use gavel_core::ids::PromptIndex;
+use gavel_core::spec::{JudgeFamily, JudgeSpec};
 use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
-use gavel_judge::VlmJudge;
-use gavel_models::load::{dtype, fingerprint};
-use gavel_models::vlm::Vlm;
-use gavel_rubric::{Judge as _, JudgeTemplate, JudgedPair, RubricSet};
+use gavel_judge::Templates;
+use gavel_rubric::{JudgeTemplate, JudgedPair, RubricSet};
 use image::RgbImage;
 
 use crate::args::JudgeArguments;
@@ -35,15 +32,14 @@ pub(super) fn judge(arguments: &JudgeArguments) -> anyhow::Result<()> {
     let rubric = RubricSet::load(rubric)?;
     let template = template(model, arguments.template.as_deref())?;
     let (first, second) = (picture(first)?, picture(second)?);
-    let vlm = Vlm::load(model, &Device::Cpu, dtype(arguments.dtype.into()))?;
     let name = template.name.clone();
-    let judge = VlmJudge::new(
-        model.display().to_string(),
-        fingerprint(model)?,
-        Arc::new(vlm),
-        template,
-        0.0,
-    )?;
+    let spec = JudgeSpec {
+        family: JudgeFamily::Auto,
+        path: model.clone(),
+        dtype: arguments.dtype.into(),
+        ..JudgeSpec::default()
+    };
+    let judge = gavel_judge::open(&spec, &Templates::one(template))?;
     let pair = JudgedPair {
         prompt: PromptIndex(0),
         caption: prompt,

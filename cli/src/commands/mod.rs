@@ -56,7 +56,7 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             let spec = config::load(&arguments)?;
             config::check_build(&spec)?;
             assets::check_model_folder(&spec)?;
-            assets::check_judge_folder(&spec)?;
+            assets::check_judge_folders(&spec)?;
             let files = assets::read(&spec)?;
             println!("{}: ok", arguments.file.display());
             println!("  run        {} (spec {})", spec.run.name, spec.digest().short());

@@ -13,6 +13,9 @@ pub(super) fn resolve(spec: &mut RunSpec, folder: &Path) {
         &mut spec.judge.template,
         &mut spec.judge.rubric,
     ];
+    for member in &mut spec.judge.members {
+        paths.extend([&mut member.path, &mut member.template]);
+    }
     paths.extend(&mut spec.prompts.held_out);
     paths.extend(
         spec.evaluation
@@ -26,7 +29,7 @@ pub(super) fn resolve(spec: &mut RunSpec, folder: &Path) {
 
 fn resolve_one(path: &mut PathBuf, folder: &Path) {
     let beside = folder.join(&*path);
-    if !path.exists() && beside.exists() {
+    if !path.as_os_str().is_empty() && !path.exists() && beside.exists() {
         *path = beside;
     }
 }

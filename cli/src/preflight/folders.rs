@@ -1,7 +1,7 @@
 //! The model folders, by settings and headers.
 
 use anyhow::Context as _;
-use gavel_core::spec::RunSpec;
+use gavel_core::spec::{NamedJudge, RunSpec};
 use gavel_judge::check_question;
 use gavel_models::flux::inspect::FluxInspection;
 use gavel_models::load::device;
@@ -34,17 +34,37 @@ pub(super) fn size(spec: &RunSpec, model: &FluxInspection) -> anyhow::Result<()>
     Ok(())
 }
 
-/// The judge's folder is complete, and its device can be used.
-pub(super) fn judge(spec: &RunSpec) -> anyhow::Result<VlmInspection> {
-    assets::check_judge_folder(spec)?;
-    device(spec.judge.device).with_context(|| format!("`judge.device`: {} cannot be used", spec.judge.device))?;
-    VlmInspection::read(&spec.judge.path).context("`judge.path` cannot be used")
+/// A judge that judge workers host, and what its folder holds.
+pub(crate) struct HostedJudge<'a> {
+    pub(crate) named: NamedJudge<'a>,
+    pub(crate) folder: VlmInspection,
+}
+
+/// The judges that judge workers host: their folders are complete, and their devices can be used.
+///
+/// # Errors
+/// The first that cannot be used, by its key.
+pub(crate) fn judges(spec: &RunSpec) -> anyhow::Result<Vec<HostedJudge<'_>>> {
+    let inspect = |named| {
+        let NamedJudge { at, spec: judge, .. } = &named;
+        assets::check_judge_folder(judge, at)?;
+        device(judge.device).with_context(|| format!("`{at}.device`: {} cannot be used", judge.device))?;
+        let folder = VlmInspection::read(&judge.path).with_context(|| format!("`{at}.path` cannot be used"))?;
+        Ok(HostedJudge { named, folder })
+    };
+    spec.judge.hosted().map(inspect).collect()
 }
 
 /// The judge's model understands the template's question. Template and rubric that cannot be read are told elsewhere.
-pub(super) fn question(spec: &RunSpec, judge: &VlmInspection, files: Option<&Files>) -> anyhow::Result<()> {
+pub(super) fn question(spec: &RunSpec, judge: &HostedJudge<'_>, files: Option<&Files>) -> anyhow::Result<()> {
     let Some(files) = files else { return Ok(()) };
-    let template = JudgeTemplate::parse(&files.assets.template, &spec.judge.template)?;
+    let text = match judge.named.member {
+        Some(index) => &files.assets.member_templates[index],
+        None => &files.assets.template,
+    };
+    let template = JudgeTemplate::parse(text, &spec.judge.template)?;
     let rubric = RubricSet::from_text(&files.assets.rubric.text).context("`judge.rubric` holds no criterion")?;
-    check_question(judge, &template, &rubric).context("`judge.template` does not fit `judge.path`")
+    let at = &judge.named.at;
+    check_question(&judge.folder, &template, &rubric)
+        .with_context(|| format!("`{at}.template` does not fit `{at}.path`"))
 }

@@ -7,10 +7,10 @@ use anyhow::Context as _;
 use gavel_coordinator::{CoordinatorOptions, Error, Stores};
 use gavel_core::spec::{Device, Dtype, RunSpec};
 use gavel_models::flux::inspect::FluxInspection;
-use gavel_models::vlm::VlmInspection;
 
 use crate::commands::block_on;
 use crate::fault::Fault;
+use crate::preflight::HostedJudge;
 use crate::run::Machine;
 
 const GIB: f64 = (1u64 << 30) as f64;
@@ -25,7 +25,7 @@ pub(crate) struct Weights {
 
 impl Weights {
     /// Counts them from the folders' headers.
-    pub(crate) fn of(spec: &RunSpec, model: &FluxInspection, judge: &VlmInspection) -> Self {
+    pub(crate) fn of(spec: &RunSpec, model: &FluxInspection, judges: &[HostedJudge<'_>]) -> Self {
         let on_cpu = |device: Device, bytes: u64| match device {
             Device::Cpu => bytes,
             Device::Cuda(_) => 0,
@@ -37,7 +37,13 @@ impl Weights {
         let sampler = transformer + model.other_parameters * size;
         Self {
             sampler: on_cpu(spec.model.device, sampler),
-            judge: on_cpu(spec.judge.device, judge.parameters * number_bytes(spec.judge.dtype)),
+            judge: judges
+                .iter()
+                .map(|judge| {
+                    let bytes = judge.folder.parameters * number_bytes(judge.named.spec.dtype);
+                    on_cpu(judge.named.spec.device, bytes)
+                })
+                .sum(),
             trainer: on_cpu(spec.model.device, transformer),
         }
     }

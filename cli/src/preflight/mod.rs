@@ -15,6 +15,7 @@ use crate::assets::{self, Files};
 use crate::checks::Checks;
 use crate::fault::{self, Fault};
 use crate::run::RunFolder;
+pub(crate) use folders::{HostedJudge, judges};
 pub(crate) use machine::{Weights, folder, memory, ports};
 
 /// Checks files, model folders, adapter, judge, memory, the run's folder and its ports, and prints a line when all is well.
@@ -30,12 +31,12 @@ pub(crate) fn preflight(spec: &RunSpec, out: &Path, resume: bool) -> anyhow::Res
         checks.note(folders::adapter(spec, model));
         checks.note(folders::size(spec, model));
     }
-    let judge = checks.note(folders::judge(spec));
-    if let Some(judge) = &judge {
+    let judges = checks.note(judges(spec));
+    for judge in judges.iter().flatten() {
         checks.note(folders::question(spec, judge, files.as_ref()));
     }
-    if let (Some(model), Some(judge)) = (&model, &judge) {
-        checks.note(memory(spec, &Weights::of(spec, model, judge)));
+    if let (Some(model), Some(judges)) = (&model, &judges) {
+        checks.note(memory(spec, &Weights::of(spec, model, judges)));
     }
     checks.note(match resume {
         true => Ok(()),

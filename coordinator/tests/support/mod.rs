@@ -48,6 +48,7 @@ pub(crate) fn assets() -> RunAssets {
         held_out: (0..3).map(|line| format!("held out {line}")).collect(),
         rubric: RubricText::new("the better picture wins"),
         template: "which?".into(),
+        member_templates: Vec::new(),
         labelled: vec![LabelledPair {
             text: "labelled".into(),
             first: image("labelled a"),

@@ -17,6 +17,9 @@ pub struct RunAssets {
     pub rubric: RubricText,
     /// The judge template file's text.
     pub template: String,
+    /// The template's text of each member of a judge that is an ensemble.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub member_templates: Vec<String>,
     /// Pairs with a known answer; their images are blobs.
     pub labelled: Vec<LabelledPair>,
     /// The models that the submitter has in the spec's folders: every worker's must be the same.

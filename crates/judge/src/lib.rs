@@ -1,13 +1,17 @@
 //! The judges that Gavel can ask which of two pictures is better.
 //!
-//! Each is a [`gavel_rubric::Judge`]. [`VlmJudge`] is a frozen vision-language model in this process: it reads its verdict from
-//! the logits of the two answer labels, not from written text, and judges each pair in both image orders: a candidate is
-//! preferred only when both orders say so.
+//! Each is a [`gavel_rubric::Judge`] and, where it can write, a [`gavel_rubric::Chat`]; [`open`] makes the one that a spec
+//! names. Every pair is judged in both image orders: a candidate is preferred only when both orders say so.
 
 #![forbid(unsafe_code)]
 
 mod answer;
+mod error;
+mod open;
+mod question;
 mod vlm;
 
 pub use answer::{Answer, decide};
-pub use vlm::{Error, VlmJudge, check_question};
+pub use error::Error;
+pub use open::{Models, Templates, fingerprint, open};
+pub use vlm::{VlmJudge, check_question};

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use gavel_core::{Hint, ids::Digest, verdict::VerdictRecord};
+use gavel_core::{ids::Digest, verdict::VerdictRecord};
 use gavel_models::{
     ModelError,
     vlm::{Content, Conversation, Message, Vlm, VlmInspection},
 };
-use gavel_rubric::{AskError, Judge, JudgeTemplate, JudgedPair, Part, Pictures, RubricSet, TemplateError};
+use gavel_rubric::{AnswerKind, AskError, Judge, JudgeTemplate, JudgedPair, Part, Pictures, RubricSet};
 use image::RgbImage;
 
+use crate::Error;
 use crate::answer::{Answer, decide, mean};
+use crate::question::Question;
 
 /// A frozen model in this process, and the template that it is asked with.
 pub struct VlmJudge {
@@ -22,44 +24,13 @@ pub struct VlmJudge {
     margin: f64,
 }
 
-/// Judging failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The template does not render for this caption.
-    #[error(transparent)]
-    Template(#[from] TemplateError),
-    /// A label is not one token, or the model refused its input.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// The model gave NaN or infinity.
-    #[error("the judge's logits for `{caption}` are not finite")]
-    NotFinite {
-        /// The caption.
-        caption: String,
-    },
-}
-
-impl Hint for Error {
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Template(error) => error.hint(),
-            Self::Model(ModelError::Value { input: "label", .. }) => {
-                Some("choose labels in the judge template that the judge's tokenizer knows as one token each".into())
-            }
-            Self::Model(_) => None,
-            Self::NotFinite { .. } => {
-                Some("the judge's weights are damaged, or its number format overflows: try f32".into())
-            }
-        }
-    }
-}
-
 impl VlmJudge {
     /// Puts a judge together. `name` and `fingerprint` are those of the folder that `model` was loaded from. The judge abstains
     /// where the mean probability is closer than `margin` to one half.
     ///
     /// # Errors
-    /// [`Error::Model`] when a label of the template is not one token of the model.
+    /// [`Error::Model`] when a label of the template is not one token of the model, [`Error::Unfit`] when the template asks for
+    /// written words.
     pub fn new(
         name: String,
         fingerprint: Digest,
@@ -67,6 +38,7 @@ impl VlmJudge {
         template: JudgeTemplate,
         margin: f64,
     ) -> Result<Self, Error> {
+        check_answer(&template)?;
         let labels = [
             model.label_token(&template.labels[0])?,
             model.label_token(&template.labels[1])?,
@@ -85,10 +57,11 @@ impl VlmJudge {
     fn verdicts(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, Error> {
         let mut questions = Vec::with_capacity(2 * pairs.len());
         for pair in pairs {
-            questions.push(self.ask(rubric, pair, Pictures::InOrder)?);
-            questions.push(self.ask(rubric, pair, Pictures::Swapped)?);
+            for pictures in [Pictures::InOrder, Pictures::Swapped] {
+                questions.push(Prompt::of(&Question::new(&self.template, rubric, pair, pictures)?));
+            }
         }
-        let conversations: Vec<Conversation<'_>> = questions.iter().map(Question::conversation).collect();
+        let conversations: Vec<Conversation<'_>> = questions.iter().map(Prompt::conversation).collect();
         let logits = self.model.next_token_logits_batch(&conversations)?;
         let rubric = rubric.digest();
         pairs
@@ -96,16 +69,6 @@ impl VlmJudge {
             .zip(logits.chunks_exact(2))
             .map(|(pair, logits)| self.record(rubric, pair, logits))
             .collect()
-    }
-
-    /// The template's words for a pair, and its images in the order of their places in them.
-    fn ask<'a>(&self, rubric: &RubricSet, pair: &JudgedPair<'a>, pictures: Pictures) -> Result<Question<'a>, Error> {
-        let (messages, places) = words(&self.template, rubric, pair.caption, pictures)?;
-        let image = |place| if place == 0 { pair.first } else { pair.second };
-        Ok(Question {
-            messages,
-            images: places.into_iter().map(image).collect(),
-        })
     }
 
     /// `logits` hold both orders: first candidate first, then second candidate first.
@@ -141,62 +104,81 @@ impl Judge for VlmJudge {
     }
 }
 
-/// Checks, without the model's weights, that a judge can ask its question: each label is one token, and the model sees both
+/// Checks, without the model's weights, that a judge can ask its question: each label is one token, and the model sees all
 /// images.
 ///
 /// # Errors
 /// As [`VlmJudge::new`]; [`Error::Template`]; [`Error::Model`].
 pub fn check_question(folder: &VlmInspection, template: &JudgeTemplate, rubric: &RubricSet) -> Result<(), Error> {
+    check_answer(template)?;
     for label in &template.labels {
         folder.label_token(label)?;
     }
-    let (messages, places) = words(template, rubric, "a caption", Pictures::InOrder)?;
-    let seen = folder.image_places(&messages)?;
-    if seen != places.len() {
+    let image = RgbImage::new(1, 1);
+    let pair = JudgedPair {
+        prompt: gavel_core::ids::PromptIndex(0),
+        caption: "a caption",
+        base: template.shows_base().then_some(&image),
+        first: &image,
+        second: &image,
+    };
+    let prompt = Prompt::of(&Question::new(template, rubric, &pair, Pictures::InOrder)?);
+    let seen = folder.image_places(&prompt.messages)?;
+    if seen != prompt.images.len() {
         return Err(Error::Model(ModelError::Value {
             input: "images",
-            problem: format!("the prompt has {seen} image places, the template {}", places.len()),
+            problem: format!(
+                "the prompt has {seen} image places, the template {}",
+                prompt.images.len()
+            ),
         }));
     }
     Ok(())
 }
 
-/// The template's words for a caption, and which image stands at each of their places.
-fn words(
-    template: &JudgeTemplate,
-    rubric: &RubricSet,
-    caption: &str,
-    pictures: Pictures,
-) -> Result<(Vec<Message>, Vec<usize>), TemplateError> {
-    let mut places = Vec::with_capacity(2);
-    let mut messages = Vec::new();
-    for message in template.render(caption, rubric, pictures)? {
-        let mut content = Vec::with_capacity(message.content.len());
-        for part in message.content {
-            content.push(match part {
-                Part::Text(text) => Content::Text { text },
-                Part::Image(place) => {
-                    places.push(place);
-                    Content::Image
-                }
-            });
-        }
-        messages.push(Message {
-            role: message.role,
-            content,
-        });
+fn check_answer(template: &JudgeTemplate) -> Result<(), Error> {
+    match template.answer {
+        AnswerKind::Label => Ok(()),
+        AnswerKind::Json => Err(Error::Unfit {
+            problem: format!(
+                "judge template `{}` asks for JSON, a judge in the worker answers with a label",
+                template.name
+            ),
+            hint: "use a template with `answer = \"label\"`; a server's judge may answer with JSON",
+        }),
     }
-    Ok((messages, places))
 }
 
-/// A prompt with its images.
-struct Question<'a> {
+/// A question in the model's terms: its images stand in the order of their places in the words.
+pub(crate) struct Prompt<'a> {
     messages: Vec<Message>,
     images: Vec<&'a RgbImage>,
 }
 
-impl Question<'_> {
-    fn conversation(&self) -> Conversation<'_> {
+impl<'a> Prompt<'a> {
+    pub(crate) fn of(question: &Question<'a>) -> Self {
+        let mut images = Vec::with_capacity(question.images.len());
+        let mut messages = Vec::with_capacity(question.messages.len());
+        for message in &question.messages {
+            let mut content = Vec::with_capacity(message.content.len());
+            for part in &message.content {
+                content.push(match part {
+                    Part::Text(text) => Content::Text { text: text.clone() },
+                    Part::Image(place) => {
+                        images.push(question.images[*place]);
+                        Content::Image
+                    }
+                });
+            }
+            messages.push(Message {
+                role: message.role.clone(),
+                content,
+            });
+        }
+        Self { messages, images }
+    }
+
+    pub(crate) fn conversation(&self) -> Conversation<'_> {
         Conversation {
             messages: &self.messages,
             images: self.images.clone(),

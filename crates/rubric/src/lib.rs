@@ -13,4 +13,4 @@ mod template;
 pub use ask::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgedPair, Usage};
 pub use error::{RubricError, TemplateError};
 pub use set::{Provenance, RubricSet, Theme};
-pub use template::{JudgeTemplate, Message, Part, Pictures};
+pub use template::{AnswerKind, JudgeTemplate, Message, Part, Pictures};

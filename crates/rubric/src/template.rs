@@ -11,12 +11,18 @@ use crate::{RubricSet, TemplateError};
 /// How many pictures a judge compares.
 const PICTURES: usize = 2;
 
-/// A prompt for a vision-language model that compares two pictures and answers with one of two labels.
+/// The place of the picture that an edit began with, among the pictures of a question.
+const BASE: usize = PICTURES;
+
+/// A prompt for a vision-language model that compares two pictures.
 #[derive(Debug, Clone)]
 pub struct JudgeTemplate {
     /// What people call it.
     pub name: String,
-    /// The answers for "the picture shown first" and "the picture shown second"; each must be one token of the judge.
+    /// How the model is to answer.
+    pub answer: AnswerKind,
+    /// The answers for "the picture shown first" and "the picture shown second"; each must be one token of the judge. "1" and
+    /// "2" where the answer is JSON.
     pub labels: [String; PICTURES],
     /// Least probability, in [0, 1], that the labels must have together among all next tokens; below it the judge has not
     /// answered the question and abstains.
@@ -25,6 +31,17 @@ pub struct JudgeTemplate {
     messages: Vec<RawMessage>,
     file: PathBuf,
     environment: Environment<'static>,
+}
+
+/// How a model answers which of two pictures is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerKind {
+    /// With one of two labels, read from the likelihoods of the next token where the model shows them.
+    #[default]
+    Label,
+    /// With a JSON object: `reason`, and `rank` with a rank for each picture, 1 the better.
+    Json,
 }
 
 /// Which picture of a pair a template's "picture 1" is.
@@ -51,7 +68,7 @@ pub struct Message {
 pub enum Part {
     /// Words.
     Text(String),
-    /// A picture, by its place in the pair, counted from 0.
+    /// A picture, by its place in the question, counted from 0: the candidates, then the picture that was edited.
     Image(usize),
 }
 
@@ -59,7 +76,10 @@ pub enum Part {
 #[serde(deny_unknown_fields)]
 struct RawTemplate {
     name: String,
-    labels: Vec<String>,
+    #[serde(default)]
+    answer: AnswerKind,
+    #[serde(default)]
+    labels: Option<Vec<String>>,
     #[serde(default)]
     label_mass_min: f64,
     messages: Vec<RawMessage>,
@@ -76,11 +96,12 @@ struct RawMessage {
 #[serde(
     untagged,
     deny_unknown_fields,
-    expecting = "a part is `{ text = \"...\" }` or `{ image = 1 }`"
+    expecting = "a part is `{ text = \"...\" }`, `{ image = 1 }` or `{ base = true }`"
 )]
 enum RawPart {
     Text { text: String },
     Image { image: usize },
+    Base { base: bool },
 }
 
 impl JudgeTemplate {
@@ -110,8 +131,12 @@ impl JudgeTemplate {
             key: key.to_owned(),
             problem: problem.to_owned(),
         };
-        let labels: [String; PICTURES] = raw
-            .labels
+        let labels = match (raw.answer, raw.labels) {
+            (_, Some(labels)) => labels,
+            (AnswerKind::Label, None) => return Err(fault("labels", "must be set: the two answers to choose from")),
+            (AnswerKind::Json, None) => ["1", "2"].map(String::from).to_vec(),
+        };
+        let labels: [String; PICTURES] = labels
             .try_into()
             .map_err(|labels: Vec<String>| fault("labels", &format!("has {} entries, a pair needs 2", labels.len())))?;
         if labels[0] == labels[1] || labels.iter().any(String::is_empty) {
@@ -123,6 +148,7 @@ impl JudgeTemplate {
         check_messages(&raw.messages, &fault)?;
         let mut template = Self {
             name: raw.name,
+            answer: raw.answer,
             labels,
             label_mass_min: raw.label_mass_min,
             digest: Digest::of(text.as_bytes()),
@@ -140,6 +166,12 @@ impl JudgeTemplate {
     /// Fingerprint of the template's text.
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// Whether the question shows the picture that was edited.
+    pub fn shows_base(&self) -> bool {
+        let mut parts = self.messages.iter().flat_map(|message| &message.content);
+        parts.any(|part| matches!(part, RawPart::Base { .. }))
     }
 
     /// Builds the conversation for a pair.
@@ -168,6 +200,7 @@ impl JudgeTemplate {
                 Pictures::InOrder => image - 1,
                 Pictures::Swapped => PICTURES - image,
             })),
+            RawPart::Base { .. } => Ok(Part::Image(BASE)),
         };
         let message = |(index, message): (usize, &RawMessage)| {
             let content = message.parts(index).map(part).collect::<Result<_, _>>()?;
@@ -203,6 +236,7 @@ impl RawMessage {
             let field = match part {
                 RawPart::Text { .. } => "text",
                 RawPart::Image { .. } => "image",
+                RawPart::Base { .. } => "base",
             };
             (format!("messages[{message}].content[{index}].{field}"), part)
         })
@@ -218,6 +252,7 @@ fn environment() -> Environment<'static> {
 
 fn check_messages(messages: &[RawMessage], fault: &dyn Fn(&str, &str) -> TemplateError) -> Result<(), TemplateError> {
     let mut shown = [0; PICTURES];
+    let mut bases = 0;
     for (index, message) in messages.iter().enumerate() {
         if !["system", "user", "assistant"].contains(&message.role.as_str()) {
             return Err(fault(
@@ -226,7 +261,17 @@ fn check_messages(messages: &[RawMessage], fault: &dyn Fn(&str, &str) -> Templat
             ));
         }
         for (key, part) in message.parts(index) {
-            let RawPart::Image { image } = part else { continue };
+            let image = match part {
+                RawPart::Text { .. } => continue,
+                RawPart::Image { image } => image,
+                RawPart::Base { base } => {
+                    bases += 1;
+                    if !base || bases > 1 {
+                        return Err(fault(&key, "must be `true`, and stand in one place"));
+                    }
+                    continue;
+                }
+            };
             match image.checked_sub(1).and_then(|place| shown.get_mut(place)) {
                 Some(count) => *count += 1,
                 None => return Err(fault(&key, "must be 1 or 2")),

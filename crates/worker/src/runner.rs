@@ -310,6 +310,12 @@ impl Desk {
                 tracing::warn!(reason, "unit failed");
                 self.session.fail(key, reason, false, Vec::new()).await
             }
+            Err(WorkError::Unavailable(reason)) => {
+                // Growing pauses, as after failures: asking on and on would not bring the answer.
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(reason, "unit given back: it waits for what is unavailable");
+                self.session.release(std::slice::from_ref(key)).await
+            }
             Err(WorkError::Unusable { inputs, reason }) => {
                 tracing::warn!(reason, "inputs must be made again");
                 self.session.fail(key, reason, false, inputs).await

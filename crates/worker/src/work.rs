@@ -44,6 +44,10 @@ pub enum WorkError {
     /// Another attempt, perhaps on another worker, may work.
     #[error("{0}")]
     Retry(String),
+    /// What the work needs outside of the fleet does not answer. The unit is given back and none of its attempts is used up: it
+    /// waits until somebody gets an answer.
+    #[error("{0}")]
+    Unavailable(String),
     /// Inputs are gone or are not what the unit asks for: they are made again, then the unit is tried again.
     #[error("{reason}")]
     Unusable {
@@ -72,6 +76,11 @@ impl WorkError {
             }],
             reason: reason.to_string(),
         }
+    }
+
+    /// A [`WorkError::Unavailable`] that says all that `error` knows.
+    pub fn unavailable(error: &(impl std::error::Error + Hint)) -> Self {
+        Self::Unavailable(in_full(error))
     }
 
     /// A [`WorkError::Retry`] that says all that `error` knows.

@@ -193,6 +193,7 @@ fn assets(chance: &mut Chance) -> RunAssets {
             .collect(),
         rubric: RubricText::new("prefer the better one"),
         template: String::new(),
+        member_templates: Vec::new(),
         labelled: (0..chance.below(4) as u8)
             .map(|pair| LabelledPair {
                 text: format!("labelled {pair}"),

@@ -46,6 +46,7 @@ pub(super) fn assets() -> RunAssets {
         held_out: (0..5).map(|line| format!("held-out {line}")).collect(),
         rubric: RubricText::new("prefer the better one"),
         template: String::new(),
+        member_templates: Vec::new(),
         labelled: (0..3)
             .map(|pair| LabelledPair {
                 text: format!("labelled {pair}"),

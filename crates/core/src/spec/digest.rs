@@ -4,20 +4,14 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{GradientExchange, RunSpec};
+use super::{GradientExchange, JudgeSpec, RunSpec};
 use crate::ids::Digest;
 
 pub(super) fn of(spec: &RunSpec) -> Digest {
     let mut spec = spec.clone();
-    for path in [
-        &mut spec.model.path,
-        &mut spec.prompts.train,
-        &mut spec.judge.path,
-        &mut spec.judge.template,
-    ] {
+    for path in [&mut spec.model.path, &mut spec.prompts.train] {
         *path = plain(path);
     }
-    spec.judge.rubric = plain(&spec.judge.rubric);
     spec.prompts.held_out = spec.prompts.held_out.as_deref().map(plain);
     if let Some(evaluation) = &mut spec.evaluation {
         evaluation.labelled = evaluation.labelled.as_deref().map(plain);
@@ -33,7 +27,7 @@ pub(super) fn of(spec: &RunSpec) -> Digest {
         "lora": spec.lora,
         "objective": spec.objective,
         "optimizer": spec.optimizer,
-        "judge": spec.judge,
+        "judge": judge(&spec.judge),
         "trainer": spec.trainer,
         "checkpoints": spec.checkpoints,
         "evaluation": spec.evaluation,
@@ -41,6 +35,34 @@ pub(super) fn of(spec: &RunSpec) -> Digest {
     });
     canonical(&value, &mut text);
     Digest::of(text.as_bytes())
+}
+
+/// What a verdict depends on. Keys that came later than the first runs are left out while they say nothing, so that a run
+/// keeps the fingerprint that it was submitted with.
+fn judge(spec: &JudgeSpec) -> Value {
+    let mut value = serde_json::json!({
+        "family": spec.family,
+        "path": plain(&spec.path),
+        "template": plain(&spec.template),
+        "rubric": plain(&spec.rubric),
+        "margin": spec.margin,
+        "batch": spec.batch,
+        "device": spec.device,
+        "dtype": spec.dtype,
+    });
+    if let Some(endpoint) = &spec.endpoint {
+        value["endpoint"] = endpoint.trim_end_matches('/').into();
+    }
+    if let Some(model) = &spec.model {
+        value["model"] = model.as_str().into();
+    }
+    if spec.weight != 1.0 {
+        value["weight"] = spec.weight.into();
+    }
+    if !spec.members.is_empty() {
+        value["members"] = spec.members.iter().map(judge).collect();
+    }
+    value
 }
 
 /// `./a//b` and `a/b` are the same path.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use device::{Device, Dtype, InvalidDevice};
 pub use fleet::{CoordinatorSpec, FleetSpec, GradientExchange, LimitsSpec, TrainerSpec};
-pub use judge::{JudgeFamily, JudgeSpec};
+pub use judge::{JudgeFamily, JudgeSpec, NamedJudge};
 pub use model::{LoraSpec, ModelFamily, ModelSpec};
 pub use objective::{LearningRateSchedule, ObjectiveSpec, OptimizerSpec};
 pub use problems::{Problem, Problems};

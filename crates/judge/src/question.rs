@@ -1,0 +1,50 @@
+//! A template's words around one pair.
+
+use gavel_rubric::{JudgeTemplate, JudgedPair, Message, Pictures, RubricSet};
+use image::RgbImage;
+
+use crate::Error;
+
+/// What is asked about a pair, in one image order. `Part::Image(k)` of the messages stands for `images[k]`.
+pub(crate) struct Question<'a> {
+    pub(crate) messages: Vec<Message>,
+    pub(crate) images: Vec<&'a RgbImage>,
+}
+
+impl<'a> Question<'a> {
+    /// # Errors
+    /// [`Error::Template`]; [`Error::Unfit`] when the template shows a picture that the pair does not have.
+    pub(crate) fn new(
+        template: &JudgeTemplate,
+        rubric: &RubricSet,
+        pair: &JudgedPair<'a>,
+        pictures: Pictures,
+    ) -> Result<Self, Error> {
+        let mut images = vec![pair.first, pair.second];
+        match (template.shows_base(), pair.base) {
+            (true, None) => {
+                return Err(Error::Unfit {
+                    problem: format!(
+                        "judge template `{}` shows the picture that was edited, and this pair has none",
+                        template.name
+                    ),
+                    hint: "use a template without `{ base = true }` for text-to-image pairs",
+                });
+            }
+            (false, Some(_)) => {
+                return Err(Error::Unfit {
+                    problem: format!(
+                        "judge template `{}` does not show the picture that was edited",
+                        template.name
+                    ),
+                    hint: "put a part `{ base = true }` into the template, before the two candidates",
+                });
+            }
+            (_, base) => images.extend(base),
+        }
+        Ok(Self {
+            messages: template.render(pair.caption, rubric, pictures)?,
+            images,
+        })
+    }
+}
