@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 /// Trains LoRA adapters for image diffusion models with rubric-judged reinforcement learning.
 #[derive(Debug, Parser)]
@@ -145,31 +145,49 @@ pub(crate) struct WorkerArguments {
 
 #[derive(Debug, Args)]
 #[command(override_usage = "gavel judge --connect ADDRESS
-       gavel judge --model DIR --rubric FILE --prompt TEXT [--template FILE] [--json] A.png B.png")]
+       gavel judge --model DIR --rubric FILE --prompt TEXT [--json] A.png B.png
+       gavel judge --endpoint URL --model-name NAME --rubric FILE --prompt TEXT [--json] A.png B.png
+       gavel judge --config FILE --prompt TEXT [--json] A.png B.png")]
+#[command(group = ArgGroup::new("judge").args(["model", "endpoint", "config"]))]
 pub(crate) struct JudgeArguments {
     /// Work as a judge for the coordinator at this address, http://HOST:PORT; several, separated by commas, where others stand by.
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["model", "rubric", "prompt", "template", "json", "images"], required_unless_present = "model")]
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["judge", "rubric", "prompt", "template", "json", "base", "images"], required_unless_present = "judge")]
     pub(crate) connect: Option<String>,
     /// Judge once: folder of the vision-language model.
     #[arg(long, value_name = "DIR", requires_all = ["rubric", "prompt", "images"])]
     pub(crate) model: Option<PathBuf>,
-    /// Judge once: rubric set (TOML), or bare text with a criterion on each line.
-    #[arg(long, value_name = "FILE", requires = "model")]
+    /// Judge once: base address of an OpenAI-compatible server, up to and with /v1.
+    #[arg(long, value_name = "URL", requires_all = ["model_name", "rubric", "prompt", "images"])]
+    pub(crate) endpoint: Option<String>,
+    /// Judge once: the name under which the server knows the model.
+    #[arg(long, value_name = "NAME", requires = "endpoint")]
+    pub(crate) model_name: Option<String>,
+    /// Judge once: environment variable that holds the server's key.
+    #[arg(long, value_name = "VARIABLE", requires = "endpoint")]
+    pub(crate) api_key_env: Option<String>,
+    /// Judge once: by the [judge] section of a run's configuration.
+    #[arg(long, value_name = "FILE", requires_all = ["prompt", "images"])]
+    pub(crate) config: Option<PathBuf>,
+    /// Judge once: rubric set (TOML), or bare text with a criterion on each line [default: the configuration's].
+    #[arg(long, value_name = "FILE", requires = "judge")]
     pub(crate) rubric: Option<PathBuf>,
-    /// Judge once: what both pictures were painted from.
-    #[arg(long, value_name = "TEXT", requires = "model")]
+    /// Judge once: what both pictures were painted from, or how a picture was to be edited.
+    #[arg(long, value_name = "TEXT", requires = "judge")]
     pub(crate) prompt: Option<String>,
-    /// Judge once: judge template [default: judge_template.toml in the model folder, else the one for large instruction-tuned models].
-    #[arg(long, value_name = "FILE", requires = "model")]
+    /// Judge once: judge template [default: the configuration's, judge_template.toml in the model folder, or the one for large instruction-tuned models].
+    #[arg(long, value_name = "FILE", requires = "judge")]
     pub(crate) template: Option<PathBuf>,
-    /// Judge once: number format.
+    /// Judge once: number format of a model folder.
     #[arg(long, default_value = "f32", value_enum)]
     pub(crate) dtype: DtypeArgument,
     /// Judge once: print the verdict with its evidence as JSON.
-    #[arg(long, requires = "model")]
+    #[arg(long, requires = "judge")]
     pub(crate) json: bool,
+    /// Judge once: the picture that both are edits of.
+    #[arg(long, value_name = "IMAGE", requires = "judge")]
+    pub(crate) base: Option<PathBuf>,
     /// Judge once: the two pictures.
-    #[arg(value_name = "IMAGE", num_args = 2, requires = "model")]
+    #[arg(value_name = "IMAGE", num_args = 2, requires = "judge")]
     pub(crate) images: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) parent: ParentArguments,

@@ -67,6 +67,7 @@ fn verdict(run: &Run, prompt: PromptIndex, step: u32) -> VerdictRecord {
         probability_first: 0.5 * (order_probabilities[0] + order_probabilities[1]),
         order_probabilities,
         rubric: run.assets().rubric.digest,
+        votes: Vec::new(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whether a verdict is what its evidence says.
 
 use gavel_core::run::Run;
-use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
+use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord, majority};
 
 /// What does not fit between a verdict and its probabilities, rubric and the run's margin. The labels' share of the
 /// probability is not in the record, so `outside_labels` is taken as told.
@@ -18,6 +18,9 @@ pub(super) fn problem(record: &VerdictRecord, run: &Run) -> Option<String> {
             record.probability_first
         ));
     }
+    if !record.votes.is_empty() {
+        return votes_problem(record, mean, run.spec().judge.margin);
+    }
     let sides = record.order_probabilities.map(side);
     let close = (mean - 0.5).abs() < run.spec().judge.margin || sides.contains(&None);
     let supported = match &record.verdict {
@@ -29,6 +32,9 @@ pub(super) fn problem(record: &VerdictRecord, run: &Run) -> Option<String> {
             reason: AbstainReason::TooClose,
         } => close,
         Verdict::Abstain {
+            reason: AbstainReason::NoMajority,
+        } => false,
+        Verdict::Abstain {
             reason: AbstainReason::OutsideLabels,
         }
         | Verdict::Failed { .. } => true,
@@ -37,6 +43,33 @@ pub(super) fn problem(record: &VerdictRecord, run: &Run) -> Option<String> {
         format!(
             "says {}, which its probabilities {shown_first} and {shown_second} do not support",
             in_words(&record.verdict)
+        )
+    })
+}
+
+/// The same for an ensemble's, which follows from its members' votes.
+fn votes_problem(record: &VerdictRecord, mean: f64, margin: f64) -> Option<String> {
+    let winner = majority(&record.votes);
+    let close = (mean - 0.5).abs() < margin;
+    let supported = match &record.verdict {
+        Verdict::Preferred { side } => winner == Some(*side) && !close,
+        Verdict::Abstain {
+            reason: AbstainReason::NoMajority,
+        } => winner.is_none(),
+        Verdict::Abstain {
+            reason: AbstainReason::TooClose,
+        } => winner.is_some() && close,
+        Verdict::Abstain { .. } => false,
+        Verdict::Failed { .. } => {
+            let mut verdicts = record.votes.iter().map(|vote| &vote.verdict);
+            verdicts.all(|verdict| matches!(verdict, Verdict::Failed { .. }))
+        }
+    };
+    (!supported).then(|| {
+        format!(
+            "says {}, which the votes of its {} members do not support",
+            in_words(&record.verdict),
+            record.votes.len()
         )
     })
 }

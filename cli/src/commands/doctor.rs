@@ -110,6 +110,7 @@ fn model(spec: &RunSpec) -> anyhow::Result<(String, ())> {
 /// Opens the judge and asks it about labelled pairs, both ways round.
 fn judge(spec: &RunSpec, files: Option<&Files>) -> anyhow::Result<(String, ())> {
     let rubric = RubricSet::load(&spec.judge.rubric)?;
+    let endpoints = preflight::endpoints(spec)?;
     let judge = gavel_judge::open(&spec.judge, &Templates::load(&spec.judge)?)?;
     let Some(files) = files.filter(|files| !files.assets.labelled.is_empty()) else {
         return Ok(("can be asked; no labelled pairs to try it on".to_owned(), ()));
@@ -143,10 +144,8 @@ fn judge(spec: &RunSpec, files: Option<&Files>) -> anyhow::Result<(String, ())> 
             .with_hint("check that `judge.template` is the one that this judge understands")
             .into());
     }
-    Ok((
-        format!("decides {decided} of {tried} labelled pairs the same both ways round, {right} of them right"),
-        (),
-    ))
+    let found = format!("decides {decided} of {tried} labelled pairs the same both ways round, {right} of them right");
+    Ok((endpoints.into_iter().chain([found]).collect::<Vec<_>>().join("; "), ()))
 }
 
 /// Loads what trainers exchange gradient sums with.

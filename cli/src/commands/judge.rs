@@ -7,68 +7,101 @@ use gavel_core::ids::PromptIndex;
 use gavel_core::spec::{JudgeFamily, JudgeSpec};
 use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
 use gavel_judge::Templates;
-use gavel_rubric::{JudgeTemplate, JudgedPair, RubricSet};
+use gavel_rubric::{Judge, JudgeTemplate, JudgedPair, RubricSet, Spent};
 use image::RgbImage;
+use serde::Serialize;
 
-use crate::args::JudgeArguments;
+use crate::args::{ConfigArguments, JudgeArguments};
+use crate::config;
 use crate::fault::Fault;
 
 /// A model folder may say which words its model was trained on.
 const FOLDER_TEMPLATE: &str = "judge_template.toml";
 
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    record: &'a VerdictRecord,
+    judge: &'a str,
+    spent: Spent,
+}
+
 pub(super) fn judge(arguments: &JudgeArguments) -> anyhow::Result<()> {
-    let (Some(model), Some(rubric), Some(prompt), [first, second]) = (
-        &arguments.model,
-        &arguments.rubric,
-        &arguments.prompt,
-        arguments.images.as_slice(),
-    ) else {
-        return Err(
-            Fault::new("judging once needs a model, a rubric, a prompt and two pictures")
-                .with_hint("gavel judge --model DIR --rubric FILE --prompt TEXT A.png B.png")
-                .into(),
-        );
+    let spec = spec(arguments)?;
+    let (Some(prompt), [first, second]) = (&arguments.prompt, arguments.images.as_slice()) else {
+        return Err(Fault::new("judging once needs a prompt and two pictures")
+            .with_hint("gavel judge --model DIR --rubric FILE --prompt TEXT A.png B.png")
+            .into());
     };
-    let rubric = RubricSet::load(rubric)?;
-    let template = template(model, arguments.template.as_deref())?;
+    let rubric = RubricSet::load(&spec.rubric)?;
+    let templates = templates(arguments, &spec)?;
     let (first, second) = (picture(first)?, picture(second)?);
-    let name = template.name.clone();
-    let spec = JudgeSpec {
-        family: JudgeFamily::Auto,
-        path: model.clone(),
-        dtype: arguments.dtype.into(),
-        ..JudgeSpec::default()
-    };
-    let judge = gavel_judge::open(&spec, &Templates::one(template))?;
+    let base = arguments.base.as_deref().map(picture).transpose()?;
+    let judge = gavel_judge::open(&spec, &templates)?;
     let pair = JudgedPair {
         prompt: PromptIndex(0),
         caption: prompt,
-        base: None,
+        base: base.as_ref(),
         first: &first,
         second: &second,
     };
     let record = judge.judge(&rubric, &[pair])?.swap_remove(0);
     if arguments.json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&record).context("cannot write JSON")?
-        );
+        let told = Told {
+            record: &record,
+            judge: judge.name(),
+            spent: judge.spent(),
+        };
+        println!("{}", serde_json::to_string_pretty(&told).context("cannot write JSON")?);
     } else {
-        print!("{}", describe(&record, &name));
+        print!("{}", describe(&record, judge.as_ref(), &templates));
     }
     Ok(())
 }
 
-fn template(model: &Path, named: Option<&Path>) -> anyhow::Result<JudgeTemplate> {
-    let folder_template = model.join(FOLDER_TEMPLATE);
-    Ok(match named {
+/// The judge that the arguments name, in the terms of a configuration.
+fn spec(arguments: &JudgeArguments) -> anyhow::Result<JudgeSpec> {
+    let mut spec = match (&arguments.config, &arguments.endpoint) {
+        (Some(file), _) => {
+            let file = ConfigArguments {
+                file: file.clone(),
+                overrides: Vec::new(),
+            };
+            config::load(&file)?.judge
+        }
+        (None, Some(endpoint)) => JudgeSpec {
+            family: JudgeFamily::Openai,
+            endpoint: Some(endpoint.clone()),
+            model: arguments.model_name.clone(),
+            api_key_env: arguments.api_key_env.clone(),
+            ..JudgeSpec::default()
+        },
+        (None, None) => JudgeSpec {
+            family: JudgeFamily::Auto,
+            path: arguments.model.clone().unwrap_or_default(),
+            dtype: arguments.dtype.into(),
+            ..JudgeSpec::default()
+        },
+    };
+    if let Some(rubric) = &arguments.rubric {
+        spec.rubric.clone_from(rubric);
+    }
+    Ok(spec)
+}
+
+fn templates(arguments: &JudgeArguments, spec: &JudgeSpec) -> anyhow::Result<Templates> {
+    let folder_template = spec.path.join(FOLDER_TEMPLATE);
+    let template = match &arguments.template {
         Some(file) => JudgeTemplate::load(file)?,
-        None if folder_template.is_file() => JudgeTemplate::load(&folder_template)?,
+        None if arguments.config.is_some() => return Ok(Templates::load(spec)?),
+        None if arguments.model.is_some() && folder_template.is_file() => JudgeTemplate::load(&folder_template)?,
         None => {
             let text = include_str!("../../../configs/judge/instruct.toml");
             JudgeTemplate::parse(text, Path::new("configs/judge/instruct.toml"))?
         }
-    })
+    };
+    Ok(Templates::one(template))
 }
 
 fn picture(file: &Path) -> anyhow::Result<RgbImage> {
@@ -83,21 +116,50 @@ fn why(reason: AbstainReason) -> &'static str {
         AbstainReason::OrdersDisagree => "the two image orders gave different answers",
         AbstainReason::TooClose => "the probability is too close to one half",
         AbstainReason::OutsideLabels => "the likeliest answer was none of the labels",
+        AbstainReason::NoMajority => "the members' votes are tied",
     }
 }
 
-fn describe(record: &VerdictRecord, template: &str) -> String {
-    let verdict = match &record.verdict {
+fn describe(record: &VerdictRecord, judge: &dyn Judge, templates: &Templates) -> String {
+    let [straight, swapped] = record.order_probabilities;
+    let mut text = format!(
+        "{}\n  probability that the first is better: {:.4} (shown first {straight:.4}, shown second {swapped:.4})\n",
+        in_words(&record.verdict),
+        record.probability_first
+    );
+    for vote in &record.votes {
+        text += &format!(
+            "  {} (weight {}): {}\n",
+            vote.judge,
+            vote.weight,
+            in_words(&vote.verdict)
+        );
+    }
+    text += &format!("  rubric {}, template {}\n", record.rubric.short(), templates.name());
+    let Spent {
+        requests,
+        failures,
+        usage,
+        cost,
+    } = judge.spent();
+    if requests > 0 {
+        text += &format!(
+            "  {requests} requests, {failures} of them failed; {} tokens read, {} written",
+            usage.prompt_tokens, usage.completion_tokens
+        );
+        if let Some(cost) = cost {
+            text += &format!("; cost {cost:.6}");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn in_words(verdict: &Verdict) -> String {
+    match verdict {
         Verdict::Preferred { side: Side::First } => "the first picture is better".to_owned(),
         Verdict::Preferred { side: Side::Second } => "the second picture is better".to_owned(),
         Verdict::Abstain { reason } => format!("no verdict: {}", why(*reason)),
         Verdict::Failed { reason } => format!("failed: {reason}"),
-    };
-    let [straight, swapped] = record.order_probabilities;
-    format!(
-        "{verdict}\n  probability that the first is better: {:.4} (shown first {straight:.4}, shown second {swapped:.4})\n  \
-         rubric {}, template {template}\n",
-        record.probability_first,
-        record.rubric.short()
-    )
+    }
 }

@@ -1,8 +1,10 @@
 //! The model folders, by settings and headers.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
-use gavel_core::spec::{NamedJudge, RunSpec};
-use gavel_judge::check_question;
+use gavel_core::spec::{JudgeFamily, JudgeSpec, NamedJudge, RunSpec};
+use gavel_judge::{Endpoint, check_question};
 use gavel_models::flux::inspect::FluxInspection;
 use gavel_models::load::device;
 use gavel_models::lora::LoraConfig;
@@ -10,6 +12,9 @@ use gavel_models::vlm::VlmInspection;
 use gavel_rubric::{JudgeTemplate, RubricSet};
 
 use crate::assets::{self, Files};
+
+/// How long a server may take to say which models it has.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// The base model's folder is complete, and its device can be used.
 pub(super) fn model(spec: &RunSpec) -> anyhow::Result<FluxInspection> {
@@ -53,6 +58,27 @@ pub(crate) fn judges(spec: &RunSpec) -> anyhow::Result<Vec<HostedJudge<'_>>> {
         Ok(HostedJudge { named, folder })
     };
     spec.judge.hosted().map(inspect).collect()
+}
+
+/// Servers that local judges are to ask answer, and take the key.
+///
+/// # Errors
+/// The first that does not.
+pub(crate) fn endpoints(spec: &RunSpec) -> anyhow::Result<Vec<String>> {
+    let servers = spec
+        .judge
+        .with_members()
+        .filter(|judge| judge.family == JudgeFamily::Openai);
+    let check = |judge: &JudgeSpec| {
+        // Somebody waits: what does not answer soon is told now.
+        let hasty = JudgeSpec {
+            attempts: 1,
+            timeout: judge.timeout.min(ANSWERS_WITHIN),
+            ..judge.clone()
+        };
+        Ok(Endpoint::new(&hasty)?.check()?)
+    };
+    servers.map(check).collect()
 }
 
 /// The judge's model understands the template's question. Template and rubric that cannot be read are told elsewhere.

@@ -15,7 +15,7 @@ use crate::assets::{self, Files};
 use crate::checks::Checks;
 use crate::fault::{self, Fault};
 use crate::run::RunFolder;
-pub(crate) use folders::{HostedJudge, judges};
+pub(crate) use folders::{HostedJudge, endpoints, judges};
 pub(crate) use machine::{Weights, folder, memory, ports};
 
 /// Checks files, model folders, adapter, judge, memory, the run's folder and its ports, and prints a line when all is well.
@@ -34,6 +34,9 @@ pub(crate) fn preflight(spec: &RunSpec, out: &Path, resume: bool) -> anyhow::Res
     let judges = checks.note(judges(spec));
     for judge in judges.iter().flatten() {
         checks.note(folders::question(spec, judge, files.as_ref()));
+    }
+    if spec.fleet.judges > 0 {
+        checks.note(endpoints(spec));
     }
     if let (Some(model), Some(judges)) = (&model, &judges) {
         checks.note(memory(spec, &Weights::of(spec, model, judges)));

@@ -288,6 +288,7 @@ mod tests {
                 probability_first: 0.75,
                 order_probabilities: [0.5, 1.0],
                 rubric: Digest::of(b"rubric"),
+                votes: Vec::new(),
             }],
             model: Digest::of(b"judge"),
             seconds: 0.0,

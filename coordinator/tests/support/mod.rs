@@ -160,6 +160,7 @@ impl Work for Fake {
                         probability_first,
                         order_probabilities: [probability_first; 2],
                         rubric: self.rubric.ok_or(WorkError::Fatal("not prepared".into()))?,
+                        votes: Vec::new(),
                     });
                 }
                 Outcome::Judged {

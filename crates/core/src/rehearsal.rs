@@ -71,6 +71,7 @@ pub fn work(spec: &RunSpec, rubric: Digest, assignment: &Assignment) -> Outcome 
                     probability_first: probability,
                     order_probabilities: [probability; 2],
                     rubric,
+                    votes: Vec::new(),
                 }
             });
             Outcome::Judged {

@@ -45,6 +45,8 @@ pub enum AbstainReason {
     TooClose,
     /// The likeliest next token was not one of the labels, by more than the template allows.
     OutsideLabels,
+    /// The members of an ensemble that decide weigh the same on both sides, or none decides.
+    NoMajority,
 }
 
 /// A verdict with its evidence.
@@ -60,9 +62,48 @@ pub struct VerdictRecord {
     pub order_probabilities: [f64; 2],
     /// Fingerprint of the rubric text that the judge read.
     pub rubric: Digest,
+    /// What each member of an ensemble says, in the ensemble's order; empty for one judge.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub votes: Vec<Vote>,
+}
+
+/// What a member of an ensemble says of a pair.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Vote {
+    /// The member's name.
+    pub judge: String,
+    /// How much it counts.
+    pub weight: f64,
+    /// Its own decision. One that failed is left out of the vote.
+    pub verdict: Verdict,
+}
+
+/// The side for which the heavier votes are; `None` when both sides weigh the same.
+pub fn majority(votes: &[Vote]) -> Option<Side> {
+    let weight = |side| -> f64 {
+        let for_it = votes.iter().filter(|vote| vote.verdict == Verdict::Preferred { side });
+        for_it.map(|vote| vote.weight).sum()
+    };
+    match weight(Side::First).partial_cmp(&weight(Side::Second))? {
+        std::cmp::Ordering::Greater => Some(Side::First),
+        std::cmp::Ordering::Less => Some(Side::Second),
+        std::cmp::Ordering::Equal => None,
+    }
 }
 
 impl VerdictRecord {
+    /// A pair that a judge did not work on.
+    pub fn failed(prompt: PromptIndex, reason: String, rubric: Digest) -> Self {
+        Self {
+            prompt,
+            verdict: Verdict::Failed { reason },
+            probability_first: 0.5,
+            order_probabilities: [0.5; 2],
+            rubric,
+            votes: Vec::new(),
+        }
+    }
+
     /// Whether a judge has looked at the pair, decided or not.
     pub fn is_judged(&self) -> bool {
         !matches!(self.verdict, Verdict::Failed { .. })

@@ -6,12 +6,15 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod ensemble;
 mod error;
 mod open;
+mod openai;
 mod question;
 mod vlm;
 
 pub use answer::{Answer, decide};
 pub use error::Error;
-pub use open::{Models, Templates, fingerprint, open};
+pub use open::{Models, Templates, fingerprint, open, open_chat};
+pub use openai::Endpoint;
 pub use vlm::{VlmJudge, check_question};

@@ -8,10 +8,12 @@ use gavel_core::ids::Digest;
 use gavel_core::spec::{Device, Dtype, JudgeFamily, JudgeSpec};
 use gavel_models::load;
 use gavel_models::vlm::Vlm;
-use gavel_rubric::{Judge, JudgeTemplate};
+use gavel_rubric::{Chat, Judge, JudgeTemplate};
 use serde::Deserialize;
 
-use crate::{Error, VlmJudge};
+use crate::ensemble::Ensemble;
+use crate::openai::EndpointJudge;
+use crate::{Endpoint, Error, VlmJudge};
 
 /// The words that a judge is asked with, and those of its members.
 #[derive(Debug, Clone)]
@@ -56,6 +58,11 @@ impl Templates {
         })
     }
 
+    /// What people call the judge's.
+    pub fn name(&self) -> &str {
+        &self.judge.name
+    }
+
     fn member(&self, index: usize) -> &JudgeTemplate {
         self.members.get(index).unwrap_or(&self.judge)
     }
@@ -69,6 +76,22 @@ pub fn open(spec: &JudgeSpec, templates: &Templates) -> Result<Box<dyn Judge>, E
     Models::default().open(spec, templates)
 }
 
+/// Opens the model that `spec` names, for words instead of verdicts.
+///
+/// # Errors
+/// [`Error::Unfit`] for judges that do not write.
+pub fn open_chat(spec: &JudgeSpec) -> Result<Box<dyn Chat>, Error> {
+    match spec.family {
+        JudgeFamily::Openai => Ok(Box::new(Endpoint::new(spec)?)),
+        JudgeFamily::Auto | JudgeFamily::Qwen2_5Vl | JudgeFamily::Qwen3Vl | JudgeFamily::Ensemble => {
+            Err(Error::Unfit {
+                problem: "this judge gives verdicts and does not write".into(),
+                hint: "name a server's model: --endpoint and --model-name, or judge.family = \"openai\"",
+            })
+        }
+    }
+}
+
 /// What tells one judge model from another: a folder's weights, a server's address and model name, or an ensemble's members.
 ///
 /// A server's says what was asked, not what answered: whoever puts other weights behind the same name is not noticed.
@@ -77,7 +100,7 @@ pub fn open(spec: &JudgeSpec, templates: &Templates) -> Result<Box<dyn Judge>, E
 /// [`Error::Load`] when a folder cannot be read.
 pub fn fingerprint(spec: &JudgeSpec) -> Result<Digest, Error> {
     Ok(match spec.family {
-        JudgeFamily::Auto | JudgeFamily::Vlm | JudgeFamily::Qwen3Vl => load::fingerprint(&spec.path)?,
+        JudgeFamily::Auto | JudgeFamily::Qwen2_5Vl | JudgeFamily::Qwen3Vl => load::fingerprint(&spec.path)?,
         JudgeFamily::Openai => {
             let endpoint = spec.endpoint.as_deref().unwrap_or_default().trim_end_matches('/');
             let model = spec.model.as_deref().unwrap_or_default();
@@ -132,17 +155,22 @@ impl Models {
         templates: &Templates,
     ) -> Result<Box<dyn Judge>, Error> {
         Ok(match spec.family {
-            JudgeFamily::Auto | JudgeFamily::Vlm | JudgeFamily::Qwen3Vl => {
+            JudgeFamily::Auto | JudgeFamily::Qwen2_5Vl | JudgeFamily::Qwen3Vl => {
                 let (fingerprint, model) = self.model(spec)?;
                 let name = spec.path.display().to_string();
                 Box::new(VlmJudge::new(name, fingerprint, model, template.clone(), spec.margin)?)
             }
-            JudgeFamily::Openai | JudgeFamily::Ensemble => {
-                let _ = templates.member(0);
-                return Err(Error::Unfit {
-                    problem: "this kind of judge is not part of this version yet".into(),
-                    hint: "use a model folder",
+            JudgeFamily::Openai => {
+                let endpoint = Arc::new(Endpoint::new(spec)?);
+                let template = template.clone();
+                Box::new(EndpointJudge::new(endpoint, template, spec.margin, spec.concurrency))
+            }
+            JudgeFamily::Ensemble => {
+                let members = spec.members.iter().enumerate().map(|(index, member)| {
+                    let judge = self.one(member, templates.member(index), templates)?;
+                    Ok((member.weight, judge))
                 });
+                Box::new(Ensemble::new(members.collect::<Result<_, Error>>()?, spec.margin))
             }
         })
     }
@@ -190,7 +218,7 @@ fn check_architecture(spec: &JudgeSpec) -> Result<(), Error> {
         return Ok(());
     };
     let expected = match spec.family {
-        JudgeFamily::Vlm if model_type != "qwen2_5_vl" => "qwen2_5_vl",
+        JudgeFamily::Qwen2_5Vl if model_type != "qwen2_5_vl" => "qwen2_5_vl",
         JudgeFamily::Qwen3Vl if model_type != "qwen3_vl" => "qwen3_vl",
         _ => return Ok(()),
     };

@@ -85,6 +85,7 @@ impl VlmJudge {
             probability_first: mean(order_probabilities),
             order_probabilities,
             rubric,
+            votes: Vec::new(),
         })
     }
 }

@@ -71,6 +71,7 @@ impl Maker {
                     probability_first: 0.875,
                     order_probabilities: [0.9, 0.85],
                     rubric: self.rubric,
+                    votes: Vec::new(),
                 });
                 Outcome::Judged {
                     verdicts: verdicts.collect(),

@@ -24,6 +24,11 @@ pub trait Chat: Send + Sync {
     /// # Errors
     /// [`AskError`], after the back end's own attempts.
     fn reply(&self, request: &ChatRequest<'_>) -> Result<ChatReply, AskError>;
+
+    /// What has been used so far; nothing for a model in this process.
+    fn spent(&self) -> Spent {
+        Spent::default()
+    }
 }
 
 /// A conversation to be continued.
@@ -56,12 +61,39 @@ pub struct ChatReply {
 }
 
 /// Tokens that requests took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Usage {
     /// Tokens read, pictures included.
     pub prompt_tokens: u64,
     /// Tokens written.
     pub completion_tokens: u64,
+}
+
+/// What a back end has used since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
+pub struct Spent {
+    /// Requests that were sent, repeated ones included.
+    pub requests: u64,
+    /// Requests that brought no answer.
+    pub failures: u64,
+    /// Tokens read and written.
+    pub usage: Usage,
+    /// Their price, where the configuration says what a token costs; in its currency.
+    pub cost: Option<f64>,
+}
+
+impl Spent {
+    /// Adds what another back end has used.
+    pub fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.failures += other.failures;
+        self.usage.prompt_tokens += other.usage.prompt_tokens;
+        self.usage.completion_tokens += other.usage.completion_tokens;
+        self.cost = match (self.cost, other.cost) {
+            (Some(own), Some(others)) => Some(own + others),
+            (own, others) => own.or(others),
+        };
+    }
 }
 
 /// A frozen model that says which of two pictures is better by a rubric.
@@ -76,8 +108,13 @@ pub trait Judge: Send + Sync {
     /// An answer that cannot be used is no error but an abstention or a failed verdict of that pair. The rubric may be empty.
     ///
     /// # Errors
-    /// [`AskError`] when no pair can be judged, after the back end's own attempts.
+    /// [`AskError`] when a pair cannot be judged, after the back end's own attempts.
     fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError>;
+
+    /// What has been used so far; nothing for a model in this process.
+    fn spent(&self) -> Spent {
+        Spent::default()
+    }
 }
 
 /// Two pictures of one caption.

@@ -10,7 +10,7 @@ mod error;
 mod set;
 mod template;
 
-pub use ask::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgedPair, Usage};
+pub use ask::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgedPair, Spent, Usage};
 pub use error::{RubricError, TemplateError};
 pub use set::{Provenance, RubricSet, Theme};
 pub use template::{AnswerKind, JudgeTemplate, Message, Part, Pictures};

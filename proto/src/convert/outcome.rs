@@ -2,7 +2,7 @@
 
 use gavel_core::ids::{Candidate, PromptIndex};
 use gavel_core::unit::{Fault, Outcome, Sampled, ShardStatistics, SkippedPair, Unusable};
-use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
+use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord, Vote};
 
 use super::{Malformed, all, bytes, digest, each, optional_digest, required};
 use crate::v1;
@@ -52,6 +52,7 @@ impl From<Verdict> for v1::Verdict {
                     AbstainReason::OrdersDisagree => v1::AbstainReason::OrdersDisagree,
                     AbstainReason::TooClose => v1::AbstainReason::TooClose,
                     AbstainReason::OutsideLabels => v1::AbstainReason::OutsideLabels,
+                    AbstainReason::NoMajority => v1::AbstainReason::NoMajority,
                 }
                 .into(),
             ),
@@ -89,6 +90,7 @@ impl TryFrom<v1::Verdict> for Verdict {
                     Ok(v1::AbstainReason::OrdersDisagree) => AbstainReason::OrdersDisagree,
                     Ok(v1::AbstainReason::TooClose) => AbstainReason::TooClose,
                     Ok(v1::AbstainReason::OutsideLabels) => AbstainReason::OutsideLabels,
+                    Ok(v1::AbstainReason::NoMajority) => AbstainReason::NoMajority,
                     Ok(v1::AbstainReason::Unspecified) => {
                         return Err(Malformed::Missing {
                             field: "Verdict.abstain",
@@ -117,6 +119,7 @@ impl From<VerdictRecord> for v1::VerdictRecord {
             first_order_probability: first,
             second_order_probability: second,
             rubric: bytes(record.rubric),
+            votes: each(record.votes),
         }
     }
 }
@@ -131,6 +134,29 @@ impl TryFrom<v1::VerdictRecord> for VerdictRecord {
             probability_first: record.probability_first,
             order_probabilities: [record.first_order_probability, record.second_order_probability],
             rubric: digest(&record.rubric, "VerdictRecord.rubric")?,
+            votes: all(record.votes)?,
+        })
+    }
+}
+
+impl From<Vote> for v1::Vote {
+    fn from(vote: Vote) -> Self {
+        Self {
+            judge: vote.judge,
+            weight: vote.weight,
+            verdict: Some(vote.verdict.into()),
+        }
+    }
+}
+
+impl TryFrom<v1::Vote> for Vote {
+    type Error = Malformed;
+
+    fn try_from(vote: v1::Vote) -> Result<Self, Malformed> {
+        Ok(Self {
+            judge: vote.judge,
+            weight: vote.weight,
+            verdict: required(vote.verdict, "Vote.verdict")?.try_into()?,
         })
     }
 }

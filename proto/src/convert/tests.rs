@@ -86,6 +86,7 @@ fn verdicts() -> Vec<VerdictRecord> {
         probability_first: 0.1 + 0.2,
         order_probabilities: [0.3, 1.0],
         rubric: digest("rubric"),
+        votes: Vec::new(),
     })
     .collect()
 }

@@ -77,6 +77,7 @@ impl Work for FakeJudge {
                 probability_first: probability,
                 order_probabilities: [probability; 2],
                 rubric: self.0.unwrap(),
+                votes: Vec::new(),
             }
         };
         Ok(Outcome::Judged {

@@ -10,7 +10,7 @@ use crate::ids::{Millis, PromptIndex, Step, WorkerId};
 use crate::rpo;
 use crate::schedule;
 use crate::unit::{Arm, Outcome, Policy, Sampled, SkippedPair, Unit};
-use crate::verdict::{Verdict, VerdictRecord};
+use crate::verdict::VerdictRecord;
 
 impl Run {
     pub(super) fn accept(
@@ -153,13 +153,9 @@ impl Run {
                 self.board.end(&unit);
                 self.troubles.remove(&unit);
                 let rubric = self.assets.rubric.digest;
-                let verdicts = self.judged_places(&unit).map(|place| VerdictRecord {
-                    prompt: PromptIndex(place),
-                    verdict: Verdict::Failed { reason: reason.clone() },
-                    probability_first: 0.5,
-                    order_probabilities: [0.5; 2],
-                    rubric,
-                });
+                let verdicts = self
+                    .judged_places(&unit)
+                    .map(|place| VerdictRecord::failed(PromptIndex(place), reason.clone(), rubric));
                 self.note_verdicts(&unit, verdicts.collect(), effects);
                 if self.phase() == Phase::Finished {
                     effects.push(Effect::Ended);

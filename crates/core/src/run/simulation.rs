@@ -357,5 +357,6 @@ pub(super) fn record(prompt: u32, verdict: Verdict, run: &Run) -> VerdictRecord 
         probability_first: 0.5,
         order_probabilities: [0.5; 2],
         rubric: run.assets().rubric.digest,
+        votes: Vec::new(),
     }
 }

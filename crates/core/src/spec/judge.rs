@@ -153,6 +153,7 @@ impl JudgeSpec {
     }
 
     pub(super) fn check(&self, problems: &mut Problems) {
+        self.check_back_end("judge", problems);
         problems.require_set(
             &self.template,
             "judge.template",
@@ -163,7 +164,6 @@ impl JudgeSpec {
         problems.require(self.weight == 1.0, "judge.weight", || {
             "only a member of an ensemble has a weight".into()
         });
-        self.check_back_end("judge", problems);
         if self.family == JudgeFamily::Ensemble {
             problems.require(self.members.len() >= 2, "judge.members", || {
                 format!("an ensemble needs two members or more, not {}", self.members.len())

@@ -162,6 +162,65 @@ fn values_out_of_range_are_all_told_together() {
     assert_eq!(together.len(), 3, "{together:?}");
 }
 
+/// A judge that is a server, over the quickstart.
+const SERVER: &str = "family = \"openai\"\npath = \"\"\nendpoint = \"http://localhost:8000/v1\"\nmodel = \"vlm\"\n";
+
+#[test]
+fn a_judge_has_what_its_family_needs_and_nothing_else() {
+    assert_eq!(problems(&format!("[judge]\n{SERVER}")), [""; 0]);
+    let member = "[[judge.members]]\npath = \"models/tiny-judge\"\n";
+    let ensemble = "[judge]\nfamily = \"ensemble\"\npath = \"\"\n";
+    assert_eq!(
+        problems(&format!("{ensemble}{member}weight = 2.5\n[[judge.members]]\n{SERVER}")),
+        [""; 0]
+    );
+    for (overlay, key) in [
+        ("[judge]\nendpoint = \"http://localhost\"".to_owned(), "judge.endpoint"),
+        (format!("[judge]\n{SERVER}").replace("http:", "ftp:"), "judge.endpoint"),
+        (
+            format!("[judge]\n{SERVER}").replace("localhost", "me:key@localhost"),
+            "judge.endpoint",
+        ),
+        (format!("[judge]\n{SERVER}").replace("vlm", ""), "judge.model"),
+        (format!("[judge]\n{SERVER}").replace("path = \"\"", ""), "judge.path"),
+        (
+            format!("[judge]\n{SERVER}api_key_env = \"sk-123\""),
+            "judge.api_key_env",
+        ),
+        (format!("[judge]\n{SERVER}timeout = \"0s\""), "judge.timeout"),
+        (format!("[judge]\n{SERVER}concurrency = 0"), "judge.concurrency"),
+        (format!("[judge]\n{SERVER}attempts = 0"), "judge.attempts"),
+        (format!("[judge]\n{SERVER}prompt_price = -1"), "judge.prompt_price"),
+        ("[judge]\nweight = 2.0".to_owned(), "judge.weight"),
+        (format!("[judge]\n{member}{member}"), "judge.members"),
+        (format!("{ensemble}{member}"), "judge.members"),
+        (
+            format!("{ensemble}{member}{member}weight = 0.0"),
+            "judge.members[1].weight",
+        ),
+        (format!("{ensemble}{member}{member}batch = 2"), "judge.members[1].batch"),
+        (
+            format!("{ensemble}{member}{member}family = \"ensemble\"").replacen(
+                "path = \"models/tiny-judge\"\nfamily",
+                "family",
+                1,
+            ),
+            "judge.members[1].family",
+        ),
+        (
+            format!("{ensemble}{member}{member}margin = 0.5"),
+            "judge.members[1].margin",
+        ),
+    ] {
+        let found = problems(&overlay);
+        assert_eq!(found.len(), 1, "{overlay}: {found:?}");
+        assert!(found[0].starts_with(&format!("{key}: ")), "{overlay}: {found:?}");
+    }
+    // No key is ever repeated.
+    let told = problems(&format!("[judge]\n{SERVER}api_key_env = \"sk-123\""));
+    assert!(!told[0].contains("sk-123"), "{told:?}");
+}
+
 #[test]
 fn an_empty_configuration_names_what_must_be_set() {
     let problems = RunSpec::from_value(Table::new()).unwrap_err();
@@ -217,6 +276,13 @@ fn the_digest_holds_what_determines_the_result() {
     assert!(with(|spec| spec.trainer.exchange = GradientExchange::Nccl));
     assert!(with(|spec| spec.coordinator.grpc.set_port(1)));
     assert!(with(|spec| spec.model.path = "./models//tiny-flux".into()));
+    assert!(with(|spec| spec.judge.timeout *= 2));
+    assert!(with(|spec| spec.judge.concurrency = 1));
+    assert!(with(|spec| spec.judge.api_key_env = Some("KEY".into())));
+    assert!(with(|spec| spec.judge.cache = Some(true)));
+    assert!(!with(|spec| spec.judge.endpoint = Some("http://elsewhere".into())));
+    assert!(!with(|spec| spec.judge.model = Some("other".into())));
+    assert!(!with(|spec| spec.judge.members = vec![JudgeSpec::default()]));
     assert!(!with(|spec| spec.run.seed = 1));
     assert!(!with(|spec| spec.objective.kl_beta = 0.5));
     assert!(!with(|spec| spec.trainer.shard = 1));

@@ -1,0 +1,276 @@
+//! Several judges that vote.
+
+use gavel_core::ids::Digest;
+use gavel_core::verdict::{AbstainReason, Verdict, VerdictRecord, Vote, majority};
+use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet, Spent};
+
+/// Judges with their weights.
+pub(crate) struct Ensemble {
+    name: String,
+    identity: Digest,
+    members: Vec<(f64, Box<dyn Judge>)>,
+    margin: f64,
+}
+
+impl Ensemble {
+    pub(crate) fn new(members: Vec<(f64, Box<dyn Judge>)>, margin: f64) -> Self {
+        let mut identity = format!("ensemble {margin}");
+        for (weight, member) in &members {
+            identity += &format!(" {weight}x{}", member.identity());
+        }
+        let names: Vec<&str> = members.iter().map(|(_, member)| member.name()).collect();
+        Self {
+            name: names.join(" + "),
+            identity: Digest::of(identity.as_bytes()),
+            members,
+            margin,
+        }
+    }
+
+    /// `records` are the members' about the same pair, in their order.
+    fn tally(&self, pair: &JudgedPair<'_>, rubric: Digest, records: Vec<VerdictRecord>) -> VerdictRecord {
+        let mut weights = 0.0;
+        let mut order_probabilities = [0.0; 2];
+        let mut votes = Vec::with_capacity(records.len());
+        for ((weight, member), record) in self.members.iter().zip(records) {
+            if record.is_judged() {
+                weights += weight;
+                for (sum, probability) in order_probabilities.iter_mut().zip(record.order_probabilities) {
+                    *sum += weight * probability;
+                }
+            }
+            votes.push(Vote {
+                judge: member.name().to_owned(),
+                weight: *weight,
+                verdict: record.verdict,
+            });
+        }
+        if weights == 0.0 {
+            let reasons = votes.iter().filter_map(|vote| match &vote.verdict {
+                Verdict::Failed { reason } => Some(format!("{}: {reason}", vote.judge)),
+                _ => None,
+            });
+            let reason = reasons.collect::<Vec<_>>().join("; ");
+            return VerdictRecord {
+                votes,
+                ..VerdictRecord::failed(pair.prompt, reason, rubric)
+            };
+        }
+        // Weights that are not powers of two may round a mean of ones above one.
+        let order_probabilities = order_probabilities.map(|sum| (sum / weights).clamp(0.0, 1.0));
+        let probability_first = 0.5 * (order_probabilities[0] + order_probabilities[1]);
+        let verdict = match majority(&votes) {
+            None => Verdict::Abstain {
+                reason: AbstainReason::NoMajority,
+            },
+            Some(_) if (probability_first - 0.5).abs() < self.margin => Verdict::Abstain {
+                reason: AbstainReason::TooClose,
+            },
+            Some(side) => Verdict::Preferred { side },
+        };
+        VerdictRecord {
+            prompt: pair.prompt,
+            verdict,
+            probability_first,
+            order_probabilities,
+            rubric,
+            votes,
+        }
+    }
+}
+
+impl Judge for Ensemble {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn identity(&self) -> Digest {
+        self.identity
+    }
+
+    fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+        // Beside each other: some wait for a server while others compute.
+        let judged: Vec<Result<Vec<VerdictRecord>, AskError>> = std::thread::scope(|scope| {
+            let members: Vec<_> = self
+                .members
+                .iter()
+                .map(|(_, member)| scope.spawn(move || member.judge(rubric, pairs)))
+                .collect();
+            members
+                .into_iter()
+                .map(|member| member.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
+        });
+        if let Some(error) = nobody(&judged) {
+            return Err(error);
+        }
+        let digest = rubric.digest();
+        let mut records: Vec<_> = judged
+            .into_iter()
+            .map(|member| match member {
+                Ok(records) => records.into_iter(),
+                Err(error) => {
+                    tracing::warn!(reason = %error, "a member of the ensemble is left out");
+                    let failed = |pair: &JudgedPair<'_>| VerdictRecord::failed(pair.prompt, error.to_string(), digest);
+                    pairs.iter().map(failed).collect::<Vec<_>>().into_iter()
+                }
+            })
+            .collect();
+        Ok(pairs
+            .iter()
+            .map(|pair| {
+                let votes = records.iter_mut().filter_map(Iterator::next).collect();
+                self.tally(pair, digest, votes)
+            })
+            .collect())
+    }
+
+    fn spent(&self) -> Spent {
+        let mut sum = Spent::default();
+        for (_, member) in &self.members {
+            sum.add(&member.spent());
+        }
+        sum
+    }
+}
+
+/// The error when no member judged anything: one that may pass, if there is any.
+fn nobody(judged: &[Result<Vec<VerdictRecord>, AskError>]) -> Option<AskError> {
+    let errors: Vec<&AskError> = judged
+        .iter()
+        .map(|member| member.as_ref().err())
+        .collect::<Option<_>>()?;
+    let passing = errors
+        .iter()
+        .find(|error| matches!(error, AskError::Unavailable { .. }));
+    passing.or(errors.first()).map(|error| (*error).clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use gavel_core::ids::PromptIndex;
+    use gavel_core::verdict::Side;
+    use image::RgbImage;
+
+    use super::*;
+
+    type Said = Result<(Verdict, f64), AskError>;
+
+    /// Says what it was told to say.
+    struct Parrot(&'static str, Mutex<VecDeque<Said>>);
+
+    impl Judge for Parrot {
+        fn name(&self) -> &str {
+            self.0
+        }
+
+        fn identity(&self) -> Digest {
+            Digest::of(self.0.as_bytes())
+        }
+
+        fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+            let mut said = self.1.lock().unwrap();
+            let record = |pair: &JudgedPair<'_>| {
+                let (verdict, probability) = said.pop_front().unwrap()?;
+                Ok(VerdictRecord {
+                    verdict,
+                    probability_first: probability,
+                    order_probabilities: [probability; 2],
+                    ..VerdictRecord::failed(pair.prompt, String::new(), rubric.digest())
+                })
+            };
+            pairs.iter().map(record).collect()
+        }
+    }
+
+    fn first() -> Said {
+        Ok((Verdict::Preferred { side: Side::First }, 0.9))
+    }
+
+    fn second() -> Said {
+        Ok((Verdict::Preferred { side: Side::Second }, 0.2))
+    }
+
+    fn abstains() -> Said {
+        let reason = AbstainReason::OrdersDisagree;
+        Ok((Verdict::Abstain { reason }, 0.5))
+    }
+
+    fn away() -> Said {
+        Err(AskError::Unavailable {
+            reason: "away".into(),
+            hint: None,
+        })
+    }
+
+    fn wrong() -> Said {
+        Err(AskError::Unanswerable {
+            reason: "wrong".into(),
+            hint: None,
+        })
+    }
+
+    fn vote(members: [(f64, Said); 3]) -> Result<VerdictRecord, AskError> {
+        let names = ["a", "b", "c"];
+        let members = names.into_iter().zip(members).map(|(name, (weight, said))| {
+            let judge: Box<dyn Judge> = Box::new(Parrot(name, Mutex::new([said].into())));
+            (weight, judge)
+        });
+        let image = RgbImage::new(1, 1);
+        let pair = JudgedPair {
+            prompt: PromptIndex(7),
+            caption: "",
+            base: None,
+            first: &image,
+            second: &image,
+        };
+        let rubric = RubricSet::from_text("Sharp.").unwrap();
+        let mut records = Ensemble::new(members.collect(), 0.0).judge(&rubric, &[pair])?;
+        Ok(records.swap_remove(0))
+    }
+
+    #[test]
+    fn the_heavier_side_wins_and_probabilities_are_weighted() {
+        let record = vote([(1.0, first()), (1.0, second()), (1.0, second())]).unwrap();
+        assert_eq!(record.verdict, Verdict::Preferred { side: Side::Second });
+        let record = vote([(3.0, first()), (1.0, second()), (1.0, second())]).unwrap();
+        assert_eq!(record.verdict, Verdict::Preferred { side: Side::First });
+        assert!((record.probability_first - (3.0 * 0.9 + 2.0 * 0.2) / 5.0).abs() < 1e-12);
+        assert_eq!(record.prompt, PromptIndex(7));
+        assert_eq!(record.votes.len(), 3);
+    }
+
+    #[test]
+    fn ties_abstain_and_so_does_an_ensemble_of_which_nobody_decides() {
+        let no_majority = Verdict::Abstain {
+            reason: AbstainReason::NoMajority,
+        };
+        let tie = vote([(1.0, first()), (1.0, second()), (1.0, abstains())]).unwrap();
+        assert_eq!(tie.verdict, no_majority);
+        let nobody = vote([(1.0, abstains()), (1.0, abstains()), (1.0, away())]).unwrap();
+        assert_eq!(nobody.verdict, no_majority);
+    }
+
+    #[test]
+    fn a_member_that_fails_is_left_out_and_recorded() {
+        let record = vote([(5.0, away()), (1.0, second()), (1.0, abstains())]).unwrap();
+        assert_eq!(record.verdict, Verdict::Preferred { side: Side::Second });
+        assert!((record.probability_first - 0.35).abs() < 1e-12);
+        assert_eq!(record.votes[0].verdict, Verdict::Failed { reason: "away".into() });
+    }
+
+    #[test]
+    fn an_ensemble_without_any_member_waits_if_one_may_come_back() {
+        assert!(matches!(
+            vote([(1.0, wrong()), (1.0, away()), (1.0, wrong())]),
+            Err(AskError::Unavailable { .. })
+        ));
+        assert!(matches!(
+            vote([(1.0, wrong()), (1.0, wrong()), (1.0, wrong())]),
+            Err(AskError::Unanswerable { .. })
+        ));
+    }
+}
