@@ -60,6 +60,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         .or_else(|| of::<gavel_eval::EvalError>(error))
         .or_else(|| of::<gavel_rubric::AskError>(error))
         .or_else(|| of::<gavel_rubric::RubricError>(error))
+        .or_else(|| of::<gavel_rubric::data::DataError>(error))
         .or_else(|| of::<gavel_rubric::TemplateError>(error))
         .or_else(|| of::<gavel_models::LoadError>(error))
         .or_else(|| of::<gavel_models::lora::LoraError>(error))

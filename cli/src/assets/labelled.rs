@@ -1,14 +1,10 @@
-//! Pairs with a known answer: `{"query": ..., "response": [a, b], "label_rank": [1, 2]}` on each line.
+//! Pairs with a known answer, as a run needs them.
 
 use std::path::Path;
 
-use anyhow::Context as _;
 use gavel_core::LabelledPair;
-use gavel_core::ids::Digest;
-use gavel_core::verdict::Side;
-use serde::Deserialize;
+use gavel_rubric::data::{LabelledSet, Labelling, ReadOptions, Task};
 
-use super::read_text;
 use crate::fault::Fault;
 
 /// The pairs of a file, and their pictures' bytes.
@@ -18,57 +14,30 @@ pub(super) struct Labelled {
     pub(super) images: Vec<Vec<u8>>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Line {
-    query: String,
-    #[serde(
-        alias = "responses",
-        alias = "images",
-        alias = "image_paths",
-        alias = "generated_images"
-    )]
-    response: [String; 2],
-    /// 1 is the better one.
-    label_rank: [u32; 2],
-}
-
-/// Reads a JSON Lines file; picture paths are absolute or relative to it.
+/// Reads a file of labelled pairs; picture paths are absolute or relative to it.
 ///
 /// # Errors
-/// A line that is no labelled pair, or a picture that cannot be read, with the line's number.
+/// A record that is no labelled pair, or a picture that cannot be read; scores and edits, which a run does not measure.
 pub(super) fn read(file: &Path) -> anyhow::Result<Labelled> {
-    let folder = file.parent().unwrap_or(Path::new(""));
+    let set = LabelledSet::read(file, &ReadOptions::local())?;
+    if (set.task, set.labelling) != (Task::TextToImage, Labelling::Ranked) {
+        return Err(Fault::new(format!(
+            "{}: a run measures its judge on ranked pictures of captions",
+            file.display()
+        ))
+        .with_hint("give pairs with `label_rank` and without a base image")
+        .into());
+    }
     let mut labelled = Labelled::default();
-    for (index, text) in read_text(file)?.lines().enumerate() {
-        let place = || format!("{}: line {}", file.display(), index + 1);
-        let line: Line = serde_json::from_str(text).with_context(|| {
-            Fault::new(format!("{} is no labelled pair", place()))
-                .with_hint("write {\"query\": TEXT, \"response\": [PICTURE, PICTURE], \"label_rank\": [1, 2]}, 1 being the better one")
-        })?;
-        let preferred = match line.label_rank[0].cmp(&line.label_rank[1]) {
-            std::cmp::Ordering::Less => Side::First,
-            std::cmp::Ordering::Greater => Side::Second,
-            std::cmp::Ordering::Equal => {
-                return Err(Fault::new(format!("{}: both pictures have the same rank", place()))
-                    .with_hint("one of the two must be the better one: `label_rank` [1, 2] or [2, 1]")
-                    .into());
-            }
-        };
-        let mut picture = |path: &str| -> anyhow::Result<Digest> {
-            let path = folder.join(path);
-            let bytes = std::fs::read(&path).with_context(|| format!("{}: cannot read {}", place(), path.display()))?;
-            image::load_from_memory(&bytes)
-                .with_context(|| format!("{}: {} is no picture", place(), path.display()))?;
-            let digest = Digest::of(&bytes);
-            labelled.images.push(bytes);
-            Ok(digest)
-        };
-        let (first, second) = (picture(&line.response[0])?, picture(&line.response[1])?);
+    for pair in set.pairs() {
+        labelled
+            .images
+            .extend(pair.pictures.map(|picture| picture.encoded.clone()));
         labelled.pairs.push(LabelledPair {
-            text: line.query,
-            first,
-            second,
-            preferred,
+            text: pair.example.prompt.clone(),
+            first: pair.pictures[0].digest,
+            second: pair.pictures[1].digest,
+            preferred: pair.preferred,
         });
     }
     Ok(labelled)

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod ask;
+pub mod data;
 mod error;
 mod set;
 mod template;

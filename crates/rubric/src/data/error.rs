@@ -1,0 +1,243 @@
+//! What can be wrong with labelled examples.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use gavel_core::Hint;
+
+/// Where a record stands in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Records before it.
+    pub index: usize,
+    /// Its line, counted from 1; only JSON Lines have one for each record.
+    pub line: Option<usize>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "record {}", self.index)?;
+        match self.line {
+            Some(line) => write!(formatter, " (line {line})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Labelled examples that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// The file cannot be read.
+    #[error("{}: cannot read the labelled examples", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is no list at all.
+    #[error("{}: not a list of labelled examples", file.display())]
+    Syntax {
+        /// The file.
+        file: PathBuf,
+        /// Where and what.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A record that is no object.
+    #[error("{}: {place} is no labelled example", file.display())]
+    Record {
+        /// The file.
+        file: PathBuf,
+        /// The record.
+        place: Place,
+        /// Where and what, if it does not parse.
+        #[source]
+        source: Option<serde_json::Error>,
+    },
+    /// A field that is missing or wrong.
+    #[error("{}: {place}: `{field}` {fault}", file.display())]
+    Field {
+        /// The file.
+        file: PathBuf,
+        /// The record.
+        place: Place,
+        /// The field as the record spells it, for example `images[1]`.
+        field: String,
+        /// What is wrong with it.
+        #[source]
+        fault: RecordFault,
+    },
+    /// No record at all.
+    #[error("{}: no labelled example", file.display())]
+    Empty {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Records of different kinds.
+    #[error("{}: {first} and {other} {difference}", file.display())]
+    Mixed {
+        /// The file.
+        file: PathBuf,
+        /// The first record.
+        first: Place,
+        /// The first that differs from it.
+        other: Place,
+        /// In what.
+        difference: &'static str,
+    },
+}
+
+/// What is wrong with a field of a record.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordFault {
+    /// It is not there, nor under another name.
+    #[error("is missing")]
+    Missing {
+        /// The names that it may have.
+        names: &'static [&'static str],
+    },
+    /// It is there under two names, or with another label.
+    #[error("stands beside `{other}`, and only one of them may")]
+    Twice {
+        /// The other field.
+        other: String,
+    },
+    /// Its value is of another type.
+    #[error("must be {expected}")]
+    Type {
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// More or fewer pictures than its label is for.
+    #[error("has {found} pictures, {needed}")]
+    Pictures {
+        /// How many there are.
+        found: usize,
+        /// How many there must be, in words.
+        needed: &'static str,
+    },
+    /// More or fewer ranks than pictures.
+    #[error("has {found} ranks for {pictures} pictures")]
+    Ranks {
+        /// How many ranks there are.
+        found: usize,
+        /// How many pictures there are.
+        pictures: usize,
+    },
+    /// No picture is better than another.
+    #[error("gives all pictures the same rank")]
+    Tie,
+    /// A score outside its range, or a range without room.
+    #[error("is {value}, outside [{min}, {max}]")]
+    Score {
+        /// The score.
+        value: i64,
+        /// The worst possible.
+        min: i64,
+        /// The best possible.
+        max: i64,
+    },
+    /// The least score is not below the greatest.
+    #[error("is {min}, which is not below the greatest score {max}")]
+    Range {
+        /// The worst possible.
+        min: i64,
+        /// The best possible.
+        max: i64,
+    },
+    /// A picture file that cannot be read.
+    #[error("names {}, which cannot be read", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// An address that gives nothing.
+    #[error("names {url}, which cannot be fetched")]
+    Fetch {
+        /// The address.
+        url: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A `data:` address that does not hold a picture in base64.
+    #[error("is a data URL that is not `data:image/...;base64,...`")]
+    DataUrl,
+    /// More bytes than allowed.
+    #[error("is a picture of more than {bytes_max} bytes")]
+    Bytes {
+        /// The most that is allowed.
+        bytes_max: u64,
+    },
+    /// More pixels than allowed.
+    #[error("is a picture of {width} x {height} pixels, more than {pixels_max}")]
+    Pixels {
+        /// Pixels in a row.
+        width: u32,
+        /// Rows.
+        height: u32,
+        /// The most that is allowed.
+        pixels_max: u64,
+    },
+    /// Bytes that are no picture.
+    #[error("is no picture that can be read")]
+    Picture {
+        /// What is wrong with the bytes.
+        #[source]
+        source: image::ImageError,
+    },
+}
+
+impl Hint for DataError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Read { .. } => "check the path; the file is JSON, JSON Lines or YAML".to_owned(),
+            Self::Syntax { .. } | Self::Record { .. } | Self::Empty { .. } => {
+                "write records such as {\"query\": TEXT, \"response\": [PICTURE, PICTURE], \"label_rank\": [1, 2]}, 1 being the \
+                 better one: a JSON array, one on each line, or YAML"
+                    .to_owned()
+            }
+            Self::Field { fault, .. } => return fault.hint(),
+            Self::Mixed { .. } => "put them into separate files: a rubric is for one kind of example".to_owned(),
+        })
+    }
+}
+
+impl Hint for RecordFault {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Missing { names } => format!("add {}", one_of(names)),
+            Self::Twice { .. } => "keep one of the two".to_owned(),
+            Self::Type { .. } => return None,
+            Self::Pictures { .. } => {
+                "a ranked record names two or more pictures and `label_rank`, a scored one a single picture and `label_score`"
+                    .to_owned()
+            }
+            Self::Ranks { .. } => "write one rank for each picture, 1 being the best".to_owned(),
+            Self::Tie => "one of the pictures must be better: `label_rank` [1, 2] or [2, 1]; leave undecided records out"
+                .to_owned(),
+            Self::Score { .. } | Self::Range { .. } => {
+                "correct the score, or the range in `min_score` and `max_score`".to_owned()
+            }
+            Self::File { .. } => "a path is absolute, or relative to the folder of the file that names it".to_owned(),
+            Self::Fetch { .. } => "try the address in a browser, or save the picture and name its path".to_owned(),
+            Self::DataUrl => "write the picture's bytes in base64, or name a path or an http(s) address".to_owned(),
+            Self::Bytes { .. } | Self::Pixels { .. } => "scale the picture down".to_owned(),
+            Self::Picture { .. } => "give a PNG, JPEG or WebP picture".to_owned(),
+        })
+    }
+}
+
+fn one_of(names: &[&str]) -> String {
+    match names {
+        [name] => format!("`{name}`"),
+        [first, others @ ..] => format!("`{first}` (also accepted: `{}`)", others.join("`, `")),
+        [] => String::new(),
+    }
+}

@@ -1,0 +1,117 @@
+//! Pictures, from wherever a record says.
+
+use std::fs::File;
+use std::io::{Cursor, Read as _};
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use gavel_core::ids::Digest;
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, RgbImage};
+
+use super::{ReadOptions, RecordFault};
+
+/// A picture that decodes, held as it is encoded: a set of photographs fits into memory that way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    /// PNG, JPEG or WebP. A picture that its file turns (EXIF) is turned here, as PNG.
+    pub encoded: Vec<u8>,
+    /// Fingerprint of `encoded`.
+    pub digest: Digest,
+}
+
+impl Picture {
+    /// The pixels, alpha ignored.
+    pub fn image(&self) -> RgbImage {
+        #[expect(
+            clippy::expect_used,
+            reason = "the same bytes were decoded when the picture was made"
+        )]
+        let image = image::load_from_memory(&self.encoded).expect("a picture that decoded once decodes again");
+        image.to_rgb8()
+    }
+
+    /// Reads a picture from a path, an http(s) address or a data URL.
+    pub(super) fn read(source: &str, folder: &Path, options: &ReadOptions<'_>) -> Result<Self, RecordFault> {
+        let bytes = bytes(source, folder, options)?;
+        if bytes.len() as u64 > options.picture_bytes_max {
+            return Err(RecordFault::Bytes {
+                bytes_max: options.picture_bytes_max,
+            });
+        }
+        Self::decode(bytes, options.picture_pixels_max)
+    }
+
+    fn decode(bytes: Vec<u8>, pixels_max: u64) -> Result<Self, RecordFault> {
+        let fault = |source| RecordFault::Picture { source };
+        let io_fault = |source| RecordFault::Picture {
+            source: image::ImageError::IoError(source),
+        };
+        let mut decoder = ImageReader::new(Cursor::new(&bytes))
+            .with_guessed_format()
+            .map_err(io_fault)?
+            .into_decoder()
+            .map_err(fault)?;
+        let (width, height) = decoder.dimensions();
+        if u64::from(width) * u64::from(height) > pixels_max {
+            return Err(RecordFault::Pixels {
+                width,
+                height,
+                pixels_max,
+            });
+        }
+        // A picture whose EXIF block is damaged still has its pixels.
+        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        let mut image = DynamicImage::from_decoder(decoder).map_err(fault)?;
+        let encoded = if orientation == Orientation::NoTransforms {
+            bytes
+        } else {
+            image.apply_orientation(orientation);
+            let mut png = Cursor::new(Vec::new());
+            image.to_rgb8().write_to(&mut png, ImageFormat::Png).map_err(fault)?;
+            png.into_inner()
+        };
+        Ok(Self {
+            digest: Digest::of(&encoded),
+            encoded,
+        })
+    }
+}
+
+fn bytes(source: &str, folder: &Path, options: &ReadOptions<'_>) -> Result<Vec<u8>, RecordFault> {
+    let scheme = |name: &str| {
+        source
+            .get(..name.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(name))
+    };
+    if scheme("data:") {
+        return data_url(source);
+    }
+    if scheme("http://") || scheme("https://") {
+        return (options.fetch)(source, options.picture_bytes_max).map_err(|error| RecordFault::Fetch {
+            url: source.to_owned(),
+            source: error,
+        });
+    }
+    let file = folder.join(source);
+    let mut bytes = Vec::new();
+    // One byte more than allowed tells that there are too many, without reading all of them.
+    File::open(&file)
+        .and_then(|open| {
+            open.take(options.picture_bytes_max.saturating_add(1))
+                .read_to_end(&mut bytes)
+        })
+        .map_err(|source| RecordFault::File { file, source })?;
+    Ok(bytes)
+}
+
+fn data_url(url: &str) -> Result<Vec<u8>, RecordFault> {
+    let (head, body) = url.split_once(',').ok_or(RecordFault::DataUrl)?;
+    if !head.to_ascii_lowercase().ends_with(";base64") {
+        return Err(RecordFault::DataUrl);
+    }
+    // Long URLs are sometimes wrapped.
+    let body: String = body.split_ascii_whitespace().collect();
+    STANDARD.decode(body).map_err(|_| RecordFault::DataUrl)
+}
