@@ -1,17 +1,25 @@
 //! What a judge reads: rubric sets, and the templates that put a rubric, a caption and two pictures before a model.
 //!
 //! Both are files that people write and version. A run carries their text, so that a judge on another machine reads the same
-//! words; fingerprints say which words these were.
+//! words; fingerprints say which words these were. [`generate`] writes a rubric set from labelled examples ([`data`]).
 
 #![forbid(unsafe_code)]
 
 mod ask;
 pub mod data;
 mod error;
+pub mod generate;
+mod journal;
+mod provenance;
+mod recorded;
 mod set;
 mod template;
+mod threads;
 
 pub use ask::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgedPair, Spent, Usage};
 pub use error::{RubricError, TemplateError};
-pub use set::{Provenance, RubricSet, Theme};
+pub use journal::{Journal, JournalError};
+pub use provenance::{Generation, Provenance, Structuring, Verification};
+pub use recorded::{Recorded, RecordedPair};
+pub use set::{RubricSet, Theme};
 pub use template::{AnswerKind, JudgeTemplate, Message, Part, Pictures};

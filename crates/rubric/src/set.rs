@@ -5,21 +5,21 @@ use std::path::Path;
 use gavel_core::ids::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::RubricError;
+use crate::{Provenance, RubricError};
 
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// Criteria that a judge decides by.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RubricSet {
     /// Version of the file format.
     pub version: u32,
     /// What people call the set.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Where it comes from.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Provenance>,
     /// The criteria, grouped.
     pub themes: Vec<Theme>,
@@ -30,29 +30,11 @@ pub struct RubricSet {
 #[serde(deny_unknown_fields)]
 pub struct Theme {
     /// The heading that the judge reads; without one, only the criteria.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The criteria, one line each. `criteria` is another name for it.
     #[serde(alias = "criteria")]
     pub tips: Vec<String>,
-}
-
-/// Who or what wrote a set, from what.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Provenance {
-    /// A person, or the model that generated it.
-    #[serde(default)]
-    pub author: Option<String>,
-    /// Date, as written.
-    #[serde(default)]
-    pub created: Option<String>,
-    /// The labelled examples it was made from.
-    #[serde(default)]
-    pub examples: Option<String>,
-    /// Anything else that a reader should know.
-    #[serde(default)]
-    pub note: Option<String>,
 }
 
 impl RubricSet {
@@ -165,6 +147,14 @@ impl RubricSet {
     pub fn text(&self) -> String {
         let themes: Vec<String> = self.themes.iter().map(Theme::text).collect();
         themes.join("\n")
+    }
+
+    /// The set as a file that [`RubricSet::load`] reads back.
+    ///
+    /// # Errors
+    /// A number in the provenance that TOML cannot hold, such as NaN.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string_pretty(self)
     }
 
     /// Fingerprint of [`RubricSet::text`]: two sets with the same words for the judge have the same.

@@ -1,0 +1,248 @@
+//! Questions whose answers are kept in a journal.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use gavel_core::Hint as _;
+use gavel_core::ids::{Digest, PromptIndex};
+use gavel_core::verdict::{Side, VerdictRecord};
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::data::{Picture, RankedPair};
+use crate::{
+    AskError, Chat, ChatReply, ChatRequest, Journal, JournalError, Judge, JudgedPair, Message, RubricSet, Usage,
+};
+
+/// Asks through a journal: what it holds is not asked again.
+pub struct Recorded<'a> {
+    journal: Option<&'a Journal>,
+    asked: AtomicUsize,
+    found: AtomicUsize,
+}
+
+/// A pair with its place among those to be judged.
+#[derive(Debug, Clone, Copy)]
+pub struct RecordedPair<'a> {
+    /// The place.
+    pub index: PromptIndex,
+    /// The pair.
+    pub pair: RankedPair<'a>,
+}
+
+/// A request for words, with the pictures as they are encoded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Question<'a> {
+    pub(crate) messages: &'a [Message],
+    pub(crate) pictures: &'a [&'a Picture],
+    pub(crate) max_tokens: u32,
+    pub(crate) temperature: f64,
+    pub(crate) seed: u64,
+    pub(crate) schema: &'a Value,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptReply {
+    text: String,
+    complete: bool,
+}
+
+impl<'a> Recorded<'a> {
+    /// Without a journal every question is asked.
+    pub fn new(journal: Option<&'a Journal>) -> Self {
+        Self {
+            journal,
+            asked: AtomicUsize::new(0),
+            found: AtomicUsize::new(0),
+        }
+    }
+
+    /// Answers that were asked for.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Answers that the journal held.
+    pub fn found(&self) -> usize {
+        self.found.load(Ordering::Relaxed)
+    }
+
+    /// Words, from the journal or from `chat`. The journal keeps no token counts: an answer that it held took none.
+    pub(crate) fn reply(&self, chat: &dyn Chat, question: &Question<'_>) -> Result<ChatReply, AskError> {
+        let digests: Vec<Digest> = question.pictures.iter().map(|picture| picture.digest).collect();
+        let key = key(&json!({
+            "chat": chat.identity(),
+            "messages": question.messages,
+            "pictures": digests,
+            "max_tokens": question.max_tokens,
+            "temperature": question.temperature,
+            "seed": question.seed,
+            "schema": question.schema,
+        }));
+        if let Some(kept) = self.look_up::<KeptReply>(&key)? {
+            return Ok(ChatReply {
+                text: kept.text,
+                complete: kept.complete,
+                usage: Usage::default(),
+            });
+        }
+        let images: Vec<RgbImage> = question.pictures.iter().map(|picture| picture.image()).collect();
+        let images: Vec<&RgbImage> = images.iter().collect();
+        let reply = chat.reply(&ChatRequest {
+            messages: question.messages,
+            images: &images,
+            max_tokens: question.max_tokens,
+            temperature: question.temperature,
+            seed: question.seed,
+            schema: Some(question.schema),
+        })?;
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let kept = KeptReply {
+            text: reply.text,
+            complete: reply.complete,
+        };
+        let kept = self.keep(key, kept)?;
+        Ok(ChatReply {
+            text: kept.text,
+            complete: kept.complete,
+            usage: reply.usage,
+        })
+    }
+
+    /// Verdicts, from the journal or from `judge`; one for each pair, in order. A verdict that failed is not kept.
+    ///
+    /// # Errors
+    /// [`AskError`] of the judge, or of a journal that cannot be written.
+    pub fn judge(
+        &self,
+        judge: &dyn Judge,
+        rubric: &RubricSet,
+        pairs: &[RecordedPair<'_>],
+    ) -> Result<Vec<VerdictRecord>, AskError> {
+        let words = rubric.digest();
+        let keys: Vec<Digest> = pairs
+            .iter()
+            .map(|RecordedPair { pair, .. }| {
+                key(&json!({
+                    "judge": judge.identity(),
+                    "rubric": words,
+                    "caption": pair.example.prompt,
+                    "base": pair.example.base.as_ref().map(|base| base.digest),
+                    "pictures": pair.pictures.map(|picture| picture.digest),
+                }))
+            })
+            .collect();
+        let mut records = Vec::with_capacity(pairs.len());
+        for (key, recorded) in keys.iter().zip(pairs) {
+            let kept = self.look_up::<VerdictRecord>(key)?;
+            records.push(kept.map(|record| VerdictRecord {
+                prompt: recorded.index,
+                ..record
+            }));
+        }
+        let missing: Vec<usize> = (0..pairs.len()).filter(|index| records[*index].is_none()).collect();
+        let decoded: Vec<Decoded> = missing.iter().map(|index| Decoded::of(&pairs[*index].pair)).collect();
+        let open: Vec<JudgedPair<'_>> = missing
+            .iter()
+            .zip(&decoded)
+            .map(|(index, decoded)| decoded.question(&pairs[*index]))
+            .collect();
+        if !open.is_empty() {
+            let answers = judge.judge(rubric, &open)?;
+            if answers.len() != open.len() {
+                return Err(AskError::Unanswerable {
+                    reason: format!("the judge gave {} verdicts for {} pairs", answers.len(), open.len()),
+                    hint: None,
+                });
+            }
+            self.asked.fetch_add(answers.len(), Ordering::Relaxed);
+            for (index, record) in missing.into_iter().zip(answers) {
+                let record = if record.is_judged() {
+                    let kept = self.keep(keys[index], record)?;
+                    VerdictRecord {
+                        prompt: pairs[index].index,
+                        ..kept
+                    }
+                } else {
+                    record
+                };
+                records[index] = Some(record);
+            }
+        }
+        Ok(records.into_iter().flatten().collect())
+    }
+
+    fn look_up<T: for<'de> Deserialize<'de>>(&self, key: &Digest) -> Result<Option<T>, AskError> {
+        let Some(kept) = self.journal.and_then(|journal| journal.get(key)) else {
+            return Ok(None);
+        };
+        self.found.fetch_add(1, Ordering::Relaxed);
+        read(kept).map(Some)
+    }
+
+    fn keep<T: Serialize + for<'de> Deserialize<'de>>(&self, key: Digest, answer: T) -> Result<T, AskError> {
+        let Some(journal) = self.journal else {
+            return Ok(answer);
+        };
+        let value = serde_json::to_value(&answer).map_err(|error| unreadable(&error))?;
+        read(journal.put(key, value).map_err(|error| not_kept(&error))?)
+    }
+}
+
+/// A pair's pixels.
+struct Decoded {
+    base: Option<RgbImage>,
+    pictures: [RgbImage; 2],
+}
+
+impl Decoded {
+    fn of(pair: &RankedPair<'_>) -> Self {
+        Self {
+            base: pair.example.base.as_ref().map(Picture::image),
+            pictures: pair.pictures.map(Picture::image),
+        }
+    }
+
+    fn question<'b>(&'b self, recorded: &RecordedPair<'b>) -> JudgedPair<'b> {
+        JudgedPair {
+            prompt: recorded.index,
+            caption: &recorded.pair.example.prompt,
+            base: self.base.as_ref(),
+            first: &self.pictures[0],
+            second: &self.pictures[1],
+        }
+    }
+}
+
+/// Which picture of the pair a person preferred, counted from 1.
+pub(crate) fn number(side: Side) -> usize {
+    match side {
+        Side::First => 1,
+        Side::Second => 2,
+    }
+}
+
+fn key(parts: &Value) -> Digest {
+    Digest::of(parts.to_string().as_bytes())
+}
+
+fn read<T: for<'de> Deserialize<'de>>(kept: Value) -> Result<T, AskError> {
+    serde_json::from_value(kept).map_err(|error| unreadable(&error))
+}
+
+fn unreadable(error: &serde_json::Error) -> AskError {
+    AskError::Unanswerable {
+        reason: format!("the journal holds an answer of another kind: {error}"),
+        hint: Some("delete the journal to begin anew".to_owned()),
+    }
+}
+
+fn not_kept(error: &JournalError) -> AskError {
+    AskError::Unanswerable {
+        reason: match std::error::Error::source(error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        },
+        hint: error.hint(),
+    }
+}
