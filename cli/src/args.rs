@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+use crate::commands::rubric::RubricCommand;
+
 /// Trains LoRA adapters for image diffusion models with rubric-judged reinforcement learning.
 #[derive(Debug, Parser)]
 #[command(name = "gavel", version, propagate_version = true)]
@@ -50,6 +52,11 @@ pub(crate) enum Command {
     Load(LoadArguments),
     /// Forecast how long steps take on a fleet, from the seconds that each stage takes on one worker.
     Plan(PlanArguments),
+    /// Write rubric sets from labelled examples, check, show and compare them.
+    Rubric {
+        #[command(subcommand)]
+        command: RubricCommand,
+    },
     /// Look into configuration files.
     Config {
         #[command(subcommand)]

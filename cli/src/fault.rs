@@ -61,6 +61,8 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         .or_else(|| of::<gavel_rubric::AskError>(error))
         .or_else(|| of::<gavel_rubric::RubricError>(error))
         .or_else(|| of::<gavel_rubric::data::DataError>(error))
+        .or_else(|| of::<gavel_rubric::generate::GenerateError>(error))
+        .or_else(|| of::<gavel_rubric::JournalError>(error))
         .or_else(|| of::<gavel_rubric::TemplateError>(error))
         .or_else(|| of::<gavel_models::LoadError>(error))
         .or_else(|| of::<gavel_models::lora::LoraError>(error))

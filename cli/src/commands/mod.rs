@@ -8,6 +8,7 @@ mod judge;
 mod load;
 mod plan;
 mod replay;
+pub(crate) mod rubric;
 mod runtime;
 mod sample;
 pub(crate) mod status;
@@ -50,6 +51,7 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Load(arguments) => load::load(&arguments)?,
         Command::Plan(arguments) => plan::plan(&arguments)?,
         Command::Doctor(arguments) => return doctor::doctor(&arguments),
+        Command::Rubric { command } => return rubric::rubric(&command),
         Command::Config {
             command: ConfigCommand::Check(arguments),
         } => {

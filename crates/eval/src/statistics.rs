@@ -38,6 +38,24 @@ pub fn wilson(successes: f64, trials: usize) -> Option<Proportion> {
     })
 }
 
+/// Two-sided exact p value of McNemar's test: how likely a split as uneven as `only_first` to `only_second`, or more so, is when
+/// each of these pairs falls to either side like a coin. 1 without such pairs.
+///
+/// # Source
+/// Q. McNemar, "Note on the sampling error of the difference between correlated proportions or percentages", 1947, in its
+/// exact binomial form.
+pub fn mcnemar(only_first: u64, only_second: u64) -> f64 {
+    let (fewer, n) = (only_first.min(only_second), only_first + only_second);
+    // ln of C(n, k) / 2^n, from k to k + 1: powers of a half would underflow.
+    let mut term = -(n as f64) * std::f64::consts::LN_2;
+    let mut tail = 0.0;
+    for k in 0..=fewer {
+        tail += term.exp();
+        term += ((n - k) as f64 / (k + 1) as f64).ln();
+    }
+    (2.0 * tail).min(1.0)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -55,6 +73,15 @@ mod tests {
         let none = wilson(0.0, 20).unwrap();
         assert!(none.low == 0.0 && (none.high - 0.1611).abs() < 5e-5, "{none:?}");
         assert_eq!(wilson(0.0, 0), None);
+    }
+
+    #[test]
+    fn mcnemar_gives_the_binomial_tail() {
+        // R: binom.test(c(1, 9))$p.value, binom.test(c(5, 15))$p.value.
+        assert!((mcnemar(1, 9) - 0.021_484_375).abs() < 1e-12);
+        assert!((mcnemar(15, 5) - 0.041_389_465_332).abs() < 1e-9);
+        assert_eq!((mcnemar(0, 0), mcnemar(3, 3)), (1.0, 1.0));
+        assert!(mcnemar(900, 1100) > 0.0 && mcnemar(900, 1100) < 1e-4);
     }
 
     proptest! {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::data::{Picture, RankedPair};
+use crate::threads;
 use crate::{
     AskError, Chat, ChatReply, ChatRequest, Journal, JournalError, Judge, JudgedPair, Message, RubricSet, Usage,
 };
@@ -169,6 +170,28 @@ impl<'a> Recorded<'a> {
                 records[index] = Some(record);
             }
         }
+        Ok(records.into_iter().flatten().collect())
+    }
+
+    /// As [`Recorded::judge`], so many pairs in a question and so many questions under way at a time; `done` is told of pairs.
+    ///
+    /// # Errors
+    /// As [`Recorded::judge`].
+    pub fn judge_all(
+        &self,
+        judge: &dyn Judge,
+        rubric: &RubricSet,
+        pairs: &[RecordedPair<'_>],
+        batch: usize,
+        threads_max: usize,
+        done: &(dyn Fn(usize) + Sync),
+    ) -> Result<Vec<VerdictRecord>, AskError> {
+        let batches: Vec<&[RecordedPair<'_>]> = pairs.chunks(batch.max(1)).collect();
+        let records = threads::map(threads_max, &batches, |_, batch| {
+            let records = self.judge(judge, rubric, batch)?;
+            done(batch.len());
+            Ok(records)
+        })?;
         Ok(records.into_iter().flatten().collect())
     }
 

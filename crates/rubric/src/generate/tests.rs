@@ -391,7 +391,9 @@ fn many_examples_are_selected_from() {
         ..selective
     };
     let error = generate(&Writer::default(), &Sage::default(), None, 1, sated, &data);
-    assert!(error.is_ok_and(|made| verification(&made.rubric).examples_used == 20 && made.rubric.criteria().count() == 1));
+    assert!(
+        error.is_ok_and(|made| verification(&made.rubric).examples_used == 20 && made.rubric.criteria().count() == 1)
+    );
 }
 
 #[test]

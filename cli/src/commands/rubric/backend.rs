@@ -1,0 +1,127 @@
+//! The models that write and judge, and patience with them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use backon::{BlockingRetryable as _, ExponentialBuilder};
+use gavel_core::ids::Digest;
+use gavel_core::spec::{JudgeFamily, JudgeSpec};
+use gavel_core::verdict::VerdictRecord;
+use gavel_judge::Templates;
+use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgeTemplate, JudgedPair, RubricSet};
+
+use super::arguments::BackendArguments;
+
+/// A model folder may say which words its model was trained on.
+const FOLDER_TEMPLATE: &str = "judge_template.toml";
+
+/// A back end that is asked again when it is not available.
+pub(super) struct Patient<T: ?Sized> {
+    inner: Box<T>,
+    retries: usize,
+}
+
+/// Opens the judge; `model` is a folder to take instead of the arguments' model.
+///
+/// # Errors
+/// A folder or template that cannot be used.
+pub(super) fn judge(arguments: &BackendArguments, model: Option<&Path>) -> anyhow::Result<Patient<dyn Judge>> {
+    let spec = spec(arguments, model);
+    let template = template(&spec, arguments.template.as_deref())?;
+    Ok(Patient {
+        inner: gavel_judge::open(&spec, &Templates::one(template))?,
+        retries: arguments.retries,
+    })
+}
+
+/// Opens the model that writes.
+///
+/// # Errors
+/// A folder that cannot be used, or a model that does not write.
+pub(super) fn chat(arguments: &BackendArguments) -> anyhow::Result<Patient<dyn Chat>> {
+    Ok(Patient {
+        inner: gavel_judge::open_chat(&spec(arguments, None))?,
+        retries: arguments.retries,
+    })
+}
+
+fn spec(arguments: &BackendArguments, model: Option<&Path>) -> JudgeSpec {
+    let common = JudgeSpec {
+        dtype: arguments.dtype.into(),
+        concurrency: arguments.concurrency,
+        ..JudgeSpec::default()
+    };
+    match model.or(arguments.model.as_deref()) {
+        Some(path) => JudgeSpec {
+            family: JudgeFamily::Auto,
+            path: path.to_owned(),
+            ..common
+        },
+        None => JudgeSpec {
+            family: JudgeFamily::Openai,
+            endpoint: arguments.endpoint.clone(),
+            model: arguments.model_name.clone(),
+            api_key_env: arguments.api_key_env.clone(),
+            ..common
+        },
+    }
+}
+
+fn template(spec: &JudgeSpec, named: Option<&Path>) -> anyhow::Result<JudgeTemplate> {
+    let folder_template = spec.path.join(FOLDER_TEMPLATE);
+    Ok(match named {
+        Some(file) => JudgeTemplate::load(file)?,
+        None if spec.family != JudgeFamily::Openai && folder_template.is_file() => {
+            JudgeTemplate::load(&folder_template)?
+        }
+        None => {
+            let text = include_str!("../../../../configs/judge/instruct.toml");
+            JudgeTemplate::parse(text, Path::new("configs/judge/instruct.toml"))
+                .context("the built-in judge template")?
+        }
+    })
+}
+
+impl<T: ?Sized> Patient<T> {
+    fn ask<R>(&self, ask: impl Fn(&T) -> Result<R, AskError>) -> Result<R, AskError> {
+        let pauses = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_secs(1))
+            .with_max_delay(Duration::from_secs(30))
+            .with_max_times(self.retries)
+            .with_jitter();
+        (|| ask(&self.inner))
+            .retry(pauses)
+            .when(|error| matches!(error, AskError::Unavailable { .. }))
+            .notify(|error, pause| tracing::warn!(%error, ?pause, "no answer, asking again"))
+            .call()
+    }
+}
+
+impl Chat for Patient<dyn Chat> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn identity(&self) -> Digest {
+        self.inner.identity()
+    }
+
+    fn reply(&self, request: &ChatRequest<'_>) -> Result<ChatReply, AskError> {
+        self.ask(|chat| chat.reply(request))
+    }
+}
+
+impl Judge for Patient<dyn Judge> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn identity(&self) -> Digest {
+        self.inner.identity()
+    }
+
+    fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+        self.ask(|judge| judge.judge(rubric, pairs))
+    }
+}

@@ -1,0 +1,224 @@
+//! `gavel rubric check`.
+
+use std::fmt::Write as _;
+
+use gavel_core::ids::{Digest, PromptIndex};
+use gavel_core::verdict::{Side, VerdictRecord};
+use gavel_eval::Proportion;
+use gavel_rubric::data::{LabelledSet, Labelling, RankedPair};
+use gavel_rubric::{Journal, Judge, Recorded, RecordedPair, RubricSet, Theme};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::arguments::CheckArguments;
+use super::generate::{beside, write_whole};
+use super::measure::{Compared, Measured, ThemeMeasured};
+use super::{backend, now, page, print_json, read_data};
+use crate::fault::Fault;
+
+/// The figures of a check.
+#[derive(Debug, Serialize)]
+pub(super) struct Check {
+    pub(super) judge: String,
+    pub(super) judge_sha256: Digest,
+    pub(super) rubric: String,
+    pub(super) rubric_sha256: Digest,
+    pub(super) data: String,
+    pub(super) data_sha256: Digest,
+    pub(super) with_rubric: Measured,
+    pub(super) without_rubric: Measured,
+    pub(super) compared: Compared,
+    /// Empty where the rubric has a single theme, whose figures are the rubric's, or where it was not asked for.
+    pub(super) themes: Vec<ThemeMeasured>,
+}
+
+/// The verdicts that the figures come from.
+pub(super) struct Verdicts {
+    pub(super) with_rubric: Vec<VerdictRecord>,
+    pub(super) without_rubric: Vec<VerdictRecord>,
+    pub(super) themes: Vec<(String, Vec<VerdictRecord>)>,
+}
+
+pub(super) fn check(arguments: &CheckArguments) -> anyhow::Result<()> {
+    let rubric = RubricSet::load(&arguments.rubric)?;
+    let data = read_data(&arguments.data)?;
+    if data.labelling == Labelling::Scored {
+        let file = arguments.data.data.display();
+        return Err(
+            Fault::new(format!("{file}: a check is on ranked pictures, these have scores"))
+                .with_hint("give records with two or more pictures and `label_rank`")
+                .into(),
+        );
+    }
+    let journal_file = arguments
+        .journal
+        .clone()
+        .or_else(|| arguments.html.as_ref().map(|page| beside(page, "journal")));
+    let journal = journal_file.map(|file| Journal::open(&file, &now())).transpose()?;
+    let judge = backend::judge(&arguments.backend, None)?;
+    let pairs = data.pairs();
+    let verdicts = verdicts(arguments, &rubric, &pairs, &judge, journal.as_ref())?;
+    let figures = figures(arguments, &rubric, &data, &verdicts, &judge);
+    if let Some(file) = &arguments.html {
+        let html = page::render(&figures, &verdicts, &pairs, arguments.html_pairs)?;
+        write_whole(file, &html)?;
+    }
+    if arguments.json {
+        return print_json(&figures);
+    }
+    print!("{}", figures.describe());
+    if let Some(file) = &arguments.html {
+        println!("page         {}", file.display());
+    }
+    Ok(())
+}
+
+fn verdicts(
+    arguments: &CheckArguments,
+    rubric: &RubricSet,
+    pairs: &[RankedPair<'_>],
+    judge: &dyn Judge,
+    journal: Option<&Journal>,
+) -> anyhow::Result<Verdicts> {
+    let themes: &[Theme] = if arguments.no_themes || rubric.themes.len() < 2 {
+        &[]
+    } else {
+        &rubric.themes
+    };
+    let bar = ProgressBar::new((pairs.len() * (2 + themes.len())) as u64);
+    bar.set_style(
+        ProgressStyle::with_template("{spinner} [{bar:24}] {pos}/{len} verdicts, {eta} left  {wide_msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars("=> "),
+    );
+    let recorded = Recorded::new(journal);
+    let threads = arguments.backend.concurrency as usize;
+    let under = |rubric: &RubricSet, about: &str| {
+        bar.set_message(about.to_owned());
+        let indexed: Vec<RecordedPair<'_>> = pairs
+            .iter()
+            .enumerate()
+            .map(|(index, pair)| RecordedPair {
+                index: PromptIndex(index as u32),
+                pair: *pair,
+            })
+            .collect();
+        recorded.judge_all(judge, rubric, &indexed, arguments.batch as usize, threads, &|done| {
+            bar.inc(done as u64);
+        })
+    };
+    let with_rubric = under(rubric, "with the rubric")?;
+    let without_rubric = under(&RubricSet::empty(), "without a rubric")?;
+    let mut by_theme = Vec::with_capacity(themes.len());
+    for (index, theme) in themes.iter().enumerate() {
+        let name = theme.name.clone().unwrap_or_else(|| format!("theme {}", index + 1));
+        let alone = RubricSet {
+            themes: vec![theme.clone()],
+            ..RubricSet::empty()
+        };
+        let records = under(&alone, &format!("by {name} alone"))?;
+        by_theme.push((name, records));
+    }
+    bar.finish_and_clear();
+    Ok(Verdicts {
+        with_rubric,
+        without_rubric,
+        themes: by_theme,
+    })
+}
+
+fn figures(
+    arguments: &CheckArguments,
+    rubric: &RubricSet,
+    data: &LabelledSet,
+    verdicts: &Verdicts,
+    judge: &dyn Judge,
+) -> Check {
+    let preferred: Vec<Side> = data.pairs().iter().map(|pair| pair.preferred).collect();
+    let theme = |(name, records): &(String, Vec<VerdictRecord>)| {
+        ThemeMeasured::of(name.clone(), records, &verdicts.with_rubric, &preferred)
+    };
+    Check {
+        judge: judge.name().to_owned(),
+        judge_sha256: judge.identity(),
+        rubric: arguments.rubric.display().to_string(),
+        rubric_sha256: rubric.digest(),
+        data: arguments.data.data.display().to_string(),
+        data_sha256: data.digest(),
+        with_rubric: Measured::of(&verdicts.with_rubric, &preferred),
+        without_rubric: Measured::of(&verdicts.without_rubric, &preferred),
+        compared: Compared::of(&verdicts.with_rubric, &verdicts.without_rubric, &preferred),
+        themes: verdicts.themes.iter().map(theme).collect(),
+    }
+}
+
+impl Check {
+    /// Each figure's name, with and without the rubric.
+    pub(super) fn rows(&self) -> Vec<(&'static str, Option<Proportion>, Option<Proportion>)> {
+        let (with, without) = (&self.with_rubric, &self.without_rubric);
+        vec![
+            ("accuracy", with.accuracy, without.accuracy),
+            (
+                "accuracy where decided",
+                with.accuracy_decided,
+                without.accuracy_decided,
+            ),
+            ("order consistency", with.order_consistency, without.order_consistency),
+            ("first shown is chosen", with.first_chosen, without.first_chosen),
+            ("abstained", with.abstained, without.abstained),
+        ]
+    }
+
+    fn describe(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{:<24} {:<26} without",
+            format!("{} pairs", self.with_rubric.pairs),
+            "with the rubric"
+        );
+        for (name, with, without) in self.rows() {
+            let _ = writeln!(text, "{name:<24} {:<26} {}", share(with), share(without));
+        }
+        let failed = (self.with_rubric.failed, self.without_rubric.failed);
+        if failed != (0, 0) {
+            let _ = writeln!(text, "{:<24} {:<26} {}", "failed", failed.0, failed.1);
+        }
+        let _ = writeln!(
+            text,
+            "right only with the rubric {}, only without {}: McNemar p = {:.4}",
+            self.compared.only_with, self.compared.only_without, self.compared.p_value
+        );
+        if !self.themes.is_empty() {
+            let _ = writeln!(
+                text,
+                "\n{:<24} {:<26} agrees with the whole",
+                "by one theme alone", "accuracy"
+            );
+            for theme in &self.themes {
+                let _ = writeln!(
+                    text,
+                    "{:<24} {:<26} {}",
+                    theme.theme,
+                    share(theme.accuracy),
+                    share(theme.agreement)
+                );
+            }
+        }
+        text
+    }
+}
+
+/// A share with its interval, in percent.
+pub(super) fn share(share: Option<Proportion>) -> String {
+    match share {
+        Some(share) => format!(
+            "{:.1} % [{:.1}, {:.1}]",
+            100.0 * share.value,
+            100.0 * share.low,
+            100.0 * share.high
+        ),
+        None => "-".to_owned(),
+    }
+}

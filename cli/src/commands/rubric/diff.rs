@@ -1,0 +1,170 @@
+//! `gavel rubric diff`.
+
+use std::process::ExitCode;
+
+use gavel_core::ids::Digest;
+use gavel_rubric::RubricSet;
+use serde::Serialize;
+
+use super::arguments::DiffArguments;
+use super::print_json;
+
+/// How two sets differ in what a judge reads.
+#[derive(Debug, PartialEq, Serialize)]
+struct Difference {
+    before_sha256: Digest,
+    after_sha256: Digest,
+    same: bool,
+    themes_removed: Vec<String>,
+    themes_added: Vec<String>,
+    criteria_removed: Vec<Placed>,
+    criteria_added: Vec<Placed>,
+    criteria_moved: Vec<Moved>,
+    /// Whether themes or criteria that both have stand in another order.
+    reordered: bool,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct Placed {
+    theme: String,
+    criterion: String,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct Moved {
+    criterion: String,
+    from: String,
+    to: String,
+}
+
+pub(super) fn diff(arguments: &DiffArguments) -> anyhow::Result<ExitCode> {
+    let (before, after) = (RubricSet::load(&arguments.before)?, RubricSet::load(&arguments.after)?);
+    let difference = Difference::of(&before, &after);
+    if arguments.json {
+        print_json(&difference)?;
+    } else {
+        print!("{}", difference.describe());
+    }
+    Ok(ExitCode::from(u8::from(!difference.same)))
+}
+
+impl Difference {
+    fn of(before: &RubricSet, after: &RubricSet) -> Self {
+        let (old_themes, new_themes) = (theme_names(before), theme_names(after));
+        let (old, new) = (placed(before), placed(after));
+        let same = before.digest() == after.digest();
+        let mut difference = Self {
+            before_sha256: before.digest(),
+            after_sha256: after.digest(),
+            same,
+            themes_removed: without(&old_themes, &new_themes),
+            themes_added: without(&new_themes, &old_themes),
+            criteria_removed: Vec::new(),
+            criteria_added: Vec::new(),
+            criteria_moved: Vec::new(),
+            reordered: false,
+        };
+        // A criterion may stand in a set more than once: each is matched with one of the other set, of the same theme if possible.
+        let mut open = new;
+        let mut unmatched = Vec::new();
+        for placed in old {
+            match open.iter().position(|other| *other == placed) {
+                Some(index) => drop(open.remove(index)),
+                None => unmatched.push(placed),
+            }
+        }
+        for placed in unmatched {
+            match open.iter().position(|other| other.criterion == placed.criterion) {
+                Some(index) => difference.criteria_moved.push(Moved {
+                    criterion: placed.criterion,
+                    from: placed.theme,
+                    to: open.remove(index).theme,
+                }),
+                None => difference.criteria_removed.push(placed),
+            }
+        }
+        difference.criteria_added = open;
+        difference.reordered = !same && difference.is_empty();
+        difference
+    }
+
+    fn is_empty(&self) -> bool {
+        self.themes_removed.is_empty()
+            && self.themes_added.is_empty()
+            && self.criteria_removed.is_empty()
+            && self.criteria_added.is_empty()
+            && self.criteria_moved.is_empty()
+    }
+
+    fn describe(&self) -> String {
+        if self.same {
+            return format!("the same words: {}\n", self.before_sha256.short());
+        }
+        let mut lines = vec![format!(
+            "{} -> {}",
+            self.before_sha256.short(),
+            self.after_sha256.short()
+        )];
+        lines.extend(self.themes_removed.iter().map(|theme| format!("- theme {theme}")));
+        lines.extend(self.themes_added.iter().map(|theme| format!("+ theme {theme}")));
+        let criterion = |sign: char, placed: &Placed| format!("{sign} {}: {}", placed.theme, placed.criterion);
+        lines.extend(self.criteria_removed.iter().map(|placed| criterion('-', placed)));
+        lines.extend(self.criteria_added.iter().map(|placed| criterion('+', placed)));
+        let moved = |moved: &Moved| format!("> {} -> {}: {}", moved.from, moved.to, moved.criterion);
+        lines.extend(self.criteria_moved.iter().map(moved));
+        if self.reordered {
+            lines.push("the same themes and criteria in another order".to_owned());
+        }
+        lines.join("\n") + "\n"
+    }
+}
+
+fn theme_names(rubric: &RubricSet) -> Vec<String> {
+    rubric.themes.iter().filter_map(|theme| theme.name.clone()).collect()
+}
+
+fn without(names: &[String], others: &[String]) -> Vec<String> {
+    names.iter().filter(|name| !others.contains(name)).cloned().collect()
+}
+
+fn placed(rubric: &RubricSet) -> Vec<Placed> {
+    let in_theme = |theme: &gavel_rubric::Theme| {
+        let name = theme.name.clone().unwrap_or_else(|| "(no theme)".to_owned());
+        let placed = |tip: &String| Placed {
+            theme: name.clone(),
+            criterion: tip.trim().to_owned(),
+        };
+        theme.tips.iter().map(placed).collect::<Vec<_>>()
+    };
+    rubric.themes.iter().flat_map(in_theme).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(before: &str, after: &str) -> String {
+        let set = |text| RubricSet::from_text(text).unwrap();
+        let difference = Difference::of(&set(before), &set(after));
+        let text = difference.describe();
+        // Fingerprints are not what this is about.
+        text.lines()
+            .filter(|line| !line.contains(" -> ") || line.starts_with('>'))
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    #[test]
+    fn what_was_added_removed_and_moved_is_told() {
+        let before = "A\n- one\n- two\nB\n- three\n- three\n";
+        assert_eq!(
+            told(before, "A\n- two\n- four\nC\n- three\n- one\n"),
+            "- theme B\n+ theme C\n- B: three\n+ A: four\n> A -> C: one\n> B -> C: three"
+        );
+        assert_eq!(
+            told(before, "B\n- three\n- three\nA\n- one\n- two\n"),
+            "the same themes and criteria in another order"
+        );
+        assert!(told(before, before).starts_with("the same words"));
+    }
+}
