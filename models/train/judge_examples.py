@@ -7,12 +7,11 @@ auxiliary label after it: does this word hold for the image before it?
 import random
 
 import numpy as np
-from judge_prompt import CRITERIA
+from judge_prompt import CRITERIA, QUESTION
 from PIL import Image, ImageDraw, ImageFilter
 from scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, caption, random_scene, render
 
 IGNORE = -100
-QUESTION = "Which image is better, 1 or 2?"
 
 
 def swapped(asked: Scene, shown: Scene) -> bool:

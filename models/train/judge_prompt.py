@@ -18,13 +18,23 @@ STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 IMAGE = "<|vision_start|>" + "<|image_pad|>" * 16 + "<|vision_end|>"
 
 
+QUESTION = "Which image is better, 1 or 2?"
+
+
+def turn(text):
+    """The chat text of one user turn."""
+    return f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def about_pair(caption, text):
+    """The chat text of a question about two images of one caption."""
+    return turn(f"Image 1: {IMAGE} Caption: {caption}\nImage 2: {IMAGE} Caption: {caption}\n{text}")
+
+
 def prompt(caption, criteria=tuple(CRITERIA)):
-    """The chat text for two images of one caption under the named criteria."""
-    rubric = "Rubric:\n" + "".join(f"- {CRITERIA[name]}\n" for name in criteria) if criteria else ""
-    return (
-        f"<|im_start|>user\nImage 1: {IMAGE} Caption: {caption}\nImage 2: {IMAGE} Caption: {caption}\n{rubric}"
-        "Which image is better, 1 or 2?<|im_end|>\n<|im_start|>assistant\n"
-    )
+    """The chat text for two images of one caption under criteria: keys of `CRITERIA`, or sentences."""
+    rubric = "Rubric:\n" + "".join(f"- {CRITERIA.get(text, text)}\n" for text in criteria) if criteria else ""
+    return about_pair(caption, rubric + QUESTION)
 
 
 def patches(image, patch=8, merge=2, frames=2):
@@ -45,20 +55,39 @@ class Judge:
         self.one, self.two = (self.tokenizer.encode(text, add_special_tokens=False)[0] for text in "12")
         self.image_token = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
 
+    def inputs(self, texts, images, side="right"):
+        """Padded model inputs of chat texts and of their pictures, all in order of appearance."""
+        ids = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        longest, pad = max(map(len, ids)), self.tokenizer.pad_token_id
+        left = side == "left"
+        gaps = [longest - len(i) for i in ids]
+        x = torch.tensor([[pad] * g * left + i + [pad] * g * (not left) for i, g in zip(ids, gaps)])
+        mask = torch.tensor([[0] * g * left + [1] * len(i) + [0] * g * (not left) for i, g in zip(ids, gaps)])
+        inputs = dict(input_ids=x, attention_mask=mask)
+        if images:
+            inputs |= dict(
+                pixel_values=torch.from_numpy(np.concatenate([patches(image) for image in images])),
+                image_grid_thw=torch.tensor([[1, 8, 8]] * len(images)),
+                mm_token_type_ids=(x == self.image_token).long(),
+            )
+        return inputs
+
     @torch.no_grad()
     def prob_first(self, captions, first, second, criteria=tuple(CRITERIA)):
         """Probability (len(captions),) that the first image is better, from the two label logits."""
-        ids = [self.tokenizer.encode(prompt(text, criteria), add_special_tokens=False) for text in captions]
-        longest, pad = max(map(len, ids)), self.tokenizer.pad_token_id
-        x = torch.tensor([i + [pad] * (longest - len(i)) for i in ids])
-        mask = torch.tensor([[1] * len(i) + [0] * (longest - len(i)) for i in ids])
-        images = [image for pair in zip(first, second) for image in pair]
-        hidden = self.model.model(
-            input_ids=x,
-            attention_mask=mask,
-            pixel_values=torch.from_numpy(np.concatenate([patches(image) for image in images])),
-            image_grid_thw=torch.tensor([[1, 8, 8]] * len(images)),
-            mm_token_type_ids=(x == self.image_token).long(),
-        ).last_hidden_state
-        last = self.model.lm_head(hidden[torch.arange(len(ids)), mask.sum(1) - 1])
+        return self.prob_first_of([prompt(text, criteria) for text in captions], first, second)
+
+    @torch.no_grad()
+    def prob_first_of(self, prompts, first, second):
+        """As `prob_first`, for whole chat texts."""
+        inputs = self.inputs(prompts, [image for pair in zip(first, second) for image in pair])
+        hidden = self.model.model(**inputs).last_hidden_state
+        last = self.model.lm_head(hidden[torch.arange(len(prompts)), inputs["attention_mask"].sum(1) - 1])
         return torch.softmax(last[:, [self.one, self.two]], 1)[:, 0].numpy()
+
+    @torch.no_grad()
+    def write(self, prompts, images, tokens=400):
+        """The greedy answers to chat texts; `images` are all their pictures in order."""
+        inputs = self.inputs(prompts, images, side="left")
+        out = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+        return self.tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
