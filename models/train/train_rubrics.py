@@ -5,6 +5,7 @@ checkpoint can be used.
 """
 
 import argparse
+import copy
 import math
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from judge_examples import IGNORE
 from judge_prompt import patches
 from rubric_examples import RubricExamples
+from scenes import random_scene
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from train_judge import save
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
@@ -41,6 +43,35 @@ class Batches:
             self.waiting[kind] = [pool[at : at + size] for at in range(0, len(pool), size)]
             self.examples.rng.shuffle(self.waiting[kind])
         return self.waiting[kind].pop()
+
+
+def learn_clean(model, examples: RubricExamples, steps: int, batch: int = 32) -> None:
+    """Teaches the vision tower alone to tell clean pictures from spoiled ones, through the embeddings of "yes" and "no".
+
+    Its features are held near what they were, because the language model reads them.
+    """
+    before = copy.deepcopy(model.model.visual)
+    towards = (model.lm_head.weight[examples.yes] - model.lm_head.weight[examples.no]).detach()
+    optimizer = torch.optim.AdamW(model.model.visual.parameters(), lr=1e-3, weight_decay=0, betas=(0.9, 0.98))
+    grid = torch.tensor([[1, 8, 8]] * batch)
+    rights = []
+    for step in range(steps):
+        drawn = [examples.picture(random_scene(examples.rng), 0.5) for _ in range(batch)]
+        x = torch.from_numpy(np.concatenate([patches(image) for image, _ in drawn]))
+        clean = torch.tensor([not spoiled for _, spoiled in drawn]).float()
+        with torch.no_grad():
+            old = before(x, grid_thw=grid).pooler_output
+        new = model.model.visual(x, grid_thw=grid).pooler_output
+        old, new = (torch.cat(list(f)) if isinstance(f, (tuple, list)) else f for f in (old, new))
+        logits = (new.view(batch, 16, -1).mean(1) @ towards) * 4
+        loss = F.binary_cross_entropy_with_logits(logits, clean) + F.mse_loss(new, old) / old.var()
+        optimizer.param_groups[0]["lr"] = 1e-3 * min(1, (step + 1) / 30, 2 - 2 * step / steps)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rights.append(((logits > 0) == (clean > 0.5)).float().mean().item())
+        if step % 50 == 49:
+            print(f"clean {step + 1}: right {np.mean(rights[-50:]):.3f}, loss {loss.item():.3f}", flush=True)
 
 
 def batch_of(model, examples: RubricExamples, drawn, vae):
@@ -96,6 +127,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/tiny-judge-rubrics"))
     parser.add_argument("--vae", type=Path, default=Path("models/tiny-flux/vae"), help="VAE for generated-looking pictures; may be missing")
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--clean", type=int, default=500, help="first steps, on telling clean pictures from spoiled ones")
     parser.add_argument("--minutes", type=float, default=math.inf, help="ends earlier, with the learning rate decayed in time")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1.2e-3)
@@ -113,6 +145,7 @@ def main() -> None:
     tok = PreTrainedTokenizerFast.from_pretrained(args.start)
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.start, dtype=torch.float32).train()
     examples = RubricExamples(tok, seed=args.seed)
+    learn_clean(model, examples, args.clean)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-2, betas=(0.9, 0.98))
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.995))
     batches, start, seen = Batches(examples, args.batch), time.time(), {}
