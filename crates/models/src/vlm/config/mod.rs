@@ -26,9 +26,10 @@ pub(super) struct Config {
 }
 
 /// The architecture, `model_type` of the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Family {
     /// `Qwen2_5_VLForConditionalGeneration`.
+    #[default]
     Qwen2_5Vl,
     /// `Qwen3VLForConditionalGeneration`.
     Qwen3Vl,

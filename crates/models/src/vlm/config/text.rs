@@ -28,12 +28,6 @@ pub(in crate::vlm) struct TextConfig {
     pub(super) family: Family,
 }
 
-impl Default for Family {
-    fn default() -> Self {
-        Self::Qwen2_5Vl
-    }
-}
-
 impl TextConfig {
     pub(in crate::vlm) fn kv_heads(&self) -> usize {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
@@ -122,8 +116,8 @@ impl TextConfig {
             return Err(Refused::new("rope_parameters.rope_type", found, "default or mrope"));
         }
         let (heads, keys) = (self.num_attention_heads, self.kv_heads());
-        let shares_the_width = self.family == Family::Qwen3Vl || heads != 0 && self.hidden_size % heads == 0;
-        if heads == 0 || !shares_the_width || keys == 0 || heads % keys != 0 {
+        let shares_the_width = self.family == Family::Qwen3Vl || self.hidden_size.is_multiple_of(heads);
+        if heads == 0 || !shares_the_width || keys == 0 || !heads.is_multiple_of(keys) {
             let found = format!("{heads} with width {} and {keys} key heads", self.hidden_size);
             return Err(Refused::new(
                 "num_attention_heads",
@@ -133,7 +127,7 @@ impl TextConfig {
         }
         let section = self.mrope_section();
         let half = self.head_dim() / 2;
-        if half == 0 || self.head_dim() % 2 != 0 {
+        if half == 0 || !self.head_dim().is_multiple_of(2) {
             return Err(Refused::new("head_dim", self.head_dim(), "an even number"));
         }
         if section.len() != 3 || section.iter().try_fold(0, |sum: usize, n| sum.checked_add(*n)) != Some(half) {

@@ -100,10 +100,10 @@ impl VisionConfig {
         if self.in_channels != 3 {
             return refuse("in_channels", self.in_channels.to_string(), "3");
         }
-        if self.num_heads == 0 || self.hidden_size % self.num_heads != 0 {
+        if self.num_heads == 0 || !self.hidden_size.is_multiple_of(self.num_heads) {
             return refuse("num_heads", self.num_heads.to_string(), "a divisor of the width");
         }
-        if self.head_dim() % 4 != 0 {
+        if !self.head_dim().is_multiple_of(4) {
             let found = format!("{} for width {}", self.num_heads, self.hidden_size);
             return refuse("num_heads", found, "a head dimension that is a multiple of 4");
         }
