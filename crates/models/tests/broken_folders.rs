@@ -198,6 +198,45 @@ fn configurations_name_the_key_that_is_wrong() {
 }
 
 #[test]
+fn settings_of_qwen3_vl_that_do_not_fit_are_named() {
+    for (from, to, named) in [
+        (
+            "\"num_position_embeddings\": 25",
+            "\"num_position_embeddings\": 26",
+            "needs a square number",
+        ),
+        (
+            "\"out_hidden_size\": 20",
+            "\"out_hidden_size\": 24",
+            "needs the language model's width, 20",
+        ),
+        (
+            "\"depth\": 3",
+            "\"depth\": 2",
+            "`vision_config.deepstack_visual_indexes` is [0, 2]",
+        ),
+        (
+            "\"num_hidden_layers\": 3",
+            "\"num_hidden_layers\": 1",
+            "`vision_config.deepstack_visual_indexes` is [0, 2]",
+        ),
+        ("\"head_dim\": 12", "\"head_dim\": 14", "`mrope_section` is [2, 2, 2]"),
+        ("\"head_dim\": 12", "\"head_dim\": 0", "`head_dim` is 0"),
+        (
+            "\"spatial_merge_size\": 2",
+            "\"spatial_merge_size\": 0",
+            "positive sizes",
+        ),
+        ("\"num_position_embeddings\"", "\"positions\"", "`vision_config`"),
+    ] {
+        let folder = copy(&golden("vlm/qwen3-two-levels"));
+        edit(&folder.path().join("config.json"), from, to);
+        let error = judge(folder.path()).to_string();
+        assert!(error.contains(named), "{from}: {error}");
+    }
+}
+
+#[test]
 fn models_of_another_family_or_size_are_refused() {
     let folder = copy(&shipped("tiny-judge"));
     edit(&folder.path().join("config.json"), "\"qwen2_5_vl\"", "\"llava\"");

@@ -124,3 +124,39 @@ impl ChatTemplate {
 fn template_in(json: serde_json::Value) -> Option<String> {
     json["chat_template"].as_str().map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_may_use_what_those_of_instruction_tuned_models_use() {
+        let source = r#"
+{%- set images = namespace(count=0) -%}
+{%- if messages[0].role == 'system' -%}
+[{{ messages[0].content if messages[0].content is string else messages[0].content[0].text }}]
+{%- endif -%}
+{%- for message in messages if message.role != 'system' -%}
+    {%- for part in message['content'] -%}
+        {%- if part.type == 'image' or 'image' in part or 'image_url' in part -%}
+            {%- set images.count = images.count + 1 -%}
+            <{{ images.count }}>
+        {%- elif 'text' in part -%}
+            {{- part.text.strip().split(' ')[-1] -}}
+        {%- endif -%}
+    {%- endfor -%}
+    {{- '|' if not loop.last -}}
+{%- endfor -%}
+{%- if tools is defined and tools -%}tools{%- endif -%}
+{%- if add_generation_prompt and not messages[::-1][0].tool_calls -%}>{%- endif -%}"#;
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("chat_template.jinja"), source).unwrap();
+        let messages = [
+            Message::system("Be fair."),
+            Message::user(vec![Content::Image, Content::text(" which one "), Content::Image]),
+            Message::user(vec![Content::Image]),
+        ];
+        let template = ChatTemplate::load(folder.path()).unwrap();
+        assert_eq!(template.render(&messages).unwrap(), "[Be fair.]<1>one<2>|<3>>");
+    }
+}
