@@ -10,7 +10,6 @@ use gavel_judge::Templates;
 use gavel_models::flux::inspect::FluxInspection;
 use gavel_models::load::{device, dtype};
 use gavel_models::lora::{LoraAdapter, LoraConfig};
-use gavel_models::vlm::VlmInspection;
 use gavel_rubric::{JudgedPair, RubricSet};
 use gavel_sampler_worker::Sampler;
 use gavel_trainer_worker::exchange;

@@ -71,6 +71,7 @@ mod tests {
             probability_first: 0.5,
             order_probabilities: [0.5; 2],
             rubric: Digest([0; 32]),
+            votes: Vec::new(),
         }
     }
 

@@ -124,6 +124,7 @@ impl Judge for Sage {
                 probability_first: 0.5,
                 order_probabilities: [0.5; 2],
                 rubric: rubric.digest(),
+                votes: Vec::new(),
             }
         };
         Ok(pairs.iter().map(record).collect())
