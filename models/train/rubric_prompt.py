@@ -1,6 +1,6 @@
 """The words in which the small judge is asked to write, revise and group criteria and to give a reason, and its answers.
 
-`configs/rubric/small/*.toml` hold the same words for the command line; `check_rubrics.py` compares them.
+`configs/rubric/small/*.toml` hold the same words for the command line.
 """
 
 import json
