@@ -158,7 +158,7 @@ pub(crate) struct WorkerArguments {
 #[command(group = ArgGroup::new("judge").args(["model", "endpoint", "config"]))]
 pub(crate) struct JudgeArguments {
     /// Work as a judge for the coordinator at this address, http://HOST:PORT; several, separated by commas, where others stand by.
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["judge", "rubric", "prompt", "template", "json", "base", "images"], required_unless_present = "judge")]
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["judge", "rubric", "prompt", "template", "json", "cache", "base", "images"], required_unless_present = "judge")]
     pub(crate) connect: Option<String>,
     /// Judge once: folder of the vision-language model.
     #[arg(long, value_name = "DIR", requires_all = ["rubric", "prompt", "images"])]
@@ -190,6 +190,9 @@ pub(crate) struct JudgeArguments {
     /// Judge once: print the verdict with its evidence as JSON.
     #[arg(long, requires = "judge")]
     pub(crate) json: bool,
+    /// Judge once: keep the verdict in this file (SQLite), and ask for nothing that it holds.
+    #[arg(long, value_name = "FILE", requires = "judge")]
+    pub(crate) cache: Option<PathBuf>,
     /// Judge once: the picture that both are edits of.
     #[arg(long, value_name = "IMAGE", requires = "judge")]
     pub(crate) base: Option<PathBuf>,

@@ -18,6 +18,7 @@ mod fault;
 mod preflight;
 mod report;
 mod run;
+mod verdicts;
 mod verify;
 
 use std::process::ExitCode;

@@ -135,6 +135,7 @@ impl Coordinator {
             listeners.grpc,
             handle.clone(),
             blobs.clone(),
+            Arc::clone(&ledger),
             heartbeat,
             shutdown.clone(),
         ));

@@ -244,6 +244,104 @@ async fn a_fatal_failure_stops_the_run_with_its_reason_and_resume_goes_on() {
     coordinator.stop().await;
 }
 
+/// Finds what it needs unavailable as often as it is told, then works.
+struct Waiting {
+    left: u32,
+    then: Fake,
+}
+
+impl Work for Waiting {
+    fn prepare(&mut self, run: &RunId, spec: &RunSpec, assets: &RunAssets) -> Result<(), WorkError> {
+        self.then.prepare(run, spec, assets)
+    }
+
+    fn perform(&mut self, unit: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                Err(WorkError::Unavailable("the judge's server is away".into()))
+            }
+            None => self.then.perform(unit, assignment, context),
+        }
+    }
+}
+
+// As often as a unit may fail: were these failures, the first pairs would count as failed and the result were another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_judge_whose_server_is_away_gives_its_unit_back_and_costs_no_pair() {
+    let expected = undisturbed().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let coordinator = Served::start(options(folder.path())).await;
+    let address = coordinator.handle.grpc_address();
+    coordinator.submit().await;
+    let left = support::spec().limits.attempts;
+    let judge = Waiting {
+        left,
+        then: Fake::new(),
+    };
+    let judge = Working::start(Role::Judge, address, judge);
+    let others = [Role::Sampler, Role::Trainer].map(|role| Working::start(role, address, Fake::new()));
+    let status = coordinator.until(is_ended).await;
+    assert_eq!((status.phase.clone(), adapter(&status)), (Phase::Finished, expected));
+    for worker in others.into_iter().chain([judge]) {
+        worker.stop().await;
+    }
+    coordinator.stop().await;
+}
+
+/// Has its verdicts kept and asks for them again.
+struct Remembering {
+    then: Fake,
+    recalled: Arc<AtomicUsize>,
+}
+
+impl Work for Remembering {
+    fn prepare(&mut self, run: &RunId, spec: &RunSpec, assets: &RunAssets) -> Result<(), WorkError> {
+        self.then.prepare(run, spec, assets)
+    }
+
+    fn perform(&mut self, unit: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {
+        let outcome = self.then.perform(unit, assignment, context)?;
+        let Outcome::Judged { verdicts, .. } = &outcome else {
+            return Ok(outcome);
+        };
+        for record in verdicts {
+            let key = Digest::of(format!("{unit} {}", record.prompt).as_bytes());
+            let before = context.recall_verdicts(&[key]);
+            context.keep_verdicts(&[(key, record.clone())]);
+            let after = context.recall_verdicts(&[Digest::of(b"unknown"), key]);
+            if (before, after) == (vec![None], vec![None, Some(record.clone())]) {
+                self.recalled.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verdicts_are_kept_and_recalled_and_change_nothing_in_the_run() {
+    let expected = undisturbed().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let coordinator = Served::start(options(folder.path())).await;
+    let address = coordinator.handle.grpc_address();
+    coordinator.submit().await;
+    let recalled = Arc::new(AtomicUsize::new(0));
+    let judge = Remembering {
+        then: Fake::new(),
+        recalled: Arc::clone(&recalled),
+    };
+    let judge = Working::start(Role::Judge, address, judge);
+    let others = [Role::Sampler, Role::Trainer].map(|role| Working::start(role, address, Fake::new()));
+    let status = coordinator.until(is_ended).await;
+    assert_eq!((status.phase.clone(), adapter(&status)), (Phase::Finished, expected));
+    for worker in others.into_iter().chain([judge]) {
+        worker.stop().await;
+    }
+    let judged = status.pairs_judged as usize;
+    assert!(judged > 0 && recalled.load(Ordering::SeqCst) >= judged);
+    coordinator.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_panics_gives_its_unit_to_others_and_ends_with_the_panic() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -11,7 +11,7 @@ use gavel_coordinator::ledger::{
     self, Candidacy, EventRecord, Leadership, Ledger, LedgerError, PostgresLedger, RunRecord, SqliteLedger,
 };
 use gavel_core::hint::Hint as _;
-use gavel_core::ids::{Millis, RunId};
+use gavel_core::ids::{Digest, Millis, RunId};
 use postgres::Postgres;
 
 fn run(name: &str, created: u64) -> RunRecord {
@@ -49,6 +49,20 @@ async fn keeps_its_promises<L: Ledger>(reopen: impl AsyncFn() -> L) {
         matches!(&taken, LedgerError::RunExists { run } if run.0 == "later"),
         "{taken}"
     );
+
+    let [known, unknown] = [Digest::of(b"known"), Digest::of(b"unknown")];
+    let verdict = |text: &str| [(known, text.to_owned())];
+    ledger
+        .keep_verdicts(&verdict("{\"n\":1}"))
+        .await
+        .expect("a new verdict");
+    ledger
+        .keep_verdicts(&verdict("{\"n\":2}"))
+        .await
+        .expect("a known one stays");
+    ledger.keep_verdicts(&[]).await.expect("nothing to do");
+    let found = ledger.verdicts(&[unknown, known, unknown]).await.expect("verdicts");
+    assert_eq!(found, [None, Some("{\"n\":1}".into()), None]);
 
     ledger
         .append(&[event("later", 1), event("earlier", 1), event("later", 2)])

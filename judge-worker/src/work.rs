@@ -7,9 +7,10 @@ use gavel_core::{
     ids::{Digest, RunId},
     spec::RunSpec,
     unit::{Assignment, Outcome, Pair, Unit},
+    verdict::VerdictRecord,
 };
-use gavel_judge::{Error, Models, Templates, fingerprint};
-use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet};
+use gavel_judge::{Error, Models, Templates, VerdictCache, fingerprint, judge_with};
+use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet, Spent};
 use gavel_worker::{Work, WorkContext, WorkError};
 use image::RgbImage;
 
@@ -25,6 +26,21 @@ struct Ready {
     model: Digest,
     judge: Box<dyn Judge>,
     rubric: RubricSet,
+    /// Whether verdicts are kept by the coordinator.
+    caches: bool,
+}
+
+/// The coordinator's store of verdicts.
+struct Kept<'a>(&'a WorkContext);
+
+impl VerdictCache for Kept<'_> {
+    fn recall(&self, keys: &[Digest]) -> Vec<Option<VerdictRecord>> {
+        self.0.recall_verdicts(keys)
+    }
+
+    fn keep(&self, verdicts: &[(Digest, VerdictRecord)]) {
+        self.0.keep_verdicts(verdicts);
+    }
 }
 
 impl Work for JudgeWork {
@@ -49,6 +65,7 @@ impl Work for JudgeWork {
             model: fingerprint(&spec.judge).map_err(|error| WorkError::retry(&error))?,
             judge,
             rubric,
+            caches: spec.judge.caches(),
         });
         Ok(())
     }
@@ -77,10 +94,32 @@ impl Work for JudgeWork {
         if context.cancelled() {
             return Err(WorkError::Cancelled);
         }
-        let verdicts = ready.judge.judge(&ready.rubric, &judged).map_err(|error| match error {
+        let judge = ready.judge.as_ref();
+        let judged = match ready.caches {
+            true => judge_with(&Kept(context), judge, &ready.rubric, &judged),
+            false => judge.judge(&ready.rubric, &judged),
+        };
+        let verdicts = judged.map_err(|error| match error {
             AskError::Unavailable { .. } => WorkError::unavailable(&error),
             AskError::Unanswerable { .. } => WorkError::retry(&error),
         })?;
+        let Spent {
+            requests,
+            failures,
+            usage,
+            cost,
+        } = ready.judge.spent();
+        if requests > 0 {
+            let (prompt_tokens, completion_tokens) = (usage.prompt_tokens, usage.completion_tokens);
+            tracing::info!(
+                requests,
+                failures,
+                prompt_tokens,
+                completion_tokens,
+                cost,
+                "spent since the judge was opened"
+            );
+        }
         Ok(Outcome::Judged {
             verdicts,
             model: ready.model,

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use gavel_core::ids::PromptIndex;
 use gavel_core::spec::{JudgeFamily, JudgeSpec};
 use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
-use gavel_judge::Templates;
+use gavel_judge::{Templates, judge_with};
 use gavel_rubric::{Judge, JudgeTemplate, JudgedPair, RubricSet, Spent};
 use image::RgbImage;
 use serde::Serialize;
@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::args::{ConfigArguments, JudgeArguments};
 use crate::config;
 use crate::fault::Fault;
+use crate::verdicts::VerdictFile;
 
 /// A model folder may say which words its model was trained on.
 const FOLDER_TEMPLATE: &str = "judge_template.toml";
@@ -46,7 +47,11 @@ pub(super) fn judge(arguments: &JudgeArguments) -> anyhow::Result<()> {
         first: &first,
         second: &second,
     };
-    let record = judge.judge(&rubric, &[pair])?.swap_remove(0);
+    let judged = match &arguments.cache {
+        Some(file) => judge_with(&VerdictFile::open(file)?, judge.as_ref(), &rubric, &[pair])?,
+        None => judge.judge(&rubric, &[pair])?,
+    };
+    let record = judged.into_iter().next().context("the judge gave no verdict")?;
     if arguments.json {
         let told = Told {
             record: &record,

@@ -1,15 +1,18 @@
 //! `gavel.v1.Fleet`: how workers get work and hand it in.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::run::{Event, Refusal};
 use gavel_core::unit::Role;
+use gavel_core::verdict::VerdictRecord;
 use gavel_proto::{LeaseKey, Malformed, v1};
 use tonic::{Request, Response, Status};
 
 use super::status;
 use crate::driver::{DriverError, DriverHandle};
+use crate::ledger::Ledger;
 use crate::state::{Grant, LeaseAnswer};
 use crate::worker::{Introduction, new_name};
 
@@ -21,12 +24,17 @@ const RALLY_MAX: Duration = Duration::from_secs(3600);
 
 pub(super) struct Fleet {
     driver: DriverHandle,
+    ledger: Arc<dyn Ledger>,
     heartbeat: Duration,
 }
 
 impl Fleet {
-    pub(super) fn new(driver: DriverHandle, heartbeat: Duration) -> Self {
-        Self { driver, heartbeat }
+    pub(super) fn new(driver: DriverHandle, ledger: Arc<dyn Ledger>, heartbeat: Duration) -> Self {
+        Self {
+            driver,
+            ledger,
+            heartbeat,
+        }
     }
 }
 
@@ -184,6 +192,46 @@ impl v1::fleet_server::Fleet for Fleet {
         Ok(Response::new(v1::JoinResponse {}))
     }
 
+    async fn recall_verdicts(
+        &self,
+        request: Request<v1::RecallVerdictsRequest>,
+    ) -> Result<Response<v1::RecallVerdictsResponse>, Status> {
+        let keys = request.into_inner().keys;
+        let keys: Vec<Digest> = keys.iter().map(|key| read_digest(key)).collect::<Result<_, _>>()?;
+        let found = self.ledger.verdicts(&keys).await;
+        let found = found.map_err(|error| Status::unavailable(error.to_string()))?;
+        let verdicts = keys.iter().zip(found).filter_map(|(key, text)| {
+            // A row that cannot be read is as good as none.
+            let record: VerdictRecord = serde_json::from_str(&text?).ok()?;
+            Some(v1::KeptVerdict {
+                key: key.0.to_vec(),
+                record: Some(record.into()),
+            })
+        });
+        Ok(Response::new(v1::RecallVerdictsResponse {
+            verdicts: verdicts.collect(),
+        }))
+    }
+
+    async fn keep_verdicts(
+        &self,
+        request: Request<v1::KeepVerdictsRequest>,
+    ) -> Result<Response<v1::KeepVerdictsResponse>, Status> {
+        let mut texts = Vec::new();
+        for kept in request.into_inner().verdicts {
+            let key = read_digest(&kept.key)?;
+            let record = status::required(kept.record, "record")?;
+            let record: VerdictRecord = record.try_into().map_err(|error: Malformed| status::malformed(error))?;
+            if record.is_judged() {
+                let text = serde_json::to_string(&record).map_err(|error| Status::internal(error.to_string()))?;
+                texts.push((key, text));
+            }
+        }
+        let kept = self.ledger.keep_verdicts(&texts).await;
+        kept.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(v1::KeepVerdictsResponse {}))
+    }
+
     async fn deregister(
         &self,
         request: Request<v1::DeregisterRequest>,
@@ -195,6 +243,11 @@ impl v1::fleet_server::Fleet for Fleet {
             .map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(v1::DeregisterResponse {}))
     }
+}
+
+fn read_digest(bytes: &[u8]) -> Result<Digest, Status> {
+    let digest = bytes.try_into().map(Digest);
+    digest.map_err(|_| status::malformed("a verdict's key must be a SHA-256 digest of 32 bytes"))
 }
 
 fn read_key(key: v1::LeaseKey) -> Result<LeaseKey, Status> {

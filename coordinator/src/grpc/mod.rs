@@ -5,6 +5,7 @@ mod fleet;
 mod runs;
 pub(crate) mod status;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use gavel_proto::v1::blobs_server::BlobsServer;
@@ -18,6 +19,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::blobs::Blobs;
 use crate::driver::DriverHandle;
 use crate::error::Error;
+use crate::ledger::Ledger;
 
 /// The largest message either way: a submitted run carries every prompt.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -27,6 +29,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     driver: DriverHandle,
     blobs: Blobs,
+    ledger: Arc<dyn Ledger>,
     heartbeat: Duration,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
@@ -40,7 +43,7 @@ pub(crate) async fn serve(
         .build_v1()
         .map_err(|source| Error::Reflection(source.into()))?;
 
-    let fleet = FleetServer::new(fleet::Fleet::new(driver.clone(), heartbeat))
+    let fleet = FleetServer::new(fleet::Fleet::new(driver.clone(), ledger, heartbeat))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let runs = RunsServer::new(runs::Runs::new(driver, shutdown.clone()))

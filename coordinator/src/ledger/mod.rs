@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use gavel_core::hint::Hint;
-use gavel_core::ids::{Millis, RunId};
+use gavel_core::ids::{Digest, Millis, RunId};
 
 pub use leadership::{Candidacy, Leadership};
 pub use postgres::PostgresLedger;
@@ -96,6 +96,25 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Every event of a run, in order.
     async fn events(&self, run: &RunId) -> Result<Vec<EventRecord>, LedgerError>;
+
+    /// Verdicts, as JSON, that were kept under these keys, in order. They are no part of any run's state.
+    ///
+    /// A ledger that keeps none answers as this method does by itself.
+    ///
+    /// # Errors
+    /// The ledger does not answer.
+    async fn verdicts(&self, keys: &[Digest]) -> Result<Vec<Option<String>>, LedgerError> {
+        Ok(vec![None; keys.len()])
+    }
+
+    /// Keeps verdicts. A key that has one already keeps it.
+    ///
+    /// # Errors
+    /// The ledger does not answer or cannot be written.
+    async fn keep_verdicts(&self, verdicts: &[(Digest, String)]) -> Result<(), LedgerError> {
+        tracing::debug!(count = verdicts.len(), "this ledger keeps no verdicts");
+        Ok(())
+    }
 
     /// Answers when the ledger can be written to.
     async fn ready(&self) -> Result<(), LedgerError>;

@@ -1,12 +1,13 @@
 //! The ledger in a PostgreSQL database, which several coordinators may reach.
 
+use std::collections::BTreeMap;
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use gavel_core::ids::RunId;
+use gavel_core::ids::{Digest, RunId};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{Connection as _, Row as _};
 use tokio::sync::Mutex;
@@ -244,6 +245,37 @@ impl Ledger for PostgresLedger {
             .map(|row| event_record(run, row))
             .collect::<Result<_, sqlx::Error>>()
             .map_err(|error| self.failure("read events", error))
+    }
+
+    async fn verdicts(&self, keys: &[Digest]) -> Result<Vec<Option<String>>, LedgerError> {
+        let keys: Vec<String> = keys.iter().map(Digest::to_string).collect();
+        let rows = sqlx::query("SELECT verdict_key, verdict FROM verdicts WHERE verdict_key = ANY($1)")
+            .bind(&keys)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(|error| self.failure("recall verdicts", error))?;
+        let found: BTreeMap<String, String> = rows
+            .iter()
+            .map(|row| (row.get("verdict_key"), row.get("verdict")))
+            .collect();
+        Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
+    }
+
+    async fn keep_verdicts(&self, verdicts: &[(Digest, String)]) -> Result<(), LedgerError> {
+        let (keys, texts): (Vec<String>, Vec<&str>) = verdicts
+            .iter()
+            .map(|(key, text)| (key.to_string(), text.as_str()))
+            .unzip();
+        // Not fenced by the leader's term: a verdict is as true under another leader.
+        sqlx::query(
+            "INSERT INTO verdicts (verdict_key, verdict) SELECT * FROM UNNEST($1::TEXT[], $2::TEXT[]) ON CONFLICT DO NOTHING",
+        )
+        .bind(&keys)
+        .bind(&texts)
+        .execute(&self.pool)
+        .await
+        .map_err(|error| self.failure("keep verdicts", error))?;
+        Ok(())
     }
 
     async fn ready(&self) -> Result<(), LedgerError> {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use gavel_core::ids::RunId;
+use gavel_core::ids::{Digest, RunId};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, Transaction};
 
@@ -217,6 +217,32 @@ impl Ledger for SqliteLedger {
             .map(|row| event_record(run, row))
             .collect::<Result<_, sqlx::Error>>()
             .map_err(|error| self.failure("read events", error))
+    }
+
+    async fn verdicts(&self, keys: &[Digest]) -> Result<Vec<Option<String>>, LedgerError> {
+        let mut found = Vec::with_capacity(keys.len());
+        for key in keys {
+            let verdict = sqlx::query_scalar("SELECT verdict FROM verdicts WHERE verdict_key = ?1")
+                .bind(key.to_string())
+                .fetch_optional(&self.pool)
+                .await;
+            found.push(verdict.map_err(|error| self.failure("recall verdicts", error))?);
+        }
+        Ok(found)
+    }
+
+    async fn keep_verdicts(&self, verdicts: &[(Digest, String)]) -> Result<(), LedgerError> {
+        const ACTION: &str = "keep verdicts";
+        let mut transaction = self.pool.begin().await.map_err(|error| self.failure(ACTION, error))?;
+        for (key, verdict) in verdicts {
+            sqlx::query("INSERT INTO verdicts (verdict_key, verdict) VALUES (?1, ?2) ON CONFLICT DO NOTHING")
+                .bind(key.to_string())
+                .bind(verdict)
+                .execute(&mut *transaction)
+                .await
+                .map_err(|error| self.failure(ACTION, error))?;
+        }
+        transaction.commit().await.map_err(|error| self.failure(ACTION, error))
     }
 
     async fn ready(&self) -> Result<(), LedgerError> {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod cache;
 mod ensemble;
 mod error;
 mod open;
@@ -14,6 +15,7 @@ mod question;
 mod vlm;
 
 pub use answer::{Answer, decide};
+pub use cache::{VerdictCache, judge_with, verdict_key};
 pub use error::Error;
 pub use open::{Models, Templates, fingerprint, open, open_chat};
 pub use openai::Endpoint;

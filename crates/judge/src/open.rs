@@ -187,7 +187,7 @@ impl Models {
         })?;
         let model = Arc::new(Vlm::load(&spec.path, &device, load::dtype(spec.dtype))?);
         let fingerprint = load::fingerprint(&spec.path)?;
-        tracing::info!(model = %spec.path.display(), fingerprint = %fingerprint.short(), "judge loaded");
+        tracing::debug!(model = %spec.path.display(), fingerprint = %fingerprint.short(), "judge loaded");
         self.loaded.push(Loaded {
             source,
             fingerprint,

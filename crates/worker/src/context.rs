@@ -1,5 +1,6 @@
 //! What a unit of work may use.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::rally::Muster;
 use gavel_core::unit::{Fault, Unusable};
+use gavel_core::verdict::VerdictRecord;
 use gavel_proto::LeaseKey;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -133,6 +135,32 @@ impl WorkContext {
             }
         }
         digest
+    }
+
+    /// Verdicts that the coordinator has kept under these keys, in order. What cannot be had is as good as none: the judge asks
+    /// its model.
+    pub fn recall_verdicts(&self, keys: &[Digest]) -> Vec<Option<VerdictRecord>> {
+        let Some((session, _)) = &self.fleet else {
+            return vec![None; keys.len()];
+        };
+        let mut kept: BTreeMap<Digest, VerdictRecord> = match self.block_on(session.recall_verdicts(keys)) {
+            Ok(Ok(kept)) => kept.into_iter().collect(),
+            Ok(Err(status)) => {
+                tracing::warn!(message = status.message(), "no verdicts are recalled");
+                BTreeMap::new()
+            }
+            Err(_) => BTreeMap::new(),
+        };
+        keys.iter().map(|key| kept.remove(key)).collect()
+    }
+
+    /// Has the coordinator keep verdicts for whoever asks the same again.
+    pub fn keep_verdicts(&self, verdicts: &[(Digest, VerdictRecord)]) {
+        if let Some((session, _)) = &self.fleet
+            && let Ok(Err(status)) = self.block_on(session.keep_verdicts(verdicts))
+        {
+            tracing::warn!(message = status.message(), "verdicts are not kept");
+        }
     }
 
     /// This worker's name in the fleet; `None` without a coordinator.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::rally::{Group, Muster};
 use gavel_core::unit::{Outcome, Role, Unusable};
+use gavel_core::verdict::VerdictRecord;
 use gavel_proto::{LeaseKey, Malformed, v1};
 use tonic::{Code, Status};
 
@@ -182,6 +183,32 @@ impl Session {
             async move { fleet.fail(request).await }
         })
         .await?;
+        Ok(())
+    }
+
+    /// Asks for verdicts that were given before; those that there are, by their keys.
+    pub(crate) async fn recall_verdicts(&self, keys: &[Digest]) -> Result<Vec<(Digest, VerdictRecord)>, Status> {
+        let message = v1::RecallVerdictsRequest {
+            keys: keys.iter().map(|key| key.0.to_vec()).collect(),
+        };
+        let response = self.connection.fleet().recall_verdicts(prompt(message)).await?;
+        let kept = response.into_inner().verdicts.into_iter().filter_map(|kept| {
+            let key = Digest(kept.key.try_into().ok()?);
+            Some((key, kept.record?.try_into().ok()?))
+        });
+        Ok(kept.collect())
+    }
+
+    /// Keeps verdicts for whoever asks the same again.
+    pub(crate) async fn keep_verdicts(&self, verdicts: &[(Digest, VerdictRecord)]) -> Result<(), Status> {
+        let kept = verdicts.iter().map(|(key, record)| v1::KeptVerdict {
+            key: key.0.to_vec(),
+            record: Some(record.clone().into()),
+        });
+        let message = v1::KeepVerdictsRequest {
+            verdicts: kept.collect(),
+        };
+        self.connection.fleet().keep_verdicts(prompt(message)).await?;
         Ok(())
     }
 

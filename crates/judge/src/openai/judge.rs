@@ -189,19 +189,7 @@ impl Judge for EndpointJudge {
             ];
             self.record(digest, pair, both)
         });
-        let records = records.collect();
-        let Spent {
-            requests, usage, cost, ..
-        } = self.spent();
-        tracing::info!(
-            judge = self.name,
-            requests,
-            prompt_tokens = usage.prompt_tokens,
-            completion_tokens = usage.completion_tokens,
-            cost,
-            "judged; the sums so far"
-        );
-        Ok(records)
+        Ok(records.collect())
     }
 
     fn spent(&self) -> Spent {

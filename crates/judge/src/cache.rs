@@ -1,0 +1,258 @@
+//! Verdicts that were given before.
+
+use gavel_core::ids::Digest;
+use gavel_core::verdict::{Verdict, VerdictRecord};
+use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet};
+use image::RgbImage;
+
+/// Where verdicts are kept. A cache that does not answer costs time and no verdict: what goes wrong with it is its own to tell.
+pub trait VerdictCache {
+    /// The verdicts of these keys, in order.
+    fn recall(&self, keys: &[Digest]) -> Vec<Option<VerdictRecord>>;
+
+    /// Keeps verdicts.
+    fn keep(&self, verdicts: &[(Digest, VerdictRecord)]);
+}
+
+/// All that a verdict depends on: the judge with its template and margin, the rubric, the prompt, and the pictures in order.
+pub fn verdict_key(judge: &dyn Judge, rubric: &RubricSet, pair: &JudgedPair<'_>) -> Digest {
+    let mut text = format!("{} {}", judge.identity(), rubric.digest());
+    for image in [Some(pair.first), Some(pair.second), pair.base].into_iter().flatten() {
+        text += &format!(" {}", pixels(image));
+    }
+    // The prompt comes last, so that no words of it can pass for something else.
+    text += &format!(" {}", Digest::of(pair.caption.as_bytes()));
+    Digest::of(text.as_bytes())
+}
+
+/// Fingerprint of a picture, whatever file it came from.
+fn pixels(image: &RgbImage) -> Digest {
+    let mut bytes = Vec::with_capacity(8 + image.as_raw().len());
+    bytes.extend(image.width().to_le_bytes());
+    bytes.extend(image.height().to_le_bytes());
+    bytes.extend(image.as_raw());
+    Digest::of(&bytes)
+}
+
+/// As [`Judge::judge`], asking only about pairs whose verdicts are not in `cache`.
+///
+/// # Errors
+/// As [`Judge::judge`].
+pub fn judge_with(
+    cache: &dyn VerdictCache,
+    judge: &dyn Judge,
+    rubric: &RubricSet,
+    pairs: &[JudgedPair<'_>],
+) -> Result<Vec<VerdictRecord>, AskError> {
+    let keys: Vec<Digest> = pairs.iter().map(|pair| verdict_key(judge, rubric, pair)).collect();
+    let mut known = cache.recall(&keys);
+    known.resize(pairs.len(), None);
+    let unknown = || {
+        known
+            .iter()
+            .zip(pairs)
+            .zip(&keys)
+            .filter(|((known, _), _)| known.is_none())
+    };
+    let asked: Vec<JudgedPair<'_>> = unknown().map(|((_, pair), _)| *pair).collect();
+    let judged = match asked.is_empty() {
+        true => Vec::new(),
+        false => judge.judge(rubric, &asked)?,
+    };
+    let worth: Vec<(Digest, VerdictRecord)> = unknown()
+        .map(|(_, key)| *key)
+        .zip(judged.iter().cloned())
+        .filter(|(_, record)| is_worth_keeping(record))
+        .collect();
+    if !worth.is_empty() {
+        cache.keep(&worth);
+    }
+    let mut judged = judged.into_iter();
+    let whole = known.into_iter().zip(pairs).map(|(known, pair)| {
+        let record = known.or_else(|| judged.next())?;
+        // The same pair may have stood in another place.
+        Some(VerdictRecord {
+            prompt: pair.prompt,
+            ..record
+        })
+    });
+    whole.collect::<Option<_>>().ok_or_else(|| AskError::Unanswerable {
+        reason: format!("judge {} gave fewer verdicts than it was asked for", judge.name()),
+        hint: None,
+    })
+}
+
+/// What failed may work next time, also where it is only a member that failed.
+fn is_worth_keeping(record: &VerdictRecord) -> bool {
+    let failed = |verdict: &Verdict| matches!(verdict, Verdict::Failed { .. });
+    !failed(&record.verdict) && !record.votes.iter().any(|vote| failed(&vote.verdict))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use gavel_core::ids::PromptIndex;
+    use gavel_core::verdict::{AbstainReason, Side, Vote};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Memory(Mutex<BTreeMap<Digest, VerdictRecord>>);
+
+    impl VerdictCache for Memory {
+        fn recall(&self, keys: &[Digest]) -> Vec<Option<VerdictRecord>> {
+            let kept = self.0.lock().unwrap();
+            keys.iter().map(|key| kept.get(key).cloned()).collect()
+        }
+
+        fn keep(&self, verdicts: &[(Digest, VerdictRecord)]) {
+            self.0.lock().unwrap().extend(verdicts.iter().cloned());
+        }
+    }
+
+    /// Gives one verdict to all, and counts how many it gave.
+    struct Counting {
+        identity: &'static str,
+        verdict: Verdict,
+        votes: Vec<Vote>,
+        asked: AtomicUsize,
+    }
+
+    impl Judge for Counting {
+        fn name(&self) -> &str {
+            self.identity
+        }
+
+        fn identity(&self) -> Digest {
+            Digest::of(self.identity.as_bytes())
+        }
+
+        fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+            self.asked.fetch_add(pairs.len(), Ordering::SeqCst);
+            let record = |pair: &JudgedPair<'_>| VerdictRecord {
+                verdict: self.verdict.clone(),
+                votes: self.votes.clone(),
+                ..VerdictRecord::failed(pair.prompt, String::new(), rubric.digest())
+            };
+            Ok(pairs.iter().map(record).collect())
+        }
+    }
+
+    const FIRST: Verdict = Verdict::Preferred { side: Side::First };
+
+    fn counting(identity: &'static str, verdict: Verdict) -> Counting {
+        Counting {
+            identity,
+            verdict,
+            votes: Vec::new(),
+            asked: AtomicUsize::new(0),
+        }
+    }
+
+    fn image(shade: u8) -> RgbImage {
+        RgbImage::from_pixel(2, 3, image::Rgb([shade; 3]))
+    }
+
+    fn rubric(text: &str) -> RubricSet {
+        RubricSet::from_text(text).unwrap()
+    }
+
+    #[test]
+    fn a_verdict_is_recalled_for_the_very_same_question_and_for_no_other() {
+        let [dark, light, other] = [image(1), image(200), image(90)];
+        let wide = RgbImage::from_pixel(3, 2, image::Rgb([1; 3]));
+        let pair = |caption, base, first, second| JudgedPair {
+            prompt: PromptIndex(4),
+            caption,
+            base,
+            first,
+            second,
+        };
+        let same = pair("a cat", None, &dark, &light);
+        let judge = counting("one", FIRST);
+        let memory = Memory::default();
+        let asked = |judge: &Counting, rubric: &RubricSet, pair: JudgedPair<'_>| {
+            let before = judge.asked.load(Ordering::SeqCst);
+            judge_with(&memory, judge, rubric, &[pair]).unwrap();
+            judge.asked.load(Ordering::SeqCst) - before
+        };
+        let sharp = rubric("Sharp.");
+        assert_eq!(asked(&judge, &sharp, same), 1);
+        let elsewhere = JudgedPair {
+            prompt: PromptIndex(9),
+            ..same
+        };
+        assert_eq!(
+            asked(&judge, &sharp, elsewhere),
+            0,
+            "the place is no part of the question"
+        );
+        assert_eq!(asked(&counting("another judge", FIRST), &sharp, same), 1);
+        assert_eq!(asked(&judge, &rubric("Blurred."), same), 1);
+        for changed in [
+            pair("a dog", None, &dark, &light),
+            pair("a cat", None, &light, &dark),
+            pair("a cat", None, &other, &light),
+            pair("a cat", None, &dark, &other),
+            pair("a cat", None, &wide, &light),
+            pair("a cat", Some(&other), &dark, &light),
+            pair("a cat", Some(&light), &dark, &light),
+        ] {
+            assert_eq!(asked(&judge, &sharp, changed), 1, "{}", changed.caption);
+            assert_eq!(asked(&judge, &sharp, changed), 0);
+        }
+    }
+
+    #[test]
+    fn only_what_is_unknown_is_asked_and_places_are_kept() {
+        let images: Vec<RgbImage> = (0..4).map(image).collect();
+        let pairs: Vec<JudgedPair<'_>> = (0..3)
+            .map(|index| JudgedPair {
+                prompt: PromptIndex(index),
+                caption: "a cat",
+                base: None,
+                first: &images[index as usize],
+                second: &images[3],
+            })
+            .collect();
+        let (judge, memory, sharp) = (counting("one", FIRST), Memory::default(), rubric("Sharp."));
+        judge_with(&memory, &judge, &sharp, &pairs[1..2]).unwrap();
+        let records = judge_with(&memory, &judge, &sharp, &pairs).unwrap();
+        assert!(records.iter().map(|record| record.prompt.0).eq(0..3));
+        assert_eq!(judge.asked.load(Ordering::SeqCst), 3);
+    }
+
+    #[test]
+    fn failures_are_never_kept_and_abstentions_are() {
+        let (dark, light) = (image(1), image(2));
+        let pair = JudgedPair {
+            prompt: PromptIndex(0),
+            caption: "a cat",
+            base: None,
+            first: &dark,
+            second: &light,
+        };
+        let failed = Verdict::Failed { reason: "away".into() };
+        let abstains = Verdict::Abstain {
+            reason: AbstainReason::TooClose,
+        };
+        let lame = Counting {
+            votes: vec![Vote {
+                judge: "member".into(),
+                weight: 1.0,
+                verdict: failed.clone(),
+            }],
+            ..counting("lame", FIRST)
+        };
+        for (judge, expected) in [(counting("a", failed), 2), (lame, 2), (counting("b", abstains), 1)] {
+            let memory = Memory::default();
+            for _ in 0..2 {
+                judge_with(&memory, &judge, &rubric("Sharp."), &[pair]).unwrap();
+            }
+            assert_eq!(judge.asked.load(Ordering::SeqCst), expected, "{}", judge.identity);
+        }
+    }
+}
