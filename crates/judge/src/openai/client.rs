@@ -151,7 +151,10 @@ impl Client {
                 let ids = value["data"].as_array()?.iter();
                 Some(ids.filter_map(|model| Some(model["id"].as_str()?.to_owned())).collect())
             })),
-            Err(failure) if failure.status == Some(StatusCode::NOT_FOUND) => Ok(None),
+            // Some servers have no such list, and some fail to make one while they answer questions.
+            Err(Failure {
+                status: Some(status), ..
+            }) if ![StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) => Ok(None),
             Err(failure) => Err(failure),
         }
     }
