@@ -13,6 +13,7 @@ mod open;
 mod openai;
 mod question;
 mod vlm;
+mod writer;
 
 pub use answer::{Answer, decide};
 pub use cache::{VerdictCache, judge_with, verdict_key};
@@ -20,3 +21,4 @@ pub use error::Error;
 pub use open::{Models, Templates, fingerprint, open, open_chat};
 pub use openai::Endpoint;
 pub use vlm::{VlmJudge, check_question};
+pub use writer::VlmWriter;

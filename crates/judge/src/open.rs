@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::ensemble::Ensemble;
 use crate::openai::EndpointJudge;
-use crate::{Endpoint, Error, VlmJudge};
+use crate::{Endpoint, Error, VlmJudge, VlmWriter};
 
 /// The words that a judge is asked with, and those of its members.
 #[derive(Debug, Clone)]
@@ -79,17 +79,9 @@ pub fn open(spec: &JudgeSpec, templates: &Templates) -> Result<Box<dyn Judge>, E
 /// Opens the model that `spec` names, for words instead of verdicts.
 ///
 /// # Errors
-/// [`Error::Unfit`] for judges that do not write.
+/// [`Error`], with the remedy; [`Error::Unfit`] for an ensemble, which does not write.
 pub fn open_chat(spec: &JudgeSpec) -> Result<Box<dyn Chat>, Error> {
-    match spec.family {
-        JudgeFamily::Openai => Ok(Box::new(Endpoint::new(spec)?)),
-        JudgeFamily::Auto | JudgeFamily::Qwen2_5Vl | JudgeFamily::Qwen3Vl | JudgeFamily::Ensemble => {
-            Err(Error::Unfit {
-                problem: "this judge gives verdicts and does not write".into(),
-                hint: "name a server's model: --endpoint and --model-name, or judge.family = \"openai\"",
-            })
-        }
-    }
+    Models::default().open_chat(spec)
 }
 
 /// What tells one judge model from another: a folder's weights, a server's address and model name, or an ensemble's members.
@@ -146,6 +138,26 @@ impl Models {
         let wanted: Vec<Source> = spec.with_members().map(Source::of).collect();
         self.loaded.retain(|loaded| wanted.contains(&loaded.source));
         self.one(spec, &templates.judge, templates)
+    }
+
+    /// As [`open_chat`]; a judge of the same folder shares its weights.
+    ///
+    /// # Errors
+    /// As [`open_chat`].
+    pub fn open_chat(&mut self, spec: &JudgeSpec) -> Result<Box<dyn Chat>, Error> {
+        Ok(match spec.family {
+            JudgeFamily::Auto | JudgeFamily::Qwen2_5Vl | JudgeFamily::Qwen3Vl => {
+                let (fingerprint, model) = self.model(spec)?;
+                Box::new(VlmWriter::new(spec.path.display().to_string(), fingerprint, model))
+            }
+            JudgeFamily::Openai => Box::new(Endpoint::new(spec)?),
+            JudgeFamily::Ensemble => {
+                return Err(Error::Unfit {
+                    problem: "an ensemble gives verdicts and does not write".into(),
+                    hint: "name one model: a folder, or a server's endpoint and model",
+                });
+            }
+        })
     }
 
     fn one(

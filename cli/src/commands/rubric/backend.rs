@@ -8,7 +8,7 @@ use backon::{BlockingRetryable as _, ExponentialBuilder};
 use gavel_core::ids::Digest;
 use gavel_core::spec::{JudgeFamily, JudgeSpec};
 use gavel_core::verdict::VerdictRecord;
-use gavel_judge::Templates;
+use gavel_judge::{Models, Templates};
 use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgeTemplate, JudgedPair, RubricSet};
 
 use super::arguments::BackendArguments;
@@ -26,11 +26,15 @@ pub(super) struct Patient<T: ?Sized> {
 ///
 /// # Errors
 /// A folder or template that cannot be used.
-pub(super) fn judge(arguments: &BackendArguments, model: Option<&Path>) -> anyhow::Result<Patient<dyn Judge>> {
+pub(super) fn judge(
+    models: &mut Models,
+    arguments: &BackendArguments,
+    model: Option<&Path>,
+) -> anyhow::Result<Patient<dyn Judge>> {
     let spec = spec(arguments, model);
     let template = template(&spec, arguments.template.as_deref())?;
     Ok(Patient {
-        inner: gavel_judge::open(&spec, &Templates::one(template))?,
+        inner: models.open(&spec, &Templates::one(template))?,
         retries: arguments.retries,
     })
 }
@@ -39,9 +43,9 @@ pub(super) fn judge(arguments: &BackendArguments, model: Option<&Path>) -> anyho
 ///
 /// # Errors
 /// A folder that cannot be used, or a model that does not write.
-pub(super) fn chat(arguments: &BackendArguments) -> anyhow::Result<Patient<dyn Chat>> {
+pub(super) fn chat(models: &mut Models, arguments: &BackendArguments) -> anyhow::Result<Patient<dyn Chat>> {
     Ok(Patient {
-        inner: gavel_judge::open_chat(&spec(arguments, None))?,
+        inner: models.open_chat(&spec(arguments, None))?,
         retries: arguments.retries,
     })
 }

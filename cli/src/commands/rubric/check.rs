@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use gavel_core::ids::{Digest, PromptIndex};
 use gavel_core::verdict::{Side, VerdictRecord};
 use gavel_eval::Proportion;
+use gavel_judge::Models;
 use gavel_rubric::data::{LabelledSet, Labelling, RankedPair};
 use gavel_rubric::{Journal, Judge, Recorded, RecordedPair, RubricSet, Theme};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -55,7 +56,7 @@ pub(super) fn check(arguments: &CheckArguments) -> anyhow::Result<()> {
         .clone()
         .or_else(|| arguments.html.as_ref().map(|page| beside(page, "journal")));
     let journal = journal_file.map(|file| Journal::open(&file, &now())).transpose()?;
-    let judge = backend::judge(&arguments.backend, None)?;
+    let judge = backend::judge(&mut Models::default(), &arguments.backend, None)?;
     let pairs = data.pairs();
     let verdicts = verdicts(arguments, &rubric, &pairs, &judge, journal.as_ref())?;
     let figures = figures(arguments, &rubric, &data, &verdicts, &judge);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use gavel_judge::Models;
 use gavel_rubric::Journal;
 use gavel_rubric::data::Labelling;
 use gavel_rubric::generate::{Generator, HashedNgrams, Language, Progress, Prompts, Settings};
@@ -27,8 +28,9 @@ pub(super) fn generate(arguments: &GenerateArguments) -> anyhow::Result<()> {
             journal_file.display()
         );
     }
-    let chat = backend::chat(&arguments.backend)?;
-    let judge = backend::judge(&arguments.backend, arguments.judge_model.as_deref())?;
+    let mut models = Models::default();
+    let chat = backend::chat(&mut models, &arguments.backend)?;
+    let judge = backend::judge(&mut models, &arguments.backend, arguments.judge_model.as_deref())?;
     let bar = ProgressBar::new(0);
     bar.set_style(
         ProgressStyle::with_template("{spinner} [{bar:24}] {pos}/{len} examples, {eta} left  {wide_msg}")
