@@ -68,7 +68,7 @@ pub enum DataError {
         field: String,
         /// What is wrong with it.
         #[source]
-        fault: RecordFault,
+        fault: Box<RecordFault>,
     },
     /// No record at all.
     #[error("{}: no labelled example", file.display())]

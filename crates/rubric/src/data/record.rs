@@ -55,7 +55,7 @@ pub(super) fn example(
         file: file.to_owned(),
         place,
         field,
-        fault,
+        fault: Box::new(fault),
     })
 }
 
