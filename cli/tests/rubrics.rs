@@ -1,0 +1,85 @@
+//! The rubric commands on the shipped small judge: it writes a rubric from labelled pairs, and is measured with it.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+const SEED: &str = "configs/quickstart/rubric-seed/pairs.jsonl";
+const LABELLED: &str = "configs/quickstart/labelled/pairs.jsonl";
+
+/// What a command prints as JSON, and its exit status.
+fn gavel(arguments: &[&str]) -> (Value, Option<i32>) {
+    let output = Command::new(env!("CARGO_BIN_EXE_gavel"))
+        .current_dir(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")))
+        .args(arguments)
+        .args(["--json"])
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    let value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {text}"));
+    (value, output.status.code())
+}
+
+fn generate(out: &Path, threads: &str) -> Value {
+    let out = out.display().to_string();
+    let folders = ["--model", "models/tiny-judge", "--prompts", "configs/rubric/small"];
+    let sizes = ["--select-above", "10", "--criteria-max", "5", "--max-tokens", "400"];
+    let mut arguments = vec![
+        "rubric",
+        "generate",
+        "--data",
+        SEED,
+        "--out",
+        &out,
+        "--concurrency",
+        threads,
+    ];
+    arguments.extend(folders);
+    arguments.extend(sizes);
+    let (told, status) = gavel(&arguments);
+    assert_eq!(status, Some(0), "{told}");
+    told
+}
+
+#[test]
+fn the_small_judge_writes_a_rubric_resumes_for_nothing_and_is_measured_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let rubric: PathBuf = folder.path().join("rubric.toml");
+    let first = generate(&rubric, "1");
+    let written = std::fs::read(&rubric).unwrap();
+    let verified = first["provenance"]["verification"]["verified"].as_u64().unwrap();
+    assert!(verified >= 15, "{verified} of 20 examples were verified");
+    assert!(first["answers_asked"].as_u64() > Some(20), "{first}");
+    assert_eq!(first["criteria"], 5);
+
+    std::fs::remove_file(&rubric).unwrap();
+    let again = generate(&rubric, "3");
+    assert_eq!(again["answers_asked"], 0, "everything is in the journal");
+    assert_eq!(std::fs::read(&rubric).unwrap(), written);
+
+    let path = rubric.display().to_string();
+    let (told, status) = gavel(&[
+        "rubric",
+        "check",
+        "--pairs",
+        LABELLED,
+        "--rubric",
+        &path,
+        "--model",
+        "models/tiny-judge",
+    ]);
+    assert_eq!(status, Some(0), "{told}");
+    for part in ["with_rubric", "without_rubric"] {
+        let accuracy = told[part]["accuracy"]["value"].as_f64().unwrap();
+        assert!(accuracy > 0.9, "{part}: {accuracy}");
+    }
+    assert_eq!(told["rubric_sha256"], first["sha256"]);
+
+    let (_, same) = gavel(&["rubric", "diff", &path, &path]);
+    let (_, other) = gavel(&["rubric", "diff", &path, "configs/quickstart/rubric.toml"]);
+    assert_eq!((same, other), (Some(0), Some(1)));
+}
