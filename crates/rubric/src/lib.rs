@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod ask;
+mod conversation;
 pub mod data;
 mod error;
 pub mod generate;
@@ -17,9 +18,10 @@ mod template;
 mod threads;
 
 pub use ask::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgedPair, Spent, Usage};
+pub use conversation::{Message, Part};
 pub use error::{RubricError, TemplateError};
 pub use journal::{Journal, JournalError};
 pub use provenance::{Generation, Provenance, Structuring, Verification};
 pub use recorded::{Recorded, RecordedPair};
 pub use set::{RubricSet, Theme};
-pub use template::{AnswerKind, JudgeTemplate, Message, Part, Pictures};
+pub use template::{AnswerKind, JudgeTemplate, Pictures};

@@ -1,13 +1,13 @@
 //! The words in which a model is asked for criteria, revisions, themes and scores.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use gavel_core::ids::Digest;
-use minijinja::{Environment, UndefinedBehavior};
 use serde::{Deserialize, Serialize};
 
+use crate::conversation::{self, Conversation, Place, Turn, read};
 use crate::data::Labelling;
-use crate::{Message, Part, TemplateError};
+use crate::{Message, TemplateError};
 
 /// The templates of one language, or of one model.
 #[derive(Debug, Clone)]
@@ -34,9 +34,7 @@ pub enum Language {
 #[derive(Debug, Clone)]
 pub(super) struct Template {
     digest: Digest,
-    file: PathBuf,
-    messages: Vec<RawMessage>,
-    environment: Environment<'static>,
+    conversation: Conversation,
 }
 
 #[derive(Debug, Deserialize)]
@@ -44,35 +42,7 @@ pub(super) struct Template {
 struct RawTemplate {
     #[serde(rename = "name")]
     _name: String,
-    messages: Vec<RawMessage>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawMessage {
-    role: String,
-    content: Vec<RawPart>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(
-    untagged,
-    deny_unknown_fields,
-    expecting = "a part is `{ text = \"...\" }`, `{ image = 1 }` or `{ base = true }`"
-)]
-enum RawPart {
-    Text {
-        text: String,
-    },
-    /// A candidate, counted from 1.
-    Image {
-        image: usize,
-    },
-    /// The picture that was edited; nothing for text-to-image.
-    Base {
-        #[serde(rename = "base")]
-        _base: bool,
-    },
+    messages: Vec<Turn>,
 }
 
 /// The values that a template may name.
@@ -168,11 +138,7 @@ impl Prompts {
     pub fn load(folder: &Path, labelling: Labelling) -> Result<Self, TemplateError> {
         Self::new(&folder.display().to_string(), labelling, |file| {
             let path = folder.join(file);
-            let text = std::fs::read_to_string(&path).map_err(|source| TemplateError::Read {
-                file: path.clone(),
-                source,
-            })?;
-            Template::parse(&text, &path)
+            Template::parse(&read(&path)?, &path)
         })
     }
 
@@ -211,38 +177,11 @@ impl Prompts {
 impl Template {
     /// Reads a template and tries it on every kind of example.
     fn parse(text: &str, file: &Path) -> Result<Self, TemplateError> {
-        let raw: RawTemplate = toml::from_str(text).map_err(|source| TemplateError::Syntax {
-            file: file.to_owned(),
-            source: Box::new(source),
-        })?;
-        let mut environment = Environment::empty();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_keep_trailing_newline(true);
-        let mut template = Self {
+        let raw: RawTemplate = conversation::parse(text, file)?;
+        let template = Self {
             digest: Digest::of(text.as_bytes()),
-            file: file.to_owned(),
-            messages: raw.messages,
-            environment,
+            conversation: Conversation::new(raw.messages, file)?,
         };
-        for (message, part) in template.places() {
-            let key = key(message, part);
-            match &template.messages[message].content[part] {
-                RawPart::Text { text } => template
-                    .environment
-                    .add_template_owned(key.clone(), text.clone())
-                    .map_err(|source| template.render_error(key, source))?,
-                RawPart::Image { image } if !(1..=2).contains(image) => {
-                    return Err(template.value_error(key, "names an image that is neither 1 nor 2"));
-                }
-                RawPart::Image { .. } | RawPart::Base { .. } => {}
-            }
-        }
-        for (index, message) in template.messages.iter().enumerate() {
-            if !["system", "user", "assistant"].contains(&message.role.as_str()) {
-                let key = format!("messages[{index}].role");
-                return Err(template.value_error(key, "must be `system`, `user` or `assistant`"));
-            }
-        }
         let criteria = ["a criterion".to_owned()];
         for problem in ["", "a problem"] {
             let values = Values {
@@ -273,57 +212,10 @@ impl Template {
         candidates: usize,
         base: bool,
     ) -> Result<Vec<Message>, TemplateError> {
-        let mut messages: Vec<Message> = self
-            .messages
-            .iter()
-            .map(|message| Message {
-                role: message.role.clone(),
-                content: Vec::with_capacity(message.content.len()),
-            })
-            .collect();
-        for (message, part) in self.places() {
-            let key = key(message, part);
-            let rendered = match &self.messages[message].content[part] {
-                RawPart::Text { .. } => self
-                    .environment
-                    .get_template(&key)
-                    .and_then(|template| template.render(values))
-                    .map(Part::Text)
-                    .map_err(|source| self.render_error(key, source))?,
-                RawPart::Image { image } if *image <= candidates => Part::Image(image - 1),
-                RawPart::Image { .. } => {
-                    return Err(self.value_error(key, "names an image that a scored example lacks"));
-                }
-                RawPart::Base { .. } if base => Part::Image(candidates),
-                RawPart::Base { .. } => continue,
-            };
-            messages[message].content.push(rendered);
-        }
-        Ok(messages)
+        self.conversation.render(values, |place| match place {
+            Place::Candidate(candidate) if candidate < candidates => Ok(Some(candidate)),
+            Place::Candidate(_) => Err("names an image that a scored example lacks"),
+            Place::Base => Ok(base.then_some(candidates)),
+        })
     }
-
-    fn places(&self) -> Vec<(usize, usize)> {
-        let parts = |(index, message): (usize, &RawMessage)| (0..message.content.len()).map(move |part| (index, part));
-        self.messages.iter().enumerate().flat_map(parts).collect()
-    }
-
-    fn render_error(&self, key: String, source: minijinja::Error) -> TemplateError {
-        TemplateError::Render {
-            file: self.file.clone(),
-            key,
-            source: Box::new(source),
-        }
-    }
-
-    fn value_error(&self, key: String, problem: &str) -> TemplateError {
-        TemplateError::Value {
-            file: self.file.clone(),
-            key,
-            problem: problem.to_owned(),
-        }
-    }
-}
-
-fn key(message: usize, part: usize) -> String {
-    format!("messages[{message}].content[{part}]")
 }

@@ -1,0 +1,219 @@
+//! Conversations as template files write them: turns with places for words and pictures.
+
+use std::path::{Path, PathBuf};
+
+use minijinja::{Environment, UndefinedBehavior};
+use serde::{Deserialize, Serialize};
+
+use crate::TemplateError;
+
+/// How many pictures are compared.
+pub(crate) const PICTURES: usize = 2;
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// Its parts in order.
+    pub content: Vec<Part>,
+}
+
+/// A piece of a turn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Words.
+    Text(String),
+    /// A picture, by its place in the question, counted from 0: the candidates, then the picture that was edited.
+    Image(usize),
+}
+
+/// The turns of a template file.
+#[derive(Debug, Clone)]
+pub(crate) struct Conversation {
+    file: PathBuf,
+    turns: Vec<Turn>,
+    environment: Environment<'static>,
+}
+
+/// A place for a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A candidate, counted from 0.
+    Candidate(usize),
+    /// The picture that was edited.
+    Base,
+}
+
+/// One turn, as it stands in the file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Turn {
+    role: String,
+    content: Vec<Piece>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "a part is `{ text = \"...\" }`, `{ image = 1 }` or `{ base = true }`"
+)]
+enum Piece {
+    Text { text: String },
+    Image { image: usize },
+    Base { base: bool },
+}
+
+impl Conversation {
+    /// Checks the turns and compiles their texts; `file` is for error messages.
+    ///
+    /// # Errors
+    /// [`TemplateError`], which names the file and the key.
+    pub(crate) fn new(turns: Vec<Turn>, file: &Path) -> Result<Self, TemplateError> {
+        let mut conversation = Self {
+            file: file.to_owned(),
+            turns,
+            environment: environment(),
+        };
+        let mut bases = 0;
+        for (index, turn) in conversation.turns.iter().enumerate() {
+            if !["system", "user", "assistant"].contains(&turn.role.as_str()) {
+                return Err(conversation.fault(
+                    format!("messages[{index}].role"),
+                    "must be `system`, `user` or `assistant`",
+                ));
+            }
+            for (key, piece) in turn.pieces(index) {
+                match piece {
+                    Piece::Text { text } => conversation
+                        .environment
+                        .add_template_owned(key.clone(), text.clone())
+                        .map_err(|source| conversation.unrendered(key, source))?,
+                    Piece::Image { image } if !(1..=PICTURES).contains(image) => {
+                        return Err(conversation.fault(key, "must be 1 or 2"));
+                    }
+                    Piece::Image { .. } => {}
+                    Piece::Base { base } => {
+                        bases += 1;
+                        if !base || bases > 1 {
+                            return Err(conversation.fault(key, "must be `true`, and stand in one place"));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(conversation)
+    }
+
+    /// The places for pictures, in order.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Place> + '_ {
+        let pieces = self.turns.iter().flat_map(|turn| &turn.content);
+        pieces.filter_map(|piece| match piece {
+            Piece::Text { .. } => None,
+            Piece::Image { image } => Some(Place::Candidate(image - 1)),
+            Piece::Base { .. } => Some(Place::Base),
+        })
+    }
+
+    /// The turns in words. `picture` says which picture of the question belongs in a place: `Ok(None)` leaves the place out, an
+    /// error says what is wrong with it.
+    ///
+    /// # Errors
+    /// [`TemplateError`]: an expression fails on these values, or a picture does not fit.
+    pub(crate) fn render(
+        &self,
+        values: impl Serialize,
+        picture: impl Fn(Place) -> Result<Option<usize>, &'static str>,
+    ) -> Result<Vec<Message>, TemplateError> {
+        let mut messages = Vec::with_capacity(self.turns.len());
+        for (index, turn) in self.turns.iter().enumerate() {
+            let mut content = Vec::with_capacity(turn.content.len());
+            for (key, piece) in turn.pieces(index) {
+                let place = match piece {
+                    Piece::Text { .. } => {
+                        let words = self
+                            .environment
+                            .get_template(&key)
+                            .and_then(|template| template.render(&values))
+                            .map_err(|source| self.unrendered(key, source))?;
+                        content.push(Part::Text(words));
+                        continue;
+                    }
+                    Piece::Image { image } => Place::Candidate(image - 1),
+                    Piece::Base { .. } => Place::Base,
+                };
+                content.extend(
+                    picture(place)
+                        .map_err(|problem| self.fault(key, problem))?
+                        .map(Part::Image),
+                );
+            }
+            messages.push(Message {
+                role: turn.role.clone(),
+                content,
+            });
+        }
+        Ok(messages)
+    }
+
+    fn unrendered(&self, key: String, source: minijinja::Error) -> TemplateError {
+        TemplateError::Render {
+            file: self.file.clone(),
+            key,
+            source: Box::new(source),
+        }
+    }
+
+    fn fault(&self, key: String, problem: &str) -> TemplateError {
+        TemplateError::Value {
+            file: self.file.clone(),
+            key,
+            problem: problem.to_owned(),
+        }
+    }
+}
+
+impl Turn {
+    /// The pieces with their keys.
+    fn pieces(&self, turn: usize) -> impl Iterator<Item = (String, &Piece)> {
+        self.content.iter().enumerate().map(move |(index, piece)| {
+            let field = match piece {
+                Piece::Text { .. } => "text",
+                Piece::Image { .. } => "image",
+                Piece::Base { .. } => "base",
+            };
+            (format!("messages[{turn}].content[{index}].{field}"), piece)
+        })
+    }
+}
+
+/// Reads a template file.
+///
+/// # Errors
+/// [`TemplateError::Read`].
+pub(crate) fn read(file: &Path) -> Result<String, TemplateError> {
+    std::fs::read_to_string(file).map_err(|source| TemplateError::Read {
+        file: file.to_owned(),
+        source,
+    })
+}
+
+/// Parses a template file's text.
+///
+/// # Errors
+/// [`TemplateError::Syntax`].
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(text: &str, file: &Path) -> Result<T, TemplateError> {
+    toml::from_str(text).map_err(|source| TemplateError::Syntax {
+        file: file.to_owned(),
+        source: Box::new(source),
+    })
+}
+
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::empty();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_keep_trailing_newline(true);
+    environment
+}
