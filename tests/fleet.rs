@@ -8,8 +8,9 @@ use std::process::{Command, Stdio};
 
 use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
 use gavel_coordinator::read_run;
-use gavel_core::ids::{Digest, RunId, Step};
-use gavel_core::run::{Phase, Results, Run, StepSeconds};
+use gavel_core::ids::{Digest, PromptIndex, RunId, Step};
+use gavel_core::run::{GroupResult, Phase, Results, Run, StepSeconds};
+use gavel_core::unit::Pair;
 use gavel_core::verdict::Verdict;
 use serde_json::Value;
 
@@ -56,6 +57,8 @@ fn gavel_run(out: &Path, shape: Shape, more: &[&str]) -> Command {
         format!("prompts.per_step={PAIRS}"),
         "sampling.batch=2".to_owned(),
         "judge.batch=2".to_owned(),
+        "judge.reasons.fraction=0.5".to_owned(),
+        "judge.reasons.template=configs/rubric/small/reason.toml".to_owned(),
         "trainer.shard=2".to_owned(),
         "checkpoints.every=2".to_owned(),
         "evaluation.prompts=4".to_owned(),
@@ -106,6 +109,36 @@ fn adapter_digest(out: &Path) -> Digest {
     Digest::of(&std::fs::read(out.join("adapter/adapter_model.safetensors")).expect("the adapter is written"))
 }
 
+/// Checks that a pair has reasons exactly where the specification wants them.
+fn check_reasons(run: &Run, group: &GroupResult) {
+    let [first, second] = group.candidates.as_slice() else {
+        panic!("a group of two");
+    };
+    let pair = Pair {
+        prompt: PromptIndex(0),
+        text: String::new(),
+        first: first.image,
+        second: second.image,
+    };
+    let record = &group.verdicts[0];
+    let spec = run.spec().judge.reasons.as_ref().expect("the runs ask for reasons");
+    if !spec.covers(&pair) {
+        assert_eq!(record.reasons, []);
+        return;
+    }
+    let [reason] = record.reasons.as_slice() else {
+        panic!("the quickstart's rubric has one theme: {:?}", record.reasons);
+    };
+    // With one theme it is the whole rubric that was asked about again.
+    assert_eq!(reason.verdict, record.verdict);
+    assert_eq!(reason.probability_first, record.probability_first);
+    let decides = matches!(reason.verdict, Verdict::Preferred { .. });
+    assert_eq!(
+        reason.sentence.as_ref().is_some_and(|text| text.starts_with("Image ")),
+        decides
+    );
+}
+
 /// Checks what a finished run left against what its ledger says.
 fn check_finished(out: &Path) {
     let run = ledger(out);
@@ -125,6 +158,7 @@ fn check_finished(out: &Path) {
             matches!(group.verdicts[0].verdict, Verdict::Preferred { .. })
         });
         let decided = preferred.count();
+        step.groups.iter().for_each(|group| check_reasons(&run, group));
         assert_eq!(step.record.decided as usize, decided);
         let trained_steps = run.spec().trained_steps().len() as u64;
         assert_eq!(

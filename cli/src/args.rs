@@ -158,7 +158,7 @@ pub(crate) struct WorkerArguments {
 #[command(group = ArgGroup::new("judge").args(["model", "endpoint", "config"]))]
 pub(crate) struct JudgeArguments {
     /// Work as a judge for the coordinator at this address, http://HOST:PORT; several, separated by commas, where others stand by.
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["judge", "rubric", "prompt", "template", "json", "cache", "base", "images"], required_unless_present = "judge")]
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["judge", "rubric", "prompt", "template", "reasons", "json", "cache", "base", "images"], required_unless_present = "judge")]
     pub(crate) connect: Option<String>,
     /// Judge once: folder of the vision-language model.
     #[arg(long, value_name = "DIR", requires_all = ["rubric", "prompt", "images"])]
@@ -184,6 +184,9 @@ pub(crate) struct JudgeArguments {
     /// Judge once: judge template [default: the configuration's, judge_template.toml in the model folder, or the one for large instruction-tuned models].
     #[arg(long, value_name = "FILE", requires = "judge")]
     pub(crate) template: Option<PathBuf>,
+    /// Judge once: also say what each theme of the rubric decides, and why, asked in the words of this reason template [default: the configuration's].
+    #[arg(long, value_name = "FILE", requires = "judge")]
+    pub(crate) reasons: Option<PathBuf>,
     /// Judge once: number format of a model folder.
     #[arg(long, default_value = "f32", value_enum)]
     pub(crate) dtype: DtypeArgument,

@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, time::Instant};
 use gavel_core::{
     RunAssets,
     ids::{Digest, RunId},
-    spec::RunSpec,
+    spec::{JudgeSpec, ReasonsSpec, RunSpec},
     unit::{Assignment, Outcome, Pair, Unit},
     verdict::VerdictRecord,
 };
-use gavel_judge::{Error, Models, Templates, VerdictCache, fingerprint, judge_with};
-use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet, Spent};
+use gavel_judge::{Error, Explainer, Models, Templates, VerdictCache, fingerprint, judge_with};
+use gavel_rubric::{AskError, Judge, JudgedPair, ReasonTemplate, RubricSet, Spent};
 use gavel_worker::{Work, WorkContext, WorkError};
 use image::RgbImage;
 
@@ -28,6 +28,46 @@ struct Ready {
     rubric: RubricSet,
     /// Whether verdicts are kept by the coordinator.
     caches: bool,
+    /// Which pairs are explained, and by whom.
+    reasons: Option<(ReasonsSpec, Explainer)>,
+}
+
+impl Ready {
+    fn judge(
+        &self,
+        context: &WorkContext,
+        rubric: &RubricSet,
+        pairs: &[JudgedPair<'_>],
+    ) -> Result<Vec<VerdictRecord>, AskError> {
+        match self.caches {
+            true => judge_with(&Kept(context), self.judge.as_ref(), rubric, pairs),
+            false => self.judge.judge(rubric, pairs),
+        }
+    }
+
+    /// Adds reasons to the verdicts on the pairs that are shown to people. Without an answer they are left out: no verdict
+    /// waits for its reason.
+    fn explain(
+        &self,
+        context: &WorkContext,
+        pairs: &[Pair],
+        judged: &[JudgedPair<'_>],
+        verdicts: &mut [VerdictRecord],
+    ) {
+        let Some((spec, explainer)) = &self.reasons else { return };
+        let places: Vec<usize> = (0..pairs.len()).filter(|place| spec.covers(&pairs[*place])).collect();
+        let chosen: Vec<JudgedPair<'_>> = places.iter().map(|place| judged[*place]).collect();
+        match explainer.explain(&self.rubric, &chosen, |rubric, pairs| {
+            self.judge(context, rubric, pairs)
+        }) {
+            Ok(reasons) => {
+                for (place, reasons) in places.into_iter().zip(reasons) {
+                    verdicts[place].reasons = reasons;
+                }
+            }
+            Err(error) => tracing::warn!(reason = %error, pairs = chosen.len(), "verdicts without their reasons"),
+        }
+    }
 }
 
 /// The coordinator's store of verdicts.
@@ -60,17 +100,19 @@ impl Work for JudgeWork {
             // Another machine may have the folder, the device or the key.
             _ => WorkError::retry(&error),
         })?;
+        let reasons = self.explainer(&spec.judge, assets)?;
         tracing::info!(%run, judge = judge.name(), identity = %judge.identity().short(), "judge ready");
         self.ready = Some(Ready {
             model: fingerprint(&spec.judge).map_err(|error| WorkError::retry(&error))?,
             judge,
             rubric,
             caches: spec.judge.caches(),
+            reasons,
         });
         Ok(())
     }
 
-    fn perform(&mut self, _: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {
+    fn perform(&mut self, unit: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {
         let started = Instant::now();
         let Some(ready) = &self.ready else {
             return Err(WorkError::Retry(
@@ -94,15 +136,15 @@ impl Work for JudgeWork {
         if context.cancelled() {
             return Err(WorkError::Cancelled);
         }
-        let judge = ready.judge.as_ref();
-        let judged = match ready.caches {
-            true => judge_with(&Kept(context), judge, &ready.rubric, &judged),
-            false => judge.judge(&ready.rubric, &judged),
-        };
-        let verdicts = judged.map_err(|error| match error {
+        let verdicts = ready.judge(context, &ready.rubric, &judged);
+        let mut verdicts = verdicts.map_err(|error| match error {
             AskError::Unavailable { .. } => WorkError::unavailable(&error),
             AskError::Unanswerable { .. } => WorkError::retry(&error),
         })?;
+        // Labelled pairs measure the judge and are shown to nobody.
+        if !matches!(unit, Unit::CalibrateJudge { .. }) {
+            ready.explain(context, pairs, &judged, &mut verdicts);
+        }
         let Spent {
             requests,
             failures,
@@ -125,6 +167,22 @@ impl Work for JudgeWork {
             model: ready.model,
             seconds: started.elapsed().as_secs_f64(),
         })
+    }
+}
+
+impl JudgeWork {
+    fn explainer(
+        &mut self,
+        spec: &JudgeSpec,
+        assets: &RunAssets,
+    ) -> Result<Option<(ReasonsSpec, Explainer)>, WorkError> {
+        let (Some(reasons), Some(text)) = (&spec.reasons, &assets.reason_template) else {
+            return Ok(None);
+        };
+        let template = ReasonTemplate::parse(text, &reasons.template).map_err(|error| WorkError::fatal(&error))?;
+        let explainer = self.models.open_explainer(spec, template, reasons.max_tokens);
+        let explainer = explainer.map_err(|error| WorkError::retry(&error))?;
+        Ok(Some((reasons.clone(), explainer)))
     }
 }
 

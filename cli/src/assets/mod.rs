@@ -10,7 +10,7 @@ use gavel_core::spec::{EvaluatorName, JudgeSpec, RunSpec};
 use gavel_core::{ModelFingerprints, RubricText, RunAssets};
 use gavel_eval::Evaluator;
 use gavel_models::load::fingerprint;
-use gavel_rubric::{JudgeTemplate, RubricSet};
+use gavel_rubric::{JudgeTemplate, ReasonTemplate, RubricSet};
 
 use crate::checks::Checks;
 use crate::fault::Fault;
@@ -40,6 +40,7 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
     let rubric = checks.note(RubricSet::load(&spec.judge.rubric).map_err(anyhow::Error::from));
     let template = checks.note(template(spec));
     let member_templates = checks.note(member_templates(spec));
+    let reason_template = checks.note(reason_template(spec));
     let labelled = checks.note(labelled(spec).context("`evaluation.labelled` cannot be used"));
     let labelled = labelled?;
     let assets = RunAssets {
@@ -48,6 +49,7 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
         rubric: RubricText::new(rubric?.text()),
         template: template?,
         member_templates: member_templates?,
+        reason_template: reason_template?,
         labelled: labelled.pairs,
         // Folders that are not there are reported by their own checks; a submitter may do without.
         models: ModelFingerprints {
@@ -88,6 +90,14 @@ fn member_templates(spec: &RunSpec) -> anyhow::Result<Vec<String>> {
         read_text(file)
     };
     spec.judge.members.iter().map(read).collect()
+}
+
+fn reason_template(spec: &RunSpec) -> anyhow::Result<Option<String>> {
+    let Some(reasons) = &spec.judge.reasons else {
+        return Ok(None);
+    };
+    ReasonTemplate::load(&reasons.template)?;
+    read_text(&reasons.template).map(Some)
 }
 
 fn labelled(spec: &RunSpec) -> anyhow::Result<labelled::Labelled> {

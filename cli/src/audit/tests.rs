@@ -68,6 +68,7 @@ fn verdict(run: &Run, prompt: PromptIndex, step: u32) -> VerdictRecord {
         order_probabilities,
         rubric: run.assets().rubric.digest,
         votes: Vec::new(),
+        reasons: Vec::new(),
     }
 }
 

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use gavel_core::ids::PromptIndex;
-use gavel_core::spec::{JudgeFamily, JudgeSpec};
+use gavel_core::spec::{JudgeFamily, JudgeSpec, ReasonsSpec};
 use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
-use gavel_judge::{Templates, judge_with};
-use gavel_rubric::{Judge, JudgeTemplate, JudgedPair, RubricSet, Spent};
+use gavel_judge::{Models, Templates, judge_with};
+use gavel_rubric::{Judge, JudgeTemplate, JudgedPair, ReasonTemplate, RubricSet, Spent};
 use image::RgbImage;
 use serde::Serialize;
 
@@ -39,7 +39,9 @@ pub(super) fn judge(arguments: &JudgeArguments) -> anyhow::Result<()> {
     let templates = templates(arguments, &spec)?;
     let (first, second) = (picture(first)?, picture(second)?);
     let base = arguments.base.as_deref().map(picture).transpose()?;
-    let judge = gavel_judge::open(&spec, &templates)?;
+    let reasons = reasons(arguments, &spec)?;
+    let mut models = Models::default();
+    let judge = models.open(&spec, &templates)?;
     let pair = JudgedPair {
         prompt: PromptIndex(0),
         caption: prompt,
@@ -47,11 +49,23 @@ pub(super) fn judge(arguments: &JudgeArguments) -> anyhow::Result<()> {
         first: &first,
         second: &second,
     };
-    let judged = match &arguments.cache {
-        Some(file) => judge_with(&VerdictFile::open(file)?, judge.as_ref(), &rubric, &[pair])?,
-        None => judge.judge(&rubric, &[pair])?,
+    let cache = arguments.cache.as_deref().map(VerdictFile::open).transpose()?;
+    let ask = |rubric: &RubricSet, pairs: &[JudgedPair<'_>]| match &cache {
+        Some(cache) => judge_with(cache, judge.as_ref(), rubric, pairs),
+        None => judge.judge(rubric, pairs),
     };
-    let record = judged.into_iter().next().context("the judge gave no verdict")?;
+    let mut record = ask(&rubric, &[pair])?
+        .into_iter()
+        .next()
+        .context("the judge gave no verdict")?;
+    if let Some((template, max_tokens)) = reasons {
+        let explainer = models.open_explainer(&spec, template, max_tokens)?;
+        record.reasons = explainer
+            .explain(&rubric, &[pair], ask)?
+            .into_iter()
+            .flatten()
+            .collect();
+    }
     if arguments.json {
         let told = Told {
             record: &record,
@@ -109,6 +123,18 @@ fn templates(arguments: &JudgeArguments, spec: &JudgeSpec) -> anyhow::Result<Tem
     Ok(Templates::one(template))
 }
 
+/// How sentences are asked for, and their most tokens; none where nobody asked for reasons.
+fn reasons(arguments: &JudgeArguments, spec: &JudgeSpec) -> anyhow::Result<Option<(ReasonTemplate, u32)>> {
+    let configured = spec.reasons.as_ref();
+    let file = arguments
+        .reasons
+        .as_ref()
+        .or(configured.map(|reasons| &reasons.template));
+    let Some(file) = file else { return Ok(None) };
+    let max_tokens = configured.map_or_else(|| ReasonsSpec::default().max_tokens, |reasons| reasons.max_tokens);
+    Ok(Some((ReasonTemplate::load(file)?, max_tokens)))
+}
+
 fn picture(file: &Path) -> anyhow::Result<RgbImage> {
     let picture = image::open(file).with_context(|| {
         Fault::new(format!("{}: cannot read the picture", file.display())).with_hint("give two PNG, JPEG or WebP files")
@@ -139,6 +165,16 @@ fn describe(record: &VerdictRecord, judge: &dyn Judge, templates: &Templates) ->
             vote.weight,
             in_words(&vote.verdict)
         );
+    }
+    for reason in &record.reasons {
+        text += &format!(
+            "  {}: {}\n",
+            reason.theme.as_deref().unwrap_or("the rubric's criteria"),
+            in_words(&reason.verdict)
+        );
+        if let Some(sentence) = &reason.sentence {
+            text += &format!("    {sentence}\n");
+        }
     }
     text += &format!("  rubric {}, template {}\n", record.rubric.short(), templates.name());
     let Spent {

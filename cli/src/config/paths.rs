@@ -16,6 +16,7 @@ pub(super) fn resolve(spec: &mut RunSpec, folder: &Path) {
     for member in &mut spec.judge.members {
         paths.extend([&mut member.path, &mut member.template]);
     }
+    paths.extend(spec.judge.reasons.as_mut().map(|reasons| &mut reasons.template));
     paths.extend(&mut spec.prompts.held_out);
     paths.extend(
         spec.evaluation

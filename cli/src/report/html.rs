@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gavel_core::run::StepRecord;
-use gavel_core::verdict::{Side, Verdict};
+use gavel_core::verdict::{Reason, Side, Verdict};
 use minijinja::{Environment, context};
 use serde::Serialize;
 
@@ -28,6 +28,15 @@ struct Cell {
     before: Shown,
     after: Shown,
     verdict: &'static str,
+    reasons: Vec<Told>,
+}
+
+/// What a theme of the rubric says.
+#[derive(Serialize)]
+struct Told {
+    theme: String,
+    verdict: &'static str,
+    sentence: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -92,13 +101,31 @@ fn cell(comparison: &Comparison) -> Cell {
         prompt: comparison.prompt.clone(),
         before: shown(&comparison.base),
         after: shown(&comparison.tuned),
-        verdict: match &comparison.verdict {
+        reasons: comparison
+            .verdict
+            .iter()
+            .flat_map(|record| &record.reasons)
+            .map(told)
+            .collect(),
+        verdict: match comparison.verdict.as_ref().map(|record| &record.verdict) {
             Some(Verdict::Preferred { side: Side::Second }) => "judge: after",
             Some(Verdict::Preferred { side: Side::First }) => "judge: before",
             Some(Verdict::Abstain { .. }) => "judge: no preference",
             Some(Verdict::Failed { .. }) => "judge: failed",
             None => "not judged",
         },
+    }
+}
+
+fn told(reason: &Reason) -> Told {
+    Told {
+        theme: reason.theme.clone().unwrap_or_else(|| "rubric".into()),
+        verdict: match reason.verdict {
+            Verdict::Preferred { side: Side::First } => "before",
+            Verdict::Preferred { side: Side::Second } => "after",
+            Verdict::Abstain { .. } | Verdict::Failed { .. } => "undecided",
+        },
+        sentence: reason.sentence.clone(),
     }
 }
 

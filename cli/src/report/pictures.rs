@@ -3,7 +3,7 @@
 use gavel_coordinator::blobs::Blobs;
 use gavel_core::ids::Digest;
 use gavel_core::run::Run;
-use gavel_core::verdict::Verdict;
+use gavel_core::verdict::VerdictRecord;
 use gavel_eval::{Evaluator, Facts};
 
 /// Every held-out prompt that both policies painted, in order.
@@ -14,7 +14,7 @@ pub(super) struct Comparison {
     pub(super) prompt: String,
     pub(super) base: Picture,
     pub(super) tuned: Picture,
-    pub(super) verdict: Option<Verdict>,
+    pub(super) verdict: Option<VerdictRecord>,
 }
 
 /// A picture.
@@ -38,12 +38,7 @@ impl Pictures {
                 prompt: prompt.clone(),
                 base: picture(prompt, base, blobs, evaluator).await?,
                 tuned: picture(prompt, tuned, blobs, evaluator).await?,
-                verdict: results
-                    .comparisons
-                    .get(index)
-                    .cloned()
-                    .flatten()
-                    .map(|record| record.verdict),
+                verdict: results.comparisons.get(index).cloned().flatten(),
             });
         }
         Ok(Self(comparisons))

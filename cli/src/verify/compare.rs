@@ -289,6 +289,7 @@ mod tests {
                 order_probabilities: [0.5, 1.0],
                 rubric: Digest::of(b"rubric"),
                 votes: Vec::new(),
+                reasons: Vec::new(),
             }],
             model: Digest::of(b"judge"),
             seconds: 0.0,

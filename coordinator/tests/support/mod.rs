@@ -49,6 +49,7 @@ pub(crate) fn assets() -> RunAssets {
         rubric: RubricText::new("the better picture wins"),
         template: "which?".into(),
         member_templates: Vec::new(),
+        reason_template: None,
         labelled: vec![LabelledPair {
             text: "labelled".into(),
             first: image("labelled a"),
@@ -161,6 +162,7 @@ impl Work for Fake {
                         order_probabilities: [probability_first; 2],
                         rubric: self.rubric.ok_or(WorkError::Fatal("not prepared".into()))?,
                         votes: Vec::new(),
+                        reasons: Vec::new(),
                     });
                 }
                 Outcome::Judged {

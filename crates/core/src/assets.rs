@@ -20,6 +20,9 @@ pub struct RunAssets {
     /// The template's text of each member of a judge that is an ensemble.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub member_templates: Vec<String>,
+    /// The text of `judge.reasons.template`; none where no reasons are asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason_template: Option<String>,
     /// Pairs with a known answer; their images are blobs.
     pub labelled: Vec<LabelledPair>,
     /// The models that the submitter has in the spec's folders: every worker's must be the same.

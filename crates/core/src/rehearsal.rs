@@ -72,6 +72,7 @@ pub fn work(spec: &RunSpec, rubric: Digest, assignment: &Assignment) -> Outcome 
                     order_probabilities: [probability; 2],
                     rubric,
                     votes: Vec::new(),
+                    reasons: Vec::new(),
                 }
             });
             Outcome::Judged {

@@ -65,6 +65,10 @@ pub struct VerdictRecord {
     /// What each member of an ensemble says, in the ensemble's order; empty for one judge.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub votes: Vec<Vote>,
+    /// For people: what each theme of the rubric says by itself, in the rubric's order. Empty for a pair that `judge.reasons`
+    /// does not cover. Nothing is rewarded for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<Reason>,
 }
 
 /// What a member of an ensemble says of a pair.
@@ -76,6 +80,22 @@ pub struct Vote {
     pub weight: f64,
     /// Its own decision. One that failed is left out of the vote.
     pub verdict: Verdict,
+}
+
+/// What the judge says of a pair under one theme of the rubric alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reason {
+    /// The theme's name; `None` for a theme without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub theme: Option<String>,
+    /// The decision under this theme.
+    pub verdict: Verdict,
+    /// Mean over both orders of the probability that the first candidate is better, in [0, 1].
+    pub probability_first: f64,
+    /// Why, in a sentence that calls the first candidate 1 and the second 2; `None` where the theme does not decide or the
+    /// model wrote nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentence: Option<String>,
 }
 
 /// The side for which the heavier votes are; `None` when both sides weigh the same.
@@ -101,6 +121,7 @@ impl VerdictRecord {
             order_probabilities: [0.5; 2],
             rubric,
             votes: Vec::new(),
+            reasons: Vec::new(),
         }
     }
 

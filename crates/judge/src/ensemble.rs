@@ -75,6 +75,7 @@ impl Ensemble {
             order_probabilities,
             rubric,
             votes,
+            reasons: Vec::new(),
         }
     }
 }

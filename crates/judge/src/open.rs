@@ -8,12 +8,12 @@ use gavel_core::ids::Digest;
 use gavel_core::spec::{Device, Dtype, JudgeFamily, JudgeSpec};
 use gavel_models::load;
 use gavel_models::vlm::Vlm;
-use gavel_rubric::{Chat, Judge, JudgeTemplate};
+use gavel_rubric::{Chat, Judge, JudgeTemplate, ReasonTemplate};
 use serde::Deserialize;
 
 use crate::ensemble::Ensemble;
 use crate::openai::EndpointJudge;
-use crate::{Endpoint, Error, VlmJudge, VlmWriter};
+use crate::{Endpoint, Error, Explainer, VlmJudge, VlmWriter};
 
 /// The words that a judge is asked with, and those of its members.
 #[derive(Debug, Clone)]
@@ -158,6 +158,25 @@ impl Models {
                 });
             }
         })
+    }
+
+    /// What explains the judge's verdicts in words of `template`: the judge's own model, of an ensemble the first member's.
+    ///
+    /// # Errors
+    /// As [`open_chat`].
+    pub fn open_explainer(
+        &mut self,
+        spec: &JudgeSpec,
+        template: ReasonTemplate,
+        max_tokens: u32,
+    ) -> Result<Explainer, Error> {
+        let spec = spec.members.first().unwrap_or(spec);
+        // A model in this process computes with all cores already.
+        let concurrency = match spec.family.is_in_process() {
+            true => 1,
+            false => spec.concurrency as usize,
+        };
+        Ok(Explainer::new(self.open_chat(spec)?, template, max_tokens, concurrency))
     }
 
     fn one(

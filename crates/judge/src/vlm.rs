@@ -86,6 +86,7 @@ impl VlmJudge {
             order_probabilities,
             rubric,
             votes: Vec::new(),
+            reasons: Vec::new(),
         })
     }
 }

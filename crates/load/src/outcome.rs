@@ -72,6 +72,7 @@ impl Maker {
                     order_probabilities: [0.9, 0.85],
                     rubric: self.rubric,
                     votes: Vec::new(),
+                    reasons: Vec::new(),
                 });
                 Outcome::Judged {
                     verdicts: verdicts.collect(),

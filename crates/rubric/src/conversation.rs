@@ -34,6 +34,7 @@ pub enum Part {
 pub(crate) struct Conversation {
     file: PathBuf,
     turns: Vec<Turn>,
+    variables: &'static str,
     environment: Environment<'static>,
 }
 
@@ -67,14 +68,15 @@ enum Piece {
 }
 
 impl Conversation {
-    /// Checks the turns and compiles their texts; `file` is for error messages.
+    /// Checks the turns and compiles their texts; `file` and the names of the `variables` are for error messages.
     ///
     /// # Errors
     /// [`TemplateError`], which names the file and the key.
-    pub(crate) fn new(turns: Vec<Turn>, file: &Path) -> Result<Self, TemplateError> {
+    pub(crate) fn new(turns: Vec<Turn>, variables: &'static str, file: &Path) -> Result<Self, TemplateError> {
         let mut conversation = Self {
             file: file.to_owned(),
             turns,
+            variables,
             environment: environment(),
         };
         let mut bases = 0;
@@ -162,6 +164,7 @@ impl Conversation {
         TemplateError::Render {
             file: self.file.clone(),
             key,
+            variables: self.variables,
             source: Box::new(source),
         }
     }

@@ -106,6 +106,8 @@ pub enum TemplateError {
         file: PathBuf,
         /// The key, for example `messages[0].content[2].text`.
         key: String,
+        /// The variables that a template of its kind may name.
+        variables: &'static str,
         /// Where and what.
         #[source]
         source: Box<minijinja::Error>,
@@ -122,7 +124,7 @@ impl Hint for TemplateError {
                                     configs/judge/small.toml shows one"
                 .to_owned(),
             Self::Value { .. } => return None,
-            Self::Render { .. } => "the variables are `caption`, `rubric`, `criteria` and `themes`".to_owned(),
+            Self::Render { variables, .. } => format!("the variables are {variables}"),
         })
     }
 }

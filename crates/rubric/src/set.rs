@@ -117,23 +117,23 @@ impl RubricSet {
                 }),
             }
         }
-        let set = Self {
-            version: VERSION,
-            name: None,
-            provenance: None,
-            themes,
-        };
+        let set = Self::of_themes(themes);
         let empty = set.criteria().next().is_none();
         if empty { None } else { Some(set) }
     }
 
     /// A set without criteria: a judge under it decides by its own lights.
     pub fn empty() -> Self {
+        Self::of_themes(Vec::new())
+    }
+
+    /// A set of these themes.
+    pub fn of_themes(themes: Vec<Theme>) -> Self {
         Self {
             version: VERSION,
             name: None,
             provenance: None,
-            themes: Vec::new(),
+            themes,
         }
     }
 

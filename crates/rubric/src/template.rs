@@ -9,6 +9,8 @@ use serde::Deserialize;
 use crate::conversation::{self, Conversation, Message, PICTURES, Place, Turn, read};
 use crate::{RubricSet, TemplateError};
 
+const VARIABLES: &str = "`caption`, `rubric`, `criteria` and `themes`";
+
 /// A prompt for a vision-language model that compares two pictures.
 #[derive(Debug, Clone)]
 pub struct JudgeTemplate {
@@ -99,7 +101,7 @@ impl JudgeTemplate {
             labels,
             label_mass_min: raw.label_mass_min,
             digest: Digest::of(text.as_bytes()),
-            conversation: Conversation::new(raw.messages, file)?,
+            conversation: Conversation::new(raw.messages, VARIABLES, file)?,
         };
         let shown = |candidate| {
             let places = template.conversation.places();

@@ -5,7 +5,10 @@ use std::sync::{Mutex, PoisonError};
 
 /// Applies `work` to every item on so many threads and returns the results in the items' order. After an error no new item is
 /// begun, those under way are finished, and the error of the first item in order that had one is returned.
-pub(crate) fn map<T: Sync, R: Send, E: Send>(
+///
+/// # Errors
+/// The error of `work`.
+pub fn map<T: Sync, R: Send, E: Send>(
     threads: usize,
     items: &[T],
     work: impl Fn(usize, &T) -> Result<R, E> + Sync,

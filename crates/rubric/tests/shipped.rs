@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use gavel_rubric::{JudgeTemplate, Part, Pictures, RubricSet, TemplateError};
+use gavel_core::verdict::Side;
+use gavel_rubric::{JudgeTemplate, Part, Pictures, ReasonTemplate, RubricSet, TemplateError, Theme};
 
 fn configs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs")
@@ -106,5 +107,36 @@ fn faults_are_found_at_load_and_named_by_key() {
         ),
     ] {
         assert_eq!(template(&text).unwrap_err().to_string(), message, "{text}");
+    }
+}
+
+#[test]
+fn every_shipped_reason_template_asks_about_text_to_image_and_edits() {
+    let theme = Theme {
+        name: Some("Light".into()),
+        tips: vec!["Shadows agree.".into()],
+    };
+    for (language, edits) in [("en", true), ("zh", true), ("small", false)] {
+        let file = configs().join("rubric").join(language).join("reason.toml");
+        let template = ReasonTemplate::load(&file).unwrap();
+        for base in [false, true] {
+            let messages = template.render("a cat", &theme, Side::Second, base).unwrap();
+            let parts: Vec<&Part> = messages.iter().flat_map(|message| &message.content).collect();
+            let images: Vec<usize> = parts
+                .iter()
+                .filter_map(|part| match part {
+                    Part::Image(place) => Some(*place),
+                    Part::Text(_) => None,
+                })
+                .collect();
+            let expected: &[usize] = if base && edits { &[2, 0, 1] } else { &[0, 1] };
+            assert_eq!(images, expected, "{language}");
+            let says = |words: &str| {
+                parts
+                    .iter()
+                    .any(|part| matches!(part, Part::Text(text) if text.contains(words)))
+            };
+            assert!(says("a cat") && says("Shadows agree."), "{language}");
+        }
     }
 }

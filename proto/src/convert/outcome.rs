@@ -2,7 +2,7 @@
 
 use gavel_core::ids::{Candidate, PromptIndex};
 use gavel_core::unit::{Fault, Outcome, Sampled, ShardStatistics, SkippedPair, Unusable};
-use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord, Vote};
+use gavel_core::verdict::{AbstainReason, Reason, Side, Verdict, VerdictRecord, Vote};
 
 use super::{Malformed, all, bytes, digest, each, optional_digest, required};
 use crate::v1;
@@ -120,6 +120,7 @@ impl From<VerdictRecord> for v1::VerdictRecord {
             second_order_probability: second,
             rubric: bytes(record.rubric),
             votes: each(record.votes),
+            reasons: each(record.reasons),
         }
     }
 }
@@ -135,6 +136,7 @@ impl TryFrom<v1::VerdictRecord> for VerdictRecord {
             order_probabilities: [record.first_order_probability, record.second_order_probability],
             rubric: digest(&record.rubric, "VerdictRecord.rubric")?,
             votes: all(record.votes)?,
+            reasons: all(record.reasons)?,
         })
     }
 }
@@ -157,6 +159,30 @@ impl TryFrom<v1::Vote> for Vote {
             judge: vote.judge,
             weight: vote.weight,
             verdict: required(vote.verdict, "Vote.verdict")?.try_into()?,
+        })
+    }
+}
+
+impl From<Reason> for v1::Reason {
+    fn from(reason: Reason) -> Self {
+        Self {
+            theme: reason.theme,
+            verdict: Some(reason.verdict.into()),
+            probability_first: reason.probability_first,
+            sentence: reason.sentence,
+        }
+    }
+}
+
+impl TryFrom<v1::Reason> for Reason {
+    type Error = Malformed;
+
+    fn try_from(reason: v1::Reason) -> Result<Self, Malformed> {
+        Ok(Self {
+            theme: reason.theme,
+            verdict: required(reason.verdict, "Reason.verdict")?.try_into()?,
+            probability_first: reason.probability_first,
+            sentence: reason.sentence,
         })
     }
 }

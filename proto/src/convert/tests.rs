@@ -1,7 +1,7 @@
 use gavel_core::ids::{Candidate, Digest, Fence, PromptIndex, RunId, Step, WorkerId};
 use gavel_core::rally::{Group, Muster};
 use gavel_core::unit::*;
-use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
+use gavel_core::verdict::{AbstainReason, Reason, Side, Verdict, VerdictRecord};
 use prost::Message;
 
 use super::{LeaseKey, Malformed};
@@ -87,8 +87,27 @@ fn verdicts() -> Vec<VerdictRecord> {
         order_probabilities: [0.3, 1.0],
         rubric: digest("rubric"),
         votes: Vec::new(),
+        reasons: reasons(),
     })
     .collect()
+}
+
+fn reasons() -> Vec<Reason> {
+    let decided = Reason {
+        theme: Some("Light".into()),
+        verdict: Verdict::Preferred { side: Side::Second },
+        probability_first: 0.25,
+        sentence: Some("Image 1 is dark.".into()),
+    };
+    let undecided = Reason {
+        theme: None,
+        verdict: Verdict::Abstain {
+            reason: AbstainReason::TooClose,
+        },
+        probability_first: 0.5,
+        sentence: None,
+    };
+    vec![decided, undecided]
 }
 
 #[test]

@@ -78,6 +78,7 @@ impl Work for FakeJudge {
                 order_probabilities: [probability; 2],
                 rubric: self.0.unwrap(),
                 votes: Vec::new(),
+                reasons: Vec::new(),
             }
         };
         Ok(Outcome::Judged {

@@ -194,6 +194,7 @@ fn assets(chance: &mut Chance) -> RunAssets {
         rubric: RubricText::new("prefer the better one"),
         template: String::new(),
         member_templates: Vec::new(),
+        reason_template: None,
         labelled: (0..chance.below(4) as u8)
             .map(|pair| LabelledPair {
                 text: format!("labelled {pair}"),

@@ -72,6 +72,7 @@ mod tests {
             order_probabilities: [0.5; 2],
             rubric: Digest([0; 32]),
             votes: Vec::new(),
+            reasons: Vec::new(),
         }
     }
 

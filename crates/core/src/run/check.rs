@@ -133,10 +133,9 @@ impl Run {
         }
         for record in verdicts {
             let [first, second] = record.order_probabilities;
-            if [record.probability_first, first, second]
-                .iter()
-                .any(|p| !(0.0..=1.0).contains(p))
-            {
+            let reasons = record.reasons.iter().map(|reason| reason.probability_first);
+            let mut probabilities = [record.probability_first, first, second].into_iter().chain(reasons);
+            if probabilities.any(|p| !(0.0..=1.0).contains(&p)) {
                 return invalid(format!("pair {}: a probability lies outside 0 to 1", record.prompt));
             }
             if record.rubric != self.assets.rubric.digest {

@@ -47,6 +47,7 @@ pub(super) fn assets() -> RunAssets {
         rubric: RubricText::new("prefer the better one"),
         template: String::new(),
         member_templates: Vec::new(),
+        reason_template: None,
         labelled: (0..3)
             .map(|pair| LabelledPair {
                 text: format!("labelled {pair}"),
@@ -358,5 +359,6 @@ pub(super) fn record(prompt: u32, verdict: Verdict, run: &Run) -> VerdictRecord 
         order_probabilities: [0.5; 2],
         rubric: run.assets().rubric.digest,
         votes: Vec::new(),
+        reasons: Vec::new(),
     }
 }

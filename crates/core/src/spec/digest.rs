@@ -56,6 +56,13 @@ fn judge(spec: &JudgeSpec) -> Value {
     if let Some(model) = &spec.model {
         value["model"] = model.as_str().into();
     }
+    if let Some(reasons) = &spec.reasons {
+        value["reasons"] = serde_json::json!({
+            "fraction": reasons.fraction,
+            "template": plain(&reasons.template),
+            "max_tokens": reasons.max_tokens,
+        });
+    }
     if spec.weight != 1.0 {
         value["weight"] = spec.weight.into();
     }

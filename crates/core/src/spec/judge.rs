@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::device::{Device, Dtype};
 use super::problems::Problems;
+use super::reasons::ReasonsSpec;
 
 /// What kind of judge it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -79,6 +80,9 @@ pub struct JudgeSpec {
     /// Whether verdicts are kept and not asked for twice; `None` does so where the judge or a member is a server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<bool>,
+    /// Which pairs are explained to people; none without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasons: Option<ReasonsSpec>,
     /// A member's votes.
     pub weight: f64,
     /// The judges of an ensemble.
@@ -117,6 +121,7 @@ impl Default for JudgeSpec {
             prompt_price: None,
             completion_price: None,
             cache: None,
+            reasons: None,
             weight: 1.0,
             members: Vec::new(),
         }
@@ -161,6 +166,9 @@ impl JudgeSpec {
         );
         problems.require_set(&self.rubric, "judge.rubric", "a rubric set, or a text file of criteria");
         problems.at_least_one(self.batch, "judge.batch");
+        if let Some(reasons) = &self.reasons {
+            reasons.check("judge.reasons", problems);
+        }
         problems.require(self.weight == 1.0, "judge.weight", || {
             "only a member of an ensemble has a weight".into()
         });
@@ -189,6 +197,7 @@ impl JudgeSpec {
             ("rubric", self.rubric.as_os_str().is_empty()),
             ("batch", self.batch == Self::default().batch),
             ("cache", self.cache.is_none()),
+            ("reasons", self.reasons.is_none()),
         ];
         for (key, is_left_out) in of_the_run {
             problems.require(is_left_out, &format!("{at}.{key}"), || {

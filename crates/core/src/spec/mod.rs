@@ -10,6 +10,7 @@ mod model;
 mod objective;
 mod parse;
 mod problems;
+mod reasons;
 mod run;
 mod sampling;
 
@@ -24,6 +25,7 @@ pub use judge::{JudgeFamily, JudgeSpec, NamedJudge};
 pub use model::{LoraSpec, ModelFamily, ModelSpec};
 pub use objective::{LearningRateSchedule, ObjectiveSpec, OptimizerSpec};
 pub use problems::{Problem, Problems};
+pub use reasons::ReasonsSpec;
 pub use run::{CheckpointSpec, EvaluationSpec, EvaluatorName, RunSection};
 pub use sampling::{PromptsSpec, SamplingSpec};
 

@@ -200,6 +200,19 @@ fn a_judge_has_what_its_family_needs_and_nothing_else() {
         ),
         (format!("{ensemble}{member}{member}batch = 2"), "judge.members[1].batch"),
         (
+            format!("{ensemble}{member}{member}reasons = {{ template = \"reason.toml\" }}"),
+            "judge.members[1].reasons",
+        ),
+        ("[judge.reasons]\nfraction = 0.5".to_owned(), "judge.reasons.template"),
+        (
+            "[judge.reasons]\ntemplate = \"reason.toml\"\nfraction = 0.0".to_owned(),
+            "judge.reasons.fraction",
+        ),
+        (
+            "[judge.reasons]\ntemplate = \"reason.toml\"\nmax_tokens = 0".to_owned(),
+            "judge.reasons.max_tokens",
+        ),
+        (
             format!("{ensemble}{member}{member}family = \"ensemble\"").replacen(
                 "path = \"models/tiny-judge\"\nfamily",
                 "family",
@@ -280,6 +293,7 @@ fn the_digest_holds_what_determines_the_result() {
     assert!(with(|spec| spec.judge.concurrency = 1));
     assert!(with(|spec| spec.judge.api_key_env = Some("KEY".into())));
     assert!(with(|spec| spec.judge.cache = Some(true)));
+    assert!(!with(|spec| spec.judge.reasons = Some(ReasonsSpec::default())));
     assert!(!with(|spec| spec.judge.endpoint = Some("http://elsewhere".into())));
     assert!(!with(|spec| spec.judge.model = Some("other".into())));
     assert!(!with(|spec| spec.judge.members = vec![JudgeSpec::default()]));
@@ -303,6 +317,9 @@ fn every_key_is_documented() {
             documented.push((section, row.split('`').next().unwrap()));
         }
     }
+    let (nested, documented): (Vec<_>, Vec<_>) = documented.into_iter().partition(|(section, _)| section.contains('.'));
+    let reasons = super::keys::of::<ReasonsSpec>().iter();
+    assert_eq!(nested, reasons.map(|key| ("judge.reasons", *key)).collect::<Vec<_>>());
     let keys: Vec<_> = RunSpec::keys().collect();
     assert_eq!(
         documented, keys,
@@ -320,7 +337,10 @@ fn documented_defaults_are_the_defaults() {
         ("run", "name = \"x\""),
         ("model", "path = \"x\""),
         ("prompts", "train = \"x\"\nheld_out = \"x\""),
-        ("judge", "path = \"x\"\ntemplate = \"x\"\nrubric = \"x\""),
+        (
+            "judge",
+            "path = \"x\"\ntemplate = \"x\"\nrubric = \"x\"\nreasons = { template = \"x\" }",
+        ),
         ("evaluation", ""),
     ] {
         table.insert(section.into(), toml::Value::Table(keys.parse().unwrap()));
@@ -339,7 +359,8 @@ fn documented_defaults_are_the_defaults() {
             continue;
         };
         let default: toml::Value = format!("v = {default}").parse::<Table>().unwrap()["v"].clone();
-        assert_eq!(spec[section][key], default, "{section}.{key}");
+        let table = section.split('.').fold(&spec, |table, part| &table[part]);
+        assert_eq!(table[key], default, "{section}.{key}");
         checked += 1;
     }
     assert!(checked > 40, "only {checked} defaults were found");

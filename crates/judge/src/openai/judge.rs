@@ -134,6 +134,7 @@ impl EndpointJudge {
             order_probabilities,
             rubric,
             votes: Vec::new(),
+            reasons: Vec::new(),
         }
     }
 }

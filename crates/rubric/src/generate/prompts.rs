@@ -45,6 +45,9 @@ struct RawTemplate {
     messages: Vec<Turn>,
 }
 
+const VARIABLES: &str = "`caption`, `editing`, `better`, `chosen`, `undecided`, `score`, `given`, `score_min`, `score_max`, \
+                         `count`, `criteria`, `themes` and `problem`";
+
 /// The values that a template may name.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Values<'a> {
@@ -180,7 +183,7 @@ impl Template {
         let raw: RawTemplate = conversation::parse(text, file)?;
         let template = Self {
             digest: Digest::of(text.as_bytes()),
-            conversation: Conversation::new(raw.messages, file)?,
+            conversation: Conversation::new(raw.messages, VARIABLES, file)?,
         };
         let criteria = ["a criterion".to_owned()];
         for problem in ["", "a problem"] {

@@ -125,6 +125,7 @@ impl Judge for Sage {
                 order_probabilities: [0.5; 2],
                 rubric: rubric.digest(),
                 votes: Vec::new(),
+                reasons: Vec::new(),
             }
         };
         Ok(pairs.iter().map(record).collect())

@@ -7,7 +7,7 @@ use super::simulation::{Fleet, assets, judged, record, run, spec};
 use super::*;
 use crate::Hint;
 use crate::unit::{Assignment, Outcome, ShardStatistics, SkippedPair};
-use crate::verdict::{Side, Verdict};
+use crate::verdict::{Reason, Side, Verdict};
 
 fn fleet() -> Fleet {
     Fleet::new(run())
@@ -587,7 +587,14 @@ fn verdicts_of_another_rubric_or_out_of_order_are_refused() {
     swapped.swap(0, 1);
     let mut improbable = good();
     improbable[0].probability_first = f64::NAN;
-    for verdicts in [other, swapped, improbable, good()[..1].to_vec()] {
+    let mut unreasonable = good();
+    unreasonable[1].reasons.push(Reason {
+        theme: None,
+        verdict: Verdict::Preferred { side: Side::First },
+        probability_first: f64::NAN,
+        sentence: None,
+    });
+    for verdicts in [other, swapped, improbable, unreasonable, good()[..1].to_vec()] {
         let outcome = judged(verdicts);
         let refusal = fleet.apply(Event::Completed {
             unit,
