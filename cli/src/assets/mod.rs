@@ -6,7 +6,7 @@ mod prompts;
 use std::path::Path;
 
 use anyhow::Context as _;
-use gavel_core::spec::{EvaluatorName, JudgeSpec, RunSpec};
+use gavel_core::spec::{EvaluatorName, JudgeSpec, ReasonsSpec, RunSpec};
 use gavel_core::{ModelFingerprints, RubricText, RunAssets};
 use gavel_eval::Evaluator;
 use gavel_models::load::fingerprint;
@@ -40,7 +40,8 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
     let rubric = checks.note(RubricSet::load(&spec.judge.rubric).map_err(anyhow::Error::from));
     let template = checks.note(template(spec));
     let member_templates = checks.note(member_templates(spec));
-    let reason_template = checks.note(reason_template(spec));
+    let reasons = spec.judge.reasons.as_ref();
+    let reason_template = reasons.map(|reasons| checks.note(reason_template(reasons)));
     let labelled = checks.note(labelled(spec).context("`evaluation.labelled` cannot be used"));
     let labelled = labelled?;
     let assets = RunAssets {
@@ -49,7 +50,10 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
         rubric: RubricText::new(rubric?.text()),
         template: template?,
         member_templates: member_templates?,
-        reason_template: reason_template?,
+        reason_template: match reason_template {
+            Some(read) => Some(read?),
+            None => None,
+        },
         labelled: labelled.pairs,
         // Folders that are not there are reported by their own checks; a submitter may do without.
         models: ModelFingerprints {
@@ -92,12 +96,9 @@ fn member_templates(spec: &RunSpec) -> anyhow::Result<Vec<String>> {
     spec.judge.members.iter().map(read).collect()
 }
 
-fn reason_template(spec: &RunSpec) -> anyhow::Result<Option<String>> {
-    let Some(reasons) = &spec.judge.reasons else {
-        return Ok(None);
-    };
+fn reason_template(reasons: &ReasonsSpec) -> anyhow::Result<String> {
     ReasonTemplate::load(&reasons.template)?;
-    read_text(&reasons.template).map(Some)
+    read_text(&reasons.template)
 }
 
 fn labelled(spec: &RunSpec) -> anyhow::Result<labelled::Labelled> {

@@ -123,7 +123,7 @@ mod tests {
     }
 
     const TEMPLATE: &str = "name = \"t\"\n[[messages]]\nrole = \"user\"\ncontent = [{ image = 1 }, { image = 2 }, \
-                            { text = \"{{ theme }}: {{ criteria | join(' ') }} {{ better }}\" }]";
+                            { text = \"{{ theme }}:{% for tip in criteria %} {{ tip }}{% endfor %} {{ better }}\" }]";
 
     /// A rubric of the word "Sharp" prefers the second, of "Bright" the first; others do not decide.
     fn judge(rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
