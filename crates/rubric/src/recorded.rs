@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::data::{Picture, RankedPair};
+use crate::generate::Embed;
 use crate::threads;
 use crate::{
     AskError, Chat, ChatReply, ChatRequest, Journal, JournalError, Judge, JudgedPair, Message, RubricSet, Usage,
@@ -46,6 +47,40 @@ pub(crate) struct Question<'a> {
 struct KeptReply {
     text: String,
     complete: bool,
+}
+
+/// An embedding that is not asked again for what the journal holds.
+pub(crate) struct RecordedEmbed<'a> {
+    recorded: &'a Recorded<'a>,
+    embed: &'a dyn Embed,
+}
+
+impl Embed for RecordedEmbed<'_> {
+    fn name(&self) -> &str {
+        self.embed.name()
+    }
+
+    fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f64>>, AskError> {
+        let Some(identity) = self.embed.identity() else {
+            return self.embed.embed(texts);
+        };
+        let keys: Vec<Digest> = texts
+            .iter()
+            .map(|text| key(&json!({ "embedding": identity, "text": text })))
+            .collect();
+        let kept = keys.iter().map(|key| self.recorded.look_up(key));
+        let mut vectors: Vec<Option<Vec<f64>>> = kept.collect::<Result<_, _>>()?;
+        let missing: Vec<usize> = (0..texts.len()).filter(|index| vectors[*index].is_none()).collect();
+        if !missing.is_empty() {
+            let open: Vec<&str> = missing.iter().map(|index| texts[*index]).collect();
+            let made = self.embed.embed(&open)?;
+            self.recorded.asked.fetch_add(made.len(), Ordering::Relaxed);
+            for (index, vector) in missing.into_iter().zip(made) {
+                vectors[index] = Some(self.recorded.keep(keys[index], vector)?);
+            }
+        }
+        Ok(vectors.into_iter().flatten().collect())
+    }
 }
 
 impl<'a> Recorded<'a> {
@@ -195,6 +230,11 @@ impl<'a> Recorded<'a> {
         Ok(records.into_iter().flatten().collect())
     }
 
+    /// Vectors through the journal.
+    pub(crate) fn embedding<'b>(&'b self, embed: &'b dyn Embed) -> RecordedEmbed<'b> {
+        RecordedEmbed { recorded: self, embed }
+    }
+
     fn look_up<T: for<'de> Deserialize<'de>>(&self, key: &Digest) -> Result<Option<T>, AskError> {
         let Some(kept) = self.journal.and_then(|journal| journal.get(key)) else {
             return Ok(None);
@@ -267,5 +307,61 @@ fn not_kept(error: &JournalError) -> AskError {
             None => error.to_string(),
         },
         hint: error.hint(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Notes what it was asked for.
+    struct Noting(Option<Digest>, Mutex<Vec<String>>);
+
+    impl Embed for Noting {
+        fn name(&self) -> &str {
+            "noting"
+        }
+
+        fn identity(&self) -> Option<Digest> {
+            self.0
+        }
+
+        fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f64>>, AskError> {
+            self.1
+                .lock()
+                .unwrap()
+                .extend(texts.iter().map(|text| (*text).to_owned()));
+            Ok(texts.iter().map(|text| vec![text.len() as f64 / 3.0]).collect())
+        }
+    }
+
+    #[test]
+    fn a_text_is_embedded_once_also_after_a_kill() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Journal::open(&folder.path().join("journal"), "now").unwrap();
+        let paid = Noting(Some(Digest::of(b"paid")), Mutex::default());
+        {
+            let journal = open();
+            let recorded = Recorded::new(Some(&journal));
+            recorded.embedding(&paid).embed(&["a", "bb"]).unwrap();
+        }
+        let journal = open();
+        let recorded = Recorded::new(Some(&journal));
+        let vectors = recorded.embedding(&paid).embed(&["bb", "ccc", "a"]).unwrap();
+        assert_eq!(vectors, [[2.0 / 3.0], [1.0], [1.0 / 3.0]]);
+        assert_eq!(*paid.1.lock().unwrap(), ["a", "bb", "ccc"]);
+        let other = Noting(Some(Digest::of(b"another model")), Mutex::default());
+        recorded.embedding(&other).embed(&["a"]).unwrap();
+        assert_eq!(
+            *other.1.lock().unwrap(),
+            ["a"],
+            "vectors of one model are not another's"
+        );
+        let free = Noting(None, Mutex::default());
+        let kept = journal.answers();
+        recorded.embedding(&free).embed(&["a", "d"]).unwrap();
+        assert_eq!((free.1.lock().unwrap().len(), journal.answers()), (2, kept));
     }
 }

@@ -73,6 +73,15 @@ pub(crate) struct GenerateArguments {
     /// Folder of another model, which verifies the criteria [default: the model that writes them].
     #[arg(long, value_name = "DIR")]
     pub(super) judge_model: Option<PathBuf>,
+    /// Select by the embeddings of this model of the server (/v1/embeddings) [default: counts of words and letters, without a model].
+    #[arg(long, value_name = "NAME")]
+    pub(super) embedding_model: Option<String>,
+    /// Base address of the server that embeds [default: --endpoint, with its key].
+    #[arg(long, value_name = "URL", requires = "embedding_model")]
+    pub(super) embedding_endpoint: Option<String>,
+    /// Environment variable that holds that server's key.
+    #[arg(long, value_name = "VARIABLE", requires = "embedding_endpoint")]
+    pub(super) embedding_api_key_env: Option<String>,
     /// The rubric set to write; the answers are kept beside it in OUT.journal.
     #[arg(long, value_name = "FILE")]
     pub(super) out: PathBuf,

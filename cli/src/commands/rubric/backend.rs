@@ -8,10 +8,12 @@ use backon::{BlockingRetryable as _, ExponentialBuilder};
 use gavel_core::ids::Digest;
 use gavel_core::spec::{JudgeFamily, JudgeSpec};
 use gavel_core::verdict::VerdictRecord;
-use gavel_judge::{Models, Templates};
+use gavel_judge::{Endpoint, Models, Templates};
+use gavel_rubric::generate::{Embed, HashedNgrams};
 use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgeTemplate, JudgedPair, RubricSet};
 
-use super::arguments::BackendArguments;
+use super::arguments::{BackendArguments, GenerateArguments};
+use crate::fault::Fault;
 
 /// A model folder may say which words its model was trained on.
 const FOLDER_TEMPLATE: &str = "judge_template.toml";
@@ -48,6 +50,37 @@ pub(super) fn chat(models: &mut Models, arguments: &BackendArguments) -> anyhow:
         inner: models.open_chat(&spec(arguments, None))?,
         retries: arguments.retries,
     })
+}
+
+/// What turns criteria into vectors: a server's model, or else none.
+///
+/// # Errors
+/// A model without a server, or a key that is missing.
+pub(super) fn embedding(arguments: &GenerateArguments) -> anyhow::Result<Box<dyn Embed>> {
+    let Some(model) = &arguments.embedding_model else {
+        return Ok(Box::new(HashedNgrams));
+    };
+    let backend = &arguments.backend;
+    // The key of one server is not shown to another.
+    let (endpoint, api_key_env) = match &arguments.embedding_endpoint {
+        Some(endpoint) => (Some(endpoint), &arguments.embedding_api_key_env),
+        None => (backend.endpoint.as_ref(), &backend.api_key_env),
+    };
+    let endpoint = endpoint.ok_or_else(|| {
+        Fault::new("--embedding-model names a model of a server, and there is none")
+            .with_hint("name the server with --embedding-endpoint URL, or leave --embedding-model out")
+    })?;
+    let spec = JudgeSpec {
+        family: JudgeFamily::Openai,
+        endpoint: Some(endpoint.clone()),
+        model: Some(model.clone()),
+        api_key_env: api_key_env.clone(),
+        ..JudgeSpec::default()
+    };
+    Ok(Box::new(Patient {
+        inner: Box::new(Endpoint::new(&spec)?) as Box<dyn Embed>,
+        retries: backend.retries,
+    }))
 }
 
 fn spec(arguments: &BackendArguments, model: Option<&Path>) -> JudgeSpec {
@@ -113,6 +146,20 @@ impl Chat for Patient<dyn Chat> {
 
     fn reply(&self, request: &ChatRequest<'_>) -> Result<ChatReply, AskError> {
         self.ask(|chat| chat.reply(request))
+    }
+}
+
+impl Embed for Patient<dyn Embed> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn identity(&self) -> Option<Digest> {
+        self.inner.identity()
+    }
+
+    fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f64>>, AskError> {
+        self.ask(|embed| embed.embed(texts))
     }
 }
 

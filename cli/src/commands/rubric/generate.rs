@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use gavel_judge::Models;
 use gavel_rubric::Journal;
 use gavel_rubric::data::Labelling;
-use gavel_rubric::generate::{Generator, HashedNgrams, Language, Progress, Prompts, Settings};
+use gavel_rubric::generate::{Generator, Language, Progress, Prompts, Settings};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -31,6 +31,7 @@ pub(super) fn generate(arguments: &GenerateArguments) -> anyhow::Result<()> {
     let mut models = Models::default();
     let chat = backend::chat(&mut models, &arguments.backend)?;
     let judge = backend::judge(&mut models, &arguments.backend, arguments.judge_model.as_deref())?;
+    let embed = backend::embedding(arguments)?;
     let bar = ProgressBar::new(0);
     bar.set_style(
         ProgressStyle::with_template("{spinner} [{bar:24}] {pos}/{len} examples, {eta} left  {wide_msg}")
@@ -48,7 +49,7 @@ pub(super) fn generate(arguments: &GenerateArguments) -> anyhow::Result<()> {
     let generator = Generator {
         chat: &chat,
         judge: &judge,
-        embed: &HashedNgrams,
+        embed: embed.as_ref(),
         prompts: &prompts,
         journal: Some(&journal),
         threads: arguments.backend.concurrency as usize,

@@ -1,6 +1,7 @@
 //! Servers that speak OpenAI's chat completions: vLLM, SGLang, llama.cpp, transformers, and hosted models.
 
 mod client;
+mod embed;
 mod judge;
 mod read;
 mod wire;
@@ -80,38 +81,6 @@ impl Endpoint {
                 models.len()
             ),
         })
-    }
-
-    /// The vectors of texts by the server's /v1/embeddings, in order.
-    ///
-    /// # Errors
-    /// [`AskError`], after the spec's attempts.
-    pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, AskError> {
-        let request = json!({ "model": self.model, "input": texts, "encoding_format": "float" });
-        let answer = self.client.embeddings(&request);
-        let answer = answer.map_err(|failure| failure.into_error(&self.base))?;
-        let numbers = |value: &Value| -> Option<Vec<f32>> {
-            let numbers = value.as_array()?.iter();
-            numbers.map(|number| Some(number.as_f64()? as f32)).collect()
-        };
-        let mut vectors: Vec<Option<Vec<f32>>> = vec![None; texts.len()];
-        for (place, entry) in answer["data"].as_array().into_iter().flatten().enumerate() {
-            let index = entry["index"].as_u64().map_or(place, |index| index as usize);
-            if let Some(vector) = vectors.get_mut(index) {
-                *vector = numbers(&entry["embedding"]).filter(|vector| !vector.is_empty());
-            }
-        }
-        vectors
-            .into_iter()
-            .collect::<Option<_>>()
-            .ok_or_else(|| AskError::Unanswerable {
-                reason: format!(
-                    "{}: the server's answer does not hold a vector for each of {} texts",
-                    self.base,
-                    texts.len()
-                ),
-                hint: Some("name a model that embeds texts".into()),
-            })
     }
 
     /// Asks with each of `ways` in turn, from the one that the server accepted last, until it does not object. What it accepts

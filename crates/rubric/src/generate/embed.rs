@@ -9,7 +9,14 @@ pub trait Embed: Send + Sync {
     /// The embedding's name, for people and for records.
     fn name(&self) -> &str;
 
-    /// One vector for each text, in order, all of the same length.
+    /// Fingerprint of what embeds, under which a journal keeps the vectors. `None` for vectors that are made again for less than
+    /// it takes to keep them.
+    fn identity(&self) -> Option<Digest> {
+        None
+    }
+
+    /// One vector for each text, in order, all with the same number of entries and each of length 1, or 0 for a text that says
+    /// nothing.
     ///
     /// # Errors
     /// [`AskError`], after the back end's own attempts.

@@ -228,6 +228,7 @@ impl Generator<'_> {
         let cases = self.cases(data);
         (self.progress)(Progress::Examples { count: cases.len() });
         let recorded = Recorded::new(self.journal);
+        let embed = recorded.embedding(self.embed);
         let mut verification = Verification {
             examples: cases.len(),
             verified_by_round: vec![0; self.settings.rounds + 1],
@@ -257,7 +258,7 @@ impl Generator<'_> {
                 }
             }
             if selective {
-                let before = std::mem::replace(&mut rate, self.rate(&pool)?);
+                let before = std::mem::replace(&mut rate, self.rate(&embed, &pool)?);
                 small_gains = if rate - before < self.settings.gain_min {
                     small_gains + 1
                 } else {
@@ -275,17 +276,17 @@ impl Generator<'_> {
             });
         }
         verification.criteria_verified = pool.len();
-        verification.coding_rate_verified = self.rate(&pool)?;
-        let selected = if selective { self.select(&pool)? } else { pool };
+        verification.coding_rate_verified = self.rate(&embed, &pool)?;
+        let selected = if selective { self.select(&embed, &pool)? } else { pool };
         verification.criteria_selected = selected.len();
-        verification.coding_rate_selected = self.rate(&selected)?;
+        verification.coding_rate_selected = self.rate(&embed, &selected)?;
         (self.progress)(Progress::Structuring {
             criteria: selected.len(),
         });
         let (themes, structuring) = structure::structure(
             &recorded,
             self.chat,
-            self.embed,
+            &embed,
             &self.prompts.structure,
             data.task == Task::Editing,
             &selected,
@@ -499,19 +500,14 @@ impl Generator<'_> {
         }
     }
 
-    fn embedded(&self, criteria: &[String]) -> Result<Vec<Vec<f64>>, AskError> {
-        let texts: Vec<&str> = criteria.iter().map(String::as_str).collect();
-        self.embed.embed(&texts)
-    }
-
-    fn rate(&self, criteria: &[String]) -> Result<f64, AskError> {
-        let vectors = self.embedded(criteria)?;
+    fn rate(&self, embed: &dyn Embed, criteria: &[String]) -> Result<f64, AskError> {
+        let vectors = embedded(embed, criteria)?;
         let slices: Vec<&[f64]> = vectors.iter().map(Vec::as_slice).collect();
         Ok(select::coding_rate(&slices, self.settings.epsilon))
     }
 
-    fn select(&self, criteria: &[String]) -> Result<Vec<String>, AskError> {
-        let vectors = self.embedded(criteria)?;
+    fn select(&self, embed: &dyn Embed, criteria: &[String]) -> Result<Vec<String>, AskError> {
+        let vectors = embedded(embed, criteria)?;
         let slices: Vec<&[f64]> = vectors.iter().map(Vec::as_slice).collect();
         let selection = Selection {
             epsilon: self.settings.epsilon,
@@ -595,6 +591,11 @@ fn extend(pool: &mut Vec<String>, criteria: Vec<String>) {
             pool.push(criterion);
         }
     }
+}
+
+fn embedded(embed: &dyn Embed, criteria: &[String]) -> Result<Vec<Vec<f64>>, AskError> {
+    let texts: Vec<&str> = criteria.iter().map(String::as_str).collect();
+    embed.embed(&texts)
 }
 
 #[cfg(test)]
