@@ -9,26 +9,32 @@ from dataclasses import dataclass, field
 import rubric_prompt
 from criteria import BOTH, CONCEPTS, COVERS, SENTENCES, grouped, reworded, sentences
 from judge_examples import IGNORE, QUESTION, Examples
+from judge_prompt import CRITERIA
 from PIL import Image
 from scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, caption, random_scene, render
 
+QUICKSTART = tuple(CRITERIA.values())  # the quickstart's rubric
 LIST_MAX = 12  # criteria in one list to group
-WEIGHT_VERDICT, WEIGHT_WORD, WEIGHT_PATCH = 4.0, 0.5, 0.1  # against 1 for the auxiliary labels
+WEIGHT_VERDICT, WEIGHT_FIRST, WEIGHT_WORD, WEIGHT_PATCH = 4.0, 1.5, 0.5, 0.1  # against 1 for the auxiliary labels
+# Auxiliary labels must also be told from the hidden state after this many layers, so that the layers above can use them.
+AFTER_CAPTION, AFTER_CONCEPT = 2, 3
 
 
 @dataclass
 class Tokens:
-    """Token ids, and for each the token to predict after it (or IGNORE) with its weight in the loss."""
+    """Token ids, and for each the token to predict after it (or IGNORE), its weight in the loss, and an earlier layer or 0."""
 
     ids: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
+    early: list[int] = field(default_factory=list)
 
-    def add(self, ids, last: int = IGNORE) -> None:
-        """Appends prompt tokens; `last` is an auxiliary label after the last one."""
+    def add(self, ids, last: int = IGNORE, early: int = 0) -> None:
+        """Appends prompt tokens; `last` is an auxiliary label after the last one, told already after `early` layers."""
         self.ids += ids
         self.targets += [IGNORE] * (len(ids) - 1) + [last]
         self.weights += [1.0] * len(ids)
+        self.early += [0] * (len(ids) - 1) + [early]
 
     def answer(self, ids, weight: float) -> None:
         """Appends tokens that must be predicted."""
@@ -36,6 +42,7 @@ class Tokens:
         self.ids += ids
         self.targets += ids[1:] + [IGNORE]
         self.weights += [weight] * len(ids)
+        self.early += [0] * len(ids)
 
 
 @dataclass
@@ -67,15 +74,15 @@ def difference(asked: Scene, worse: Shown, number: int, concept: str) -> str:
 class RubricExamples(Examples):
     """Draws (prefix, branches, images)."""
 
-    def broken(self, asked: Scene, names) -> tuple[Scene, dict[str, int]]:
-        """A scene that breaks exactly the named concepts, colour and shape on one object or on both, and the faults."""
+    def broken(self, asked: Scene, names, both: bool = False) -> tuple[Scene, dict[str, int]]:
+        """A scene that breaks exactly the named concepts and its faults: colour and shape on one object or, with `both`, on all."""
         rng, faults = self.rng, dict.fromkeys(CONCEPTS, 0)
         objects, relation, background = [list(o) for o in asked.objects], asked.relation, asked.background
         if "background" in names:
             background = rng.choice([b for b in BACKGROUNDS if b != background])
         for concept, part, values in (("colour", 0, COLOURS), ("shape", 1, SHAPES)):
             if concept in names:
-                for chosen in rng.sample(objects, 1 if rng.random() < 0.7 else len(objects)):
+                for chosen in rng.sample(objects, 1 if rng.random() < 0.7 and not both else len(objects)):
                     taken = {o[part] for o in [*objects, *asked.objects]} if part == 0 else {chosen[part]}
                     chosen[part] = rng.choice([v for v in values if v not in taken])
                     faults[concept] += 1
@@ -88,13 +95,16 @@ class RubricExamples(Examples):
         faults |= {name: 1 for name in ("background", "placement", "clean") if name in names}
         return Scene(tuple(tuple(o) for o in objects), relation, background), faults
 
-    def shown(self, asked: Scene, names, spread: float) -> Shown:
-        scene, faults = self.broken(asked, names)
+    def shown(self, asked: Scene, names, spread: float, both: bool = False) -> Shown:
+        scene, faults = self.broken(asked, names, both)
         image = render(scene, self.rng, spread)
         return Shown(self.spoil(image) if "clean" in names else image, scene, faults)
 
     def two(self, kind: str | None = None) -> tuple[Scene, list[Shown]]:
-        """A scene and two pictures: "conflict" (each breaks what the other keeps), "one" (one is faultless), "any"."""
+        """A scene and two pictures: "conflict" (each breaks what the other keeps), "one" (one is faultless), "any".
+
+        "heavy" is a conflict in which one picture breaks the colour or the shape of all objects, the other one concept.
+        """
         rng = self.rng
         asked = random_scene(rng, two_prob=0.8)
         names = [c for c in CONCEPTS if c != "placement" or asked.relation]
@@ -103,13 +113,16 @@ class RubricExamples(Examples):
         if kind == "conflict":
             cut = rng.choice((1, 1, 2))
             sets = [names[:cut], names[cut : cut + rng.choice((1, 1, 2))]]
+        elif kind == "heavy":
+            names.sort(key=lambda name: name not in ("colour", "shape"))
+            sets = [names[:1], [rng.choice(names[1:])]]
         elif kind == "one":
             sets = [[], names[: rng.choice((1, 1, 2, 3))]]
         else:
             sets = [rng.sample(names, rng.randint(0, 3)) for _ in range(2)]
         rng.shuffle(sets)
         spread = rng.choice((0.3, 1.0))
-        return asked, [self.shown(asked, s, spread) for s in sets]
+        return asked, [self.shown(asked, s, spread, kind == "heavy" and s == names[:1]) for s in sets]
 
     def prefix(self, asked: Scene, pictures) -> Tokens:
         """Both pictures with the caption after each; the label after the caption's end says whether the picture is clean."""
@@ -132,6 +145,7 @@ class RubricExamples(Examples):
         tokens.ids += ids
         tokens.targets += after
         tokens.weights += [1.0] * len(ids)
+        tokens.early += [AFTER_CAPTION] * len(ids)
 
     def close(self, tokens: Tokens, answer: str, weight: float) -> Tokens:
         tokens.add([self.end] + self.ids("\n") + [self.start] + self.ids("assistant\n"))
@@ -145,42 +159,82 @@ class RubricExamples(Examples):
         if draw < 0.1:
             return [], (CONCEPTS,)
         if draw < 0.2:
-            chosen = [SENTENCES["background"][0], BOTH[0], SENTENCES["placement"][0], SENTENCES["clean"][0]]
+            chosen = list(QUICKSTART)
         else:
             names = rng.sample(CONCEPTS, 5 if draw < 0.3 else rng.choice((1, 1, 2, 2, 3, 4)))
             chosen = sentences(names, rng, rng.choice((0, 0, 0, 3, 5, 8, 10)))
         covers = [COVERS[text] for text in chosen]
         return [reworded(text, rng) if draw >= 0.2 and rng.random() < 0.2 else text for text in chosen], tuple(covers)
 
-    def verdict(self, pictures, concept: str | None = None) -> Tokens:
-        """Which picture is better under one concept's sentence or a random rubric. Where they are equal it is either, at random."""
+    def decided(self, pictures, against: int = 0):
+        """A rubric (as `rubric`) under which the pictures differ; if possible the picture of the sign `against` loses under it."""
         rng = self.rng
-        while True:
-            criteria, covers = self.rubric() if concept is None else ([rng.choice(SENTENCES[concept])], ((concept,),))
-            first, second = (picture.count({name for seen in covers for name in seen}) for picture in pictures)
-            if concept or first != second or rng.random() < 0.1:
-                break
+        signs = {name: self.sign(pictures, [name]) for name in CONCEPTS}
+        if against and -against in signs.values() and rng.random() < 0.6:
+            # All that does not speak for that picture: the whole rubric but for what decided it, or a part of that.
+            names = [name for name in CONCEPTS if signs[name] != against]
+            if rng.random() < 0.4:
+                names = [name for name in names if signs[name] or rng.random() < 0.5]
+            chosen = sentences(names, rng, 0)
+            return chosen, [COVERS[text] for text in chosen]
+        for _ in range(30):
+            criteria, covers = self.rubric()
+            sign = self.sign(pictures, {name for seen in covers for name in seen})
+            if sign and sign != against:
+                return criteria, covers
+        name = rng.choice([name for name in CONCEPTS if signs[name]])
+        return [rng.choice(SENTENCES[name])], [(name,)]
+
+    def whole(self):
+        """A rubric (as `rubric`) of all concepts."""
+        chosen = list(QUICKSTART) if self.rng.random() < 0.3 else sentences(CONCEPTS, self.rng, 0)
+        return chosen, [COVERS[text] for text in chosen]
+
+    @staticmethod
+    def sign(pictures, names) -> int:
+        """1 or -1 where the first or the second picture has fewer faults in the named concepts, otherwise 0."""
+        first, second = (picture.count(names) for picture in pictures)
+        return (first < second) - (first > second)
+
+    def compared(self, tokens: Tokens, text: str, pictures, names) -> None:
+        """Appends text about the named concepts with an auxiliary label: "no" difference, or an odd (even) digit for the first (second)."""
+        gap = pictures[1].count(names) - pictures[0].count(names)
+        label = "no" if not gap else str(2 * gap - 1) if gap > 0 else str(-2 * gap)
+        tokens.add(self.ids(text), last=self.ids(label)[0], early=AFTER_CONCEPT)
+
+    def verdict(self, pictures, criteria, covers) -> Tokens:
+        """Which picture is better under a rubric that tells them apart."""
         tokens = Tokens()
         if criteria:
             tokens.add(self.ids("Rubric:\n"))
         for text, seen in zip(criteria, covers):
-            a, b = (picture.count(seen) for picture in pictures)
-            tokens.add(self.ids(f"- {text}\n"), last=self.ids("no" if a == b else "1" if a < b else "2")[0])
+            self.compared(tokens, f"- {text}\n", pictures, seen)
         tokens.add(self.ids(QUESTION))
-        answer = rng.choice("12") if first == second else "1" if first < second else "2"
-        return self.close(tokens, answer, WEIGHT_VERDICT)
+        better = self.sign(pictures, {name for seen in covers for name in seen})
+        return self.close(tokens, "1" if better > 0 else "2", WEIGHT_VERDICT)
+
+    def comparison(self, tokens: Tokens, text: str, pictures) -> None:
+        """Appends a question that begins with `COMPARE`, with a label after each of its concepts."""
+        assert text.startswith(rubric_prompt.COMPARE)
+        tokens.add(self.ids("Compare"))
+        for name in CONCEPTS:
+            self.compared(tokens, ("," if name != CONCEPTS[0] else "") + f" {name}", pictures, [name])
+        tokens.add(self.ids(".\n"))
+        tokens.add(self.ids(text[len(rubric_prompt.COMPARE) :]))
 
     def explained(self, pictures):
-        """A label that something explains: the better picture's number, the concepts that explain it, and the rest, contrary last."""
+        """A label that something explains: the better picture's number, the concepts that explain it, and the rest, contrary last.
+
+        Within each the order is that of `CONCEPTS`, so that answers are not a matter of chance.
+        """
         numbers = [1, 2]
         self.rng.shuffle(numbers)
         for better in numbers:
             good, bad = pictures[better - 1].faults, pictures[2 - better].faults
-            names = self.rng.sample(CONCEPTS, len(CONCEPTS))
-            deciding = [name for name in names if bad[name] > good[name]]
+            deciding = [name for name in CONCEPTS if bad[name] > good[name]]
             if deciding:
-                neutral = [name for name in names if bad[name] == good[name]]
-                return better, deciding, neutral + [name for name in names if bad[name] < good[name]]
+                neutral = [name for name in CONCEPTS if bad[name] == good[name]]
+                return better, deciding, neutral + [name for name in CONCEPTS if bad[name] < good[name]]
         return None
 
     def proposal(self, pictures) -> Tokens:
@@ -188,14 +242,20 @@ class RubricExamples(Examples):
         rng, found = self.rng, self.explained(pictures)
         better, deciding, others = found
         count = rng.randint(1, 5)
-        wanted = [rng.choice(SENTENCES[name]) for name in (deciding + others)[:count]]
-        text = rubric_prompt.propose(better, count)
+        wanted = [rng.choice(SENTENCES[name][: rng.choice((1, 5))]) for name in (deciding + others)[:count]]
+        tokens = Tokens()
         if rng.random() < 0.4:
             tried = sentences(rng.sample(others, min(len(others), rng.randint(1, 3))), rng, 0)
-            text = rubric_prompt.revise(tried, 3 - better, better, count)
-        tokens = Tokens()
-        tokens.add(self.ids(text))
-        return self.close(tokens, rubric_prompt.criteria_answer(wanted), WEIGHT_WORD)
+            tokens.add(self.ids("Criteria:\n"))
+            for text in tried:
+                self.compared(tokens, f"- {text}\n", pictures, COVERS[text])
+            tokens.add(self.ids(f"The judge chose image {3 - better}.\n"))
+        self.comparison(tokens, rubric_prompt.propose(better, count), pictures)
+        self.close(tokens, rubric_prompt.criteria_answer(wanted), WEIGHT_WORD)
+        first = len(tokens.ids) - 1 - len(self.ids(rubric_prompt.criteria_answer(wanted)))
+        lead = len(self.ids(rubric_prompt.criteria_answer(wanted[:1])))
+        tokens.weights[first : first + lead] = [WEIGHT_FIRST] * lead
+        return tokens
 
     def reason(self, asked: Scene, pictures) -> Tokens:
         """The difference that decides, under all concepts or a few."""
@@ -203,36 +263,45 @@ class RubricExamples(Examples):
         better, deciding, others = self.explained(pictures)
         criteria = []
         if rng.random() < 0.75:
-            deciding = rng.sample(deciding, rng.randint(1, len(deciding)))
+            deciding = sorted(rng.sample(deciding, rng.randint(1, len(deciding))), key=CONCEPTS.index)
             criteria = sentences(deciding + rng.sample(others, rng.randint(0, min(2, len(others)))), rng, 0)
-        deciding = min(deciding, key=CONCEPTS.index)
         tokens = Tokens()
-        tokens.add(self.ids(rubric_prompt.reason(criteria, better)))
-        return self.close(tokens, difference(asked, pictures[2 - better], 3 - better, deciding), 1.0)
+        if criteria:
+            tokens.add(self.ids("Rubric:\n"))
+        for text in criteria:
+            self.compared(tokens, f"- {text}\n", pictures, COVERS[text])
+        self.comparison(tokens, rubric_prompt.reason((), better), pictures)
+        return self.close(tokens, difference(asked, pictures[2 - better], 3 - better, deciding[0]), 1.0)
 
     def pair_tree(self):
-        """Verdicts on one pair under one concept for each picture and under a random rubric, and a proposal or a reason."""
+        """Verdicts on one pair under one concept, under all, and under rubrics that turn the verdict; a proposal and a reason."""
         while True:
-            asked, pictures = self.two()
+            asked, pictures = self.two("heavy" if self.rng.random() < 0.25 else None)
             if self.explained(pictures):
                 break
-        # One concept for which the first is better and one for which the second is, as far as there are such.
-        signs = [(name, pictures[0].faults[name] - pictures[1].faults[name]) for name in self.rng.sample(CONCEPTS, len(CONCEPTS))]
-        alone = [next((name for name, sign in signs if sign * side > 0), None) for side in (1, -1)]
-        branches = [self.verdict(pictures, name) for name in alone] + [self.verdict(pictures)]
-        branches.append(self.proposal(pictures) if self.rng.random() < 0.5 else self.reason(asked, pictures))
+        name = self.rng.choice([name for name in CONCEPTS if self.sign(pictures, [name])])
+        rubrics = [([self.rng.choice(SENTENCES[name])], [(name,)])]
+        whole = self.sign(pictures, CONCEPTS)
+        if whole:
+            rubrics.append(self.whole() if self.rng.random() < 0.85 else ([], [CONCEPTS]))
+        rubrics += [self.decided(pictures, whole), self.decided(pictures)]
+        branches = [self.verdict(pictures, *rubric) for rubric in rubrics]
+        branches += [self.proposal(pictures), self.reason(asked, pictures)]
         return self.prefix(asked, pictures), branches, [picture.image for picture in pictures]
 
     def structure(self, count: int | None = None):
-        """A list of criteria to group; no picture."""
+        """A list of criteria to group; no picture. The auxiliary label after a criterion is a word of its concept."""
         rng = self.rng
         names = rng.sample(CONCEPTS, rng.randint(1, 5))
-        criteria = sentences(names, rng, count or rng.randint(1, rng.choice((4, 8, LIST_MAX))))[:LIST_MAX]
+        criteria = sentences(names, rng, count or rng.randint(1, rng.choice((3, 5, LIST_MAX))))[:LIST_MAX]
         covers = [COVERS[text] for text in criteria]
         criteria = [reworded(text, rng) if rng.random() < 0.15 else text for text in criteria]
         themes = rng.randint(1, 5)
         tokens = Tokens()
-        tokens.add([self.start] + self.ids("user\n" + rubric_prompt.structure(criteria, themes)))
+        tokens.add([self.start] + self.ids("user\nCriteria:\n"))
+        for text, seen in zip(criteria, covers):
+            tokens.add(self.ids(f"- {text}\n"), last=self.ids("Object" if len(seen) > 1 else f" {seen[0]}")[0], early=AFTER_CAPTION)
+        tokens.add(self.ids(rubric_prompt.structure((), themes).removeprefix("Criteria:\n")))
         answer = rubric_prompt.themes_answer(grouped(criteria, covers, themes))
         return self.close(tokens, answer, 1.0), [], []
 

@@ -5,6 +5,11 @@
 
 import json
 
+from criteria import CONCEPTS
+
+# The small judge settles each concept after its word, so that the answer can read all five there.
+COMPARE = f"Compare {', '.join(CONCEPTS)}.\n"
+
 
 def listed(criteria) -> str:
     return "".join(f"- {text}\n" for text in criteria)
@@ -12,7 +17,7 @@ def listed(criteria) -> str:
 
 def propose(better: int, count: int) -> str:
     """Follows both pictures with their captions; `better` counts from 1."""
-    return f"Image {better} is better. Write {count} criteria."
+    return f"{COMPARE}Image {better} is better. Write {count} criteria."
 
 
 def revise(criteria, chosen: int, better: int, count: int) -> str:
@@ -20,7 +25,7 @@ def revise(criteria, chosen: int, better: int, count: int) -> str:
 
 
 def reason(criteria, better: int) -> str:
-    return (f"Rubric:\n{listed(criteria)}" if criteria else "") + f"Image {better} is better. Why?"
+    return (f"Rubric:\n{listed(criteria)}" if criteria else "") + f"{COMPARE}Image {better} is better. Why?"
 
 
 def structure(criteria, themes: int) -> str:

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from train_judge import save
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
-KINDS = {"pair_tree": (6, 1), "structure": (2.5, 1), "questions": (0.8, 2), "description": (0.3, 2)}  # share of the steps, batch factor
+KINDS = {"pair_tree": (6, 1), "structure": (4, 1), "questions": (0.8, 2), "description": (0.3, 2)}  # share of the steps, batch factor
 
 
 def length(example) -> int:
@@ -75,10 +75,11 @@ def learn_clean(model, examples: RubricExamples, steps: int, batch: int = 32) ->
 
 
 def batch_of(model, examples: RubricExamples, drawn, vae):
-    """Model inputs, targets and weights; three batches in ten look generated (through the VAE with latent noise)."""
+    """Model inputs, targets, weights and earlier layers of the targets; three batches in ten look generated (through the VAE with latent noise)."""
     longest = max(map(length, drawn))
     ids = torch.full((len(drawn), longest), examples.tokenizer.pad_token_id)
     targets, weights, positions = torch.full_like(ids, IGNORE), torch.zeros(ids.shape), torch.zeros(3, *ids.shape, dtype=torch.long)
+    early = torch.zeros_like(ids)
     sees = torch.eye(longest, dtype=torch.bool).repeat(len(drawn), 1, 1)
     for row, (prefix, branches, images) in enumerate(drawn):
         end = len(prefix.ids)
@@ -98,6 +99,7 @@ def batch_of(model, examples: RubricExamples, drawn, vae):
         ids[row, :at] = torch.tensor([i for part in parts for i in part.ids])
         targets[row, :at] = torch.tensor([i for part in parts for i in part.targets])
         weights[row, :at] = torch.tensor([w for part in parts for w in part.weights])
+        early[row, :at] = torch.tensor([e for part in parts for e in part.early])
     inputs = dict(input_ids=ids, attention_mask=sees[:, None], position_ids=positions)
     images = [image for e in drawn for image in e[2]]
     if images:
@@ -110,15 +112,20 @@ def batch_of(model, examples: RubricExamples, drawn, vae):
             pixel_values=torch.from_numpy(np.concatenate([patches(image) for image in images])),
             image_grid_thw=torch.tensor([[1, 8, 8]] * len(images)),
         )
-    return inputs, targets, weights
+    return inputs, targets, weights, early
 
 
-def loss_of(model, inputs, targets, weights):
-    """Weighted mean cross-entropy over the positions that have a target."""
-    hidden = model.model(**inputs, use_cache=False).last_hidden_state
+def loss_of(model, inputs, targets, weights, early):
+    """Weighted mean cross-entropy over the positions that have a target, and again where it must be told from an earlier layer."""
+    out = model.model(**inputs, use_cache=False, output_hidden_states=True)
     labelled = targets != IGNORE
-    losses = F.cross_entropy(model.lm_head(hidden[labelled]), targets[labelled], reduction="none")
-    return (losses * weights[labelled]).sum() / weights[labelled].sum()
+    parts = [(labelled, out.last_hidden_state)]
+    for layer in set(early.flatten().tolist()) - {0}:
+        parts.append((labelled & (early == layer), model.model.language_model.norm(out.hidden_states[layer])))
+    losses = [
+        (F.cross_entropy(model.lm_head(hidden[at]), targets[at], reduction="none") * weights[at]).sum() for at, hidden in parts
+    ]
+    return sum(losses) / sum(weights[at].sum() for at, _ in parts)
 
 
 def main() -> None:
