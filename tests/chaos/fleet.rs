@@ -203,13 +203,15 @@ impl Fleet {
         wanted: impl Fn(&RunStatus) -> bool,
     ) -> anyhow::Result<RunStatus> {
         let began = Instant::now();
+        let mut last = None;
         while began.elapsed() < PATIENCE {
-            if let Some(status) = self.status().await?.filter(&wanted) {
+            last = self.status().await?;
+            if let Some(status) = last.take_if(|status| wanted(status)) {
                 return Ok(status);
             }
             tokio::time::sleep(POLL).await;
         }
-        bail!("{what}: not within {} s", PATIENCE.as_secs())
+        bail!("{what}: not within {} s; last seen: {last:#?}", PATIENCE.as_secs())
     }
 
     /// The workers' places among the parts; all of them, or those of a role.
