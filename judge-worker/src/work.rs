@@ -45,6 +45,15 @@ impl Ready {
         }
     }
 
+    /// What verdicts and reasons have used since the judge was opened.
+    fn spent(&self) -> Spent {
+        let mut spent = self.judge.spent();
+        if let Some((_, explainer)) = &self.reasons {
+            spent.add(&explainer.spent());
+        }
+        spent
+    }
+
     /// Adds reasons to the verdicts on the pairs that are shown to people. Without an answer they are left out: no verdict
     /// waits for its reason.
     fn explain(
@@ -150,7 +159,7 @@ impl Work for JudgeWork {
             failures,
             usage,
             cost,
-        } = ready.judge.spent();
+        } = ready.spent();
         if requests > 0 {
             let (prompt_tokens, completion_tokens) = (usage.prompt_tokens, usage.completion_tokens);
             tracing::info!(

@@ -12,9 +12,9 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use gavel_core::ids::{PromptIndex, RunId, Step};
-use gavel_core::spec::{JudgeFamily, JudgeSpec, RunSpec};
+use gavel_core::spec::{JudgeFamily, JudgeSpec, ReasonsSpec, RunSpec};
 use gavel_core::unit::{Assignment, Outcome, Pair, Unit};
-use gavel_core::verdict::{Side, Verdict};
+use gavel_core::verdict::{Reason, Side, Verdict, VerdictRecord};
 use gavel_core::{RubricText, RunAssets};
 use gavel_judge_worker::JudgeWork;
 use gavel_worker::{Work, WorkContext, WorkError};
@@ -24,15 +24,19 @@ use serde_json::{Value, json};
 struct Server {
     calls: AtomicUsize,
     away: AtomicBool,
+    /// Fails no call.
+    steady: AtomicBool,
+    /// Refuses to write sentences, which are asked for without a format.
+    mute: AtomicBool,
 }
 
-/// Prefers the longer PNG; every other call fails, each time in another way.
+/// Prefers the longer PNG; unless it is steady, every other call fails, each time in another way.
 async fn answer(State(server): State<Arc<Server>>, body: Bytes) -> Response {
     let call = server.calls.fetch_add(1, Ordering::SeqCst);
     if server.away.load(Ordering::SeqCst) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
-    if call.is_multiple_of(2) {
+    if call.is_multiple_of(2) && !server.steady.load(Ordering::SeqCst) {
         let mut response = match (call / 2) % 3 {
             0 => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
             1 => StatusCode::TOO_MANY_REQUESTS.into_response(),
@@ -44,6 +48,16 @@ async fn answer(State(server): State<Arc<Server>>, body: Bytes) -> Response {
         return response;
     }
     let request: Value = serde_json::from_slice(&body).unwrap();
+    if request.get("response_format").is_none() {
+        return match server.mute.load(Ordering::SeqCst) {
+            true => StatusCode::FORBIDDEN.into_response(),
+            false => {
+                json!({ "choices": [{ "message": { "content": "There is more to see." }, "finish_reason": "stop" }] })
+                    .to_string()
+                    .into_response()
+            }
+        };
+    }
     let content = request["messages"].as_array().unwrap().last().unwrap()["content"]
         .as_array()
         .unwrap();
@@ -65,8 +79,30 @@ fn png(context: &WorkContext, side: u32) -> gavel_core::ids::Digest {
     context.put(bytes.into_inner())
 }
 
-#[test]
-fn a_server_that_fails_half_of_its_answers_costs_no_pair_and_one_that_is_away_no_attempt() {
+/// A judge of three pairs, with the server that it asks.
+struct Bench {
+    server: Arc<Server>,
+    work: JudgeWork,
+    context: WorkContext,
+    assignment: Assignment,
+    _runtime: tokio::runtime::Runtime,
+}
+
+const UNIT: Unit = Unit::Judge {
+    step: Step(1),
+    chunk: 0,
+};
+
+impl Bench {
+    fn verdicts(&mut self) -> Result<Vec<VerdictRecord>, WorkError> {
+        match self.work.perform(&UNIT, &self.assignment, &self.context)? {
+            Outcome::Judged { verdicts, .. } => Ok(verdicts),
+            outcome => panic!("a judge gives verdicts, not {outcome:?}"),
+        }
+    }
+}
+
+fn bench(reasons: Option<ReasonsSpec>) -> Bench {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -90,12 +126,14 @@ fn a_server_that_fails_half_of_its_answers_costs_no_pair_and_one_that_is_away_no
         model: Some("vlm".into()),
         attempts: 2,
         concurrency: 1,
+        reasons,
         ..spec.judge
     };
     spec.check().unwrap();
     let assets = RunAssets {
         rubric: RubricText::new("Rich\n- Much to see.\n"),
         template: std::fs::read_to_string(root.join("configs/judge/ranking.toml")).unwrap(),
+        reason_template: Some(std::fs::read_to_string(root.join("configs/rubric/en/reason.toml")).unwrap()),
         ..RunAssets::default()
     };
     let mut work = JudgeWork::default();
@@ -111,24 +149,76 @@ fn a_server_that_fails_half_of_its_answers_costs_no_pair_and_one_that_is_away_no
     let assignment = Assignment::Judge {
         pairs: (0..3).map(pair).collect(),
     };
-    let unit = Unit::Judge {
-        step: Step(1),
-        chunk: 0,
-    };
-    let Outcome::Judged { verdicts, .. } = work.perform(&unit, &assignment, &context).unwrap() else {
-        panic!("a judge gives verdicts")
-    };
-    let sides: Vec<Verdict> = verdicts.into_iter().map(|record| record.verdict).collect();
-    let expected = [Side::Second, Side::First, Side::Second].map(|side| Verdict::Preferred { side });
-    assert_eq!(sides, expected);
-    assert_eq!(server.calls.load(Ordering::SeqCst), 12, "six answers and six failures");
+    Bench {
+        server,
+        work,
+        context,
+        assignment,
+        _runtime: runtime,
+    }
+}
 
-    server.away.store(true, Ordering::SeqCst);
-    let error = work.perform(&unit, &assignment, &context).unwrap_err();
+fn expected() -> [Verdict; 3] {
+    [Side::Second, Side::First, Side::Second].map(|side| Verdict::Preferred { side })
+}
+
+#[test]
+fn a_server_that_fails_half_of_its_answers_costs_no_pair_and_one_that_is_away_no_attempt() {
+    let mut bench = bench(None);
+    let verdicts = bench.verdicts().unwrap();
+    let sides: Vec<Verdict> = verdicts.into_iter().map(|record| record.verdict).collect();
+    assert_eq!(sides, expected());
+    assert_eq!(
+        bench.server.calls.load(Ordering::SeqCst),
+        12,
+        "six answers and six failures"
+    );
+
+    bench.server.away.store(true, Ordering::SeqCst);
+    let error = bench.verdicts().unwrap_err();
     assert!(
         matches!(&error, WorkError::Unavailable(reason) if reason.contains("503")),
         "{error:?}"
     );
-    server.away.store(false, Ordering::SeqCst);
-    assert!(work.perform(&unit, &assignment, &context).is_ok());
+    bench.server.away.store(false, Ordering::SeqCst);
+    assert!(bench.verdicts().is_ok());
+}
+
+#[test]
+fn pairs_are_explained_and_a_server_that_writes_nothing_costs_no_verdict() {
+    let mut bench = bench(Some(ReasonsSpec {
+        fraction: 1.0,
+        template: "configs/rubric/en/reason.toml".into(),
+        ..ReasonsSpec::default()
+    }));
+    bench.server.steady.store(true, Ordering::SeqCst);
+    let told = bench.verdicts().unwrap();
+    for (record, verdict) in told.iter().zip(expected()) {
+        assert_eq!(record.verdict, verdict);
+        let reason = Reason {
+            theme: Some("Rich".into()),
+            verdict,
+            probability_first: record.probability_first,
+            sentence: Some("There is more to see.".into()),
+        };
+        assert_eq!(record.reasons, [reason]);
+    }
+
+    bench.server.mute.store(true, Ordering::SeqCst);
+    let silent = bench.verdicts().unwrap();
+    for (record, verdict) in silent.iter().zip(expected()) {
+        assert_eq!(record.verdict, verdict);
+        assert_eq!(record.reasons, []);
+    }
+
+    let labelled = Unit::CalibrateJudge { chunk: 0 };
+    bench.server.mute.store(false, Ordering::SeqCst);
+    let outcome = bench
+        .work
+        .perform(&labelled, &bench.assignment, &bench.context)
+        .unwrap();
+    let Outcome::Judged { verdicts, .. } = outcome else {
+        panic!("a judge gives verdicts")
+    };
+    assert!(verdicts.iter().all(|record| record.reasons.is_empty()));
 }

@@ -7,7 +7,7 @@ use gavel_core::ids::PromptIndex;
 use gavel_core::spec::{JudgeFamily, JudgeSpec, ReasonsSpec};
 use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
 use gavel_judge::{Models, Templates, judge_with};
-use gavel_rubric::{Judge, JudgeTemplate, JudgedPair, ReasonTemplate, RubricSet, Spent};
+use gavel_rubric::{JudgeTemplate, JudgedPair, ReasonTemplate, RubricSet, Spent};
 use image::RgbImage;
 use serde::Serialize;
 
@@ -58,6 +58,7 @@ pub(super) fn judge(arguments: &JudgeArguments) -> anyhow::Result<()> {
         .into_iter()
         .next()
         .context("the judge gave no verdict")?;
+    let mut written = Spent::default();
     if let Some((template, max_tokens)) = reasons {
         let explainer = models.open_explainer(&spec, template, max_tokens)?;
         record.reasons = explainer
@@ -65,16 +66,19 @@ pub(super) fn judge(arguments: &JudgeArguments) -> anyhow::Result<()> {
             .into_iter()
             .flatten()
             .collect();
+        written = explainer.spent();
     }
+    let mut spent = judge.spent();
+    spent.add(&written);
     if arguments.json {
         let told = Told {
             record: &record,
             judge: judge.name(),
-            spent: judge.spent(),
+            spent,
         };
         println!("{}", serde_json::to_string_pretty(&told).context("cannot write JSON")?);
     } else {
-        print!("{}", describe(&record, judge.as_ref(), &templates));
+        print!("{}", describe(&record, &spent, &templates));
     }
     Ok(())
 }
@@ -151,7 +155,7 @@ fn why(reason: AbstainReason) -> &'static str {
     }
 }
 
-fn describe(record: &VerdictRecord, judge: &dyn Judge, templates: &Templates) -> String {
+fn describe(record: &VerdictRecord, spent: &Spent, templates: &Templates) -> String {
     let [straight, swapped] = record.order_probabilities;
     let mut text = format!(
         "{}\n  probability that the first is better: {:.4} (shown first {straight:.4}, shown second {swapped:.4})\n",
@@ -182,8 +186,8 @@ fn describe(record: &VerdictRecord, judge: &dyn Judge, templates: &Templates) ->
         failures,
         usage,
         cost,
-    } = judge.spent();
-    if requests > 0 {
+    } = spent;
+    if *requests > 0 {
         text += &format!(
             "  {requests} requests, {failures} of them failed; {} tokens read, {} written",
             usage.prompt_tokens, usage.completion_tokens

@@ -1,7 +1,7 @@
 //! Reasons for the pairs that are shown to people.
 
 use gavel_core::verdict::{Reason, Side, Verdict, VerdictRecord};
-use gavel_rubric::{AskError, Chat, ChatRequest, JudgedPair, ReasonTemplate, RubricSet, Theme, threads};
+use gavel_rubric::{AskError, Chat, ChatRequest, JudgedPair, ReasonTemplate, RubricSet, Spent, Theme, threads};
 
 /// Says what each theme of a rubric decides about a pair, and why in a sentence.
 pub struct Explainer {
@@ -55,6 +55,11 @@ impl Explainer {
             }
         }
         Ok(reasons)
+    }
+
+    /// What the sentences have used so far.
+    pub fn spent(&self) -> Spent {
+        self.writer.spent()
     }
 
     fn sentence(&self, theme: &Theme, pair: &JudgedPair<'_>, better: Side) -> Result<Option<String>, AskError> {
