@@ -10,8 +10,8 @@ use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
 use gavel_coordinator::read_run;
 use gavel_core::ids::{Digest, PromptIndex, RunId, Step};
 use gavel_core::run::{GroupResult, Phase, Results, Run, StepSeconds};
-use gavel_core::unit::Pair;
-use gavel_core::verdict::Verdict;
+use gavel_core::work::Pair;
+use gavel_core::work::Verdict;
 use serde_json::Value;
 
 const STEPS: usize = 3;

@@ -92,7 +92,7 @@ fn no_room_depends_on_a_room_that_it_must_not_know() {
             &["candle-core", "sqlx", "gavel-models", "gavel-coordinator"],
         ),
         (
-            "gavel-load",
+            "gavel-loadtest",
             &[
                 "candle-core",
                 "sqlx",

@@ -56,7 +56,7 @@ pub(crate) fn render(error: &anyhow::Error) -> String {
 fn hint(error: &anyhow::Error) -> Option<String> {
     of::<Fault>(error)
         .or_else(|| of::<gavel_core::spec::Problems>(error))
-        .or_else(|| of::<gavel_core::capacity::CapacityError>(error))
+        .or_else(|| of::<gavel_core::forecast::CapacityError>(error))
         .or_else(|| of::<gavel_eval::EvalError>(error))
         .or_else(|| of::<gavel_rubric::AskError>(error))
         .or_else(|| of::<gavel_rubric::RubricError>(error))
@@ -70,7 +70,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         .or_else(|| of::<gavel_sampler_worker::Error>(error))
         .or_else(|| of::<gavel_judge::Error>(error))
         .or_else(|| of::<gavel_trainer_worker::Error>(error))
-        .or_else(|| of::<gavel_load::Error>(error))
+        .or_else(|| of::<gavel_loadtest::Error>(error))
         .or_else(|| of::<gavel_trainer_worker::exchange::ExchangeError>(error))
         .or_else(|| of::<gavel_worker::Error>(error))
         .or_else(|| of::<gavel_coordinator::Error>(error))

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use gavel_coordinator::ledger::{Ledger as _, LedgerError, SqliteLedger};
 use gavel_core::ids::Digest;
-use gavel_core::verdict::VerdictRecord;
+use gavel_core::work::VerdictRecord;
 use gavel_judge::VerdictCache;
 use tokio::runtime::Runtime;
 

@@ -4,8 +4,8 @@ use std::sync::OnceLock;
 
 use gavel_core::ids::RunId;
 use gavel_core::run::StepRecord;
-use gavel_core::unit::{Outcome, Role, Unit};
-use gavel_core::verdict::Verdict;
+use gavel_core::work::Verdict;
+use gavel_core::work::{Outcome, Role, Unit};
 use metrics::{Unit as Of, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 

@@ -1,7 +1,7 @@
 //! News of a run, for code in the same process.
 
 use gavel_core::ids::{RunId, Step};
-use gavel_core::unit::Policy;
+use gavel_core::work::Policy;
 
 /// News of a run. After a restart, what the ledger holds is told once more: whoever acts on a notice must do so idempotently.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use gavel_core::ids::WorkerId;
-use gavel_core::unit::Role;
+use gavel_core::work::Role;
 
 use crate::state::LeaseReply;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gavel_core::ids::{Millis, RunId, WorkerId};
-use gavel_core::unit::Role;
+use gavel_core::work::Role;
 use serde::Serialize;
 
 /// How a worker introduces itself.

@@ -15,7 +15,7 @@ use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, RunId, Step};
 use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::RunSpec;
-use gavel_core::unit::{Assignment, Outcome, Role, Unit};
+use gavel_core::work::{Assignment, Outcome, Role, Unit};
 use gavel_worker::{Work, WorkContext, WorkError, WorkerOptions};
 use support::{Fake, RUN, Served, Working, options, whole_fleet};
 

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use gavel_core::ids::Digest;
 use gavel_core::run::Phase;
-use gavel_core::unit::Role;
+use gavel_core::work::Role;
 use gavel_proto::v1::fleet_client::FleetClient;
 use gavel_proto::v1::{self, rally_response::Muster};
 use support::{Fake, Served, Working, options, whole_fleet};

@@ -10,7 +10,7 @@ use gavel_coordinator::{Error, Listeners};
 use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, RunId};
 use gavel_core::run::RunStatus;
-use gavel_core::unit::Role;
+use gavel_core::work::Role;
 use gavel_proto::v1;
 use gavel_proto::v1::blobs_client::BlobsClient;
 use gavel_proto::v1::fleet_client::FleetClient;

@@ -21,7 +21,7 @@ use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, RunId, Step};
 use gavel_core::run::{Event, Phase, RunStatus};
 use gavel_core::spec::RunSpec;
-use gavel_core::unit::{Assignment, Outcome, Role, Unit};
+use gavel_core::work::{Assignment, Outcome, Role, Unit};
 use gavel_proto::v1;
 use gavel_proto::v1::runs_client::RunsClient;
 use gavel_worker::{Work, WorkContext, WorkError, WorkerOptions};

@@ -6,8 +6,8 @@ use gavel_core::{
     RunAssets,
     ids::{Digest, RunId},
     spec::{JudgeSpec, ReasonsSpec, RunSpec},
-    unit::{Assignment, Outcome, Pair, Unit},
-    verdict::VerdictRecord,
+    work::VerdictRecord,
+    work::{Assignment, Outcome, Pair, Unit},
 };
 use gavel_judge::{Error, Explainer, Models, Templates, VerdictCache, fingerprint, judge_with};
 use gavel_rubric::{AskError, Judge, JudgedPair, ReasonTemplate, RubricSet, Spent};

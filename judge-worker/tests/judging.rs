@@ -12,8 +12,8 @@ use gavel_core::{
     RubricText, RunAssets,
     ids::{Digest, PromptIndex, RunId, Step},
     spec::{JudgeSpec, RunSpec},
-    unit::{Assignment, Outcome, Pair, Unit},
-    verdict::{AbstainReason, Side, Verdict, VerdictRecord},
+    work::{AbstainReason, Side, Verdict, VerdictRecord},
+    work::{Assignment, Outcome, Pair, Unit},
 };
 use gavel_judge::{Error, VlmJudge};
 use gavel_judge_worker::JudgeWork;

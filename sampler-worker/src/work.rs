@@ -7,7 +7,7 @@ use gavel_core::{
     ids::{Digest, RunId, Step},
     noise::Use,
     spec::{ModelSpec, RunSpec},
-    unit::{Assignment, Outcome, PromptText, Sampled, Unit},
+    work::{Assignment, Outcome, PromptText, Sampled, Unit},
 };
 use gavel_models::{
     load::{device, dtype},

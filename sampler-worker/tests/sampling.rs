@@ -9,7 +9,7 @@ use gavel_core::{
     ids::{Digest, PromptIndex, Step},
     noise::Use,
     spec::SamplingSpec,
-    unit::PromptText,
+    work::PromptText,
 };
 use gavel_models::{
     lora::{LoraAdapter, LoraConfig},

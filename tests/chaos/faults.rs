@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
-use gavel_core::unit::Role;
+use gavel_core::work::Role;
 
 use super::dice::Dice;
 use super::disk::Disk;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use gavel_core::ids::RunId;
 use gavel_core::run::RunStatus;
-use gavel_core::unit::Role;
+use gavel_core::work::Role;
 use gavel_proto::v1::runs_client::RunsClient;
 use gavel_proto::v1::{GetRunRequest, ResumeRequest};
 use tonic::Request;

@@ -9,7 +9,7 @@ use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
 use gavel_coordinator::read_run;
 use gavel_core::ids::Digest;
 use gavel_core::run::{Event, Phase, StepSeconds};
-use gavel_core::unit::Unit;
+use gavel_core::work::Unit;
 use serde::Serialize;
 
 use super::fleet::run_id;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
 use gavel_core::ids::{Fence, WorkerId};
 use gavel_core::run::Event;
-use gavel_core::unit::{Role, Unit};
+use gavel_core::work::{Role, Unit};
 
 use super::fleet::{Fleet, PATIENCE, POLL, Shape, run_id};
 use super::process::signal;

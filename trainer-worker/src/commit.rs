@@ -1,7 +1,7 @@
 //! The optimizer step.
 
 use gavel_core::{
-    adamw::{clip_by_norm, ema},
+    rpo::adamw::{clip_by_norm, ema},
     spec::OptimizerSpec,
 };
 

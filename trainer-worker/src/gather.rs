@@ -1,9 +1,9 @@
 //! A step's gradient sums, brought together from the trainers that made them.
 
 use gavel_core::ids::{Digest, WorkerId};
-use gavel_core::rally::{self, Muster};
 use gavel_core::spec::Device;
-use gavel_core::unit::{Fault, Unusable};
+use gavel_core::work::rally::{self, Muster};
+use gavel_core::work::{Fault, Unusable};
 use gavel_worker::{WorkContext, WorkError};
 
 use crate::Reduction;

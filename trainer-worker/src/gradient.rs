@@ -7,7 +7,7 @@ use gavel_core::{
     ids::{Candidate, Digest, PromptIndex},
     rpo::{self, StepCoefficients, Term, TermInput},
     spec::ObjectiveSpec,
-    unit::{ShardStatistics, SkippedPair},
+    work::{ShardStatistics, SkippedPair},
 };
 use gavel_models::{
     flux::transformer::ActivationMemory,

@@ -8,7 +8,7 @@ use std::{
 use gavel_core::{
     ids::PromptIndex,
     spec::{ObjectiveSpec, OptimizerSpec},
-    unit::{ShardStatistics, SkippedPair},
+    work::{ShardStatistics, SkippedPair},
 };
 use gavel_models::{flux::transformer::ActivationMemory, lora::LoraAdapter, trajectory::Trajectory};
 use serde_json::Value;

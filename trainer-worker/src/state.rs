@@ -1,6 +1,6 @@
 //! What a step starts from and leaves behind: adapter and optimizer state, and their files.
 
-use gavel_core::{adamw::AdamW, ids::Digest, unit::Policy};
+use gavel_core::{ids::Digest, rpo::adamw::AdamW, work::Policy};
 use gavel_models::{
     lora::LoraAdapter,
     tensor_file::{TensorFile, TensorFileError},

@@ -5,10 +5,10 @@ use std::time::Instant;
 use gavel_core::{
     RunAssets,
     ids::{Candidate, Digest, RunId, Step},
-    rally,
     rpo::learning_rate,
     spec::{GradientExchange, ModelSpec, RunSpec},
-    unit::{Assignment, Outcome, Policy, RewardedGroup, Unit},
+    work::rally,
+    work::{Assignment, Outcome, Policy, RewardedGroup, Unit},
 };
 use gavel_models::{
     flux::transformer::ActivationMemory,

@@ -6,7 +6,7 @@ use gavel_core::{
     RunAssets,
     ids::{Digest, PromptIndex, RunId, Step, WorkerId},
     spec::RunSpec,
-    unit::{Arm, Assignment, Fault, Outcome, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit},
+    work::{Arm, Assignment, Fault, Outcome, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit},
 };
 use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
@@ -67,7 +67,7 @@ fn pairs(sampler: &mut SamplerWork, policy: &Policy, context: &WorkContext) -> V
         panic!("{outcome:?}")
     };
     assert_eq!(manifest, Some(policy.manifest));
-    let candidates = |pair: &[gavel_core::unit::Sampled]| {
+    let candidates = |pair: &[gavel_core::work::Sampled]| {
         let rewarded = [(&pair[0], 1.0), (&pair[1], -1.0)];
         rewarded
             .map(|(sample, reward)| RewardedCandidate {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gavel_core::ids::{Digest, Fence, Millis, WorkerId};
 use gavel_core::run::{Event, Phase, Run};
-use gavel_core::unit::{Assignment, Fault, Outcome, Role, Unit};
+use gavel_core::work::{Assignment, Fault, Outcome, Role, Unit};
 
 use super::finding::{Findings, Rule};
 use crate::run::History;

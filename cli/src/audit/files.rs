@@ -5,7 +5,7 @@ use std::path::Path;
 use gavel_core::ids::Digest;
 use gavel_core::run::{Phase, Run};
 use gavel_core::spec::RunSpec;
-use gavel_core::unit::Policy;
+use gavel_core::work::Policy;
 use gavel_models::lora::{LoraConfig, folder_files};
 use gavel_trainer_worker::replay::OPTIMIZER_FILE;
 use serde::Serialize;

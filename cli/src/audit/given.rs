@@ -1,7 +1,7 @@
 //! What a worker was given, beside what the results before it imply.
 
 use gavel_core::ids::Digest;
-use gavel_core::unit::{Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit};
+use gavel_core::work::{Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit};
 
 use super::finding::{Findings, Rule};
 

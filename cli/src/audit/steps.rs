@@ -7,8 +7,8 @@ use gavel_core::ids::{PromptIndex, Step};
 use gavel_core::rpo::{self, learning_rate};
 use gavel_core::run::{CandidateResult, Run, ShardResult};
 use gavel_core::schedule;
-use gavel_core::unit::{Assignment, Outcome, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit};
-use gavel_core::verdict::VerdictRecord;
+use gavel_core::work::VerdictRecord;
+use gavel_core::work::{Assignment, Outcome, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit};
 use serde::Serialize;
 
 use super::account::{Accepted, Account};
@@ -169,7 +169,7 @@ impl<'a> StepAudit<'a> {
     }
 
     /// All candidates of each prompt of the chunk, in order.
-    fn groups(&mut self, unit: &Unit, extent: Range<u32>, samples: &[gavel_core::unit::Sampled]) {
+    fn groups(&mut self, unit: &Unit, extent: Range<u32>, samples: &[gavel_core::work::Sampled]) {
         let places: Vec<(u32, u8)> = samples.iter().map(|one| (one.prompt.0, one.candidate.0)).collect();
         let size = self.run.spec().sampling.candidates;
         let expected: Vec<(u32, u8)> = extent
@@ -178,7 +178,7 @@ impl<'a> StepAudit<'a> {
         self.findings
             .equal(Rule::Samples, unit, "prompts and candidates", &expected, &places);
         for group in samples.chunks_exact(usize::from(size)) {
-            let result = |sampled: &gavel_core::unit::Sampled| {
+            let result = |sampled: &gavel_core::work::Sampled| {
                 sampled.trajectory.map(|trajectory| CandidateResult {
                     trajectory,
                     image: sampled.image,

@@ -6,8 +6,8 @@ use gavel_coordinator::ledger::{EventRecord, RunRecord};
 use gavel_core::ids::{Candidate, Digest, Fence, Millis, PromptIndex, Step, WorkerId};
 use gavel_core::rpo::learning_rate;
 use gavel_core::run::{Event, Phase, Run};
-use gavel_core::unit::{Assignment, Fault, Outcome, Policy, Role, Sampled, ShardStatistics, Unit, Unusable};
-use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
+use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord};
+use gavel_core::work::{Assignment, Fault, Outcome, Policy, Role, Sampled, ShardStatistics, Unit, Unusable};
 use gavel_core::{RubricText, RunAssets};
 
 use super::account::Account;
@@ -507,7 +507,7 @@ fn a_skipped_pair_that_the_shard_was_not_given_is_found() {
     check(
         |events| {
             if let Outcome::Gradient { skipped, .. } = outcome_of(events, GRADIENT) {
-                skipped.push(gavel_core::unit::SkippedPair {
+                skipped.push(gavel_core::work::SkippedPair {
                     prompt: PromptIndex(1),
                     reason: "not finite".into(),
                 });

@@ -1,7 +1,7 @@
 //! Whether a verdict is what its evidence says.
 
 use gavel_core::run::Run;
-use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord, majority};
+use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord, majority};
 
 /// What does not fit between a verdict and its probabilities, rubric and the run's margin. The labels' share of the
 /// probability is not in the record, so `outside_labels` is taken as told.

@@ -7,7 +7,7 @@ use gavel_core::ids::{PromptIndex, Step};
 use gavel_core::noise::Use;
 use gavel_core::rpo::{self, learning_rate};
 use gavel_core::spec::RunSpec;
-use gavel_core::unit::PromptText;
+use gavel_core::work::PromptText;
 use gavel_judge::Templates;
 use gavel_models::flux::transformer::ActivationMemory;
 use gavel_models::load::{device, dtype};

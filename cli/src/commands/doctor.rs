@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use gavel_core::ids::PromptIndex;
 use gavel_core::spec::{GradientExchange, RunSpec};
-use gavel_core::verdict::Verdict;
+use gavel_core::work::Verdict;
 use gavel_judge::Templates;
 use gavel_models::flux::inspect::FluxInspection;
 use gavel_models::load::{device, dtype};

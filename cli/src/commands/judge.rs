@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use gavel_core::ids::PromptIndex;
 use gavel_core::spec::{JudgeFamily, JudgeSpec, ReasonsSpec};
-use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
+use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord};
 use gavel_judge::{Models, Templates, judge_with};
 use gavel_rubric::{JudgeTemplate, JudgedPair, ReasonTemplate, RubricSet, Spent};
 use image::RgbImage;

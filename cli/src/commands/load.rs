@@ -6,7 +6,7 @@ mod process;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use gavel_load::{Fleet, FleetOptions, SyntheticRun, Tally, submit, synthetic_run};
+use gavel_loadtest::{Fleet, FleetOptions, SyntheticRun, Tally, submit, synthetic_run};
 
 use super::block_on;
 use crate::args::LoadArguments;

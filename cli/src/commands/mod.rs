@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 pub(crate) use runtime::block_on;
 
-use gavel_core::unit::Role;
+use gavel_core::work::Role;
 
 use crate::args::{Command, ConfigCommand};
 use crate::{assets, audit, config, run, verify};

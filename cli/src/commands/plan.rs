@@ -1,8 +1,8 @@
 //! `gavel plan`: what a fleet would do all day, before there is one.
 
-use gavel_core::capacity::{Bound, Discipline, Forecast, StageSeconds, Workers, bound, forecast};
+use gavel_core::forecast::{Bound, Discipline, Forecast, StageSeconds, Workers, bound, forecast};
 use gavel_core::spec::RunSpec;
-use gavel_core::unit::Role;
+use gavel_core::work::Role;
 use serde::Serialize;
 
 use crate::args::PlanArguments;

@@ -8,7 +8,7 @@ use gavel_core::ids::{Digest, PromptIndex, Step};
 use gavel_core::noise::Use;
 use gavel_core::rpo::Sde;
 use gavel_core::spec::SamplingSpec;
-use gavel_core::unit::PromptText;
+use gavel_core::work::PromptText;
 use gavel_models::load::dtype;
 use gavel_models::lora::LoraAdapter;
 use gavel_models::tensor_file::TensorFile;

@@ -1,6 +1,6 @@
 //! `gavel sampler`, `gavel judge --connect` and `gavel trainer`.
 
-use gavel_core::unit::Role;
+use gavel_core::work::Role;
 use gavel_judge_worker::JudgeWork;
 use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;

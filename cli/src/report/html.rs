@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gavel_core::run::StepRecord;
-use gavel_core::verdict::{Reason, Side, Verdict};
+use gavel_core::work::{Reason, Side, Verdict};
 use minijinja::{Environment, context};
 use serde::Serialize;
 

@@ -3,7 +3,7 @@
 use gavel_coordinator::blobs::Blobs;
 use gavel_core::ids::Digest;
 use gavel_core::run::Run;
-use gavel_core::verdict::VerdictRecord;
+use gavel_core::work::VerdictRecord;
 use gavel_eval::{Evaluator, Facts};
 
 /// Every held-out prompt that both policies painted, in order.

@@ -8,7 +8,7 @@ use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
 use gavel_core::ids::{Digest, Step};
 use gavel_core::run::Run;
 use gavel_core::spec::RunSpec;
-use gavel_core::unit::Policy;
+use gavel_core::work::Policy;
 use gavel_models::lora::{LoraConfig, write_folder};
 use gavel_trainer_worker::replay::OPTIMIZER_FILE;
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use gavel_core::ids::Digest;
-use gavel_core::unit::{Outcome, Policy, Sampled, Unit};
-use gavel_core::verdict::VerdictRecord;
+use gavel_core::work::VerdictRecord;
+use gavel_core::work::{Outcome, Policy, Sampled, Unit};
 
 /// How many things of a kind were equal.
 pub(crate) type Equal = BTreeMap<&'static str, usize>;
@@ -213,8 +213,8 @@ fn json(record: &VerdictRecord) -> String {
 #[cfg(test)]
 mod tests {
     use gavel_core::ids::{Candidate, PromptIndex, Step};
-    use gavel_core::unit::ShardStatistics;
-    use gavel_core::verdict::{Side, Verdict};
+    use gavel_core::work::ShardStatistics;
+    use gavel_core::work::{Side, Verdict};
 
     use super::*;
 

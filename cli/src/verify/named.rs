@@ -1,7 +1,7 @@
 //! The blobs of a unit, each with what it is.
 
 use gavel_core::ids::Digest;
-use gavel_core::unit::{Assignment, Outcome, Policy};
+use gavel_core::work::{Assignment, Outcome, Policy};
 
 /// A blob, with what it is.
 #[derive(Debug, Clone, PartialEq, Eq)]

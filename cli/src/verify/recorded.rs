@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use gavel_core::ids::{Fence, Step};
 use gavel_core::run::{Event, Phase, Run};
-use gavel_core::unit::{Assignment, Outcome, Unit};
+use gavel_core::work::{Assignment, Outcome, Unit};
 
 use crate::args::VerifyPart;
 use crate::fault::Fault;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use gavel_core::run::Run;
 use gavel_core::spec::{GradientExchange, RunSpec};
-use gavel_core::unit::{Outcome, Role};
+use gavel_core::work::{Outcome, Role};
 use gavel_judge_worker::JudgeWork;
 use gavel_models::trajectory::Trajectory;
 use gavel_sampler_worker::SamplerWork;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::run::{Event, Refusal};
-use gavel_core::unit::Role;
-use gavel_core::verdict::VerdictRecord;
+use gavel_core::work::Role;
+use gavel_core::work::VerdictRecord;
 use gavel_proto::{LeaseKey, Malformed, v1};
 use tonic::{Request, Response, Status};
 

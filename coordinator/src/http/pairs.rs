@@ -2,7 +2,7 @@
 
 use gavel_core::ids::{Digest, Step};
 use gavel_core::run::{GroupResult, Run};
-use gavel_core::verdict::VerdictRecord;
+use gavel_core::work::VerdictRecord;
 use serde::Serialize;
 
 /// A judged pair, or larger group, with its pictures.

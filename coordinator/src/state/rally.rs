@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use gavel_core::ids::{Digest, Millis, WorkerId};
-use gavel_core::rally::{self, Group, Muster};
 use gavel_core::run::Event;
-use gavel_core::unit::{Assignment, Role};
+use gavel_core::work::rally::{self, Group, Muster};
+use gavel_core::work::{Assignment, Role};
 use gavel_proto::LeaseKey;
 use tokio::sync::oneshot;
 

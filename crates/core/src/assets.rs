@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Digest;
-use crate::verdict::Side;
+use crate::work::Side;
 
 /// Everything besides weights that a run reads, so that a worker needs no file of the machine that submitted it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,20 +5,16 @@
 
 #![forbid(unsafe_code)]
 
-pub mod adamw;
 pub mod assets;
-pub mod capacity;
+pub mod forecast;
 pub mod hint;
 pub mod ids;
 pub mod noise;
-pub mod rally;
-pub mod rehearsal;
 pub mod rpo;
 pub mod run;
 pub mod schedule;
 pub mod spec;
-pub mod unit;
-pub mod verdict;
+pub mod work;
 
 pub use assets::{LabelledPair, ModelFingerprints, RubricText, RunAssets};
 pub use hint::Hint;

@@ -1,6 +1,6 @@
 //! From logits to a verdict.
 
-use gavel_core::verdict::{AbstainReason, Side, Verdict};
+use gavel_core::work::{AbstainReason, Side, Verdict};
 
 /// What the judge answers to one image order.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,7 +1,7 @@
 //! Verdicts that were given before.
 
 use gavel_core::ids::Digest;
-use gavel_core::verdict::{Verdict, VerdictRecord};
+use gavel_core::work::{Verdict, VerdictRecord};
 use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet};
 use image::RgbImage;
 
@@ -95,7 +95,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use gavel_core::ids::PromptIndex;
-    use gavel_core::verdict::{AbstainReason, Side, Vote};
+    use gavel_core::work::{AbstainReason, Side, Vote};
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Several judges that vote.
 
 use gavel_core::ids::Digest;
-use gavel_core::verdict::{AbstainReason, Verdict, VerdictRecord, Vote, majority};
+use gavel_core::work::{AbstainReason, Verdict, VerdictRecord, Vote, majority};
 use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet, Spent};
 
 /// Judges with their weights.
@@ -153,7 +153,7 @@ mod tests {
     use std::sync::Mutex;
 
     use gavel_core::ids::PromptIndex;
-    use gavel_core::verdict::Side;
+    use gavel_core::work::Side;
     use image::RgbImage;
 
     use super::*;

@@ -1,6 +1,6 @@
 //! Reasons for the pairs that are shown to people.
 
-use gavel_core::verdict::{Reason, Side, Verdict, VerdictRecord};
+use gavel_core::work::{Reason, Side, Verdict, VerdictRecord};
 use gavel_rubric::{AskError, Chat, ChatRequest, JudgedPair, ReasonTemplate, RubricSet, Spent, Theme, threads};
 
 /// Says what each theme of a rubric decides about a pair, and why in a sentence.
@@ -91,7 +91,7 @@ mod tests {
     use std::path::Path;
 
     use gavel_core::ids::{Digest, PromptIndex};
-    use gavel_core::verdict::AbstainReason;
+    use gavel_core::work::AbstainReason;
     use gavel_rubric::{ChatReply, Part, Usage};
     use image::RgbImage;
 

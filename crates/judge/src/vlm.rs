@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gavel_core::{ids::Digest, verdict::VerdictRecord};
+use gavel_core::{ids::Digest, work::VerdictRecord};
 use gavel_models::{
     ModelError,
     vlm::{Content, Conversation, Message, Vlm, VlmInspection},

@@ -5,7 +5,7 @@
 
 use gavel_core::Hint;
 use gavel_core::ids::{Digest, PromptIndex};
-use gavel_core::verdict::VerdictRecord;
+use gavel_core::work::VerdictRecord;
 use image::RgbImage;
 
 use crate::{Message, RubricSet};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use gavel_core::ids::Digest;
-use gavel_core::verdict::Side;
+use gavel_core::work::Side;
 use minijinja::context;
 use serde::Deserialize;
 

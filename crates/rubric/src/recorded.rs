@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gavel_core::Hint as _;
 use gavel_core::ids::{Digest, PromptIndex};
-use gavel_core::verdict::{Side, VerdictRecord};
+use gavel_core::work::{Side, VerdictRecord};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use gavel_core::verdict::Side;
+use gavel_core::work::Side;
 use gavel_rubric::{JudgeTemplate, Part, Pictures, ReasonTemplate, RubricSet, TemplateError, Theme};
 
 fn configs() -> PathBuf {

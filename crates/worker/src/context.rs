@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gavel_core::ids::{Digest, WorkerId};
-use gavel_core::rally::Muster;
-use gavel_core::unit::{Fault, Unusable};
-use gavel_core::verdict::VerdictRecord;
+use gavel_core::work::VerdictRecord;
+use gavel_core::work::rally::Muster;
+use gavel_core::work::{Fault, Unusable};
 use gavel_proto::LeaseKey;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gavel_core::ids::Digest;
-use gavel_core::rally::Group;
-use gavel_core::unit::Assignment;
+use gavel_core::work::Assignment;
+use gavel_core::work::rally::Group;
 use gavel_proto::LeaseKey;
 use tokio_util::sync::CancellationToken;
 

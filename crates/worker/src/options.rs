@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gavel_core::unit::Role;
+use gavel_core::work::Role;
 
 /// What a worker is told when it starts.
 #[derive(Debug, Clone)]

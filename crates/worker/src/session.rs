@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use gavel_core::ids::{Digest, WorkerId};
-use gavel_core::rally::{Group, Muster};
-use gavel_core::unit::{Outcome, Role, Unusable};
-use gavel_core::verdict::VerdictRecord;
+use gavel_core::work::VerdictRecord;
+use gavel_core::work::rally::{Group, Muster};
+use gavel_core::work::{Outcome, Role, Unusable};
 use gavel_proto::{LeaseKey, Malformed, v1};
 use tonic::{Code, Status};
 

@@ -4,8 +4,8 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use gavel_core::rally::Group;
-use gavel_core::unit::{Assignment, Outcome, Unit};
+use gavel_core::work::rally::Group;
+use gavel_core::work::{Assignment, Outcome, Unit};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::context::WorkContext;

@@ -3,9 +3,9 @@
 use gavel_core::Hint;
 use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, RunId};
-use gavel_core::rally::Group;
 use gavel_core::spec::RunSpec;
-use gavel_core::unit::{Assignment, Fault, Outcome, Unit, Unusable};
+use gavel_core::work::rally::Group;
+use gavel_core::work::{Assignment, Fault, Outcome, Unit, Unusable};
 
 use crate::context::WorkContext;
 

@@ -1,7 +1,7 @@
 //! What a worker is given.
 
 use gavel_core::ids::{PromptIndex, Step, WorkerId};
-use gavel_core::unit::{Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup};
+use gavel_core::work::{Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup};
 
 use super::unit::arm;
 use super::{Malformed, all, bytes, digest, digests, each, optional_digest, required};

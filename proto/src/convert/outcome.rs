@@ -1,8 +1,8 @@
 //! What a worker returns.
 
 use gavel_core::ids::{Candidate, PromptIndex};
-use gavel_core::unit::{Fault, Outcome, Sampled, ShardStatistics, SkippedPair, Unusable};
-use gavel_core::verdict::{AbstainReason, Reason, Side, Verdict, VerdictRecord, Vote};
+use gavel_core::work::{AbstainReason, Reason, Side, Verdict, VerdictRecord, Vote};
+use gavel_core::work::{Fault, Outcome, Sampled, ShardStatistics, SkippedPair, Unusable};
 
 use super::{Malformed, all, bytes, digest, each, optional_digest, required};
 use crate::v1;

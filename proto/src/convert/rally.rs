@@ -1,7 +1,7 @@
 //! Who exchanges gradient sums.
 
 use gavel_core::ids::WorkerId;
-use gavel_core::rally::{Group, Muster};
+use gavel_core::work::rally::{Group, Muster};
 
 use super::{Malformed, bytes, digests};
 use crate::v1;

@@ -1,7 +1,7 @@
 use gavel_core::ids::{Candidate, Digest, Fence, PromptIndex, RunId, Step, WorkerId};
-use gavel_core::rally::{Group, Muster};
-use gavel_core::unit::*;
-use gavel_core::verdict::{AbstainReason, Reason, Side, Verdict, VerdictRecord};
+use gavel_core::work::rally::{Group, Muster};
+use gavel_core::work::*;
+use gavel_core::work::{AbstainReason, Reason, Side, Verdict, VerdictRecord};
 use prost::Message;
 
 use super::{LeaseKey, Malformed};

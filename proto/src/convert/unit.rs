@@ -1,7 +1,7 @@
 //! Roles, units and lease keys.
 
 use gavel_core::ids::{Fence, RunId, Step};
-use gavel_core::unit::{Arm, Role, Unit};
+use gavel_core::work::{Arm, Role, Unit};
 
 use super::{Malformed, required};
 use crate::v1;

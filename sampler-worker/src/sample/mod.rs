@@ -11,7 +11,7 @@ use gavel_core::{
     noise::{NoiseKey, Use},
     rpo,
     spec::SamplingSpec,
-    unit::PromptText,
+    work::PromptText,
 };
 use gavel_models::{
     LoadError, ModelError,

@@ -7,7 +7,7 @@ use gavel_core::{
     ids::{Digest, PromptIndex, Step},
     noise::{NoiseKey, Use},
     spec::{ObjectiveSpec, SamplingSpec},
-    unit::PromptText,
+    work::PromptText,
 };
 use gavel_models::{
     flux::transformer::ActivationMemory,

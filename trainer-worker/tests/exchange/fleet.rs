@@ -11,8 +11,8 @@ use gavel_coordinator::{Coordinator, CoordinatorHandle, CoordinatorOptions, List
 use gavel_core::ids::{Digest, RunId, Step};
 use gavel_core::run::RunStatus;
 use gavel_core::spec::{GradientExchange, RunSpec};
-use gavel_core::unit::{Assignment, Outcome, Role, Unit};
-use gavel_core::verdict::{Side, Verdict, VerdictRecord};
+use gavel_core::work::{Assignment, Outcome, Role, Unit};
+use gavel_core::work::{Side, Verdict, VerdictRecord};
 use gavel_core::{RubricText, RunAssets};
 use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
@@ -66,7 +66,7 @@ impl Work for FakeJudge {
         let Assignment::Judge { pairs } = assignment else {
             panic!("{assignment:?}")
         };
-        let verdict = |pair: &gavel_core::unit::Pair| {
+        let verdict = |pair: &gavel_core::work::Pair| {
             let (side, probability) = match pair.prompt.0 % 3 {
                 0 => (Side::Second, 0.1),
                 _ => (Side::First, 0.9),
@@ -158,7 +158,7 @@ impl Work for TrainerInTurn {
     fn assist(
         &mut self,
         assignment: &Assignment,
-        group: &gavel_core::rally::Group,
+        group: &gavel_core::work::rally::Group,
         context: &WorkContext,
     ) -> Result<(), WorkError> {
         self.work.assist(assignment, group, context)

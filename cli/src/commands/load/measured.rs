@@ -1,6 +1,6 @@
 //! What a load shows, as a table and as JSON.
 
-use gavel_load::Percentiles;
+use gavel_loadtest::Percentiles;
 use serde::Serialize;
 
 use crate::run::Machine;

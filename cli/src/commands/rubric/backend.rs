@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use backon::{BlockingRetryable as _, ExponentialBuilder};
 use gavel_core::ids::Digest;
 use gavel_core::spec::{JudgeFamily, JudgeSpec};
-use gavel_core::verdict::VerdictRecord;
+use gavel_core::work::VerdictRecord;
 use gavel_judge::{Endpoint, Models, Templates};
 use gavel_rubric::generate::{Embed, HashedNgrams};
 use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgeTemplate, JudgedPair, RubricSet};

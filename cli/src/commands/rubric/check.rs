@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use gavel_core::ids::{Digest, PromptIndex};
-use gavel_core::verdict::{Side, VerdictRecord};
+use gavel_core::work::{Side, VerdictRecord};
 use gavel_eval::Proportion;
 use gavel_judge::Models;
 use gavel_rubric::data::{LabelledSet, Labelling, RankedPair};

@@ -1,6 +1,6 @@
 //! What verdicts on labelled pairs say about a judge.
 
-use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
+use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord};
 use gavel_eval::{Proportion, mcnemar, wilson};
 use serde::Serialize;
 

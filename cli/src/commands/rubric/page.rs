@@ -5,7 +5,7 @@ use std::io::Cursor;
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use gavel_core::verdict::{Side, Verdict, VerdictRecord};
+use gavel_core::work::{Side, Verdict, VerdictRecord};
 use gavel_rubric::data::{Picture, RankedPair};
 use image::ImageFormat;
 use minijinja::{Environment, context};

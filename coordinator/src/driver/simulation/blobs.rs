@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gavel_core::ids::Digest;
-use gavel_core::unit::{Assignment, Fault, Outcome, Unusable};
+use gavel_core::work::{Assignment, Fault, Outcome, Unusable};
 
 use super::chance::Chance;
 

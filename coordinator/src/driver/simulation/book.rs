@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gavel_core::ids::{Candidate, Fence, Millis, PromptIndex, Step, WorkerId};
 use gavel_core::run::{Event, Phase, Run};
-use gavel_core::unit::{Assignment, Outcome, Unit};
+use gavel_core::work::{Assignment, Outcome, Unit};
 use gavel_proto::LeaseKey;
 
 use super::blobs::Blobs;

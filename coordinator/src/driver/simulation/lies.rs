@@ -1,7 +1,7 @@
 //! Results that the coordinator can tell to be wrong without computing anything, and blobs that a worker can.
 
 use gavel_core::ids::Digest;
-use gavel_core::unit::{Outcome, SkippedPair, Unit};
+use gavel_core::work::{Outcome, SkippedPair, Unit};
 
 use super::chance::Chance;
 

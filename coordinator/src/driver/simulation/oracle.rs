@@ -10,7 +10,7 @@ use gavel_core::RunAssets;
 use gavel_core::ids::{Millis, RunId, WorkerId};
 use gavel_core::run::{Event, Phase, Refusal, Run};
 use gavel_core::spec::RunSpec;
-use gavel_core::unit::Role;
+use gavel_core::work::Role;
 use gavel_proto::LeaseKey;
 
 use super::blobs::Blobs;
@@ -280,7 +280,7 @@ fn undisturbed(spec: &RunSpec, assets: &RunAssets) -> Result<Run, String> {
             unit,
             worker: worker.clone(),
             fence,
-            outcome: gavel_core::rehearsal::work(spec, assets.rubric.digest, &assignment),
+            outcome: gavel_core::forecast::rehearsal::work(spec, assets.rubric.digest, &assignment),
         };
         run.apply(completed, Millis(0)).map_err(|refusal| refusal.to_string())?;
     }

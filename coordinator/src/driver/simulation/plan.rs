@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use gavel_core::ids::{Digest, RunId};
 use gavel_core::spec::RunSpec;
-use gavel_core::unit::Role;
-use gavel_core::verdict::Side;
+use gavel_core::work::Role;
+use gavel_core::work::Side;
 use gavel_core::{LabelledPair, RubricText, RunAssets};
 
 use super::chance::Chance;

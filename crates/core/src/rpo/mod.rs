@@ -3,6 +3,7 @@
 //! Everything works on slices, so that sampler and trainer share it whatever computes the network. Values are stored as f32;
 //! sums run in f64 from the first element to the last, so that a result does not depend on threads or on the machine.
 
+pub mod adamw;
 mod learning_rate;
 mod loss;
 mod ranking;

@@ -1,6 +1,6 @@
 //! Rewards of a group of candidates, by a tournament in which each meets each other once.
 
-use crate::verdict::{Side, Verdict, VerdictRecord};
+use crate::work::{Side, Verdict, VerdictRecord};
 
 /// The matches of a tournament among `candidates`, in order: (0, 1), (0, 2), ..., (1, 2), ... Two candidates have one match.
 pub fn matches(candidates: usize) -> impl Iterator<Item = (usize, usize)> {
@@ -62,7 +62,7 @@ mod tests {
 
     use super::*;
     use crate::ids::{Digest, PromptIndex};
-    use crate::verdict::AbstainReason;
+    use crate::work::AbstainReason;
 
     fn record(verdict: Verdict) -> VerdictRecord {
         VerdictRecord {

@@ -9,8 +9,8 @@ use super::{Accepted, Effect, Phase, Refusal, Run, StepInFlight};
 use crate::ids::{Millis, PromptIndex, Step, WorkerId};
 use crate::rpo;
 use crate::schedule;
-use crate::unit::{Arm, Outcome, Policy, Sampled, SkippedPair, Unit};
-use crate::verdict::VerdictRecord;
+use crate::work::VerdictRecord;
+use crate::work::{Arm, Outcome, Policy, Sampled, SkippedPair, Unit};
 
 impl Run {
     pub(super) fn accept(

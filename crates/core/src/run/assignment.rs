@@ -6,7 +6,7 @@ use super::{GroupResult, Run};
 use crate::ids::{PromptIndex, Step};
 use crate::rpo;
 use crate::schedule;
-use crate::unit::{Arm, Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit};
+use crate::work::{Arm, Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit};
 
 impl Run {
     /// What a worker needs to do `unit`; `None` while its inputs do not exist, and once its step is committed.

@@ -2,8 +2,8 @@
 
 use super::Run;
 use crate::ids::{Candidate, Digest, PromptIndex, Step};
-use crate::unit::{Arm, Outcome, Policy, Sampled, ShardStatistics, SkippedPair, Unit};
-use crate::verdict::VerdictRecord;
+use crate::work::VerdictRecord;
+use crate::work::{Arm, Outcome, Policy, Sampled, ShardStatistics, SkippedPair, Unit};
 
 /// What a check has against a result.
 pub(super) enum Objection {

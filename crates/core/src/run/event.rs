@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Hint;
 use crate::ids::{Fence, Step, WorkerId};
-use crate::unit::{Outcome, Policy, Role, Unit, Unusable};
+use crate::work::{Outcome, Policy, Role, Unit, Unusable};
 
 /// A fact about a run. The ledger stores accepted events with their time; applying them again rebuilds the run.
 #[expect(missing_docs, reason = "the fields are named after the types that document them")]

@@ -7,7 +7,7 @@ use crate::ids::{Millis, Step};
 use crate::rpo;
 use crate::schedule;
 use crate::spec::ObjectiveSpec;
-use crate::verdict::VerdictRecord;
+use crate::work::VerdictRecord;
 
 /// A step that is not committed yet.
 #[derive(Debug, Clone, PartialEq)]

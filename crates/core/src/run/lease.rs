@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Fence, Millis, WorkerId};
-use crate::unit::{Role, Unit};
+use crate::work::{Role, Unit};
 
 /// A unit in a worker's hands.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -36,7 +36,7 @@ use crate::assets::{ModelFingerprints, RunAssets};
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::schedule;
 use crate::spec::RunSpec;
-use crate::unit::{Arm, Policy, Role, Unit};
+use crate::work::{Arm, Policy, Role, Unit};
 use lease::{Board, Trouble};
 
 /// Where a run stands.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::{Effect, Phase, Refusal, Run};
 use crate::ids::{Digest, Millis, Step, WorkerId};
 use crate::schedule;
-use crate::unit::{Arm, Fault, Unit, Unusable};
+use crate::work::{Arm, Fault, Unit, Unusable};
 
 /// What made a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

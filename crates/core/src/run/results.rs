@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, Step};
 use crate::rpo::ranks;
-use crate::unit::{Policy, ShardStatistics};
-use crate::verdict::{Verdict, VerdictRecord};
+use crate::work::{Policy, ShardStatistics};
+use crate::work::{Verdict, VerdictRecord};
 
 /// Everything that report and audit read.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

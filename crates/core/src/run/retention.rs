@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::Run;
 use super::results::{CandidateResult, GroupResult, ShardResult};
 use crate::ids::{Digest, Step};
-use crate::unit::Policy;
+use crate::work::Policy;
 
 impl Run {
     /// Every blob that a unit of this run may still read, that a checkpoint consists of, or that the latest

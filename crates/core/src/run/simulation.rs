@@ -6,10 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::assets::{LabelledPair, RubricText};
+use crate::forecast::rehearsal::work;
 use crate::ids::PromptIndex;
-use crate::rehearsal::work;
-use crate::unit::{Assignment, Fault, Outcome, Policy, Unusable};
-use crate::verdict::{Side, Verdict, VerdictRecord};
+use crate::work::{Assignment, Fault, Outcome, Policy, Unusable};
+use crate::work::{Side, Verdict, VerdictRecord};
 
 /// A small run whose chunks of samples, pairs and shards do not line up.
 pub(super) fn spec() -> RunSpec {

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Phase, Run, StepRecord, Waiting};
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
-use crate::unit::{Policy, Unit};
-use crate::verdict::{Side, Verdict, VerdictRecord};
+use crate::work::{Policy, Unit};
+use crate::work::{Side, Verdict, VerdictRecord};
 
 /// A run's state at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Lease, Phase, Run};
 use crate::ids::{Millis, WorkerId};
-use crate::unit::{Role, Unit};
+use crate::work::{Role, Unit};
 
 /// A role's work that lies unattended for longer than this many heartbeats is what the run waits for; between two leases
 /// a role is without any for a moment, which means nothing.

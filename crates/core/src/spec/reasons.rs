@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
 use crate::ids::Digest;
-use crate::unit::Pair;
+use crate::work::Pair;
 
 /// `[judge.reasons]`: for some pairs the judge says what each theme of the rubric decides, and why in a sentence. Rewards do not
 /// depend on it.

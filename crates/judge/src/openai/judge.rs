@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gavel_core::ids::Digest;
-use gavel_core::verdict::VerdictRecord;
+use gavel_core::work::VerdictRecord;
 use gavel_rubric::{AnswerKind, AskError, Chat as _, Judge, JudgeTemplate, JudgedPair, Pictures, RubricSet, Spent};
 use serde_json::{Value, json};
 

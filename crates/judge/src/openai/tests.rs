@@ -14,7 +14,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use gavel_core::ids::PromptIndex;
 use gavel_core::spec::{JudgeFamily, JudgeSpec};
-use gavel_core::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
+use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord};
 use gavel_rubric::{AskError, Chat as _, ChatRequest, Judge as _, JudgeTemplate, JudgedPair, Message, Part, RubricSet};
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};

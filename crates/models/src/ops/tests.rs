@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device, Tensor};
 
+use super::candle::Reference;
 use super::cpu::{Cpu, Split};
-use super::reference::Reference;
 use super::{Attention, Backend, Conditioning, Factors, Layout, Queries, Segment};
 
 const LAYOUT: Layout = Layout {

@@ -11,7 +11,7 @@ mod record;
 use std::path::Path;
 
 use gavel_core::ids::Digest;
-use gavel_core::verdict::Side;
+use gavel_core::work::Side;
 
 pub use error::{DataError, Place, RecordFault};
 pub use picture::Picture;

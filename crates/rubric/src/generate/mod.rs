@@ -11,7 +11,7 @@ mod structure;
 
 use gavel_core::Hint;
 use gavel_core::ids::PromptIndex;
-use gavel_core::verdict::{Side, Verdict};
+use gavel_core::work::{Side, Verdict};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};

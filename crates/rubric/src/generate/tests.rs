@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gavel_core::ids::Digest;
-use gavel_core::verdict::{AbstainReason, VerdictRecord};
+use gavel_core::work::{AbstainReason, VerdictRecord};
 use serde_json::json;
 use tempfile::TempDir;
 

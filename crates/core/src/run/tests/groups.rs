@@ -1,7 +1,7 @@
 //! Groups of more than two candidates.
 
 use super::*;
-use crate::verdict::AbstainReason;
+use crate::work::AbstainReason;
 
 #[test]
 fn groups_are_judged_each_against_each_and_rewarded_by_rank() {

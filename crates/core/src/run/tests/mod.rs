@@ -6,8 +6,8 @@ mod retention;
 use super::simulation::{Fleet, assets, judged, record, run, spec};
 use super::*;
 use crate::Hint;
-use crate::unit::{Assignment, Outcome, ShardStatistics, SkippedPair};
-use crate::verdict::{Reason, Side, Verdict};
+use crate::work::{Assignment, Outcome, ShardStatistics, SkippedPair};
+use crate::work::{Reason, Side, Verdict};
 
 fn fleet() -> Fleet {
     Fleet::new(run())
@@ -171,7 +171,7 @@ fn only_preferred_pairs_reach_a_gradient_with_their_rewards() {
         2 => Verdict::Preferred { side: Side::Second },
         3 => Verdict::Failed { reason: "blind".into() },
         _ => Verdict::Abstain {
-            reason: crate::verdict::AbstainReason::TooClose,
+            reason: crate::work::AbstainReason::TooClose,
         },
     };
     let verdicts = (0..7).map(|place| record(place, verdict(place), &fleet.run)).collect();
@@ -218,7 +218,7 @@ fn a_step_that_decided_nothing_is_committed_with_no_terms() {
     let mut fleet = with(|spec| spec.judge.batch = 7);
     let (unit, fence) = lease(&mut fleet, |unit| matches!(unit, Unit::Judge { .. }));
     let verdict = Verdict::Abstain {
-        reason: crate::verdict::AbstainReason::OrdersDisagree,
+        reason: crate::work::AbstainReason::OrdersDisagree,
     };
     let verdicts = (0..7).map(|place| record(place, verdict.clone(), &fleet.run)).collect();
     let outcome = judged(verdicts);
@@ -723,7 +723,7 @@ fn win_rate_counts_an_abstention_as_half_and_leaves_failures_out() {
         record(
             3,
             Verdict::Abstain {
-                reason: crate::verdict::AbstainReason::TooClose,
+                reason: crate::work::AbstainReason::TooClose,
             },
             &run,
         ),

@@ -1,7 +1,7 @@
 //! What is lost or not to be trusted is made again, and the run ends the same.
 
 use super::*;
-use crate::unit::{Fault, Unusable};
+use crate::work::{Fault, Unusable};
 
 fn fail(fleet: &mut Fleet, unit: Unit, fence: Fence, blobs: &[Digest], fault: Fault) -> Vec<Effect> {
     let unusable = blobs.iter().map(|blob| Unusable { blob: *blob, fault }).collect();

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use gavel_core::ids::{Digest, WorkerId};
-use gavel_core::unit::{Assignment, Role};
+use gavel_core::work::{Assignment, Role};
 use gavel_proto::v1;
 use gavel_proto::v1::fleet_client::FleetClient;
 use gavel_proto::{LeaseKey, Malformed};

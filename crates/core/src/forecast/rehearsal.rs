@@ -2,8 +2,8 @@
 
 use crate::ids::{Candidate, Digest};
 use crate::spec::RunSpec;
-use crate::unit::{Assignment, Outcome, Policy, Sampled, ShardStatistics};
-use crate::verdict::{AbstainReason, Side, Verdict, VerdictRecord};
+use crate::work::{AbstainReason, Side, Verdict, VerdictRecord};
+use crate::work::{Assignment, Outcome, Policy, Sampled, ShardStatistics};
 
 /// What a faultless worker returns for `assignment`: a function of the assignment and nothing else, as with real workers. The
 /// blobs that it names do not exist. About a third of the pairs is not decided. `rubric` is the fingerprint of the run's rubric.

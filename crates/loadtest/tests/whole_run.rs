@@ -7,8 +7,8 @@ use std::time::Duration;
 use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
 use gavel_coordinator::{Coordinator, CoordinatorOptions, Listeners, read_run};
 use gavel_core::run::{Event, Phase};
-use gavel_core::unit::Unit;
-use gavel_load::{Fleet, FleetOptions, submit, synthetic_run};
+use gavel_core::work::Unit;
+use gavel_loadtest::{Fleet, FleetOptions, submit, synthetic_run};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test(flavor = "multi_thread")]

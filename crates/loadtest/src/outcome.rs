@@ -1,8 +1,8 @@
 //! Made-up outcomes that the state machine accepts: of the right shape, with digests that name no blob.
 
 use gavel_core::ids::{Candidate, Digest, WorkerId};
-use gavel_core::unit::{Assignment, Outcome, Policy, Sampled, ShardStatistics, Unit};
-use gavel_core::verdict::{Side, Verdict, VerdictRecord};
+use gavel_core::work::{Assignment, Outcome, Policy, Sampled, ShardStatistics, Unit};
+use gavel_core::work::{Side, Verdict, VerdictRecord};
 
 use crate::synthetic::SyntheticRun;
 

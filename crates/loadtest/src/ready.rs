@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use gavel_core::ids::Step;
-use gavel_core::unit::Unit;
+use gavel_core::work::Unit;
 
 /// Since when units can be leased. In a synthetic run each unit covers one prompt, so that a unit of a later stage has exactly
 /// one unit of the stage before it as input.

@@ -3,20 +3,22 @@
 //! The run's own state machine works through some steps in virtual time, with workers that take a given time for each unit.
 //! Beside it stands the bound that no schedule can beat.
 
+pub mod rehearsal;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use serde::Serialize;
 
 use crate::assets::RunAssets;
+use crate::forecast::rehearsal;
 use crate::hint::Hint;
 use crate::ids::{Fence, Millis, RunId, WorkerId};
-use crate::rehearsal;
 use crate::run::{Event, Refusal, Run};
 use crate::schedule;
 use crate::spec::RunSpec;
-use crate::unit::{Outcome, Role, Unit};
-use crate::verdict::{Side, Verdict};
+use crate::work::{Outcome, Role, Unit};
+use crate::work::{Side, Verdict};
 
 /// What the work costs one worker, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

@@ -1,0 +1,113 @@
+//! What a worker is given with a unit.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Arm, Policy};
+use crate::ids::{Digest, PromptIndex, Step, WorkerId};
+
+/// What a worker needs to do a unit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Assignment {
+    /// For [`Unit::Initialise`].
+    Initialise,
+    /// For [`Unit::Sample`].
+    Sample {
+        /// Optimizer step, part of every noise key.
+        step: Step,
+        /// The policy to sample from.
+        policy: Policy,
+        /// The chunk's prompts.
+        prompts: Vec<PromptText>,
+    },
+    /// For [`Unit::EvaluateSample`].
+    EvaluateSample {
+        /// Base or tuned.
+        arm: Arm,
+        /// The policy; `None` for the base.
+        policy: Option<Policy>,
+        /// The chunk's prompts, held-out.
+        prompts: Vec<PromptText>,
+    },
+    /// For [`Unit::Judge`], [`Unit::EvaluateJudge`] and [`Unit::CalibrateJudge`].
+    Judge {
+        /// The pairs, in order.
+        pairs: Vec<Pair>,
+    },
+    /// For [`Unit::Gradient`].
+    Gradient {
+        /// Optimizer step.
+        step: Step,
+        /// The policy that is being trained.
+        policy: Policy,
+        /// The shard's decided groups in prompt order.
+        groups: Vec<RewardedGroup>,
+        /// How many versions older than `policy` the sampling policy was; 0 is exactly on-policy, where every ratio is 1.
+        policy_lag: u32,
+    },
+    /// For [`Unit::Commit`].
+    Commit {
+        /// Optimizer step.
+        step: Step,
+        /// The policy to update.
+        policy: Policy,
+        /// Gradient sums in shard order; shards without a decided pair are absent.
+        gradients: Vec<Digest>,
+        /// Who made each of these sums; with `trainer.exchange = "nccl"` the only one that has it.
+        holders: Vec<WorkerId>,
+        /// Number of (candidate, timestep) terms in these sums: the divisor. Zero means that nothing was decided: the policy
+        /// is stored unchanged, with the step counted.
+        terms: u64,
+    },
+}
+
+impl Assignment {
+    /// Of a commit's gradient sums, those that this worker made.
+    pub fn held_by(&self, worker: &WorkerId) -> Vec<Digest> {
+        let Self::Commit { gradients, holders, .. } = self else {
+            return Vec::new();
+        };
+        let sums = gradients.iter().zip(holders).filter(|(_, holder)| *holder == worker);
+        sums.map(|(gradient, _)| *gradient).collect()
+    }
+}
+
+/// A prompt with its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptText {
+    /// Place in the step or in the held-out set.
+    pub index: PromptIndex,
+    /// The caption.
+    pub text: String,
+}
+
+/// Two images of one prompt, to be judged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair {
+    /// Place in the step, the held-out set or the labelled set.
+    pub prompt: PromptIndex,
+    /// The caption.
+    pub text: String,
+    /// PNG of the first candidate.
+    pub first: Digest,
+    /// PNG of the second candidate.
+    pub second: Digest,
+}
+
+/// The candidates of a decided pair, or larger group, with their rewards.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RewardedGroup {
+    /// Place in the step.
+    pub prompt: PromptIndex,
+    /// Trajectory and reward of each candidate, in candidate order.
+    pub candidates: Vec<RewardedCandidate>,
+}
+
+/// A trajectory with its reward.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RewardedCandidate {
+    /// The trajectory blob.
+    pub trajectory: Digest,
+    /// `objective.reward_preferred` for the best rank, `objective.reward_dispreferred` for the worst, between them for the rest.
+    pub reward: f64,
+}

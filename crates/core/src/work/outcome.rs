@@ -1,0 +1,153 @@
+//! What a worker returns for a unit.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Policy, VerdictRecord};
+use crate::ids::{Candidate, Digest, PromptIndex};
+
+/// What a worker returns for a unit. Seconds are wall-clock seconds of the work itself; `model` is the fingerprint of the
+/// transformer, or of the judge, that the worker has loaded: the same for every worker of a run.
+#[expect(missing_docs, reason = "the fields are named after the types that document them")]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Outcome {
+    /// Of [`Unit::Initialise`].
+    Initialised { policy: Policy, model: Digest },
+    /// Of [`Unit::Sample`] and [`Unit::EvaluateSample`]; ordered by prompt, then candidate.
+    Sampled {
+        samples: Vec<Sampled>,
+        manifest: Option<Digest>,
+        model: Digest,
+        seconds: f64,
+    },
+    /// Of the three judge units; one record for each pair, in order.
+    Judged {
+        verdicts: Vec<VerdictRecord>,
+        model: Digest,
+        seconds: f64,
+    },
+    /// Of [`Unit::Gradient`]. `gradient` is absent when no pair of the shard gave one.
+    Gradient {
+        gradient: Option<Digest>,
+        manifest: Digest,
+        model: Digest,
+        statistics: ShardStatistics,
+        skipped: Vec<SkippedPair>,
+        seconds: f64,
+    },
+    /// Of [`Unit::Commit`].
+    Committed {
+        policy: Policy,
+        // What has diverged ends the run, and the ledger must be able to say so.
+        #[serde(with = "any_number")]
+        grad_norm: f64,
+        learning_rate: f64,
+        seconds: f64,
+    },
+}
+
+impl Outcome {
+    /// The fingerprint of the model that the worker had loaded; a commit needs none.
+    pub fn model(&self) -> Option<&Digest> {
+        match self {
+            Self::Initialised { model, .. }
+            | Self::Sampled { model, .. }
+            | Self::Judged { model, .. }
+            | Self::Gradient { model, .. } => Some(model),
+            Self::Committed { .. } => None,
+        }
+    }
+}
+
+/// One sampled candidate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sampled {
+    /// The prompt.
+    pub prompt: PromptIndex,
+    /// Which of its candidates; 0 in an evaluation.
+    pub candidate: Candidate,
+    /// The trajectory blob; `None` in an evaluation.
+    pub trajectory: Option<Digest>,
+    /// The PNG.
+    pub image: Digest,
+}
+
+/// A pair that gave no gradient although it was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedPair {
+    /// The pair.
+    pub prompt: PromptIndex,
+    /// What was not finite, in words.
+    pub reason: String,
+}
+
+/// Sums over the trained terms of a shard; means are taken when the step is complete.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShardStatistics {
+    /// Number of (candidate, timestep) terms.
+    pub terms: u64,
+    /// Sum of the KL estimates.
+    pub kl: f64,
+    /// Number of terms whose ratio was clipped.
+    pub clipped: u64,
+    /// Largest |ratio - 1|.
+    pub ratio_deviation: f64,
+    /// Sum of the losses before division.
+    pub loss: f64,
+}
+
+/// Numbers that JSON has no form for, as text.
+mod any_number {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Number {
+        Finite(f64),
+        Other(String),
+    }
+
+    pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        let number = if number.is_finite() {
+            Number::Finite(*number)
+        } else {
+            Number::Other(number.to_string())
+        };
+        number.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        match Number::deserialize(deserializer)? {
+            Number::Finite(number) => Ok(number),
+            Number::Other(text) => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diverged_commit_survives_the_ledger() {
+        for grad_norm in [0.1, 3.0, f64::INFINITY, f64::NAN] {
+            let outcome = Outcome::Committed {
+                policy: Policy {
+                    adapter: Digest::of(b"adapter"),
+                    optimizer: Digest::of(b"optimizer"),
+                    averaged: None,
+                    manifest: Digest::of(b"manifest"),
+                    tensors: 1,
+                },
+                grad_norm,
+                learning_rate: 1e-4,
+                seconds: 1.0,
+            };
+            let text = serde_json::to_string(&outcome).unwrap();
+            let Outcome::Committed { grad_norm: found, .. } = serde_json::from_str(&text).unwrap() else {
+                panic!("{text}")
+            };
+            assert_eq!(found.to_bits(), grad_norm.to_bits(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The pieces of a run that workers lease.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::Step;
+
+/// What a worker can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Samples candidates from the policy.
+    Sampler,
+    /// Judges pairs.
+    Judge,
+    /// Computes gradients and optimizer steps.
+    Trainer,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sampler => "sampler",
+            Self::Judge => "judge",
+            Self::Trainer => "trainer",
+        })
+    }
+}
+
+/// Which policy an evaluation samples from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arm {
+    /// The frozen base, without the adapter.
+    Base,
+    /// The base with the final adapter (its EMA where the run keeps one).
+    Tuned,
+}
+
+/// One leasable piece of a run. Its extent follows from the spec alone, never from how many workers there are, so that the
+/// same unit is the same computation everywhere.
+#[expect(missing_docs, reason = "the fields are named after the types that document them")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Unit {
+    /// Create the initial adapter and optimizer state (policy version 0).
+    Initialise,
+    /// Sample every candidate of `sampling.batch` consecutive prompts of a step.
+    Sample { step: Step, chunk: u32 },
+    /// Judge `judge.batch` consecutive pairs, or all matches of as many larger groups, of a step.
+    Judge { step: Step, chunk: u32 },
+    /// Sum the gradient of `trainer.shard` consecutive pairs, or larger groups, of a step.
+    Gradient { step: Step, shard: u32 },
+    /// Add the shards' gradients in shard order, take the optimizer step, store the new policy.
+    Commit { step: Step },
+    /// Sample held-out prompts deterministically.
+    EvaluateSample { arm: Arm, chunk: u32 },
+    /// Judge the tuned policy's held-out images against the base's.
+    EvaluateJudge { chunk: u32 },
+    /// Judge labelled pairs, to measure the judge itself.
+    CalibrateJudge { chunk: u32 },
+}
+
+impl Unit {
+    /// Who does this.
+    pub fn role(&self) -> Role {
+        match self {
+            Self::Sample { .. } | Self::EvaluateSample { .. } => Role::Sampler,
+            Self::Judge { .. } | Self::EvaluateJudge { .. } | Self::CalibrateJudge { .. } => Role::Judge,
+            Self::Initialise | Self::Gradient { .. } | Self::Commit { .. } => Role::Trainer,
+        }
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Initialise => f.write_str("initialise"),
+            Self::Sample { step, chunk } => write!(f, "sample chunk {chunk} of step {step}"),
+            Self::Judge { step, chunk } => write!(f, "judge chunk {chunk} of step {step}"),
+            Self::Gradient { step, shard } => write!(f, "gradient shard {shard} of step {step}"),
+            Self::Commit { step } => write!(f, "commit of step {step}"),
+            Self::EvaluateSample { arm: Arm::Base, chunk } => write!(f, "held-out sample chunk {chunk} of the base"),
+            Self::EvaluateSample { arm: Arm::Tuned, chunk } => {
+                write!(f, "held-out sample chunk {chunk} of the tuned policy")
+            }
+            Self::EvaluateJudge { chunk } => write!(f, "held-out judge chunk {chunk}"),
+            Self::CalibrateJudge { chunk } => write!(f, "labelled judge chunk {chunk}"),
+        }
+    }
+}
