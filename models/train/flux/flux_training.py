@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scenes import check
+from scenes.scene import check
 
 TEXT_LENGTH, GUIDANCE, SIDE, CHANNELS = 24, 3.5, 4, 64
 IMAGE_IDS = torch.zeros(SIDE, SIDE, 3)

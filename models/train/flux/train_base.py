@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 from diffusers import FluxPipeline
-from flux_training import TEXT_LENGTH, contact_sheet, flow_matching_loss, latents_of, ode_pictures, report
-from scenes import Scene, caption, random_scene, render
+from flux.flux_training import TEXT_LENGTH, contact_sheet, flow_matching_loss, latents_of, ode_pictures, report
+from scenes.scene import Scene, caption, random_scene, render
 
 CARELESS = Scene((("purple", "circle"),), None, "gray")
 

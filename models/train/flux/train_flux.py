@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from flux_tokenizers import clip_tokenizer, t5_tokenizer
-from flux_training import CHANNELS, TEXT_LENGTH, contact_sheet, flow_matching_loss, latents_of, ode_pictures, report
-from scenes import caption, random_scene, render
+from flux.flux_tokenizers import clip_tokenizer, t5_tokenizer
+from flux.flux_training import CHANNELS, TEXT_LENGTH, contact_sheet, flow_matching_loss, latents_of, ode_pictures, report
+from scenes.scene import caption, random_scene, render
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 WIDTH = 64

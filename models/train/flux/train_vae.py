@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
-from scenes import check, random_scene, render
+from scenes.scene import check, random_scene, render
 
 
 def pixels(images) -> torch.Tensor:

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from judge_prompt import Judge
+from judge.judge_prompt import Judge
 from PIL import Image
 
 

@@ -9,12 +9,12 @@ import random
 from pathlib import Path
 
 import numpy as np
-import rubric_prompt
+from judge import rubric_prompt
 import torch
-from criteria import BOTH, CONCEPTS, COVERS, HELD_OUT, SENTENCES, grouped, sentences
-from judge_prompt import CRITERIA, Judge, about_pair, prompt, turn
-from rubric_examples import RubricExamples, difference
-from scenes import caption
+from judge.criteria import BOTH, CONCEPTS, COVERS, HELD_OUT, SENTENCES, grouped, sentences
+from judge.judge_prompt import CRITERIA, Judge, about_pair, prompt, turn
+from judge.rubric_examples import RubricExamples, difference
+from scenes.scene import caption
 
 CANONICAL = tuple(CRITERIA.values())
 
@@ -115,7 +115,7 @@ class Check:
     def generated(self, images):
         """The pictures through the VAE with latent noise, as the generator's pictures look."""
         from diffusers import AutoencoderKL
-        from flux_training import images_of, latents_of
+        from flux.flux_training import images_of, latents_of
 
         vae = AutoencoderKL.from_pretrained(self.vae_folder).eval()
         z = latents_of(vae, images)

@@ -7,9 +7,9 @@ auxiliary label after it: does this word hold for the image before it?
 import random
 
 import numpy as np
-from judge_prompt import CRITERIA, QUESTION
+from judge.judge_prompt import CRITERIA, QUESTION
 from PIL import Image, ImageDraw, ImageFilter
-from scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, caption, random_scene, render
+from scenes.scene import BACKGROUNDS, COLOURS, SHAPES, Scene, caption, random_scene, render
 
 IGNORE = -100
 

@@ -6,12 +6,12 @@ Branches see the prefix and themselves, so one look at a pair serves four questi
 
 from dataclasses import dataclass, field
 
-import rubric_prompt
-from criteria import BOTH, CONCEPTS, COVERS, SENTENCES, grouped, reworded, sentences
-from judge_examples import IGNORE, QUESTION, Examples
-from judge_prompt import CRITERIA
+from judge import rubric_prompt
+from judge.criteria import BOTH, CONCEPTS, COVERS, SENTENCES, grouped, reworded, sentences
+from judge.judge_examples import IGNORE, QUESTION, Examples
+from judge.judge_prompt import CRITERIA
 from PIL import Image
-from scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, caption, random_scene, render
+from scenes.scene import BACKGROUNDS, COLOURS, SHAPES, Scene, caption, random_scene, render
 
 QUICKSTART = tuple(CRITERIA.values())  # the quickstart's rubric
 LIST_MAX = 12  # criteria in one list to group

@@ -5,7 +5,7 @@
 
 import json
 
-from criteria import CONCEPTS
+from judge.criteria import CONCEPTS
 
 # The small judge settles each concept after its word, so that the answer can read all five there.
 COMPARE = f"Compare {', '.join(CONCEPTS)}.\n"

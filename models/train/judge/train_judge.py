@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from judge_examples import IGNORE, Examples
-from judge_prompt import CRITERIA, MEAN, STD, patches
-from scenes import PALETTE, PALETTE_NAMES, SHAPES, caption, random_scene, render
+from judge.judge_examples import IGNORE, Examples
+from judge.judge_prompt import CRITERIA, MEAN, STD, patches
+from scenes.scene import PALETTE, PALETTE_NAMES, SHAPES, caption, random_scene, render
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -135,7 +135,7 @@ def collate(examples: Examples, drawn, vae) -> dict:
         mask[row, : len(tokens)] = 1
     images = [image for e in drawn for image in e[2]]
     if vae is not None and examples.rng.random() < 0.3:
-        from flux_training import images_of, latents_of
+        from flux.flux_training import images_of, latents_of
 
         z = latents_of(vae, images)
         images = images_of(vae, z + examples.rng.uniform(0, 0.25) * torch.randn_like(z))

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from judge_examples import IGNORE
-from judge_prompt import patches
-from rubric_examples import RubricExamples
-from scenes import random_scene
+from judge.judge_examples import IGNORE
+from judge.judge_prompt import patches
+from judge.rubric_examples import RubricExamples
+from scenes.scene import random_scene
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from train_judge import save
+from judge.train_judge import save
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 KINDS = {"pair_tree": (6, 1), "structure": (4, 1), "questions": (0.8, 2), "description": (0.3, 2)}  # share of the steps, batch factor
@@ -104,7 +104,7 @@ def batch_of(model, examples: RubricExamples, drawn, vae):
     images = [image for e in drawn for image in e[2]]
     if images:
         if vae is not None and examples.rng.random() < 0.3:
-            from flux_training import images_of, latents_of
+            from flux.flux_training import images_of, latents_of
 
             z = latents_of(vae, images)
             images = images_of(vae, z + examples.rng.uniform(0, 0.25) * torch.randn_like(z))

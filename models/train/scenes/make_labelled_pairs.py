@@ -1,15 +1,15 @@
 """Writes labelled pairs of small pictures: one faithful render of a held-out caption, one that breaks one to three of its facts.
 
 The label comes from the scene specifications, never from a look at the pixels. The better picture comes first in half of the
-pairs. Output: `pairs.jsonl` (query, response, label_rank with 1 = better) and PNG files beside it.
+pairs.
 """
 
 import argparse
-import json
 import random
 from pathlib import Path
 
-from scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, parse, render
+from scenes.pair_files import write_pairs
+from scenes.scene import BACKGROUNDS, COLOURS, SHAPES, Scene, parse, render
 
 
 def other(rng: random.Random, names, taken) -> str:
@@ -34,30 +34,28 @@ def broken(scene: Scene, faults: int, rng: random.Random) -> Scene:
     return Scene(tuple(tuple(o) for o in objects), scene.relation, background)
 
 
+def pairs(captions: list[str], rng: random.Random, spread: float):
+    """A pair for each caption: the caption, its two pictures, and which of them is the faithful one."""
+    for number, text in enumerate(captions):
+        scene = parse(text)
+        better = number % 2
+        shown = [scene, broken(scene, rng.choice((1, 1, 2, 3)), rng)]
+        yield text, tuple(render(shown[index != better], rng, spread) for index in (0, 1)), better
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--captions", type=Path, default=Path("configs/quickstart/held-out.txt"))
-    parser.add_argument("--out", type=Path, default=Path("configs/quickstart/labelled"))
+    parser.add_argument("--labels", type=Path, default=Path("configs/quickstart/labelled"), help="folder of pairs.jsonl")
+    parser.add_argument("--pictures", type=Path, default=Path("examples/quickstart/labelled"), help="folder of the PNG files")
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--spread", type=float, default=0.3, help="range of sizes and positions, as the generator's training had it")
     parser.add_argument("--seed", type=int, default=11)
     args = parser.parse_args()
 
     rng = random.Random(args.seed)
-    captions = args.captions.read_text().splitlines()
-    (args.out / "images").mkdir(parents=True, exist_ok=True)
-    lines = []
-    for number, text in enumerate(rng.sample(captions, args.pairs)):
-        scene = parse(text)
-        better = number % 2  # index of the faithful picture
-        pictures = [scene, broken(scene, rng.choice((1, 1, 2, 3)), rng)]
-        names = []
-        for index in (0, 1):
-            names.append(f"images/{number:03}-{'ab'[index]}.png")
-            render(pictures[index != better], rng, args.spread).save(args.out / names[-1], optimize=True)
-        lines.append(json.dumps({"query": text, "response": names, "label_rank": [2, 1] if better else [1, 2]}))
-    (args.out / "pairs.jsonl").write_text("\n".join(lines) + "\n")
-    print(f"{len(lines)} pairs in {args.out}")
+    captions = rng.sample(args.captions.read_text().splitlines(), args.pairs)
+    write_pairs(pairs(captions, rng, args.spread), args.labels, args.pictures)
 
 
 if __name__ == "__main__":

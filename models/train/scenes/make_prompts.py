@@ -8,7 +8,7 @@ import itertools
 import random
 from pathlib import Path
 
-from scenes import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, Scene, caption
+from scenes.scene import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, Scene, caption
 
 
 def all_captions() -> tuple[list[str], list[str]]:
