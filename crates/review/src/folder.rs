@@ -2,28 +2,39 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-use gavel_coordinator::blobs::Blobs;
-use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
+use gavel_coordinator::blobs::{BlobError, Blobs};
 use gavel_core::ids::{Digest, Step};
-use gavel_core::run::Run;
 use gavel_core::spec::RunSpec;
 use gavel_core::work::Policy;
 use gavel_models::lora::{LoraConfig, write_folder};
 use gavel_trainer_worker::replay::OPTIMIZER_FILE;
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
 
-use super::History;
-use crate::commands::coordinator::Ready;
-use crate::fault::Fault;
+use crate::Error;
 
-const SPEC: &str = "spec.json";
-const COORDINATOR: &str = "coordinator.json";
+/// The weights of an adapter folder, as peft names them.
+pub(crate) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+
+const SPEC_FILE: &str = "spec.json";
+const COORDINATOR_FILE: &str = "coordinator.json";
 /// Blobs are read here, never stored.
 const BLOB_BYTES_MAX: u64 = u64::MAX;
 
 /// The folder of a run.
-pub(crate) struct RunFolder {
+pub struct RunFolder {
     path: PathBuf,
+    spec: RunSpec,
+    blobs: OnceCell<Blobs>,
+}
+
+/// Where a run's coordinator serves. It also prints this line when it is ready.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CoordinatorAddresses {
+    /// Address for workers and clients.
+    pub grpc: String,
+    /// Address of the dashboard.
+    pub http: String,
 }
 
 impl RunFolder {
@@ -31,16 +42,12 @@ impl RunFolder {
     ///
     /// # Errors
     /// It holds a run already, or cannot be written.
-    pub(super) fn create(path: &Path, spec: &RunSpec) -> anyhow::Result<Self> {
+    pub fn create(path: &Path, spec: &RunSpec) -> Result<Self, Error> {
         Self::check_new(path)?;
-        let folder = Self { path: path.to_owned() };
-        let unwritable = || {
-            Fault::new(format!("{}: cannot write to the run's folder", path.display()))
-                .with_hint("choose a folder that this user may write to, with --out")
-        };
-        std::fs::create_dir_all(folder.logs()).with_context(unwritable)?;
-        let text = serde_json::to_string_pretty(spec).context("cannot write the spec as JSON")?;
-        std::fs::write(path.join(SPEC), text).with_context(unwritable)?;
+        let folder = Self::at(path, spec.clone());
+        folder.make_logs()?;
+        let text = serde_json::to_string_pretty(spec)?;
+        std::fs::write(path.join(SPEC_FILE), text).map_err(|source| folder.unwritable(source))?;
         Ok(folder)
     }
 
@@ -48,13 +55,12 @@ impl RunFolder {
     ///
     /// # Errors
     /// It holds a run already.
-    pub(crate) fn check_new(path: &Path) -> anyhow::Result<()> {
-        let folder = Self { path: path.to_owned() };
+    pub fn check_new(path: &Path) -> Result<(), Error> {
         // Without a ledger nothing has begun: an earlier start failed, for example because a port was in use.
-        if folder.ledger().exists() {
-            return Err(Fault::new(format!("{} holds a run already", path.display()))
-                .with_hint("go on with it by --resume, choose another folder with --out, or another `run.name` with --set run.name=NAME")
-                .into());
+        if ledger_below(path).exists() {
+            return Err(Error::Taken {
+                folder: path.to_owned(),
+            });
         }
         Ok(())
     }
@@ -63,33 +69,23 @@ impl RunFolder {
     ///
     /// # Errors
     /// There is none, or it was made by another configuration.
-    pub(super) fn resume(path: &Path, spec: &RunSpec) -> anyhow::Result<Self> {
-        let file = path.join(SPEC);
-        let text = std::fs::read_to_string(&file).with_context(|| {
-            Fault::new(format!("{} holds no run to resume", path.display()))
-                .with_hint("start it without --resume, or name its folder with --out")
+    pub fn resume(path: &Path, spec: &RunSpec) -> Result<Self, Error> {
+        let file = path.join(SPEC_FILE);
+        let text = std::fs::read_to_string(&file).map_err(|source| Error::NothingToResume {
+            folder: path.to_owned(),
+            source,
         })?;
-        let before: RunSpec = serde_json::from_str(&text).with_context(|| {
-            Fault::new(format!("{}: not a run's configuration", file.display()))
-                .with_hint("resume with the Gavel version that began the run")
-        })?;
+        let before = parse_spec(&text, &file)?;
         if before.digest() != spec.digest() {
-            let message = format!(
-                "{} was begun with another configuration (spec {}, now {})",
-                path.display(),
-                before.digest().short(),
-                spec.digest().short()
-            );
-            return Err(Fault::new(message)
-                .with_hint(format!(
-                    "resume with the same configuration and --set options; {} holds it",
-                    file.display()
-                ))
-                .into());
+            return Err(Error::OtherSpec {
+                folder: path.to_owned(),
+                before: before.digest().short(),
+                now: spec.digest().short(),
+                file,
+            });
         }
-        let folder = Self { path: path.to_owned() };
-        std::fs::create_dir_all(folder.logs())
-            .with_context(|| format!("{}: cannot write to the run's folder", path.display()))?;
+        let folder = Self::at(path, spec.clone());
+        folder.make_logs()?;
         Ok(folder)
     }
 
@@ -97,146 +93,143 @@ impl RunFolder {
     ///
     /// # Errors
     /// No such folder, or none of a run.
-    pub(crate) fn open(run: &Path) -> anyhow::Result<(Self, RunSpec)> {
+    pub fn open(run: &Path) -> Result<Self, Error> {
         let below = Path::new("runs").join(run);
-        let path = if !run.is_dir() && below.is_dir() {
-            below
-        } else {
-            run.to_owned()
-        };
-        let folder = Self { path };
-        let file = folder.path.join(SPEC);
-        let text = std::fs::read_to_string(&file).with_context(|| {
-            Fault::new(format!("{} is not the folder of a run", run.display())).with_hint(
-                "name the folder that `gavel run` wrote, for example runs/quickstart; it has spec.json at its root",
-            )
+        let path = if !run.is_dir() && below.is_dir() { &below } else { run };
+        let file = path.join(SPEC_FILE);
+        let text = std::fs::read_to_string(&file).map_err(|source| Error::NoRun {
+            run: run.to_owned(),
+            source,
         })?;
-        let spec = serde_json::from_str(&text).with_context(|| {
-            Fault::new(format!("{}: not a run's configuration", file.display()))
-                .with_hint("use the Gavel version that began the run")
-        })?;
+        let folder = Self::at(path, parse_spec(&text, &file)?);
         if !folder.ledger().is_file() {
-            return Err(Fault::new(format!("{}: there is no ledger", folder.ledger().display()))
-                .with_hint("the run has not begun, or its folder was copied without `state/`")
-                .into());
+            return Err(Error::NoLedger { file: folder.ledger() });
         }
-        Ok((folder, spec))
+        Ok(folder)
+    }
+
+    fn at(path: &Path, spec: RunSpec) -> Self {
+        Self {
+            path: path.to_owned(),
+            spec,
+            blobs: OnceCell::new(),
+        }
     }
 
     /// The folder itself.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The processes' logs.
-    pub(crate) fn logs(&self) -> PathBuf {
+    /// The configuration of the run.
+    pub fn spec(&self) -> &RunSpec {
+        &self.spec
+    }
+
+    /// The folder of the processes' logs.
+    pub fn logs(&self) -> PathBuf {
         self.path.join("logs")
     }
 
-    /// Ledger and blobs.
-    pub(super) fn state(&self) -> PathBuf {
+    /// The folder of ledger and blobs.
+    pub fn state(&self) -> PathBuf {
         self.path.join("state")
+    }
+
+    pub(crate) fn ledger(&self) -> PathBuf {
+        ledger_below(&self.path)
+    }
+
+    /// The run's blobs, opened once.
+    pub(crate) async fn blobs(&self) -> Result<&Blobs, BlobError> {
+        let folder = self.state().join("blobs");
+        let open = || async { Blobs::open_folder(&folder, BLOB_BYTES_MAX).await };
+        self.blobs.get_or_try_init(open).await
     }
 
     /// Notes where the run's coordinator serves, so that others find it by the folder.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub(super) fn note_coordinator(&self, ready: &Ready) -> anyhow::Result<()> {
-        let file = self.state().join(COORDINATOR);
-        let text = serde_json::to_string(ready).context("cannot write JSON")?;
-        std::fs::write(&file, text).with_context(|| format!("{}: cannot write", file.display()))
+    pub fn note_coordinator(&self, addresses: &CoordinatorAddresses) -> Result<(), Error> {
+        write(&self.state().join(COORDINATOR_FILE), serde_json::to_string(addresses)?)
     }
 
     /// Where the run's coordinator serves, or did.
-    pub(crate) fn coordinator(&self) -> Option<Ready> {
-        let text = std::fs::read_to_string(self.state().join(COORDINATOR)).ok()?;
+    pub fn coordinator(&self) -> Option<CoordinatorAddresses> {
+        let text = std::fs::read_to_string(self.state().join(COORDINATOR_FILE)).ok()?;
         serde_json::from_str(&text).ok()
-    }
-
-    fn ledger(&self) -> PathBuf {
-        self.state().join("ledger.sqlite")
-    }
-
-    /// The run as its ledger tells it.
-    ///
-    /// # Errors
-    /// The ledger cannot be read or does not hold the run.
-    pub(crate) async fn read_run(&self, spec: &RunSpec) -> anyhow::Result<Run> {
-        let ledger = SqliteLedger::open(&self.ledger()).await?;
-        Ok(gavel_coordinator::read_run(&ledger, &spec.id()).await?)
-    }
-
-    /// Everything that the ledger holds of the run.
-    ///
-    /// # Errors
-    /// As [`RunFolder::read_run`].
-    pub(crate) async fn history(&self, spec: &RunSpec) -> anyhow::Result<History> {
-        let ledger = SqliteLedger::open(&self.ledger()).await?;
-        let run = spec.id();
-        let record = ledger.runs().await?.into_iter().find(|record| record.run == run);
-        let record = record.ok_or_else(|| {
-            Fault::new(format!("{}: the ledger has no run `{run}`", self.ledger().display()))
-                .with_hint("spec.json and state/ are of different runs; put the folder together again from one copy")
-        })?;
-        let events = ledger.events(&record.run).await?;
-        ledger.close().await;
-        Ok(History { record, events })
-    }
-
-    /// The run's blobs.
-    ///
-    /// # Errors
-    /// The folder cannot be used.
-    pub(crate) async fn blobs(&self) -> anyhow::Result<Blobs> {
-        Ok(Blobs::open_folder(&self.state().join("blobs"), BLOB_BYTES_MAX).await?)
     }
 
     /// Writes a step's adapter and optimizer state to `checkpoints/step-N/`, unless they are there.
     ///
     /// # Errors
     /// A blob cannot be read or the files not be written.
-    pub(crate) async fn write_checkpoint(&self, spec: &RunSpec, step: Step, policy: &Policy) -> anyhow::Result<()> {
+    pub async fn write_checkpoint(&self, step: Step, policy: &Policy) -> Result<(), Error> {
         let dir = self.path.join("checkpoints").join(format!("step-{step}"));
         let optimizer = dir.join(OPTIMIZER_FILE);
         // Written last, so a folder that has it is complete.
         if optimizer.exists() {
             return Ok(());
         }
-        let blobs = self.blobs().await?;
-        self.write_adapter(spec, &blobs, policy.adapter, &dir).await?;
+        self.write_adapter(policy.adapter, &dir).await?;
         if let Some(averaged) = policy.averaged {
-            self.write_adapter(spec, &blobs, averaged, &dir.join("averaged"))
-                .await?;
+            self.write_adapter(averaged, &dir.join("averaged")).await?;
         }
-        let bytes = blobs.get(&policy.optimizer).await?;
-        std::fs::write(&optimizer, &bytes).with_context(|| format!("{}: cannot write", optimizer.display()))
+        write(&optimizer, self.blobs().await?.get(&policy.optimizer).await?)
     }
 
     /// Writes the final adapter to `adapter/` and returns the SHA-256 of its PEFT file.
     ///
     /// # Errors
     /// As [`RunFolder::write_checkpoint`].
-    pub(crate) async fn write_final(&self, spec: &RunSpec, policy: &Policy) -> anyhow::Result<Digest> {
+    pub async fn write_final(&self, policy: &Policy) -> Result<Digest, Error> {
         let dir = self.path.join("adapter");
-        let blobs = self.blobs().await?;
-        self.write_adapter(spec, &blobs, policy.averaged.unwrap_or(policy.adapter), &dir)
+        self.write_adapter(policy.averaged.unwrap_or(policy.adapter), &dir)
             .await?;
-        let file = dir.join("adapter_model.safetensors");
-        let bytes = std::fs::read(&file).with_context(|| format!("{}: cannot read", file.display()))?;
-        Ok(Digest::of(&bytes))
+        Ok(Digest::of(&read(&dir.join(WEIGHTS_FILE))?))
     }
 
-    /// Writes one adapter of the run as a folder of its own.
-    ///
-    /// # Errors
-    /// As [`RunFolder::write_checkpoint`].
-    pub(crate) async fn export(&self, spec: &RunSpec, adapter: Digest, dir: &Path) -> anyhow::Result<()> {
-        self.write_adapter(spec, &self.blobs().await?, adapter, dir).await
+    async fn write_adapter(&self, adapter: Digest, dir: &Path) -> Result<(), Error> {
+        let bytes = self.blobs().await?.get(&adapter).await?;
+        Ok(write_folder(&bytes, &LoraConfig::from(&self.spec.lora), dir)?)
     }
 
-    async fn write_adapter(&self, spec: &RunSpec, blobs: &Blobs, adapter: Digest, dir: &Path) -> anyhow::Result<()> {
-        let bytes = blobs.get(&adapter).await?;
-        Ok(write_folder(&bytes, &LoraConfig::from(&spec.lora), dir)?)
+    fn make_logs(&self) -> Result<(), Error> {
+        std::fs::create_dir_all(self.logs()).map_err(|source| self.unwritable(source))
     }
+
+    fn unwritable(&self, source: std::io::Error) -> Error {
+        Error::FolderUnwritable {
+            folder: self.path.clone(),
+            source,
+        }
+    }
+}
+
+fn ledger_below(folder: &Path) -> PathBuf {
+    folder.join("state").join("ledger.sqlite")
+}
+
+fn parse_spec(text: &str, file: &Path) -> Result<RunSpec, Error> {
+    serde_json::from_str(text).map_err(|source| Error::SpecFile {
+        file: file.to_owned(),
+        source,
+    })
+}
+
+/// Reads a file of the run's folder.
+pub(crate) fn read(file: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(file).map_err(|source| Error::Read {
+        file: file.to_owned(),
+        source,
+    })
+}
+
+/// Writes a file of the run's folder.
+pub(crate) fn write(file: &Path, bytes: impl AsRef<[u8]>) -> Result<(), Error> {
+    std::fs::write(file, bytes).map_err(|source| Error::Write {
+        file: file.to_owned(),
+        source,
+    })
 }

@@ -1,18 +1,17 @@
 //! What a ledger holds of a run, event by event: for those who look back.
 
-use anyhow::Context as _;
 use gavel_coordinator::ledger::{EventRecord, RunRecord};
 use gavel_core::run::{Event, Run};
 
-use crate::fault::Fault;
+use crate::Error;
 
 /// What the ledger holds of a run.
 #[derive(Debug, Clone)]
-pub(crate) struct History {
+pub struct History {
     /// The run as it was submitted.
-    pub(crate) record: RunRecord,
+    pub record: RunRecord,
     /// Every accepted event, in order.
-    pub(crate) events: Vec<EventRecord>,
+    pub events: Vec<EventRecord>,
 }
 
 impl History {
@@ -20,13 +19,13 @@ impl History {
     ///
     /// # Errors
     /// The ledger's spec or assets are not what this version knows.
-    pub(crate) fn begin(&self) -> anyhow::Result<Run> {
-        let unknown = |part: &str| {
-            Fault::new(format!("run `{}`: the ledger's {part} cannot be read", self.record.run))
-                .with_hint("use the Gavel version that began the run")
+    pub fn begin(&self) -> Result<Run, Error> {
+        let unknown = |part| {
+            let run = self.record.run.clone();
+            move |source| Error::Record { run, part, source }
         };
-        let spec = serde_json::from_str(&self.record.spec).with_context(|| unknown("spec"))?;
-        let assets = serde_json::from_str(&self.record.assets).with_context(|| unknown("assets"))?;
+        let spec = serde_json::from_str(&self.record.spec).map_err(unknown("spec"))?;
+        let assets = serde_json::from_str(&self.record.assets).map_err(unknown("assets"))?;
         Ok(Run::new(self.record.run.clone(), spec, assets).created(self.record.created))
     }
 
@@ -35,25 +34,28 @@ impl History {
     ///
     /// # Errors
     /// An event that cannot be read or that does not apply.
-    pub(crate) fn replay(
+    pub fn replay(
         &self,
         mut before: impl FnMut(&Run, &Event),
         mut after: impl FnMut(&Run, &Event),
-    ) -> anyhow::Result<Run> {
+    ) -> Result<Run, Error> {
         let mut run = self.begin()?;
         for stored in &self.events {
-            let place = || {
-                Fault::new(format!(
-                    "run `{}`, event {}: the ledger holds an event that does not apply",
-                    self.record.run, stored.sequence
-                ))
-                .with_hint("`gavel audit` lists everything that is wrong with the ledger")
-            };
-            let event: Event = serde_json::from_str(&stored.event).with_context(place)?;
+            let event: Event =
+                serde_json::from_str(&stored.event).map_err(|error| self.inapplicable(stored, error.into()))?;
             before(&run, &event);
-            run.apply(event.clone(), stored.at).with_context(place)?;
+            run.apply(event.clone(), stored.at)
+                .map_err(|refusal| self.inapplicable(stored, refusal.into()))?;
             after(&run, &event);
         }
         Ok(run)
+    }
+
+    fn inapplicable(&self, stored: &EventRecord, source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+        Error::Event {
+            run: self.record.run.clone(),
+            sequence: stored.sequence,
+            source,
+        }
     }
 }

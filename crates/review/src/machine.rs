@@ -1,4 +1,4 @@
-//! The machine that a run ran on.
+//! The machine that a run ran on, and what a process has used of it.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ const CPU_TICK: Duration = Duration::from_millis(10);
 
 /// What determines how fast a run is.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Machine {
+pub struct Machine {
     /// Operating system and architecture.
-    pub(crate) system: String,
+    pub system: String,
     /// The processor's name, where the system tells it.
-    pub(crate) processor: Option<String>,
+    pub processor: Option<String>,
     /// Processors that this program may use.
-    pub(crate) cores: usize,
+    pub cores: usize,
     /// Memory in bytes, where the system tells it.
-    pub(crate) memory_bytes: Option<u64>,
+    pub memory_bytes: Option<u64>,
 }
 
 impl Machine {
     /// This one.
-    pub(crate) fn this() -> Self {
+    pub fn this() -> Self {
         Self {
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             processor: field("/proc/cpuinfo", "model name"),
@@ -32,27 +32,27 @@ impl Machine {
     }
 
     /// Memory that programs can still get, in bytes, where the system tells it.
-    pub(crate) fn memory_available_bytes() -> Option<u64> {
+    pub fn memory_available_bytes() -> Option<u64> {
         kibibytes("/proc/meminfo", "MemAvailable")
     }
 }
 
 /// The largest resident memory that this process has had, in bytes, where the system tells it.
-pub(crate) fn peak_memory_bytes() -> Option<u64> {
+pub fn peak_memory_bytes() -> Option<u64> {
     kibibytes("/proc/self/status", "VmHWM")
 }
 
 /// What a process has used.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Usage {
+pub struct Usage {
     /// Processor time of all its threads, in user and in kernel mode.
-    pub(crate) cpu: Duration,
+    pub cpu: Duration,
     /// Its resident memory at this moment, in bytes.
-    pub(crate) resident_bytes: u64,
+    pub resident_bytes: u64,
 }
 
 /// What the process with this id has used, where the system tells it.
-pub(crate) fn usage(pid: u32) -> Option<Usage> {
+pub fn usage(pid: u32) -> Option<Usage> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The program's name, in brackets, may hold spaces; `utime` and `stime` are the 12th and 13th fields after it.
     let (_, fields) = text.rsplit_once(')')?;

@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
-use anyhow::Context as _;
 use gavel_coordinator::ledger::{Ledger as _, LedgerError, SqliteLedger};
 use gavel_core::ids::Digest;
 use gavel_core::work::VerdictRecord;
 use gavel_judge::VerdictCache;
 use tokio::runtime::Runtime;
 
+use crate::Error;
+
 /// The verdicts in a SQLite file with a ledger's tables; a run's own ledger will do.
-pub(crate) struct VerdictFile {
+pub struct VerdictFile {
     ledger: SqliteLedger,
     runtime: Runtime,
 }
@@ -19,12 +20,12 @@ impl VerdictFile {
     /// Opens the file, creating it where it is missing.
     ///
     /// # Errors
-    /// As [`SqliteLedger::open`].
-    pub(crate) fn open(file: &Path) -> anyhow::Result<Self> {
+    /// As [`SqliteLedger::open`]; and [`Error::Runtime`].
+    pub fn open(file: &Path) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .context("cannot start the async runtime")?;
+            .map_err(Error::Runtime)?;
         let ledger = runtime.block_on(SqliteLedger::open(file))?;
         Ok(Self { ledger, runtime })
     }
@@ -38,7 +39,7 @@ impl VerdictCache for VerdictFile {
                 .map(|text| serde_json::from_str(text.as_deref()?).ok())
                 .collect(),
             Err(error) => {
-                told(&error);
+                warn_unused(&error);
                 Vec::new()
             }
         }
@@ -50,7 +51,7 @@ impl VerdictCache for VerdictFile {
             .filter_map(|(key, record)| Some((*key, serde_json::to_string(record).ok()?)));
         let texts: Vec<(Digest, String)> = texts.collect();
         if let Err(error) = self.runtime.block_on(self.ledger.keep_verdicts(&texts)) {
-            told(&error);
+            warn_unused(&error);
         }
     }
 }
@@ -61,6 +62,6 @@ impl Drop for VerdictFile {
     }
 }
 
-fn told(error: &LedgerError) {
+fn warn_unused(error: &LedgerError) {
     tracing::warn!(%error, "the file of verdicts is not used");
 }

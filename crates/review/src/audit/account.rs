@@ -11,8 +11,8 @@ use gavel_core::run::{Event, Phase, Run};
 use gavel_core::work::{Assignment, Fault, Outcome, Role, Unit};
 
 use super::finding::{Findings, Rule};
-use crate::run::History;
 use crate::verify::compare;
+use crate::{Error, History};
 
 /// What the events add up to.
 pub(super) struct Account {
@@ -44,7 +44,7 @@ struct Open {
     assignment: Option<Assignment>,
 }
 
-struct Book<'a> {
+struct Accountant<'a> {
     account: Account,
     open: BTreeMap<Unit, Open>,
     /// Results that were taken back only because bytes were lost: made again, they must be the same.
@@ -61,8 +61,8 @@ impl Account {
     ///
     /// # Errors
     /// Spec or assets cannot be read: then there is nothing to hold the events against.
-    pub(super) fn read(history: &History, findings: &mut Findings) -> anyhow::Result<Self> {
-        let mut book = Book {
+    pub(super) fn read(history: &History, findings: &mut Findings) -> Result<Self, Error> {
+        let mut accountant = Accountant {
             account: Self {
                 run: history.begin()?,
                 accepted: BTreeMap::new(),
@@ -77,16 +77,18 @@ impl Account {
             findings,
         };
         for (expected, stored) in (1..).zip(&history.events) {
-            let place = format!("event {}", stored.sequence);
+            let location = format!("event {}", stored.sequence);
             if stored.sequence != expected {
-                book.findings
-                    .add(Rule::Events, &place, format!("event {expected} is missing"));
+                accountant
+                    .findings
+                    .add(Rule::Events, &location, format!("event {expected} is missing"));
             }
             let event: Event = match serde_json::from_str(&stored.event) {
                 Ok(event) => event,
                 Err(error) => {
-                    book.findings
-                        .add(Rule::Events, &place, format!("cannot be read: {error}"));
+                    accountant
+                        .findings
+                        .add(Rule::Events, &location, format!("cannot be read: {error}"));
                     continue;
                 }
             };
@@ -101,34 +103,34 @@ impl Account {
                     stored.kind,
                     kind.unwrap_or("?")
                 );
-                book.findings.add(Rule::Events, &place, problem);
+                accountant.findings.add(Rule::Events, &location, problem);
             }
-            book.enter(&place, stored.sequence, event.clone());
-            book.apply(&place, event, stored.at);
+            accountant.enter(&location, stored.sequence, event.clone());
+            accountant.apply(&location, event, stored.at);
         }
-        if book.refused > 1 {
-            let problem = format!("{} events do not apply; the first is named above", book.refused);
-            book.findings.add(Rule::Events, "the ledger", problem);
+        if accountant.refused > 1 {
+            let problem = format!("{} events do not apply; the first is named above", accountant.refused);
+            accountant.findings.add(Rule::Events, "the ledger", problem);
         }
-        Ok(book.account)
+        Ok(accountant.account)
     }
 }
 
-impl Book<'_> {
-    /// Counts an event in this book, before the state machine hears of it.
-    fn enter(&mut self, place: &str, sequence: u64, event: Event) {
+impl Accountant<'_> {
+    /// Counts an event in the account, before the state machine hears of it.
+    fn enter(&mut self, location: &str, sequence: u64, event: Event) {
         match event {
-            Event::Granted { unit, worker, fence } => self.grant(place, unit, worker, fence),
+            Event::Granted { unit, worker, fence } => self.grant(location, unit, worker, fence),
             Event::Completed {
                 unit,
                 worker,
                 fence,
                 outcome,
             } => {
-                let lease = self.close(place, &unit, fence, Some(&worker));
+                let lease = self.close(location, &unit, fence, Some(&worker));
                 if let Some(before) = self.account.accepted.get(&unit) {
                     let problem = format!("{unit} has a second result; the first is event {}", before.sequence);
-                    return self.findings.add(Rule::Once, place, problem);
+                    return self.findings.add(Rule::Once, location, problem);
                 }
                 let accepted = Accepted {
                     sequence,
@@ -136,16 +138,16 @@ impl Book<'_> {
                     assignment: lease.and_then(|lease| lease.assignment),
                     outcome,
                 };
-                self.accept(place, unit, accepted);
+                self.accept(location, unit, accepted);
             }
             Event::Failed {
                 unit, worker, fence, ..
             }
             | Event::Released { unit, worker, fence } => {
-                self.close(place, &unit, fence, Some(&worker));
+                self.close(location, &unit, fence, Some(&worker));
             }
             Event::Expired { unit, fence } => {
-                self.close(place, &unit, fence, None);
+                self.close(location, &unit, fence, None);
             }
             Event::Quarantined { worker, .. } => drop(self.quarantined.insert(worker)),
             Event::Resumed => self.quarantined.clear(),
@@ -153,7 +155,7 @@ impl Book<'_> {
         }
     }
 
-    fn accept(&mut self, place: &str, unit: Unit, accepted: Accepted) {
+    fn accept(&mut self, location: &str, unit: Unit, accepted: Accepted) {
         if let Some(model) = accepted.outcome.model() {
             let role = match unit.role() {
                 Role::Judge => Role::Judge,
@@ -162,7 +164,7 @@ impl Book<'_> {
             let first = *self.models.entry(role).or_insert(*model);
             if first != *model {
                 let problem = format!("{unit} was done with model {model}, the run's first result with {first}");
-                self.findings.add(Rule::Policy, place, problem);
+                self.findings.add(Rule::Policy, location, problem);
             }
         }
         if let Some(before) = self.lost.remove(&unit)
@@ -170,31 +172,31 @@ impl Book<'_> {
             && let Err(difference) = compare(&unit, &before.outcome, &accepted.outcome)
         {
             let problem = format!("made again after event {} was lost: {difference}", before.sequence);
-            self.findings.add(Rule::Once, place, problem);
+            self.findings.add(Rule::Once, location, problem);
         }
         self.account.accepted.insert(unit, accepted);
     }
 
-    fn grant(&mut self, place: &str, unit: Unit, worker: WorkerId, fence: Fence) {
+    fn grant(&mut self, location: &str, unit: Unit, worker: WorkerId, fence: Fence) {
         self.account.grants += 1;
         let expected = Fence(self.account.grants);
         if fence != expected {
             let problem = format!("{unit} is granted with fence {fence}; the next is {expected}");
-            self.findings.add(Rule::Leases, place, problem);
-            // One number out of place is one finding, not one for each later grant.
+            self.findings.add(Rule::Leases, location, problem);
+            // One number out of order is one finding, not one for each later grant.
             self.account.grants = fence.0;
         }
         if self.quarantined.contains(&worker) {
             let problem = format!("{unit} is granted to {worker}, which is in quarantine");
-            self.findings.add(Rule::Leases, place, problem);
+            self.findings.add(Rule::Leases, location, problem);
         }
         if let Some(open) = self.open.get(&unit) {
             let problem = format!("{unit} is granted to {worker} while {} holds it", open.worker);
-            self.findings.add(Rule::Leases, place, problem);
+            self.findings.add(Rule::Leases, location, problem);
         }
         if let Some(accepted) = self.account.accepted.get(&unit) {
             let problem = format!("{unit} is granted again after its result, event {}", accepted.sequence);
-            self.findings.add(Rule::Once, place, problem);
+            self.findings.add(Rule::Once, location, problem);
         }
         let assignment = self.account.run.assignment(&unit);
         self.open.insert(
@@ -208,25 +210,25 @@ impl Book<'_> {
     }
 
     /// Ends a lease, which must be open, with this fence, and this worker's.
-    fn close(&mut self, place: &str, unit: &Unit, fence: Fence, worker: Option<&WorkerId>) -> Option<Open> {
+    fn close(&mut self, location: &str, unit: &Unit, fence: Fence, worker: Option<&WorkerId>) -> Option<Open> {
         let Some(open) = self.open.remove(unit) else {
             let problem = format!("{unit}, fence {fence}: no lease is open");
-            self.findings.add(Rule::Leases, place, problem);
+            self.findings.add(Rule::Leases, location, problem);
             return None;
         };
         if open.fence != fence {
             let problem = format!("{unit}: fence {fence} is handed in, the open lease has {}", open.fence);
-            self.findings.add(Rule::Leases, place, problem);
+            self.findings.add(Rule::Leases, location, problem);
         }
         if let Some(worker) = worker.filter(|worker| **worker != open.worker) {
             let problem = format!("{unit}: {worker} hands in what {} holds", open.worker);
-            self.findings.add(Rule::Leases, place, problem);
+            self.findings.add(Rule::Leases, location, problem);
         }
         Some(open)
     }
 
     /// Lets the state machine have the event, and follows it where more ends or is taken back than the event names.
-    fn apply(&mut self, place: &str, event: Event, now: Millis) {
+    fn apply(&mut self, location: &str, event: Event, now: Millis) {
         let completed = match &event {
             Event::Completed { unit, .. } => Some(*unit),
             _ => None,
@@ -242,7 +244,7 @@ impl Book<'_> {
             self.refused += 1;
             if self.refused == 1 {
                 self.findings
-                    .add(Rule::Events, place, format!("does not apply: {refusal}"));
+                    .add(Rule::Events, location, format!("does not apply: {refusal}"));
             }
             return;
         }

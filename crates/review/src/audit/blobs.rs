@@ -5,8 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Context as _;
-use gavel_coordinator::blobs::{BlobError, Blobs};
+use gavel_coordinator::blobs::BlobError;
 use gavel_core::ids::{Digest, Step};
 use gavel_core::run::Run;
 use gavel_core::schedule;
@@ -19,16 +18,17 @@ use serde::Serialize;
 use super::account::Account;
 use super::finding::{Findings, Rule};
 use super::steps::policies;
-use super::trajectory::{self, Place};
+use super::trajectory::{self, Expected};
+use crate::{Error, RunSource};
 
 /// What was found of the blobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Blobbed {
+pub(super) struct BlobCounts {
     /// Blobs that are there, with the right bytes.
     pub(super) right: usize,
     /// Blobs of committed steps that are not there any more.
     pub(super) gone: usize,
-    /// Trajectories that are there and fit their place.
+    /// Trajectories that are there and fit their position.
     pub(super) trajectories: usize,
     /// Trajectories that the ledger names.
     pub(super) trajectories_named: usize,
@@ -42,7 +42,7 @@ struct Named {
 
 enum Content {
     Opaque,
-    Trajectory(Box<Place>),
+    Trajectory(Box<Expected>),
     Gradient { terms: u64 },
     Optimizer { updates: u64 },
 }
@@ -51,15 +51,19 @@ enum Content {
 ///
 /// # Errors
 /// The blob store cannot be read.
-pub(super) async fn check(account: &Account, blobs: &Blobs, findings: &mut Findings) -> anyhow::Result<Blobbed> {
+pub(super) async fn check(
+    account: &Account,
+    source: &dyn RunSource,
+    findings: &mut Findings,
+) -> Result<BlobCounts, Error> {
     let named = named(account);
     let retained = account.run.retained();
     let sums_are_blobs = account.run.spec().trainer.exchange == GradientExchange::Blobs;
-    let mut found = Blobbed::default();
+    let mut found = BlobCounts::default();
     for (digest, Named { what, content }) in &named {
         let is_trajectory = matches!(content, Content::Trajectory(_));
         found.trajectories_named += usize::from(is_trajectory);
-        let bytes = match blobs.peek(digest).await {
+        let bytes = match source.blob(digest).await {
             Ok(bytes) => bytes,
             Err(BlobError::Missing { .. })
                 if !retained.contains(digest) || (!sums_are_blobs && matches!(content, Content::Gradient { .. })) =>
@@ -79,13 +83,13 @@ pub(super) async fn check(account: &Account, blobs: &Blobs, findings: &mut Findi
                 );
                 continue;
             }
-            Err(error) => return Err(error).context("cannot read the run's blobs"),
+            Err(error) => return Err(error.into()),
         };
         found.right += 1;
         let problem = match content {
             Content::Opaque => None,
-            Content::Trajectory(place) => match Trajectory::from_safetensors(&bytes) {
-                Ok(trajectory) => trajectory::problem(&trajectory, place, account.run.spec()),
+            Content::Trajectory(expected) => match Trajectory::from_safetensors(&bytes) {
+                Ok(trajectory) => trajectory::problem(&trajectory, expected, account.run.spec()),
                 Err(error) => Some(error.to_string()),
             },
             Content::Gradient { terms } => metadata(&bytes, "terms", &terms.to_string()),
@@ -128,13 +132,14 @@ fn named(account: &Account) -> BTreeMap<Digest, Named> {
         match &accepted.outcome {
             Outcome::Sampled { samples, model, .. } => {
                 for sampled in samples {
-                    let place = place(run, &policies, unit, sampled, *model);
-                    let what = place
+                    let expected = expected(run, &policies, unit, sampled, *model);
+                    let what = expected
                         .as_ref()
                         .map_or_else(|| format!("{unit}, prompt {}", sampled.prompt), ToString::to_string);
                     names.add(sampled.image, format!("the image of {what}"), Content::Opaque);
                     if let Some(trajectory) = sampled.trajectory {
-                        let content = place.map_or(Content::Opaque, |place| Content::Trajectory(Box::new(place)));
+                        let content =
+                            expected.map_or(Content::Opaque, |expected| Content::Trajectory(Box::new(expected)));
                         names.add(trajectory, format!("the trajectory of {what}"), content);
                     }
                 }
@@ -150,9 +155,9 @@ fn named(account: &Account) -> BTreeMap<Digest, Named> {
             _ => {}
         }
     }
-    for (place, pair) in run.assets().labelled.iter().enumerate() {
+    for (index, pair) in run.assets().labelled.iter().enumerate() {
         for picture in [pair.first, pair.second] {
-            names.add(picture, format!("a picture of labelled pair {place}"), Content::Opaque);
+            names.add(picture, format!("a picture of labelled pair {index}"), Content::Opaque);
         }
     }
     names.0
@@ -180,8 +185,8 @@ impl Names {
     }
 }
 
-/// Where a training unit's candidate belongs; `None` for evaluations.
-fn place(run: &Run, policies: &[&Policy], unit: &Unit, sampled: &Sampled, model: Digest) -> Option<Place> {
+/// What the position of a training unit's candidate implies; `None` for evaluations.
+fn expected(run: &Run, policies: &[&Policy], unit: &Unit, sampled: &Sampled, model: Digest) -> Option<Expected> {
     let Unit::Sample { step: Step(step), .. } = *unit else {
         return None;
     };
@@ -191,7 +196,7 @@ fn place(run: &Run, policies: &[&Policy], unit: &Unit, sampled: &Sampled, model:
     let line = lines.get(sampled.prompt.0 as usize)?;
     let version = step.checked_sub(1)?;
     let version = version - version.min(spec.sampling.max_policy_lag);
-    Some(Place {
+    Some(Expected {
         step,
         prompt_index: sampled.prompt.0,
         candidate: sampled.candidate.0,

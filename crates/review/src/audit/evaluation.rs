@@ -19,9 +19,9 @@ pub(super) fn check(account: &Account, policies: &[&Policy], findings: &mut Find
                 };
                 painted(unit, accepted, policy, findings);
                 for Sampled { prompt, image, .. } in samples {
-                    let told = images.get(prompt.0 as usize).copied().flatten();
-                    let place = format!("{unit}, prompt {prompt}");
-                    findings.equal(Rule::State, place, "image", &Some(*image), &told);
+                    let recorded = images.get(prompt.0 as usize).copied().flatten();
+                    let location = format!("{unit}, prompt {prompt}");
+                    findings.equal(Rule::State, location, "image", &Some(*image), &recorded);
                 }
             }
             (Unit::EvaluateJudge { .. }, Outcome::Judged { verdicts, .. }) => {
@@ -52,16 +52,16 @@ fn painted(unit: &Unit, accepted: &Accepted, expected: Option<&Policy>, findings
 fn judged(
     unit: &Unit,
     verdicts: &[VerdictRecord],
-    told: &[Option<VerdictRecord>],
+    recorded: &[Option<VerdictRecord>],
     account: &Account,
     findings: &mut Findings,
 ) {
     for record in verdicts {
-        let place = format!("{unit}, pair {}", record.prompt);
+        let location = format!("{unit}, pair {}", record.prompt);
         if let Some(problem) = verdict::problem(record, &account.run) {
-            findings.add(Rule::Verdicts, &place, problem);
+            findings.add(Rule::Verdicts, &location, problem);
         }
-        let told = told.get(record.prompt.0 as usize).and_then(Option::as_ref);
-        findings.equal(Rule::State, place, "verdict", &Some(record), &told);
+        let recorded = recorded.get(record.prompt.0 as usize).and_then(Option::as_ref);
+        findings.equal(Rule::State, location, "verdict", &Some(record), &recorded);
     }
 }

@@ -11,66 +11,55 @@ use gavel_trainer_worker::replay::OPTIMIZER_FILE;
 use serde::Serialize;
 
 use super::finding::{Findings, Rule};
-use crate::run::{RunFolder, is_checkpoint};
-
-const WEIGHTS: &str = "adapter_model.safetensors";
+use crate::folder::WEIGHTS_FILE;
+use crate::report::is_checkpoint;
 
 /// Which files were looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Filed {
+pub(super) struct FileCounts {
     /// Whether the final adapter is there and right.
     pub(super) adapter: bool,
     /// Checkpoints that are there and right.
     pub(super) checkpoints: usize,
 }
 
-/// Compares `spec.json`, `adapter/`, `checkpoints/` and `report.json` with the run. A run that has not finished has no final
-/// adapter yet.
-pub(super) fn check(
-    folder: &RunFolder,
-    spec: &RunSpec,
-    spec_sha256: &str,
-    run: &Run,
-    policies: &[&Policy],
-    findings: &mut Findings,
-) -> Filed {
-    let mut filed = Filed::default();
-    let digest = run.spec_sha256();
-    for (place, found) in [
+/// Compares the fingerprints that `spec.json` and the ledger's row give with the run's.
+pub(super) fn check_fingerprints(spec: &RunSpec, recorded: &str, run: &Run, findings: &mut Findings) {
+    let expected = run.spec_sha256().to_string();
+    for (location, found) in [
         ("spec.json", spec.digest().to_string()),
-        ("the ledger's spec_sha256", spec_sha256.to_owned()),
+        ("the ledger's spec_sha256", recorded.to_owned()),
     ] {
-        findings.equal(
-            Rule::Files,
-            place,
-            "the spec's fingerprint",
-            &digest.to_string(),
-            &found,
-        );
+        findings.equal(Rule::Files, location, "the spec's fingerprint", &expected, &found);
     }
+}
+
+/// Compares `adapter/`, `checkpoints/` and `report.json` with the run. A run that has not finished has no final adapter yet.
+pub(super) fn check(folder: &Path, run: &Run, policies: &[&Policy], findings: &mut Findings) -> FileCounts {
+    let mut counts = FileCounts::default();
     let finished = run.phase() == Phase::Finished;
     let config = LoraConfig::from(&run.spec().lora);
     if let Some(policy) = policies.last().filter(|_| finished) {
         let expected = policy.averaged.unwrap_or(policy.adapter);
-        filed.adapter = is_right(findings, |findings| {
-            adapter(&folder.path().join("adapter"), "adapter", expected, &config, findings);
+        counts.adapter = is_right(findings, |findings| {
+            adapter(&folder.join("adapter"), "adapter", expected, &config, findings);
         });
-        report(folder, expected, digest, findings);
+        report(folder, expected, run.spec_sha256(), findings);
     }
     for (version, policy) in policies.iter().enumerate() {
         if !is_checkpoint(run.spec(), version as u32) {
             continue;
         }
         let name = format!("checkpoints/step-{version}");
-        let dir = folder.path().join(&name);
+        let dir = folder.join(&name);
         // While a run goes on, a checkpoint is written a moment after its commit, the optimizer state last.
         if !finished && !dir.join(OPTIMIZER_FILE).exists() {
             continue;
         }
         let right = is_right(findings, |findings| checkpoint(&dir, &name, policy, &config, findings));
-        filed.checkpoints += usize::from(right);
+        counts.checkpoints += usize::from(right);
     }
-    filed
+    counts
 }
 
 fn is_right(findings: &mut Findings, check: impl FnOnce(&mut Findings)) -> bool {
@@ -85,40 +74,40 @@ fn checkpoint(dir: &Path, name: &str, policy: &Policy, config: &LoraConfig, find
         let name = format!("{name}/averaged");
         adapter(&dir.join("averaged"), &name, averaged, config, findings);
     }
-    let place = format!("{name}/{OPTIMIZER_FILE}");
-    if let Some(bytes) = read(&dir.join(OPTIMIZER_FILE), &place, findings) {
+    let location = format!("{name}/{OPTIMIZER_FILE}");
+    if let Some(bytes) = read(&dir.join(OPTIMIZER_FILE), &location, findings) {
         let found = Digest::of(&bytes);
-        findings.equal(Rule::Files, place, "SHA-256", &policy.optimizer, &found);
+        findings.equal(Rule::Files, location, "SHA-256", &policy.optimizer, &found);
     }
 }
 
 /// An adapter folder: the weights are the blob's bytes, and the other files what follows from them.
 fn adapter(dir: &Path, name: &str, expected: Digest, config: &LoraConfig, findings: &mut Findings) {
-    let place = format!("{name}/{WEIGHTS}");
-    let Some(weights) = read(&dir.join(WEIGHTS), &place, findings) else {
+    let location = format!("{name}/{WEIGHTS_FILE}");
+    let Some(weights) = read(&dir.join(WEIGHTS_FILE), &location, findings) else {
         return;
     };
     let found = Digest::of(&weights);
     if found != expected {
         let problem = format!("its SHA-256 is {found}, the policy's adapter is {expected}");
-        return findings.add(Rule::Files, place, problem);
+        return findings.add(Rule::Files, location, problem);
     }
     match folder_files(&weights, config) {
         Ok(files) => {
             for (file, bytes) in files {
-                let place = format!("{name}/{file}");
-                if read(&dir.join(file), &place, findings).is_some_and(|found| found != bytes) {
-                    findings.add(Rule::Files, place, "is not what Gavel writes beside these weights");
+                let location = format!("{name}/{file}");
+                if read(&dir.join(file), &location, findings).is_some_and(|found| found != bytes) {
+                    findings.add(Rule::Files, location, "is not what Gavel writes beside these weights");
                 }
             }
         }
-        Err(error) => findings.add(Rule::Files, place, error.to_string()),
+        Err(error) => findings.add(Rule::Files, location, error.to_string()),
     }
 }
 
 /// `report.json` names the adapter and the spec.
-fn report(folder: &RunFolder, adapter: Digest, spec: Digest, findings: &mut Findings) {
-    let Some(bytes) = read(&folder.path().join("report.json"), "report.json", findings) else {
+fn report(folder: &Path, adapter: Digest, spec: Digest, findings: &mut Findings) {
+    let Some(bytes) = read(&folder.join("report.json"), "report.json", findings) else {
         return;
     };
     let report: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
@@ -128,11 +117,11 @@ fn report(folder: &RunFolder, adapter: Digest, spec: Digest, findings: &mut Find
     }
 }
 
-fn read(file: &Path, place: &str, findings: &mut Findings) -> Option<Vec<u8>> {
+fn read(file: &Path, location: &str, findings: &mut Findings) -> Option<Vec<u8>> {
     match std::fs::read(file) {
         Ok(bytes) => Some(bytes),
         Err(error) => {
-            findings.add(Rule::Files, place, format!("cannot be read: {error}"));
+            findings.add(Rule::Files, location, format!("cannot be read: {error}"));
             None
         }
     }

@@ -4,19 +4,20 @@ use serde::Serialize;
 
 /// One thing that does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Finding {
+pub struct Finding {
     /// Which promise is broken.
-    pub(super) rule: Rule,
+    pub rule: Rule,
     /// Where: an event, a unit, a pair, a file.
-    pub(super) place: String,
+    #[serde(rename = "place")]
+    pub location: String,
     /// What is wrong there.
-    pub(super) problem: String,
+    pub problem: String,
 }
 
 /// The promises that an audit proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Rule {
+pub enum Rule {
     /// Events are complete, in order, and the state machine accepts them.
     Events,
     /// Fences count grants; what is handed in lies within an open lease of its worker.
@@ -48,10 +49,10 @@ pub(super) enum Rule {
 pub(super) struct Findings(pub(super) Vec<Finding>);
 
 impl Findings {
-    pub(super) fn add(&mut self, rule: Rule, place: impl ToString, problem: impl Into<String>) {
+    pub(super) fn add(&mut self, rule: Rule, location: impl ToString, problem: impl Into<String>) {
         self.0.push(Finding {
             rule,
-            place: place.to_string(),
+            location: location.to_string(),
             problem: problem.into(),
         });
     }
@@ -60,20 +61,24 @@ impl Findings {
     pub(super) fn equal<T: PartialEq + std::fmt::Debug>(
         &mut self,
         rule: Rule,
-        place: impl ToString,
+        location: impl ToString,
         what: &str,
         expected: &T,
         found: &T,
     ) {
         if expected != found {
-            self.add(rule, place, format!("{what}: expected {expected:?}, found {found:?}"));
+            self.add(
+                rule,
+                location,
+                format!("{what}: expected {expected:?}, found {found:?}"),
+            );
         }
     }
 }
 
 impl Rule {
     /// The promise in a word.
-    pub(super) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Events => "events",
             Self::Leases => "leases",

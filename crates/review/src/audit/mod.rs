@@ -1,5 +1,5 @@
-//! `gavel audit`: proves from ledger and blobs, without a model, that each pair was sampled, judged and trained on once, under
-//! the right policy version.
+//! Proves from ledger and blobs, without a model, that each pair was sampled, judged and trained on once, under the right policy
+//! version: `gavel audit`.
 //!
 //! [`account`] goes through the events, [`steps`] through what they add up to, [`evaluation`] through what was painted and
 //! judged to measure the run, [`blobs`] through the bytes that all of it names, [`files`] through the run's folder. Everything
@@ -17,24 +17,20 @@ mod tests;
 mod trajectory;
 mod verdict;
 
-use std::process::ExitCode;
-
-use anyhow::Context as _;
 use gavel_core::ids::{Digest, RunId, Step};
 use serde::Serialize;
 
-use crate::args::AuditArguments;
-use crate::commands::block_on;
-use crate::run::RunFolder;
+use crate::{Error, RunSource};
 use account::Account;
-use blobs::Blobbed;
-use files::Filed;
-use finding::{Finding, Findings};
+use blobs::BlobCounts;
+use files::FileCounts;
+use finding::Findings;
+pub use finding::{Finding, Rule};
 use steps::Pairs;
 
 /// What an audit found.
 #[derive(Debug, Serialize)]
-struct Report {
+pub struct AuditReport {
     run: RunId,
     spec_sha256: Digest,
     /// Events of the ledger.
@@ -48,51 +44,30 @@ struct Report {
     /// Committed steps.
     steps: Step,
     pairs: Pairs,
-    blobs: Blobbed,
-    files: Filed,
-    findings: Vec<Finding>,
+    blobs: BlobCounts,
+    files: FileCounts,
+    /// Everything that does not fit.
+    pub findings: Vec<Finding>,
 }
 
-/// Audits a run and prints every finding.
+/// Audits a run. Files are only looked into where the source has the run's folder.
 ///
 /// # Errors
-/// The run cannot be read at all. Findings are no error but the exit status 1.
-pub(crate) fn audit(arguments: &AuditArguments) -> anyhow::Result<ExitCode> {
-    let report = block_on(look(arguments))?;
-    if arguments.json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&report).context("cannot write JSON")?
-        );
-    } else {
-        print!("{}", report.text());
-    }
-    Ok(if report.findings.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
-}
-
-async fn look(arguments: &AuditArguments) -> anyhow::Result<Report> {
-    let (folder, spec) = RunFolder::open(&arguments.run)?;
-    let history = folder.history(&spec).await?;
+/// The run cannot be read at all. What is wrong with it is a finding.
+pub async fn audit(source: &dyn RunSource) -> Result<AuditReport, Error> {
+    let history = source.history().await?;
     let mut findings = Findings::default();
     let account = Account::read(&history, &mut findings)?;
     let pairs = steps::check(&account, &mut findings);
     let run = &account.run;
     let policies = steps::policies(&account);
     evaluation::check(&account, &policies, &mut findings);
-    let blobs = blobs::check(&account, &folder.blobs().await?, &mut findings).await?;
-    let files = files::check(
-        &folder,
-        &spec,
-        &history.record.spec_sha256,
-        run,
-        &policies,
-        &mut findings,
-    );
-    Ok(Report {
+    let blobs = blobs::check(&account, source, &mut findings).await?;
+    files::check_fingerprints(source.spec(), &history.record.spec_sha256, run, &mut findings);
+    let files = source.folder().map_or_else(FileCounts::default, |folder| {
+        files::check(folder.path(), run, &policies, &mut findings)
+    });
+    Ok(AuditReport {
         run: run.id().clone(),
         spec_sha256: run.spec_sha256(),
         events: history.events.len(),
@@ -107,8 +82,9 @@ async fn look(arguments: &AuditArguments) -> anyhow::Result<Report> {
     })
 }
 
-impl Report {
-    fn text(&self) -> String {
+impl AuditReport {
+    /// The audit for people, finding by finding.
+    pub fn text(&self) -> String {
         let Self { run, steps, pairs, .. } = self;
         let (blobs, files) = (&self.blobs, &self.files);
         let mut text = format!(
@@ -136,8 +112,13 @@ impl Report {
             if files.adapter { "right" } else { "not checked or wrong" },
             files.checkpoints
         );
-        for Finding { rule, place, problem } in &self.findings {
-            text += &format!("FINDING      {} | {place}: {problem}\n", rule.name());
+        for Finding {
+            rule,
+            location,
+            problem,
+        } in &self.findings
+        {
+            text += &format!("FINDING      {} | {location}: {problem}\n", rule.name());
         }
         text += &match self.findings.len() {
             0 if blobs.gone == 0 => "no findings\n".to_owned(),

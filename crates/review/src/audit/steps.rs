@@ -28,7 +28,7 @@ pub(super) struct Pairs {
     pub(super) skipped: u32,
 }
 
-/// The policies that were accepted; version n at place n.
+/// The policies that were accepted; version n at index n.
 pub(super) fn policies(account: &Account) -> Vec<&Policy> {
     let initial = account.accepted.get(&Unit::Initialise);
     let commits = (1..).map_while(|step| account.accepted.get(&Unit::Commit { step: Step(step) }));
@@ -75,9 +75,9 @@ pub(super) fn check(account: &Account, findings: &mut Findings) -> Pairs {
         audit.commit();
         audit.state();
         audit.count(&mut pairs);
-        for (place, candidates) in &audit.candidates {
+        for (prompt, candidates) in &audit.candidates {
             for (candidate, result) in candidates.iter().enumerate() {
-                let at = format!("step {step}, prompt {place}, candidate {candidate}");
+                let at = format!("step {step}, prompt {prompt}, candidate {candidate}");
                 if let Some(other) = named.insert(result.trajectory, at.clone()) {
                     let problem = format!("names the trajectory of {other}, {}", result.trajectory);
                     audit.findings.add(Rule::Samples, at, problem);
@@ -120,8 +120,8 @@ impl<'a> StepAudit<'a> {
         self.lines.len() as u32
     }
 
-    fn text(&self, place: u32) -> String {
-        let line = self.lines.get(place as usize).copied().unwrap_or_default();
+    fn text(&self, prompt: u32) -> String {
+        let line = self.lines.get(prompt as usize).copied().unwrap_or_default();
         self.run
             .assets()
             .prompts
@@ -149,9 +149,9 @@ impl<'a> StepAudit<'a> {
                 policy: self.sampling.clone(),
                 prompts: extent
                     .clone()
-                    .map(|place| PromptText {
-                        index: PromptIndex(place),
-                        text: self.text(place),
+                    .map(|prompt| PromptText {
+                        index: PromptIndex(prompt),
+                        text: self.text(prompt),
                     })
                     .collect(),
             };
@@ -170,13 +170,13 @@ impl<'a> StepAudit<'a> {
 
     /// All candidates of each prompt of the chunk, in order.
     fn groups(&mut self, unit: &Unit, extent: Range<u32>, samples: &[gavel_core::work::Sampled]) {
-        let places: Vec<(u32, u8)> = samples.iter().map(|one| (one.prompt.0, one.candidate.0)).collect();
+        let found: Vec<(u32, u8)> = samples.iter().map(|one| (one.prompt.0, one.candidate.0)).collect();
         let size = self.run.spec().sampling.candidates;
         let expected: Vec<(u32, u8)> = extent
-            .flat_map(|place| (0..size).map(move |candidate| (place, candidate)))
+            .flat_map(|prompt| (0..size).map(move |candidate| (prompt, candidate)))
             .collect();
         self.findings
-            .equal(Rule::Samples, unit, "prompts and candidates", &expected, &places);
+            .equal(Rule::Samples, unit, "prompts and candidates", &expected, &found);
         for group in samples.chunks_exact(usize::from(size)) {
             let result = |sampled: &gavel_core::work::Sampled| {
                 sampled.trajectory.map(|trajectory| CandidateResult {
@@ -184,18 +184,18 @@ impl<'a> StepAudit<'a> {
                     image: sampled.image,
                 })
             };
-            let place = group[0].prompt.0;
+            let prompt = group[0].prompt.0;
             let Some(candidates) = group.iter().map(result).collect() else {
                 self.findings.add(
                     Rule::Samples,
                     unit,
-                    format!("prompt {place}: a candidate has no trajectory"),
+                    format!("prompt {prompt}: a candidate has no trajectory"),
                 );
                 continue;
             };
-            if self.candidates.insert(place, candidates).is_some() {
+            if self.candidates.insert(prompt, candidates).is_some() {
                 self.findings
-                    .add(Rule::Samples, unit, format!("prompt {place} is sampled a second time"));
+                    .add(Rule::Samples, unit, format!("prompt {prompt} is sampled a second time"));
             }
         }
     }
@@ -209,59 +209,59 @@ impl<'a> StepAudit<'a> {
             let Some(accepted) = self.accepted(unit) else { continue };
             let matches = rpo::match_count(usize::from(self.run.spec().sampling.candidates));
             let expected = Assignment::Judge {
-                pairs: extent.clone().flat_map(|place| self.matches(place)).collect(),
+                pairs: extent.clone().flat_map(|prompt| self.matches(prompt)).collect(),
             };
             self.given(Rule::Verdicts, &unit, &expected, accepted);
             let Outcome::Judged { verdicts, .. } = &accepted.outcome else {
                 self.findings.add(Rule::Verdicts, unit, "its result is no verdicts");
                 continue;
             };
-            let places: Vec<u32> = verdicts.iter().map(|record| record.prompt.0).collect();
-            let expected: Vec<u32> = extent.flat_map(|place| std::iter::repeat_n(place, matches)).collect();
-            self.findings.equal(Rule::Verdicts, unit, "pairs", &expected, &places);
+            let found: Vec<u32> = verdicts.iter().map(|record| record.prompt.0).collect();
+            let expected: Vec<u32> = extent.flat_map(|prompt| std::iter::repeat_n(prompt, matches)).collect();
+            self.findings.equal(Rule::Verdicts, unit, "pairs", &expected, &found);
             for group in verdicts.chunks(matches) {
                 let prompt = group[0].prompt;
-                let place = format!("step {}, pair {prompt}", self.step);
+                let location = format!("step {}, pair {prompt}", self.step);
                 for problem in group.iter().filter_map(|record| verdict::problem(record, self.run)) {
-                    self.findings.add(Rule::Verdicts, &place, problem);
+                    self.findings.add(Rule::Verdicts, &location, problem);
                 }
                 if self.verdicts.insert(prompt.0, group.to_vec()).is_some() {
-                    self.findings.add(Rule::Verdicts, &place, "is judged a second time");
+                    self.findings.add(Rule::Verdicts, &location, "is judged a second time");
                 }
             }
         }
     }
 
     /// A prompt's candidates, each against each.
-    fn matches(&self, place: u32) -> Vec<Pair> {
-        let candidates = self.candidates.get(&place).map_or(&[][..], Vec::as_slice);
+    fn matches(&self, prompt: u32) -> Vec<Pair> {
+        let candidates = self.candidates.get(&prompt).map_or(&[][..], Vec::as_slice);
         rpo::matches(candidates.len())
             .map(|(first, second)| Pair {
-                prompt: PromptIndex(place),
-                text: self.text(place),
+                prompt: PromptIndex(prompt),
+                text: self.text(prompt),
                 first: candidates[first].image,
                 second: candidates[second].image,
             })
             .collect()
     }
 
-    fn ranks(&self, place: u32) -> Option<Vec<u32>> {
-        rpo::ranks(self.candidates.get(&place)?.len(), self.verdicts.get(&place)?)
+    fn ranks(&self, prompt: u32) -> Option<Vec<u32>> {
+        rpo::ranks(self.candidates.get(&prompt)?.len(), self.verdicts.get(&prompt)?)
     }
 
     /// The decided pairs of a shard with the rewards of their verdicts.
     fn rewarded(&self, extent: Range<u32>) -> Vec<RewardedGroup> {
         let objective = &self.run.spec().objective;
         extent
-            .filter_map(|place| {
+            .filter_map(|prompt| {
                 let rewards = rpo::rewards(
-                    &self.ranks(place)?,
+                    &self.ranks(prompt)?,
                     objective.reward_preferred,
                     objective.reward_dispreferred,
                 );
-                let candidates = self.candidates.get(&place)?.iter().zip(rewards);
+                let candidates = self.candidates.get(&prompt)?.iter().zip(rewards);
                 Some(RewardedGroup {
-                    prompt: PromptIndex(place),
+                    prompt: PromptIndex(prompt),
                     candidates: candidates
                         .map(|(result, reward)| RewardedCandidate {
                             trajectory: result.trajectory,
@@ -395,47 +395,50 @@ impl<'a> StepAudit<'a> {
         let Some(result) = self.run.results().steps.get(self.step.0 as usize - 1) else {
             return;
         };
-        let place = format!("step {}", self.step);
+        let location = format!("step {}", self.step);
         self.findings
-            .equal(Rule::State, &place, "pairs", &self.lines.len(), &result.groups.len());
+            .equal(Rule::State, &location, "pairs", &self.lines.len(), &result.groups.len());
         for (index, group) in result.groups.iter().enumerate() {
             let index = index as u32;
-            let place = format!("{place}, pair {index}");
+            let location = format!("{location}, pair {index}");
             let line = self.lines.get(index as usize).copied().unwrap_or_default();
             self.findings
-                .equal(Rule::State, &place, "prompt line", &line, &group.line);
+                .equal(Rule::State, &location, "prompt line", &line, &group.line);
             self.findings.equal(
                 Rule::State,
-                &place,
+                &location,
                 "candidates",
                 &self.candidates.get(&index).cloned().unwrap_or_default(),
                 &group.candidates,
             );
             let skipped = self.skipped.get(&index).map(|reason| (*reason).to_owned());
             self.findings
-                .equal(Rule::State, &place, "skipped", &skipped, &group.skipped);
+                .equal(Rule::State, &location, "skipped", &skipped, &group.skipped);
             match (self.verdicts.get(&index), &group.verdicts) {
                 (Some(accepted), recorded) => {
-                    self.findings.equal(Rule::State, &place, "verdicts", accepted, recorded);
+                    self.findings
+                        .equal(Rule::State, &location, "verdicts", accepted, recorded);
                 }
                 // Only an exhausted judge leaves a pair without an accepted verdict.
                 (None, recorded) if !recorded.is_empty() && !recorded.iter().any(VerdictRecord::is_judged) => {}
                 (None, recorded) => {
                     let problem = format!("no verdict was accepted, the state has {recorded:?}");
-                    self.findings.add(Rule::State, &place, problem);
+                    self.findings.add(Rule::State, &location, problem);
                 }
             }
         }
         let shards = &result.shards;
-        self.findings.equal(Rule::State, &place, "shards", &self.shards, shards);
+        self.findings
+            .equal(Rule::State, &location, "shards", &self.shards, shards);
         let record = &result.record;
         self.findings
-            .equal(Rule::State, &place, "terms", &self.terms(), &record.terms);
-        let (counted, mut told) = (self.counts(), Pairs::default());
-        (told.sampled, told.decided, told.abstained) = (record.pairs, record.decided, record.abstained);
-        (told.failed, told.skipped) = (record.failed, record.skipped);
-        told.trained = record.decided.saturating_sub(record.skipped);
-        self.findings.equal(Rule::State, &place, "its record", &counted, &told);
+            .equal(Rule::State, &location, "terms", &self.terms(), &record.terms);
+        let (counted, mut recorded) = (self.counts(), Pairs::default());
+        (recorded.sampled, recorded.decided, recorded.abstained) = (record.pairs, record.decided, record.abstained);
+        (recorded.failed, recorded.skipped) = (record.failed, record.skipped);
+        recorded.trained = record.decided.saturating_sub(record.skipped);
+        self.findings
+            .equal(Rule::State, &location, "its record", &counted, &recorded);
     }
 
     fn counts(&self) -> Pairs {
@@ -444,11 +447,11 @@ impl<'a> StepAudit<'a> {
             skipped: self.skipped.len() as u32,
             ..Pairs::default()
         };
-        for place in 0..self.per_step() {
+        for prompt in 0..self.per_step() {
             let judged = |verdicts: &Vec<VerdictRecord>| verdicts.iter().all(VerdictRecord::is_judged);
-            match self.ranks(place) {
+            match self.ranks(prompt) {
                 Some(_) => pairs.decided += 1,
-                None if self.verdicts.get(&place).is_some_and(judged) => pairs.abstained += 1,
+                None if self.verdicts.get(&prompt).is_some_and(judged) => pairs.abstained += 1,
                 None => pairs.failed += 1,
             }
         }

@@ -2,34 +2,34 @@
 
 use std::path::Path;
 
+use gavel_coordinator::blobs::BlobError;
 use gavel_coordinator::ledger::{EventRecord, RunRecord};
 use gavel_core::ids::{Candidate, Digest, Fence, Millis, PromptIndex, Step, WorkerId};
 use gavel_core::rpo::learning_rate;
 use gavel_core::run::{Event, Phase, Run};
+use gavel_core::spec::RunSpec;
 use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord};
 use gavel_core::work::{Assignment, Fault, Outcome, Policy, Role, Sampled, ShardStatistics, Unit, Unusable};
 use gavel_core::{RubricText, RunAssets};
 
 use super::account::Account;
+use super::files::FileCounts;
 use super::finding::{Findings, Rule};
 use super::steps;
-use crate::config;
-use crate::run::History;
+use crate::History;
 
 const STEPS: u32 = 2;
 
 fn run() -> Run {
-    let overrides = [
-        "run.steps=2",
-        "prompts.per_step=4",
-        "sampling.batch=2",
-        "judge.batch=2",
-        "trainer.shard=2",
-        "optimizer.ema_decay=0",
-    ]
-    .map(str::to_owned);
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/quickstart.toml");
-    let mut spec = config::load_file(&file, &overrides).unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/quickstart.toml");
+    let text = std::fs::read_to_string(file).unwrap();
+    let mut spec = RunSpec::from_value(toml::from_str(&text).unwrap()).unwrap();
+    spec.run.steps = STEPS;
+    spec.prompts.per_step = 4;
+    spec.sampling.batch = 2;
+    spec.judge.batch = 2;
+    spec.trainer.shard = 2;
+    spec.optimizer.ema_decay = 0.0;
     spec.evaluation = None;
     let assets = RunAssets {
         prompts: ["a cat", "a dog", "a fish", "a bird", "a cow"]
@@ -220,7 +220,7 @@ fn findings(history: &History) -> Vec<(Rule, String)> {
     let mut findings = Findings::default();
     let account = Account::read(history, &mut findings).unwrap();
     steps::check(&account, &mut findings);
-    let text = |finding: super::Finding| (finding.rule, format!("{}: {}", finding.place, finding.problem));
+    let text = |finding: super::Finding| (finding.rule, format!("{}: {}", finding.location, finding.problem));
     findings.0.into_iter().map(text).collect()
 }
 
@@ -241,15 +241,15 @@ fn check(change: impl FnOnce(&mut Vec<Event>), expected: &[(Rule, &str)]) {
     }
 }
 
-/// The place of a unit's result among the events.
+/// The index of a unit's result among the events.
 fn result_of(events: &[Event], of: Unit) -> usize {
     let is_it = |event: &Event| matches!(event, Event::Completed { unit, .. } if *unit == of);
     events.iter().position(is_it).unwrap()
 }
 
 fn outcome_of(events: &mut [Event], unit: Unit) -> &mut Outcome {
-    let place = result_of(events, unit);
-    match &mut events[place] {
+    let index = result_of(events, unit);
+    match &mut events[index] {
         Event::Completed { outcome, .. } => outcome,
         other => panic!("{other:?} is no result"),
     }
@@ -300,12 +300,12 @@ fn what_was_lost_and_made_again_counts_once_if_it_is_the_same() {
         chunk: 0,
     };
     let again = |event: &Event| matches!(event, Event::Completed { unit, .. } if *unit == lost);
-    let place = changed.iter().rposition(again).unwrap();
-    assert_ne!(place, result_of(&changed, lost), "there are two results");
+    let index = changed.iter().rposition(again).unwrap();
+    assert_ne!(index, result_of(&changed, lost), "there are two results");
     if let Event::Completed {
         outcome: Outcome::Sampled { samples, .. },
         ..
-    } = &mut changed[place]
+    } = &mut changed[index]
     {
         samples[3].image = Digest::of(b"another");
     }
@@ -345,8 +345,8 @@ fn work_for_a_worker_in_quarantine_and_a_second_model_are_found() {
 fn a_second_result_of_a_unit_is_found() {
     check(
         |events| {
-            let place = result_of(events, SAMPLE);
-            events.insert(place + 1, events[place].clone());
+            let index = result_of(events, SAMPLE);
+            events.insert(index + 1, events[index].clone());
         },
         &[
             (Rule::Once, "sample chunk 1 of step 2 has a second result"),
@@ -360,8 +360,8 @@ fn a_second_result_of_a_unit_is_found() {
 fn a_result_of_another_worker_or_with_another_fence_is_found() {
     check(
         |events| {
-            let place = result_of(events, JUDGE);
-            if let Event::Completed { worker, .. } = &mut events[place] {
+            let index = result_of(events, JUDGE);
+            if let Event::Completed { worker, .. } = &mut events[index] {
                 *worker = WorkerId("stranger".into());
             }
         },
@@ -369,8 +369,8 @@ fn a_result_of_another_worker_or_with_another_fence_is_found() {
     );
     check(
         |events| {
-            let place = result_of(events, JUDGE);
-            if let Event::Completed { fence, .. } = &mut events[place] {
+            let index = result_of(events, JUDGE);
+            if let Event::Completed { fence, .. } = &mut events[index] {
                 *fence = Fence(999);
             }
         },
@@ -478,8 +478,8 @@ fn work_with_an_adapter_of_another_manifest_is_found() {
     check(
         |events| {
             another(events);
-            let place = result_of(events, SAMPLE);
-            if let Event::Completed { worker, .. } = &mut events[place] {
+            let index = result_of(events, SAMPLE);
+            if let Event::Completed { worker, .. } = &mut events[index] {
                 *worker = WorkerId("stranger".into());
             }
         },
@@ -582,4 +582,40 @@ fn a_learning_rate_that_is_not_the_schedule_s_is_found() {
         },
         &[(Rule::Commits, "learning rate")],
     );
+}
+
+/// A run without a folder, whose blobs were all deleted.
+struct RecordOnly(RunSpec, History);
+
+#[async_trait::async_trait]
+impl crate::RunSource for RecordOnly {
+    fn spec(&self) -> &RunSpec {
+        &self.0
+    }
+
+    async fn history(&self) -> Result<History, crate::Error> {
+        Ok(self.1.clone())
+    }
+
+    async fn blob(&self, digest: &Digest) -> Result<bytes::Bytes, BlobError> {
+        Err(BlobError::Missing {
+            location: "nowhere".into(),
+            digest: *digest,
+        })
+    }
+
+    async fn blob_size(&self, _: &Digest) -> Result<Option<u64>, BlobError> {
+        Ok(None)
+    }
+}
+
+#[test]
+fn a_source_without_a_folder_is_audited_for_all_but_files() {
+    let source = RecordOnly(run().spec().clone(), history(&events()));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let report = runtime.block_on(super::audit(&source)).unwrap();
+    assert_eq!(report.files, FileCounts::default());
+    assert_eq!(report.pairs.trained, 7);
+    let missing = |finding: &super::Finding| finding.rule == Rule::Blobs && finding.problem.contains("is missing");
+    assert!(!report.findings.is_empty() && report.findings.iter().all(missing));
 }

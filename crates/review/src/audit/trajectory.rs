@@ -1,4 +1,4 @@
-//! Whether a trajectory is the one of its place: metadata, noise levels, and each state from the one before it.
+//! Whether a trajectory is the one of its position in the run: metadata, noise levels, and each state from the one before it.
 //!
 //! The velocities are taken as stored (only `gavel verify`, with the model, can say that they are the policy's). With them
 //! and the noise of the keys, every latent and log-probability is computed again and must be equal, bit for bit.
@@ -9,9 +9,9 @@ use gavel_core::rpo;
 use gavel_core::spec::RunSpec;
 use gavel_models::trajectory::{Trajectory, TrajectoryMetadata};
 
-/// Where a trajectory belongs.
+/// What a trajectory's position in the run implies of it.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct Expected {
     pub(super) step: u32,
     pub(super) prompt_index: u32,
     pub(super) candidate: u8,
@@ -22,7 +22,7 @@ pub(super) struct Place {
     pub(super) model: Digest,
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for Expected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
             step,
@@ -35,16 +35,16 @@ impl std::fmt::Display for Place {
 }
 
 /// The first thing that does not fit.
-pub(super) fn problem(trajectory: &Trajectory, place: &Place, spec: &RunSpec) -> Option<String> {
+pub(super) fn problem(trajectory: &Trajectory, position: &Expected, spec: &RunSpec) -> Option<String> {
     let found = &trajectory.metadata;
     let expected = TrajectoryMetadata {
-        model: place.model,
-        adapter: Some(place.adapter),
-        prompt: place.prompt.clone(),
+        model: position.model,
+        adapter: Some(position.adapter),
+        prompt: position.prompt.clone(),
         seed: spec.run.seed,
-        step: place.step,
-        prompt_index: place.prompt_index,
-        candidate: place.candidate,
+        step: position.step,
+        prompt_index: position.prompt_index,
+        candidate: position.candidate,
         sde: spec.sampling.sde,
         eta: spec.sampling.eta,
         noise_steps: spec.sampling.noise_steps,
@@ -57,7 +57,7 @@ pub(super) fn problem(trajectory: &Trajectory, place: &Place, spec: &RunSpec) ->
         width_tokens: found.width_tokens,
     };
     if *found != expected {
-        return Some(format!("its metadata is {found:?}, its place implies {expected:?}"));
+        return Some(format!("its metadata is {found:?}, its position implies {expected:?}"));
     }
     if trajectory.extents.steps != spec.sampling.steps {
         return Some(format!(
@@ -72,23 +72,27 @@ pub(super) fn problem(trajectory: &Trajectory, place: &Place, spec: &RunSpec) ->
         return Some("its `sigmas` are not the run's noise levels".to_owned());
     }
     let initial = NoiseKey {
-        candidate: if spec.sampling.shared_noise { 0 } else { place.candidate },
-        ..key(place, spec, 0, Use::Initial)
+        candidate: if spec.sampling.shared_noise {
+            0
+        } else {
+            position.candidate
+        },
+        ..key(position, spec, 0, Use::Initial)
     };
     if !equal(trajectory.latent(0), &initial.normal(trajectory.extents.latent_size())) {
         return Some("its first latent is not the noise of its key".to_owned());
     }
-    (0..spec.sampling.steps).find_map(|timestep| transition(trajectory, place, spec, timestep))
+    (0..spec.sampling.steps).find_map(|timestep| transition(trajectory, position, spec, timestep))
 }
 
 /// What is wrong with the step from one state to the next.
-fn transition(trajectory: &Trajectory, place: &Place, spec: &RunSpec, timestep: usize) -> Option<String> {
+fn transition(trajectory: &Trajectory, position: &Expected, spec: &RunSpec, timestep: usize) -> Option<String> {
     let (sigma, sigma_next) = (trajectory.sigmas[timestep], trajectory.sigmas[timestep + 1]);
     let (latent, velocity) = (trajectory.latent(timestep), trajectory.velocity(timestep));
     let mut next = latent.to_vec();
     let log_prob = if timestep < spec.sampling.noise_steps {
         let coefficients = rpo::StepCoefficients::new(spec.sampling.sde, spec.sampling.eta, sigma, sigma_next);
-        let noise = key(place, spec, timestep as u32, Use::Step).normal(next.len());
+        let noise = key(position, spec, timestep as u32, Use::Step).normal(next.len());
         rpo::sde_step(&coefficients, latent, velocity, &noise, &mut next)
     } else {
         rpo::ode_step(sigma, sigma_next, &mut next, velocity);
@@ -105,12 +109,12 @@ fn transition(trajectory: &Trajectory, place: &Place, spec: &RunSpec, timestep: 
         .then(|| format!("`log_probs` at {timestep} is {stored}, its transition gives {log_prob}"))
 }
 
-fn key(place: &Place, spec: &RunSpec, timestep: u32, usage: Use) -> NoiseKey {
+fn key(position: &Expected, spec: &RunSpec, timestep: u32, usage: Use) -> NoiseKey {
     NoiseKey {
         seed: spec.run.seed,
-        step: place.step,
-        prompt: place.prompt_index,
-        candidate: place.candidate,
+        step: position.step,
+        prompt: position.prompt_index,
+        candidate: position.candidate,
         timestep,
         usage,
     }

@@ -8,7 +8,7 @@ use gavel_eval::{Adherence, Evaluator};
 use serde::Serialize;
 
 use super::pictures::{Comparison, Picture, Pictures};
-use crate::run::Machine;
+use crate::Machine;
 
 /// The whole report (docs/formats.md).
 #[derive(Debug, Serialize)]

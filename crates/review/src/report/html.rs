@@ -1,6 +1,5 @@
 //! `report.html`: one file, no outside assets, readable in light and dark.
 
-use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gavel_core::run::StepRecord;
@@ -11,6 +10,7 @@ use serde::Serialize;
 use super::charts;
 use super::data::Report;
 use super::pictures::{Comparison, Picture, Pictures};
+use crate::Error;
 
 /// Prompts in the grid; every one counts in the figures.
 const GRID: usize = 36;
@@ -25,22 +25,22 @@ struct Chart {
 #[derive(Serialize)]
 struct Cell {
     prompt: String,
-    before: Shown,
-    after: Shown,
+    before: PictureCell,
+    after: PictureCell,
     verdict: &'static str,
-    reasons: Vec<Told>,
+    reasons: Vec<ThemeVerdict>,
 }
 
 /// What a theme of the rubric says.
 #[derive(Serialize)]
-struct Told {
+struct ThemeVerdict {
     theme: String,
     verdict: &'static str,
     sentence: Option<String>,
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct PictureCell {
     png: String,
     /// Facts that hold, as `4/5`.
     facts: Option<String>,
@@ -50,17 +50,12 @@ struct Shown {
 ///
 /// # Errors
 /// The template does not render: a defect.
-pub(super) fn render(report: &Report, pictures: &Pictures) -> anyhow::Result<String> {
+pub(super) fn render(report: &Report, pictures: &Pictures) -> Result<String, Error> {
     let mut environment = Environment::new();
-    environment
-        .add_template("report.html", include_str!("report.html"))
-        .context("the report's template is wrong")?;
+    environment.add_template("report.html", include_str!("report.html"))?;
     let grid: Vec<Cell> = pictures.0.iter().take(GRID).map(cell).collect();
-    let template = environment
-        .get_template("report.html")
-        .context("the report's template is wrong")?;
     let page = context! { report, charts => charts(&report.steps), grid, held_out => pictures.0.len() };
-    template.render(page).context("the report's template does not render")
+    Ok(environment.get_template("report.html")?.render(page)?)
 }
 
 fn charts(steps: &[StepRecord]) -> Vec<Chart> {
@@ -99,13 +94,13 @@ fn charts(steps: &[StepRecord]) -> Vec<Chart> {
 fn cell(comparison: &Comparison) -> Cell {
     Cell {
         prompt: comparison.prompt.clone(),
-        before: shown(&comparison.base),
-        after: shown(&comparison.tuned),
+        before: picture_cell(&comparison.base),
+        after: picture_cell(&comparison.tuned),
         reasons: comparison
             .verdict
             .iter()
             .flat_map(|record| &record.reasons)
-            .map(told)
+            .map(theme_verdict)
             .collect(),
         verdict: match comparison.verdict.as_ref().map(|record| &record.verdict) {
             Some(Verdict::Preferred { side: Side::Second }) => "judge: after",
@@ -117,8 +112,8 @@ fn cell(comparison: &Comparison) -> Cell {
     }
 }
 
-fn told(reason: &Reason) -> Told {
-    Told {
+fn theme_verdict(reason: &Reason) -> ThemeVerdict {
+    ThemeVerdict {
         theme: reason.theme.clone().unwrap_or_else(|| "rubric".into()),
         verdict: match reason.verdict {
             Verdict::Preferred { side: Side::First } => "before",
@@ -129,12 +124,12 @@ fn told(reason: &Reason) -> Told {
     }
 }
 
-fn shown(picture: &Picture) -> Shown {
+fn picture_cell(picture: &Picture) -> PictureCell {
     let facts = picture.facts.as_ref().map(|facts| {
         let holding = facts.iter().filter(|fact| fact.holds).count();
         format!("{holding}/{}", facts.iter().count())
     });
-    Shown {
+    PictureCell {
         png: STANDARD.encode(&picture.png),
         facts,
     }

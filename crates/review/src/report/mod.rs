@@ -5,49 +5,53 @@ mod data;
 mod html;
 mod pictures;
 
-use anyhow::Context as _;
 use gavel_core::ids::Step;
 use gavel_core::spec::RunSpec;
+use gavel_eval::Evaluator;
+use serde_json::Value;
 
-use crate::assets;
-use crate::run::{RunFolder, is_checkpoint};
+use crate::folder::{read, write as write_file};
+use crate::{Error, RunFolder, RunSource as _};
 use data::Report;
 use pictures::Pictures;
 
-const JSON: &str = "report.json";
-const HTML: &str = "report.html";
+const JSON_FILE: &str = "report.json";
+const PAGE_FILE: &str = "report.html";
+
+/// Whether a step's policy belongs into `checkpoints/`.
+pub fn is_checkpoint(spec: &RunSpec, step: u32) -> bool {
+    spec.checkpoints.every > 0 && step > 0 && step.is_multiple_of(spec.checkpoints.every)
+}
 
 /// Writes everything from the ledger and the blobs.
 ///
 /// # Errors
 /// The ledger or a blob cannot be read, or a file not be written.
-pub(crate) async fn write(folder: &RunFolder, spec: &RunSpec) -> anyhow::Result<()> {
-    let run = folder.read_run(spec).await?;
-    let policy = run.policy().context("the run has no policy")?;
-    let adapter_sha256 = folder.write_final(spec, policy).await?;
+pub async fn write(folder: &RunFolder, evaluator: Option<&dyn Evaluator>) -> Result<(), Error> {
+    let run = folder.run().await?;
+    let policy = run
+        .policy()
+        .ok_or_else(|| Error::NothingTrained { run: run.id().clone() })?;
+    let adapter_sha256 = folder.write_final(policy).await?;
     for (version, policy) in run.results().policies.iter().enumerate() {
-        if is_checkpoint(spec, version as u32) {
-            folder.write_checkpoint(spec, Step(version as u32), policy).await?;
+        if is_checkpoint(folder.spec(), version as u32) {
+            folder.write_checkpoint(Step(version as u32), policy).await?;
         }
     }
-    let evaluator = assets::evaluator(spec);
-    let pictures = Pictures::read(&run, &folder.blobs().await?, evaluator.as_deref()).await?;
-    let report = Report::new(&run, adapter_sha256, evaluator.as_deref(), &pictures);
-    let text = serde_json::to_string_pretty(&report).context("cannot write the report as JSON")?;
-    save(folder, JSON, &text)?;
-    save(folder, HTML, &html::render(&report, &pictures)?)
+    let pictures = Pictures::read(&run, folder, evaluator).await?;
+    let report = Report::new(&run, adapter_sha256, evaluator, &pictures);
+    write_file(&folder.path().join(JSON_FILE), serde_json::to_string_pretty(&report)?)?;
+    write_file(&folder.path().join(PAGE_FILE), html::render(&report, &pictures)?)
 }
 
 /// The report in a few lines, read back from `report.json`.
 ///
 /// # Errors
 /// The file cannot be read.
-pub(crate) fn summary(folder: &RunFolder) -> anyhow::Result<String> {
-    let file = folder.path().join(JSON);
-    let text = std::fs::read_to_string(&file).with_context(|| format!("{}: cannot read", file.display()))?;
-    let report: serde_json::Value =
-        serde_json::from_str(&text).with_context(|| format!("{}: not valid JSON", file.display()))?;
-    let number = |path: &str| report.pointer(path).and_then(serde_json::Value::as_f64);
+pub fn summary(folder: &RunFolder) -> Result<String, Error> {
+    let file = folder.path().join(JSON_FILE);
+    let report: Value = serde_json::from_slice(&read(&file)?).map_err(|source| Error::Json { file, source })?;
+    let number = |path: &str| report.pointer(path).and_then(Value::as_f64);
     let mut lines = Vec::new();
     if let (Some(before), Some(after)) = (number("/evaluation/before"), number("/evaluation/after")) {
         lines.push(format!("adherence    {before:.3} -> {after:.3} on held-out prompts"));
@@ -66,11 +70,6 @@ pub(crate) fn summary(folder: &RunFolder) -> anyhow::Result<String> {
         ));
     }
     lines.push(format!("adapter      {}", folder.path().join("adapter").display()));
-    lines.push(format!("report       {}", folder.path().join(HTML).display()));
+    lines.push(format!("report       {}", folder.path().join(PAGE_FILE).display()));
     Ok(lines.join("\n"))
-}
-
-fn save(folder: &RunFolder, name: &str, text: &str) -> anyhow::Result<()> {
-    let file = folder.path().join(name);
-    std::fs::write(&file, text).with_context(|| format!("{}: cannot write", file.display()))
 }

@@ -1,10 +1,11 @@
 //! The held-out pictures of base and tuned policy, and what the evaluator finds in them.
 
-use gavel_coordinator::blobs::Blobs;
 use gavel_core::ids::Digest;
 use gavel_core::run::Run;
 use gavel_core::work::VerdictRecord;
 use gavel_eval::{Evaluator, Facts};
+
+use crate::{Error, RunSource};
 
 /// Every held-out prompt that both policies painted, in order.
 pub(super) struct Pictures(pub(super) Vec<Comparison>);
@@ -26,7 +27,14 @@ pub(super) struct Picture {
 
 impl Pictures {
     /// Reads the pictures from the blobs and evaluates them.
-    pub(super) async fn read(run: &Run, blobs: &Blobs, evaluator: Option<&dyn Evaluator>) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// A blob that is gone or no picture, or a prompt that the evaluator does not understand.
+    pub(super) async fn read(
+        run: &Run,
+        source: &dyn RunSource,
+        evaluator: Option<&dyn Evaluator>,
+    ) -> Result<Self, Error> {
         let results = run.results();
         let mut comparisons = Vec::new();
         for (index, prompt) in run.assets().held_out.iter().enumerate() {
@@ -36,8 +44,8 @@ impl Pictures {
             };
             comparisons.push(Comparison {
                 prompt: prompt.clone(),
-                base: picture(prompt, base, blobs, evaluator).await?,
-                tuned: picture(prompt, tuned, blobs, evaluator).await?,
+                base: picture(prompt, base, source, evaluator).await?,
+                tuned: picture(prompt, tuned, source, evaluator).await?,
                 verdict: results.comparisons.get(index).cloned().flatten(),
             });
         }
@@ -48,12 +56,15 @@ impl Pictures {
 async fn picture(
     prompt: &str,
     digest: Digest,
-    blobs: &Blobs,
+    source: &dyn RunSource,
     evaluator: Option<&dyn Evaluator>,
-) -> anyhow::Result<Picture> {
-    let png = blobs.get(&digest).await?.to_vec();
+) -> Result<Picture, Error> {
+    let png = source.blob(&digest).await?.to_vec();
     let facts = match evaluator {
-        Some(evaluator) => Some(evaluator.evaluate(prompt, &image::load_from_memory(&png)?.to_rgb8())?),
+        Some(evaluator) => {
+            let decoded = image::load_from_memory(&png).map_err(|source| Error::Picture { image: digest, source })?;
+            Some(evaluator.evaluate(prompt, &decoded.to_rgb8())?)
+        }
         None => None,
     };
     Ok(Picture { png, facts })

@@ -40,9 +40,9 @@ pub(super) fn inputs(assignment: &Assignment) -> Vec<Named> {
             .collect(),
         Assignment::Gradient { policy, groups, .. } => {
             let trajectories = groups.iter().flat_map(|group| {
-                group.candidates.iter().enumerate().map(|(place, candidate)| {
+                group.candidates.iter().enumerate().map(|(index, candidate)| {
                     Named::new(
-                        format!("the trajectory of prompt {}, candidate {place}", group.prompt),
+                        format!("the trajectory of prompt {}, candidate {index}", group.prompt),
                         candidate.trajectory,
                     )
                 })
@@ -56,7 +56,7 @@ pub(super) fn inputs(assignment: &Assignment) -> Vec<Named> {
             let gradients = gradients
                 .iter()
                 .enumerate()
-                .map(|(place, gradient)| Named::new(format!("gradient sum {place}"), *gradient));
+                .map(|(index, gradient)| Named::new(format!("gradient sum {index}"), *gradient));
             [adapter(policy), optimizer(policy)]
                 .into_iter()
                 .chain(gradients)
@@ -81,11 +81,11 @@ pub(super) fn outputs(outcome: &Outcome) -> Vec<Named> {
         Outcome::Sampled { samples, .. } => samples
             .iter()
             .flat_map(|sampled| {
-                let place = format!("prompt {}, candidate {}", sampled.prompt, sampled.candidate);
+                let position = format!("prompt {}, candidate {}", sampled.prompt, sampled.candidate);
                 let trajectory = sampled
                     .trajectory
-                    .map(|trajectory| Named::new(format!("the trajectory of {place}"), trajectory));
-                let image = Named::new(format!("the image of {place}"), sampled.image);
+                    .map(|trajectory| Named::new(format!("the trajectory of {position}"), trajectory));
+                let image = Named::new(format!("the image of {position}"), sampled.image);
                 trajectory.into_iter().chain([image])
             })
             .collect(),

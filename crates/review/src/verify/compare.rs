@@ -134,9 +134,9 @@ impl Tally<'_> {
     }
 
     fn sample(&mut self, recorded: &Sampled, again: &Sampled) -> Result<(), String> {
-        let place = |sampled: &Sampled| format!("prompt {}, candidate {}", sampled.prompt, sampled.candidate);
-        let at = place(recorded);
-        self.debug("the candidate's place", &at, &place(again))?;
+        let position = |sampled: &Sampled| format!("prompt {}, candidate {}", sampled.prompt, sampled.candidate);
+        let at = position(recorded);
+        self.debug("the candidate's position", &at, &position(again))?;
         self.digest(
             "trajectories",
             &format!("{at}: the trajectory"),

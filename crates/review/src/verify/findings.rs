@@ -1,19 +1,18 @@
-//! What `gavel verify` found, for people and as JSON.
+//! What a verification found, for people and as JSON.
 
 use std::collections::BTreeMap;
 
-use clap::ValueEnum as _;
 use gavel_core::ids::{Digest, RunId, Step};
 use gavel_core::run::Run;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
+use super::Part;
 use super::compare::Equal;
 use super::store::Damage;
-use crate::args::VerifyPart;
 
-/// The findings.
+/// What came of doing a step again.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub struct VerifyReport {
     run: RunId,
     step: Step,
     spec_sha256: Digest,
@@ -31,14 +30,13 @@ pub(super) struct Report {
     #[serde(skip)]
     pub(super) retained: Vec<Step>,
     /// Whether everything that was asked for came out the same and all stored bytes are right.
-    pub(super) confirmed: bool,
+    pub confirmed: bool,
 }
 
 /// One part of a step.
 #[derive(Debug, Serialize)]
-pub(super) struct PartReport {
-    #[serde(serialize_with = "part_name")]
-    pub(super) part: VerifyPart,
+pub struct PartReport {
+    pub(super) part: Part,
     /// Units that the ledger accepted.
     units: usize,
     /// Units that came out the same.
@@ -57,7 +55,7 @@ pub(super) struct Unchecked {
 }
 
 impl PartReport {
-    pub(super) fn new(part: VerifyPart, units: usize) -> Self {
+    pub(super) fn new(part: Part, units: usize) -> Self {
         Self {
             part,
             units,
@@ -75,7 +73,7 @@ impl PartReport {
     }
 
     /// The part in one line.
-    pub(super) fn line(&self) -> String {
+    pub fn line(&self) -> String {
         let equal: Vec<String> = self
             .equal
             .iter()
@@ -88,7 +86,7 @@ impl PartReport {
         };
         format!(
             "{:<12} {} of {} units; equal: {equal}  ({:.1} s)",
-            name(self.part),
+            self.part.name(),
             self.equal_units,
             self.units,
             self.seconds
@@ -96,7 +94,7 @@ impl PartReport {
     }
 }
 
-impl Report {
+impl VerifyReport {
     pub(super) fn new(run: &Run, step: Step) -> Self {
         Self {
             run: run.id().clone(),
@@ -113,7 +111,7 @@ impl Report {
     }
 
     /// What is looked at.
-    pub(super) fn head(&self) -> String {
+    pub fn head(&self) -> String {
         let Self {
             run, step, committed, ..
         } = self;
@@ -131,7 +129,7 @@ impl Report {
     }
 
     /// What it comes to, with what to do.
-    pub(super) fn conclusion(&self) -> String {
+    pub fn conclusion(&self) -> String {
         let mut text = String::new();
         for damage in &self.damages {
             if let Some(found) = damage.found {
@@ -191,13 +189,4 @@ impl Report {
             steps.join(", ")
         )
     }
-}
-
-fn name(part: VerifyPart) -> String {
-    part.to_possible_value()
-        .map_or_else(String::new, |value| value.get_name().to_owned())
-}
-
-fn part_name<S: Serializer>(part: &VerifyPart, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&name(*part))
 }

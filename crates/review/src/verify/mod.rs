@@ -1,61 +1,117 @@
-//! `gavel verify`: does the work of a recorded step again, in this process, and compares every byte with the ledger.
+//! Does the work of a recorded step again, in this process, and compares every byte with the ledger: `gavel verify`.
 //!
 //! The ledger's events are replayed to learn what each worker was given; the workers' own code does it again from the run's
 //! blobs. A blob that is gone or damaged is replaced by the one that was made again, where its hash is the recorded one.
 
+mod blobs;
 mod compare;
-mod named;
+mod findings;
 mod recorded;
 mod redo;
-mod report;
 mod store;
 
-use std::process::ExitCode;
+use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context as _;
-use clap::ValueEnum as _;
 use gavel_core::ids::Step;
 use gavel_core::run::Run;
+use serde::Serialize;
 
-use crate::args::{VerifyArguments, VerifyPart};
-use crate::run::RunFolder;
+use crate::{Error, RunSource};
 pub(crate) use compare::compare;
+use findings::Unchecked;
+pub use findings::{PartReport, VerifyReport};
 use recorded::Recorded;
 use redo::{Redo, Redone};
-use report::{PartReport, Report, Unchecked};
 use store::Store;
 
-/// Verifies a step and prints what was found.
+/// A part of a step, in the order in which they are done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// The initial policy; part of step 1.
+    Initialise,
+    /// Trajectories and images.
+    Sample,
+    /// Verdicts.
+    Judge,
+    /// Gradient sums.
+    Gradient,
+    /// The new policy.
+    Commit,
+}
+
+impl Part {
+    /// All parts, in their order.
+    pub const ALL: [Self; 5] = [
+        Self::Initialise,
+        Self::Sample,
+        Self::Judge,
+        Self::Gradient,
+        Self::Commit,
+    ];
+
+    /// The part in a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Initialise => "initialise",
+            Self::Sample => "sample",
+            Self::Judge => "judge",
+            Self::Gradient => "gradient",
+            Self::Commit => "commit",
+        }
+    }
+}
+
+/// What is to be done again, and with which models.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyOptions {
+    /// The step; `None` for the latest committed one.
+    pub step: Option<Step>,
+    /// Its parts; empty for all of them.
+    pub parts: Vec<Part>,
+    /// Where the base model is now, if not where the run found it.
+    pub model: Option<PathBuf>,
+    /// Where the judge's model is now, if not where the run found it.
+    pub judge: Option<PathBuf>,
+}
+
+/// How far a verification is; a part may take as long as the run took for it.
+pub enum Progress<'a> {
+    /// The step is read, nothing is done yet.
+    Begun(&'a VerifyReport),
+    /// A part is done.
+    Done(&'a PartReport),
+}
+
+/// Verifies a step. Blocks until it is done, and must not be called from async code: the workers' code has runtimes of its own.
 ///
 /// # Errors
-/// The run cannot be read. A step that does not come out the same is no error but the exit status 1.
-pub(crate) fn verify(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
+/// The run cannot be read. A step that does not come out the same is no error but a report that is not confirmed.
+pub fn verify(
+    source: &dyn RunSource,
+    options: &VerifyOptions,
+    mut progress: impl FnMut(Progress<'_>),
+) -> Result<VerifyReport, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start the async runtime")?;
-    let (folder, spec) = RunFolder::open(&arguments.run)?;
-    let (history, blobs) =
-        runtime.block_on(async { anyhow::Ok((folder.history(&spec).await?, folder.blobs().await?)) })?;
-    let (run, step, recorded) = recorded::read(&history, arguments.step)?;
-    let mut report = Report::new(&run, step);
-    if !arguments.json {
-        println!("{}", report.head());
-    }
-    let mut redo = Redo::new(&run, Store::new(runtime, blobs));
-    redo.use_models(arguments.model.as_deref(), arguments.judge.as_deref());
-    for part in VerifyPart::value_variants() {
-        if !arguments.part.is_empty() && !arguments.part.contains(part) {
+        .map_err(Error::Runtime)?;
+    let history = runtime.block_on(source.history())?;
+    let (run, step, recorded) = recorded::read(&history, options.step)?;
+    let mut report = VerifyReport::new(&run, step);
+    progress(Progress::Begun(&report));
+    let mut redo = Redo::new(&run, Store::new(runtime, source));
+    redo.use_models(options.model.as_deref(), options.judge.as_deref());
+    for part in Part::ALL {
+        if !options.parts.is_empty() && !options.parts.contains(&part) {
             continue;
         }
-        let units: Vec<&Recorded> = recorded
-            .iter()
-            .filter(|recorded| recorded::part(&recorded.unit) == Some(*part))
-            .collect();
-        let goes_on = verify_part(*part, &units, &mut redo, &mut report)?;
-        if let Some(done) = report.parts.last().filter(|done| done.part == *part && !arguments.json) {
-            println!("{}", done.line());
+        let of_part = |recorded: &&Recorded| recorded::part(&recorded.unit) == Some(part);
+        let units: Vec<&Recorded> = recorded.iter().filter(of_part).collect();
+        let goes_on = verify_part(part, &units, &mut redo, &mut report)?;
+        if let Some(done) = report.parts.last().filter(|done| done.part == part) {
+            progress(Progress::Done(done));
         }
         if !goes_on {
             break;
@@ -65,28 +121,11 @@ pub(crate) fn verify(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
         report.retained = retained(&run, redo.store())?;
     }
     report.conclude(redo.into_damages());
-    if arguments.json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&report).context("cannot write JSON")?
-        );
-    } else {
-        print!("{}", report.conclusion());
-    }
-    Ok(if report.confirmed {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(report)
 }
 
 /// Does one part's units again. Returns whether to go on: after a difference there is nothing more to confirm.
-fn verify_part(
-    part: VerifyPart,
-    units: &[&Recorded],
-    redo: &mut Redo<'_>,
-    report: &mut Report,
-) -> anyhow::Result<bool> {
+fn verify_part(part: Part, units: &[&Recorded], redo: &mut Redo<'_>, report: &mut VerifyReport) -> Result<bool, Error> {
     if units.is_empty() {
         return Ok(true);
     }
@@ -112,7 +151,7 @@ fn verify_part(
 
 /// The steps that can be done again: the policies that they are sampled from and train are still among the blobs. The first
 /// needs none.
-fn retained(run: &Run, store: &Store) -> anyhow::Result<Vec<Step>> {
+fn retained(run: &Run, store: &Store<'_>) -> Result<Vec<Step>, Error> {
     let policies = &run.results().policies;
     let lag = run.spec().sampling.max_policy_lag as usize;
     let mut steps = vec![Step(1)];

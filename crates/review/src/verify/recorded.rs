@@ -6,9 +6,8 @@ use gavel_core::ids::{Fence, Step};
 use gavel_core::run::{Event, Phase, Run};
 use gavel_core::work::{Assignment, Outcome, Unit};
 
-use crate::args::VerifyPart;
-use crate::fault::Fault;
-use crate::run::History;
+use super::Part;
+use crate::{Error, History};
 
 /// One unit that was done and accepted.
 #[derive(Debug, Clone)]
@@ -21,13 +20,13 @@ pub(super) struct Recorded {
 }
 
 /// The part of a step that a unit belongs to; `None` for evaluations.
-pub(super) fn part(unit: &Unit) -> Option<VerifyPart> {
+pub(super) fn part(unit: &Unit) -> Option<Part> {
     match unit {
-        Unit::Initialise => Some(VerifyPart::Initialise),
-        Unit::Sample { .. } => Some(VerifyPart::Sample),
-        Unit::Judge { .. } => Some(VerifyPart::Judge),
-        Unit::Gradient { .. } => Some(VerifyPart::Gradient),
-        Unit::Commit { .. } => Some(VerifyPart::Commit),
+        Unit::Initialise => Some(Part::Initialise),
+        Unit::Sample { .. } => Some(Part::Sample),
+        Unit::Judge { .. } => Some(Part::Judge),
+        Unit::Gradient { .. } => Some(Part::Gradient),
+        Unit::Commit { .. } => Some(Part::Commit),
         Unit::EvaluateSample { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => None,
     }
 }
@@ -47,10 +46,10 @@ fn step_of(unit: &Unit) -> Option<Step> {
 ///
 /// # Errors
 /// The ledger does not replay, or there is nothing of that step in it.
-pub(super) fn read(history: &History, step: Option<u32>) -> anyhow::Result<(Run, Step, Vec<Recorded>)> {
+pub(super) fn read(history: &History, step: Option<Step>) -> Result<(Run, Step, Vec<Recorded>), Error> {
     let run = history.replay(|_, _| {}, |_, _| {})?;
     let committed = run.committed();
-    let step = Step(step.unwrap_or(committed.0.max(1)));
+    let step = step.unwrap_or(committed.max(Step(1)));
     let mut given: BTreeMap<(Unit, Fence), Assignment> = BTreeMap::new();
     let mut accepted: BTreeMap<Unit, (Fence, Outcome)> = BTreeMap::new();
     history.replay(
@@ -85,11 +84,11 @@ pub(super) fn read(history: &History, step: Option<u32>) -> anyhow::Result<(Run,
         })
         .collect();
     if recorded.is_empty() {
-        return Err(
-            Fault::new(format!("run `{}` has no accepted work of step {step}", run.id()))
-                .with_hint(format!("steps 1 to {committed} are committed"))
-                .into(),
-        );
+        return Err(Error::NothingAccepted {
+            run: run.id().clone(),
+            step,
+            committed,
+        });
     }
     Ok((run, step, recorded))
 }

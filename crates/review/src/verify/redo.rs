@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use anyhow::Context as _;
 use gavel_core::run::Run;
 use gavel_core::spec::{GradientExchange, RunSpec};
 use gavel_core::work::{Outcome, Role};
@@ -12,10 +11,11 @@ use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
 use gavel_worker::{Work, WorkContext};
 
+use super::blobs::{Named, inputs, outputs};
 use super::compare::{Equal, compare};
-use super::named::{Named, inputs, outputs};
 use super::recorded::Recorded;
 use super::store::{Damage, Store};
+use crate::Error;
 
 /// What came of doing a unit again.
 pub(super) enum Redone {
@@ -32,11 +32,11 @@ pub(super) struct Redo<'a> {
     run: &'a Run,
     spec: RunSpec,
     worker: Option<(Role, Box<dyn Work>)>,
-    store: Store,
+    store: Store<'a>,
 }
 
 impl<'a> Redo<'a> {
-    pub(super) fn new(run: &'a Run, store: Store) -> Self {
+    pub(super) fn new(run: &'a Run, store: Store<'a>) -> Self {
         let mut spec = run.spec().clone();
         // Whatever way the sums went, what is done again goes through the store.
         spec.trainer.exchange = GradientExchange::Blobs;
@@ -58,7 +58,7 @@ impl<'a> Redo<'a> {
         }
     }
 
-    pub(super) fn store(&self) -> &Store {
+    pub(super) fn store(&self) -> &Store<'a> {
         &self.store
     }
 
@@ -70,8 +70,8 @@ impl<'a> Redo<'a> {
     ///
     /// # Errors
     /// The blobs cannot be read or the worker cannot start: nothing that speaks against the record.
-    pub(super) fn redo(&mut self, recorded: &Recorded) -> anyhow::Result<Redone> {
-        let context = WorkContext::in_memory().context("cannot start the async runtime")?;
+    pub(super) fn redo(&mut self, recorded: &Recorded) -> Result<Redone, Error> {
+        let context = WorkContext::in_memory().map_err(Error::Runtime)?;
         let mut lacking = Vec::new();
         for named in inputs(&recorded.assignment) {
             match self.store.get(&named)? {
@@ -107,30 +107,30 @@ impl<'a> Redo<'a> {
     }
 
     /// The worker of a role, ready for the run.
-    fn worker(&mut self, role: Role) -> anyhow::Result<&mut dyn Work> {
-        if self.worker.as_ref().is_none_or(|(ready, _)| *ready != role) {
-            // Frees the other model first: two may not fit.
-            self.worker = None;
-            let mut worker: Box<dyn Work> = match role {
-                Role::Sampler => Box::<SamplerWork>::default(),
-                Role::Judge => Box::<JudgeWork>::default(),
-                Role::Trainer => Box::<TrainerWork>::default(),
-            };
-            worker
-                .prepare(self.run.id(), &self.spec, self.run.assets())
-                .with_context(|| {
-                    format!("the {role}'s model cannot be loaded; --model and --judge name other folders")
-                })?;
-            self.worker = Some((role, worker));
-        }
-        match &mut self.worker {
-            Some((_, worker)) => Ok(worker.as_mut()),
-            None => anyhow::bail!("no worker is ready"),
-        }
+    fn worker(&mut self, role: Role) -> Result<&mut dyn Work, Error> {
+        let ready = self.worker.take_if(|(ready, _)| *ready == role);
+        // Another role's model is freed first: two may not fit.
+        self.worker = None;
+        let worker = match ready {
+            Some(ready) => ready,
+            None => (role, self.prepare(role)?),
+        };
+        Ok(self.worker.insert(worker).1.as_mut())
+    }
+
+    fn prepare(&self, role: Role) -> Result<Box<dyn Work>, Error> {
+        let mut worker: Box<dyn Work> = match role {
+            Role::Sampler => Box::<SamplerWork>::default(),
+            Role::Judge => Box::<JudgeWork>::default(),
+            Role::Trainer => Box::<TrainerWork>::default(),
+        };
+        let prepared = worker.prepare(self.run.id(), &self.spec, self.run.assets());
+        prepared.map_err(|source| Error::Model { role, source })?;
+        Ok(worker)
     }
 
     /// Looks whether what was made once is still stored, and keeps what was made again where it is not.
-    fn mend(&mut self, outcome: &Outcome, context: &WorkContext) -> anyhow::Result<()> {
+    fn mend(&mut self, outcome: &Outcome, context: &WorkContext) -> Result<(), Error> {
         for named in outputs(outcome) {
             // A commit of nothing names the blobs of the policy before it and makes none.
             if self.store.get(&named)?.is_none()
@@ -143,12 +143,7 @@ impl<'a> Redo<'a> {
     }
 
     /// Says what a difference in trajectories comes from, where the recorded one can be looked into.
-    fn explain(
-        &mut self,
-        recorded: &Outcome,
-        again: &Outcome,
-        context: &WorkContext,
-    ) -> anyhow::Result<Option<String>> {
+    fn explain(&mut self, recorded: &Outcome, again: &Outcome, context: &WorkContext) -> Result<Option<String>, Error> {
         let (
             Outcome::Sampled { samples, .. },
             Outcome::Sampled {

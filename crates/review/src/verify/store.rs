@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use anyhow::Context as _;
 use bytes::Bytes;
-use gavel_coordinator::blobs::{BlobError, Blobs};
+use gavel_coordinator::blobs::BlobError;
 use gavel_core::ids::Digest;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-use super::named::Named;
+use super::blobs::Named;
+use crate::{Error, RunSource};
 
 /// What is wrong with a stored blob.
 #[derive(Debug, Clone, Serialize)]
@@ -25,18 +25,18 @@ pub(super) struct Damage {
 }
 
 /// The blobs of a run.
-pub(super) struct Store {
+pub(super) struct Store<'a> {
     runtime: Runtime,
-    blobs: Blobs,
+    source: &'a dyn RunSource,
     again: HashMap<Digest, Bytes>,
     damages: BTreeMap<Digest, Damage>,
 }
 
-impl Store {
-    pub(super) fn new(runtime: Runtime, blobs: Blobs) -> Self {
+impl<'a> Store<'a> {
+    pub(super) fn new(runtime: Runtime, source: &'a dyn RunSource) -> Self {
         Self {
             runtime,
-            blobs,
+            source,
             again: HashMap::new(),
             damages: BTreeMap::new(),
         }
@@ -45,16 +45,16 @@ impl Store {
     /// The blob's bytes; `None` when it is gone or damaged and was not made again.
     ///
     /// # Errors
-    /// The folder cannot be read.
-    pub(super) fn get(&mut self, named: &Named) -> anyhow::Result<Option<Bytes>> {
+    /// The blobs cannot be read.
+    pub(super) fn get(&mut self, named: &Named) -> Result<Option<Bytes>, Error> {
         if let Some(bytes) = self.again.get(&named.digest) {
             return Ok(Some(bytes.clone()));
         }
-        let found = match self.runtime.block_on(self.blobs.peek(&named.digest)) {
+        let found = match self.runtime.block_on(self.source.blob(&named.digest)) {
             Ok(bytes) => return Ok(Some(bytes)),
             Err(BlobError::Missing { .. }) => None,
             Err(BlobError::Corrupt { found, .. }) => Some(found),
-            Err(error) => return Err(error).context("cannot read the run's blobs"),
+            Err(error) => return Err(error.into()),
         };
         self.damages.entry(named.digest).or_insert_with(|| Damage {
             what: named.what.clone(),
@@ -73,13 +73,12 @@ impl Store {
         }
     }
 
-    /// Whether the folder has the blob, without reading it.
+    /// Whether the source has the blob, without reading it.
     ///
     /// # Errors
-    /// The folder cannot be read.
-    pub(super) fn has(&self, digest: &Digest) -> anyhow::Result<bool> {
-        let size = self.runtime.block_on(self.blobs.size(digest));
-        Ok(size.context("cannot read the run's blobs")?.is_some())
+    /// The blobs cannot be read.
+    pub(super) fn has(&self, digest: &Digest) -> Result<bool, Error> {
+        Ok(self.runtime.block_on(self.source.blob_size(digest))?.is_some())
     }
 
     /// Everything that was found to be wrong.
