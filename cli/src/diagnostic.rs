@@ -1,116 +1,98 @@
-//! Errors as people see them: what failed, why, and what to do about it.
+//! How errors travel through the program, and how it tells them at its end.
+//!
+//! Whatever a command returns as an error has become a [`Diagnostic`] by then. An error of Gavel's own becomes one by `?`, and
+//! takes its remedy along; an error of another library has none and becomes one by [`Foreign::foreign`]. One that forgets
+//! its remedy does not compile.
 
-use gavel_core::Hint;
+use std::error::Error;
 
-/// An error of the command line itself: a message and its remedy.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub(crate) struct Fault {
-    message: String,
-    hint: Option<String>,
+pub(crate) use gavel_core::Diagnostic;
+
+/// What a command, or a part of one, comes to.
+pub(crate) type Result<T, E = Diagnostic> = std::result::Result<T, E>;
+
+/// With this set to `json`, the program's last line on standard error is its error as JSON. `gavel run` asks its processes so.
+pub(crate) const ERROR_FORMAT: (&str, &str) = ("GAVEL_ERROR_FORMAT", "json");
+
+/// Says what an error kept from being done.
+pub(crate) trait Context<T> {
+    /// The error, or the absence of a value, as the cause of `outer`.
+    fn context(self, outer: impl Into<Diagnostic>) -> Result<T>;
+
+    /// As [`Context::context`], where `outer` is costly.
+    fn with_context<O: Into<Diagnostic>>(self, outer: impl FnOnce() -> O) -> Result<T>;
 }
 
-impl Fault {
-    /// What is wrong.
-    pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            hint: None,
-        }
+impl<T, E: Into<Diagnostic>> Context<T> for Result<T, E> {
+    fn context(self, outer: impl Into<Diagnostic>) -> Result<T> {
+        self.map_err(|error| error.into().caused(outer.into()))
     }
 
-    /// What to do about it.
-    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
-        self
+    fn with_context<O: Into<Diagnostic>>(self, outer: impl FnOnce() -> O) -> Result<T> {
+        self.map_err(|error| error.into().caused(outer().into()))
     }
 }
 
-impl Hint for Fault {
-    fn hint(&self) -> Option<String> {
-        self.hint.clone()
+impl<T> Context<T> for Option<T> {
+    fn context(self, outer: impl Into<Diagnostic>) -> Result<T> {
+        self.ok_or_else(|| outer.into())
+    }
+
+    fn with_context<O: Into<Diagnostic>>(self, outer: impl FnOnce() -> O) -> Result<T> {
+        self.ok_or_else(|| outer().into())
     }
 }
 
-/// The error with its causes and its remedy, ready to print.
-pub(crate) fn render(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    let mut before = String::new();
-    for (depth, cause) in error.chain().enumerate() {
-        let message = cause.to_string();
-        // A wrapper that repeats its cause has said it already.
-        if depth > 0 && before.ends_with(&message) {
-            continue;
-        }
-        let label = if depth == 0 { "error" } else { "caused by" };
-        text += &format!("{label}: {}\n", message.trim_end().replace('\n', "\n  "));
-        before = message;
-    }
-    if let Some(hint) = hint(error) {
-        text += &format!("hint: {hint}\n");
-    }
-    text
+/// Errors of other libraries.
+pub(crate) trait Foreign<T> {
+    /// The error with its causes. Gavel's own errors do not come this way: they would lose their remedy.
+    fn foreign(self) -> Result<T>;
 }
 
-/// The remedy that the outermost error with one gives.
-fn hint(error: &anyhow::Error) -> Option<String> {
-    of::<Fault>(error)
-        .or_else(|| of::<gavel_core::spec::Problems>(error))
-        .or_else(|| of::<gavel_core::forecast::CapacityError>(error))
-        .or_else(|| of::<gavel_eval::EvalError>(error))
-        .or_else(|| of::<gavel_rubric::AskError>(error))
-        .or_else(|| of::<gavel_rubric::RubricError>(error))
-        .or_else(|| of::<gavel_rubric::data::DataError>(error))
-        .or_else(|| of::<gavel_rubric::generate::GenerateError>(error))
-        .or_else(|| of::<gavel_rubric::JournalError>(error))
-        .or_else(|| of::<gavel_rubric::TemplateError>(error))
-        .or_else(|| of::<gavel_models::LoadError>(error))
-        .or_else(|| of::<gavel_models::lora::LoraError>(error))
-        .or_else(|| of::<gavel_models::tensor_file::TensorFileError>(error))
-        .or_else(|| of::<gavel_sampler_worker::Error>(error))
-        .or_else(|| of::<gavel_judge::Error>(error))
-        .or_else(|| of::<gavel_trainer_worker::Error>(error))
-        .or_else(|| of::<gavel_loadtest::Error>(error))
-        .or_else(|| of::<gavel_trainer_worker::exchange::ExchangeError>(error))
-        .or_else(|| of::<gavel_worker::Error>(error))
-        .or_else(|| of::<gavel_coordinator::Error>(error))
-        .or_else(|| of::<gavel_coordinator::ledger::LedgerError>(error))
-        .or_else(|| of::<gavel_coordinator::blobs::BlobError>(error))
-        .or_else(|| of::<gavel_coordinator::ReplayError>(error))
+impl<T, E: Error> Foreign<T> for Result<T, E> {
+    fn foreign(self) -> Result<T> {
+        self.map_err(|error| Diagnostic::foreign(&error))
+    }
 }
 
-/// The remedy of an error of this type: given as context, or among the causes.
-fn of<T: std::error::Error + Hint + Send + Sync + 'static>(error: &anyhow::Error) -> Option<String> {
-    let as_context = error.downcast_ref::<T>().and_then(Hint::hint);
-    as_context.or_else(|| {
-        error
-            .chain()
-            .find_map(|cause| cause.downcast_ref::<T>().and_then(Hint::hint))
-    })
+/// Prints an error: for people and, where a parent process asked for it, once more for that.
+pub(crate) fn tell(diagnostic: &Diagnostic) {
+    eprint!("{}", diagnostic.render());
+    let (variable, format) = ERROR_FORMAT;
+    if std::env::var_os(variable).is_some_and(|value| value == format)
+        && let Ok(line) = serde_json::to_string(diagnostic)
+    {
+        eprintln!("{line}");
+    }
+}
+
+/// The error that a process told its parent at the end of its log.
+pub(crate) fn told_in(log: &str) -> Option<Diagnostic> {
+    log.lines().rev().find_map(|line| serde_json::from_str(line).ok())
 }
 
 #[cfg(test)]
 mod tests {
-    use anyhow::Context as _;
-
     use super::*;
 
     #[test]
-    fn causes_and_remedy_follow_the_error() {
-        let cause = std::io::Error::other("disk on fire");
-        let error =
-            anyhow::Error::new(cause).context(Fault::new("cannot write `x`").with_hint("call the fire brigade"));
-        assert_eq!(
-            render(&error),
-            "error: cannot write `x`\ncaused by: disk on fire\nhint: call the fire brigade\n"
-        );
+    fn an_outer_error_takes_causes_and_remedy_along() {
+        let inner = Err::<(), _>(Diagnostic::new("empty").with_hint("fill it"));
+        let error = inner.context("cannot pour").unwrap_err();
+        assert_eq!(error.render(), "error: cannot pour\ncaused by: empty\nhint: fill it\n");
+        let absent = None::<()>.context("nobody is there").unwrap_err();
+        assert_eq!(absent, Diagnostic::new("nobody is there"));
     }
 
     #[test]
-    fn a_remedy_deeper_in_the_chain_is_found_and_repetition_is_not_printed() {
-        let error = Err::<(), _>(Fault::new("empty").with_hint("fill it"))
-            .context("empty")
-            .unwrap_err();
-        assert_eq!(render(&error), "error: empty\nhint: fill it\n");
+    fn the_last_error_of_a_log_is_found_among_other_lines() {
+        let told = |error: &str| serde_json::to_string(&Diagnostic::new(error).with_hint("dig")).unwrap();
+        let log = format!(
+            "error: old\n{}\nINFO fine\nerror: new\nhint: dig\n{}\nWARN late\n",
+            told("old"),
+            told("new")
+        );
+        assert_eq!(told_in(&log), Some(Diagnostic::new("new").with_hint("dig")));
+        assert_eq!(told_in("INFO fine\nerror: not for us\n"), None);
     }
 }

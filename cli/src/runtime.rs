@@ -3,17 +3,25 @@
 use std::future::Future;
 use std::io::Read as _;
 
-use anyhow::Context as _;
+use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::ParentArguments;
+use crate::diagnostic::{Context as _, Result};
+
+/// How a process that `gavel run` started hears that it should end.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct ParentArguments {
+    /// End in good order when standard input is closed.
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_closes: bool,
+}
 
 /// Runs a future to its end.
 ///
 /// # Errors
 /// The future's, or that the system gives no threads.
-pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+pub(crate) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -29,7 +37,7 @@ pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> an
 ///
 /// # Errors
 /// The system does not deliver signals.
-async fn shutdown_signal() -> anyhow::Result<()> {
+async fn shutdown_signal() -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     tokio::select! {
         interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot listen for Ctrl-C"),
@@ -38,12 +46,12 @@ async fn shutdown_signal() -> anyhow::Result<()> {
 }
 
 /// A token that is cancelled by Ctrl-C or SIGTERM and, for a child process, when the parent closes its standard input or dies.
-pub(super) fn shutdown_token(parent: ParentArguments) -> CancellationToken {
+pub(crate) fn shutdown_token(parent: ParentArguments) -> CancellationToken {
     let token = CancellationToken::new();
     let on_signal = token.clone();
     tokio::spawn(async move {
         if let Err(error) = shutdown_signal().await {
-            tracing::error!(error = format!("{error:#}"), "signals are not heard");
+            tracing::error!(%error, "signals are not heard");
             return;
         }
         on_signal.cancel();

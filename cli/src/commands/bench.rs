@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::Context as _;
+use clap::Args;
 use gavel_core::ids::{PromptIndex, Step};
 use gavel_core::noise::Use;
 use gavel_core::rpo::{self, learning_rate};
@@ -12,14 +12,27 @@ use gavel_judge::Templates;
 use gavel_models::flux::transformer::ActivationMemory;
 use gavel_models::load::{device, dtype};
 use gavel_models::lora::LoraConfig;
+use gavel_review::peak_memory_bytes;
 use gavel_rubric::{Judge, JudgedPair, RubricSet};
 use gavel_sampler_worker::{Method, Policy, Request, Sample, Sampler};
 use gavel_trainer_worker::{GradientSettings, Group, PolicyState, RewardedTrajectory, Trainer, commit, reduce};
 use serde::Serialize;
 
-use crate::args::BenchArguments;
-use crate::run::peak_memory_bytes;
-use crate::{assets, config};
+use crate::assets;
+use crate::config::{self, ConfigArguments};
+use crate::diagnostic::{Context as _, Foreign as _, Result};
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    #[command(flatten)]
+    pub(crate) config: ConfigArguments,
+    /// Timed steps, after a warm-up step.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) steps: u32,
+    /// Print the measurements as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 /// Wall-clock seconds of one step's parts.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -45,7 +58,7 @@ struct Measured {
     threads: usize,
 }
 
-pub(super) fn bench(arguments: &BenchArguments) -> anyhow::Result<()> {
+pub(super) fn bench(arguments: &BenchArguments) -> Result<()> {
     let spec = config::load(&arguments.config)?;
     let mut bench = Bench::load(spec)?;
     bench.step(Step(1))?;
@@ -99,9 +112,9 @@ struct Bench {
 }
 
 impl Bench {
-    fn load(spec: RunSpec) -> anyhow::Result<Self> {
+    fn load(spec: RunSpec) -> Result<Self> {
         let files = assets::read(&spec)?;
-        let model_device = device(spec.model.device)?;
+        let model_device = device(spec.model.device).foreign()?;
         let rubric = RubricSet::load(&spec.judge.rubric)?;
         let trainer = Trainer::load(&spec.model.path, &model_device, dtype(spec.model.dtype))?;
         let lora = LoraConfig::from(&spec.lora);
@@ -117,7 +130,7 @@ impl Bench {
     }
 
     /// One whole step on its own prompts.
-    fn step(&mut self, step: Step) -> anyhow::Result<Laps> {
+    fn step(&mut self, step: Step) -> Result<Laps> {
         let started = Instant::now();
         let samples = self.sample(step)?;
         let sampled = Instant::now();
@@ -132,7 +145,7 @@ impl Bench {
         })
     }
 
-    fn sample(&mut self, step: Step) -> anyhow::Result<Vec<Sample>> {
+    fn sample(&mut self, step: Step) -> Result<Vec<Sample>> {
         let count = self.spec.prompts.per_step as usize;
         let offset = step.0 as usize * count;
         let prompts: Vec<PromptText> = (0..count)
@@ -169,7 +182,7 @@ impl Bench {
     }
 
     /// The decided pairs with their rewards, and how many there are.
-    fn judge(&self, samples: &[Sample]) -> anyhow::Result<(Vec<Group>, usize)> {
+    fn judge(&self, samples: &[Sample]) -> Result<(Vec<Group>, usize)> {
         let candidates = usize::from(self.spec.sampling.candidates);
         let pairs: Vec<JudgedPair<'_>> = samples
             .chunks_exact(candidates)
@@ -208,7 +221,7 @@ impl Bench {
         Ok((groups, decided))
     }
 
-    fn train(&mut self, step: Step, groups: &[Group]) -> anyhow::Result<()> {
+    fn train(&mut self, step: Step, groups: &[Group]) -> Result<()> {
         let settings = GradientSettings {
             objective: &self.spec.objective,
             timesteps: &self.spec.trained_steps(),

@@ -3,18 +3,53 @@
 mod measured;
 mod process;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use clap::Args;
 use gavel_loadtest::{Fleet, FleetOptions, SyntheticRun, Tally, submit, synthetic_run};
+use gavel_review::{Machine, Usage, usage};
 
-use super::block_on;
-use crate::args::LoadArguments;
 use crate::client::Client;
-use crate::fault::Fault;
-use crate::run::{Machine, Usage, usage};
+use crate::diagnostic::{Context as _, Diagnostic, Result};
+use crate::runtime::block_on;
 use measured::{Idle, Loaded, Measured, Report};
 use process::CoordinatorProcess;
+
+#[derive(Debug, Args)]
+pub(crate) struct LoadArguments {
+    /// Sizes of the simulated fleet, measured one after the other, each with a coordinator of its own.
+    #[arg(
+        long,
+        value_name = "N,N,..",
+        value_delimiter = ',',
+        default_value = "10,100,1000,10000",
+        value_parser = clap::value_parser!(u32).range(1..=100_000)
+    )]
+    pub(crate) workers: Vec<u32>,
+    /// Connections that the workers share; never more than there are workers.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) connections: u32,
+    /// Leases that the whole fleet asks for in a second: each worker takes workers/rate seconds for a unit [default: as
+    /// many as the coordinator gives].
+    #[arg(long, value_name = "LEASES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
+    /// Prompts of a step; a step has three units for each, and a commit.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) prompts: u32,
+    /// How long the fleet is watched while there is no work.
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    pub(crate) idle: humantime::Duration,
+    /// How long it is watched at work, after it has warmed up.
+    #[arg(long, value_name = "DURATION", default_value = "20s")]
+    pub(crate) duration: humantime::Duration,
+    /// Program whose coordinator is measured, to compare two builds [default: this one].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) program: Option<PathBuf>,
+    /// Print the measurements as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 /// More steps than any measurement takes: the run must not end before the measurement does.
 const STEPS: u32 = 10_000;
@@ -23,7 +58,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// A unit of each stage must have passed before all workers have work.
 const STAGES: u32 = 3;
 
-pub(super) fn load(arguments: &LoadArguments) -> anyhow::Result<()> {
+pub(super) fn load(arguments: &LoadArguments) -> Result<()> {
     let report = block_on(async {
         let mut fleets = Vec::with_capacity(arguments.workers.len());
         for workers in &arguments.workers {
@@ -53,7 +88,7 @@ struct Moment {
 }
 
 impl Moment {
-    fn now(coordinator: &CoordinatorProcess) -> anyhow::Result<Self> {
+    fn now(coordinator: &CoordinatorProcess) -> Result<Self> {
         Ok(Self {
             at: Instant::now(),
             coordinator: coordinator.usage()?,
@@ -63,7 +98,7 @@ impl Moment {
 }
 
 /// One fleet on a coordinator of its own: first without work, then at work.
-async fn measure(workers: u32, arguments: &LoadArguments) -> anyhow::Result<Measured> {
+async fn measure(workers: u32, arguments: &LoadArguments) -> Result<Measured> {
     let run = synthetic_run(STEPS, arguments.prompts)?;
     let coordinator = CoordinatorProcess::start(arguments.program.as_deref()).await?;
     let options = FleetOptions {
@@ -136,11 +171,7 @@ fn loaded(tally: &Tally, window: &(Moment, Moment)) -> Loaded {
 }
 
 /// Lets the fleet be for a while.
-async fn watch(
-    fleet: &Fleet,
-    coordinator: &CoordinatorProcess,
-    time: Duration,
-) -> anyhow::Result<(Tally, (Moment, Moment))> {
+async fn watch(fleet: &Fleet, coordinator: &CoordinatorProcess, time: Duration) -> Result<(Tally, (Moment, Moment))> {
     fleet.take_tally();
     let first = Moment::now(coordinator)?;
     tokio::time::sleep(time).await;
@@ -159,14 +190,14 @@ fn per_second(window: &(Moment, Moment), count: usize) -> f64 {
 }
 
 /// Steps that the run has committed; it must not have ended.
-async fn committed(coordinator: &CoordinatorProcess, run: &SyntheticRun) -> anyhow::Result<u32> {
+async fn committed(coordinator: &CoordinatorProcess, run: &SyntheticRun) -> Result<u32> {
     let status = Client::connect(coordinator.address()).await?.status(&run.id()).await?;
     if status.phase.is_ended() {
-        let fault = Fault::new(format!(
+        let fault = Diagnostic::new(format!(
             "the synthetic run ended before the measurement did: {}",
             status.waiting.text
         ));
-        return Err(fault.with_hint("raise --prompts, or shorten --duration").into());
+        return Err(fault.with_hint("raise --prompts, or shorten --duration"));
     }
     Ok(status.step.0)
 }
