@@ -1,0 +1,105 @@
+//! A run that an earlier Gavel wrote is still read: `run/` is the folder of a run of four steps that was stopped after two, by
+//! Gavel at commit 546dba1 (ledger, blobs and trajectories in their first formats). It is audited, done again, exported and resumed.
+
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// SHA-256 of the adapter with which the Gavel that wrote the run ended it, when it was resumed there.
+const FINAL_ADAPTER: &str = "65e51690a65434c2adb6eb0f2b820683e440f272d6af9fb363a98d56a089cf03";
+
+/// SHA-256 of the adapter of step 1, which that Gavel exported.
+const FIRST_ADAPTER: &str = "49b7101f4feb4316223aa30d49dc516cd488914f0e368d2de57f97e9d0aa8b60";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder can be made");
+    for entry in std::fs::read_dir(from).expect("the fixture is there") {
+        let entry = entry.expect("the fixture is readable");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("a file can be copied");
+        }
+    }
+}
+
+/// The run in a folder that the test may change.
+fn run() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let run = folder.path().join("run");
+    copy(&root().join("tests/compatibility/run"), &run);
+    (folder, run)
+}
+
+/// Starts `gavel` at the root of the repository: the run's models are named from there.
+fn gavel(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_gavel"))
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .expect("gavel starts")
+}
+
+fn succeeds(arguments: &[&str]) -> String {
+    let output = gavel(arguments);
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{arguments:?}\n{out}\n{err}");
+    out.into_owned()
+}
+
+fn sha256(file: &Path) -> String {
+    gavel_core::ids::Digest::of(&std::fs::read(file).expect("the file is there")).to_string()
+}
+
+#[test]
+fn an_earlier_run_is_audited_and_done_again_to_the_same_bytes() {
+    let (_folder, run) = run();
+    let run = run.to_str().expect("UTF-8");
+    let audited = succeeds(&["audit", run]);
+    assert!(
+        audited.contains("2 steps committed") && audited.contains("no findings"),
+        "{audited}"
+    );
+    let verified = succeeds(&["verify", run]);
+    assert!(
+        verified.contains("confirmed: the same bytes") && verified.contains("trajectories 8"),
+        "{verified}"
+    );
+}
+
+#[test]
+fn an_earlier_run_gives_out_its_adapters() {
+    let (folder, run) = run();
+    let out = folder.path().join("exported");
+    succeeds(&[
+        "export",
+        run.to_str().expect("UTF-8"),
+        "--step",
+        "1",
+        "--out",
+        out.to_str().expect("UTF-8"),
+    ]);
+    assert_eq!(sha256(&out.join("adapter_model.safetensors")), FIRST_ADAPTER);
+}
+
+#[test]
+fn an_earlier_run_is_resumed_to_the_adapter_that_it_would_have_had() {
+    let (_folder, run) = run();
+    let path = run.to_str().expect("UTF-8");
+    succeeds(&["run", "tests/compatibility/small.toml", "--resume", "--out", path]);
+    assert_eq!(sha256(&run.join("adapter/adapter_model.safetensors")), FINAL_ADAPTER);
+    let audited = succeeds(&["audit", path]);
+    assert!(
+        audited.contains("4 steps committed") && audited.contains("no findings"),
+        "{audited}"
+    );
+}
