@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use gavel_core::spec::{JudgeFamily, JudgeSpec, NamedJudge, RunSpec};
 use gavel_judge::{Endpoint, check_question};
-use gavel_models::flux::inspect::FluxInspection;
 use gavel_models::load::device;
 use gavel_models::lora::LoraConfig;
 use gavel_models::vlm::VlmInspection;
+use gavel_models::{Family, denoiser::Inspection};
 use gavel_rubric::{JudgeTemplate, RubricSet};
 
 use crate::assets::{self, Files};
@@ -17,14 +17,15 @@ use crate::assets::{self, Files};
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// The base model's folder is complete, and its device can be used.
-pub(super) fn model(spec: &RunSpec) -> anyhow::Result<FluxInspection> {
+pub(super) fn model(spec: &RunSpec) -> anyhow::Result<Box<dyn Inspection>> {
+    let family = Family::from_name(spec.model.family.as_str()).context("`model.family`")?;
     assets::check_model_folder(spec)?;
     device(spec.model.device).with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
-    FluxInspection::read(&spec.model.path).context("`model.path` cannot be used")
+    family.inspect(&spec.model.path).context("`model.path` cannot be used")
 }
 
-/// `lora` binds to the transformer.
-pub(super) fn adapter(spec: &RunSpec, model: &FluxInspection) -> anyhow::Result<()> {
+/// `lora` binds to the denoiser.
+pub(super) fn adapter(spec: &RunSpec, model: &dyn Inspection) -> anyhow::Result<()> {
     model
         .bind(&LoraConfig::from(&spec.lora))
         .context("`lora` does not fit the model")?;
@@ -32,9 +33,9 @@ pub(super) fn adapter(spec: &RunSpec, model: &FluxInspection) -> anyhow::Result<
 }
 
 /// Pictures of this size can be painted.
-pub(super) fn size(spec: &RunSpec, model: &FluxInspection) -> anyhow::Result<()> {
+pub(super) fn size(spec: &RunSpec, model: &dyn Inspection) -> anyhow::Result<()> {
     model
-        .latent_tokens(spec.sampling.height, spec.sampling.width)
+        .grid(spec.sampling.height, spec.sampling.width)
         .context("`sampling.width` and `sampling.height`")?;
     Ok(())
 }

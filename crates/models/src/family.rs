@@ -10,6 +10,7 @@ use candle_core::{DType, Device};
 use crate::LoadError;
 use crate::denoiser::{Denoiser, Inspection, Pipeline};
 use crate::flux::{FluxInspection, FluxPipeline, FluxTransformer};
+use crate::load::read_json;
 
 /// A family of diffusion models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -82,6 +83,39 @@ impl Family {
         })
     }
 
+    /// The family of a pipeline folder, by the class that its `model_index.json` names.
+    ///
+    /// # Errors
+    /// Any [`LoadError`]; [`LoadError::Unsupported`] for the class of no family.
+    pub fn of_folder(dir: &Path) -> Result<Self, LoadError> {
+        if !dir.is_dir() {
+            return Err(LoadError::FolderMissing { dir: dir.to_owned() });
+        }
+        let file = dir.join("model_index.json");
+        let key = "_class_name";
+        let class = &read_json(&file)?[key];
+        let found = Self::ALL.iter().find(|family| class == family.pipeline_class());
+        found.copied().ok_or_else(|| {
+            let classes: Vec<String> = Self::ALL
+                .iter()
+                .map(|family| format!("`{}`", family.pipeline_class()))
+                .collect();
+            LoadError::Unsupported {
+                file,
+                key: key.to_owned(),
+                found: class.to_string(),
+                expected: classes.join(" or "),
+            }
+        })
+    }
+
+    /// The pipeline class that `model_index.json` names.
+    fn pipeline_class(self) -> &'static str {
+        match self {
+            Self::Flux => "FluxPipeline",
+        }
+    }
+
     /// Whether a task has source pictures, which the family edits.
     pub fn takes_sources(self) -> bool {
         match self {
@@ -144,6 +178,23 @@ mod tests {
         for family in Family::ALL {
             assert_eq!(Family::from_name(family.name()), Ok(*family));
         }
+    }
+
+    #[test]
+    fn a_folder_names_its_family_or_is_refused() {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+        assert_eq!(Family::of_folder(&models.join("tiny-flux")).unwrap(), Family::Flux);
+        let absent = Family::of_folder(&models.join("none")).unwrap_err();
+        assert!(matches!(absent, LoadError::FolderMissing { .. }), "{absent}");
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("model_index.json");
+        std::fs::write(&file, r#"{"_class_name": "StableDiffusionPipeline"}"#).unwrap();
+        let other = Family::of_folder(folder.path()).unwrap_err().to_string();
+        assert!(
+            other.contains("StableDiffusionPipeline") && other.contains("`FluxPipeline`"),
+            "{other}"
+        );
     }
 
     #[test]

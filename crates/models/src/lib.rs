@@ -14,9 +14,7 @@ mod layers;
 pub mod load;
 pub mod lora;
 pub mod ops;
-pub mod tensor_file;
 pub mod text;
-pub mod trajectory;
 pub mod vae;
 pub mod vlm;
 

@@ -3,7 +3,7 @@
 use gavel_core::noise::{NoiseKey, Use};
 use gavel_models::lora::{LoraAdapter, LoraConfig};
 
-use crate::{Error, OptimizerState, PolicyState, Trainer};
+use super::{Error, OptimizerState, PolicyState, Trainer};
 
 impl Trainer {
     /// Makes the initial adapter (A Kaiming-uniform by the seed's key, B zero: the base policy exactly) and a fresh optimizer
@@ -13,7 +13,7 @@ impl Trainer {
     /// [`Error::Lora`] for an unknown target or a setting out of range.
     pub fn initialise(&self, lora: &LoraConfig, seed: u64, averages: bool) -> Result<PolicyState, Error> {
         let key = NoiseKey::new(seed, Use::AdapterInit);
-        let adapter = LoraAdapter::init(&self.transformer, lora, key.bytes())?;
+        let adapter = LoraAdapter::init(self.denoiser.layers(), lora, key.bytes())?;
         let optimizer = OptimizerState::fresh(&adapter, averages);
         Ok(PolicyState { adapter, optimizer })
     }

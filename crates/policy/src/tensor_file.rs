@@ -13,12 +13,12 @@ pub struct TensorFile {
     /// The `__metadata__` section.
     pub metadata: BTreeMap<String, String>,
     /// The tensors.
-    pub tensors: BTreeMap<String, FileTensor>,
+    pub tensors: BTreeMap<String, HostTensor>,
 }
 
 /// A float32 tensor in row-major order.
 #[derive(Debug, Clone, PartialEq)]
-pub struct FileTensor {
+pub struct HostTensor {
     /// Extent per axis.
     pub shape: Vec<usize>,
     /// As many values as the product of `shape`.
@@ -104,7 +104,7 @@ impl TensorFile {
         debug_assert_eq!(shape.iter().product::<usize>(), values.len(), "{name}");
         self.tensors.insert(
             name.to_owned(),
-            FileTensor {
+            HostTensor {
                 shape: shape.to_vec(),
                 values,
             },
@@ -115,7 +115,7 @@ impl TensorFile {
     ///
     /// # Errors
     /// [`TensorFileError::Missing`].
-    pub fn take(&mut self, name: &str) -> Result<FileTensor, TensorFileError> {
+    pub fn take(&mut self, name: &str) -> Result<HostTensor, TensorFileError> {
         self.tensors
             .remove(name)
             .ok_or_else(|| TensorFileError::Missing { name: name.to_owned() })
@@ -224,7 +224,7 @@ impl TensorFile {
                 .collect();
             file.tensors.insert(
                 name,
-                FileTensor {
+                HostTensor {
                     shape: view.shape().to_vec(),
                     values,
                 },
@@ -234,7 +234,7 @@ impl TensorFile {
     }
 }
 
-impl FileTensor {
+impl HostTensor {
     /// Refuses another shape; `None` in `expected` stands for any extent.
     ///
     /// # Errors

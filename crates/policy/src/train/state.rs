@@ -1,12 +1,10 @@
 //! What a step starts from and leaves behind: adapter and optimizer state, and their files.
 
 use gavel_core::{ids::Digest, rpo::adamw::AdamW, work::Policy};
-use gavel_models::{
-    lora::LoraAdapter,
-    tensor_file::{TensorFile, TensorFileError},
-};
+use gavel_models::lora::LoraAdapter;
 
-use crate::Error;
+use super::Error;
+use crate::{TensorFile, TensorFileError};
 
 /// AdamW's moments and the adapter's average, in the adapter's flat order.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,12 +6,13 @@ mod common;
 
 use common::{adapter, groups, objective, settings, trainer};
 use gavel_core::spec::{ObjectiveSpec, OptimizerSpec};
-use gavel_models::{
-    flux::transformer::ActivationMemory, lora::LoraAdapter, tensor_file::TensorFile, trajectory::Trajectory,
-};
-use gavel_trainer_worker::{
-    Error, Group, OptimizerState, PolicyState, ReplaySettings, RewardedTrajectory, replay,
-    replay::{OPTIMIZER_FILE, optimizer_beside},
+use gavel_models::{denoiser::ActivationMemory, lora::LoraAdapter};
+use gavel_policy::{
+    Group, OptimizerState, PolicyState, RewardedTrajectory, TensorFile, Trajectory,
+    train::{
+        Error,
+        replay::{OPTIMIZER_FILE, ReplaySettings, optimizer_beside, replay},
+    },
 };
 
 fn replay_settings(objective: ObjectiveSpec) -> ReplaySettings {
@@ -80,13 +81,13 @@ fn what_an_update_saves_is_what_the_next_one_reads() {
     let replayed = replay(&trainer, &state, trajectories, &rewards, &replay_settings(objective())).unwrap();
     let dir = tempfile::tempdir().unwrap();
     replayed.save(dir.path()).unwrap();
-    let loaded = LoraAdapter::load(dir.path(), trainer.transformer()).unwrap();
+    let loaded = LoraAdapter::load(dir.path(), trainer.denoiser().layers()).unwrap();
     assert_eq!(loaded.flatten(), replayed.state.adapter.flatten());
     assert_eq!(
         optimizer_beside(dir.path(), &loaded, true).unwrap(),
         replayed.state.optimizer
     );
-    let averaged = LoraAdapter::load(&dir.path().join("averaged"), trainer.transformer()).unwrap();
+    let averaged = LoraAdapter::load(&dir.path().join("averaged"), trainer.denoiser().layers()).unwrap();
     assert_eq!(Some(averaged.flatten()), replayed.state.optimizer.average);
     assert_ne!(averaged.flatten(), loaded.flatten());
 

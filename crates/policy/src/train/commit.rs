@@ -5,7 +5,7 @@ use gavel_core::{
     spec::OptimizerSpec,
 };
 
-use crate::{Error, PolicyState};
+use super::{Error, PolicyState};
 
 /// A committed step.
 #[derive(Debug, Clone)]

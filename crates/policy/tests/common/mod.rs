@@ -7,21 +7,20 @@ use gavel_core::{
     ids::{Digest, PromptIndex, Step},
     noise::{NoiseKey, Use},
     spec::{ObjectiveSpec, SamplingSpec},
-    work::PromptText,
 };
 use gavel_models::{
-    flux::transformer::ActivationMemory,
+    Family,
+    denoiser::{ActivationMemory, Task},
     lora::{LoraAdapter, LoraConfig},
 };
-use gavel_sampler_worker::{Method, Policy, Request, Sampler};
-use gavel_trainer_worker::{GradientSettings, Group, RewardedTrajectory, Trainer};
+use gavel_policy::{GradientSettings, Group, Method, Policy, Prompt, Request, RewardedTrajectory, Sampler, Trainer};
 
 pub(crate) fn tiny_flux() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tiny-flux"))
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-flux"))
 }
 
 pub(crate) fn trainer() -> Trainer {
-    Trainer::load(&tiny_flux(), &Device::Cpu, DType::F32).unwrap()
+    Trainer::load(Family::Flux, &tiny_flux(), &Device::Cpu, DType::F32).unwrap()
 }
 
 pub(crate) fn lora() -> LoraConfig {
@@ -76,16 +75,19 @@ pub(crate) fn sampling() -> SamplingSpec {
 
 /// `count` pairs with rewards +1 and -1.
 pub(crate) fn groups(digest: Digest, adapter: &LoraAdapter, count: u32) -> Vec<Group> {
-    let mut sampler = Sampler::load(&tiny_flux(), &Device::Cpu, DType::F32).unwrap();
+    let mut sampler = Sampler::load(Family::Flux, &tiny_flux(), &Device::Cpu, DType::F32).unwrap();
     let texts = [
         "a red circle on a blue background",
         "a green square on a white background",
         "a black triangle",
     ];
-    let prompts: Vec<PromptText> = (0..count)
-        .map(|index| PromptText {
+    let prompts: Vec<Prompt<'_>> = (0..count)
+        .map(|index| Prompt {
             index: PromptIndex(index),
-            text: texts[index as usize % texts.len()].into(),
+            task: Task {
+                words: texts[index as usize % texts.len()],
+                sources: &[],
+            },
         })
         .collect();
     let request = Request {
@@ -129,7 +131,7 @@ pub(crate) fn objective() -> ObjectiveSpec {
 pub(crate) fn settings(objective: &ObjectiveSpec) -> GradientSettings<'_> {
     GradientSettings {
         objective,
-        timesteps: &[0, 1, 2],
+        timesteps: vec![0, 1, 2],
         memory: ActivationMemory::KeepAll,
         ratio_deviation: 1e-3,
     }

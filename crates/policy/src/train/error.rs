@@ -1,7 +1,10 @@
 //! What can go wrong while training.
 
 use gavel_core::{Hint, ids::Digest};
-use gavel_models::{LoadError, ModelError, lora::LoraError, tensor_file::TensorFileError};
+use gavel_models::{LoadError, ModelError, lora::LoraError};
+
+use super::replay::FileError;
+use crate::TensorFileError;
 
 /// Training failed; nothing of the policy has changed.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +15,7 @@ pub enum Error {
     /// An adapter does not fit.
     #[error(transparent)]
     Lora(#[from] LoraError),
-    /// The transformer refused its input, or a tensor operation failed.
+    /// The denoiser refused its input, or a tensor operation failed.
     #[error(transparent)]
     Model(#[from] ModelError),
     /// A trajectory, gradient or optimizer file is not what it should be.
@@ -26,13 +29,13 @@ pub enum Error {
     },
     /// A file could not be read or written.
     #[error(transparent)]
-    Io(#[from] crate::replay::FileError),
+    Io(#[from] FileError),
     /// A trajectory was sampled from another model.
     #[error("{trajectory} was sampled from a transformer with fingerprint {}, this one has {}", found.short(), expected.short())]
     OtherModel {
         /// The trajectory, in words.
         trajectory: String,
-        /// This transformer's fingerprint.
+        /// This denoiser's fingerprint.
         expected: Digest,
         /// The fingerprint in the trajectory.
         found: Digest,
@@ -47,7 +50,16 @@ pub enum Error {
         /// The adapter in the trajectory: its digest, or `base`.
         found: String,
     },
-    /// A trajectory does not fit this transformer or the settings.
+    /// A trajectory's conditioning is none that this denoiser reads.
+    #[error("{trajectory} does not fit the model")]
+    Conditioning {
+        /// The trajectory, in words.
+        trajectory: String,
+        /// Which tensor, and what it should be.
+        #[source]
+        source: ModelError,
+    },
+    /// A trajectory does not fit this denoiser or the settings.
     #[error("{trajectory}: `{tensor}` has {found}, expected {expected}")]
     Trajectory {
         /// The trajectory, in words.
@@ -122,7 +134,7 @@ impl Hint for Error {
             Self::File { source, .. } => return source.hint(),
             Self::OtherModel { .. } => "give samplers and trainers the same `model.path`, with the same files",
             Self::OtherAdapter { .. } => "sample and train with the same adapter",
-            Self::Trajectory { .. } | Self::NoNoise { .. } => {
+            Self::Trajectory { .. } | Self::Conditioning { .. } | Self::NoNoise { .. } => {
                 "train with the sampling settings that the trajectories were recorded with"
             }
             Self::OptimizerSize { .. } | Self::Average { .. } => {

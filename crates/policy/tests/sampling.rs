@@ -9,20 +9,20 @@ use gavel_core::{
     ids::{Digest, PromptIndex, Step},
     noise::Use,
     spec::SamplingSpec,
-    work::PromptText,
 };
 use gavel_models::{
+    Family,
+    denoiser::Task,
     lora::{LoraAdapter, LoraConfig},
-    trajectory::Trajectory,
 };
-use gavel_sampler_worker::{Error, Method, Policy, Request, Sample, Sampler, encode_png};
+use gavel_policy::{Method, Policy, Prompt, Request, Sample, Sampler, Trajectory, encode_png, sample::Error};
 
 fn tiny_flux() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tiny-flux"))
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-flux"))
 }
 
 fn load() -> Sampler {
-    Sampler::load(&tiny_flux(), &Device::Cpu, DType::F32).unwrap()
+    Sampler::load(Family::Flux, &tiny_flux(), &Device::Cpu, DType::F32).unwrap()
 }
 
 static SAMPLING: LazyLock<SamplingSpec> = LazyLock::new(|| SamplingSpec {
@@ -33,15 +33,15 @@ static SAMPLING: LazyLock<SamplingSpec> = LazyLock::new(|| SamplingSpec {
     ..SamplingSpec::default()
 });
 
-fn prompts(texts: &[&str]) -> Vec<PromptText> {
-    let prompt = |(index, text): (usize, &&str)| PromptText {
+fn prompts(texts: &[&'static str]) -> Vec<Prompt<'static>> {
+    let prompt = |(index, words): (usize, &&'static str)| Prompt {
         index: PromptIndex(index as u32),
-        text: (*text).into(),
+        task: Task { words, sources: &[] },
     };
     texts.iter().enumerate().map(prompt).collect()
 }
 
-fn request<'a>(prompts: &'a [PromptText], sampling: &'a SamplingSpec, method: Method) -> Request<'a> {
+fn request<'a>(prompts: &'a [Prompt<'a>], sampling: &'a SamplingSpec, method: Method) -> Request<'a> {
     Request {
         prompts,
         candidates: 2,
@@ -201,7 +201,7 @@ fn an_adapter_that_changes_nothing_yet_samples_as_the_base() {
         dropout: 0.0,
         target_modules: vec!["attn.to_q".into(), "ff.net.2".into()],
     };
-    let mut adapter = LoraAdapter::init(&sampler.pipeline().transformer, &config, [1; 32]).unwrap();
+    let mut adapter = LoraAdapter::init(sampler.denoiser().layers(), &config, [1; 32]).unwrap();
     let digest = Digest([5; 32]);
     let base = sampler
         .sample(Policy::Base, &request(&all, &SAMPLING, Method::Sde))
@@ -242,7 +242,7 @@ fn an_adapter_that_is_not_finite_is_named_as_such() {
         dropout: 0.0,
         target_modules: vec!["attn.to_q".into()],
     };
-    let mut adapter = LoraAdapter::init(&sampler.pipeline().transformer, &config, [1; 32]).unwrap();
+    let mut adapter = LoraAdapter::init(sampler.denoiser().layers(), &config, [1; 32]).unwrap();
     adapter.unflatten(&vec![f32::NAN; adapter.parameter_count()]).unwrap();
     let policy = Policy::Adapted {
         digest: Digest([5; 32]),
@@ -259,7 +259,7 @@ fn an_adapter_that_is_not_finite_is_named_as_such() {
 
 #[test]
 fn a_folder_that_does_not_exist_is_named() {
-    let error = Sampler::load(&tiny_flux().join("none"), &Device::Cpu, DType::F32)
+    let error = Sampler::load(Family::Flux, &tiny_flux().join("none"), &Device::Cpu, DType::F32)
         .err()
         .unwrap();
     assert!(error.to_string().contains("none"), "{error}");

@@ -7,11 +7,12 @@ mod common;
 use common::{adapter, groups, objective, settings, trainer};
 use gavel_core::ids::{Digest, PromptIndex};
 use gavel_core::spec::ObjectiveSpec;
-use gavel_models::flux::transformer::ActivationMemory;
-use gavel_trainer_worker::{Error, GradientSettings, Group, ShardGradient};
+use gavel_models::denoiser::ActivationMemory;
+use gavel_policy::train::Error;
+use gavel_policy::{GradientSettings, Group, ShardGradient, Trajectory};
 
 fn flat(shard: &ShardGradient) -> &[f32] {
-    shard.gradient.as_ref().unwrap().as_slice()
+    shard.gradient.as_deref().unwrap()
 }
 
 fn largest(values: &[f32]) -> f32 {
@@ -212,7 +213,7 @@ fn trajectories_that_do_not_fit_are_refused() {
 
     let mut bytes = good[0].candidates[0].trajectory.to_safetensors();
     bytes.truncate(bytes.len() - 1);
-    let corrupt = gavel_models::trajectory::Trajectory::from_safetensors(&bytes);
+    let corrupt = Trajectory::from_safetensors(&bytes);
     let error = corrupt.map_err(Error::in_file("trajectory blob x")).unwrap_err();
     assert_eq!(error.to_string(), "trajectory blob x");
 }

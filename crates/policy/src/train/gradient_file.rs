@@ -1,22 +1,21 @@
 //! Gradient files: PEFT tensor names, float32.
 
-use gavel_models::{
-    lora::LoraAdapter,
-    tensor_file::{TensorFile, TensorFileError},
-};
+use gavel_models::lora::LoraAdapter;
+
+use crate::{TensorFile, TensorFileError};
 
 /// Value of the metadata key `format`.
 const FORMAT: &str = "gavel.gradient.v1";
 
 /// Writes a gradient in the adapter's flat order; `terms` is the number of (candidate, timestep) terms in it, and `scale`
 /// says whether it is their `sum` or their `mean`.
-pub(crate) fn write(adapter: &LoraAdapter, gradient: &[f32], terms: u64, scale: &str) -> Vec<u8> {
+pub fn write(adapter: &LoraAdapter, gradient: &[f32], terms: u64, scale: &str) -> Vec<u8> {
     let mut file = TensorFile::default();
     file.metadata.insert("format".into(), FORMAT.into());
     file.metadata.insert("terms".into(), terms.to_string());
     file.metadata.insert("scale".into(), scale.into());
-    for (name, shape, place) in adapter.tensors() {
-        file.insert(&name, &shape, gradient[place].to_vec());
+    for (name, shape, range) in adapter.tensors() {
+        file.insert(&name, &shape, gradient[range].to_vec());
     }
     file.to_bytes()
 }
@@ -25,14 +24,14 @@ pub(crate) fn write(adapter: &LoraAdapter, gradient: &[f32], terms: u64, scale: 
 ///
 /// # Errors
 /// [`TensorFileError`] naming the tensor that is missing, unknown or of another shape.
-pub(crate) fn read(adapter: &LoraAdapter, bytes: &[u8]) -> Result<Vec<f32>, TensorFileError> {
+pub fn read(adapter: &LoraAdapter, bytes: &[u8]) -> Result<Vec<f32>, TensorFileError> {
     let mut file = TensorFile::from_bytes(bytes)?;
     file.expect_format(FORMAT)?;
     let mut gradient = vec![0.0; adapter.parameter_count()];
-    for (name, shape, place) in adapter.tensors() {
+    for (name, shape, range) in adapter.tensors() {
         let tensor = file.take(&name)?;
         tensor.expect_shape(&name, &shape.map(Some))?;
-        gradient[place].copy_from_slice(&tensor.values);
+        gradient[range].copy_from_slice(&tensor.values);
     }
     file.expect_empty()?;
     Ok(gradient)

@@ -2,28 +2,29 @@
 
 use std::fmt;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use gavel_core::{
     ids::{Candidate, Digest, PromptIndex},
-    rpo::{self, StepCoefficients, Term, TermInput},
-    spec::ObjectiveSpec,
+    rpo::Term,
+    spec::{ObjectiveSpec, RunSpec, TrainerSpec},
     work::{ShardStatistics, SkippedPair},
 };
 use gavel_models::{
-    flux::transformer::ActivationMemory,
+    denoiser::ActivationMemory,
     lora::{LoraAdapter, LoraGradients},
-    trajectory::{Extents, Trajectory},
 };
 
-use crate::{
+use super::{
     Error, Trainer,
-    batch::{Row, in_words, rows},
+    batch::{Row, batches, in_words, rows},
+    term,
 };
+use crate::{trajectory::Trajectory, values::with_values};
 
 /// The rewarded candidates of one prompt. Their gradient is kept or skipped as a whole.
 #[derive(Debug, Clone)]
 pub struct Group {
-    /// The prompt's place in its step.
+    /// Index of the prompt in its step.
     pub prompt: PromptIndex,
     /// The candidates, in order.
     pub candidates: Vec<RewardedTrajectory>,
@@ -44,7 +45,7 @@ pub struct GradientSettings<'a> {
     /// The loss.
     pub objective: &'a ObjectiveSpec,
     /// Timesteps that are trained, each below the trajectories' `noise_steps`.
-    pub timesteps: &'a [usize],
+    pub timesteps: Vec<usize>,
     /// What a forward keeps. With `Checkpoint`, for models that hardly fit, rows also run one at a time; the sums are then
     /// taken in another order, so this setting belongs to what determines a run's bytes.
     pub memory: ActivationMemory,
@@ -52,11 +53,32 @@ pub struct GradientSettings<'a> {
     pub ratio_deviation: f64,
 }
 
+impl<'a> GradientSettings<'a> {
+    /// Those of a run.
+    pub fn of(spec: &'a RunSpec) -> Self {
+        Self {
+            objective: &spec.objective,
+            timesteps: spec.trained_steps(),
+            memory: activation_memory(&spec.trainer),
+            ratio_deviation: spec.limits.ratio_deviation,
+        }
+    }
+}
+
+/// What `trainer.checkpoint_activations` asks for.
+pub fn activation_memory(trainer: &TrainerSpec) -> ActivationMemory {
+    match trainer.checkpoint_activations {
+        true => ActivationMemory::Checkpoint,
+        false => ActivationMemory::KeepAll,
+    }
+}
+
 /// The summed gradient of a shard.
 #[derive(Debug, Clone)]
 pub struct ShardGradient {
-    /// d(sum of the terms' losses) / d(adapter), not divided; `None` when no group gave a gradient.
-    pub gradient: Option<LoraGradients>,
+    /// d(sum of the terms' losses) / d(adapter), not divided, in the adapter's flat order; `None` when no group gave a
+    /// gradient.
+    pub gradient: Option<Vec<f32>>,
     /// Sums over the terms of the groups that were kept.
     pub statistics: ShardStatistics,
     /// Groups whose loss or gradient was not finite.
@@ -117,30 +139,25 @@ impl Trainer {
     /// reported even where `kl_beta` is 0 and nothing flows from it.
     ///
     /// # Errors
-    /// [`Error::OtherModel`], [`Error::Trajectory`], [`Error::NoNoise`] for trajectories that do not fit, [`Error::Model`].
+    /// [`Error::OtherModel`], [`Error::Trajectory`], [`Error::Conditioning`], [`Error::NoNoise`] for trajectories that do not
+    /// fit, [`Error::Model`].
     pub fn gradient(
         &self,
         adapter: &LoraAdapter,
         groups: &[Group],
         settings: &GradientSettings<'_>,
     ) -> Result<ShardGradient, Error> {
-        let mut shard = ShardGradient {
-            gradient: None,
-            statistics: ShardStatistics::default(),
-            skipped: Vec::new(),
-            deviation: None,
-        };
-        let Some(extents) = self.check(groups, settings.timesteps)? else {
-            return Ok(shard);
-        };
-        let members: Vec<&Group> = groups.iter().collect();
-        let candidates = groups.iter().map(|group| group.candidates.len()).max().unwrap_or(1);
-        let group_rows = candidates * settings.timesteps.len() * (extents.tokens + extents.text_tokens);
-        let together = (BATCH_ROWS / group_rows.max(1)).max(1);
-        for members in members.chunks(together) {
-            self.add(adapter, members, &extents, settings, &mut shard)?;
+        let mut sum = Sum::default();
+        if let Some(row_tokens) = self.check(groups, &settings.timesteps)? {
+            let members: Vec<&Group> = groups.iter().collect();
+            let candidates = groups.iter().map(|group| group.candidates.len()).max().unwrap_or(1);
+            let group_rows = candidates * settings.timesteps.len() * row_tokens;
+            let together = (BATCH_ROWS / group_rows.max(1)).max(1);
+            for members in members.chunks(together) {
+                self.add(adapter, members, settings, &mut sum)?;
+            }
         }
-        Ok(shard)
+        sum.finish()
     }
 
     /// Adds `groups` to the shard; where something is not finite, finds out whose it is.
@@ -148,15 +165,14 @@ impl Trainer {
         &self,
         adapter: &LoraAdapter,
         groups: &[&Group],
-        extents: &Extents,
         settings: &GradientSettings<'_>,
-        shard: &mut ShardGradient,
+        sum: &mut Sum,
     ) -> Result<(), Error> {
-        let pass = self.pass(adapter, &rows(groups, settings.timesteps), extents, settings)?;
+        let pass = self.pass(adapter, &rows(groups, &settings.timesteps), settings)?;
         match (pass, groups) {
-            (Ok(pass), _) => shard.keep(pass),
+            (Ok(pass), _) => sum.keep(pass),
             (Err(NotFinite(reason)), [group]) => {
-                shard.skipped.push(SkippedPair {
+                sum.skipped.push(SkippedPair {
                     prompt: group.prompt,
                     reason,
                 });
@@ -164,7 +180,7 @@ impl Trainer {
             }
             (Err(NotFinite(_)), groups) => {
                 for group in groups {
-                    self.add(adapter, &[group], extents, settings, shard)?;
+                    self.add(adapter, &[group], settings, sum)?;
                 }
                 Ok(())
             }
@@ -176,7 +192,6 @@ impl Trainer {
         &self,
         adapter: &LoraAdapter,
         rows: &[Row<'_>],
-        extents: &Extents,
         settings: &GradientSettings<'_>,
     ) -> Result<Result<Pass, NotFinite>, Error> {
         let mut pass = Pass {
@@ -188,46 +203,45 @@ impl Trainer {
             ActivationMemory::KeepAll => rows.len().max(1),
             ActivationMemory::Checkpoint => 1,
         };
-        for rows in rows.chunks(together) {
-            let input = self.input(rows, extents)?;
-            let reference = to_vec(&self.transformer.velocity(None, &input)?)?;
-            let (velocity, tape) = self.transformer.velocity_for_vjp(adapter, &input, settings.memory)?;
-            let shape = velocity.dims().to_vec();
-            let velocity = to_vec(&velocity)?;
-            let mut grad_velocity = vec![0.0; velocity.len()];
-            let size = extents.latent_size();
-            let parts = velocity
-                .chunks_exact(size)
-                .zip(reference.chunks_exact(size))
-                .zip(grad_velocity.chunks_exact_mut(size));
-            for (row, ((velocity, reference), grad_velocity)) in rows.iter().zip(parts) {
-                let term = row.term(settings.objective, velocity, reference, grad_velocity);
-                if !term.is_finite() {
-                    let reason = format!(
-                        "{}, timestep {}: loss {}, ratio {}, kl {}",
-                        in_words(row.trajectory),
-                        row.timestep,
-                        term.loss,
-                        term.ratio,
-                        term.kl
-                    );
-                    return Ok(Err(NotFinite(reason)));
+        for rows in batches(rows, together) {
+            let batch = self.input(rows)?;
+            let input = batch.as_input();
+            let reference = self.denoiser.velocity(None, &input)?;
+            let (velocity, tape) = self.denoiser.velocity_for_vjp(adapter, &input, settings.memory)?;
+            let terms = match self.denoiser.device().is_cpu() {
+                true => term::on_slices(settings.objective, rows, &velocity, &reference)?,
+                false => {
+                    let next = self.stack(rows, Row::next)?;
+                    term::on_tensors(settings.objective, rows, &batch.latents, &next, &velocity, &reference)?
                 }
-                pass.count(&term);
+            };
+            for (index, (row, term)) in rows.iter().zip(&terms.terms).enumerate() {
+                if !term.is_finite() {
+                    return Ok(Err(NotFinite::of(row, term)));
+                }
+                pass.count(term);
                 if (term.ratio - 1.0).abs() > settings.ratio_deviation {
-                    let found = row.deviation(term.ratio, velocity);
+                    let found = row.deviation(term.ratio, &velocity.get(index)?)?;
                     pass.deviation = Some(earlier(pass.deviation.take(), found));
                 }
             }
-            let grad_velocity = Tensor::from_vec(grad_velocity, shape, &self.device)?;
-            self.transformer
-                .vjp(adapter, tape, &grad_velocity, &mut pass.gradient)?;
+            self.denoiser
+                .vjp(adapter, tape, &terms.grad_velocity, &mut pass.gradient)?;
         }
-        if !pass.gradient.is_finite() {
+        if !pass.gradient.is_finite()? {
             return Ok(Err(NotFinite("the loss is finite, its gradient is not".to_owned())));
         }
         Ok(Ok(pass))
     }
+}
+
+/// A shard on its way: the gradient stays where it is computed until all of it is there.
+#[derive(Default)]
+struct Sum {
+    gradient: Option<LoraGradients>,
+    statistics: ShardStatistics,
+    skipped: Vec<SkippedPair>,
+    deviation: Option<Deviation>,
 }
 
 /// The gradient and the figures of the rows that ran together.
@@ -240,6 +254,19 @@ struct Pass {
 /// What was not finite, in words.
 struct NotFinite(String);
 
+impl NotFinite {
+    fn of(row: &Row<'_>, term: &Term) -> Self {
+        Self(format!(
+            "{}, timestep {}: loss {}, ratio {}, kl {}",
+            in_words(row.trajectory),
+            row.timestep,
+            term.loss,
+            term.ratio,
+            term.kl
+        ))
+    }
+}
+
 impl Pass {
     fn count(&mut self, term: &Term) {
         let sums = &mut self.statistics;
@@ -251,58 +278,58 @@ impl Pass {
     }
 }
 
-impl ShardGradient {
+impl Sum {
     fn keep(&mut self, pass: Pass) -> Result<(), Error> {
         match &mut self.gradient {
             Some(gradient) => gradient.add(&pass.gradient)?,
             None => self.gradient = Some(pass.gradient),
         }
-        let (sums, added) = (&mut self.statistics, pass.statistics);
-        sums.terms += added.terms;
-        sums.kl += added.kl;
-        sums.clipped += added.clipped;
-        sums.ratio_deviation = sums.ratio_deviation.max(added.ratio_deviation);
-        sums.loss += added.loss;
+        add_statistics(&mut self.statistics, &pass.statistics);
         if let Some(found) = pass.deviation {
             self.deviation = Some(earlier(self.deviation.take(), found));
         }
         Ok(())
     }
+
+    fn finish(self) -> Result<ShardGradient, Error> {
+        Ok(ShardGradient {
+            gradient: self.gradient.map(|gradient| gradient.flatten()).transpose()?,
+            statistics: self.statistics,
+            skipped: self.skipped,
+            deviation: self.deviation,
+        })
+    }
 }
 
 impl Row<'_> {
-    fn term(&self, objective: &ObjectiveSpec, velocity: &[f32], reference: &[f32], grad_velocity: &mut [f32]) -> Term {
-        let (trajectory, timestep) = (self.trajectory, self.timestep);
-        let metadata = &trajectory.metadata;
-        let (sigma, sigma_next) = (trajectory.sigmas[timestep], trajectory.sigmas[timestep + 1]);
-        let input = TermInput {
-            coefficients: &StepCoefficients::new(metadata.sde, metadata.eta, sigma, sigma_next),
-            latents: trajectory.latent(timestep),
-            next: trajectory.latent(timestep + 1),
-            old_log_prob: f64::from(trajectory.log_probs[timestep]),
-            velocity,
-            reference_velocity: reference,
-            advantage: self.reward,
-        };
-        rpo::term(objective, &input, grad_velocity)
-    }
-
-    fn deviation(&self, ratio: f64, velocity: &[f32]) -> Deviation {
+    /// `velocity` (tokens, channels) f32 is what the trainer computed.
+    fn deviation(&self, ratio: f64, velocity: &Tensor) -> Result<Deviation, Error> {
         let stored = self.trajectory.velocity(self.timestep);
         let largest = stored
             .iter()
             .fold(0.0, |largest: f64, value| largest.max(f64::from(value.abs())));
-        let difference = stored.iter().zip(velocity).fold(0.0, |largest: f64, (a, b)| {
-            largest.max((f64::from(*a) - f64::from(*b)).abs())
-        });
-        Deviation {
+        let difference = with_values(velocity, |velocity| {
+            stored.iter().zip(velocity).fold(0.0, |largest: f64, (a, b)| {
+                largest.max((f64::from(*a) - f64::from(*b)).abs())
+            })
+        })?;
+        Ok(Deviation {
             prompt: PromptIndex(self.trajectory.metadata.prompt_index),
             candidate: Candidate(self.trajectory.metadata.candidate),
             timestep: self.timestep,
             ratio,
             velocity_difference: difference / largest.max(f64::MIN_POSITIVE),
-        }
+        })
     }
+}
+
+/// Adds the figures of more terms.
+pub(super) fn add_statistics(sums: &mut ShardStatistics, added: &ShardStatistics) {
+    sums.terms += added.terms;
+    sums.kl += added.kl;
+    sums.clipped += added.clipped;
+    sums.ratio_deviation = sums.ratio_deviation.max(added.ratio_deviation);
+    sums.loss += added.loss;
 }
 
 fn earlier(known: Option<Deviation>, found: Deviation) -> Deviation {
@@ -312,15 +339,11 @@ fn earlier(known: Option<Deviation>, found: Deviation) -> Deviation {
     }
 }
 
-fn to_vec(tensor: &Tensor) -> Result<Vec<f32>, Error> {
-    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
-}
-
 /// Refuses a trajectory that was sampled with another adapter than `policy`: for work that is exactly on-policy.
 ///
 /// # Errors
 /// [`Error::OtherAdapter`].
-pub(crate) fn check_on_policy(trajectory: &Trajectory, policy: Digest) -> Result<(), Error> {
+pub fn check_on_policy(trajectory: &Trajectory, policy: Digest) -> Result<(), Error> {
     let found = trajectory.metadata.adapter;
     if found == Some(policy) {
         return Ok(());

@@ -10,13 +10,14 @@ use gavel_core::{
     spec::{ObjectiveSpec, OptimizerSpec},
     work::{ShardStatistics, SkippedPair},
 };
-use gavel_models::{flux::transformer::ActivationMemory, lora::LoraAdapter, trajectory::Trajectory};
+use gavel_models::{denoiser::ActivationMemory, lora::LoraAdapter};
 use serde_json::Value;
 
-use crate::{
-    Committed, Deviation, Error, GradientSettings, Group, OptimizerState, PolicyState, RewardedTrajectory, Trainer,
-    commit, gradient_file, reduce,
+use super::{
+    Deviation, Error, GradientSettings, Group, OptimizerState, PolicyState, RewardedTrajectory, Trainer, Updated,
+    gradient_file, update,
 };
+use crate::trajectory::Trajectory;
 
 /// Name of the optimizer state in a folder that [`Replayed::save`] wrote.
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
@@ -26,7 +27,7 @@ pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 pub struct ReplaySettings {
     /// The loss. `ignore_last` leaves out the last sampling step even where it carries noise.
     pub objective: ObjectiveSpec,
-    /// The optimizer. A single update has no place in a schedule: `learning_rate` applies as it is.
+    /// The optimizer. A single update is no part of a schedule: `learning_rate` applies as it is.
     pub optimizer: OptimizerSpec,
     /// What a forward keeps.
     pub memory: ActivationMemory,
@@ -43,7 +44,7 @@ pub struct Replayed {
     pub gradient: Vec<f32>,
     /// Sums over the terms.
     pub statistics: ShardStatistics,
-    /// Trajectories whose loss or gradient was not finite; `prompt` is their place among those given.
+    /// Trajectories whose loss or gradient was not finite; `prompt` is their index among those given.
     pub skipped: Vec<SkippedPair>,
     /// The first term whose ratio is not 1 within the bound; with the adapter that sampled, there is none.
     pub deviation: Option<Deviation>,
@@ -95,8 +96,8 @@ pub fn replay(
         .into_iter()
         .zip(rewards)
         .enumerate()
-        .map(|(place, (trajectory, reward))| Group {
-            prompt: PromptIndex(place as u32),
+        .map(|(index, (trajectory, reward))| Group {
+            prompt: PromptIndex(index as u32),
             candidates: vec![RewardedTrajectory {
                 trajectory,
                 reward: *reward,
@@ -105,24 +106,37 @@ pub fn replay(
         .collect();
     let gradient_settings = GradientSettings {
         objective: &settings.objective,
-        timesteps: &timesteps,
+        timesteps,
         memory: settings.memory,
         ratio_deviation: settings.ratio_deviation,
     };
-    let shard = trainer.gradient(&state.adapter, &groups, &gradient_settings)?;
-    let Some(sum) = &shard.gradient else {
+    let (optimizer, whole) = (&settings.optimizer, groups.len());
+    let updated = update(
+        trainer,
+        state,
+        &groups,
+        &gradient_settings,
+        whole,
+        optimizer,
+        optimizer.learning_rate,
+    )?;
+    let Updated {
+        state,
+        gradient: Some(gradient),
+        statistics,
+        skipped,
+        deviation,
+        grad_norm,
+    } = updated
+    else {
         return Err(Error::GradientNotFinite { norm: f64::NAN });
     };
-    let terms = shard.statistics.terms;
-    let gradient = reduce(state.adapter.parameter_count(), &[sum.flatten()], terms);
-    let Committed { state, grad_norm } =
-        commit(state, &gradient, &settings.optimizer, settings.optimizer.learning_rate)?;
     Ok(Replayed {
         state,
         gradient,
-        statistics: shard.statistics,
-        skipped: shard.skipped,
-        deviation: shard.deviation,
+        statistics,
+        skipped,
+        deviation,
         grad_norm,
     })
 }

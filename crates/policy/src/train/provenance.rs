@@ -2,17 +2,21 @@
 
 use gavel_core::{
     ids::{Candidate, PromptIndex, Step},
-    noise::{NoiseKey, Use},
+    noise::Use,
     spec::RunSpec,
 };
-use gavel_models::trajectory::Trajectory;
+
+use crate::{noise::CandidateNoise, trajectory::Trajectory};
 
 /// Which candidate a trajectory must be of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    pub(crate) step: Step,
-    pub(crate) prompt: PromptIndex,
-    pub(crate) candidate: Candidate,
+pub struct Wanted {
+    /// The step.
+    pub step: Step,
+    /// Index of the prompt in it.
+    pub prompt: PromptIndex,
+    /// Index of the candidate among its prompt's.
+    pub candidate: Candidate,
 }
 
 /// Checks that a trajectory is finite, says that it is of this candidate, and starts from the noise that the candidate's key
@@ -20,7 +24,7 @@ pub(crate) struct Wanted {
 ///
 /// # Errors
 /// What differs, in words.
-pub(crate) fn check(trajectory: &Trajectory, spec: &RunSpec, wanted: Wanted) -> Result<(), String> {
+pub fn check(trajectory: &Trajectory, spec: &RunSpec, wanted: Wanted) -> Result<(), String> {
     let metadata = &trajectory.metadata;
     let found = (metadata.seed, metadata.step, metadata.prompt_index, metadata.candidate);
     let expected = (spec.run.seed, wanted.step.0, wanted.prompt.0, wanted.candidate.0);
@@ -35,20 +39,17 @@ pub(crate) fn check(trajectory: &Trajectory, spec: &RunSpec, wanted: Wanted) -> 
         ("velocities", &trajectory.velocities),
     ];
     for (name, values) in tensors {
-        if let Some(place) = values.iter().position(|value| !value.is_finite()) {
-            return Err(format!("a trajectory's `{name}` holds {} at {place}", values[place]));
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            return Err(format!("a trajectory's `{name}` holds {} at {index}", values[index]));
         }
     }
-    let key = NoiseKey {
-        step: wanted.step.0,
-        prompt: wanted.prompt.0,
-        candidate: if spec.sampling.shared_noise {
-            0
-        } else {
-            wanted.candidate.0
-        },
-        ..NoiseKey::new(spec.run.seed, Use::Initial)
+    let noise_of = CandidateNoise {
+        seed: spec.run.seed,
+        step: wanted.step,
+        prompt_index: wanted.prompt,
+        candidate: wanted.candidate,
     };
+    let key = noise_of.initial(Use::Initial, spec.sampling.shared_noise);
     let noise = key.normal(trajectory.extents.latent_size());
     if trajectory.latent(0) != noise {
         return Err("a trajectory does not start from the noise of its key".into());
@@ -58,9 +59,13 @@ pub(crate) fn check(trajectory: &Trajectory, spec: &RunSpec, wanted: Wanted) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use gavel_core::{noise::NoiseKey, rpo::Sde};
+    use gavel_models::{Family, denoiser::Grid};
+
     use super::*;
-    use gavel_core::rpo::Sde;
-    use gavel_models::trajectory::{Extents, TrajectoryMetadata};
+    use crate::trajectory::{Extents, HostConditioning, TrajectoryMetadata};
 
     const WANTED: Wanted = Wanted {
         step: Step(3),
@@ -69,7 +74,7 @@ mod tests {
     };
 
     fn spec() -> RunSpec {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/quickstart.toml");
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/quickstart.toml");
         let text = std::fs::read_to_string(file).expect("the quickstart is there");
         RunSpec::from_value(toml::from_str(&text).expect("TOML")).expect("a sound spec")
     }
@@ -79,9 +84,6 @@ mod tests {
             steps: 1,
             tokens: 2,
             channels: 4,
-            text_tokens: 1,
-            joint: 1,
-            pooled: 1,
         };
         let key = NoiseKey {
             step: 3,
@@ -92,6 +94,7 @@ mod tests {
         latents.extend([0.5; 8]);
         Trajectory {
             metadata: TrajectoryMetadata {
+                family: Family::ALL[0],
                 model: gavel_core::ids::Digest::of(b"model"),
                 adapter: None,
                 prompt: "a circle".into(),
@@ -106,16 +109,14 @@ mod tests {
                 guidance_scale: None,
                 width: 16,
                 height: 16,
-                height_tokens: 1,
-                width_tokens: 2,
+                grid: Grid { height: 1, width: 2 },
             },
             extents,
             latents,
             log_probs: vec![0.0],
             sigmas: vec![1.0, 0.0],
             velocities: vec![0.0; 8],
-            prompt_embeds: vec![0.0],
-            pooled_prompt_embeds: vec![0.0],
+            conditioning: Arc::new(HostConditioning::new()),
         }
     }
 
