@@ -4,9 +4,9 @@ use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::spec::Device;
 use gavel_core::work::rally::{self, Muster};
 use gavel_core::work::{Fault, Unusable};
+use gavel_policy::train::Reduction;
 use gavel_worker::{WorkContext, WorkError};
 
-use crate::Reduction;
 use crate::exchange::{EXCHANGE_WITHIN, Exchange, ExchangeError, JOIN_WITHIN, Seat, Shard};
 use crate::sums::Sums;
 

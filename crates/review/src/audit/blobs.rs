@@ -11,8 +11,7 @@ use gavel_core::run::Run;
 use gavel_core::schedule;
 use gavel_core::spec::GradientExchange;
 use gavel_core::work::{Outcome, Policy, Sampled, Unit};
-use gavel_models::tensor_file::TensorFile;
-use gavel_models::trajectory::Trajectory;
+use gavel_policy::{TensorFile, Trajectory};
 use serde::Serialize;
 
 use super::account::Account;

@@ -7,7 +7,7 @@ use gavel_core::run::{Phase, Run};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::Policy;
 use gavel_models::lora::{LoraConfig, folder_files};
-use gavel_trainer_worker::replay::OPTIMIZER_FILE;
+use gavel_policy::train::replay::OPTIMIZER_FILE;
 use serde::Serialize;
 
 use super::finding::{Findings, Rule};

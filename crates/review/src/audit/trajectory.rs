@@ -7,7 +7,7 @@ use gavel_core::ids::Digest;
 use gavel_core::noise::{NoiseKey, Use};
 use gavel_core::rpo;
 use gavel_core::spec::RunSpec;
-use gavel_models::trajectory::{Trajectory, TrajectoryMetadata};
+use gavel_policy::trajectory::{Trajectory, TrajectoryMetadata};
 
 /// What a trajectory's position in the run implies of it.
 #[derive(Debug, Clone)]
@@ -37,7 +37,15 @@ impl std::fmt::Display for Expected {
 /// The first thing that does not fit.
 pub(super) fn problem(trajectory: &Trajectory, position: &Expected, spec: &RunSpec) -> Option<String> {
     let found = &trajectory.metadata;
+    if found.family.name() != spec.model.family.as_str() {
+        return Some(format!(
+            "it is of the family `{}`, the run's is `{}`",
+            found.family.name(),
+            spec.model.family.as_str()
+        ));
+    }
     let expected = TrajectoryMetadata {
+        family: found.family,
         model: position.model,
         adapter: Some(position.adapter),
         prompt: position.prompt.clone(),
@@ -53,8 +61,7 @@ pub(super) fn problem(trajectory: &Trajectory, position: &Expected, spec: &RunSp
         guidance_scale: found.guidance_scale.and(Some(spec.sampling.guidance_scale)),
         width: spec.sampling.width,
         height: spec.sampling.height,
-        height_tokens: found.height_tokens,
-        width_tokens: found.width_tokens,
+        grid: found.grid,
     };
     if *found != expected {
         return Some(format!("its metadata is {found:?}, its position implies {expected:?}"));
