@@ -11,14 +11,12 @@ use std::collections::{BTreeMap, BinaryHeap};
 use serde::Serialize;
 
 use crate::assets::RunAssets;
-use crate::forecast::rehearsal;
 use crate::hint::Hint;
-use crate::ids::{Fence, Millis, RunId, WorkerId};
+use crate::ids::{Fence, Millis, RunId, Step, WorkerId};
 use crate::run::{Event, Refusal, Run};
 use crate::schedule;
 use crate::spec::RunSpec;
-use crate::work::{Outcome, Role, Unit};
-use crate::work::{Side, Verdict};
+use crate::work::{Outcome, Role, Side, Task, Unit, Verdict, rules};
 
 /// What the work costs one worker, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -161,7 +159,7 @@ pub fn forecast(
     let mut spec = spec.clone();
     spec.evaluation = None;
     let assets = RunAssets {
-        prompts: vec![String::new()],
+        prompts: vec![Task::default()],
         ..RunAssets::default()
     };
     let mut run = Run::new(RunId("forecast".into()), spec, assets);
@@ -299,13 +297,13 @@ fn critical_path(spec: &RunSpec, seconds: &StageSeconds) -> f64 {
             (judged, unit(place, spec.trainer.shard) * seconds.gradient)
         })
         .collect();
-    let lag = spec.sampling.max_policy_lag as usize;
     let mut commits = vec![0.0_f64];
-    for step in 1..=spec.run.steps as usize {
-        let sampled_with = (step - 1).saturating_sub(lag);
+    for step in (1..=spec.run.steps).map(Step) {
+        let sampled_with = commits[rules::sampling_version(spec, step) as usize];
+        let trains = commits[rules::trained_version(step) as usize];
         let trained = chains
             .iter()
-            .map(|(judged, gradient)| (commits[sampled_with] + judged).max(commits[step - 1]) + gradient)
+            .map(|(judged, gradient)| (sampled_with + judged).max(trains) + gradient)
             .fold(0.0, f64::max);
         commits.push(trained + seconds.commit);
     }

@@ -9,8 +9,7 @@ use super::{Accepted, Effect, Phase, Refusal, Run, StepInFlight};
 use crate::ids::{Millis, PromptIndex, Step, WorkerId};
 use crate::rpo;
 use crate::schedule;
-use crate::work::VerdictRecord;
-use crate::work::{Arm, Outcome, Policy, Sampled, SkippedPair, Unit};
+use crate::work::{Arm, Outcome, Policy, Sampled, SkippedPair, Unit, VerdictRecord, rules};
 
 impl Run {
     pub(super) fn accept(
@@ -174,7 +173,7 @@ impl Run {
         loop {
             let step = Step(self.flights.back().map_or(self.committed(), |flight| flight.step).0 + 1);
             let policies = self.results.policies.len() as u32;
-            if step.0 > self.spec.run.steps || self.sampling_version(step) >= policies {
+            if step.0 > self.spec.run.steps || rules::sampling_version(&self.spec, step) >= policies {
                 return;
             }
             let lines = schedule::prompt_lines(self.spec.run.seed, self.assets.prompts.len() as u32, step, per_step);

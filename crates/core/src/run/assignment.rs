@@ -6,7 +6,7 @@ use super::{GroupResult, Run};
 use crate::ids::{PromptIndex, Step};
 use crate::rpo;
 use crate::schedule;
-use crate::work::{Arm, Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit};
+use crate::work::{Arm, Assignment, Pair, Policy, PromptTask, RewardedCandidate, RewardedGroup, Task, Unit, rules};
 
 impl Run {
     /// What a worker needs to do `unit`; `None` while its inputs do not exist, and once its step is committed.
@@ -22,10 +22,10 @@ impl Run {
                     if !group.is_sampled() {
                         return None;
                     }
-                    let text = self.prompt(group.line)?;
+                    let task = self.task(group.line)?;
                     pairs.extend(rpo::matches(group.candidates.len()).map(|(first, second)| Pair {
                         prompt: PromptIndex(place),
-                        text: text.to_owned(),
+                        task: task.clone(),
                         first: group.candidates[first].image,
                         second: group.candidates[second].image,
                     }));
@@ -41,7 +41,7 @@ impl Run {
                     step,
                     policy: self.policy()?.clone(),
                     groups: groups.collect(),
-                    policy_lag: step.0 - 1 - self.sampling_version(step),
+                    policy_lag: rules::policy_lag(&self.spec, step),
                 })
             }
             Unit::Commit { step } => {
@@ -70,9 +70,9 @@ impl Run {
                     arm,
                     policy: self.arm_policy(arm)?,
                     prompts: prompts
-                        .map(|(place, text)| PromptText {
+                        .map(|(place, task)| PromptTask {
                             index: PromptIndex(place),
-                            text: text.clone(),
+                            task: task.clone(),
                         })
                         .collect(),
                 })
@@ -81,7 +81,7 @@ impl Run {
                 let pairs = self.places(unit).map(|place| {
                     Some(Pair {
                         prompt: PromptIndex(place),
-                        text: self.assets.held_out.get(place as usize)?.clone(),
+                        task: self.assets.held_out.get(place as usize)?.clone(),
                         first: (*self.results.base_images.get(place as usize)?)?,
                         second: (*self.results.tuned_images.get(place as usize)?)?,
                     })
@@ -97,7 +97,7 @@ impl Run {
                     pairs: pairs
                         .map(|(place, labelled)| Pair {
                             prompt: PromptIndex(place),
-                            text: labelled.text.clone(),
+                            task: labelled.task.clone(),
                             first: labelled.first,
                             second: labelled.second,
                         })
@@ -142,22 +142,20 @@ impl Run {
         let flight = self.flight(step)?;
         let places = self.places(&Unit::Sample { step, chunk });
         let prompts = places.clone().zip(flight.part(&places)).map(|(place, group)| {
-            Some(PromptText {
+            Some(PromptTask {
                 index: PromptIndex(place),
-                text: self.prompt(group.line)?.to_owned(),
+                task: self.task(group.line)?.clone(),
             })
         });
         Some(Assignment::Sample {
             step,
-            policy: self.results.policies.get(self.sampling_version(step) as usize)?.clone(),
+            policy: self
+                .results
+                .policies
+                .get(rules::sampling_version(&self.spec, step) as usize)?
+                .clone(),
             prompts: prompts.collect::<Option<_>>()?,
         })
-    }
-
-    /// The version of the policy that samples a step: as far behind the one that it trains as `sampling.max_policy_lag`
-    /// says, as soon as there are so many. A rule, not a race, so that the run's bytes do not depend on who was faster.
-    pub(super) fn sampling_version(&self, step: Step) -> u32 {
-        (step.0 - 1).saturating_sub(self.spec.sampling.max_policy_lag)
     }
 
     /// `Some(None)` for the base, `None` while the tuned policy does not exist.
@@ -169,8 +167,8 @@ impl Run {
         }
     }
 
-    fn prompt(&self, line: u32) -> Option<&str> {
-        self.assets.prompts.get(line as usize).map(String::as_str)
+    fn task(&self, line: u32) -> Option<&Task> {
+        self.assets.prompts.get(line as usize)
     }
 
     /// The candidates with the rewards that their ranks earn; `None` where the judge does not set them apart.

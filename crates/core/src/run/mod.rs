@@ -17,6 +17,8 @@ mod status;
 mod waiting;
 
 #[cfg(test)]
+pub(crate) mod fixtures;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;

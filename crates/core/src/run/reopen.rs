@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Effect, Phase, Refusal, Run};
-use crate::ids::{Digest, Millis, Step, WorkerId};
+use super::{Effect, Phase, Refusal, Run, ShardResult};
+use crate::ids::{Digest, Millis, PromptIndex, Step, WorkerId};
 use crate::schedule;
-use crate::work::{Arm, Fault, Unit, Unusable};
+use crate::work::{Arm, Fault, Part, Side, Unit, Unusable};
 
 /// What made a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,59 +123,50 @@ impl Run {
 
     /// What made `blob`, if it is an input of `unit`.
     fn source(&self, unit: &Unit, blob: &Digest) -> Option<Source> {
-        let policy = || {
-            let version = self.results.policies.iter().position(|policy| policy.has(blob))?;
-            Some(Source::Policy(version as u32))
-        };
-        match *unit {
-            Unit::Initialise => None,
-            Unit::Sample { .. } => policy(),
-            Unit::EvaluateSample { arm: Arm::Tuned, .. } => policy(),
-            Unit::EvaluateSample { arm: Arm::Base, .. } => None,
-            Unit::Judge { step, .. } => self.sample_source(step, unit, blob),
-            Unit::Gradient { step, .. } => self.sample_source(step, unit, blob).or_else(policy),
-            Unit::Commit { step } => {
-                let flight = self.flight(step)?;
-                let shard = flight
-                    .shards
-                    .iter()
-                    .position(|shard| shard.as_ref().is_some_and(|shard| shard.gradient == Some(*blob)));
-                let gradient = shard.map(|shard| Unit::Gradient {
-                    step,
-                    shard: shard as u32,
-                });
-                gradient.map(Source::Unit).or_else(policy)
+        let assignment = self.assignment(unit)?;
+        let (_, part) = assignment.inputs().find(|(input, _)| input == blob)?;
+        match part {
+            Part::Adapter | Part::OptimizerState | Part::AveragedAdapter => {
+                // A commit of nothing hands a policy on: whoever made it first makes it again.
+                let mut versions = (0..).zip(&self.results.policies);
+                let (version, _) = versions.find(|(_, policy)| policy.blobs().any(|(part, _)| part == *blob))?;
+                Some(Source::Policy(version))
             }
-            Unit::EvaluateJudge { .. } => self.places(unit).find_map(|place| {
-                let arms = [
-                    (Arm::Base, &self.results.base_images),
-                    (Arm::Tuned, &self.results.tuned_images),
-                ];
-                let (arm, _) = arms
-                    .into_iter()
-                    .find(|(_, images)| images[place as usize] == Some(*blob))?;
-                let batch = self.spec.evaluation.as_ref().map_or(1, |evaluation| evaluation.batch);
-                let chunk = place / batch.max(1);
-                Some(Source::Unit(Unit::EvaluateSample { arm, chunk }))
-            }),
-            Unit::CalibrateJudge { .. } => self
-                .places(unit)
-                .map(|place| &self.assets.labelled[place as usize])
-                .any(|labelled| labelled.first == *blob || labelled.second == *blob)
-                .then_some(Source::Submission),
+            Part::Trajectory { prompt_index, .. } | Part::Image { prompt_index, .. } => {
+                self.sampled_by(unit, prompt_index, None)
+            }
+            Part::PairImage { prompt_index, side } => self.sampled_by(unit, prompt_index, Some(side)),
+            Part::Gradient { .. } => {
+                let Unit::Commit { step } = *unit else { return None };
+                let shards = &self.flight(step)?.shards;
+                let made =
+                    |shard: &Option<ShardResult>| shard.as_ref().is_some_and(|shard| shard.gradient == Some(*blob));
+                let shard = shards.iter().position(made)? as u32;
+                Some(Source::Unit(Unit::Gradient { step, shard }))
+            }
+            Part::Source { .. } => Some(Source::Submission),
         }
     }
 
-    fn sample_source(&self, step: Step, unit: &Unit, blob: &Digest) -> Option<Source> {
-        let flight = self.flight(step)?;
-        let place = self.places(unit).find(|place| {
-            let candidates = flight.groups[*place as usize].candidates.iter();
-            candidates
-                .into_iter()
-                .any(|made| made.image == *blob || made.trajectory == *blob)
-        })?;
-        let chunk = place / self.spec.sampling.batch.max(1);
-        Some(Source::Unit(Unit::Sample { step, chunk }))
+    /// What painted a picture, or sampled a trajectory, that `unit` reads.
+    fn sampled_by(&self, unit: &Unit, prompt_index: PromptIndex, side: Option<Side>) -> Option<Source> {
+        let chunk_of = |batch: u32| prompt_index.0 / batch.max(1);
+        match *unit {
+            Unit::Judge { step, .. } | Unit::Gradient { step, .. } => Some(Source::Unit(Unit::Sample {
+                step,
+                chunk: chunk_of(self.spec.sampling.batch),
+            })),
+            Unit::EvaluateJudge { .. } => {
+                let arm = match side? {
+                    Side::First => Arm::Base,
+                    Side::Second => Arm::Tuned,
+                };
+                let chunk = chunk_of(self.spec.evaluation.as_ref()?.batch);
+                Some(Source::Unit(Unit::EvaluateSample { arm, chunk }))
+            }
+            Unit::CalibrateJudge { .. } => Some(Source::Submission),
+            Unit::Initialise | Unit::Sample { .. } | Unit::EvaluateSample { .. } | Unit::Commit { .. } => None,
+        }
     }
 
     /// Makes an accepted unit ready again and takes back all that followed from it.

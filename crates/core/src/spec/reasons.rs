@@ -69,7 +69,7 @@ mod tests {
         let pairs: Vec<Pair> = (0..2000_u32)
             .map(|index| Pair {
                 prompt: PromptIndex(index),
-                text: String::new(),
+                task: Default::default(),
                 first: Digest::of(&index.to_le_bytes()),
                 second: Digest::of(b"other"),
             })

@@ -3,7 +3,8 @@ mod groups;
 mod redo;
 mod retention;
 
-use super::simulation::{Fleet, assets, judged, record, run, spec};
+use super::fixtures::{assets, judged, record, run, run_of, spec};
+use super::simulation::Fleet;
 use super::*;
 use crate::Hint;
 use crate::work::{Assignment, Outcome, ShardStatistics, SkippedPair};
@@ -16,7 +17,7 @@ fn fleet() -> Fleet {
 fn with(change: impl FnOnce(&mut RunSpec)) -> Fleet {
     let mut spec = spec();
     change(&mut spec);
-    Fleet::new(Run::new(RunId("small".into()), spec, assets()).created(Millis(0)))
+    Fleet::new(run_of(spec))
 }
 
 /// Works until a unit that `wanted` picks is the next of its role, and leases it.
