@@ -7,7 +7,7 @@ use gavel_core::{
     ids::{Digest, RunId, Step},
     noise::Use,
     spec::{ModelSpec, RunSpec},
-    work::{Assignment, Outcome, PromptText, Sampled, Unit},
+    work::{Assignment, Outcome, PromptTask, Sampled, Unit},
 };
 use gavel_models::{
     load::{device, dtype},
@@ -65,7 +65,7 @@ impl Work for SamplerWork {
                 (Some(policy.adapter), request(spec, Purpose::Training(*step), prompts))
             }
             Assignment::EvaluateSample { policy, prompts, .. } => {
-                let adapter = policy.as_ref().map(|policy| policy.averaged.unwrap_or(policy.adapter));
+                let adapter = policy.as_ref().map(gavel_core::work::Policy::evaluated);
                 (adapter, request(spec, Purpose::Evaluation, prompts))
             }
             _ => return Err(WorkError::Fatal("a sampler was given a unit of another role".into())),
@@ -104,7 +104,7 @@ enum Purpose {
     Evaluation,
 }
 
-fn request<'a>(spec: &'a RunSpec, purpose: Purpose, prompts: &'a [PromptText]) -> Request<'a> {
+fn request<'a>(spec: &'a RunSpec, purpose: Purpose, prompts: &'a [PromptTask]) -> Request<'a> {
     let (method, candidates, step, initial) = match purpose {
         Purpose::Training(step) => (Method::Sde, spec.sampling.candidates, step, Use::Initial),
         Purpose::Evaluation => (Method::Ode, 1, Step(0), Use::EvaluationInitial),

@@ -9,7 +9,7 @@ use gavel_core::{
     ids::{Digest, PromptIndex, Step},
     noise::Use,
     spec::SamplingSpec,
-    work::PromptText,
+    work::PromptTask,
 };
 use gavel_models::{
     lora::{LoraAdapter, LoraConfig},
@@ -33,15 +33,15 @@ static SAMPLING: LazyLock<SamplingSpec> = LazyLock::new(|| SamplingSpec {
     ..SamplingSpec::default()
 });
 
-fn prompts(texts: &[&str]) -> Vec<PromptText> {
-    let prompt = |(index, text): (usize, &&str)| PromptText {
+fn prompts(texts: &[&str]) -> Vec<PromptTask> {
+    let prompt = |(index, text): (usize, &&str)| PromptTask {
         index: PromptIndex(index as u32),
-        text: (*text).into(),
+        task: (*text).into(),
     };
     texts.iter().enumerate().map(prompt).collect()
 }
 
-fn request<'a>(prompts: &'a [PromptText], sampling: &'a SamplingSpec, method: Method) -> Request<'a> {
+fn request<'a>(prompts: &'a [PromptTask], sampling: &'a SamplingSpec, method: Method) -> Request<'a> {
     Request {
         prompts,
         candidates: 2,

@@ -2,8 +2,9 @@
 
 use gavel_core::{
     ids::{Candidate, PromptIndex, Step},
-    noise::{NoiseKey, Use},
+    noise::Use,
     spec::RunSpec,
+    work::rules::CandidateNoise,
 };
 use gavel_models::trajectory::Trajectory;
 
@@ -39,16 +40,13 @@ pub(crate) fn check(trajectory: &Trajectory, spec: &RunSpec, wanted: Wanted) -> 
             return Err(format!("a trajectory's `{name}` holds {} at {place}", values[place]));
         }
     }
-    let key = NoiseKey {
-        step: wanted.step.0,
-        prompt: wanted.prompt.0,
-        candidate: if spec.sampling.shared_noise {
-            0
-        } else {
-            wanted.candidate.0
-        },
-        ..NoiseKey::new(spec.run.seed, Use::Initial)
+    let noise = CandidateNoise {
+        seed: spec.run.seed,
+        step: wanted.step,
+        prompt_index: wanted.prompt,
+        candidate: wanted.candidate,
     };
+    let key = noise.initial(Use::Initial, spec.sampling.shared_noise);
     let noise = key.normal(trajectory.extents.latent_size());
     if trajectory.latent(0) != noise {
         return Err("a trajectory does not start from the noise of its key".into());
@@ -59,6 +57,7 @@ pub(crate) fn check(trajectory: &Trajectory, spec: &RunSpec, wanted: Wanted) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gavel_core::noise::NoiseKey;
     use gavel_core::rpo::Sde;
     use gavel_models::trajectory::{Extents, TrajectoryMetadata};
 

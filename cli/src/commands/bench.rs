@@ -7,7 +7,7 @@ use gavel_core::ids::{PromptIndex, Step};
 use gavel_core::noise::Use;
 use gavel_core::rpo::{self, learning_rate};
 use gavel_core::spec::RunSpec;
-use gavel_core::work::PromptText;
+use gavel_core::work::PromptTask;
 use gavel_judge::Templates;
 use gavel_models::flux::transformer::ActivationMemory;
 use gavel_models::load::{device, dtype};
@@ -135,10 +135,10 @@ impl Bench {
     fn sample(&mut self, step: Step) -> anyhow::Result<Vec<Sample>> {
         let count = self.spec.prompts.per_step as usize;
         let offset = step.0 as usize * count;
-        let prompts: Vec<PromptText> = (0..count)
-            .map(|index| PromptText {
+        let prompts: Vec<PromptTask> = (0..count)
+            .map(|index| PromptTask {
                 index: PromptIndex(index as u32),
-                text: self.prompts[(offset + index) % self.prompts.len()].clone(),
+                task: self.prompts[(offset + index) % self.prompts.len()].clone(),
             })
             .collect();
         let adapter = self.state.adapter.clone();
@@ -175,9 +175,9 @@ impl Bench {
             .chunks_exact(candidates)
             .flat_map(|group| {
                 rpo::matches(candidates).map(|(first, second)| JudgedPair {
-                    prompt: group[0].prompt,
-                    caption: &group[0].trajectory.metadata.prompt,
-                    base: None,
+                    prompt_index: group[0].prompt,
+                    prompt: &group[0].trajectory.metadata.prompt,
+                    source: None,
                     first: &group[first].image,
                     second: &group[second].image,
                 })

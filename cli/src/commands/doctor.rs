@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use gavel_core::ids::PromptIndex;
+use gavel_core::ids::{Digest, PromptIndex};
+use gavel_core::measure::JudgeCounts;
 use gavel_core::spec::{GradientExchange, RunSpec};
-use gavel_core::work::Verdict;
 use gavel_judge::Templates;
 use gavel_models::flux::inspect::FluxInspection;
 use gavel_models::load::{device, dtype};
@@ -13,6 +13,7 @@ use gavel_models::lora::{LoraAdapter, LoraConfig};
 use gavel_rubric::{JudgedPair, RubricSet};
 use gavel_sampler_worker::Sampler;
 use gavel_trainer_worker::exchange;
+use image::RgbImage;
 
 use crate::args::DoctorArguments;
 use crate::assets::{self, Files};
@@ -114,30 +115,27 @@ fn judge(spec: &RunSpec, files: Option<&Files>) -> anyhow::Result<(String, ())> 
     let Some(files) = files.filter(|files| !files.assets.labelled.is_empty()) else {
         return Ok(("can be asked; no labelled pairs to try it on".to_owned(), ()));
     };
-    let (mut right, mut decided, mut tried) = (0, 0, 0);
-    for (pair, images) in files
-        .assets
-        .labelled
-        .iter()
-        .zip(files.labelled_images.chunks_exact(2))
-        .take(TRIED_PAIRS)
-    {
-        let picture = |bytes: &[u8]| image::load_from_memory(bytes).map(|picture| picture.to_rgb8());
-        let (first, second) = (picture(&images[0])?, picture(&images[1])?);
+    let picture = |digest: &Digest| -> anyhow::Result<RgbImage> {
+        let bytes = files.pictures.get(digest).context("a labelled picture is missing")?;
+        Ok(image::load_from_memory(bytes)?.to_rgb8())
+    };
+    let mut records = Vec::new();
+    for pair in files.assets.labelled.iter().take(TRIED_PAIRS) {
+        let (first, second) = (picture(&pair.first)?, picture(&pair.second)?);
+        let source = pair.task.sources.first().map(picture).transpose()?;
         let asked = JudgedPair {
-            prompt: PromptIndex(0),
-            caption: &pair.text,
-            base: None,
+            prompt_index: PromptIndex(0),
+            prompt: &pair.task.words,
+            source: source.as_ref(),
             first: &first,
             second: &second,
         };
         let record = judge.judge(&rubric, &[asked])?.swap_remove(0);
-        tried += 1;
-        if let Verdict::Preferred { side } = record.verdict {
-            decided += 1;
-            right += usize::from(side == pair.preferred);
-        }
+        records.push((record, pair.preferred));
     }
+    let JudgeCounts { decided, right, .. } =
+        JudgeCounts::of(records.iter().map(|(record, preferred)| (record, *preferred)));
+    let tried = records.len();
     if decided == 0 {
         return Err(Fault::new(format!("it decides none of {tried} labelled pairs"))
             .with_hint("check that `judge.template` is the one that this judge understands")

@@ -27,7 +27,7 @@ pub(super) fn export(arguments: &ExportArguments) -> anyhow::Result<()> {
             ))
         })?;
         let digest = match arguments.weights {
-            ExportWeights::Averaged => policy.averaged.unwrap_or(policy.adapter),
+            ExportWeights::Averaged => policy.evaluated(),
             ExportWeights::Trained => policy.adapter,
         };
         let written = folder.export(&spec, digest, out).await;

@@ -8,7 +8,7 @@ use gavel_core::ids::{Digest, PromptIndex, Step};
 use gavel_core::noise::Use;
 use gavel_core::rpo::Sde;
 use gavel_core::spec::SamplingSpec;
-use gavel_core::work::PromptText;
+use gavel_core::work::PromptTask;
 use gavel_models::load::dtype;
 use gavel_models::lora::LoraAdapter;
 use gavel_models::tensor_file::TensorFile;
@@ -36,9 +36,9 @@ pub(super) fn sample(arguments: &SampleArguments) -> anyhow::Result<()> {
         },
         None => Policy::Base,
     };
-    let prompts = [PromptText {
+    let prompts = [PromptTask {
         index: PromptIndex(0),
-        text: arguments.prompt.clone(),
+        task: arguments.prompt.clone().into(),
     }];
     let request = Request {
         prompts: &prompts,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 use gavel_core::{
     ids::{Candidate, PromptIndex},
-    noise::{NoiseKey, Use},
     rpo,
 };
 use gavel_models::{flux::transformer::TransformerInput, lora::LoraAdapter, trajectory::Trajectory};
@@ -120,15 +119,7 @@ fn advance(trajectory: &mut Trajectory, timestep: usize, velocity: &[f32]) {
     let log_prob = if timestep < metadata.noise_steps {
         let (sigma, sigma_next) = (trajectory.sigmas[timestep], trajectory.sigmas[timestep + 1]);
         let coefficients = rpo::StepCoefficients::new(metadata.sde, metadata.eta, sigma, sigma_next);
-        let key = NoiseKey {
-            seed: metadata.seed,
-            step: metadata.step,
-            prompt: metadata.prompt_index,
-            candidate: metadata.candidate,
-            timestep: timestep as u32,
-            usage: Use::Step,
-        };
-        let noise = key.normal(next.len());
+        let noise = super::candidate_noise(metadata).step(timestep).normal(next.len());
         rpo::sde_step(&coefficients, trajectory.latent(timestep), velocity, &noise, &mut next)
     } else {
         rpo::ode_step(

@@ -8,10 +8,10 @@ use candle_core::{DType, Device, Tensor};
 use gavel_core::{
     Hint,
     ids::{Candidate, Digest, PromptIndex, Step},
-    noise::{NoiseKey, Use},
+    noise::Use,
     rpo,
     spec::SamplingSpec,
-    work::PromptText,
+    work::{PromptTask, rules::CandidateNoise},
 };
 use gavel_models::{
     LoadError, ModelError,
@@ -75,7 +75,7 @@ pub enum Method {
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// The prompts.
-    pub prompts: &'a [PromptText],
+    pub prompts: &'a [PromptTask],
     /// Candidates of each prompt.
     pub candidates: u8,
     /// Stochastic or deterministic.
@@ -201,7 +201,11 @@ impl Sampler {
         let (height_tokens, width_tokens) = self.pipeline.latent_tokens(sampling.height, sampling.width)?;
         let tokens = height_tokens * width_tokens;
         let channels = self.pipeline.transformer.config().in_channels;
-        let texts: Vec<&str> = request.prompts.iter().map(|prompt| prompt.text.as_str()).collect();
+        let texts: Vec<&str> = request
+            .prompts
+            .iter()
+            .map(|prompt| prompt.task.words.as_str())
+            .collect();
         let embeds = self.embeds.get(&self.pipeline, &texts, request.max_sequence_length)?;
         let Some(first) = embeds.first() else {
             return Ok(Vec::new());
@@ -231,7 +235,7 @@ impl Sampler {
                 let metadata = TrajectoryMetadata {
                     model: self.model,
                     adapter: policy.digest(),
-                    prompt: prompt.text.clone(),
+                    prompt: prompt.task.words.clone(),
                     seed: request.seed,
                     step: request.step.0,
                     prompt_index: prompt.index.0,
@@ -281,6 +285,16 @@ impl Sampler {
     }
 }
 
+/// Whose noise a trajectory is sampled with.
+fn candidate_noise(metadata: &TrajectoryMetadata) -> CandidateNoise {
+    CandidateNoise {
+        seed: metadata.seed,
+        step: Step(metadata.step),
+        prompt_index: PromptIndex(metadata.prompt_index),
+        candidate: Candidate(metadata.candidate),
+    }
+}
+
 /// x_0: given, or drawn by key; candidates that share it are drawn with candidate 0's key.
 fn initial_latents(request: &Request<'_>, metadata: &TrajectoryMetadata, extents: &Extents) -> Result<Vec<f32>, Error> {
     let size = extents.latent_size();
@@ -296,18 +310,8 @@ fn initial_latents(request: &Request<'_>, metadata: &TrajectoryMetadata, extents
             });
         }
         None => {
-            let key = NoiseKey {
-                seed: metadata.seed,
-                step: metadata.step,
-                prompt: metadata.prompt_index,
-                candidate: if request.sampling.shared_noise {
-                    0
-                } else {
-                    metadata.candidate
-                },
-                timestep: 0,
-                usage: request.initial,
-            };
+            let noise = candidate_noise(metadata);
+            let key = noise.initial(request.initial, request.sampling.shared_noise);
             latents.extend(key.normal(size));
         }
     }

@@ -7,7 +7,7 @@ use gavel_core::{
     ids::{Digest, PromptIndex, Step},
     noise::{NoiseKey, Use},
     spec::{ObjectiveSpec, SamplingSpec},
-    work::PromptText,
+    work::PromptTask,
 };
 use gavel_models::{
     flux::transformer::ActivationMemory,
@@ -82,10 +82,10 @@ pub(crate) fn groups(digest: Digest, adapter: &LoraAdapter, count: u32) -> Vec<G
         "a green square on a white background",
         "a black triangle",
     ];
-    let prompts: Vec<PromptText> = (0..count)
-        .map(|index| PromptText {
+    let prompts: Vec<PromptTask> = (0..count)
+        .map(|index| PromptTask {
             index: PromptIndex(index),
-            text: texts[index as usize % texts.len()].into(),
+            task: texts[index as usize % texts.len()].into(),
         })
         .collect();
     let request = Request {
