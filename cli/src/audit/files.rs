@@ -2,16 +2,17 @@
 
 use std::path::Path;
 
-use gavel_core::ids::Digest;
+use gavel_core::ids::{Digest, Step};
 use gavel_core::run::{Phase, Run};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::Policy;
+use gavel_core::work::rules::is_checkpoint;
 use gavel_models::lora::{LoraConfig, folder_files};
 use gavel_trainer_worker::replay::OPTIMIZER_FILE;
 use serde::Serialize;
 
 use super::finding::{Findings, Rule};
-use crate::run::{RunFolder, is_checkpoint};
+use crate::run::RunFolder;
 
 const WEIGHTS: &str = "adapter_model.safetensors";
 
@@ -51,14 +52,14 @@ pub(super) fn check(
     let finished = run.phase() == Phase::Finished;
     let config = LoraConfig::from(&run.spec().lora);
     if let Some(policy) = policies.last().filter(|_| finished) {
-        let expected = policy.averaged.unwrap_or(policy.adapter);
+        let expected = policy.evaluated();
         filed.adapter = is_right(findings, |findings| {
             adapter(&folder.path().join("adapter"), "adapter", expected, &config, findings);
         });
         report(folder, expected, digest, findings);
     }
     for (version, policy) in policies.iter().enumerate() {
-        if !is_checkpoint(run.spec(), version as u32) {
+        if !is_checkpoint(run.spec(), Step(version as u32)) {
             continue;
         }
         let name = format!("checkpoints/step-{version}");

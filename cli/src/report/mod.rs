@@ -8,9 +8,10 @@ mod pictures;
 use anyhow::Context as _;
 use gavel_core::ids::Step;
 use gavel_core::spec::RunSpec;
+use gavel_core::work::rules::is_checkpoint;
 
 use crate::assets;
-use crate::run::{RunFolder, is_checkpoint};
+use crate::run::RunFolder;
 use data::Report;
 use pictures::Pictures;
 
@@ -26,7 +27,7 @@ pub(crate) async fn write(folder: &RunFolder, spec: &RunSpec) -> anyhow::Result<
     let policy = run.policy().context("the run has no policy")?;
     let adapter_sha256 = folder.write_final(spec, policy).await?;
     for (version, policy) in run.results().policies.iter().enumerate() {
-        if is_checkpoint(spec, version as u32) {
+        if is_checkpoint(spec, Step(version as u32)) {
             folder.write_checkpoint(spec, Step(version as u32), policy).await?;
         }
     }

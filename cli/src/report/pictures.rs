@@ -29,15 +29,15 @@ impl Pictures {
     pub(super) async fn read(run: &Run, blobs: &Blobs, evaluator: Option<&dyn Evaluator>) -> anyhow::Result<Self> {
         let results = run.results();
         let mut comparisons = Vec::new();
-        for (index, prompt) in run.assets().held_out.iter().enumerate() {
+        for (index, task) in run.assets().held_out.iter().enumerate() {
             let at = |images: &[Option<Digest>]| images.get(index).copied().flatten();
             let (Some(base), Some(tuned)) = (at(&results.base_images), at(&results.tuned_images)) else {
                 continue;
             };
             comparisons.push(Comparison {
-                prompt: prompt.clone(),
-                base: picture(prompt, base, blobs, evaluator).await?,
-                tuned: picture(prompt, tuned, blobs, evaluator).await?,
+                prompt: task.words.clone(),
+                base: picture(&task.words, base, blobs, evaluator).await?,
+                tuned: picture(&task.words, tuned, blobs, evaluator).await?,
                 verdict: results.comparisons.get(index).cloned().flatten(),
             });
         }

@@ -220,8 +220,7 @@ impl RunFolder {
     pub(crate) async fn write_final(&self, spec: &RunSpec, policy: &Policy) -> anyhow::Result<Digest> {
         let dir = self.path.join("adapter");
         let blobs = self.blobs().await?;
-        self.write_adapter(spec, &blobs, policy.averaged.unwrap_or(policy.adapter), &dir)
-            .await?;
+        self.write_adapter(spec, &blobs, policy.evaluated(), &dir).await?;
         let file = dir.join("adapter_model.safetensors");
         let bytes = std::fs::read(&file).with_context(|| format!("{}: cannot read", file.display()))?;
         Ok(Digest::of(&bytes))

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use gavel_core::ids::Step;
 use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::RunSpec;
+use gavel_core::work::rules::is_checkpoint;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::RunArguments;
@@ -125,17 +126,12 @@ async fn show(
 ) -> anyhow::Result<Option<RunStatus>> {
     let each = async |status: &RunStatus| {
         progress.update(status);
-        match status.policy.as_ref().filter(|_| is_checkpoint(spec, status.step.0)) {
+        match status.policy.as_ref().filter(|_| is_checkpoint(spec, status.step)) {
             Some(policy) => folder.write_checkpoint(spec, status.step, policy).await,
             None => Ok(()),
         }
     };
     follow(client, &spec.id(), None, each).await.map(Some)
-}
-
-/// Whether a step's policy belongs into `checkpoints/`.
-pub(crate) fn is_checkpoint(spec: &RunSpec, step: u32) -> bool {
-    spec.checkpoints.every > 0 && step > 0 && step.is_multiple_of(spec.checkpoints.every)
 }
 
 fn conclude(ended: Ended, arguments: &RunArguments, folder: &RunFolder) -> anyhow::Result<ExitCode> {

@@ -48,12 +48,14 @@ fn step_of(unit: &Unit) -> Option<Step> {
 /// # Errors
 /// The ledger does not replay, or there is nothing of that step in it.
 pub(super) fn read(history: &History, step: Option<u32>) -> anyhow::Result<(Run, Step, Vec<Recorded>)> {
-    let run = history.replay(|_, _| {}, |_, _| {})?;
-    let committed = run.committed();
-    let step = Step(step.unwrap_or(committed.0.max(1)));
+    let step = match step {
+        Some(step) => Step(step),
+        // Which step is the latest is known at the end only, and what its workers were given on the way there.
+        None => Step(history.replay(|_, _| {}, |_, _| {})?.committed().0.max(1)),
+    };
     let mut given: BTreeMap<(Unit, Fence), Assignment> = BTreeMap::new();
     let mut accepted: BTreeMap<Unit, (Fence, Outcome)> = BTreeMap::new();
-    history.replay(
+    let run = history.replay(
         |run, event| {
             if let Event::Granted { unit, fence, .. } = event
                 && step_of(unit) == Some(step)
@@ -87,7 +89,7 @@ pub(super) fn read(history: &History, step: Option<u32>) -> anyhow::Result<(Run,
     if recorded.is_empty() {
         return Err(
             Fault::new(format!("run `{}` has no accepted work of step {step}", run.id()))
-                .with_hint(format!("steps 1 to {committed} are committed"))
+                .with_hint(format!("steps 1 to {} are committed", run.committed()))
                 .into(),
         );
     }
