@@ -1,22 +1,10 @@
-//! Leases: who works on what, until when, and what happens when that ends badly.
+//! The board: which units can be leased, which are, and what went wrong with them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ids::{Fence, Millis, WorkerId};
+use super::Lease;
+use crate::ids::{Millis, WorkerId};
 use crate::work::{Role, Unit};
-
-/// A unit in a worker's hands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
-    /// The holder.
-    pub worker: WorkerId,
-    /// The number of the grant.
-    pub fence: Fence,
-    /// When it was granted.
-    pub granted: Millis,
-    /// When it expires unless a heartbeat comes. Soft state: heartbeats are not in the ledger.
-    pub deadline: Millis,
-}
 
 /// What went wrong with a unit so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -149,7 +137,7 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::Step;
+    use crate::ids::{Fence, Step};
 
     fn lease(worker: &str) -> Lease {
         Lease {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::fixtures::{run_of, spec};
 use super::*;
 use crate::forecast::rehearsal::work;
-use crate::work::{Fault, Part, Unusable};
+use crate::work::{Fault, Part, Role, Unusable};
 
 /// A run with its ledger and some workers.
 pub(super) struct Fleet {

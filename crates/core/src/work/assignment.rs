@@ -85,7 +85,7 @@ pub struct PromptTask {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
     /// The prompt's index in the step, the held-out set or the labelled set.
-    pub prompt: PromptIndex,
+    pub prompt_index: PromptIndex,
     /// What both pictures were made from.
     pub task: Task,
     /// PNG of the first candidate.

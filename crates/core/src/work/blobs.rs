@@ -102,8 +102,8 @@ impl Assignment {
             }
             Self::Judge { pairs } => {
                 for pair in pairs {
-                    inputs.extend(compared(pair.prompt, pair.first, pair.second));
-                    inputs.extend(sources(pair.prompt, &pair.task));
+                    inputs.extend(compared(pair.prompt_index, pair.first, pair.second));
+                    inputs.extend(sources(pair.prompt_index, &pair.task));
                 }
             }
             Self::Gradient { policy, groups, .. } => {

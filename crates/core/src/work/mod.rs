@@ -2,6 +2,7 @@
 
 mod assignment;
 mod blobs;
+mod lease_key;
 mod outcome;
 mod policy;
 pub mod rally;
@@ -14,7 +15,8 @@ mod verdict;
 pub use assignment::{Assignment, Pair, PromptTask, RewardedCandidate, RewardedGroup};
 pub use blobs::Part;
 pub(crate) use blobs::candidate_blobs;
-pub use outcome::{Outcome, Sampled, ShardStatistics, SkippedPair};
+pub use lease_key::LeaseKey;
+pub use outcome::{Outcome, OutcomeKind, Sampled, ShardStatistics, SkippedPair};
 pub use policy::Policy;
 pub use task::Task;
 pub use unit::{Arm, Role, Unit};

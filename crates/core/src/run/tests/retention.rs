@@ -60,6 +60,27 @@ fn a_run_finds_every_blob_that_it_needs_and_leaves_no_other() {
     }
 }
 
+/// Every digest that a document names, whatever field it is in, but for those that are no blobs. Independent of the list of
+/// blobs, so that a blob that is forgotten there shows.
+fn named_in(document: &impl serde::Serialize) -> BTreeSet<Digest> {
+    fn walk(value: &serde_json::Value, found: &mut BTreeSet<Digest>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                let blobs = fields
+                    .iter()
+                    .filter(|(key, _)| !["manifest", "model", "rubric"].contains(&key.as_str()));
+                blobs.for_each(|(_, value)| walk(value, found));
+            }
+            serde_json::Value::Array(values) => values.iter().for_each(|value| walk(value, found)),
+            serde_json::Value::String(text) => found.extend(text.parse::<Digest>()),
+            _ => {}
+        }
+    }
+    let mut found = BTreeSet::new();
+    walk(&serde_json::to_value(document).unwrap(), &mut found);
+    found
+}
+
 /// The results that count, with their units, as the ledger tells them.
 fn accepted(fleet: &Fleet) -> BTreeMap<Unit, Outcome> {
     let mut accepted = BTreeMap::new();
@@ -84,7 +105,8 @@ fn kept_by_rule(fleet: &Fleet) -> BTreeSet<Digest> {
         let every = spec.checkpoints.every;
         version >= first_version || (every > 0 && version > 0 && version.is_multiple_of(every))
     };
-    let mut kept = digests(fleet.run.assets().blobs());
+    let assets = fleet.run.assets();
+    let mut kept = named_in(&(&assets.prompts, &assets.held_out, &assets.labelled));
     for (unit, outcome) in accepted(fleet) {
         let keeps = match unit {
             Unit::Initialise => keeps_policy(0),
@@ -94,7 +116,7 @@ fn kept_by_rule(fleet: &Fleet) -> BTreeSet<Digest> {
             Unit::Judge { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => false,
         };
         if keeps {
-            kept.extend(digests(outcome.outputs()));
+            kept.extend(named_in(&outcome));
         }
     }
     kept
@@ -189,8 +211,9 @@ proptest! {
             let retained = fleet.run.retained();
             prop_assert_eq!(&retained, &kept_by_rule(&fleet));
             for (unit, _) in fleet.run.leases() {
-                let inputs = digests(fleet.run.assignment(unit).unwrap().inputs());
-                prop_assert!(inputs.is_subset(&retained), "{} reads what is not kept", unit);
+                let assignment = fleet.run.assignment(unit).unwrap();
+                prop_assert!(named_in(&assignment).is_subset(&retained), "{} is given what is not kept", unit);
+                prop_assert!(digests(assignment.inputs()).is_subset(&retained), "{} reads what is not kept", unit);
             }
             if number % 16 == 0 {
                 let read = read_from_now_on(&fleet.run);
