@@ -9,7 +9,7 @@ use gavel_core::{
     RunAssets,
     ids::{Digest, PromptIndex, RunId, Step, WorkerId},
     spec::RunSpec,
-    work::{Arm, Assignment, Fault, Outcome, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit},
+    work::{Arm, Assignment, Fault, Outcome, Policy, PromptTask, RewardedCandidate, RewardedGroup, Unit},
 };
 use gavel_models::{
     Family,
@@ -49,7 +49,7 @@ fn initialise(trainer: &mut TrainerWork, context: &WorkContext) -> Policy {
     policy
 }
 
-fn prompts() -> Vec<PromptText> {
+fn prompts() -> Vec<PromptTask> {
     [
         "a red circle on a blue background",
         "a green square on a white background",
@@ -57,9 +57,9 @@ fn prompts() -> Vec<PromptText> {
     ]
     .into_iter()
     .enumerate()
-    .map(|(index, text)| PromptText {
+    .map(|(index, text)| PromptTask {
         index: PromptIndex(index as u32),
-        text: text.into(),
+        task: text.into(),
     })
     .collect()
 }

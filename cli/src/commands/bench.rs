@@ -98,7 +98,7 @@ impl Measured {
 /// Every part of a run, in one process.
 struct Bench {
     spec: RunSpec,
-    prompts: Vec<String>,
+    prompts: Vec<gavel_core::work::Task>,
     sampler: Sampler,
     judge: Box<dyn Judge>,
     rubric: RubricSet,
@@ -134,7 +134,7 @@ impl Bench {
             .map(|index| Prompt {
                 index: PromptIndex(index as u32),
                 task: Task {
-                    words: &self.prompts[(offset + index) % self.prompts.len()],
+                    words: &self.prompts[(offset + index) % self.prompts.len()].words,
                     sources: &[],
                 },
             })
