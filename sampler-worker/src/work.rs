@@ -124,9 +124,9 @@ fn load(model: &ModelSpec) -> Result<Sampler, WorkError> {
 fn sources(prompt: &PromptTask, context: &WorkContext) -> Result<Vec<RgbImage>, WorkError> {
     let read = |digest: &Digest| {
         let picture = image::load_from_memory(&context.get(digest)?);
-        picture
-            .map(|picture| picture.to_rgb8())
-            .map_err(|error| WorkError::misleading(*digest, format!("source picture {digest} cannot be decoded: {error}")))
+        picture.map(|picture| picture.to_rgb8()).map_err(|error| {
+            WorkError::misleading(*digest, format!("source picture {digest} cannot be decoded: {error}"))
+        })
     };
     prompt.task.sources.iter().map(read).collect()
 }

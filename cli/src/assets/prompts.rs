@@ -56,7 +56,9 @@ fn task(prompt: Prompt, file: &Path, edits: bool, pictures: &mut Pictures) -> Re
     let mut task = Task::new(prompt.words);
     for source in prompt.sources {
         let path = folder.join(source);
-        let bytes = std::fs::read(&path).foreign().with_context(|| format!("{}: cannot read", path.display()))?;
+        let bytes = std::fs::read(&path)
+            .foreign()
+            .with_context(|| format!("{}: cannot read", path.display()))?;
         image::load_from_memory(&bytes)
             .foreign()
             .with_context(|| format!("{}: is no picture", path.display()))?;

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use clap::Args;
 use gavel_core::ids::Digest;
+use gavel_core::measure::JudgeCounts;
 use gavel_core::spec::{GradientExchange, RunSpec};
 use gavel_judge::Templates;
 use gavel_models::load::{device, dtype};
 use gavel_models::lora::{LoraAdapter, LoraConfig};
 use gavel_models::{Family, denoiser::Task};
 use gavel_policy::Sampler;
-use gavel_core::measure::JudgeCounts;
 use gavel_policy::local::{Labelled, judge_counts};
 use gavel_rubric::RubricSet;
 use gavel_trainer_worker::exchange;
@@ -99,10 +99,9 @@ fn files(spec: &RunSpec) -> Result<(String, Files)> {
 
 /// Loads the whole pipeline and binds a new adapter.
 fn model(spec: &RunSpec) -> Result<(String, ())> {
-    let device =
-        device(spec.model.device)
-            .foreign()
-            .with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
+    let device = device(spec.model.device)
+        .foreign()
+        .with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
     let family = Family::from_name(spec.model.family.as_str())?;
     let sampler = Sampler::load(family, &spec.model.path, &device, dtype(spec.model.dtype))?;
     sampler

@@ -250,5 +250,7 @@ pub fn judge_counts(judge: &dyn Judge, rubric: &RubricSet, labelled: &[Labelled<
         let judged = judge.judge(rubric, &[pair(&prompt, one.first, one.second)])?;
         records.extend(judged.into_iter().map(|record| (record, one.preferred)));
     }
-    Ok(JudgeCounts::of(records.iter().map(|(record, preferred)| (record, *preferred))))
+    Ok(JudgeCounts::of(
+        records.iter().map(|(record, preferred)| (record, *preferred)),
+    ))
 }
