@@ -87,6 +87,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
         "candle-core sqlx gavel-models gavel-worker gavel-coordinator",
     ),
     ("gavel-coordinator", "candle-core gavel-models gavel-worker"),
+    ("gavel-review", "clap indicatif"),
     (
         "gavel-sampler-worker",
         "gavel-judge-worker gavel-trainer-worker gavel-coordinator sqlx",

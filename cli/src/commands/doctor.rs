@@ -1,24 +1,35 @@
 //! `gavel doctor`: everything that can be known before time is spent, all problems at once.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-use gavel_core::ids::PromptIndex;
+use clap::Args;
+use gavel_core::ids::Digest;
+use gavel_core::measure::JudgeCounts;
 use gavel_core::spec::{GradientExchange, RunSpec};
-use gavel_core::work::Verdict;
 use gavel_judge::Templates;
-use gavel_models::flux::inspect::FluxInspection;
 use gavel_models::load::{device, dtype};
 use gavel_models::lora::{LoraAdapter, LoraConfig};
-use gavel_rubric::{JudgedPair, RubricSet};
-use gavel_sampler_worker::Sampler;
+use gavel_models::{Family, denoiser::Task};
+use gavel_policy::Sampler;
+use gavel_policy::local::{Labelled, judge_counts};
+use gavel_rubric::RubricSet;
 use gavel_trainer_worker::exchange;
+use image::RgbImage;
 
-use crate::args::DoctorArguments;
 use crate::assets::{self, Files};
-use crate::config;
-use crate::fault::{self, Fault};
+use crate::config::{self, ConfigArguments};
+use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
 use crate::preflight::{self, Weights};
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArguments {
+    #[command(flatten)]
+    pub(crate) config: ConfigArguments,
+    /// Folder of the run's results [default: runs/<run.name>].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
 
 /// Labelled pairs that the judge is tried on.
 const TRIED_PAIRS: usize = 8;
@@ -31,7 +42,7 @@ struct Table {
 
 impl Table {
     /// Prints one finding as it comes.
-    fn row<T>(&mut self, name: &str, found: anyhow::Result<(String, T)>) -> Option<T> {
+    fn row<T>(&mut self, name: &str, found: Result<(String, T)>) -> Option<T> {
         match found {
             Ok((text, value)) => {
                 println!("ok    {name:<12} {text}");
@@ -39,7 +50,7 @@ impl Table {
             }
             Err(error) => {
                 self.failed += 1;
-                let text = fault::render(&error).trim_end().replace('\n', "\n                   ");
+                let text = error.render().trim_end().replace('\n', "\n                   ");
                 println!("FAIL  {name:<12} {}", text.strip_prefix("error: ").unwrap_or(&text));
                 None
             }
@@ -47,7 +58,7 @@ impl Table {
     }
 }
 
-pub(super) fn doctor(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
+pub(super) fn doctor(arguments: &DoctorArguments) -> Result<ExitCode> {
     let mut table = Table::default();
     let spec = table.row(
         "config",
@@ -73,7 +84,7 @@ pub(super) fn doctor(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-fn files(spec: &RunSpec) -> anyhow::Result<(String, Files)> {
+fn files(spec: &RunSpec) -> Result<(String, Files)> {
     let files = assets::read(spec)?;
     let assets = &files.assets;
     let text = format!(
@@ -87,15 +98,17 @@ fn files(spec: &RunSpec) -> anyhow::Result<(String, Files)> {
 }
 
 /// Loads the whole pipeline and binds a new adapter.
-fn model(spec: &RunSpec) -> anyhow::Result<(String, ())> {
-    let device =
-        device(spec.model.device).with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
-    let sampler = Sampler::load(&spec.model.path, &device, dtype(spec.model.dtype))?;
-    let pipeline = sampler.pipeline();
-    pipeline
-        .latent_tokens(spec.sampling.height, spec.sampling.width)
+fn model(spec: &RunSpec) -> Result<(String, ())> {
+    let device = device(spec.model.device)
+        .foreign()
+        .with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
+    let family = Family::from_name(spec.model.family.as_str())?;
+    let sampler = Sampler::load(family, &spec.model.path, &device, dtype(spec.model.dtype))?;
+    sampler
+        .pipeline()
+        .grid(spec.sampling.height, spec.sampling.width)
         .context("`sampling.width` and `sampling.height`")?;
-    let adapter = LoraAdapter::init(&pipeline.transformer, &LoraConfig::from(&spec.lora), [0; 32])?;
+    let adapter = LoraAdapter::init(sampler.denoiser().layers(), &LoraConfig::from(&spec.lora), [0; 32])?;
     let manifest = adapter.manifest();
     Ok((
         format!(
@@ -107,48 +120,48 @@ fn model(spec: &RunSpec) -> anyhow::Result<(String, ())> {
 }
 
 /// Opens the judge and asks it about labelled pairs, both ways round.
-fn judge(spec: &RunSpec, files: Option<&Files>) -> anyhow::Result<(String, ())> {
+fn judge(spec: &RunSpec, files: Option<&Files>) -> Result<(String, ())> {
     let rubric = RubricSet::load(&spec.judge.rubric)?;
     let endpoints = preflight::endpoints(spec)?;
     let judge = gavel_judge::open(&spec.judge, &Templates::load(&spec.judge)?)?;
     let Some(files) = files.filter(|files| !files.assets.labelled.is_empty()) else {
         return Ok(("can be asked; no labelled pairs to try it on".to_owned(), ()));
     };
-    let (mut right, mut decided, mut tried) = (0, 0, 0);
-    for (pair, images) in files
-        .assets
-        .labelled
-        .iter()
-        .zip(files.labelled_images.chunks_exact(2))
-        .take(TRIED_PAIRS)
-    {
-        let picture = |bytes: &[u8]| image::load_from_memory(bytes).map(|picture| picture.to_rgb8());
-        let (first, second) = (picture(&images[0])?, picture(&images[1])?);
-        let asked = JudgedPair {
-            prompt: PromptIndex(0),
-            caption: &pair.text,
-            base: None,
-            first: &first,
-            second: &second,
-        };
-        let record = judge.judge(&rubric, &[asked])?.swap_remove(0);
-        tried += 1;
-        if let Verdict::Preferred { side } = record.verdict {
-            decided += 1;
-            right += usize::from(side == pair.preferred);
-        }
+    let picture = |digest: &Digest| -> Result<RgbImage> {
+        let bytes = files.pictures.get(digest).context("a labelled picture is missing")?;
+        Ok(image::load_from_memory(bytes).foreign()?.to_rgb8())
+    };
+    let tried: Vec<_> = files.assets.labelled.iter().take(TRIED_PAIRS).collect();
+    let mut pictures = Vec::with_capacity(tried.len());
+    for pair in &tried {
+        let sources: Vec<RgbImage> = pair.task.sources.iter().map(picture).collect::<Result<_>>()?;
+        pictures.push((sources, picture(&pair.first)?, picture(&pair.second)?));
     }
+    let labelled: Vec<Labelled<'_>> = tried
+        .iter()
+        .zip(&pictures)
+        .map(|(pair, (sources, first, second))| Labelled {
+            task: Task {
+                words: &pair.task.words,
+                sources,
+            },
+            first,
+            second,
+            preferred: pair.preferred,
+        })
+        .collect();
+    let JudgeCounts { decided, right, .. } = judge_counts(judge.as_ref(), &rubric, &labelled)?;
+    let tried = labelled.len();
     if decided == 0 {
-        return Err(Fault::new(format!("it decides none of {tried} labelled pairs"))
-            .with_hint("check that `judge.template` is the one that this judge understands")
-            .into());
+        return Err(Diagnostic::new(format!("it decides none of {tried} labelled pairs"))
+            .with_hint("check that `judge.template` is the one that this judge understands"));
     }
     let found = format!("decides {decided} of {tried} labelled pairs the same both ways round, {right} of them right");
     Ok((endpoints.into_iter().chain([found]).collect::<Vec<_>>().join("; "), ()))
 }
 
 /// Loads what trainers exchange gradient sums with.
-fn exchange() -> anyhow::Result<(String, ())> {
+fn exchange() -> Result<(String, ())> {
     let found = exchange::of_this_build().check()?;
     Ok((
         format!("{found} can be loaded; whether the trainers reach each other shows in the first step"),
@@ -157,10 +170,10 @@ fn exchange() -> anyhow::Result<(String, ())> {
 }
 
 /// Counted from the headers, so that it is known even where the models cannot be loaded.
-fn memory(spec: &RunSpec) -> anyhow::Result<String> {
-    let model = FluxInspection::read(&spec.model.path)?;
+fn memory(spec: &RunSpec) -> Result<String> {
+    let model = Family::from_name(spec.model.family.as_str())?.inspect(&spec.model.path)?;
     let judges = preflight::judges(spec)?;
-    preflight::memory(spec, &Weights::of(spec, &model, &judges))
+    preflight::memory(spec, &Weights::of(spec, model.as_ref(), &judges))
 }
 
 fn only_text(text: String) -> (String, ()) {

@@ -9,6 +9,7 @@ pub mod assets;
 pub mod forecast;
 pub mod hint;
 pub mod ids;
+pub mod measure;
 pub mod noise;
 pub mod rpo;
 pub mod run;
@@ -17,4 +18,4 @@ pub mod spec;
 pub mod work;
 
 pub use assets::{LabelledPair, ModelFingerprints, RubricText, RunAssets};
-pub use hint::Hint;
+pub use hint::{Diagnostic, Hint};

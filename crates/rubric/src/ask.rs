@@ -3,9 +3,9 @@
 //! Both traits are blocking and are called from several threads at once: whoever has many questions runs as many threads as it
 //! wants answers under way. Back ends live in `gavel-judge`.
 
-use gavel_core::Hint;
 use gavel_core::ids::{Digest, PromptIndex};
 use gavel_core::work::VerdictRecord;
+use gavel_core::{Diagnostic, Hint};
 use image::RgbImage;
 
 use crate::{Message, RubricSet};
@@ -117,15 +117,15 @@ pub trait Judge: Send + Sync {
     }
 }
 
-/// Two pictures of one caption.
+/// Two pictures of one prompt.
 #[derive(Debug, Clone, Copy)]
 pub struct JudgedPair<'a> {
-    /// The pair's place in the step, the held-out set or the labelled set.
-    pub prompt: PromptIndex,
-    /// The caption, or the instruction of an edit.
-    pub caption: &'a str,
+    /// The prompt's index in the step, the held-out set or the labelled set.
+    pub prompt_index: PromptIndex,
+    /// The prompt's words: a description, or the instruction of an edit.
+    pub prompt: &'a str,
     /// The picture that was edited; `None` for text-to-image.
-    pub base: Option<&'a RgbImage>,
+    pub source: Option<&'a RgbImage>,
     /// The first candidate.
     pub first: &'a RgbImage,
     /// The second candidate.
@@ -156,21 +156,12 @@ pub enum AskError {
 impl AskError {
     /// An [`AskError::Unanswerable`] that carries `error` and its remedy.
     pub fn unanswerable(error: &(impl std::error::Error + Hint)) -> Self {
+        let told = Diagnostic::of(error);
         Self::Unanswerable {
-            reason: in_full(error),
-            hint: error.hint(),
+            reason: told.to_string(),
+            hint: told.hint,
         }
     }
-}
-
-fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    text
 }
 
 impl Hint for AskError {
