@@ -11,8 +11,8 @@ use minijinja::{Environment, context};
 use serde::Serialize;
 
 use super::check::{Check, Verdicts, share};
-use super::measure::is_right;
 use crate::diagnostic::{Context as _, Foreign as _, Result};
+use gavel_core::measure::is_right;
 
 /// Longest side, in pixels, of a picture on the page.
 const SIDE: u32 = 384;
