@@ -38,7 +38,7 @@ pub(super) fn read(file: &Path, edits: bool, pictures: &mut Pictures) -> anyhow:
             .with_hint(hint)
             .into());
     }
-    let pairs = set.pairs().map(|pair| {
+    let pairs = set.pairs().into_iter().map(|pair| {
         let shown = pair.pictures.into_iter().chain(&pair.example.source);
         pictures.extend(shown.map(|picture| (picture.digest, picture.encoded.clone())));
         LabelledPair {

@@ -7,7 +7,7 @@ use gavel_core::ids::{PromptIndex, Step};
 use gavel_core::noise::Use;
 use gavel_core::rpo::{self, learning_rate};
 use gavel_core::spec::RunSpec;
-use gavel_core::work::PromptTask;
+use gavel_core::work::{PromptTask, Task};
 use gavel_judge::Templates;
 use gavel_models::flux::transformer::ActivationMemory;
 use gavel_models::load::{device, dtype};
@@ -90,7 +90,7 @@ impl Measured {
 /// Every part of a run, in one process.
 struct Bench {
     spec: RunSpec,
-    prompts: Vec<String>,
+    prompts: Vec<Task>,
     sampler: Sampler,
     judge: Box<dyn Judge>,
     rubric: RubricSet,
