@@ -73,7 +73,7 @@ pub(crate) enum ConfigCommand {
 /// A configuration with its overrides.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArguments {
-    /// Configuration file (TOML). Paths in it are relative to the current folder or, where nothing is there, to its own.
+    /// Configuration file (TOML). Paths in it are relative to its own folder.
     #[arg(value_name = "CONFIG")]
     pub(crate) file: PathBuf,
     /// Override a key, for example --set run.seed=7. Wins over GAVEL__SECTION__KEY in the environment, which wins over the file.
@@ -148,6 +148,16 @@ pub(crate) struct WorkerArguments {
     pub(crate) connect: String,
     #[command(flatten)]
     pub(crate) parent: ParentArguments,
+    #[command(flatten)]
+    pub(crate) relocation: RelocationArguments,
+}
+
+/// Where a run's files are now.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RelocationArguments {
+    /// A spec as JSON: if it is that of the run, its paths are taken instead of those that the run was submitted with.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) paths_from: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -204,6 +214,8 @@ pub(crate) struct JudgeArguments {
     pub(crate) images: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) parent: ParentArguments,
+    #[command(flatten)]
+    pub(crate) relocation: RelocationArguments,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ mod prompts;
 use std::path::Path;
 
 use anyhow::Context as _;
-use gavel_core::spec::{EvaluatorName, JudgeSpec, ReasonsSpec, RunSpec};
+use gavel_core::spec::{EvaluatorName, InProcessSpec, MemberSpec, ReasonsSpec, RunSpec};
 use gavel_core::{ModelFingerprints, RubricText, RunAssets};
 use gavel_eval::Evaluator;
 use gavel_models::load::fingerprint;
@@ -85,15 +85,15 @@ fn template(spec: &RunSpec) -> anyhow::Result<String> {
     read_text(&spec.judge.template)
 }
 
-/// Those of an ensemble; a member without one takes the ensemble's.
+/// The template of each member of an ensemble: its own or, where it names none, the ensemble's.
 fn member_templates(spec: &RunSpec) -> anyhow::Result<Vec<String>> {
-    let read = |member: &JudgeSpec| {
+    let read = |member: &MemberSpec| {
         let own = Some(&member.template).filter(|file| !file.as_os_str().is_empty());
         let file = own.unwrap_or(&spec.judge.template);
         JudgeTemplate::load(file)?;
         read_text(file)
     };
-    spec.judge.members.iter().map(read).collect()
+    spec.judge.back_end.members().iter().map(read).collect()
 }
 
 fn reason_template(reasons: &ReasonsSpec) -> anyhow::Result<String> {
@@ -117,7 +117,7 @@ pub(crate) fn check_model_folder(spec: &RunSpec) -> Result<(), Fault> {
     model_folder(&spec.model.path, "model.path", "model_index.json")
 }
 
-/// The same for those of the judges that judge workers host.
+/// As [`check_model_folder`] for the judges whose models judge workers load.
 ///
 /// # Errors
 /// As [`check_model_folder`].
@@ -126,18 +126,18 @@ pub(crate) fn check_judge_folders(spec: &RunSpec) -> Result<(), Fault> {
     hosted.try_for_each(|hosted| check_judge_folder(hosted.spec, &hosted.at))
 }
 
-/// The same for one of them, whose table is `at`.
+/// As [`check_model_folder`] for one such judge, whose table is `at`.
 ///
 /// # Errors
 /// As [`check_model_folder`].
-pub(crate) fn check_judge_folder(judge: &JudgeSpec, at: &str) -> Result<(), Fault> {
+pub(crate) fn check_judge_folder(judge: &InProcessSpec, at: &str) -> Result<(), Fault> {
     model_folder(&judge.path, &format!("{at}.path"), "config.json")
 }
 
 fn model_folder(folder: &Path, key: &str, marker: &str) -> Result<(), Fault> {
     if !folder.is_dir() {
         return Err(Fault::new(format!("`{key}`: there is no folder {}", folder.display()))
-            .with_hint("download the model, or correct the path; it is relative to the current folder or to the configuration file"));
+            .with_hint("download the model, or correct the path; in the configuration file it is relative to that file, in --set to the current folder"));
     }
     if !folder.join(marker).is_file() {
         return Err(Fault::new(format!("`{key}`: {} holds no {marker}", folder.display()))

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use gavel_coordinator::ledger::RunRecord;
 use gavel_core::ids::Digest;
 use gavel_core::run::{Phase, Run};
-use gavel_core::spec::RunSpec;
+use gavel_core::spec::{RunSpec, fingerprint_with_paths};
 use gavel_core::work::Policy;
 use gavel_models::lora::{LoraConfig, folder_files};
 use gavel_trainer_worker::replay::OPTIMIZER_FILE;
@@ -29,22 +30,25 @@ pub(super) struct Filed {
 pub(super) fn check(
     folder: &RunFolder,
     spec: &RunSpec,
-    spec_sha256: &str,
+    record: &RunRecord,
     run: &Run,
     policies: &[&Policy],
     findings: &mut Findings,
 ) -> Filed {
     let mut filed = Filed::default();
-    let digest = run.spec_sha256();
+    let fingerprint = Fingerprint {
+        present: run.spec_sha256(),
+        with_paths: fingerprint_with_paths(&record.spec),
+    };
     for (place, found) in [
         ("spec.json", spec.digest().to_string()),
-        ("the ledger's spec_sha256", spec_sha256.to_owned()),
+        ("the ledger's spec_sha256", record.spec_sha256.clone()),
     ] {
         findings.equal(
             Rule::Files,
             place,
             "the spec's fingerprint",
-            &digest.to_string(),
+            &fingerprint.expected(&found),
             &found,
         );
     }
@@ -55,7 +59,7 @@ pub(super) fn check(
         filed.adapter = is_right(findings, |findings| {
             adapter(&folder.path().join("adapter"), "adapter", expected, &config, findings);
         });
-        report(folder, expected, digest, findings);
+        report(folder, expected, &fingerprint, findings);
     }
     for (version, policy) in policies.iter().enumerate() {
         if !is_checkpoint(run.spec(), version as u32) {
@@ -116,15 +120,34 @@ fn adapter(dir: &Path, name: &str, expected: Digest, config: &LoraConfig, findin
     }
 }
 
+/// The run's fingerprint by the present rule and, where an earlier version wrote the run, by the rule of that time.
+struct Fingerprint {
+    present: Digest,
+    with_paths: Option<Digest>,
+}
+
+impl Fingerprint {
+    /// What `found` has to be equal to.
+    fn expected(&self, found: &str) -> String {
+        let earlier = self.with_paths.map(|digest| digest.to_string());
+        earlier
+            .filter(|digest| digest == found)
+            .unwrap_or_else(|| self.present.to_string())
+    }
+}
+
 /// `report.json` names the adapter and the spec.
-fn report(folder: &RunFolder, adapter: Digest, spec: Digest, findings: &mut Findings) {
+fn report(folder: &RunFolder, adapter: Digest, spec: &Fingerprint, findings: &mut Findings) {
     let Some(bytes) = read(&folder.path().join("report.json"), "report.json", findings) else {
         return;
     };
     let report: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    for (key, expected) in [("adapter_sha256", adapter), ("spec_sha256", spec)] {
-        let found = report.get(key).and_then(serde_json::Value::as_str).unwrap_or("absent");
-        findings.equal(Rule::Files, "report.json", key, &expected.to_string().as_str(), &found);
+    let found = |key: &str| report.get(key).and_then(serde_json::Value::as_str).unwrap_or("absent");
+    for (key, expected) in [
+        ("adapter_sha256", adapter.to_string()),
+        ("spec_sha256", spec.expected(found("spec_sha256"))),
+    ] {
+        findings.equal(Rule::Files, "report.json", key, &expected.as_str(), &found(key));
     }
 }
 

@@ -84,14 +84,7 @@ async fn look(arguments: &AuditArguments) -> anyhow::Result<Report> {
     let policies = steps::policies(&account);
     evaluation::check(&account, &policies, &mut findings);
     let blobs = blobs::check(&account, &folder.blobs().await?, &mut findings).await?;
-    let files = files::check(
-        &folder,
-        &spec,
-        &history.record.spec_sha256,
-        run,
-        &policies,
-        &mut findings,
-    );
+    let files = files::check(&folder, &spec, &history.record, run, &policies, &mut findings);
     Ok(Report {
         run: run.id().clone(),
         spec_sha256: run.spec_sha256(),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use gavel_coordinator::blobs::Blobs;
 use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
+use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, Step};
 use gavel_core::run::Run;
 use gavel_core::spec::RunSpec;
@@ -39,9 +40,16 @@ impl RunFolder {
                 .with_hint("choose a folder that this user may write to, with --out")
         };
         std::fs::create_dir_all(folder.logs()).with_context(unwritable)?;
-        let text = serde_json::to_string_pretty(spec).context("cannot write the spec as JSON")?;
-        std::fs::write(path.join(SPEC), text).with_context(unwritable)?;
+        folder.write_spec(spec).with_context(unwritable)?;
         Ok(folder)
+    }
+
+    /// Writes the spec whole or not at all.
+    fn write_spec(&self, spec: &RunSpec) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(spec).context("cannot write the spec as JSON")?;
+        let unfinished = self.path.join(format!("{SPEC}.new"));
+        std::fs::write(&unfinished, text)?;
+        Ok(std::fs::rename(unfinished, self.spec_file())?)
     }
 
     /// Says whether a new run may have this folder.
@@ -59,11 +67,11 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Opens the folder of a run that is to go on.
+    /// Opens the folder of a run that is to go on, and notes where its files are now.
     ///
     /// # Errors
-    /// There is none, or it was made by another configuration.
-    pub(super) fn resume(path: &Path, spec: &RunSpec) -> anyhow::Result<Self> {
+    /// There is none, or it was made by another configuration or from other files.
+    pub(super) async fn resume(path: &Path, spec: &RunSpec, assets: &RunAssets) -> anyhow::Result<Self> {
         let file = path.join(SPEC);
         let text = std::fs::read_to_string(&file).with_context(|| {
             Fault::new(format!("{} holds no run to resume", path.display()))
@@ -88,9 +96,41 @@ impl RunFolder {
                 .into());
         }
         let folder = Self { path: path.to_owned() };
-        std::fs::create_dir_all(folder.logs())
-            .with_context(|| format!("{}: cannot write to the run's folder", path.display()))?;
+        folder.check_assets(spec, assets).await?;
+        let unwritable = || format!("{}: cannot write to the run's folder", path.display());
+        std::fs::create_dir_all(folder.logs()).with_context(unwritable)?;
+        folder.write_spec(spec).with_context(unwritable)?;
         Ok(folder)
+    }
+
+    /// Compares the files' contents with those that the run was begun with.
+    async fn check_assets(&self, spec: &RunSpec, assets: &RunAssets) -> anyhow::Result<()> {
+        // Without a ledger nothing has begun: an earlier start failed.
+        if !self.ledger().is_file() {
+            return Ok(());
+        }
+        let ledger = SqliteLedger::open(&self.ledger()).await?;
+        let records = ledger.runs().await?;
+        ledger.close().await;
+        let Some(record) = records.iter().find(|record| record.run == spec.id()) else {
+            return Ok(());
+        };
+        let before: RunAssets = serde_json::from_str(&record.assets)
+            .with_context(|| format!("{}: the run's files cannot be read", self.ledger().display()))?;
+        let differences = before.differences(assets);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "{} was begun with other contents of {}",
+            self.path.display(),
+            differences.join(", ")
+        );
+        Err(Fault::new(message)
+            .with_hint(
+                "put back what these keys named when the run was begun, or start another run with --out and run.name",
+            )
+            .into())
     }
 
     /// Opens the folder of a run that is there, to look into it. `run` is the folder, or its name in `runs/`.
@@ -126,6 +166,11 @@ impl RunFolder {
     /// The folder itself.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The run's configuration as JSON, with the paths of its last start.
+    pub(super) fn spec_file(&self) -> PathBuf {
+        self.path.join(SPEC)
     }
 
     /// The processes' logs.

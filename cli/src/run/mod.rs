@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     let out = config::out_folder(&spec, arguments.out.as_deref());
     let files = preflight::preflight(&spec, &out, arguments.resume)?;
     let folder = if arguments.resume {
-        RunFolder::resume(&out, &spec)?
+        block_on(RunFolder::resume(&out, &spec, &files.assets))?
     } else {
         RunFolder::create(&out, &spec)?
     };

@@ -10,6 +10,7 @@ mod cache;
 mod ensemble;
 mod error;
 mod explainer;
+mod in_process;
 mod open;
 mod openai;
 mod question;

@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BinaryHeap};
 use serde::Serialize;
 
 use crate::assets::RunAssets;
-use crate::forecast::rehearsal;
 use crate::hint::Hint;
 use crate::ids::{Fence, Millis, RunId, WorkerId};
 use crate::run::{Event, Refusal, Run};
@@ -339,22 +338,7 @@ mod tests {
     use super::*;
 
     fn spec(steps: u32, per_step: u32) -> RunSpec {
-        let mut spec = RunSpec {
-            run: Default::default(),
-            model: Default::default(),
-            prompts: Default::default(),
-            sampling: Default::default(),
-            lora: Default::default(),
-            objective: Default::default(),
-            optimizer: Default::default(),
-            judge: Default::default(),
-            trainer: Default::default(),
-            checkpoints: Default::default(),
-            evaluation: None,
-            limits: Default::default(),
-            fleet: Default::default(),
-            coordinator: Default::default(),
-        };
+        let mut spec = RunSpec::default();
         spec.run.steps = steps;
         spec.prompts.per_step = per_step;
         spec
