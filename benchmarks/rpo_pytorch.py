@@ -24,8 +24,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "models/train"))
-from judge_prompt import Judge  # noqa: E402
-from scenes import check, parse  # noqa: E402
+from judge.judge_prompt import Judge  # noqa: E402
+from scenes.scene import check, parse  # noqa: E402
 
 TEXT_LENGTH, GUIDANCE, SIDE, CHANNELS = 24, 3.5, 4, 64
 TARGETS = [

@@ -102,6 +102,7 @@ fn no_room_depends_on_a_room_that_it_must_not_know() {
             ],
         ),
         ("gavel-coordinator", &["candle-core", "gavel-models", "gavel-worker"]),
+        ("gavel-review", &["clap", "indicatif"]),
         (
             "gavel-sampler-worker",
             &[

@@ -1,20 +1,22 @@
 //! Several checks, whose problems are all told together.
 
+use crate::diagnostic::{Diagnostic, Result};
+
 /// The checks so far.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     count: usize,
-    problems: Vec<anyhow::Error>,
+    problems: Vec<Diagnostic>,
 }
 
 impl Checks {
     /// Notes what a check gave.
-    pub(crate) fn note<T>(&mut self, checked: anyhow::Result<T>) -> Option<T> {
+    pub(crate) fn note<T, E: Into<Diagnostic>>(&mut self, checked: Result<T, E>) -> Option<T> {
         self.count += 1;
         match checked {
             Ok(value) => Some(value),
             Err(problem) => {
-                self.problems.push(problem);
+                self.problems.push(problem.into());
                 None
             }
         }
@@ -26,7 +28,7 @@ impl Checks {
     }
 
     /// What they have against the run, in their order.
-    pub(crate) fn problems(self) -> Vec<anyhow::Error> {
+    pub(crate) fn problems(self) -> Vec<Diagnostic> {
         self.problems
     }
 }

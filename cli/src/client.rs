@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use gavel_core::ids::{Digest, RunId};
 use gavel_core::run::RunStatus;
 use gavel_core::spec::RunSpec;
@@ -13,7 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
 use crate::assets::Files;
-use crate::fault::Fault;
+use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
 
 /// A run's assets carry every prompt.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -31,7 +30,7 @@ impl Client {
     ///
     /// # Errors
     /// Not an address, or nobody who leads answers there.
-    pub(crate) async fn connect(addresses: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn connect(addresses: &str) -> Result<Self> {
         let mut addresses = addresses.split(',').map(str::trim).peekable();
         loop {
             let client = Self::connect_to(addresses.next().unwrap_or_default()).await;
@@ -45,21 +44,22 @@ impl Client {
         }
     }
 
-    async fn connect_to(address: &str) -> anyhow::Result<Self> {
+    async fn connect_to(address: &str) -> Result<Self> {
         let address = if address.contains("://") {
             address.to_owned()
         } else {
             format!("http://{address}")
         };
-        let endpoint = Endpoint::from_shared(address.clone()).with_context(|| {
-            Fault::new(format!("`{address}` is not an address")).with_hint("write it as http://HOST:PORT")
+        let endpoint = Endpoint::from_shared(address.clone()).foreign().with_context(|| {
+            Diagnostic::new(format!("`{address}` is not an address")).with_hint("write it as http://HOST:PORT")
         })?;
         let channel = endpoint
             .connect_timeout(Duration::from_secs(5))
             .connect()
             .await
+            .foreign()
             .with_context(|| {
-                Fault::new(format!("no coordinator answers at {address}"))
+                Diagnostic::new(format!("no coordinator answers at {address}"))
                     .with_hint("start `gavel coordinator`, or name its address with --connect")
             })?;
         Ok(Self { address, channel })
@@ -83,7 +83,7 @@ impl Client {
     ///
     /// # Errors
     /// The coordinator refuses it, for example because another spec has this name.
-    pub(crate) async fn submit(&self, spec: &RunSpec, files: &Files) -> anyhow::Result<Submitted> {
+    pub(crate) async fn submit(&self, spec: &RunSpec, files: &Files) -> Result<Submitted> {
         for image in &files.labelled_images {
             self.put(image).await.context("cannot store a labelled picture")?;
         }
@@ -104,7 +104,7 @@ impl Client {
         })
     }
 
-    async fn put(&self, bytes: &[u8]) -> anyhow::Result<()> {
+    async fn put(&self, bytes: &[u8]) -> Result<()> {
         let expected = Digest::of(bytes).to_string();
         let chunks: Vec<PutRequest> = bytes
             .chunks(CHUNK_BYTES)
@@ -120,19 +120,17 @@ impl Client {
             .await
             .map_err(|status| self.refused(&status))?
             .into_inner();
-        anyhow::ensure!(
-            stored.sha256 == expected,
-            "blob {expected} was stored as {}",
-            stored.sha256
-        );
-        Ok(())
+        match stored.sha256 == expected {
+            true => Ok(()),
+            false => Err(format!("blob {expected} was stored as {}", stored.sha256).into()),
+        }
     }
 
     /// One run's state.
     ///
     /// # Errors
     /// No such run.
-    pub(crate) async fn status(&self, run: &RunId) -> anyhow::Result<RunStatus> {
+    pub(crate) async fn status(&self, run: &RunId) -> Result<RunStatus> {
         let request = GetRunRequest { run_id: run.0.clone() };
         let response = self.runs().get(request).await.map_err(|status| self.refused(&status))?;
         parse(&response.into_inner().status_json)
@@ -142,7 +140,7 @@ impl Client {
     ///
     /// # Errors
     /// The coordinator does not answer.
-    pub(crate) async fn list(&self) -> anyhow::Result<Vec<RunStatus>> {
+    pub(crate) async fn list(&self) -> Result<Vec<RunStatus>> {
         let response = self
             .runs()
             .list(ListRunsRequest {})
@@ -160,7 +158,7 @@ impl Client {
     ///
     /// # Errors
     /// No such run, or no coordinator.
-    pub(crate) async fn watch(&self, run: &RunId) -> anyhow::Result<Watch> {
+    pub(crate) async fn watch(&self, run: &RunId) -> Result<Watch> {
         let request = GetRunRequest { run_id: run.0.clone() };
         let stream = self
             .runs()
@@ -175,16 +173,16 @@ impl Client {
     ///
     /// # Errors
     /// No such run.
-    pub(crate) async fn resume(&self, run: &RunId) -> anyhow::Result<()> {
+    pub(crate) async fn resume(&self, run: &RunId) -> Result<()> {
         match self.runs().resume(ResumeRequest { run_id: run.0.clone() }).await {
             Ok(_) => Ok(()),
             Err(status) if status.code() == Code::FailedPrecondition => Ok(()),
-            Err(status) => Err(self.refused(&status).into()),
+            Err(status) => Err(self.refused(&status)),
         }
     }
 
-    fn refused(&self, status: &Status) -> Fault {
-        let fault = Fault::new(format!("the coordinator at {}: {}", self.address, status.message()));
+    fn refused(&self, status: &Status) -> Diagnostic {
+        let fault = Diagnostic::new(format!("the coordinator at {}: {}", self.address, status.message()));
         match status.code() {
             Code::AlreadyExists => fault.with_hint("choose another `run.name`, or submit the same configuration"),
             Code::NotFound => fault.with_hint("`gavel status` lists the runs"),
@@ -210,14 +208,14 @@ impl Watch {
     ///
     /// # Errors
     /// The stream broke.
-    pub(crate) async fn next(&mut self) -> anyhow::Result<Option<RunStatus>> {
-        match self.stream.message().await? {
+    pub(crate) async fn next(&mut self) -> Result<Option<RunStatus>> {
+        match self.stream.message().await.foreign()? {
             Some(message) => parse(&message.status_json).map(Some),
             None => Ok(None),
         }
     }
 }
 
-fn parse(text: &str) -> anyhow::Result<RunStatus> {
+fn parse(text: &str) -> Result<RunStatus> {
     serde_json::from_str(text).context("the coordinator's answer is not a run's state: is it of the same version?")
 }

@@ -7,19 +7,16 @@
     reason = "this is the program that talks to people"
 )]
 
-mod args;
 mod assets;
-mod audit;
 mod checks;
 mod client;
 mod commands;
 mod config;
-mod fault;
+mod diagnostic;
+mod files;
 mod preflight;
-mod report;
 mod run;
-mod verdicts;
-mod verify;
+mod runtime;
 
 use std::process::ExitCode;
 
@@ -27,12 +24,12 @@ use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let arguments = args::Arguments::parse();
+    let arguments = commands::Arguments::parse();
     start_log();
     match commands::dispatch(arguments.command) {
         Ok(code) => code,
         Err(error) => {
-            eprint!("{}", fault::render(&error));
+            diagnostic::tell(&error);
             ExitCode::FAILURE
         }
     }

@@ -237,6 +237,33 @@ fn a_port_in_use_is_named_with_its_remedy() {
 }
 
 #[test]
+fn what_a_process_of_the_fleet_says_at_its_end_reaches_the_terminal() {
+    let folder = TempDir::new().unwrap();
+    // No ledger can be made below a file, which only the coordinator's process finds out.
+    file(&folder, "state", "");
+    let out = folder.path().display().to_string();
+    let arguments = ["run", "configs/quickstart.toml", "--out", &out];
+    insta::assert_snapshot!(failure(&arguments, &[], &folder));
+}
+
+#[test]
+fn a_parent_process_gets_the_same_error_as_a_line_of_json() {
+    let folder = TempDir::new().unwrap();
+    let arguments = ["config", "check", "configs/nowhere.toml"];
+    let plain = failure(&arguments, &[], &folder);
+    let asked = failure(&arguments, &[("GAVEL_ERROR_FORMAT", "json")], &folder);
+    let line = asked.strip_prefix(&plain).unwrap();
+    let told: serde_json::Value = serde_json::from_str(line).unwrap();
+    let parts = format!(
+        "error: {}\ncaused by: {}\nhint: {}\n",
+        told["error"].as_str().unwrap(),
+        told["causes"][0].as_str().unwrap(),
+        told["hint"].as_str().unwrap()
+    );
+    assert_eq!(parts, plain);
+}
+
+#[test]
 fn an_output_folder_that_is_a_file_is_refused() {
     let folder = TempDir::new().unwrap();
     let out = file(&folder, "taken", "");

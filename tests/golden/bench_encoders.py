@@ -10,7 +10,7 @@ from PIL import Image
 
 from encoders import ROOT
 
-sys.path.insert(0, str(ROOT / "models" / "train"))
+sys.path.insert(0, str(ROOT / "models" / "train" / "judge"))
 import judge_prompt  # noqa: E402
 
 CAPTION = "a green square left of a yellow triangle on a white background"

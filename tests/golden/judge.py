@@ -97,7 +97,8 @@ def user(*parts):
 def shipped():
     """The judge that the project ships, asked in its own words about pictures of its own size."""
     import sys
-    sys.path.insert(0, str(ROOT / "models" / "train"))
+    # Its folder itself: as a package it would have the name of this file.
+    sys.path.insert(0, str(ROOT / "models" / "train" / "judge"))
     import judge_prompt
     captions = ["a red circle on a blue background", "a green square left of a yellow triangle on a white background"]
     conversations, prompts = [], []

@@ -1,4 +1,4 @@
-"""Makes scenes.png and scenes.json: pictures with the facts that models/train/scenes.py finds in them.
+"""Makes scenes.png and scenes.json: pictures with the facts that models/train/scenes/scene.py finds in them.
 
 Run from the repository root: python tests/golden/scenes.py
 Made with numpy 2.4, Pillow 13, torch 2, diffusers: rendered scenes under their own and under foreign captions, and pictures
@@ -16,7 +16,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "models" / "train"))
-import scenes  # noqa: E402
+from scenes import scene as world  # noqa: E402
 
 COLUMNS, RENDERED, PAINTED = 20, 160, 40
 
@@ -37,18 +37,18 @@ def painted(captions):
 
 def main():
     rng = random.Random(3)
-    true = [scenes.random_scene(rng) for _ in range(RENDERED)]
-    wanted = [scenes.random_scene(rng) for _ in range(PAINTED)]
-    images = [scenes.render(scene, rng) for scene in true] + painted([scenes.caption(scene) for scene in wanted])
+    true = [world.random_scene(rng) for _ in range(RENDERED)]
+    wanted = [world.random_scene(rng) for _ in range(PAINTED)]
+    images = [world.render(scene, rng) for scene in true] + painted([world.caption(scene) for scene in wanted])
     sheet = Image.new("RGB", (COLUMNS * 64, -(-len(images) // COLUMNS) * 64))
     cases = []
     for tile, (scene, image) in enumerate(zip(true + wanted, images, strict=True)):
         sheet.paste(image, (tile % COLUMNS * 64, tile // COLUMNS * 64))
-        for asked in (scene, scenes.random_scene(rng)):
-            facts = scenes.check(image, asked)
+        for asked in (scene, world.random_scene(rng)):
+            facts = world.check(image, asked)
             share = facts.pop("mean")
             facts.pop("all")
-            cases.append({"tile": tile, "prompt": scenes.caption(asked), "facts": facts, "share": share})
+            cases.append({"tile": tile, "prompt": world.caption(asked), "facts": facts, "share": share})
     here = Path(__file__).parent
     sheet.save(here / "scenes.png", optimize=True)
     lines = ",\n".join(json.dumps(case) for case in cases)

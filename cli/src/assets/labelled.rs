@@ -5,7 +5,7 @@ use std::path::Path;
 use gavel_core::LabelledPair;
 use gavel_rubric::data::{LabelledSet, Labelling, ReadOptions, Task};
 
-use crate::fault::Fault;
+use crate::diagnostic::{Diagnostic, Result};
 
 /// The pairs of a file, and their pictures' bytes.
 #[derive(Debug, Default)]
@@ -18,15 +18,14 @@ pub(super) struct Labelled {
 ///
 /// # Errors
 /// A record that is no labelled pair, or a picture that cannot be read; scores and edits, which a run does not measure.
-pub(super) fn read(file: &Path) -> anyhow::Result<Labelled> {
+pub(super) fn read(file: &Path) -> Result<Labelled> {
     let set = LabelledSet::read(file, &ReadOptions::local())?;
     if (set.task, set.labelling) != (Task::TextToImage, Labelling::Ranked) {
-        return Err(Fault::new(format!(
+        return Err(Diagnostic::new(format!(
             "{}: a run measures its judge on ranked pictures of captions",
             file.display()
         ))
-        .with_hint("give pairs with `label_rank` and without a base image")
-        .into());
+        .with_hint("give pairs with `label_rank` and without a base image"));
     }
     let mut labelled = Labelled::default();
     for pair in set.pairs() {

@@ -5,7 +5,6 @@ mod prompts;
 
 use std::path::Path;
 
-use anyhow::Context as _;
 use gavel_core::spec::{EvaluatorName, JudgeSpec, ReasonsSpec, RunSpec};
 use gavel_core::{ModelFingerprints, RubricText, RunAssets};
 use gavel_eval::Evaluator;
@@ -13,7 +12,8 @@ use gavel_models::load::fingerprint;
 use gavel_rubric::{JudgeTemplate, ReasonTemplate, RubricSet};
 
 use crate::checks::Checks;
-use crate::fault::Fault;
+use crate::diagnostic::{Context as _, Diagnostic, Result};
+use crate::files::read_text;
 
 /// A run's files. `labelled_images` are the pictures that `assets.labelled` names by hash; they have to be stored as blobs.
 pub(crate) struct Files {
@@ -25,7 +25,7 @@ pub(crate) struct Files {
 ///
 /// # Errors
 /// The first file that cannot be used, with the line or key.
-pub(crate) fn read(spec: &RunSpec) -> anyhow::Result<Files> {
+pub(crate) fn read(spec: &RunSpec) -> Result<Files> {
     let mut checks = Checks::default();
     match read_all(spec, &mut checks) {
         Some(files) => Ok(files),
@@ -37,7 +37,7 @@ pub(crate) fn read(spec: &RunSpec) -> anyhow::Result<Files> {
 pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
     let prompts = checks.note(prompts::read(&spec.prompts.train).context("`prompts.train` cannot be used"));
     let held_out = checks.note(held_out(spec).context("`prompts.held_out` cannot be used"));
-    let rubric = checks.note(RubricSet::load(&spec.judge.rubric).map_err(anyhow::Error::from));
+    let rubric = checks.note(RubricSet::load(&spec.judge.rubric));
     let template = checks.note(template(spec));
     let member_templates = checks.note(member_templates(spec));
     let reasons = spec.judge.reasons.as_ref();
@@ -67,7 +67,7 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
     })
 }
 
-fn held_out(spec: &RunSpec) -> anyhow::Result<Vec<String>> {
+fn held_out(spec: &RunSpec) -> Result<Vec<String>> {
     let Some(file) = &spec.prompts.held_out else {
         return Ok(Vec::new());
     };
@@ -80,13 +80,13 @@ fn held_out(spec: &RunSpec) -> anyhow::Result<Vec<String>> {
     Ok(prompts)
 }
 
-fn template(spec: &RunSpec) -> anyhow::Result<String> {
+fn template(spec: &RunSpec) -> Result<String> {
     JudgeTemplate::load(&spec.judge.template)?;
     read_text(&spec.judge.template)
 }
 
-/// Those of an ensemble; a member without one takes the ensemble's.
-fn member_templates(spec: &RunSpec) -> anyhow::Result<Vec<String>> {
+/// The templates of an ensemble's members, in their order. A member that names none is asked in the ensemble's words.
+fn member_templates(spec: &RunSpec) -> Result<Vec<String>> {
     let read = |member: &JudgeSpec| {
         let own = Some(&member.template).filter(|file| !file.as_os_str().is_empty());
         let file = own.unwrap_or(&spec.judge.template);
@@ -96,12 +96,12 @@ fn member_templates(spec: &RunSpec) -> anyhow::Result<Vec<String>> {
     spec.judge.members.iter().map(read).collect()
 }
 
-fn reason_template(reasons: &ReasonsSpec) -> anyhow::Result<String> {
+fn reason_template(reasons: &ReasonsSpec) -> Result<String> {
     ReasonTemplate::load(&reasons.template)?;
     read_text(&reasons.template)
 }
 
-fn labelled(spec: &RunSpec) -> anyhow::Result<labelled::Labelled> {
+fn labelled(spec: &RunSpec) -> Result<labelled::Labelled> {
     let evaluation = spec.evaluation.as_ref();
     match evaluation.and_then(|evaluation| evaluation.labelled.as_ref()) {
         Some(file) => labelled::read(file),
@@ -113,35 +113,37 @@ fn labelled(spec: &RunSpec) -> anyhow::Result<labelled::Labelled> {
 ///
 /// # Errors
 /// It is no model folder of its kind.
-pub(crate) fn check_model_folder(spec: &RunSpec) -> Result<(), Fault> {
+pub(crate) fn check_model_folder(spec: &RunSpec) -> Result<()> {
     model_folder(&spec.model.path, "model.path", "model_index.json")
 }
 
-/// The same for those of the judges that judge workers host.
+/// Says whether the folders of the judges that judge workers host are there.
 ///
 /// # Errors
 /// As [`check_model_folder`].
-pub(crate) fn check_judge_folders(spec: &RunSpec) -> Result<(), Fault> {
+pub(crate) fn check_judge_folders(spec: &RunSpec) -> Result<()> {
     let mut hosted = spec.judge.hosted();
     hosted.try_for_each(|hosted| check_judge_folder(hosted.spec, &hosted.at))
 }
 
-/// The same for one of them, whose table is `at`.
+/// Says whether the folder of one judge is there; `at` is its table in the configuration.
 ///
 /// # Errors
 /// As [`check_model_folder`].
-pub(crate) fn check_judge_folder(judge: &JudgeSpec, at: &str) -> Result<(), Fault> {
+pub(crate) fn check_judge_folder(judge: &JudgeSpec, at: &str) -> Result<()> {
     model_folder(&judge.path, &format!("{at}.path"), "config.json")
 }
 
-fn model_folder(folder: &Path, key: &str, marker: &str) -> Result<(), Fault> {
+fn model_folder(folder: &Path, key: &str, marker: &str) -> Result<()> {
     if !folder.is_dir() {
-        return Err(Fault::new(format!("`{key}`: there is no folder {}", folder.display()))
+        return Err(Diagnostic::new(format!("`{key}`: there is no folder {}", folder.display()))
             .with_hint("download the model, or correct the path; it is relative to the current folder or to the configuration file"));
     }
     if !folder.join(marker).is_file() {
-        return Err(Fault::new(format!("`{key}`: {} holds no {marker}", folder.display()))
-            .with_hint(format!("name the folder that has {marker} at its root")));
+        return Err(
+            Diagnostic::new(format!("`{key}`: {} holds no {marker}", folder.display()))
+                .with_hint(format!("name the folder that has {marker} at its root")),
+        );
     }
     Ok(())
 }
@@ -151,8 +153,4 @@ pub(crate) fn evaluator(spec: &RunSpec) -> Option<Box<dyn Evaluator>> {
     match spec.evaluation.as_ref()?.evaluator? {
         EvaluatorName::Scenes => Some(Box::new(gavel_eval::Scenes)),
     }
-}
-
-fn read_text(file: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(file).with_context(|| format!("{}: cannot read", file.display()))
 }

@@ -2,37 +2,36 @@
 
 use std::path::Path;
 
-use anyhow::Context as _;
 use serde_json::Value;
 
-use super::read_text;
-use crate::fault::Fault;
+use crate::diagnostic::{Context as _, Diagnostic, Result};
+use crate::files::read_text;
 
 /// Reads the prompts of a `.jsonl`, `.json` or text file.
 ///
 /// # Errors
 /// The file cannot be read, a line is empty or wrong (with its number), or there is no prompt at all.
-pub(super) fn read(file: &Path) -> anyhow::Result<Vec<String>> {
+pub(super) fn read(file: &Path) -> Result<Vec<String>> {
     let text = read_text(file).with_context(|| {
-        Fault::new("the prompt file is missing").with_hint("a text file with one prompt on each line")
+        Diagnostic::new("the prompt file is missing").with_hint("a text file with one prompt on each line")
     })?;
-    Ok(parse(&text, file)?)
+    parse(&text, file)
 }
 
-fn parse(text: &str, file: &Path) -> Result<Vec<String>, Fault> {
+fn parse(text: &str, file: &Path) -> Result<Vec<String>> {
     let prompts = match file.extension().and_then(|extension| extension.to_str()) {
         Some("jsonl") => numbered(text, file, |line| object(&json(line)?))?,
         Some("json") => array(text, file)?,
         _ => numbered(text, file, |line| Ok(line.to_owned()))?,
     };
     if prompts.is_empty() {
-        return Err(Fault::new(format!("{}: there is no prompt in it", file.display()))
+        return Err(Diagnostic::new(format!("{}: there is no prompt in it", file.display()))
             .with_hint("write one prompt on each line"));
     }
     Ok(prompts)
 }
 
-fn numbered(text: &str, file: &Path, read: impl Fn(&str) -> Result<String, String>) -> Result<Vec<String>, Fault> {
+fn numbered(text: &str, file: &Path, read: impl Fn(&str) -> Result<String, String>) -> Result<Vec<String>> {
     let mut prompts = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let prompt = if line.trim().is_empty() {
@@ -41,7 +40,7 @@ fn numbered(text: &str, file: &Path, read: impl Fn(&str) -> Result<String, Strin
             read(line.trim())
         };
         let fault = |problem: String| {
-            Fault::new(format!("{}: line {} {problem}", file.display(), index + 1))
+            Diagnostic::new(format!("{}: line {} {problem}", file.display(), index + 1))
                 .with_hint("correct or remove the line; a prompt's place in the file decides its noise")
         };
         prompts.push(prompt.map_err(fault)?);
@@ -49,9 +48,9 @@ fn numbered(text: &str, file: &Path, read: impl Fn(&str) -> Result<String, Strin
     Ok(prompts)
 }
 
-fn array(text: &str, file: &Path) -> Result<Vec<String>, Fault> {
+fn array(text: &str, file: &Path) -> Result<Vec<String>> {
     let fault = |problem: String| {
-        Fault::new(format!("{}: {problem}", file.display()))
+        Diagnostic::new(format!("{}: {problem}", file.display()))
             .with_hint("write [\"a prompt\", ...] or [{\"prompt\": \"...\"}, ...]")
     };
     let Value::Array(entries) = json(text).map_err(|problem| fault(format!("the file {problem}")))? else {

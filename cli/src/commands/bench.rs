@@ -1,6 +1,6 @@
 //! `gavel bench`: the parts of an RPO step, timed in one process without a fleet.
 
-use anyhow::Context as _;
+use clap::Args;
 use gavel_core::ids::{PromptIndex, Step};
 use gavel_core::spec::RunSpec;
 use gavel_judge::Templates;
@@ -9,12 +9,25 @@ use gavel_models::lora::LoraConfig;
 use gavel_models::{Family, denoiser::Task};
 use gavel_policy::local::{Local, LocalStep};
 use gavel_policy::{PolicyState, Prompt, Sampler, Trainer};
+use gavel_review::peak_memory_bytes;
 use gavel_rubric::{Judge, RubricSet};
 use serde::Serialize;
 
-use crate::args::BenchArguments;
-use crate::run::peak_memory_bytes;
-use crate::{assets, config};
+use crate::assets;
+use crate::config::{self, ConfigArguments};
+use crate::diagnostic::{Context as _, Foreign as _, Result};
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    #[command(flatten)]
+    pub(crate) config: ConfigArguments,
+    /// Timed steps, after a warm-up step.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) steps: u32,
+    /// Print the measurements as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 /// Wall-clock seconds of one step's parts.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -40,7 +53,7 @@ struct Measured {
     threads: usize,
 }
 
-pub(super) fn bench(arguments: &BenchArguments) -> anyhow::Result<()> {
+pub(super) fn bench(arguments: &BenchArguments) -> Result<()> {
     let spec = config::load(&arguments.config)?;
     let mut bench = Bench::load(spec)?;
     bench.step(Step(1))?;
@@ -94,11 +107,11 @@ struct Bench {
 }
 
 impl Bench {
-    fn load(spec: RunSpec) -> anyhow::Result<Self> {
+    fn load(spec: RunSpec) -> Result<Self> {
         let files = assets::read(&spec)?;
         let family = Family::from_name(spec.model.family.as_str())?;
         let (folder, model_dtype) = (&spec.model.path, dtype(spec.model.dtype));
-        let model_device = device(spec.model.device)?;
+        let model_device = device(spec.model.device).foreign()?;
         let rubric = RubricSet::load(&spec.judge.rubric)?;
         let trainer = Trainer::load(family, folder, &model_device, model_dtype)?;
         let lora = LoraConfig::from(&spec.lora);
@@ -114,7 +127,7 @@ impl Bench {
     }
 
     /// One whole step on its own prompts.
-    fn step(&mut self, step: Step) -> anyhow::Result<Laps> {
+    fn step(&mut self, step: Step) -> Result<Laps> {
         let count = self.spec.prompts.per_step as usize;
         let offset = step.0 as usize * count;
         let prompts: Vec<Prompt<'_>> = (0..count)

@@ -1,8 +1,9 @@
 //! `gavel doctor`: everything that can be known before time is spent, all problems at once.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use clap::Args;
 use gavel_core::spec::{GradientExchange, RunSpec};
 use gavel_judge::Templates;
 use gavel_models::load::{device, dtype};
@@ -14,11 +15,19 @@ use gavel_rubric::RubricSet;
 use gavel_trainer_worker::exchange;
 use image::RgbImage;
 
-use crate::args::DoctorArguments;
 use crate::assets::{self, Files};
-use crate::config;
-use crate::fault::{self, Fault};
+use crate::config::{self, ConfigArguments};
+use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
 use crate::preflight::{self, Weights};
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArguments {
+    #[command(flatten)]
+    pub(crate) config: ConfigArguments,
+    /// Folder of the run's results [default: runs/<run.name>].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
 
 /// Labelled pairs that the judge is tried on.
 const TRIED_PAIRS: usize = 8;
@@ -31,7 +40,7 @@ struct Table {
 
 impl Table {
     /// Prints one finding as it comes.
-    fn row<T>(&mut self, name: &str, found: anyhow::Result<(String, T)>) -> Option<T> {
+    fn row<T>(&mut self, name: &str, found: Result<(String, T)>) -> Option<T> {
         match found {
             Ok((text, value)) => {
                 println!("ok    {name:<12} {text}");
@@ -39,7 +48,7 @@ impl Table {
             }
             Err(error) => {
                 self.failed += 1;
-                let text = fault::render(&error).trim_end().replace('\n', "\n                   ");
+                let text = error.render().trim_end().replace('\n', "\n                   ");
                 println!("FAIL  {name:<12} {}", text.strip_prefix("error: ").unwrap_or(&text));
                 None
             }
@@ -47,7 +56,7 @@ impl Table {
     }
 }
 
-pub(super) fn doctor(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
+pub(super) fn doctor(arguments: &DoctorArguments) -> Result<ExitCode> {
     let mut table = Table::default();
     let spec = table.row(
         "config",
@@ -73,7 +82,7 @@ pub(super) fn doctor(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-fn files(spec: &RunSpec) -> anyhow::Result<(String, Files)> {
+fn files(spec: &RunSpec) -> Result<(String, Files)> {
     let files = assets::read(spec)?;
     let assets = &files.assets;
     let text = format!(
@@ -87,9 +96,10 @@ fn files(spec: &RunSpec) -> anyhow::Result<(String, Files)> {
 }
 
 /// Loads the whole pipeline and binds a new adapter.
-fn model(spec: &RunSpec) -> anyhow::Result<(String, ())> {
-    let device =
-        device(spec.model.device).with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
+fn model(spec: &RunSpec) -> Result<(String, ())> {
+    let device = device(spec.model.device)
+        .foreign()
+        .with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
     let family = Family::from_name(spec.model.family.as_str())?;
     let sampler = Sampler::load(family, &spec.model.path, &device, dtype(spec.model.dtype))?;
     sampler
@@ -108,7 +118,7 @@ fn model(spec: &RunSpec) -> anyhow::Result<(String, ())> {
 }
 
 /// Opens the judge and asks it about labelled pairs, both ways round.
-fn judge(spec: &RunSpec, files: Option<&Files>) -> anyhow::Result<(String, ())> {
+fn judge(spec: &RunSpec, files: Option<&Files>) -> Result<(String, ())> {
     let rubric = RubricSet::load(&spec.judge.rubric)?;
     let endpoints = preflight::endpoints(spec)?;
     let judge = gavel_judge::open(&spec.judge, &Templates::load(&spec.judge)?)?;
@@ -122,7 +132,8 @@ fn judge(spec: &RunSpec, files: Option<&Files>) -> anyhow::Result<(String, ())> 
         .iter()
         .take(2 * tried.len())
         .map(picture)
-        .collect::<Result<_, _>>()?;
+        .collect::<std::result::Result<_, _>>()
+        .foreign()?;
     let labelled: Vec<Labelled<'_>> = tried
         .iter()
         .zip(pictures.chunks_exact(2))
@@ -142,16 +153,15 @@ fn judge(spec: &RunSpec, files: Option<&Files>) -> anyhow::Result<(String, ())> 
         right,
     } = agreement(judge.as_ref(), &rubric, &labelled)?;
     if decided == 0 {
-        return Err(Fault::new(format!("it decides none of {tried} labelled pairs"))
-            .with_hint("check that `judge.template` is the one that this judge understands")
-            .into());
+        return Err(Diagnostic::new(format!("it decides none of {tried} labelled pairs"))
+            .with_hint("check that `judge.template` is the one that this judge understands"));
     }
     let found = format!("decides {decided} of {tried} labelled pairs the same both ways round, {right} of them right");
     Ok((endpoints.into_iter().chain([found]).collect::<Vec<_>>().join("; "), ()))
 }
 
 /// Loads what trainers exchange gradient sums with.
-fn exchange() -> anyhow::Result<(String, ())> {
+fn exchange() -> Result<(String, ())> {
     let found = exchange::of_this_build().check()?;
     Ok((
         format!("{found} can be loaded; whether the trainers reach each other shows in the first step"),
@@ -160,7 +170,7 @@ fn exchange() -> anyhow::Result<(String, ())> {
 }
 
 /// Counted from the headers, so that it is known even where the models cannot be loaded.
-fn memory(spec: &RunSpec) -> anyhow::Result<String> {
+fn memory(spec: &RunSpec) -> Result<String> {
     let model = Family::from_name(spec.model.family.as_str())?.inspect(&spec.model.path)?;
     let judges = preflight::judges(spec)?;
     preflight::memory(spec, &Weights::of(spec, model.as_ref(), &judges))

@@ -1,47 +1,60 @@
 //! `gavel export`.
 
-use anyhow::Context as _;
-use gavel_coordinator::blobs::BlobError;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
 use gavel_core::ids::Step;
+use gavel_review::{RunFolder, Weights};
 
-use super::block_on;
-use crate::args::{ExportArguments, ExportWeights};
-use crate::fault::Fault;
-use crate::run::RunFolder;
+use crate::diagnostic::{Context as _, Diagnostic, Result};
+use crate::runtime::block_on;
 
-pub(super) fn export(arguments: &ExportArguments) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub(crate) struct ExportArguments {
+    /// The run's folder, or its name in runs/.
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+    /// The step that committed the adapter; 0 is the initial one [default: the latest].
+    #[arg(long, value_name = "N")]
+    pub(crate) step: Option<u32>,
+    /// Which of the step's adapters, where the run keeps an average.
+    #[arg(long, value_enum, default_value = "averaged")]
+    pub(crate) weights: WeightsArgument,
+    /// The new folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+/// The adapters of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WeightsArgument {
+    /// The moving average, which evaluation and the final folder use.
+    Averaged,
+    /// What the next step starts from.
+    Trained,
+}
+
+impl From<WeightsArgument> for Weights {
+    fn from(weights: WeightsArgument) -> Self {
+        match weights {
+            WeightsArgument::Averaged => Self::Averaged,
+            WeightsArgument::Trained => Self::Trained,
+        }
+    }
+}
+
+pub(super) fn export(arguments: &ExportArguments) -> Result<()> {
     let out = &arguments.out;
     if out.is_dir() && out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Fault::new(format!("{} is not empty", out.display()))
-            .with_hint("name a new folder with --out")
-            .into());
+        return Err(
+            Diagnostic::new(format!("{} is not empty", out.display())).with_hint("name a new folder with --out")
+        );
     }
-    let (folder, spec) = RunFolder::open(&arguments.run)?;
-    let (step, digest) = block_on(async {
-        let run = folder.read_run(&spec).await?;
-        let committed = run.committed();
-        let step = arguments.step.map_or(committed, Step);
-        let policy = run.results().policies.get(step.0 as usize).ok_or_else(|| {
-            Fault::new(format!("run `{}` has no policy of step {step}", run.id())).with_hint(format!(
-                "steps 0 (before the first update) to {committed} are committed"
-            ))
-        })?;
-        let digest = match arguments.weights {
-            ExportWeights::Averaged => policy.averaged.unwrap_or(policy.adapter),
-            ExportWeights::Trained => policy.adapter,
-        };
-        let written = folder.export(&spec, digest, out).await;
-        written.map_err(|error| match error.downcast_ref::<BlobError>() {
-            Some(BlobError::Missing { .. }) => error.context(
-                Fault::new(format!("the adapter of step {step} is not kept any more"))
-                    .with_hint("the latest step and those of `checkpoints.every` are; leave --step out for the latest"),
-            ),
-            _ => error,
-        })?;
-        anyhow::Ok((step, digest))
-    })
-    .with_context(|| format!("{}: nothing was exported", arguments.run.display()))?;
-    println!("step {step}, adapter {digest}");
+    let folder = RunFolder::open(&arguments.run)?;
+    let (step, weights) = (arguments.step.map(Step), arguments.weights.into());
+    let exported = block_on(async { Ok(gavel_review::export(&folder, step, weights, out).await?) })
+        .with_context(|| format!("{}: nothing was exported", arguments.run.display()))?;
+    println!("step {}, adapter {}", exported.step, exported.digest);
     println!("{}", out.display());
     Ok(())
 }

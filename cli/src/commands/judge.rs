@@ -1,39 +1,95 @@
 //! `gavel judge` for one pair.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use clap::{ArgGroup, Args};
 use gavel_core::ids::PromptIndex;
 use gavel_core::spec::{JudgeFamily, JudgeSpec, ReasonsSpec};
 use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord};
 use gavel_judge::{Models, Templates, judge_with};
+use gavel_review::VerdictFile;
 use gavel_rubric::{JudgeTemplate, JudgedPair, ReasonTemplate, RubricSet, Spent};
 use image::RgbImage;
 use serde::Serialize;
 
-use crate::args::{ConfigArguments, JudgeArguments};
-use crate::config;
-use crate::fault::Fault;
-use crate::verdicts::VerdictFile;
+use super::dtype::DtypeArgument;
+use crate::config::{self, ConfigArguments};
+use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
+use crate::runtime::ParentArguments;
+
+#[derive(Debug, Args)]
+#[command(override_usage = "gavel judge --connect ADDRESS
+       gavel judge --model DIR --rubric FILE --prompt TEXT [--json] A.png B.png
+       gavel judge --endpoint URL --model-name NAME --rubric FILE --prompt TEXT [--json] A.png B.png
+       gavel judge --config FILE --prompt TEXT [--json] A.png B.png")]
+#[command(group = ArgGroup::new("judge").args(["model", "endpoint", "config"]))]
+pub(crate) struct JudgeArguments {
+    /// Work as a judge for the coordinator at this address, http://HOST:PORT; several, separated by commas, where others stand by.
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["judge", "rubric", "prompt", "template", "reasons", "json", "cache", "base", "images"], required_unless_present = "judge")]
+    pub(crate) connect: Option<String>,
+    /// Judge once: folder of the vision-language model.
+    #[arg(long, value_name = "DIR", requires_all = ["rubric", "prompt", "images"])]
+    pub(crate) model: Option<PathBuf>,
+    /// Judge once: base address of an OpenAI-compatible server, up to and with /v1.
+    #[arg(long, value_name = "URL", requires_all = ["model_name", "rubric", "prompt", "images"])]
+    pub(crate) endpoint: Option<String>,
+    /// Judge once: the name under which the server knows the model.
+    #[arg(long, value_name = "NAME", requires = "endpoint")]
+    pub(crate) model_name: Option<String>,
+    /// Judge once: environment variable that holds the server's key.
+    #[arg(long, value_name = "VARIABLE", requires = "endpoint")]
+    pub(crate) api_key_env: Option<String>,
+    /// Judge once: by the [judge] section of a run's configuration.
+    #[arg(long, value_name = "FILE", requires_all = ["prompt", "images"])]
+    pub(crate) config: Option<PathBuf>,
+    /// Judge once: rubric set (TOML), or bare text with a criterion on each line [default: the configuration's].
+    #[arg(long, value_name = "FILE", requires = "judge")]
+    pub(crate) rubric: Option<PathBuf>,
+    /// Judge once: what both pictures were painted from, or how a picture was to be edited.
+    #[arg(long, value_name = "TEXT", requires = "judge")]
+    pub(crate) prompt: Option<String>,
+    /// Judge once: judge template [default: the configuration's, judge_template.toml in the model folder, or the one for large instruction-tuned models].
+    #[arg(long, value_name = "FILE", requires = "judge")]
+    pub(crate) template: Option<PathBuf>,
+    /// Judge once: also say what each theme of the rubric decides, and why, asked in the words of this reason template [default: the configuration's].
+    #[arg(long, value_name = "FILE", requires = "judge")]
+    pub(crate) reasons: Option<PathBuf>,
+    /// Judge once: number format of a model folder.
+    #[arg(long, default_value = "f32", value_enum)]
+    pub(crate) dtype: DtypeArgument,
+    /// Judge once: print the verdict with its evidence as JSON.
+    #[arg(long, requires = "judge")]
+    pub(crate) json: bool,
+    /// Judge once: keep the verdict in this file (SQLite), and ask for nothing that it holds.
+    #[arg(long, value_name = "FILE", requires = "judge")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Judge once: the picture that both are edits of.
+    #[arg(long, value_name = "IMAGE", requires = "judge")]
+    pub(crate) base: Option<PathBuf>,
+    /// Judge once: the two pictures.
+    #[arg(value_name = "IMAGE", num_args = 2, requires = "judge")]
+    pub(crate) images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) parent: ParentArguments,
+}
 
 /// A model folder may say which words its model was trained on.
 const FOLDER_TEMPLATE: &str = "judge_template.toml";
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Told<'a> {
+struct Printed<'a> {
     #[serde(flatten)]
     record: &'a VerdictRecord,
     judge: &'a str,
     spent: Spent,
 }
 
-pub(super) fn judge(arguments: &JudgeArguments) -> anyhow::Result<()> {
+pub(super) fn judge(arguments: &JudgeArguments) -> Result<()> {
     let spec = spec(arguments)?;
     let (Some(prompt), [first, second]) = (&arguments.prompt, arguments.images.as_slice()) else {
-        return Err(Fault::new("judging once needs a prompt and two pictures")
-            .with_hint("gavel judge --model DIR --rubric FILE --prompt TEXT A.png B.png")
-            .into());
+        return Err(Diagnostic::new("judging once needs a prompt and two pictures")
+            .with_hint("gavel judge --model DIR --rubric FILE --prompt TEXT A.png B.png"));
     };
     let rubric = RubricSet::load(&spec.rubric)?;
     let templates = templates(arguments, &spec)?;
@@ -71,12 +127,15 @@ pub(super) fn judge(arguments: &JudgeArguments) -> anyhow::Result<()> {
     let mut spent = judge.spent();
     spent.add(&written);
     if arguments.json {
-        let told = Told {
+        let printed = Printed {
             record: &record,
             judge: judge.name(),
             spent,
         };
-        println!("{}", serde_json::to_string_pretty(&told).context("cannot write JSON")?);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&printed).context("cannot write JSON")?
+        );
     } else {
         print!("{}", describe(&record, &spent, &templates));
     }
@@ -84,7 +143,7 @@ pub(super) fn judge(arguments: &JudgeArguments) -> anyhow::Result<()> {
 }
 
 /// The judge that the arguments name, in the terms of a configuration.
-fn spec(arguments: &JudgeArguments) -> anyhow::Result<JudgeSpec> {
+fn spec(arguments: &JudgeArguments) -> Result<JudgeSpec> {
     let mut spec = match (&arguments.config, &arguments.endpoint) {
         (Some(file), _) => {
             let file = ConfigArguments {
@@ -113,7 +172,7 @@ fn spec(arguments: &JudgeArguments) -> anyhow::Result<JudgeSpec> {
     Ok(spec)
 }
 
-fn templates(arguments: &JudgeArguments, spec: &JudgeSpec) -> anyhow::Result<Templates> {
+fn templates(arguments: &JudgeArguments, spec: &JudgeSpec) -> Result<Templates> {
     let folder_template = spec.path.join(FOLDER_TEMPLATE);
     let template = match &arguments.template {
         Some(file) => JudgeTemplate::load(file)?,
@@ -128,7 +187,7 @@ fn templates(arguments: &JudgeArguments, spec: &JudgeSpec) -> anyhow::Result<Tem
 }
 
 /// How sentences are asked for, and their most tokens; none where nobody asked for reasons.
-fn reasons(arguments: &JudgeArguments, spec: &JudgeSpec) -> anyhow::Result<Option<(ReasonTemplate, u32)>> {
+fn reasons(arguments: &JudgeArguments, spec: &JudgeSpec) -> Result<Option<(ReasonTemplate, u32)>> {
     let configured = spec.reasons.as_ref();
     let file = arguments
         .reasons
@@ -139,9 +198,10 @@ fn reasons(arguments: &JudgeArguments, spec: &JudgeSpec) -> anyhow::Result<Optio
     Ok(Some((ReasonTemplate::load(file)?, max_tokens)))
 }
 
-fn picture(file: &Path) -> anyhow::Result<RgbImage> {
-    let picture = image::open(file).with_context(|| {
-        Fault::new(format!("{}: cannot read the picture", file.display())).with_hint("give two PNG, JPEG or WebP files")
+fn picture(file: &Path) -> Result<RgbImage> {
+    let picture = image::open(file).foreign().with_context(|| {
+        Diagnostic::new(format!("{}: cannot read the picture", file.display()))
+            .with_hint("give two PNG, JPEG or WebP files")
     })?;
     Ok(picture.to_rgb8())
 }

@@ -1,35 +1,94 @@
-//! One file for each subcommand.
+//! One file for each subcommand: its arguments, and what it does.
 
+mod audit;
 mod bench;
-pub(crate) mod coordinator;
+mod config;
+mod connect;
+mod coordinator;
 mod doctor;
+mod dtype;
 mod export;
 mod judge;
 mod load;
 mod plan;
 mod replay;
-pub(crate) mod rubric;
-mod runtime;
+mod rubric;
+mod run;
 mod sample;
-pub(crate) mod status;
+mod status;
 mod submit;
+mod verify;
 mod watch;
 mod worker;
 
 use std::process::ExitCode;
 
-pub(crate) use runtime::block_on;
-
+use clap::{Parser, Subcommand};
 use gavel_core::work::Role;
 
-use crate::args::{Command, ConfigCommand};
-use crate::{assets, audit, config, run, verify};
+use crate::diagnostic::Result;
+
+/// Trains LoRA adapters for image diffusion models with rubric-judged reinforcement learning.
+#[derive(Debug, Parser)]
+#[command(name = "gavel", version, propagate_version = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a configuration on this machine: coordinator and workers as processes, progress, report.
+    Run(run::RunArguments),
+    /// Start a coordinator, which hands out work and keeps the ledger and the blobs.
+    Coordinator(coordinator::CoordinatorArguments),
+    /// Start a sampler for a coordinator.
+    Sampler(worker::WorkerArguments),
+    /// Start a judge for a coordinator (--connect), or judge two pictures once (--model ... A.png B.png).
+    Judge(judge::JudgeArguments),
+    /// Start a trainer for a coordinator.
+    Trainer(worker::WorkerArguments),
+    /// Hand a configuration to a coordinator that runs already.
+    Submit(submit::SubmitArguments),
+    /// Show what the runs of a coordinator do and what they wait for.
+    Status(status::StatusArguments),
+    /// Follow a run until it ends.
+    Watch(watch::WatchArguments),
+    /// Paint a picture from a prompt.
+    Sample(sample::SampleArguments),
+    /// Perform one RPO update offline from recorded trajectories and rewards.
+    Replay(replay::ReplayArguments),
+    /// Write the adapter of a run's step as a folder that peft and diffusers load.
+    Export(export::ExportArguments),
+    /// Prove from a run's ledger and blobs that each pair was sampled, judged and trained on once, under the right policy.
+    Audit(audit::AuditArguments),
+    /// Do a recorded step again from a run's ledger and blobs, and compare every byte.
+    Verify(verify::VerifyArguments),
+    /// Check that a configuration will run: files, models, adapter, judge, memory, folders.
+    Doctor(doctor::DoctorArguments),
+    /// Time the parts of a configuration's step in one process, without a fleet.
+    Bench(bench::BenchArguments),
+    /// Drive a coordinator of this program with thousands of simulated workers, and say what a lease costs.
+    Load(load::LoadArguments),
+    /// Forecast how long steps take on a fleet, from the seconds that each stage takes on one worker.
+    Plan(plan::PlanArguments),
+    /// Write rubric sets from labelled examples, check, show and compare them.
+    Rubric {
+        #[command(subcommand)]
+        command: rubric::RubricCommand,
+    },
+    /// Look into configuration files.
+    Config {
+        #[command(subcommand)]
+        command: config::ConfigCommand,
+    },
+}
 
 /// Does what the command line asks.
 ///
 /// # Errors
 /// Whatever keeps it from being done.
-pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(arguments) => return run::run(&arguments),
         Command::Coordinator(arguments) => coordinator::coordinator(arguments)?,
@@ -52,24 +111,7 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Plan(arguments) => plan::plan(&arguments)?,
         Command::Doctor(arguments) => return doctor::doctor(&arguments),
         Command::Rubric { command } => return rubric::rubric(&command),
-        Command::Config {
-            command: ConfigCommand::Check(arguments),
-        } => {
-            let spec = config::load(&arguments)?;
-            config::check_build(&spec)?;
-            assets::check_model_folder(&spec)?;
-            assets::check_judge_folders(&spec)?;
-            let files = assets::read(&spec)?;
-            println!("{}: ok", arguments.file.display());
-            println!("  run        {} (spec {})", spec.run.name, spec.digest().short());
-            println!(
-                "  prompts    {}, held out {}",
-                files.assets.prompts.len(),
-                files.assets.held_out.len()
-            );
-            println!("  rubric     {}", files.assets.rubric.digest.short());
-            println!("  labelled   {} pairs", files.assets.labelled.len());
-        }
+        Command::Config { command } => config::config(&command)?,
     }
     Ok(ExitCode::SUCCESS)
 }

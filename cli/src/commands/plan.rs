@@ -1,12 +1,46 @@
 //! `gavel plan`: what a fleet would do all day, before there is one.
 
+use clap::Args;
 use gavel_core::forecast::{Bound, Discipline, Forecast, StageSeconds, Workers, bound, forecast};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::Role;
 use serde::Serialize;
 
-use crate::args::PlanArguments;
-use crate::config;
+use crate::config::{self, ConfigArguments};
+use crate::diagnostic::Result;
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArguments {
+    #[command(flatten)]
+    pub(crate) config: ConfigArguments,
+    /// What a sampler takes for one prompt, all candidates, for example 8s.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) sample: humantime::Duration,
+    /// What a judge takes for one prompt: one pair, or all pairs of a larger group.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) judge: humantime::Duration,
+    /// What a trainer takes for the gradient of one prompt's candidates.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) gradient: humantime::Duration,
+    /// What a trainer takes for an optimizer step.
+    #[arg(long, value_name = "DURATION", default_value = "1s")]
+    pub(crate) commit: humantime::Duration,
+    /// Samplers, instead of fleet.samplers.
+    #[arg(long, value_name = "N")]
+    pub(crate) samplers: Option<u32>,
+    /// Judges, instead of fleet.judges.
+    #[arg(long, value_name = "N")]
+    pub(crate) judges: Option<u32>,
+    /// Trainers, instead of fleet.trainers.
+    #[arg(long, value_name = "N")]
+    pub(crate) trainers: Option<u32>,
+    /// Steps to go through; a run's steps take alike.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) steps: u32,
+    /// Print the forecasts as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -33,7 +67,7 @@ struct OneMore {
     step_seconds: f64,
 }
 
-pub(super) fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
+pub(super) fn plan(arguments: &PlanArguments) -> Result<()> {
     let mut spec = config::load(&arguments.config)?;
     let whole_run = spec.run.steps;
     spec.run.steps = arguments.steps.clamp(1, whole_run);
@@ -58,9 +92,9 @@ pub(super) fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
 }
 
 impl Plan {
-    fn make(spec: &RunSpec, workers: Workers, seconds: StageSeconds) -> anyhow::Result<Self> {
+    fn make(spec: &RunSpec, workers: Workers, seconds: StageSeconds) -> Result<Self> {
         let mut schedules = Vec::new();
-        let mut add = |name: String, spec: &RunSpec, discipline| -> anyhow::Result<()> {
+        let mut add = |name: String, spec: &RunSpec, discipline| -> Result<()> {
             schedules.push(Schedule {
                 name,
                 forecast: forecast(spec, workers, seconds, discipline)?,
@@ -89,7 +123,7 @@ impl Plan {
                 step_seconds: more.step_seconds,
             })
         });
-        let one_more = one_more.collect::<anyhow::Result<_>>()?;
+        let one_more = one_more.collect::<Result<_>>()?;
         Ok(Self {
             steps: spec.run.steps,
             workers,

@@ -1,17 +1,50 @@
 //! `gavel replay`.
 
-use anyhow::Context as _;
+use std::path::PathBuf;
+
 use candle_core::{DType, Device};
+use clap::Args;
 use gavel_core::spec::{LimitsSpec, LoraSpec, ObjectiveSpec, OptimizerSpec};
 use gavel_models::lora::{LoraAdapter, LoraConfig};
 use gavel_models::{Family, denoiser::ActivationMemory};
 use gavel_policy::train::replay::{ReplaySettings, optimizer_beside, parse_rewards, read_trajectory, replay as update};
 use gavel_policy::train::{PolicyState, Trainer, activation_memory};
 
-use crate::args::ReplayArguments;
 use crate::config;
+use crate::diagnostic::{Context as _, Result};
 
-pub(super) fn replay(arguments: &ReplayArguments) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArguments {
+    /// Folder of the base model, in the diffusers layout.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Adapter to update, with the optimizer state beside it if there is one [default: a new one].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// {"rewards": [..]} in the order of --trajectory, or {"rewards": {"file name": reward}}.
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) rewards: PathBuf,
+    /// A recorded trajectory; as often as there are candidates.
+    #[arg(long = "trajectory", value_name = "FILE", required = true)]
+    pub(crate) trajectories: Vec<PathBuf>,
+    /// Take [lora], [objective] and [optimizer] from this configuration [default: the published recipe].
+    #[arg(long, value_name = "CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Override a key of the configuration.
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
+    pub(crate) overrides: Vec<String>,
+    /// Seed of a new adapter.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Folder of the new adapter and its optimizer state.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Write the mean gradient before clipping.
+    #[arg(long, value_name = "OUT.safetensors")]
+    pub(crate) gradients: Option<PathBuf>,
+}
+
+pub(super) fn replay(arguments: &ReplayArguments) -> Result<()> {
     let (lora, settings) = settings(arguments)?;
     let text = std::fs::read_to_string(&arguments.rewards)
         .with_context(|| format!("{}: cannot read the rewards", arguments.rewards.display()))?;
@@ -68,7 +101,7 @@ pub(super) fn replay(arguments: &ReplayArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn settings(arguments: &ReplayArguments) -> anyhow::Result<(LoraSpec, ReplaySettings)> {
+fn settings(arguments: &ReplayArguments) -> Result<(LoraSpec, ReplaySettings)> {
     let settings = |objective, optimizer, memory, ratio_deviation| ReplaySettings {
         objective,
         optimizer,

@@ -1,9 +1,10 @@
 //! `gavel sample`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use anyhow::Context as _;
 use candle_core::Device;
+use clap::{Args, ValueEnum};
 use gavel_core::ids::{Digest, PromptIndex, Step};
 use gavel_core::noise::Use;
 use gavel_core::rpo::Sde;
@@ -13,12 +14,110 @@ use gavel_models::lora::LoraAdapter;
 use gavel_models::{Family, denoiser::Task};
 use gavel_policy::{Method, Negative, Policy, Prompt, Request, Sampler, TensorFile, encode_png};
 
-use crate::args::{SampleArguments, SamplerArgument, SdeArgument};
-use crate::fault::Fault;
+use super::dtype::DtypeArgument;
+use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
+use crate::files::write;
 
-pub(super) fn sample(arguments: &SampleArguments) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub(crate) struct SampleArguments {
+    /// Folder of the base model, in the diffusers layout.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Folder of an adapter, in the PEFT layout.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// What to paint.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: String,
+    /// What to steer away from, by classifier-free guidance: twice the work.
+    #[arg(long, value_name = "TEXT", conflicts_with = "trajectory")]
+    pub(crate) negative: Option<String>,
+    /// Strength of --negative, above 1.
+    #[arg(long, value_name = "SCALE", default_value_t = 4.0, requires = "negative")]
+    pub(crate) true_cfg_scale: f32,
+    /// Denoising steps.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) steps: usize,
+    /// Seed of the noise.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Width and height in pixels.
+    #[arg(long, value_name = "WxH", default_value = "512x512")]
+    pub(crate) size: Size,
+    /// Initial latents instead of drawn ones: tensor `latents`, packed (docs/formats.md).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) latents: Option<PathBuf>,
+    /// Deterministic (ode), or with noise along the way (sde).
+    #[arg(long, value_enum, default_value = "ode")]
+    pub(crate) sampler: SamplerArgument,
+    /// The stochastic differential equation of --sampler sde.
+    #[arg(long, value_enum, default_value = "dance")]
+    pub(crate) sde: SdeArgument,
+    /// Noise level of --sampler sde.
+    #[arg(long, value_name = "ETA", default_value_t = 0.3)]
+    pub(crate) eta: f64,
+    /// Steps with noise of --sampler sde [default: all but the last].
+    #[arg(long, value_name = "K")]
+    pub(crate) noise_steps: Option<usize>,
+    /// Which of a prompt's candidates the noise is drawn for.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) candidate: u8,
+    /// Time shift of the sigma schedule.
+    #[arg(long, default_value_t = 3.0)]
+    pub(crate) shift: f64,
+    /// Guidance embedding's input.
+    #[arg(long, default_value_t = 3.5)]
+    pub(crate) guidance_scale: f64,
+    /// Tokens that the T5 encoder sees; longer prompts are cut.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) max_sequence_length: usize,
+    /// Number format of the weights.
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) dtype: DtypeArgument,
+    /// Write the whole way as a trajectory file (docs/formats.md).
+    #[arg(long, value_name = "OUT.safetensors")]
+    pub(crate) trajectory: Option<PathBuf>,
+    /// The picture.
+    #[arg(long, value_name = "IMG.png")]
+    pub(crate) out: PathBuf,
+}
+
+/// A picture size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let sides = text
+            .split_once(['x', 'X'])
+            .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
+        match sides {
+            Some((width, height)) if width > 0 && height > 0 => Ok(Self { width, height }),
+            _ => Err("write it as WxH, for example 512x512".to_owned()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SamplerArgument {
+    Ode,
+    Sde,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SdeArgument {
+    Dance,
+    Flow,
+}
+
+pub(super) fn sample(arguments: &SampleArguments) -> Result<()> {
     if arguments.prompt.trim().is_empty() {
-        return Err(Fault::new("`--prompt` is empty").with_hint("say what to paint").into());
+        return Err(Diagnostic::new("`--prompt` is empty").with_hint("say what to paint"));
     }
     let sampling = sampling(arguments)?;
     let latents = arguments.latents.as_deref().map(read_latents).transpose()?;
@@ -70,32 +169,33 @@ pub(super) fn sample(arguments: &SampleArguments) -> anyhow::Result<()> {
     }
     write(
         &arguments.out,
-        &encode_png(&sample.image).context("cannot encode the picture")?,
+        &encode_png(&sample.image)
+            .foreign()
+            .context("cannot encode the picture")?,
     )?;
     println!("{}", arguments.out.display());
     Ok(())
 }
 
-fn sampling(arguments: &SampleArguments) -> Result<SamplingSpec, Fault> {
+fn sampling(arguments: &SampleArguments) -> Result<SamplingSpec> {
     if arguments.steps == 0 {
-        return Err(Fault::new("`--steps` must be at least 1"));
+        return Err(Diagnostic::new("`--steps` must be at least 1"));
     }
     let noise_steps = arguments
         .noise_steps
         .unwrap_or(arguments.steps.saturating_sub(1).max(1));
     if noise_steps > arguments.steps {
-        return Err(Fault::new(format!(
+        return Err(Diagnostic::new(format!(
             "`--noise-steps` {noise_steps} is more than `--steps` {}",
             arguments.steps
         )));
     }
     if !(arguments.true_cfg_scale > 1.0 && arguments.true_cfg_scale.is_finite()) {
-        return Err(
-            Fault::new("`--true-cfg-scale` must be above 1").with_hint("leave --negative out for no such guidance")
-        );
+        return Err(Diagnostic::new("`--true-cfg-scale` must be above 1")
+            .with_hint("leave --negative out for no such guidance"));
     }
     if !(arguments.eta > 0.0 && arguments.eta.is_finite() && arguments.shift > 0.0 && arguments.shift.is_finite()) {
-        return Err(Fault::new("`--eta` and `--shift` must be positive numbers"));
+        return Err(Diagnostic::new("`--eta` and `--shift` must be positive numbers"));
     }
     Ok(SamplingSpec {
         steps: arguments.steps,
@@ -118,23 +218,12 @@ fn sampling(arguments: &SampleArguments) -> Result<SamplingSpec, Fault> {
 
 /// The tensor `latents`, in storage order; the sampler checks its size. Of a whole trajectory, its first state would be too
 /// easy to take by accident, so that file is refused by size.
-fn read_latents(file: &Path) -> anyhow::Result<Vec<f32>> {
+fn read_latents(file: &Path) -> Result<Vec<f32>> {
     let bytes = std::fs::read(file).with_context(|| format!("{}: cannot read the latents", file.display()))?;
     let wrong = || {
-        Fault::new(format!("{}: no initial latents", file.display()))
+        Diagnostic::new(format!("{}: no initial latents", file.display()))
             .with_hint("store them as tensor `latents` (docs/formats.md)")
     };
     let mut tensors = TensorFile::from_bytes(&bytes).with_context(wrong)?;
     Ok(tensors.take("latents").with_context(wrong)?.values)
-}
-
-/// Writes a file, creating its folder.
-pub(super) fn write(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let fault = || {
-        Fault::new(format!("{}: cannot write", file.display())).with_hint("choose a place that this user may write to")
-    };
-    if let Some(folder) = file.parent() {
-        std::fs::create_dir_all(folder).with_context(fault)?;
-    }
-    std::fs::write(file, bytes).with_context(fault)
 }

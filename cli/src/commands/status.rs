@@ -2,17 +2,29 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use clap::Args;
 use gavel_core::ids::RunId;
-use gavel_core::run::{Phase, RunStatus};
+use gavel_core::run::RunStatus;
 
-use super::block_on;
-use crate::args::StatusArguments;
+use super::connect::ConnectArguments;
 use crate::client::Client;
+use crate::diagnostic::{Context as _, Result};
+use crate::runtime::block_on;
 
-pub(super) fn status(arguments: &StatusArguments) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub(crate) struct StatusArguments {
+    /// A run's name; left out, all runs.
+    pub(crate) run: Option<String>,
+    #[command(flatten)]
+    pub(crate) coordinator: ConnectArguments,
+    /// Print the whole state as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(super) fn status(arguments: &StatusArguments) -> Result<()> {
     let runs = block_on(async {
-        let client = Client::connect(&arguments.connect).await?;
+        let client = Client::connect(&arguments.coordinator.connect).await?;
         match &arguments.run {
             Some(run) => Ok(vec![client.status(&RunId(run.clone())).await?]),
             None => client.list().await,
@@ -36,13 +48,7 @@ pub(super) fn status(arguments: &StatusArguments) -> anyhow::Result<()> {
 
 /// A run in a few lines.
 pub(super) fn describe(run: &RunStatus) -> String {
-    let mut text = format!(
-        "{}  {}  step {} of {}\n",
-        run.run,
-        phase_name(&run.phase),
-        run.step,
-        run.steps_total
-    );
+    let mut text = format!("{}  {}  step {} of {}\n", run.run, run.phase, run.step, run.steps_total);
     let since = Duration::from_secs(run.now_unix_ms.saturating_sub(run.waiting.since_unix_ms) / 1000);
     text += &format!(
         "  waits for {} (since {})\n",
@@ -80,17 +86,4 @@ pub(super) fn describe(run: &RunStatus) -> String {
         );
     }
     text
-}
-
-/// The phase in a word or two, with the reason of an early end.
-pub(crate) fn phase_name(phase: &Phase) -> String {
-    match phase {
-        Phase::Preparing => "preparing".to_owned(),
-        Phase::Training => "training".to_owned(),
-        Phase::EvaluatingBase => "evaluating the base".to_owned(),
-        Phase::EvaluatingTuned => "evaluating the adapter".to_owned(),
-        Phase::Finished => "finished".to_owned(),
-        Phase::Stopped { reason } => format!("stopped ({reason})"),
-        Phase::Failed { reason } => format!("failed ({reason})"),
-    }
 }

@@ -1,15 +1,30 @@
 //! `gavel submit`.
 
-use super::block_on;
-use crate::args::SubmitArguments;
-use crate::client::Client;
-use crate::{assets, config};
+use clap::Args;
 
-pub(super) fn submit(arguments: &SubmitArguments) -> anyhow::Result<()> {
+use super::connect::ConnectArguments;
+use crate::assets;
+use crate::client::Client;
+use crate::config::{self, ConfigArguments};
+use crate::diagnostic::Result;
+use crate::runtime::block_on;
+
+#[derive(Debug, Args)]
+pub(crate) struct SubmitArguments {
+    #[command(flatten)]
+    pub(crate) config: ConfigArguments,
+    /// Let the run go on where it stopped or failed; its labelled pictures are stored anew.
+    #[arg(long)]
+    pub(crate) resume: bool,
+    #[command(flatten)]
+    pub(crate) coordinator: ConnectArguments,
+}
+
+pub(super) fn submit(arguments: &SubmitArguments) -> Result<()> {
     let spec = config::load(&arguments.config)?;
     let files = assets::read(&spec)?;
     block_on(async {
-        let client = Client::connect(&arguments.connect).await?;
+        let client = Client::connect(&arguments.coordinator.connect).await?;
         let submitted = client.submit(&spec, &files).await?;
         let what = if submitted.existed {
             "was there already, with this configuration"
@@ -23,7 +38,7 @@ pub(super) fn submit(arguments: &SubmitArguments) -> anyhow::Result<()> {
         }
         println!(
             "`gavel status {} --connect {}` shows how it goes",
-            spec.run.name, arguments.connect
+            spec.run.name, arguments.coordinator.connect
         );
         Ok(())
     })

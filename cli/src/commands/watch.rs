@@ -4,27 +4,37 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use clap::Args;
 use gavel_core::ids::{Millis, RunId};
 use gavel_core::run::{Phase, RunStatus};
-use gavel_core::spec::RunSpec;
+use gavel_review::{RunFolder, RunSource as _};
 
-use super::block_on;
+use super::connect::ConnectArguments;
 use super::status::describe;
-use crate::args::WatchArguments;
 use crate::client::Client;
-use crate::fault::Fault;
-use crate::run::{Progress, RunFolder, follow};
+use crate::diagnostic::{Diagnostic, Result};
+use crate::run::{Progress, follow};
+use crate::runtime::block_on;
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArguments {
+    /// A run's folder or its name in runs/, its name on the coordinator at --connect, or the address of a coordinator with one run.
+    #[arg(value_name = "RUN_OR_ADDRESS")]
+    pub(crate) what: Option<String>,
+    #[command(flatten)]
+    pub(crate) coordinator: ConnectArguments,
+}
 
 /// A coordinator is started again within this time, or not at all.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Follows a run until it ends; the exit status is 1 when it did not finish.
-pub(super) fn watch(arguments: &WatchArguments) -> anyhow::Result<ExitCode> {
+pub(super) fn watch(arguments: &WatchArguments) -> Result<ExitCode> {
     let status = block_on(async {
         match target(arguments) {
-            Target::Folder(folder, spec) => watch_folder(&folder, &spec).await,
+            Target::Folder(folder) => watch_folder(&folder).await,
             Target::Run(run) => {
-                let client = Client::connect(&arguments.connect).await?;
+                let client = Client::connect(&arguments.coordinator.connect).await?;
                 watch_run(&client, &RunId(run.to_owned())).await
             }
             Target::Address(address) => {
@@ -42,7 +52,7 @@ pub(super) fn watch(arguments: &WatchArguments) -> anyhow::Result<ExitCode> {
 }
 
 enum Target<'a> {
-    Folder(RunFolder, Box<RunSpec>),
+    Folder(Box<RunFolder>),
     Run(&'a str),
     Address(&'a str),
 }
@@ -52,14 +62,14 @@ fn target(arguments: &WatchArguments) -> Target<'_> {
     match &arguments.what {
         Some(address) if address.contains(':') => Target::Address(address),
         Some(run) => match RunFolder::open(Path::new(run)) {
-            Ok((folder, spec)) => Target::Folder(folder, Box::new(spec)),
+            Ok(folder) => Target::Folder(Box::new(folder)),
             Err(_) => Target::Run(run),
         },
-        None => Target::Address(&arguments.connect),
+        None => Target::Address(&arguments.coordinator.connect),
     }
 }
 
-async fn watch_run(client: &Client, run: &RunId) -> anyhow::Result<RunStatus> {
+async fn watch_run(client: &Client, run: &RunId) -> Result<RunStatus> {
     let first = client.status(run).await?;
     let mut progress = Progress::start(first.steps_total);
     let each = async |status: &RunStatus| {
@@ -72,42 +82,41 @@ async fn watch_run(client: &Client, run: &RunId) -> anyhow::Result<RunStatus> {
 }
 
 /// Follows the run by its coordinator; where none serves any more, the ledger tells how the run ended.
-async fn watch_folder(folder: &RunFolder, spec: &RunSpec) -> anyhow::Result<RunStatus> {
-    if let Some(ready) = folder.coordinator()
-        && let Ok(client) = Client::connect(&ready.grpc).await
-        && client.status(&spec.id()).await.is_ok()
+async fn watch_folder(folder: &RunFolder) -> Result<RunStatus> {
+    let id = folder.spec().id();
+    if let Some(addresses) = folder.coordinator()
+        && let Ok(client) = Client::connect(&addresses.grpc).await
+        && client.status(&id).await.is_ok()
     {
         // A coordinator that ends with its run may be gone before it has told the end.
-        if let Ok(status) = watch_run(&client, &spec.id()).await {
+        if let Ok(status) = watch_run(&client, &id).await {
             return Ok(status);
         }
     }
-    let run = folder.read_run(spec).await?;
+    let run = folder.run().await?;
     if run.phase().is_ended() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         return Ok(run.status(Millis(now.as_millis() as u64)));
     }
-    Err(Fault::new(format!(
+    Err(Diagnostic::new(format!(
         "run `{}` stands after step {}, and no coordinator serves it",
         run.id(),
         run.committed()
     ))
-    .with_hint("`gavel run` with its configuration and --resume lets it go on")
-    .into())
+    .with_hint("`gavel run` with its configuration and --resume lets it go on"))
 }
 
 /// The only run, or the only one that goes on.
-fn choose(runs: &[RunStatus], address: &str) -> Result<RunId, Fault> {
+fn choose(runs: &[RunStatus], address: &str) -> Result<RunId> {
     let going: Vec<&RunStatus> = runs.iter().filter(|run| !run.phase.is_ended()).collect();
     match (going.as_slice(), runs) {
         ([run], _) => Ok(run.run.clone()),
         ([], [run]) => Ok(run.run.clone()),
-        ([], []) => {
-            Err(Fault::new(format!("the coordinator at {address} has no run")).with_hint("`gavel submit` hands it one"))
-        }
+        ([], []) => Err(Diagnostic::new(format!("the coordinator at {address} has no run"))
+            .with_hint("`gavel submit` hands it one")),
         _ => {
             let names: Vec<&str> = runs.iter().map(|run| run.run.0.as_str()).collect();
-            Err(Fault::new(format!(
+            Err(Diagnostic::new(format!(
                 "the coordinator at {address} has several runs: {}",
                 names.join(", ")
             ))

@@ -1,19 +1,28 @@
 //! `gavel sampler`, `gavel judge --connect` and `gavel trainer`.
 
+use clap::Args;
 use gavel_core::work::Role;
 use gavel_judge_worker::JudgeWork;
 use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
 use gavel_worker::WorkerOptions;
 
-use super::block_on;
-use super::runtime::shutdown_token;
-use crate::args::ParentArguments;
+use crate::diagnostic::Result;
+use crate::runtime::{ParentArguments, block_on, shutdown_token};
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArguments {
+    /// The coordinator's address, http://HOST:PORT; several, separated by commas, where others stand by.
+    #[arg(long, value_name = "ADDRESS", env = "GAVEL_COORDINATOR")]
+    pub(crate) connect: String,
+    #[command(flatten)]
+    pub(crate) parent: ParentArguments,
+}
 
 /// The device that people see; which one is used is the run's matter.
 const DEVICE: &str = "as the run says";
 
-pub(super) fn worker(role: Role, address: &str, parent: ParentArguments) -> anyhow::Result<()> {
+pub(super) fn worker(role: Role, address: &str, parent: ParentArguments) -> Result<()> {
     block_on(async {
         let shutdown = shutdown_token(parent);
         let options = WorkerOptions::new(address, role, DEVICE);

@@ -1,29 +1,29 @@
 //! From file, environment and command line to a checked [`RunSpec`].
 
+mod arguments;
 mod paths;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use config::{Config, Environment, File, FileFormat};
 use gavel_core::spec::{GradientExchange, RunSpec};
 use gavel_trainer_worker::exchange;
 
-use crate::args::ConfigArguments;
-use crate::fault::Fault;
+use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
+pub(crate) use arguments::ConfigArguments;
 
 /// Reads a configuration: the file, overridden by `GAVEL__SECTION__KEY` in the environment, overridden by `--set`.
 ///
 /// # Errors
 /// The file cannot be read or is no TOML, an override has no key, or the whole does not pass the checks.
-pub(crate) fn load(arguments: &ConfigArguments) -> anyhow::Result<RunSpec> {
+pub(crate) fn load(arguments: &ConfigArguments) -> Result<RunSpec> {
     load_file(&arguments.file, &arguments.overrides)
 }
 
 /// As [`load`], from parts.
-pub(crate) fn load_file(file: &Path, overrides: &[String]) -> anyhow::Result<RunSpec> {
+pub(crate) fn load_file(file: &Path, overrides: &[String]) -> Result<RunSpec> {
     let text = std::fs::read_to_string(file).with_context(|| {
-        Fault::new(format!("{}: cannot read the configuration", file.display()))
+        Diagnostic::new(format!("{}: cannot read the configuration", file.display()))
             .with_hint("configs/ holds the configurations that come with Gavel")
     })?;
     let table = layered(&text, file, overrides)?;
@@ -37,14 +37,14 @@ pub(crate) fn load_file(file: &Path, overrides: &[String]) -> anyhow::Result<Run
 ///
 /// # Errors
 /// Names the feature to build it with.
-pub(crate) fn check_build(spec: &RunSpec) -> anyhow::Result<()> {
+pub(crate) fn check_build(spec: &RunSpec) -> Result<()> {
     match spec.trainer.exchange {
         GradientExchange::Blobs => Ok(()),
         GradientExchange::Nccl => Ok(exchange::built()?),
     }
 }
 
-fn layered(text: &str, file: &Path, overrides: &[String]) -> anyhow::Result<toml::Table> {
+fn layered(text: &str, file: &Path, overrides: &[String]) -> Result<toml::Table> {
     // Parsed here first, because this parser says line and column.
     toml::from_str::<toml::Table>(text).with_context(|| format!("{}: not valid TOML", file.display()))?;
     let environment = Environment::with_prefix("GAVEL")
@@ -57,15 +57,20 @@ fn layered(text: &str, file: &Path, overrides: &[String]) -> anyhow::Result<toml
     for entry in overrides {
         builder = builder.add_source(File::from_str(&assignment(entry)?, FileFormat::Toml));
     }
-    let layered = builder.build().context("cannot combine file, environment and --set")?;
+    let layered = builder
+        .build()
+        .foreign()
+        .context("cannot combine file, environment and --set")?;
     layered
         .try_deserialize()
+        .foreign()
         .context("cannot combine file, environment and --set")
 }
 
 /// `section.key=value` as a line of TOML. What is no TOML value is text.
-fn assignment(entry: &str) -> Result<String, Fault> {
-    let fault = || Fault::new(format!("`--set {entry}` is not KEY=VALUE")).with_hint("write it like --set run.seed=7");
+fn assignment(entry: &str) -> Result<String> {
+    let fault =
+        || Diagnostic::new(format!("`--set {entry}` is not KEY=VALUE")).with_hint("write it like --set run.seed=7");
     let (key, value) = entry.split_once('=').ok_or_else(fault)?;
     let (key, value) = (key.trim(), value.trim());
     let plain =
@@ -116,7 +121,7 @@ mod tests {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/quickstart.toml");
         let overrides = ["trainer.exchange=nccl".to_owned(), "model.device=cuda".to_owned()];
         let spec = load_file(&file, &overrides).unwrap();
-        let text = crate::fault::render(&check_build(&spec).unwrap_err());
+        let text = check_build(&spec).unwrap_err().render();
         assert!(
             text.contains("built without NCCL") && text.contains("--features cuda,nccl"),
             "{text}"

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use gavel_core::spec::{JudgeFamily, JudgeSpec, NamedJudge, RunSpec};
 use gavel_judge::{Endpoint, check_question};
 use gavel_models::load::device;
@@ -12,20 +11,23 @@ use gavel_models::{Family, denoiser::Inspection};
 use gavel_rubric::{JudgeTemplate, RubricSet};
 
 use crate::assets::{self, Files};
+use crate::diagnostic::{Context as _, Foreign as _, Result};
 
 /// How long a server may take to say which models it has.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// The base model's folder is complete, and its device can be used.
-pub(super) fn model(spec: &RunSpec) -> anyhow::Result<Box<dyn Inspection>> {
-    let family = Family::from_name(spec.model.family.as_str()).context("`model.family`")?;
+pub(super) fn model(spec: &RunSpec) -> Result<Box<dyn Inspection>> {
+    let family = Family::from_name(spec.model.family.as_str())?;
     assets::check_model_folder(spec)?;
-    device(spec.model.device).with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
+    device(spec.model.device)
+        .foreign()
+        .with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
     family.inspect(&spec.model.path).context("`model.path` cannot be used")
 }
 
 /// `lora` binds to the denoiser.
-pub(super) fn adapter(spec: &RunSpec, model: &dyn Inspection) -> anyhow::Result<()> {
+pub(super) fn adapter(spec: &RunSpec, model: &dyn Inspection) -> Result<()> {
     model
         .bind(&LoraConfig::from(&spec.lora))
         .context("`lora` does not fit the model")?;
@@ -33,7 +35,7 @@ pub(super) fn adapter(spec: &RunSpec, model: &dyn Inspection) -> anyhow::Result<
 }
 
 /// Pictures of this size can be painted.
-pub(super) fn size(spec: &RunSpec, model: &dyn Inspection) -> anyhow::Result<()> {
+pub(super) fn size(spec: &RunSpec, model: &dyn Inspection) -> Result<()> {
     model
         .grid(spec.sampling.height, spec.sampling.width)
         .context("`sampling.width` and `sampling.height`")?;
@@ -50,11 +52,13 @@ pub(crate) struct HostedJudge<'a> {
 ///
 /// # Errors
 /// The first that cannot be used, by its key.
-pub(crate) fn judges(spec: &RunSpec) -> anyhow::Result<Vec<HostedJudge<'_>>> {
+pub(crate) fn judges(spec: &RunSpec) -> Result<Vec<HostedJudge<'_>>> {
     let inspect = |named| {
         let NamedJudge { at, spec: judge, .. } = &named;
         assets::check_judge_folder(judge, at)?;
-        device(judge.device).with_context(|| format!("`{at}.device`: {} cannot be used", judge.device))?;
+        device(judge.device)
+            .foreign()
+            .with_context(|| format!("`{at}.device`: {} cannot be used", judge.device))?;
         let folder = VlmInspection::read(&judge.path).with_context(|| format!("`{at}.path` cannot be used"))?;
         Ok(HostedJudge { named, folder })
     };
@@ -65,7 +69,7 @@ pub(crate) fn judges(spec: &RunSpec) -> anyhow::Result<Vec<HostedJudge<'_>>> {
 ///
 /// # Errors
 /// The first that does not.
-pub(crate) fn endpoints(spec: &RunSpec) -> anyhow::Result<Vec<String>> {
+pub(crate) fn endpoints(spec: &RunSpec) -> Result<Vec<String>> {
     let servers = spec
         .judge
         .with_members()
@@ -83,7 +87,7 @@ pub(crate) fn endpoints(spec: &RunSpec) -> anyhow::Result<Vec<String>> {
 }
 
 /// The judge's model understands the template's question. Template and rubric that cannot be read are told elsewhere.
-pub(super) fn question(spec: &RunSpec, judge: &HostedJudge<'_>, files: Option<&Files>) -> anyhow::Result<()> {
+pub(super) fn question(spec: &RunSpec, judge: &HostedJudge<'_>, files: Option<&Files>) -> Result<()> {
     let Some(files) = files else { return Ok(()) };
     let text = match judge.named.member {
         Some(index) => &files.assets.member_templates[index],

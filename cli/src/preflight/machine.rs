@@ -3,15 +3,14 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-use anyhow::Context as _;
 use gavel_coordinator::{CoordinatorOptions, Error, Stores};
 use gavel_core::spec::{Device, Dtype, RunSpec};
 use gavel_models::denoiser::Inspection;
+use gavel_review::Machine;
 
-use crate::commands::block_on;
-use crate::fault::Fault;
+use crate::diagnostic::{Context as _, Diagnostic, Result};
 use crate::preflight::HostedJudge;
-use crate::run::Machine;
+use crate::runtime::block_on;
 
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -60,7 +59,7 @@ fn number_bytes(dtype: Dtype) -> u64 {
 ///
 /// # Errors
 /// The machine has less memory than that.
-pub(crate) fn memory(spec: &RunSpec, weights: &Weights) -> anyhow::Result<String> {
+pub(crate) fn memory(spec: &RunSpec, weights: &Weights) -> Result<String> {
     let fleet = &spec.fleet;
     let needed = weights.sampler * u64::from(fleet.samplers)
         + weights.trainer * u64::from(fleet.trainers)
@@ -70,12 +69,11 @@ pub(crate) fn memory(spec: &RunSpec, weights: &Weights) -> anyhow::Result<String
         needed as f64 / GIB
     );
     match Machine::this().memory_bytes {
-        Some(total) if needed > total => Err(Fault::new(format!(
+        Some(total) if needed > total => Err(Diagnostic::new(format!(
             "{text}; this machine has {:.1} GiB of memory",
             total as f64 / GIB
         ))
-        .with_hint("start fewer workers here, or workers on other machines")
-        .into()),
+        .with_hint("start fewer workers here, or workers on other machines")),
         _ => Ok(match Machine::memory_available_bytes() {
             Some(available) => format!("{text}; {:.1} GiB are free", available as f64 / GIB),
             None => text,
@@ -87,9 +85,9 @@ pub(crate) fn memory(spec: &RunSpec, weights: &Weights) -> anyhow::Result<String
 ///
 /// # Errors
 /// The folder cannot be written.
-pub(crate) fn folder(out: &Path) -> anyhow::Result<String> {
+pub(crate) fn folder(out: &Path) -> Result<String> {
     let fault = || {
-        Fault::new(format!("{}: cannot write to the run's folder", out.display()))
+        Diagnostic::new(format!("{}: cannot write to the run's folder", out.display()))
             .with_hint("choose a folder that this user may write to, with --out")
     };
     let existed = out.exists();
@@ -115,16 +113,15 @@ pub(crate) fn folder(out: &Path) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// An address is in use, or is none of this machine's.
-pub(crate) fn ports(spec: &RunSpec) -> anyhow::Result<String> {
+pub(crate) fn ports(spec: &RunSpec) -> Result<String> {
     for (part, address) in [("gRPC", spec.coordinator.grpc), ("HTTP", spec.coordinator.http)] {
         listen(part, address)?;
     }
     let (grpc, http) = (spec.coordinator.grpc, spec.coordinator.http);
     if grpc == http && grpc.port() != 0 {
         return Err(
-            Fault::new(format!("`coordinator.grpc` and `coordinator.http` are both {grpc}"))
-                .with_hint("give each a port of its own; port 0 takes any that is free")
-                .into(),
+            Diagnostic::new(format!("`coordinator.grpc` and `coordinator.http` are both {grpc}"))
+                .with_hint("give each a port of its own; port 0 takes any that is free"),
         );
     }
     Ok(format!("gRPC {grpc} and HTTP {http} are free"))

@@ -10,11 +10,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use gavel_core::spec::RunSpec;
+use gavel_review::RunFolder;
 
 use crate::assets::{self, Files};
 use crate::checks::Checks;
-use crate::fault::{self, Fault};
-use crate::run::RunFolder;
+use crate::diagnostic::{Diagnostic, Result};
 pub(crate) use folders::{HostedJudge, endpoints, judges};
 pub(crate) use machine::{Weights, folder, memory, ports};
 
@@ -22,7 +22,7 @@ pub(crate) use machine::{Weights, folder, memory, ports};
 ///
 /// # Errors
 /// The problem, or all of them printed and their number.
-pub(crate) fn preflight(spec: &RunSpec, out: &Path, resume: bool) -> anyhow::Result<Files> {
+pub(crate) fn preflight(spec: &RunSpec, out: &Path, resume: bool) -> Result<Files> {
     let started = Instant::now();
     let mut checks = Checks::default();
     let files = assets::read_all(spec, &mut checks);
@@ -58,12 +58,11 @@ pub(crate) fn preflight(spec: &RunSpec, out: &Path, resume: bool) -> anyhow::Res
         (1, _) => Err(problems.swap_remove(0)),
         (failed, _) => {
             for problem in &problems {
-                eprint!("{}", fault::render(problem));
+                eprint!("{}", problem.render());
             }
             Err(
-                Fault::new(format!("{failed} of {count} checks failed; nothing was started"))
-                    .with_hint("correct what is named above; `gavel doctor` also loads the models and asks the judge")
-                    .into(),
+                Diagnostic::new(format!("{failed} of {count} checks failed; nothing was started"))
+                    .with_hint("correct what is named above; `gavel doctor` also loads the models and asks the judge"),
             )
         }
     }

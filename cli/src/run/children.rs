@@ -1,21 +1,19 @@
 //! The processes of a local fleet: started, watched, started again within bounds, ended in good order.
 
 use std::fs::{File, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use gavel_core::spec::RunSpec;
+use gavel_review::{CoordinatorAddresses, RunFolder};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::RunFolder;
-use crate::commands::coordinator::Ready;
-use crate::fault::Fault;
+use crate::diagnostic::{Context as _, Diagnostic, ERROR_FORMAT, Result, told_in};
 
 /// How often a process may end unasked before the run gives up.
 const RESTARTS: u32 = 5;
@@ -34,30 +32,37 @@ const MISSED_HEARTBEATS: u32 = 4;
 struct Process {
     child: Child,
     stdin: Option<ChildStdin>,
+    /// Where its own lines begin in its log, in bytes.
+    log_start: u64,
 }
 
 /// The command line of a process, and where its log goes.
 #[derive(Debug, Clone)]
-struct Part {
+struct ProcessCommand {
     name: String,
     arguments: Vec<String>,
     threads: usize,
     log: PathBuf,
 }
 
-impl Part {
-    /// Starts this program again as that part. It ends when its standard input closes, so also when this process dies.
-    fn spawn(&self, stdout: impl FnOnce(File) -> Stdio) -> anyhow::Result<Process> {
-        let open = || OpenOptions::new().create(true).append(true).open(&self.log);
-        let log = open().with_context(|| format!("{}: cannot write the log", self.log.display()))?;
-        let second = log
-            .try_clone()
-            .with_context(|| format!("{}: cannot write the log", self.log.display()))?;
+impl ProcessCommand {
+    /// Starts this program again with these arguments. It ends when its standard input closes, so also when this process dies.
+    fn spawn(&self, stdout: impl FnOnce(File) -> Stdio) -> Result<Process> {
+        let unwritable = || format!("{}: cannot write the log", self.log.display());
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .with_context(unwritable)?;
+        let log_start = log.metadata().with_context(unwritable)?.len();
+        let second = log.try_clone().with_context(unwritable)?;
         let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let (variable, format) = ERROR_FORMAT;
         let mut child = Command::new(program)
             .args(&self.arguments)
             .arg("--until-stdin-closes")
             .env("RAYON_NUM_THREADS", self.threads.to_string())
+            .env(variable, format)
             .stdin(Stdio::piped())
             .stdout(stdout(second))
             .stderr(log)
@@ -67,39 +72,33 @@ impl Part {
             .spawn()
             .with_context(|| format!("cannot start {}", self.name))?;
         let stdin = child.stdin.take();
-        Ok(Process { child, stdin })
+        Ok(Process {
+            child,
+            stdin,
+            log_start,
+        })
     }
 
-    fn gave_up(&self, what: &str, status: ExitStatus) -> anyhow::Error {
-        let fault = |message: String, hint: Option<String>| {
-            let all = format!("its log is {}", self.log.display());
-            Fault::new(message).with_hint(hint.map_or(all.clone(), |hint| format!("{hint}; {all}")))
+    /// Why a process ended that should not have: what it said itself, and where its log is.
+    fn ended(&self, what: &str, status: ExitStatus, log_start: u64) -> Diagnostic {
+        let outer = Diagnostic::new(format!("the {} {what} ({status})", self.name));
+        let ended = match self.told_since(log_start) {
+            Some(told) => told.caused(outer),
+            None => outer,
         };
-        let outer = format!("the {} {what} ({status})", self.name);
-        match last_error(&self.log) {
-            Some((message, hint)) => anyhow::Error::new(fault(message, hint)).context(outer),
-            None => fault(outer, None).into(),
-        }
+        let log = format!("its log is {}", self.log.display());
+        let hint = match &ended.hint {
+            Some(hint) => format!("{hint}; {log}"),
+            None => log,
+        };
+        ended.with_hint(hint)
     }
-}
 
-/// The last error that a process printed, with its hint.
-fn last_error(log: &Path) -> Option<(String, Option<String>)> {
-    let text = std::fs::read_to_string(log).ok()?;
-    let lines: Vec<&str> = text.lines().collect();
-    let at = lines.iter().rposition(|line| line.starts_with("error: "))?;
-    let causes = lines[at + 1..]
-        .iter()
-        .map_while(|line| line.strip_prefix("caused by: "));
-    let message = std::iter::once(&lines[at]["error: ".len()..])
-        .chain(causes)
-        .collect::<Vec<_>>()
-        .join(": ");
-    let hint = lines[at..]
-        .iter()
-        .find_map(|line| line.strip_prefix("hint: "))
-        .map(str::to_owned);
-    Some((message, hint))
+    /// The error that a process told in what it added to its log.
+    fn told_since(&self, log_start: u64) -> Option<Diagnostic> {
+        let bytes = std::fs::read(&self.log).ok()?;
+        told_in(&String::from_utf8_lossy(bytes.get(log_start as usize..)?))
+    }
 }
 
 /// Ends a process by closing its standard input; one that does not end in time is killed.
@@ -111,18 +110,18 @@ async fn end(mut process: Process) {
     }
 }
 
-/// Keeps a part running until `stop`. Returns early only when it ended too often.
-async fn keep(
-    part: Part,
+/// Keeps a process running until `stop`. Returns early only when it ended too often.
+async fn supervise(
+    command: ProcessCommand,
     mut process: Process,
     stop: CancellationToken,
     stdout: fn(File) -> Stdio,
-) -> anyhow::Result<()> {
+) -> Result<()> {
     let mut deaths = 0;
     loop {
         let started = Instant::now();
         let status = tokio::select! {
-            status = process.child.wait() => status.with_context(|| format!("cannot watch {}", part.name))?,
+            status = process.child.wait() => status.with_context(|| format!("cannot watch {}", command.name))?,
             () = stop.cancelled() => {
                 end(process).await;
                 return Ok(());
@@ -130,25 +129,25 @@ async fn keep(
         };
         deaths = if started.elapsed() >= LONG_LIFE { 1 } else { deaths + 1 };
         if deaths > RESTARTS {
-            return Err(part.gave_up("ended unasked, again and again", status));
+            return Err(command.ended("ended unasked, again and again", status, process.log_start));
         }
         tokio::select! {
             () = tokio::time::sleep(PAUSE * deaths) => {}
             () = stop.cancelled() => return Ok(()),
         }
-        process = part.spawn(stdout)?;
+        process = command.spawn(stdout)?;
     }
 }
 
-/// A part that is being kept running.
-struct Kept {
+/// Keeps processes running, and hears of those that ended too often.
+struct Supervisor {
     stop: CancellationToken,
     tasks: JoinSet<()>,
-    failures: mpsc::UnboundedReceiver<anyhow::Error>,
-    report: mpsc::UnboundedSender<anyhow::Error>,
+    failures: mpsc::UnboundedReceiver<Diagnostic>,
+    report: mpsc::UnboundedSender<Diagnostic>,
 }
 
-impl Kept {
+impl Supervisor {
     fn new() -> Self {
         let (report, failures) = mpsc::unbounded_channel();
         Self {
@@ -159,7 +158,7 @@ impl Kept {
         }
     }
 
-    fn add(&mut self, work: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+    fn add(&mut self, work: impl Future<Output = Result<()>> + Send + 'static) {
         let report = self.report.clone();
         self.tasks.spawn(async move {
             if let Err(error) = work.await {
@@ -169,7 +168,7 @@ impl Kept {
         });
     }
 
-    async fn failure(&mut self) -> anyhow::Error {
+    async fn failure(&mut self) -> Diagnostic {
         match self.failures.recv().await {
             Some(error) => error,
             // This value holds a sender, so the channel never closes.
@@ -186,8 +185,8 @@ impl Kept {
 /// The coordinator's process.
 pub(super) struct CoordinatorProcess {
     /// Its addresses.
-    pub(super) ready: Ready,
-    kept: Kept,
+    pub(super) addresses: CoordinatorAddresses,
+    supervisor: Supervisor,
 }
 
 impl CoordinatorProcess {
@@ -195,9 +194,9 @@ impl CoordinatorProcess {
     ///
     /// # Errors
     /// What it printed when it ended instead, for example that a port is in use.
-    pub(super) async fn start(spec: &RunSpec, folder: &RunFolder) -> anyhow::Result<Self> {
+    pub(super) async fn start(spec: &RunSpec, folder: &RunFolder) -> Result<Self> {
         let heartbeat = spec.fleet.heartbeat;
-        let part = |grpc: &str, http: &str| Part {
+        let command = |grpc: &str, http: &str| ProcessCommand {
             name: "coordinator".to_owned(),
             arguments: [
                 "coordinator",
@@ -219,8 +218,9 @@ impl CoordinatorProcess {
             threads: 1,
             log: folder.logs().join("coordinator.log"),
         };
-        let first = part(&spec.coordinator.grpc.to_string(), &spec.coordinator.http.to_string());
+        let first = command(&spec.coordinator.grpc.to_string(), &spec.coordinator.http.to_string());
         let mut process = first.spawn(|_| Stdio::piped())?;
+        let log_start = process.log_start;
         let stdout = process
             .child
             .stdout
@@ -228,45 +228,44 @@ impl CoordinatorProcess {
             .context("the coordinator's output is not piped")?;
         let mut line = String::new();
         let read = tokio::time::timeout(READY_WITHIN, BufReader::new(stdout).read_line(&mut line)).await;
-        let ready: Ready = match (read, serde_json::from_str(&line)) {
-            (Ok(Ok(_)), Ok(ready)) => ready,
+        let addresses: CoordinatorAddresses = match (read, serde_json::from_str(&line)) {
+            (Ok(Ok(_)), Ok(addresses)) => addresses,
             (Err(_), _) => {
                 end(process).await;
-                return Err(Fault::new(format!(
+                return Err(Diagnostic::new(format!(
                     "the coordinator does not serve after {} s",
                     READY_WITHIN.as_secs()
                 ))
-                .with_hint(format!("its log is {}", first.log.display()))
-                .into());
+                .with_hint(format!("its log is {}", first.log.display())));
             }
             _ => {
                 let status = process.child.wait().await.context("cannot watch the coordinator")?;
-                return Err(first.gave_up("did not start", status));
+                return Err(first.ended("did not start", status, log_start));
             }
         };
-        folder.note_coordinator(&ready)?;
+        folder.note_coordinator(&addresses)?;
         // Should it have to be started again, the workers must find it where it was.
         let bare = |address: &str| address.trim_start_matches("http://").to_owned();
-        let again = part(&bare(&ready.grpc), &bare(&ready.http));
-        let mut kept = Kept::new();
-        kept.add(keep(again, process, kept.stop.clone(), Stdio::from));
-        Ok(Self { ready, kept })
+        let again = command(&bare(&addresses.grpc), &bare(&addresses.http));
+        let mut supervisor = Supervisor::new();
+        supervisor.add(supervise(again, process, supervisor.stop.clone(), Stdio::from));
+        Ok(Self { addresses, supervisor })
     }
 
     /// Waits until it has ended too often.
-    pub(super) async fn failure(&mut self) -> anyhow::Error {
-        self.kept.failure().await
+    pub(super) async fn failure(&mut self) -> Diagnostic {
+        self.supervisor.failure().await
     }
 
     /// Ends it.
     pub(super) async fn stop(&mut self) {
-        self.kept.stop().await;
+        self.supervisor.stop().await;
     }
 }
 
 /// The workers' processes.
 pub(super) struct Fleet {
-    kept: Kept,
+    supervisor: Supervisor,
 }
 
 impl Fleet {
@@ -277,34 +276,34 @@ impl Fleet {
             ("judge", spec.fleet.judges),
             ("trainer", spec.fleet.trainers),
         ];
-        let mut kept = Kept::new();
+        let mut supervisor = Supervisor::new();
         for (role, count) in counts {
             for index in 0..count {
                 let name = format!("{role}-{index}");
-                let part = Part {
+                let command = ProcessCommand {
                     arguments: [role, "--connect", coordinator].map(str::to_owned).to_vec(),
                     threads,
                     log: folder.logs().join(format!("{name}.log")),
                     name,
                 };
-                let stop = kept.stop.clone();
-                kept.add(async move {
-                    let process = part.spawn(Stdio::from)?;
-                    keep(part, process, stop, Stdio::from).await
+                let stop = supervisor.stop.clone();
+                supervisor.add(async move {
+                    let process = command.spawn(Stdio::from)?;
+                    supervise(command, process, stop, Stdio::from).await
                 });
             }
         }
-        Self { kept }
+        Self { supervisor }
     }
 
     /// Waits until a worker has ended too often.
-    pub(super) async fn failure(&mut self) -> anyhow::Error {
-        self.kept.failure().await
+    pub(super) async fn failure(&mut self) -> Diagnostic {
+        self.supervisor.failure().await
     }
 
     /// Lets the workers finish what they have leased, and ends them.
     pub(super) async fn stop(&mut self) {
-        self.kept.stop().await;
+        self.supervisor.stop().await;
     }
 }
 
@@ -313,12 +312,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_error_of_a_log_is_found_with_causes_and_hint() {
+    fn a_process_is_quoted_from_its_own_lines_of_the_log() {
         let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("x.log");
-        std::fs::write(&log, "error: old\nINFO fine\nerror: new\ncaused by: deep\nhint: dig\n").unwrap();
-        assert_eq!(last_error(&log), Some(("new: deep".to_owned(), Some("dig".to_owned()))));
-        std::fs::write(&log, "INFO fine\n").unwrap();
-        assert_eq!(last_error(&log), None);
+        let command = ProcessCommand {
+            name: "judge-0".to_owned(),
+            arguments: Vec::new(),
+            threads: 1,
+            log: folder.path().join("judge-0.log"),
+        };
+        let line = |error: &str| serde_json::to_string(&Diagnostic::new(error).with_hint("dig")).unwrap();
+        let before = format!("{}\n", line("old"));
+        let ended = |log: &str| {
+            std::fs::write(&command.log, format!("{before}{log}")).unwrap();
+            command.ended("ended", ExitStatus::default(), before.len() as u64)
+        };
+        let log = format!("its log is {}", command.log.display());
+
+        let silent = ended("INFO fine\n");
+        assert_eq!(
+            silent,
+            Diagnostic::new("the judge-0 ended (exit status: 0)").with_hint(&log)
+        );
+        let told = ended(&format!("error: new\n{}\n", line("new")));
+        assert_eq!(told.causes, ["new"]);
+        assert_eq!(told.hint, Some(format!("dig; {log}")));
     }
 }

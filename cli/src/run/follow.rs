@@ -6,7 +6,7 @@ use gavel_core::ids::RunId;
 use gavel_core::run::RunStatus;
 
 use crate::client::Client;
-use crate::fault::Fault;
+use crate::diagnostic::{Diagnostic, Result};
 
 /// Pause before looking again for a coordinator that is away.
 const RECONNECT: Duration = Duration::from_millis(500);
@@ -19,8 +19,8 @@ pub(crate) async fn follow(
     client: &Client,
     run: &RunId,
     patience: Option<Duration>,
-    mut each: impl AsyncFnMut(&RunStatus) -> anyhow::Result<()>,
-) -> anyhow::Result<RunStatus> {
+    mut each: impl AsyncFnMut(&RunStatus) -> Result<()>,
+) -> Result<RunStatus> {
     let mut heard = Instant::now();
     loop {
         if let Ok(mut watch) = client.watch(run).await {
@@ -34,9 +34,8 @@ pub(crate) async fn follow(
         }
         if patience.is_some_and(|patience| heard.elapsed() > patience) {
             return Err(
-                Fault::new(format!("run `{run}`: nothing was heard of its coordinator any more"))
-                    .with_hint("it has ended or cannot be reached; the run's folder tells how far it came")
-                    .into(),
+                Diagnostic::new(format!("run `{run}`: nothing was heard of its coordinator any more"))
+                    .with_hint("it has ended or cannot be reached; the run's folder tells how far it came"),
             );
         }
         tokio::time::sleep(RECONNECT).await;

@@ -1,75 +1,43 @@
-//! `gavel run`: the whole fleet on one machine, until the report is written.
+//! A whole fleet on one machine, until the report is written.
 
 mod children;
-mod folder;
 mod follow;
-mod history;
-mod machine;
 mod progress;
 
-use std::process::ExitCode;
-
-use anyhow::Context as _;
 use gavel_core::ids::Step;
 use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::RunSpec;
+use gavel_review::RunFolder;
+use gavel_review::report::{self, is_checkpoint};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::args::RunArguments;
-use crate::assets::Files;
+use crate::assets::{Files, evaluator};
 use crate::client::Client;
-use crate::commands::block_on;
-use crate::fault::Fault;
-use crate::{config, preflight, report};
+use crate::diagnostic::{Context as _, Result};
+use crate::runtime::block_on;
 use children::{CoordinatorProcess, Fleet};
-pub(crate) use folder::RunFolder;
 pub(crate) use follow::follow;
-pub(crate) use history::History;
-pub(crate) use machine::{Machine, Usage, peak_memory_bytes, usage};
 pub(crate) use progress::Progress;
 
-/// The exit status of a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
+/// How a run of the program ended.
+pub(crate) enum Ended {
+    /// The report is written.
+    Finished,
+    /// The run stopped or failed.
+    Halted { phase: Phase, step: Step },
+    /// Somebody pressed Ctrl-C, or sent SIGTERM.
+    Interrupted { step: u32 },
+}
 
-/// Runs a configuration from start or, with `--resume`, from its last commit.
+/// Runs a fleet in processes of its own until the run has ended or somebody interrupts it.
 ///
 /// # Errors
 /// Whatever keeps the run from its report. What is committed stays in the folder.
-pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
-    let spec = load(arguments)?;
-    config::check_build(&spec)?;
-    let out = config::out_folder(&spec, arguments.out.as_deref());
-    let files = preflight::preflight(&spec, &out, arguments.resume)?;
-    let folder = if arguments.resume {
-        RunFolder::resume(&out, &spec)?
-    } else {
-        RunFolder::create(&out, &spec)?
-    };
-    let threads = arguments.threads.unwrap_or_else(|| Machine::this().cores.min(2));
+pub(crate) fn run(spec: &RunSpec, files: &Files, folder: &RunFolder, threads: usize) -> Result<Ended> {
     block_on(async {
         let mut signals = Signals::new()?;
-        drive(&spec, &files, &folder, threads, &mut signals).await
+        drive(spec, files, folder, threads, &mut signals).await
     })
-    .and_then(|ended| conclude(ended, arguments, &folder))
-}
-
-fn load(arguments: &RunArguments) -> anyhow::Result<RunSpec> {
-    let mut overrides = arguments.config.overrides.clone();
-    for (key, count) in [
-        ("samplers", arguments.samplers),
-        ("judges", arguments.judges),
-        ("trainers", arguments.trainers),
-    ] {
-        overrides.extend(count.map(|count| format!("fleet.{key}={count}")));
-    }
-    config::load_file(&arguments.config.file, &overrides)
-}
-
-/// How a run of the program ended.
-enum Ended {
-    Finished,
-    Halted { phase: Phase, step: Step },
-    Interrupted { step: u32 },
 }
 
 async fn drive(
@@ -78,15 +46,15 @@ async fn drive(
     folder: &RunFolder,
     threads: usize,
     signals: &mut Signals,
-) -> anyhow::Result<Ended> {
+) -> Result<Ended> {
     let mut progress = Progress::start(spec.run.steps);
     let mut coordinator = CoordinatorProcess::start(spec, folder).await?;
-    let client = Client::connect(&coordinator.ready.grpc).await?;
+    let client = Client::connect(&coordinator.addresses.grpc).await?;
     client.submit(spec, files).await?;
     client.resume(&spec.id()).await?;
-    progress.say(&format!("dashboard    {}", coordinator.ready.http));
+    progress.say(&format!("dashboard    {}", coordinator.addresses.http));
     progress.say(&format!("results      {}", folder.path().display()));
-    let mut fleet = Fleet::start(spec, &coordinator.ready.grpc, folder, threads);
+    let mut fleet = Fleet::start(spec, &coordinator.addresses.grpc, folder, threads);
 
     let followed = tokio::select! {
         ended = show(spec, &client, folder, &mut progress) => ended,
@@ -105,7 +73,10 @@ async fn drive(
     match followed? {
         None => Ok(Ended::Interrupted { step: progress.step() }),
         Some(status) if status.phase == Phase::Finished => {
-            report::write(folder, spec).await.context("cannot write the report")?;
+            let evaluator = evaluator(spec);
+            report::write(folder, evaluator.as_deref())
+                .await
+                .context("cannot write the report")?;
             Ok(Ended::Finished)
         }
         Some(status) => Ok(Ended::Halted {
@@ -122,59 +93,15 @@ async fn show(
     client: &Client,
     folder: &RunFolder,
     progress: &mut Progress,
-) -> anyhow::Result<Option<RunStatus>> {
+) -> Result<Option<RunStatus>> {
     let each = async |status: &RunStatus| {
         progress.update(status);
         match status.policy.as_ref().filter(|_| is_checkpoint(spec, status.step.0)) {
-            Some(policy) => folder.write_checkpoint(spec, status.step, policy).await,
+            Some(policy) => Ok(folder.write_checkpoint(status.step, policy).await?),
             None => Ok(()),
         }
     };
     follow(client, &spec.id(), None, each).await.map(Some)
-}
-
-/// Whether a step's policy belongs into `checkpoints/`.
-pub(crate) fn is_checkpoint(spec: &RunSpec, step: u32) -> bool {
-    spec.checkpoints.every > 0 && step > 0 && step.is_multiple_of(spec.checkpoints.every)
-}
-
-fn conclude(ended: Ended, arguments: &RunArguments, folder: &RunFolder) -> anyhow::Result<ExitCode> {
-    let again = again(arguments);
-    match ended {
-        Ended::Finished => {
-            println!("{}", report::summary(folder)?);
-            Ok(ExitCode::SUCCESS)
-        }
-        Ended::Interrupted { step } => {
-            println!("stopped after step {step}; go on with: {again}");
-            Ok(ExitCode::from(INTERRUPTED))
-        }
-        Ended::Halted { phase, step } => {
-            let (what, reason) = match &phase {
-                Phase::Failed { reason } => ("failed", reason.as_str()),
-                Phase::Stopped { reason } => ("was stopped", reason.as_str()),
-                _ => ("ended", "for a reason that this version does not know"),
-            };
-            Err(Fault::new(format!("the run {what} after step {step}: {reason}"))
-                .with_hint(format!(
-                    "what is committed is kept; {} tells more; once the cause is gone, go on with: {again}",
-                    folder.logs().display()
-                ))
-                .into())
-        }
-    }
-}
-
-/// The command that goes on with this run.
-fn again(arguments: &RunArguments) -> String {
-    let mut command = format!("gavel run {}", arguments.config.file.display());
-    for entry in &arguments.config.overrides {
-        command += &format!(" --set '{entry}'");
-    }
-    if let Some(out) = &arguments.out {
-        command += &format!(" --out {}", out.display());
-    }
-    command + " --resume"
 }
 
 /// Ctrl-C and SIGTERM.
@@ -184,7 +111,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    fn new() -> Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen for signals");
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,

@@ -6,8 +6,6 @@ use std::time::Duration;
 use gavel_core::run::{RunStatus, StepRecord};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::commands::status::phase_name;
-
 /// Steps whose mean duration gives the estimate.
 const RECENT_STEPS: usize = 5;
 
@@ -61,7 +59,7 @@ impl Progress {
                 self.say(&step_line(step, status.steps_total));
             }
         }
-        let phase = phase_name(&status.phase);
+        let phase = status.phase.to_string();
         if phase != self.phase {
             self.say(&format!("phase        {phase}"));
             self.phase = phase;

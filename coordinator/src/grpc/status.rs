@@ -2,9 +2,7 @@
 //!
 //! Worth another attempt are UNAVAILABLE, RESOURCE_EXHAUSTED and ABORTED; everything else is final for this request.
 
-use std::error::Error;
-
-use gavel_core::hint::Hint;
+use gavel_core::Diagnostic;
 use gavel_core::run::Refusal;
 use tonic::{Code, Status};
 
@@ -31,7 +29,7 @@ pub(crate) fn of_driver(error: &DriverError) -> Status {
                 LedgerError::Unreachable { .. } | LedgerError::Deposed { .. } => Code::Unavailable,
                 _ => Code::Internal,
             };
-            Status::new(code, with_hint(source.as_ref(), source.hint()))
+            Status::new(code, Diagnostic::of(source.as_ref()).in_full())
         }
         DriverError::Unserializable(_) => Status::internal(error.to_string()),
         DriverError::ShuttingDown => Status::unavailable(error.to_string()),
@@ -51,7 +49,7 @@ fn of_refusal(refusal: &Refusal) -> Status {
         Refusal::Repeated { .. } => Code::AlreadyExists,
         Refusal::WrongOutcome { .. } | Refusal::InvalidOutcome { .. } => Code::InvalidArgument,
     };
-    Status::new(code, with_hint(refusal, refusal.hint()))
+    Status::new(code, Diagnostic::of(refusal).in_full())
 }
 
 pub(super) fn of_blob(error: &BlobError) -> Status {
@@ -65,7 +63,7 @@ pub(super) fn of_blob(error: &BlobError) -> Status {
         BlobError::Unwritable { .. } | BlobError::Denied { .. } => Code::FailedPrecondition,
         BlobError::Store { .. } => Code::Unavailable,
     };
-    Status::new(code, with_hint(error, error.hint()))
+    Status::new(code, Diagnostic::of(error).in_full())
 }
 
 /// A message that cannot be read: the two sides differ in version, or somebody else is calling.
@@ -76,18 +74,4 @@ pub(super) fn malformed(problem: impl std::fmt::Display) -> Status {
 /// A field that every message of this kind carries.
 pub(super) fn required<T>(field: Option<T>, name: &str) -> Result<T, Status> {
     field.ok_or_else(|| malformed(format!("`{name}` is missing")))
-}
-
-/// The error, its causes, and what to do: a status has room for one text only.
-fn with_hint(error: &dyn Error, hint: Option<String>) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    match hint {
-        Some(hint) => format!("{text} ({hint})"),
-        None => text,
-    }
 }

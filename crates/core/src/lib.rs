@@ -17,4 +17,4 @@ pub mod spec;
 pub mod work;
 
 pub use assets::{LabelledPair, ModelFingerprints, RubricText, RunAssets};
-pub use hint::Hint;
+pub use hint::{Diagnostic, Hint};

@@ -43,3 +43,6 @@ pub enum ModelError {
     #[error("tensor operation")]
     Candle(#[from] candle_core::Error),
 }
+
+/// A pass fails by what it is given, which whoever gives it knows better: there is no remedy to tell.
+impl gavel_core::Hint for ModelError {}

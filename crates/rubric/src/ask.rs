@@ -3,9 +3,9 @@
 //! Both traits are blocking and are called from several threads at once: whoever has many questions runs as many threads as it
 //! wants answers under way. Back ends live in `gavel-judge`.
 
-use gavel_core::Hint;
 use gavel_core::ids::{Digest, PromptIndex};
 use gavel_core::work::VerdictRecord;
+use gavel_core::{Diagnostic, Hint};
 use image::RgbImage;
 
 use crate::{Message, RubricSet};
@@ -156,21 +156,12 @@ pub enum AskError {
 impl AskError {
     /// An [`AskError::Unanswerable`] that carries `error` and its remedy.
     pub fn unanswerable(error: &(impl std::error::Error + Hint)) -> Self {
+        let told = Diagnostic::of(error);
         Self::Unanswerable {
-            reason: in_full(error),
-            hint: error.hint(),
+            reason: told.to_string(),
+            hint: told.hint,
         }
     }
-}
-
-fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    text
 }
 
 impl Hint for AskError {

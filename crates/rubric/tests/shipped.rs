@@ -21,7 +21,7 @@ fn flat(parts: &[Part]) -> String {
     parts.iter().map(text).collect()
 }
 
-// The text of models/train/judge_prompt.py; the small judge knows no other.
+// The text of models/train/judge/judge_prompt.py; the small judge knows no other.
 #[test]
 fn the_small_template_says_exactly_what_the_small_judge_was_trained_on() {
     let template = JudgeTemplate::load(&configs().join("judge/small.toml")).unwrap();

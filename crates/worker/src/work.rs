@@ -1,11 +1,10 @@
 //! What a worker implements.
 
-use gavel_core::Hint;
-use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, RunId};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::rally::Group;
 use gavel_core::work::{Assignment, Fault, Outcome, Unit, Unusable};
+use gavel_core::{Diagnostic, Hint, RunAssets};
 
 use crate::context::WorkContext;
 
@@ -64,7 +63,7 @@ pub enum WorkError {
 impl WorkError {
     /// A [`WorkError::Fatal`] that says all that `error` knows.
     pub fn fatal(error: &(impl std::error::Error + Hint)) -> Self {
-        Self::Fatal(in_full(error))
+        Self::Fatal(Diagnostic::of(error).in_full())
     }
 
     /// A [`WorkError::Unusable`] for one input whose bytes are not what the unit asks for.
@@ -80,25 +79,11 @@ impl WorkError {
 
     /// A [`WorkError::Unavailable`] that says all that `error` knows.
     pub fn unavailable(error: &(impl std::error::Error + Hint)) -> Self {
-        Self::Unavailable(in_full(error))
+        Self::Unavailable(Diagnostic::of(error).in_full())
     }
 
     /// A [`WorkError::Retry`] that says all that `error` knows.
     pub fn retry(error: &(impl std::error::Error + Hint)) -> Self {
-        Self::Retry(in_full(error))
-    }
-}
-
-/// The error with its causes and its remedy: only a text crosses the wire.
-fn in_full(error: &(impl std::error::Error + Hint)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    match error.hint() {
-        Some(hint) => format!("{text} ({hint})"),
-        None => text,
+        Self::Retry(Diagnostic::of(error).in_full())
     }
 }

@@ -1,9 +1,8 @@
 //! What a load shows, as a table and as JSON.
 
 use gavel_loadtest::Percentiles;
+use gavel_review::Machine;
 use serde::Serialize;
-
-use crate::run::Machine;
 
 /// What `gavel load` prints.
 #[derive(Debug, Serialize)]

@@ -4,13 +4,12 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use gavel_review::{CoordinatorAddresses, Usage, usage};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::commands::coordinator::Ready;
-use crate::run::{Usage, usage};
+use crate::diagnostic::{Context as _, Foreign as _, Result};
 
 /// How long it may take until it serves.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -20,7 +19,7 @@ const END_WITHIN: Duration = Duration::from_secs(60);
 /// A coordinator in a temporary folder, on free ports of this machine.
 pub(super) struct CoordinatorProcess {
     child: Child,
-    ready: Ready,
+    addresses: CoordinatorAddresses,
     folder: TempDir,
 }
 
@@ -29,7 +28,7 @@ impl CoordinatorProcess {
     ///
     /// # Errors
     /// No temporary folder, no process, or it did not serve in time.
-    pub(super) async fn start(program: Option<&Path>) -> anyhow::Result<Self> {
+    pub(super) async fn start(program: Option<&Path>) -> Result<Self> {
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
         let program = match program {
             Some(program) => program.to_owned(),
@@ -57,22 +56,27 @@ impl CoordinatorProcess {
         let mut line = String::new();
         tokio::time::timeout(READY_WITHIN, BufReader::new(stdout).read_line(&mut line))
             .await
+            .foreign()
             .context("the coordinator does not serve")?
             .context("cannot read the coordinator's output")?;
-        let ready = serde_json::from_str(&line).context("the coordinator ended instead of serving")?;
-        Ok(Self { child, ready, folder })
+        let addresses = serde_json::from_str(&line).context("the coordinator ended instead of serving")?;
+        Ok(Self {
+            child,
+            addresses,
+            folder,
+        })
     }
 
     /// Where it listens for workers.
     pub(super) fn address(&self) -> &str {
-        &self.ready.grpc
+        &self.addresses.grpc
     }
 
     /// What it has used so far.
     ///
     /// # Errors
     /// It has ended.
-    pub(super) fn usage(&self) -> anyhow::Result<Usage> {
+    pub(super) fn usage(&self) -> Result<Usage> {
         self.child
             .id()
             .and_then(usage)
@@ -83,10 +87,11 @@ impl CoordinatorProcess {
     ///
     /// # Errors
     /// It does not end, or its ledger cannot be read.
-    pub(super) async fn end(mut self) -> anyhow::Result<u64> {
+    pub(super) async fn end(mut self) -> Result<u64> {
         drop(self.child.stdin.take());
         tokio::time::timeout(END_WITHIN, self.child.wait())
             .await
+            .foreign()
             .context("the coordinator does not end")?
             .context("cannot wait for the coordinator")?;
         ledger_bytes(self.folder.path()).context("cannot read the size of the ledger")

@@ -1,10 +1,10 @@
 //! The models that write and judge, and patience with them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use backon::{BlockingRetryable as _, ExponentialBuilder};
+use clap::Args;
 use gavel_core::ids::Digest;
 use gavel_core::spec::{JudgeFamily, JudgeSpec};
 use gavel_core::work::VerdictRecord;
@@ -12,8 +12,38 @@ use gavel_judge::{Endpoint, Models, Templates};
 use gavel_rubric::generate::{Embed, HashedNgrams};
 use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgeTemplate, JudgedPair, RubricSet};
 
-use super::arguments::{BackendArguments, GenerateArguments};
-use crate::fault::Fault;
+use super::generate::GenerateArguments;
+use crate::commands::dtype::DtypeArgument;
+use crate::diagnostic::{Context as _, Diagnostic, Result};
+
+/// The model that writes and judges.
+#[derive(Debug, Args)]
+pub(crate) struct BackendArguments {
+    /// Folder of a vision-language model that this process loads.
+    #[arg(long, value_name = "DIR", required_unless_present = "endpoint")]
+    pub(super) model: Option<PathBuf>,
+    /// Number format of that model.
+    #[arg(long, default_value = "f32", value_enum)]
+    pub(super) dtype: DtypeArgument,
+    /// Base address of an OpenAI-compatible server, for example http://127.0.0.1:8000/v1.
+    #[arg(long, value_name = "URL", conflicts_with = "model", requires = "model_name")]
+    pub(super) endpoint: Option<String>,
+    /// The name under which the server knows the model.
+    #[arg(long, value_name = "NAME", requires = "endpoint")]
+    pub(super) model_name: Option<String>,
+    /// Environment variable that holds the server's key.
+    #[arg(long, value_name = "VARIABLE", requires = "endpoint")]
+    pub(super) api_key_env: Option<String>,
+    /// Judge template [default: judge_template.toml in the model folder, else the one for large instruction-tuned models].
+    #[arg(long, value_name = "FILE")]
+    pub(super) template: Option<PathBuf>,
+    /// Answers under way at a time.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(super) concurrency: u32,
+    /// Times that a question is asked again when the server is not available, with longer and longer pauses.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(super) retries: usize,
+}
 
 /// A model folder may say which words its model was trained on.
 const FOLDER_TEMPLATE: &str = "judge_template.toml";
@@ -32,7 +62,7 @@ pub(super) fn judge(
     models: &mut Models,
     arguments: &BackendArguments,
     model: Option<&Path>,
-) -> anyhow::Result<Patient<dyn Judge>> {
+) -> Result<Patient<dyn Judge>> {
     let spec = spec(arguments, model);
     let template = template(&spec, arguments.template.as_deref())?;
     Ok(Patient {
@@ -45,7 +75,7 @@ pub(super) fn judge(
 ///
 /// # Errors
 /// A folder that cannot be used, or a model that does not write.
-pub(super) fn chat(models: &mut Models, arguments: &BackendArguments) -> anyhow::Result<Patient<dyn Chat>> {
+pub(super) fn chat(models: &mut Models, arguments: &BackendArguments) -> Result<Patient<dyn Chat>> {
     Ok(Patient {
         inner: models.open_chat(&spec(arguments, None))?,
         retries: arguments.retries,
@@ -56,7 +86,7 @@ pub(super) fn chat(models: &mut Models, arguments: &BackendArguments) -> anyhow:
 ///
 /// # Errors
 /// A model without a server, or a key that is missing.
-pub(super) fn embedding(arguments: &GenerateArguments) -> anyhow::Result<Box<dyn Embed>> {
+pub(super) fn embedding(arguments: &GenerateArguments) -> Result<Box<dyn Embed>> {
     let Some(model) = &arguments.embedding_model else {
         return Ok(Box::new(HashedNgrams));
     };
@@ -67,7 +97,7 @@ pub(super) fn embedding(arguments: &GenerateArguments) -> anyhow::Result<Box<dyn
         None => (backend.endpoint.as_ref(), &backend.api_key_env),
     };
     let endpoint = endpoint.ok_or_else(|| {
-        Fault::new("--embedding-model names a model of a server, and there is none")
+        Diagnostic::new("--embedding-model names a model of a server, and there is none")
             .with_hint("name the server with --embedding-endpoint URL, or leave --embedding-model out")
     })?;
     let spec = JudgeSpec {
@@ -105,7 +135,7 @@ fn spec(arguments: &BackendArguments, model: Option<&Path>) -> JudgeSpec {
     }
 }
 
-fn template(spec: &JudgeSpec, named: Option<&Path>) -> anyhow::Result<JudgeTemplate> {
+fn template(spec: &JudgeSpec, named: Option<&Path>) -> Result<JudgeTemplate> {
     let folder_template = spec.path.join(FOLDER_TEMPLATE);
     Ok(match named {
         Some(file) => JudgeTemplate::load(file)?,

@@ -1,7 +1,9 @@
 //! `gavel rubric check`.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
+use clap::Args;
 use gavel_core::ids::{Digest, PromptIndex};
 use gavel_core::work::{Side, VerdictRecord};
 use gavel_eval::Proportion;
@@ -11,11 +13,40 @@ use gavel_rubric::{Journal, Judge, Recorded, RecordedPair, RubricSet, Theme};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::arguments::CheckArguments;
-use super::generate::{beside, write_whole};
+use super::backend::{self, BackendArguments};
 use super::measure::{Compared, Measured, ThemeMeasured};
-use super::{backend, now, page, print_json, read_data};
-use crate::fault::Fault;
+use super::{DataArguments, now, page, print_json, read_data};
+use crate::diagnostic::{Diagnostic, Result};
+use crate::files::{beside, write_whole};
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArguments {
+    #[command(flatten)]
+    pub(super) data: DataArguments,
+    #[command(flatten)]
+    pub(super) backend: BackendArguments,
+    /// Rubric set (TOML), or bare text with a criterion on each line.
+    #[arg(long, value_name = "FILE")]
+    pub(super) rubric: PathBuf,
+    /// Pairs that are judged together.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(super) batch: u32,
+    /// Do not judge under each theme alone.
+    #[arg(long)]
+    pub(super) no_themes: bool,
+    /// Write a page with the figures and the pictures.
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
+    /// Pairs on the page, wrong ones first.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(super) html_pairs: usize,
+    /// Keep verdicts in this file, so that a check that was killed goes on [default: the page's name with .journal].
+    #[arg(long, value_name = "FILE")]
+    pub(super) journal: Option<PathBuf>,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
 
 /// The figures of a check.
 #[derive(Debug, Serialize)]
@@ -40,15 +71,14 @@ pub(super) struct Verdicts {
     pub(super) themes: Vec<(String, Vec<VerdictRecord>)>,
 }
 
-pub(super) fn check(arguments: &CheckArguments) -> anyhow::Result<()> {
+pub(super) fn check(arguments: &CheckArguments) -> Result<()> {
     let rubric = RubricSet::load(&arguments.rubric)?;
     let data = read_data(&arguments.data)?;
     if data.labelling == Labelling::Scored {
         let file = arguments.data.data.display();
         return Err(
-            Fault::new(format!("{file}: a check is on ranked pictures, these have scores"))
-                .with_hint("give records with two or more pictures and `label_rank`")
-                .into(),
+            Diagnostic::new(format!("{file}: a check is on ranked pictures, these have scores"))
+                .with_hint("give records with two or more pictures and `label_rank`"),
         );
     }
     let journal_file = arguments
@@ -80,7 +110,7 @@ fn verdicts(
     pairs: &[RankedPair<'_>],
     judge: &dyn Judge,
     journal: Option<&Journal>,
-) -> anyhow::Result<Verdicts> {
+) -> Result<Verdicts> {
     let themes: &[Theme] = if arguments.no_themes || rubric.themes.len() < 2 {
         &[]
     } else {

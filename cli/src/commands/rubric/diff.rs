@@ -1,13 +1,28 @@
 //! `gavel rubric diff`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::Args;
 use gavel_core::ids::Digest;
 use gavel_rubric::RubricSet;
 use serde::Serialize;
 
-use super::arguments::DiffArguments;
 use super::print_json;
+use crate::diagnostic::Result;
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArguments {
+    /// The first rubric set.
+    #[arg(value_name = "A")]
+    pub(super) before: PathBuf,
+    /// The second rubric set.
+    #[arg(value_name = "B")]
+    pub(super) after: PathBuf,
+    /// Print the differences as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
 
 /// How two sets differ in what a judge reads.
 #[derive(Debug, PartialEq, Serialize)]
@@ -37,7 +52,7 @@ struct Moved {
     to: String,
 }
 
-pub(super) fn diff(arguments: &DiffArguments) -> anyhow::Result<ExitCode> {
+pub(super) fn diff(arguments: &DiffArguments) -> Result<ExitCode> {
     let (before, after) = (RubricSet::load(&arguments.before)?, RubricSet::load(&arguments.after)?);
     let difference = Difference::of(&before, &after);
     if arguments.json {

@@ -1,8 +1,8 @@
 //! `gavel rubric generate`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context as _;
+use clap::{Args, ValueEnum};
 use gavel_judge::Models;
 use gavel_rubric::Journal;
 use gavel_rubric::data::Labelling;
@@ -10,13 +10,84 @@ use gavel_rubric::generate::{Generator, Language, Progress, Prompts, Settings};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::arguments::{GenerateArguments, LanguageArgument};
-use super::{backend, now, print_json, read_data};
+use super::backend::{self, BackendArguments};
+use super::{DataArguments, now, print_json, read_data};
+use crate::diagnostic::{Context as _, Foreign as _, Result};
+use crate::files::{beside, write_whole};
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArguments {
+    #[command(flatten)]
+    pub(super) data: DataArguments,
+    #[command(flatten)]
+    pub(super) backend: BackendArguments,
+    /// Folder of another model, which verifies the criteria [default: the model that writes them].
+    #[arg(long, value_name = "DIR")]
+    pub(super) judge_model: Option<PathBuf>,
+    /// Select by the embeddings of this model of the server (/v1/embeddings) [default: counts of words and letters, without a model].
+    #[arg(long, value_name = "NAME")]
+    pub(super) embedding_model: Option<String>,
+    /// Base address of the server that embeds [default: --endpoint, with its key].
+    #[arg(long, value_name = "URL", requires = "embedding_model")]
+    pub(super) embedding_endpoint: Option<String>,
+    /// Environment variable that holds that server's key.
+    #[arg(long, value_name = "VARIABLE", requires = "embedding_endpoint")]
+    pub(super) embedding_api_key_env: Option<String>,
+    /// The rubric set to write; the answers are kept beside it in OUT.journal.
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: PathBuf,
+    /// What the set is called.
+    #[arg(long, value_name = "NAME")]
+    pub(super) name: Option<String>,
+    /// Language of prompts and criteria.
+    #[arg(long, default_value = "en", value_enum)]
+    pub(super) language: LanguageArgument,
+    /// Folder of prompt templates, instead of a language [default: rubric_prompts in the model folder, if there].
+    #[arg(long, value_name = "DIR", conflicts_with = "language")]
+    pub(super) prompts: Option<PathBuf>,
+    /// Criteria that are written for an example.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(super) criteria: usize,
+    /// Most revisions of an example's criteria.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(super) rounds: usize,
+    /// Most themes.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(super) themes: usize,
+    /// Examples beyond which criteria are selected by what they add.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(super) select_above: usize,
+    /// Most criteria that are selected.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(super) criteria_max: usize,
+    /// Greatest difference between scores that counts as recovered.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) score_tolerance: u32,
+    /// Temperature of the writing; 0 takes the likeliest token each time.
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub(super) temperature: f64,
+    /// Most tokens of an answer.
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub(super) max_tokens: u32,
+    /// Seed of the writing and of the order of many examples.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) seed: u32,
+    /// Print what was done as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// A language of the prompts that come with Gavel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LanguageArgument {
+    En,
+    Zh,
+}
 
 /// A model folder may hold the words that its model was trained on.
 const FOLDER_PROMPTS: &str = "rubric_prompts";
 
-pub(super) fn generate(arguments: &GenerateArguments) -> anyhow::Result<()> {
+pub(super) fn generate(arguments: &GenerateArguments) -> Result<()> {
     let data = read_data(&arguments.data)?;
     let prompts = prompts(arguments, data.labelling)?;
     let journal_file = beside(&arguments.out, "journal");
@@ -59,7 +130,11 @@ pub(super) fn generate(arguments: &GenerateArguments) -> anyhow::Result<()> {
     let examples = arguments.data.data.display().to_string();
     let made = generator.generate(&data, arguments.name.as_deref(), &examples)?;
     bar.finish_and_clear();
-    let text = made.rubric.to_toml().context("cannot write the rubric as TOML")?;
+    let text = made
+        .rubric
+        .to_toml()
+        .foreign()
+        .context("cannot write the rubric as TOML")?;
     write_whole(&arguments.out, &text)?;
     let criteria = made.rubric.criteria().count();
     if arguments.json {
@@ -114,7 +189,7 @@ fn settings(arguments: &GenerateArguments) -> Settings {
     }
 }
 
-fn prompts(arguments: &GenerateArguments, labelling: Labelling) -> anyhow::Result<Prompts> {
+fn prompts(arguments: &GenerateArguments, labelling: Labelling) -> Result<Prompts> {
     let of_folder = arguments.backend.model.as_ref().map(|model| model.join(FOLDER_PROMPTS));
     Ok(match (&arguments.prompts, of_folder) {
         (Some(folder), _) => Prompts::load(folder, labelling)?,
@@ -127,20 +202,4 @@ fn prompts(arguments: &GenerateArguments, labelling: Labelling) -> anyhow::Resul
             Prompts::built_in(language, labelling)?
         }
     })
-}
-
-/// `rubric.toml` -> `rubric.toml.journal`.
-pub(super) fn beside(file: &Path, ending: &str) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".");
-    name.push(ending);
-    PathBuf::from(name)
-}
-
-/// Writes a file by way of another: a kill leaves the old one or the new one.
-pub(super) fn write_whole(file: &Path, text: &str) -> anyhow::Result<()> {
-    let part = beside(file, "part");
-    std::fs::write(&part, text)
-        .and_then(|()| std::fs::rename(&part, file))
-        .with_context(|| format!("{}: cannot write", file.display()))
 }

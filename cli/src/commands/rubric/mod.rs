@@ -1,6 +1,5 @@
 //! `gavel rubric`: rubric sets written from labelled examples, shown, compared and checked.
 
-mod arguments;
 mod backend;
 mod check;
 mod diff;
@@ -10,20 +9,49 @@ mod measure;
 mod page;
 mod show;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use clap::{Args, Subcommand};
 use gavel_rubric::data::{LabelledSet, ReadOptions};
 use serde::Serialize;
 
-use arguments::DataArguments;
-pub(crate) use arguments::RubricCommand;
+use crate::diagnostic::{Context as _, Result};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RubricCommand {
+    /// Write a rubric set from labelled examples. A generation that was killed goes on where it was.
+    Generate(Box<generate::GenerateArguments>),
+    /// Measure a judge on labelled pairs, with and without a rubric.
+    Check(Box<check::CheckArguments>),
+    /// Show a rubric set: its criteria, its fingerprint, where it comes from.
+    Show(show::ShowArguments),
+    /// Compare two rubric sets; the exit status is 1 when a judge reads different words.
+    Diff(diff::DiffArguments),
+}
+
+/// Labelled examples.
+#[derive(Debug, Args)]
+pub(crate) struct DataArguments {
+    /// Labelled examples: a JSON array, JSON Lines or YAML (docs/rubrics.md).
+    #[arg(long, visible_alias = "pairs", value_name = "FILE")]
+    pub(super) data: PathBuf,
+    /// The worst score, where records do not say.
+    #[arg(long, value_name = "SCORE", requires = "score_max", allow_negative_numbers = true)]
+    pub(super) score_min: Option<i64>,
+    /// The best score, where records do not say.
+    #[arg(long, value_name = "SCORE", requires = "score_min", allow_negative_numbers = true)]
+    pub(super) score_max: Option<i64>,
+    /// Most MiB that an encoded picture may have.
+    #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub(super) picture_mib_max: u64,
+}
 
 /// Does what `gavel rubric` asks.
 ///
 /// # Errors
 /// Whatever keeps it from being done.
-pub(super) fn rubric(command: &RubricCommand) -> anyhow::Result<ExitCode> {
+pub(super) fn rubric(command: &RubricCommand) -> Result<ExitCode> {
     match command {
         RubricCommand::Generate(arguments) => generate::generate(arguments)?,
         RubricCommand::Check(arguments) => check::check(arguments)?,
@@ -33,7 +61,7 @@ pub(super) fn rubric(command: &RubricCommand) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn read_data(arguments: &DataArguments) -> anyhow::Result<LabelledSet> {
+fn read_data(arguments: &DataArguments) -> Result<LabelledSet> {
     let local = ReadOptions::local();
     let options = ReadOptions {
         picture_bytes_max: arguments.picture_mib_max << 20,
@@ -44,7 +72,7 @@ fn read_data(arguments: &DataArguments) -> anyhow::Result<LabelledSet> {
     Ok(LabelledSet::read(&arguments.data, &options)?)
 }
 
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+fn print_json(value: &impl Serialize) -> Result<()> {
     println!("{}", serde_json::to_string_pretty(value).context("cannot write JSON")?);
     Ok(())
 }

@@ -2,7 +2,6 @@
 
 use std::io::Cursor;
 
-use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gavel_core::work::{Side, Verdict, VerdictRecord};
@@ -13,6 +12,7 @@ use serde::Serialize;
 
 use super::check::{Check, Verdicts, share};
 use super::measure::is_right;
+use crate::diagnostic::{Context as _, Foreign as _, Result};
 
 /// Longest side, in pixels, of a picture on the page.
 const SIDE: u32 = 384;
@@ -45,12 +45,7 @@ struct Shown {
 ///
 /// # Errors
 /// A picture cannot be scaled, or the template does not render: a defect.
-pub(super) fn render(
-    check: &Check,
-    verdicts: &Verdicts,
-    pairs: &[RankedPair<'_>],
-    pairs_max: usize,
-) -> anyhow::Result<String> {
+pub(super) fn render(check: &Check, verdicts: &Verdicts, pairs: &[RankedPair<'_>], pairs_max: usize) -> Result<String> {
     let rows = |(name, with, without): (&str, _, _)| Row {
         name: name.to_owned(),
         with: share(with),
@@ -75,17 +70,20 @@ pub(super) fn render(
     let mut environment = Environment::new();
     environment
         .add_template("check.html", include_str!("check.html"))
+        .foreign()
         .context("the check's template is wrong")?;
     let template = environment
         .get_template("check.html")
+        .foreign()
         .context("the check's template is wrong")?;
     template
         .render(context! { check, rows, themes, cells, pairs => pairs.len() })
+        .foreign()
         .context("the check's template does not render")
 }
 
-fn cell(pair: &RankedPair<'_>, index: usize, verdicts: &Verdicts) -> anyhow::Result<Cell> {
-    let shown = |picture: &Picture, side: Side| -> anyhow::Result<Shown> {
+fn cell(pair: &RankedPair<'_>, index: usize, verdicts: &Verdicts) -> Result<Cell> {
+    let shown = |picture: &Picture, side: Side| -> Result<Shown> {
         Ok(Shown {
             url: data_url(picture)?,
             better: pair.preferred == side,
@@ -118,9 +116,11 @@ fn said(record: &VerdictRecord) -> String {
 }
 
 /// The picture as it is when it is small, and scaled down otherwise.
-fn data_url(picture: &Picture) -> anyhow::Result<String> {
+fn data_url(picture: &Picture) -> Result<String> {
     let image = picture.image();
-    let format = image::guess_format(&picture.encoded).context("a picture without a format")?;
+    let format = image::guess_format(&picture.encoded)
+        .foreign()
+        .context("a picture without a format")?;
     if image.width().max(image.height()) <= SIDE {
         return Ok(url(format, &picture.encoded));
     }
@@ -128,6 +128,7 @@ fn data_url(picture: &Picture) -> anyhow::Result<String> {
     image::DynamicImage::from(image)
         .thumbnail(SIDE, SIDE)
         .write_to(&mut bytes, ImageFormat::Jpeg)
+        .foreign()
         .context("cannot scale a picture")?;
     Ok(url(ImageFormat::Jpeg, bytes.get_ref()))
 }

@@ -1,14 +1,26 @@
 //! `gavel rubric show`.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
+use clap::Args;
 use gavel_rubric::{Provenance, RubricSet};
 use serde_json::json;
 
-use super::arguments::ShowArguments;
 use super::print_json;
+use crate::diagnostic::Result;
 
-pub(super) fn show(arguments: &ShowArguments) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub(crate) struct ShowArguments {
+    /// Rubric set (TOML), or bare text with a criterion on each line.
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// Print it as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+pub(super) fn show(arguments: &ShowArguments) -> Result<()> {
     let rubric = RubricSet::load(&arguments.file)?;
     if arguments.json {
         return print_json(&json!({

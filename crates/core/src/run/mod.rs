@@ -22,6 +22,7 @@ mod simulation;
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +70,21 @@ impl Phase {
     /// Whether no work is handed out any more.
     pub fn is_ended(&self) -> bool {
         matches!(self, Self::Finished | Self::Stopped { .. } | Self::Failed { .. })
+    }
+}
+
+/// The phase in a word or two, with the reason of an early end.
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Preparing => f.write_str("preparing"),
+            Self::Training => f.write_str("training"),
+            Self::EvaluatingBase => f.write_str("evaluating the base"),
+            Self::EvaluatingTuned => f.write_str("evaluating the adapter"),
+            Self::Finished => f.write_str("finished"),
+            Self::Stopped { reason } => write!(f, "stopped ({reason})"),
+            Self::Failed { reason } => write!(f, "failed ({reason})"),
+        }
     }
 }
 

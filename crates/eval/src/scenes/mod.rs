@@ -1,6 +1,6 @@
 //! The `scenes` evaluator: one or two flat shapes on a flat background, 64x64, checked by pixel rules.
 //!
-//! A port of `check` in `models/train/scenes.py`, fact for fact; `tests/golden/scenes.py` made the pictures and answers that it is
+//! A port of `check` in `models/train/scenes/scene.py`, fact for fact; `tests/golden/scenes.py` made the pictures and answers that it is
 //! held to.
 
 mod caption;

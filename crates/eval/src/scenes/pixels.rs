@@ -8,7 +8,7 @@ use crate::EvalError;
 
 const SIDE: usize = 64;
 
-/// The six object colours, then the four backgrounds, as `models/train/scenes.py` paints them.
+/// The six object colours, then the four backgrounds, as `models/train/scenes/scene.py` paints them.
 const PALETTE: [[i32; 3]; 10] = [
     [220, 40, 40],
     [40, 170, 60],

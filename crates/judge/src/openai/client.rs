@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use backon::{ExponentialBuilder, Retryable as _};
 use bytes::Bytes;
+use gavel_core::Diagnostic;
 use gavel_core::spec::JudgeSpec;
 use gavel_rubric::{AskError, Spent};
 use reqwest::{Method, StatusCode, header};
@@ -74,12 +75,12 @@ impl Client {
             problem,
             hint: "check `judge.endpoint`, and the machine's certificates".into(),
         };
-        let http = reqwest::Client::builder()
+        let http = crate::http_client()
             .timeout(spec.timeout)
             .connect_timeout(CONNECT_WITHIN.min(spec.timeout))
             .user_agent(concat!("gavel/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|error| refused(format!("cannot make an HTTP client: {}", in_full(&error))))?;
+            .map_err(|error| refused(format!("cannot make an HTTP client: {}", Diagnostic::foreign(&error))))?;
         let base = spec
             .endpoint
             .as_deref()
@@ -249,12 +250,12 @@ impl Shared {
         let response = request
             .send()
             .await
-            .map_err(|error| Failure::passing(in_full(&error)))?;
+            .map_err(|error| Failure::passing(Diagnostic::foreign(&error).to_string()))?;
         let status = response.status();
         let retry_after = retry_after(response.headers(), SystemTime::now());
         let bytes = response.bytes().await.map_err(|error| Failure {
             status: Some(status),
-            ..Failure::passing(format!("the answer broke off: {}", in_full(&error)))
+            ..Failure::passing(format!("the answer broke off: {}", Diagnostic::foreign(&error)))
         })?;
         if !status.is_success() {
             let passing = status.is_server_error()
@@ -350,19 +351,6 @@ fn retry_after(headers: &header::HeaderMap, now: SystemTime) -> Option<Duration>
     let date = httpdate::parse_http_date(text).ok()?;
     // A date that has passed means: now.
     Some(date.duration_since(now).unwrap_or_default())
-}
-
-fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        let said = source.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = source.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,0 +1,82 @@
+//! `gavel verify`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use gavel_core::ids::Step;
+use gavel_review::RunFolder;
+use gavel_review::verify::{Part, Progress, VerifyOptions, verify as verify_step};
+
+use crate::diagnostic::Result;
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArguments {
+    /// The run's folder, or its name in runs/.
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+    /// The step to do again [default: the latest committed one].
+    #[arg(long, value_name = "N")]
+    pub(crate) step: Option<u32>,
+    /// Only this part of the step; may be given several times [default: all].
+    #[arg(long, value_enum)]
+    pub(crate) part: Vec<PartArgument>,
+    /// Where the base model is now, if not where the run found it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Where the judge's model is now, if not where the run found it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) judge: Option<PathBuf>,
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A part of a step, in the order in which they are done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PartArgument {
+    /// The initial policy; part of step 1.
+    Initialise,
+    /// Trajectories and images.
+    Sample,
+    /// Verdicts.
+    Judge,
+    /// Gradient sums.
+    Gradient,
+    /// The new policy.
+    Commit,
+}
+
+impl From<PartArgument> for Part {
+    fn from(part: PartArgument) -> Self {
+        match part {
+            PartArgument::Initialise => Self::Initialise,
+            PartArgument::Sample => Self::Sample,
+            PartArgument::Judge => Self::Judge,
+            PartArgument::Gradient => Self::Gradient,
+            PartArgument::Commit => Self::Commit,
+        }
+    }
+}
+
+/// Prints what was the same, part by part; the exit status is 1 when something is not confirmed.
+pub(super) fn verify(arguments: &VerifyArguments) -> Result<ExitCode> {
+    let folder = RunFolder::open(&arguments.run)?;
+    let options = VerifyOptions {
+        step: arguments.step.map(Step),
+        parts: arguments.part.iter().copied().map(Part::from).collect(),
+        model: arguments.model.clone(),
+        judge: arguments.judge.clone(),
+    };
+    let report = verify_step(&folder, &options, |progress| match progress {
+        _ if arguments.json => {}
+        Progress::Begun(report) => println!("{}", report.head()),
+        Progress::Done(part) => println!("{}", part.line()),
+    })?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", report.conclusion());
+    }
+    Ok(ExitCode::from(u8::from(!report.confirmed)))
+}

@@ -1,0 +1,70 @@
+//! The async runtime, and how a process hears that it should end.
+
+use std::future::Future;
+use std::io::Read as _;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::diagnostic::{Context as _, Result};
+
+/// How a process that `gavel run` started hears that it should end.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct ParentArguments {
+    /// End in good order when standard input is closed.
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_closes: bool,
+}
+
+/// Runs a future to its end.
+///
+/// # Errors
+/// The future's, or that the system gives no threads.
+pub(crate) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    let result = runtime.block_on(future);
+    // A unit that does not look at its cancellation keeps a thread; it ends with the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+///
+/// # Errors
+/// The system does not deliver signals.
+async fn shutdown_signal() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot listen for Ctrl-C"),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// A token that is cancelled by Ctrl-C or SIGTERM and, for a child process, when the parent closes its standard input or dies.
+pub(crate) fn shutdown_token(parent: ParentArguments) -> CancellationToken {
+    let token = CancellationToken::new();
+    let on_signal = token.clone();
+    tokio::spawn(async move {
+        if let Err(error) = shutdown_signal().await {
+            tracing::error!(%error, "signals are not heard");
+            return;
+        }
+        on_signal.cancel();
+    });
+    if parent.until_stdin_closes {
+        let on_close = token.clone();
+        // A thread of its own: reading a pipe cannot be cancelled, and it ends with the process.
+        std::thread::spawn(move || {
+            let mut stdin = std::io::stdin().lock();
+            let mut ignored = [0; 64];
+            while matches!(stdin.read(&mut ignored), Ok(count) if count > 0) {}
+            on_close.cancel();
+        });
+    }
+    token
+}

@@ -1,0 +1,67 @@
+//! Held-out pictures, comparisons and labelled pairs: painted by base and final policy, judged once, as their evidence says.
+
+use gavel_core::work::VerdictRecord;
+use gavel_core::work::{Arm, Assignment, Outcome, Policy, Sampled, Unit};
+
+use super::account::{Accepted, Account};
+use super::finding::{Findings, Rule};
+use super::verdict;
+
+/// Audits every accepted evaluation unit.
+pub(super) fn check(account: &Account, policies: &[&Policy], findings: &mut Findings) {
+    let results = account.run.results();
+    for (unit, accepted) in &account.accepted {
+        match (unit, &accepted.outcome) {
+            (Unit::EvaluateSample { arm, .. }, Outcome::Sampled { samples, .. }) => {
+                let (policy, images) = match arm {
+                    Arm::Base => (None, &results.base_images),
+                    Arm::Tuned => (policies.last().copied(), &results.tuned_images),
+                };
+                painted(unit, accepted, policy, findings);
+                for Sampled { prompt, image, .. } in samples {
+                    let recorded = images.get(prompt.0 as usize).copied().flatten();
+                    let location = format!("{unit}, prompt {prompt}");
+                    findings.equal(Rule::State, location, "image", &Some(*image), &recorded);
+                }
+            }
+            (Unit::EvaluateJudge { .. }, Outcome::Judged { verdicts, .. }) => {
+                judged(unit, verdicts, &results.comparisons, account, findings);
+            }
+            (Unit::CalibrateJudge { .. }, Outcome::Judged { verdicts, .. }) => {
+                judged(unit, verdicts, &results.calibration, account, findings);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Base pictures come from no policy, tuned ones from the last.
+fn painted(unit: &Unit, accepted: &Accepted, expected: Option<&Policy>, findings: &mut Findings) {
+    match &accepted.assignment {
+        Some(Assignment::EvaluateSample { policy, .. }) if policy.as_ref() == expected => {}
+        Some(Assignment::EvaluateSample { policy, .. }) => {
+            let name =
+                |policy: Option<&Policy>| policy.map_or("the base".to_owned(), |policy| policy.adapter.to_string());
+            let problem = format!("painted by {}, expected {}", name(policy.as_ref()), name(expected));
+            findings.add(Rule::Policy, unit, problem);
+        }
+        _ => findings.add(Rule::Policy, unit, "was granted before its policy existed"),
+    }
+}
+
+fn judged(
+    unit: &Unit,
+    verdicts: &[VerdictRecord],
+    recorded: &[Option<VerdictRecord>],
+    account: &Account,
+    findings: &mut Findings,
+) {
+    for record in verdicts {
+        let location = format!("{unit}, pair {}", record.prompt);
+        if let Some(problem) = verdict::problem(record, &account.run) {
+            findings.add(Rule::Verdicts, &location, problem);
+        }
+        let recorded = recorded.get(record.prompt.0 as usize).and_then(Option::as_ref);
+        findings.equal(Rule::State, location, "verdict", &Some(record), &recorded);
+    }
+}

@@ -1,0 +1,128 @@
+//! The files of a run's folder beside what its ledger names.
+
+use std::path::Path;
+
+use gavel_core::ids::Digest;
+use gavel_core::run::{Phase, Run};
+use gavel_core::spec::RunSpec;
+use gavel_core::work::Policy;
+use gavel_models::lora::{LoraConfig, folder_files};
+use gavel_policy::train::replay::OPTIMIZER_FILE;
+use serde::Serialize;
+
+use super::finding::{Findings, Rule};
+use crate::folder::WEIGHTS_FILE;
+use crate::report::is_checkpoint;
+
+/// Which files were looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(super) struct FileCounts {
+    /// Whether the final adapter is there and right.
+    pub(super) adapter: bool,
+    /// Checkpoints that are there and right.
+    pub(super) checkpoints: usize,
+}
+
+/// Compares the fingerprints that `spec.json` and the ledger's row give with the run's.
+pub(super) fn check_fingerprints(spec: &RunSpec, recorded: &str, run: &Run, findings: &mut Findings) {
+    let expected = run.spec_sha256().to_string();
+    for (location, found) in [
+        ("spec.json", spec.digest().to_string()),
+        ("the ledger's spec_sha256", recorded.to_owned()),
+    ] {
+        findings.equal(Rule::Files, location, "the spec's fingerprint", &expected, &found);
+    }
+}
+
+/// Compares `adapter/`, `checkpoints/` and `report.json` with the run. A run that has not finished has no final adapter yet.
+pub(super) fn check(folder: &Path, run: &Run, policies: &[&Policy], findings: &mut Findings) -> FileCounts {
+    let mut counts = FileCounts::default();
+    let finished = run.phase() == Phase::Finished;
+    let config = LoraConfig::from(&run.spec().lora);
+    if let Some(policy) = policies.last().filter(|_| finished) {
+        let expected = policy.averaged.unwrap_or(policy.adapter);
+        counts.adapter = is_right(findings, |findings| {
+            adapter(&folder.join("adapter"), "adapter", expected, &config, findings);
+        });
+        report(folder, expected, run.spec_sha256(), findings);
+    }
+    for (version, policy) in policies.iter().enumerate() {
+        if !is_checkpoint(run.spec(), version as u32) {
+            continue;
+        }
+        let name = format!("checkpoints/step-{version}");
+        let dir = folder.join(&name);
+        // While a run goes on, a checkpoint is written a moment after its commit, the optimizer state last.
+        if !finished && !dir.join(OPTIMIZER_FILE).exists() {
+            continue;
+        }
+        let right = is_right(findings, |findings| checkpoint(&dir, &name, policy, &config, findings));
+        counts.checkpoints += usize::from(right);
+    }
+    counts
+}
+
+fn is_right(findings: &mut Findings, check: impl FnOnce(&mut Findings)) -> bool {
+    let before = findings.0.len();
+    check(findings);
+    findings.0.len() == before
+}
+
+fn checkpoint(dir: &Path, name: &str, policy: &Policy, config: &LoraConfig, findings: &mut Findings) {
+    adapter(dir, name, policy.adapter, config, findings);
+    if let Some(averaged) = policy.averaged {
+        let name = format!("{name}/averaged");
+        adapter(&dir.join("averaged"), &name, averaged, config, findings);
+    }
+    let location = format!("{name}/{OPTIMIZER_FILE}");
+    if let Some(bytes) = read(&dir.join(OPTIMIZER_FILE), &location, findings) {
+        let found = Digest::of(&bytes);
+        findings.equal(Rule::Files, location, "SHA-256", &policy.optimizer, &found);
+    }
+}
+
+/// An adapter folder: the weights are the blob's bytes, and the other files what follows from them.
+fn adapter(dir: &Path, name: &str, expected: Digest, config: &LoraConfig, findings: &mut Findings) {
+    let location = format!("{name}/{WEIGHTS_FILE}");
+    let Some(weights) = read(&dir.join(WEIGHTS_FILE), &location, findings) else {
+        return;
+    };
+    let found = Digest::of(&weights);
+    if found != expected {
+        let problem = format!("its SHA-256 is {found}, the policy's adapter is {expected}");
+        return findings.add(Rule::Files, location, problem);
+    }
+    match folder_files(&weights, config) {
+        Ok(files) => {
+            for (file, bytes) in files {
+                let location = format!("{name}/{file}");
+                if read(&dir.join(file), &location, findings).is_some_and(|found| found != bytes) {
+                    findings.add(Rule::Files, location, "is not what Gavel writes beside these weights");
+                }
+            }
+        }
+        Err(error) => findings.add(Rule::Files, location, error.to_string()),
+    }
+}
+
+/// `report.json` names the adapter and the spec.
+fn report(folder: &Path, adapter: Digest, spec: Digest, findings: &mut Findings) {
+    let Some(bytes) = read(&folder.join("report.json"), "report.json", findings) else {
+        return;
+    };
+    let report: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    for (key, expected) in [("adapter_sha256", adapter), ("spec_sha256", spec)] {
+        let found = report.get(key).and_then(serde_json::Value::as_str).unwrap_or("absent");
+        findings.equal(Rule::Files, "report.json", key, &expected.to_string().as_str(), &found);
+    }
+}
+
+fn read(file: &Path, location: &str, findings: &mut Findings) -> Option<Vec<u8>> {
+    match std::fs::read(file) {
+        Ok(bytes) => Some(bytes),
+        Err(error) => {
+            findings.add(Rule::Files, location, format!("cannot be read: {error}"));
+            None
+        }
+    }
+}

@@ -1,0 +1,476 @@
+//! Each step's pairs, from the accepted results alone: sampled, judged and trained on once, under the policy of the step.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use gavel_core::ids::{PromptIndex, Step};
+use gavel_core::rpo::{self, learning_rate};
+use gavel_core::run::{CandidateResult, Run, ShardResult};
+use gavel_core::schedule;
+use gavel_core::work::VerdictRecord;
+use gavel_core::work::{Assignment, Outcome, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit};
+use serde::Serialize;
+
+use super::account::{Accepted, Account};
+use super::finding::{Findings, Rule};
+use super::{given, verdict};
+
+/// What became of the pairs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Pairs {
+    pub(super) sampled: u32,
+    pub(super) decided: u32,
+    pub(super) abstained: u32,
+    pub(super) failed: u32,
+    /// Decided pairs whose gradient was added.
+    pub(super) trained: u32,
+    /// Decided pairs whose gradient was not finite.
+    pub(super) skipped: u32,
+}
+
+/// The policies that were accepted; version n at index n.
+pub(super) fn policies(account: &Account) -> Vec<&Policy> {
+    let initial = account.accepted.get(&Unit::Initialise);
+    let commits = (1..).map_while(|step| account.accepted.get(&Unit::Commit { step: Step(step) }));
+    initial
+        .into_iter()
+        .chain(commits)
+        .map_while(|accepted| match &accepted.outcome {
+            Outcome::Initialised { policy, .. } | Outcome::Committed { policy, .. } => Some(policy),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Audits every step that has a commit.
+pub(super) fn check(account: &Account, findings: &mut Findings) -> Pairs {
+    let policies = policies(account);
+    let mut pairs = Pairs::default();
+    let mut named = BTreeMap::new();
+    for (version, policy) in policies.iter().enumerate().take(policies.len().saturating_sub(1)) {
+        let step = Step(version as u32 + 1);
+        let lag = (version as u32).min(account.run.spec().sampling.max_policy_lag);
+        let mut audit = StepAudit {
+            account,
+            run: &account.run,
+            step,
+            policy,
+            sampling: policies[version - lag as usize],
+            lag,
+            lines: schedule::prompt_lines(
+                account.run.spec().run.seed,
+                account.run.assets().prompts.len() as u32,
+                step,
+                account.run.spec().prompts.per_step,
+            ),
+            candidates: BTreeMap::new(),
+            verdicts: BTreeMap::new(),
+            skipped: BTreeMap::new(),
+            shards: Vec::new(),
+            findings,
+        };
+        audit.samples();
+        audit.verdicts();
+        audit.gradients();
+        audit.commit();
+        audit.state();
+        audit.count(&mut pairs);
+        for (prompt, candidates) in &audit.candidates {
+            for (candidate, result) in candidates.iter().enumerate() {
+                let at = format!("step {step}, prompt {prompt}, candidate {candidate}");
+                if let Some(other) = named.insert(result.trajectory, at.clone()) {
+                    let problem = format!("names the trajectory of {other}, {}", result.trajectory);
+                    audit.findings.add(Rule::Samples, at, problem);
+                }
+            }
+        }
+    }
+    let committed = account.run.results().steps.len();
+    if committed + 1 != policies.len().max(1) {
+        let problem = format!(
+            "{committed} steps, {} accepted commits",
+            policies.len().saturating_sub(1)
+        );
+        findings.add(Rule::State, "the run", problem);
+    }
+    pairs
+}
+
+struct StepAudit<'a> {
+    account: &'a Account,
+    run: &'a Run,
+    step: Step,
+    /// The policy that the step trains.
+    policy: &'a Policy,
+    /// The policy that it is sampled from, `sampling.max_policy_lag` versions before.
+    sampling: &'a Policy,
+    /// By how many versions.
+    lag: u32,
+    lines: Vec<u32>,
+    candidates: BTreeMap<u32, Vec<CandidateResult>>,
+    /// On the matches of each prompt's candidates.
+    verdicts: BTreeMap<u32, Vec<VerdictRecord>>,
+    skipped: BTreeMap<u32, &'a str>,
+    shards: Vec<ShardResult>,
+    findings: &'a mut Findings,
+}
+
+impl<'a> StepAudit<'a> {
+    fn per_step(&self) -> u32 {
+        self.lines.len() as u32
+    }
+
+    fn text(&self, prompt: u32) -> String {
+        let line = self.lines.get(prompt as usize).copied().unwrap_or_default();
+        self.run
+            .assets()
+            .prompts
+            .get(line as usize)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    fn accepted(&self, unit: Unit) -> Option<&'a Accepted> {
+        self.account.accepted.get(&unit)
+    }
+
+    fn samples(&mut self) {
+        let batch = self.run.spec().sampling.batch;
+        for chunk in 0..schedule::chunks(self.per_step(), batch) {
+            let unit = Unit::Sample { step: self.step, chunk };
+            let extent = schedule::extent(chunk, batch, self.per_step());
+            let Some(accepted) = self.accepted(unit) else {
+                self.findings
+                    .add(Rule::Samples, unit, "was never accepted, yet its step is committed");
+                continue;
+            };
+            let expected = Assignment::Sample {
+                step: self.step,
+                policy: self.sampling.clone(),
+                prompts: extent
+                    .clone()
+                    .map(|prompt| PromptText {
+                        index: PromptIndex(prompt),
+                        text: self.text(prompt),
+                    })
+                    .collect(),
+            };
+            self.given(Rule::Samples, &unit, &expected, accepted);
+            let Outcome::Sampled { samples, manifest, .. } = &accepted.outcome else {
+                self.findings.add(Rule::Samples, unit, "its result is no samples");
+                continue;
+            };
+            if *manifest != Some(self.sampling.manifest) {
+                self.findings
+                    .add(Rule::Policy, unit, "sampled with an adapter of another manifest");
+            }
+            self.groups(&unit, extent, samples);
+        }
+    }
+
+    /// All candidates of each prompt of the chunk, in order.
+    fn groups(&mut self, unit: &Unit, extent: Range<u32>, samples: &[gavel_core::work::Sampled]) {
+        let found: Vec<(u32, u8)> = samples.iter().map(|one| (one.prompt.0, one.candidate.0)).collect();
+        let size = self.run.spec().sampling.candidates;
+        let expected: Vec<(u32, u8)> = extent
+            .flat_map(|prompt| (0..size).map(move |candidate| (prompt, candidate)))
+            .collect();
+        self.findings
+            .equal(Rule::Samples, unit, "prompts and candidates", &expected, &found);
+        for group in samples.chunks_exact(usize::from(size)) {
+            let result = |sampled: &gavel_core::work::Sampled| {
+                sampled.trajectory.map(|trajectory| CandidateResult {
+                    trajectory,
+                    image: sampled.image,
+                })
+            };
+            let prompt = group[0].prompt.0;
+            let Some(candidates) = group.iter().map(result).collect() else {
+                self.findings.add(
+                    Rule::Samples,
+                    unit,
+                    format!("prompt {prompt}: a candidate has no trajectory"),
+                );
+                continue;
+            };
+            if self.candidates.insert(prompt, candidates).is_some() {
+                self.findings
+                    .add(Rule::Samples, unit, format!("prompt {prompt} is sampled a second time"));
+            }
+        }
+    }
+
+    fn verdicts(&mut self) {
+        let batch = self.run.spec().judge.batch;
+        for chunk in 0..schedule::chunks(self.per_step(), batch) {
+            let unit = Unit::Judge { step: self.step, chunk };
+            let extent = schedule::extent(chunk, batch, self.per_step());
+            // After too many failed attempts there is no result, and its pairs are recorded as failed.
+            let Some(accepted) = self.accepted(unit) else { continue };
+            let matches = rpo::match_count(usize::from(self.run.spec().sampling.candidates));
+            let expected = Assignment::Judge {
+                pairs: extent.clone().flat_map(|prompt| self.matches(prompt)).collect(),
+            };
+            self.given(Rule::Verdicts, &unit, &expected, accepted);
+            let Outcome::Judged { verdicts, .. } = &accepted.outcome else {
+                self.findings.add(Rule::Verdicts, unit, "its result is no verdicts");
+                continue;
+            };
+            let found: Vec<u32> = verdicts.iter().map(|record| record.prompt.0).collect();
+            let expected: Vec<u32> = extent.flat_map(|prompt| std::iter::repeat_n(prompt, matches)).collect();
+            self.findings.equal(Rule::Verdicts, unit, "pairs", &expected, &found);
+            for group in verdicts.chunks(matches) {
+                let prompt = group[0].prompt;
+                let location = format!("step {}, pair {prompt}", self.step);
+                for problem in group.iter().filter_map(|record| verdict::problem(record, self.run)) {
+                    self.findings.add(Rule::Verdicts, &location, problem);
+                }
+                if self.verdicts.insert(prompt.0, group.to_vec()).is_some() {
+                    self.findings.add(Rule::Verdicts, &location, "is judged a second time");
+                }
+            }
+        }
+    }
+
+    /// A prompt's candidates, each against each.
+    fn matches(&self, prompt: u32) -> Vec<Pair> {
+        let candidates = self.candidates.get(&prompt).map_or(&[][..], Vec::as_slice);
+        rpo::matches(candidates.len())
+            .map(|(first, second)| Pair {
+                prompt: PromptIndex(prompt),
+                text: self.text(prompt),
+                first: candidates[first].image,
+                second: candidates[second].image,
+            })
+            .collect()
+    }
+
+    fn ranks(&self, prompt: u32) -> Option<Vec<u32>> {
+        rpo::ranks(self.candidates.get(&prompt)?.len(), self.verdicts.get(&prompt)?)
+    }
+
+    /// The decided pairs of a shard with the rewards of their verdicts.
+    fn rewarded(&self, extent: Range<u32>) -> Vec<RewardedGroup> {
+        let objective = &self.run.spec().objective;
+        extent
+            .filter_map(|prompt| {
+                let rewards = rpo::rewards(
+                    &self.ranks(prompt)?,
+                    objective.reward_preferred,
+                    objective.reward_dispreferred,
+                );
+                let candidates = self.candidates.get(&prompt)?.iter().zip(rewards);
+                Some(RewardedGroup {
+                    prompt: PromptIndex(prompt),
+                    candidates: candidates
+                        .map(|(result, reward)| RewardedCandidate {
+                            trajectory: result.trajectory,
+                            reward,
+                        })
+                        .collect(),
+                })
+            })
+            .collect()
+    }
+
+    fn gradients(&mut self) {
+        let size = self.run.spec().trainer.shard;
+        for shard in 0..schedule::chunks(self.per_step(), size) {
+            let unit = Unit::Gradient { step: self.step, shard };
+            let pairs = self.rewarded(schedule::extent(shard, size, self.per_step()));
+            let accepted = self.accepted(unit);
+            let result = match (accepted, pairs.is_empty()) {
+                (None, true) => ShardResult::default(),
+                (None, false) => {
+                    let problem = format!("{} decided pairs, and no result was accepted", pairs.len());
+                    self.findings.add(Rule::Gradients, unit, problem);
+                    ShardResult::default()
+                }
+                (Some(_), true) => {
+                    self.findings.add(
+                        Rule::Gradients,
+                        unit,
+                        "has a gradient, and none of its pairs is decided",
+                    );
+                    ShardResult::default()
+                }
+                (Some(accepted), false) => self.shard(unit, pairs, accepted),
+            };
+            self.shards.push(result);
+        }
+    }
+
+    fn shard(&mut self, unit: Unit, pairs: Vec<RewardedGroup>, accepted: &'a Accepted) -> ShardResult {
+        let decided: Vec<u32> = pairs.iter().map(|pair| pair.prompt.0).collect();
+        let expected = Assignment::Gradient {
+            step: self.step,
+            policy: self.policy.clone(),
+            groups: pairs,
+            policy_lag: self.lag,
+        };
+        self.given(Rule::Gradients, &unit, &expected, accepted);
+        let Outcome::Gradient {
+            gradient,
+            manifest,
+            statistics,
+            skipped,
+            ..
+        } = &accepted.outcome
+        else {
+            self.findings.add(Rule::Gradients, unit, "its result is no gradient");
+            return ShardResult::default();
+        };
+        if *manifest != self.policy.manifest {
+            self.findings
+                .add(Rule::Policy, unit, "trained with an adapter of another manifest");
+        }
+        for pair in skipped {
+            if !decided.contains(&pair.prompt.0) || self.skipped.insert(pair.prompt.0, &pair.reason).is_some() {
+                let problem = format!("skips pair {}, which it was not given, or twice", pair.prompt);
+                self.findings.add(Rule::Gradients, unit, problem);
+            }
+        }
+        let trained = decided.len().saturating_sub(skipped.len()) as u64;
+        let terms =
+            trained * u64::from(self.run.spec().sampling.candidates) * self.run.spec().trained_steps().len() as u64;
+        self.findings
+            .equal(Rule::Gradients, unit, "terms", &terms, &statistics.terms);
+        if gradient.is_some() != (statistics.terms > 0) {
+            self.findings.add(
+                Rule::Gradients,
+                unit,
+                "a gradient must be there exactly when there are terms",
+            );
+        }
+        ShardResult {
+            gradient: *gradient,
+            statistics: statistics.clone(),
+        }
+    }
+
+    fn terms(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.statistics.terms).sum()
+    }
+
+    fn commit(&mut self) {
+        let unit = Unit::Commit { step: self.step };
+        let Some(accepted) = self.accepted(unit) else { return };
+        let sums = (0..).zip(&self.shards).filter_map(|(shard, result)| {
+            let maker = self.accepted(Unit::Gradient { step: self.step, shard })?;
+            Some((result.gradient?, maker.worker.clone()))
+        });
+        let (gradients, holders) = sums.unzip();
+        let expected = Assignment::Commit {
+            step: self.step,
+            policy: self.policy.clone(),
+            gradients,
+            holders,
+            terms: self.terms(),
+        };
+        self.given(Rule::Commits, &unit, &expected, accepted);
+        let Outcome::Committed {
+            policy,
+            learning_rate: found,
+            ..
+        } = &accepted.outcome
+        else {
+            self.findings.add(Rule::Commits, unit, "its result is no policy");
+            return;
+        };
+        let spec = self.run.spec();
+        let expected = learning_rate(&spec.optimizer, self.step, spec.run.steps);
+        self.findings
+            .equal(Rule::Commits, unit, "learning rate", &expected, found);
+        if self.terms() == 0 && policy != self.policy {
+            self.findings.add(
+                Rule::Commits,
+                unit,
+                "nothing was decided, and the policy is another one",
+            );
+        }
+    }
+
+    /// The state machine's results of the step are those that were accepted.
+    fn state(&mut self) {
+        let Some(result) = self.run.results().steps.get(self.step.0 as usize - 1) else {
+            return;
+        };
+        let location = format!("step {}", self.step);
+        self.findings
+            .equal(Rule::State, &location, "pairs", &self.lines.len(), &result.groups.len());
+        for (index, group) in result.groups.iter().enumerate() {
+            let index = index as u32;
+            let location = format!("{location}, pair {index}");
+            let line = self.lines.get(index as usize).copied().unwrap_or_default();
+            self.findings
+                .equal(Rule::State, &location, "prompt line", &line, &group.line);
+            self.findings.equal(
+                Rule::State,
+                &location,
+                "candidates",
+                &self.candidates.get(&index).cloned().unwrap_or_default(),
+                &group.candidates,
+            );
+            let skipped = self.skipped.get(&index).map(|reason| (*reason).to_owned());
+            self.findings
+                .equal(Rule::State, &location, "skipped", &skipped, &group.skipped);
+            match (self.verdicts.get(&index), &group.verdicts) {
+                (Some(accepted), recorded) => {
+                    self.findings
+                        .equal(Rule::State, &location, "verdicts", accepted, recorded);
+                }
+                // Only an exhausted judge leaves a pair without an accepted verdict.
+                (None, recorded) if !recorded.is_empty() && !recorded.iter().any(VerdictRecord::is_judged) => {}
+                (None, recorded) => {
+                    let problem = format!("no verdict was accepted, the state has {recorded:?}");
+                    self.findings.add(Rule::State, &location, problem);
+                }
+            }
+        }
+        let shards = &result.shards;
+        self.findings
+            .equal(Rule::State, &location, "shards", &self.shards, shards);
+        let record = &result.record;
+        self.findings
+            .equal(Rule::State, &location, "terms", &self.terms(), &record.terms);
+        let (counted, mut recorded) = (self.counts(), Pairs::default());
+        (recorded.sampled, recorded.decided, recorded.abstained) = (record.pairs, record.decided, record.abstained);
+        (recorded.failed, recorded.skipped) = (record.failed, record.skipped);
+        recorded.trained = record.decided.saturating_sub(record.skipped);
+        self.findings
+            .equal(Rule::State, &location, "its record", &counted, &recorded);
+    }
+
+    fn counts(&self) -> Pairs {
+        let mut pairs = Pairs {
+            sampled: self.candidates.len() as u32,
+            skipped: self.skipped.len() as u32,
+            ..Pairs::default()
+        };
+        for prompt in 0..self.per_step() {
+            let judged = |verdicts: &Vec<VerdictRecord>| verdicts.iter().all(VerdictRecord::is_judged);
+            match self.ranks(prompt) {
+                Some(_) => pairs.decided += 1,
+                None if self.verdicts.get(&prompt).is_some_and(judged) => pairs.abstained += 1,
+                None => pairs.failed += 1,
+            }
+        }
+        pairs.trained = pairs.decided.saturating_sub(pairs.skipped);
+        pairs
+    }
+
+    fn count(&self, total: &mut Pairs) {
+        let pairs = self.counts();
+        total.sampled += pairs.sampled;
+        total.decided += pairs.decided;
+        total.abstained += pairs.abstained;
+        total.failed += pairs.failed;
+        total.trained += pairs.trained;
+        total.skipped += pairs.skipped;
+    }
+
+    /// Compares what a worker was given with what the step's earlier results imply.
+    fn given(&mut self, rule: Rule, unit: &Unit, expected: &Assignment, accepted: &Accepted) {
+        given::check(rule, unit, expected, accepted.assignment.as_ref(), self.findings);
+    }
+}

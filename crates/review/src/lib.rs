@@ -1,0 +1,30 @@
+//! Looks back at a run: what its ledger and its blobs hold, whether that fits together, and what it comes to.
+//!
+//! A [`RunSource`] is where a run is read from; the only one today is a [`RunFolder`], with its SQLite ledger and its folder of
+//! blobs. [`audit`] proves from the record alone that each pair was sampled, judged and trained on once; [`verify`] does a step
+//! again with the workers' code and compares every byte; [`report`] sums a finished run up; [`export`] writes one of its
+//! adapters as a folder of its own.
+//!
+//! Nothing here changes a ledger or a blob, prints, or parses arguments: results are values that the caller shows. Reports,
+//! checkpoints and adapters are written to the run's folder and nowhere else, except for an export.
+
+#![forbid(unsafe_code)]
+
+pub mod audit;
+mod error;
+mod export;
+mod folder;
+mod history;
+mod machine;
+pub mod report;
+mod source;
+mod verdict_file;
+pub mod verify;
+
+pub use error::Error;
+pub use export::{ExportedAdapter, Weights, export};
+pub use folder::{CoordinatorAddresses, RunFolder};
+pub use history::History;
+pub use machine::{Machine, Usage, peak_memory_bytes, usage};
+pub use source::RunSource;
+pub use verdict_file::VerdictFile;

@@ -1,0 +1,136 @@
+//! `report.json`.
+
+use std::collections::BTreeMap;
+
+use gavel_core::ids::{Digest, Millis};
+use gavel_core::run::{JudgeMeasure, Run, StepRecord, WinRate};
+use gavel_eval::{Adherence, Evaluator};
+use serde::Serialize;
+
+use super::pictures::{Comparison, Picture, Pictures};
+use crate::Machine;
+
+/// The whole report (docs/formats.md).
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) run: String,
+    pub(super) seed: u64,
+    /// `None` without an evaluator.
+    pub(super) evaluation: Option<Evaluation>,
+    /// Tuned over base as the judge sees it; `None` without held-out prompts.
+    pub(super) win_rate: Option<WinRate>,
+    /// The judge on labelled pairs; `None` without such pairs.
+    pub(super) judge: Option<JudgeMeasure>,
+    pub(super) steps: Vec<StepRecord>,
+    pub(super) pairs_skipped: u32,
+    pub(super) seconds_total: f64,
+    pub(super) adapter_sha256: Digest,
+    pub(super) spec_sha256: Digest,
+    pub(super) rubric_sha256: Digest,
+    pub(super) versions: Versions,
+    pub(super) machine: Machine,
+}
+
+/// The independent metric on held-out prompts, each painted from the same noise by base and tuned policy.
+#[derive(Debug, Serialize)]
+pub(super) struct Evaluation {
+    pub(super) metric: &'static str,
+    pub(super) prompts: usize,
+    /// Mean share of a prompt's facts that hold, base.
+    pub(super) before: f64,
+    /// The same, tuned.
+    pub(super) after: f64,
+    /// Share of the prompts with every fact holding, base.
+    pub(super) all_before: f64,
+    /// The same, tuned.
+    pub(super) all_after: f64,
+    /// Share of the pictures in which each fact holds, of those that it belongs to.
+    pub(super) facts: BTreeMap<String, BeforeAfter>,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub(super) struct BeforeAfter {
+    pub(super) before: f64,
+    pub(super) after: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Versions {
+    pub(super) gavel: &'static str,
+}
+
+impl Report {
+    /// Puts the report together.
+    pub(super) fn new(
+        run: &Run,
+        adapter_sha256: Digest,
+        evaluator: Option<&dyn Evaluator>,
+        pictures: &Pictures,
+    ) -> Self {
+        // The moment matters only for what a run waits for, which a report does not tell.
+        let status = run.status(Millis(0));
+        Self {
+            run: run.id().0.clone(),
+            seed: run.spec().run.seed,
+            evaluation: evaluator.and_then(|evaluator| Evaluation::new(evaluator.name(), pictures)),
+            win_rate: status.evaluation.and_then(|evaluation| evaluation.win_rate),
+            judge: status.judge,
+            seconds_total: status.steps.iter().map(|step| step.seconds.wall).sum(),
+            steps: status.steps,
+            pairs_skipped: status.pairs_skipped,
+            adapter_sha256,
+            spec_sha256: run.spec_sha256(),
+            rubric_sha256: run.assets().rubric.digest,
+            versions: Versions {
+                gavel: env!("CARGO_PKG_VERSION"),
+            },
+            machine: Machine::this(),
+        }
+    }
+}
+
+impl Evaluation {
+    fn new(metric: &'static str, pictures: &Pictures) -> Option<Self> {
+        let base = |comparison: &'_ Comparison| -> Option<_> { comparison.base.facts.clone() };
+        let tuned = |comparison: &'_ Comparison| -> Option<_> { comparison.tuned.facts.clone() };
+        let before: Vec<_> = pictures.0.iter().filter_map(base).collect();
+        let after: Vec<_> = pictures.0.iter().filter_map(tuned).collect();
+        let (first, second) = (Adherence::of(&before)?, Adherence::of(&after)?);
+        let shares_before = fact_shares(pictures, |comparison| &comparison.base);
+        let mut facts: BTreeMap<String, BeforeAfter> = shares_before
+            .into_iter()
+            .map(|(name, before)| (name, BeforeAfter { before, after: 0.0 }))
+            .collect();
+        for (name, after) in fact_shares(pictures, |comparison| &comparison.tuned) {
+            facts.entry(name).or_default().after = after;
+        }
+        Some(Self {
+            metric,
+            prompts: first.prompts,
+            before: first.mean,
+            after: second.mean,
+            all_before: first.all,
+            all_after: second.all,
+            facts,
+        })
+    }
+}
+
+fn fact_shares(pictures: &Pictures, which: impl Fn(&Comparison) -> &Picture) -> BTreeMap<String, f64> {
+    let mut counts: BTreeMap<String, (u32, u32)> = BTreeMap::new();
+    for facts in pictures
+        .0
+        .iter()
+        .filter_map(|comparison| which(comparison).facts.as_ref())
+    {
+        for fact in facts.iter() {
+            let (holding, all) = counts.entry(fact.name.clone()).or_default();
+            *holding += u32::from(fact.holds);
+            *all += 1;
+        }
+    }
+    counts
+        .into_iter()
+        .map(|(name, (holding, all))| (name, f64::from(holding) / f64::from(all)))
+        .collect()
+}

@@ -1,0 +1,75 @@
+//! What a finished run leaves: `adapter/`, `checkpoints/`, `report.json` and `report.html`.
+
+mod charts;
+mod data;
+mod html;
+mod pictures;
+
+use gavel_core::ids::Step;
+use gavel_core::spec::RunSpec;
+use gavel_eval::Evaluator;
+use serde_json::Value;
+
+use crate::folder::{read, write as write_file};
+use crate::{Error, RunFolder, RunSource as _};
+use data::Report;
+use pictures::Pictures;
+
+const JSON_FILE: &str = "report.json";
+const PAGE_FILE: &str = "report.html";
+
+/// Whether a step's policy belongs into `checkpoints/`.
+pub fn is_checkpoint(spec: &RunSpec, step: u32) -> bool {
+    spec.checkpoints.every > 0 && step > 0 && step.is_multiple_of(spec.checkpoints.every)
+}
+
+/// Writes everything from the ledger and the blobs.
+///
+/// # Errors
+/// The ledger or a blob cannot be read, or a file not be written.
+pub async fn write(folder: &RunFolder, evaluator: Option<&dyn Evaluator>) -> Result<(), Error> {
+    let run = folder.run().await?;
+    let policy = run
+        .policy()
+        .ok_or_else(|| Error::NothingTrained { run: run.id().clone() })?;
+    let adapter_sha256 = folder.write_final(policy).await?;
+    for (version, policy) in run.results().policies.iter().enumerate() {
+        if is_checkpoint(folder.spec(), version as u32) {
+            folder.write_checkpoint(Step(version as u32), policy).await?;
+        }
+    }
+    let pictures = Pictures::read(&run, folder, evaluator).await?;
+    let report = Report::new(&run, adapter_sha256, evaluator, &pictures);
+    write_file(&folder.path().join(JSON_FILE), serde_json::to_string_pretty(&report)?)?;
+    write_file(&folder.path().join(PAGE_FILE), html::render(&report, &pictures)?)
+}
+
+/// The report in a few lines, read back from `report.json`.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn summary(folder: &RunFolder) -> Result<String, Error> {
+    let file = folder.path().join(JSON_FILE);
+    let report: Value = serde_json::from_slice(&read(&file)?).map_err(|source| Error::Json { file, source })?;
+    let number = |path: &str| report.pointer(path).and_then(Value::as_f64);
+    let mut lines = Vec::new();
+    if let (Some(before), Some(after)) = (number("/evaluation/before"), number("/evaluation/after")) {
+        lines.push(format!("adherence    {before:.3} -> {after:.3} on held-out prompts"));
+    }
+    if let (Some(value), Some(low), Some(high)) = (
+        number("/win_rate/value"),
+        number("/win_rate/low"),
+        number("/win_rate/high"),
+    ) {
+        lines.push(format!("win rate     {value:.2} over the base [{low:.2}, {high:.2}]"));
+    }
+    if let Some(accuracy) = number("/judge/accuracy") {
+        lines.push(format!(
+            "judge        right on {:.0} % of the labelled pairs",
+            100.0 * accuracy
+        ));
+    }
+    lines.push(format!("adapter      {}", folder.path().join("adapter").display()));
+    lines.push(format!("report       {}", folder.path().join(PAGE_FILE).display()));
+    Ok(lines.join("\n"))
+}

@@ -1,0 +1,165 @@
+//! Does the work of a recorded step again, in this process, and compares every byte with the ledger: `gavel verify`.
+//!
+//! The ledger's events are replayed to learn what each worker was given; the workers' own code does it again from the run's
+//! blobs. A blob that is gone or damaged is replaced by the one that was made again, where its hash is the recorded one.
+
+mod blobs;
+mod compare;
+mod findings;
+mod recorded;
+mod redo;
+mod store;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use gavel_core::ids::Step;
+use gavel_core::run::Run;
+use serde::Serialize;
+
+use crate::{Error, RunSource};
+pub(crate) use compare::compare;
+use findings::Unchecked;
+pub use findings::{PartReport, VerifyReport};
+use recorded::Recorded;
+use redo::{Redo, Redone};
+use store::Store;
+
+/// A part of a step, in the order in which they are done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// The initial policy; part of step 1.
+    Initialise,
+    /// Trajectories and images.
+    Sample,
+    /// Verdicts.
+    Judge,
+    /// Gradient sums.
+    Gradient,
+    /// The new policy.
+    Commit,
+}
+
+impl Part {
+    /// All parts, in their order.
+    pub const ALL: [Self; 5] = [
+        Self::Initialise,
+        Self::Sample,
+        Self::Judge,
+        Self::Gradient,
+        Self::Commit,
+    ];
+
+    /// The part in a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Initialise => "initialise",
+            Self::Sample => "sample",
+            Self::Judge => "judge",
+            Self::Gradient => "gradient",
+            Self::Commit => "commit",
+        }
+    }
+}
+
+/// What is to be done again, and with which models.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyOptions {
+    /// The step; `None` for the latest committed one.
+    pub step: Option<Step>,
+    /// Its parts; empty for all of them.
+    pub parts: Vec<Part>,
+    /// Where the base model is now, if not where the run found it.
+    pub model: Option<PathBuf>,
+    /// Where the judge's model is now, if not where the run found it.
+    pub judge: Option<PathBuf>,
+}
+
+/// How far a verification is; a part may take as long as the run took for it.
+pub enum Progress<'a> {
+    /// The step is read, nothing is done yet.
+    Begun(&'a VerifyReport),
+    /// A part is done.
+    Done(&'a PartReport),
+}
+
+/// Verifies a step. Blocks until it is done, and must not be called from async code: the workers' code has runtimes of its own.
+///
+/// # Errors
+/// The run cannot be read. A step that does not come out the same is no error but a report that is not confirmed.
+pub fn verify(
+    source: &dyn RunSource,
+    options: &VerifyOptions,
+    mut progress: impl FnMut(Progress<'_>),
+) -> Result<VerifyReport, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    let history = runtime.block_on(source.history())?;
+    let (run, step, recorded) = recorded::read(&history, options.step)?;
+    let mut report = VerifyReport::new(&run, step);
+    progress(Progress::Begun(&report));
+    let mut redo = Redo::new(&run, Store::new(runtime, source));
+    redo.use_models(options.model.as_deref(), options.judge.as_deref());
+    for part in Part::ALL {
+        if !options.parts.is_empty() && !options.parts.contains(&part) {
+            continue;
+        }
+        let of_part = |recorded: &&Recorded| recorded::part(&recorded.unit) == Some(part);
+        let units: Vec<&Recorded> = recorded.iter().filter(of_part).collect();
+        let goes_on = verify_part(part, &units, &mut redo, &mut report)?;
+        if let Some(done) = report.parts.last().filter(|done| done.part == part) {
+            progress(Progress::Done(done));
+        }
+        if !goes_on {
+            break;
+        }
+    }
+    if !report.unchecked.is_empty() {
+        report.retained = retained(&run, redo.store())?;
+    }
+    report.conclude(redo.into_damages());
+    Ok(report)
+}
+
+/// Does one part's units again. Returns whether to go on: after a difference there is nothing more to confirm.
+fn verify_part(part: Part, units: &[&Recorded], redo: &mut Redo<'_>, report: &mut VerifyReport) -> Result<bool, Error> {
+    if units.is_empty() {
+        return Ok(true);
+    }
+    let started = Instant::now();
+    let mut done = PartReport::new(part, units.len());
+    for recorded in units {
+        match redo.redo(recorded)? {
+            Redone::Equal(equal) => done.add(&equal),
+            Redone::Lacks(blobs) => report.unchecked.push(Unchecked {
+                unit: recorded.unit.to_string(),
+                blobs,
+            }),
+            Redone::Differs(difference) => {
+                report.difference = Some(difference);
+                break;
+            }
+        }
+    }
+    done.seconds = started.elapsed().as_secs_f64();
+    report.parts.push(done);
+    Ok(report.difference.is_none())
+}
+
+/// The steps that can be done again: the policies that they are sampled from and train are still among the blobs. The first
+/// needs none.
+fn retained(run: &Run, store: &Store<'_>) -> Result<Vec<Step>, Error> {
+    let policies = &run.results().policies;
+    let lag = run.spec().sampling.max_policy_lag as usize;
+    let mut steps = vec![Step(1)];
+    for (version, policy) in policies.iter().enumerate().take(run.committed().0 as usize).skip(1) {
+        let sampling = &policies[version - version.min(lag)];
+        if store.has(&policy.adapter)? && store.has(&policy.optimizer)? && store.has(&sampling.adapter)? {
+            steps.push(Step(version as u32 + 1));
+        }
+    }
+    Ok(steps)
+}

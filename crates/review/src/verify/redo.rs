@@ -1,0 +1,229 @@
+//! Does a unit again with the code of the worker that did it.
+
+use std::path::Path;
+
+use gavel_core::run::Run;
+use gavel_core::spec::{GradientExchange, RunSpec};
+use gavel_core::work::{Outcome, Role};
+use gavel_judge_worker::JudgeWork;
+use gavel_policy::Trajectory;
+use gavel_sampler_worker::SamplerWork;
+use gavel_trainer_worker::TrainerWork;
+use gavel_worker::{Work, WorkContext};
+
+use super::blobs::{Named, inputs, outputs};
+use super::compare::{Equal, compare};
+use super::recorded::Recorded;
+use super::store::{Damage, Store};
+use crate::Error;
+
+/// What came of doing a unit again.
+pub(super) enum Redone {
+    /// The same.
+    Equal(Equal),
+    /// These blobs, which it needs, are gone or damaged.
+    Lacks(Vec<String>),
+    /// Something else, in words.
+    Differs(String),
+}
+
+/// The workers of this process, one role at a time so that only its model is in memory.
+pub(super) struct Redo<'a> {
+    run: &'a Run,
+    spec: RunSpec,
+    worker: Option<(Role, Box<dyn Work>)>,
+    store: Store<'a>,
+}
+
+impl<'a> Redo<'a> {
+    pub(super) fn new(run: &'a Run, store: Store<'a>) -> Self {
+        let mut spec = run.spec().clone();
+        // Whatever way the sums went, what is done again goes through the store.
+        spec.trainer.exchange = GradientExchange::Blobs;
+        Self {
+            run,
+            spec,
+            worker: None,
+            store,
+        }
+    }
+
+    /// Takes the models from other folders than those that the run names: the same files, elsewhere.
+    pub(super) fn use_models(&mut self, model: Option<&Path>, judge: Option<&Path>) {
+        if let Some(model) = model {
+            model.clone_into(&mut self.spec.model.path);
+        }
+        if let Some(judge) = judge {
+            judge.clone_into(&mut self.spec.judge.path);
+        }
+    }
+
+    pub(super) fn store(&self) -> &Store<'a> {
+        &self.store
+    }
+
+    pub(super) fn into_damages(self) -> Vec<Damage> {
+        self.store.damages()
+    }
+
+    /// Does a unit again and compares.
+    ///
+    /// # Errors
+    /// The blobs cannot be read or the worker cannot start: nothing that speaks against the record.
+    pub(super) fn redo(&mut self, recorded: &Recorded) -> Result<Redone, Error> {
+        let context = WorkContext::in_memory().map_err(Error::Runtime)?;
+        let mut lacking = Vec::new();
+        for named in inputs(&recorded.assignment) {
+            match self.store.get(&named)? {
+                Some(bytes) => drop(context.put(bytes)),
+                None => lacking.push(format!("{} {}", named.what, named.digest)),
+            }
+        }
+        if !lacking.is_empty() {
+            return Ok(Redone::Lacks(lacking));
+        }
+        let worker = self.worker(recorded.unit.role())?;
+        let again = match worker.perform(&recorded.unit, &recorded.assignment, &context) {
+            Ok(again) => in_recorded_format(&recorded.outcome, again, &context),
+            Err(error) => {
+                return Ok(Redone::Differs(format!(
+                    "{}: it was done once and cannot be done again: {error}",
+                    recorded.unit
+                )));
+            }
+        };
+        match compare(&recorded.unit, &recorded.outcome, &again) {
+            Ok(equal) => {
+                self.mend(&recorded.outcome, &context)?;
+                Ok(Redone::Equal(equal))
+            }
+            Err(difference) => Ok(Redone::Differs(
+                match self.explain(&recorded.outcome, &again, &context)? {
+                    Some(reason) => format!("{difference}; {reason}"),
+                    None => difference,
+                },
+            )),
+        }
+    }
+
+    /// The worker of a role, ready for the run.
+    fn worker(&mut self, role: Role) -> Result<&mut dyn Work, Error> {
+        let ready = self.worker.take_if(|(ready, _)| *ready == role);
+        // Another role's model is freed first: two may not fit.
+        self.worker = None;
+        let worker = match ready {
+            Some(ready) => ready,
+            None => (role, self.prepare(role)?),
+        };
+        Ok(self.worker.insert(worker).1.as_mut())
+    }
+
+    fn prepare(&self, role: Role) -> Result<Box<dyn Work>, Error> {
+        let mut worker: Box<dyn Work> = match role {
+            Role::Sampler => Box::<SamplerWork>::default(),
+            Role::Judge => Box::<JudgeWork>::default(),
+            Role::Trainer => Box::<TrainerWork>::default(),
+        };
+        let prepared = worker.prepare(self.run.id(), &self.spec, self.run.assets());
+        prepared.map_err(|source| Error::Model { role, source })?;
+        Ok(worker)
+    }
+
+    /// Looks whether what was made once is still stored, and keeps what was made again where it is not.
+    fn mend(&mut self, outcome: &Outcome, context: &WorkContext) -> Result<(), Error> {
+        for named in outputs(outcome) {
+            // A commit of nothing names the blobs of the policy before it and makes none.
+            if self.store.get(&named)?.is_none()
+                && let Ok(bytes) = context.get(&named.digest)
+            {
+                self.store.replace(named.digest, bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what a difference in trajectories comes from, where the recorded one can be looked into.
+    fn explain(&mut self, recorded: &Outcome, again: &Outcome, context: &WorkContext) -> Result<Option<String>, Error> {
+        let (
+            Outcome::Sampled { samples, .. },
+            Outcome::Sampled {
+                samples: samples_again, ..
+            },
+        ) = (recorded, again)
+        else {
+            return Ok(None);
+        };
+        let differs = samples.iter().zip(samples_again).find(|(one, other)| one != other);
+        let Some((Some(digest), Some(digest_again))) = differs.map(|(one, other)| (one.trajectory, other.trajectory))
+        else {
+            return Ok(None);
+        };
+        let named = Named {
+            what: "the recorded trajectory".to_owned(),
+            digest,
+        };
+        let (Some(stored), Ok(made)) = (self.store.get(&named)?, context.get(&digest_again)) else {
+            return Ok(None);
+        };
+        let (Ok(stored), Ok(made)) = (
+            Trajectory::from_safetensors(&stored),
+            Trajectory::from_safetensors(&made),
+        ) else {
+            return Ok(None);
+        };
+        Ok(Some(first_tensor(&stored, &made)))
+    }
+}
+
+/// What was done again, with each trajectory in the format in which it was recorded.
+fn in_recorded_format(recorded: &Outcome, mut again: Outcome, context: &WorkContext) -> Outcome {
+    if let (Outcome::Sampled { samples, .. }, Outcome::Sampled { samples: made, .. }) = (recorded, &mut again) {
+        for (recorded, made) in samples.iter().zip(made) {
+            if let (Some(recorded), Some(digest)) = (recorded.trajectory, made.trajectory)
+                && recorded != digest
+                && let Ok(bytes) = context.get(&digest)
+                && let Ok(trajectory) = Trajectory::from_safetensors(&bytes)
+                && let Some(bytes) = trajectory.to_safetensors_of(recorded)
+            {
+                made.trajectory = Some(context.put(bytes));
+            }
+        }
+    }
+    again
+}
+
+/// Names the first tensor that differs, in the order in which they come about.
+fn first_tensor(stored: &Trajectory, made: &Trajectory) -> String {
+    if stored.metadata != made.metadata {
+        return format!("metadata differs: {:?}, again {:?}", stored.metadata, made.metadata);
+    }
+    let empty = Vec::new();
+    let conditioning = stored.conditioning.iter().map(|(name, tensor)| {
+        let again = made.conditioning.get(name);
+        (
+            name.as_str(),
+            &tensor.values,
+            again.map_or(&empty, |tensor| &tensor.values),
+        )
+    });
+    let tensors = [("sigmas", &stored.sigmas, &made.sigmas)]
+        .into_iter()
+        .chain(conditioning)
+        .chain([
+            ("velocities", &stored.velocities, &made.velocities),
+            ("latents", &stored.latents, &made.latents),
+            ("log_probs", &stored.log_probs, &made.log_probs),
+        ]);
+    for (name, stored, made) in tensors {
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        if bits(stored) != bits(made) {
+            let largest = stored
+                .iter()
+                .zip(made)
+                .map(|(one, other)| (one - other).abs())
+                .fold(0.0, f32::max);
+            return format!("the first tensor that differs is `{name}`, by at most {largest:e}");
+        }
+    }
+    "the tensors are equal, so the file was written in another way".to_owned()
+}

@@ -1,0 +1,1 @@
+"""The small judge, its rubrics, and the pairs that they are measured on."""

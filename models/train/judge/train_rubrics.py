@@ -1,0 +1,182 @@
+"""Trains the small judge further: verdicts under any rubric of its world, criteria, themes and reasons.
+
+Starts from a judge that `train_judge.py` made. An average of the weights over the last steps is what is saved, so every
+checkpoint can be used.
+"""
+
+import argparse
+import copy
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from judge.judge_examples import IGNORE
+from judge.judge_prompt import patches
+from judge.rubric_examples import RubricExamples
+from scenes.scene import random_scene
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from judge.train_judge import save
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+
+KINDS = {"pair_tree": (6, 1), "structure": (4, 1), "questions": (0.8, 2), "description": (0.3, 2)}  # share of the steps, batch factor
+
+
+def length(example) -> int:
+    prefix, branches, _ = example
+    return len(prefix.ids) + sum(len(branch.ids) for branch in branches)
+
+
+class Batches:
+    """Batches of examples of like lengths, so that little is padding."""
+
+    def __init__(self, examples: RubricExamples, size: int):
+        self.examples, self.size = examples, size
+        self.waiting = {kind: [] for kind in KINDS}
+
+    def draw(self, kind: str):
+        size = self.size * KINDS[kind][1]
+        if not self.waiting[kind]:
+            pool = sorted((getattr(self.examples, kind)() for _ in range(8 * size)), key=length)
+            self.waiting[kind] = [pool[at : at + size] for at in range(0, len(pool), size)]
+            self.examples.rng.shuffle(self.waiting[kind])
+        return self.waiting[kind].pop()
+
+
+def learn_clean(model, examples: RubricExamples, steps: int, batch: int = 32) -> None:
+    """Teaches the vision tower alone to tell clean pictures from spoiled ones, through the embeddings of "yes" and "no".
+
+    Its features are held near what they were, because the language model reads them.
+    """
+    before = copy.deepcopy(model.model.visual)
+    towards = (model.lm_head.weight[examples.yes] - model.lm_head.weight[examples.no]).detach()
+    optimizer = torch.optim.AdamW(model.model.visual.parameters(), lr=1e-3, weight_decay=0, betas=(0.9, 0.98))
+    grid = torch.tensor([[1, 8, 8]] * batch)
+    rights = []
+    for step in range(steps):
+        drawn = [examples.picture(random_scene(examples.rng), 0.5) for _ in range(batch)]
+        x = torch.from_numpy(np.concatenate([patches(image) for image, _ in drawn]))
+        clean = torch.tensor([not spoiled for _, spoiled in drawn]).float()
+        with torch.no_grad():
+            old = before(x, grid_thw=grid).pooler_output
+        new = model.model.visual(x, grid_thw=grid).pooler_output
+        old, new = (torch.cat(list(f)) if isinstance(f, (tuple, list)) else f for f in (old, new))
+        logits = (new.view(batch, 16, -1).mean(1) @ towards) * 4
+        loss = F.binary_cross_entropy_with_logits(logits, clean) + F.mse_loss(new, old) / old.var()
+        optimizer.param_groups[0]["lr"] = 1e-3 * min(1, (step + 1) / 30, 2 - 2 * step / steps)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rights.append(((logits > 0) == (clean > 0.5)).float().mean().item())
+        if step % 50 == 49:
+            print(f"clean {step + 1}: right {np.mean(rights[-50:]):.3f}, loss {loss.item():.3f}", flush=True)
+
+
+def batch_of(model, examples: RubricExamples, drawn, vae):
+    """Model inputs, targets, weights and earlier layers of the targets; three batches in ten look generated (through the VAE with latent noise)."""
+    longest = max(map(length, drawn))
+    ids = torch.full((len(drawn), longest), examples.tokenizer.pad_token_id)
+    targets, weights, positions = torch.full_like(ids, IGNORE), torch.zeros(ids.shape), torch.zeros(3, *ids.shape, dtype=torch.long)
+    early = torch.zeros_like(ids)
+    sees = torch.eye(longest, dtype=torch.bool).repeat(len(drawn), 1, 1)
+    for row, (prefix, branches, images) in enumerate(drawn):
+        end = len(prefix.ids)
+        own = torch.tensor(prefix.ids)[None]
+        grid = torch.tensor([[1, 8, 8]] * len(images)) if images else None
+        kinds = (own == examples.image_ids[1]).long()
+        positions[:, row, :end] = model.model.get_rope_index(own, kinds, image_grid_thw=grid)[0][:, 0]
+        sees[row, :end, :end] = torch.ones(end, end, dtype=torch.bool).tril()
+        after, at = int(positions[:, row, :end].max()) + 1, end
+        for branch in branches:
+            to = at + len(branch.ids)
+            positions[:, row, at:to] = after + torch.arange(to - at)
+            sees[row, at:to, :end] = True
+            sees[row, at:to, at:to] = torch.ones(to - at, to - at, dtype=torch.bool).tril()
+            at = to
+        parts = [prefix, *branches]
+        ids[row, :at] = torch.tensor([i for part in parts for i in part.ids])
+        targets[row, :at] = torch.tensor([i for part in parts for i in part.targets])
+        weights[row, :at] = torch.tensor([w for part in parts for w in part.weights])
+        early[row, :at] = torch.tensor([e for part in parts for e in part.early])
+    inputs = dict(input_ids=ids, attention_mask=sees[:, None], position_ids=positions)
+    images = [image for e in drawn for image in e[2]]
+    if images:
+        if vae is not None and examples.rng.random() < 0.3:
+            from flux.flux_training import images_of, latents_of
+
+            z = latents_of(vae, images)
+            images = images_of(vae, z + examples.rng.uniform(0, 0.25) * torch.randn_like(z))
+        inputs |= dict(
+            pixel_values=torch.from_numpy(np.concatenate([patches(image) for image in images])),
+            image_grid_thw=torch.tensor([[1, 8, 8]] * len(images)),
+        )
+    return inputs, targets, weights, early
+
+
+def loss_of(model, inputs, targets, weights, early):
+    """Weighted mean cross-entropy over the positions that have a target, and again where it must be told from an earlier layer."""
+    out = model.model(**inputs, use_cache=False, output_hidden_states=True)
+    labelled = targets != IGNORE
+    parts = [(labelled, out.last_hidden_state)]
+    for layer in set(early.flatten().tolist()) - {0}:
+        parts.append((labelled & (early == layer), model.model.language_model.norm(out.hidden_states[layer])))
+    losses = [
+        (F.cross_entropy(model.lm_head(hidden[at]), targets[at], reduction="none") * weights[at]).sum() for at, hidden in parts
+    ]
+    return sum(losses) / sum(weights[at].sum() for at, _ in parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--start", type=Path, default=Path("out/tiny-judge"), help="judge to start from")
+    parser.add_argument("--out", type=Path, default=Path("out/tiny-judge-rubrics"))
+    parser.add_argument("--vae", type=Path, default=Path("models/tiny-flux/vae"), help="VAE for generated-looking pictures; may be missing")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--clean", type=int, default=500, help="first steps, on telling clean pictures from spoiled ones")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="ends earlier, with the learning rate decayed in time")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=1.2e-3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+
+    vae = None
+    if args.vae.is_dir():
+        from diffusers import AutoencoderKL
+
+        vae = AutoencoderKL.from_pretrained(args.vae).eval()
+    tok = PreTrainedTokenizerFast.from_pretrained(args.start)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.start, dtype=torch.float32).train()
+    examples = RubricExamples(tok, seed=args.seed)
+    learn_clean(model, examples, args.clean)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-2, betas=(0.9, 0.98))
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.995))
+    batches, start, seen = Batches(examples, args.batch), time.time(), {}
+    for step in range(args.steps):
+        done = max(step / args.steps, (time.time() - start) / 60 / args.minutes)
+        if done >= 1:
+            break
+        kind = examples.rng.choices(list(KINDS), [share for share, _ in KINDS.values()])[0]
+        optimizer.param_groups[0]["lr"] = args.lr * min(1, (step + 1) / 100) * (0.5 * (1 + math.cos(math.pi * done)) + 0.01)
+        loss = loss_of(model, *batch_of(model, examples, batches.draw(kind), vae))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update_parameters(model)
+        seen.setdefault(kind, []).append(loss.item())
+        if step % 50 == 49:
+            means = ", ".join(f"{name} {np.mean(values):.3f}" for name, values in sorted(seen.items()))
+            print(f"{step + 1} {time.time() - start:.0f} s, loss: {means}", flush=True)
+            seen = {}
+        if step % 250 == 249:
+            save(average.module, tok, args.out)
+    save(average.module, tok, args.out)
+
+
+if __name__ == "__main__":
+    main()
