@@ -16,7 +16,8 @@ pub mod v1 {
     include!("generated/gavel.v1.rs");
 }
 
-pub use convert::{LeaseKey, Malformed};
+pub use convert::Malformed;
+pub use gavel_core::work::LeaseKey;
 
 /// Version of the fleet protocol. A worker registers with its own, and the coordinator refuses any other.
 pub const PROTOCOL_VERSION: u32 = 5;

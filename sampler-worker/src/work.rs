@@ -6,7 +6,7 @@ use gavel_core::{
     RunAssets,
     ids::{Digest, RunId},
     spec::{ModelSpec, RunSpec},
-    work::{Assignment, Outcome, PromptText, Sampled, Unit},
+    work::{Assignment, Outcome, PromptTask, Sampled, Unit},
 };
 use gavel_models::{
     Family,
@@ -16,6 +16,7 @@ use gavel_models::{
 };
 use gavel_policy::{Method, Policy, Prompt, Request, Sample, Sampler, encode_png};
 use gavel_worker::{Work, WorkContext, WorkError};
+use image::RgbImage;
 
 /// [`Work`] of a sampler: training groups, and held-out images.
 #[derive(Default)]
@@ -60,12 +61,26 @@ impl Work for SamplerWork {
         let (adapter, prompts) = match assignment {
             Assignment::Sample { policy, prompts, .. } => (Some(policy.adapter), prompts),
             Assignment::EvaluateSample { policy, prompts, .. } => {
-                let adapter = policy.as_ref().map(|policy| policy.averaged.unwrap_or(policy.adapter));
+                let adapter = policy.as_ref().map(gavel_core::work::Policy::evaluated);
                 (adapter, prompts)
             }
             _ => return Err(WorkError::Fatal("a sampler was given a unit of another role".into())),
         };
-        let prompts: Vec<Prompt<'_>> = prompts.iter().map(prompt).collect();
+        let edited: Vec<Vec<RgbImage>> = prompts
+            .iter()
+            .map(|prompt| sources(prompt, context))
+            .collect::<Result<_, _>>()?;
+        let prompts: Vec<Prompt<'_>> = prompts
+            .iter()
+            .zip(&edited)
+            .map(|(prompt, sources)| Prompt {
+                index: prompt.index,
+                task: Task {
+                    words: &prompt.task.words,
+                    sources,
+                },
+            })
+            .collect();
         let request = match assignment {
             Assignment::Sample { step, .. } => Request::training(spec, *step, &prompts),
             _ => Request::evaluation(spec, &prompts),
@@ -105,14 +120,15 @@ fn load(model: &ModelSpec) -> Result<Sampler, WorkError> {
     Sampler::load(family, &model.path, &device, dtype(model.dtype)).map_err(|error| WorkError::retry(&error))
 }
 
-fn prompt(prompt: &PromptText) -> Prompt<'_> {
-    Prompt {
-        index: prompt.index,
-        task: Task {
-            words: &prompt.text,
-            sources: &[],
-        },
-    }
+/// The pictures that a task edits.
+fn sources(prompt: &PromptTask, context: &WorkContext) -> Result<Vec<RgbImage>, WorkError> {
+    let read = |digest: &Digest| {
+        let picture = image::load_from_memory(&context.get(digest)?);
+        picture.map(|picture| picture.to_rgb8()).map_err(|error| {
+            WorkError::misleading(*digest, format!("source picture {digest} cannot be decoded: {error}"))
+        })
+    };
+    prompt.task.sources.iter().map(read).collect()
 }
 
 /// The adapter of that digest: at hand, or loaded from its blob.

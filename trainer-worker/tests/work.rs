@@ -9,7 +9,7 @@ use gavel_core::{
     RunAssets,
     ids::{Digest, PromptIndex, RunId, Step, WorkerId},
     spec::RunSpec,
-    work::{Arm, Assignment, Fault, Outcome, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit},
+    work::{Arm, Assignment, Fault, Outcome, Policy, PromptTask, RewardedCandidate, RewardedGroup, Unit},
 };
 use gavel_models::{
     Family,
@@ -49,7 +49,7 @@ fn initialise(trainer: &mut TrainerWork, context: &WorkContext) -> Policy {
     policy
 }
 
-fn prompts() -> Vec<PromptText> {
+fn prompts() -> Vec<PromptTask> {
     [
         "a red circle on a blue background",
         "a green square on a white background",
@@ -57,9 +57,9 @@ fn prompts() -> Vec<PromptText> {
     ]
     .into_iter()
     .enumerate()
-    .map(|(index, text)| PromptText {
+    .map(|(index, text)| PromptTask {
         index: PromptIndex(index as u32),
-        text: text.into(),
+        task: text.into(),
     })
     .collect()
 }
@@ -189,7 +189,7 @@ impl Judge for FirstWins {
 
     fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         let record = |pair: &JudgedPair<'_>| VerdictRecord {
-            prompt: pair.prompt,
+            prompt: pair.prompt_index,
             verdict: Verdict::Preferred { side: Side::First },
             probability_first: 1.0,
             order_probabilities: [1.0; 2],
@@ -227,7 +227,7 @@ fn a_step_in_this_process_commits_the_bytes_of_a_fleet() {
         .map(|prompt| Prompt {
             index: prompt.index,
             task: Task {
-                words: &prompt.text,
+                words: &prompt.task.words,
                 sources: &[],
             },
         })

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use gavel_core::ids::Digest;
+use gavel_core::measure::JudgeCounts;
 use gavel_core::spec::{GradientExchange, RunSpec};
 use gavel_judge::Templates;
 use gavel_models::load::{device, dtype};
 use gavel_models::lora::{LoraAdapter, LoraConfig};
 use gavel_models::{Family, denoiser::Task};
 use gavel_policy::Sampler;
-use gavel_policy::local::{Agreement, Labelled, agreement};
+use gavel_policy::local::{Labelled, judge_counts};
 use gavel_rubric::RubricSet;
 use gavel_trainer_worker::exchange;
 use image::RgbImage;
@@ -125,33 +127,31 @@ fn judge(spec: &RunSpec, files: Option<&Files>) -> Result<(String, ())> {
     let Some(files) = files.filter(|files| !files.assets.labelled.is_empty()) else {
         return Ok(("can be asked; no labelled pairs to try it on".to_owned(), ()));
     };
-    let picture = |bytes: &Vec<u8>| image::load_from_memory(bytes).map(|picture| picture.to_rgb8());
+    let picture = |digest: &Digest| -> Result<RgbImage> {
+        let bytes = files.pictures.get(digest).context("a labelled picture is missing")?;
+        Ok(image::load_from_memory(bytes).foreign()?.to_rgb8())
+    };
     let tried: Vec<_> = files.assets.labelled.iter().take(TRIED_PAIRS).collect();
-    let pictures: Vec<RgbImage> = files
-        .labelled_images
-        .iter()
-        .take(2 * tried.len())
-        .map(picture)
-        .collect::<std::result::Result<_, _>>()
-        .foreign()?;
+    let mut pictures = Vec::with_capacity(tried.len());
+    for pair in &tried {
+        let sources: Vec<RgbImage> = pair.task.sources.iter().map(picture).collect::<Result<_>>()?;
+        pictures.push((sources, picture(&pair.first)?, picture(&pair.second)?));
+    }
     let labelled: Vec<Labelled<'_>> = tried
         .iter()
-        .zip(pictures.chunks_exact(2))
-        .map(|(pair, pictures)| Labelled {
+        .zip(&pictures)
+        .map(|(pair, (sources, first, second))| Labelled {
             task: Task {
-                words: &pair.text,
-                sources: &[],
+                words: &pair.task.words,
+                sources,
             },
-            first: &pictures[0],
-            second: &pictures[1],
+            first,
+            second,
             preferred: pair.preferred,
         })
         .collect();
-    let Agreement {
-        asked: tried,
-        decided,
-        right,
-    } = agreement(judge.as_ref(), &rubric, &labelled)?;
+    let JudgeCounts { decided, right, .. } = judge_counts(judge.as_ref(), &rubric, &labelled)?;
+    let tried = labelled.len();
     if decided == 0 {
         return Err(Diagnostic::new(format!("it decides none of {tried} labelled pairs"))
             .with_hint("check that `judge.template` is the one that this judge understands"));

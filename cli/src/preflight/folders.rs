@@ -18,7 +18,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// The base model's folder is complete, and its device can be used.
 pub(super) fn model(spec: &RunSpec) -> Result<Box<dyn Inspection>> {
-    let family = Family::from_name(spec.model.family.as_str())?;
+    let family = Family::from_name(spec.model.family.as_str()).context("`model.family`")?;
     assets::check_model_folder(spec)?;
     device(spec.model.device)
         .foreign()

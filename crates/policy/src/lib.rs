@@ -8,7 +8,6 @@
 #![forbid(unsafe_code)]
 
 pub mod local;
-mod noise;
 pub mod sample;
 pub mod tensor_file;
 pub mod train;

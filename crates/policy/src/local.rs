@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use gavel_core::{
     Hint,
     ids::{Digest, PromptIndex, Step},
+    measure::{JudgeCounts, WinRate},
     rpo::{self, learning_rate},
-    run::WinRate,
     spec::RunSpec,
-    work::{Side, Verdict, VerdictRecord},
+    work::{Side, VerdictRecord},
 };
 use gavel_models::denoiser::Task;
 use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet};
@@ -215,9 +215,9 @@ impl Local<'_> {
 fn pair<'a>(prompt: &Prompt<'a>, first: &'a RgbImage, second: &'a RgbImage) -> JudgedPair<'a> {
     let Prompt { index, task } = *prompt;
     JudgedPair {
-        prompt: index,
-        caption: task.words,
-        base: task.sources.first(),
+        prompt_index: index,
+        prompt: task.words,
+        source: task.sources.first(),
         first,
         second,
     }
@@ -236,35 +236,21 @@ pub struct Labelled<'a> {
     pub preferred: Side,
 }
 
-/// How a judge did on labelled pairs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Agreement {
-    /// Pairs that it was asked about.
-    pub asked: usize,
-    /// Pairs that it decided, the same in both image orders.
-    pub decided: usize,
-    /// Pairs on which it named the better picture.
-    pub right: usize,
-}
-
-/// Asks a judge about labelled pairs and counts how often it is right.
+/// Asks a judge about labelled pairs and counts how it did.
 ///
 /// # Errors
 /// [`AskError`] when a pair cannot be judged.
-pub fn agreement(judge: &dyn Judge, rubric: &RubricSet, labelled: &[Labelled<'_>]) -> Result<Agreement, AskError> {
-    let mut found = Agreement::default();
+pub fn judge_counts(judge: &dyn Judge, rubric: &RubricSet, labelled: &[Labelled<'_>]) -> Result<JudgeCounts, AskError> {
+    let mut records = Vec::with_capacity(labelled.len());
     for (index, one) in (0..).zip(labelled) {
         let prompt = Prompt {
             index: PromptIndex(index),
             task: one.task,
         };
-        for record in judge.judge(rubric, &[pair(&prompt, one.first, one.second)])? {
-            found.asked += 1;
-            if let Verdict::Preferred { side } = record.verdict {
-                found.decided += 1;
-                found.right += usize::from(side == one.preferred);
-            }
-        }
+        let judged = judge.judge(rubric, &[pair(&prompt, one.first, one.second)])?;
+        records.extend(judged.into_iter().map(|record| (record, one.preferred)));
     }
-    Ok(found)
+    Ok(JudgeCounts::of(
+        records.iter().map(|(record, preferred)| (record, *preferred)),
+    ))
 }

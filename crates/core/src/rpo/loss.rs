@@ -228,13 +228,13 @@ mod tests {
         };
         let mut gradient = [0.0; N];
         let term = term(&objective, &input, &mut gradient);
-        assert!((term.ratio - log_ratio.exp()).abs() < 1e-9);
+        assert!((term.ratio - libm::exp(log_ratio)).abs() < 1e-9);
         assert_eq!(term.clipped, log_ratio.abs() > 0.2);
-        for place in 0..N {
+        for index in 0..N {
             // The step is what f32 really holds on either side.
             let moved = |by: f32| {
                 let mut velocity = velocity.clone();
-                velocity[place] += by;
+                velocity[index] += by;
                 let value = loss(
                     &objective,
                     &TermInput {
@@ -242,15 +242,15 @@ mod tests {
                         ..input
                     },
                 );
-                (f64::from(velocity[place]), value)
+                (f64::from(velocity[index]), value)
             };
             let ((high, above), (low, below)) = (moved(1e-3), moved(-1e-3));
             let difference = (above - below) / (high - low);
-            let found = f64::from(gradient[place]);
+            let found = f64::from(gradient[index]);
             let scale = difference.abs().max(1e-2);
             assert!(
                 (found - difference).abs() <= 1e-4 * scale,
-                "{kl:?} {sde:?} {sigma:?} A {advantage}: {found} and {difference} at {place}"
+                "{kl:?} {sde:?} {sigma:?} A {advantage}: {found} and {difference} at {index}"
             );
         }
     }

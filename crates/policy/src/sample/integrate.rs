@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use gavel_core::rpo::{self, Sde, StepCoefficients};
+use gavel_core::work::rules::CandidateNoise;
 use gavel_models::{
     ModelError,
     denoiser::{Conditioning, Denoiser, Grid, Input},
@@ -10,7 +11,7 @@ use gavel_models::{
 
 use super::states::{States, Stop, Way};
 use super::step::{Transition, guide_slices, guide_tensors};
-use crate::noise::CandidateNoise;
+
 use crate::values::with_values;
 
 /// The noise levels of a way and which of its steps are stochastic.

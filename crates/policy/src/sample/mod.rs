@@ -14,6 +14,7 @@ use std::{path::Path, sync::Arc};
 
 use candle_core::{DType, Device};
 use gavel_core::ids::{Candidate, Digest};
+use gavel_core::work::rules::CandidateNoise;
 use gavel_models::{
     Family, LoadError, ModelError,
     denoiser::{Conditioning, Denoiser, Grid, Pipeline, Task},
@@ -22,7 +23,6 @@ use gavel_models::{
 };
 
 use crate::{
-    noise::CandidateNoise,
     trajectory::{Extents, HostConditioning, Trajectory, TrajectoryMetadata},
     values::to_host,
 };

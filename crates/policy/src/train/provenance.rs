@@ -4,9 +4,10 @@ use gavel_core::{
     ids::{Candidate, PromptIndex, Step},
     noise::Use,
     spec::RunSpec,
+    work::rules::CandidateNoise,
 };
 
-use crate::{noise::CandidateNoise, trajectory::Trajectory};
+use crate::trajectory::Trajectory;
 
 /// Which candidate a trajectory must be of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

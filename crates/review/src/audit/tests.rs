@@ -4,12 +4,13 @@ use std::path::Path;
 
 use gavel_coordinator::blobs::BlobError;
 use gavel_coordinator::ledger::{EventRecord, RunRecord};
-use gavel_core::ids::{Candidate, Digest, Fence, Millis, PromptIndex, Step, WorkerId};
-use gavel_core::rpo::learning_rate;
+use gavel_core::forecast::rehearsal;
+use gavel_core::ids::{Digest, Fence, Millis, PromptIndex, Step, WorkerId};
 use gavel_core::run::{Event, Phase, Run};
 use gavel_core::spec::RunSpec;
-use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord};
-use gavel_core::work::{Assignment, Fault, Outcome, Policy, Role, Sampled, ShardStatistics, Unit, Unusable};
+use gavel_core::work::{
+    AbstainReason, Assignment, Fault, Outcome, Policy, Role, Side, Task, Unit, Unusable, Verdict, VerdictRecord,
+};
 use gavel_core::{RubricText, RunAssets};
 
 use super::account::Account;
@@ -32,23 +33,11 @@ fn run() -> Run {
     spec.optimizer.ema_decay = 0.0;
     spec.evaluation = None;
     let assets = RunAssets {
-        prompts: ["a cat", "a dog", "a fish", "a bird", "a cow"]
-            .map(str::to_owned)
-            .into(),
+        prompts: ["a cat", "a dog", "a fish", "a bird", "a cow"].map(Task::from).into(),
         rubric: RubricText::new("which is better?"),
         ..RunAssets::default()
     };
     Run::new(spec.id(), spec, assets)
-}
-
-fn policy(version: u32) -> Policy {
-    Policy {
-        adapter: Digest::of(format!("adapter {version}").as_bytes()),
-        optimizer: Digest::of(format!("optimizer {version}").as_bytes()),
-        averaged: None,
-        manifest: Digest::of(b"manifest"),
-        tensors: 4,
-    }
 }
 
 fn verdict(run: &Run, prompt: PromptIndex, step: u32) -> VerdictRecord {
@@ -72,61 +61,15 @@ fn verdict(run: &Run, prompt: PromptIndex, step: u32) -> VerdictRecord {
     }
 }
 
-/// A made-up result of what a worker was given.
+/// A faultless worker's result of what it was given, but for its verdicts, of which the tests must know which are decided.
 fn outcome(run: &Run, unit: &Unit, assignment: &Assignment) -> Outcome {
-    let seconds = 0.5;
-    match assignment {
-        Assignment::Initialise => Outcome::Initialised {
-            policy: policy(0),
-            model: Digest::of(b"flux"),
-        },
-        Assignment::Sample { step, policy, prompts } => Outcome::Sampled {
-            samples: prompts
-                .iter()
-                .flat_map(|prompt| [0, 1].map(|candidate| (prompt.index, candidate)))
-                .map(|(prompt, candidate)| {
-                    let name = |kind: &str| Digest::of(format!("{kind} {step} {prompt} {candidate}").as_bytes());
-                    Sampled {
-                        prompt,
-                        candidate: Candidate(candidate),
-                        trajectory: Some(name("trajectory")),
-                        image: name("image"),
-                    }
-                })
-                .collect(),
-            manifest: Some(policy.manifest),
-            model: Digest::of(b"flux"),
-            seconds,
-        },
-        Assignment::Judge { pairs } => {
-            let Unit::Judge { step, .. } = unit else {
-                panic!("there is no evaluation")
-            };
-            Outcome::Judged {
-                verdicts: pairs.iter().map(|pair| verdict(run, pair.prompt, step.0)).collect(),
-                model: Digest::of(b"judge"),
-                seconds,
-            }
+    let mut outcome = rehearsal::work(run.spec(), run.assets().rubric.digest, assignment);
+    if let (Unit::Judge { step, .. }, Outcome::Judged { verdicts, .. }) = (unit, &mut outcome) {
+        for record in verdicts {
+            *record = verdict(run, record.prompt, step.0);
         }
-        Assignment::Gradient { policy, groups, .. } => Outcome::Gradient {
-            gradient: Some(Digest::of(unit.to_string().as_bytes())),
-            manifest: policy.manifest,
-            model: Digest::of(b"flux"),
-            statistics: ShardStatistics {
-                terms: 2 * (groups.len() * run.spec().trained_steps().len()) as u64,
-                ..ShardStatistics::default()
-            },
-            skipped: Vec::new(),
-            seconds,
-        },
-        Assignment::Commit { step, .. } => Outcome::Committed {
-            policy: policy(step.0),
-            grad_norm: 1.0,
-            learning_rate: learning_rate(&run.spec().optimizer, *step, STEPS),
-            seconds,
-        },
-        Assignment::EvaluateSample { .. } => panic!("there is no evaluation"),
     }
+    outcome
 }
 
 /// The events of a run from beginning to end. `disturb` may end a lease otherwise than by its result.
@@ -281,7 +224,11 @@ fn a_ledger_that_nobody_touched_has_no_findings_and_its_pairs_are_counted() {
         (pairs.sampled, pairs.decided, pairs.abstained, pairs.trained),
         (8, 7, 1, 7)
     );
-    assert_eq!(steps::policies(&account), [&policy(0), &policy(1), &policy(2)]);
+    let policies: Vec<_> = account.run.results().policies.iter().collect();
+    assert_eq!(
+        (steps::policies(&account), policies.len()),
+        (policies.clone(), 1 + STEPS as usize)
+    );
 }
 
 #[test]
@@ -545,7 +492,13 @@ fn a_policy_that_was_changed_between_two_steps_is_found() {
                     + 1,
             );
             let outcome = Outcome::Committed {
-                policy: policy(77),
+                policy: Policy {
+                    adapter: Digest::of(b"another"),
+                    optimizer: Digest::of(b"another's moments"),
+                    averaged: None,
+                    manifest: Digest::of(b"manifest"),
+                    tensors: 4,
+                },
                 grad_norm: 1.0,
                 learning_rate: 1.0,
                 seconds: 0.0,

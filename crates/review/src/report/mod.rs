@@ -6,7 +6,7 @@ mod html;
 mod pictures;
 
 use gavel_core::ids::Step;
-use gavel_core::spec::RunSpec;
+use gavel_core::work::rules::is_checkpoint;
 use gavel_eval::Evaluator;
 use serde_json::Value;
 
@@ -17,11 +17,6 @@ use pictures::Pictures;
 
 const JSON_FILE: &str = "report.json";
 const PAGE_FILE: &str = "report.html";
-
-/// Whether a step's policy belongs into `checkpoints/`.
-pub fn is_checkpoint(spec: &RunSpec, step: u32) -> bool {
-    spec.checkpoints.every > 0 && step > 0 && step.is_multiple_of(spec.checkpoints.every)
-}
 
 /// Writes everything from the ledger and the blobs.
 ///
@@ -34,7 +29,7 @@ pub async fn write(folder: &RunFolder, evaluator: Option<&dyn Evaluator>) -> Res
         .ok_or_else(|| Error::NothingTrained { run: run.id().clone() })?;
     let adapter_sha256 = folder.write_final(policy).await?;
     for (version, policy) in run.results().policies.iter().enumerate() {
-        if is_checkpoint(folder.spec(), version as u32) {
+        if is_checkpoint(folder.spec(), Step(version as u32)) {
             folder.write_checkpoint(Step(version as u32), policy).await?;
         }
     }

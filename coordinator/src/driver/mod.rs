@@ -5,6 +5,7 @@
 //! driver ends with its error, because its memory is ahead of the disk.
 
 mod clock;
+mod error;
 mod handle;
 #[cfg(test)]
 mod simulation;
@@ -14,25 +15,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gavel_core::ids::{Digest, Millis, RunId, WorkerId};
-use gavel_core::run::{Effect, Event, Refusal, Run};
-use gavel_core::work::Unit;
-use gavel_proto::LeaseKey;
+use gavel_core::run::{Effect, Event, Run};
+use gavel_core::work::LeaseKey;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::Ledger;
 use crate::metrics;
-use crate::notice::{Notice, NoticeKind};
 use crate::options::CoordinatorOptions;
-use crate::replay::{Replayed, replay_all};
+use crate::replay::replay;
 use crate::state::{Answer, LeaseAnswer, LeaseReply, RallyReply, State};
-use crate::sweeper::{Bin, Garbage};
+use crate::sweeper::{Garbage, GarbageSender};
 use crate::waiters::Waiter;
 use crate::worker::Introduction;
 
 pub(crate) use clock::Clock;
+pub use error::DriverError;
 pub use handle::DriverHandle;
 use submission::Submission;
 pub use submission::Submitted;
@@ -47,63 +47,6 @@ const HEARTBEATS: usize = 1 << 16;
 const ROUND: usize = 4096;
 /// How often leases and workers are looked at.
 const TICK: Duration = Duration::from_millis(500);
-
-/// Why the driver did not do something.
-#[derive(Debug, thiserror::Error)]
-pub enum DriverError {
-    /// No run of this name.
-    #[error("no run `{0}`")]
-    UnknownRun(RunId),
-    /// The worker is not registered (any more).
-    #[error("no worker `{0}` is registered")]
-    UnknownWorker(WorkerId),
-    /// The state machine refuses.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// A run takes nothing more from this worker.
-    #[error("run `{run}` has put worker {worker} into quarantine: {reason}")]
-    Quarantined {
-        /// The run.
-        run: RunId,
-        /// The worker.
-        worker: WorkerId,
-        /// What it did.
-        reason: String,
-    },
-    /// A run of this name exists with another spec.
-    #[error("run `{run}` exists with another spec ({} is there, {} was submitted)", existing.short(), submitted.short())]
-    RunDiffers {
-        /// The run.
-        run: RunId,
-        /// Fingerprint of its spec.
-        existing: Digest,
-        /// Fingerprint of the submitted spec.
-        submitted: Digest,
-    },
-    /// Gradient sums are exchanged for a commit only.
-    #[error("no gradient sums are exchanged for {0}")]
-    NothingToExchange(Unit),
-    /// A worker that is called to one group cannot call another.
-    #[error("worker {worker} is called to exchange gradient sums of run `{run}`")]
-    CalledElsewhere {
-        /// The worker.
-        worker: WorkerId,
-        /// The other run.
-        run: RunId,
-    },
-    /// The group that the worker would join does not wait for it (any more).
-    #[error("the exchange for {0} is over")]
-    CallOver(Unit),
-    /// The ledger does not take a new run.
-    #[error("the run could not be written to the ledger")]
-    Ledger(#[source] Arc<LedgerError>),
-    /// An event has no JSON form: a defect.
-    #[error("an event cannot be written as JSON: {0}")]
-    Unserializable(String),
-    /// The coordinator is ending.
-    #[error("the coordinator is shutting down")]
-    ShuttingDown,
-}
 
 type Reply<T> = oneshot::Sender<Result<T, DriverError>>;
 
@@ -169,7 +112,7 @@ pub(crate) struct Driver {
     state: State,
     ledger: Arc<dyn Ledger>,
     options: CoordinatorOptions,
-    bin: Bin,
+    garbage: GarbageSender,
     commands: mpsc::Receiver<Command>,
     /// Heartbeats overtake everything else: they cost next to nothing, and a worker must not be taken for dead because its
     /// sign of life waits behind the results of others.
@@ -185,21 +128,17 @@ impl Driver {
     pub(crate) async fn recover(
         ledger: Arc<dyn Ledger>,
         options: CoordinatorOptions,
-        bin: Bin,
+        garbage: GarbageSender,
         clock: Clock,
     ) -> Result<(Self, DriverHandle), Error> {
         let mut state = State::default();
         let mut latest = Millis(0);
-        let mut told = Vec::new();
         for record in ledger.runs().await? {
             let events = ledger.events(&record.run).await?;
             latest = events.last().map_or(record.created, |event| event.at).max(latest);
-            let Replayed { run, sequence, effects } = replay_all(&record, &events)?;
+            let run = replay(&record, &events)?;
+            let sequence = events.len() as u64;
             tracing::info!(run = %record.run, events = sequence, phase = ?run.phase(), "run read from the ledger");
-            told.extend(still_news(&run, effects).into_iter().map(|kind| Notice {
-                run: record.run.clone(),
-                kind,
-            }));
             if let Some(step) = run.results().steps.last() {
                 metrics::step(&record.run, &step.record);
             }
@@ -211,7 +150,7 @@ impl Driver {
             state,
             ledger,
             options,
-            bin,
+            garbage,
             commands,
             heartbeats,
             clock,
@@ -221,7 +160,6 @@ impl Driver {
         let now = driver.now();
         driver.state.recovered(now);
         driver.discard(Garbage::AllBut(driver.state.retained()));
-        told.into_iter().for_each(|notice| driver.notify(notice));
         Ok((driver, DriverHandle::new(sender, beat)))
     }
 
@@ -421,45 +359,32 @@ impl Driver {
                 }
             }
             self.state.announce(&batch);
-            for (run, effect) in batch.effects {
+            for (run, effect) in &batch.effects {
                 self.carry_out(run, effect);
             }
         }
     }
 
-    fn carry_out(&self, run: RunId, effect: Effect) {
-        let kind = match effect {
-            // Waiters are served in every round, so nobody needs to be woken.
-            Effect::Wake(_) => return,
+    /// Tells people and metrics what happened, and gives away what nobody needs any more.
+    fn carry_out(&self, run: &RunId, effect: &Effect) {
+        match effect {
             Effect::StepCommitted(step, policy) => {
-                if let Some(result) = self.state.run(&run).ok().and_then(|run| run.results().steps.last()) {
-                    metrics::step(&run, &result.record);
+                if let Some(result) = self.state.run(run).ok().and_then(|run| run.results().steps.last()) {
+                    metrics::step(run, &result.record);
                 }
                 tracing::info!(%run, step = step.0, adapter = policy.adapter.short(), "step committed");
-                self.discard(Garbage::Blobs(self.state.released(&run)));
-                NoticeKind::StepCommitted(step, policy)
+                self.discard(Garbage::Blobs(self.state.released(run)));
             }
-            Effect::Checkpoint(step, policy) => NoticeKind::Checkpoint(step, policy),
             Effect::Ended => {
-                let phase = self.state.run(&run).map(Run::phase).ok();
+                let phase = self.state.run(run).map(Run::phase).ok();
                 tracing::info!(%run, ?phase, "run ended");
-                NoticeKind::Ended
             }
-        };
-        self.notify(Notice { run, kind });
-    }
-
-    fn discard(&self, garbage: Garbage) {
-        if self.bin.send(garbage).is_err() {
-            tracing::debug!("nobody deletes blobs any more");
         }
     }
 
-    fn notify(&self, notice: Notice) {
-        if let Some(notices) = &self.options.notices
-            && notices.send(notice).is_err()
-        {
-            tracing::debug!("nobody listens to notices any more");
+    fn discard(&self, garbage: Garbage) {
+        if self.garbage.send(garbage).is_err() {
+            tracing::debug!("nobody deletes blobs any more");
         }
     }
 
@@ -476,21 +401,4 @@ impl Driver {
         self.latest = self.latest.max(self.clock.now());
         self.latest
     }
-}
-
-/// Of what happened before a restart, what somebody may still have to act upon: every checkpoint, the latest commit, and the
-/// end of a run that was not resumed.
-fn still_news(run: &Run, effects: Vec<Effect>) -> Vec<NoticeKind> {
-    let mut committed = None;
-    let mut news = Vec::new();
-    for effect in effects {
-        match effect {
-            Effect::StepCommitted(step, policy) => committed = Some(NoticeKind::StepCommitted(step, policy)),
-            Effect::Checkpoint(step, policy) => news.push(NoticeKind::Checkpoint(step, policy)),
-            Effect::Wake(_) | Effect::Ended => {}
-        }
-    }
-    news.extend(committed);
-    news.extend(run.phase().is_ended().then_some(NoticeKind::Ended));
-    news
 }

@@ -1,17 +1,16 @@
-//! An observer's own books on one run, kept without asking the state machine what it thinks.
+//! What must hold for one run, told from the ledger alone, without asking the state machine what it thinks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use gavel_core::ids::{Candidate, Fence, Millis, PromptIndex, Step, WorkerId};
 use gavel_core::run::{Event, Phase, Run};
-use gavel_core::work::{Assignment, Outcome, Unit};
-use gavel_proto::LeaseKey;
+use gavel_core::work::{Assignment, LeaseKey, Outcome, Unit};
 
 use super::blobs::Blobs;
 
 /// Grants, results and rewards as the ledger tells them.
 #[derive(Default)]
-pub(super) struct Book {
+pub(super) struct Invariants {
     grants: BTreeMap<Fence, (Unit, WorkerId)>,
     open: BTreeMap<Unit, Open>,
     finished: BTreeMap<Unit, Finished>,
@@ -54,7 +53,7 @@ struct Open {
     pairs: Vec<PromptIndex>,
 }
 
-impl Book {
+impl Invariants {
     pub(super) fn open(&self, unit: &Unit) -> Option<(Fence, &WorkerId)> {
         self.open.get(unit).map(|open| (open.fence, &open.worker))
     }
@@ -95,7 +94,7 @@ impl Book {
         }
     }
 
-    /// Checks an event against the books; `run` has not taken it yet. `silent`: its worker was not heard of for too long.
+    /// Checks an event against what the ledger told before; `run` has not taken it yet. `silent`: its worker was not heard of for too long.
     pub(super) fn before(
         &mut self,
         event: &Event,
@@ -170,7 +169,7 @@ impl Book {
         }
     }
 
-    /// Enters an event into the books; `run` has taken it.
+    /// Counts an event; `run` has taken it.
     pub(super) fn after(&mut self, event: &Event, run: &Run, blobs: &Blobs) -> Result<(), String> {
         let halted = matches!(run.phase(), Phase::Failed { .. } | Phase::Stopped { .. });
         match event {
