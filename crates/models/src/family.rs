@@ -1,4 +1,4 @@
-//! The diffusion families: the one place that chooses among them.
+//! The diffusion families, and the only code that chooses among them.
 //!
 //! To add a family, write its module beside `flux`, add a variant here, and fill in the arms that the compiler asks for.
 
