@@ -180,6 +180,7 @@ fn in_recorded_format(recorded: &Outcome, mut again: Outcome, context: &WorkCont
     if let (Outcome::Sampled { samples, .. }, Outcome::Sampled { samples: made, .. }) = (recorded, &mut again) {
         for (recorded, made) in samples.iter().zip(made) {
             if let (Some(recorded), Some(digest)) = (recorded.trajectory, made.trajectory)
+                && recorded != digest
                 && let Ok(bytes) = context.get(&digest)
                 && let Ok(trajectory) = Trajectory::from_safetensors(&bytes)
                 && let Some(bytes) = trajectory.to_safetensors_of(recorded)
