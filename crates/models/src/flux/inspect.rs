@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn the_published_targets_each_name_a_layer() {
         let folder = FluxInspection::read(&tiny()).unwrap();
-        for target in crate::flux::PUBLISHED_TARGETS {
+        for target in gavel_core::spec::LoraSpec::PUBLISHED_TARGETS {
             folder.bind(&config(target)).unwrap();
         }
     }
