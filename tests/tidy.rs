@@ -182,3 +182,29 @@ fn source_files_stay_small_and_finished() {
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
+
+#[test]
+fn configurations_are_text() {
+    let mut open = vec![root().join("configs")];
+    let mut others = Vec::new();
+    let mut count = 0;
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).expect("folder is readable") {
+            let path = entry.expect("entry is readable").path();
+            let ending = path.extension().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() {
+                open.push(path);
+            } else if ["toml", "txt", "jsonl"].contains(&ending.as_str()) {
+                count += 1;
+            } else {
+                others.push(path.display().to_string());
+            }
+        }
+    }
+    assert!(count > 10, "only {count} files found: the search is broken");
+    assert!(
+        others.is_empty(),
+        "pictures belong into examples/: {}",
+        others.join(", ")
+    );
+}
