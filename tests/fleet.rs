@@ -115,8 +115,8 @@ fn check_reasons(run: &Run, group: &GroupResult) {
         panic!("a group of two");
     };
     let pair = Pair {
-        prompt: PromptIndex(0),
-        text: String::new(),
+        prompt_index: PromptIndex(0),
+        task: Default::default(),
         first: first.image,
         second: second.image,
     };

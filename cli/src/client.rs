@@ -79,13 +79,15 @@ impl Client {
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// Stores the labelled pictures and submits the run.
+    /// Stores the pictures that the run's files name and submits the run.
     ///
     /// # Errors
     /// The coordinator refuses it, for example because another spec has this name.
     pub(crate) async fn submit(&self, spec: &RunSpec, files: &Files) -> Result<Submitted> {
-        for image in &files.labelled_images {
-            self.put(image).await.context("cannot store a labelled picture")?;
+        for picture in files.pictures.values() {
+            self.put(picture)
+                .await
+                .context("cannot store a picture of the run's files")?;
         }
         let request = SubmitRequest {
             run_id: spec.run.name.clone(),

@@ -16,7 +16,6 @@ mod grpc;
 mod http;
 pub mod ledger;
 mod metrics;
-mod notice;
 mod options;
 mod replay;
 mod server;
@@ -28,7 +27,6 @@ mod worker;
 
 pub use driver::{DriverError, DriverHandle, Submitted};
 pub use error::Error;
-pub use notice::{Notice, NoticeKind};
 pub use options::CoordinatorOptions;
 pub use replay::{ReplayError, read_run, replay};
 pub use server::{Coordinator, CoordinatorHandle, Listeners, Stores};

@@ -3,10 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedSender;
-
-use crate::notice::Notice;
-
 /// What a coordinator is told when it starts.
 #[derive(Debug, Clone)]
 pub struct CoordinatorOptions {
@@ -22,8 +18,6 @@ pub struct CoordinatorOptions {
     pub worker_timeout: Duration,
     /// The largest blob, in bytes.
     pub blob_bytes_max: u64,
-    /// Where news of the runs go, for whoever writes checkpoints. Unbounded, since a step brings a handful at most.
-    pub notices: Option<UnboundedSender<Notice>>,
 }
 
 impl CoordinatorOptions {
@@ -36,7 +30,6 @@ impl CoordinatorOptions {
             heartbeat: Duration::from_secs(5),
             worker_timeout: Duration::from_secs(20),
             blob_bytes_max: 16 << 30,
-            notices: None,
         }
     }
 }

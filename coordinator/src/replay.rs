@@ -2,19 +2,9 @@
 
 use gavel_core::hint::Hint;
 use gavel_core::ids::RunId;
-use gavel_core::run::{Effect, Event, Refusal, Run};
+use gavel_core::run::{Event, Refusal, Run};
 
 use crate::ledger::{EventRecord, Ledger, LedgerError, RunRecord};
-
-/// A run as the ledger tells it.
-#[derive(Debug)]
-pub(crate) struct Replayed {
-    pub(crate) run: Run,
-    /// The number of the last event.
-    pub(crate) sequence: u64,
-    /// Everything that followed from the events.
-    pub(crate) effects: Vec<Effect>,
-}
 
 /// Why the ledger does not give a run.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +48,27 @@ impl Hint for ReplayError {
 /// # Errors
 /// [`LedgerError::Corrupt`] and [`ReplayError::Refused`].
 pub fn replay(record: &RunRecord, events: &[EventRecord]) -> Result<Run, ReplayError> {
-    Ok(replay_all(record, events)?.run)
+    let corrupt = |sequence, problem: String| LedgerError::Corrupt {
+        run: record.run.clone(),
+        sequence,
+        problem,
+    };
+    let spec = serde_json::from_str(&record.spec).map_err(|error| corrupt(0, format!("spec: {error}")))?;
+    let assets = serde_json::from_str(&record.assets).map_err(|error| corrupt(0, format!("assets: {error}")))?;
+    let mut run = Run::new(record.run.clone(), spec, assets).created(record.created);
+    for (expected, stored) in (1..).zip(events) {
+        if stored.sequence != expected {
+            return Err(corrupt(stored.sequence, format!("event {expected} is missing")).into());
+        }
+        let event: Event = serde_json::from_str(&stored.event).map_err(|error| corrupt(expected, error.to_string()))?;
+        // What followed from it was carried out when it happened, or does not matter any more.
+        run.apply(event, stored.at).map_err(|refusal| ReplayError::Refused {
+            run: record.run.clone(),
+            sequence: expected,
+            refusal,
+        })?;
+    }
+    Ok(run)
 }
 
 /// Reads one run from a ledger, also while a coordinator writes to it.
@@ -70,33 +80,4 @@ pub async fn read_run(ledger: &dyn Ledger, run: &RunId) -> Result<Run, ReplayErr
     let record = records.iter().find(|record| record.run == *run);
     let record = record.ok_or_else(|| ReplayError::NoSuchRun { run: run.clone() })?;
     replay(record, &ledger.events(run).await?)
-}
-
-pub(crate) fn replay_all(record: &RunRecord, events: &[EventRecord]) -> Result<Replayed, ReplayError> {
-    let corrupt = |sequence, problem: String| LedgerError::Corrupt {
-        run: record.run.clone(),
-        sequence,
-        problem,
-    };
-    let spec = serde_json::from_str(&record.spec).map_err(|error| corrupt(0, format!("spec: {error}")))?;
-    let assets = serde_json::from_str(&record.assets).map_err(|error| corrupt(0, format!("assets: {error}")))?;
-    let mut run = Run::new(record.run.clone(), spec, assets).created(record.created);
-    let mut effects = Vec::new();
-    for (expected, stored) in (1..).zip(events) {
-        if stored.sequence != expected {
-            return Err(corrupt(stored.sequence, format!("event {expected} is missing")).into());
-        }
-        let event: Event = serde_json::from_str(&stored.event).map_err(|error| corrupt(expected, error.to_string()))?;
-        let followed = run.apply(event, stored.at).map_err(|refusal| ReplayError::Refused {
-            run: record.run.clone(),
-            sequence: expected,
-            refusal,
-        })?;
-        effects.extend(followed);
-    }
-    Ok(Replayed {
-        run,
-        sequence: events.len() as u64,
-        effects,
-    })
 }

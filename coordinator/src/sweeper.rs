@@ -22,7 +22,7 @@ pub(crate) enum Garbage {
 }
 
 /// The way to the sweeper.
-pub(crate) type Bin = UnboundedSender<Garbage>;
+pub(crate) type GarbageSender = UnboundedSender<Garbage>;
 
 pub(crate) struct Sweeper {
     blobs: Blobs,
@@ -30,9 +30,9 @@ pub(crate) struct Sweeper {
 }
 
 impl Sweeper {
-    pub(crate) fn new(blobs: Blobs) -> (Self, Bin) {
-        let (bin, garbage) = unbounded_channel();
-        (Self { blobs, garbage }, bin)
+    pub(crate) fn new(blobs: Blobs) -> (Self, GarbageSender) {
+        let (sender, garbage) = unbounded_channel();
+        (Self { blobs, garbage }, sender)
     }
 
     /// Deletes until the driver is gone. A failure costs space, nothing else: it is logged, and the sweep at the next start

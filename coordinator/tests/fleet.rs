@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use gavel_coordinator::blobs::Blobs;
 use gavel_coordinator::ledger::{EventRecord, Ledger, LedgerError, RunRecord, SqliteLedger};
-use gavel_coordinator::{Error, NoticeKind, Stores, read_run};
+use gavel_coordinator::{Error, Stores, read_run};
 use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, RunId, Step};
 use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::{Assignment, Outcome, Role, Unit};
 use gavel_worker::{Work, WorkContext, WorkError, WorkerOptions};
-use support::{Fake, RUN, Served, Working, options, whole_fleet};
+use support::{RUN, Rehearsal, Served, Working, options, whole_fleet};
 
 fn is_ended(status: &RunStatus) -> bool {
     status.phase.is_ended()
@@ -43,12 +43,9 @@ async fn undisturbed() -> Digest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_finishes_tells_its_news_and_replays_to_an_equal_state() {
+async fn a_run_finishes_and_replays_to_an_equal_state() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (notices, mut news) = tokio::sync::mpsc::unbounded_channel();
-    let mut options = options(folder.path());
-    options.notices = Some(notices);
-    let coordinator = Served::start(options).await;
+    let coordinator = Served::start(options(folder.path())).await;
     let workers = whole_fleet(coordinator.handle.grpc_address());
     coordinator.submit().await;
     let status = coordinator.until(is_ended).await;
@@ -73,16 +70,6 @@ async fn a_run_finishes_tells_its_news_and_replays_to_an_equal_state() {
         .expect("the ledger");
     let replayed = read_run(&ledger, &run).await.expect("the run");
     assert_eq!((replayed.phase(), replayed.results()), (Phase::Finished, &live));
-
-    let mut told = Vec::new();
-    while let Ok(notice) = news.try_recv() {
-        told.push(match notice.kind {
-            NoticeKind::StepCommitted(step, _) => format!("step {step}"),
-            NoticeKind::Checkpoint(step, _) => format!("checkpoint {step}"),
-            NoticeKind::Ended => "ended".into(),
-        });
-    }
-    assert_eq!(told, ["step 0", "step 1", "step 2", "checkpoint 2", "step 3", "ended"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,7 +179,7 @@ async fn a_ledger_that_fails_ends_the_coordinator_and_the_next_one_goes_on_to_th
 /// Fails in the way that it is told, once, then works.
 struct Troubled {
     trouble: Option<fn() -> Result<Outcome, WorkError>>,
-    then: Fake,
+    then: Rehearsal,
 }
 
 impl Work for Troubled {
@@ -211,7 +198,7 @@ impl Work for Troubled {
 fn troubled(trouble: fn() -> Result<Outcome, WorkError>) -> Troubled {
     Troubled {
         trouble: Some(trouble),
-        then: Fake::new(),
+        then: Rehearsal::new(),
     }
 }
 
@@ -235,8 +222,8 @@ async fn a_fatal_failure_stops_the_run_with_its_reason_and_resume_goes_on() {
         .resume(&RunId(RUN.into()))
         .await
         .expect("a failed run");
-    let sampler = Working::start(Role::Sampler, address, Fake::new());
-    let judge = Working::start(Role::Judge, address, Fake::new());
+    let sampler = Working::start(Role::Sampler, address, Rehearsal::new());
+    let judge = Working::start(Role::Judge, address, Rehearsal::new());
     assert_eq!(coordinator.until(is_ended).await.phase, Phase::Finished);
     for worker in [trainer, sampler, judge] {
         worker.stop().await;
@@ -247,7 +234,7 @@ async fn a_fatal_failure_stops_the_run_with_its_reason_and_resume_goes_on() {
 /// Finds what it needs unavailable as often as it is told, then works.
 struct Waiting {
     left: u32,
-    then: Fake,
+    then: Rehearsal,
 }
 
 impl Work for Waiting {
@@ -277,10 +264,10 @@ async fn a_judge_whose_server_is_away_gives_its_unit_back_and_costs_no_pair() {
     let left = support::spec().limits.attempts;
     let judge = Waiting {
         left,
-        then: Fake::new(),
+        then: Rehearsal::new(),
     };
     let judge = Working::start(Role::Judge, address, judge);
-    let others = [Role::Sampler, Role::Trainer].map(|role| Working::start(role, address, Fake::new()));
+    let others = [Role::Sampler, Role::Trainer].map(|role| Working::start(role, address, Rehearsal::new()));
     let status = coordinator.until(is_ended).await;
     assert_eq!((status.phase.clone(), adapter(&status)), (Phase::Finished, expected));
     for worker in others.into_iter().chain([judge]) {
@@ -291,7 +278,7 @@ async fn a_judge_whose_server_is_away_gives_its_unit_back_and_costs_no_pair() {
 
 /// Has its verdicts kept and asks for them again.
 struct Remembering {
-    then: Fake,
+    then: Rehearsal,
     recalled: Arc<AtomicUsize>,
 }
 
@@ -327,17 +314,17 @@ async fn verdicts_are_kept_and_recalled_and_change_nothing_in_the_run() {
     coordinator.submit().await;
     let recalled = Arc::new(AtomicUsize::new(0));
     let judge = Remembering {
-        then: Fake::new(),
+        then: Rehearsal::new(),
         recalled: Arc::clone(&recalled),
     };
     let judge = Working::start(Role::Judge, address, judge);
-    let others = [Role::Sampler, Role::Trainer].map(|role| Working::start(role, address, Fake::new()));
+    let others = [Role::Sampler, Role::Trainer].map(|role| Working::start(role, address, Rehearsal::new()));
     let status = coordinator.until(is_ended).await;
     assert_eq!((status.phase.clone(), adapter(&status)), (Phase::Finished, expected));
     for worker in others.into_iter().chain([judge]) {
         worker.stop().await;
     }
-    let judged = status.pairs_judged as usize;
+    let judged = status.matches_judged as usize;
     assert!(judged > 0 && recalled.load(Ordering::SeqCst) >= judged);
     coordinator.stop().await;
 }
@@ -372,7 +359,7 @@ async fn a_drained_fleet_leaves_and_units_leased_ahead_are_not_lost() {
             prefetch: 2,
             ..WorkerOptions::new(address.to_string(), role, "cpu")
         };
-        Working::start_with(options, Fake::new())
+        Working::start_with(options, Rehearsal::new())
     };
     let workers = [Role::Sampler, Role::Judge, Role::Trainer].map(ahead);
     first.until(|status| status.step >= Step(1)).await;
@@ -413,7 +400,7 @@ async fn a_worker_says_where_it_looked_when_there_is_no_coordinator() {
         connect_within: Some(std::time::Duration::from_millis(300)),
         ..WorkerOptions::new(address.to_string(), Role::Judge, "cpu")
     };
-    let error = Working::start_with(options, Fake::new())
+    let error = Working::start_with(options, Rehearsal::new())
         .ended()
         .await
         .expect_err("nobody is there");

@@ -10,8 +10,8 @@ use gavel_core::ids::Digest;
 use gavel_core::run::Phase;
 use gavel_core::work::Role;
 use gavel_proto::v1::fleet_client::FleetClient;
-use gavel_proto::v1::{self, rally_response::Muster};
-use support::{Fake, Served, Working, options, whole_fleet};
+use gavel_proto::v1::{self, rally_response::Outcome};
+use support::{Rehearsal, Served, Working, options, whole_fleet};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -57,7 +57,7 @@ impl Trainer {
         self.fleet.release(request).await.expect("given back");
     }
 
-    async fn rally(&mut self, key: &v1::LeaseKey, wait_ms: u64) -> Result<Muster, Status> {
+    async fn rally(&mut self, key: &v1::LeaseKey, wait_ms: u64) -> Result<Outcome, Status> {
         let request = v1::RallyRequest {
             worker_id: self.id.clone(),
             key: Some(key.clone()),
@@ -65,7 +65,7 @@ impl Trainer {
             wait_ms,
         };
         let response = self.fleet.rally(request).await?.into_inner();
-        Ok(response.muster.expect("a muster"))
+        Ok(response.outcome.expect("a outcome"))
     }
 
     async fn join(&mut self, key: &v1::LeaseKey, lost: Vec<Vec<u8>>) -> Result<(), Status> {
@@ -155,8 +155,8 @@ impl Ready {
         let address = coordinator.handle.grpc_address();
         coordinator.submit().await;
         let others = vec![
-            Working::start(Role::Sampler, address, Fake::new()),
-            Working::start(Role::Judge, address, Fake::new()),
+            Working::start(Role::Sampler, address, Rehearsal::new()),
+            Working::start(Role::Judge, address, Rehearsal::new()),
         ];
         let mut trainers = [Trainer::register(address).await, Trainer::register(address).await];
         let adapter = coordinator.handle.blobs().put("adapter".into()).await.expect("stored");
@@ -235,10 +235,10 @@ async fn the_called_hear_of_it_join_and_keep_the_lease_alive_until_it_ends() {
     assert_eq!(group.members, [ready.caller.id.clone(), ready.called.id.clone()]);
     assert_eq!(group.rendezvous, b"under the oak");
     ready.called.join(&commit, vec![]).await.expect("joined");
-    let muster = rally.await.expect("no panic").expect("a muster");
+    let outcome = rally.await.expect("no panic").expect("a outcome");
     assert_eq!(
-        muster,
-        Muster::Complete(v1::rally_response::Complete { members: group.members })
+        outcome,
+        Outcome::Complete(v1::rally_response::Complete { members: group.members })
     );
     assert_eq!(ready.called.heartbeat(&commit).await, []);
     ready.caller.release(&commit).await;
@@ -256,10 +256,10 @@ async fn a_sum_that_its_holder_lost_ends_the_call() {
     ready.called.lease().await.call.expect("a call");
     let lost = vec![vec![7; 32]];
     ready.called.join(&commit, lost.clone()).await.expect("heard");
-    let muster = rally.await.expect("no panic").expect("a muster");
+    let outcome = rally.await.expect("no panic").expect("a outcome");
     assert_eq!(
-        muster,
-        Muster::Incomplete(v1::rally_response::Incomplete { absent: vec![], lost })
+        outcome,
+        Outcome::Incomplete(v1::rally_response::Incomplete { absent: vec![], lost })
     );
     // The call is over for everybody.
     assert_eq!(code(ready.called.join(&commit, vec![]).await), Code::FailedPrecondition);
@@ -270,12 +270,12 @@ async fn a_sum_that_its_holder_lost_ends_the_call() {
 async fn who_does_not_come_or_leaves_is_named_to_the_caller() {
     let mut ready = Ready::new().await;
     let commit = ready.commit.clone();
-    let absent = Muster::Incomplete(v1::rally_response::Incomplete {
+    let absent = Outcome::Incomplete(v1::rally_response::Incomplete {
         absent: vec![ready.called.id.clone()],
         lost: vec![],
     });
     assert_eq!(
-        ready.caller.rally(&commit, 0).await.expect("a muster"),
+        ready.caller.rally(&commit, 0).await.expect("a outcome"),
         absent,
         "in time"
     );
@@ -284,7 +284,7 @@ async fn who_does_not_come_or_leaves_is_named_to_the_caller() {
     };
     ready.called.fleet.deregister(request).await.expect("left");
     assert_eq!(
-        ready.caller.rally(&commit, 60_000).await.expect("a muster"),
+        ready.caller.rally(&commit, 60_000).await.expect("a outcome"),
         absent,
         "left"
     );
@@ -300,7 +300,7 @@ async fn a_trainer_that_leaves_during_the_exchange_ends_the_commits_lease_and_th
     let rally = tokio::spawn(async move { caller.rally(&key, 60_000).await });
     ready.called.lease().await.call.expect("a call");
     ready.called.join(&commit, vec![]).await.expect("joined");
-    rally.await.expect("no panic").expect("a muster");
+    rally.await.expect("no panic").expect("a outcome");
     assert_eq!(ready.caller.heartbeat(&commit).await, []);
     let request = v1::DeregisterRequest {
         worker_id: ready.called.id.clone(),

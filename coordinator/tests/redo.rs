@@ -8,12 +8,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use gavel_core::RunAssets;
+use gavel_core::forecast::rehearsal;
 use gavel_core::ids::{Digest, RunId};
 use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::RunSpec;
-use gavel_core::work::{Assignment, Outcome, Role, Unit};
+use gavel_core::work::{Assignment, Outcome, Role, Unit, Verdict};
 use gavel_worker::{Work, WorkContext, WorkError};
-use support::{Fake, RUN, Served, Working, options, whole_fleet};
+use support::{RUN, Rehearsal, Served, Working, options, whole_fleet};
 
 fn is_ended(status: &RunStatus) -> bool {
     status.phase.is_ended()
@@ -48,8 +49,8 @@ async fn a_corrupt_picture_and_a_missing_trajectory_are_made_again() {
     let address = coordinator.handle.grpc_address();
     coordinator.submit().await;
     let first = [
-        Working::start(Role::Trainer, address, Fake::new()),
-        Working::start(Role::Sampler, address, Fake::new()),
+        Working::start(Role::Trainer, address, Rehearsal::new()),
+        Working::start(Role::Sampler, address, Rehearsal::new()),
     ];
     let sampled = |status: &RunStatus| status.progress.is_some_and(|step| step.samples == step.samples_total);
     coordinator.until(sampled).await;
@@ -61,9 +62,20 @@ async fn a_corrupt_picture_and_a_missing_trajectory_are_made_again() {
         .handle
         .driver()
         .inspect(&RunId(RUN.into()), |run| {
-            let groups = &run.in_flight().next().expect("a step").groups;
-            let of = |place: usize| groups[place].candidates.clone();
-            (of(0)[1].image, of(5)[0].trajectory)
+            let step = run.in_flight().next().expect("a step");
+            // A trajectory that a trainer will read: of a group that the judge will decide.
+            let verdicts = (0..2).flat_map(|chunk| {
+                let unit = Unit::Judge { step: step.step, chunk };
+                let assignment = run.assignment(&unit).expect("its pictures are there");
+                match rehearsal::work(run.spec(), run.assets().rubric.digest, &assignment) {
+                    Outcome::Judged { verdicts, .. } => verdicts,
+                    other => panic!("{other:?}"),
+                }
+            });
+            let decided = verdicts.filter(|record| matches!(record.verdict, Verdict::Preferred { .. }));
+            let read = decided.last().expect("a decided group").prompt.0 as usize;
+            let candidates = |index: usize| &step.groups[index].candidates;
+            (candidates(0)[1].image, candidates(read)[0].trajectory)
         })
         .await
         .expect("the run");

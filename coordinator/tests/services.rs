@@ -15,7 +15,7 @@ use gavel_proto::v1;
 use gavel_proto::v1::blobs_client::BlobsClient;
 use gavel_proto::v1::fleet_client::FleetClient;
 use gavel_proto::v1::runs_client::RunsClient;
-use support::{Fake, RUN, Served, Working, assets, options, picture, spec, whole_fleet};
+use support::{RUN, Rehearsal, Served, Working, assets, options, picture, spec, whole_fleet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
 use tonic::transport::Channel;
@@ -392,9 +392,9 @@ async fn the_http_pages_show_a_run() {
     let address = coordinator.handle.http_address();
     assert_eq!(get_json(address, "/api/v1/runs").await["runs"], serde_json::json!([]));
     coordinator.submit().await;
-    let judge = Working::start(Role::Judge, coordinator.handle.grpc_address(), Fake::new());
-    let others =
-        [Role::Sampler, Role::Trainer].map(|role| Working::start(role, coordinator.handle.grpc_address(), Fake::new()));
+    let judge = Working::start(Role::Judge, coordinator.handle.grpc_address(), Rehearsal::new());
+    let others = [Role::Sampler, Role::Trainer]
+        .map(|role| Working::start(role, coordinator.handle.grpc_address(), Rehearsal::new()));
     coordinator.until(|status| status.phase.is_ended()).await;
 
     let run = get_json(address, "/api/v1/runs/quickstart").await;

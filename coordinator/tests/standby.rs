@@ -26,7 +26,7 @@ use gavel_proto::v1;
 use gavel_proto::v1::runs_client::RunsClient;
 use gavel_worker::{Work, WorkContext, WorkError, WorkerOptions};
 use postgres::Postgres;
-use support::{Fake, RUN, Served, Working, any_port, assets, options, picture, spec, whole_fleet};
+use support::{RUN, Rehearsal, Served, Working, any_port, assets, options, picture, spec, whole_fleet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -178,7 +178,7 @@ struct Halting {
     step: Step,
     reached: Sender<()>,
     go_on: Receiver<()>,
-    then: Fake,
+    then: Rehearsal,
 }
 
 impl Work for Halting {
@@ -258,12 +258,12 @@ async fn the_standby_goes_on_after(signal: &str, server: &Postgres) -> Other {
         step: Step(2),
         reached,
         go_on,
-        then: Fake::new(),
+        then: Rehearsal::new(),
     };
     let workers = [
-        Working::start_with(worker(leader.grpc, standby_grpc, Role::Sampler), Fake::new()),
+        Working::start_with(worker(leader.grpc, standby_grpc, Role::Sampler), Rehearsal::new()),
         // This one asks the standby first, and must find the leader all the same.
-        Working::start_with(worker(standby_grpc, leader.grpc, Role::Judge), Fake::new()),
+        Working::start_with(worker(standby_grpc, leader.grpc, Role::Judge), Rehearsal::new()),
         Working::start_with(worker(leader.grpc, standby_grpc, Role::Trainer), trainer),
     ];
     tokio::task::spawn_blocking(move || halts.recv())

@@ -40,7 +40,7 @@ impl Ready {
         pairs: &[JudgedPair<'_>],
     ) -> Result<Vec<VerdictRecord>, AskError> {
         match self.caches {
-            true => judge_with(&Kept(context), self.judge.as_ref(), rubric, pairs),
+            true => judge_with(&CoordinatorCache(context), self.judge.as_ref(), rubric, pairs),
             false => self.judge.judge(rubric, pairs),
         }
     }
@@ -80,9 +80,9 @@ impl Ready {
 }
 
 /// The coordinator's store of verdicts.
-struct Kept<'a>(&'a WorkContext);
+struct CoordinatorCache<'a>(&'a WorkContext);
 
-impl VerdictCache for Kept<'_> {
+impl VerdictCache for CoordinatorCache<'_> {
     fn recall(&self, keys: &[Digest]) -> Vec<Option<VerdictRecord>> {
         self.0.recall_verdicts(keys)
     }
@@ -135,9 +135,10 @@ impl Work for JudgeWork {
         let judged: Vec<JudgedPair<'_>> = pairs
             .iter()
             .map(|pair| JudgedPair {
-                prompt: pair.prompt,
-                caption: &pair.text,
-                base: None,
+                prompt_index: pair.prompt_index,
+                prompt: &pair.task.words,
+                // Judge templates show one picture that was edited; of several it is the first.
+                source: pair.task.sources.first().map(|source| &images[source]),
                 first: &images[&pair.first],
                 second: &images[&pair.second],
             })
@@ -195,9 +196,14 @@ impl JudgeWork {
     }
 }
 
-/// Every image of the pairs, once.
+/// Every picture that the judge is shown of the pairs, once.
 fn decode(pairs: &[Pair], context: &WorkContext) -> Result<BTreeMap<Digest, RgbImage>, WorkError> {
-    let mut digests: Vec<Digest> = pairs.iter().flat_map(|pair| [pair.first, pair.second]).collect();
+    let shown = |pair: &Pair| {
+        [pair.first, pair.second]
+            .into_iter()
+            .chain(pair.task.sources.first().copied())
+    };
+    let mut digests: Vec<Digest> = pairs.iter().flat_map(shown).collect();
     digests.sort();
     digests.dedup();
     let mut images = BTreeMap::new();

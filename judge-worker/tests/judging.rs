@@ -13,7 +13,7 @@ use gavel_core::{
     ids::{Digest, PromptIndex, RunId, Step},
     spec::{JudgeSpec, RunSpec},
     work::{AbstainReason, Side, Verdict, VerdictRecord},
-    work::{Assignment, Outcome, Pair, Unit},
+    work::{Assignment, Outcome, Pair, Task, Unit},
 };
 use gavel_judge::{Error, VlmJudge};
 use gavel_judge_worker::JudgeWork;
@@ -45,9 +45,9 @@ fn verdicts(judge: &VlmJudge, pairs: &[JudgedPair<'_>]) -> Vec<VerdictRecord> {
 
 fn verdict(judge: &VlmJudge, caption: &str, first: &RgbImage, second: &RgbImage) -> VerdictRecord {
     let pair = JudgedPair {
-        prompt: PromptIndex(0),
-        caption,
-        base: None,
+        prompt_index: PromptIndex(0),
+        prompt: caption,
+        source: None,
         first,
         second,
     };
@@ -92,9 +92,9 @@ fn judged(pairs: &[Labelled]) -> Vec<JudgedPair<'_>> {
 fn pair_of(index: usize, pair: &Labelled) -> JudgedPair<'_> {
     let [first, second] = &pair.images;
     JudgedPair {
-        prompt: PromptIndex(index as u32),
-        caption: &pair.caption,
-        base: None,
+        prompt_index: PromptIndex(index as u32),
+        prompt: &pair.caption,
+        source: None,
         first,
         second,
     }
@@ -230,8 +230,8 @@ fn the_unit_gives_the_verdicts_of_the_offline_judge() {
         .iter()
         .enumerate()
         .map(|(index, pair)| Pair {
-            prompt: PromptIndex(index as u32),
-            text: pair.caption.clone(),
+            prompt_index: PromptIndex(index as u32),
+            task: pair.caption.clone().into(),
             first: put(&pair.files[0]),
             second: put(&pair.files[1]),
         })
@@ -278,8 +278,8 @@ fn broken_work_is_an_error_and_no_verdict() {
     work.prepare(&run, &spec(), &assets()).unwrap();
     let image = context.put(b"not a picture".to_vec());
     let pair = Pair {
-        prompt: PromptIndex(0),
-        text: "a red circle".into(),
+        prompt_index: PromptIndex(0),
+        task: "a red circle".into(),
         first: image,
         second: image,
     };
@@ -290,4 +290,36 @@ fn broken_work_is_an_error_and_no_verdict() {
         matches!(&error, WorkError::Unusable { inputs, reason } if inputs[0].blob == image && reason.contains("cannot be decoded")),
         "{error}"
     );
+}
+
+#[test]
+fn the_picture_that_was_edited_is_fetched_and_put_before_the_judge() {
+    let context = WorkContext::in_memory().unwrap();
+    let mut work = JudgeWork::default();
+    work.prepare(&RunId("run".into()), &spec(), &assets()).unwrap();
+    let files = &labelled(1)[0].files;
+    let [first, second] = files.each_ref().map(|file| context.put(std::fs::read(file).unwrap()));
+    let mut ask = |source: Digest| {
+        let task = Task {
+            words: "make it blue".into(),
+            sources: vec![source],
+        };
+        let pair = Pair {
+            prompt_index: PromptIndex(0),
+            task,
+            first,
+            second,
+        };
+        work.perform(&unit(), &Assignment::Judge { pairs: vec![pair] }, &context)
+            .unwrap_err()
+    };
+    let nowhere = Digest::of(b"nowhere");
+    let error = ask(nowhere);
+    assert!(
+        matches!(&error, WorkError::Unusable { inputs, .. } if inputs[0].blob == nowhere),
+        "{error}"
+    );
+    // The small judge's template shows no third picture, and says so.
+    let error = ask(first);
+    assert!(error.to_string().contains("the picture that was edited"), "{error}");
 }

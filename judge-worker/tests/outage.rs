@@ -140,10 +140,10 @@ fn bench(reasons: Option<ReasonsSpec>) -> Bench {
     work.prepare(&RunId("run".into()), &spec, &assets).unwrap();
 
     let context = WorkContext::in_memory().unwrap();
-    let pair = |place: u32| Pair {
-        prompt: PromptIndex(place),
-        text: "a pattern".into(),
-        first: png(&context, 4 + 40 * (place % 2)),
+    let pair = |index: u32| Pair {
+        prompt_index: PromptIndex(index),
+        task: "a pattern".into(),
+        first: png(&context, 4 + 40 * (index % 2)),
         second: png(&context, 24),
     };
     let assignment = Assignment::Judge {

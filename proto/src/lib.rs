@@ -1,4 +1,4 @@
-//! The wire: types and services generated from gavel/v1/*.proto, and their conversion to and from the core's types.
+//! The wire: types and services generated from gavel/v1/*.proto (`tests/generated.rs` does it), and their conversion to and from the core's types.
 //!
 //! Generated types stop at the door: servers and clients convert them with [`convert`] and hand core types inward.
 
@@ -13,13 +13,14 @@ pub mod convert;
     reason = "generated; the .proto files document what needs it"
 )]
 pub mod v1 {
-    tonic::include_proto!("gavel.v1");
+    include!("generated/gavel.v1.rs");
 }
 
-pub use convert::{LeaseKey, Malformed};
+pub use convert::Malformed;
+pub use gavel_core::work::LeaseKey;
 
 /// Version of the fleet protocol. A worker registers with its own, and the coordinator refuses any other.
 pub const PROTOCOL_VERSION: u32 = 5;
 
 /// The compiled .proto files, for gRPC server reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/gavel.v1.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/gavel.v1.bin");

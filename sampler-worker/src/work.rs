@@ -4,20 +4,21 @@ use std::time::Instant;
 
 use gavel_core::{
     RunAssets,
-    ids::{Digest, RunId, Step},
-    noise::Use,
+    ids::{Digest, RunId},
     spec::{ModelSpec, RunSpec},
-    work::{Assignment, Outcome, PromptText, Sampled, Unit},
+    work::{Assignment, Outcome, PromptTask, Sampled, Unit},
 };
 use gavel_models::{
+    Family,
+    denoiser::Task,
     load::{device, dtype},
     lora::{LoraAdapter, LoraConfig},
 };
+use gavel_policy::{Method, Policy, Prompt, Request, Sample, Sampler, encode_png};
 use gavel_worker::{Work, WorkContext, WorkError};
+use image::RgbImage;
 
-use crate::{Method, Policy, Request, Sample, Sampler, encode_png};
-
-/// [`Work`] of a sampler: training pairs, and held-out images.
+/// [`Work`] of a sampler: training groups, and held-out images.
 #[derive(Default)]
 pub struct SamplerWork {
     loaded: Option<(ModelSpec, Sampler)>,
@@ -35,10 +36,7 @@ impl Work for SamplerWork {
         if self.loaded.as_ref().is_none_or(|(loaded, _)| loaded != model) {
             // Frees the old model first: two may not fit.
             self.loaded = None;
-            let device =
-                device(model.device).map_err(|error| WorkError::Retry(format!("device {}: {error}", model.device)))?;
-            let sampler =
-                Sampler::load(&model.path, &device, dtype(model.dtype)).map_err(|error| WorkError::retry(&error))?;
+            let sampler = load(model)?;
             tracing::info!(%run, model = %model.path.display(), fingerprint = %sampler.model().short(), "pipeline loaded");
             self.loaded = Some((model.clone(), sampler));
         }
@@ -60,15 +58,32 @@ impl Work for SamplerWork {
                 "this sampler was given work before it was prepared".into(),
             ));
         };
-        let (adapter, request) = match assignment {
-            Assignment::Sample { step, policy, prompts } => {
-                (Some(policy.adapter), request(spec, Purpose::Training(*step), prompts))
-            }
+        let (adapter, prompts) = match assignment {
+            Assignment::Sample { policy, prompts, .. } => (Some(policy.adapter), prompts),
             Assignment::EvaluateSample { policy, prompts, .. } => {
-                let adapter = policy.as_ref().map(|policy| policy.averaged.unwrap_or(policy.adapter));
-                (adapter, request(spec, Purpose::Evaluation, prompts))
+                let adapter = policy.as_ref().map(gavel_core::work::Policy::evaluated);
+                (adapter, prompts)
             }
             _ => return Err(WorkError::Fatal("a sampler was given a unit of another role".into())),
+        };
+        let edited: Vec<Vec<RgbImage>> = prompts
+            .iter()
+            .map(|prompt| sources(prompt, context))
+            .collect::<Result<_, _>>()?;
+        let prompts: Vec<Prompt<'_>> = prompts
+            .iter()
+            .zip(&edited)
+            .map(|(prompt, sources)| Prompt {
+                index: prompt.index,
+                task: Task {
+                    words: &prompt.task.words,
+                    sources,
+                },
+            })
+            .collect();
+        let request = match assignment {
+            Assignment::Sample { step, .. } => Request::training(spec, *step, &prompts),
+            _ => Request::evaluation(spec, &prompts),
         };
         let adapter = adapter
             .map(|digest| bind(adapters, sampler, spec, digest, context))
@@ -99,28 +114,21 @@ impl Work for SamplerWork {
     }
 }
 
-enum Purpose {
-    Training(Step),
-    Evaluation,
+fn load(model: &ModelSpec) -> Result<Sampler, WorkError> {
+    let family = Family::from_name(model.family.as_str()).map_err(|error| WorkError::fatal(&error))?;
+    let device = device(model.device).map_err(|error| WorkError::Retry(format!("device {}: {error}", model.device)))?;
+    Sampler::load(family, &model.path, &device, dtype(model.dtype)).map_err(|error| WorkError::retry(&error))
 }
 
-fn request<'a>(spec: &'a RunSpec, purpose: Purpose, prompts: &'a [PromptText]) -> Request<'a> {
-    let (method, candidates, step, initial) = match purpose {
-        Purpose::Training(step) => (Method::Sde, spec.sampling.candidates, step, Use::Initial),
-        Purpose::Evaluation => (Method::Ode, 1, Step(0), Use::EvaluationInitial),
+/// The pictures that a task edits.
+fn sources(prompt: &PromptTask, context: &WorkContext) -> Result<Vec<RgbImage>, WorkError> {
+    let read = |digest: &Digest| {
+        let picture = image::load_from_memory(&context.get(digest)?);
+        picture.map(|picture| picture.to_rgb8()).map_err(|error| {
+            WorkError::misleading(*digest, format!("source picture {digest} cannot be decoded: {error}"))
+        })
     };
-    Request {
-        prompts,
-        candidates,
-        method,
-        seed: spec.run.seed,
-        step,
-        initial,
-        initial_latents: None,
-        negative: None,
-        sampling: &spec.sampling,
-        max_sequence_length: spec.prompts.max_sequence_length,
-    }
+    prompt.task.sources.iter().map(read).collect()
 }
 
 /// The adapter of that digest: at hand, or loaded from its blob.
@@ -131,11 +139,11 @@ fn bind<'a>(
     digest: Digest,
     context: &WorkContext,
 ) -> Result<&'a (Digest, LoraAdapter), WorkError> {
-    if let Some(place) = adapters.iter().position(|(known, _)| *known == digest) {
-        return Ok(&adapters[place]);
+    if let Some(index) = adapters.iter().position(|(known, _)| *known == digest) {
+        return Ok(&adapters[index]);
     }
     let blob = context.get(&digest)?;
-    let adapter = LoraAdapter::from_safetensors(&blob, &LoraConfig::from(&spec.lora), &sampler.pipeline().transformer)
+    let adapter = LoraAdapter::from_safetensors(&blob, &LoraConfig::from(&spec.lora), sampler.denoiser().layers())
         .map_err(|error| WorkError::fatal(&error))?;
     adapters.insert(0, (digest, adapter));
     adapters.truncate(ADAPTERS_MAX);

@@ -75,7 +75,7 @@ pub(crate) async fn read(state: &Path) -> anyhow::Result<(Outcome, Tally)> {
     ledger.close().await;
     let results = run.results();
     let last = results.policies.last().context("no policy")?;
-    let final_adapter = last.averaged.unwrap_or(last.adapter);
+    let final_adapter = last.evaluated();
     let blobs = Blobs::open_folder(&state.join("blobs"), u64::MAX).await?;
     let adapter = Digest::of(&blobs.get(&final_adapter).await?);
     let training = results.steps.iter().flat_map(|step| &step.groups);

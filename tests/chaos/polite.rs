@@ -133,9 +133,9 @@ pub(super) fn coordinator() -> anyhow::Result<()> {
                 .skip(1)
                 .eq(pids.into_iter().skip(1));
             ensure!(same, "a worker ended with the coordinator");
-            let judged = before.pairs_judged;
+            let judged = before.matches_judged;
             fleet
-                .status_when("the run goes on", |status| status.pairs_judged > judged)
+                .status_when("the run goes on", |status| status.matches_judged > judged)
                 .await?;
         }
         // A worker is also to end when nobody is there to take its unit back.

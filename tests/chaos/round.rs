@@ -265,7 +265,7 @@ async fn follow(fleet: &mut Fleet, mut chaos: Option<&mut Chaos>, disk: Option<&
 /// How many pieces of work the run has accepted: the clock that faults go by.
 fn units(status: &RunStatus) -> u64 {
     let in_flight = status.progress.map_or(0, |progress| {
-        progress.samples / 8 + progress.pairs_judged / 4 + progress.shards
+        progress.samples / 8 + progress.groups_judged / 4 + progress.shards
     });
     let evaluated = status.evaluation.map_or(0, |evaluation| {
         (evaluation.base + evaluation.tuned + evaluation.compared) / 4

@@ -2,11 +2,11 @@
 
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::spec::Device;
-use gavel_core::work::rally::{self, Muster};
+use gavel_core::work::rally::{self, RallyOutcome};
 use gavel_core::work::{Fault, Unusable};
+use gavel_policy::train::Reduction;
 use gavel_worker::{WorkContext, WorkError};
 
-use crate::Reduction;
 use crate::exchange::{EXCHANGE_WITHIN, Exchange, ExchangeError, JOIN_WITHIN, Seat, Shard};
 use crate::sums::Sums;
 
@@ -39,8 +39,10 @@ impl StepSums<'_> {
         }
         let rendezvous = exchange.rendezvous().map_err(failed)?;
         match context.rally(rendezvous.clone(), JOIN_WITHIN)? {
-            Muster::Complete { members } => self.exchanged(exchange, &rally::Group { members, rendezvous }, context),
-            Muster::Incomplete { absent, lost } => {
+            RallyOutcome::Complete { members } => {
+                self.exchanged(exchange, &rally::Group { members, rendezvous }, context)
+            }
+            RallyOutcome::Incomplete { absent, lost } => {
                 let of_absent = self.gradients.iter().zip(self.holders);
                 let of_absent = of_absent.filter(|(_, holder)| absent.contains(holder));
                 let names = lost.into_iter().chain(of_absent.map(|(name, _)| *name)).collect();

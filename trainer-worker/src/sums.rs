@@ -24,8 +24,8 @@ struct OfStep {
 impl Sums {
     /// Keeps a sum, and lets go of the run's other steps.
     pub(crate) fn keep(&mut self, run: &RunId, step: Step, name: Digest, sum: Vec<f32>) {
-        let place = self.runs.iter().position(|kept| kept.run == *run);
-        let kept = place.and_then(|place| self.runs.remove(place));
+        let index = self.runs.iter().position(|kept| kept.run == *run);
+        let kept = index.and_then(|index| self.runs.remove(index));
         let mut sums = kept
             .filter(|kept| kept.step == step)
             .map_or_else(BTreeMap::new, |kept| kept.sums);

@@ -11,22 +11,22 @@ use gavel_core::{
     work::{Assignment, Outcome, Policy, RewardedGroup, Unit},
 };
 use gavel_models::{
-    flux::transformer::ActivationMemory,
+    Family,
     load::{device, dtype},
     lora::{LoraAdapter, LoraConfig},
-    trajectory::Trajectory,
+};
+use gavel_policy::{
+    Trajectory,
+    train::{
+        Committed, EncodedPolicy, Error, GradientSettings, Group, OptimizerState, PolicyState, RewardedTrajectory,
+        Trainer, Wanted, check_on_policy, check_provenance, commit, read_gradient, reduce, write_gradient,
+    },
 };
 use gavel_worker::{Work, WorkContext, WorkError};
 
 use crate::{
-    Committed, EncodedPolicy, Error, GradientSettings, Group, OptimizerState, PolicyState, RewardedTrajectory, Trainer,
-    commit,
     exchange::{self, Exchange},
     gather::StepSums,
-    gradient::check_on_policy,
-    gradient_file,
-    provenance::{self, Wanted},
-    reduce,
     sums::Sums,
 };
 
@@ -76,11 +76,8 @@ impl Work for TrainerWork {
             // Frees the old model first: two may not fit.
             self.loaded = None;
             self.states.clear();
-            let device =
-                device(model.device).map_err(|error| WorkError::Retry(format!("device {}: {error}", model.device)))?;
-            let trainer =
-                Trainer::load(&model.path, &device, dtype(model.dtype)).map_err(|error| WorkError::retry(&error))?;
-            tracing::info!(%run, model = %model.path.display(), fingerprint = %trainer.model().short(), "transformer loaded");
+            let trainer = load(model)?;
+            tracing::info!(%run, model = %model.path.display(), fingerprint = %trainer.model().short(), "denoiser loaded");
             self.loaded = Some((model.clone(), trainer));
         }
         self.spec = Some(spec.clone());
@@ -89,16 +86,16 @@ impl Work for TrainerWork {
     }
 
     fn perform(&mut self, _: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {
-        let bench = bench(&self.loaded, &self.spec, &self.run, context)?;
-        let (spec, started) = (bench.spec, bench.started);
+        let ready = ready(&self.loaded, &self.spec, &self.run, context)?;
+        let (spec, started) = (ready.spec, ready.started);
         match assignment {
             Assignment::Initialise => {
                 let state =
-                    bench
+                    ready
                         .trainer
                         .initialise(&LoraConfig::from(&spec.lora), spec.run.seed, spec.optimizer.averages());
                 let state = state.map_err(|error| fatal(&error))?;
-                let model = bench.trainer.model();
+                let model = ready.trainer.model();
                 let policy = self.store(context, state)?;
                 Ok(Outcome::Initialised { policy, model })
             }
@@ -108,8 +105,8 @@ impl Work for TrainerWork {
                 groups,
                 policy_lag,
             } => {
-                let adapter = &state(&mut self.states, &bench, policy)?.adapter;
-                bench.gradient(*step, policy, adapter, groups, *policy_lag, &mut self.sums)
+                let adapter = &state(&mut self.states, &ready, policy)?.adapter;
+                ready.gradient(*step, policy, adapter, groups, *policy_lag, &mut self.sums)
             }
             Assignment::Commit {
                 policy, terms: 0, step, ..
@@ -131,9 +128,9 @@ impl Work for TrainerWork {
                 terms,
             } => {
                 let learning_rate = learning_rate(&spec.optimizer, *step, spec.run.steps);
-                let state = state(&mut self.states, &bench, policy)?;
+                let state = state(&mut self.states, &ready, policy)?;
                 let mean = match spec.trainer.exchange {
-                    GradientExchange::Blobs => bench.mean_gradient(&state.adapter, gradients, *terms)?,
+                    GradientExchange::Blobs => ready.mean_gradient(&state.adapter, gradients, *terms)?,
                     GradientExchange::Nccl => {
                         let sums = StepSums {
                             gradients,
@@ -169,7 +166,7 @@ impl Work for TrainerWork {
         group: &rally::Group,
         context: &WorkContext,
     ) -> Result<(), WorkError> {
-        let bench = bench(&self.loaded, &self.spec, &self.run, context)?;
+        let ready = ready(&self.loaded, &self.spec, &self.run, context)?;
         let Assignment::Commit {
             step,
             policy,
@@ -180,8 +177,8 @@ impl Work for TrainerWork {
         else {
             return Err(WorkError::Fatal("trainers come together for commits only".into()));
         };
-        let spec = bench.spec;
-        let state = state(&mut self.states, &bench, policy)?;
+        let spec = ready.spec;
+        let state = state(&mut self.states, &ready, policy)?;
         let sums = StepSums {
             gradients,
             holders,
@@ -231,7 +228,7 @@ impl TrainerWork {
 }
 
 /// What one unit works with.
-struct Bench<'a> {
+struct Ready<'a> {
     trainer: &'a Trainer,
     spec: &'a RunSpec,
     run: &'a RunId,
@@ -239,18 +236,24 @@ struct Bench<'a> {
     started: Instant,
 }
 
-fn bench<'a>(
+fn load(model: &ModelSpec) -> Result<Trainer, WorkError> {
+    let family = Family::from_name(model.family.as_str()).map_err(|error| WorkError::fatal(&error))?;
+    let device = device(model.device).map_err(|error| WorkError::Retry(format!("device {}: {error}", model.device)))?;
+    Trainer::load(family, &model.path, &device, dtype(model.dtype)).map_err(|error| WorkError::retry(&error))
+}
+
+fn ready<'a>(
     loaded: &'a Option<(ModelSpec, Trainer)>,
     spec: &'a Option<RunSpec>,
     run: &'a Option<RunId>,
     context: &'a WorkContext,
-) -> Result<Bench<'a>, WorkError> {
+) -> Result<Ready<'a>, WorkError> {
     let (Some((_, trainer)), Some(spec), Some(run)) = (loaded, spec, run) else {
         return Err(WorkError::Retry(
             "this trainer was given work before it was prepared".into(),
         ));
     };
-    Ok(Bench {
+    Ok(Ready {
         trainer,
         spec,
         run,
@@ -259,7 +262,7 @@ fn bench<'a>(
     })
 }
 
-impl Bench<'_> {
+impl Ready<'_> {
     fn gradient(
         &self,
         step: Step,
@@ -271,15 +274,7 @@ impl Bench<'_> {
     ) -> Result<Outcome, WorkError> {
         let sampled_by = (policy_lag == 0).then_some(policy.adapter);
         let groups = self.groups(step, pairs, sampled_by)?;
-        let settings = GradientSettings {
-            objective: &self.spec.objective,
-            timesteps: &self.spec.trained_steps(),
-            memory: match self.spec.trainer.checkpoint_activations {
-                true => ActivationMemory::Checkpoint,
-                false => ActivationMemory::KeepAll,
-            },
-            ratio_deviation: self.spec.limits.ratio_deviation,
-        };
+        let settings = GradientSettings::of(self.spec);
         if self.context.cancelled() {
             return Err(WorkError::Cancelled);
         }
@@ -301,12 +296,12 @@ impl Bench<'_> {
         }
         let terms = shard.statistics.terms;
         let gradient = shard.gradient.map(|gradient| {
-            let file = gradient_file::write(adapter, gradient.as_slice(), terms, "sum");
+            let file = write_gradient(adapter, &gradient, terms, "sum");
             match self.spec.trainer.exchange {
                 GradientExchange::Blobs => self.context.put(file),
                 GradientExchange::Nccl => {
                     let name = Digest::of(&file);
-                    sums.keep(self.run, step, name, gradient.as_slice().to_vec());
+                    sums.keep(self.run, step, name, gradient);
                     name
                 }
             }
@@ -346,7 +341,7 @@ impl Bench<'_> {
                 };
                 let trajectory = Trajectory::from_safetensors(&blob)
                     .map_err(|error| WorkError::misleading(*digest, format!("trajectory blob {digest}: {error}")))?;
-                provenance::check(&trajectory, self.spec, wanted)
+                check_provenance(&trajectory, self.spec, wanted)
                     .map_err(|problem| WorkError::misleading(*digest, problem))?;
                 if let Some(policy) = sampled_by {
                     check_on_policy(&trajectory, policy).map_err(|error| WorkError::misleading(*digest, error))?;
@@ -370,7 +365,7 @@ impl Bench<'_> {
             .iter()
             .zip(&blobs)
             .map(|(digest, blob)| {
-                gradient_file::read(adapter, blob)
+                read_gradient(adapter, blob)
                     .map_err(|error| WorkError::misleading(*digest, format!("gradient blob {digest}: {error}")))
             })
             .collect::<Result<_, _>>()?;
@@ -394,13 +389,13 @@ impl Bench<'_> {
 /// The policy's state: at hand, or loaded from its blobs.
 fn state<'a>(
     states: &'a mut Vec<(Policy, PolicyState)>,
-    bench: &Bench<'_>,
+    ready: &Ready<'_>,
     policy: &Policy,
 ) -> Result<&'a PolicyState, WorkError> {
     match states.iter().position(|(known, _)| known == policy) {
-        Some(place) => Ok(&states[place].1),
+        Some(index) => Ok(&states[index].1),
         None => {
-            let loaded = bench.load(policy)?;
+            let loaded = ready.load(policy)?;
             keep(states, policy.clone(), loaded);
             Ok(&states[0].1)
         }

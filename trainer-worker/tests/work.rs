@@ -2,12 +2,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::sync::Arc;
+
+use gavel_core::work::{Side, Verdict, VerdictRecord};
 use gavel_core::{
     RunAssets,
     ids::{Digest, PromptIndex, RunId, Step, WorkerId},
     spec::RunSpec,
-    work::{Arm, Assignment, Fault, Outcome, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit},
+    work::{Arm, Assignment, Fault, Outcome, Policy, PromptTask, RewardedCandidate, RewardedGroup, Unit},
 };
+use gavel_models::{
+    Family,
+    denoiser::Task,
+    load::{device, dtype},
+    lora::LoraConfig,
+};
+use gavel_policy::{Prompt, Sampler, Trainer, local::Local};
+use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet};
 use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
 use gavel_worker::{Work, WorkContext, WorkError};
@@ -38,7 +49,7 @@ fn initialise(trainer: &mut TrainerWork, context: &WorkContext) -> Policy {
     policy
 }
 
-fn prompts() -> Vec<PromptText> {
+fn prompts() -> Vec<PromptTask> {
     [
         "a red circle on a blue background",
         "a green square on a white background",
@@ -46,9 +57,9 @@ fn prompts() -> Vec<PromptText> {
     ]
     .into_iter()
     .enumerate()
-    .map(|(index, text)| PromptText {
+    .map(|(index, text)| PromptTask {
         index: PromptIndex(index as u32),
-        text: text.into(),
+        task: text.into(),
     })
     .collect()
 }
@@ -164,6 +175,75 @@ fn one_trainer_and_three_commit_the_same_bytes() {
     );
 }
 
+/// Prefers the first candidate.
+struct FirstWins;
+
+impl Judge for FirstWins {
+    fn name(&self) -> &str {
+        "first wins"
+    }
+
+    fn identity(&self) -> Digest {
+        Digest([0; 32])
+    }
+
+    fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+        let record = |pair: &JudgedPair<'_>| VerdictRecord {
+            prompt: pair.prompt,
+            verdict: Verdict::Preferred { side: Side::First },
+            probability_first: 1.0,
+            order_probabilities: [1.0; 2],
+            rubric: rubric.digest(),
+            votes: Vec::new(),
+            reasons: Vec::new(),
+        };
+        Ok(pairs.iter().map(record).collect())
+    }
+}
+
+#[test]
+fn a_step_in_this_process_commits_the_bytes_of_a_fleet() {
+    let (mut spec, context) = (spec(), WorkContext::in_memory().unwrap());
+    spec.trainer.shard = 2;
+    let mut worker: TrainerWork = prepared(&spec);
+    let initial = initialise(&mut worker, &context);
+    let pairs = pairs(&mut prepared(&spec), &initial, &context);
+    let (first, first_terms) = shard(&mut worker, &initial, &pairs[..2], &context).unwrap();
+    let (second, second_terms) = shard(&mut worker, &initial, &pairs[2..], &context).unwrap();
+    let terms = first_terms + second_terms;
+    let (committed, grad_norm) = commit(&mut worker, &initial, vec![first, second], terms, &context);
+
+    let model = &spec.model;
+    let family = Family::from_name(model.family.as_str()).unwrap();
+    let (device, dtype) = (device(model.device).unwrap(), dtype(model.dtype));
+    let trainer = Trainer::load(family, &model.path, &device, dtype).unwrap();
+    let lora = LoraConfig::from(&spec.lora);
+    let state = trainer
+        .initialise(&lora, spec.run.seed, spec.optimizer.averages())
+        .unwrap();
+    let texts = prompts();
+    let prompts: Vec<Prompt<'_>> = texts
+        .iter()
+        .map(|prompt| Prompt {
+            index: prompt.index,
+            task: Task {
+                words: &prompt.text,
+                sources: &[],
+            },
+        })
+        .collect();
+    let mut local = Local {
+        spec: &spec,
+        sampler: &mut Sampler::load(family, &model.path, &device, dtype).unwrap(),
+        judge: &FirstWins,
+        rubric: &RubricSet::from_text("the first is better").unwrap(),
+    };
+    let step = local.step(&trainer, &state, STEP, &prompts).unwrap();
+    assert_eq!((step.decided, step.updated.statistics.terms), (3, terms));
+    assert_eq!(step.updated.grad_norm, grad_norm);
+    assert_eq!(step.updated.state.encode().unwrap().policy, committed);
+}
+
 #[test]
 fn a_step_in_which_nothing_was_decided_leaves_the_policy() {
     let (spec, context) = (spec(), WorkContext::in_memory().unwrap());
@@ -269,8 +349,10 @@ fn trajectories_that_were_tampered_with_do_not_pass_the_ratio_gate() {
     let initial = initialise(&mut trainer, &context);
     let mut pairs = pairs(&mut prepared(&spec), &initial, &context);
     let blob = context.get(&pairs[0].candidates[0].trajectory).unwrap();
-    let mut trajectory = gavel_models::trajectory::Trajectory::from_safetensors(&blob).unwrap();
-    trajectory.prompt_embeds.iter_mut().for_each(|value| *value = 0.0);
+    let mut trajectory = gavel_policy::Trajectory::from_safetensors(&blob).unwrap();
+    for tensor in Arc::make_mut(&mut trajectory.conditioning).values_mut() {
+        tensor.values.fill(0.0);
+    }
     pairs[0].candidates[0].trajectory = context.put(trajectory.to_safetensors());
     let error = shard(&mut trainer, &initial, &pairs, &context).unwrap_err();
     let named = |text: &str| text.contains("before the first update") && text.contains("`velocities`");

@@ -3,41 +3,51 @@
 use std::path::Path;
 
 use gavel_core::LabelledPair;
-use gavel_rubric::data::{LabelledSet, Labelling, ReadOptions, Task};
+use gavel_core::work::Task;
+use gavel_rubric::data::{self, LabelledSet, Labelling, ReadOptions};
 
+use super::Pictures;
 use crate::diagnostic::{Diagnostic, Result};
 
-/// The pairs of a file, and their pictures' bytes.
-#[derive(Debug, Default)]
-pub(super) struct Labelled {
-    pub(super) pairs: Vec<LabelledPair>,
-    pub(super) images: Vec<Vec<u8>>,
-}
-
-/// Reads a file of labelled pairs; picture paths are absolute or relative to it.
+/// Reads a file of labelled pairs, and their pictures into `pictures`; picture paths are absolute or relative to the file.
+/// `edits`: the run's family edits source pictures.
 ///
 /// # Errors
-/// A record that is no labelled pair, or a picture that cannot be read; scores and edits, which a run does not measure.
-pub(super) fn read(file: &Path) -> Result<Labelled> {
+/// A record that is no labelled pair, or a picture that cannot be read; scores, and edits where the run edits nothing, which a
+/// run does not measure.
+pub(super) fn read(file: &Path, edits: bool, pictures: &mut Pictures) -> Result<Vec<LabelledPair>> {
     let set = LabelledSet::read(file, &ReadOptions::local())?;
-    if (set.task, set.labelling) != (Task::TextToImage, Labelling::Ranked) {
-        return Err(Diagnostic::new(format!(
-            "{}: a run measures its judge on ranked pictures of captions",
-            file.display()
-        ))
-        .with_hint("give pairs with `label_rank` and without a base image"));
+    let made_from = if edits {
+        data::Task::Editing
+    } else {
+        data::Task::TextToImage
+    };
+    if (set.task, set.labelling) != (made_from, Labelling::Ranked) {
+        let (fault, hint) = if edits {
+            (
+                "a run of a family that edits measures its judge on ranked edits",
+                "give pairs with `label_rank` and the picture that was edited",
+            )
+        } else {
+            (
+                "a run measures its judge on ranked pictures of prompts",
+                "give pairs with `label_rank` and without a source picture",
+            )
+        };
+        return Err(Diagnostic::new(format!("{}: {fault}", file.display())).with_hint(hint));
     }
-    let mut labelled = Labelled::default();
-    for pair in set.pairs() {
-        labelled
-            .images
-            .extend(pair.pictures.map(|picture| picture.encoded.clone()));
-        labelled.pairs.push(LabelledPair {
-            text: pair.example.prompt.clone(),
+    let pairs = set.pairs().map(|pair| {
+        let shown = pair.pictures.into_iter().chain(&pair.example.source);
+        pictures.extend(shown.map(|picture| (picture.digest, picture.encoded.clone())));
+        LabelledPair {
+            task: Task {
+                words: pair.example.prompt.clone(),
+                sources: pair.example.source.iter().map(|source| source.digest).collect(),
+            },
             first: pair.pictures[0].digest,
             second: pair.pictures[1].digest,
             preferred: pair.preferred,
-        });
-    }
-    Ok(labelled)
+        }
+    });
+    Ok(pairs.collect())
 }

@@ -3,11 +3,15 @@
 mod labelled;
 mod prompts;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use gavel_core::ids::Digest;
 use gavel_core::spec::{EvaluatorName, JudgeSpec, ReasonsSpec, RunSpec};
-use gavel_core::{ModelFingerprints, RubricText, RunAssets};
+use gavel_core::work::Task;
+use gavel_core::{LabelledPair, ModelFingerprints, RubricText, RunAssets};
 use gavel_eval::Evaluator;
+use gavel_models::Family;
 use gavel_models::load::fingerprint;
 use gavel_rubric::{JudgeTemplate, ReasonTemplate, RubricSet};
 
@@ -15,11 +19,15 @@ use crate::checks::Checks;
 use crate::diagnostic::{Context as _, Diagnostic, Result};
 use crate::files::read_text;
 
-/// A run's files. `labelled_images` are the pictures that `assets.labelled` names by hash; they have to be stored as blobs.
+/// A run's files. `pictures` are those that the assets name by hash ([`RunAssets::blobs`]); they have to be stored as blobs
+/// before the run is submitted.
 pub(crate) struct Files {
     pub(crate) assets: RunAssets,
-    pub(crate) labelled_images: Vec<Vec<u8>>,
+    pub(crate) pictures: Pictures,
 }
+
+/// The bytes of pictures, by hash.
+pub(crate) type Pictures = BTreeMap<Digest, Vec<u8>>;
 
 /// Reads every file but the model folders.
 ///
@@ -35,15 +43,19 @@ pub(crate) fn read(spec: &RunSpec) -> Result<Files> {
 
 /// As [`read`], noting what is wrong with each of the files. `None` when there is a problem.
 pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
-    let prompts = checks.note(prompts::read(&spec.prompts.train).context("`prompts.train` cannot be used"));
-    let held_out = checks.note(held_out(spec).context("`prompts.held_out` cannot be used"));
+    let mut pictures = Pictures::new();
+    let edits = takes_sources(spec);
+    let prompts = prompts::read(&spec.prompts.train, edits, &mut pictures);
+    let prompts = checks.note(prompts.context("`prompts.train` cannot be used"));
+    let held_out = held_out(spec, edits, &mut pictures);
+    let held_out = checks.note(held_out.context("`prompts.held_out` cannot be used"));
     let rubric = checks.note(RubricSet::load(&spec.judge.rubric));
     let template = checks.note(template(spec));
     let member_templates = checks.note(member_templates(spec));
     let reasons = spec.judge.reasons.as_ref();
     let reason_template = reasons.map(|reasons| checks.note(reason_template(reasons)));
-    let labelled = checks.note(labelled(spec).context("`evaluation.labelled` cannot be used"));
-    let labelled = labelled?;
+    let labelled = labelled(spec, edits, &mut pictures);
+    let labelled = checks.note(labelled.context("`evaluation.labelled` cannot be used"));
     let assets = RunAssets {
         prompts: prompts?,
         held_out: held_out?,
@@ -54,27 +66,29 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
             Some(read) => Some(read?),
             None => None,
         },
-        labelled: labelled.pairs,
+        labelled: labelled?,
         // Folders that are not there are reported by their own checks; a submitter may do without.
         models: ModelFingerprints {
             transformer: fingerprint(&spec.model.path.join("transformer")).ok(),
             judge: gavel_judge::fingerprint(&spec.judge).ok(),
         },
     };
-    Some(Files {
-        assets,
-        labelled_images: labelled.images,
-    })
+    Some(Files { assets, pictures })
 }
 
-fn held_out(spec: &RunSpec) -> Result<Vec<String>> {
+/// Whether the family of `model.family` edits source pictures.
+fn takes_sources(spec: &RunSpec) -> bool {
+    Family::from_name(spec.model.family.as_str()).is_ok_and(Family::takes_sources)
+}
+
+fn held_out(spec: &RunSpec, edits: bool, pictures: &mut Pictures) -> Result<Vec<Task>> {
     let Some(file) = &spec.prompts.held_out else {
         return Ok(Vec::new());
     };
-    let prompts = prompts::read(file)?;
+    let prompts = prompts::read(file, edits, pictures)?;
     if let Some(evaluator) = evaluator(spec) {
         for prompt in &prompts {
-            evaluator.check_prompt(prompt)?;
+            evaluator.check_prompt(&prompt.words)?;
         }
     }
     Ok(prompts)
@@ -101,11 +115,11 @@ fn reason_template(reasons: &ReasonsSpec) -> Result<String> {
     read_text(&reasons.template)
 }
 
-fn labelled(spec: &RunSpec) -> Result<labelled::Labelled> {
+fn labelled(spec: &RunSpec, edits: bool, pictures: &mut Pictures) -> Result<Vec<LabelledPair>> {
     let evaluation = spec.evaluation.as_ref();
     match evaluation.and_then(|evaluation| evaluation.labelled.as_ref()) {
-        Some(file) => labelled::read(file),
-        None => Ok(labelled::Labelled::default()),
+        Some(file) => labelled::read(file, edits, pictures),
+        None => Ok(Vec::new()),
     }
 }
 

@@ -1,21 +1,16 @@
 //! `gavel bench`: the parts of an RPO step, timed in one process without a fleet.
 
-use std::time::Instant;
-
 use clap::Args;
 use gavel_core::ids::{PromptIndex, Step};
-use gavel_core::noise::Use;
-use gavel_core::rpo::{self, learning_rate};
 use gavel_core::spec::RunSpec;
-use gavel_core::work::PromptText;
 use gavel_judge::Templates;
-use gavel_models::flux::transformer::ActivationMemory;
 use gavel_models::load::{device, dtype};
 use gavel_models::lora::LoraConfig;
+use gavel_models::{Family, denoiser::Task};
+use gavel_policy::local::{Local, LocalStep};
+use gavel_policy::{PolicyState, Prompt, Sampler, Trainer};
 use gavel_review::peak_memory_bytes;
-use gavel_rubric::{Judge, JudgedPair, RubricSet};
-use gavel_sampler_worker::{Method, Policy, Request, Sample, Sampler};
-use gavel_trainer_worker::{GradientSettings, Group, PolicyState, RewardedTrajectory, Trainer, commit, reduce};
+use gavel_rubric::{Judge, RubricSet};
 use serde::Serialize;
 
 use crate::assets;
@@ -103,7 +98,7 @@ impl Measured {
 /// Every part of a run, in one process.
 struct Bench {
     spec: RunSpec,
-    prompts: Vec<String>,
+    prompts: Vec<gavel_core::work::Task>,
     sampler: Sampler,
     judge: Box<dyn Judge>,
     rubric: RubricSet,
@@ -114,13 +109,15 @@ struct Bench {
 impl Bench {
     fn load(spec: RunSpec) -> Result<Self> {
         let files = assets::read(&spec)?;
+        let family = Family::from_name(spec.model.family.as_str())?;
+        let (folder, model_dtype) = (&spec.model.path, dtype(spec.model.dtype));
         let model_device = device(spec.model.device).foreign()?;
         let rubric = RubricSet::load(&spec.judge.rubric)?;
-        let trainer = Trainer::load(&spec.model.path, &model_device, dtype(spec.model.dtype))?;
+        let trainer = Trainer::load(family, folder, &model_device, model_dtype)?;
         let lora = LoraConfig::from(&spec.lora);
         Ok(Self {
             prompts: files.assets.prompts,
-            sampler: Sampler::load(&spec.model.path, &model_device, dtype(spec.model.dtype))?,
+            sampler: Sampler::load(family, folder, &model_device, model_dtype)?,
             judge: gavel_judge::open(&spec.judge, &Templates::load(&spec.judge)?)?,
             rubric,
             state: trainer.initialise(&lora, spec.run.seed, spec.optimizer.averages())?,
@@ -131,118 +128,36 @@ impl Bench {
 
     /// One whole step on its own prompts.
     fn step(&mut self, step: Step) -> Result<Laps> {
-        let started = Instant::now();
-        let samples = self.sample(step)?;
-        let sampled = Instant::now();
-        let (groups, decided) = self.judge(&samples)?;
-        let judged = Instant::now();
-        self.train(step, &groups)?;
-        Ok(Laps {
-            sample: (sampled - started).as_secs_f64(),
-            judge: (judged - sampled).as_secs_f64(),
-            train: judged.elapsed().as_secs_f64(),
-            decided,
-        })
-    }
-
-    fn sample(&mut self, step: Step) -> Result<Vec<Sample>> {
         let count = self.spec.prompts.per_step as usize;
         let offset = step.0 as usize * count;
-        let prompts: Vec<PromptText> = (0..count)
-            .map(|index| PromptText {
+        let prompts: Vec<Prompt<'_>> = (0..count)
+            .map(|index| Prompt {
                 index: PromptIndex(index as u32),
-                text: self.prompts[(offset + index) % self.prompts.len()].clone(),
-            })
-            .collect();
-        let adapter = self.state.adapter.clone();
-        let digest = self.state.encode()?.policy.adapter;
-        let mut samples = Vec::with_capacity(usize::from(self.spec.sampling.candidates) * count);
-        for chunk in prompts.chunks(self.spec.sampling.batch as usize) {
-            let request = Request {
-                prompts: chunk,
-                candidates: self.spec.sampling.candidates,
-                method: Method::Sde,
-                seed: self.spec.run.seed,
-                step,
-                initial: Use::Initial,
-                initial_latents: None,
-                negative: None,
-                sampling: &self.spec.sampling,
-                max_sequence_length: self.spec.prompts.max_sequence_length,
-            };
-            samples.extend(self.sampler.sample(
-                Policy::Adapted {
-                    digest,
-                    adapter: &adapter,
+                task: Task {
+                    words: &self.prompts[(offset + index) % self.prompts.len()].words,
+                    sources: &[],
                 },
-                &request,
-            )?);
-        }
-        Ok(samples)
-    }
-
-    /// The decided pairs with their rewards, and how many there are.
-    fn judge(&self, samples: &[Sample]) -> Result<(Vec<Group>, usize)> {
-        let candidates = usize::from(self.spec.sampling.candidates);
-        let pairs: Vec<JudgedPair<'_>> = samples
-            .chunks_exact(candidates)
-            .flat_map(|group| {
-                rpo::matches(candidates).map(|(first, second)| JudgedPair {
-                    prompt: group[0].prompt,
-                    caption: &group[0].trajectory.metadata.prompt,
-                    base: None,
-                    first: &group[first].image,
-                    second: &group[second].image,
-                })
             })
             .collect();
-        let mut verdicts = Vec::with_capacity(pairs.len());
-        for chunk in pairs.chunks(self.spec.judge.batch as usize) {
-            verdicts.extend(self.judge.judge(&self.rubric, chunk)?);
-        }
-        let objective = &self.spec.objective;
-        let mut groups = Vec::new();
-        let matches = verdicts.chunks_exact(rpo::match_count(candidates));
-        for (verdicts, group) in matches.zip(samples.chunks_exact(candidates)) {
-            let Some(ranks) = rpo::ranks(candidates, verdicts) else {
-                continue;
-            };
-            let rewards = rpo::rewards(&ranks, objective.reward_preferred, objective.reward_dispreferred);
-            let candidates = group.iter().zip(rewards).map(|(sample, reward)| RewardedTrajectory {
-                trajectory: sample.trajectory.clone(),
-                reward,
-            });
-            groups.push(Group {
-                prompt: group[0].prompt,
-                candidates: candidates.collect(),
-            });
-        }
-        let decided = groups.len();
-        Ok((groups, decided))
-    }
-
-    fn train(&mut self, step: Step, groups: &[Group]) -> Result<()> {
-        let settings = GradientSettings {
-            objective: &self.spec.objective,
-            timesteps: &self.spec.trained_steps(),
-            memory: if self.spec.trainer.checkpoint_activations {
-                ActivationMemory::Checkpoint
-            } else {
-                ActivationMemory::KeepAll
-            },
-            ratio_deviation: self.spec.limits.ratio_deviation,
+        let mut local = Local {
+            spec: &self.spec,
+            sampler: &mut self.sampler,
+            judge: self.judge.as_ref(),
+            rubric: &self.rubric,
         };
-        let (mut sums, mut terms) = (Vec::new(), 0);
-        for shard in groups.chunks(self.spec.trainer.shard as usize) {
-            let shard = self.trainer.gradient(&self.state.adapter, shard, &settings)?;
-            terms += shard.statistics.terms;
-            sums.extend(shard.gradient.map(|gradient| gradient.as_slice().to_vec()));
-        }
-        if terms > 0 {
-            let mean = reduce(self.state.adapter.parameter_count(), &sums, terms);
-            let rate = learning_rate(&self.spec.optimizer, step, self.spec.run.steps);
-            self.state = commit(&self.state, &mean, &self.spec.optimizer, rate)?.state;
-        }
-        Ok(())
+        let LocalStep {
+            updated,
+            decided,
+            sampling,
+            judging,
+            training,
+        } = local.step(&self.trainer, &self.state, step, &prompts)?;
+        self.state = updated.state;
+        Ok(Laps {
+            sample: sampling.as_secs_f64(),
+            judge: judging.as_secs_f64(),
+            train: training.as_secs_f64(),
+            decided,
+        })
     }
 }

@@ -4,16 +4,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use gavel_core::ids::PromptIndex;
+use gavel_core::ids::Digest;
+use gavel_core::measure::JudgeCounts;
 use gavel_core::spec::{GradientExchange, RunSpec};
-use gavel_core::work::Verdict;
 use gavel_judge::Templates;
-use gavel_models::flux::inspect::FluxInspection;
 use gavel_models::load::{device, dtype};
 use gavel_models::lora::{LoraAdapter, LoraConfig};
-use gavel_rubric::{JudgedPair, RubricSet};
-use gavel_sampler_worker::Sampler;
+use gavel_models::{Family, denoiser::Task};
+use gavel_policy::Sampler;
+use gavel_policy::local::{Labelled, judge_counts};
+use gavel_rubric::RubricSet;
 use gavel_trainer_worker::exchange;
+use image::RgbImage;
 
 use crate::assets::{self, Files};
 use crate::config::{self, ConfigArguments};
@@ -100,12 +102,13 @@ fn model(spec: &RunSpec) -> Result<(String, ())> {
     let device = device(spec.model.device)
         .foreign()
         .with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
-    let sampler = Sampler::load(&spec.model.path, &device, dtype(spec.model.dtype))?;
-    let pipeline = sampler.pipeline();
-    pipeline
-        .latent_tokens(spec.sampling.height, spec.sampling.width)
+    let family = Family::from_name(spec.model.family.as_str())?;
+    let sampler = Sampler::load(family, &spec.model.path, &device, dtype(spec.model.dtype))?;
+    sampler
+        .pipeline()
+        .grid(spec.sampling.height, spec.sampling.width)
         .context("`sampling.width` and `sampling.height`")?;
-    let adapter = LoraAdapter::init(&pipeline.transformer, &LoraConfig::from(&spec.lora), [0; 32])?;
+    let adapter = LoraAdapter::init(sampler.denoiser().layers(), &LoraConfig::from(&spec.lora), [0; 32])?;
     let manifest = adapter.manifest();
     Ok((
         format!(
@@ -124,34 +127,31 @@ fn judge(spec: &RunSpec, files: Option<&Files>) -> Result<(String, ())> {
     let Some(files) = files.filter(|files| !files.assets.labelled.is_empty()) else {
         return Ok(("can be asked; no labelled pairs to try it on".to_owned(), ()));
     };
-    let (mut right, mut decided, mut tried) = (0, 0, 0);
-    for (pair, images) in files
-        .assets
-        .labelled
-        .iter()
-        .zip(files.labelled_images.chunks_exact(2))
-        .take(TRIED_PAIRS)
-    {
-        let picture = |bytes: &[u8]| {
-            image::load_from_memory(bytes)
-                .foreign()
-                .map(|picture| picture.to_rgb8())
-        };
-        let (first, second) = (picture(&images[0])?, picture(&images[1])?);
-        let asked = JudgedPair {
-            prompt: PromptIndex(0),
-            caption: &pair.text,
-            base: None,
-            first: &first,
-            second: &second,
-        };
-        let record = judge.judge(&rubric, &[asked])?.swap_remove(0);
-        tried += 1;
-        if let Verdict::Preferred { side } = record.verdict {
-            decided += 1;
-            right += usize::from(side == pair.preferred);
-        }
+    let picture = |digest: &Digest| -> Result<RgbImage> {
+        let bytes = files.pictures.get(digest).context("a labelled picture is missing")?;
+        Ok(image::load_from_memory(bytes).foreign()?.to_rgb8())
+    };
+    let tried: Vec<_> = files.assets.labelled.iter().take(TRIED_PAIRS).collect();
+    let mut pictures = Vec::with_capacity(tried.len());
+    for pair in &tried {
+        let sources: Vec<RgbImage> = pair.task.sources.iter().map(picture).collect::<Result<_>>()?;
+        pictures.push((sources, picture(&pair.first)?, picture(&pair.second)?));
     }
+    let labelled: Vec<Labelled<'_>> = tried
+        .iter()
+        .zip(&pictures)
+        .map(|(pair, (sources, first, second))| Labelled {
+            task: Task {
+                words: &pair.task.words,
+                sources,
+            },
+            first,
+            second,
+            preferred: pair.preferred,
+        })
+        .collect();
+    let JudgeCounts { decided, right, .. } = judge_counts(judge.as_ref(), &rubric, &labelled)?;
+    let tried = labelled.len();
     if decided == 0 {
         return Err(Diagnostic::new(format!("it decides none of {tried} labelled pairs"))
             .with_hint("check that `judge.template` is the one that this judge understands"));
@@ -171,9 +171,9 @@ fn exchange() -> Result<(String, ())> {
 
 /// Counted from the headers, so that it is known even where the models cannot be loaded.
 fn memory(spec: &RunSpec) -> Result<String> {
-    let model = FluxInspection::read(&spec.model.path)?;
+    let model = Family::from_name(spec.model.family.as_str())?.inspect(&spec.model.path)?;
     let judges = preflight::judges(spec)?;
-    preflight::memory(spec, &Weights::of(spec, &model, &judges))
+    preflight::memory(spec, &Weights::of(spec, model.as_ref(), &judges))
 }
 
 fn only_text(text: String) -> (String, ()) {

@@ -95,14 +95,14 @@ pub(super) fn judge(arguments: &JudgeArguments) -> Result<()> {
     let rubric = RubricSet::load(&spec.rubric)?;
     let templates = templates(arguments, &spec)?;
     let (first, second) = (picture(first)?, picture(second)?);
-    let base = arguments.base.as_deref().map(picture).transpose()?;
+    let source = arguments.base.as_deref().map(picture).transpose()?;
     let reasons = reasons(arguments, &spec)?;
     let mut models = Models::default();
     let judge = models.open(&spec, &templates)?;
     let pair = JudgedPair {
-        prompt: PromptIndex(0),
-        caption: prompt,
-        base: base.as_ref(),
+        prompt_index: PromptIndex(0),
+        prompt,
+        source: source.as_ref(),
         first: &first,
         second: &second,
     };

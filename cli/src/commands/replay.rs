@@ -5,12 +5,10 @@ use std::path::PathBuf;
 use candle_core::{DType, Device};
 use clap::Args;
 use gavel_core::spec::{LimitsSpec, LoraSpec, ObjectiveSpec, OptimizerSpec};
-use gavel_models::flux::transformer::ActivationMemory;
 use gavel_models::lora::{LoraAdapter, LoraConfig};
-use gavel_trainer_worker::replay::{
-    ReplaySettings, optimizer_beside, parse_rewards, read_trajectory, replay as update,
-};
-use gavel_trainer_worker::{PolicyState, Trainer};
+use gavel_models::{Family, denoiser::ActivationMemory};
+use gavel_policy::train::replay::{ReplaySettings, optimizer_beside, parse_rewards, read_trajectory, replay as update};
+use gavel_policy::train::{PolicyState, Trainer, activation_memory};
 
 use crate::config;
 use crate::diagnostic::{Context as _, Result};
@@ -57,11 +55,15 @@ pub(super) fn replay(arguments: &ReplayArguments) -> Result<()> {
         .iter()
         .map(|file| read_trajectory(file))
         .collect::<Result<Vec<_>, _>>()?;
-    let trainer = Trainer::load(&arguments.model, &Device::Cpu, DType::F32)?;
+    let family = match trajectories.first() {
+        Some(trajectory) => trajectory.metadata.family,
+        None => Family::of_folder(&arguments.model)?,
+    };
+    let trainer = Trainer::load(family, &arguments.model, &Device::Cpu, DType::F32)?;
     let averages = settings.optimizer.averages();
     let state = match &arguments.adapter {
         Some(dir) => {
-            let adapter = LoraAdapter::load(dir, trainer.transformer())?;
+            let adapter = LoraAdapter::load(dir, trainer.denoiser().layers())?;
             let optimizer = optimizer_beside(dir, &adapter, averages)?;
             PolicyState { adapter, optimizer }
         }
@@ -109,11 +111,7 @@ fn settings(arguments: &ReplayArguments) -> Result<(LoraSpec, ReplaySettings)> {
     Ok(match &arguments.config {
         Some(file) => {
             let spec = config::load_file(file, &arguments.overrides)?;
-            let memory = if spec.trainer.checkpoint_activations {
-                ActivationMemory::Checkpoint
-            } else {
-                ActivationMemory::KeepAll
-            };
+            let memory = activation_memory(&spec.trainer);
             (
                 spec.lora,
                 settings(spec.objective, spec.optimizer, memory, spec.limits.ratio_deviation),

@@ -9,11 +9,10 @@ use gavel_core::ids::{Digest, PromptIndex, Step};
 use gavel_core::noise::Use;
 use gavel_core::rpo::Sde;
 use gavel_core::spec::SamplingSpec;
-use gavel_core::work::PromptText;
 use gavel_models::load::dtype;
 use gavel_models::lora::LoraAdapter;
-use gavel_models::tensor_file::TensorFile;
-use gavel_sampler_worker::{Method, Negative, Policy, Request, Sampler, encode_png};
+use gavel_models::{Family, denoiser::Task};
+use gavel_policy::{Method, Negative, Policy, Prompt, Request, Sampler, TensorFile, encode_png};
 
 use super::dtype::DtypeArgument;
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
@@ -122,11 +121,12 @@ pub(super) fn sample(arguments: &SampleArguments) -> Result<()> {
     }
     let sampling = sampling(arguments)?;
     let latents = arguments.latents.as_deref().map(read_latents).transpose()?;
-    let mut sampler = Sampler::load(&arguments.model, &Device::Cpu, dtype(arguments.dtype.into()))?;
+    let family = Family::of_folder(&arguments.model)?;
+    let mut sampler = Sampler::load(family, &arguments.model, &Device::Cpu, dtype(arguments.dtype.into()))?;
     let adapter = arguments
         .adapter
         .as_deref()
-        .map(|dir| LoraAdapter::load(dir, &sampler.pipeline().transformer))
+        .map(|dir| LoraAdapter::load(dir, sampler.denoiser().layers()))
         .transpose()?;
     let policy = match &adapter {
         Some(adapter) => Policy::Adapted {
@@ -135,9 +135,12 @@ pub(super) fn sample(arguments: &SampleArguments) -> Result<()> {
         },
         None => Policy::Base,
     };
-    let prompts = [PromptText {
+    let prompts = [Prompt {
         index: PromptIndex(0),
-        text: arguments.prompt.clone(),
+        task: Task {
+            words: &arguments.prompt,
+            sources: &[],
+        },
     }];
     let request = Request {
         prompts: &prompts,

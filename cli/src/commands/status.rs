@@ -61,8 +61,8 @@ pub(super) fn describe(run: &RunStatus) -> String {
             progress.step,
             progress.samples,
             progress.samples_total,
-            progress.pairs_judged,
-            progress.pairs_total,
+            progress.groups_judged,
+            progress.groups_total,
             progress.shards,
             progress.shards_total
         );

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use gavel_core::spec::{JudgeFamily, JudgeSpec, NamedJudge, RunSpec};
 use gavel_judge::{Endpoint, check_question};
-use gavel_models::flux::inspect::FluxInspection;
 use gavel_models::load::device;
 use gavel_models::lora::LoraConfig;
 use gavel_models::vlm::VlmInspection;
+use gavel_models::{Family, denoiser::Inspection};
 use gavel_rubric::{JudgeTemplate, RubricSet};
 
 use crate::assets::{self, Files};
@@ -17,16 +17,17 @@ use crate::diagnostic::{Context as _, Foreign as _, Result};
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// The base model's folder is complete, and its device can be used.
-pub(super) fn model(spec: &RunSpec) -> Result<FluxInspection> {
+pub(super) fn model(spec: &RunSpec) -> Result<Box<dyn Inspection>> {
+    let family = Family::from_name(spec.model.family.as_str()).context("`model.family`")?;
     assets::check_model_folder(spec)?;
     device(spec.model.device)
         .foreign()
         .with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
-    FluxInspection::read(&spec.model.path).context("`model.path` cannot be used")
+    family.inspect(&spec.model.path).context("`model.path` cannot be used")
 }
 
-/// `lora` binds to the transformer.
-pub(super) fn adapter(spec: &RunSpec, model: &FluxInspection) -> Result<()> {
+/// `lora` binds to the denoiser.
+pub(super) fn adapter(spec: &RunSpec, model: &dyn Inspection) -> Result<()> {
     model
         .bind(&LoraConfig::from(&spec.lora))
         .context("`lora` does not fit the model")?;
@@ -34,9 +35,9 @@ pub(super) fn adapter(spec: &RunSpec, model: &FluxInspection) -> Result<()> {
 }
 
 /// Pictures of this size can be painted.
-pub(super) fn size(spec: &RunSpec, model: &FluxInspection) -> Result<()> {
+pub(super) fn size(spec: &RunSpec, model: &dyn Inspection) -> Result<()> {
     model
-        .latent_tokens(spec.sampling.height, spec.sampling.width)
+        .grid(spec.sampling.height, spec.sampling.width)
         .context("`sampling.width` and `sampling.height`")?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use gavel_coordinator::{CoordinatorOptions, Error, Stores};
 use gavel_core::spec::{Device, Dtype, RunSpec};
-use gavel_models::flux::inspect::FluxInspection;
+use gavel_models::denoiser::Inspection;
 use gavel_review::Machine;
 
 use crate::diagnostic::{Context as _, Diagnostic, Result};
@@ -24,7 +24,7 @@ pub(crate) struct Weights {
 
 impl Weights {
     /// Counts them from the folders' headers.
-    pub(crate) fn of(spec: &RunSpec, model: &FluxInspection, judges: &[HostedJudge<'_>]) -> Self {
+    pub(crate) fn of(spec: &RunSpec, model: &dyn Inspection, judges: &[HostedJudge<'_>]) -> Self {
         let on_cpu = |device: Device, bytes: u64| match device {
             Device::Cpu => bytes,
             Device::Cuda(_) => 0,
@@ -32,8 +32,8 @@ impl Weights {
         let size = number_bytes(spec.model.dtype);
         // The fused kernels of the CPU keep each linear layer in both orders.
         let orders = if spec.model.dtype == Dtype::F32 { 2 } else { 1 };
-        let transformer = model.transformer_parameters * size * orders;
-        let sampler = transformer + model.other_parameters * size;
+        let denoiser = model.denoiser_parameters() * size * orders;
+        let sampler = denoiser + model.other_parameters() * size;
         Self {
             sampler: on_cpu(spec.model.device, sampler),
             judge: judges
@@ -43,7 +43,7 @@ impl Weights {
                     on_cpu(judge.named.spec.device, bytes)
                 })
                 .sum(),
-            trainer: on_cpu(spec.model.device, transformer),
+            trainer: on_cpu(spec.model.device, denoiser),
         }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) fn preflight(spec: &RunSpec, out: &Path, resume: bool) -> Result<File
     let mut checks = Checks::default();
     let files = assets::read_all(spec, &mut checks);
     let model = checks.note(folders::model(spec));
-    if let Some(model) = &model {
+    if let Some(model) = model.as_deref() {
         checks.note(folders::adapter(spec, model));
         checks.note(folders::size(spec, model));
     }
@@ -38,7 +38,7 @@ pub(crate) fn preflight(spec: &RunSpec, out: &Path, resume: bool) -> Result<File
     if spec.fleet.judges > 0 {
         checks.note(endpoints(spec));
     }
-    if let (Some(model), Some(judges)) = (&model, &judges) {
+    if let (Some(model), Some(judges)) = (model.as_deref(), &judges) {
         checks.note(memory(spec, &Weights::of(spec, model, judges)));
     }
     checks.note(match resume {

@@ -7,8 +7,9 @@ mod progress;
 use gavel_core::ids::Step;
 use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::RunSpec;
+use gavel_core::work::rules::is_checkpoint;
 use gavel_review::RunFolder;
-use gavel_review::report::{self, is_checkpoint};
+use gavel_review::report;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::assets::{Files, evaluator};
@@ -96,7 +97,7 @@ async fn show(
 ) -> Result<Option<RunStatus>> {
     let each = async |status: &RunStatus| {
         progress.update(status);
-        match status.policy.as_ref().filter(|_| is_checkpoint(spec, status.step.0)) {
+        match status.policy.as_ref().filter(|_| is_checkpoint(spec, status.step)) {
             Some(policy) => Ok(folder.write_checkpoint(status.step, policy).await?),
             None => Ok(()),
         }

@@ -105,7 +105,7 @@ fn message(status: &RunStatus) -> String {
     if let Some(progress) = &status.progress {
         parts.push(format!(
             "{}/{} sampled {}/{} judged",
-            progress.samples, progress.samples_total, progress.pairs_judged, progress.pairs_total
+            progress.samples, progress.samples_total, progress.groups_judged, progress.groups_total
         ));
     }
     if let Some(step) = status.steps.last() {

@@ -50,6 +50,12 @@ pub enum BlobError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The address is one of a cloud store, and this Gavel was built without the feature `cloud`.
+    #[error("{location}: this gavel was built without cloud stores")]
+    NotBuilt {
+        /// What was given.
+        location: String,
+    },
     /// The cloud store knows no such bucket, or does not let this user in.
     #[error("{location}: the blob store does not let the coordinator in")]
     Denied {
@@ -145,6 +151,9 @@ impl Hint for BlobError {
             }
             Self::Url { .. } => {
                 "write it as a folder, file:///PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
+            }
+            Self::NotBuilt { .. } => {
+                "build it with `cargo build --release --features cloud` (release images have it), or name a folder"
             }
             Self::Denied { .. } => {
                 "check the bucket's name, and endpoint, region and credentials in the environment (AWS_*, GOOGLE_*, AZURE_*)"

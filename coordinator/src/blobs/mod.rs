@@ -5,6 +5,8 @@
 //! somebody can look at them, and the blob counts as missing. The store behind is an [`object_store::ObjectStore`]: a folder,
 //! or a cloud store ([`Blobs::open`]).
 
+#[cfg(feature = "cloud")]
+mod cloud;
 mod error;
 mod open;
 mod sweep;

@@ -2,14 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::ObjectStore;
 use object_store::path::Path as StorePath;
 use object_store::prefix::PrefixStore;
-use object_store::{ObjectStore, RetryConfig};
 
 use super::{BlobError, Blobs};
 
@@ -25,8 +21,10 @@ impl Blobs {
     ///
     /// Credentials, region and endpoint come from the named environment variables, as object_store's `from_env` reads them.
     ///
+    /// The clouds need the feature `cloud`.
+    ///
     /// # Errors
-    /// [`BlobError::Url`]; [`BlobError::Denied`]; and as [`Blobs::open_folder`].
+    /// [`BlobError::Url`]; [`BlobError::NotBuilt`]; [`BlobError::Denied`]; and as [`Blobs::open_folder`].
     pub async fn open(url: &str, blob_bytes_max: u64) -> Result<Self, BlobError> {
         let Some((scheme, rest)) = url.split_once("://") else {
             return Self::open_folder(Path::new(url), blob_bytes_max).await;
@@ -43,25 +41,20 @@ impl Blobs {
         }
         let prefix = rest.split_once('/').map_or("", |(_, prefix)| prefix);
         let prefix = StorePath::from_url_path(prefix).map_err(|error| not_an_address(error.into()))?;
-        let store: Arc<dyn ObjectStore> = match scheme {
-            "s3" => AmazonS3Builder::from_env()
-                .with_url(url)
-                .with_retry(retries())
-                .build()
-                .map(|store| Arc::new(store) as _),
-            "gs" => GoogleCloudStorageBuilder::from_env()
-                .with_url(url)
-                .with_retry(retries())
-                .build()
-                .map(|store| Arc::new(store) as _),
-            "az" => MicrosoftAzureBuilder::from_env()
-                .with_url(url)
-                .with_retry(retries())
-                .build()
-                .map(|store| Arc::new(store) as _),
-            _ => return Err(not_an_address("no blob store of this kind is known".into())),
-        }
-        .map_err(|error| not_an_address(error.into()))?;
+        #[cfg(feature = "cloud")]
+        let store = super::cloud::store(scheme, url);
+        #[cfg(not(feature = "cloud"))]
+        let store: Option<object_store::Result<Arc<dyn ObjectStore>>> = match scheme {
+            "s3" | "gs" | "az" => {
+                return Err(BlobError::NotBuilt {
+                    location: url.to_owned(),
+                });
+            }
+            _ => None,
+        };
+        let store = store
+            .ok_or_else(|| not_an_address("no blob store of this kind is known".into()))?
+            .map_err(|error| not_an_address(error.into()))?;
         let store: Arc<dyn ObjectStore> = match prefix.as_ref() {
             "" => store,
             _ => Arc::new(PrefixStore::new(store, prefix)),
@@ -69,14 +62,5 @@ impl Blobs {
         let blobs = Self::over(store, url.trim_end_matches('/'), blob_bytes_max);
         blobs.check_writable().await?;
         Ok(blobs)
-    }
-}
-
-/// Workers repeat a call that failed for as long as it takes, so a store that is away is reported soon.
-fn retries() -> RetryConfig {
-    RetryConfig {
-        max_retries: 6,
-        retry_timeout: Duration::from_secs(30),
-        ..RetryConfig::default()
     }
 }

@@ -9,7 +9,7 @@ use gavel_core::spec::RunSpec;
 
 use super::{Driver, DriverError};
 use crate::ledger::{LedgerError, RunRecord};
-use crate::replay::{ReplayError, Replayed, replay_all};
+use crate::replay::{ReplayError, replay};
 
 /// A run as it arrives.
 pub(super) struct Submission {
@@ -85,7 +85,7 @@ impl Driver {
             return Err(LedgerError::RunExists { run: id.clone() });
         };
         let events = self.ledger.events(id).await?;
-        let Replayed { run, sequence, .. } = replay_all(record, &events).map_err(|error| match error {
+        let run = replay(record, &events).map_err(|error| match error {
             ReplayError::Ledger(error) => error,
             other => LedgerError::Corrupt {
                 run: id.clone(),
@@ -94,7 +94,7 @@ impl Driver {
             },
         })?;
         tracing::warn!(run = %id, "the run was in the ledger although storing it was reported as failed");
-        self.state.insert(run, record.created, sequence);
+        self.state.insert(run, record.created, events.len() as u64);
         Ok(())
     }
 }

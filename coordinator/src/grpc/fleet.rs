@@ -174,9 +174,9 @@ impl v1::fleet_server::Fleet for Fleet {
         let key = read_key(status::required(request.key, "key")?)?;
         let wait = Duration::from_millis(request.wait_ms).min(RALLY_MAX);
         let worker = WorkerId(request.worker_id);
-        let muster = self.driver.rally(worker, key, request.rendezvous, wait).await;
-        let muster = muster.map_err(|error| status::of_driver(&error))?;
-        Ok(Response::new(muster.into()))
+        let outcome = self.driver.rally(worker, key, request.rendezvous, wait).await;
+        let outcome = outcome.map_err(|error| status::of_driver(&error))?;
+        Ok(Response::new(outcome.into()))
     }
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {

@@ -9,9 +9,12 @@ use serde::Serialize;
 #[derive(Debug, Serialize)]
 pub(super) struct JudgedPair {
     step: Step,
-    /// Place in the step.
+    /// The prompt's index in the step.
     index: usize,
     prompt: String,
+    /// PNG blobs of the pictures that were edited; none for text-to-image.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sources: Vec<Digest>,
     /// PNG blobs of the candidates.
     images: Vec<Digest>,
     /// On each match: of the first against the second, against the third, and so on.
@@ -51,10 +54,12 @@ fn view(run: &Run, step: Step, index: usize, group: &GroupResult) -> Option<Judg
     if !group.is_judged() {
         return None;
     }
+    let task = run.assets().prompts.get(group.line as usize)?;
     Some(JudgedPair {
         step,
         index,
-        prompt: run.assets().prompts.get(group.line as usize)?.clone(),
+        prompt: task.words.clone(),
+        sources: task.sources.clone(),
         images: group.candidates.iter().map(|candidate| candidate.image).collect(),
         verdicts: group.verdicts.clone(),
         ranks: group.ranks(),

@@ -4,6 +4,8 @@
 //! (`tests/ledger.rs` runs the same promises against each).
 
 mod leadership;
+mod migrations;
+#[cfg(feature = "postgres")]
 mod postgres;
 mod rows;
 mod sqlite;
@@ -16,17 +18,26 @@ use gavel_core::hint::Hint;
 use gavel_core::ids::{Digest, Millis, RunId};
 
 pub use leadership::{Candidacy, Leadership};
+#[cfg(feature = "postgres")]
 pub use postgres::PostgresLedger;
 pub use sqlite::SqliteLedger;
 
 /// Opens the ledger at `url`: `postgres://USER@HOST/DATABASE`, `sqlite:FILE`, or the plain path of a SQLite file.
 ///
 /// # Errors
-/// [`LedgerError::Url`] for anything else, and as the ledger's own `open`.
+/// [`LedgerError::NotBuilt`] for PostgreSQL where Gavel was built without it, [`LedgerError::Url`] for anything else, and as the
+/// ledger's own `open`.
 pub async fn open(url: &str) -> Result<Arc<dyn Ledger>, LedgerError> {
     let scheme = url.split_once(':').map(|(scheme, _)| scheme);
     Ok(match scheme {
+        #[cfg(feature = "postgres")]
         Some("postgres" | "postgresql") => Arc::new(PostgresLedger::open(url).await?),
+        #[cfg(not(feature = "postgres"))]
+        Some(scheme @ ("postgres" | "postgresql")) => {
+            return Err(LedgerError::NotBuilt {
+                location: format!("{scheme}://..."),
+            });
+        }
         Some("sqlite") => {
             let path = url.trim_start_matches("sqlite:");
             Arc::new(SqliteLedger::open(Path::new(path.strip_prefix("//").unwrap_or(path))).await?)
@@ -183,6 +194,12 @@ pub enum LedgerError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The address is one of PostgreSQL, and this Gavel was built without the feature `postgres`.
+    #[error("{location}: this gavel was built without PostgreSQL")]
+    NotBuilt {
+        /// What was given, without its password.
+        location: String,
+    },
     /// The database does not answer, or the connection to it broke.
     #[error("{location}: the ledger's database cannot be reached")]
     Unreachable {
@@ -258,6 +275,9 @@ impl Hint for LedgerError {
                 "free some space on the ledger's disk and start the coordinator again: it goes on where it stopped"
             }
             Self::Url { .. } => "write it as postgres://USER@HOST/DATABASE, or as the path of a SQLite file",
+            Self::NotBuilt { .. } => {
+                "build it with `cargo build --release --features postgres` (release images have it), or name the path of a SQLite file"
+            }
             Self::Unreachable { .. } => {
                 "check that PostgreSQL runs there and accepts connections (`psql` with the same address), and start the \
                  coordinator again: it goes on where it stopped"

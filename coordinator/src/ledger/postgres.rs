@@ -16,9 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::leadership::{Candidacy, Leadership};
 use super::rows::{event_record, run_record, signed};
-use super::{EventRecord, Ledger, LedgerError, RunRecord};
-
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations/postgres");
+use super::{EventRecord, Ledger, LedgerError, RunRecord, migrations};
 
 /// How long a connection may take to come about.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -71,7 +69,7 @@ impl PostgresLedger {
         let location = location(&options);
         // The pool would repeat a refused connection and then only say that time ran out.
         let mut connection = connect(&options, &location).await?;
-        let migrated = MIGRATIONS.run(&mut connection).await;
+        let migrated = migrations::POSTGRES.run(&mut connection).await;
         migrated.map_err(|source| match source {
             sqlx::migrate::MigrateError::Execute(source) | sqlx::migrate::MigrateError::ExecuteMigration(source, _) => {
                 failure(&location, "update its schema", source)

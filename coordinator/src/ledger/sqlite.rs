@@ -10,9 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{Sqlite, Transaction};
 
 use super::rows::{event_record, run_record, signed};
-use super::{EventRecord, Ledger, LedgerError, RunRecord};
-
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations/sqlite");
+use super::{EventRecord, Ledger, LedgerError, RunRecord, migrations};
 
 /// SQLite's primary result codes (sqlite.org/rescode.html); extended codes keep them in the low byte.
 const SQLITE_READONLY: u32 = 8;
@@ -68,7 +66,7 @@ impl SqliteLedger {
                 location: location.clone(),
                 source: source.into(),
             })?;
-        let migrated = MIGRATIONS.run(&pool).await;
+        let migrated = migrations::SQLITE.run(&pool).await;
         migrated.map_err(|source| match source {
             sqlx::migrate::MigrateError::Execute(source) | sqlx::migrate::MigrateError::ExecuteMigration(source, _) => {
                 failure(&location, "update its schema", source)

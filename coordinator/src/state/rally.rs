@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use gavel_core::ids::{Digest, Millis, WorkerId};
 use gavel_core::run::Event;
-use gavel_core::work::rally::{self, Group, Muster};
+use gavel_core::work::rally::{self, Group, RallyOutcome};
 use gavel_core::work::{Assignment, Role};
 use gavel_proto::LeaseKey;
 use tokio::sync::oneshot;
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::{Grant, LeaseAnswer, State};
 use crate::driver::DriverError;
 
-pub(crate) type RallyReply = oneshot::Sender<Result<Muster, DriverError>>;
+pub(crate) type RallyReply = oneshot::Sender<Result<RallyOutcome, DriverError>>;
 
 /// A call that is open.
 #[derive(Debug)]
@@ -52,9 +52,9 @@ impl Call {
     }
 
     /// Tells the caller, who is there or has lost the lease.
-    fn answer(&mut self, muster: Muster) {
+    fn answer(&mut self, outcome: RallyOutcome) {
         if let Some(reply) = self.reply.take() {
-            let _ = reply.send(Ok(muster));
+            let _ = reply.send(Ok(outcome));
         }
     }
 }
@@ -89,10 +89,10 @@ impl State {
                 let known = |worker: &WorkerId| self.workers.iter().any(|known| known.id == *worker);
                 let absent: Vec<WorkerId> = call.called.keys().filter(|worker| !known(worker)).cloned().collect();
                 if !absent.is_empty() {
-                    call.answer(Muster::Incomplete { absent, lost: vec![] });
+                    call.answer(RallyOutcome::Incomplete { absent, lost: vec![] });
                 } else if call.called.is_empty() {
                     let members = call.group.members.clone();
-                    call.answer(Muster::Complete { members });
+                    call.answer(RallyOutcome::Complete { members });
                 } else {
                     // A caller that asks again has a new rendezvous.
                     self.calls.0.retain(|open| open.key() != call.key());
@@ -155,10 +155,10 @@ impl State {
             *stage = Stage::Joined;
             if call.not_joined().is_empty() {
                 let members = call.group.members.clone();
-                call.answer(Muster::Complete { members });
+                call.answer(RallyOutcome::Complete { members });
             }
         } else {
-            call.answer(Muster::Incomplete { absent: vec![], lost });
+            call.answer(RallyOutcome::Incomplete { absent: vec![], lost });
             self.calls.0.remove(place);
         }
         Ok(())
@@ -196,7 +196,7 @@ impl State {
             let waits = call.reply.is_none() || now < call.until;
             if !waits {
                 let absent = call.not_joined();
-                call.answer(Muster::Incomplete { absent, lost: vec![] });
+                call.answer(RallyOutcome::Incomplete { absent, lost: vec![] });
             }
             waits
         });
@@ -215,7 +215,7 @@ impl State {
             let LeaseKey { run, unit, fence } = call.key();
             if call.reply.is_some() {
                 let absent = vec![worker.clone()];
-                call.answer(Muster::Incomplete { absent, lost: vec![] });
+                call.answer(RallyOutcome::Incomplete { absent, lost: vec![] });
             } else if self
                 .run(&run)
                 .is_ok_and(|run| run.check_lease(&unit, fence, None).is_ok())

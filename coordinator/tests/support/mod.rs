@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use gavel_coordinator::{Coordinator, CoordinatorHandle, CoordinatorOptions, Listeners, Stores};
 use gavel_core::RunAssets;
-use gavel_core::ids::{Candidate, Digest, RunId};
+use gavel_core::forecast::rehearsal;
+use gavel_core::ids::{Digest, RunId};
 use gavel_core::run::RunStatus;
 use gavel_core::spec::RunSpec;
-use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord};
-use gavel_core::work::{Assignment, Outcome, Policy, Role, Sampled, ShardStatistics, Unit};
+use gavel_core::work::{Assignment, Outcome, Role, Side, Unit};
 use gavel_core::{LabelledPair, RubricText};
 use gavel_worker::{Work, WorkContext, WorkError, WorkerOptions};
 use tokio::task::JoinHandle;
@@ -44,14 +44,14 @@ pub(crate) fn spec() -> RunSpec {
 pub(crate) fn assets() -> RunAssets {
     let image = |name: &str| Digest::of(&picture(name));
     RunAssets {
-        prompts: (0..10).map(|line| format!("prompt {line}")).collect(),
-        held_out: (0..3).map(|line| format!("held out {line}")).collect(),
+        prompts: (0..10).map(|line| format!("prompt {line}").into()).collect(),
+        held_out: (0..3).map(|line| format!("held out {line}").into()).collect(),
         rubric: RubricText::new("the better picture wins"),
         template: "which?".into(),
         member_templates: Vec::new(),
         reason_template: None,
         labelled: vec![LabelledPair {
-            text: "labelled".into(),
+            task: "labelled".into(),
             first: image("labelled a"),
             second: image("labelled b"),
             preferred: Side::First,
@@ -64,153 +64,32 @@ pub(crate) fn picture(name: &str) -> Vec<u8> {
     [PNG, name.as_bytes()].concat()
 }
 
-/// Work that is a pure function of its assignment, so that its results show what was computed from what.
-pub(crate) struct Fake {
-    rubric: Option<Digest>,
+/// A faultless worker: it reads what a worker reads, and stores made-up blobs.
+#[derive(Default)]
+pub(crate) struct Rehearsal {
+    run: Option<(RunSpec, Digest)>,
 }
 
-impl Fake {
+impl Rehearsal {
     pub(crate) fn new() -> Self {
-        Self { rubric: None }
+        Self::default()
     }
 }
 
-fn manifest() -> Digest {
-    Digest::of(b"two tensors")
-}
-
-fn policy(context: &WorkContext, adapter: String) -> Policy {
-    Policy {
-        optimizer: context.put(format!("optimizer of {adapter}")),
-        averaged: Some(context.put(format!("average of {adapter}"))),
-        adapter: context.put(adapter),
-        manifest: manifest(),
-        tensors: 2,
-    }
-}
-
-impl Work for Fake {
-    fn prepare(&mut self, _: &RunId, _: &RunSpec, assets: &RunAssets) -> Result<(), WorkError> {
-        self.rubric = Some(assets.rubric.digest);
+impl Work for Rehearsal {
+    fn prepare(&mut self, _: &RunId, spec: &RunSpec, assets: &RunAssets) -> Result<(), WorkError> {
+        self.run = Some((spec.clone(), assets.rubric.digest));
         Ok(())
     }
 
-    fn perform(&mut self, unit: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {
-        Ok(match assignment {
-            Assignment::Initialise => Outcome::Initialised {
-                policy: policy(context, "adapter".into()),
-                model: Digest::of(b"transformer"),
-            },
-            Assignment::Sample { step, policy, prompts } => {
-                context.get(&policy.adapter)?;
-                let mut samples = Vec::new();
-                for prompt in prompts {
-                    for candidate in 0..2 {
-                        let name = format!("{} {step} {} {candidate}", policy.adapter, prompt.text);
-                        samples.push(Sampled {
-                            prompt: prompt.index,
-                            candidate: Candidate(candidate),
-                            trajectory: Some(context.put(format!("trajectory {name}"))),
-                            image: context.put(picture(&name)),
-                        });
-                    }
-                }
-                Outcome::Sampled {
-                    samples,
-                    manifest: Some(policy.manifest),
-                    model: Digest::of(b"transformer"),
-                    seconds: 0.5,
-                }
-            }
-            Assignment::EvaluateSample { policy, prompts, .. } => {
-                let adapter = policy.as_ref().map(|policy| policy.adapter);
-                let sampled = prompts.iter().map(|prompt| Sampled {
-                    prompt: prompt.index,
-                    candidate: Candidate(0),
-                    trajectory: None,
-                    image: context.put(picture(&format!("{adapter:?} {}", prompt.text))),
-                });
-                let manifest = policy.as_ref().map(|policy| policy.manifest);
-                Outcome::Sampled {
-                    samples: sampled.collect(),
-                    manifest,
-                    model: Digest::of(b"transformer"),
-                    seconds: 0.5,
-                }
-            }
-            Assignment::Judge { pairs } => {
-                let mut verdicts = Vec::new();
-                for pair in pairs {
-                    let images = context.get_many(&[pair.first, pair.second])?;
-                    let chosen = Digest::of(&images.concat()).0[0] % 5;
-                    let verdict = match chosen {
-                        0 => Verdict::Abstain {
-                            reason: AbstainReason::OrdersDisagree,
-                        },
-                        1 | 2 => Verdict::Preferred { side: Side::First },
-                        _ => Verdict::Preferred { side: Side::Second },
-                    };
-                    let probability_first = match verdict {
-                        Verdict::Preferred { side: Side::First } => 0.9,
-                        Verdict::Preferred { side: Side::Second } => 0.1,
-                        _ => 0.5,
-                    };
-                    verdicts.push(VerdictRecord {
-                        prompt: pair.prompt,
-                        verdict,
-                        probability_first,
-                        order_probabilities: [probability_first; 2],
-                        rubric: self.rubric.ok_or(WorkError::Fatal("not prepared".into()))?,
-                        votes: Vec::new(),
-                        reasons: Vec::new(),
-                    });
-                }
-                Outcome::Judged {
-                    verdicts,
-                    model: Digest::of(b"judge"),
-                    seconds: 0.25,
-                }
-            }
-            Assignment::Gradient { policy, groups, .. } => {
-                let mut sum = format!("gradient {} {unit}", policy.adapter);
-                for candidate in groups.iter().flat_map(|group| &group.candidates) {
-                    context.get(&candidate.trajectory)?;
-                    sum.push_str(&format!(" {} {}", candidate.trajectory, candidate.reward));
-                }
-                let terms = 2 * groups.len() as u64;
-                Outcome::Gradient {
-                    gradient: (terms > 0).then(|| context.put(sum)),
-                    manifest: policy.manifest,
-                    model: Digest::of(b"transformer"),
-                    statistics: ShardStatistics {
-                        terms,
-                        kl: 0.01,
-                        clipped: 1.min(terms),
-                        ratio_deviation: 0.0,
-                        loss: 1.0,
-                    },
-                    skipped: Vec::new(),
-                    seconds: 1.0,
-                }
-            }
-            Assignment::Commit {
-                policy: before,
-                gradients,
-                terms,
-                ..
-            } => {
-                let mut adapter = format!("{} {terms}", before.adapter);
-                for gradient in context.get_many(gradients)? {
-                    adapter.push_str(&Digest::of(&gradient).to_string());
-                }
-                Outcome::Committed {
-                    policy: policy(context, Digest::of(adapter.as_bytes()).to_string()),
-                    grad_norm: 1.5,
-                    learning_rate: 1e-3,
-                    seconds: 0.1,
-                }
-            }
-        })
+    fn perform(&mut self, _: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {
+        let (spec, rubric) = self.run.as_ref().ok_or(WorkError::Fatal("not prepared".into()))?;
+        for (blob, _) in assignment.inputs() {
+            context.get(&blob)?;
+        }
+        Ok(rehearsal::work_into(spec, *rubric, assignment, |blob| {
+            context.put(blob)
+        }))
     }
 }
 
@@ -324,6 +203,6 @@ pub(crate) fn whole_fleet(coordinator: SocketAddr) -> Vec<Working> {
     [Role::Sampler, Role::Judge, Role::Trainer]
         .into_iter()
         .flat_map(|role| [role, role])
-        .map(|role| Working::start(role, coordinator, Fake::new()))
+        .map(|role| Working::start(role, coordinator, Rehearsal::new()))
         .collect()
 }

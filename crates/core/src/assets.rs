@@ -3,16 +3,17 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Digest;
-use crate::work::Side;
+use crate::work::{Side, Task};
 
-/// Everything besides weights that a run reads, so that a worker needs no file of the machine that submitted it.
+/// Everything besides weights that a run reads, so that a worker needs no file of the machine that submitted it. The pictures
+/// that it names are blobs ([`RunAssets::blobs`]), stored before the run is submitted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunAssets {
     /// Training prompts, one for each line of the file.
-    pub prompts: Vec<String>,
+    pub prompts: Vec<Task>,
     /// Held-out prompts; empty in a run without evaluation.
-    pub held_out: Vec<String>,
+    pub held_out: Vec<Task>,
     /// What the judge reads as rubric.
     pub rubric: RubricText,
     /// The judge template file's text.
@@ -23,7 +24,7 @@ pub struct RunAssets {
     /// The text of `judge.reasons.template`; none where no reasons are asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason_template: Option<String>,
-    /// Pairs with a known answer; their images are blobs.
+    /// Pairs with a known answer.
     pub labelled: Vec<LabelledPair>,
     /// The models that the submitter has in the spec's folders: every worker's must be the same.
     #[serde(default)]
@@ -68,15 +69,16 @@ impl Default for RubricText {
     }
 }
 
-/// Two images of one caption, of which the better one is known.
+/// Two pictures of one task, of which the better one is known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LabelledPair {
-    /// The caption.
-    pub text: String,
-    /// The first image.
+    /// What both pictures were made from.
+    #[serde(alias = "text")]
+    pub task: Task,
+    /// The first picture.
     pub first: Digest,
-    /// The second image.
+    /// The second picture.
     pub second: Digest,
     /// The better one.
     pub preferred: Side,

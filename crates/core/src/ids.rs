@@ -25,11 +25,11 @@ number! {
     Step(u32)
 }
 number! {
-    /// A prompt's place within its step (or within the held-out set), counted from 0.
+    /// A prompt's index within its step (or within the held-out set), counted from 0.
     PromptIndex(u32)
 }
 number! {
-    /// A candidate's place among its prompt's candidates, counted from 0.
+    /// A candidate's index among its prompt's candidates, counted from 0.
     Candidate(u8)
 }
 number! {

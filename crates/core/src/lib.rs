@@ -9,6 +9,7 @@ pub mod assets;
 pub mod forecast;
 pub mod hint;
 pub mod ids;
+pub mod measure;
 pub mod noise;
 pub mod rpo;
 pub mod run;

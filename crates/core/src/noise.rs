@@ -1,4 +1,5 @@
-//! Random numbers by key, never by state: whoever needs the noise of one place computes it from that place's name.
+//! Random numbers by key, never by state: whoever needs the noise of one candidate at one timestep computes it from their
+//! numbers.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -21,7 +22,7 @@ pub enum Use {
     AdapterInit,
 }
 
-/// The place that a random number belongs to. Fields that mean nothing to a use are 0: with shared noise, for one, both
+/// What a random number belongs to. Fields that mean nothing to a use are 0: with shared noise, for one, both
 /// candidates' initial latents have `candidate` 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NoiseKey {
@@ -29,7 +30,7 @@ pub struct NoiseKey {
     pub seed: u64,
     /// The optimizer step.
     pub step: u32,
-    /// The prompt's place in the step.
+    /// The prompt's index in the step.
     pub prompt: u32,
     /// The candidate.
     pub candidate: u8,
@@ -40,7 +41,7 @@ pub struct NoiseKey {
 }
 
 impl NoiseKey {
-    /// A key with every place 0.
+    /// A key with every number but the seed 0.
     pub fn new(seed: u64, usage: Use) -> Self {
         Self {
             seed,

@@ -7,7 +7,7 @@ use std::ops::Range;
 use crate::ids::{Candidate, PromptIndex, Step};
 use crate::noise::{NoiseKey, Use};
 
-/// Lines of the prompt file that `step` paints, by place in the step.
+/// Lines of the prompt file that `step` paints, by the prompt's index in the step.
 ///
 /// Steps walk through the file in seeded order: each epoch visits every line once, in an order of its own, and a step may
 /// straddle two epochs.
@@ -19,8 +19,8 @@ pub fn prompt_lines(seed: u64, lines: u32, step: Step, per_step: u32) -> Vec<u32
     let first = u64::from(step.0.saturating_sub(1)) * u64::from(per_step);
     let mut order: Option<(u64, Vec<u32>)> = None;
     (first..first + u64::from(per_step))
-        .map(|place| {
-            let epoch = place / u64::from(lines);
+        .map(|visit| {
+            let epoch = visit / u64::from(lines);
             if order.as_ref().is_none_or(|(known, _)| *known != epoch) {
                 // An epoch that does not fit the key's 32 bits is some 4 billion epochs away; wrapping repeats an order.
                 let key = NoiseKey {
@@ -29,7 +29,7 @@ pub fn prompt_lines(seed: u64, lines: u32, step: Step, per_step: u32) -> Vec<u32
                 };
                 order = Some((epoch, key.permutation(lines)));
             }
-            let line = (place % u64::from(lines)) as usize;
+            let line = (visit % u64::from(lines)) as usize;
             order.as_ref().map_or(0, |(_, lines)| lines[line])
         })
         .collect()
@@ -51,7 +51,7 @@ pub fn timestep_order(
     };
     key.permutation(trained.len() as u32)
         .into_iter()
-        .map(|place| trained[place as usize])
+        .map(|index| trained[index as usize])
         .collect()
 }
 

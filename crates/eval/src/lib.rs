@@ -8,12 +8,10 @@
 mod error;
 mod facts;
 mod scenes;
-mod statistics;
 
 pub use error::EvalError;
 pub use facts::{Adherence, Fact, Facts};
 pub use scenes::{Background, Colour, Object, Relation, Scene, Scenes, Shape};
-pub use statistics::{Proportion, mcnemar, wilson};
 
 /// Scores a picture against its prompt.
 pub trait Evaluator: Send + Sync {

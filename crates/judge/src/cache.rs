@@ -17,11 +17,11 @@ pub trait VerdictCache {
 /// All that a verdict depends on: the judge with its template and margin, the rubric, the prompt, and the pictures in order.
 pub fn verdict_key(judge: &dyn Judge, rubric: &RubricSet, pair: &JudgedPair<'_>) -> Digest {
     let mut text = format!("{} {}", judge.identity(), rubric.digest());
-    for image in [Some(pair.first), Some(pair.second), pair.base].into_iter().flatten() {
+    for image in [Some(pair.first), Some(pair.second), pair.source].into_iter().flatten() {
         text += &format!(" {}", pixels(image));
     }
     // The prompt comes last, so that no words of it can pass for something else.
-    text += &format!(" {}", Digest::of(pair.caption.as_bytes()));
+    text += &format!(" {}", Digest::of(pair.prompt.as_bytes()));
     Digest::of(text.as_bytes())
 }
 
@@ -72,7 +72,7 @@ pub fn judge_with(
         let record = known.or_else(|| judged.next())?;
         // The same pair may have stood in another place.
         Some(VerdictRecord {
-            prompt: pair.prompt,
+            prompt: pair.prompt_index,
             ..record
         })
     });
@@ -135,7 +135,7 @@ mod tests {
             let record = |pair: &JudgedPair<'_>| VerdictRecord {
                 verdict: self.verdict.clone(),
                 votes: self.votes.clone(),
-                ..VerdictRecord::failed(pair.prompt, String::new(), rubric.digest())
+                ..VerdictRecord::failed(pair.prompt_index, String::new(), rubric.digest())
             };
             Ok(pairs.iter().map(record).collect())
         }
@@ -164,10 +164,10 @@ mod tests {
     fn a_verdict_is_recalled_for_the_very_same_question_and_for_no_other() {
         let [dark, light, other] = [image(1), image(200), image(90)];
         let wide = RgbImage::from_pixel(3, 2, image::Rgb([1; 3]));
-        let pair = |caption, base, first, second| JudgedPair {
-            prompt: PromptIndex(4),
-            caption,
-            base,
+        let pair = |prompt, source, first, second| JudgedPair {
+            prompt_index: PromptIndex(4),
+            prompt,
+            source,
             first,
             second,
         };
@@ -182,7 +182,7 @@ mod tests {
         let sharp = rubric("Sharp.");
         assert_eq!(asked(&judge, &sharp, same), 1);
         let elsewhere = JudgedPair {
-            prompt: PromptIndex(9),
+            prompt_index: PromptIndex(9),
             ..same
         };
         assert_eq!(
@@ -201,7 +201,7 @@ mod tests {
             pair("a cat", Some(&other), &dark, &light),
             pair("a cat", Some(&light), &dark, &light),
         ] {
-            assert_eq!(asked(&judge, &sharp, changed), 1, "{}", changed.caption);
+            assert_eq!(asked(&judge, &sharp, changed), 1, "{}", changed.prompt);
             assert_eq!(asked(&judge, &sharp, changed), 0);
         }
     }
@@ -211,9 +211,9 @@ mod tests {
         let images: Vec<RgbImage> = (0..4).map(image).collect();
         let pairs: Vec<JudgedPair<'_>> = (0..3)
             .map(|index| JudgedPair {
-                prompt: PromptIndex(index),
-                caption: "a cat",
-                base: None,
+                prompt_index: PromptIndex(index),
+                prompt: "a cat",
+                source: None,
                 first: &images[index as usize],
                 second: &images[3],
             })
@@ -229,9 +229,9 @@ mod tests {
     fn failures_are_never_kept_and_abstentions_are() {
         let (dark, light) = (image(1), image(2));
         let pair = JudgedPair {
-            prompt: PromptIndex(0),
-            caption: "a cat",
-            base: None,
+            prompt_index: PromptIndex(0),
+            prompt: "a cat",
+            source: None,
             first: &dark,
             second: &light,
         };

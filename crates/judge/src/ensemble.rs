@@ -53,7 +53,7 @@ impl Ensemble {
             let reason = reasons.collect::<Vec<_>>().join("; ");
             return VerdictRecord {
                 votes,
-                ..VerdictRecord::failed(pair.prompt, reason, rubric)
+                ..VerdictRecord::failed(pair.prompt_index, reason, rubric)
             };
         }
         // Weights that are not powers of two may round a mean of ones above one.
@@ -69,7 +69,7 @@ impl Ensemble {
             Some(side) => Verdict::Preferred { side },
         };
         VerdictRecord {
-            prompt: pair.prompt,
+            prompt: pair.prompt_index,
             verdict,
             probability_first,
             order_probabilities,
@@ -112,7 +112,8 @@ impl Judge for Ensemble {
                 Ok(records) => records.into_iter(),
                 Err(error) => {
                     tracing::warn!(reason = %error, "a member of the ensemble is left out");
-                    let failed = |pair: &JudgedPair<'_>| VerdictRecord::failed(pair.prompt, error.to_string(), digest);
+                    let failed =
+                        |pair: &JudgedPair<'_>| VerdictRecord::failed(pair.prompt_index, error.to_string(), digest);
                     pairs.iter().map(failed).collect::<Vec<_>>().into_iter()
                 }
             })
@@ -180,7 +181,7 @@ mod tests {
                     verdict,
                     probability_first: probability,
                     order_probabilities: [probability; 2],
-                    ..VerdictRecord::failed(pair.prompt, String::new(), rubric.digest())
+                    ..VerdictRecord::failed(pair.prompt_index, String::new(), rubric.digest())
                 })
             };
             pairs.iter().map(record).collect()
@@ -222,9 +223,9 @@ mod tests {
         });
         let image = RgbImage::new(1, 1);
         let pair = JudgedPair {
-            prompt: PromptIndex(7),
-            caption: "",
-            base: None,
+            prompt_index: PromptIndex(7),
+            prompt: "",
+            source: None,
             first: &image,
             second: &image,
         };

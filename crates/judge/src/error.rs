@@ -9,7 +9,7 @@ use gavel_rubric::{AskError, TemplateError};
 /// A judge that cannot be had, or cannot judge.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The template cannot be read, or does not render for this caption.
+    /// The template cannot be read, or does not render for this prompt.
     #[error(transparent)]
     Template(#[from] TemplateError),
     /// The model's folder cannot be used.
@@ -28,10 +28,10 @@ pub enum Error {
         source: candle_core::Error,
     },
     /// The model gave NaN or infinity.
-    #[error("the judge's logits for `{caption}` are not finite")]
+    #[error("the judge's logits for `{prompt}` are not finite")]
     NotFinite {
-        /// The caption.
-        caption: String,
+        /// The prompt's words.
+        prompt: String,
     },
     /// The folder holds a model of another architecture than the spec says, or of one that is not known.
     #[error("{}: the model is a `{found}`, not a {expected}", dir.display())]

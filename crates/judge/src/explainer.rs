@@ -65,9 +65,9 @@ impl Explainer {
     fn sentence(&self, theme: &Theme, pair: &JudgedPair<'_>, better: Side) -> Result<Option<String>, AskError> {
         let messages = self
             .template
-            .render(pair.caption, theme, better, pair.base.is_some())
+            .render(pair.prompt, theme, better, pair.source.is_some())
             .map_err(|error| AskError::unanswerable(&error))?;
-        let images: Vec<_> = [Some(pair.first), Some(pair.second), pair.base]
+        let images: Vec<_> = [Some(pair.first), Some(pair.second), pair.source]
             .into_iter()
             .flatten()
             .collect();
@@ -142,7 +142,7 @@ mod tests {
         };
         let record = |pair: &JudgedPair<'_>| VerdictRecord {
             verdict: verdict.clone(),
-            ..VerdictRecord::failed(pair.prompt, String::new(), rubric.digest())
+            ..VerdictRecord::failed(pair.prompt_index, String::new(), rubric.digest())
         };
         Ok(pairs.iter().map(record).collect())
     }
@@ -151,9 +151,9 @@ mod tests {
         let template = ReasonTemplate::parse(TEMPLATE, Path::new("reason.toml")).unwrap();
         let image = RgbImage::new(1, 1);
         let pair = |index| JudgedPair {
-            prompt: PromptIndex(index),
-            caption: "a cat",
-            base: None,
+            prompt_index: PromptIndex(index),
+            prompt: "a cat",
+            source: None,
             first: &image,
             second: &image,
         };

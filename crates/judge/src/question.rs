@@ -21,7 +21,7 @@ impl<'a> Question<'a> {
         pictures: Pictures,
     ) -> Result<Self, Error> {
         let mut images = vec![pair.first, pair.second];
-        match (template.shows_base(), pair.base) {
+        match (template.shows_base(), pair.source) {
             (true, None) => {
                 return Err(Error::Unfit {
                     problem: format!(
@@ -40,10 +40,10 @@ impl<'a> Question<'a> {
                     hint: "put a part `{ base = true }` into the template, before the two candidates",
                 });
             }
-            (_, base) => images.extend(base),
+            (_, source) => images.extend(source),
         }
         Ok(Self {
-            messages: template.render(pair.caption, rubric, pictures)?,
+            messages: template.render(pair.prompt, rubric, pictures)?,
             images,
         })
     }

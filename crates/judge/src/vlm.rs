@@ -74,13 +74,13 @@ impl VlmJudge {
     /// `logits` hold both orders: first candidate first, then second candidate first.
     fn record(&self, rubric: Digest, pair: &JudgedPair<'_>, logits: &[Vec<f32>]) -> Result<VerdictRecord, Error> {
         let not_finite = || Error::NotFinite {
-            caption: pair.caption.to_owned(),
+            prompt: pair.prompt.to_owned(),
         };
         let answer = |logits: &Vec<f32>| Answer::from_logits(logits, self.labels).ok_or_else(not_finite);
         let answers = [answer(&logits[0])?, answer(&logits[1])?];
         let (verdict, order_probabilities) = decide(answers, self.template.label_mass_min, self.margin);
         Ok(VerdictRecord {
-            prompt: pair.prompt,
+            prompt: pair.prompt_index,
             verdict,
             probability_first: mean(order_probabilities),
             order_probabilities,
@@ -118,9 +118,9 @@ pub fn check_question(folder: &VlmInspection, template: &JudgeTemplate, rubric: 
     }
     let image = RgbImage::new(1, 1);
     let pair = JudgedPair {
-        prompt: gavel_core::ids::PromptIndex(0),
-        caption: "a caption",
-        base: template.shows_base().then_some(&image),
+        prompt_index: gavel_core::ids::PromptIndex(0),
+        prompt: "a caption",
+        source: template.shows_base().then_some(&image),
         first: &image,
         second: &image,
     };

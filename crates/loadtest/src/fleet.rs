@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::error::Error;
-use crate::outcome::Maker;
 use crate::ready::ReadySince;
 use crate::synthetic::SyntheticRun;
 use crate::tally::{Counts, Tally};
@@ -46,7 +45,7 @@ impl Fleet {
     /// [`Error::Connect`], [`Error::Refused`]. Nothing is left running then.
     pub async fn start(options: &FleetOptions, run: &SyntheticRun) -> Result<Self, Error> {
         let shared = Arc::new(Shared {
-            maker: Maker::new(run),
+            run: run.clone(),
             work: options.work,
             counts: Counts::new(),
             ready: ReadySince::default(),

@@ -10,7 +10,6 @@
 
 mod error;
 mod fleet;
-mod outcome;
 mod ready;
 mod synthetic;
 mod tally;

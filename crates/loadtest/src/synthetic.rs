@@ -74,7 +74,7 @@ pub fn synthetic_run(steps: u32, per_step: u32) -> Result<SyntheticRun, Error> {
     let spec = RunSpec::from_value(table.collect())?;
     let assets = RunAssets {
         prompts: (0..PROMPTS)
-            .map(|line| format!("prompt {line}: two red cubes to the left of a small green ball"))
+            .map(|line| format!("prompt {line}: two red cubes to the left of a small green ball").into())
             .collect(),
         rubric: RubricText::new(RUBRIC),
         ..RunAssets::default()

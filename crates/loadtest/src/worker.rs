@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use gavel_core::forecast::rehearsal;
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::work::{Assignment, Role};
 use gavel_proto::v1;
@@ -14,8 +15,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::error::Error;
-use crate::outcome::Maker;
 use crate::ready::ReadySince;
+use crate::synthetic::SyntheticRun;
 use crate::tally::Counts;
 
 /// How long the coordinator may hold a request for work; the same that real workers allow.
@@ -29,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// What the workers of a fleet share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) maker: Maker,
+    pub(crate) run: SyntheticRun,
     pub(crate) work: Duration,
     pub(crate) counts: Counts,
     pub(crate) ready: ReadySince,
@@ -119,7 +120,9 @@ impl Worker {
     }
 
     async fn complete(&self, key: LeaseKey, assignment: &Assignment) {
-        let outcome = self.shared.maker.outcome(&key.unit, assignment, &self.id);
+        let SyntheticRun { spec, assets } = &self.shared.run;
+        // Every pair is decided: a shard without a decided pair would need no trainer.
+        let outcome = rehearsal::decided(rehearsal::work(spec, assets.rubric.digest, assignment));
         let unit = key.unit;
         let message = v1::CompleteRequest {
             worker_id: self.id.0.clone(),

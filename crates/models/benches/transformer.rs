@@ -8,6 +8,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use gavel_models::denoiser::Denoiser;
 use gavel_models::flux::transformer::{ActivationMemory, FluxTransformer, TransformerInput};
 use gavel_models::lora::{LoraAdapter, LoraConfig, LoraGradients};
 
@@ -42,7 +43,7 @@ fn transformer(criterion: &mut Criterion) {
         dropout: 0.0,
         target_modules,
     };
-    let mut adapter = LoraAdapter::init(&model, &config, [7; 32]).expect("a fresh adapter");
+    let mut adapter = LoraAdapter::init(model.layers(), &config, [7; 32]).expect("a fresh adapter");
     let flat: Vec<f32> = adapter
         .flatten()
         .iter()

@@ -21,6 +21,18 @@ pub enum ModelError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The conditioning lacks a tensor that the denoiser reads.
+    #[error("the conditioning has no tensor `{name}`")]
+    ConditioningMissing {
+        /// The tensor.
+        name: String,
+    },
+    /// The conditioning holds a tensor that the denoiser does not read: it was made for another family.
+    #[error("the conditioning has a tensor `{name}`, which this model does not read")]
+    ConditioningUnread {
+        /// The tensor.
+        name: String,
+    },
     /// The tokenizer refused a text.
     #[error("tokenizer: {0}")]
     Tokenize(String),

@@ -1,19 +1,23 @@
-//! Diffusion and vision-language models on candle: FLUX for the policy, Qwen2.5-VL and Qwen3-VL for the judge.
+//! Diffusion and vision-language models on candle: a diffusion family for the policy, Qwen2.5-VL and Qwen3-VL for the judge.
+//!
+//! Whoever samples or trains goes through [`Family`], which opens a folder as a [`denoiser::Denoiser`] or a
+//! [`denoiser::Pipeline`]; no other crate names a family.
 //!
 //! Loads unmodified Hugging Face folders, computes in float32 on the CPU (or the dtype of the device), and knows nothing of
 //! the fleet: no async, no gRPC. Gradients come from explicit vector-Jacobian products, never from candle's autograd.
 
+pub mod denoiser;
 pub mod error;
+mod family;
 pub mod flux;
 mod layers;
 pub mod load;
 pub mod lora;
 pub mod ops;
-pub mod tensor_file;
 pub mod text;
-pub mod trajectory;
 pub mod vae;
 pub mod vlm;
 
 pub use error::ModelError;
+pub use family::{Family, UnknownFamily};
 pub use load::{LoadError, Weights};

@@ -7,7 +7,7 @@ use gavel_core::ids::{Digest, Step};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::Policy;
 use gavel_models::lora::{LoraConfig, write_folder};
-use gavel_trainer_worker::replay::OPTIMIZER_FILE;
+use gavel_policy::train::replay::OPTIMIZER_FILE;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 

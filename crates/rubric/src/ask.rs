@@ -117,15 +117,15 @@ pub trait Judge: Send + Sync {
     }
 }
 
-/// Two pictures of one caption.
+/// Two pictures of one prompt.
 #[derive(Debug, Clone, Copy)]
 pub struct JudgedPair<'a> {
-    /// The pair's place in the step, the held-out set or the labelled set.
-    pub prompt: PromptIndex,
-    /// The caption, or the instruction of an edit.
-    pub caption: &'a str,
+    /// The prompt's index in the step, the held-out set or the labelled set.
+    pub prompt_index: PromptIndex,
+    /// The prompt's words: a description, or the instruction of an edit.
+    pub prompt: &'a str,
     /// The picture that was edited; `None` for text-to-image.
-    pub base: Option<&'a RgbImage>,
+    pub source: Option<&'a RgbImage>,
     /// The first candidate.
     pub first: &'a RgbImage,
     /// The second candidate.

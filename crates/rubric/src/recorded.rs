@@ -163,7 +163,7 @@ impl<'a> Recorded<'a> {
                     "judge": judge.identity(),
                     "rubric": words,
                     "caption": pair.example.prompt,
-                    "base": pair.example.base.as_ref().map(|base| base.digest),
+                    "base": pair.example.source.as_ref().map(|base| base.digest),
                     "pictures": pair.pictures.map(|picture| picture.digest),
                 }))
             })
@@ -254,23 +254,23 @@ impl<'a> Recorded<'a> {
 
 /// A pair's pixels.
 struct Decoded {
-    base: Option<RgbImage>,
+    source: Option<RgbImage>,
     pictures: [RgbImage; 2],
 }
 
 impl Decoded {
     fn of(pair: &RankedPair<'_>) -> Self {
         Self {
-            base: pair.example.base.as_ref().map(Picture::image),
+            source: pair.example.source.as_ref().map(Picture::image),
             pictures: pair.pictures.map(Picture::image),
         }
     }
 
     fn question<'b>(&'b self, recorded: &RecordedPair<'b>) -> JudgedPair<'b> {
         JudgedPair {
-            prompt: recorded.index,
-            caption: &recorded.pair.example.prompt,
-            base: self.base.as_ref(),
+            prompt_index: recorded.index,
+            prompt: &recorded.pair.example.prompt,
+            source: self.source.as_ref(),
             first: &self.pictures[0],
             second: &self.pictures[1],
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::work::VerdictRecord;
-use gavel_core::work::rally::Muster;
+use gavel_core::work::rally::RallyOutcome;
 use gavel_core::work::{Fault, Unusable};
 use gavel_proto::LeaseKey;
 use tokio::runtime::Handle;
@@ -173,7 +173,7 @@ impl WorkContext {
     /// # Errors
     /// [`WorkError::Cancelled`] when the lease was lost, or somebody else has called this worker first: it follows that call
     /// when it has given its own lease back. [`WorkError::Retry`] when the coordinator is away.
-    pub fn rally(&self, rendezvous: Vec<u8>, wait: Duration) -> Result<Muster, WorkError> {
+    pub fn rally(&self, rendezvous: Vec<u8>, wait: Duration) -> Result<RallyOutcome, WorkError> {
         let (session, key) = self.in_fleet()?;
         self.block_on(session.rally(key, rendezvous, wait))?
             .map_err(|status| call_failed("call for gradient sums", &status))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::work::VerdictRecord;
-use gavel_core::work::rally::{Group, Muster};
+use gavel_core::work::rally::{Group, RallyOutcome};
 use gavel_core::work::{Outcome, Role, Unusable};
 use gavel_proto::{LeaseKey, Malformed, v1};
 use tonic::{Code, Status};
@@ -100,7 +100,12 @@ impl Session {
 
     /// Calls the holders of gradient sums together, and waits for them at most `wait`. Asks once: what was lost with an answer
     /// is a group that somebody has joined already.
-    pub(crate) async fn rally(&self, key: &LeaseKey, rendezvous: Vec<u8>, wait: Duration) -> Result<Muster, Status> {
+    pub(crate) async fn rally(
+        &self,
+        key: &LeaseKey,
+        rendezvous: Vec<u8>,
+        wait: Duration,
+    ) -> Result<RallyOutcome, Status> {
         let message = v1::RallyRequest {
             worker_id: self.worker.0.clone(),
             key: Some(key.clone().into()),

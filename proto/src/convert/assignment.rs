@@ -1,7 +1,7 @@
 //! What a worker is given.
 
 use gavel_core::ids::{PromptIndex, Step, WorkerId};
-use gavel_core::work::{Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup};
+use gavel_core::work::{Assignment, Pair, Policy, PromptTask, RewardedCandidate, RewardedGroup, Task};
 
 use super::unit::arm;
 use super::{Malformed, all, bytes, digest, digests, each, optional_digest, required};
@@ -34,22 +34,42 @@ impl TryFrom<v1::Policy> for Policy {
     }
 }
 
-impl From<PromptText> for v1::Prompt {
-    fn from(prompt: PromptText) -> Self {
+impl From<Task> for v1::Task {
+    fn from(task: Task) -> Self {
         Self {
-            index: prompt.index.0,
-            text: prompt.text,
+            words: task.words,
+            sources: task.sources.into_iter().map(bytes).collect(),
         }
     }
 }
 
-impl TryFrom<v1::Prompt> for PromptText {
+impl TryFrom<v1::Task> for Task {
+    type Error = Malformed;
+
+    fn try_from(task: v1::Task) -> Result<Self, Malformed> {
+        Ok(Self {
+            words: task.words,
+            sources: digests(&task.sources, "Task.sources")?,
+        })
+    }
+}
+
+impl From<PromptTask> for v1::Prompt {
+    fn from(prompt: PromptTask) -> Self {
+        Self {
+            index: prompt.index.0,
+            task: Some(prompt.task.into()),
+        }
+    }
+}
+
+impl TryFrom<v1::Prompt> for PromptTask {
     type Error = Malformed;
 
     fn try_from(prompt: v1::Prompt) -> Result<Self, Malformed> {
         Ok(Self {
             index: PromptIndex(prompt.index),
-            text: prompt.text,
+            task: required(prompt.task, "Prompt.task")?.try_into()?,
         })
     }
 }
@@ -57,8 +77,8 @@ impl TryFrom<v1::Prompt> for PromptText {
 impl From<Pair> for v1::Pair {
     fn from(pair: Pair) -> Self {
         Self {
-            prompt: pair.prompt.0,
-            text: pair.text,
+            prompt_index: pair.prompt_index.0,
+            task: Some(pair.task.into()),
             first: bytes(pair.first),
             second: bytes(pair.second),
         }
@@ -70,8 +90,8 @@ impl TryFrom<v1::Pair> for Pair {
 
     fn try_from(pair: v1::Pair) -> Result<Self, Malformed> {
         Ok(Self {
-            prompt: PromptIndex(pair.prompt),
-            text: pair.text,
+            prompt_index: PromptIndex(pair.prompt_index),
+            task: required(pair.task, "Pair.task")?.try_into()?,
             first: digest(&pair.first, "Pair.first")?,
             second: digest(&pair.second, "Pair.second")?,
         })

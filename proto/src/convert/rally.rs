@@ -1,11 +1,11 @@
 //! Who exchanges gradient sums.
 
 use gavel_core::ids::WorkerId;
-use gavel_core::work::rally::{Group, Muster};
+use gavel_core::work::rally::{Group, RallyOutcome};
 
 use super::{Malformed, bytes, digests};
 use crate::v1;
-use crate::v1::rally_response::Muster as Wire;
+use crate::v1::rally_response::Outcome as Wire;
 
 fn names(workers: Vec<WorkerId>) -> Vec<String> {
     workers.into_iter().map(|worker| worker.0).collect()
@@ -33,26 +33,26 @@ impl From<v1::Group> for Group {
     }
 }
 
-impl From<Muster> for v1::RallyResponse {
-    fn from(muster: Muster) -> Self {
-        let muster = match muster {
-            Muster::Complete { members } => Wire::Complete(v1::rally_response::Complete {
+impl From<RallyOutcome> for v1::RallyResponse {
+    fn from(outcome: RallyOutcome) -> Self {
+        let outcome = match outcome {
+            RallyOutcome::Complete { members } => Wire::Complete(v1::rally_response::Complete {
                 members: names(members),
             }),
-            Muster::Incomplete { absent, lost } => Wire::Incomplete(v1::rally_response::Incomplete {
+            RallyOutcome::Incomplete { absent, lost } => Wire::Incomplete(v1::rally_response::Incomplete {
                 absent: names(absent),
                 lost: lost.into_iter().map(bytes).collect(),
             }),
         };
-        Self { muster: Some(muster) }
+        Self { outcome: Some(outcome) }
     }
 }
 
-impl TryFrom<v1::RallyResponse> for Muster {
+impl TryFrom<v1::RallyResponse> for RallyOutcome {
     type Error = Malformed;
 
     fn try_from(response: v1::RallyResponse) -> Result<Self, Malformed> {
-        Ok(match super::required(response.muster, "RallyResponse.muster")? {
+        Ok(match super::required(response.outcome, "RallyResponse.outcome")? {
             Wire::Complete(complete) => Self::Complete {
                 members: workers(complete.members),
             },

@@ -1,10 +1,10 @@
 use gavel_core::ids::{Candidate, Digest, Fence, PromptIndex, RunId, Step, WorkerId};
-use gavel_core::work::rally::{Group, Muster};
+use gavel_core::work::rally::{Group, RallyOutcome};
 use gavel_core::work::*;
 use gavel_core::work::{AbstainReason, Reason, Side, Verdict, VerdictRecord};
 use prost::Message;
 
-use super::{LeaseKey, Malformed};
+use super::Malformed;
 use crate::v1;
 
 /// Sends `core` over the wire as bytes and expects the same value back.
@@ -80,8 +80,8 @@ fn verdicts() -> Vec<VerdictRecord> {
     ]
     .into_iter()
     .enumerate()
-    .map(|(place, verdict)| VerdictRecord {
-        prompt: PromptIndex(place as u32),
+    .map(|(index, verdict)| VerdictRecord {
+        prompt: PromptIndex(index as u32),
         verdict,
         probability_first: 0.1 + 0.2,
         order_probabilities: [0.3, 1.0],
@@ -135,13 +135,16 @@ fn every_role_survives_the_wire() {
 
 #[test]
 fn every_assignment_survives_the_wire() {
-    let prompts = vec![PromptText {
+    let prompts = vec![PromptTask {
         index: PromptIndex(3),
-        text: "a \u{1f9ca} on a hill".into(),
+        task: "a \u{1f9ca} on a hill".into(),
     }];
     let pairs = vec![Pair {
-        prompt: PromptIndex(0),
-        text: "x".into(),
+        prompt_index: PromptIndex(0),
+        task: Task {
+            words: "x".into(),
+            sources: vec![digest("source")],
+        },
         first: digest("a"),
         second: digest("b"),
     }];
@@ -223,7 +226,7 @@ fn a_commit_with_a_gradient_that_nobody_made_is_refused() {
 }
 
 #[test]
-fn a_group_and_every_muster_survive_the_wire() {
+fn a_group_and_every_rally_s_outcome_survive_the_wire() {
     let members = vec![WorkerId("trainer-2".into()), WorkerId("trainer-1".into())];
     let group = Group {
         members: members.clone(),
@@ -231,21 +234,21 @@ fn a_group_and_every_muster_survive_the_wire() {
     };
     let wire = v1::Group::from(group.clone()).encode_to_vec();
     assert_eq!(Group::from(v1::Group::decode(wire.as_slice()).unwrap()), group);
-    for muster in [
-        Muster::Complete {
+    for outcome in [
+        RallyOutcome::Complete {
             members: members.clone(),
         },
-        Muster::Incomplete {
+        RallyOutcome::Incomplete {
             absent: members,
             lost: vec![digest("sum")],
         },
     ] {
-        check::<_, v1::RallyResponse>(muster);
+        check::<_, v1::RallyResponse>(outcome);
     }
     assert_eq!(
-        Muster::try_from(v1::RallyResponse { muster: None }),
+        RallyOutcome::try_from(v1::RallyResponse { outcome: None }),
         Err(Malformed::Missing {
-            field: "RallyResponse.muster"
+            field: "RallyResponse.outcome"
         })
     );
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use gavel_core::ids::{Digest, PromptIndex};
+use gavel_core::measure::Proportion;
 use gavel_core::work::{Side, VerdictRecord};
-use gavel_eval::Proportion;
 use gavel_judge::Models;
 use gavel_rubric::data::{LabelledSet, Labelling, RankedPair};
 use gavel_rubric::{Journal, Judge, Recorded, RecordedPair, RubricSet, Theme};

@@ -12,7 +12,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Gets the bytes behind an address; no more than `bytes_max` are held.
 pub(super) fn fetch(url: &str, bytes_max: u64) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
     let got = block_on(async {
-        let client = reqwest::Client::builder().timeout(TIMEOUT).build().foreign()?;
+        let client = gavel_judge::http_client().timeout(TIMEOUT).build().foreign()?;
         let mut response = client.get(url).send().await.foreign()?.error_for_status().foreign()?;
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.foreign()? {

@@ -1,17 +1,18 @@
 //! What verdicts on labelled pairs say about a judge.
 
-use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord};
-use gavel_eval::{Proportion, mcnemar, wilson};
+use gavel_core::measure::{Abstentions, JudgeCounts, Proportion, is_right, mcnemar};
+use gavel_core::work::{Side, Verdict, VerdictRecord};
 use serde::Serialize;
 
-/// A judge under one rubric. Shares come with their 95 % Wilson intervals; `None` where there is nothing to count.
+/// A judge under one rubric; [`JudgeCounts`] says what the shares mean. They come with their 95 % Wilson intervals; `None` where
+/// there is nothing to count.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Measured {
     /// Labelled pairs.
     pub(super) pairs: usize,
     /// Those that the judge looked at.
     pub(super) judged: usize,
-    /// Share of all pairs with the right verdict; no verdict counts as wrong.
+    /// Share of the judged pairs with the right verdict; no decision counts as wrong.
     pub(super) accuracy: Option<Proportion>,
     /// Share of the decided pairs with the right verdict.
     pub(super) accuracy_decided: Option<Proportion>,
@@ -26,15 +27,6 @@ pub(super) struct Measured {
     pub(super) abstentions: Abstentions,
     /// Pairs that could not be judged.
     pub(super) failed: usize,
-}
-
-/// Abstentions by reason.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
-pub(super) struct Abstentions {
-    pub(super) orders_disagree: usize,
-    pub(super) too_close: usize,
-    pub(super) outside_labels: usize,
-    pub(super) other: usize,
 }
 
 /// The same pairs with and without the rubric.
@@ -53,7 +45,7 @@ pub(super) struct Compared {
 pub(super) struct ThemeMeasured {
     /// The theme's name.
     pub(super) theme: String,
-    /// Share of all pairs where its verdict is right.
+    /// Share of the judged pairs where its verdict is right.
     pub(super) accuracy: Option<Proportion>,
     /// Share of the pairs decided under it and under the whole rubric where both verdicts are the same.
     pub(super) agreement: Option<Proportion>,
@@ -61,56 +53,20 @@ pub(super) struct ThemeMeasured {
     pub(super) abstained: Option<Proportion>,
 }
 
-/// Whether a verdict is the right one.
-pub(super) fn is_right(record: &VerdictRecord, preferred: Side) -> bool {
-    record.verdict == Verdict::Preferred { side: preferred }
-}
-
 impl Measured {
     /// Counts; `preferred` holds the label of each record.
     pub(super) fn of(records: &[VerdictRecord], preferred: &[Side]) -> Self {
-        let mut abstentions = Abstentions::default();
-        let (mut right, mut decided, mut consistent, mut judged, mut abstained) = (0, 0, 0, 0, 0);
-        let mut first_chosen = 0.0;
-        for (record, preferred) in records.iter().zip(preferred) {
-            right += usize::from(is_right(record, *preferred));
-            if !record.is_judged() {
-                continue;
-            }
-            judged += 1;
-            consistent += usize::from(record.orders_agree());
-            let [straight, swapped] = record.order_probabilities;
-            first_chosen += leaning(straight) + leaning(1.0 - swapped);
-            match record.verdict {
-                Verdict::Preferred { .. } => decided += 1,
-                Verdict::Abstain { reason } => {
-                    abstained += 1;
-                    abstentions.add(reason);
-                }
-                Verdict::Failed { .. } => {}
-            }
-        }
+        let counts = JudgeCounts::of(records.iter().zip(preferred.iter().copied()));
         Self {
             pairs: records.len(),
-            judged,
-            accuracy: wilson(right as f64, records.len()),
-            accuracy_decided: wilson(right as f64, decided),
-            order_consistency: wilson(consistent as f64, judged),
-            first_chosen: wilson(first_chosen, 2 * judged),
-            abstained: wilson(abstained as f64, judged),
-            abstentions,
-            failed: records.len() - judged,
-        }
-    }
-}
-
-impl Abstentions {
-    fn add(&mut self, reason: AbstainReason) {
-        match reason {
-            AbstainReason::OrdersDisagree => self.orders_disagree += 1,
-            AbstainReason::TooClose => self.too_close += 1,
-            AbstainReason::OutsideLabels => self.outside_labels += 1,
-            _ => self.other += 1,
+            judged: counts.judged,
+            accuracy: counts.accuracy(),
+            accuracy_decided: counts.accuracy_decided(),
+            order_consistency: counts.order_consistency(),
+            first_chosen: counts.first_chosen(),
+            abstained: counts.abstained_share(),
+            abstentions: counts.abstentions,
+            failed: counts.failed,
         }
     }
 }
@@ -149,18 +105,9 @@ impl ThemeMeasured {
         Self {
             theme,
             accuracy: measured.accuracy,
-            agreement: wilson(same as f64, both),
+            agreement: Proportion::of(same as f64, both),
             abstained: measured.abstained,
         }
-    }
-}
-
-/// 1 for an answer that leans to the picture shown first, one half for none.
-fn leaning(probability_shown_first: f64) -> f64 {
-    match probability_shown_first.partial_cmp(&0.5) {
-        Some(std::cmp::Ordering::Greater) => 1.0,
-        Some(std::cmp::Ordering::Less) => 0.0,
-        _ => 0.5,
     }
 }
 

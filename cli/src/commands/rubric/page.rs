@@ -92,7 +92,7 @@ fn cell(pair: &RankedPair<'_>, index: usize, verdicts: &Verdicts) -> Result<Cell
     let themes = verdicts.themes.iter();
     Ok(Cell {
         prompt: pair.example.prompt.clone(),
-        base: pair.example.base.as_ref().map(data_url).transpose()?,
+        base: pair.example.source.as_ref().map(data_url).transpose()?,
         pictures: [
             shown(pair.pictures[0], Side::First)?,
             shown(pair.pictures[1], Side::Second)?,

@@ -51,13 +51,13 @@ impl Blobs {
 
     /// Stores a result's blobs, also in place of lost ones.
     pub(super) fn store(&mut self, outcome: &Outcome) {
-        for blob in outputs(outcome) {
+        for (blob, _) in outcome.outputs() {
             self.lost.remove(&blob);
             self.deleted.remove(&blob);
             self.stored.push(blob);
         }
         if let Outcome::Initialised { .. } | Outcome::Committed { .. } = outcome {
-            self.policies.extend(outputs(outcome));
+            self.policies.extend(outcome.outputs().map(|(blob, _)| blob));
         }
     }
 
@@ -68,12 +68,12 @@ impl Blobs {
     }
 
     pub(super) fn misleads(&self, outcome: &Outcome) -> bool {
-        outputs(outcome).iter().any(|blob| self.misleading.contains(blob))
+        outcome.outputs().any(|(blob, _)| self.misleading.contains(&blob))
     }
 
     /// What somebody who does this unit finds unusable.
     pub(super) fn unusable(&self, assignment: &Assignment) -> Vec<Unusable> {
-        let found = inputs(assignment).into_iter().filter_map(|blob| {
+        let found = assignment.inputs().filter_map(|(blob, _)| {
             let fault = match () {
                 () if self.lost.contains(&blob) || self.deleted.contains(&blob) => Fault::Storage,
                 () if self.misleading.contains(&blob) => Fault::Producer,
@@ -82,44 +82,5 @@ impl Blobs {
             Some(Unusable { blob, fault })
         });
         found.collect()
-    }
-}
-
-/// The blobs that somebody who does this reads.
-pub(super) fn inputs(assignment: &Assignment) -> Vec<Digest> {
-    match assignment {
-        Assignment::Initialise | Assignment::EvaluateSample { policy: None, .. } => vec![],
-        Assignment::Sample { policy, .. } => vec![policy.adapter],
-        Assignment::EvaluateSample {
-            policy: Some(policy), ..
-        } => vec![policy.averaged.unwrap_or(policy.adapter)],
-        Assignment::Judge { pairs } => pairs.iter().flat_map(|pair| [pair.first, pair.second]).collect(),
-        Assignment::Gradient { groups, policy, .. } => {
-            let trajectories = groups.iter().flat_map(|group| &group.candidates);
-            let trajectories = trajectories.map(|candidate| candidate.trajectory);
-            trajectories.chain([policy.adapter]).collect()
-        }
-        Assignment::Commit { gradients, policy, .. } => {
-            let policy = [policy.adapter, policy.optimizer].into_iter().chain(policy.averaged);
-            gradients.iter().copied().chain(policy).collect()
-        }
-    }
-}
-
-/// The blobs that are stored with a result.
-pub(super) fn outputs(outcome: &Outcome) -> Vec<Digest> {
-    match outcome {
-        Outcome::Initialised { policy, .. } | Outcome::Committed { policy, .. } => {
-            let files = [policy.adapter, policy.optimizer].into_iter();
-            files.chain(policy.averaged).collect()
-        }
-        Outcome::Sampled { samples, .. } => {
-            let blobs = samples
-                .iter()
-                .flat_map(|sample| [Some(sample.image), sample.trajectory]);
-            blobs.flatten().collect()
-        }
-        Outcome::Gradient { gradient, .. } => gradient.iter().copied().collect(),
-        Outcome::Judged { .. } => vec![],
     }
 }

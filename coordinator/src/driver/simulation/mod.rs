@@ -11,8 +11,8 @@
 )]
 
 mod blobs;
-mod book;
 mod chance;
+mod invariants;
 mod ledger;
 mod lies;
 mod oracle;

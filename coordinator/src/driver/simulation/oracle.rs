@@ -1,4 +1,4 @@
-//! What must hold whatever happens, checked from the ledger alone and with books of its own.
+//! What must hold whatever happens, checked from the ledger alone.
 //!
 //! For each run there is a *shadow*: the run as the ledger tells it, event by event, as soon as the ledger holds them. After
 //! every round the driver's run must equal its shadow, so an event that was refused and yet changed something, or an
@@ -10,15 +10,14 @@ use gavel_core::RunAssets;
 use gavel_core::ids::{Millis, RunId, WorkerId};
 use gavel_core::run::{Event, Phase, Refusal, Run};
 use gavel_core::spec::RunSpec;
-use gavel_core::work::Role;
-use gavel_proto::LeaseKey;
+use gavel_core::work::{LeaseKey, Role};
 
 use super::blobs::Blobs;
-use super::book::{Book, judged_by_failure};
+use super::invariants::{Invariants, judged_by_failure};
 use super::ledger::Pages;
 use super::process::Answered;
 use super::protocol::{Request, Response};
-use crate::replay::replay_all;
+use crate::replay::replay;
 use crate::state::State;
 
 /// The observer of one schedule.
@@ -35,7 +34,7 @@ pub(super) struct Oracle {
 /// A run under observation.
 pub(super) struct Watched {
     pub(super) shadow: Run,
-    pub(super) book: Book,
+    pub(super) invariants: Invariants,
 }
 
 impl Oracle {
@@ -50,10 +49,10 @@ impl Oracle {
     pub(super) fn read(&mut self, pages: &Pages, blobs: &Blobs) -> Result<Vec<(RunId, Event)>, String> {
         for record in &pages.runs {
             if !self.watched.contains_key(&record.run) {
-                let begun = replay_all(record, &[]).map_err(|error| format!("{}: {error:?}", record.run))?;
+                let begun = replay(record, &[]).map_err(|error| format!("{}: {error:?}", record.run))?;
                 let watched = Watched {
-                    shadow: begun.run,
-                    book: Book::default(),
+                    shadow: begun,
+                    invariants: Invariants::default(),
                 };
                 self.watched.insert(record.run.clone(), watched);
             }
@@ -91,7 +90,7 @@ impl Oracle {
         for watched in self.watched.values_mut() {
             watched.shadow.recovered(now);
             let lease = watched.shadow.spec().fleet.lease.as_millis() as u64;
-            watched.book.renew_all(Millis(now.0 + lease));
+            watched.invariants.renew_all(Millis(now.0 + lease));
         }
     }
 
@@ -130,7 +129,7 @@ impl Oracle {
             };
             watched.shadow.keep_alive(worker, &[(key.unit, key.fence)], now);
             let lease = watched.shadow.spec().fleet.lease.as_millis() as u64;
-            watched.book.keep_alive(key, worker, Millis(now.0 + lease))?;
+            watched.invariants.keep_alive(key, worker, Millis(now.0 + lease))?;
         }
         Ok(())
     }
@@ -139,17 +138,17 @@ impl Oracle {
     pub(super) fn check_answer(&self, answered: &Answered) -> Result<(), String> {
         let open = |key: &LeaseKey| {
             let watched = self.watched.get(&key.run)?;
-            let (fence, holder) = watched.book.open(&key.unit)?;
+            let (fence, holder) = watched.invariants.open(&key.unit)?;
             (fence == key.fence).then_some(holder)
         };
-        let book = |run: &RunId| {
-            let watched = self.watched.get(run).map(|watched| &watched.book);
+        let invariants_of = |run: &RunId| {
+            let watched = self.watched.get(run).map(|watched| &watched.invariants);
             watched.ok_or_else(|| format!("an answer about run {run}, which the ledger does not hold"))
         };
         let refusal = answered.refusal.as_ref();
         match (&answered.call.request, &answered.response) {
             (Request::Lease { worker }, Response::Leased(grant)) => {
-                if !book(&grant.run)?.was_granted(&grant.unit, grant.fence, worker) {
+                if !invariants_of(&grant.run)?.was_granted(&grant.unit, grant.fence, worker) {
                     return Err(format!(
                         "{worker} was given {} with fence {}, and the ledger does not know",
                         grant.unit, grant.fence
@@ -157,7 +156,7 @@ impl Oracle {
                 }
             }
             (Request::Complete { key, .. }, Response::Done) => {
-                if !book(&key.run)?.was_completed(key.fence) {
+                if !invariants_of(&key.run)?.was_completed(key.fence) {
                     return Err(format!("{} was acknowledged, and the ledger does not know", key.unit));
                 }
             }
@@ -183,7 +182,7 @@ impl Oracle {
                 }
             }
             (Request::Fail { key, .. }, Response::Done) => {
-                if !book(&key.run)?.has_ended(key.fence) {
+                if !invariants_of(&key.run)?.has_ended(key.fence) {
                     return Err(format!(
                         "a failure of {} was acknowledged, and the ledger does not know",
                         key.unit
@@ -197,7 +196,7 @@ impl Oracle {
             }
             (Request::Deregister { worker }, Response::Done) => {
                 for watched in self.watched.values() {
-                    if let Some(unit) = watched.book.held_by(worker) {
+                    if let Some(unit) = watched.invariants.held_by(worker) {
                         return Err(format!("{worker} has left and still holds {unit}"));
                     }
                 }
@@ -226,9 +225,8 @@ impl Oracle {
                 .filter(|event| event.run == record.run)
                 .cloned()
                 .collect();
-            let mut replayed = replay_all(record, &events)
-                .map_err(|error| format!("the ledger cannot be replayed: {error:?}"))?
-                .run;
+            let mut replayed =
+                replay(record, &events).map_err(|error| format!("the ledger cannot be replayed: {error:?}"))?;
             let mut live = state
                 .run(&record.run)
                 .map_err(|_| format!("{} is gone", record.run))?
@@ -238,7 +236,7 @@ impl Oracle {
             if replayed != live {
                 return Err("a replay of the whole ledger gives another run".into());
             }
-            watched.book.check_end(&live)?;
+            watched.invariants.check_end(&live)?;
             if !judged_by_failure(&live) {
                 same_results(&live, &undisturbed(live.spec(), live.assets())?)?;
                 equal += 1;
@@ -251,11 +249,11 @@ impl Oracle {
 impl Watched {
     fn take(&mut self, event: &Event, at: Millis, silent: bool, blobs: &Blobs) -> Result<(), String> {
         let lease = self.shadow.spec().fleet.lease.as_millis() as u64;
-        self.book.before(event, at, lease, silent, &self.shadow)?;
+        self.invariants.before(event, at, lease, silent, &self.shadow)?;
         self.shadow
             .apply(event.clone(), at)
             .map_err(|refusal| format!("the ledger holds an event that does not apply: {refusal}"))?;
-        self.book.after(event, &self.shadow, blobs)
+        self.invariants.after(event, &self.shadow, blobs)
     }
 }
 

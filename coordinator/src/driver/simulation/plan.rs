@@ -187,9 +187,11 @@ fn spec(chance: &mut Chance, heartbeat: u64) -> RunSpec {
 
 fn assets(chance: &mut Chance) -> RunAssets {
     RunAssets {
-        prompts: (0..chance.between(1, 9)).map(|line| format!("prompt {line}")).collect(),
+        prompts: (0..chance.between(1, 9))
+            .map(|line| format!("prompt {line}").into())
+            .collect(),
         held_out: (0..chance.between(1, 5))
-            .map(|line| format!("held-out {line}"))
+            .map(|line| format!("held-out {line}").into())
             .collect(),
         rubric: RubricText::new("prefer the better one"),
         template: String::new(),
@@ -197,7 +199,7 @@ fn assets(chance: &mut Chance) -> RunAssets {
         reason_template: None,
         labelled: (0..chance.below(4) as u8)
             .map(|pair| LabelledPair {
-                text: format!("labelled {pair}"),
+                task: format!("labelled {pair}").into(),
                 first: Digest::of(&[pair, 0]),
                 second: Digest::of(&[pair, 1]),
                 preferred: Side::First,

@@ -1,8 +1,7 @@
 //! What travels between the simulated workers, the operator and the coordinator.
 
 use gavel_core::ids::{RunId, WorkerId};
-use gavel_core::work::{Outcome, Role, Unusable};
-use gavel_proto::LeaseKey;
+use gavel_core::work::{LeaseKey, Outcome, Role, Unusable};
 use tonic::Code;
 
 use crate::state::Grant;
@@ -10,7 +9,7 @@ use crate::state::Grant;
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caller {
-    /// A worker's place in the plan, and which of its lives.
+    /// A worker's index in the plan, and which of its lives.
     Worker {
         index: usize,
         life: u64,
@@ -53,7 +52,7 @@ pub(super) enum Request {
     Deregister {
         worker: WorkerId,
     },
-    /// Place of the run in the plan.
+    /// Index of the run in the plan.
     Submit(usize),
     Cancel(RunId),
     Resume(RunId),

@@ -12,12 +12,11 @@ use serde::Serialize;
 
 use crate::assets::RunAssets;
 use crate::hint::Hint;
-use crate::ids::{Fence, Millis, RunId, WorkerId};
+use crate::ids::{Fence, Millis, RunId, Step, WorkerId};
 use crate::run::{Event, Refusal, Run};
 use crate::schedule;
 use crate::spec::RunSpec;
-use crate::work::{Outcome, Role, Unit};
-use crate::work::{Side, Verdict};
+use crate::work::{Role, Task, Unit, rules};
 
 /// What the work costs one worker, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -160,7 +159,7 @@ pub fn forecast(
     let mut spec = spec.clone();
     spec.evaluation = None;
     let assets = RunAssets {
-        prompts: vec![String::new()],
+        prompts: vec![Task::default()],
         ..RunAssets::default()
     };
     let mut run = Run::new(RunId("forecast".into()), spec, assets);
@@ -191,7 +190,7 @@ pub fn forecast(
         let Some(assignment) = run.assignment(&unit) else {
             break;
         };
-        let outcome = decided(rehearsal::work(run.spec(), run.assets().rubric.digest, &assignment));
+        let outcome = rehearsal::decided(rehearsal::work(run.spec(), run.assets().rubric.digest, &assignment));
         let worker = worker();
         run.apply(
             Event::Completed {
@@ -286,39 +285,29 @@ fn cost(run: &Run, unit: &Unit, seconds: &StageSeconds) -> f64 {
 /// trained on the one before it.
 fn critical_path(spec: &RunSpec, seconds: &StageSeconds) -> f64 {
     let per_step = spec.prompts.per_step;
-    let unit = |place: u32, size: u32| {
+    let unit = |index: u32, size: u32| {
         let size = size.max(1);
-        f64::from(schedule::extent(place / size, size, per_step).len() as u32)
+        f64::from(schedule::extent(index / size, size, per_step).len() as u32)
     };
     // (until it is judged, its gradient), for the pairs of one step.
     let chains: Vec<(f64, f64)> = (0..per_step)
-        .map(|place| {
+        .map(|index| {
             let judged =
-                unit(place, spec.sampling.batch) * seconds.sample + unit(place, spec.judge.batch) * seconds.judge;
-            (judged, unit(place, spec.trainer.shard) * seconds.gradient)
+                unit(index, spec.sampling.batch) * seconds.sample + unit(index, spec.judge.batch) * seconds.judge;
+            (judged, unit(index, spec.trainer.shard) * seconds.gradient)
         })
         .collect();
-    let lag = spec.sampling.max_policy_lag as usize;
     let mut commits = vec![0.0_f64];
-    for step in 1..=spec.run.steps as usize {
-        let sampled_with = (step - 1).saturating_sub(lag);
+    for step in (1..=spec.run.steps).map(Step) {
+        let sampled_with = commits[rules::sampling_version(spec, step) as usize];
+        let trains = commits[rules::trained_version(step) as usize];
         let trained = chains
             .iter()
-            .map(|(judged, gradient)| (commits[sampled_with] + judged).max(commits[step - 1]) + gradient)
+            .map(|(judged, gradient)| (sampled_with + judged).max(trains) + gradient)
             .fold(0.0, f64::max);
         commits.push(trained + seconds.commit);
     }
     commits.last().copied().unwrap_or(0.0)
-}
-
-/// The same result with every pair decided.
-fn decided(mut outcome: Outcome) -> Outcome {
-    if let Outcome::Judged { verdicts, .. } = &mut outcome {
-        for record in verdicts {
-            record.verdict = Verdict::Preferred { side: Side::First };
-        }
-    }
-    outcome
 }
 
 fn worker() -> WorkerId {

@@ -1,41 +1,55 @@
-//! Results without computing: what a faultless worker would return, for simulations, load tests and planning.
+//! Results without computing: what a faultless worker would return, for simulations, load tests, planning and tests.
 
 use crate::ids::{Candidate, Digest};
+use crate::rpo;
 use crate::spec::RunSpec;
-use crate::work::{AbstainReason, Side, Verdict, VerdictRecord};
-use crate::work::{Assignment, Outcome, Policy, Sampled, ShardStatistics};
+use crate::work::{AbstainReason, Assignment, Outcome, Policy, Sampled, ShardStatistics, Side, Verdict, VerdictRecord};
 
-/// What a faultless worker returns for `assignment`: a function of the assignment and nothing else, as with real workers. The
-/// blobs that it names do not exist. About a third of the pairs is not decided. `rubric` is the fingerprint of the run's rubric.
+/// The first bytes of a made-up picture: those of a PNG file.
+const PNG_SIGNATURE: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
+
+/// What a faultless worker returns for `assignment`: a function of spec and assignment and nothing else, as with real workers.
+/// The blobs that it names do not exist. About a third of the pairs is not decided. `rubric` is the fingerprint of the run's
+/// rubric.
 pub fn work(spec: &RunSpec, rubric: Digest, assignment: &Assignment) -> Outcome {
-    // Who made a gradient sum says where it is, not what it is.
-    let mut inputs = assignment.clone();
-    if let Assignment::Commit { holders, .. } = &mut inputs {
-        holders.clear();
-    }
-    let whole = serde_json::to_vec(&inputs).map_or(rubric, |text| Digest::of(&text));
+    work_into(spec, rubric, assignment, |blob| Digest::of(&blob))
+}
+
+/// As [`work`], with made-up bytes for each blob that the result names: `put` stores them and returns their SHA-256.
+pub fn work_into(
+    spec: &RunSpec,
+    rubric: Digest,
+    assignment: &Assignment,
+    put: impl FnMut(Vec<u8>) -> Digest,
+) -> Outcome {
+    let mut made_up = MadeUp {
+        spec,
+        seed: seed(assignment),
+        put,
+    };
     let manifest = Digest::of(b"manifest");
     let model = Digest::of(b"transformer");
-    let candidates = spec.sampling.candidates;
     match assignment {
         Assignment::Initialise => Outcome::Initialised {
-            policy: policy(spec, whole, manifest),
+            policy: made_up.policy(manifest),
             model,
         },
         Assignment::Sample { prompts, .. } => {
-            let samples = prompts.iter().flat_map(|prompt| {
-                (0..candidates).map(move |candidate| {
-                    let place = u32::from(candidates) * prompt.index.0 + u32::from(candidate);
-                    Sampled {
+            let candidates = spec.sampling.candidates;
+            let mut samples = Vec::new();
+            for prompt in prompts {
+                for candidate in 0..candidates {
+                    let index = u32::from(candidates) * prompt.index.0 + u32::from(candidate);
+                    samples.push(Sampled {
                         prompt: prompt.index,
                         candidate: Candidate(candidate),
-                        trajectory: Some(part(whole, b't', place)),
-                        image: part(whole, b'i', place),
-                    }
-                })
-            });
+                        trajectory: Some(made_up.blob(b"trajectory", index)),
+                        image: made_up.image(index),
+                    });
+                }
+            }
             Outcome::Sampled {
-                samples: samples.collect(),
+                samples,
                 manifest: Some(manifest),
                 model,
                 seconds: 1.0,
@@ -46,7 +60,7 @@ pub fn work(spec: &RunSpec, rubric: Digest, assignment: &Assignment) -> Outcome 
                 prompt: prompt.index,
                 candidate: Candidate(0),
                 trajectory: None,
-                image: part(whole, b'i', prompt.index.0),
+                image: made_up.image(prompt.index.0),
             });
             Outcome::Sampled {
                 samples: samples.collect(),
@@ -60,7 +74,7 @@ pub fn work(spec: &RunSpec, rubric: Digest, assignment: &Assignment) -> Outcome 
                 let digest = Digest::of(&[pair.first.0, pair.second.0].concat());
                 let probability = f64::from(digest.0[0]) / 255.0;
                 VerdictRecord {
-                    prompt: pair.prompt,
+                    prompt: pair.prompt_index,
                     verdict: match probability {
                         p if p > 0.7 => Verdict::Preferred { side: Side::First },
                         p if p < 0.4 => Verdict::Preferred { side: Side::Second },
@@ -85,7 +99,7 @@ pub fn work(spec: &RunSpec, rubric: Digest, assignment: &Assignment) -> Outcome 
             let candidates: usize = groups.iter().map(|group| group.candidates.len()).sum();
             let terms = (candidates * spec.trained_steps().len()) as u64;
             Outcome::Gradient {
-                gradient: Some(whole),
+                gradient: (terms > 0).then(|| made_up.blob(b"gradient", 0)),
                 manifest,
                 model,
                 statistics: ShardStatistics {
@@ -97,30 +111,73 @@ pub fn work(spec: &RunSpec, rubric: Digest, assignment: &Assignment) -> Outcome 
                 seconds: 0.25,
             }
         }
-        Assignment::Commit { .. } => Outcome::Committed {
-            policy: policy(spec, whole, manifest),
+        Assignment::Commit {
+            step, policy, terms, ..
+        } => Outcome::Committed {
+            // A commit of nothing hands the policy on as it is.
+            policy: if *terms == 0 {
+                policy.clone()
+            } else {
+                made_up.policy(manifest)
+            },
             grad_norm: 0.5,
-            learning_rate: 1e-4,
+            learning_rate: rpo::learning_rate(&spec.optimizer, *step, spec.run.steps),
             seconds: 0.125,
         },
     }
 }
 
-fn policy(spec: &RunSpec, of: Digest, manifest: Digest) -> Policy {
-    Policy {
-        adapter: of,
-        optimizer: Digest::of(&of.0),
-        averaged: spec.optimizer.averages().then(|| part(of, b'a', 0)),
-        manifest,
-        tensors: 4,
+/// The same result with every pair decided: then every shard has a gradient.
+pub fn decided(mut outcome: Outcome) -> Outcome {
+    if let Outcome::Judged { verdicts, .. } = &mut outcome {
+        for record in verdicts {
+            record.verdict = Verdict::Preferred { side: Side::First };
+        }
     }
+    outcome
 }
 
-/// The blob of this kind and place that belongs to the result `whole`.
-fn part(whole: Digest, kind: u8, place: u32) -> Digest {
-    let mut text = [0; 37];
-    text[..32].copy_from_slice(&whole.0);
-    text[32] = kind;
-    text[33..].copy_from_slice(&place.to_le_bytes());
-    Digest::of(&text)
+/// Names an assignment: equal for equal work.
+fn seed(assignment: &Assignment) -> Digest {
+    // Who made a gradient sum says where it is, not what it is.
+    let mut inputs = assignment.clone();
+    if let Assignment::Commit { holders, .. } = &mut inputs {
+        holders.clear();
+    }
+    // An assignment always has a JSON form; without one all made-up blobs would be alike, and the first test would say so.
+    serde_json::to_vec(&inputs).map_or(Digest([0; 32]), |text| Digest::of(&text))
+}
+
+/// The blobs of one result.
+struct MadeUp<'a, P> {
+    spec: &'a RunSpec,
+    seed: Digest,
+    put: P,
+}
+
+impl<P: FnMut(Vec<u8>) -> Digest> MadeUp<'_, P> {
+    fn policy(&mut self, manifest: Digest) -> Policy {
+        Policy {
+            adapter: self.blob(b"adapter", 0),
+            optimizer: self.blob(b"optimizer", 0),
+            averaged: self.spec.optimizer.averages().then(|| self.blob(b"averaged", 0)),
+            manifest,
+            tensors: 4,
+        }
+    }
+
+    fn image(&mut self, index: u32) -> Digest {
+        let mut bytes = PNG_SIGNATURE.to_vec();
+        bytes.extend(self.bytes(b"image", index));
+        (self.put)(bytes)
+    }
+
+    fn blob(&mut self, kind: &[u8], index: u32) -> Digest {
+        let bytes = self.bytes(kind, index);
+        (self.put)(bytes)
+    }
+
+    fn bytes(&self, kind: &[u8], index: u32) -> Vec<u8> {
+        [&self.seed.0, kind, &index.to_le_bytes()].concat()
+    }
 }

@@ -59,8 +59,6 @@ impl Term {
 
 /// Computes one term and writes d loss / d velocity to `grad_velocity`. The commit divides by the number of terms.
 ///
-/// With A the clamped advantage: ppo = max(-A ratio, -A clamp(ratio)).
-///
 /// # Panics
 /// When the slices differ in length.
 pub fn term(objective: &ObjectiveSpec, input: &TermInput<'_>, grad_velocity: &mut [f32]) -> Term {
@@ -80,7 +78,6 @@ pub fn term(objective: &ObjectiveSpec, input: &TermInput<'_>, grad_velocity: &mu
         grad_velocity.len(),
     ];
     same_length(&lengths);
-    let count = latents.len() as f64;
 
     let (mut new_squares, mut reference_squares, mut shift_squares) = (0.0, 0.0, 0.0);
     for (((&x, &next), &v), &reference) in latents.iter().zip(next).zip(velocity).zip(reference_velocity) {
@@ -91,35 +88,13 @@ pub fn term(objective: &ObjectiveSpec, input: &TermInput<'_>, grad_velocity: &mu
         reference_squares += (next - mean_reference) * (next - mean_reference);
         shift_squares += (mean - mean_reference) * (mean - mean_reference);
     }
-    let new = c.log_density(new_squares / count);
-    let reference = c.log_density(reference_squares / count);
-    let variance = c.std * c.std;
-
-    let advantage = input
-        .advantage
-        .clamp(-objective.advantage_clip, objective.advantage_clip);
-    let (low, high) = (1.0 - objective.clip_range, 1.0 + objective.clip_range);
-    let ratio = libm::exp(new - input.old_log_prob);
-    let unclipped = -advantage * ratio;
-    let clamped = -advantage * ratio.clamp(low, high);
-    let clipped = !(low..=high).contains(&ratio);
-    // The clamped branch is constant in the velocity; where both are equal the ratio is inside and the gradient flows.
-    let ppo_by_new = if unclipped >= clamped { unclipped } else { 0.0 };
-
-    // Each estimate with its derivative by log p_new, and (Gaussian only) by the mean itself.
-    let (kl, kl_by_new, kl_by_mean) = match objective.kl {
-        Kl::K1 => (new - reference, 1.0, 0.0),
-        Kl::K3 => {
-            let r = reference - new;
-            (libm::expm1(r) - r, -libm::expm1(r), 0.0)
-        }
-        Kl::Gaussian => (shift_squares / count / (2.0 * variance), 0.0, 1.0),
+    let sums = TermSums {
+        count: latents.len(),
+        new_squares,
+        reference_squares,
+        shift_squares,
     };
-
-    // d log p_new / d v_j = (next_j - mean_j) / std^2 * velocity coefficient / count, and likewise for the means' distance.
-    let scale = c.velocity / (variance * count);
-    let by_new = (ppo_by_new + objective.kl_beta * kl_by_new) * scale;
-    let by_mean = objective.kl_beta * kl_by_mean * scale;
+    let (term, slopes) = sums.term(objective, c, input.old_log_prob, input.advantage);
     for ((((gradient, &x), &next), &v), &reference) in grad_velocity
         .iter_mut()
         .zip(latents)
@@ -130,13 +105,81 @@ pub fn term(objective: &ObjectiveSpec, input: &TermInput<'_>, grad_velocity: &mu
         let mean = c.mean(x, v);
         let residual = f64::from(next) - mean;
         let distance = mean - c.mean(x, reference);
-        *gradient = (by_new * residual + by_mean * distance) as f32;
+        *gradient = (slopes.residual * residual + slopes.shift * distance) as f32;
     }
-    Term {
-        loss: unclipped.max(clamped) + objective.kl_beta * kl,
-        kl,
-        ratio,
-        clipped,
+    term
+}
+
+/// What a term depends on of its elements, however they were summed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TermSums {
+    /// Number of elements.
+    pub count: usize,
+    /// Sum of (next - mean)^2 with the trained policy's mean.
+    pub new_squares: f64,
+    /// The same with the base's mean.
+    pub reference_squares: f64,
+    /// Sum of the squared distances of both means.
+    pub shift_squares: f64,
+}
+
+/// d loss / d velocity_j = `residual` (next_j - mean_j) + `shift` (mean_j - mean_ref_j).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TermSlopes {
+    /// Factor of the distance from the mean to the state that was reached.
+    pub residual: f64,
+    /// Factor of the distance from the base's mean to the policy's.
+    pub shift: f64,
+}
+
+impl TermSums {
+    /// The term, and how its slope follows from each element.
+    ///
+    /// With A the clamped advantage: ppo = max(-A ratio, -A clamp(ratio)).
+    pub fn term(
+        &self,
+        objective: &ObjectiveSpec,
+        c: &StepCoefficients,
+        old_log_prob: f64,
+        advantage: f64,
+    ) -> (Term, TermSlopes) {
+        let count = self.count as f64;
+        let new = c.log_density(self.new_squares / count);
+        let reference = c.log_density(self.reference_squares / count);
+        let variance = c.std * c.std;
+
+        let advantage = advantage.clamp(-objective.advantage_clip, objective.advantage_clip);
+        let (low, high) = (1.0 - objective.clip_range, 1.0 + objective.clip_range);
+        let ratio = libm::exp(new - old_log_prob);
+        let unclipped = -advantage * ratio;
+        let clamped = -advantage * ratio.clamp(low, high);
+        let clipped = !(low..=high).contains(&ratio);
+        // The clamped branch is constant in the velocity; where both are equal the ratio is inside and the gradient flows.
+        let ppo_by_new = if unclipped >= clamped { unclipped } else { 0.0 };
+
+        // Each estimate with its derivative by log p_new, and (Gaussian only) by the mean itself.
+        let (kl, kl_by_new, kl_by_mean) = match objective.kl {
+            Kl::K1 => (new - reference, 1.0, 0.0),
+            Kl::K3 => {
+                let r = reference - new;
+                (libm::expm1(r) - r, -libm::expm1(r), 0.0)
+            }
+            Kl::Gaussian => (self.shift_squares / count / (2.0 * variance), 0.0, 1.0),
+        };
+
+        // d log p_new / d v_j = (next_j - mean_j) / std^2 * velocity coefficient / count, and likewise for the means' distance.
+        let scale = c.velocity / (variance * count);
+        let term = Term {
+            loss: unclipped.max(clamped) + objective.kl_beta * kl,
+            kl,
+            ratio,
+            clipped,
+        };
+        let slopes = TermSlopes {
+            residual: (ppo_by_new + objective.kl_beta * kl_by_new) * scale,
+            shift: objective.kl_beta * kl_by_mean * scale,
+        };
+        (term, slopes)
     }
 }
 
@@ -187,11 +230,11 @@ mod tests {
         let term = term(&objective, &input, &mut gradient);
         assert!((term.ratio - log_ratio.exp()).abs() < 1e-9);
         assert_eq!(term.clipped, log_ratio.abs() > 0.2);
-        for place in 0..N {
+        for index in 0..N {
             // The step is what f32 really holds on either side.
             let moved = |by: f32| {
                 let mut velocity = velocity.clone();
-                velocity[place] += by;
+                velocity[index] += by;
                 let value = loss(
                     &objective,
                     &TermInput {
@@ -199,15 +242,15 @@ mod tests {
                         ..input
                     },
                 );
-                (f64::from(velocity[place]), value)
+                (f64::from(velocity[index]), value)
             };
             let ((high, above), (low, below)) = (moved(1e-3), moved(-1e-3));
             let difference = (above - below) / (high - low);
-            let found = f64::from(gradient[place]);
+            let found = f64::from(gradient[index]);
             let scale = difference.abs().max(1e-2);
             assert!(
                 (found - difference).abs() <= 1e-4 * scale,
-                "{kl:?} {sde:?} {sigma:?} A {advantage}: {found} and {difference} at {place}"
+                "{kl:?} {sde:?} {sigma:?} A {advantage}: {found} and {difference} at {index}"
             );
         }
     }

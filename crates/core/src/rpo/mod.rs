@@ -10,6 +10,6 @@ mod ranking;
 mod sampler;
 
 pub use learning_rate::learning_rate;
-pub use loss::{Kl, Term, TermInput, term};
+pub use loss::{Kl, Term, TermInput, TermSlopes, TermSums, term};
 pub use ranking::{match_count, matches, ranks, rewards};
 pub use sampler::{Sde, StepCoefficients, coefficients, log_prob, ode_step, predicted_original, sde_step, sigmas};

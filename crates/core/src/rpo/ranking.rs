@@ -137,8 +137,8 @@ mod tests {
             let renamed: Vec<VerdictRecord> = matches(4).map(|(first, second)| {
                 let old = |name: usize| (name + 4 - turn) % 4;
                 let (a, b) = (old(first), old(second));
-                let place = matches(4).position(|played| played == (a.min(b), a.max(b))).unwrap();
-                match (&verdicts[place].verdict, a < b) {
+                let index = matches(4).position(|played| played == (a.min(b), a.max(b))).unwrap();
+                match (&verdicts[index].verdict, a < b) {
                     (Verdict::Preferred { side: Side::First }, false) => record(Verdict::Preferred { side: Side::Second }),
                     (Verdict::Preferred { side: Side::Second }, false) => record(Verdict::Preferred { side: Side::First }),
                     (verdict, _) => record(verdict.clone()),

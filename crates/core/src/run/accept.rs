@@ -2,15 +2,22 @@
 
 use std::ops::Range;
 
-use super::check::{Objection, expected_kind, outcome_kind};
-use super::lease::Trouble;
+use super::board::Trouble;
+use super::check::Objection;
+use super::completion::{Completion, JudgedOf, SampledFor, UnitResult};
 use super::results::{CandidateResult, ShardResult, StepResult};
-use super::{Accepted, Effect, Phase, Refusal, Run, StepInFlight};
-use crate::ids::{Millis, PromptIndex, Step, WorkerId};
+use super::{Accepted, Refusal, Run, StepInFlight};
+use crate::ids::{Digest, Millis, PromptIndex, Step, WorkerId};
 use crate::rpo;
 use crate::schedule;
-use crate::work::VerdictRecord;
-use crate::work::{Arm, Outcome, Policy, Sampled, SkippedPair, Unit};
+use crate::work::{Arm, Outcome, Policy, Role, Sampled, SkippedPair, Unit, VerdictRecord, rules};
+
+/// What an optimizer step came to.
+struct Update {
+    policy: Policy,
+    grad_norm: f64,
+    learning_rate: f64,
+}
 
 impl Run {
     pub(super) fn accept(
@@ -19,22 +26,13 @@ impl Run {
         accepted: Accepted,
         outcome: Outcome,
         now: Millis,
-        effects: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
-        let (expected, found) = (expected_kind(&unit), outcome_kind(&outcome));
-        if expected != found {
-            return Err(Refusal::WrongOutcome { unit, expected, found });
-        }
-        match self.check(&unit, &outcome) {
+        let completion = Completion::new(unit, outcome)?;
+        match self.check(&completion) {
             Ok(()) => {}
             Err(Objection::Invalid(problem)) => return Err(Refusal::InvalidOutcome { unit, problem }),
             Err(Objection::Stop(reason)) => {
-                self.halt(
-                    Phase::Failed {
-                        reason: format!("{unit}: {reason}"),
-                    },
-                    effects,
-                );
+                self.fail(format!("{unit}: {reason}"));
                 return Ok(());
             }
         }
@@ -51,144 +49,105 @@ impl Run {
                 },
             );
         }
-        self.pin_model(&outcome);
-        match (unit, outcome) {
-            (Unit::Initialise, Outcome::Initialised { policy, .. }) => {
-                self.results.policies.push(policy.clone());
-                effects.push(Effect::StepCommitted(Step(0), policy));
-                self.begin_steps(now, effects);
+        let Completion {
+            model, seconds, result, ..
+        } = completion;
+        self.pin_model(unit.role(), model);
+        let seconds = seconds.unwrap_or_default();
+        match result {
+            UnitResult::Initialised(policy) => {
+                self.results.policies.push(policy);
+                self.begin_steps(now);
             }
-            (Unit::Sample { .. }, Outcome::Sampled { samples, seconds, .. }) => {
-                self.note_samples(&unit, &samples, seconds, effects);
-            }
-            (Unit::EvaluateSample { arm, .. }, Outcome::Sampled { samples, .. }) => {
-                self.note_held_out(&unit, arm, &samples, effects);
-            }
-            (_, Outcome::Judged { verdicts, seconds, .. }) => {
-                if let Unit::Judge { step, .. } = unit
+            UnitResult::Sampled { from, samples, .. } => match from {
+                SampledFor::Step(step) => self.note_samples(step, &self.extent(&unit), &samples, seconds),
+                SampledFor::Evaluation(arm) => self.note_held_out(arm, &self.extent(&unit), &samples),
+            },
+            UnitResult::Judged { of, verdicts } => {
+                if let JudgedOf::Step(step) = of
                     && let Some(flight) = self.flight_mut(step)
                 {
                     flight.seconds.judge += seconds;
                 }
-                self.note_verdicts(&unit, verdicts, effects);
+                self.note_verdicts(of, self.extent(&unit), verdicts);
             }
-            (
-                Unit::Gradient { step, shard },
-                Outcome::Gradient {
-                    gradient,
-                    statistics,
-                    skipped,
-                    seconds,
-                    ..
-                },
-            ) => {
-                self.note_gradient(
-                    step,
-                    shard,
-                    ShardResult { gradient, statistics },
-                    skipped,
-                    seconds,
-                    effects,
-                );
-            }
-            (
-                Unit::Commit { step },
-                Outcome::Committed {
+            UnitResult::Gradient {
+                step,
+                shard,
+                result,
+                skipped,
+                ..
+            } => self.note_gradient(step, shard, result, skipped, seconds),
+            UnitResult::Committed {
+                policy,
+                grad_norm,
+                learning_rate,
+            } => {
+                let update = Update {
                     policy,
                     grad_norm,
                     learning_rate,
-                    seconds,
-                },
-            ) => {
-                self.commit(step, policy, grad_norm, learning_rate, seconds, now, effects);
+                };
+                self.commit(update, seconds, now);
             }
-            // `expected_kind` has paired every unit with its outcome.
-            _ => {}
-        }
-        if self.phase() == Phase::Finished {
-            effects.push(Effect::Ended);
         }
         Ok(())
     }
 
     /// The first result of a kind says which model the run works with.
-    fn pin_model(&mut self, outcome: &Outcome) {
-        match outcome {
-            Outcome::Initialised { model, .. } | Outcome::Sampled { model, .. } | Outcome::Gradient { model, .. } => {
-                self.models.transformer.get_or_insert(*model);
-            }
-            Outcome::Judged { model, .. } => {
-                self.models.judge.get_or_insert(*model);
-            }
-            Outcome::Committed { .. } => {}
-        }
+    fn pin_model(&mut self, role: Role, model: Option<Digest>) {
+        let Some(model) = model else { return };
+        let pinned = match role {
+            Role::Judge => &mut self.models.judge,
+            Role::Sampler | Role::Trainer => &mut self.models.transformer,
+        };
+        pinned.get_or_insert(model);
     }
 
-    pub(super) fn attempt_failed(
-        &mut self,
-        unit: Unit,
-        worker: &WorkerId,
-        reason: String,
-        fatal: bool,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(super) fn attempt_failed(&mut self, unit: Unit, worker: &WorkerId, reason: String, fatal: bool) {
         if fatal {
-            return self.halt(
-                Phase::Failed {
-                    reason: format!("{unit}, worker {worker}: {reason}"),
-                },
-                effects,
-            );
+            return self.fail(format!("{unit}, worker {worker}: {reason}"));
         }
         let trouble = self.troubles.entry(unit).or_default();
         trouble.failures += 1;
         trouble.last.clone_from(&reason);
         let failures = trouble.failures;
         if failures < self.spec.limits.attempts {
-            self.board.end(&unit);
-            return self.make_ready(unit, effects);
+            return self.give_back(unit);
         }
-        match unit {
-            Unit::Judge { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => {
-                self.board.end(&unit);
-                self.troubles.remove(&unit);
-                let rubric = self.assets.rubric.digest;
-                let verdicts = self
-                    .judged_places(&unit)
-                    .map(|place| VerdictRecord::failed(PromptIndex(place), reason.clone(), rubric));
-                self.note_verdicts(&unit, verdicts.collect(), effects);
-                if self.phase() == Phase::Finished {
-                    effects.push(Effect::Ended);
-                }
-            }
-            _ => {
-                let reason = format!("{unit}: {failures} attempts failed, the last on worker {worker}: {reason}");
-                self.halt(Phase::Failed { reason }, effects);
-            }
-        }
+        let Some(of) = JudgedOf::unit(&unit) else {
+            return self.fail(format!(
+                "{unit}: {failures} attempts failed, the last on worker {worker}: {reason}"
+            ));
+        };
+        self.board.end(&unit);
+        self.troubles.remove(&unit);
+        let rubric = self.assets.rubric.digest;
+        let verdicts = self
+            .verdict_prompts(&unit)
+            .map(|index| VerdictRecord::failed(PromptIndex(index), reason.clone(), rubric));
+        self.note_verdicts(of, self.extent(&unit), verdicts.collect());
     }
 
     /// Begins every step whose sampling policy exists, up to the last of the run.
-    pub(super) fn begin_steps(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+    pub(super) fn begin_steps(&mut self, now: Millis) {
         let per_step = self.spec.prompts.per_step;
         loop {
             let step = Step(self.flights.back().map_or(self.committed(), |flight| flight.step).0 + 1);
             let policies = self.results.policies.len() as u32;
-            if step.0 > self.spec.run.steps || self.sampling_version(step) >= policies {
+            if step.0 > self.spec.run.steps || rules::sampling_version(&self.spec, step) >= policies {
                 return;
             }
             let lines = schedule::prompt_lines(self.spec.run.seed, self.assets.prompts.len() as u32, step, per_step);
             let shards = schedule::chunks(per_step, self.spec.trainer.shard);
             self.flights.push_back(StepInFlight::new(step, lines, shards, now));
             for chunk in 0..schedule::chunks(per_step, self.spec.sampling.batch) {
-                self.make_ready(Unit::Sample { step, chunk }, effects);
+                self.board.add(Unit::Sample { step, chunk });
             }
         }
     }
 
-    fn note_samples(&mut self, unit: &Unit, samples: &[Sampled], seconds: f64, effects: &mut Vec<Effect>) {
-        let Unit::Sample { step, .. } = *unit else { return };
-        let places = self.places(unit);
+    fn note_samples(&mut self, step: Step, extent: &Range<u32>, samples: &[Sampled], seconds: f64) {
         let batch = self.spec.judge.batch;
         let size = usize::from(self.spec.sampling.candidates);
         let Some(flight) = self.flight_mut(step) else { return };
@@ -203,13 +162,12 @@ impl Run {
             .chunks_exact(size)
             .map(|group| group.iter().filter_map(result).collect())
             .collect();
-        for chunk in flight.note_samples(&places, candidates, batch) {
-            self.make_ready(Unit::Judge { step, chunk }, effects);
+        for chunk in flight.note_samples(extent, candidates, batch) {
+            self.board.add(Unit::Judge { step, chunk });
         }
     }
 
-    fn note_held_out(&mut self, unit: &Unit, arm: Arm, samples: &[Sampled], effects: &mut Vec<Effect>) {
-        let places = self.places(unit);
+    fn note_held_out(&mut self, arm: Arm, extent: &Range<u32>, samples: &[Sampled]) {
         let images = match arm {
             Arm::Base => &mut self.results.base_images,
             Arm::Tuned => &mut self.results.tuned_images,
@@ -221,58 +179,57 @@ impl Run {
             Arm::Base => self.missing.base -= 1,
             Arm::Tuned => self.missing.tuned -= 1,
         }
-        for chunk in schedule::overlapping(&places, self.spec.judge.batch) {
+        for chunk in schedule::overlapping(extent, self.spec.judge.batch) {
             let unit = Unit::EvaluateJudge { chunk };
-            let complete = self.places(&unit).all(|place| {
-                let place = place as usize;
-                self.results.base_images[place].is_some() && self.results.tuned_images[place].is_some()
+            let complete = self.extent(&unit).all(|index| {
+                let index = index as usize;
+                self.results.base_images[index].is_some() && self.results.tuned_images[index].is_some()
             });
             if complete {
-                self.make_ready(unit, effects);
+                self.board.add(unit);
             }
         }
     }
 
-    fn note_verdicts(&mut self, unit: &Unit, verdicts: Vec<VerdictRecord>, effects: &mut Vec<Effect>) {
-        let places = self.places(unit);
-        match unit {
-            Unit::Judge { step, .. } => {
-                self.pairs_judged += verdicts.iter().filter(|record| record.is_judged()).count() as u64;
-                let size = self.spec.trainer.shard;
-                let matches = rpo::match_count(usize::from(self.spec.sampling.candidates));
-                let Some(flight) = self.flight_mut(*step) else { return };
-                let verdicts = verdicts.chunks(matches).map(<[VerdictRecord]>::to_vec).collect();
-                flight.note_verdicts(&places, verdicts, size);
-                self.open_training(*step, schedule::overlapping(&places, size), effects);
-            }
-            Unit::EvaluateJudge { .. } => {
-                for (place, record) in places.zip(verdicts) {
-                    self.results.comparisons[place as usize] = Some(record);
-                }
+    fn note_verdicts(&mut self, of: JudgedOf, extent: Range<u32>, verdicts: Vec<VerdictRecord>) {
+        let judged = match of {
+            JudgedOf::Step(step) => return self.note_matches(step, &extent, &verdicts),
+            JudgedOf::Comparison => {
                 self.missing.comparisons -= 1;
+                &mut self.results.comparisons
             }
-            Unit::CalibrateJudge { .. } => {
-                for (place, record) in places.zip(verdicts) {
-                    self.results.calibration[place as usize] = Some(record);
-                }
+            JudgedOf::Calibration => {
                 self.missing.calibration -= 1;
+                &mut self.results.calibration
             }
-            // Only judge units give verdicts.
-            _ => {}
+        };
+        for (index, record) in extent.zip(verdicts) {
+            judged[index as usize] = Some(record);
         }
+    }
+
+    /// The verdicts on the matches of a step's groups.
+    fn note_matches(&mut self, step: Step, extent: &Range<u32>, verdicts: &[VerdictRecord]) {
+        self.matches_judged += verdicts.iter().filter(|record| record.is_judged()).count() as u64;
+        let size = self.spec.trainer.shard;
+        let matches = rpo::match_count(usize::from(self.spec.sampling.candidates));
+        let Some(flight) = self.flight_mut(step) else { return };
+        let verdicts = verdicts.chunks(matches).map(<[VerdictRecord]>::to_vec).collect();
+        flight.note_verdicts(extent, verdicts, size);
+        self.open_training(step, schedule::overlapping(extent, size));
     }
 
     /// Makes those of these shards' gradients ready whose groups are all judged, if this is the step that is being trained: a
     /// step that is sampled ahead waits for the policy that it trains. Asks for the commit once every shard is done, and stops
     /// a run whose judge works on nothing at all.
-    pub(super) fn open_training(&mut self, step: Step, shards: Range<u32>, effects: &mut Vec<Effect>) {
+    pub(super) fn open_training(&mut self, step: Step, shards: Range<u32>) {
         let Some(flight) = self.flights.front().filter(|flight| flight.step == step) else {
             return;
         };
         for shard in flight.trainable(shards, self.spec.trainer.shard) {
             let unit = Unit::Gradient { step, shard };
             if self.board.lease(&unit).is_none() && !self.board.is_ready(&unit) {
-                self.make_ready(unit, effects);
+                self.board.add(unit);
             }
         }
         let Some(flight) = self.flights.front().filter(|flight| flight.is_trained()) else {
@@ -280,20 +237,12 @@ impl Run {
         };
         if let Some(reason) = flight.unjudgeable() {
             let reason = format!("no pair of step {step} could be judged; the last reason: {reason}");
-            return self.halt(Phase::Failed { reason }, effects);
+            return self.fail(reason);
         }
-        self.make_ready(Unit::Commit { step }, effects);
+        self.board.add(Unit::Commit { step });
     }
 
-    fn note_gradient(
-        &mut self,
-        step: Step,
-        shard: u32,
-        result: ShardResult,
-        skipped: Vec<SkippedPair>,
-        seconds: f64,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn note_gradient(&mut self, step: Step, shard: u32, result: ShardResult, skipped: Vec<SkippedPair>, seconds: f64) {
         let count = skipped.len() as u32;
         let Some(flight) = self.flight_mut(step) else { return };
         flight.seconds.train += seconds;
@@ -304,52 +253,34 @@ impl Run {
         self.pairs_skipped += count;
         self.pairs_skipped_lately += count;
         // A gradient makes no other gradient ready, but it may be the last.
-        self.open_training(step, 0..0, effects);
+        self.open_training(step, 0..0);
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the fields of one outcome, with where and when it arrived"
-    )]
-    fn commit(
-        &mut self,
-        step: Step,
-        policy: Policy,
-        grad_norm: f64,
-        learning_rate: f64,
-        seconds: f64,
-        now: Millis,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn commit(&mut self, update: Update, seconds: f64, now: Millis) {
         let Some(mut flight) = self.flights.pop_front() else {
             return;
         };
         flight.seconds.commit = seconds;
-        let record = flight.record(&self.spec.objective, grad_norm, learning_rate, now);
+        let record = flight.record(&self.spec.objective, update.grad_norm, update.learning_rate, now);
         let shards = flight.shards.into_iter().flatten().collect();
         self.results.steps.push(StepResult {
             record,
             groups: flight.groups,
             shards,
         });
-        self.results.policies.push(policy.clone());
-        effects.push(Effect::StepCommitted(step, policy.clone()));
-        let every = self.spec.checkpoints.every;
-        if every > 0 && step.0.is_multiple_of(every) {
-            effects.push(Effect::Checkpoint(step, policy));
-        }
+        self.results.policies.push(update.policy);
         if let Some(next) = self.flights.front_mut() {
             // It has been sampled ahead; its own time begins now.
             next.started = now;
             let (next, shards) = (next.step, 0..next.shards.len() as u32);
-            self.open_training(next, shards, effects);
+            self.open_training(next, shards);
         }
-        if step.0 < self.spec.run.steps {
-            self.begin_steps(now, effects);
-        } else {
+        if self.is_trained() {
             for chunk in 0..self.missing.tuned {
-                self.make_ready(Unit::EvaluateSample { arm: Arm::Tuned, chunk }, effects);
+                self.board.add(Unit::EvaluateSample { arm: Arm::Tuned, chunk });
             }
+        } else {
+            self.begin_steps(now);
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{GroupResult, Run};
 use crate::ids::{PromptIndex, Step};
 use crate::rpo;
 use crate::schedule;
-use crate::work::{Arm, Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit};
+use crate::work::{Arm, Assignment, Pair, Policy, PromptTask, RewardedCandidate, RewardedGroup, Task, Unit, rules};
 
 impl Run {
     /// What a worker needs to do `unit`; `None` while its inputs do not exist, and once its step is committed.
@@ -16,16 +16,16 @@ impl Run {
             Unit::Sample { step, chunk } => self.sample_assignment(step, chunk),
             Unit::Judge { step, .. } => {
                 let flight = self.flight(step)?;
-                let places = self.places(unit);
+                let extent = self.extent(unit);
                 let mut pairs = Vec::new();
-                for (place, group) in places.clone().zip(flight.part(&places)) {
+                for (index, group) in extent.clone().zip(flight.part(&extent)) {
                     if !group.is_sampled() {
                         return None;
                     }
-                    let text = self.prompt(group.line)?;
+                    let task = self.task(group.line)?;
                     pairs.extend(rpo::matches(group.candidates.len()).map(|(first, second)| Pair {
-                        prompt: PromptIndex(place),
-                        text: text.to_owned(),
+                        prompt_index: PromptIndex(index),
+                        task: task.clone(),
                         first: group.candidates[first].image,
                         second: group.candidates[second].image,
                     }));
@@ -34,14 +34,14 @@ impl Run {
             }
             Unit::Gradient { step, .. } => {
                 let flight = self.flights.front().filter(|flight| flight.step == step)?;
-                let places = self.places(unit);
-                let groups = places.clone().zip(flight.part(&places));
-                let groups = groups.filter_map(|(place, group)| self.rewarded(place, group));
+                let extent = self.extent(unit);
+                let groups = extent.clone().zip(flight.part(&extent));
+                let groups = groups.filter_map(|(index, group)| self.rewarded(index, group));
                 Some(Assignment::Gradient {
                     step,
                     policy: self.policy()?.clone(),
                     groups: groups.collect(),
-                    policy_lag: step.0 - 1 - self.sampling_version(step),
+                    policy_lag: rules::policy_lag(&self.spec, step),
                 })
             }
             Unit::Commit { step } => {
@@ -64,26 +64,26 @@ impl Run {
                 })
             }
             Unit::EvaluateSample { arm, .. } => {
-                let places = self.places(unit);
-                let prompts = places.clone().zip(&self.assets.held_out[as_usize(&places)]);
+                let extent = self.extent(unit);
+                let prompts = extent.clone().zip(&self.assets.held_out[as_usize(&extent)]);
                 Some(Assignment::EvaluateSample {
                     arm,
                     policy: self.arm_policy(arm)?,
                     prompts: prompts
-                        .map(|(place, text)| PromptText {
-                            index: PromptIndex(place),
-                            text: text.clone(),
+                        .map(|(index, task)| PromptTask {
+                            index: PromptIndex(index),
+                            task: task.clone(),
                         })
                         .collect(),
                 })
             }
             Unit::EvaluateJudge { .. } => {
-                let pairs = self.places(unit).map(|place| {
+                let pairs = self.extent(unit).map(|index| {
                     Some(Pair {
-                        prompt: PromptIndex(place),
-                        text: self.assets.held_out.get(place as usize)?.clone(),
-                        first: (*self.results.base_images.get(place as usize)?)?,
-                        second: (*self.results.tuned_images.get(place as usize)?)?,
+                        prompt_index: PromptIndex(index),
+                        task: self.assets.held_out.get(index as usize)?.clone(),
+                        first: (*self.results.base_images.get(index as usize)?)?,
+                        second: (*self.results.tuned_images.get(index as usize)?)?,
                     })
                 });
                 Some(Assignment::Judge {
@@ -91,13 +91,13 @@ impl Run {
                 })
             }
             Unit::CalibrateJudge { .. } => {
-                let places = self.places(unit);
-                let pairs = places.clone().zip(&self.assets.labelled[as_usize(&places)]);
+                let extent = self.extent(unit);
+                let pairs = extent.clone().zip(&self.assets.labelled[as_usize(&extent)]);
                 Some(Assignment::Judge {
                     pairs: pairs
-                        .map(|(place, labelled)| Pair {
-                            prompt: PromptIndex(place),
-                            text: labelled.text.clone(),
+                        .map(|(index, labelled)| Pair {
+                            prompt_index: PromptIndex(index),
+                            task: labelled.task.clone(),
                             first: labelled.first,
                             second: labelled.second,
                         })
@@ -107,8 +107,9 @@ impl Run {
         }
     }
 
-    /// The places (in the step, the held-out set or the labelled set) that a unit covers; empty for units without any.
-    pub(super) fn places(&self, unit: &Unit) -> Range<u32> {
+    /// The indexes (in the step, the held-out set or the labelled set) of the prompts that a unit covers; empty for units without
+    /// any.
+    pub(super) fn extent(&self, unit: &Unit) -> Range<u32> {
         let spec = &self.spec;
         let per_step = spec.prompts.per_step;
         let held_out = self.results.base_images.len() as u32;
@@ -128,36 +129,34 @@ impl Run {
         }
     }
 
-    /// The place of each verdict of a judge unit: of a step's groups one for each match.
-    pub(super) fn judged_places(&self, unit: &Unit) -> impl Iterator<Item = u32> + use<> {
+    /// The prompt's index of each verdict of a judge unit: of a step's groups one for each match.
+    pub(super) fn verdict_prompts(&self, unit: &Unit) -> impl Iterator<Item = u32> + use<> {
         let each = match unit {
             Unit::Judge { .. } => rpo::match_count(usize::from(self.spec.sampling.candidates)),
             _ => 1,
         };
-        self.places(unit)
-            .flat_map(move |place| std::iter::repeat_n(place, each))
+        self.extent(unit)
+            .flat_map(move |index| std::iter::repeat_n(index, each))
     }
 
     fn sample_assignment(&self, step: Step, chunk: u32) -> Option<Assignment> {
         let flight = self.flight(step)?;
-        let places = self.places(&Unit::Sample { step, chunk });
-        let prompts = places.clone().zip(flight.part(&places)).map(|(place, group)| {
-            Some(PromptText {
-                index: PromptIndex(place),
-                text: self.prompt(group.line)?.to_owned(),
+        let extent = self.extent(&Unit::Sample { step, chunk });
+        let prompts = extent.clone().zip(flight.part(&extent)).map(|(index, group)| {
+            Some(PromptTask {
+                index: PromptIndex(index),
+                task: self.task(group.line)?.clone(),
             })
         });
         Some(Assignment::Sample {
             step,
-            policy: self.results.policies.get(self.sampling_version(step) as usize)?.clone(),
+            policy: self
+                .results
+                .policies
+                .get(rules::sampling_version(&self.spec, step) as usize)?
+                .clone(),
             prompts: prompts.collect::<Option<_>>()?,
         })
-    }
-
-    /// The version of the policy that samples a step: as far behind the one that it trains as `sampling.max_policy_lag`
-    /// says, as soon as there are so many. A rule, not a race, so that the run's bytes do not depend on who was faster.
-    pub(super) fn sampling_version(&self, step: Step) -> u32 {
-        (step.0 - 1).saturating_sub(self.spec.sampling.max_policy_lag)
     }
 
     /// `Some(None)` for the base, `None` while the tuned policy does not exist.
@@ -169,12 +168,12 @@ impl Run {
         }
     }
 
-    fn prompt(&self, line: u32) -> Option<&str> {
-        self.assets.prompts.get(line as usize).map(String::as_str)
+    fn task(&self, line: u32) -> Option<&Task> {
+        self.assets.prompts.get(line as usize)
     }
 
     /// The candidates with the rewards that their ranks earn; `None` where the judge does not set them apart.
-    fn rewarded(&self, place: u32, group: &GroupResult) -> Option<RewardedGroup> {
+    fn rewarded(&self, index: u32, group: &GroupResult) -> Option<RewardedGroup> {
         let objective = &self.spec.objective;
         let rewards = rpo::rewards(
             &group.ranks()?,
@@ -183,7 +182,7 @@ impl Run {
         );
         let candidates = group.candidates.iter().zip(rewards);
         Some(RewardedGroup {
-            prompt: PromptIndex(place),
+            prompt: PromptIndex(index),
             candidates: candidates
                 .map(|(candidate, reward)| RewardedCandidate {
                     trajectory: candidate.trajectory,

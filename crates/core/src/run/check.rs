@@ -1,9 +1,9 @@
 //! Whether a result fits its unit: counts, order, finiteness, manifests, the ratio gate.
 
-use super::Run;
+use super::completion::{Completion, SampledFor, UnitResult};
+use super::{Run, ShardResult};
 use crate::ids::{Candidate, Digest, PromptIndex, Step};
-use crate::work::VerdictRecord;
-use crate::work::{Arm, Outcome, Policy, Sampled, ShardStatistics, SkippedPair, Unit};
+use crate::work::{Arm, Policy, Role, Sampled, SkippedPair, Unit, VerdictRecord};
 
 /// What a check has against a result.
 pub(super) enum Objection {
@@ -18,29 +18,37 @@ fn invalid<T>(problem: impl Into<String>) -> Result<T, Objection> {
 }
 
 impl Run {
-    pub(super) fn check(&self, unit: &Unit, outcome: &Outcome) -> Result<(), Objection> {
-        match outcome {
-            Outcome::Initialised { policy, model } => {
-                check_model("transformer", self.models.transformer, *model)?;
-                if policy.tensors == 0 {
-                    return Err(Objection::Stop(
-                        "the adapter has no tensors: `lora.target_modules` matched nothing".into(),
-                    ));
-                }
-                Ok(())
+    /// Whether the result can be taken.
+    pub(super) fn check(&self, completion: &Completion) -> Result<(), Objection> {
+        let Completion {
+            unit,
+            model,
+            seconds,
+            result,
+        } = completion;
+        if let Some(seconds) = seconds {
+            check_seconds(*seconds)?;
+        }
+        if let Some(model) = model {
+            match unit.role() {
+                Role::Judge => check_model("judge", self.models.judge, *model)?,
+                Role::Sampler | Role::Trainer => check_model("transformer", self.models.transformer, *model)?,
             }
-            Outcome::Sampled {
+        }
+        match result {
+            UnitResult::Initialised(policy) if policy.tensors == 0 => Err(Objection::Stop(
+                "the adapter has no tensors: `lora.target_modules` matched nothing".into(),
+            )),
+            UnitResult::Initialised(_) => Ok(()),
+            UnitResult::Sampled {
+                from,
                 samples,
                 manifest,
-                model,
-                seconds,
             } => {
-                check_seconds(*seconds)?;
-                check_model("transformer", self.models.transformer, *model)?;
                 self.check_samples(unit, samples)?;
-                let policy = match *unit {
-                    Unit::EvaluateSample { arm: Arm::Base, .. } => None,
-                    _ => self.policy(),
+                let policy = match from {
+                    SampledFor::Evaluation(Arm::Base) => None,
+                    SampledFor::Evaluation(Arm::Tuned) | SampledFor::Step(_) => self.policy(),
                 };
                 match (policy, manifest) {
                     (None, _) => Ok(()),
@@ -48,37 +56,23 @@ impl Run {
                     (Some(policy), Some(found)) => check_manifest("sampler", policy, *found),
                 }
             }
-            Outcome::Judged {
-                verdicts,
-                model,
-                seconds,
-            } => {
-                check_seconds(*seconds)?;
-                check_model("judge", self.models.judge, *model)?;
-                self.check_verdicts(unit, verdicts)
-            }
-            Outcome::Gradient {
-                gradient,
+            UnitResult::Judged { verdicts, .. } => self.check_verdicts(unit, verdicts),
+            UnitResult::Gradient {
+                result,
                 manifest,
-                model,
-                statistics,
                 skipped,
-                seconds,
+                ..
             } => {
-                check_seconds(*seconds)?;
-                check_model("transformer", self.models.transformer, *model)?;
                 if let Some(policy) = self.policy() {
                     check_manifest("trainer", policy, *manifest)?;
                 }
-                self.check_gradient(unit, gradient.as_ref(), statistics, skipped)
+                self.check_gradient(unit, result, skipped)
             }
-            Outcome::Committed {
+            UnitResult::Committed {
                 policy,
                 grad_norm,
                 learning_rate,
-                seconds,
             } => {
-                check_seconds(*seconds)?;
                 if !(*learning_rate >= 0.0 && learning_rate.is_finite()) {
                     return invalid(format!("learning rate {learning_rate} is not a number of 0 or more"));
                 }
@@ -102,8 +96,8 @@ impl Run {
         let trained = matches!(unit, Unit::Sample { .. });
         let candidates = if trained { self.spec.sampling.candidates } else { 1 };
         let expected = self
-            .places(unit)
-            .flat_map(|place| (0..candidates).map(move |candidate| (PromptIndex(place), Candidate(candidate))));
+            .extent(unit)
+            .flat_map(|index| (0..candidates).map(move |candidate| (PromptIndex(index), Candidate(candidate))));
         if !samples
             .iter()
             .map(|sampled| (sampled.prompt, sampled.candidate))
@@ -111,7 +105,7 @@ impl Run {
         {
             return invalid(format!(
                 "samples must cover prompts {:?} with {candidates} candidates each, in order",
-                self.places(unit)
+                self.extent(unit)
             ));
         }
         if trained && samples.iter().any(|sampled| sampled.trajectory.is_none()) {
@@ -124,11 +118,11 @@ impl Run {
         if !verdicts
             .iter()
             .map(|record| record.prompt.0)
-            .eq(self.judged_places(unit))
+            .eq(self.verdict_prompts(unit))
         {
             return invalid(format!(
                 "verdicts must cover the pairs of {:?}, in order",
-                self.places(unit)
+                self.extent(unit)
             ));
         }
         for record in verdicts {
@@ -153,8 +147,7 @@ impl Run {
     fn check_gradient(
         &self,
         unit: &Unit,
-        gradient: Option<&Digest>,
-        statistics: &ShardStatistics,
+        ShardResult { gradient, statistics }: &ShardResult,
         skipped: &[SkippedPair],
     ) -> Result<(), Objection> {
         if gradient.is_some() != (statistics.terms > 0) {
@@ -172,9 +165,9 @@ impl Run {
         let Some(flight) = self.flights.front() else {
             return invalid("no step is in flight");
         };
-        let places = self.places(unit);
+        let extent = self.extent(unit);
         for (index, pair) in skipped.iter().enumerate() {
-            let known = places.contains(&pair.prompt.0) && flight.groups[pair.prompt.0 as usize].is_decided();
+            let known = extent.contains(&pair.prompt.0) && flight.groups[pair.prompt.0 as usize].is_decided();
             if !known || skipped[..index].iter().any(|other| other.prompt == pair.prompt) {
                 return invalid(format!(
                     "skipped pair {} is no decided pair of this shard, or is listed twice",
@@ -182,7 +175,7 @@ impl Run {
                 ));
             }
         }
-        let decided = flight.part(&places).iter().filter(|pair| pair.is_decided()).count();
+        let decided = flight.part(&extent).iter().filter(|pair| pair.is_decided()).count();
         let most = (decided - skipped.len()) as u64
             * u64::from(self.spec.sampling.candidates)
             * self.spec.trained_steps().len() as u64;
@@ -237,24 +230,4 @@ fn check_manifest(who: &str, policy: &Policy, found: Digest) -> Result<(), Objec
         policy.manifest.short(),
         policy.tensors
     )))
-}
-
-pub(super) fn expected_kind(unit: &Unit) -> &'static str {
-    match unit {
-        Unit::Initialise => "initialised",
-        Unit::Sample { .. } | Unit::EvaluateSample { .. } => "sampled",
-        Unit::Judge { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => "judged",
-        Unit::Gradient { .. } => "gradient",
-        Unit::Commit { .. } => "committed",
-    }
-}
-
-pub(super) fn outcome_kind(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Initialised { .. } => "initialised",
-        Outcome::Sampled { .. } => "sampled",
-        Outcome::Judged { .. } => "judged",
-        Outcome::Gradient { .. } => "gradient",
-        Outcome::Committed { .. } => "committed",
-    }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Hint;
 use crate::ids::{Fence, Step, WorkerId};
-use crate::work::{Outcome, Policy, Role, Unit, Unusable};
+use crate::work::{Outcome, OutcomeKind, Policy, Unit, Unusable};
 
 /// A fact about a run. The ledger stores accepted events with their time; applying them again rebuilds the run.
 #[expect(missing_docs, reason = "the fields are named after the types that document them")]
@@ -44,15 +44,11 @@ pub enum Event {
     Resumed,
 }
 
-/// What the driver has to do after an event is in the ledger.
+/// What has followed from an event; the driver acts on it once the event is in the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// There is new work for this role.
-    Wake(Role),
     /// A step's policy is the run's policy now.
     StepCommitted(Step, Policy),
-    /// The policy of this step belongs into the run's checkpoints.
-    Checkpoint(Step, Policy),
     /// The run finished, stopped or failed; [`super::Run::phase`] says which.
     Ended,
 }
@@ -91,8 +87,8 @@ pub enum Refusal {
     #[error("{unit}: expected an outcome of kind `{expected}`, found `{found}`")]
     WrongOutcome {
         unit: Unit,
-        expected: &'static str,
-        found: &'static str,
+        expected: OutcomeKind,
+        found: OutcomeKind,
     },
     /// The result contradicts the unit.
     #[error("{unit}: {problem}")]

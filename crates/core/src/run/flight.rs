@@ -16,7 +16,7 @@ pub struct StepInFlight {
     pub step: Step,
     /// When it began.
     pub started: Millis,
-    /// Its prompts' candidates, by place.
+    /// Its prompts' candidates, by the prompt's index.
     pub groups: Vec<GroupResult>,
     /// Its shards, once they are done; a shard without a decided pair is done without work.
     pub shards: Vec<Option<ShardResult>>,
@@ -54,26 +54,26 @@ impl StepInFlight {
         self.groups.len() as u32
     }
 
-    pub(super) fn part(&self, places: &Range<u32>) -> &[GroupResult] {
-        &self.groups[places.start as usize..places.end as usize]
+    pub(super) fn part(&self, extent: &Range<u32>) -> &[GroupResult] {
+        &self.groups[extent.start as usize..extent.end as usize]
     }
 
-    pub(super) fn part_mut(&mut self, places: &Range<u32>) -> &mut [GroupResult] {
-        &mut self.groups[places.start as usize..places.end as usize]
+    pub(super) fn part_mut(&mut self, extent: &Range<u32>) -> &mut [GroupResult] {
+        &mut self.groups[extent.start as usize..extent.end as usize]
     }
 
     /// Notes sampled candidates; returns the judge chunks of `batch` groups that have all theirs now.
     pub(super) fn note_samples(
         &mut self,
-        places: &Range<u32>,
+        extent: &Range<u32>,
         candidates: Vec<Vec<CandidateResult>>,
         batch: u32,
     ) -> Vec<u32> {
-        for (group, candidates) in self.part_mut(places).iter_mut().zip(candidates) {
+        for (group, candidates) in self.part_mut(extent).iter_mut().zip(candidates) {
             group.candidates = candidates;
         }
-        self.sampled += places.end - places.start;
-        schedule::overlapping(places, batch)
+        self.sampled += extent.end - extent.start;
+        schedule::overlapping(extent, batch)
             .filter(|chunk| {
                 let extent = schedule::extent(*chunk, batch, self.count());
                 self.part(&extent).iter().all(GroupResult::is_sampled)
@@ -82,12 +82,12 @@ impl StepInFlight {
     }
 
     /// Notes each group's verdicts. Shards of `size` groups that have all theirs now and not one decided group are done hereby.
-    pub(super) fn note_verdicts(&mut self, places: &Range<u32>, verdicts: Vec<Vec<VerdictRecord>>, size: u32) {
-        for (group, verdicts) in self.part_mut(places).iter_mut().zip(verdicts) {
+    pub(super) fn note_verdicts(&mut self, extent: &Range<u32>, verdicts: Vec<Vec<VerdictRecord>>, size: u32) {
+        for (group, verdicts) in self.part_mut(extent).iter_mut().zip(verdicts) {
             group.verdicts = verdicts;
         }
-        self.judged += places.end - places.start;
-        for shard in schedule::overlapping(places, size) {
+        self.judged += extent.end - extent.start;
+        for shard in schedule::overlapping(extent, size) {
             let groups = self.part(&schedule::extent(shard, size, self.count()));
             if groups.iter().all(GroupResult::is_judged) && !groups.iter().any(GroupResult::is_decided) {
                 self.note_shard(shard, ShardResult::default());
@@ -105,15 +105,15 @@ impl StepInFlight {
         open.filter(judged).collect()
     }
 
-    /// Takes back the samples of these places with all that followed from them. Returns the judge chunks of `batch` groups and
+    /// Takes back the samples of these prompts with all that followed from them. Returns the judge chunks of `batch` groups and
     /// the shards of `size` groups that they had a part in.
-    pub(super) fn forget_samples(&mut self, places: &Range<u32>, batch: u32, size: u32) -> (Range<u32>, Range<u32>) {
-        let lost = self.part(places).iter().filter(|group| group.is_sampled()).count();
+    pub(super) fn forget_samples(&mut self, extent: &Range<u32>, batch: u32, size: u32) -> (Range<u32>, Range<u32>) {
+        let lost = self.part(extent).iter().filter(|group| group.is_sampled()).count();
         self.sampled -= lost as u32;
-        for group in self.part_mut(places) {
+        for group in self.part_mut(extent) {
             group.candidates.clear();
         }
-        let chunks = schedule::overlapping(places, batch);
+        let chunks = schedule::overlapping(extent, batch);
         let judged = chunks.start * batch..self.count().min(chunks.end * batch);
         let lost = self.part(&judged).iter().filter(|group| group.is_judged()).count();
         self.judged -= lost as u32;

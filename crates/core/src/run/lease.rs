@@ -1,7 +1,6 @@
-//! Leases: who works on what, until when, and what happens when that ends badly.
+//! Leases: who works on what and until when.
 
-use std::collections::{BTreeMap, BTreeSet};
-
+use super::{Refusal, Run};
 use crate::ids::{Fence, Millis, WorkerId};
 use crate::work::{Role, Unit};
 
@@ -18,186 +17,125 @@ pub struct Lease {
     pub deadline: Millis,
 }
 
-/// What went wrong with a unit so far.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Trouble {
-    /// Attempts that a worker reported as failed; `limits.attempts` bounds them.
-    pub(super) failures: u32,
-    /// Times that the result was lost or turned out unusable, and was made again; `limits.attempts` bounds them too.
-    pub(super) losses: u32,
-    /// Leases that expired. Not bounded: a worker that dies is no fault of the unit, but waiting tells about them.
-    pub(super) expiries: u32,
-    /// The last failure's reason.
-    pub(super) last: String,
-}
-
-/// Which units can be leased and which are.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Board {
-    /// By role; the first is the next to be leased, because the order of [`Unit`] is the order of urgency.
-    ready: BTreeMap<Role, BTreeSet<Unit>>,
-    leases: BTreeMap<Unit, Lease>,
-    /// The units among `leases` by their holders, and how many there are of each role: no event may cost more in a larger fleet.
-    held: BTreeMap<WorkerId, BTreeSet<Unit>>,
-    leased: BTreeMap<Role, usize>,
-    /// Since when a role has work that nobody holds any of.
-    unattended: BTreeMap<Role, Millis>,
-}
-
-impl Board {
-    pub(super) fn add(&mut self, unit: Unit) {
-        self.ready.entry(unit.role()).or_default().insert(unit);
+impl Run {
+    /// The unit that a worker of this role should lease next: training before evaluation, earlier before later. Changes nothing.
+    pub fn next_unit(&self, role: Role) -> Option<Unit> {
+        if self.is_ended() { None } else { self.board.next(role) }
     }
 
-    pub(super) fn next(&self, role: Role) -> Option<Unit> {
-        self.ready.get(&role)?.first().copied()
+    /// The fence that the next grant must carry.
+    pub fn next_fence(&self) -> Fence {
+        Fence(self.grants + 1)
     }
 
-    pub(super) fn is_ready(&self, unit: &Unit) -> bool {
-        self.ready.get(&unit.role()).is_some_and(|units| units.contains(unit))
+    /// The open lease on a unit.
+    pub fn lease(&self, unit: &Unit) -> Option<&Lease> {
+        self.board.lease(unit)
     }
 
-    pub(super) fn ready_count(&self, role: Role) -> usize {
-        self.ready.get(&role).map_or(0, BTreeSet::len)
+    /// Every open lease.
+    pub fn leases(&self) -> impl Iterator<Item = (&Unit, &Lease)> {
+        self.board.leases()
     }
 
-    pub(super) fn lease(&self, unit: &Unit) -> Option<&Lease> {
-        self.leases.get(unit)
+    /// The units that a worker holds, with their fences.
+    pub fn leases_of(&self, worker: &WorkerId) -> Vec<(Unit, Fence)> {
+        let held = self.board.held_by(worker).into_iter();
+        held.filter_map(|unit| Some((unit, self.board.lease(&unit)?.fence)))
+            .collect()
     }
 
-    pub(super) fn leases(&self) -> impl Iterator<Item = (&Unit, &Lease)> {
-        self.leases.iter()
+    /// Leases whose deadline has passed.
+    pub fn expired(&self, now: Millis) -> Vec<(Unit, Fence)> {
+        self.board
+            .leases()
+            .filter(|(_, lease)| lease.deadline < now)
+            .map(|(unit, lease)| (*unit, lease.fence))
+            .collect()
     }
 
-    pub(super) fn unattended_since(&self, role: Role) -> Option<Millis> {
-        self.unattended.get(&role).copied()
-    }
-
-    pub(super) fn grant(&mut self, unit: Unit, lease: Lease) {
-        if let Some(units) = self.ready.get_mut(&unit.role()) {
-            units.remove(&unit);
-        }
-        self.end(&unit);
-        self.held.entry(lease.worker.clone()).or_default().insert(unit);
-        *self.leased.entry(unit.role()).or_default() += 1;
-        self.leases.insert(unit, lease);
-    }
-
-    /// Ends a lease; the unit is neither ready nor leased after it.
-    pub(super) fn end(&mut self, unit: &Unit) {
-        let Some(lease) = self.leases.remove(unit) else { return };
-        if let Some(units) = self.held.get_mut(&lease.worker) {
-            units.remove(unit);
-            if units.is_empty() {
-                self.held.remove(&lease.worker);
+    /// Renews a worker's leases and returns those that are not the worker's any more.
+    pub fn keep_alive(&mut self, worker: &WorkerId, leases: &[(Unit, Fence)], now: Millis) -> Vec<(Unit, Fence)> {
+        let deadline = self.deadline(now);
+        let mut lost = Vec::new();
+        for (unit, fence) in leases {
+            match self.board.lease(unit) {
+                Some(lease) if lease.fence == *fence && lease.worker == *worker => self.board.renew(unit, deadline),
+                _ => lost.push((*unit, *fence)),
             }
         }
-        if let Some(count) = self.leased.get_mut(&unit.role()) {
-            *count -= 1;
+        lost
+    }
+
+    /// Gives open leases a fresh deadline, after a replay: while the coordinator was away nobody could send heartbeats.
+    pub fn recovered(&mut self, now: Millis) {
+        let deadline = self.deadline(now);
+        self.board.renew_all(deadline);
+    }
+
+    fn deadline(&self, now: Millis) -> Millis {
+        Millis(now.0.saturating_add(self.spec.fleet.lease.as_millis() as u64))
+    }
+
+    pub(super) fn grant(&mut self, unit: Unit, worker: WorkerId, fence: Fence, now: Millis) -> Result<(), Refusal> {
+        if self.is_ended() {
+            return Err(Refusal::Ended);
         }
-    }
-
-    /// Takes back every unit that `gone` picks, ready or leased.
-    pub(super) fn withdraw(&mut self, gone: impl Fn(&Unit) -> bool) {
-        for units in self.ready.values_mut() {
-            units.retain(|unit| !gone(unit));
+        if let Some(reason) = self.quarantined.get(&worker).cloned() {
+            return Err(Refusal::Quarantined { worker, reason });
         }
-        let leased: Vec<Unit> = self.leases.keys().filter(|unit| gone(unit)).copied().collect();
-        leased.iter().for_each(|unit| self.end(unit));
-    }
-
-    /// What a worker holds.
-    pub(super) fn held_by(&self, worker: &WorkerId) -> Vec<Unit> {
-        let held = self.held.get(worker).into_iter().flatten();
-        held.copied().collect()
-    }
-
-    /// Ends every lease; the units are ready again.
-    pub(super) fn end_all(&mut self) {
-        self.held.clear();
-        self.leased.clear();
-        for unit in std::mem::take(&mut self.leases).into_keys() {
-            self.add(unit);
+        if !self.board.is_ready(&unit) {
+            return Err(Refusal::NotReady { unit });
         }
-    }
-
-    pub(super) fn renew(&mut self, unit: &Unit, deadline: Millis) {
-        if let Some(lease) = self.leases.get_mut(unit) {
-            lease.deadline = deadline;
+        let expected = self.next_fence();
+        if fence != expected {
+            return Err(Refusal::FenceOutOfSequence {
+                unit,
+                expected,
+                found: fence,
+            });
         }
-    }
-
-    pub(super) fn renew_all(&mut self, deadline: Millis) {
-        for lease in self.leases.values_mut() {
-            lease.deadline = deadline;
-        }
-    }
-
-    /// Notes since when each role's work lies unattended.
-    pub(super) fn observe(&mut self, now: Millis) {
-        for role in [Role::Sampler, Role::Judge, Role::Trainer] {
-            let held = self.leased.get(&role).is_some_and(|count| *count > 0);
-            if self.ready_count(role) > 0 && !held {
-                self.unattended.entry(role).or_insert(now);
-            } else {
-                self.unattended.remove(&role);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::Step;
-
-    fn lease(worker: &str) -> Lease {
-        Lease {
-            worker: WorkerId(worker.into()),
-            fence: Fence(1),
-            granted: Millis(0),
-            deadline: Millis(1),
-        }
-    }
-
-    fn judge(chunk: u32) -> Unit {
-        Unit::Judge { step: Step(1), chunk }
-    }
-
-    /// Whether the indexes say what the leases say.
-    fn check(board: &Board) {
-        for (worker, units) in &board.held {
-            assert!(!units.is_empty());
-            assert!(units.iter().all(|unit| board.leases[unit].worker == *worker));
-        }
-        assert_eq!(
-            board.held.values().map(BTreeSet::len).sum::<usize>(),
-            board.leases.len()
+        self.grants += 1;
+        let deadline = self.deadline(now);
+        self.board.grant(
+            unit,
+            Lease {
+                worker,
+                fence,
+                granted: now,
+                deadline,
+            },
         );
-        assert_eq!(board.leased.values().sum::<usize>(), board.leases.len());
+        Ok(())
     }
 
-    #[test]
-    fn what_is_held_by_whom_follows_every_grant_and_every_end() {
-        let mut board = Board::default();
-        for chunk in 0..6 {
-            board.add(judge(chunk));
-            board.grant(judge(chunk), lease(if chunk % 2 == 0 { "even" } else { "odd" }));
-            check(&board);
+    /// Checks that a lease is open under this fence and, where one is given, that this worker holds it.
+    ///
+    /// # Errors
+    /// Says who holds the unit, or that it is done.
+    pub fn check_lease(&self, unit: &Unit, found: Fence, worker: Option<&WorkerId>) -> Result<(), Refusal> {
+        let unit = *unit;
+        if let Some(accepted) = self.accepted.get(&unit) {
+            let latest = accepted.fence;
+            return Err(Refusal::StaleFence { unit, found, latest });
         }
-        let even = WorkerId("even".into());
-        assert_eq!(board.held_by(&even), [judge(0), judge(2), judge(4)]);
-        board.end(&judge(2));
-        board.end(&judge(2));
-        check(&board);
-        board.withdraw(|unit| *unit == judge(4));
-        check(&board);
-        assert_eq!(board.held_by(&even), [judge(0)]);
-        board.grant(judge(1), lease("even"));
-        check(&board);
-        assert_eq!(board.held_by(&even), [judge(0), judge(1)]);
-        board.end_all();
-        check(&board);
-        assert_eq!((board.held_by(&even), board.ready_count(Role::Judge)), (vec![], 4));
+        if self.is_ended() {
+            return Err(Refusal::Ended);
+        }
+        match self.board.lease(&unit) {
+            None => Err(Refusal::NotLeased { unit, found }),
+            Some(lease) if lease.fence != found => Err(Refusal::StaleFence {
+                unit,
+                found,
+                latest: lease.fence,
+            }),
+            Some(lease) if worker.is_some_and(|worker| *worker != lease.worker) => Err(Refusal::OtherWorker {
+                unit,
+                fence: found,
+                holder: lease.worker.clone(),
+                found: worker.cloned().unwrap_or_else(|| lease.worker.clone()),
+            }),
+            Some(_) => Ok(()),
+        }
     }
 }

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Effect, Phase, Refusal, Run};
-use crate::ids::{Digest, Millis, Step, WorkerId};
+use super::{Refusal, Run, ShardResult};
+use crate::ids::{Digest, Millis, PromptIndex, Step, WorkerId};
 use crate::schedule;
-use crate::work::{Arm, Fault, Unit, Unusable};
+use crate::work::{Arm, Fault, Part, Side, Unit, Unusable};
 
 /// What made a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,7 +28,6 @@ impl Run {
         unusable: &[Unusable],
         reason: &str,
         now: Millis,
-        effects: &mut Vec<Effect>,
     ) {
         let mut sources = BTreeSet::new();
         let mut suspects = BTreeSet::new();
@@ -51,13 +50,13 @@ impl Run {
         }
         if sources.is_empty() {
             // Blobs that are no input of this unit: the worker is confused, and this attempt has failed.
-            return self.attempt_failed(unit, worker, reason.to_owned(), false, effects);
+            return self.attempt_failed(unit, worker, reason.to_owned(), false);
         }
         if sources.contains(&Source::Submission) {
             let reason = format!(
                 "{unit}: {reason}: `gavel submit --resume`, or `gavel run --resume`, stores its pictures anew and lets it go on"
             );
-            return self.halt(Phase::Failed { reason }, effects);
+            return self.fail(reason);
         }
         for source in &sources {
             let unit = match *source {
@@ -72,20 +71,19 @@ impl Run {
             if trouble.losses >= self.spec.limits.attempts {
                 let losses = trouble.losses;
                 let reason = format!("{unit}: its result was lost or unusable {losses} times, the last: {reason}");
-                return self.halt(Phase::Failed { reason }, effects);
+                return self.fail(reason);
             }
         }
         for worker in suspects {
             let reason = format!("what it made cannot be used: {reason}");
             self.quarantined.entry(worker.clone()).or_insert(reason);
-            self.give_back(&worker, effects);
+            self.take_leases(&worker);
         }
-        self.board.end(&unit);
-        self.make_ready(unit, effects);
+        self.give_back(unit);
         for source in sources {
             match source {
-                Source::Policy(version) => self.rewind(version, now, effects),
-                Source::Unit(unit) => self.reopen(unit, effects),
+                Source::Policy(version) => self.rewind(version, now),
+                Source::Unit(unit) => self.reopen(unit),
                 Source::Submission => {}
             }
         }
@@ -93,12 +91,7 @@ impl Run {
 
     /// Takes nothing more from a worker. What it holds counts as failed attempts, so that a unit that every worker gets wrong
     /// ends the run and not the fleet.
-    pub(super) fn set_apart(
-        &mut self,
-        worker: WorkerId,
-        reason: String,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), Refusal> {
+    pub(super) fn set_apart(&mut self, worker: WorkerId, reason: String) -> Result<(), Refusal> {
         if self.is_ended() {
             return Err(Refusal::Ended);
         }
@@ -108,88 +101,78 @@ impl Run {
         self.quarantined.insert(worker.clone(), reason.clone());
         for unit in self.board.held_by(&worker) {
             if !self.is_ended() {
-                self.attempt_failed(unit, &worker, reason.clone(), false, effects);
+                self.attempt_failed(unit, &worker, reason.clone(), false);
             }
         }
         Ok(())
     }
 
-    fn give_back(&mut self, worker: &WorkerId, effects: &mut Vec<Effect>) {
+    fn take_leases(&mut self, worker: &WorkerId) {
         for unit in self.board.held_by(worker) {
-            self.board.end(&unit);
-            self.make_ready(unit, effects);
+            self.give_back(unit);
         }
     }
 
     /// What made `blob`, if it is an input of `unit`.
     fn source(&self, unit: &Unit, blob: &Digest) -> Option<Source> {
-        let policy = || {
-            let version = self.results.policies.iter().position(|policy| policy.has(blob))?;
-            Some(Source::Policy(version as u32))
-        };
-        match *unit {
-            Unit::Initialise => None,
-            Unit::Sample { .. } => policy(),
-            Unit::EvaluateSample { arm: Arm::Tuned, .. } => policy(),
-            Unit::EvaluateSample { arm: Arm::Base, .. } => None,
-            Unit::Judge { step, .. } => self.sample_source(step, unit, blob),
-            Unit::Gradient { step, .. } => self.sample_source(step, unit, blob).or_else(policy),
-            Unit::Commit { step } => {
-                let flight = self.flight(step)?;
-                let shard = flight
-                    .shards
-                    .iter()
-                    .position(|shard| shard.as_ref().is_some_and(|shard| shard.gradient == Some(*blob)));
-                let gradient = shard.map(|shard| Unit::Gradient {
-                    step,
-                    shard: shard as u32,
-                });
-                gradient.map(Source::Unit).or_else(policy)
+        let assignment = self.assignment(unit)?;
+        let (_, part) = assignment.inputs().find(|(input, _)| input == blob)?;
+        match part {
+            Part::Adapter | Part::OptimizerState | Part::AveragedAdapter => {
+                // A commit of nothing hands a policy on: whoever made it first makes it again.
+                let mut versions = (0..).zip(&self.results.policies);
+                let (version, _) = versions.find(|(_, policy)| policy.blobs().any(|(part, _)| part == *blob))?;
+                Some(Source::Policy(version))
             }
-            Unit::EvaluateJudge { .. } => self.places(unit).find_map(|place| {
-                let arms = [
-                    (Arm::Base, &self.results.base_images),
-                    (Arm::Tuned, &self.results.tuned_images),
-                ];
-                let (arm, _) = arms
-                    .into_iter()
-                    .find(|(_, images)| images[place as usize] == Some(*blob))?;
-                let batch = self.spec.evaluation.as_ref().map_or(1, |evaluation| evaluation.batch);
-                let chunk = place / batch.max(1);
-                Some(Source::Unit(Unit::EvaluateSample { arm, chunk }))
-            }),
-            Unit::CalibrateJudge { .. } => self
-                .places(unit)
-                .map(|place| &self.assets.labelled[place as usize])
-                .any(|labelled| labelled.first == *blob || labelled.second == *blob)
-                .then_some(Source::Submission),
+            Part::Trajectory { prompt_index, .. } | Part::Image { prompt_index, .. } => {
+                self.sampled_by(unit, prompt_index, None)
+            }
+            Part::PairImage { prompt_index, side } => self.sampled_by(unit, prompt_index, Some(side)),
+            Part::Gradient { .. } => {
+                let Unit::Commit { step } = *unit else { return None };
+                let shards = &self.flight(step)?.shards;
+                let made =
+                    |shard: &Option<ShardResult>| shard.as_ref().is_some_and(|shard| shard.gradient == Some(*blob));
+                let shard = shards.iter().position(made)? as u32;
+                Some(Source::Unit(Unit::Gradient { step, shard }))
+            }
+            Part::Source { .. } => Some(Source::Submission),
         }
     }
 
-    fn sample_source(&self, step: Step, unit: &Unit, blob: &Digest) -> Option<Source> {
-        let flight = self.flight(step)?;
-        let place = self.places(unit).find(|place| {
-            let candidates = flight.groups[*place as usize].candidates.iter();
-            candidates
-                .into_iter()
-                .any(|made| made.image == *blob || made.trajectory == *blob)
-        })?;
-        let chunk = place / self.spec.sampling.batch.max(1);
-        Some(Source::Unit(Unit::Sample { step, chunk }))
+    /// What painted a picture, or sampled a trajectory, that `unit` reads.
+    fn sampled_by(&self, unit: &Unit, prompt_index: PromptIndex, side: Option<Side>) -> Option<Source> {
+        let chunk_of = |batch: u32| prompt_index.0 / batch.max(1);
+        match *unit {
+            Unit::Judge { step, .. } | Unit::Gradient { step, .. } => Some(Source::Unit(Unit::Sample {
+                step,
+                chunk: chunk_of(self.spec.sampling.batch),
+            })),
+            Unit::EvaluateJudge { .. } => {
+                let arm = match side? {
+                    Side::First => Arm::Base,
+                    Side::Second => Arm::Tuned,
+                };
+                let chunk = chunk_of(self.spec.evaluation.as_ref()?.batch);
+                Some(Source::Unit(Unit::EvaluateSample { arm, chunk }))
+            }
+            Unit::CalibrateJudge { .. } => Some(Source::Submission),
+            Unit::Initialise | Unit::Sample { .. } | Unit::EvaluateSample { .. } | Unit::Commit { .. } => None,
+        }
     }
 
     /// Makes an accepted unit ready again and takes back all that followed from it.
-    fn reopen(&mut self, unit: Unit, effects: &mut Vec<Effect>) {
+    fn reopen(&mut self, unit: Unit) {
         if self.accepted.remove(&unit).is_none() {
             // Only accepted units have blobs that others read.
             return;
         }
-        let places = self.places(&unit);
+        let extent = self.extent(&unit);
         match unit {
             Unit::Sample { step, .. } => {
                 let (batch, size) = (self.spec.judge.batch, self.spec.trainer.shard);
                 let Some(flight) = self.flight_mut(step) else { return };
-                let (chunks, shards) = flight.forget_samples(&places, batch, size);
+                let (chunks, shards) = flight.forget_samples(&extent, batch, size);
                 self.forget(|unit| match *unit {
                     Unit::Judge { step: of, chunk } => of == step && chunks.contains(&chunk),
                     Unit::Gradient { step: of, shard } => of == step && shards.contains(&shard),
@@ -200,7 +183,7 @@ impl Run {
             Unit::Gradient { step, shard } => {
                 let Some(flight) = self.flight_mut(step) else { return };
                 flight.forget_shard(shard);
-                for pair in flight.part_mut(&places) {
+                for pair in flight.part_mut(&extent) {
                     pair.skipped = None;
                 }
                 self.forget(|unit| *unit == Unit::Commit { step });
@@ -210,23 +193,28 @@ impl Run {
                     Arm::Base => &mut self.results.base_images,
                     Arm::Tuned => &mut self.results.tuned_images,
                 };
-                images[places.start as usize..places.end as usize].fill(None);
+                images[extent.start as usize..extent.end as usize].fill(None);
                 match arm {
                     Arm::Base => self.missing.base += 1,
                     Arm::Tuned => self.missing.tuned += 1,
                 }
-                for chunk in schedule::overlapping(&places, self.spec.judge.batch) {
+                for chunk in schedule::overlapping(&extent, self.spec.judge.batch) {
                     self.forget_comparison(Unit::EvaluateJudge { chunk });
                 }
             }
-            _ => {}
+            // A policy is made again by going back to before it, and verdicts are no blobs.
+            Unit::Initialise
+            | Unit::Commit { .. }
+            | Unit::Judge { .. }
+            | Unit::EvaluateJudge { .. }
+            | Unit::CalibrateJudge { .. } => {}
         }
-        self.make_ready(unit, effects);
+        self.board.add(unit);
     }
 
     fn forget_comparison(&mut self, unit: Unit) {
-        let places = self.places(&unit);
-        let comparisons = &mut self.results.comparisons[places.start as usize..places.end as usize];
+        let extent = self.extent(&unit);
+        let comparisons = &mut self.results.comparisons[extent.start as usize..extent.end as usize];
         if comparisons.iter().any(Option::is_some) {
             comparisons.fill(None);
             self.missing.comparisons += 1;
@@ -241,7 +229,7 @@ impl Run {
     }
 
     /// Goes back to before the policy of this version, and on from there: the steps from it on are taken again.
-    fn rewind(&mut self, version: u32, now: Millis, effects: &mut Vec<Effect>) {
+    fn rewind(&mut self, version: u32, now: Millis) {
         if self.results.policies.len() as u32 <= version {
             // Gone already, with an earlier one.
             return;
@@ -268,9 +256,9 @@ impl Run {
         self.missing.tuned = schedule::chunks(held_out, batch);
         self.missing.comparisons = schedule::chunks(held_out, self.spec.judge.batch);
         if version == 0 {
-            self.make_ready(Unit::Initialise, effects);
+            self.board.add(Unit::Initialise);
         } else {
-            self.begin_steps(now, effects);
+            self.begin_steps(now);
         }
     }
 }

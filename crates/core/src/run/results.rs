@@ -2,17 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Digest, Step};
+use crate::ids::{Candidate, Digest, PromptIndex, Step};
 use crate::rpo::ranks;
-use crate::work::{Policy, ShardStatistics};
-use crate::work::{Verdict, VerdictRecord};
+use crate::work::{Part, Policy, ShardStatistics, Verdict, VerdictRecord, candidate_blobs};
 
 /// Everything that report and audit read.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Results {
-    /// Committed policies; version n at place n.
+    /// Committed policies; version n at index n.
     pub policies: Vec<Policy>,
-    /// Committed steps; step n at place n - 1.
+    /// Committed steps; step n at index n - 1.
     pub steps: Vec<StepResult>,
     /// The base's picture of each held-out prompt.
     pub base_images: Vec<Option<Digest>>,
@@ -29,7 +28,7 @@ pub struct Results {
 pub struct StepResult {
     /// Its figures.
     pub record: StepRecord,
-    /// Its prompts' candidates, by place in the step.
+    /// Its prompts' candidates, by the prompt's index in the step.
     pub groups: Vec<GroupResult>,
     /// Its gradient shards, in order.
     pub shards: Vec<ShardResult>,
@@ -52,6 +51,14 @@ impl GroupResult {
     /// The candidates' ranks, 1 being the best; `None` before the verdicts, and where these do not set the candidates apart.
     pub fn ranks(&self) -> Option<Vec<u32>> {
         ranks(self.candidates.len(), &self.verdicts)
+    }
+
+    /// What was stored of the candidates; `prompt_index` is the group's index in its step.
+    pub fn blobs(&self, prompt_index: PromptIndex) -> impl Iterator<Item = (Digest, Part)> {
+        let numbered = (0..).map(Candidate).zip(&self.candidates);
+        numbered.flat_map(move |(candidate, made)| {
+            candidate_blobs(prompt_index, candidate, Some(made.trajectory), made.image)
+        })
     }
 
     /// Whether the judge sets the candidates apart.

@@ -3,23 +3,25 @@
 use std::collections::BTreeSet;
 
 use super::Run;
-use super::results::{CandidateResult, GroupResult, ShardResult};
-use crate::ids::{Digest, Step};
-use crate::work::Policy;
+use super::results::{GroupResult, ShardResult};
+use crate::ids::{Digest, PromptIndex, Step};
+use crate::work::{Part, rules};
 
 impl Run {
-    /// Every blob that a unit of this run may still read, that a checkpoint consists of, or that the latest
-    /// `coordinator.keep_steps` committed steps left for people and for `gavel verify`.
+    /// Every blob that a unit of this run may still read, and what is kept by rule besides:
+    ///
+    /// - the pictures that were submitted with the run, and those of the held-out prompts, which its report shows;
+    /// - all that the steps in flight have made, because a blob that is lost has its readers do their units again;
+    /// - whole policies: checkpoints, the latest, and those that the steps below start from;
+    /// - what the latest `coordinator.keep_steps` committed steps have made, for people and for `gavel verify`.
     pub fn retained(&self) -> BTreeSet<Digest> {
         let mut blobs = BTreeSet::new();
-        for labelled in &self.assets.labelled {
-            blobs.extend([labelled.first, labelled.second]);
-        }
+        blobs.extend(digests(self.assets.blobs()));
         blobs.extend(self.results.base_images.iter().flatten());
         blobs.extend(self.results.tuned_images.iter().flatten());
         for (version, policy) in (0..).zip(&self.results.policies) {
             if self.keeps_policy(version) {
-                blobs.extend(of_policy(policy));
+                blobs.extend(digests(policy.blobs()));
             }
         }
         for flight in &self.flights {
@@ -43,12 +45,12 @@ impl Run {
         let committed = self.committed().0;
         let mut blobs = BTreeSet::new();
         let oldest = committed.checked_sub(self.spec.coordinator.keep_steps + 1);
-        if let Some(step) = oldest.and_then(|place| self.results.steps.get(place as usize)) {
+        if let Some(step) = oldest.and_then(|index| self.results.steps.get(index as usize)) {
             blobs.extend(of_step(&step.groups, &step.shards));
         }
         for (version, policy) in (0..).zip(&self.results.policies) {
             if !self.keeps_policy(version) {
-                blobs.extend(of_policy(policy));
+                blobs.extend(digests(policy.blobs()));
             }
         }
         let retained = self.retained();
@@ -58,22 +60,20 @@ impl Run {
 
     /// The latest policies, those that the steps in the window or in flight start from, and the checkpoints.
     fn keeps_policy(&self, version: u32) -> bool {
-        let every = self.spec.checkpoints.every;
-        let checkpoint = every > 0 && version > 0 && version.is_multiple_of(every);
         let first = self.committed().0.saturating_sub(self.spec.coordinator.keep_steps) + 1;
-        checkpoint || version >= self.sampling_version(Step(first))
+        rules::is_checkpoint(&self.spec, Step(version)) || version >= rules::sampling_version(&self.spec, Step(first))
     }
 }
 
-fn of_policy(policy: &Policy) -> impl Iterator<Item = Digest> {
-    [policy.adapter, policy.optimizer].into_iter().chain(policy.averaged)
+fn digests(blobs: impl Iterator<Item = (Digest, Part)>) -> impl Iterator<Item = Digest> {
+    blobs.map(|(digest, _)| digest)
 }
 
 fn of_step<'a>(
     groups: &'a [GroupResult],
     shards: impl IntoIterator<Item = &'a ShardResult>,
 ) -> impl Iterator<Item = Digest> {
-    let candidates = groups.iter().flat_map(|group| &group.candidates);
-    let made = candidates.flat_map(|CandidateResult { trajectory, image }| [*trajectory, *image]);
-    made.chain(shards.into_iter().filter_map(|shard| shard.gradient))
+    let groups = (0..).map(PromptIndex).zip(groups);
+    let sampled = groups.flat_map(|(index, group)| digests(group.blobs(index)));
+    sampled.chain(shards.into_iter().filter_map(|shard| shard.gradient))
 }

@@ -4,65 +4,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::fixtures::{run_of, spec};
 use super::*;
-use crate::assets::{LabelledPair, RubricText};
 use crate::forecast::rehearsal::work;
-use crate::ids::PromptIndex;
-use crate::work::{Assignment, Fault, Outcome, Policy, Unusable};
-use crate::work::{Side, Verdict, VerdictRecord};
-
-/// A small run whose chunks of samples, pairs and shards do not line up.
-pub(super) fn spec() -> RunSpec {
-    let mut spec = RunSpec {
-        run: Default::default(),
-        model: Default::default(),
-        prompts: Default::default(),
-        sampling: Default::default(),
-        lora: Default::default(),
-        objective: Default::default(),
-        optimizer: Default::default(),
-        judge: Default::default(),
-        trainer: Default::default(),
-        checkpoints: Default::default(),
-        evaluation: Some(Default::default()),
-        limits: Default::default(),
-        fleet: Default::default(),
-        coordinator: Default::default(),
-    };
-    spec.run.name = "small".into();
-    spec.run.steps = 3;
-    spec.prompts.per_step = 7;
-    spec.sampling.batch = 3;
-    spec.judge.batch = 2;
-    spec.trainer.shard = 4;
-    spec.checkpoints.every = 2;
-    spec.evaluation.as_mut().unwrap().batch = 2;
-    spec
-}
-
-pub(super) fn assets() -> RunAssets {
-    RunAssets {
-        prompts: (0..5).map(|line| format!("prompt {line}")).collect(),
-        held_out: (0..5).map(|line| format!("held-out {line}")).collect(),
-        rubric: RubricText::new("prefer the better one"),
-        template: String::new(),
-        member_templates: Vec::new(),
-        reason_template: None,
-        labelled: (0..3)
-            .map(|pair| LabelledPair {
-                text: format!("labelled {pair}"),
-                first: Digest::of(&[pair, 0]),
-                second: Digest::of(&[pair, 1]),
-                preferred: Side::First,
-            })
-            .collect(),
-        models: Default::default(),
-    }
-}
-
-pub(super) fn run() -> Run {
-    Run::new(RunId("small".into()), spec(), assets()).created(Millis(0))
-}
+use crate::work::{Fault, Part, Role, Unusable};
 
 /// A run with its ledger and some workers.
 pub(super) struct Fleet {
@@ -156,7 +101,7 @@ impl Fleet {
     }
 
     /// One random move of one of several workers.
-    fn act(&mut self, choice: u8, pick: usize) {
+    pub(super) fn act(&mut self, choice: u8, pick: usize) {
         self.now.0 += 7;
         let roles = [Role::Sampler, Role::Judge, Role::Trainer];
         let open: Vec<(Unit, Fence, WorkerId)> = self
@@ -220,31 +165,16 @@ impl Fleet {
 
     /// A worker finds that one of its unit's blobs is gone.
     fn lose_an_input(&mut self, unit: Unit, fence: Fence, worker: WorkerId, pick: usize) {
+        // What came with the submission nobody can make again.
+        if matches!(unit, Unit::CalibrateJudge { .. }) {
+            return;
+        }
         let assignment = self.run.assignment(&unit).unwrap();
-        let policy = |policy: &Policy| vec![policy.adapter, policy.optimizer];
-        let inputs: Vec<Digest> = match &assignment {
-            // The labelled pictures come from outside: nobody can make them again.
-            Assignment::Judge { .. } if matches!(unit, Unit::CalibrateJudge { .. }) => vec![],
-            Assignment::Initialise | Assignment::EvaluateSample { policy: None, .. } => vec![],
-            Assignment::Sample { policy: used, .. } | Assignment::EvaluateSample { policy: Some(used), .. } => {
-                policy(used)
-            }
-            Assignment::Judge { pairs } => pairs.iter().flat_map(|pair| [pair.first, pair.second]).collect(),
-            Assignment::Gradient {
-                groups, policy: used, ..
-            } => {
-                let trajectories = groups.iter().flat_map(|group| &group.candidates);
-                trajectories
-                    .map(|candidate| candidate.trajectory)
-                    .chain(policy(used))
-                    .collect()
-            }
-            Assignment::Commit {
-                gradients,
-                policy: used,
-                ..
-            } => gradients.iter().copied().chain(policy(used)).collect(),
-        };
+        let inputs: Vec<Digest> = assignment
+            .inputs()
+            .filter(|(_, part)| !matches!(part, Part::Source { .. }))
+            .map(|(blob, _)| blob)
+            .collect();
         if inputs.is_empty() {
             return;
         }
@@ -265,7 +195,7 @@ impl Fleet {
     }
 
     pub(super) fn replay(&self) -> Run {
-        let mut run = Run::new(self.run.id.clone(), self.run.spec.clone(), assets()).created(Millis(0));
+        let mut run = Run::new(self.run.id.clone(), self.run.spec.clone(), self.run.assets.clone()).created(Millis(0));
         for (event, now) in &self.ledger {
             run.apply(event.clone(), *now).unwrap();
         }
@@ -278,7 +208,7 @@ fn patient(lag: u32) -> Run {
     let mut spec = spec();
     spec.sampling.max_policy_lag = lag;
     spec.limits.attempts = 1_000_000;
-    Run::new(RunId("small".into()), spec, assets()).created(Millis(0))
+    run_of(spec)
 }
 
 fn undisturbed(lag: u32) -> Run {
@@ -338,27 +268,5 @@ proptest! {
         replayed.recovered(fleet.now);
         fleet.run.recovered(fleet.now);
         prop_assert!(replayed == fleet.run, "the ledger replays to another run");
-    }
-}
-
-/// What a judge hands in.
-pub(super) fn judged(verdicts: Vec<VerdictRecord>) -> Outcome {
-    Outcome::Judged {
-        verdicts,
-        model: Digest::of(b"judge"),
-        seconds: 0.0,
-    }
-}
-
-/// A judge record for tests that need one of a kind.
-pub(super) fn record(prompt: u32, verdict: Verdict, run: &Run) -> VerdictRecord {
-    VerdictRecord {
-        prompt: PromptIndex(prompt),
-        verdict,
-        probability_first: 0.5,
-        order_probabilities: [0.5; 2],
-        rubric: run.assets().rubric.digest,
-        votes: Vec::new(),
-        reasons: Vec::new(),
     }
 }

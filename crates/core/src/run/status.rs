@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Phase, Run, StepRecord, Waiting};
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
+use crate::measure::{JudgeCounts, JudgeMeasure, WinRate};
 use crate::work::{Policy, Unit};
-use crate::work::{Side, Verdict, VerdictRecord};
 
 /// A run's state at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,9 +26,9 @@ pub struct RunStatus {
     pub steps_total: u32,
     /// The step in flight; `None` before the first and after the last.
     pub progress: Option<Progress>,
-    /// Training pairs that a judge has looked at so far.
-    pub pairs_judged: u64,
-    /// Pairs without a finite gradient so far.
+    /// Matches of training groups that a judge has looked at so far; a group of two is one match.
+    pub matches_judged: u64,
+    /// Groups without a finite gradient so far.
     pub pairs_skipped: u32,
     /// Committed steps, in order.
     pub steps: Vec<StepRecord>,
@@ -55,10 +55,10 @@ pub struct Progress {
     pub samples: u32,
     /// Candidates of the step.
     pub samples_total: u32,
-    /// Pairs judged.
-    pub pairs_judged: u32,
-    /// Pairs of the step.
-    pub pairs_total: u32,
+    /// Groups judged: all matches of a prompt's candidates.
+    pub groups_judged: u32,
+    /// Groups of the step.
+    pub groups_total: u32,
     /// Gradient shards done.
     pub shards: u32,
     /// Gradient shards of the step.
@@ -95,46 +95,6 @@ pub struct EvaluationStatus {
     pub win_rate: Option<WinRate>,
 }
 
-/// How often the judge prefers the tuned policy's picture.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct WinRate {
-    /// Prompts that were compared and judged: wins + losses + abstained.
-    pub prompts: u32,
-    /// Tuned preferred.
-    pub wins: u32,
-    /// Base preferred.
-    pub losses: u32,
-    /// No preference; counts as half a win.
-    pub abstained: u32,
-    /// Prompts that could not be judged; no part of the rate.
-    pub failed: u32,
-    /// (wins + abstained / 2) / prompts.
-    pub value: f64,
-    /// Lower end of the 95 % Wilson interval.
-    pub low: f64,
-    /// Upper end of the 95 % Wilson interval.
-    pub high: f64,
-}
-
-/// The judge measured on pairs with a known answer.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct JudgeMeasure {
-    /// Labelled pairs.
-    pub pairs: u32,
-    /// Pairs judged so far.
-    pub judged: u32,
-    /// Share of the judged pairs on which the judge named the better picture; an abstention counts as wrong. 0 before the first.
-    pub accuracy: f64,
-    /// Share of the decided pairs on which it named the better picture. 0 before the first.
-    pub accuracy_decided: f64,
-    /// Share of the judged pairs whose two image orders gave the same side. 0 before the first.
-    pub order_consistency: f64,
-    /// Judged pairs on which it abstained.
-    pub abstained: u32,
-    /// Pairs that could not be judged.
-    pub failed: u32,
-}
-
 impl Run {
     /// The run's state at `now`.
     pub fn status(&self, now: Millis) -> RunStatus {
@@ -147,7 +107,7 @@ impl Run {
             step: self.committed(),
             steps_total: self.spec.run.steps,
             progress: self.progress(),
-            pairs_judged: self.pairs_judged,
+            matches_judged: self.matches_judged,
             pairs_skipped: self.pairs_skipped,
             steps: self.results.steps.iter().map(|step| step.record.clone()).collect(),
             waiting: self.waiting_for(now),
@@ -176,8 +136,8 @@ impl Run {
             started_unix_ms: flight.started.0,
             samples: candidates * flight.sampled,
             samples_total: candidates * flight.count(),
-            pairs_judged: flight.judged,
-            pairs_total: flight.count(),
+            groups_judged: flight.judged,
+            groups_total: flight.count(),
             shards: flight.shards_done,
             shards_total: flight.shards.len() as u32,
         })
@@ -197,79 +157,8 @@ impl Run {
 
     fn judge_measure(&self) -> Option<JudgeMeasure> {
         let calibration = &self.results.calibration;
-        if calibration.is_empty() {
-            return None;
-        }
-        let (mut judged, mut decided, mut right, mut consistent, mut failed) = (0_u32, 0_u32, 0_u32, 0_u32, 0_u32);
-        for (record, labelled) in calibration.iter().zip(&self.assets.labelled) {
-            let Some(record) = record else { continue };
-            match &record.verdict {
-                Verdict::Failed { .. } => failed += 1,
-                Verdict::Abstain { .. } => judged += 1,
-                Verdict::Preferred { side } => {
-                    judged += 1;
-                    decided += 1;
-                    right += u32::from(*side == labelled.preferred);
-                }
-            }
-            consistent += u32::from(record.is_judged() && record.orders_agree());
-        }
-        let share = |part: u32, whole: u32| {
-            if whole == 0 {
-                0.0
-            } else {
-                f64::from(part) / f64::from(whole)
-            }
-        };
-        Some(JudgeMeasure {
-            pairs: calibration.len() as u32,
-            judged,
-            accuracy: share(right, judged),
-            accuracy_decided: share(right, decided),
-            order_consistency: share(consistent, judged),
-            abstained: judged - decided,
-            failed,
-        })
+        let labelled = calibration.iter().zip(&self.assets.labelled);
+        let judged = labelled.filter_map(|(record, labelled)| Some((record.as_ref()?, labelled.preferred)));
+        (!calibration.is_empty()).then(|| JudgeMeasure::new(calibration.len(), &JudgeCounts::of(judged)))
     }
-}
-
-impl WinRate {
-    /// Counts comparisons whose first image is the base's; `None` when none of them could be judged.
-    pub fn of<'a>(comparisons: impl Iterator<Item = &'a VerdictRecord>) -> Option<Self> {
-        let (mut wins, mut losses, mut abstained, mut failed) = (0_u32, 0_u32, 0_u32, 0_u32);
-        for record in comparisons {
-            match record.verdict {
-                Verdict::Preferred { side: Side::Second } => wins += 1,
-                Verdict::Preferred { side: Side::First } => losses += 1,
-                Verdict::Abstain { .. } => abstained += 1,
-                Verdict::Failed { .. } => failed += 1,
-            }
-        }
-        let prompts = wins + losses + abstained;
-        if prompts == 0 {
-            return None;
-        }
-        let value = (f64::from(wins) + f64::from(abstained) / 2.0) / f64::from(prompts);
-        let (low, high) = wilson(value, prompts);
-        Some(Self {
-            prompts,
-            wins,
-            losses,
-            abstained,
-            failed,
-            value,
-            low,
-            high,
-        })
-    }
-}
-
-/// The 95 % score interval of a share (Wilson 1927).
-fn wilson(share: f64, count: u32) -> (f64, f64) {
-    const Z: f64 = 1.959_963_984_540_054;
-    let n = f64::from(count);
-    let centre = share + Z * Z / (2.0 * n);
-    let half = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
-    let scale = 1.0 + Z * Z / n;
-    (((centre - half) / scale).max(0.0), ((centre + half) / scale).min(1.0))
 }

@@ -18,6 +18,16 @@ pub enum ModelFamily {
     QwenImageEdit,
 }
 
+impl ModelFamily {
+    /// Its name in a configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Flux => "flux",
+            Self::QwenImageEdit => "qwen_image_edit",
+        }
+    }
+}
+
 /// `[model]`: the frozen base.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -68,8 +68,8 @@ mod tests {
     fn as_many_pairs_are_covered_as_asked_for() {
         let pairs: Vec<Pair> = (0..2000_u32)
             .map(|index| Pair {
-                prompt: PromptIndex(index),
-                text: String::new(),
+                prompt_index: PromptIndex(index),
+                task: Default::default(),
                 first: Digest::of(&index.to_le_bytes()),
                 second: Digest::of(b"other"),
             })

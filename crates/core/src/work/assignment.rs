@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Arm, Policy};
+use super::{Arm, Policy, Task};
 use crate::ids::{Digest, PromptIndex, Step, WorkerId};
 
 /// What a worker needs to do a unit.
@@ -18,7 +18,7 @@ pub enum Assignment {
         /// The policy to sample from.
         policy: Policy,
         /// The chunk's prompts.
-        prompts: Vec<PromptText>,
+        prompts: Vec<PromptTask>,
     },
     /// For [`Unit::EvaluateSample`].
     EvaluateSample {
@@ -27,7 +27,7 @@ pub enum Assignment {
         /// The policy; `None` for the base.
         policy: Option<Policy>,
         /// The chunk's prompts, held-out.
-        prompts: Vec<PromptText>,
+        prompts: Vec<PromptTask>,
     },
     /// For [`Unit::Judge`], [`Unit::EvaluateJudge`] and [`Unit::CalibrateJudge`].
     Judge {
@@ -72,32 +72,32 @@ impl Assignment {
     }
 }
 
-/// A prompt with its place.
+/// A prompt to be sampled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PromptText {
-    /// Place in the step or in the held-out set.
+pub struct PromptTask {
+    /// Its index in the step or in the held-out set.
     pub index: PromptIndex,
-    /// The caption.
-    pub text: String,
+    /// What its pictures are made from.
+    pub task: Task,
 }
 
-/// Two images of one prompt, to be judged.
+/// Two pictures of one prompt, to be judged: a match.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
-    /// Place in the step, the held-out set or the labelled set.
-    pub prompt: PromptIndex,
-    /// The caption.
-    pub text: String,
+    /// The prompt's index in the step, the held-out set or the labelled set.
+    pub prompt_index: PromptIndex,
+    /// What both pictures were made from.
+    pub task: Task,
     /// PNG of the first candidate.
     pub first: Digest,
     /// PNG of the second candidate.
     pub second: Digest,
 }
 
-/// The candidates of a decided pair, or larger group, with their rewards.
+/// The candidates of a decided group with their rewards.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RewardedGroup {
-    /// Place in the step.
+    /// The prompt's index in the step.
     pub prompt: PromptIndex,
     /// Trajectory and reward of each candidate, in candidate order.
     pub candidates: Vec<RewardedCandidate>,

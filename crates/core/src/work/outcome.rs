@@ -1,5 +1,7 @@
 //! What a worker returns for a unit.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Policy, VerdictRecord};
@@ -46,7 +48,45 @@ pub enum Outcome {
     },
 }
 
+/// The kind of a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutcomeKind {
+    /// [`Outcome::Initialised`].
+    Initialised,
+    /// [`Outcome::Sampled`].
+    Sampled,
+    /// [`Outcome::Judged`].
+    Judged,
+    /// [`Outcome::Gradient`].
+    Gradient,
+    /// [`Outcome::Committed`].
+    Committed,
+}
+
+impl fmt::Display for OutcomeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Initialised => "initialised",
+            Self::Sampled => "sampled",
+            Self::Judged => "judged",
+            Self::Gradient => "gradient",
+            Self::Committed => "committed",
+        })
+    }
+}
+
 impl Outcome {
+    /// Which kind this is.
+    pub fn kind(&self) -> OutcomeKind {
+        match self {
+            Self::Initialised { .. } => OutcomeKind::Initialised,
+            Self::Sampled { .. } => OutcomeKind::Sampled,
+            Self::Judged { .. } => OutcomeKind::Judged,
+            Self::Gradient { .. } => OutcomeKind::Gradient,
+            Self::Committed { .. } => OutcomeKind::Committed,
+        }
+    }
+
     /// The fingerprint of the model that the worker had loaded; a commit needs none.
     pub fn model(&self) -> Option<&Digest> {
         match self {

@@ -18,10 +18,3 @@ pub struct Policy {
     /// Number of adapter tensors.
     pub tensors: u32,
 }
-
-impl Policy {
-    /// Whether this blob is a part of the policy.
-    pub fn has(&self, blob: &Digest) -> bool {
-        self.adapter == *blob || self.optimizer == *blob || self.averaged == Some(*blob)
-    }
-}

@@ -33,7 +33,7 @@ pub fn members(caller: &WorkerId, holders: &[WorkerId]) -> Vec<WorkerId> {
 
 /// What became of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Muster {
+pub enum RallyOutcome {
     /// Everybody has joined.
     Complete {
         /// The members in the order of their ranks.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::OutcomeKind;
 use crate::ids::Step;
 
 /// What a worker can do.
@@ -69,6 +70,17 @@ impl Unit {
             Self::Sample { .. } | Self::EvaluateSample { .. } => Role::Sampler,
             Self::Judge { .. } | Self::EvaluateJudge { .. } | Self::CalibrateJudge { .. } => Role::Judge,
             Self::Initialise | Self::Gradient { .. } | Self::Commit { .. } => Role::Trainer,
+        }
+    }
+
+    /// The kind of its result.
+    pub fn outcome_kind(&self) -> OutcomeKind {
+        match self {
+            Self::Initialise => OutcomeKind::Initialised,
+            Self::Sample { .. } | Self::EvaluateSample { .. } => OutcomeKind::Sampled,
+            Self::Judge { .. } | Self::EvaluateJudge { .. } | Self::CalibrateJudge { .. } => OutcomeKind::Judged,
+            Self::Gradient { .. } => OutcomeKind::Gradient,
+            Self::Commit { .. } => OutcomeKind::Committed,
         }
     }
 }

@@ -52,7 +52,7 @@ pub enum AbstainReason {
 /// A verdict with its evidence.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VerdictRecord {
-    /// The pair: its prompt's place in the step, the held-out set or the labelled set.
+    /// The pair: its prompt's index in the step, the held-out set or the labelled set.
     pub prompt: PromptIndex,
     /// The decision.
     pub verdict: Verdict,

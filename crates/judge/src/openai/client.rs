@@ -75,7 +75,7 @@ impl Client {
             problem,
             hint: "check `judge.endpoint`, and the machine's certificates".into(),
         };
-        let http = reqwest::Client::builder()
+        let http = crate::http_client()
             .timeout(spec.timeout)
             .connect_timeout(CONNECT_WITHIN.min(spec.timeout))
             .user_agent(concat!("gavel/", env!("CARGO_PKG_VERSION")))

@@ -11,7 +11,7 @@ use gavel_rubric::{AnswerKind, AskError, Chat as _, Judge, JudgeTemplate, Judged
 use serde_json::{Value, json};
 
 use super::wire::first_token;
-use super::{Asked, Endpoint, json_ways, read};
+use super::{Endpoint, NoAnswer, json_ways, read};
 use crate::answer::{Answer, decide, mean};
 use crate::question::Question;
 
@@ -71,14 +71,14 @@ impl EndpointJudge {
             match answered {
                 Ok(Ok(answer)) => return Ok(Ok(answer)),
                 Ok(Err(reason)) => nothing = reason,
-                Err(Asked::Refused(words)) => return Ok(Err(format!("the judge refused: {words}"))),
-                Err(Asked::Failed(error)) => return Err(error),
+                Err(NoAnswer::Refused(words)) => return Ok(Err(format!("the judge refused: {words}"))),
+                Err(NoAnswer::Failed(error)) => return Err(error),
             }
         }
         Ok(Err(nothing))
     }
 
-    fn label(&self, body: &Value) -> Result<Result<Answer, String>, Asked> {
+    fn label(&self, body: &Value) -> Result<Result<Answer, String>, NoAnswer> {
         let ways = [
             json!({ "logprobs": true, "top_logprobs": 20 }),
             json!({ "logprobs": true, "top_logprobs": 5 }),
@@ -99,7 +99,7 @@ impl EndpointJudge {
         }))
     }
 
-    fn rank(&self, body: &Value) -> Result<Result<Answer, String>, Asked> {
+    fn rank(&self, body: &Value) -> Result<Result<Answer, String>, NoAnswer> {
         let schema = json!({
             "type": "object",
             "properties": {
@@ -124,11 +124,11 @@ impl EndpointJudge {
     fn record(&self, rubric: Digest, pair: &JudgedPair<'_>, answers: [Result<Answer, String>; 2]) -> VerdictRecord {
         let answers = match answers {
             [Ok(straight), Ok(swapped)] => [straight, swapped],
-            [Err(reason), _] | [_, Err(reason)] => return VerdictRecord::failed(pair.prompt, reason, rubric),
+            [Err(reason), _] | [_, Err(reason)] => return VerdictRecord::failed(pair.prompt_index, reason, rubric),
         };
         let (verdict, order_probabilities) = decide(answers, self.template.label_mass_min, self.margin);
         VerdictRecord {
-            prompt: pair.prompt,
+            prompt: pair.prompt_index,
             verdict,
             probability_first: mean(order_probabilities),
             order_probabilities,

@@ -85,7 +85,13 @@ impl Endpoint {
 
     /// Asks with each of `ways` in turn, from the one that the server accepted last, until it does not object. What it accepts
     /// is remembered in `remembered`.
-    fn ask(&self, request: &Value, max_tokens: u32, ways: &[Value], remembered: &AtomicUsize) -> Result<Choice, Asked> {
+    fn ask(
+        &self,
+        request: &Value,
+        max_tokens: u32,
+        ways: &[Value],
+        remembered: &AtomicUsize,
+    ) -> Result<Choice, NoAnswer> {
         let mut first = None;
         let known = remembered.load(Ordering::Relaxed).min(ways.len() - 1);
         for (way, changes) in ways.iter().enumerate().skip(known) {
@@ -100,15 +106,20 @@ impl Endpoint {
                 Err(failure) if failure.is_objection() => {
                     first.get_or_insert(failure);
                 }
-                Err(failure) => return Err(Asked::Failed(failure.into_error(&self.base))),
+                Err(failure) => return Err(NoAnswer::Failed(failure.into_error(&self.base))),
             }
         }
         // Nothing was accepted, so the objection is to something else.
         let failure = first.unwrap_or_else(|| Failure::lasting("there was nothing to ask".into()));
-        Err(Asked::Failed(failure.into_error(&self.base)))
+        Err(NoAnswer::Failed(failure.into_error(&self.base)))
     }
 
-    fn ask_one_way(&self, request: &Value, max_tokens: u32, changes: &Value) -> Result<Result<Choice, Asked>, Failure> {
+    fn ask_one_way(
+        &self,
+        request: &Value,
+        max_tokens: u32,
+        changes: &Value,
+    ) -> Result<Result<Choice, NoAnswer>, Failure> {
         let limit = self.limit.load(Ordering::Relaxed);
         let sent = |limit: usize| {
             let mut request = request.clone();
@@ -140,28 +151,28 @@ impl Endpoint {
 
 /// Why a request that the server took gives no answer.
 #[derive(Debug, Clone, PartialEq)]
-enum Asked {
+enum NoAnswer {
     /// The model does not want to answer.
     Refused(String),
     Failed(AskError),
 }
 
-impl From<AskError> for Asked {
+impl From<AskError> for NoAnswer {
     fn from(error: AskError) -> Self {
         Self::Failed(error)
     }
 }
 
-fn choice(completion: Completion) -> Result<Choice, Asked> {
+fn choice(completion: Completion) -> Result<Choice, NoAnswer> {
     let Some(mut choice) = completion.choices.into_iter().next() else {
-        return Err(Asked::Refused("an answer without words".into()));
+        return Err(NoAnswer::Refused("an answer without words".into()));
     };
     choice.tokens = completion.usage;
     if let Some(refusal) = choice.message.refusal.as_deref().filter(|refusal| !refusal.is_empty()) {
-        return Err(Asked::Refused(read::excerpt(refusal)));
+        return Err(NoAnswer::Refused(read::excerpt(refusal)));
     }
     if choice.finish_reason.as_deref() == Some("content_filter") {
-        return Err(Asked::Refused("the server's content filter".into()));
+        return Err(NoAnswer::Refused("the server's content filter".into()));
     }
     Ok(choice)
 }
@@ -201,8 +212,8 @@ impl Chat for Endpoint {
         let choice = self
             .ask(&body, request.max_tokens, &ways, &self.written)
             .map_err(|asked| match asked {
-                Asked::Failed(error) => error,
-                Asked::Refused(words) => AskError::Unanswerable {
+                NoAnswer::Failed(error) => error,
+                NoAnswer::Refused(words) => AskError::Unanswerable {
                     reason: format!("{}: the model refuses to answer: {words}", self.name),
                     hint: None,
                 },

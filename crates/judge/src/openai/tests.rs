@@ -223,9 +223,9 @@ fn judge_as(spec: &JudgeSpec, template_name: &str, pairs: u32) -> Result<Vec<Ver
     let dark = RgbImage::from_pixel(4, 4, Rgb([20, 20, 20]));
     let pairs: Vec<JudgedPair<'_>> = (0..pairs)
         .map(|index| JudgedPair {
-            prompt: PromptIndex(index),
-            caption: "a light",
-            base: None,
+            prompt_index: PromptIndex(index),
+            prompt: "a light",
+            source: None,
             first: &bright,
             second: &dark,
         })

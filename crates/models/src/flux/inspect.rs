@@ -5,9 +5,10 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use super::pipeline::{SchedulerConfig, check_model_index, latent_tokens};
-use super::transformer::{Architecture, FluxTransformerConfig};
+use super::transformer::{FluxTransformerConfig, layers};
+use crate::denoiser::{Grid, Inspection};
 use crate::load::read_config;
-use crate::lora::{self, LoraConfig, LoraError, Manifest};
+use crate::lora::AdaptableLayers;
 use crate::text::PromptTokenizer;
 use crate::vae::AutoencoderConfig;
 use crate::{LoadError, ModelError, Weights};
@@ -15,7 +16,7 @@ use crate::{LoadError, ModelError, Weights};
 /// A pipeline folder that was looked into.
 #[derive(Debug)]
 pub struct FluxInspection {
-    architecture: Architecture,
+    layers: AdaptableLayers,
     vae: AutoencoderConfig,
     /// Numbers in the transformer's weights.
     pub transformer_parameters: u64,
@@ -41,13 +42,13 @@ impl FluxInspection {
             other_parameters += header(&dir.join(part))?.parameters();
         }
         let folder = dir.join("transformer");
-        let architecture = Architecture::new(&FluxTransformerConfig::read(&folder)?);
+        let layers = layers(&FluxTransformerConfig::read(&folder)?);
         let transformer = header(&folder)?;
-        for (module, layer) in &architecture.modules {
-            transformer.check(&format!("{module}.weight"), &[layer.outputs, layer.inputs])?;
+        for (path, layer) in &layers.layers {
+            transformer.check(&format!("{path}.weight"), &[layer.outputs, layer.inputs])?;
         }
         Ok(Self {
-            architecture,
+            layers,
             vae,
             transformer_parameters: transformer.parameters(),
             other_parameters,
@@ -61,13 +62,24 @@ impl FluxInspection {
     pub fn latent_tokens(&self, height: usize, width: usize) -> Result<(usize, usize), ModelError> {
         latent_tokens(&self.vae, height, width)
     }
+}
 
-    /// The tensors that an adapter with these settings would have.
-    ///
-    /// # Errors
-    /// As [`crate::lora::LoraAdapter::init`].
-    pub fn bind(&self, config: &LoraConfig) -> Result<Manifest, LoraError> {
-        lora::bind(config, &self.architecture)
+impl Inspection for FluxInspection {
+    fn layers(&self) -> &AdaptableLayers {
+        &self.layers
+    }
+
+    fn grid(&self, height: usize, width: usize) -> Result<Grid, ModelError> {
+        let (height, width) = latent_tokens(&self.vae, height, width)?;
+        Ok(Grid { height, width })
+    }
+
+    fn denoiser_parameters(&self) -> u64 {
+        self.transformer_parameters
+    }
+
+    fn other_parameters(&self) -> u64 {
+        self.other_parameters
     }
 }
 
@@ -81,8 +93,9 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::denoiser::Denoiser;
     use crate::flux::transformer::FluxTransformer;
-    use crate::lora::LoraAdapter;
+    use crate::lora::{LoraAdapter, LoraConfig};
 
     fn tiny() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-flux")
@@ -103,13 +116,13 @@ mod tests {
         let loaded = FluxTransformer::load(&tiny().join("transformer"), &Device::Cpu, DType::F32).unwrap();
         for target in ["attn.to_q", "proj_mlp", "nowhere", "norm_out.linear"] {
             let bound = folder.bind(&config(target)).map_err(|error| error.to_string());
-            let made = LoraAdapter::init(&loaded, &config(target), [0; 32]);
+            let made = LoraAdapter::init(loaded.layers(), &config(target), [0; 32]);
             let made = made
                 .map(|adapter| adapter.manifest())
                 .map_err(|error| error.to_string());
             assert_eq!(bound, made, "{target}");
         }
-        assert_eq!(folder.latent_tokens(64, 64).unwrap(), (4, 4));
-        assert!(folder.latent_tokens(64, 60).is_err());
+        assert_eq!(folder.grid(64, 64).unwrap(), Grid { height: 4, width: 4 });
+        assert!(folder.grid(64, 60).is_err());
     }
 }

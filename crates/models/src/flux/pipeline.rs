@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::transformer::FluxTransformer;
 use crate::{
     LoadError, ModelError,
+    denoiser::{Conditioning, Denoiser, Grid, Pipeline, Task},
     load::{read_config, read_json},
     text::{ClipTextEncoder, PromptTokenizer, T5Encoder},
     vae::{AutoencoderConfig, AutoencoderKl},
@@ -240,6 +241,40 @@ impl FluxPipeline {
             .collect();
         let pixels = Tensor::from_vec(pixels, (images.len(), 3, height, width), &self.device)?;
         pack_latents(&self.vae.scale_latents(&self.vae.encode_mean(&pixels)?)?)
+    }
+}
+
+impl Pipeline for FluxPipeline {
+    fn denoiser(&self) -> &dyn Denoiser {
+        &self.transformer
+    }
+
+    fn condition(&self, task: &Task<'_>, max_sequence_length: usize) -> Result<Conditioning, ModelError> {
+        if !task.sources.is_empty() {
+            let problem = "this family makes pictures from words alone and takes no source picture".to_owned();
+            return Err(ModelError::Value {
+                input: "sources",
+                problem,
+            });
+        }
+        let PromptEmbeds {
+            prompt_embeds,
+            pooled_prompt_embeds,
+        } = self.text.encode(&[task.words], max_sequence_length)?;
+        Ok(Conditioning::from_iter([
+            (super::PROMPT_EMBEDS, prompt_embeds.get(0)?),
+            (super::POOLED_PROMPT_EMBEDS, pooled_prompt_embeds.get(0)?),
+        ]))
+    }
+
+    fn grid(&self, height: usize, width: usize) -> Result<Grid, ModelError> {
+        let (height, width) = self.latent_tokens(height, width)?;
+        Ok(Grid { height, width })
+    }
+
+    fn decode(&self, latents: &Tensor, grid: Grid) -> Result<Vec<RgbImage>, ModelError> {
+        let token = self.vae.config().scale() * PATCH;
+        self.decode_latents(latents, grid.height * token, grid.width * token)
     }
 }
 

@@ -10,8 +10,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{LoraConfig, LoraError, targets};
-use crate::flux::transformer::{Architecture, FluxTransformer};
+use super::{AdaptableLayers, LoraConfig, LoraError, targets};
 use crate::ops::Factors;
 
 /// One adapted linear layer and where its factors lie in the flat vector.
@@ -25,9 +24,9 @@ pub(super) struct Slot {
     pub(super) a: Range<usize>,
     /// B, row-major (outputs, rank).
     pub(super) b: Range<usize>,
-    /// Which fused layer, and which of its output columns.
-    layer: usize,
-    columns: (usize, usize),
+    /// Index of the fused layer, and its output columns there.
+    fused: usize,
+    columns: Range<usize>,
 }
 
 /// The tensors of an adapter, in the order of their names.
@@ -39,13 +38,13 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    fn new(config: &LoraConfig, architecture: &Architecture) -> Result<Self, LoraError> {
+    fn new(config: &LoraConfig, layers: &AdaptableLayers) -> Result<Self, LoraError> {
         config.check()?;
         let rank = config.rank;
         let mut slots = Vec::new();
         let mut parameters = 0;
-        for module in targets::resolve(&config.target_modules, architecture)? {
-            let found = &architecture.modules[&module];
+        for module in targets::resolve(&config.target_modules, layers)? {
+            let found = &layers.layers[&module];
             let a = parameters..parameters + rank * found.inputs;
             let b = a.end..a.end + found.outputs * rank;
             parameters = b.end;
@@ -56,8 +55,8 @@ impl Slots {
                 outputs,
                 a,
                 b,
-                layer: found.layer,
-                columns: found.columns,
+                fused: found.fused,
+                columns: found.columns.clone(),
             });
         }
         Ok(Self {
@@ -81,7 +80,7 @@ impl Slots {
         }
     }
 
-    /// (tensor name without prefix, shape, place in the flat vector), in that order.
+    /// (tensor name without prefix, shape, range in the flat vector), in that order.
     pub(super) fn tensors(&self) -> impl Iterator<Item = (String, [usize; 2], Range<usize>)> + '_ {
         self.slots.iter().flat_map(|slot| {
             [
@@ -100,15 +99,6 @@ impl Slots {
     }
 }
 
-/// Binds a new adapter's settings to an architecture, without any weights.
-///
-/// # Errors
-/// As [`LoraAdapter::init`].
-pub(crate) fn bind(config: &LoraConfig, architecture: &Architecture) -> Result<Manifest, LoraError> {
-    config.check_trainable()?;
-    Ok(Slots::new(config, architecture)?.manifest())
-}
-
 /// Which tensors an adapter holds: equal for two adapters exactly if names and shapes are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -120,7 +110,18 @@ pub struct Manifest {
     pub names_sha256: [u8; 32],
 }
 
-/// LoRA weights, float32, bound to the architecture of a transformer.
+impl Manifest {
+    /// What a new adapter with these settings would hold, made without any weights.
+    ///
+    /// # Errors
+    /// As [`LoraAdapter::init`].
+    pub fn of(config: &LoraConfig, layers: &AdaptableLayers) -> Result<Self, LoraError> {
+        config.check_trainable()?;
+        Ok(Slots::new(config, layers)?.manifest())
+    }
+}
+
+/// LoRA weights, float32, bound to the layers of a network.
 ///
 /// The flat order is by module path (byte-wise), A before B, each row-major.
 #[derive(Debug)]
@@ -162,9 +163,9 @@ impl LoraAdapter {
     /// # Errors
     /// [`LoraError::UnknownTarget`], [`LoraError::FixedTarget`], or [`LoraError::Setting`] for a value out of range or a
     /// dropout above 0.
-    pub fn init(transformer: &FluxTransformer, config: &LoraConfig, seed: [u8; 32]) -> Result<Self, LoraError> {
+    pub fn init(layers: &AdaptableLayers, config: &LoraConfig, seed: [u8; 32]) -> Result<Self, LoraError> {
         config.check_trainable()?;
-        let mut adapter = Self::zeros(config, transformer)?;
+        let mut adapter = Self::zeros(config, layers)?;
         for slot in &adapter.slots.slots {
             let digest = Sha256::digest(slot.module.as_bytes());
             let mut stream = [0; 8];
@@ -182,8 +183,8 @@ impl LoraAdapter {
     }
 
     /// An adapter of zeros, to be filled.
-    pub(super) fn zeros(config: &LoraConfig, transformer: &FluxTransformer) -> Result<Self, LoraError> {
-        let slots = Slots::new(config, transformer.architecture())?;
+    pub(super) fn zeros(config: &LoraConfig, layers: &AdaptableLayers) -> Result<Self, LoraError> {
+        let slots = Slots::new(config, layers)?;
         let values = vec![0.0; slots.parameters];
         Ok(Self {
             config: config.clone(),
@@ -203,7 +204,7 @@ impl LoraAdapter {
         self.slots.slots.iter().map(|slot| slot.module.as_str())
     }
 
-    /// Each tensor's PEFT name without prefix (`<module>.lora_A.weight`), its shape, and its place in the flat order.
+    /// Each tensor's PEFT name without prefix (`<module>.lora_A.weight`), its shape, and its range in the flat order.
     pub fn tensors(&self) -> impl Iterator<Item = (String, [usize; 2], Range<usize>)> + '_ {
         self.slots.tensors()
     }
@@ -239,12 +240,12 @@ impl LoraAdapter {
         Ok(())
     }
 
-    /// Whether the adapter was made for this architecture, or for one with the same layers where it adapts them.
-    pub(crate) fn fits(&self, architecture: &Architecture) -> bool {
+    /// Whether the adapter was made for these layers, or for others that are the same where it adapts them.
+    pub(crate) fn fits(&self, layers: &AdaptableLayers) -> bool {
         self.slots.slots.iter().all(|slot| {
-            architecture.modules.get(&slot.module).is_some_and(|module| {
-                (module.inputs, module.outputs, module.layer, module.columns)
-                    == (slot.inputs, slot.outputs, slot.layer, slot.columns)
+            layers.layers.get(&slot.module).is_some_and(|layer| {
+                (layer.inputs, layer.outputs, layer.fused, &layer.columns)
+                    == (slot.inputs, slot.outputs, slot.fused, &slot.columns)
             })
         })
     }
@@ -253,8 +254,8 @@ impl LoraAdapter {
     pub(crate) fn factors(&self) -> BTreeMap<usize, Vec<Factors<'_>>> {
         let mut layers: BTreeMap<usize, Vec<Factors>> = BTreeMap::new();
         for slot in &self.slots.slots {
-            layers.entry(slot.layer).or_default().push(Factors {
-                columns: slot.columns,
+            layers.entry(slot.fused).or_default().push(Factors {
+                columns: slot.columns.clone(),
                 rank: self.slots.rank,
                 scale: self.config.scale(),
                 a: &self.values[slot.a.clone()],
@@ -265,7 +266,7 @@ impl LoraAdapter {
         }
         layers
             .values_mut()
-            .for_each(|parts| parts.sort_by_key(|part| part.columns));
+            .for_each(|parts| parts.sort_by_key(|part| part.columns.start));
         layers
     }
 

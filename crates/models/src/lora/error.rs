@@ -31,6 +31,9 @@ pub enum LoraError {
         /// Path of the layer.
         module: String,
     },
+    /// A device failed while it held the gradient.
+    #[error("the gradient cannot be read from its device")]
+    Device(#[from] candle_core::Error),
     /// A file cannot be read or written.
     #[error("{file}: cannot {action}")]
     Io {
@@ -133,13 +136,13 @@ pub enum LoraError {
 impl Hint for LoraError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Setting { .. } | Self::Json { .. } | Self::Io { .. } => return None,
+            Self::Setting { .. } | Self::Device(_) | Self::Json { .. } | Self::Io { .. } => return None,
             Self::UnknownTarget { .. } => {
                 "name a module path or the end of one, for example `attn.to_q` or `ff.net.0.proj`"
             }
             Self::FixedTarget { .. } => {
-                "leave the modulation and embedding layers out; attention, feed-forward, `x_embedder`, `context_embedder` and \
-                 `proj_out` layers can be adapted"
+                "leave out the layers that modulate and those that embed timestep, guidance and pooled prompt; attention, \
+                 feed-forward, and the projections into and out of the blocks can be adapted"
             }
             Self::Unsupported { .. } => "use a plain LoRA adapter: one rank, one alpha, a list of targets, no bias",
             Self::Safetensors { .. } => "the file is incomplete or damaged: copy it again",

@@ -1,7 +1,7 @@
 //! Adapters on disk.
 //!
-//! peft looks for keys that start with `base_model.model.`; diffusers' FLUX loader takes such keys for those of another
-//! trainer and fails on them, and looks for `transformer.` instead. No single file serves both, so a folder holds two weight
+//! peft looks for keys that start with `base_model.model.`; diffusers' pipelines take such keys for those of another
+//! trainer and fail on them, and look for `transformer.` instead. No single file serves both, so a folder holds two weight
 //! files: `adapter_model.safetensors` beside `adapter_config.json` for `PeftModel.from_pretrained(transformer, DIR)`, and
 //! `pytorch_lora_weights.safetensors`, which `pipe.load_lora_weights(DIR)` prefers and whose header carries the settings.
 
@@ -13,8 +13,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::adapter::Slots;
-use super::{LoraAdapter, LoraConfig, LoraError};
-use crate::flux::transformer::FluxTransformer;
+use super::{AdaptableLayers, LoraAdapter, LoraConfig, LoraError};
 
 /// File names and key prefixes of the two layouts.
 const CONFIG_FILE: &str = "adapter_config.json";
@@ -81,9 +80,9 @@ impl LoraAdapter {
     /// Keys may start with peft's `base_model.model.`, diffusers' `transformer.`, or neither.
     ///
     /// # Errors
-    /// A target or tensor without a place, a missing tensor, another rank or shape, a damaged file, or settings that change the
+    /// A target without a layer, a tensor that no target asks for, a missing tensor, another rank or shape, a damaged file, or settings that change the
     /// arithmetic (DoRA, rsLoRA, per-module ranks): each its own [`LoraError`].
-    pub fn load(dir: &Path, transformer: &FluxTransformer) -> Result<Self, LoraError> {
+    pub fn load(dir: &Path, layers: &AdaptableLayers) -> Result<Self, LoraError> {
         let config_file = dir.join(CONFIG_FILE);
         let text = fs::read_to_string(&config_file).map_err(|source| LoraError::Io {
             file: config_file.clone(),
@@ -97,28 +96,19 @@ impl LoraAdapter {
             action: "read",
             source,
         })?;
-        Self::parse(&file.display().to_string(), &bytes, &config, transformer)
+        Self::parse(&file.display().to_string(), &bytes, &config, layers)
     }
 
     /// Reads the bytes of [`Self::to_safetensors`], or of any PEFT weight file with these settings.
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn from_safetensors(
-        bytes: &[u8],
-        config: &LoraConfig,
-        transformer: &FluxTransformer,
-    ) -> Result<Self, LoraError> {
-        Self::parse("adapter bytes", bytes, config, transformer)
+    pub fn from_safetensors(bytes: &[u8], config: &LoraConfig, layers: &AdaptableLayers) -> Result<Self, LoraError> {
+        Self::parse("adapter bytes", bytes, config, layers)
     }
 
-    fn parse(
-        origin: &str,
-        bytes: &[u8],
-        config: &LoraConfig,
-        transformer: &FluxTransformer,
-    ) -> Result<Self, LoraError> {
-        let mut adapter = Self::zeros(config, transformer)?;
+    fn parse(origin: &str, bytes: &[u8], config: &LoraConfig, layers: &AdaptableLayers) -> Result<Self, LoraError> {
+        let mut adapter = Self::zeros(config, layers)?;
         let file = SafeTensors::deserialize(bytes).map_err(|source| LoraError::Safetensors {
             origin: origin.to_owned(),
             source,

@@ -22,13 +22,24 @@ impl LoraGradients {
     }
 
     /// All values in the flat order.
-    pub fn flatten(&self) -> Vec<f32> {
-        self.values.clone()
+    ///
+    /// # Errors
+    /// As [`Self::as_slice`].
+    pub fn flatten(&self) -> Result<Vec<f32>, LoraError> {
+        Ok(self.as_slice()?.to_vec())
     }
 
     /// The same without a copy.
-    pub fn as_slice(&self) -> &[f32] {
-        &self.values
+    ///
+    /// # Errors
+    /// [`LoraError::Device`] when the sums cannot be read from the device that computed them.
+    pub fn as_slice(&self) -> Result<&[f32], LoraError> {
+        Ok(&self.values)
+    }
+
+    /// How many values there are.
+    pub(crate) fn parameter_count(&self) -> usize {
+        self.slots.parameters
     }
 
     pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
@@ -36,14 +47,18 @@ impl LoraGradients {
     }
 
     /// Multiplies each value.
-    pub fn scale(&mut self, factor: f32) {
+    ///
+    /// # Errors
+    /// As [`Self::as_slice`].
+    pub fn scale(&mut self, factor: f32) -> Result<(), LoraError> {
         self.values.iter_mut().for_each(|value| *value *= factor);
+        Ok(())
     }
 
     /// Adds another gradient of the same adapter.
     ///
     /// # Errors
-    /// [`LoraError::Count`] when it has another number of values.
+    /// [`LoraError::Count`] when it has another number of values, and as [`Self::as_slice`].
     pub fn add(&mut self, other: &Self) -> Result<(), LoraError> {
         if self.values.len() != other.values.len() {
             return Err(LoraError::Count {
@@ -59,8 +74,11 @@ impl LoraGradients {
     }
 
     /// Whether no value is infinite or not a number.
-    pub fn is_finite(&self) -> bool {
-        self.values.iter().all(|value| value.is_finite())
+    ///
+    /// # Errors
+    /// As [`Self::as_slice`].
+    pub fn is_finite(&self) -> Result<bool, LoraError> {
+        Ok(self.as_slice()?.iter().all(|value| value.is_finite()))
     }
 
     /// A safetensors file with one tensor `<module>.lora_A.weight` or `.lora_B.weight` per factor, for inspection.

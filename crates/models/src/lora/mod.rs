@@ -1,6 +1,6 @@
-//! LoRA adapters of a FLUX transformer: initialisation, the flat view that optimizers use, and PEFT files.
+//! LoRA adapters of a network: initialisation, the flat view that optimizers use, and PEFT files.
 //!
-//! An adapter is bound to an architecture when it is made or loaded: every target names at least one linear layer and every
+//! An adapter is bound to a network's [`AdaptableLayers`] when it is made or loaded: every target names at least one linear layer and every
 //! tensor of a file has a place, or loading fails. [`LoraAdapter::manifest`] lets two processes check that they hold the same.
 
 mod adapter;
@@ -8,11 +8,12 @@ mod config;
 mod error;
 mod files;
 mod gradients;
+mod layers;
 mod targets;
 
-pub(crate) use adapter::bind;
 pub use adapter::{LoraAdapter, Manifest};
 pub use config::LoraConfig;
 pub use error::LoraError;
 pub use files::{folder_files, write_folder};
 pub use gradients::LoraGradients;
+pub use layers::AdaptableLayers;

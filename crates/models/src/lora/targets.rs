@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::LoraError;
-use crate::flux::transformer::Architecture;
+use super::{AdaptableLayers, LoraError};
 
 /// Whether a target means a module: the same path, or the end of it.
 fn matches(target: &str, module: &str) -> bool {
@@ -13,23 +12,23 @@ fn matches(target: &str, module: &str) -> bool {
 }
 
 /// The paths of all modules that the targets mean, sorted.
-pub(super) fn resolve(targets: &[String], architecture: &Architecture) -> Result<BTreeSet<String>, LoraError> {
+pub(super) fn resolve(targets: &[String], layers: &AdaptableLayers) -> Result<BTreeSet<String>, LoraError> {
     let mut modules = BTreeSet::new();
     for target in targets {
-        if let Some(module) = architecture.fixed.iter().find(|module| matches(target, module)) {
+        if let Some(module) = layers.fixed.iter().find(|module| matches(target, module)) {
             return Err(LoraError::FixedTarget {
                 target: target.clone(),
                 module: module.clone(),
             });
         }
         let before = modules.len();
-        let hits = architecture.modules.keys().filter(|module| matches(target, module));
+        let hits = layers.layers.keys().filter(|module| matches(target, module));
         let mut any = false;
         modules.extend(hits.inspect(|_| any = true).cloned());
         if modules.len() == before && !any {
             return Err(LoraError::UnknownTarget {
                 target: target.clone(),
-                nearest: nearest(target, architecture),
+                nearest: nearest(target, layers),
             });
         }
     }
@@ -37,9 +36,9 @@ pub(super) fn resolve(targets: &[String], architecture: &Architecture) -> Result
 }
 
 /// The path, or end of a path, that is most like `target`.
-fn nearest(target: &str, architecture: &Architecture) -> Option<String> {
+fn nearest(target: &str, layers: &AdaptableLayers) -> Option<String> {
     let mut candidates = BTreeSet::new();
-    for module in architecture.modules.keys() {
+    for module in layers.layers.keys() {
         candidates.insert(module.as_str());
         candidates.extend(module.match_indices('.').map(|(dot, _)| &module[dot + 1..]));
     }

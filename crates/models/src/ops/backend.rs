@@ -78,10 +78,10 @@ pub(crate) struct Segment<'a, B: Backend> {
 }
 
 /// LoRA factors of one part of a projection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Factors<'a> {
     /// Output columns of the projection that this part writes.
-    pub(crate) columns: (usize, usize),
+    pub(crate) columns: Range<usize>,
     /// Rank.
     pub(crate) rank: usize,
     /// alpha / rank.

@@ -158,7 +158,7 @@ fn linear_ops<B: Backend>(b: &B, results: &mut Results) {
     };
     let (text, image) = (layer(10), layer(12));
     // The text layer's second part has an adapter, the image layer's parts both have; all factors in one flat vector.
-    let columns = [(0, PARTS[0]), (PARTS[0], outputs)];
+    let columns = [0..PARTS[0], PARTS[0]..outputs];
     let places = [(0, 1), (1, 0), (1, 1)];
     let sizes = places.map(|(_, part)| RANK * (DIM + PARTS[part]));
     let flat = noise(sizes.iter().sum(), 14);
@@ -168,7 +168,7 @@ fn linear_ops<B: Backend>(b: &B, results: &mut Results) {
         for ((layer, part), size) in places.into_iter().zip(sizes) {
             let middle = start + RANK * DIM;
             factors[layer].push(Factors {
-                columns: columns[part],
+                columns: columns[part].clone(),
                 rank: RANK,
                 scale: 0.7,
                 a: &flat[start..middle],

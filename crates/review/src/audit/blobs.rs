@@ -6,13 +6,12 @@
 use std::collections::BTreeMap;
 
 use gavel_coordinator::blobs::BlobError;
-use gavel_core::ids::{Digest, Step};
+use gavel_core::ids::Digest;
 use gavel_core::run::Run;
 use gavel_core::schedule;
 use gavel_core::spec::GradientExchange;
-use gavel_core::work::{Outcome, Policy, Sampled, Unit};
-use gavel_models::tensor_file::TensorFile;
-use gavel_models::trajectory::Trajectory;
+use gavel_core::work::{Outcome, Part, Policy, Unit, rules};
+use gavel_policy::{TensorFile, Trajectory};
 use serde::Serialize;
 
 use super::account::Account;
@@ -115,93 +114,98 @@ fn metadata(bytes: &[u8], key: &str, expected: &str) -> Option<String> {
     }
 }
 
-/// Every blob that the accepted results name, once.
+/// Every blob that the accepted results name, and that was stored with the run, once.
 fn named(account: &Account) -> BTreeMap<Digest, Named> {
     let run = &account.run;
-    let mut names = Names(BTreeMap::new());
-    let mut updates = 0;
     let policies = policies(account);
-    for (version, policy) in policies.iter().enumerate() {
-        if version > 0 {
-            let terms = run.results().steps.get(version - 1).map(|step| step.record.terms);
-            updates += u64::from(terms.unwrap_or(0) > 0);
-        }
-        names.policy(version, policy, updates);
-    }
+    let updates = updates(run, policies.len());
+    let mut named = BTreeMap::new();
+    let mut add = |digest, what, content| {
+        named.entry(digest).or_insert(Named { what, content });
+    };
     for (unit, accepted) in &account.accepted {
-        match &accepted.outcome {
-            Outcome::Sampled { samples, model, .. } => {
-                for sampled in samples {
-                    let expected = expected(run, &policies, unit, sampled, *model);
-                    let what = expected
-                        .as_ref()
-                        .map_or_else(|| format!("{unit}, prompt {}", sampled.prompt), ToString::to_string);
-                    names.add(sampled.image, format!("the image of {what}"), Content::Opaque);
-                    if let Some(trajectory) = sampled.trajectory {
-                        let content =
-                            expected.map_or(Content::Opaque, |expected| Content::Trajectory(Box::new(expected)));
-                        names.add(trajectory, format!("the trajectory of {what}"), content);
-                    }
+        let version = match unit {
+            Unit::Commit { step } => step.0 as usize,
+            _ => 0,
+        };
+        for (digest, part) in accepted.outcome.outputs() {
+            let expected = expected(run, &policies, unit, part, accepted.outcome.model());
+            let whose = expected.as_ref().map(ToString::to_string);
+            let (what, content) = match part {
+                Part::OptimizerState => {
+                    let updates = updates.get(version).copied().unwrap_or_default();
+                    (
+                        format!("the {part} of policy {version}"),
+                        Content::Optimizer { updates },
+                    )
                 }
-            }
-            Outcome::Gradient {
-                gradient: Some(gradient),
-                statistics,
-                ..
-            } => {
-                let terms = statistics.terms;
-                names.add(*gradient, unit.to_string(), Content::Gradient { terms });
-            }
-            _ => {}
+                Part::Adapter | Part::AveragedAdapter => (format!("the {part} of policy {version}"), Content::Opaque),
+                Part::Gradient { .. } => match &accepted.outcome {
+                    Outcome::Gradient { statistics, .. } => {
+                        let terms = statistics.terms;
+                        (unit.to_string(), Content::Gradient { terms })
+                    }
+                    _ => (unit.to_string(), Content::Opaque),
+                },
+                Part::Trajectory { prompt_index, .. } => {
+                    let whose = whose.unwrap_or_else(|| format!("{unit}, prompt {prompt_index}"));
+                    let content = expected.map_or(Content::Opaque, |expected| Content::Trajectory(Box::new(expected)));
+                    (format!("the trajectory of {whose}"), content)
+                }
+                Part::Image { prompt_index, .. } => {
+                    let whose = whose.unwrap_or_else(|| format!("{unit}, prompt {prompt_index}"));
+                    (format!("the image of {whose}"), Content::Opaque)
+                }
+                // Results name none of these.
+                Part::PairImage { .. } | Part::Source { .. } => (format!("{unit}: the {part}"), Content::Opaque),
+            };
+            add(digest, what, content);
         }
     }
-    for (index, pair) in run.assets().labelled.iter().enumerate() {
-        for picture in [pair.first, pair.second] {
-            names.add(picture, format!("a picture of labelled pair {index}"), Content::Opaque);
-        }
+    for (digest, part) in run.assets().blobs() {
+        add(digest, format!("the submitted {part}"), Content::Opaque);
     }
-    names.0
+    named
 }
 
-struct Names(BTreeMap<Digest, Named>);
-
-impl Names {
-    /// Notes a blob, once.
-    fn add(&mut self, digest: Digest, what: String, content: Content) {
-        self.0.entry(digest).or_insert(Named { what, content });
+/// How many optimizer steps each version of the policy has behind it: a commit of nothing is none.
+fn updates(run: &Run, versions: usize) -> Vec<u64> {
+    let mut updates = 0;
+    let mut counted = vec![0];
+    for version in 1..versions {
+        let terms = run.results().steps.get(version - 1).map(|step| step.record.terms);
+        updates += u64::from(terms.unwrap_or(0) > 0);
+        counted.push(updates);
     }
-
-    fn policy(&mut self, version: usize, policy: &Policy, updates: u64) {
-        let what = |part: &str| format!("the {part} of policy {version}");
-        self.add(policy.adapter, what("adapter"), Content::Opaque);
-        self.add(
-            policy.optimizer,
-            what("optimizer state"),
-            Content::Optimizer { updates },
-        );
-        if let Some(averaged) = policy.averaged {
-            self.add(averaged, what("averaged adapter"), Content::Opaque);
-        }
-    }
+    counted
 }
 
-/// What the position of a training unit's candidate implies; `None` for evaluations.
-fn expected(run: &Run, policies: &[&Policy], unit: &Unit, sampled: &Sampled, model: Digest) -> Option<Expected> {
-    let Unit::Sample { step: Step(step), .. } = *unit else {
+/// What the position of a training unit's candidate implies; `None` for evaluations and for what belongs to no candidate.
+fn expected(run: &Run, policies: &[&Policy], unit: &Unit, part: Part, model: Option<&Digest>) -> Option<Expected> {
+    let Unit::Sample { step, .. } = *unit else {
+        return None;
+    };
+    let (Part::Trajectory {
+        prompt_index,
+        candidate,
+    }
+    | Part::Image {
+        prompt_index,
+        candidate,
+    }) = part
+    else {
         return None;
     };
     let spec = run.spec();
     let lines = run.assets().prompts.len() as u32;
-    let lines = schedule::prompt_lines(spec.run.seed, lines, Step(step), spec.prompts.per_step);
-    let line = lines.get(sampled.prompt.0 as usize)?;
-    let version = step.checked_sub(1)?;
-    let version = version - version.min(spec.sampling.max_policy_lag);
+    let lines = schedule::prompt_lines(spec.run.seed, lines, step, spec.prompts.per_step);
+    let line = lines.get(prompt_index.0 as usize)?;
     Some(Expected {
-        step,
-        prompt_index: sampled.prompt.0,
-        candidate: sampled.candidate.0,
-        prompt: run.assets().prompts.get(*line as usize)?.clone(),
-        adapter: policies.get(version as usize)?.adapter,
-        model,
+        step: step.0,
+        prompt_index: prompt_index.0,
+        candidate: candidate.0,
+        prompt: run.assets().prompts.get(*line as usize)?.words.clone(),
+        adapter: policies.get(rules::sampling_version(spec, step) as usize)?.adapter,
+        model: *model?,
     })
 }

@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use gavel_core::ids::Digest;
+use gavel_core::ids::{Digest, Step};
 use gavel_core::run::{Phase, Run};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::Policy;
+use gavel_core::work::rules::is_checkpoint;
 use gavel_models::lora::{LoraConfig, folder_files};
-use gavel_trainer_worker::replay::OPTIMIZER_FILE;
+use gavel_policy::train::replay::OPTIMIZER_FILE;
 use serde::Serialize;
 
 use super::finding::{Findings, Rule};
 use crate::folder::WEIGHTS_FILE;
-use crate::report::is_checkpoint;
 
 /// Which files were looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -40,14 +40,14 @@ pub(super) fn check(folder: &Path, run: &Run, policies: &[&Policy], findings: &m
     let finished = run.phase() == Phase::Finished;
     let config = LoraConfig::from(&run.spec().lora);
     if let Some(policy) = policies.last().filter(|_| finished) {
-        let expected = policy.averaged.unwrap_or(policy.adapter);
+        let expected = policy.evaluated();
         counts.adapter = is_right(findings, |findings| {
             adapter(&folder.join("adapter"), "adapter", expected, &config, findings);
         });
         report(folder, expected, run.spec_sha256(), findings);
     }
     for (version, policy) in policies.iter().enumerate() {
-        if !is_checkpoint(run.spec(), version as u32) {
+        if !is_checkpoint(run.spec(), Step(version as u32)) {
             continue;
         }
         let name = format!("checkpoints/step-{version}");

@@ -1,7 +1,7 @@
 //! What a worker was given, beside what the results before it imply.
 
 use gavel_core::ids::Digest;
-use gavel_core::work::{Assignment, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit};
+use gavel_core::work::{Assignment, Pair, Policy, PromptTask, RewardedCandidate, RewardedGroup, Unit};
 
 use super::finding::{Findings, Rule};
 
@@ -58,15 +58,15 @@ fn in_words(assignment: &Assignment) -> String {
     match assignment {
         Assignment::Initialise => "the initial policy".to_owned(),
         Assignment::Sample { prompts, .. } | Assignment::EvaluateSample { prompts, .. } => {
-            let prompt = |prompt: &PromptText| format!("prompt {} `{}`", prompt.index, prompt.text);
+            let prompt = |prompt: &PromptTask| format!("prompt {} `{}`", prompt.index, prompt.task.words);
             list(prompts.iter().map(prompt).collect())
         }
         Assignment::Judge { pairs } => {
             let pair = |pair: &Pair| {
                 format!(
                     "pair {} `{}` ({} and {})",
-                    pair.prompt,
-                    pair.text,
+                    pair.prompt_index,
+                    pair.task.words,
                     pair.first.short(),
                     pair.second.short()
                 )

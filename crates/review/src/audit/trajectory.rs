@@ -3,11 +3,12 @@
 //! The velocities are taken as stored (only `gavel verify`, with the model, can say that they are the policy's). With them
 //! and the noise of the keys, every latent and log-probability is computed again and must be equal, bit for bit.
 
-use gavel_core::ids::Digest;
-use gavel_core::noise::{NoiseKey, Use};
+use gavel_core::ids::{Candidate, Digest, PromptIndex, Step};
+use gavel_core::noise::Use;
 use gavel_core::rpo;
 use gavel_core::spec::RunSpec;
-use gavel_models::trajectory::{Trajectory, TrajectoryMetadata};
+use gavel_core::work::rules::CandidateNoise;
+use gavel_policy::trajectory::{Trajectory, TrajectoryMetadata};
 
 /// What a trajectory's position in the run implies of it.
 #[derive(Debug, Clone)]
@@ -37,7 +38,15 @@ impl std::fmt::Display for Expected {
 /// The first thing that does not fit.
 pub(super) fn problem(trajectory: &Trajectory, position: &Expected, spec: &RunSpec) -> Option<String> {
     let found = &trajectory.metadata;
+    if found.family.name() != spec.model.family.as_str() {
+        return Some(format!(
+            "it is of the family `{}`, the run's is `{}`",
+            found.family.name(),
+            spec.model.family.as_str()
+        ));
+    }
     let expected = TrajectoryMetadata {
+        family: found.family,
         model: position.model,
         adapter: Some(position.adapter),
         prompt: position.prompt.clone(),
@@ -53,8 +62,7 @@ pub(super) fn problem(trajectory: &Trajectory, position: &Expected, spec: &RunSp
         guidance_scale: found.guidance_scale.and(Some(spec.sampling.guidance_scale)),
         width: spec.sampling.width,
         height: spec.sampling.height,
-        height_tokens: found.height_tokens,
-        width_tokens: found.width_tokens,
+        grid: found.grid,
     };
     if *found != expected {
         return Some(format!("its metadata is {found:?}, its position implies {expected:?}"));
@@ -71,14 +79,7 @@ pub(super) fn problem(trajectory: &Trajectory, position: &Expected, spec: &RunSp
     ) {
         return Some("its `sigmas` are not the run's noise levels".to_owned());
     }
-    let initial = NoiseKey {
-        candidate: if spec.sampling.shared_noise {
-            0
-        } else {
-            position.candidate
-        },
-        ..key(position, spec, 0, Use::Initial)
-    };
+    let initial = noise(position, spec).initial(Use::Initial, spec.sampling.shared_noise);
     if !equal(trajectory.latent(0), &initial.normal(trajectory.extents.latent_size())) {
         return Some("its first latent is not the noise of its key".to_owned());
     }
@@ -92,7 +93,7 @@ fn transition(trajectory: &Trajectory, position: &Expected, spec: &RunSpec, time
     let mut next = latent.to_vec();
     let log_prob = if timestep < spec.sampling.noise_steps {
         let coefficients = rpo::StepCoefficients::new(spec.sampling.sde, spec.sampling.eta, sigma, sigma_next);
-        let noise = key(position, spec, timestep as u32, Use::Step).normal(next.len());
+        let noise = noise(position, spec).step(timestep).normal(next.len());
         rpo::sde_step(&coefficients, latent, velocity, &noise, &mut next)
     } else {
         rpo::ode_step(sigma, sigma_next, &mut next, velocity);
@@ -109,14 +110,12 @@ fn transition(trajectory: &Trajectory, position: &Expected, spec: &RunSpec, time
         .then(|| format!("`log_probs` at {timestep} is {stored}, its transition gives {log_prob}"))
 }
 
-fn key(position: &Expected, spec: &RunSpec, timestep: u32, usage: Use) -> NoiseKey {
-    NoiseKey {
+fn noise(position: &Expected, spec: &RunSpec) -> CandidateNoise {
+    CandidateNoise {
         seed: spec.run.seed,
-        step: position.step,
-        prompt: position.prompt_index,
-        candidate: position.candidate,
-        timestep,
-        usage,
+        step: Step(position.step),
+        prompt_index: PromptIndex(position.prompt_index),
+        candidate: Candidate(position.candidate),
     }
 }
 

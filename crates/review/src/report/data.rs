@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use gavel_core::ids::{Digest, Millis};
-use gavel_core::run::{JudgeMeasure, Run, StepRecord, WinRate};
+use gavel_core::measure::{JudgeMeasure, WinRate};
+use gavel_core::run::{Run, StepRecord};
 use gavel_eval::{Adherence, Evaluator};
 use serde::Serialize;
 

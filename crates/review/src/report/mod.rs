@@ -18,11 +18,6 @@ use pictures::Pictures;
 const JSON_FILE: &str = "report.json";
 const PAGE_FILE: &str = "report.html";
 
-/// Whether a step's policy belongs into `checkpoints/`.
-pub fn is_checkpoint(spec: &RunSpec, step: u32) -> bool {
-    spec.checkpoints.every > 0 && step > 0 && step.is_multiple_of(spec.checkpoints.every)
-}
-
 /// Writes everything from the ledger and the blobs.
 ///
 /// # Errors

@@ -37,15 +37,15 @@ impl Pictures {
     ) -> Result<Self, Error> {
         let results = run.results();
         let mut comparisons = Vec::new();
-        for (index, prompt) in run.assets().held_out.iter().enumerate() {
+        for (index, task) in run.assets().held_out.iter().enumerate() {
             let at = |images: &[Option<Digest>]| images.get(index).copied().flatten();
             let (Some(base), Some(tuned)) = (at(&results.base_images), at(&results.tuned_images)) else {
                 continue;
             };
             comparisons.push(Comparison {
-                prompt: prompt.clone(),
-                base: picture(prompt, base, source, evaluator).await?,
-                tuned: picture(prompt, tuned, source, evaluator).await?,
+                prompt: task.words.clone(),
+                base: picture(&task.words, base, source, evaluator).await?,
+                tuned: picture(&task.words, tuned, source, evaluator).await?,
                 verdict: results.comparisons.get(index).cloned().flatten(),
             });
         }

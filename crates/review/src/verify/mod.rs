@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use gavel_core::ids::Step;
 use gavel_core::run::Run;
+use gavel_core::work::rules;
 use serde::Serialize;
 
 use crate::{Error, RunSource};
@@ -158,12 +159,12 @@ fn verify_part(
 /// needs none.
 fn retained(run: &Run, store: &Store<'_>) -> Result<Vec<Step>, Error> {
     let policies = &run.results().policies;
-    let lag = run.spec().sampling.max_policy_lag as usize;
     let mut steps = vec![Step(1)];
-    for (version, policy) in policies.iter().enumerate().take(run.committed().0 as usize).skip(1) {
-        let sampling = &policies[version - version.min(lag)];
+    for step in (2..=run.committed().0).map(Step) {
+        let policy = &policies[rules::trained_version(step) as usize];
+        let sampling = &policies[rules::sampling_version(run.spec(), step) as usize];
         if store.has(&policy.adapter)? && store.has(&policy.optimizer)? && store.has(&sampling.adapter)? {
-            steps.push(Step(version as u32 + 1));
+            steps.push(step);
         }
     }
     Ok(steps)

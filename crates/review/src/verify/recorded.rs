@@ -47,12 +47,14 @@ fn step_of(unit: &Unit) -> Option<Step> {
 /// # Errors
 /// The ledger does not replay, or there is nothing of that step in it.
 pub(super) fn read(history: &History, step: Option<Step>) -> Result<(Run, Step, Vec<Recorded>), Error> {
-    let run = history.replay(|_, _| {}, |_, _| {})?;
-    let committed = run.committed();
-    let step = step.unwrap_or(committed.max(Step(1)));
+    let step = match step {
+        Some(step) => step,
+        // Which step is the latest is known at the end only, and what its workers were given on the way there.
+        None => history.replay(|_, _| {}, |_, _| {})?.committed().max(Step(1)),
+    };
     let mut given: BTreeMap<(Unit, Fence), Assignment> = BTreeMap::new();
     let mut accepted: BTreeMap<Unit, (Fence, Outcome)> = BTreeMap::new();
-    history.replay(
+    let run = history.replay(
         |run, event| {
             if let Event::Granted { unit, fence, .. } = event
                 && step_of(unit) == Some(step)
@@ -87,7 +89,7 @@ pub(super) fn read(history: &History, step: Option<Step>) -> Result<(Run, Step, 
         return Err(Error::NothingAccepted {
             run: run.id().clone(),
             step,
-            committed,
+            committed: run.committed(),
         });
     }
     Ok((run, step, recorded))

@@ -6,7 +6,7 @@ use gavel_core::run::Run;
 use gavel_core::spec::{GradientExchange, RunSpec};
 use gavel_core::work::{Outcome, Role};
 use gavel_judge_worker::JudgeWork;
-use gavel_models::trajectory::Trajectory;
+use gavel_policy::Trajectory;
 use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
 use gavel_worker::{Work, WorkContext};
@@ -84,7 +84,7 @@ impl<'a> UnitVerifier<'a> {
         }
         let worker = self.worker(recorded.unit.role())?;
         let again = match worker.perform(&recorded.unit, &recorded.assignment, &context) {
-            Ok(again) => again,
+            Ok(again) => in_recorded_format(&recorded.outcome, again, &context),
             Err(error) => {
                 return Ok(UnitComparison::Differs(format!(
                     "{}: it was done once and cannot be done again: {error}",
@@ -175,23 +175,44 @@ impl<'a> UnitVerifier<'a> {
     }
 }
 
+/// What was done again, with each trajectory in the format in which it was recorded.
+fn in_recorded_format(recorded: &Outcome, mut again: Outcome, context: &WorkContext) -> Outcome {
+    if let (Outcome::Sampled { samples, .. }, Outcome::Sampled { samples: made, .. }) = (recorded, &mut again) {
+        for (recorded, made) in samples.iter().zip(made) {
+            if let (Some(recorded), Some(digest)) = (recorded.trajectory, made.trajectory)
+                && let Ok(bytes) = context.get(&digest)
+                && let Ok(trajectory) = Trajectory::from_safetensors(&bytes)
+                && let Some(bytes) = trajectory.to_safetensors_of(recorded)
+            {
+                made.trajectory = Some(context.put(bytes));
+            }
+        }
+    }
+    again
+}
+
 /// Names the first tensor that differs, in the order in which they come about.
 fn first_tensor(stored: &Trajectory, made: &Trajectory) -> String {
     if stored.metadata != made.metadata {
         return format!("metadata differs: {:?}, again {:?}", stored.metadata, made.metadata);
     }
-    let tensors = [
-        ("sigmas", &stored.sigmas, &made.sigmas),
-        ("prompt_embeds", &stored.prompt_embeds, &made.prompt_embeds),
+    let empty = Vec::new();
+    let conditioning = stored.conditioning.iter().map(|(name, tensor)| {
+        let again = made.conditioning.get(name);
         (
-            "pooled_prompt_embeds",
-            &stored.pooled_prompt_embeds,
-            &made.pooled_prompt_embeds,
-        ),
-        ("velocities", &stored.velocities, &made.velocities),
-        ("latents", &stored.latents, &made.latents),
-        ("log_probs", &stored.log_probs, &made.log_probs),
-    ];
+            name.as_str(),
+            &tensor.values,
+            again.map_or(&empty, |tensor| &tensor.values),
+        )
+    });
+    let tensors = [("sigmas", &stored.sigmas, &made.sigmas)]
+        .into_iter()
+        .chain(conditioning)
+        .chain([
+            ("velocities", &stored.velocities, &made.velocities),
+            ("latents", &stored.latents, &made.latents),
+            ("log_probs", &stored.log_probs, &made.log_probs),
+        ]);
     for (name, stored, made) in tensors {
         let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         if bits(stored) != bits(made) {

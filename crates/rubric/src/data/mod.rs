@@ -57,7 +57,7 @@ pub struct LabelledSet {
 /// What the pictures were made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
-    /// A caption.
+    /// A prompt.
     TextToImage,
     /// A picture and an instruction.
     Editing,
@@ -77,10 +77,10 @@ pub enum Labelling {
 pub struct Example {
     /// Where it stands in its file.
     pub place: Place,
-    /// The caption, or the instruction of an edit.
+    /// The prompt's words: a description, or the instruction of an edit.
     pub prompt: String,
     /// The picture that was edited; `None` for text-to-image.
-    pub base: Option<Picture>,
+    pub source: Option<Picture>,
     /// The candidates: at least two with ranks, one with a score.
     pub responses: Vec<Picture>,
     /// What people thought.
@@ -161,7 +161,7 @@ impl LabelledSet {
         let mut words = String::new();
         for example in &self.examples {
             let pictures: Vec<Digest> = example
-                .base
+                .source
                 .iter()
                 .chain(&example.responses)
                 .map(|p| p.digest)
@@ -175,7 +175,7 @@ impl LabelledSet {
 
 impl Example {
     fn task(&self) -> Task {
-        if self.base.is_some() {
+        if self.source.is_some() {
             Task::Editing
         } else {
             Task::TextToImage

@@ -82,7 +82,7 @@ impl Record<'_> {
         for (name, source) in &sources {
             responses.push(self.picture(name, source)?);
         }
-        let base = match self.optional(BASE)? {
+        let source = match self.optional(BASE)? {
             Some((name, Value::String(source))) => Some(self.picture(name, source)?),
             Some((name, _)) => return Err(of_type(name, "a path, an address or a data URL")),
             None => None,
@@ -90,7 +90,7 @@ impl Record<'_> {
         Ok(Example {
             place,
             prompt,
-            base,
+            source,
             responses,
             label,
         })

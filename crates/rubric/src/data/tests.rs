@@ -80,7 +80,7 @@ fn edits_under_every_name() {
         for name in edits {
             let set = one(&json!({"query": "bluer", base: "base.png", name: ["a.png", "b.png"], "label_rank": [1, 2]}));
             assert_eq!(set.task, Task::Editing);
-            assert_eq!(set.examples[0].base.as_ref().map(colour), Some([0, 0, 255]));
+            assert_eq!(set.examples[0].source.as_ref().map(colour), Some([0, 0, 255]));
             assert_eq!(set.pairs()[0].preferred, Side::First);
         }
     }

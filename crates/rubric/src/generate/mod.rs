@@ -424,7 +424,7 @@ impl Generator<'_> {
             ..case.values(given)
         };
         let pictures = case.pictures();
-        let base = case.example().base.is_some();
+        let base = case.example().source.is_some();
         let messages = template.render(&values, pictures.len() - usize::from(base), base)?;
         let mut written = None;
         for attempt in 0..self.settings.attempts {
@@ -471,7 +471,7 @@ impl Generator<'_> {
                     return Ok(Finding::Otherwise(None));
                 };
                 let pictures = case.pictures();
-                let base = case.example().base.is_some();
+                let base = case.example().source.is_some();
                 let values = Values {
                     criteria,
                     ..case.values(None)
@@ -534,7 +534,7 @@ impl<'a> Case<'a> {
             Self::Pair(pair) => pair.pictures.to_vec(),
             Self::Score { example, .. } => example.responses.iter().take(1).collect(),
         };
-        candidates.into_iter().chain(&self.example().base).collect()
+        candidates.into_iter().chain(&self.example().source).collect()
     }
 
     /// What a template may say of the case; `given` is what the judge said.
@@ -542,7 +542,7 @@ impl<'a> Case<'a> {
         let example = self.example();
         let values = Values {
             caption: &example.prompt,
-            editing: example.base.is_some(),
+            editing: example.source.is_some(),
             ..Values::default()
         };
         match *self {

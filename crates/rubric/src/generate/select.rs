@@ -1,7 +1,5 @@
 //! Which criteria say most with fewest.
 
-use nalgebra::{Cholesky, DMatrix};
-
 /// How many criteria are taken, and when it is enough.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Selection {
@@ -24,9 +22,29 @@ pub(super) fn coding_rate(vectors: &[&[f64]], epsilon: f64) -> f64 {
         return 0.0;
     }
     let scale = 1.0 / (vectors.len() as f64 * epsilon * epsilon);
-    let matrix = DMatrix::identity(vectors.len(), vectors.len()) + gram(vectors) * scale;
     // The identity makes it positive definite.
-    Cholesky::new(matrix).map_or(f64::NAN, |factor| factor.l_dirty().diagonal().map(f64::ln).sum())
+    let mut factor = gram(vectors);
+    for (row, entries) in factor.iter_mut().enumerate() {
+        for entry in entries.iter_mut() {
+            *entry *= scale;
+        }
+        entries[row] += 1.0;
+    }
+    // Cholesky's lower triangle, row by row; what lies above the diagonal is never read.
+    let mut rate = 0.0;
+    for row in 0..factor.len() {
+        for column in 0..=row {
+            let known: f64 = (0..column).map(|k| factor[row][k] * factor[column][k]).sum();
+            let rest = factor[row][column] - known;
+            factor[row][column] = if column < row {
+                rest / factor[column][column]
+            } else {
+                rest.sqrt()
+            };
+        }
+        rate += factor[row][row].ln();
+    }
+    rate
 }
 
 /// Indices of the vectors taken, in the order of taking: each time the one that raises the coding rate most, the earlier of
@@ -38,9 +56,11 @@ pub(super) fn select(vectors: &[&[f64]], selection: &Selection) -> Vec<usize> {
         return Vec::new();
     }
     let scale = 1.0 / (count_max as f64 * selection.epsilon * selection.epsilon);
-    let gram = gram(vectors) * scale;
+    let gram = gram(vectors);
     // For each vector the squared diagonal entry that the factor would get by taking it, and its row of the factor.
-    let mut pivots: Vec<f64> = (0..vectors.len()).map(|index| 1.0 + gram[(index, index)]).collect();
+    let mut pivots: Vec<f64> = (0..vectors.len())
+        .map(|index| 1.0 + scale * gram[index][index])
+        .collect();
     let mut rows: Vec<Vec<f64>> = vec![Vec::with_capacity(count_max); vectors.len()];
     let mut taken: Vec<usize> = Vec::with_capacity(count_max);
     let mut small_gains = 0;
@@ -61,7 +81,7 @@ pub(super) fn select(vectors: &[&[f64]], selection: &Selection) -> Vec<usize> {
         let row = rows[best].clone();
         for index in (0..vectors.len()).filter(|index| !taken.contains(index)) {
             let known: f64 = rows[index].iter().zip(&row).map(|(a, b)| a * b).sum();
-            let entry = (gram[(index, best)] - known) / root;
+            let entry = (scale * gram[index][best] - known) / root;
             pivots[index] -= entry * entry;
             rows[index].push(entry);
         }
@@ -69,14 +89,18 @@ pub(super) fn select(vectors: &[&[f64]], selection: &Selection) -> Vec<usize> {
     taken
 }
 
-fn gram(vectors: &[&[f64]]) -> DMatrix<f64> {
-    let width = vectors.first().map_or(0, |vector| vector.len());
-    let matrix = DMatrix::from_fn(vectors.len(), width, |row, column| vectors[row][column]);
-    &matrix * matrix.transpose()
+/// The inner product of each vector with each.
+fn gram(vectors: &[&[f64]]) -> Vec<Vec<f64>> {
+    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum();
+    vectors
+        .iter()
+        .map(|a| vectors.iter().map(|b| product(a, b)).collect())
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use nalgebra::DMatrix;
     use proptest::prelude::*;
 
     use super::*;
@@ -96,7 +120,9 @@ mod tests {
 
     /// The rate by its definition, with n held fixed.
     fn rate(vectors: &[&[f64]], n: usize) -> f64 {
-        let matrix = DMatrix::identity(vectors.len(), vectors.len()) + gram(vectors) / (n as f64 * 0.01);
+        let rows = DMatrix::from_fn(vectors.len(), vectors[0].len(), |row, column| vectors[row][column]);
+        let gram = &rows * rows.transpose();
+        let matrix = DMatrix::identity(vectors.len(), vectors.len()) + gram / (n as f64 * 0.01);
         0.5 * matrix.determinant().ln()
     }
 

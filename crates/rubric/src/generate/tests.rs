@@ -104,7 +104,7 @@ impl Judge for Sage {
     fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         self.asked.fetch_add(pairs.len(), Ordering::SeqCst);
         let record = |pair: &JudgedPair<'_>| {
-            let number: usize = pair.caption.trim_start_matches("caption ").parse().unwrap();
+            let number: usize = pair.prompt.trim_start_matches("caption ").parse().unwrap();
             let sees = number % 10 != 8 && (number % 2 == 1 || rubric.text().contains("good"));
             // The greener picture is the better one.
             let side = if pair.first.get_pixel(0, 0).0[1] > pair.second.get_pixel(0, 0).0[1] {
@@ -113,7 +113,7 @@ impl Judge for Sage {
                 Side::Second
             };
             VerdictRecord {
-                prompt: pair.prompt,
+                prompt: pair.prompt_index,
                 verdict: if sees {
                     Verdict::Preferred { side }
                 } else {
@@ -153,7 +153,7 @@ fn example(index: usize, label: Label) -> Example {
     Example {
         place: crate::data::Place { index, line: None },
         prompt: format!("caption {index}"),
-        base: None,
+        source: None,
         responses,
         label,
     }

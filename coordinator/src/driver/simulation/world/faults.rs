@@ -24,8 +24,8 @@ impl World {
 
     pub(super) fn strike(&mut self, fault: Fault) -> Result<(), String> {
         self.next_fault(fault);
-        let index = self.chance.below(self.places.len() as u64) as usize;
-        let alive = self.places[index].worker.alive;
+        let index = self.chance.below(self.machines.len() as u64) as usize;
+        let alive = self.machines[index].worker.alive;
         match fault {
             Fault::WorkerCrash if alive => {
                 self.tally.count("worker crashes");
@@ -41,13 +41,13 @@ impl World {
                 self.tally.count("workers frozen");
                 let until = self.now + self.chance.between(200, 12_000);
                 self.note(|| format!("worker {index} freezes until {until}"));
-                self.places[index].frozen = until;
+                self.machines[index].frozen = until;
             }
             Fault::Partition => {
                 self.tally.count("workers cut off");
                 let until = self.now + self.chance.between(200, 12_000);
                 self.note(|| format!("worker {index} is cut off until {until}"));
-                self.places[index].cut_off = until;
+                self.machines[index].cut_off = until;
             }
             Fault::CoordinatorCrash => self.end_coordinator("crashes"),
             Fault::LedgerFailure => {
@@ -108,10 +108,10 @@ impl World {
             _ => true,
         });
         self.healed = true;
-        for index in 0..self.places.len() {
-            self.places[index].cut_off = 0;
-            self.places[index].frozen = self.places[index].frozen.min(self.now);
-            let worker = &mut self.places[index].worker;
+        for index in 0..self.machines.len() {
+            self.machines[index].cut_off = 0;
+            self.machines[index].frozen = self.machines[index].frozen.min(self.now);
+            let worker = &mut self.machines[index].worker;
             worker.slowness = worker.slowness.min(3);
             if worker.liar {
                 // Somebody replaces the machine.
@@ -122,6 +122,4 @@ impl World {
             }
         }
     }
-
-    // The end.
 }

@@ -26,11 +26,11 @@ fn groups_are_judged_each_against_each_and_rewarded_by_rank() {
         .collect();
     let shown: Vec<_> = pairs
         .iter()
-        .map(|pair| (pair.prompt.0, pair.first, pair.second))
+        .map(|pair| (pair.prompt_index.0, pair.first, pair.second))
         .collect();
-    let expected = |place: u32| {
-        let images = &images[place as usize];
-        [(0, 1), (0, 2), (1, 2)].map(|(first, second)| (place, images[first], images[second]))
+    let expected = |index: u32| {
+        let images = &images[index as usize];
+        [(0, 1), (0, 2), (1, 2)].map(|(first, second)| (index, images[first], images[second]))
     };
     assert_eq!(shown, [expected(0), expected(1)].concat());
 

@@ -1,7 +1,7 @@
 //! What is lost or not to be trusted is made again, and the run ends the same.
 
 use super::*;
-use crate::work::{Fault, Unusable};
+use crate::work::{Fault, Part, Unusable};
 
 fn fail(fleet: &mut Fleet, unit: Unit, fence: Fence, blobs: &[Digest], fault: Fault) -> Vec<Effect> {
     let unusable = blobs.iter().map(|blob| Unusable { blob: *blob, fault }).collect();
@@ -56,9 +56,11 @@ fn lost_samples_are_painted_again_and_what_followed_from_them_is_done_again() {
     };
     assert_eq!(fleet.run.next_unit(Role::Trainer), Some(redone));
     let (unit, fence) = fleet.lease(Role::Trainer, "w").unwrap();
-    let trajectory = fleet.run.in_flight().next().unwrap().groups[1].candidates[0].trajectory;
+    // Prompts 0 to 2 are sample chunk 0, judged in chunks 0 and 1, trained in shard 0.
+    let of_chunk_0 = |part: &Part| matches!(part, Part::Trajectory { prompt_index, .. } if prompt_index.0 < 3);
+    let assignment = fleet.run.assignment(&unit).unwrap();
+    let (trajectory, _) = assignment.inputs().find(|(_, part)| of_chunk_0(part)).unwrap();
     fail(&mut fleet, unit, fence, &[trajectory], Fault::Storage);
-    // Prompt 1 belongs to sample chunk 0 (prompts 0 to 2), judged in chunks 0 and 1, trained in shards 0 and 0.
     assert_eq!(fleet.run.next_unit(Role::Trainer), None);
     let sample = Unit::Sample {
         step: Step(2),
@@ -83,10 +85,14 @@ fn a_lost_policy_sends_the_run_back_to_the_last_intact_one() {
     };
     assert_eq!(fleet.run.next_unit(Role::Sampler), Some(again));
     // The earlier one is gone as well, down to the first.
-    let (unit, fence) = lease(&mut fleet, |unit| matches!(unit, Unit::Sample { step: Step(2), .. }));
-    let first = fleet.run.results().policies[0].adapter;
-    let second = fleet.run.results().policies[1].adapter;
-    fail(&mut fleet, unit, fence, &[second, first], Fault::Storage);
+    for step in [Step(2), Step(1)] {
+        let (unit, fence) = lease(
+            &mut fleet,
+            |unit| matches!(unit, Unit::Sample { step: of, .. } if *of == step),
+        );
+        let adapter = fleet.run.policy().unwrap().adapter;
+        fail(&mut fleet, unit, fence, &[adapter], Fault::Storage);
+    }
     assert_eq!(fleet.run.phase(), Phase::Preparing);
     assert_eq!(fleet.run.next_unit(Role::Trainer), Some(Unit::Initialise));
     finish_and_compare(&mut fleet);
@@ -184,4 +190,18 @@ fn a_worker_with_another_model_is_refused_with_the_reason() {
         })
         .unwrap_err();
     assert!(refusal.to_string().contains("fingerprint"), "{refusal}");
+}
+
+#[test]
+fn a_blob_that_is_no_input_of_the_unit_is_a_failed_attempt() {
+    let mut fleet = fleet();
+    let (unit, fence) = lease(&mut fleet, |unit| matches!(unit, Unit::Sample { step: Step(3), .. }));
+    // A sampler has no use for the optimizer's state.
+    let optimizer = fleet.run.policy().unwrap().optimizer;
+    fail(&mut fleet, unit, fence, &[optimizer], Fault::Storage);
+    assert_eq!(fleet.run.committed(), Step(2));
+    assert_eq!(fleet.run.next_unit(Role::Sampler), Some(unit));
+    let waiting = fleet.run.waiting_for(fleet.now);
+    assert!(waiting.text.contains("1 failed attempts"), "{}", waiting.text);
+    finish_and_compare(&mut fleet);
 }

@@ -1,66 +1,32 @@
 //! Nothing that is still needed is given away, and what is given away is no longer needed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
 
 use super::*;
+use crate::forecast::rehearsal;
+use crate::work::{Task, rules};
 
-fn inputs(assignment: &Assignment) -> Vec<Digest> {
-    let policy = |policy: &Policy| vec![policy.adapter, policy.optimizer];
-    match assignment {
-        Assignment::Initialise => vec![],
-        Assignment::Sample { policy: used, .. } => policy(used),
-        Assignment::EvaluateSample { policy: used, .. } => used.iter().flat_map(policy).collect(),
-        Assignment::Judge { pairs } => pairs.iter().flat_map(|pair| [pair.first, pair.second]).collect(),
-        Assignment::Gradient {
-            groups, policy: used, ..
-        } => {
-            let candidates = groups.iter().flat_map(|group| &group.candidates);
-            candidates
-                .map(|candidate| candidate.trajectory)
-                .chain(policy(used))
-                .collect()
-        }
-        Assignment::Commit {
-            gradients,
-            policy: used,
-            ..
-        } => gradients.iter().copied().chain(policy(used)).collect(),
-    }
-}
-
-fn outputs(outcome: &Outcome) -> Vec<Digest> {
-    match outcome {
-        Outcome::Initialised { policy, .. } | Outcome::Committed { policy, .. } => [policy.adapter, policy.optimizer]
-            .into_iter()
-            .chain(policy.averaged)
-            .collect(),
-        Outcome::Sampled { samples, .. } => {
-            let images = samples.iter().map(|sampled| sampled.image);
-            images
-                .chain(samples.iter().filter_map(|sampled| sampled.trajectory))
-                .collect()
-        }
-        Outcome::Judged { .. } => vec![],
-        Outcome::Gradient { gradient, .. } => gradient.iter().copied().collect(),
-    }
+fn digests(blobs: impl Iterator<Item = (Digest, crate::work::Part)>) -> BTreeSet<Digest> {
+    blobs.map(|(digest, _)| digest).collect()
 }
 
 /// Goes through a run as a store would that deletes what each commit releases; returns what is left.
 fn collected(fleet: &mut Fleet) -> BTreeSet<Digest> {
-    let labelled = fleet.run.assets().labelled.clone();
-    let mut store: BTreeSet<Digest> = labelled.iter().flat_map(|pair| [pair.first, pair.second]).collect();
+    let mut store = digests(fleet.run.assets().blobs());
     loop {
         fleet.now.0 += 1;
         let roles = [Role::Sampler, Role::Judge, Role::Trainer];
         let Some((unit, _)) = roles.into_iter().find_map(|role| fleet.lease(role, "w")) else {
             return store;
         };
-        let needed = inputs(&fleet.run.assignment(&unit).unwrap());
-        assert!(needed.iter().all(|blob| store.contains(blob)), "{unit} misses a blob");
+        let needed = digests(fleet.run.assignment(&unit).unwrap().inputs());
+        assert!(needed.is_subset(&store), "{unit} misses a blob");
         let Event::Completed { outcome, .. } = fleet.completion(unit) else {
             unreachable!()
         };
-        store.extend(outputs(&outcome));
+        store.extend(digests(outcome.outputs()));
         let effects = fleet.complete(unit);
         if effects.iter().any(|effect| matches!(effect, Effect::StepCommitted(..))) {
             let released = fleet.run.released();
@@ -92,4 +58,177 @@ fn a_run_finds_every_blob_that_it_needs_and_leaves_no_other() {
         assert_eq!(left.contains(&image(7)), keep > 0);
         assert_eq!(left.contains(&image(1)), keep > 6);
     }
+}
+
+/// Every digest that a document names, whatever field it is in, but for those that are no blobs. Independent of the list of
+/// blobs, so that a blob that is forgotten there shows.
+fn named_in(document: &impl serde::Serialize) -> BTreeSet<Digest> {
+    fn walk(value: &serde_json::Value, found: &mut BTreeSet<Digest>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                let blobs = fields
+                    .iter()
+                    .filter(|(key, _)| !["manifest", "model", "rubric"].contains(&key.as_str()));
+                blobs.for_each(|(_, value)| walk(value, found));
+            }
+            serde_json::Value::Array(values) => values.iter().for_each(|value| walk(value, found)),
+            serde_json::Value::String(text) => found.extend(text.parse::<Digest>()),
+            _ => {}
+        }
+    }
+    let mut found = BTreeSet::new();
+    walk(&serde_json::to_value(document).unwrap(), &mut found);
+    found
+}
+
+/// The results that count, with their units, as the ledger tells them.
+fn accepted(fleet: &Fleet) -> BTreeMap<Unit, Outcome> {
+    let mut accepted = BTreeMap::new();
+    for (event, _) in &fleet.ledger {
+        if let Event::Completed { unit, outcome, .. } = event
+            && fleet.run.is_accepted(unit)
+        {
+            accepted.insert(*unit, outcome.clone());
+        }
+    }
+    accepted
+}
+
+/// What a run must keep and may keep, told from its spec and its ledger alone: the list that [`Run::retained`] promises.
+fn kept_by_rule(fleet: &Fleet) -> BTreeSet<Digest> {
+    let spec = fleet.run.spec();
+    let committed = fleet.run.committed().0;
+    // The oldest step whose blobs are kept, and the oldest policy that it or a later step starts from.
+    let first_step = committed.saturating_sub(spec.coordinator.keep_steps) + 1;
+    let first_version = first_step.saturating_sub(1 + spec.sampling.max_policy_lag);
+    let keeps_policy = |version: u32| {
+        let every = spec.checkpoints.every;
+        version >= first_version || (every > 0 && version > 0 && version.is_multiple_of(every))
+    };
+    let assets = fleet.run.assets();
+    let mut kept = named_in(&(&assets.prompts, &assets.held_out, &assets.labelled));
+    for (unit, outcome) in accepted(fleet) {
+        let keeps = match unit {
+            Unit::Initialise => keeps_policy(0),
+            Unit::Commit { step } => keeps_policy(step.0),
+            Unit::Sample { step, .. } | Unit::Gradient { step, .. } => step.0 >= first_step,
+            Unit::EvaluateSample { .. } => true,
+            Unit::Judge { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => false,
+        };
+        if keeps {
+            kept.extend(named_in(&outcome));
+        }
+    }
+    kept
+}
+
+/// Whatever is leased from now on if nothing is lost any more reads only what a later unit makes, or what is kept.
+fn read_from_now_on(run: &Run) -> BTreeSet<Digest> {
+    let mut run = run.clone();
+    let worker = worker();
+    let (mut read, mut made) = (BTreeSet::new(), BTreeSet::new());
+    loop {
+        let open: Vec<Unit> = run.leases().map(|(unit, _)| *unit).collect();
+        let roles = [Role::Trainer, Role::Judge, Role::Sampler];
+        let next = open
+            .first()
+            .copied()
+            .or_else(|| roles.into_iter().find_map(|role| run.next_unit(role)));
+        let Some(unit) = next else { return read };
+        if open.is_empty() {
+            let (worker, fence) = (worker.clone(), run.next_fence());
+            run.apply(Event::Granted { unit, worker, fence }, Millis(u64::MAX / 2))
+                .unwrap();
+        }
+        let assignment = run.assignment(&unit).unwrap();
+        read.extend(digests(assignment.inputs()).difference(&made).copied());
+        let outcome = rehearsal::work(run.spec(), run.assets().rubric.digest, &assignment);
+        made.extend(digests(outcome.outputs()));
+        let lease = run.lease(&unit).unwrap().clone();
+        let completed = Event::Completed {
+            unit,
+            worker: lease.worker,
+            fence: lease.fence,
+            outcome,
+        };
+        run.apply(completed, Millis(u64::MAX / 2)).unwrap();
+    }
+}
+
+/// A small run of any shape, of a family that edits as often as not.
+fn any_run() -> impl Strategy<Value = Run> {
+    let sizes = (1..5_u32, 1..6_u32, 1..4_u32, 1..4_u32, 1..4_u32);
+    let rules = (0..3_u32, 0..3_u32, 0..3_u32, any::<bool>(), any::<bool>());
+    (sizes, rules, 2..4_u8, any::<bool>()).prop_map(|(sizes, rules, candidates, edits)| {
+        let mut spec = spec();
+        (
+            spec.run.steps,
+            spec.prompts.per_step,
+            spec.sampling.batch,
+            spec.judge.batch,
+            spec.trainer.shard,
+        ) = sizes;
+        let (lag, keep, every, averages, evaluates) = rules;
+        spec.sampling.max_policy_lag = lag;
+        spec.coordinator.keep_steps = keep;
+        spec.checkpoints.every = every;
+        spec.optimizer.ema_decay = if averages { 0.9 } else { 0.0 };
+        spec.sampling.candidates = candidates;
+        spec.limits.attempts = 1_000_000;
+        if !evaluates {
+            spec.evaluation = None;
+        }
+        let mut assets = assets();
+        if edits {
+            let edit = |kind: &str, index: usize, task: &mut Task| {
+                task.sources = vec![Digest::of(format!("{kind} source {index}").as_bytes())];
+            };
+            (0..)
+                .zip(&mut assets.prompts)
+                .for_each(|(index, task)| edit("training", index, task));
+            (0..)
+                .zip(&mut assets.held_out)
+                .for_each(|(index, task)| edit("held-out", index, task));
+            (0..)
+                .zip(&mut assets.labelled)
+                .for_each(|(index, pair)| edit("labelled", index, &mut pair.task));
+        }
+        Run::new(RunId("any".into()), spec, assets).created(Millis(0))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_can_still_be_leased_has_its_inputs_and_nothing_else_is_kept(
+        run in any_run(),
+        moves in prop::collection::vec((any::<u8>(), any::<usize>()), 0..160),
+    ) {
+        let mut fleet = Fleet::new(run);
+        for (number, (choice, pick)) in moves.into_iter().enumerate() {
+            fleet.act(choice, pick);
+            let retained = fleet.run.retained();
+            prop_assert_eq!(&retained, &kept_by_rule(&fleet));
+            for (unit, _) in fleet.run.leases() {
+                let assignment = fleet.run.assignment(unit).unwrap();
+                prop_assert!(named_in(&assignment).is_subset(&retained), "{} is given what is not kept", unit);
+                prop_assert!(digests(assignment.inputs()).is_subset(&retained), "{} reads what is not kept", unit);
+            }
+            if number % 16 == 0 {
+                let read = read_from_now_on(&fleet.run);
+                prop_assert!(read.is_subset(&retained), "a later unit reads what is not kept");
+            }
+        }
+    }
+}
+
+#[test]
+fn lists_and_rules_agree_on_what_is_sampled_from() {
+    let mut fleet = with(|spec| spec.sampling.max_policy_lag = 1);
+    let (unit, _) = lease(&mut fleet, |unit| matches!(unit, Unit::Sample { step: Step(3), .. }));
+    let version = rules::sampling_version(fleet.run.spec(), Step(3));
+    let adapter = fleet.run.results().policies[version as usize].adapter;
+    let inputs = digests(fleet.run.assignment(&unit).unwrap().inputs());
+    assert_eq!(inputs, BTreeSet::from([adapter]));
 }

@@ -6,10 +6,10 @@
 
 mod block;
 mod config;
+mod denoise;
 mod embedding;
 mod network;
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,8 +19,9 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::ModelError;
+pub use crate::denoiser::ActivationMemory;
 use crate::load::{LoadError, Weights};
-use crate::lora::{LoraAdapter, LoraGradients};
+use crate::lora::{AdaptableLayers, LoraAdapter, LoraGradients};
 use crate::ops::Layout;
 use crate::ops::candle::Reference;
 use crate::ops::cpu::{Cpu, Split};
@@ -28,49 +29,17 @@ use block::Bound;
 pub use config::FluxTransformerConfig;
 use network::{Inputs, Network, NetworkTape, to_f32};
 
-/// A linear layer that can take an adapter.
-#[derive(Debug, Clone)]
-pub(crate) struct Module {
-    pub(crate) inputs: usize,
-    pub(crate) outputs: usize,
-    /// Index of the fused layer that computes it.
-    pub(crate) layer: usize,
-    /// Its output columns in the fused layer.
-    pub(crate) columns: (usize, usize),
-}
-
-/// The linear layers of a transformer by path.
-#[derive(Debug)]
-pub(crate) struct Architecture {
-    pub(crate) modules: BTreeMap<String, Module>,
-    /// Linear layers that cannot take an adapter.
-    pub(crate) fixed: Vec<String>,
-}
-
-impl Architecture {
-    pub(crate) fn new(config: &FluxTransformerConfig) -> Self {
-        let mut modules = BTreeMap::new();
-        for (layer, spec) in config.projections().into_iter().enumerate() {
-            let mut column = 0;
-            for (name, outputs) in spec.parts {
-                let columns = (column, column + outputs);
-                column = columns.1;
-                modules.insert(
-                    name,
-                    Module {
-                        inputs: spec.inputs,
-                        outputs,
-                        layer,
-                        columns,
-                    },
-                );
-            }
-        }
-        Self {
-            modules,
-            fixed: config.fixed_linears(),
-        }
+/// The layers that the configuration implies.
+pub(super) fn layers(config: &FluxTransformerConfig) -> AdaptableLayers {
+    let mut layers = AdaptableLayers::default();
+    for spec in config.projections() {
+        layers.add(spec.inputs, spec.parts);
     }
+    config
+        .fixed_linears()
+        .into_iter()
+        .for_each(|path| layers.add_fixed(path));
+    layers
 }
 
 /// What a forward pass reads.
@@ -90,16 +59,6 @@ pub struct TransformerInput {
     pub height_tokens: usize,
     /// Latent tokens per row of the picture.
     pub width_tokens: usize,
-}
-
-/// What a forward keeps for its backward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ActivationMemory {
-    /// What each block's backward reads: fastest.
-    KeepAll,
-    /// The input of each block, which runs forward again in its backward: about a third more work. The gradients are the same,
-    /// bit for bit.
-    Checkpoint,
 }
 
 /// What [`FluxTransformer::velocity_for_vjp`] left for [`FluxTransformer::vjp`].
@@ -133,7 +92,7 @@ enum Engine {
 /// A frozen FLUX transformer.
 pub struct FluxTransformer {
     config: FluxTransformerConfig,
-    architecture: Architecture,
+    layers: AdaptableLayers,
     device: Device,
     engine: Engine,
     /// Tells this instance's adapted weights from another's.
@@ -225,11 +184,11 @@ impl FluxTransformer {
         let weights = Weights::open(dir, device, dtype)?;
         let engine = engine(&weights, config.clone())?;
         weights.finish(&[])?;
-        let architecture = Architecture::new(&config);
+        let layers = layers(&config);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
             config,
-            architecture,
+            layers,
             device: device.clone(),
             engine,
             id,
@@ -239,10 +198,6 @@ impl FluxTransformer {
     /// The architecture.
     pub fn config(&self) -> &FluxTransformerConfig {
         &self.config
-    }
-
-    pub(crate) fn architecture(&self) -> &Architecture {
-        &self.architecture
     }
 
     /// Predicts the velocity of each sample.
@@ -358,8 +313,8 @@ impl FluxTransformer {
             });
         }
         let parameters = adapter.parameter_count();
-        if gradients.as_slice().len() != parameters {
-            let problem = format!("has {} values, the adapter {parameters}", gradients.as_slice().len());
+        if gradients.parameter_count() != parameters {
+            let problem = format!("has {} values, the adapter {parameters}", gradients.parameter_count());
             return Err(ModelError::Value {
                 input: "gradients",
                 problem,
@@ -417,7 +372,7 @@ impl FluxTransformer {
         network: &Network<B>,
         adapter: &LoraAdapter,
     ) -> Result<Arc<Bound<B>>, ModelError> {
-        if !adapter.fits(&self.architecture) {
+        if !adapter.fits(&self.layers) {
             let problem = "was made for a transformer of another architecture".to_owned();
             return Err(ModelError::Value {
                 input: "adapter",

@@ -166,7 +166,7 @@ impl Backend for Reference {
         let inputs = projection.weight.dim(1)?;
         let mut parts = Vec::with_capacity(factors.len());
         for part in factors {
-            let columns = part.columns.0..part.columns.1;
+            let columns = part.columns.clone();
             parts.push(Part {
                 scale: f64::from(part.scale),
                 a: Tensor::from_slice(part.a, (part.rank, inputs), &self.device)?,

@@ -1,5 +1,6 @@
 //! Frozen linear layers, and the same with LoRA.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::super::Factors;
@@ -93,7 +94,7 @@ pub(crate) struct Adapted {
 /// One adapted module inside a fused projection.
 #[derive(Debug)]
 struct Part {
-    columns: (usize, usize),
+    columns: Range<usize>,
     rank: usize,
     /// First column in the matrix of all ranks.
     first_rank: usize,
@@ -127,7 +128,7 @@ impl Adapted {
                 }
             }
             let scaled_b: Vec<f32> = part.b.iter().map(|value| value * part.scale).collect();
-            let width = part.columns.1 - part.columns.0;
+            let width = part.columns.len();
             let b_transposed = transpose(&scaled_b, width, part.rank);
             let left = Left {
                 data: part.a,
@@ -138,7 +139,7 @@ impl Adapted {
                 data: &b_transposed,
                 stride: width,
             };
-            let destination = &mut transposed[part.columns.0..];
+            let destination = &mut transposed[part.columns.start..];
             matmul(
                 (inputs, width, part.rank),
                 left,
@@ -148,7 +149,7 @@ impl Adapted {
                 outputs,
             );
             parts.push(Part {
-                columns: part.columns,
+                columns: part.columns.clone(),
                 rank: part.rank,
                 first_rank,
                 scale: part.scale,
@@ -181,8 +182,8 @@ impl Adapted {
                     data: &part.a,
                     stride: projection.inputs,
                 };
-                let destination = &mut weight[part.columns.0 * projection.inputs..];
-                let shape = (part.columns.1 - part.columns.0, projection.inputs, part.rank);
+                let destination = &mut weight[part.columns.start * projection.inputs..];
+                let shape = (part.columns.len(), projection.inputs, part.rank);
                 matmul(shape, left, right, Start::Destination, destination, projection.inputs);
             }
             weight
@@ -207,8 +208,8 @@ impl Adapted {
 
         let mut grad_hidden = vec![0.0; rows * ranks];
         for part in &self.parts {
-            let width = part.columns.1 - part.columns.0;
-            let grad_part = &grad[part.columns.0..];
+            let width = part.columns.len();
+            let grad_part = &grad[part.columns.start..];
             let left = Left {
                 data: grad_part,
                 stride: outputs,

@@ -10,7 +10,7 @@ use gavel_core::rpo::{self, learning_rate};
 use gavel_core::run::{CandidateResult, Run, ShardResult};
 use gavel_core::schedule;
 use gavel_core::work::{
-    Assignment, Outcome, Pair, Policy, PromptText, RewardedCandidate, RewardedGroup, Unit, VerdictRecord,
+    Assignment, Outcome, Pair, Policy, PromptTask, RewardedCandidate, RewardedGroup, Task, Unit, VerdictRecord, rules,
 };
 use serde::Serialize;
 
@@ -52,19 +52,19 @@ pub(super) fn check(account: &Account, findings: &mut Findings) -> Pairs {
     let mut named = BTreeMap::new();
     for (version, policy) in policies.iter().enumerate().take(policies.len().saturating_sub(1)) {
         let step = Step(version as u32 + 1);
-        let lag = (version as u32).min(account.run.spec().sampling.max_policy_lag);
+        let spec = account.run.spec();
         let mut audit = StepAudit {
             account,
             run: &account.run,
             step,
             policy,
-            sampling: policies[version - lag as usize],
-            lag,
+            sampling: policies[rules::sampling_version(spec, step) as usize],
+            lag: rules::policy_lag(spec, step),
             lines: schedule::prompt_lines(
-                account.run.spec().run.seed,
+                spec.run.seed,
                 account.run.assets().prompts.len() as u32,
                 step,
-                account.run.spec().prompts.per_step,
+                spec.prompts.per_step,
             ),
             candidates: BTreeMap::new(),
             verdicts: BTreeMap::new(),
@@ -123,8 +123,8 @@ impl<'a> StepAudit<'a> {
         self.lines.len() as u32
     }
 
-    fn text(&self, prompt: u32) -> String {
-        let line = self.lines.get(prompt as usize).copied().unwrap_or_default();
+    fn task(&self, prompt_index: u32) -> Task {
+        let line = self.lines.get(prompt_index as usize).copied().unwrap_or_default();
         self.run
             .assets()
             .prompts
@@ -152,9 +152,9 @@ impl<'a> StepAudit<'a> {
                 policy: self.sampling.clone(),
                 prompts: extent
                     .clone()
-                    .map(|prompt| PromptText {
+                    .map(|prompt| PromptTask {
                         index: PromptIndex(prompt),
-                        text: self.text(prompt),
+                        task: self.task(prompt),
                     })
                     .collect(),
             };
@@ -240,8 +240,8 @@ impl<'a> StepAudit<'a> {
         let candidates = self.candidates.get(&prompt).map_or(&[][..], Vec::as_slice);
         rpo::matches(candidates.len())
             .map(|(first, second)| Pair {
-                prompt: PromptIndex(prompt),
-                text: self.text(prompt),
+                prompt_index: PromptIndex(prompt),
+                task: self.task(prompt),
                 first: candidates[first].image,
                 second: candidates[second].image,
             })

@@ -3,13 +3,12 @@
 use std::path::Path;
 
 use gavel_coordinator::ledger::{EventRecord, RunRecord};
-use gavel_core::ids::{Candidate, Digest, Fence, Millis, PromptIndex, Step, WorkerId};
-use gavel_core::rpo::learning_rate;
+use gavel_core::forecast::rehearsal;
+use gavel_core::ids::{Fence, Millis, PromptIndex, Step, WorkerId};
 use gavel_core::run::{Event, Phase, Run};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::{
-    AbstainReason, Assignment, Fault, Outcome, Policy, Role, Sampled, ShardStatistics, Side, Unit, Unusable, Verdict,
-    VerdictRecord,
+    AbstainReason, Assignment, Fault, Outcome, Role, Side, Task, Unit, Unusable, Verdict, VerdictRecord,
 };
 use gavel_core::{RubricText, RunAssets};
 
@@ -29,26 +28,14 @@ pub(super) fn run() -> Run {
     spec.optimizer.ema_decay = 0.0;
     spec.evaluation = None;
     let assets = RunAssets {
-        prompts: ["a cat", "a dog", "a fish", "a bird", "a cow"]
-            .map(str::to_owned)
-            .into(),
+        prompts: ["a cat", "a dog", "a fish", "a bird", "a cow"].map(Task::from).into(),
         rubric: RubricText::new("which is better?"),
         ..RunAssets::default()
     };
     Run::new(spec.id(), spec, assets)
 }
 
-pub(super) fn policy(version: u32) -> Policy {
-    Policy {
-        adapter: Digest::of(format!("adapter {version}").as_bytes()),
-        optimizer: Digest::of(format!("optimizer {version}").as_bytes()),
-        averaged: None,
-        manifest: Digest::of(b"manifest"),
-        tensors: 4,
-    }
-}
-
-pub(super) fn verdict(run: &Run, prompt: PromptIndex, step: u32) -> VerdictRecord {
+fn verdict(run: &Run, prompt: PromptIndex, step: u32) -> VerdictRecord {
     // The second pair of the first step is not decided, so that a shard has one that is not trained on.
     let (verdict, order_probabilities) = if (prompt.0, step) == (1, 1) {
         let reason = AbstainReason::OrdersDisagree;
@@ -69,65 +56,19 @@ pub(super) fn verdict(run: &Run, prompt: PromptIndex, step: u32) -> VerdictRecor
     }
 }
 
-/// A made-up result of what a worker was given.
-pub(super) fn outcome(run: &Run, unit: &Unit, assignment: &Assignment) -> Outcome {
-    let seconds = 0.5;
-    match assignment {
-        Assignment::Initialise => Outcome::Initialised {
-            policy: policy(0),
-            model: Digest::of(b"flux"),
-        },
-        Assignment::Sample { step, policy, prompts } => Outcome::Sampled {
-            samples: prompts
-                .iter()
-                .flat_map(|prompt| [0, 1].map(|candidate| (prompt.index, candidate)))
-                .map(|(prompt, candidate)| {
-                    let name = |kind: &str| Digest::of(format!("{kind} {step} {prompt} {candidate}").as_bytes());
-                    Sampled {
-                        prompt,
-                        candidate: Candidate(candidate),
-                        trajectory: Some(name("trajectory")),
-                        image: name("image"),
-                    }
-                })
-                .collect(),
-            manifest: Some(policy.manifest),
-            model: Digest::of(b"flux"),
-            seconds,
-        },
-        Assignment::Judge { pairs } => {
-            let Unit::Judge { step, .. } = unit else {
-                panic!("there is no evaluation")
-            };
-            Outcome::Judged {
-                verdicts: pairs.iter().map(|pair| verdict(run, pair.prompt, step.0)).collect(),
-                model: Digest::of(b"judge"),
-                seconds,
-            }
+/// A faultless worker's result of what it was given, but for its verdicts, of which the tests must know which are decided.
+fn outcome(run: &Run, unit: &Unit, assignment: &Assignment) -> Outcome {
+    let mut outcome = rehearsal::work(run.spec(), run.assets().rubric.digest, assignment);
+    if let (Unit::Judge { step, .. }, Outcome::Judged { verdicts, .. }) = (unit, &mut outcome) {
+        for record in verdicts {
+            *record = verdict(run, record.prompt, step.0);
         }
-        Assignment::Gradient { policy, groups, .. } => Outcome::Gradient {
-            gradient: Some(Digest::of(unit.to_string().as_bytes())),
-            manifest: policy.manifest,
-            model: Digest::of(b"flux"),
-            statistics: ShardStatistics {
-                terms: 2 * (groups.len() * run.spec().trained_steps().len()) as u64,
-                ..ShardStatistics::default()
-            },
-            skipped: Vec::new(),
-            seconds,
-        },
-        Assignment::Commit { step, .. } => Outcome::Committed {
-            policy: policy(step.0),
-            grad_norm: 1.0,
-            learning_rate: learning_rate(&run.spec().optimizer, *step, STEPS),
-            seconds,
-        },
-        Assignment::EvaluateSample { .. } => panic!("there is no evaluation"),
     }
+    outcome
 }
 
 /// The events of a run from beginning to end. `disturb` may end a lease otherwise than by its result.
-pub(super) fn drive(mut disturb: impl FnMut(&Run, Unit, WorkerId, Fence) -> Option<Event>) -> Vec<Event> {
+fn drive(mut disturb: impl FnMut(&Run, Unit, WorkerId, Fence) -> Option<Event>) -> Vec<Event> {
     let mut run = run();
     let mut events = Vec::new();
     let mut apply = |run: &mut Run, event: Event| {

@@ -1,0 +1,66 @@
+//! Why the driver did not do something.
+
+use std::sync::Arc;
+
+use gavel_core::ids::{Digest, RunId, WorkerId};
+use gavel_core::run::Refusal;
+use gavel_core::work::Unit;
+
+use crate::ledger::LedgerError;
+
+/// Why the driver did not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// No run of this name.
+    #[error("no run `{0}`")]
+    UnknownRun(RunId),
+    /// The worker is not registered (any more).
+    #[error("no worker `{0}` is registered")]
+    UnknownWorker(WorkerId),
+    /// The state machine refuses.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A run takes nothing more from this worker.
+    #[error("run `{run}` has put worker {worker} into quarantine: {reason}")]
+    Quarantined {
+        /// The run.
+        run: RunId,
+        /// The worker.
+        worker: WorkerId,
+        /// What it did.
+        reason: String,
+    },
+    /// A run of this name exists with another spec.
+    #[error("run `{run}` exists with another spec ({} is there, {} was submitted)", existing.short(), submitted.short())]
+    RunDiffers {
+        /// The run.
+        run: RunId,
+        /// Fingerprint of its spec.
+        existing: Digest,
+        /// Fingerprint of the submitted spec.
+        submitted: Digest,
+    },
+    /// Gradient sums are exchanged for a commit only.
+    #[error("no gradient sums are exchanged for {0}")]
+    NothingToExchange(Unit),
+    /// A worker that is called to one group cannot call another.
+    #[error("worker {worker} is called to exchange gradient sums of run `{run}`")]
+    CalledElsewhere {
+        /// The worker.
+        worker: WorkerId,
+        /// The other run.
+        run: RunId,
+    },
+    /// The group that the worker would join does not wait for it (any more).
+    #[error("the exchange for {0} is over")]
+    CallOver(Unit),
+    /// The ledger does not take a new run.
+    #[error("the run could not be written to the ledger")]
+    Ledger(#[source] Arc<LedgerError>),
+    /// An event has no JSON form: a defect.
+    #[error("an event cannot be written as JSON: {0}")]
+    Unserializable(String),
+    /// The coordinator is ending.
+    #[error("the coordinator is shutting down")]
+    ShuttingDown,
+}

@@ -1,0 +1,404 @@
+//! The task that owns the runs.
+//!
+//! A round: take what has arrived, apply it, hand out work, append all accepted events in one transaction, and only then
+//! answer and carry out effects. Nobody ever hears of an event that the ledger does not hold. When the ledger fails, the
+//! driver ends with its error, because its memory is ahead of the disk.
+
+mod clock;
+mod error;
+mod handle;
+#[cfg(test)]
+mod simulation;
+mod submission;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gavel_core::ids::{Digest, Millis, RunId, WorkerId};
+use gavel_core::run::{Effect, Event, Run};
+use gavel_core::work::LeaseKey;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Error;
+use crate::ledger::Ledger;
+use crate::metrics;
+use crate::options::CoordinatorOptions;
+use crate::replay::replay;
+use crate::state::{Answer, LeaseAnswer, LeaseReply, RallyReply, State};
+use crate::sweeper::{Garbage, GarbageSender};
+use crate::waiters::Waiter;
+use crate::worker::Introduction;
+
+pub(crate) use clock::Clock;
+pub use error::DriverError;
+pub use handle::DriverHandle;
+use submission::Submission;
+pub use submission::Submitted;
+
+/// Commands that may wait; beyond, callers are held back.
+const QUEUE: usize = 8192;
+/// Heartbeats that may wait: one for each worker of a large fleet, so that after a stall all are heard before any worker is
+/// given up. Beyond, callers are held back.
+const HEARTBEATS: usize = 1 << 16;
+/// Commands that share one transaction at most. Much work makes large rounds by itself, and each round waits for the disk once:
+/// a bound below what has arrived would bound the leases per second by the disk's latency.
+const ROUND: usize = 4096;
+/// How often leases and workers are looked at.
+const TICK: Duration = Duration::from_millis(500);
+
+type Reply<T> = oneshot::Sender<Result<T, DriverError>>;
+
+/// Everything that can reach the driver, besides time.
+enum Command {
+    Register {
+        introduction: Introduction,
+        reply: Reply<WorkerId>,
+    },
+    Heartbeat {
+        worker: WorkerId,
+        leases: Vec<LeaseKey>,
+        reply: Reply<Heartbeat>,
+    },
+    Lease {
+        worker: WorkerId,
+        reply: LeaseReply,
+    },
+    Rally {
+        worker: WorkerId,
+        key: LeaseKey,
+        rendezvous: Vec<u8>,
+        wait: Duration,
+        reply: RallyReply,
+    },
+    Join {
+        worker: WorkerId,
+        key: LeaseKey,
+        lost: Vec<Digest>,
+        reply: Reply<()>,
+    },
+    Report {
+        run: RunId,
+        event: Box<Event>,
+        reply: Reply<()>,
+    },
+    Deregister {
+        worker: WorkerId,
+        reply: Reply<()>,
+    },
+    Submit {
+        submission: Box<Submission>,
+        reply: Reply<Submitted>,
+    },
+    Drain {
+        reply: Reply<()>,
+    },
+    Read(Read),
+}
+
+/// A look at the state; its answer is sent with the round's others.
+type Read = Box<dyn FnOnce(&State, Millis) -> Answer + Send>;
+
+/// The answer to a heartbeat.
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    pub(crate) lost: Vec<LeaseKey>,
+    pub(crate) drain: bool,
+}
+
+/// The task that owns the runs.
+pub(crate) struct Driver {
+    state: State,
+    ledger: Arc<dyn Ledger>,
+    options: CoordinatorOptions,
+    garbage: GarbageSender,
+    commands: mpsc::Receiver<Command>,
+    /// Heartbeats overtake everything else: they cost next to nothing, and a worker must not be taken for dead because its
+    /// sign of life waits behind the results of others.
+    heartbeats: mpsc::Receiver<Command>,
+    clock: Clock,
+    /// The latest time that events carry: they never go back, whatever the clock does.
+    latest: Millis,
+    ends: bool,
+}
+
+impl Driver {
+    /// Reads the ledger and gets ready to go on where it ends.
+    pub(crate) async fn recover(
+        ledger: Arc<dyn Ledger>,
+        options: CoordinatorOptions,
+        garbage: GarbageSender,
+        clock: Clock,
+    ) -> Result<(Self, DriverHandle), Error> {
+        let mut state = State::default();
+        let mut latest = Millis(0);
+        for record in ledger.runs().await? {
+            let events = ledger.events(&record.run).await?;
+            latest = events.last().map_or(record.created, |event| event.at).max(latest);
+            let run = replay(&record, &events)?;
+            let sequence = events.len() as u64;
+            tracing::info!(run = %record.run, events = sequence, phase = ?run.phase(), "run read from the ledger");
+            if let Some(step) = run.results().steps.last() {
+                metrics::step(&record.run, &step.record);
+            }
+            state.insert(run, record.created, sequence);
+        }
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let (beat, heartbeats) = mpsc::channel(HEARTBEATS);
+        let mut driver = Self {
+            state,
+            ledger,
+            options,
+            garbage,
+            commands,
+            heartbeats,
+            clock,
+            latest,
+            ends: false,
+        };
+        let now = driver.now();
+        driver.state.recovered(now);
+        driver.discard(Garbage::AllBut(driver.state.retained()));
+        Ok((driver, DriverHandle::new(sender, beat)))
+    }
+
+    /// Serves until `stop`. When `shutdown` begins, those who wait for work are sent away; results are still accepted, so
+    /// that work that ends now is not lost.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken, stop: CancellationToken) -> Result<(), Error> {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = shutdown.cancelled(), if !self.ends => self.begin_to_end(),
+                Some(heartbeat) = self.heartbeats.recv() => self.take_heartbeats(heartbeat).await,
+                _ = ticks.tick() => {
+                    self.tick();
+                    metrics::tick(&self.state.workers);
+                }
+                command = self.commands.recv() => match command {
+                    Some(command) => self.take_round(command).await,
+                    None => break,
+                },
+            }
+            self.settle().await?;
+        }
+        self.ledger.close().await;
+        Ok(())
+    }
+
+    fn begin_to_end(&mut self) {
+        self.ends = true;
+        self.state.dismiss_waiters(|| Err(DriverError::ShuttingDown));
+    }
+
+    /// Takes this heartbeat and all that have arrived. Every event so far is in the ledger, so that they are answered at once.
+    async fn take_heartbeats(&mut self, first: Command) {
+        self.take(first).await;
+        for _ in 1..HEARTBEATS {
+            let Ok(heartbeat) = self.heartbeats.try_recv() else {
+                break;
+            };
+            self.take(heartbeat).await;
+        }
+    }
+
+    /// Takes this command and whatever else has arrived.
+    async fn take_round(&mut self, first: Command) {
+        self.take(first).await;
+        for _ in 1..ROUND {
+            let Ok(command) = self.commands.try_recv() else { break };
+            self.take(command).await;
+        }
+    }
+
+    async fn take(&mut self, command: Command) {
+        let now = self.now();
+        match command {
+            Command::Register { introduction, reply } => {
+                let role = introduction.role;
+                let id = self.state.workers.register(introduction, now);
+                tracing::info!(worker = %id, ?role, "worker registered");
+                self.answer(reply, Ok(id));
+            }
+            Command::Heartbeat { worker, leases, reply } => {
+                let answer = match self.state.workers.seen(&worker, now) {
+                    Some(_) => {
+                        let lost = self.state.keep_alive(&worker, leases, now);
+                        Ok(Heartbeat {
+                            lost,
+                            drain: self.state.draining,
+                        })
+                    }
+                    None => Err(DriverError::UnknownWorker(worker)),
+                };
+                self.answer(reply, answer);
+            }
+            Command::Lease { worker, reply } => self.lease(worker, reply, now),
+            Command::Rally {
+                worker,
+                key,
+                rendezvous,
+                wait,
+                reply,
+            } => {
+                let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                let until = Millis(now.0.saturating_add(wait));
+                self.state.rally(&worker, key, rendezvous, until, reply);
+            }
+            Command::Join {
+                worker,
+                key,
+                lost,
+                reply,
+            } => {
+                let answer = self.state.join(&worker, &key, lost);
+                self.answer(reply, answer);
+            }
+            Command::Report { run, event, reply } => {
+                let answer = self.state.report(&run, *event, now);
+                self.answer(reply, answer);
+            }
+            Command::Deregister { worker, reply } => {
+                let released = |unit, fence| Event::Released {
+                    unit,
+                    worker: worker.clone(),
+                    fence,
+                };
+                self.state.end_leases_of(&worker, released, now);
+                self.state.dismiss_waiters_of(&worker);
+                self.state.dissolve_groups_of(&worker, now);
+                if self.state.workers.remove(&worker).is_some() {
+                    tracing::info!(%worker, "worker left");
+                }
+                self.answer(reply, Ok(()));
+            }
+            Command::Submit { submission, reply } => {
+                let answer = self.submit(*submission, now).await;
+                self.answer(reply, answer);
+            }
+            Command::Drain { reply } => {
+                tracing::info!("the fleet drains");
+                self.state.draining = true;
+                self.state.dismiss_waiters(|| Ok(LeaseAnswer::Drain));
+                self.answer(reply, Ok(()));
+            }
+            Command::Read(read) => {
+                let answer = read(&self.state, now);
+                self.state.batch.answers.push(answer);
+            }
+        }
+    }
+
+    fn lease(&mut self, worker: WorkerId, reply: LeaseReply, now: Millis) {
+        let refusal = match self.state.workers.seen(&worker, now) {
+            None => Err(DriverError::UnknownWorker(worker)),
+            Some(_) if self.ends => Err(DriverError::ShuttingDown),
+            Some(_) if self.state.draining => Ok(LeaseAnswer::Drain),
+            Some(role) => match self.state.quarantine(&worker) {
+                Some(refusal) => Err(refusal),
+                None => {
+                    return self.state.wait(
+                        role,
+                        Waiter {
+                            worker,
+                            since: Instant::now(),
+                            reply,
+                        },
+                    );
+                }
+            },
+        };
+        self.answer(reply, refusal);
+    }
+
+    fn tick(&mut self) {
+        let now = self.now();
+        self.state.expire(now);
+        self.state.sweep_waiters();
+        for worker in self.state.workers.silent(now, self.options.worker_timeout) {
+            tracing::warn!(%worker, "worker silent for too long, its leases go to others");
+            self.state.workers.remove(&worker);
+            self.state
+                .end_leases_of(&worker, |unit, fence| Event::Expired { unit, fence }, now);
+            self.state.dismiss_waiters_of(&worker);
+            self.state.dissolve_groups_of(&worker, now);
+        }
+        self.state.expire_calls(now);
+    }
+
+    /// Hands out work, writes the batch down, answers; again while answers that nobody took give units back.
+    async fn settle(&mut self) -> Result<(), Error> {
+        loop {
+            let now = self.now();
+            if !self.ends {
+                self.state.serve_waiters(now);
+            }
+            if self.state.batch.is_empty() {
+                return Ok(());
+            }
+            let mut batch = self.state.take_batch();
+            if !batch.records.is_empty() {
+                let began = Instant::now();
+                self.ledger.append(&batch.records).await?;
+                metrics::appended(batch.records.len(), began.elapsed().as_secs_f64());
+            }
+            for answer in std::mem::take(&mut batch.answers) {
+                answer();
+            }
+            for (reply, grant, worker) in std::mem::take(&mut batch.grants) {
+                let (run, unit, fence) = (grant.run.clone(), grant.unit, grant.fence);
+                if reply.send(Ok(LeaseAnswer::Granted(grant))).is_err() {
+                    // The caller hung up in this very round.
+                    let returned = self.state.apply(&run, Event::Released { unit, worker, fence }, now);
+                    if let Err(error) = returned {
+                        tracing::warn!(%run, %unit, %error, "a lease that nobody took could not be given back");
+                    }
+                }
+            }
+            self.state.announce(&batch);
+            for (run, effect) in &batch.effects {
+                self.carry_out(run, effect);
+            }
+        }
+    }
+
+    /// Tells people and metrics what happened, and gives away what nobody needs any more.
+    fn carry_out(&self, run: &RunId, effect: &Effect) {
+        match effect {
+            Effect::StepCommitted(step, policy) => {
+                if let Some(result) = self.state.run(run).ok().and_then(|run| run.results().steps.last()) {
+                    metrics::step(run, &result.record);
+                }
+                tracing::info!(%run, step = step.0, adapter = policy.adapter.short(), "step committed");
+                self.discard(Garbage::Blobs(self.state.released(run)));
+            }
+            Effect::Ended => {
+                let phase = self.state.run(run).map(Run::phase).ok();
+                tracing::info!(%run, ?phase, "run ended");
+            }
+        }
+    }
+
+    fn discard(&self, garbage: Garbage) {
+        if self.garbage.send(garbage).is_err() {
+            tracing::debug!("nobody deletes blobs any more");
+        }
+    }
+
+    /// Answers when the batch is in the ledger: even a refusal may rest on an event of this batch.
+    fn answer<T: Send + 'static>(&mut self, reply: Reply<T>, answer: Result<T, DriverError>) {
+        // A caller that hung up needs no answer.
+        self.state
+            .batch
+            .answers
+            .push(Box::new(move || drop(reply.send(answer))));
+    }
+
+    fn now(&mut self) -> Millis {
+        self.latest = self.latest.max(self.clock.now());
+        self.latest
+    }
+}

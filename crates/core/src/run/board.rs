@@ -1,0 +1,191 @@
+//! The board: which units can be leased, which are, and what went wrong with them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Lease;
+use crate::ids::{Millis, WorkerId};
+use crate::work::{Role, Unit};
+
+/// What went wrong with a unit so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// Attempts that a worker reported as failed; `limits.attempts` bounds them.
+    pub(super) failures: u32,
+    /// Times that the result was lost or turned out unusable, and was made again; `limits.attempts` bounds them too.
+    pub(super) losses: u32,
+    /// Leases that expired. Not bounded: a worker that dies is no fault of the unit, but waiting tells about them.
+    pub(super) expiries: u32,
+    /// The last failure's reason.
+    pub(super) last: String,
+}
+
+/// Which units can be leased and which are.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Board {
+    /// By role; the first is the next to be leased, because the order of [`Unit`] is the order of urgency.
+    ready: BTreeMap<Role, BTreeSet<Unit>>,
+    leases: BTreeMap<Unit, Lease>,
+    /// The units among `leases` by their holders, and how many there are of each role: no event may cost more in a larger fleet.
+    held: BTreeMap<WorkerId, BTreeSet<Unit>>,
+    leased: BTreeMap<Role, usize>,
+    /// Since when a role has work that nobody holds any of.
+    unattended: BTreeMap<Role, Millis>,
+}
+
+impl Board {
+    pub(super) fn add(&mut self, unit: Unit) {
+        self.ready.entry(unit.role()).or_default().insert(unit);
+    }
+
+    pub(super) fn next(&self, role: Role) -> Option<Unit> {
+        self.ready.get(&role)?.first().copied()
+    }
+
+    pub(super) fn is_ready(&self, unit: &Unit) -> bool {
+        self.ready.get(&unit.role()).is_some_and(|units| units.contains(unit))
+    }
+
+    pub(super) fn ready_count(&self, role: Role) -> usize {
+        self.ready.get(&role).map_or(0, BTreeSet::len)
+    }
+
+    pub(super) fn lease(&self, unit: &Unit) -> Option<&Lease> {
+        self.leases.get(unit)
+    }
+
+    pub(super) fn leases(&self) -> impl Iterator<Item = (&Unit, &Lease)> {
+        self.leases.iter()
+    }
+
+    pub(super) fn unattended_since(&self, role: Role) -> Option<Millis> {
+        self.unattended.get(&role).copied()
+    }
+
+    pub(super) fn grant(&mut self, unit: Unit, lease: Lease) {
+        if let Some(units) = self.ready.get_mut(&unit.role()) {
+            units.remove(&unit);
+        }
+        self.end(&unit);
+        self.held.entry(lease.worker.clone()).or_default().insert(unit);
+        *self.leased.entry(unit.role()).or_default() += 1;
+        self.leases.insert(unit, lease);
+    }
+
+    /// Ends a lease; the unit is neither ready nor leased after it.
+    pub(super) fn end(&mut self, unit: &Unit) {
+        let Some(lease) = self.leases.remove(unit) else { return };
+        if let Some(units) = self.held.get_mut(&lease.worker) {
+            units.remove(unit);
+            if units.is_empty() {
+                self.held.remove(&lease.worker);
+            }
+        }
+        if let Some(count) = self.leased.get_mut(&unit.role()) {
+            *count -= 1;
+        }
+    }
+
+    /// Takes back every unit that `gone` picks, ready or leased.
+    pub(super) fn withdraw(&mut self, gone: impl Fn(&Unit) -> bool) {
+        for units in self.ready.values_mut() {
+            units.retain(|unit| !gone(unit));
+        }
+        let leased: Vec<Unit> = self.leases.keys().filter(|unit| gone(unit)).copied().collect();
+        leased.iter().for_each(|unit| self.end(unit));
+    }
+
+    /// What a worker holds.
+    pub(super) fn held_by(&self, worker: &WorkerId) -> Vec<Unit> {
+        let held = self.held.get(worker).into_iter().flatten();
+        held.copied().collect()
+    }
+
+    /// Ends every lease; the units are ready again.
+    pub(super) fn end_all(&mut self) {
+        self.held.clear();
+        self.leased.clear();
+        for unit in std::mem::take(&mut self.leases).into_keys() {
+            self.add(unit);
+        }
+    }
+
+    pub(super) fn renew(&mut self, unit: &Unit, deadline: Millis) {
+        if let Some(lease) = self.leases.get_mut(unit) {
+            lease.deadline = deadline;
+        }
+    }
+
+    pub(super) fn renew_all(&mut self, deadline: Millis) {
+        for lease in self.leases.values_mut() {
+            lease.deadline = deadline;
+        }
+    }
+
+    /// Notes since when each role's work lies unattended.
+    pub(super) fn observe(&mut self, now: Millis) {
+        for role in [Role::Sampler, Role::Judge, Role::Trainer] {
+            let held = self.leased.get(&role).is_some_and(|count| *count > 0);
+            if self.ready_count(role) > 0 && !held {
+                self.unattended.entry(role).or_insert(now);
+            } else {
+                self.unattended.remove(&role);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Fence, Step};
+
+    fn lease(worker: &str) -> Lease {
+        Lease {
+            worker: WorkerId(worker.into()),
+            fence: Fence(1),
+            granted: Millis(0),
+            deadline: Millis(1),
+        }
+    }
+
+    fn judge(chunk: u32) -> Unit {
+        Unit::Judge { step: Step(1), chunk }
+    }
+
+    /// Whether the indexes say what the leases say.
+    fn check(board: &Board) {
+        for (worker, units) in &board.held {
+            assert!(!units.is_empty());
+            assert!(units.iter().all(|unit| board.leases[unit].worker == *worker));
+        }
+        assert_eq!(
+            board.held.values().map(BTreeSet::len).sum::<usize>(),
+            board.leases.len()
+        );
+        assert_eq!(board.leased.values().sum::<usize>(), board.leases.len());
+    }
+
+    #[test]
+    fn what_is_held_by_whom_follows_every_grant_and_every_end() {
+        let mut board = Board::default();
+        for chunk in 0..6 {
+            board.add(judge(chunk));
+            board.grant(judge(chunk), lease(if chunk % 2 == 0 { "even" } else { "odd" }));
+            check(&board);
+        }
+        let even = WorkerId("even".into());
+        assert_eq!(board.held_by(&even), [judge(0), judge(2), judge(4)]);
+        board.end(&judge(2));
+        board.end(&judge(2));
+        check(&board);
+        board.withdraw(|unit| *unit == judge(4));
+        check(&board);
+        assert_eq!(board.held_by(&even), [judge(0)]);
+        board.grant(judge(1), lease("even"));
+        check(&board);
+        assert_eq!(board.held_by(&even), [judge(0), judge(1)]);
+        board.end_all();
+        check(&board);
+        assert_eq!((board.held_by(&even), board.ready_count(Role::Judge)), (vec![], 4));
+    }
+}

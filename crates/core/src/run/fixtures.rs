@@ -1,0 +1,87 @@
+//! A small run for tests, and results of a kind.
+
+use super::Run;
+use crate::assets::{LabelledPair, RubricText, RunAssets};
+use crate::ids::{Digest, Millis, PromptIndex, RunId};
+use crate::spec::RunSpec;
+use crate::work::{Outcome, Side, Verdict, VerdictRecord};
+
+/// A small run whose chunks of samples, pairs and shards do not line up.
+pub(crate) fn spec() -> RunSpec {
+    let mut spec = RunSpec {
+        run: Default::default(),
+        model: Default::default(),
+        prompts: Default::default(),
+        sampling: Default::default(),
+        lora: Default::default(),
+        objective: Default::default(),
+        optimizer: Default::default(),
+        judge: Default::default(),
+        trainer: Default::default(),
+        checkpoints: Default::default(),
+        evaluation: Some(Default::default()),
+        limits: Default::default(),
+        fleet: Default::default(),
+        coordinator: Default::default(),
+    };
+    spec.run.name = "small".into();
+    spec.run.steps = 3;
+    spec.prompts.per_step = 7;
+    spec.sampling.batch = 3;
+    spec.judge.batch = 2;
+    spec.trainer.shard = 4;
+    spec.checkpoints.every = 2;
+    spec.evaluation.as_mut().unwrap().batch = 2;
+    spec
+}
+
+pub(crate) fn assets() -> RunAssets {
+    RunAssets {
+        prompts: (0..5).map(|line| format!("prompt {line}").into()).collect(),
+        held_out: (0..5).map(|line| format!("held-out {line}").into()).collect(),
+        rubric: RubricText::new("prefer the better one"),
+        template: String::new(),
+        member_templates: Vec::new(),
+        reason_template: None,
+        labelled: (0..3)
+            .map(|pair| LabelledPair {
+                task: format!("labelled {pair}").into(),
+                first: Digest::of(&[pair, 0]),
+                second: Digest::of(&[pair, 1]),
+                preferred: Side::First,
+            })
+            .collect(),
+        models: Default::default(),
+    }
+}
+
+pub(crate) fn run() -> Run {
+    run_of(spec())
+}
+
+/// A run of another spec with the same files.
+pub(crate) fn run_of(spec: RunSpec) -> Run {
+    Run::new(RunId("small".into()), spec, assets()).created(Millis(0))
+}
+
+/// What a judge hands in.
+pub(crate) fn judged(verdicts: Vec<VerdictRecord>) -> Outcome {
+    Outcome::Judged {
+        verdicts,
+        model: Digest::of(b"judge"),
+        seconds: 0.0,
+    }
+}
+
+/// A judge record for tests that need one of a kind.
+pub(crate) fn record(prompt: u32, verdict: Verdict, run: &Run) -> VerdictRecord {
+    VerdictRecord {
+        prompt: PromptIndex(prompt),
+        verdict,
+        probability_first: 0.5,
+        order_probabilities: [0.5; 2],
+        rubric: run.assets().rubric.digest,
+        votes: Vec::new(),
+        reasons: Vec::new(),
+    }
+}

@@ -1,0 +1,235 @@
+//! Which blobs a unit reads and which a result names.
+//!
+//! This is the only such list. Retention, the making of lost blobs again, `gavel verify`, `gavel audit` and the simulated blob
+//! store all go by it: a blob that is missing here would be deleted while somebody still needs it.
+
+use std::fmt;
+
+use super::{Assignment, Outcome, Policy, PromptTask, Sampled, Side, Task};
+use crate::assets::RunAssets;
+use crate::ids::{Candidate, Digest, PromptIndex};
+
+/// What a blob is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// A policy's adapter.
+    Adapter,
+    /// A policy's optimizer state.
+    OptimizerState,
+    /// A policy's averaged adapter.
+    AveragedAdapter,
+    /// How a candidate was sampled.
+    Trajectory {
+        /// The index of its prompt in the step.
+        prompt_index: PromptIndex,
+        /// Which of the prompt's candidates.
+        candidate: Candidate,
+    },
+    /// A candidate's picture.
+    Image {
+        /// The index of its prompt in the step or in the held-out set.
+        prompt_index: PromptIndex,
+        /// Which of the prompt's candidates; 0 in an evaluation.
+        candidate: Candidate,
+    },
+    /// A picture that a judge compares with another one.
+    PairImage {
+        /// The index of its prompt in the step, the held-out set or the labelled set.
+        prompt_index: PromptIndex,
+        /// Which of the two.
+        side: Side,
+    },
+    /// A shard's gradient sum. With `trainer.exchange = "nccl"` its digest is a name only: the sum stays with the trainer.
+    Gradient {
+        /// Its index among the sums of the assignment; 0 in the result of one shard.
+        index: u32,
+    },
+    /// A source picture of a task.
+    Source {
+        /// The index of its prompt in the step, the held-out set or the labelled set; in the run's assets of its line in the file.
+        prompt_index: PromptIndex,
+    },
+}
+
+impl Part {
+    /// Whether this is a part of a policy.
+    pub fn is_of_policy(&self) -> bool {
+        matches!(self, Self::Adapter | Self::OptimizerState | Self::AveragedAdapter)
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Adapter => f.write_str("adapter"),
+            Self::OptimizerState => f.write_str("optimizer state"),
+            Self::AveragedAdapter => f.write_str("averaged adapter"),
+            Self::Trajectory {
+                prompt_index,
+                candidate,
+            } => write!(f, "trajectory of prompt {prompt_index}, candidate {candidate}"),
+            Self::Image {
+                prompt_index,
+                candidate,
+            } => write!(f, "image of prompt {prompt_index}, candidate {candidate}"),
+            Self::PairImage { prompt_index, side } => {
+                let which = match side {
+                    Side::First => "first",
+                    Side::Second => "second",
+                };
+                write!(f, "{which} image of pair {prompt_index}")
+            }
+            Self::Gradient { index } => write!(f, "gradient sum {index}"),
+            Self::Source { prompt_index } => write!(f, "source picture of prompt {prompt_index}"),
+        }
+    }
+}
+
+impl Assignment {
+    /// The blobs that a worker reads to do this.
+    pub fn inputs(&self) -> impl Iterator<Item = (Digest, Part)> {
+        let mut inputs = Vec::new();
+        match self {
+            // A commit of nothing hands the policy on as it is.
+            Self::Initialise | Self::Commit { terms: 0, .. } => {}
+            Self::Sample { policy, prompts, .. } => {
+                inputs.push((policy.adapter, Part::Adapter));
+                inputs.extend(prompts.iter().flat_map(prompt_sources));
+            }
+            Self::EvaluateSample { policy, prompts, .. } => {
+                inputs.extend(policy.as_ref().map(Policy::evaluated_part));
+                inputs.extend(prompts.iter().flat_map(prompt_sources));
+            }
+            Self::Judge { pairs } => {
+                for pair in pairs {
+                    inputs.extend(compared(pair.prompt_index, pair.first, pair.second));
+                    inputs.extend(sources(pair.prompt_index, &pair.task));
+                }
+            }
+            Self::Gradient { policy, groups, .. } => {
+                inputs.extend(trained(policy));
+                for group in groups {
+                    let numbered = (0..).map(Candidate).zip(&group.candidates);
+                    inputs.extend(numbered.map(|(number, candidate)| {
+                        let part = Part::Trajectory {
+                            prompt_index: group.prompt,
+                            candidate: number,
+                        };
+                        (candidate.trajectory, part)
+                    }));
+                }
+            }
+            Self::Commit { policy, gradients, .. } => {
+                inputs.extend(trained(policy));
+                inputs.extend(
+                    (0..)
+                        .zip(gradients)
+                        .map(|(index, sum)| (*sum, Part::Gradient { index })),
+                );
+            }
+        }
+        inputs.into_iter()
+    }
+}
+
+impl Outcome {
+    /// The blobs that this names: those that the worker stored, and in a commit of nothing those of the policy before it.
+    pub fn outputs(&self) -> impl Iterator<Item = (Digest, Part)> {
+        let mut outputs = Vec::new();
+        match self {
+            Self::Initialised { policy, .. } | Self::Committed { policy, .. } => outputs.extend(policy.blobs()),
+            Self::Sampled { samples, .. } => outputs.extend(samples.iter().flat_map(Sampled::blobs)),
+            Self::Judged { .. } => {}
+            Self::Gradient { gradient, .. } => outputs.extend(gradient.map(|sum| (sum, Part::Gradient { index: 0 }))),
+        }
+        outputs.into_iter()
+    }
+}
+
+impl Policy {
+    /// All that the policy consists of.
+    pub fn blobs(&self) -> impl Iterator<Item = (Digest, Part)> + use<> {
+        let averaged = self.averaged.map(|averaged| (averaged, Part::AveragedAdapter));
+        trained(self).into_iter().chain(averaged)
+    }
+
+    fn evaluated_part(&self) -> (Digest, Part) {
+        match self.averaged {
+            Some(averaged) => (averaged, Part::AveragedAdapter),
+            None => (self.adapter, Part::Adapter),
+        }
+    }
+
+    /// The adapter that is evaluated and that the final folder holds: the average over the steps where the run keeps one, the
+    /// trained adapter otherwise.
+    pub fn evaluated(&self) -> Digest {
+        self.evaluated_part().0
+    }
+}
+
+impl Sampled {
+    /// What was stored of the candidate.
+    pub fn blobs(&self) -> impl Iterator<Item = (Digest, Part)> + use<> {
+        candidate_blobs(self.prompt, self.candidate, self.trajectory, self.image)
+    }
+}
+
+impl RunAssets {
+    /// The pictures that were stored with the run.
+    pub fn blobs(&self) -> impl Iterator<Item = (Digest, Part)> {
+        let tasks = |tasks| (0..).map(PromptIndex).zip(tasks);
+        let prompts = tasks(&self.prompts).chain(tasks(&self.held_out));
+        let labelled = (0..).map(PromptIndex).zip(&self.labelled);
+        let labelled = labelled.flat_map(|(index, pair)| {
+            compared(index, pair.first, pair.second)
+                .into_iter()
+                .chain(sources(index, &pair.task))
+        });
+        prompts
+            .flat_map(|(index, task): (PromptIndex, &Task)| sources(index, task))
+            .chain(labelled)
+    }
+}
+
+/// What was stored of one candidate.
+pub(crate) fn candidate_blobs(
+    prompt_index: PromptIndex,
+    candidate: Candidate,
+    trajectory: Option<Digest>,
+    image: Digest,
+) -> impl Iterator<Item = (Digest, Part)> {
+    let trajectory = trajectory.map(|trajectory| {
+        let part = Part::Trajectory {
+            prompt_index,
+            candidate,
+        };
+        (trajectory, part)
+    });
+    let part = Part::Image {
+        prompt_index,
+        candidate,
+    };
+    trajectory.into_iter().chain([(image, part)])
+}
+
+/// What a trainer loads of a policy, for a gradient as for a commit.
+fn trained(policy: &Policy) -> [(Digest, Part); 2] {
+    [
+        (policy.adapter, Part::Adapter),
+        (policy.optimizer, Part::OptimizerState),
+    ]
+}
+
+fn compared(prompt_index: PromptIndex, first: Digest, second: Digest) -> [(Digest, Part); 2] {
+    [(first, Side::First), (second, Side::Second)].map(|(image, side)| (image, Part::PairImage { prompt_index, side }))
+}
+
+fn prompt_sources(prompt: &PromptTask) -> impl Iterator<Item = (Digest, Part)> {
+    sources(prompt.index, &prompt.task)
+}
+
+fn sources(prompt_index: PromptIndex, task: &Task) -> impl Iterator<Item = (Digest, Part)> {
+    task.sources
+        .iter()
+        .map(move |source| (*source, Part::Source { prompt_index }))
+}

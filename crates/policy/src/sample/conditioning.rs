@@ -1,0 +1,155 @@
+//! The conditioning of tasks, kept where the denoiser computes.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use gavel_core::ids::Digest;
+use gavel_models::{
+    ModelError,
+    denoiser::{Conditioning, Pipeline, Task},
+};
+use image::RgbImage;
+use rayon::prelude::*;
+
+/// What a task's conditioning depends on besides the pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    words: String,
+    sources: Vec<Digest>,
+    max_sequence_length: usize,
+}
+
+impl Key {
+    fn new(task: &Task<'_>, max_sequence_length: usize) -> Self {
+        Self {
+            words: task.words.to_owned(),
+            sources: task.sources.iter().map(pixels).collect(),
+            max_sequence_length,
+        }
+    }
+}
+
+/// Names a picture by its size and pixels.
+fn pixels(picture: &RgbImage) -> Digest {
+    let mut bytes = Vec::with_capacity(picture.as_raw().len() + 2 * size_of::<u32>());
+    bytes.extend_from_slice(&picture.width().to_le_bytes());
+    bytes.extend_from_slice(&picture.height().to_le_bytes());
+    bytes.extend_from_slice(picture.as_raw());
+    Digest::of(&bytes)
+}
+
+/// Keeps the conditioning of the tasks seen last, on the denoiser's device. Each task is encoded by itself, so its
+/// conditioning is the same whether or not it was cached and whatever stood beside it.
+#[derive(Debug, Default)]
+pub(super) struct ConditioningCache {
+    entries: BTreeMap<Key, Arc<Conditioning>>,
+    /// Keys from the oldest to the newest.
+    order: VecDeque<Key>,
+    /// What all entries take.
+    bytes: usize,
+}
+
+impl ConditioningCache {
+    /// Memory that entries may take together. A prompt of FLUX.1-dev takes about 8 MiB, one of a small model next to nothing.
+    const HOST_BYTES_MAX: usize = 4 << 30;
+    /// The same on an accelerator, where the weights need the room.
+    const DEVICE_BYTES_MAX: usize = 1 << 30;
+
+    /// The conditioning of `tasks`, in their order.
+    ///
+    /// # Errors
+    /// As [`Pipeline::condition`].
+    pub(super) fn get(
+        &mut self,
+        pipeline: &dyn Pipeline,
+        tasks: &[Task<'_>],
+        max_sequence_length: usize,
+    ) -> Result<Vec<Arc<Conditioning>>, ModelError> {
+        let keys: Vec<Key> = tasks.iter().map(|task| Key::new(task, max_sequence_length)).collect();
+        let fetched: Vec<Arc<Conditioning>> = keys
+            .par_iter()
+            .zip(tasks)
+            .map(|(key, task)| match self.entries.get(key) {
+                Some(conditioning) => Ok(conditioning.clone()),
+                None => pipeline.condition(task, max_sequence_length).map(Arc::new),
+            })
+            .collect::<Result<_, _>>()?;
+        let bytes_max = match pipeline.denoiser().device().is_cpu() {
+            true => Self::HOST_BYTES_MAX,
+            false => Self::DEVICE_BYTES_MAX,
+        };
+        for (key, conditioning) in keys.into_iter().zip(&fetched) {
+            self.insert(key, conditioning.clone(), bytes_max);
+        }
+        Ok(fetched)
+    }
+
+    fn insert(&mut self, key: Key, conditioning: Arc<Conditioning>, bytes_max: usize) {
+        self.bytes += bytes(&conditioning);
+        match self.entries.insert(key.clone(), conditioning) {
+            Some(known) => self.bytes -= bytes(&known),
+            None => self.order.push_back(key),
+        }
+        while self.bytes > bytes_max
+            && let Some(oldest) = self.order.pop_front()
+        {
+            if let Some(left) = self.entries.remove(&oldest) {
+                self.bytes -= bytes(&left);
+            }
+        }
+    }
+}
+
+fn bytes(conditioning: &Conditioning) -> usize {
+    let tensors = conditioning.iter();
+    tensors
+        .map(|(_, tensor)| tensor.elem_count() * tensor.dtype().size_in_bytes())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_task_leaves_a_full_cache() {
+        let mut cache = ConditioningCache::default();
+        let mut conditioning = Conditioning::default();
+        let tensor = Tensor::zeros(25, DType::F32, &Device::Cpu).unwrap();
+        conditioning.insert("words", tensor);
+        let conditioning = Arc::new(conditioning);
+        let key = |index: usize| {
+            let words = index.to_string();
+            Key::new(
+                &Task {
+                    words: &words,
+                    sources: &[],
+                },
+                24,
+            )
+        };
+        for index in [0, 0, 1, 2] {
+            cache.insert(key(index), conditioning.clone(), 250);
+        }
+        assert_eq!((cache.entries.len(), cache.bytes), (2, 200));
+        assert!(!cache.entries.contains_key(&key(0)));
+        assert!(cache.entries.contains_key(&key(1)));
+    }
+
+    #[test]
+    fn the_same_words_over_another_source_are_another_task() {
+        let sources = [RgbImage::new(2, 3), RgbImage::new(3, 2)];
+        let keys = sources.each_ref().map(|source| {
+            let task = Task {
+                words: "make it red",
+                sources: std::slice::from_ref(source),
+            };
+            Key::new(&task, 24)
+        });
+        assert_ne!(keys[0], keys[1]);
+    }
+}

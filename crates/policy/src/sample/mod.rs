@@ -1,0 +1,277 @@
+//! Samples candidates from the policy: stochastic trajectories for training, deterministic images for evaluation.
+//!
+//! What is sampled depends on model, adapter, tasks and noise keys alone: never on which worker samples, on the number of
+//! threads, or on what was sampled before.
+
+mod conditioning;
+mod integrate;
+mod png;
+mod request;
+mod states;
+mod step;
+
+use std::{path::Path, sync::Arc};
+
+use candle_core::{DType, Device};
+use gavel_core::ids::{Candidate, Digest};
+use gavel_core::work::rules::CandidateNoise;
+use gavel_models::{
+    Family, LoadError, ModelError,
+    denoiser::{Conditioning, Denoiser, Grid, Pipeline, Task},
+    load::fingerprint,
+    lora::LoraAdapter,
+};
+
+use crate::{
+    trajectory::{Extents, HostConditioning, Trajectory, TrajectoryMetadata},
+    values::to_host,
+};
+use conditioning::ConditioningCache;
+use integrate::{Batch, Schedule};
+use states::Stop;
+
+pub use png::encode_png;
+pub use request::{Error, Method, Negative, Policy, Prompt, Request, Sample};
+
+/// A loaded pipeline that samples.
+pub struct Sampler {
+    pipeline: Box<dyn Pipeline>,
+    model: Digest,
+    cache: ConditioningCache,
+}
+
+/// A prompt with what the denoiser is conditioned on.
+struct Conditioned<'a> {
+    prompt: Prompt<'a>,
+    conditioning: Arc<Conditioning>,
+    /// Of the negative prompt, where there is one.
+    negative: Option<Arc<Conditioning>>,
+}
+
+impl Conditioned<'_> {
+    /// Whether both can be rows of one batch.
+    fn fits(&self, other: &Self) -> bool {
+        let shapes = |one: &Self| {
+            let negative = one.negative.as_ref().map(|negative| negative.shapes());
+            (one.conditioning.shapes(), negative)
+        };
+        shapes(self) == shapes(other)
+    }
+}
+
+impl Sampler {
+    /// Loads the pipeline folder of a family.
+    ///
+    /// # Errors
+    /// [`LoadError`] for anything wrong with the folder.
+    pub fn load(family: Family, dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
+        let model = fingerprint(&family.denoiser_dir(dir))?;
+        Ok(Self::new(family.load_pipeline(dir, device, dtype)?, model))
+    }
+
+    /// A sampler of a loaded pipeline whose denoiser's folder has this fingerprint.
+    pub fn new(pipeline: Box<dyn Pipeline>, model: Digest) -> Self {
+        Self {
+            pipeline,
+            model,
+            cache: ConditioningCache::default(),
+        }
+    }
+
+    /// The loaded pipeline.
+    pub fn pipeline(&self) -> &dyn Pipeline {
+        self.pipeline.as_ref()
+    }
+
+    /// The pipeline's denoiser; adapters bind to its layers.
+    pub fn denoiser(&self) -> &dyn Denoiser {
+        self.pipeline.denoiser()
+    }
+
+    /// Fingerprint of the denoiser's folder, recorded in each trajectory.
+    pub fn model(&self) -> Digest {
+        self.model
+    }
+
+    /// Samples every candidate of every prompt, ordered by prompt, then candidate.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is sampled in part.
+    pub fn sample(&mut self, policy: Policy<'_>, request: &Request<'_>) -> Result<Vec<Sample>, Error> {
+        let grid = self.pipeline.grid(request.sampling.height, request.sampling.width)?;
+        let prompts = self.condition(request)?;
+        let mut samples = Vec::with_capacity(prompts.len() * usize::from(request.candidates));
+        for prompts in prompts.chunk_by(|one, next| one.fits(next)) {
+            samples.extend(self.sample_batch(policy, request, prompts, grid)?);
+        }
+        Ok(samples)
+    }
+
+    fn condition<'a>(&mut self, request: &Request<'a>) -> Result<Vec<Conditioned<'a>>, ModelError> {
+        let length = request.max_sequence_length;
+        let tasks: Vec<Task<'_>> = request.prompts.iter().map(|prompt| prompt.task).collect();
+        let conditioning = self.cache.get(self.pipeline.as_ref(), &tasks, length)?;
+        let negatives: Vec<Option<Arc<Conditioning>>> = match request.negative {
+            Some(Negative { prompt: words, .. }) => {
+                let away: Vec<Task<'_>> = tasks.iter().map(|task| Task { words, ..*task }).collect();
+                let negatives = self.cache.get(self.pipeline.as_ref(), &away, length)?;
+                negatives.into_iter().map(Some).collect()
+            }
+            None => vec![None; tasks.len()],
+        };
+        let parts = request.prompts.iter().zip(conditioning).zip(negatives);
+        let prompts = parts.map(|((prompt, conditioning), negative)| Conditioned {
+            prompt: *prompt,
+            conditioning,
+            negative,
+        });
+        Ok(prompts.collect())
+    }
+
+    /// Samples prompts whose conditioning has equal shapes.
+    fn sample_batch(
+        &self,
+        policy: Policy<'_>,
+        request: &Request<'_>,
+        prompts: &[Conditioned<'_>],
+        grid: Grid,
+    ) -> Result<Vec<Sample>, Error> {
+        let candidates = usize::from(request.candidates);
+        let rows: Vec<(&Conditioned<'_>, CandidateNoise)> = prompts
+            .iter()
+            .flat_map(|one| (0..request.candidates).map(move |candidate| (one, noise_of(request, one, candidate))))
+            .collect();
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sampling = request.sampling;
+        let denoiser = self.pipeline.denoiser();
+        let extents = Extents {
+            steps: sampling.steps,
+            tokens: grid.tokens(),
+            channels: denoiser.latent_channels(),
+        };
+        let noise_steps = match request.method {
+            Method::Sde => sampling.noise_steps,
+            Method::Ode => 0,
+        };
+        let guidance_scale = denoiser.takes_guidance().then_some(sampling.guidance_scale);
+        let schedule = Schedule::new(sampling.steps, sampling.shift, sampling.sde, sampling.eta, noise_steps);
+
+        let batch = self.batch(policy.adapter(), request, &rows, &schedule, grid, guidance_scale)?;
+        let initial = initial_latents(request, &batch.noise, &extents)?;
+        let (ways, originals) = batch.integrate(initial).map_err(|stop| match stop {
+            Stop::Model(error) => Error::Model(error),
+            Stop::NotFinite { row, timestep } => Error::NotFinite {
+                prompt: rows[row].1.prompt_index,
+                candidate: rows[row].1.candidate,
+                timestep,
+            },
+        })?;
+        let images = self.pipeline.decode(&originals, grid)?;
+
+        let mut conditioning: Vec<Arc<HostConditioning>> = Vec::with_capacity(rows.len());
+        for one in prompts {
+            let host = Arc::new(on_host(&one.conditioning)?);
+            conditioning.extend(vec![host; candidates]);
+        }
+        let parts = rows.iter().zip(ways).zip(images).zip(conditioning);
+        let samples = parts.map(|((((one, drawn), way), image), conditioning)| Sample {
+            prompt: drawn.prompt_index,
+            candidate: drawn.candidate,
+            trajectory: Trajectory {
+                metadata: TrajectoryMetadata {
+                    family: denoiser.family(),
+                    model: self.model,
+                    adapter: policy.digest(),
+                    prompt: one.prompt.task.words.to_owned(),
+                    seed: request.seed,
+                    step: request.step.0,
+                    prompt_index: drawn.prompt_index.0,
+                    candidate: drawn.candidate.0,
+                    sde: sampling.sde,
+                    eta: sampling.eta,
+                    noise_steps,
+                    shift: sampling.shift,
+                    guidance_scale,
+                    width: sampling.width,
+                    height: sampling.height,
+                    grid,
+                },
+                extents,
+                latents: way.latents,
+                log_probs: way.log_probs,
+                sigmas: schedule.sigmas.clone(),
+                velocities: way.velocities,
+                conditioning,
+            },
+            image,
+        });
+        Ok(samples.collect())
+    }
+
+    /// Puts the rows' conditioning together, on the denoiser's device.
+    fn batch<'a>(
+        &'a self,
+        adapter: Option<&'a LoraAdapter>,
+        request: &Request<'_>,
+        rows: &[(&Conditioned<'_>, CandidateNoise)],
+        schedule: &'a Schedule,
+        grid: Grid,
+        guidance_scale: Option<f64>,
+    ) -> Result<Batch<'a>, ModelError> {
+        let conditioning: Vec<&Conditioning> = rows.iter().map(|(one, _)| one.conditioning.as_ref()).collect();
+        let negatives: Vec<&Conditioning> = rows.iter().filter_map(|(one, _)| one.negative.as_deref()).collect();
+        let negative = match request.negative {
+            Some(Negative { scale, .. }) => Some((Conditioning::stack(&negatives)?, scale)),
+            None => None,
+        };
+        Ok(Batch {
+            denoiser: self.pipeline.denoiser(),
+            adapter,
+            schedule,
+            grid,
+            guidance: guidance_scale.map(|scale| scale as f32),
+            conditioning: Conditioning::stack(&conditioning)?,
+            negative,
+            noise: rows.iter().map(|(_, noise)| *noise).collect(),
+        })
+    }
+}
+
+fn noise_of(request: &Request<'_>, one: &Conditioned<'_>, candidate: u8) -> CandidateNoise {
+    CandidateNoise {
+        seed: request.seed,
+        step: request.step,
+        prompt_index: one.prompt.index,
+        candidate: Candidate(candidate),
+    }
+}
+
+/// x_0 of each row: given, or drawn by key.
+fn initial_latents(request: &Request<'_>, noise: &[CandidateNoise], extents: &Extents) -> Result<Vec<Vec<f32>>, Error> {
+    let size = extents.latent_size();
+    match request.initial_latents {
+        Some(given) if given.len() == size => Ok(vec![given.to_vec(); noise.len()]),
+        Some(given) => {
+            let Extents { tokens, channels, .. } = *extents;
+            Err(Error::InitialLatents {
+                found: given.len(),
+                tokens,
+                channels,
+            })
+        }
+        None => {
+            let shared = request.sampling.shared_noise;
+            let keys = noise.iter().map(|noise| noise.initial(request.initial, shared));
+            Ok(keys.map(|key| key.normal(size)).collect())
+        }
+    }
+}
+
+fn on_host(conditioning: &Conditioning) -> Result<HostConditioning, ModelError> {
+    let tensors = conditioning.iter();
+    tensors
+        .map(|(name, tensor)| Ok((name.to_string(), to_host(tensor)?)))
+        .collect()
+}

@@ -1,0 +1,20 @@
+//! Policy version 0.
+
+use gavel_core::noise::{NoiseKey, Use};
+use gavel_models::lora::{LoraAdapter, LoraConfig};
+
+use super::{Error, OptimizerState, PolicyState, Trainer};
+
+impl Trainer {
+    /// Makes the initial adapter (A Kaiming-uniform by the seed's key, B zero: the base policy exactly) and a fresh optimizer
+    /// state. With `averages`, the average starts at the initial adapter.
+    ///
+    /// # Errors
+    /// [`Error::Lora`] for an unknown target or a setting out of range.
+    pub fn initialise(&self, lora: &LoraConfig, seed: u64, averages: bool) -> Result<PolicyState, Error> {
+        let key = NoiseKey::new(seed, Use::AdapterInit);
+        let adapter = LoraAdapter::init(self.denoiser.layers(), lora, key.bytes())?;
+        let optimizer = OptimizerState::fresh(&adapter, averages);
+        Ok(PolicyState { adapter, optimizer })
+    }
+}

@@ -1,0 +1,154 @@
+//! How a trajectory came about: the texts in its file's header.
+
+use std::collections::BTreeMap;
+
+use gavel_core::{ids::Digest, rpo::Sde};
+use gavel_models::{Family, denoiser::Grid};
+
+use crate::{TensorFile, TensorFileError};
+
+const BASE: &str = "base";
+const NO_GUIDANCE: &str = "none";
+
+/// Key of the family's name, which files of the first format do not have.
+pub(super) const FAMILY: &str = "family";
+
+/// How a trajectory came about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrajectoryMetadata {
+    /// The family of the model.
+    pub family: Family,
+    /// Fingerprint of the denoiser's folder ([`gavel_models::load::fingerprint`]).
+    pub model: Digest,
+    /// The adapter's file, `None` for the base policy.
+    pub adapter: Option<Digest>,
+    /// The words.
+    pub prompt: String,
+    /// `run.seed`.
+    pub seed: u64,
+    /// Optimizer step, part of the noise keys.
+    pub step: u32,
+    /// Index of the prompt in its step.
+    pub prompt_index: u32,
+    /// Index of the candidate among its prompt's.
+    pub candidate: u8,
+    /// Which stochastic sampler.
+    pub sde: Sde,
+    /// Its noise scale.
+    pub eta: f64,
+    /// Steps with noise, counted from the first.
+    pub noise_steps: usize,
+    /// Timestep shift of the sigma schedule.
+    pub shift: f64,
+    /// The guidance scale that the denoiser read; `None` for one that takes none.
+    pub guidance_scale: Option<f64>,
+    /// Image width in pixels.
+    pub width: usize,
+    /// Image height in pixels.
+    pub height: usize,
+    /// Rows and columns of packed latent tokens.
+    pub grid: Grid,
+}
+
+impl TrajectoryMetadata {
+    pub(super) fn to_map(&self) -> BTreeMap<String, String> {
+        let digest_or = |digest: Option<Digest>, absent: &str| digest.map_or(absent.to_owned(), |one| one.to_string());
+        let pairs = [
+            (FAMILY, self.family.name().to_owned()),
+            ("model", self.model.to_string()),
+            ("adapter", digest_or(self.adapter, BASE)),
+            ("prompt", self.prompt.clone()),
+            ("seed", self.seed.to_string()),
+            ("step", self.step.to_string()),
+            ("prompt_index", self.prompt_index.to_string()),
+            ("candidate", self.candidate.to_string()),
+            ("sde", sde_name(self.sde).to_owned()),
+            ("eta", self.eta.to_string()),
+            ("noise_steps", self.noise_steps.to_string()),
+            ("shift", self.shift.to_string()),
+            (
+                "guidance_scale",
+                self.guidance_scale
+                    .map_or(NO_GUIDANCE.to_owned(), |scale| scale.to_string()),
+            ),
+            ("width", self.width.to_string()),
+            ("height", self.height.to_string()),
+            ("height_tokens", self.grid.height.to_string()),
+            ("width_tokens", self.grid.width.to_string()),
+        ];
+        pairs.map(|(key, value)| (key.to_owned(), value)).into()
+    }
+
+    /// Reads everything but the family, which files of the first format do not name.
+    pub(super) fn from_file(file: &TensorFile, family: Family) -> Result<Self, TensorFileError> {
+        const COUNT: &str = "a whole number";
+        const NUMBER: &str = "a number";
+        Ok(Self {
+            family,
+            model: file.parse("model", "a SHA-256")?,
+            adapter: parse_unless(file, "adapter", BASE, "a SHA-256 or `base`")?,
+            prompt: file.parse("prompt", "a text")?,
+            seed: file.parse("seed", COUNT)?,
+            step: file.parse("step", COUNT)?,
+            prompt_index: file.parse("prompt_index", COUNT)?,
+            candidate: file.parse("candidate", COUNT)?,
+            sde: parse_sde(file)?,
+            eta: file.parse("eta", NUMBER)?,
+            noise_steps: file.parse("noise_steps", COUNT)?,
+            shift: file.parse("shift", NUMBER)?,
+            guidance_scale: parse_unless(file, "guidance_scale", NO_GUIDANCE, "a number or `none`")?,
+            width: file.parse("width", COUNT)?,
+            height: file.parse("height", COUNT)?,
+            grid: Grid {
+                height: file.parse("height_tokens", COUNT)?,
+                width: file.parse("width_tokens", COUNT)?,
+            },
+        })
+    }
+}
+
+/// The family that a file names.
+///
+/// # Errors
+/// [`TensorFileError::Metadata`] for a family that this version does not know.
+pub(super) fn parse_family(file: &TensorFile) -> Result<Family, TensorFileError> {
+    let name: String = file.parse(FAMILY, "the name of a model family")?;
+    Family::from_name(&name).map_err(|_| TensorFileError::Metadata {
+        key: FAMILY,
+        expected: "a model family of this version",
+        found: Some(name),
+    })
+}
+
+/// A value, or `None` where the file says `absent`.
+fn parse_unless<T: std::str::FromStr>(
+    file: &TensorFile,
+    key: &'static str,
+    absent: &str,
+    expected: &'static str,
+) -> Result<Option<T>, TensorFileError> {
+    let text: String = file.parse(key, expected)?;
+    match text == absent {
+        true => Ok(None),
+        false => file.parse(key, expected).map(Some),
+    }
+}
+
+fn sde_name(sde: Sde) -> &'static str {
+    match sde {
+        Sde::Dance => "dance",
+        Sde::Flow => "flow",
+    }
+}
+
+fn parse_sde(file: &TensorFile) -> Result<Sde, TensorFileError> {
+    let found: Option<&String> = file.metadata.get("sde");
+    let known = [Sde::Dance, Sde::Flow]
+        .into_iter()
+        .find(|sde| found.is_some_and(|name| name == sde_name(*sde)));
+    known.ok_or_else(|| TensorFileError::Metadata {
+        key: "sde",
+        expected: "`dance` or `flow`",
+        found: found.cloned(),
+    })
+}
