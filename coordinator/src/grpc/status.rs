@@ -19,7 +19,7 @@ pub(crate) fn of_driver(error: &DriverError) -> Status {
             Status::failed_precondition(error.to_string())
         }
         DriverError::Quarantined { .. } => Status::permission_denied(error.to_string()),
-        DriverError::RunDiffers { .. } => Status::already_exists(format!(
+        DriverError::RunDiffers { .. } | DriverError::FilesDiffer { .. } => Status::already_exists(format!(
             "{error} (choose another `run.name`, or resume the run as it is)"
         )),
         DriverError::Ledger(source) => {
@@ -60,7 +60,9 @@ pub(super) fn of_blob(error: &BlobError) -> Status {
         BlobError::Misnamed { .. } => Code::Aborted,
         BlobError::TooLarge { .. } | BlobError::Url { .. } => Code::InvalidArgument,
         BlobError::NoSpace { .. } => Code::ResourceExhausted,
-        BlobError::Unwritable { .. } | BlobError::Denied { .. } => Code::FailedPrecondition,
+        BlobError::Unwritable { .. } | BlobError::Denied { .. } | BlobError::NotBuilt { .. } => {
+            Code::FailedPrecondition
+        }
         BlobError::Store { .. } => Code::Unavailable,
     };
     Status::new(code, Diagnostic::of(error).in_full())

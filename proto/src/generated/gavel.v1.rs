@@ -618,19 +618,27 @@ pub mod assignment {
         Commit(Commit),
     }
 }
+/// What a picture is made from. Source pictures are blobs.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Task {
+    #[prost(string, tag = "1")]
+    pub words: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub sources: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Prompt {
     #[prost(uint32, tag = "1")]
     pub index: u32,
-    #[prost(string, tag = "2")]
-    pub text: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub task: ::core::option::Option<Task>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Pair {
     #[prost(uint32, tag = "1")]
-    pub prompt: u32,
-    #[prost(string, tag = "2")]
-    pub text: ::prost::alloc::string::String,
+    pub prompt_index: u32,
+    #[prost(message, optional, tag = "2")]
+    pub task: ::core::option::Option<Task>,
     #[prost(bytes = "vec", tag = "3")]
     pub first: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "4")]
@@ -1013,8 +1021,8 @@ pub struct RallyRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RallyResponse {
-    #[prost(oneof = "rally_response::Muster", tags = "1, 2")]
-    pub muster: ::core::option::Option<rally_response::Muster>,
+    #[prost(oneof = "rally_response::Outcome", tags = "1, 2")]
+    pub outcome: ::core::option::Option<rally_response::Outcome>,
 }
 /// Nested message and enum types in `RallyResponse`.
 pub mod rally_response {
@@ -1033,7 +1041,7 @@ pub mod rally_response {
         pub lost: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    pub enum Muster {
+    pub enum Outcome {
         #[prost(message, tag = "1")]
         Complete(Complete),
         #[prost(message, tag = "2")]

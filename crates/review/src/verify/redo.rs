@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use gavel_core::run::Run;
-use gavel_core::spec::{GradientExchange, RunSpec};
+use gavel_core::spec::{GradientExchange, JudgeBackEnd, RunSpec};
 use gavel_core::work::{Outcome, Role};
 use gavel_judge_worker::JudgeWork;
 use gavel_policy::Trajectory;
@@ -53,8 +53,8 @@ impl<'a> UnitVerifier<'a> {
         if let Some(model) = model {
             model.clone_into(&mut self.spec.model.path);
         }
-        if let Some(judge) = judge {
-            judge.clone_into(&mut self.spec.judge.path);
+        if let (Some(judge), JudgeBackEnd::InProcess(model)) = (judge, &mut self.spec.judge.back_end) {
+            judge.clone_into(&mut model.path);
         }
     }
 
@@ -180,6 +180,7 @@ fn in_recorded_format(recorded: &Outcome, mut again: Outcome, context: &WorkCont
     if let (Outcome::Sampled { samples, .. }, Outcome::Sampled { samples: made, .. }) = (recorded, &mut again) {
         for (recorded, made) in samples.iter().zip(made) {
             if let (Some(recorded), Some(digest)) = (recorded.trajectory, made.trajectory)
+                && recorded != digest
                 && let Ok(bytes) = context.get(&digest)
                 && let Ok(trajectory) = Trajectory::from_safetensors(&bytes)
                 && let Some(bytes) = trajectory.to_safetensors_of(recorded)

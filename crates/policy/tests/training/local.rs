@@ -1,11 +1,7 @@
 //! A step and an evaluation in this process, on the shipped small model.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod common;
-
+use crate::common::{tiny_flux, trainer};
 use candle_core::{DType, Device};
-use common::{tiny_flux, trainer};
 use gavel_core::{
     ids::{Digest, PromptIndex, Step},
     spec::RunSpec,
@@ -14,7 +10,7 @@ use gavel_core::{
 use gavel_models::Family;
 use gavel_models::denoiser::Task;
 use gavel_models::lora::LoraConfig;
-use gavel_policy::local::{Agreement, Labelled, Local, agreement};
+use gavel_policy::local::{Labelled, Local, judge_counts};
 use gavel_policy::{Policy, PolicyState, Prompt, Sampler};
 use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet};
 use image::RgbImage;
@@ -33,8 +29,8 @@ impl Judge for ByIndex {
 
     fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         let record = |pair: &JudgedPair<'_>| VerdictRecord {
-            prompt: pair.prompt,
-            verdict: match pair.prompt.0 {
+            prompt: pair.prompt_index,
+            verdict: match pair.prompt_index.0 {
                 3 => Verdict::Abstain {
                     reason: AbstainReason::TooClose,
                 },
@@ -148,11 +144,6 @@ fn agreement_counts_what_was_asked_decided_and_right() {
         preferred,
     });
     let rubric = RubricSet::from_text("by index").unwrap();
-    let found = agreement(&ByIndex, &rubric, &labelled).unwrap();
-    let expected = Agreement {
-        asked: 4,
-        decided: 3,
-        right: 1,
-    };
-    assert_eq!(found, expected);
+    let counts = judge_counts(&ByIndex, &rubric, &labelled).unwrap();
+    assert_eq!((counts.judged, counts.decided, counts.right), (4, 3, 1));
 }

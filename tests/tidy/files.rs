@@ -1,0 +1,62 @@
+//! Where files may lie.
+
+use crate::{assert_none, root, rust_files};
+
+/// A module with children is `x/mod.rs`; `x.rs` beside a folder `x/` would be a second way to say the same.
+#[test]
+fn a_module_with_children_is_a_folder_with_mod_rs() {
+    let problems: Vec<String> = rust_files()
+        .iter()
+        .filter_map(|file| file.path.strip_suffix(".rs"))
+        .filter(|module| root().join(module).is_dir())
+        .map(|module| format!("{module}.rs: move it to {module}/mod.rs"))
+        .collect();
+    assert_none(&problems);
+}
+
+#[test]
+fn source_files_stay_small_and_finished() {
+    let marks = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("to", "do!("),
+        concat!("unimple", "mented!("),
+    ];
+    let mut problems = Vec::new();
+    for file in rust_files() {
+        if file.path.starts_with("proto/src/generated/") {
+            continue;
+        }
+        let lines = file.text.lines().count();
+        if lines > 800 {
+            problems.push(format!("{}: {lines} lines, find the seam", file.path));
+        }
+        for mark in marks {
+            if file.text.contains(mark) {
+                problems.push(format!("{}: `{mark}` left behind", file.path));
+            }
+        }
+    }
+    assert_none(&problems);
+}
+
+/// Whoever looks for a configuration finds nothing else there.
+#[test]
+fn the_folder_of_configurations_holds_toml_and_text() {
+    let mut problems = Vec::new();
+    let mut open = vec![root().join("configs")];
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(&folder).expect("the folder is readable") {
+            let path = entry.expect("the entry is readable").path();
+            if path.is_dir() {
+                open.push(path);
+            } else if !path
+                .extension()
+                .is_some_and(|ending| ending == "toml" || ending == "txt")
+            {
+                problems.push(path.display().to_string());
+            }
+        }
+    }
+    assert_none(&problems);
+}

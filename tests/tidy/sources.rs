@@ -1,0 +1,52 @@
+//! Which names may stand in which rooms.
+
+use crate::{assert_none, has_word, rust_files};
+
+/// Servers and clients convert generated types at the door and hand core types inward.
+#[test]
+fn generated_types_stop_at_the_door() {
+    const DOORS: &[&str] = &["proto/", "crates/client/", "coordinator/src/grpc/"];
+    let problems: Vec<String> = rust_files()
+        .iter()
+        .filter(|file| !DOORS.iter().any(|door| file.path.starts_with(door)))
+        .flat_map(|file| file.code_lines_where(|line| has_word(line, "gavel_proto")))
+        .collect();
+    assert_none(&problems);
+}
+
+/// Everybody else knows `Family`, `Denoiser` and `Pipeline`.
+#[test]
+fn only_its_own_folder_and_the_match_over_families_know_flux() {
+    const ROOMS: &[&str] = &["crates/models/src/flux/", "crates/models/src/family.rs"];
+    let problems: Vec<String> = rust_files()
+        .iter()
+        .filter(|file| !ROOMS.iter().any(|room| file.path.starts_with(room)))
+        .flat_map(|file| file.code_lines_where(|line| line.contains("Flux")))
+        .collect();
+    assert_none(&problems);
+}
+
+/// crates/core/clippy.toml forbids clocks, the environment, threads and unordered maps; this forbids the rest of the world.
+#[test]
+fn core_does_no_io() {
+    let problems: Vec<String> = rust_files()
+        .iter()
+        .filter(|file| file.path.starts_with("crates/core/src/"))
+        .flat_map(|file| {
+            file.code_lines_where(|line| {
+                [
+                    "std::fs",
+                    "std::io",
+                    "std::process",
+                    "std::thread",
+                    "std::env",
+                    "println!",
+                    "unsafe ",
+                ]
+                .iter()
+                .any(|way_out| line.contains(way_out))
+            })
+        })
+        .collect();
+    assert_none(&problems);
+}
