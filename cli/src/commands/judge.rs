@@ -13,6 +13,7 @@ use image::RgbImage;
 use serde::Serialize;
 
 use super::dtype::DtypeArgument;
+use super::print_json;
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
 use crate::runtime::ParentArguments;
@@ -136,10 +137,7 @@ pub(super) fn judge(arguments: &JudgeArguments) -> Result<()> {
             judge: judge.name(),
             spent,
         };
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&printed).context("cannot write JSON")?
-        );
+        print_json(&printed)?;
     } else {
         print!("{}", describe(&record, &spent, &templates));
     }
