@@ -11,7 +11,7 @@ use candle_core::{DType, Device};
 use gavel_core::{
     RubricText, RunAssets,
     ids::{Digest, PromptIndex, RunId, Step},
-    spec::{JudgeSpec, RunSpec},
+    spec::{Dtype, InProcessFamily, InProcessSpec, JudgeBackEnd, RunSpec},
     work::{AbstainReason, Side, Verdict, VerdictRecord},
     work::{Assignment, Outcome, Pair, Task, Unit},
 };
@@ -196,11 +196,18 @@ fn a_label_that_is_no_single_token_is_refused() {
 fn spec() -> RunSpec {
     let text = std::fs::read_to_string(root().join("configs/quickstart.toml")).unwrap();
     let mut spec = RunSpec::from_value(text.parse().unwrap()).unwrap();
-    spec.judge = JudgeSpec {
-        path: root().join("models/tiny-judge"),
-        ..spec.judge
-    };
+    spec.judge.back_end = hosted("models/tiny-judge");
     spec
+}
+
+fn hosted(folder: &str) -> JudgeBackEnd {
+    let spec = InProcessSpec {
+        family: InProcessFamily::Qwen2_5Vl,
+        path: root().join(folder),
+        dtype: Dtype::F32,
+        ..InProcessSpec::default()
+    };
+    spec.into()
 }
 
 fn assets() -> RunAssets {
@@ -268,7 +275,7 @@ fn broken_work_is_an_error_and_no_verdict() {
     );
 
     let mut missing = spec();
-    missing.judge.path = root().join("models/no-such-judge");
+    missing.judge.back_end = hosted("models/no-such-judge");
     let error = JudgeWork::default().prepare(&run, &missing, &assets()).unwrap_err();
     assert!(
         matches!(&error, WorkError::Retry(text) if text.contains("no-such-judge")),

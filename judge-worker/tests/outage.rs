@@ -12,7 +12,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use gavel_core::ids::{PromptIndex, RunId, Step};
-use gavel_core::spec::{JudgeFamily, JudgeSpec, ReasonsSpec, RunSpec};
+use gavel_core::spec::{JudgeSpec, ReasonsSpec, RunSpec, ServerSpec};
 use gavel_core::work::{Assignment, Outcome, Pair, Unit};
 use gavel_core::work::{Reason, Side, Verdict, VerdictRecord};
 use gavel_core::{RubricText, RunAssets};
@@ -120,12 +120,14 @@ fn bench(reasons: Option<ReasonsSpec>) -> Bench {
     let text = std::fs::read_to_string(root.join("configs/quickstart.toml")).unwrap();
     let mut spec = RunSpec::from_value(text.parse().unwrap()).unwrap();
     spec.judge = JudgeSpec {
-        family: JudgeFamily::Openai,
-        path: std::path::PathBuf::new(),
-        endpoint: Some(format!("http://{address}/v1")),
-        model: Some("vlm".into()),
-        attempts: 2,
-        concurrency: 1,
+        back_end: ServerSpec {
+            endpoint: format!("http://{address}/v1"),
+            model: "vlm".into(),
+            attempts: 2,
+            concurrency: 1,
+            ..ServerSpec::default()
+        }
+        .into(),
         reasons,
         ..spec.judge
     };

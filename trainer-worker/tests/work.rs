@@ -189,7 +189,7 @@ impl Judge for FirstWins {
 
     fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         let record = |pair: &JudgedPair<'_>| VerdictRecord {
-            prompt: pair.prompt,
+            prompt: pair.prompt_index,
             verdict: Verdict::Preferred { side: Side::First },
             probability_first: 1.0,
             order_probabilities: [1.0; 2],
@@ -227,7 +227,7 @@ fn a_step_in_this_process_commits_the_bytes_of_a_fleet() {
         .map(|prompt| Prompt {
             index: prompt.index,
             task: Task {
-                words: &prompt.text,
+                words: &prompt.task.words,
                 sources: &[],
             },
         })

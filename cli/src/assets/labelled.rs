@@ -36,7 +36,7 @@ pub(super) fn read(file: &Path, edits: bool, pictures: &mut Pictures) -> Result<
         };
         return Err(Diagnostic::new(format!("{}: {fault}", file.display())).with_hint(hint));
     }
-    let pairs = set.pairs().map(|pair| {
+    let pairs = set.pairs().into_iter().map(|pair| {
         let shown = pair.pictures.into_iter().chain(&pair.example.source);
         pictures.extend(shown.map(|picture| (picture.digest, picture.encoded.clone())));
         LabelledPair {

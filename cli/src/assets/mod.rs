@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use gavel_core::ids::Digest;
-use gavel_core::spec::{EvaluatorName, JudgeSpec, ReasonsSpec, RunSpec};
+use gavel_core::spec::{EvaluatorName, InProcessSpec, MemberSpec, ReasonsSpec, RunSpec};
 use gavel_core::work::Task;
 use gavel_core::{LabelledPair, ModelFingerprints, RubricText, RunAssets};
 use gavel_eval::Evaluator;
@@ -99,15 +99,15 @@ fn template(spec: &RunSpec) -> Result<String> {
     read_text(&spec.judge.template)
 }
 
-/// The templates of an ensemble's members, in their order. A member that names none is asked in the ensemble's words.
+/// The template of each member of an ensemble: its own or, where it names none, the ensemble's.
 fn member_templates(spec: &RunSpec) -> Result<Vec<String>> {
-    let read = |member: &JudgeSpec| {
+    let read = |member: &MemberSpec| {
         let own = Some(&member.template).filter(|file| !file.as_os_str().is_empty());
         let file = own.unwrap_or(&spec.judge.template);
         JudgeTemplate::load(file)?;
         read_text(file)
     };
-    spec.judge.members.iter().map(read).collect()
+    spec.judge.back_end.members().iter().map(read).collect()
 }
 
 fn reason_template(reasons: &ReasonsSpec) -> Result<String> {
@@ -144,14 +144,14 @@ pub(crate) fn check_judge_folders(spec: &RunSpec) -> Result<()> {
 ///
 /// # Errors
 /// As [`check_model_folder`].
-pub(crate) fn check_judge_folder(judge: &JudgeSpec, at: &str) -> Result<()> {
+pub(crate) fn check_judge_folder(judge: &InProcessSpec, at: &str) -> Result<()> {
     model_folder(&judge.path, &format!("{at}.path"), "config.json")
 }
 
 fn model_folder(folder: &Path, key: &str, marker: &str) -> Result<()> {
     if !folder.is_dir() {
         return Err(Diagnostic::new(format!("`{key}`: there is no folder {}", folder.display()))
-            .with_hint("download the model, or correct the path; it is relative to the current folder or to the configuration file"));
+            .with_hint("download the model, or correct the path; in the configuration file it is relative to that file, in --set to the current folder"));
     }
     if !folder.join(marker).is_file() {
         return Err(

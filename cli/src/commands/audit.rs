@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use gavel_review::RunFolder;
 
+use super::print_json;
 use crate::diagnostic::Result;
 use crate::runtime::block_on;
 
@@ -24,7 +25,7 @@ pub(super) fn audit(arguments: &AuditArguments) -> Result<ExitCode> {
     let folder = RunFolder::open(&arguments.run)?;
     let report = block_on(async { Ok(gavel_review::audit::audit(&folder).await?) })?;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        print_json(&report)?;
     } else {
         print!("{}", report.text());
     }

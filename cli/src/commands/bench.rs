@@ -3,6 +3,7 @@
 use clap::Args;
 use gavel_core::ids::{PromptIndex, Step};
 use gavel_core::spec::RunSpec;
+use gavel_core::work;
 use gavel_judge::Templates;
 use gavel_models::load::{device, dtype};
 use gavel_models::lora::LoraConfig;
@@ -98,7 +99,7 @@ impl Measured {
 /// Every part of a run, in one process.
 struct Bench {
     spec: RunSpec,
-    prompts: Vec<gavel_core::work::Task>,
+    prompts: Vec<work::Task>,
     sampler: Sampler,
     judge: Box<dyn Judge>,
     rubric: RubricSet,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 use gavel_core::ids::PromptIndex;
-use gavel_core::spec::{JudgeFamily, JudgeSpec, ReasonsSpec};
+use gavel_core::spec::{InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, ReasonsSpec, ServerSpec};
 use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord};
 use gavel_judge::{Models, Templates, judge_with};
 use gavel_review::VerdictFile;
@@ -13,9 +13,12 @@ use image::RgbImage;
 use serde::Serialize;
 
 use super::dtype::DtypeArgument;
+use super::print_json;
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
 use crate::runtime::ParentArguments;
+
+use super::worker::RelocationArguments;
 
 #[derive(Debug, Args)]
 #[command(override_usage = "gavel judge --connect ADDRESS
@@ -71,6 +74,8 @@ pub(crate) struct JudgeArguments {
     pub(crate) images: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) parent: ParentArguments,
+    #[command(flatten)]
+    pub(crate) relocation: RelocationArguments,
 }
 
 /// A model folder may say which words its model was trained on.
@@ -132,10 +137,7 @@ pub(super) fn judge(arguments: &JudgeArguments) -> Result<()> {
             judge: judge.name(),
             spent,
         };
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&printed).context("cannot write JSON")?
-        );
+        print_json(&printed)?;
     } else {
         print!("{}", describe(&record, &spent, &templates));
     }
@@ -152,19 +154,18 @@ fn spec(arguments: &JudgeArguments) -> Result<JudgeSpec> {
             };
             config::load(&file)?.judge
         }
-        (None, Some(endpoint)) => JudgeSpec {
-            family: JudgeFamily::Openai,
-            endpoint: Some(endpoint.clone()),
-            model: arguments.model_name.clone(),
+        (None, Some(endpoint)) => of(ServerSpec {
+            endpoint: endpoint.clone(),
+            model: arguments.model_name.clone().unwrap_or_default(),
             api_key_env: arguments.api_key_env.clone(),
-            ..JudgeSpec::default()
-        },
-        (None, None) => JudgeSpec {
-            family: JudgeFamily::Auto,
+            ..ServerSpec::default()
+        }),
+        (None, None) => of(InProcessSpec {
+            family: InProcessFamily::Auto,
             path: arguments.model.clone().unwrap_or_default(),
             dtype: arguments.dtype.into(),
-            ..JudgeSpec::default()
-        },
+            ..InProcessSpec::default()
+        }),
     };
     if let Some(rubric) = &arguments.rubric {
         spec.rubric.clone_from(rubric);
@@ -172,13 +173,22 @@ fn spec(arguments: &JudgeArguments) -> Result<JudgeSpec> {
     Ok(spec)
 }
 
+fn of(back_end: impl Into<JudgeBackEnd>) -> JudgeSpec {
+    JudgeSpec {
+        back_end: back_end.into(),
+        ..JudgeSpec::default()
+    }
+}
+
 fn templates(arguments: &JudgeArguments, spec: &JudgeSpec) -> Result<Templates> {
-    let folder_template = spec.path.join(FOLDER_TEMPLATE);
+    let folder_template = arguments.model.as_ref().map(|folder| folder.join(FOLDER_TEMPLATE));
     let template = match &arguments.template {
         Some(file) => JudgeTemplate::load(file)?,
         None if arguments.config.is_some() => return Ok(Templates::load(spec)?),
-        None if arguments.model.is_some() && folder_template.is_file() => JudgeTemplate::load(&folder_template)?,
         None => {
+            if let Some(file) = folder_template.filter(|file| file.is_file()) {
+                return Ok(Templates::one(JudgeTemplate::load(&file)?));
+            }
             let text = include_str!("../../../configs/judge/instruct.toml");
             JudgeTemplate::parse(text, Path::new("configs/judge/instruct.toml"))?
         }

@@ -25,8 +25,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use gavel_core::work::Role;
+use serde::Serialize;
 
-use crate::diagnostic::Result;
+use crate::diagnostic::{Context as _, Result};
 
 /// Trains LoRA adapters for image diffusion models with rubric-judged reinforcement learning.
 #[derive(Debug, Parser)]
@@ -92,10 +93,20 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(arguments) => return run::run(&arguments),
         Command::Coordinator(arguments) => coordinator::coordinator(arguments)?,
-        Command::Sampler(arguments) => worker::worker(Role::Sampler, &arguments.connect, arguments.parent)?,
-        Command::Trainer(arguments) => worker::worker(Role::Trainer, &arguments.connect, arguments.parent)?,
+        Command::Sampler(arguments) => worker::worker(
+            Role::Sampler,
+            &arguments.connect,
+            arguments.parent,
+            &arguments.relocation,
+        )?,
+        Command::Trainer(arguments) => worker::worker(
+            Role::Trainer,
+            &arguments.connect,
+            arguments.parent,
+            &arguments.relocation,
+        )?,
         Command::Judge(arguments) => match &arguments.connect {
-            Some(address) => worker::worker(Role::Judge, address, arguments.parent)?,
+            Some(address) => worker::worker(Role::Judge, address, arguments.parent, &arguments.relocation)?,
             None => judge::judge(&arguments)?,
         },
         Command::Submit(arguments) => submit::submit(&arguments)?,
@@ -114,4 +125,10 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Config { command } => config::config(&command)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what `--json` asks for, so that people can read it too.
+fn print_json(value: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string_pretty(value).context("cannot write JSON")?);
+    Ok(())
 }

@@ -12,6 +12,7 @@ use crate::config::{self, ConfigArguments};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::preflight;
 use crate::run::{Ended, run as run_fleet};
+use crate::runtime::block_on;
 
 /// The exit status of a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
@@ -47,7 +48,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<ExitCode> {
     let out = config::out_folder(&spec, arguments.out.as_deref());
     let files = preflight::preflight(&spec, &out, arguments.resume)?;
     let folder = if arguments.resume {
-        RunFolder::resume(&out, &spec)?
+        block_on(async { Ok(RunFolder::resume(&out, &spec, &files.assets).await?) })?
     } else {
         RunFolder::create(&out, &spec)?
     };

@@ -7,8 +7,9 @@ use gavel_core::ids::RunId;
 use gavel_core::run::RunStatus;
 
 use super::connect::ConnectArguments;
+use super::print_json;
 use crate::client::Client;
-use crate::diagnostic::{Context as _, Result};
+use crate::diagnostic::Result;
 use crate::runtime::block_on;
 
 #[derive(Debug, Args)]
@@ -31,11 +32,10 @@ pub(super) fn status(arguments: &StatusArguments) -> Result<()> {
         }
     })?;
     if arguments.json {
-        let text = match (&arguments.run, runs.as_slice()) {
-            (Some(_), [run]) => serde_json::to_string_pretty(run),
-            _ => serde_json::to_string_pretty(&runs),
-        };
-        println!("{}", text.context("cannot write JSON")?);
+        match (&arguments.run, runs.as_slice()) {
+            (Some(_), [run]) => print_json(run)?,
+            _ => print_json(&runs)?,
+        }
     } else if runs.is_empty() {
         println!("no runs");
     } else {

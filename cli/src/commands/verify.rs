@@ -8,6 +8,7 @@ use gavel_core::ids::Step;
 use gavel_review::RunFolder;
 use gavel_review::verify::{Part, Progress, VerifyOptions, verify as verify_step};
 
+use super::print_json;
 use crate::diagnostic::Result;
 
 #[derive(Debug, Args)]
@@ -74,7 +75,7 @@ pub(super) fn verify(arguments: &VerifyArguments) -> Result<ExitCode> {
         Progress::Done(part) => println!("{}", part.line()),
     })?;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        print_json(&report)?;
     } else {
         print!("{}", report.conclusion());
     }

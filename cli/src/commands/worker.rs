@@ -1,13 +1,16 @@
 //! `gavel sampler`, `gavel judge --connect` and `gavel trainer`.
 
+use std::path::{Path, PathBuf};
+
 use clap::Args;
+use gavel_core::spec::RunSpec;
 use gavel_core::work::Role;
 use gavel_judge_worker::JudgeWork;
 use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
 use gavel_worker::WorkerOptions;
 
-use crate::diagnostic::Result;
+use crate::diagnostic::{Context as _, Foreign as _, Result};
 use crate::runtime::{ParentArguments, block_on, shutdown_token};
 
 #[derive(Debug, Args)]
@@ -17,15 +20,34 @@ pub(crate) struct WorkerArguments {
     pub(crate) connect: String,
     #[command(flatten)]
     pub(crate) parent: ParentArguments,
+    #[command(flatten)]
+    pub(crate) relocation: RelocationArguments,
+}
+
+/// Where a run's files are now.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RelocationArguments {
+    /// A spec as JSON: if it is that of the run, its paths are taken instead of those that the run was submitted with.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) paths_from: Option<PathBuf>,
 }
 
 /// The device that people see; which one is used is the run's matter.
 const DEVICE: &str = "as the run says";
 
-pub(super) fn worker(role: Role, address: &str, parent: ParentArguments) -> Result<()> {
+pub(super) fn worker(
+    role: Role,
+    address: &str,
+    parent: ParentArguments,
+    relocation: &RelocationArguments,
+) -> Result<()> {
+    let relocated = relocation.paths_from.as_deref().map(read_spec).transpose()?;
     block_on(async {
         let shutdown = shutdown_token(parent);
-        let options = WorkerOptions::new(address, role, DEVICE);
+        let options = WorkerOptions {
+            relocated,
+            ..WorkerOptions::new(address, role, DEVICE)
+        };
         match role {
             Role::Sampler => gavel_worker::run(options, SamplerWork::default(), shutdown).await,
             Role::Judge => gavel_worker::run(options, JudgeWork::default(), shutdown).await,
@@ -33,4 +55,13 @@ pub(super) fn worker(role: Role, address: &str, parent: ParentArguments) -> Resu
         }?;
         Ok(())
     })
+}
+
+fn read_spec(file: &Path) -> Result<RunSpec> {
+    let text = std::fs::read_to_string(file)
+        .foreign()
+        .with_context(|| format!("{}: cannot read", file.display()))?;
+    serde_json::from_str(&text)
+        .foreign()
+        .with_context(|| format!("{}: not a run's configuration", file.display()))
 }

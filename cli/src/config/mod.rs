@@ -1,12 +1,13 @@
 //! From file, environment and command line to a checked [`RunSpec`].
 
 mod arguments;
+mod family;
 mod paths;
 
 use std::path::{Path, PathBuf};
 
 use config::{Config, Environment, File, FileFormat};
-use gavel_core::spec::{GradientExchange, RunSpec};
+use gavel_core::spec::{GradientExchange, Problems, RunSpec};
 use gavel_trainer_worker::exchange;
 
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
@@ -26,11 +27,26 @@ pub(crate) fn load_file(file: &Path, overrides: &[String]) -> Result<RunSpec> {
         Diagnostic::new(format!("{}: cannot read the configuration", file.display()))
             .with_hint("configs/ holds the configurations that come with Gavel")
     })?;
-    let table = layered(&text, file, overrides)?;
-    let mut spec =
-        RunSpec::from_value(table).with_context(|| format!("{}: the configuration has problems", file.display()))?;
-    paths::resolve(&mut spec, file.parent().unwrap_or(Path::new("")));
-    Ok(spec)
+    let mut table: toml::Table =
+        toml::from_str(&text).with_context(|| format!("{}: not valid TOML", file.display()))?;
+    if let Some(warning) = paths::resolve(&mut table, file) {
+        eprintln!("{warning}");
+    }
+    let table = layered(&table, overrides)?;
+    Ok(checked(table).with_context(|| format!("{}: the configuration has problems", file.display()))?)
+}
+
+/// The spec, or all problems: those that core finds, and a family that this program does not train.
+fn checked(mut table: toml::Table) -> Result<RunSpec, Problems> {
+    let family = family::check(&table);
+    family::fill_target_modules(&mut table);
+    let (spec, mut problems) = match RunSpec::from_value(table) {
+        Ok(spec) => (Some(spec), Problems::default()),
+        Err(problems) => (None, problems),
+    };
+    let is_told = problems.0.iter().any(|problem| problem.key == "model.family");
+    problems.0.extend(family.filter(|_| !is_told));
+    spec.filter(|_| problems.is_empty()).ok_or(problems)
 }
 
 /// Refuses what this binary was built without.
@@ -44,15 +60,16 @@ pub(crate) fn check_build(spec: &RunSpec) -> Result<()> {
     }
 }
 
-fn layered(text: &str, file: &Path, overrides: &[String]) -> Result<toml::Table> {
-    // Parsed here first, because this parser says line and column.
-    toml::from_str::<toml::Table>(text).with_context(|| format!("{}: not valid TOML", file.display()))?;
+fn layered(file: &toml::Table, overrides: &[String]) -> Result<toml::Table> {
+    let text = toml::to_string(file)
+        .foreign()
+        .context("cannot write the file's table again")?;
     let environment = Environment::with_prefix("GAVEL")
         .prefix_separator("__")
         .separator("__")
         .try_parsing(true);
     let mut builder = Config::builder()
-        .add_source(File::from_str(text, FileFormat::Toml))
+        .add_source(File::from_str(&text, FileFormat::Toml))
         .add_source(environment);
     for entry in overrides {
         builder = builder.add_source(File::from_str(&assignment(entry)?, FileFormat::Toml));
@@ -131,9 +148,9 @@ mod tests {
 
     #[test]
     fn later_overrides_win_over_the_file() {
-        let text = "[run]\nname = \"x\"\nseed = 1\n";
+        let file: toml::Table = "[run]\nname = \"x\"\nseed = 1\n".parse().unwrap();
         let overrides = ["run.seed=2".to_owned(), "run.seed=3".to_owned()];
-        let table = layered(text, Path::new("x.toml"), &overrides).unwrap();
+        let table = layered(&file, &overrides).unwrap();
         assert_eq!(table["run"]["seed"].as_integer(), Some(3));
         assert_eq!(table["run"]["name"].as_str(), Some("x"));
     }

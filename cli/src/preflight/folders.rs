@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gavel_core::spec::{JudgeFamily, JudgeSpec, NamedJudge, RunSpec};
+use gavel_core::spec::{NamedJudge, RunSpec, ServerSpec};
 use gavel_judge::{Endpoint, check_question};
 use gavel_models::load::device;
 use gavel_models::lora::LoraConfig;
@@ -70,20 +70,16 @@ pub(crate) fn judges(spec: &RunSpec) -> Result<Vec<HostedJudge<'_>>> {
 /// # Errors
 /// The first that does not.
 pub(crate) fn endpoints(spec: &RunSpec) -> Result<Vec<String>> {
-    let servers = spec
-        .judge
-        .with_members()
-        .filter(|judge| judge.family == JudgeFamily::Openai);
-    let check = |judge: &JudgeSpec| {
+    let check = |server: &ServerSpec| {
         // Somebody waits: what does not answer soon is told now.
-        let hasty = JudgeSpec {
+        let hasty = ServerSpec {
             attempts: 1,
-            timeout: judge.timeout.min(ANSWERS_WITHIN),
-            ..judge.clone()
+            timeout: server.timeout.min(ANSWERS_WITHIN),
+            ..server.clone()
         };
         Ok(Endpoint::new(&hasty)?.check()?)
     };
-    servers.map(check).collect()
+    spec.judge.servers().map(check).collect()
 }
 
 /// The judge's model understands the template's question. Template and rubric that cannot be read are told elsewhere.

@@ -276,12 +276,16 @@ impl Fleet {
             ("judge", spec.fleet.judges),
             ("trainer", spec.fleet.trainers),
         ];
+        // The run may have been begun in another folder; here is where its files are now.
+        let paths_from = folder.spec_file().to_string_lossy().into_owned();
         let mut supervisor = Supervisor::new();
         for (role, count) in counts {
             for index in 0..count {
                 let name = format!("{role}-{index}");
                 let command = ProcessCommand {
-                    arguments: [role, "--connect", coordinator].map(str::to_owned).to_vec(),
+                    arguments: [role, "--connect", coordinator, "--paths-from", &paths_from]
+                        .map(str::to_owned)
+                        .to_vec(),
                     threads,
                     log: folder.logs().join(format!("{name}.log")),
                     name,

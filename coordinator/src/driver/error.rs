@@ -40,6 +40,14 @@ pub enum DriverError {
         /// Fingerprint of the submitted spec.
         submitted: Digest,
     },
+    /// A run of this name exists with this spec and other contents of the files that it names.
+    #[error("run `{run}` exists with other contents of {}", differences.join(", "))]
+    FilesDiffer {
+        /// The run.
+        run: RunId,
+        /// The keys that name the files.
+        differences: Vec<&'static str>,
+    },
     /// Gradient sums are exchanged for a commit only.
     #[error("no gradient sums are exchanged for {0}")]
     NothingToExchange(Unit),

@@ -27,7 +27,7 @@ impl DriverHandle {
     /// Creates a run. `spec` has passed its checks. Submitting the same spec under the same name again is harmless.
     ///
     /// # Errors
-    /// [`DriverError::RunDiffers`] when the name is taken by another spec.
+    /// [`DriverError::RunDiffers`] when the name is taken by another spec, [`DriverError::FilesDiffer`] by one with other files.
     pub async fn submit(&self, id: RunId, spec: RunSpec, assets: RunAssets) -> Result<Submitted, DriverError> {
         let submission = Box::new(Submission { id, spec, assets });
         self.call(|reply| Command::Submit { submission, reply }).await

@@ -32,7 +32,7 @@ impl Driver {
         let Submission { id, spec, assets } = submission;
         let submitted = spec.digest();
         if self.state.run(&id).is_ok() {
-            return self.existing(id, submitted);
+            return self.existing(id, submitted, &assets);
         }
         let json = |value: Result<String, serde_json::Error>| {
             value.map_err(|error| DriverError::Unserializable(error.to_string()))
@@ -50,7 +50,7 @@ impl Driver {
                 self.adopt(&id)
                     .await
                     .map_err(|error| DriverError::Ledger(Arc::new(error)))?;
-                return self.existing(id, submitted);
+                return self.existing(id, submitted, &assets);
             }
             Err(error) => return Err(DriverError::Ledger(Arc::new(error))),
         }
@@ -62,20 +62,25 @@ impl Driver {
         })
     }
 
-    fn existing(&self, run: RunId, submitted: Digest) -> Result<Submitted, DriverError> {
-        let existing = self.state.run(&run)?.spec_sha256();
-        if existing == submitted {
-            Ok(Submitted {
-                spec_sha256: submitted,
-                existed: true,
-            })
-        } else {
-            Err(DriverError::RunDiffers {
+    /// The answer where a run of this name is there: it is the same if its keys and the contents of its files are.
+    fn existing(&self, run: RunId, submitted: Digest, assets: &RunAssets) -> Result<Submitted, DriverError> {
+        let there = self.state.run(&run)?;
+        let existing = there.spec_sha256();
+        if existing != submitted {
+            return Err(DriverError::RunDiffers {
                 run,
                 existing,
                 submitted,
-            })
+            });
         }
+        let differences = there.assets().differences(assets);
+        if !differences.is_empty() {
+            return Err(DriverError::FilesDiffer { run, differences });
+        }
+        Ok(Submitted {
+            spec_sha256: submitted,
+            existed: true,
+        })
     }
 
     /// Takes over a run that is in the ledger and was not known: a database may report a write as failed that came through.

@@ -19,7 +19,7 @@ pub(crate) fn of_driver(error: &DriverError) -> Status {
             Status::failed_precondition(error.to_string())
         }
         DriverError::Quarantined { .. } => Status::permission_denied(error.to_string()),
-        DriverError::RunDiffers { .. } => Status::already_exists(format!(
+        DriverError::RunDiffers { .. } | DriverError::FilesDiffer { .. } => Status::already_exists(format!(
             "{error} (choose another `run.name`, or resume the run as it is)"
         )),
         DriverError::Ledger(source) => {

@@ -31,6 +31,33 @@ pub struct RunAssets {
     pub models: ModelFingerprints,
 }
 
+impl RunAssets {
+    /// The keys of the spec whose files have other contents in `other`. Models that one side does not know are not compared.
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let known =
+            |before: Option<Digest>, now: Option<Digest>| before.zip(now).is_none_or(|(before, now)| before == now);
+        let is_equal = [
+            ("prompts.train", self.prompts == other.prompts),
+            ("prompts.held_out", self.held_out == other.held_out),
+            ("judge.rubric", self.rubric == other.rubric),
+            ("judge.template", self.template == other.template),
+            (
+                "judge.members.template",
+                self.member_templates == other.member_templates,
+            ),
+            ("judge.reasons.template", self.reason_template == other.reason_template),
+            ("evaluation.labelled", self.labelled == other.labelled),
+            ("model.path", known(self.models.transformer, other.models.transformer)),
+            ("judge.path", known(self.models.judge, other.models.judge)),
+        ];
+        is_equal
+            .iter()
+            .filter(|(_, is_equal)| !is_equal)
+            .map(|(key, _)| *key)
+            .collect()
+    }
+}
+
 /// Fingerprints of the models that a run works with, as workers report them with their results. One that is not known is
 /// taken from the first result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,8 +1,12 @@
 //! Several judges that vote.
 
 use gavel_core::ids::Digest;
+use gavel_core::spec::EnsembleSpec;
 use gavel_core::work::{AbstainReason, Verdict, VerdictRecord, Vote, majority};
-use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet, Spent};
+use gavel_rubric::{AskError, Chat, Judge, JudgedPair, RubricSet, Spent};
+
+use crate::Error;
+use crate::open::{Asked, BackEnd, Models, back_end};
 
 /// Judges with their weights.
 pub(crate) struct Ensemble {
@@ -12,8 +16,38 @@ pub(crate) struct Ensemble {
     margin: f64,
 }
 
+impl BackEnd for EnsembleSpec {
+    fn fingerprint(&self) -> Result<Digest, Error> {
+        let mut text = String::from("ensemble");
+        for member in &self.members {
+            text += &format!(" {}x{}", member.weight, back_end(&member.back_end).fingerprint()?);
+        }
+        Ok(Digest::of(text.as_bytes()))
+    }
+
+    fn judge(&self, asked: &Asked<'_>, models: &mut Models) -> Result<Box<dyn Judge>, Error> {
+        let members = self.members.iter().enumerate().map(|(index, member)| {
+            let asked = Asked {
+                template: asked.templates.member(index),
+                templates: asked.templates,
+                margin: member.margin,
+            };
+            Ok((member.weight, back_end(&member.back_end).judge(&asked, models)?))
+        });
+        let members = members.collect::<Result<_, Error>>()?;
+        Ok(Box::new(Ensemble::new(members, asked.margin)))
+    }
+
+    fn chat(&self, _: &mut Models) -> Result<Box<dyn Chat>, Error> {
+        Err(Error::Unfit {
+            problem: "an ensemble gives verdicts and does not write".into(),
+            hint: "name one model: a folder, or a server's endpoint and model",
+        })
+    }
+}
+
 impl Ensemble {
-    pub(crate) fn new(members: Vec<(f64, Box<dyn Judge>)>, margin: f64) -> Self {
+    fn new(members: Vec<(f64, Box<dyn Judge>)>, margin: f64) -> Self {
         let mut identity = format!("ensemble {margin}");
         for (weight, member) in &members {
             identity += &format!(" {weight}x{}", member.identity());

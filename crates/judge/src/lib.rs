@@ -11,6 +11,7 @@ mod ensemble;
 mod error;
 mod explainer;
 mod http;
+mod in_process;
 mod open;
 mod openai;
 mod question;

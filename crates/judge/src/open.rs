@@ -1,19 +1,55 @@
 //! From a spec to the judge that it names.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-
 use gavel_core::RunAssets;
 use gavel_core::ids::Digest;
-use gavel_core::spec::{Device, Dtype, JudgeFamily, JudgeSpec};
-use gavel_models::load;
-use gavel_models::vlm::Vlm;
+use gavel_core::spec::{JudgeBackEnd, JudgeSpec, MemberSpec};
 use gavel_rubric::{Chat, Judge, JudgeTemplate, ReasonTemplate};
-use serde::Deserialize;
 
-use crate::ensemble::Ensemble;
-use crate::openai::EndpointJudge;
-use crate::{Endpoint, Error, Explainer, VlmJudge, VlmWriter};
+use crate::in_process::LoadedModels;
+use crate::{Error, Explainer};
+
+/// A kind of judge, as the part of the spec that describes it.
+pub(crate) trait BackEnd {
+    /// What tells one model from another.
+    ///
+    /// # Errors
+    /// [`Error::Load`] when a folder cannot be read.
+    fn fingerprint(&self) -> Result<Digest, Error>;
+
+    /// Opens it for verdicts.
+    ///
+    /// # Errors
+    /// [`Error`], with the remedy.
+    fn judge(&self, asked: &Asked<'_>, models: &mut Models) -> Result<Box<dyn Judge>, Error>;
+
+    /// Opens its model for words.
+    ///
+    /// # Errors
+    /// [`Error`], with the remedy; [`Error::Unfit`] where there is no one model.
+    fn chat(&self, models: &mut Models) -> Result<Box<dyn Chat>, Error>;
+
+    /// Questions that may be under way at a time. A model in this process computes with all cores already.
+    fn concurrency(&self) -> usize {
+        1
+    }
+}
+
+/// The one place that knows which kinds of judge there are.
+pub(crate) fn back_end(spec: &JudgeBackEnd) -> &dyn BackEnd {
+    match spec {
+        JudgeBackEnd::InProcess(spec) => spec,
+        JudgeBackEnd::Server(spec) => spec,
+        JudgeBackEnd::Ensemble(spec) => spec,
+    }
+}
+
+/// How a judge is asked.
+pub(crate) struct Asked<'a> {
+    pub(crate) template: &'a JudgeTemplate,
+    /// For an ensemble's members.
+    pub(crate) templates: &'a Templates,
+    pub(crate) margin: f64,
+}
 
 /// The words that a judge is asked with, and those of its members.
 #[derive(Debug, Clone)]
@@ -37,11 +73,11 @@ impl Templates {
     /// [`Error::Template`].
     pub fn load(spec: &JudgeSpec) -> Result<Self, Error> {
         let judge = JudgeTemplate::load(&spec.template)?;
-        let member = |member: &JudgeSpec| match member.template.as_os_str().is_empty() {
+        let member = |member: &MemberSpec| match member.template.as_os_str().is_empty() {
             true => Ok(judge.clone()),
             false => JudgeTemplate::load(&member.template),
         };
-        let members = spec.members.iter().map(member).collect::<Result<_, _>>()?;
+        let members = spec.back_end.members().iter().map(member).collect::<Result<_, _>>()?;
         Ok(Self { judge, members })
     }
 
@@ -50,8 +86,8 @@ impl Templates {
     /// # Errors
     /// [`Error::Template`].
     pub fn of_run(spec: &JudgeSpec, assets: &RunAssets) -> Result<Self, Error> {
-        let member = |(text, member): (&String, &JudgeSpec)| JudgeTemplate::parse(text, &member.template);
-        let members = assets.member_templates.iter().zip(&spec.members).map(member);
+        let member = |(text, member): (&String, &MemberSpec)| JudgeTemplate::parse(text, &member.template);
+        let members = assets.member_templates.iter().zip(spec.back_end.members()).map(member);
         Ok(Self {
             judge: JudgeTemplate::parse(&assets.template, &spec.template)?,
             members: members.collect::<Result<_, _>>()?,
@@ -63,7 +99,8 @@ impl Templates {
         &self.judge.name
     }
 
-    fn member(&self, index: usize) -> &JudgeTemplate {
+    /// The words for a member; those for the judge where the member has none of its own.
+    pub(crate) fn member(&self, index: usize) -> &JudgeTemplate {
         self.members.get(index).unwrap_or(&self.judge)
     }
 }
@@ -80,7 +117,7 @@ pub fn open(spec: &JudgeSpec, templates: &Templates) -> Result<Box<dyn Judge>, E
 ///
 /// # Errors
 /// [`Error`], with the remedy; [`Error::Unfit`] for an ensemble, which does not write.
-pub fn open_chat(spec: &JudgeSpec) -> Result<Box<dyn Chat>, Error> {
+pub fn open_chat(spec: &JudgeBackEnd) -> Result<Box<dyn Chat>, Error> {
     Models::default().open_chat(spec)
 }
 
@@ -91,41 +128,13 @@ pub fn open_chat(spec: &JudgeSpec) -> Result<Box<dyn Chat>, Error> {
 /// # Errors
 /// [`Error::Load`] when a folder cannot be read.
 pub fn fingerprint(spec: &JudgeSpec) -> Result<Digest, Error> {
-    Ok(match spec.family {
-        JudgeFamily::Auto | JudgeFamily::Qwen2_5Vl | JudgeFamily::Qwen3Vl => load::fingerprint(&spec.path)?,
-        JudgeFamily::Openai => {
-            let endpoint = spec.endpoint.as_deref().unwrap_or_default().trim_end_matches('/');
-            let model = spec.model.as_deref().unwrap_or_default();
-            Digest::of(format!("openai {endpoint} {model}").as_bytes())
-        }
-        JudgeFamily::Ensemble => {
-            let mut text = String::from("ensemble");
-            for member in &spec.members {
-                text += &format!(" {}x{}", member.weight, fingerprint(member)?);
-            }
-            Digest::of(text.as_bytes())
-        }
-    })
+    back_end(&spec.back_end).fingerprint()
 }
 
 /// The models in memory, so that the next run's judge need not load what is there already.
 #[derive(Default)]
 pub struct Models {
-    loaded: Vec<Loaded>,
-}
-
-/// A model with what it was loaded from.
-struct Loaded {
-    source: Source,
-    fingerprint: Digest,
-    model: Arc<Vlm>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Source {
-    path: PathBuf,
-    device: Device,
-    dtype: Dtype,
+    pub(crate) loaded: LoadedModels,
 }
 
 impl Models {
@@ -135,29 +144,21 @@ impl Models {
     /// As [`open`].
     pub fn open(&mut self, spec: &JudgeSpec, templates: &Templates) -> Result<Box<dyn Judge>, Error> {
         // Frees old models first: old and new may not fit together.
-        let wanted: Vec<Source> = spec.with_members().map(Source::of).collect();
-        self.loaded.retain(|loaded| wanted.contains(&loaded.source));
-        self.one(spec, &templates.judge, templates)
+        self.loaded.retain(spec.hosted().map(|hosted| hosted.spec));
+        let asked = Asked {
+            template: &templates.judge,
+            templates,
+            margin: spec.margin,
+        };
+        back_end(&spec.back_end).judge(&asked, self)
     }
 
     /// As [`open_chat`]; a judge of the same folder shares its weights.
     ///
     /// # Errors
     /// As [`open_chat`].
-    pub fn open_chat(&mut self, spec: &JudgeSpec) -> Result<Box<dyn Chat>, Error> {
-        Ok(match spec.family {
-            JudgeFamily::Auto | JudgeFamily::Qwen2_5Vl | JudgeFamily::Qwen3Vl => {
-                let (fingerprint, model) = self.model(spec)?;
-                Box::new(VlmWriter::new(spec.path.display().to_string(), fingerprint, model))
-            }
-            JudgeFamily::Openai => Box::new(Endpoint::new(spec)?),
-            JudgeFamily::Ensemble => {
-                return Err(Error::Unfit {
-                    problem: "an ensemble gives verdicts and does not write".into(),
-                    hint: "name one model: a folder, or a server's endpoint and model",
-                });
-            }
-        })
+    pub fn open_chat(&mut self, spec: &JudgeBackEnd) -> Result<Box<dyn Chat>, Error> {
+        back_end(spec).chat(self)
     }
 
     /// What explains the judge's verdicts in words of `template`: the judge's own model, of an ensemble the first member's.
@@ -170,92 +171,14 @@ impl Models {
         template: ReasonTemplate,
         max_tokens: u32,
     ) -> Result<Explainer, Error> {
-        let spec = spec.members.first().unwrap_or(spec);
-        // A model in this process computes with all cores already.
-        let concurrency = match spec.family.is_in_process() {
-            true => 1,
-            false => spec.concurrency as usize,
-        };
-        Ok(Explainer::new(self.open_chat(spec)?, template, max_tokens, concurrency))
+        let writer = spec.back_end.members().first().map(|member| &member.back_end);
+        let writer = writer.unwrap_or(&spec.back_end);
+        let concurrency = back_end(writer).concurrency();
+        Ok(Explainer::new(
+            self.open_chat(writer)?,
+            template,
+            max_tokens,
+            concurrency,
+        ))
     }
-
-    fn one(
-        &mut self,
-        spec: &JudgeSpec,
-        template: &JudgeTemplate,
-        templates: &Templates,
-    ) -> Result<Box<dyn Judge>, Error> {
-        Ok(match spec.family {
-            JudgeFamily::Auto | JudgeFamily::Qwen2_5Vl | JudgeFamily::Qwen3Vl => {
-                let (fingerprint, model) = self.model(spec)?;
-                let name = spec.path.display().to_string();
-                Box::new(VlmJudge::new(name, fingerprint, model, template.clone(), spec.margin)?)
-            }
-            JudgeFamily::Openai => {
-                let endpoint = Arc::new(Endpoint::new(spec)?);
-                let template = template.clone();
-                Box::new(EndpointJudge::new(endpoint, template, spec.margin, spec.concurrency))
-            }
-            JudgeFamily::Ensemble => {
-                let members = spec.members.iter().enumerate().map(|(index, member)| {
-                    let judge = self.one(member, templates.member(index), templates)?;
-                    Ok((member.weight, judge))
-                });
-                Box::new(Ensemble::new(members.collect::<Result<_, Error>>()?, spec.margin))
-            }
-        })
-    }
-
-    fn model(&mut self, spec: &JudgeSpec) -> Result<(Digest, Arc<Vlm>), Error> {
-        let source = Source::of(spec);
-        if let Some(loaded) = self.loaded.iter().find(|loaded| loaded.source == source) {
-            return Ok((loaded.fingerprint, Arc::clone(&loaded.model)));
-        }
-        check_architecture(spec)?;
-        let device = load::device(spec.device).map_err(|source| Error::Device {
-            device: spec.device.to_string(),
-            source,
-        })?;
-        let model = Arc::new(Vlm::load(&spec.path, &device, load::dtype(spec.dtype))?);
-        let fingerprint = load::fingerprint(&spec.path)?;
-        tracing::debug!(model = %spec.path.display(), fingerprint = %fingerprint.short(), "judge loaded");
-        self.loaded.push(Loaded {
-            source,
-            fingerprint,
-            model: Arc::clone(&model),
-        });
-        Ok((fingerprint, model))
-    }
-}
-
-impl Source {
-    fn of(spec: &JudgeSpec) -> Self {
-        Self {
-            path: spec.path.clone(),
-            device: spec.device,
-            dtype: spec.dtype,
-        }
-    }
-}
-
-/// Compares `model_type` with the family. A folder whose settings cannot be read is reported by whoever loads it.
-fn check_architecture(spec: &JudgeSpec) -> Result<(), Error> {
-    #[derive(Deserialize)]
-    struct Named {
-        model_type: String,
-    }
-    let text = std::fs::read_to_string(spec.path.join("config.json")).unwrap_or_default();
-    let Ok(Named { model_type }) = serde_json::from_str(&text) else {
-        return Ok(());
-    };
-    let expected = match spec.family {
-        JudgeFamily::Qwen2_5Vl if model_type != "qwen2_5_vl" => "qwen2_5_vl",
-        JudgeFamily::Qwen3Vl if model_type != "qwen3_vl" => "qwen3_vl",
-        _ => return Ok(()),
-    };
-    Err(Error::Architecture {
-        dir: spec.path.clone(),
-        found: model_type,
-        expected,
-    })
 }

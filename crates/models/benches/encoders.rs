@@ -10,6 +10,7 @@ use std::{hint::black_box, path::Path, time::Duration};
 use candle_core::{DType, Device, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 use gavel_models::{
+    denoiser::Grid,
     flux::pipeline::unpack_latents,
     vae::AutoencoderKl,
     vlm::{Content, Conversation, Message, Vlm},
@@ -18,7 +19,7 @@ use image::{Rgb, RgbImage};
 
 const IMAGES: usize = 64;
 const PAIRS: usize = 64;
-const CAPTION: &str = "a green square left of a yellow triangle on a white background";
+const PROMPT: &str = "a green square left of a yellow triangle on a white background";
 
 fn shipped(part: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models").join(part)
@@ -30,7 +31,7 @@ fn vae_decode(criterion: &mut Criterion) {
         .map(|i| ((i * 7919) % 1013) as f32 / 506.5 - 1.0)
         .collect();
     let packed = Tensor::from_vec(packed, (IMAGES, 16, 64), &Device::Cpu).unwrap();
-    let latents = unpack_latents(&packed, 4, 4, 16).unwrap();
+    let latents = unpack_latents(&packed, Grid { height: 4, width: 4 }, 16).unwrap();
     criterion.bench_function("vae decode, 64 images of 64x64", |bencher| {
         bencher.iter(|| vae.decode(black_box(&latents)).unwrap());
     });
@@ -48,10 +49,10 @@ fn judge(criterion: &mut Criterion) {
     let question = [Message::user(vec![
         Content::text("Image 1: "),
         Content::Image,
-        Content::text(format!(" Caption: {CAPTION}\nImage 2: ")),
+        Content::text(format!(" Caption: {PROMPT}\nImage 2: ")),
         Content::Image,
         Content::text(format!(
-            " Caption: {CAPTION}\nRubric:\n- The background has the stated colour.\n- Each object has its stated colour \
+            " Caption: {PROMPT}\nRubric:\n- The background has the stated colour.\n- Each object has its stated colour \
              and shape.\n- The objects are placed as stated.\n- The shapes are clean, with nothing extra.\nWhich image is \
              better, 1 or 2?"
         )),

@@ -8,24 +8,10 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use gavel_models::denoiser::Denoiser;
-use gavel_models::flux::transformer::{ActivationMemory, FluxTransformer, TransformerInput};
+use gavel_models::Family;
+use gavel_models::denoiser::{ActivationMemory, Conditioning, Denoiser, Grid, Input};
+use gavel_models::flux::{FluxTransformer, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
 use gavel_models::lora::{LoraAdapter, LoraConfig, LoraGradients};
-
-const TARGETS: [&str; 12] = [
-    "attn.to_q",
-    "attn.to_k",
-    "attn.to_v",
-    "attn.to_out.0",
-    "attn.add_q_proj",
-    "attn.add_k_proj",
-    "attn.add_v_proj",
-    "attn.to_add_out",
-    "ff.net.0.proj",
-    "ff.net.2",
-    "ff_context.net.0.proj",
-    "ff_context.net.2",
-];
 
 fn values(shape: &[usize]) -> Tensor {
     let count = shape.iter().product::<usize>();
@@ -36,7 +22,11 @@ fn values(shape: &[usize]) -> Tensor {
 fn transformer(criterion: &mut Criterion) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-flux/transformer");
     let model = FluxTransformer::load(&folder, &Device::Cpu, DType::F32).expect("the shipped model");
-    let target_modules = TARGETS.map(str::to_owned).to_vec();
+    let target_modules = Family::Flux
+        .published_targets()
+        .iter()
+        .map(|target| (*target).to_owned())
+        .collect();
     let config = LoraConfig {
         rank: 16,
         alpha: 32.0,
@@ -54,14 +44,17 @@ fn transformer(criterion: &mut Criterion) {
 
     for batch in [6, 64] {
         let sizes = model.config();
-        let input = TransformerInput {
-            latents: values(&[batch, 16, sizes.in_channels]),
-            prompt_embeds: values(&[batch, 24, sizes.joint_attention_dim]),
-            pooled_prompt_embeds: values(&[batch, sizes.pooled_projection_dim]),
-            sigma: Tensor::full(0.7_f32, batch, &Device::Cpu).expect("a vector"),
+        let latents = values(&[batch, 16, sizes.in_channels]);
+        let conditioning = Conditioning::from_iter([
+            (PROMPT_EMBEDS, values(&[batch, 24, sizes.joint_attention_dim])),
+            (POOLED_PROMPT_EMBEDS, values(&[batch, sizes.pooled_projection_dim])),
+        ]);
+        let input = Input {
+            latents: &latents,
+            conditioning: &conditioning,
+            sigma: &vec![0.7; batch],
             guidance: Some(3.5),
-            height_tokens: 4,
-            width_tokens: 4,
+            grid: Grid { height: 4, width: 4 },
         };
         let mut group = criterion.benchmark_group(format!("tiny-flux, batch {batch}"));
         group.bench_function("forward", |bench| {

@@ -1,4 +1,4 @@
-//! The diffusion families: the one place that chooses among them.
+//! The diffusion families, and the only code that chooses among them.
 //!
 //! To add a family, write its module beside `flux`, add a variant here, and fill in the arms that the compiler asks for.
 
@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
+use gavel_core::spec::LoraSpec;
 
 use crate::LoadError;
 use crate::denoiser::{Denoiser, Inspection, Pipeline};
@@ -126,7 +127,7 @@ impl Family {
     /// The layers that the published recipe adapts.
     pub fn published_targets(self) -> &'static [&'static str] {
         match self {
-            Self::Flux => &crate::flux::PUBLISHED_TARGETS,
+            Self::Flux => &LoraSpec::PUBLISHED_TARGETS,
         }
     }
 

@@ -12,7 +12,11 @@ use std::{
 
 use candle_core::{DType, Device, Tensor};
 use gavel_models::{
-    flux::pipeline::{FluxPipeline, FluxTextEncoders, unpack_latents},
+    denoiser::{Grid, Pipeline, Task},
+    flux::{
+        FluxPipeline, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS,
+        pipeline::{FluxTextEncoders, unpack_latents},
+    },
     text::{ClipTextEncoder, PromptTokenizer, T5Encoder},
     vae::AutoencoderKl,
 };
@@ -193,19 +197,18 @@ fn clip_tokenizer_reads_vocab_and_merges_as_it_reads_tokenizer_json() {
 fn shipped_pipeline_encodes_and_decodes_images_as_flux_pipeline_does() {
     let (_, expected) = golden("tiny-flux");
     let pipeline = FluxPipeline::load(&root().join("models/tiny-flux"), &Device::Cpu, DType::F32).unwrap();
-    assert_eq!(pipeline.latent_tokens(48, 80).unwrap(), (3, 5));
+    let grid = Grid { height: 3, width: 5 };
+    assert_eq!(pipeline.grid(48, 80).unwrap(), grid);
 
     let packed = pipeline.encode_images(&images(&expected["pixels"])).unwrap();
     assert_close(&packed, &expected["packed"], "packed");
 
-    let unpacked = unpack_latents(&expected["latents"], 3, 5, 16).unwrap();
-    let decoded = pipeline
-        .vae
-        .decode(&pipeline.vae.unscale_latents(&unpacked).unwrap())
-        .unwrap();
+    let unpacked = unpack_latents(&expected["latents"], grid, 16).unwrap();
+    let vae = AutoencoderKl::load(&root().join("models/tiny-flux/vae"), &Device::Cpu, DType::F32).unwrap();
+    let decoded = vae.decode(&vae.unscale_latents(&unpacked).unwrap()).unwrap();
     assert_close(&decoded, &expected["decoded"], "decoded");
 
-    let found = pipeline.decode_latents(&expected["latents"], 48, 80).unwrap();
+    let found = pipeline.decode(&expected["latents"], grid).unwrap();
     let wanted = images(&expected["bytes"]);
     assert_eq!(found.len(), wanted.len());
     for (found, wanted) in found.iter().zip(&wanted) {
@@ -226,7 +229,7 @@ fn shipped_pipeline_encodes_and_decodes_images_as_flux_pipeline_does() {
         assert!(different * 200 <= found.as_raw().len(), "{different} bytes differ");
     }
     let alone = pipeline
-        .decode_latents(&expected["latents"].narrow(0, 1, 1).unwrap(), 48, 80)
+        .decode(&expected["latents"].narrow(0, 1, 1).unwrap(), grid)
         .unwrap();
     assert_eq!(alone[0], found[1], "an image must not depend on its batch");
 }
@@ -248,4 +251,37 @@ fn results_do_not_depend_on_the_number_of_threads() {
         })
     };
     assert_eq!(with(1), with(3));
+}
+
+#[test]
+fn the_conditioning_of_a_task_is_what_the_text_encoders_give() {
+    let pipeline = FluxPipeline::load(&root().join("models/tiny-flux"), &Device::Cpu, DType::F32).unwrap();
+    let (_, expected) = golden("tiny-flux");
+    let task = Task {
+        words: PROMPTS[0],
+        sources: &[],
+    };
+    let conditioning = pipeline.condition(&task, 24).unwrap();
+    let first = |name: &str| expected[name].get(0).unwrap();
+    assert_close(
+        conditioning.get(PROMPT_EMBEDS).unwrap(),
+        &first("prompt_embeds.24"),
+        PROMPT_EMBEDS,
+    );
+    assert_close(
+        conditioning.get(POOLED_PROMPT_EMBEDS).unwrap(),
+        &first("pooled.24"),
+        POOLED_PROMPT_EMBEDS,
+    );
+    pipeline.denoiser().check_conditioning(&conditioning.shapes()).unwrap();
+
+    let sources = images(&expected["pixels"]);
+    let edit = Task {
+        sources: &sources,
+        ..task
+    };
+    assert!(
+        pipeline.condition(&edit, 24).is_err(),
+        "a source picture was silently ignored"
+    );
 }

@@ -106,10 +106,7 @@ fn images_that_the_prompt_has_no_place_for_are_refused() {
         .next_token_logits(&message, &case.images)
         .unwrap_err()
         .to_string();
-    assert_eq!(
-        error,
-        "`images`: the prompt has 1 image places, but 2 images were given"
-    );
+    assert_eq!(error, "`images`: the prompt has 1 image slots, but 2 images were given");
     let thin = [RgbImage::new(2, 900)];
     let error = case.model.next_token_logits(&message, &thin).unwrap_err().to_string();
     assert!(error.contains("too elongated"), "{error}");

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use gavel_models::denoiser::Denoiser;
-use gavel_models::flux::transformer::{ActivationMemory, FluxTransformer, TransformerInput};
+use gavel_models::denoiser::{ActivationMemory, Conditioning, Denoiser, Grid, Input};
+use gavel_models::flux::{FluxTransformer, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
 use gavel_models::lora::{LoraAdapter, LoraGradients};
 use serde::Deserialize;
 
@@ -41,7 +41,43 @@ fn root() -> PathBuf {
 #[derive(Clone, Copy)]
 enum Implementation {
     Fused,
-    Reference,
+    CandleOps,
+}
+
+/// Owns what an [`Input`] borrows.
+struct Pass {
+    latents: Tensor,
+    conditioning: Conditioning,
+    sigma: Vec<f32>,
+    guidance: Option<f32>,
+    grid: Grid,
+}
+
+impl Pass {
+    fn input(&self) -> Input<'_> {
+        Input {
+            latents: &self.latents,
+            conditioning: &self.conditioning,
+            sigma: &self.sigma,
+            guidance: self.guidance,
+            grid: self.grid,
+        }
+    }
+
+    /// The input of one sample.
+    fn single(&self, sample: usize) -> Self {
+        let part = |tensor: &Tensor| tensor.narrow(0, sample, 1).unwrap();
+        Self {
+            latents: part(&self.latents),
+            conditioning: self
+                .conditioning
+                .iter()
+                .map(|(name, tensor)| (name, part(tensor)))
+                .collect(),
+            sigma: vec![self.sigma[sample]],
+            ..*self
+        }
+    }
 }
 
 impl Case {
@@ -55,7 +91,7 @@ impl Case {
         };
         let load = match implementation {
             Implementation::Fused => FluxTransformer::load,
-            Implementation::Reference => FluxTransformer::load_reference,
+            Implementation::CandleOps => FluxTransformer::load_with_candle_ops,
         };
         let transformer = load(&model, &Device::Cpu, DType::F32).unwrap();
         let file = folder.join("golden.safetensors");
@@ -89,20 +125,29 @@ impl Case {
         to_vec(self.get(name))
     }
 
-    fn input(&self, latents: Tensor, sigma: Tensor) -> TransformerInput {
-        TransformerInput {
+    fn pass(&self, latents: Tensor, sigma: Vec<f32>) -> Pass {
+        Pass {
             latents,
-            prompt_embeds: self.get("prompt_embeds").clone(),
-            pooled_prompt_embeds: self.get("pooled").clone(),
+            conditioning: Conditioning::from_iter([
+                (PROMPT_EMBEDS, self.get("prompt_embeds").clone()),
+                (POOLED_PROMPT_EMBEDS, self.get("pooled").clone()),
+            ]),
             sigma,
             guidance: self.numbers.guidance,
-            height_tokens: self.numbers.height_tokens,
-            width_tokens: self.numbers.width_tokens,
+            grid: Grid {
+                height: self.numbers.height_tokens,
+                width: self.numbers.width_tokens,
+            },
         }
     }
 
-    fn golden_input(&self) -> TransformerInput {
-        self.input(self.get("latents").clone(), self.get("sigma").clone())
+    fn golden_pass(&self) -> Pass {
+        let sigma = self.get("sigma").to_vec1().unwrap();
+        self.pass(self.get("latents").clone(), sigma)
+    }
+
+    fn velocity(&self, adapter: Option<&LoraAdapter>, pass: &Pass) -> Tensor {
+        self.transformer.velocity(adapter, &pass.input()).unwrap()
     }
 
     fn check(&self, what: &str, found: &Tensor) {
@@ -174,7 +219,7 @@ impl Case {
     fn gradients(&self, memory: ActivationMemory) -> LoraGradients {
         let (velocity, tape) = self
             .transformer
-            .velocity_for_vjp(&self.adapter, &self.golden_input(), memory)
+            .velocity_for_vjp(&self.adapter, &self.golden_pass().input(), memory)
             .unwrap();
         self.check("velocity", &velocity);
         let mut gradients = LoraGradients::zeros(&self.adapter);
@@ -223,26 +268,14 @@ fn check_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
 
 fn check_case(name: &str, implementation: Implementation) {
     let case = Case::open(name, implementation);
-    case.check(
-        "velocity_base",
-        &case.transformer.velocity(None, &case.golden_input()).unwrap(),
-    );
-    case.check(
-        "velocity",
-        &case
-            .transformer
-            .velocity(Some(&case.adapter), &case.golden_input())
-            .unwrap(),
-    );
+    case.check("velocity_base", &case.velocity(None, &case.golden_pass()));
+    case.check("velocity", &case.velocity(Some(&case.adapter), &case.golden_pass()));
 
     let mut x = case.get("latents").clone();
     let sigmas = case.values("sigmas");
     for step in sigmas.windows(2) {
-        let sigma = Tensor::full(step[0] as f32, x.dim(0).unwrap(), &Device::Cpu).unwrap();
-        let velocity = case
-            .transformer
-            .velocity(Some(&case.adapter), &case.input(x.clone(), sigma))
-            .unwrap();
+        let sigma = vec![step[0] as f32; x.dim(0).unwrap()];
+        let velocity = case.velocity(Some(&case.adapter), &case.pass(x.clone(), sigma));
         x = (x + (velocity * (step[1] - step[0])).unwrap()).unwrap();
     }
     case.check("ode_sample", &x);
@@ -288,28 +321,17 @@ fn fused_kernels_match_diffusers_and_peft() {
 fn plain_candle_operations_match_diffusers_and_peft() {
     CASES
         .into_iter()
-        .for_each(|name| check_case(name, Implementation::Reference));
+        .for_each(|name| check_case(name, Implementation::CandleOps));
 }
 
 #[test]
 fn a_batch_equals_its_samples_one_by_one_bit_for_bit() {
     for name in CASES {
         let case = Case::open(name, Implementation::Fused);
-        let input = case.golden_input();
-        let batch = to_vec(&case.transformer.velocity(Some(&case.adapter), &input).unwrap());
-        let samples = input.latents.dim(0).unwrap();
-        let singles: Vec<f64> = (0..samples)
-            .flat_map(|sample| {
-                let part = |tensor: &Tensor| tensor.narrow(0, sample, 1).unwrap();
-                let single = TransformerInput {
-                    latents: part(&input.latents),
-                    prompt_embeds: part(&input.prompt_embeds),
-                    pooled_prompt_embeds: part(&input.pooled_prompt_embeds),
-                    sigma: part(&input.sigma),
-                    ..input.clone()
-                };
-                to_vec(&case.transformer.velocity(Some(&case.adapter), &single).unwrap())
-            })
+        let pass = case.golden_pass();
+        let batch = to_vec(&case.velocity(Some(&case.adapter), &pass));
+        let singles: Vec<f64> = (0..pass.sigma.len())
+            .flat_map(|sample| to_vec(&case.velocity(Some(&case.adapter), &pass.single(sample))))
             .collect();
         assert!(batch == singles, "{name}");
     }
@@ -321,12 +343,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let velocity = to_vec(
-                &case
-                    .transformer
-                    .velocity(Some(&case.adapter), &case.golden_input())
-                    .unwrap(),
-            );
+            let velocity = to_vec(&case.velocity(Some(&case.adapter), &case.golden_pass()));
             (velocity, case.gradients(ActivationMemory::KeepAll).flatten().unwrap())
         })
     };
@@ -353,7 +370,7 @@ fn gradients_of_two_backwards_add_up() {
     let once = case.gradients(ActivationMemory::KeepAll);
     let (velocity, tape) = case
         .transformer
-        .velocity_for_vjp(&case.adapter, &case.golden_input(), ActivationMemory::KeepAll)
+        .velocity_for_vjp(&case.adapter, &case.golden_pass().input(), ActivationMemory::KeepAll)
         .unwrap();
     let mut twice = once.clone();
     case.transformer
@@ -362,4 +379,44 @@ fn gradients_of_two_backwards_add_up() {
     let mut doubled = once;
     doubled.scale(2.0).unwrap();
     assert!(twice.flatten().unwrap() == doubled.flatten().unwrap());
+}
+
+#[test]
+fn a_tape_of_another_transformer_is_refused() {
+    let (case, other) = (
+        Case::open("wide_picture", Implementation::Fused),
+        Case::open("wide_picture", Implementation::Fused),
+    );
+    let (velocity, tape) = case
+        .transformer
+        .velocity_for_vjp(&case.adapter, &case.golden_pass().input(), ActivationMemory::KeepAll)
+        .unwrap();
+    let mut gradients = LoraGradients::zeros(&other.adapter);
+    let refused = other.transformer.vjp(&other.adapter, tape, &velocity, &mut gradients);
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "`tape`: comes from another transformer"
+    );
+}
+
+#[test]
+fn conditioning_of_another_family_is_refused_by_name() {
+    let case = Case::open("wide_picture", Implementation::Fused);
+    let refusal = |change: &dyn Fn(&mut Conditioning)| {
+        let mut pass = case.golden_pass();
+        change(&mut pass.conditioning);
+        case.transformer.velocity(None, &pass.input()).unwrap_err().to_string()
+    };
+    let pooled = case.get("pooled");
+    let unread = refusal(&|conditioning| conditioning.insert("image_latents", pooled.clone()));
+    assert!(
+        unread.contains("`image_latents`, which this model does not read"),
+        "{unread}"
+    );
+    let misfit = refusal(&|conditioning| conditioning.insert(PROMPT_EMBEDS, pooled.clone()));
+    assert!(misfit.starts_with("`prompt_embeds` has shape"), "{misfit}");
+    let missing = refusal(&|conditioning| {
+        *conditioning = Conditioning::from_iter([(POOLED_PROMPT_EMBEDS, pooled.clone())]);
+    });
+    assert_eq!(missing, "the conditioning has no tensor `prompt_embeds`");
 }

@@ -5,9 +5,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
-use gavel_models::denoiser::Denoiser;
-use gavel_models::flux::FluxTransformer;
+use candle_core::{DType, Device, Tensor};
+use gavel_models::denoiser::{Conditioning, Denoiser, Grid, Input};
+use gavel_models::flux::{FluxTransformer, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
 use gavel_models::lora::{LoraAdapter, LoraConfig, LoraError, LoraGradients};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -332,19 +332,20 @@ fn a_flat_vector_of_another_length_is_refused() {
 
 #[test]
 fn an_adapter_of_another_architecture_is_refused_where_it_is_used() {
-    use candle_core::Tensor;
-    use gavel_models::flux::transformer::TransformerInput;
     let (wide, single) = (transformer("wide_picture"), transformer("single_blocks_only"));
     let foreign = adapter(&wide);
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
-    let input = TransformerInput {
-        latents: zeros(&[1, 2, 4]),
-        prompt_embeds: zeros(&[1, 1, 6]),
-        pooled_prompt_embeds: zeros(&[1, 5]),
-        sigma: Tensor::new(&[0.5_f32], &Device::Cpu).unwrap(),
+    let latents = zeros(&[1, 2, 4]);
+    let conditioning = Conditioning::from_iter([
+        (PROMPT_EMBEDS, zeros(&[1, 1, 6])),
+        (POOLED_PROMPT_EMBEDS, zeros(&[1, 5])),
+    ]);
+    let input = Input {
+        latents: &latents,
+        conditioning: &conditioning,
+        sigma: &[0.5],
         guidance: None,
-        height_tokens: 1,
-        width_tokens: 2,
+        grid: Grid { height: 1, width: 2 },
     };
     assert!(single.velocity(None, &input).is_ok());
     let refused = single.velocity(Some(&foreign), &input).unwrap_err();
@@ -352,13 +353,15 @@ fn an_adapter_of_another_architecture_is_refused_where_it_is_used() {
         refused.to_string(),
         "`adapter`: was made for a transformer of another architecture"
     );
-    let bad_sigma = TransformerInput {
-        sigma: Tensor::new(&[0.0_f32], &Device::Cpu).unwrap(),
-        ..input.clone()
-    };
+    let bad_sigma = Input { sigma: &[0.0], ..input };
     assert!(single.velocity(None, &bad_sigma).is_err());
-    let bad_size = TransformerInput {
-        width_tokens: 3,
+    let too_many_sigmas = Input {
+        sigma: &[0.5, 0.5],
+        ..input
+    };
+    assert!(single.velocity(None, &too_many_sigmas).is_err());
+    let bad_size = Input {
+        grid: Grid { height: 1, width: 3 },
         ..input
     };
     assert!(single.velocity(None, &bad_size).is_err());

@@ -52,6 +52,14 @@ pub enum Error {
         /// The file that holds the run's own.
         file: PathBuf,
     },
+    /// The run was begun with other contents of its files.
+    #[error("{folder} was begun with other contents of {}", differences.join(", "))]
+    OtherFiles {
+        /// The folder.
+        folder: PathBuf,
+        /// The keys that name the files.
+        differences: Vec<&'static str>,
+    },
     /// A folder without `spec.json`.
     #[error("{run} is not the folder of a run")]
     NoRun {
@@ -225,6 +233,9 @@ impl Hint for Error {
                     "resume with the same configuration and --set options; {} holds it",
                     file.display()
                 ));
+            }
+            Self::OtherFiles { .. } => {
+                "put back what these keys named when the run was begun, or start another run with --out and run.name"
             }
             Self::NoRun { .. } => {
                 "name the folder that `gavel run` wrote, for example runs/quickstart; it has spec.json at its root"

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use gavel_coordinator::blobs::{BlobError, Blobs};
+use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
+use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, Step};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::Policy;
@@ -46,9 +48,16 @@ impl RunFolder {
         Self::check_new(path)?;
         let folder = Self::at(path, spec.clone());
         folder.make_logs()?;
-        let text = serde_json::to_string_pretty(spec)?;
-        std::fs::write(path.join(SPEC_FILE), text).map_err(|source| folder.unwritable(source))?;
+        folder.write_spec()?;
         Ok(folder)
+    }
+
+    /// Writes the spec whole or not at all.
+    fn write_spec(&self) -> Result<(), Error> {
+        let unfinished = self.path.join(format!("{SPEC_FILE}.new"));
+        std::fs::write(&unfinished, serde_json::to_string_pretty(&self.spec)?)
+            .and_then(|()| std::fs::rename(unfinished, self.spec_file()))
+            .map_err(|source| self.unwritable(source))
     }
 
     /// Says whether a new run may have this folder.
@@ -65,11 +74,11 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Opens the folder of a run that is to go on.
+    /// Opens the folder of a run that is to go on, and notes where its files are now.
     ///
     /// # Errors
-    /// There is none, or it was made by another configuration.
-    pub fn resume(path: &Path, spec: &RunSpec) -> Result<Self, Error> {
+    /// There is none, or it was made by another configuration or from other files.
+    pub async fn resume(path: &Path, spec: &RunSpec, assets: &RunAssets) -> Result<Self, Error> {
         let file = path.join(SPEC_FILE);
         let text = std::fs::read_to_string(&file).map_err(|source| Error::NothingToResume {
             folder: path.to_owned(),
@@ -85,8 +94,37 @@ impl RunFolder {
             });
         }
         let folder = Self::at(path, spec.clone());
+        folder.check_assets(assets).await?;
         folder.make_logs()?;
+        folder.write_spec()?;
         Ok(folder)
+    }
+
+    /// Compares the files' contents with those that the run was begun with.
+    async fn check_assets(&self, assets: &RunAssets) -> Result<(), Error> {
+        // Without a ledger nothing has begun: an earlier start failed.
+        if !self.ledger().is_file() {
+            return Ok(());
+        }
+        let ledger = SqliteLedger::open(&self.ledger()).await?;
+        let records = ledger.runs().await?;
+        ledger.close().await;
+        let Some(record) = records.into_iter().find(|record| record.run == self.spec.id()) else {
+            return Ok(());
+        };
+        let before: RunAssets = serde_json::from_str(&record.assets).map_err(|source| Error::Record {
+            run: record.run,
+            part: "assets",
+            source,
+        })?;
+        let differences = before.differences(assets);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(Error::OtherFiles {
+            folder: self.path.clone(),
+            differences,
+        })
     }
 
     /// Opens the folder of a run that is there, to look into it. `run` is the folder, or its name in `runs/`.
@@ -124,6 +162,11 @@ impl RunFolder {
     /// The configuration of the run.
     pub fn spec(&self) -> &RunSpec {
         &self.spec
+    }
+
+    /// The run's configuration as JSON, with the paths of its last start.
+    pub fn spec_file(&self) -> PathBuf {
+        self.path.join(SPEC_FILE)
     }
 
     /// The folder of the processes' logs.
@@ -185,8 +228,7 @@ impl RunFolder {
     /// As [`RunFolder::write_checkpoint`].
     pub async fn write_final(&self, policy: &Policy) -> Result<Digest, Error> {
         let dir = self.path.join("adapter");
-        self.write_adapter(policy.averaged.unwrap_or(policy.adapter), &dir)
-            .await?;
+        self.write_adapter(policy.evaluated(), &dir).await?;
         Ok(Digest::of(&read(&dir.join(WEIGHTS_FILE))?))
     }
 

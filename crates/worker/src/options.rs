@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gavel_core::spec::RunSpec;
 use gavel_core::work::Role;
 
 /// What a worker is told when it starts.
@@ -24,6 +25,9 @@ pub struct WorkerOptions {
     /// How long to look for the coordinator at the start; `None` looks for ever. A coordinator that goes away later is
     /// always waited for.
     pub connect_within: Option<Duration>,
+    /// A spec whose paths are taken instead of those that a run was submitted with, if it is that run's: where this machine has
+    /// the files now.
+    pub relocated: Option<RunSpec>,
 }
 
 impl WorkerOptions {
@@ -37,6 +41,7 @@ impl WorkerOptions {
             prefetch: 0,
             drain: Duration::from_secs(10),
             connect_within: None,
+            relocated: None,
         }
     }
 }

@@ -51,7 +51,7 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
     ));
     let desk = Arc::new(Desk {
         blobs: Blobs::remote(connection.clone(), options.cache_bytes),
-        specs: Specs::new(connection),
+        specs: Specs::new(connection, options.relocated.clone()),
         jobs: thread::start(work, options.prefetch + 1)?,
         failures: AtomicU32::new(0),
         session: session.clone(),

@@ -29,13 +29,16 @@ pub(crate) struct Specified {
 #[derive(Debug)]
 pub(crate) struct Specs {
     connection: Connection,
+    /// See [`crate::WorkerOptions::relocated`].
+    relocated: Option<RunSpec>,
     known: Mutex<VecDeque<Arc<Specified>>>,
 }
 
 impl Specs {
-    pub(crate) fn new(connection: Connection) -> Self {
+    pub(crate) fn new(connection: Connection, relocated: Option<RunSpec>) -> Self {
         Self {
             connection,
+            relocated,
             known: Mutex::default(),
         }
     }
@@ -66,10 +69,18 @@ impl Specs {
         let parse = |what: &str, error: serde_json::Error| {
             WorkError::Retry(format!("this worker cannot read the {what} of run `{run}`: {error}"))
         };
+        let mut spec: RunSpec = serde_json::from_str(&response.spec_json).map_err(|error| parse("spec", error))?;
+        if let Some(relocated) = self
+            .relocated
+            .as_ref()
+            .filter(|relocated| relocated.digest() == spec.digest())
+        {
+            spec.relocate(relocated);
+        }
         Ok(Specified {
             run: run.clone(),
             digest,
-            spec: serde_json::from_str(&response.spec_json).map_err(|error| parse("spec", error))?,
+            spec,
             assets: serde_json::from_str(&response.assets_json).map_err(|error| parse("assets", error))?,
         })
     }

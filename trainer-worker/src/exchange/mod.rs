@@ -28,7 +28,7 @@ pub trait Exchange: Send {
     /// Says what is missing.
     fn check(&self) -> Result<String, ExchangeError>;
 
-    /// Opens a place where a group meets, for the member that calls the others. Never the same twice.
+    /// Opens a rendezvous for a group, for the member that calls the others. Never the same twice.
     ///
     /// # Errors
     /// [`ExchangeError`].
@@ -47,7 +47,7 @@ pub trait Exchange: Send {
     ) -> Result<(), ExchangeError>;
 }
 
-/// A member's place in its group.
+/// A member's part in its group.
 pub struct Seat<'a> {
     /// The group's rendezvous.
     pub rendezvous: &'a [u8],

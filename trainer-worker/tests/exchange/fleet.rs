@@ -46,7 +46,7 @@ fn assets() -> RunAssets {
     let colours = ["red", "green", "blue", "white", "black", "yellow"];
     RunAssets {
         prompts: colours
-            .map(|colour| format!("a {colour} circle on a grey background"))
+            .map(|colour| format!("a {colour} circle on a grey background").into())
             .to_vec(),
         rubric: RubricText::new("the first is better"),
         ..RunAssets::default()
@@ -67,12 +67,12 @@ impl Work for FakeJudge {
             panic!("{assignment:?}")
         };
         let verdict = |pair: &gavel_core::work::Pair| {
-            let (side, probability) = match pair.prompt.0 % 3 {
+            let (side, probability) = match pair.prompt_index.0 % 3 {
                 0 => (Side::Second, 0.1),
                 _ => (Side::First, 0.9),
             };
             VerdictRecord {
-                prompt: pair.prompt,
+                prompt: pair.prompt_index,
                 verdict: Verdict::Preferred { side },
                 probability_first: probability,
                 order_probabilities: [probability; 2],

@@ -6,7 +6,7 @@ use std::time::Duration;
 use backon::{BlockingRetryable as _, ExponentialBuilder};
 use clap::Args;
 use gavel_core::ids::Digest;
-use gavel_core::spec::{JudgeFamily, JudgeSpec};
+use gavel_core::spec::{InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, ServerSpec};
 use gavel_core::work::VerdictRecord;
 use gavel_judge::{Endpoint, Models, Templates};
 use gavel_rubric::generate::{Embed, HashedNgrams};
@@ -63,8 +63,11 @@ pub(super) fn judge(
     arguments: &BackendArguments,
     model: Option<&Path>,
 ) -> Result<Patient<dyn Judge>> {
-    let spec = spec(arguments, model);
-    let template = template(&spec, arguments.template.as_deref())?;
+    let spec = JudgeSpec {
+        back_end: back_end(arguments, model),
+        ..JudgeSpec::default()
+    };
+    let template = template(&spec.back_end, arguments.template.as_deref())?;
     Ok(Patient {
         inner: models.open(&spec, &Templates::one(template))?,
         retries: arguments.retries,
@@ -77,7 +80,7 @@ pub(super) fn judge(
 /// A folder that cannot be used, or a model that does not write.
 pub(super) fn chat(models: &mut Models, arguments: &BackendArguments) -> Result<Patient<dyn Chat>> {
     Ok(Patient {
-        inner: models.open_chat(&spec(arguments, None))?,
+        inner: models.open_chat(&back_end(arguments, None))?,
         retries: arguments.retries,
     })
 }
@@ -100,12 +103,11 @@ pub(super) fn embedding(arguments: &GenerateArguments) -> Result<Box<dyn Embed>>
         Diagnostic::new("--embedding-model names a model of a server, and there is none")
             .with_hint("name the server with --embedding-endpoint URL, or leave --embedding-model out")
     })?;
-    let spec = JudgeSpec {
-        family: JudgeFamily::Openai,
-        endpoint: Some(endpoint.clone()),
-        model: Some(model.clone()),
+    let spec = ServerSpec {
+        endpoint: endpoint.clone(),
+        model: model.clone(),
         api_key_env: api_key_env.clone(),
-        ..JudgeSpec::default()
+        ..ServerSpec::default()
     };
     Ok(Box::new(Patient {
         inner: Box::new(Endpoint::new(&spec)?) as Box<dyn Embed>,
@@ -113,35 +115,31 @@ pub(super) fn embedding(arguments: &GenerateArguments) -> Result<Box<dyn Embed>>
     }))
 }
 
-fn spec(arguments: &BackendArguments, model: Option<&Path>) -> JudgeSpec {
-    let common = JudgeSpec {
-        dtype: arguments.dtype.into(),
-        concurrency: arguments.concurrency,
-        ..JudgeSpec::default()
-    };
+fn back_end(arguments: &BackendArguments, model: Option<&Path>) -> JudgeBackEnd {
     match model.or(arguments.model.as_deref()) {
-        Some(path) => JudgeSpec {
-            family: JudgeFamily::Auto,
+        Some(path) => JudgeBackEnd::InProcess(InProcessSpec {
+            family: InProcessFamily::Auto,
             path: path.to_owned(),
-            ..common
-        },
-        None => JudgeSpec {
-            family: JudgeFamily::Openai,
-            endpoint: arguments.endpoint.clone(),
-            model: arguments.model_name.clone(),
+            dtype: arguments.dtype.into(),
+            ..InProcessSpec::default()
+        }),
+        None => JudgeBackEnd::Server(ServerSpec {
+            endpoint: arguments.endpoint.clone().unwrap_or_default(),
+            model: arguments.model_name.clone().unwrap_or_default(),
             api_key_env: arguments.api_key_env.clone(),
-            ..common
-        },
+            concurrency: arguments.concurrency,
+            ..ServerSpec::default()
+        }),
     }
 }
 
-fn template(spec: &JudgeSpec, named: Option<&Path>) -> Result<JudgeTemplate> {
-    let folder_template = spec.path.join(FOLDER_TEMPLATE);
-    Ok(match named {
+fn template(back_end: &JudgeBackEnd, named: Option<&Path>) -> Result<JudgeTemplate> {
+    let folder_template = match back_end {
+        JudgeBackEnd::InProcess(model) => Some(model.path.join(FOLDER_TEMPLATE)).filter(|file| file.is_file()),
+        JudgeBackEnd::Server(_) | JudgeBackEnd::Ensemble(_) => None,
+    };
+    Ok(match named.or(folder_template.as_deref()) {
         Some(file) => JudgeTemplate::load(file)?,
-        None if spec.family != JudgeFamily::Openai && folder_template.is_file() => {
-            JudgeTemplate::load(&folder_template)?
-        }
         None => {
             let text = include_str!("../../../../configs/judge/instruct.toml");
             JudgeTemplate::parse(text, Path::new("configs/judge/instruct.toml"))

@@ -15,7 +15,8 @@ use serde::Serialize;
 
 use super::backend::{self, BackendArguments};
 use super::measure::{Compared, Measured, ThemeMeasured};
-use super::{DataArguments, now, page, print_json, read_data};
+use super::{DataArguments, now, page, read_data};
+use crate::commands::print_json;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::files::{beside, write_whole};
 

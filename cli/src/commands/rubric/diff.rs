@@ -8,7 +8,7 @@ use gavel_core::ids::Digest;
 use gavel_rubric::RubricSet;
 use serde::Serialize;
 
-use super::print_json;
+use crate::commands::print_json;
 use crate::diagnostic::Result;
 
 #[derive(Debug, Args)]

@@ -11,7 +11,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::backend::{self, BackendArguments};
-use super::{DataArguments, now, print_json, read_data};
+use super::{DataArguments, now, read_data};
+use crate::commands::print_json;
 use crate::diagnostic::{Context as _, Foreign as _, Result};
 use crate::files::{beside, write_whole};
 

@@ -14,9 +14,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use gavel_rubric::data::{LabelledSet, ReadOptions};
-use serde::Serialize;
 
-use crate::diagnostic::{Context as _, Result};
+use crate::diagnostic::Result;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RubricCommand {
@@ -70,11 +69,6 @@ fn read_data(arguments: &DataArguments) -> Result<LabelledSet> {
         ..local
     };
     Ok(LabelledSet::read(&arguments.data, &options)?)
-}
-
-fn print_json(value: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value).context("cannot write JSON")?);
-    Ok(())
 }
 
 fn now() -> String {

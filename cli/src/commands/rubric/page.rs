@@ -4,6 +4,7 @@ use std::io::Cursor;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use gavel_core::measure::is_right;
 use gavel_core::work::{Side, Verdict, VerdictRecord};
 use gavel_rubric::data::{Picture, RankedPair};
 use image::ImageFormat;
@@ -11,7 +12,6 @@ use minijinja::{Environment, context};
 use serde::Serialize;
 
 use super::check::{Check, Verdicts, share};
-use super::measure::is_right;
 use crate::diagnostic::{Context as _, Foreign as _, Result};
 
 /// Longest side, in pixels, of a picture on the page.

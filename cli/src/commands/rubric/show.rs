@@ -7,7 +7,7 @@ use clap::Args;
 use gavel_rubric::{Provenance, RubricSet};
 use serde_json::json;
 
-use super::print_json;
+use crate::commands::print_json;
 use crate::diagnostic::Result;
 
 #[derive(Debug, Args)]

@@ -148,20 +148,8 @@ fn every(chance: &mut Chance, present: f64, low: u64, high: u64) -> u64 {
 
 fn spec(chance: &mut Chance, heartbeat: u64) -> RunSpec {
     let mut spec = RunSpec {
-        run: Default::default(),
-        model: Default::default(),
-        prompts: Default::default(),
-        sampling: Default::default(),
-        lora: Default::default(),
-        objective: Default::default(),
-        optimizer: Default::default(),
-        judge: Default::default(),
-        trainer: Default::default(),
-        checkpoints: Default::default(),
         evaluation: chance.happens(0.5).then(Default::default),
-        limits: Default::default(),
-        fleet: Default::default(),
-        coordinator: Default::default(),
+        ..RunSpec::default()
     };
     spec.run.name = "simulated".into();
     spec.run.seed = chance.below(1_000);

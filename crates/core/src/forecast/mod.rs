@@ -327,22 +327,7 @@ mod tests {
     use super::*;
 
     fn spec(steps: u32, per_step: u32) -> RunSpec {
-        let mut spec = RunSpec {
-            run: Default::default(),
-            model: Default::default(),
-            prompts: Default::default(),
-            sampling: Default::default(),
-            lora: Default::default(),
-            objective: Default::default(),
-            optimizer: Default::default(),
-            judge: Default::default(),
-            trainer: Default::default(),
-            checkpoints: Default::default(),
-            evaluation: None,
-            limits: Default::default(),
-            fleet: Default::default(),
-            coordinator: Default::default(),
-        };
+        let mut spec = RunSpec::default();
         spec.run.steps = steps;
         spec.prompts.per_step = per_step;
         spec

@@ -9,20 +9,8 @@ use crate::work::{Outcome, Side, Verdict, VerdictRecord};
 /// A small run whose chunks of samples, pairs and shards do not line up.
 pub(crate) fn spec() -> RunSpec {
     let mut spec = RunSpec {
-        run: Default::default(),
-        model: Default::default(),
-        prompts: Default::default(),
-        sampling: Default::default(),
-        lora: Default::default(),
-        objective: Default::default(),
-        optimizer: Default::default(),
-        judge: Default::default(),
-        trainer: Default::default(),
-        checkpoints: Default::default(),
         evaluation: Some(Default::default()),
-        limits: Default::default(),
-        fleet: Default::default(),
-        coordinator: Default::default(),
+        ..RunSpec::default()
     };
     spec.run.name = "small".into();
     spec.run.steps = 3;

@@ -2,15 +2,15 @@
 
 use std::fmt;
 
-use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::de::{self, Deserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
-/// The keys that `T` accepts, in declaration order.
-pub(super) fn of<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+/// The keys that a derived `deserialize` accepts, in declaration order.
+pub(super) fn of<T>(deserialize: impl FnOnce(Probe<'_>) -> Result<T, Answered>) -> Vec<&'static str> {
     let mut names: &'static [&'static str] = &[];
     // The probe ends by design with an error; the names are in `names` by then.
-    let _ = T::deserialize(Probe(&mut names));
-    names
+    let _ = deserialize(Probe(&mut names));
+    names.to_vec()
 }
 
 /// The name that is most like `name`, if one is alike at all.
@@ -23,10 +23,12 @@ pub(super) fn nearest(name: &str, names: &[&str]) -> Option<String> {
         .map(|(_, candidate)| candidate.to_owned())
 }
 
-struct Probe<'a>(&'a mut &'static [&'static str]);
+/// A deserializer that asks for the names of the fields and gives nothing.
+pub(super) struct Probe<'a>(&'a mut &'static [&'static str]);
 
+/// How every [`Probe`] ends.
 #[derive(Debug)]
-struct Answered;
+pub(super) struct Answered;
 
 impl fmt::Display for Answered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

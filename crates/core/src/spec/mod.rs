@@ -1,91 +1,125 @@
 //! The run specification: one TOML file, one struct for each section, checked as a whole before anything starts.
+//!
+//! A new key is a field of its section's struct; a new section is a struct that is a `Section`, and a line in the one list
+//! of them below. Tests then ask for the key's row in docs/configuration.md and whether it is part of the fingerprint.
 
+mod checkpoints;
+mod coordinator;
 mod device;
-mod digest;
 mod duration;
+mod evaluation;
+mod fingerprint;
 mod fleet;
 mod judge;
 mod keys;
+mod limits;
+mod lora;
 mod model;
 mod objective;
+mod optimizer;
 mod parse;
+mod paths;
 mod problems;
-mod reasons;
+mod prompts;
 mod run;
 mod sampling;
+mod section;
+mod trainer;
 
 #[cfg(test)]
 mod tests;
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+pub use checkpoints::CheckpointSpec;
+pub use coordinator::CoordinatorSpec;
 pub use device::{Device, Dtype, InvalidDevice};
-pub use fleet::{CoordinatorSpec, FleetSpec, GradientExchange, LimitsSpec, TrainerSpec};
-pub use judge::{JudgeFamily, JudgeSpec, NamedJudge};
-pub use model::{LoraSpec, ModelFamily, ModelSpec};
-pub use objective::{LearningRateSchedule, ObjectiveSpec, OptimizerSpec};
+pub use evaluation::{EvaluationSpec, EvaluatorName};
+pub use fingerprint::with_paths as fingerprint_with_paths;
+pub use fleet::FleetSpec;
+pub use judge::{
+    EnsembleFamily, EnsembleSpec, InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, MemberSpec, NamedJudge,
+    ReasonsSpec, ServerFamily, ServerSpec,
+};
+pub use limits::LimitsSpec;
+pub use lora::LoraSpec;
+pub use model::{FamilyName, InvalidFamilyName, ModelSpec};
+pub use objective::ObjectiveSpec;
+pub use optimizer::{LearningRateSchedule, OptimizerSpec};
+pub use paths::each_path;
 pub use problems::{Problem, Problems};
-pub use reasons::ReasonsSpec;
-pub use run::{CheckpointSpec, EvaluationSpec, EvaluatorName, RunSection};
-pub use sampling::{PromptsSpec, SamplingSpec};
+pub use prompts::PromptsSpec;
+pub use run::RunSection;
+pub use sampling::SamplingSpec;
+pub use trainer::{GradientExchange, TrainerSpec};
 
 use crate::ids::{Digest, RunId};
+use section::Section;
 
-/// A whole run, as the configuration file says it. What [`RunSpec::from_value`] returns has passed every check.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RunSpec {
-    /// Name, seed and length.
-    pub run: RunSection,
-    /// The frozen base.
-    pub model: ModelSpec,
-    /// Prompt files.
-    pub prompts: PromptsSpec,
-    /// The stochastic sampler.
-    pub sampling: SamplingSpec,
-    /// The adapter.
-    pub lora: LoraSpec,
-    /// The loss.
-    pub objective: ObjectiveSpec,
-    /// AdamW.
-    pub optimizer: OptimizerSpec,
-    /// The judge.
-    pub judge: JudgeSpec,
-    /// How gradient work is cut.
-    pub trainer: TrainerSpec,
-    /// Which policies are kept.
-    pub checkpoints: CheckpointSpec,
-    /// Base against tuned on held-out prompts; `None` for a run without evaluation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub evaluation: Option<EvaluationSpec>,
-    /// What a run puts up with.
-    pub limits: LimitsSpec,
-    /// Local workers and leases.
-    pub fleet: FleetSpec,
-    /// Addresses.
-    pub coordinator: CoordinatorSpec,
+/// Makes [`RunSpec`] and everything that must know each section from the one list of them.
+macro_rules! sections {
+    ($($(#[$attribute:meta])* $name:ident: $section:ty,)*) => {
+        /// A whole run, as the configuration file says it. What [`RunSpec::from_value`] returns has passed every check.
+        #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct RunSpec {
+            $($(#[$attribute])* pub $name: $section,)*
+        }
+
+        /// The sections' names, in the order of the documentation, each with a function that lists its keys.
+        const SECTIONS: &[(&str, fn() -> Vec<&'static str>)] = &[$((stringify!($name), <$section as Section>::keys),)*];
+
+        impl RunSpec {
+            /// Reads each section from its table.
+            fn read(mut tables: BTreeMap<String, Table>, problems: &mut Problems) -> Self {
+                Self {
+                    $($name: Section::read(tables.remove(stringify!($name)), stringify!($name), problems),)*
+                }
+            }
+
+            /// Checks each section by itself.
+            fn check_sections(&self, problems: &mut Problems) {
+                $(self.$name.check(problems);)*
+            }
+        }
+    };
 }
 
-/// A section's name with a function that lists its keys.
-type Section = (&'static str, fn() -> &'static [&'static str]);
-
-/// The sections with the keys of each, in the order of the documentation.
-const SECTIONS: &[Section] = &[
-    ("run", keys::of::<RunSection>),
-    ("model", keys::of::<ModelSpec>),
-    ("prompts", keys::of::<PromptsSpec>),
-    ("sampling", keys::of::<SamplingSpec>),
-    ("lora", keys::of::<LoraSpec>),
-    ("objective", keys::of::<ObjectiveSpec>),
-    ("optimizer", keys::of::<OptimizerSpec>),
-    ("judge", keys::of::<JudgeSpec>),
-    ("trainer", keys::of::<TrainerSpec>),
-    ("checkpoints", keys::of::<CheckpointSpec>),
-    ("evaluation", keys::of::<EvaluationSpec>),
-    ("limits", keys::of::<LimitsSpec>),
-    ("fleet", keys::of::<FleetSpec>),
-    ("coordinator", keys::of::<CoordinatorSpec>),
-];
+sections! {
+    /// Name, seed and length.
+    run: RunSection,
+    /// The frozen base.
+    model: ModelSpec,
+    /// Prompt files.
+    prompts: PromptsSpec,
+    /// The stochastic sampler.
+    sampling: SamplingSpec,
+    /// The adapter.
+    lora: LoraSpec,
+    /// The loss.
+    objective: ObjectiveSpec,
+    /// AdamW.
+    optimizer: OptimizerSpec,
+    /// The judge.
+    judge: JudgeSpec,
+    /// How gradient work is cut.
+    trainer: TrainerSpec,
+    /// Which policies are kept.
+    checkpoints: CheckpointSpec,
+    /// Base against tuned on held-out prompts; `None` for a run without evaluation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    evaluation: Option<EvaluationSpec>,
+    /// What a run puts up with.
+    limits: LimitsSpec,
+    /// Local workers and leases.
+    fleet: FleetSpec,
+    /// Addresses.
+    coordinator: CoordinatorSpec,
+}
 
 impl RunSpec {
     /// Reads and checks a configuration that is already layered (file, environment, command line).
@@ -101,7 +135,7 @@ impl RunSpec {
     pub fn keys() -> impl Iterator<Item = (&'static str, &'static str)> {
         SECTIONS
             .iter()
-            .flat_map(|(section, keys)| keys().iter().map(move |key| (*section, *key)))
+            .flat_map(|(section, keys)| keys().into_iter().map(move |key| (*section, key)))
     }
 
     /// The run's id: `run.name`.
@@ -109,10 +143,24 @@ impl RunSpec {
         RunId(self.run.name.clone())
     }
 
-    /// Fingerprint of what determines the result: canonical JSON (sorted keys) of every section but `[fleet]` and
-    /// `[coordinator]`, without `trainer.exchange`, with paths spelled without `.` and doubled separators.
+    /// Fingerprint of what determines the result, as far as the keys say it. What the files and folders hold that the spec
+    /// names is compared by itself ([`RunAssets`](crate::RunAssets)), so where they are is no part of it.
     pub fn digest(&self) -> Digest {
-        digest::of(self)
+        fingerprint::of(self)
+    }
+
+    /// Takes every path that `other` has too, which is the same run with its files elsewhere.
+    pub fn relocate(&mut self, other: &Self) {
+        let mut other = other.clone();
+        let elsewhere: BTreeMap<String, PathBuf> = paths::of(&mut other)
+            .into_iter()
+            .map(|(key, path)| (key, std::mem::take(path)))
+            .collect();
+        for (key, path) in paths::of(self) {
+            if let Some(found) = elsewhere.get(&key) {
+                path.clone_from(found);
+            }
+        }
     }
 
     /// The denoising steps that carry noise and a gradient, in sampling order.
@@ -132,23 +180,12 @@ impl RunSpec {
     }
 
     fn check_into(&self, problems: &mut Problems) {
-        self.run.check(problems);
-        self.model.check(problems);
-        self.prompts.check(problems);
-        self.sampling.check(problems);
-        self.lora.check(problems);
-        self.objective.check(problems);
-        self.optimizer.check(problems);
-        self.judge.check(problems);
-        self.trainer.check(problems);
-        if let Some(evaluation) = &self.evaluation {
-            evaluation.check(problems);
-            problems.require(self.prompts.held_out.is_some(), "prompts.held_out", || {
-                "must be set when there is an `[evaluation]` section: a text file of held-out prompts".into()
-            });
-        }
-        self.limits.check(problems);
-        self.fleet.check(problems);
+        self.check_sections(problems);
+        problems.require(
+            self.evaluation.is_none() || self.prompts.held_out.is_some(),
+            "prompts.held_out",
+            || "must be set when there is an `[evaluation]` section: a text file of held-out prompts".into(),
+        );
         problems.require(
             self.trainer.exchange == GradientExchange::Blobs || self.model.device != Device::Cpu,
             "trainer.exchange",

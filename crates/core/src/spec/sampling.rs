@@ -1,51 +1,10 @@
-//! `[prompts]` and `[sampling]`: what is painted, and how.
-
-use std::path::PathBuf;
+//! `[sampling]`: how pictures are painted.
 
 use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
+use super::section::Section;
 use crate::rpo::Sde;
-
-/// `[prompts]`: the prompt files, one prompt on each line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PromptsSpec {
-    /// Training prompts.
-    pub train: PathBuf,
-    /// Prompts that are never trained on; evaluation needs them.
-    pub held_out: Option<PathBuf>,
-    /// Prompts, and so pairs, of one optimizer step over the whole fleet.
-    pub per_step: u32,
-    /// Tokens that the T5 encoder sees; longer prompts are cut.
-    pub max_sequence_length: usize,
-}
-
-impl Default for PromptsSpec {
-    fn default() -> Self {
-        Self {
-            train: PathBuf::new(),
-            held_out: None,
-            per_step: 8,
-            max_sequence_length: 512,
-        }
-    }
-}
-
-impl PromptsSpec {
-    pub(super) fn check(&self, problems: &mut Problems) {
-        problems.require_set(&self.train, "prompts.train", "a text file with one prompt on each line");
-        if let Some(path) = &self.held_out {
-            problems.require_set(
-                path,
-                "prompts.held_out",
-                "a text file with one prompt on each line, or leave it out",
-            );
-        }
-        problems.at_least_one(self.per_step, "prompts.per_step");
-        problems.at_least_one(self.max_sequence_length as u64, "prompts.max_sequence_length");
-    }
-}
 
 /// `[sampling]`: the stochastic sampler.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,8 +56,8 @@ impl Default for SamplingSpec {
     }
 }
 
-impl SamplingSpec {
-    pub(super) fn check(&self, problems: &mut Problems) {
+impl Section for SamplingSpec {
+    fn check(&self, problems: &mut Problems) {
         problems.require(self.steps >= 1 && self.steps <= 1000, "sampling.steps", || {
             format!("must lie in 1 to 1000, not {}", self.steps)
         });

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use backon::{ExponentialBuilder, Retryable as _};
 use bytes::Bytes;
 use gavel_core::Diagnostic;
-use gavel_core::spec::JudgeSpec;
+use gavel_core::spec::ServerSpec;
 use gavel_rubric::{AskError, Spent};
 use reqwest::{Method, StatusCode, header};
 use serde_json::Value;
@@ -56,7 +56,7 @@ pub(super) struct Failure {
 }
 
 impl Client {
-    pub(super) fn new(spec: &JudgeSpec) -> Result<Self, Error> {
+    pub(super) fn new(spec: &ServerSpec) -> Result<Self, Error> {
         let key = match &spec.api_key_env {
             None => None,
             Some(name) => {
@@ -81,12 +81,7 @@ impl Client {
             .user_agent(concat!("gavel/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| refused(format!("cannot make an HTTP client: {}", Diagnostic::foreign(&error))))?;
-        let base = spec
-            .endpoint
-            .as_deref()
-            .unwrap_or_default()
-            .trim_end_matches('/')
-            .to_owned();
+        let base = spec.base().to_owned();
         reqwest::Url::parse(&base).map_err(|error| refused(format!("`{base}` is no address: {error}")))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)

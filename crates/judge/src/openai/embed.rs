@@ -69,7 +69,7 @@ mod tests {
 
     use axum::routing::post;
     use axum::{Json, Router};
-    use gavel_core::spec::{JudgeFamily, JudgeSpec};
+    use gavel_core::spec::ServerSpec;
     use tokio::net::TcpListener;
     use tokio::runtime::{Builder, Runtime};
 
@@ -90,11 +90,10 @@ mod tests {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address: SocketAddr = listener.local_addr().unwrap();
         runtime.spawn(async move { axum::serve(listener, router).await });
-        let spec = JudgeSpec {
-            family: JudgeFamily::Openai,
-            endpoint: Some(format!("http://{address}/v1")),
-            model: Some("embedder".into()),
-            ..JudgeSpec::default()
+        let spec = ServerSpec {
+            endpoint: format!("http://{address}/v1"),
+            model: "embedder".into(),
+            ..ServerSpec::default()
         };
         (runtime, Endpoint::new(&spec).unwrap())
     }

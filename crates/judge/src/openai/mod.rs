@@ -9,17 +9,19 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gavel_core::ids::Digest;
-use gavel_core::spec::JudgeSpec;
-use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Message, Spent, Usage};
+use gavel_core::spec::ServerSpec;
+use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Judge, Message, Spent, Usage};
 use image::RgbImage;
 use serde_json::{Value, json};
 
-use crate::{Error, fingerprint};
+use crate::Error;
+use crate::open::{Asked, BackEnd, Models};
 use client::{Client, Failure};
-pub(crate) use judge::EndpointJudge;
+use judge::EndpointJudge;
 use wire::{Choice, Completion};
 
 /// A model behind a server.
@@ -39,23 +41,43 @@ pub struct Endpoint {
 /// The limit's names; newer hosted models refuse the first.
 const LIMITS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 
+impl BackEnd for ServerSpec {
+    fn fingerprint(&self) -> Result<Digest, Error> {
+        Ok(Digest::of(format!("openai {} {}", self.base(), self.model).as_bytes()))
+    }
+
+    fn judge(&self, asked: &Asked<'_>, _: &mut Models) -> Result<Box<dyn Judge>, Error> {
+        let endpoint = Arc::new(Endpoint::new(self)?);
+        let template = asked.template.clone();
+        Ok(Box::new(EndpointJudge::new(
+            endpoint,
+            template,
+            asked.margin,
+            self.concurrency,
+        )))
+    }
+
+    fn chat(&self, _: &mut Models) -> Result<Box<dyn Chat>, Error> {
+        Ok(Box::new(Endpoint::new(self)?))
+    }
+
+    fn concurrency(&self) -> usize {
+        self.concurrency as usize
+    }
+}
+
 impl Endpoint {
     /// A client for the server that the spec names. Nothing is asked yet.
     ///
     /// # Errors
     /// [`Error::Client`] when the key is missing or the address is none.
-    pub fn new(spec: &JudgeSpec) -> Result<Self, Error> {
-        let base = spec
-            .endpoint
-            .as_deref()
-            .unwrap_or_default()
-            .trim_end_matches('/')
-            .to_owned();
-        let model = spec.model.clone().unwrap_or_default();
+    pub fn new(spec: &ServerSpec) -> Result<Self, Error> {
+        let base = spec.base().to_owned();
+        let model = spec.model.clone();
         Ok(Self {
             client: Client::new(spec)?,
             name: format!("{model} at {base}"),
-            identity: fingerprint(spec)?,
+            identity: spec.fingerprint()?,
             base,
             model,
             written: AtomicUsize::new(0),

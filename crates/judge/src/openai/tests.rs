@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use gavel_core::ids::PromptIndex;
-use gavel_core::spec::{JudgeFamily, JudgeSpec};
+use gavel_core::spec::ServerSpec;
 use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord};
 use gavel_rubric::{AskError, Chat as _, ChatRequest, Judge as _, JudgeTemplate, JudgedPair, Message, Part, RubricSet};
 use image::{Rgb, RgbImage};
@@ -188,20 +188,19 @@ fn brighter_and_count(request: &Value) -> (usize, usize) {
     (brighter, brightness.len())
 }
 
-fn spec(server: &Server) -> JudgeSpec {
-    JudgeSpec {
-        family: JudgeFamily::Openai,
-        endpoint: Some(format!("http://{}/v1", server.address)),
-        model: Some("vlm".into()),
+fn spec(server: &Server) -> ServerSpec {
+    ServerSpec {
+        endpoint: format!("http://{}/v1", server.address),
+        model: "vlm".into(),
         attempts: 3,
         concurrency: 1,
         prompt_price: Some(2.0),
         completion_price: Some(10.0),
-        ..JudgeSpec::default()
+        ..ServerSpec::default()
     }
 }
 
-fn endpoint(spec: &JudgeSpec) -> Arc<Endpoint> {
+fn endpoint(spec: &ServerSpec) -> Arc<Endpoint> {
     let mut endpoint = Endpoint::new(spec).unwrap();
     endpoint.client = endpoint.client.without_pauses();
     Arc::new(endpoint)
@@ -217,7 +216,7 @@ fn judge(server: &Server, template_name: &str, pairs: u32) -> Result<Vec<Verdict
     judge_as(&spec(server), template_name, pairs)
 }
 
-fn judge_as(spec: &JudgeSpec, template_name: &str, pairs: u32) -> Result<Vec<VerdictRecord>, AskError> {
+fn judge_as(spec: &ServerSpec, template_name: &str, pairs: u32) -> Result<Vec<VerdictRecord>, AskError> {
     let judge = EndpointJudge::new(endpoint(spec), template(template_name), 0.0, spec.concurrency);
     let bright = RgbImage::from_pixel(4, 4, Rgb([200, 200, 200]));
     let dark = RgbImage::from_pixel(4, 4, Rgb([20, 20, 20]));
@@ -331,8 +330,8 @@ fn a_server_that_stays_away_is_unavailable_and_gives_no_verdict() {
     );
     assert_eq!(server.stub.calls(), 3, "as many as judge.attempts");
 
-    let nobody = JudgeSpec {
-        endpoint: Some("http://127.0.0.1:1/v1".into()),
+    let nobody = ServerSpec {
+        endpoint: "http://127.0.0.1:1/v1".into(),
         ..spec(&server)
     };
     assert!(matches!(
@@ -344,7 +343,7 @@ fn a_server_that_stays_away_is_unavailable_and_gives_no_verdict() {
 #[test]
 fn a_slow_server_is_given_up_after_the_timeout() {
     let server = serve(Stub::new([], Act::Sleeps));
-    let hasty = JudgeSpec {
+    let hasty = ServerSpec {
         timeout: Duration::from_millis(50),
         ..spec(&server)
     };
@@ -456,7 +455,7 @@ fn tokens_and_their_price_are_counted() {
 #[test]
 fn no_more_requests_are_under_way_than_allowed_and_the_answers_keep_their_places() {
     let server = serve(Stub::new([Act::Refuses], Act::Honest));
-    let parallel = JudgeSpec {
+    let parallel = ServerSpec {
         concurrency: 4,
         ..spec(&server)
     };

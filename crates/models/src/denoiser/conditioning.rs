@@ -18,7 +18,7 @@ impl Conditioning {
         Self::default()
     }
 
-    /// Adds a tensor, in the place of any of the same name.
+    /// Adds a tensor. One of the same name is replaced.
     pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
         self.0.insert(name.into(), tensor);
     }

@@ -4,6 +4,9 @@
 //! [`crate::Family`] chooses among the families; nobody else names one.
 
 mod conditioning;
+pub(crate) mod engine;
+pub(crate) mod loader;
+pub(crate) mod recent;
 
 use std::any::Any;
 use std::collections::BTreeMap;

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 
-use super::pipeline::{SchedulerConfig, check_model_index, latent_tokens};
-use super::transformer::{FluxTransformerConfig, layers};
+use super::pipeline::{SchedulerConfig, check_model_index, grid};
+use super::transformer;
 use crate::denoiser::{Grid, Inspection};
 use crate::load::read_config;
 use crate::lora::AdaptableLayers;
@@ -18,16 +18,14 @@ use crate::{LoadError, ModelError, Weights};
 pub struct FluxInspection {
     layers: AdaptableLayers,
     vae: AutoencoderConfig,
-    /// Numbers in the transformer's weights.
-    pub transformer_parameters: u64,
-    /// Numbers in the weights of text encoders and autoencoder.
-    pub other_parameters: u64,
+    transformer_parameters: u64,
+    other_parameters: u64,
 }
 
 impl FluxInspection {
     /// Reads every settings file, both tokenizers, and the headers of all weight files. Finds a file that is missing, is of
-    /// another family, or ends before its header says so, and layers of the transformer with other shapes than its settings
-    /// imply; not so tensors of text encoders and autoencoder, which only loading compares.
+    /// another family, or ends before its header says so, and each tensor of the transformer that loading would refuse; not so
+    /// tensors of text encoders and autoencoder, which only loading compares.
     ///
     /// # Errors
     /// Any [`LoadError`].
@@ -39,28 +37,15 @@ impl FluxInspection {
         let vae = AutoencoderConfig::read(&dir.join("vae"))?;
         let mut other_parameters = 0;
         for part in ["vae", "text_encoder", "text_encoder_2"] {
-            other_parameters += header(&dir.join(part))?.parameters();
+            other_parameters += Weights::open(&dir.join(part), &Device::Cpu, DType::F32)?.parameters();
         }
-        let folder = dir.join("transformer");
-        let layers = layers(&FluxTransformerConfig::read(&folder)?);
-        let transformer = header(&folder)?;
-        for (path, layer) in &layers.layers {
-            transformer.check(&format!("{path}.weight"), &[layer.outputs, layer.inputs])?;
-        }
+        let (layers, transformer_parameters) = transformer::inspect(&dir.join("transformer"))?;
         Ok(Self {
             layers,
             vae,
-            transformer_parameters: transformer.parameters(),
+            transformer_parameters,
             other_parameters,
         })
-    }
-
-    /// (height_tokens, width_tokens) of an image of `height` x `width` pixels.
-    ///
-    /// # Errors
-    /// [`ModelError::Value`] when a side is no positive multiple of the pixels of a token.
-    pub fn latent_tokens(&self, height: usize, width: usize) -> Result<(usize, usize), ModelError> {
-        latent_tokens(&self.vae, height, width)
     }
 }
 
@@ -70,8 +55,7 @@ impl Inspection for FluxInspection {
     }
 
     fn grid(&self, height: usize, width: usize) -> Result<Grid, ModelError> {
-        let (height, width) = latent_tokens(&self.vae, height, width)?;
-        Ok(Grid { height, width })
+        grid(&self.vae, height, width)
     }
 
     fn denoiser_parameters(&self) -> u64 {
@@ -81,11 +65,6 @@ impl Inspection for FluxInspection {
     fn other_parameters(&self) -> u64 {
         self.other_parameters
     }
-}
-
-/// Opens the weights for their headers; the device and type are for reading, which nobody does.
-fn header(dir: &Path) -> Result<Weights, LoadError> {
-    Weights::open(dir, &Device::Cpu, DType::F32)
 }
 
 #[cfg(test)]
@@ -124,5 +103,13 @@ mod tests {
         }
         assert_eq!(folder.grid(64, 64).unwrap(), Grid { height: 4, width: 4 });
         assert!(folder.grid(64, 60).is_err());
+    }
+
+    #[test]
+    fn the_published_targets_each_name_a_layer() {
+        let folder = FluxInspection::read(&tiny()).unwrap();
+        for target in gavel_core::spec::LoraSpec::PUBLISHED_TARGETS {
+            folder.bind(&config(target)).unwrap();
+        }
     }
 }

@@ -84,9 +84,9 @@ fn num_train_timesteps() -> usize {
 /// The conditioning of a batch of prompts.
 #[derive(Debug, Clone)]
 pub struct PromptEmbeds {
-    /// T5's states (batch, max_sequence_length, joint width) f32.
+    /// T5's states (batch, max_sequence_length, joint width), float32.
     pub prompt_embeds: Tensor,
-    /// CLIP's pooled states (batch, width) f32.
+    /// CLIP's pooled states (batch, width), float32.
     pub pooled_prompt_embeds: Tensor,
 }
 
@@ -115,6 +115,9 @@ impl FluxTextEncoders {
 
     /// Embeds prompts as FluxPipeline does: CLIP padded to its length, T5 to `max_sequence_length`, nothing masked.
     ///
+    /// # Shapes
+    /// See [`PromptEmbeds`].
+    ///
     /// # Errors
     /// [`ModelError::Value`] for no prompts or a length without room for text.
     pub fn encode(&self, prompts: &[&str], max_sequence_length: usize) -> Result<PromptEmbeds, ModelError> {
@@ -141,14 +144,9 @@ impl FluxTextEncoders {
 /// its folder.
 #[derive(Debug)]
 pub struct FluxPipeline {
-    /// The denoiser.
-    pub transformer: FluxTransformer,
-    /// The text encoders.
-    pub text: FluxTextEncoders,
-    /// The autoencoder.
-    pub vae: AutoencoderKl,
-    /// The settings of the sigma schedule.
-    pub scheduler: SchedulerConfig,
+    transformer: FluxTransformer,
+    text: FluxTextEncoders,
+    vae: AutoencoderKl,
     device: Device,
 }
 
@@ -159,8 +157,8 @@ impl FluxPipeline {
     /// Any [`LoadError`]; [`LoadError::Unsupported`] when `model_index.json` names classes of another family.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
         check_model_index(dir)?;
+        read_config::<SchedulerConfig>(&dir.join("scheduler").join("scheduler_config.json"))?;
         Ok(Self {
-            scheduler: read_config(&dir.join("scheduler").join("scheduler_config.json"))?,
             text: FluxTextEncoders::load(dir, device, dtype)?,
             vae: AutoencoderKl::load(&dir.join("vae"), device, dtype)?,
             transformer: FluxTransformer::load(&dir.join("transformer"), device, dtype)?,
@@ -168,45 +166,10 @@ impl FluxPipeline {
         })
     }
 
-    /// Embeds prompts; see [`FluxTextEncoders::encode`].
+    /// Encodes images of one size to packed latents: mean, shifted and scaled.
     ///
-    /// # Errors
-    /// As [`FluxTextEncoders::encode`].
-    pub fn encode_prompts(&self, prompts: &[&str], max_sequence_length: usize) -> Result<PromptEmbeds, ModelError> {
-        self.text.encode(prompts, max_sequence_length)
-    }
-
-    /// (height_tokens, width_tokens) of an image of `height` x `width` pixels.
-    ///
-    /// # Errors
-    /// [`ModelError::Value`] when a side is no positive multiple of the pixels of a token.
-    pub fn latent_tokens(&self, height: usize, width: usize) -> Result<(usize, usize), ModelError> {
-        latent_tokens(self.vae.config(), height, width)
-    }
-
-    /// Decodes packed latents (batch, tokens, 4 * latent channels) f32 to images of `height` x `width` pixels.
-    ///
-    /// # Errors
-    /// [`ModelError::Value`] for a size that is not divisible, [`ModelError::Shape`] for latents of another size.
-    pub fn decode_latents(&self, packed: &Tensor, height: usize, width: usize) -> Result<Vec<RgbImage>, ModelError> {
-        let (height_tokens, width_tokens) = self.latent_tokens(height, width)?;
-        let packed = packed.to_device(&self.device)?;
-        let latents = unpack_latents(&packed, height_tokens, width_tokens, self.vae.config().latent_channels)?;
-        let images = self
-            .vae
-            .decode(&self.vae.unscale_latents(&latents)?)?
-            .to_device(&Device::Cpu)?;
-        let (count, channels, _, _) = images.dims4()?;
-        if channels != 3 {
-            let problem = format!("decodes to {channels} channels, images have 3");
-            return Err(ModelError::Value { input: "vae", problem });
-        }
-        (0..count)
-            .map(|index| to_image(&images.get(index)?, height, width))
-            .collect()
-    }
-
-    /// Encodes images of one size to packed latents (batch, tokens, 4 * latent channels) f32: mean, shifted and scaled.
+    /// # Shapes
+    /// Returns (images, tokens, 4 * latent channels) float32.
     ///
     /// # Errors
     /// [`ModelError::Value`] for no images, images of several sizes, or a size that is not divisible.
@@ -225,7 +188,7 @@ impl FluxPipeline {
             });
         }
         let (width, height) = (first.width() as usize, first.height() as usize);
-        self.latent_tokens(height, width)?;
+        self.grid(height, width)?;
         let pixels: Vec<f32> = images
             .iter()
             .flat_map(|image| {
@@ -268,21 +231,29 @@ impl Pipeline for FluxPipeline {
     }
 
     fn grid(&self, height: usize, width: usize) -> Result<Grid, ModelError> {
-        let (height, width) = self.latent_tokens(height, width)?;
-        Ok(Grid { height, width })
+        grid(self.vae.config(), height, width)
     }
 
     fn decode(&self, latents: &Tensor, grid: Grid) -> Result<Vec<RgbImage>, ModelError> {
-        let token = self.vae.config().scale() * PATCH;
-        self.decode_latents(latents, grid.height * token, grid.width * token)
+        let latents = latents.to_device(&self.device)?;
+        let latents = unpack_latents(&latents, grid, self.vae.config().latent_channels)?;
+        let images = self
+            .vae
+            .decode(&self.vae.unscale_latents(&latents)?)?
+            .to_device(&Device::Cpu)?;
+        let (count, channels, height, width) = images.dims4()?;
+        if channels != 3 {
+            let problem = format!("decodes to {channels} channels, images have 3");
+            return Err(ModelError::Value { input: "vae", problem });
+        }
+        (0..count)
+            .map(|index| to_image(&images.get(index)?, height, width))
+            .collect()
     }
 }
 
-pub(super) fn latent_tokens(
-    vae: &AutoencoderConfig,
-    height: usize,
-    width: usize,
-) -> Result<(usize, usize), ModelError> {
+/// The latent tokens of a picture of `height` x `width` pixels.
+pub(super) fn grid(vae: &AutoencoderConfig, height: usize, width: usize) -> Result<Grid, ModelError> {
     let token = vae.scale() * PATCH;
     if height == 0 || width == 0 || !height.is_multiple_of(token) || !width.is_multiple_of(token) {
         return Err(ModelError::Value {
@@ -290,10 +261,16 @@ pub(super) fn latent_tokens(
             problem: format!("{height}x{width} pixels; both sides must be positive multiples of {token}"),
         });
     }
-    Ok((height / token, width / token))
+    Ok(Grid {
+        height: height / token,
+        width: width / token,
+    })
 }
 
-/// (batch, channels, height, width) to (batch, height / 2 * width / 2, 4 * channels), as FluxPipeline packs latents.
+/// Packs latents as FluxPipeline does.
+///
+/// # Shapes
+/// (batch, channels, height, width) to (batch, height / 2 * width / 2, 4 * channels).
 ///
 /// # Errors
 /// [`ModelError::Shape`] when a side is odd.
@@ -322,25 +299,23 @@ pub fn pack_latents(latents: &Tensor) -> Result<Tensor, ModelError> {
         .reshape((batch, rows * columns, channels * PATCH * PATCH))?)
 }
 
-/// The inverse of [`pack_latents`].
+/// Undoes [`pack_latents`].
+///
+/// # Shapes
+/// (batch, grid tokens, 4 * `channels`) to (batch, `channels`, 2 * grid height, 2 * grid width).
 ///
 /// # Errors
-/// [`ModelError::Shape`] when the tokens are not `height_tokens` x `width_tokens` of 4 * `channels`.
-pub fn unpack_latents(
-    packed: &Tensor,
-    height_tokens: usize,
-    width_tokens: usize,
-    channels: usize,
-) -> Result<Tensor, ModelError> {
-    let (tokens, depth) = (height_tokens * width_tokens, channels * PATCH * PATCH);
+/// [`ModelError::Shape`] when the tokens are not those of `grid`, of 4 * `channels` each.
+pub fn unpack_latents(packed: &Tensor, grid: Grid, channels: usize) -> Result<Tensor, ModelError> {
+    let (tokens, depth) = (grid.tokens(), channels * PATCH * PATCH);
     match packed.dims() {
         &[batch, found_tokens, found_depth] if found_tokens == tokens && found_depth == depth => {
             let patches = packed
-                .reshape(vec![batch, height_tokens, width_tokens, channels, PATCH, PATCH])?
+                .reshape(vec![batch, grid.height, grid.width, channels, PATCH, PATCH])?
                 .permute(vec![0, 3, 1, 4, 2, 5])?;
             Ok(patches
                 .contiguous()?
-                .reshape((batch, channels, height_tokens * PATCH, width_tokens * PATCH))?)
+                .reshape((batch, channels, grid.height * PATCH, grid.width * PATCH))?)
         }
         found => Err(ModelError::Shape {
             input: "latents",

@@ -21,7 +21,7 @@ pub(crate) use conv::{Conv2d, ConvShape, Upsampling};
 pub(crate) use linear::{Bias, Linear};
 pub(crate) use norm::{GroupNorm, LayerNorm, RmsNorm, Then};
 pub(crate) use rotary::Rotary;
-pub(crate) use view::{is_fused, matrix, values};
+pub(crate) use view::{Values, is_fused, matrix, values};
 
 use candle_core::{DType, Device};
 

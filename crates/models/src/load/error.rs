@@ -68,7 +68,7 @@ pub enum LoadError {
         /// The shard's file name.
         shard: String,
     },
-    /// The index of a sharded model places a tensor in a file that lacks it.
+    /// The index of a sharded model assigns a tensor to a file that lacks it.
     #[error("{index}: places `{name}` in `{shard}`, which does not hold it")]
     ShardLacksTensor {
         /// The `*.index.json` file.
@@ -110,7 +110,7 @@ pub enum LoadError {
         /// The type's name in the safetensors header.
         dtype: String,
     },
-    /// The file holds tensors that the architecture has no place for.
+    /// The file holds tensors that the architecture does not read.
     #[error("{file}: holds {} tensors that this architecture does not use: {}", names.len(), shortened(names))]
     Unused {
         /// The weight file, or the index of a sharded model.
@@ -180,7 +180,7 @@ pub enum LoadError {
         #[source]
         source: minijinja::Error,
     },
-    /// A tensor could not be placed on the device.
+    /// A tensor could not be brought to the device.
     #[error("{dir}: tensor operation")]
     Candle {
         /// The component folder.

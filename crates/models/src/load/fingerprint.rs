@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::LoadError;
 
 /// Hashes a component folder: the name and size of each JSON and safetensors file directly in it, and its bytes; of a file
-/// above 64 MiB the first MiB (which holds the safetensors header) and one KiB at each of 1,024 equally spaced places.
+/// above 64 MiB the first MiB (which holds the safetensors header) and one KiB at each of 1,024 equally spaced offsets.
 ///
 /// Two trainings of one architecture differ in nearly every weight, so they differ in what is read. It is no proof against
 /// somebody who forges weights.
@@ -50,7 +50,7 @@ pub fn fingerprint(dir: &Path) -> Result<Digest, LoadError> {
 fn hash_content(hash: &mut Sha256, path: &Path) -> io::Result<()> {
     const WHOLE_MAX: u64 = 64 << 20;
     const HEAD: u64 = 1 << 20;
-    const PLACES: u64 = 1024;
+    const PIECES: u64 = 1024;
     const PIECE: usize = 1024;
 
     let mut file = File::open(path)?;
@@ -67,8 +67,8 @@ fn hash_content(hash: &mut Sha256, path: &Path) -> io::Result<()> {
     hash.update(&head);
     let mut piece = [0; PIECE];
     let last = size - PIECE as u64;
-    for place in 0..PLACES {
-        file.seek(SeekFrom::Start(HEAD + (last - HEAD) / (PLACES - 1) * place))?;
+    for piece_index in 0..PIECES {
+        file.seek(SeekFrom::Start(HEAD + (last - HEAD) / (PIECES - 1) * piece_index))?;
         file.read_exact(&mut piece)?;
         hash.update(piece);
     }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_file_is_read_in_places_including_its_end() {
+    fn a_large_file_is_read_in_pieces_including_its_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("large.safetensors");
         let file = File::create(&path).unwrap();

@@ -120,20 +120,27 @@ impl Weights {
             .and_then(|tensor| tensor.to_dtype(self.dtype))
             .and_then(|tensor| tensor.to_device(&self.device))
             .map_err(|source| self.candle(source))?;
+        self.take(name);
+        Ok(Some(tensor))
+    }
+
+    fn take(&self, name: &str) {
         self.taken
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(name.to_owned());
-        Ok(Some(tensor))
     }
 
-    /// Says whether [`Weights::get`] would give this tensor, without reading it.
+    /// Takes the tensor as [`Weights::get`] does, without reading it.
     ///
     /// # Errors
     /// As [`Weights::get`].
     pub fn check(&self, name: &str, shape: &[usize]) -> Result<(), LoadError> {
         match self.find(name, shape)? {
-            Some(_) => Ok(()),
+            Some(_) => {
+                self.take(name);
+                Ok(())
+            }
             None => Err(self.missing(name)),
         }
     }

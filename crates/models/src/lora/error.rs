@@ -81,7 +81,7 @@ pub enum LoraError {
         /// The tensor, without prefix.
         name: String,
     },
-    /// The file holds tensors that no target has a place for.
+    /// The file holds tensors that no target asks for.
     #[error("{origin}: holds {} tensors that no target of this transformer uses, the first is `{}`", names.len(), names.first().map_or("", String::as_str))]
     Unused {
         /// The file, or where the bytes came from.

@@ -1,7 +1,7 @@
 //! LoRA adapters of a network: initialisation, the flat view that optimizers use, and PEFT files.
 //!
 //! An adapter is bound to a network's [`AdaptableLayers`] when it is made or loaded: every target names at least one linear layer and every
-//! tensor of a file has a place, or loading fails. [`LoraAdapter::manifest`] lets two processes check that they hold the same.
+//! tensor of a file belongs to a target, or loading fails. [`LoraAdapter::manifest`] lets two processes check that they hold the same.
 
 mod adapter;
 mod config;

@@ -1,6 +1,9 @@
-//! What a device must be able to compute for a FLUX block.
+//! What a device must be able to compute for a diffusion transformer.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
+
+use candle_core::Tensor;
 
 use crate::ModelError;
 
@@ -48,24 +51,24 @@ pub(crate) enum Stream {
     Image,
 }
 
-/// Modulation of a block: per stream a matrix (batch, chunks * dim) of shifts, scales and gates.
+/// What modulates a block: per stream a matrix (batch, chunks * dim) of shifts, scales and gates.
 ///
 /// Operations name a chunk by its index: chunk `i` is the columns `i * dim..(i + 1) * dim`.
 #[derive(Debug)]
-pub(crate) struct Conditioning<'a, A> {
+pub(crate) struct Modulation<'a, A> {
     /// For the text rows.
     pub(crate) text: &'a A,
     /// For the image rows.
     pub(crate) image: &'a A,
 }
 
-impl<A> Clone for Conditioning<'_, A> {
+impl<A> Clone for Modulation<'_, A> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<A> Copy for Conditioning<'_, A> {}
+impl<A> Copy for Modulation<'_, A> {}
 
 /// Rows that go through one linear layer.
 pub(crate) struct Segment<'a, B: Backend> {
@@ -119,12 +122,23 @@ pub(crate) struct Attention<'a, B: Backend> {
     pub(crate) rotary: &'a B::Rotary,
 }
 
-/// The operations of a FLUX block on one kind of device.
+/// Sums of LoRA gradients, where the backend that computed them keeps them.
+#[derive(Debug)]
+pub(crate) enum GradientSums {
+    /// All values in the adapter's flat order.
+    Flat(Vec<f32>),
+    /// A tensor per factor on the device, by the offset of the factor in the flat order. A factor without one has the gradient 0.
+    Factors(BTreeMap<usize, Tensor>),
+}
+
+/// The operations of a diffusion transformer on one kind of device.
 ///
 /// Matrices are (rows, columns). A `_vjp` maps the gradient of the output to the gradient of the input; LoRA gradients are
-/// added to a flat vector. Nothing here keeps state between calls.
-pub(crate) trait Backend: Send + Sync + Sized {
-    /// A matrix.
+/// added to [`Self::Gradients`]. Nothing here keeps state between calls.
+///
+/// An operation that others can express has a default, which a device with a fused kernel overrides.
+pub(crate) trait Backend: Send + Sync + Sized + 'static {
+    /// A matrix. Its clone shares the values.
     type Array: Clone + Send + Sync;
     /// A frozen linear layer, possibly several fused side by side: y = x W^T + bias.
     type Projection: Send + Sync;
@@ -134,23 +148,43 @@ pub(crate) trait Backend: Send + Sync + Sized {
     type HeadNorm: Send + Sync;
     /// Cosines and sines of the rotary embedding.
     type Rotary: Send + Sync;
+    /// The gradients of all factors of an adapter while they are summed.
+    type Gradients: Send;
+
+    /// Cuts a batch of samples of `tokens` rows each into the chunks that should run apart. The cut decides the order in which
+    /// gradients are summed, so it must depend on the sizes only.
+    fn chunks(&self, batch: usize, tokens: usize) -> Vec<Range<usize>> {
+        let _ = tokens;
+        std::iter::once(0..batch).collect()
+    }
+    /// Runs `work` for each chunk, on this backend or on one that suits the number of chunks better. Returns the results in order.
+    fn each_chunk<T: Send, R: Send>(
+        &self,
+        chunks: Vec<T>,
+        work: impl Fn(&Self, T) -> Result<R, ModelError> + Sync,
+    ) -> Result<Vec<R>, ModelError> {
+        chunks.into_iter().map(|chunk| work(self, chunk)).collect()
+    }
 
     /// Makes a projection from a row-major weight (outputs, inputs) and a bias (outputs,).
-    fn projection(
-        &self,
-        weight: &candle_core::Tensor,
-        bias: &candle_core::Tensor,
-    ) -> Result<Self::Projection, ModelError>;
+    fn projection(&self, weight: &Tensor, bias: &Tensor) -> Result<Self::Projection, ModelError>;
     /// Gives a projection an adapter.
     fn adapt(&self, projection: &Self::Projection, factors: &[Factors]) -> Result<Self::Adapted, ModelError>;
     /// Makes the query and key norm of one stream of one block; weights (head_dim,).
-    fn head_norm(&self, query: &candle_core::Tensor, key: &candle_core::Tensor) -> Result<Self::HeadNorm, ModelError>;
+    fn head_norm(&self, query: &Tensor, key: &Tensor) -> Result<Self::HeadNorm, ModelError>;
     /// Makes a rotary table from angles (tokens, head_dim / 2) in radians.
     fn rotary(&self, angles: &[f64], tokens: usize) -> Result<Self::Rotary, ModelError>;
-    /// Makes a matrix from row-major values.
-    fn array(&self, values: &[f32], rows: usize, columns: usize) -> Result<Self::Array, ModelError>;
-    /// The values of a matrix, row-major.
-    fn values(&self, array: &Self::Array) -> Result<Vec<f32>, ModelError>;
+    /// Takes a (rows, columns) tensor over, without a copy where its device and dtype already fit.
+    fn array(&self, tensor: &Tensor) -> Result<Self::Array, ModelError>;
+    /// Hands a matrix out as a float32 tensor (rows, columns) on the device.
+    fn tensor(&self, array: Self::Array) -> Result<Tensor, ModelError>;
+    /// Makes a matrix of zeros.
+    fn zeros(&self, rows: usize, columns: usize) -> Result<Self::Array, ModelError>;
+
+    /// Starts the gradients of an adapter of so many parameters at zero.
+    fn gradients(&self, parameters: usize) -> Self::Gradients;
+    /// Adds up the gradients of all chunks, in their order.
+    fn total(&self, chunks: Vec<Self::Gradients>) -> Result<GradientSums, ModelError>;
 
     /// Applies each segment's layer to its rows; the segments cover all rows in order.
     fn linear(&self, x: &Self::Array, segments: &[Segment<Self>]) -> Result<Self::Array, ModelError>;
@@ -162,7 +196,7 @@ pub(crate) trait Backend: Send + Sync + Sized {
         x: &Self::Array,
         segments: &[Segment<Self>],
         grad: &Self::Array,
-        gradients: &mut [f32],
+        gradients: &mut Self::Gradients,
     ) -> Result<(), ModelError>;
 
     /// LayerNorm without weights (eps 1e-6), then (1 + scale) * x + shift.
@@ -170,7 +204,7 @@ pub(crate) trait Backend: Send + Sync + Sized {
         &self,
         x: &Self::Array,
         layout: Layout,
-        conditioning: Conditioning<Self::Array>,
+        modulation: Modulation<Self::Array>,
         shift: usize,
         scale: usize,
     ) -> Result<Self::Array, ModelError>;
@@ -179,7 +213,7 @@ pub(crate) trait Backend: Send + Sync + Sized {
         &self,
         x: &Self::Array,
         layout: Layout,
-        conditioning: Conditioning<Self::Array>,
+        modulation: Modulation<Self::Array>,
         scale: usize,
         grad: &Self::Array,
         residual: Option<Self::Array>,
@@ -191,15 +225,17 @@ pub(crate) trait Backend: Send + Sync + Sized {
         x: &Self::Array,
         y: &Self::Array,
         layout: Layout,
-        conditioning: Conditioning<Self::Array>,
+        modulation: Modulation<Self::Array>,
         gate: usize,
-    ) -> Result<Self::Array, ModelError>;
+    ) -> Result<Self::Array, ModelError> {
+        self.add(x.clone(), &self.gated_residual_vjp(y, layout, modulation, gate)?)
+    }
     /// gate * grad: the gradient of [`Self::gated_residual`] with respect to `y` (with respect to `x` it is `grad`).
     fn gated_residual_vjp(
         &self,
         grad: &Self::Array,
         layout: Layout,
-        conditioning: Conditioning<Self::Array>,
+        modulation: Modulation<Self::Array>,
         gate: usize,
     ) -> Result<Self::Array, ModelError>;
 
@@ -217,6 +253,16 @@ pub(crate) trait Backend: Send + Sync + Sized {
         grad: &Self::Array,
     ) -> Result<Self::Array, ModelError>;
 
+    /// A linear layer and the GELU of its output: (output, gelu(output)).
+    fn linear_gelu(
+        &self,
+        x: &Self::Array,
+        segments: &[Segment<Self>],
+    ) -> Result<(Self::Array, Self::Array), ModelError> {
+        let hidden = self.linear(x, segments)?;
+        let activated = self.gelu(&hidden)?;
+        Ok((hidden, activated))
+    }
     /// GELU, tanh form.
     fn gelu(&self, x: &Self::Array) -> Result<Self::Array, ModelError>;
     /// (gelu(x), the gradient of [`Self::gelu`]): both need the same exponential.

@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::candle::Reference;
+use super::candle::CandleOps;
 use super::cpu::{Cpu, Split};
-use super::{Attention, Backend, Conditioning, Factors, Layout, Queries, Segment};
+use super::{Attention, Backend, Factors, GradientSums, Layout, Modulation, Queries, Segment};
 
 const LAYOUT: Layout = Layout {
     batch: 2,
@@ -34,6 +34,29 @@ fn noise(count: usize, seed: u64) -> Vec<f32> {
 
 fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
     Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
+}
+
+fn array<B: Backend>(b: &B, values: &[f32], columns: usize) -> B::Array {
+    b.array(&tensor(values, &[values.len() / columns, columns])).unwrap()
+}
+
+fn values<B: Backend>(b: &B, array: &B::Array) -> Vec<f32> {
+    let tensor = b.tensor(array.clone()).unwrap();
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn flattened(sums: GradientSums, parameters: usize) -> Vec<f32> {
+    match sums {
+        GradientSums::Flat(values) => values,
+        GradientSums::Factors(factors) => {
+            let mut flat = vec![0.0; parameters];
+            for (offset, factor) in factors {
+                let values: Vec<f32> = factor.flatten_all().unwrap().to_vec1().unwrap();
+                flat[offset..offset + values.len()].copy_from_slice(&values);
+            }
+            flat
+        }
+    }
 }
 
 fn dot(x: &[f32], y: &[f32]) -> f64 {
@@ -76,22 +99,22 @@ fn run<B: Backend>(b: &B) -> Results {
 
 fn rowwise_ops<B: Backend>(b: &B, results: &mut Results) {
     let rows = LAYOUT.rows();
-    let array = |values: &[f32], columns: usize| b.array(values, values.len() / columns, columns).unwrap();
-    let values = |x: &B::Array| b.values(x).unwrap();
+    let array = |values: &[f32], columns: usize| array(b, values, columns);
+    let values = |x: &B::Array| values(b, x);
     let (text, image) = (
         array(&noise(2 * 3 * DIM, 1), 3 * DIM),
         array(&noise(2 * 3 * DIM, 2), 3 * DIM),
     );
-    let conditioning = Conditioning {
+    let modulation = Modulation {
         text: &text,
         image: &image,
     };
     let x = noise(rows * DIM, 3);
 
-    let norm = |x: &[f32]| values(&b.modulated_norm(&array(x, DIM), LAYOUT, conditioning, 0, 1).unwrap());
+    let norm = |x: &[f32]| values(&b.modulated_norm(&array(x, DIM), LAYOUT, modulation, 0, 1).unwrap());
     let norm_vjp = |grad: &[f32]| {
         values(
-            &b.modulated_norm_vjp(&array(&x, DIM), LAYOUT, conditioning, 1, &array(grad, DIM), None)
+            &b.modulated_norm_vjp(&array(&x, DIM), LAYOUT, modulation, 1, &array(grad, DIM), None)
                 .unwrap(),
         )
     };
@@ -101,7 +124,7 @@ fn rowwise_ops<B: Backend>(b: &B, results: &mut Results) {
     let added = b.modulated_norm_vjp(
         &array(&x, DIM),
         LAYOUT,
-        conditioning,
+        modulation,
         1,
         &array(&noise(rows * DIM, 5), DIM),
         residual,
@@ -111,16 +134,11 @@ fn rowwise_ops<B: Backend>(b: &B, results: &mut Results) {
     let y = noise(rows * DIM, 6);
     let gated = |y: &[f32]| {
         values(
-            &b.gated_residual(&array(&x, DIM), &array(y, DIM), LAYOUT, conditioning, 2)
+            &b.gated_residual(&array(&x, DIM), &array(y, DIM), LAYOUT, modulation, 2)
                 .unwrap(),
         )
     };
-    let gated_vjp = |grad: &[f32]| {
-        values(
-            &b.gated_residual_vjp(&array(grad, DIM), LAYOUT, conditioning, 2)
-                .unwrap(),
-        )
-    };
+    let gated_vjp = |grad: &[f32]| values(&b.gated_residual_vjp(&array(grad, DIM), LAYOUT, modulation, 2).unwrap());
     check_vjp("gated residual", &y, gated, gated_vjp);
     results.push(("gated residual", gated(&y)));
 
@@ -159,13 +177,13 @@ fn linear_ops<B: Backend>(b: &B, results: &mut Results) {
     let (text, image) = (layer(10), layer(12));
     // The text layer's second part has an adapter, the image layer's parts both have; all factors in one flat vector.
     let columns = [0..PARTS[0], PARTS[0]..outputs];
-    let places = [(0, 1), (1, 0), (1, 1)];
-    let sizes = places.map(|(_, part)| RANK * (DIM + PARTS[part]));
+    let adapted_parts = [(0, 1), (1, 0), (1, 1)];
+    let sizes = adapted_parts.map(|(_, part)| RANK * (DIM + PARTS[part]));
     let flat = noise(sizes.iter().sum(), 14);
     let run = |flat: &[f32], x: &[f32], grad: Option<&[f32]>| -> (Vec<f32>, Vec<f32>, Vec<f32>) {
         let mut start = 0;
         let mut factors = [Vec::new(), Vec::new()];
-        for ((layer, part), size) in places.into_iter().zip(sizes) {
+        for ((layer, part), size) in adapted_parts.into_iter().zip(sizes) {
             let middle = start + RANK * DIM;
             factors[layer].push(Factors {
                 columns: columns[part].clone(),
@@ -194,18 +212,19 @@ fn linear_ops<B: Backend>(b: &B, results: &mut Results) {
                 adapted: Some(&adapted[1]),
             },
         ];
-        let x = b.array(x, LAYOUT.rows(), DIM).unwrap();
-        let y = b.values(&b.linear(&x, &segments).unwrap()).unwrap();
+        let x = array(b, x, DIM);
+        let y = values(b, &b.linear(&x, &segments).unwrap());
         let Some(grad) = grad else {
             return (y, Vec::new(), Vec::new());
         };
-        let grad = b.array(grad, LAYOUT.rows(), outputs).unwrap();
-        let mut gradients = vec![0.0; flat.len()];
+        let grad = array(b, grad, outputs);
+        let mut gradients = b.gradients(flat.len());
         b.lora_vjp(&x, &segments, &grad, &mut gradients).unwrap();
+        let sums = b.total(vec![gradients]).unwrap();
         (
             y,
-            b.values(&b.linear_vjp(&segments, &grad).unwrap()).unwrap(),
-            gradients,
+            values(b, &b.linear_vjp(&segments, &grad).unwrap()),
+            flattened(sums, flat.len()),
         )
     };
     let x = noise(LAYOUT.rows() * DIM, 15);
@@ -247,7 +266,7 @@ fn attention_ops<B: Backend>(b: &B, results: &mut Results) {
         .collect();
     let rotary = b.rotary(&angles, tokens).unwrap();
     let x = noise(LAYOUT.rows() * 3 * DIM, 25);
-    let qkv = |x: &[f32]| b.array(x, LAYOUT.rows(), 3 * DIM).unwrap();
+    let qkv = |x: &[f32]| array(b, x, 3 * DIM);
     for (name, queries) in [
         ("attention", Queries::All),
         ("attention of image queries", Queries::Image),
@@ -259,12 +278,14 @@ fn attention_ops<B: Backend>(b: &B, results: &mut Results) {
             image_norm: &image_norm,
             rotary: &rotary,
         };
-        let forward = |x: &[f32]| b.values(&b.attention(&qkv(x), &op).unwrap().0).unwrap();
+        let forward = |x: &[f32]| values(b, &b.attention(&qkv(x), &op).unwrap().0);
         let vjp = |grad: &[f32]| {
             let (output, log_sum_exp) = b.attention(&qkv(&x), &op).unwrap();
-            let grad = b.array(grad, grad.len() / DIM, DIM).unwrap();
-            b.values(&b.attention_vjp(&qkv(&x), &op, &output, &log_sum_exp, &grad).unwrap())
-                .unwrap()
+            let grad = array(b, grad, DIM);
+            values(
+                b,
+                &b.attention_vjp(&qkv(&x), &op, &output, &log_sum_exp, &grad).unwrap(),
+            )
         };
         check_vjp(name, &x, forward, vjp);
         results.push((name, forward(&x)));
@@ -280,7 +301,7 @@ fn gradients_match_finite_differences_and_both_backends_agree() {
         run(&Cpu { split: Split::Rows }),
         "sharing rows among threads changes a result"
     );
-    let reference = run(&Reference {
+    let reference = run(&CandleOps {
         device: Device::Cpu,
         dtype: DType::F32,
     });
@@ -307,9 +328,9 @@ fn attention_over_more_queries_than_a_block_holds_matches_plain_operations() {
         image: 300,
     };
     let weights = tensor(&[1.0; HEAD_DIM], &[HEAD_DIM]);
-    let values = noise(layout.rows() * 3 * HEAD_DIM, 30);
+    let inputs = noise(layout.rows() * 3 * HEAD_DIM, 30);
     let grad = noise(layout.rows() * HEAD_DIM, 31);
-    fn run<B: Backend>(b: &B, layout: Layout, weights: &Tensor, values: &[f32], grad: &[f32]) -> Vec<f32> {
+    fn run<B: Backend>(b: &B, layout: Layout, weights: &Tensor, inputs: &[f32], grad: &[f32]) -> Vec<f32> {
         let norm = b.head_norm(weights, weights).unwrap();
         let rotary = b
             .rotary(&vec![0.3; layout.rows() * HEAD_DIM / 2], layout.rows())
@@ -321,21 +342,21 @@ fn attention_over_more_queries_than_a_block_holds_matches_plain_operations() {
             image_norm: &norm,
             rotary: &rotary,
         };
-        let qkv = b.array(values, layout.rows(), 3 * HEAD_DIM).unwrap();
+        let qkv = array(b, inputs, 3 * HEAD_DIM);
         let (output, sums) = b.attention(&qkv, &op).unwrap();
-        let grad = b.array(grad, layout.rows(), HEAD_DIM).unwrap();
+        let grad = array(b, grad, HEAD_DIM);
         let gradient = b.attention_vjp(&qkv, &op, &output, &sums, &grad).unwrap();
-        [b.values(&output).unwrap(), b.values(&gradient).unwrap()].concat()
+        [values(b, &output), values(b, &gradient)].concat()
     }
-    let fused = run(&Cpu { split: Split::Rows }, layout, &weights, &values, &grad);
+    let fused = run(&Cpu { split: Split::Rows }, layout, &weights, &inputs, &grad);
     let reference = run(
-        &Reference {
+        &CandleOps {
             device: Device::Cpu,
             dtype: DType::F32,
         },
         layout,
         &weights,
-        &values,
+        &inputs,
         &grad,
     );
     let largest = reference

@@ -136,7 +136,10 @@ impl ClipTextEncoder {
         self.max_positions
     }
 
-    /// The pooled embeddings (sequences, hidden_size): the final state at the end-of-text token.
+    /// The pooled embeddings: the final state at the end-of-text token.
+    ///
+    /// # Shapes
+    /// Returns (sequences, hidden_size).
     ///
     /// # Errors
     /// [`ModelError::Value`] for an empty list or a sequence longer than the position table.

@@ -1,4 +1,4 @@
-//! The two text encoders of a FLUX pipeline, and their tokenizers.
+//! The text encoders CLIP and T5, and their tokenizers.
 //!
 //! CLIP gives one vector per prompt, T5 one per token. Each prompt is encoded on its own, so that its embedding does not
 //! depend on the other prompts of a batch.

@@ -48,7 +48,7 @@ fn feed_forward_proj() -> String {
 
 /// T5's encoder, frozen.
 ///
-/// No token is masked, padding included, as FluxPipeline passes no attention mask.
+/// No token is masked, padding included, as the pipelines that use it pass no attention mask.
 ///
 /// # Source
 /// transformers `T5EncoderModel`.
@@ -166,7 +166,10 @@ impl T5Encoder {
         Ok(encoder)
     }
 
-    /// The final states (sequences, tokens, hidden_size) of sequences of one length.
+    /// The final states of sequences of one length.
+    ///
+    /// # Shapes
+    /// Returns (sequences, tokens, hidden_size).
     ///
     /// # Errors
     /// [`ModelError::Value`] for an empty list or sequences of several lengths.

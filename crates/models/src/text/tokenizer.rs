@@ -1,4 +1,4 @@
-//! Tokenizers as FluxPipeline calls them: truncated and padded to a fixed length.
+//! Tokenizers as diffusion pipelines call them: truncated and padded to a fixed length.
 
 use std::{fs, path::Path};
 

@@ -168,7 +168,7 @@ impl AutoencoderKl {
     /// The mean of the latent distribution, unscaled.
     ///
     /// # Shapes
-    /// `images` (batch, channels, height, width) in [-1, 1] to (batch, latent channels, height / scale, width / scale) f32.
+    /// `images` (batch, channels, height, width) in [-1, 1] to (batch, latent channels, height / scale, width / scale) float32.
     ///
     /// # Errors
     /// [`ModelError::Shape`] for another number of channels.
@@ -186,8 +186,8 @@ impl AutoencoderKl {
     /// The image of an unscaled latent.
     ///
     /// # Shapes
-    /// `latents` (batch, latent channels, height, width) to (batch, channels, height * scale, width * scale) f32, about
-    /// [-1, 1].
+    /// `latents` (batch, latent channels, height, width) to (batch, channels, height * scale, width * scale) float32,
+    /// about [-1, 1].
     ///
     /// # Errors
     /// [`ModelError::Shape`] for another number of channels.
@@ -203,13 +203,19 @@ impl AutoencoderKl {
 
     /// (mean - shift_factor) * scaling_factor: what the transformer sees.
     ///
+    /// # Shapes
+    /// Any; the result has the same.
+    ///
     /// # Errors
     /// [`ModelError::Candle`].
     pub fn scale_latents(&self, mean: &Tensor) -> Result<Tensor, ModelError> {
         Ok(((mean - self.config.shift_factor.unwrap_or(0.0))? * self.config.scaling_factor)?)
     }
 
-    /// The inverse of [`Self::scale_latents`].
+    /// Undoes [`Self::scale_latents`].
+    ///
+    /// # Shapes
+    /// Any; the result has the same.
     ///
     /// # Errors
     /// [`ModelError::Candle`].

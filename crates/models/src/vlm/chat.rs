@@ -46,7 +46,7 @@ pub enum Content {
         /// The text.
         text: String,
     },
-    /// The place of the next image.
+    /// The slot of the next image.
     Image,
 }
 

@@ -56,7 +56,7 @@ pub(super) struct Prompt<'a> {
     /// Token ids, with one image token per merged patch.
     pub(super) ids: &'a [u32],
     pub(super) image_token: u32,
-    /// In the order of their places.
+    /// In the order of their tokens.
     pub(super) images: &'a [&'a Seen],
 }
 
@@ -136,7 +136,7 @@ impl Decoder {
         Ok((self.norm.forward(&state)?, next))
     }
 
-    /// Embeddings of the tokens; an image's features stand in the places of its tokens.
+    /// Embeddings of the tokens; an image's features take the positions of its tokens.
     fn embed(&self, prompt: &Prompt) -> Result<Tensor, ModelError> {
         let text = |ids: &[u32]| Ok(self.embedding.index_select(&Tensor::new(ids, &self.device)?, 0)?);
         pieces(prompt, text, |image| Ok(image.features.tokens.clone()))

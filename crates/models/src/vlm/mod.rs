@@ -40,7 +40,7 @@ use vision::{Features, VisionTower};
 pub struct Conversation<'a> {
     /// What was said so far.
     pub messages: &'a [Message],
-    /// The images, in the order of their [`Content::Image`] places.
+    /// The images, in the order of their [`Content::Image`] slots.
     pub images: Vec<&'a RgbImage>,
 }
 
@@ -135,7 +135,7 @@ impl Vlm {
     /// The prompt's token ids, with each image token repeated once per merged patch of its image.
     ///
     /// # Errors
-    /// [`ModelError::Value`] when the prompt has another number of image places than there are images, or an image is too
+    /// [`ModelError::Value`] when the prompt has another number of image slots than there are images, or an image is too
     /// elongated.
     pub fn input_ids(&self, messages: &[Message], images: &[RgbImage]) -> Result<Vec<u32>, ModelError> {
         let grids = images
@@ -145,7 +145,10 @@ impl Vlm {
         self.expanded_ids(messages, &grids)
     }
 
-    /// Logits (vocabulary,) of the token that follows the generation prompt.
+    /// Logits of the token that follows the generation prompt.
+    ///
+    /// # Shapes
+    /// Returns (vocabulary,).
     ///
     /// # Errors
     /// As [`Self::next_token_logits_batch`].
@@ -161,7 +164,10 @@ impl Vlm {
         })
     }
 
-    /// Logits (vocabulary,) of several conversations.
+    /// Logits of the token that follows the generation prompt of each conversation.
+    ///
+    /// # Shapes
+    /// Returns (vocabulary,) for each.
     ///
     /// Each conversation is computed on its own, so that its logits do not depend on the others; an image that occurs in
     /// several goes through the vision tower once. On the CPU the work is shared among threads.
@@ -222,12 +228,12 @@ impl Vlm {
     fn expanded_ids(&self, messages: &[Message], grids: &[Grid]) -> Result<Vec<u32>, ModelError> {
         let tokens = self.settings.tokenize(&self.chat_prompt(messages)?)?;
         let image_token = self.settings.config.image_token_id;
-        let places = tokens.iter().filter(|token| **token == image_token).count();
-        if places != grids.len() {
+        let slots = tokens.iter().filter(|token| **token == image_token).count();
+        if slots != grids.len() {
             return Err(ModelError::Value {
                 input: "images",
                 problem: format!(
-                    "the prompt has {places} image places, but {} images were given",
+                    "the prompt has {slots} image slots, but {} images were given",
                     grids.len()
                 ),
             });

@@ -1,7 +1,6 @@
 //! Held-out pictures, comparisons and labelled pairs: painted by base and final policy, judged once, as their evidence says.
 
-use gavel_core::work::VerdictRecord;
-use gavel_core::work::{Arm, Assignment, Outcome, Policy, Sampled, Unit};
+use gavel_core::work::{Arm, Assignment, Outcome, Policy, Sampled, Unit, VerdictRecord};
 
 use super::account::{Accepted, Account};
 use super::finding::{Findings, Rule};

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use gavel_coordinator::ledger::RunRecord;
 use gavel_core::ids::{Digest, Step};
 use gavel_core::run::{Phase, Run};
-use gavel_core::spec::RunSpec;
+use gavel_core::spec::{RunSpec, fingerprint_with_paths};
 use gavel_core::work::Policy;
 use gavel_core::work::rules::is_checkpoint;
 use gavel_models::lora::{LoraConfig, folder_files};
@@ -24,18 +25,29 @@ pub(super) struct FileCounts {
 }
 
 /// Compares the fingerprints that `spec.json` and the ledger's row give with the run's.
-pub(super) fn check_fingerprints(spec: &RunSpec, recorded: &str, run: &Run, findings: &mut Findings) {
-    let expected = run.spec_sha256().to_string();
+pub(super) fn check_fingerprints(
+    spec: &RunSpec,
+    record: &RunRecord,
+    fingerprint: &Fingerprint,
+    findings: &mut Findings,
+) {
     for (location, found) in [
         ("spec.json", spec.digest().to_string()),
-        ("the ledger's spec_sha256", recorded.to_owned()),
+        ("the ledger's spec_sha256", record.spec_sha256.clone()),
     ] {
+        let expected = fingerprint.expected(&found);
         findings.equal(Rule::Files, location, "the spec's fingerprint", &expected, &found);
     }
 }
 
 /// Compares `adapter/`, `checkpoints/` and `report.json` with the run. A run that has not finished has no final adapter yet.
-pub(super) fn check(folder: &Path, run: &Run, policies: &[&Policy], findings: &mut Findings) -> FileCounts {
+pub(super) fn check(
+    folder: &Path,
+    run: &Run,
+    fingerprint: &Fingerprint,
+    policies: &[&Policy],
+    findings: &mut Findings,
+) -> FileCounts {
     let mut counts = FileCounts::default();
     let finished = run.phase() == Phase::Finished;
     let config = LoraConfig::from(&run.spec().lora);
@@ -44,7 +56,7 @@ pub(super) fn check(folder: &Path, run: &Run, policies: &[&Policy], findings: &m
         counts.adapter = is_right(findings, |findings| {
             adapter(&folder.join("adapter"), "adapter", expected, &config, findings);
         });
-        report(folder, expected, run.spec_sha256(), findings);
+        report(folder, expected, fingerprint, findings);
     }
     for (version, policy) in policies.iter().enumerate() {
         if !is_checkpoint(run.spec(), Step(version as u32)) {
@@ -105,15 +117,41 @@ fn adapter(dir: &Path, name: &str, expected: Digest, config: &LoraConfig, findin
     }
 }
 
+/// The run's fingerprint by the present rule and, where an earlier version wrote the run, by the rule of that time.
+pub(super) struct Fingerprint {
+    present: Digest,
+    with_paths: Option<Digest>,
+}
+
+impl Fingerprint {
+    pub(super) fn new(run: &Run, record: &RunRecord) -> Self {
+        Self {
+            present: run.spec_sha256(),
+            with_paths: fingerprint_with_paths(&record.spec),
+        }
+    }
+
+    /// What `found` has to be equal to.
+    fn expected(&self, found: &str) -> String {
+        let earlier = self.with_paths.map(|digest| digest.to_string());
+        earlier
+            .filter(|digest| digest == found)
+            .unwrap_or_else(|| self.present.to_string())
+    }
+}
+
 /// `report.json` names the adapter and the spec.
-fn report(folder: &Path, adapter: Digest, spec: Digest, findings: &mut Findings) {
+fn report(folder: &Path, adapter: Digest, spec: &Fingerprint, findings: &mut Findings) {
     let Some(bytes) = read(&folder.join("report.json"), "report.json", findings) else {
         return;
     };
     let report: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    for (key, expected) in [("adapter_sha256", adapter), ("spec_sha256", spec)] {
-        let found = report.get(key).and_then(serde_json::Value::as_str).unwrap_or("absent");
-        findings.equal(Rule::Files, "report.json", key, &expected.to_string().as_str(), &found);
+    let found = |key: &str| report.get(key).and_then(serde_json::Value::as_str).unwrap_or("absent");
+    for (key, expected) in [
+        ("adapter_sha256", adapter.to_string()),
+        ("spec_sha256", spec.expected(found("spec_sha256"))),
+    ] {
+        findings.equal(Rule::Files, "report.json", key, &expected.as_str(), &found(key));
     }
 }
 

@@ -23,7 +23,7 @@ use serde::Serialize;
 use crate::{Error, RunSource};
 use account::Account;
 use blobs::BlobCounts;
-use files::FileCounts;
+use files::{FileCounts, Fingerprint};
 use finding::Findings;
 pub use finding::{Finding, Rule};
 use steps::Pairs;
@@ -63,9 +63,10 @@ pub async fn audit(source: &dyn RunSource) -> Result<AuditReport, Error> {
     let policies = steps::policies(&account);
     evaluation::check(&account, &policies, &mut findings);
     let blobs = blobs::check(&account, source, &mut findings).await?;
-    files::check_fingerprints(source.spec(), &history.record.spec_sha256, run, &mut findings);
+    let fingerprint = Fingerprint::new(run, &history.record);
+    files::check_fingerprints(source.spec(), &history.record, &fingerprint, &mut findings);
     let files = source.folder().map_or_else(FileCounts::default, |folder| {
-        files::check(folder.path(), run, &policies, &mut findings)
+        files::check(folder.path(), run, &fingerprint, &policies, &mut findings)
     });
     Ok(AuditReport {
         run: run.id().clone(),

@@ -6,7 +6,7 @@ mod html;
 mod pictures;
 
 use gavel_core::ids::Step;
-use gavel_core::spec::RunSpec;
+use gavel_core::work::rules::is_checkpoint;
 use gavel_eval::Evaluator;
 use serde_json::Value;
 
@@ -29,7 +29,7 @@ pub async fn write(folder: &RunFolder, evaluator: Option<&dyn Evaluator>) -> Res
         .ok_or_else(|| Error::NothingTrained { run: run.id().clone() })?;
     let adapter_sha256 = folder.write_final(policy).await?;
     for (version, policy) in run.results().policies.iter().enumerate() {
-        if is_checkpoint(folder.spec(), version as u32) {
+        if is_checkpoint(folder.spec(), Step(version as u32)) {
             folder.write_checkpoint(Step(version as u32), policy).await?;
         }
     }

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use gavel_core::ids::Digest;
-use gavel_core::work::VerdictRecord;
-use gavel_core::work::{Outcome, Policy, Sampled, Unit};
+use gavel_core::work::{Outcome, Policy, Sampled, Unit, VerdictRecord};
 
 /// How many things of a kind were equal.
 pub(crate) type Equal = BTreeMap<&'static str, usize>;

@@ -23,7 +23,7 @@ pub(crate) use compare::compare;
 use findings::Unchecked;
 pub use findings::{PartReport, VerifyReport};
 use recorded::Recorded;
-use redo::{Redo, Redone};
+use redo::{UnitComparison, UnitVerifier};
 use store::Store;
 
 /// A part of a step, in the order in which they are done.
@@ -102,15 +102,15 @@ pub fn verify(
     let (run, step, recorded) = recorded::read(&history, options.step)?;
     let mut report = VerifyReport::new(&run, step);
     progress(Progress::Begun(&report));
-    let mut redo = Redo::new(&run, Store::new(runtime, source));
-    redo.use_models(options.model.as_deref(), options.judge.as_deref());
+    let mut verifier = UnitVerifier::new(&run, Store::new(runtime, source));
+    verifier.use_models(options.model.as_deref(), options.judge.as_deref());
     for part in Part::ALL {
         if !options.parts.is_empty() && !options.parts.contains(&part) {
             continue;
         }
         let of_part = |recorded: &&Recorded| recorded::part(&recorded.unit) == Some(part);
         let units: Vec<&Recorded> = recorded.iter().filter(of_part).collect();
-        let goes_on = verify_part(part, &units, &mut redo, &mut report)?;
+        let goes_on = verify_part(part, &units, &mut verifier, &mut report)?;
         if let Some(done) = report.parts.last().filter(|done| done.part == part) {
             progress(Progress::Done(done));
         }
@@ -119,27 +119,32 @@ pub fn verify(
         }
     }
     if !report.unchecked.is_empty() {
-        report.retained = retained(&run, redo.store())?;
+        report.retained = retained(&run, verifier.store())?;
     }
-    report.conclude(redo.into_damages());
+    report.conclude(verifier.into_damages());
     Ok(report)
 }
 
 /// Does one part's units again. Returns whether to go on: after a difference there is nothing more to confirm.
-fn verify_part(part: Part, units: &[&Recorded], redo: &mut Redo<'_>, report: &mut VerifyReport) -> Result<bool, Error> {
+fn verify_part(
+    part: Part,
+    units: &[&Recorded],
+    verifier: &mut UnitVerifier<'_>,
+    report: &mut VerifyReport,
+) -> Result<bool, Error> {
     if units.is_empty() {
         return Ok(true);
     }
     let started = Instant::now();
     let mut done = PartReport::new(part, units.len());
     for recorded in units {
-        match redo.redo(recorded)? {
-            Redone::Equal(equal) => done.add(&equal),
-            Redone::Lacks(blobs) => report.unchecked.push(Unchecked {
+        match verifier.verify(recorded)? {
+            UnitComparison::Equal(equal) => done.add(&equal),
+            UnitComparison::Lacks(blobs) => report.unchecked.push(Unchecked {
                 unit: recorded.unit.to_string(),
                 blobs,
             }),
-            Redone::Differs(difference) => {
+            UnitComparison::Differs(difference) => {
                 report.difference = Some(difference);
                 break;
             }

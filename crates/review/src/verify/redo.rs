@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use gavel_core::run::Run;
-use gavel_core::spec::{GradientExchange, RunSpec};
+use gavel_core::spec::{GradientExchange, JudgeBackEnd, RunSpec};
 use gavel_core::work::{Outcome, Role};
 use gavel_judge_worker::JudgeWork;
 use gavel_policy::Trajectory;
@@ -18,7 +18,7 @@ use super::store::{Damage, Store};
 use crate::Error;
 
 /// What came of doing a unit again.
-pub(super) enum Redone {
+pub(super) enum UnitComparison {
     /// The same.
     Equal(Equal),
     /// These blobs, which it needs, are gone or damaged.
@@ -28,14 +28,14 @@ pub(super) enum Redone {
 }
 
 /// The workers of this process, one role at a time so that only its model is in memory.
-pub(super) struct Redo<'a> {
+pub(super) struct UnitVerifier<'a> {
     run: &'a Run,
     spec: RunSpec,
     worker: Option<(Role, Box<dyn Work>)>,
     store: Store<'a>,
 }
 
-impl<'a> Redo<'a> {
+impl<'a> UnitVerifier<'a> {
     pub(super) fn new(run: &'a Run, store: Store<'a>) -> Self {
         let mut spec = run.spec().clone();
         // Whatever way the sums went, what is done again goes through the store.
@@ -53,8 +53,8 @@ impl<'a> Redo<'a> {
         if let Some(model) = model {
             model.clone_into(&mut self.spec.model.path);
         }
-        if let Some(judge) = judge {
-            judge.clone_into(&mut self.spec.judge.path);
+        if let (Some(judge), JudgeBackEnd::InProcess(model)) = (judge, &mut self.spec.judge.back_end) {
+            judge.clone_into(&mut model.path);
         }
     }
 
@@ -70,7 +70,7 @@ impl<'a> Redo<'a> {
     ///
     /// # Errors
     /// The blobs cannot be read or the worker cannot start: nothing that speaks against the record.
-    pub(super) fn redo(&mut self, recorded: &Recorded) -> Result<Redone, Error> {
+    pub(super) fn verify(&mut self, recorded: &Recorded) -> Result<UnitComparison, Error> {
         let context = WorkContext::in_memory().map_err(Error::Runtime)?;
         let mut lacking = Vec::new();
         for named in inputs(&recorded.assignment) {
@@ -80,13 +80,13 @@ impl<'a> Redo<'a> {
             }
         }
         if !lacking.is_empty() {
-            return Ok(Redone::Lacks(lacking));
+            return Ok(UnitComparison::Lacks(lacking));
         }
         let worker = self.worker(recorded.unit.role())?;
         let again = match worker.perform(&recorded.unit, &recorded.assignment, &context) {
             Ok(again) => in_recorded_format(&recorded.outcome, again, &context),
             Err(error) => {
-                return Ok(Redone::Differs(format!(
+                return Ok(UnitComparison::Differs(format!(
                     "{}: it was done once and cannot be done again: {error}",
                     recorded.unit
                 )));
@@ -95,9 +95,9 @@ impl<'a> Redo<'a> {
         match compare(&recorded.unit, &recorded.outcome, &again) {
             Ok(equal) => {
                 self.mend(&recorded.outcome, &context)?;
-                Ok(Redone::Equal(equal))
+                Ok(UnitComparison::Equal(equal))
             }
-            Err(difference) => Ok(Redone::Differs(
+            Err(difference) => Ok(UnitComparison::Differs(
                 match self.explain(&recorded.outcome, &again, &context)? {
                     Some(reason) => format!("{difference}; {reason}"),
                     None => difference,
@@ -180,6 +180,7 @@ fn in_recorded_format(recorded: &Outcome, mut again: Outcome, context: &WorkCont
     if let (Outcome::Sampled { samples, .. }, Outcome::Sampled { samples: made, .. }) = (recorded, &mut again) {
         for (recorded, made) in samples.iter().zip(made) {
             if let (Some(recorded), Some(digest)) = (recorded.trajectory, made.trajectory)
+                && recorded != digest
                 && let Ok(bytes) = context.get(&digest)
                 && let Ok(trajectory) = Trajectory::from_safetensors(&bytes)
                 && let Some(bytes) = trajectory.to_safetensors_of(recorded)

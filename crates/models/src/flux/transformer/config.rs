@@ -1,4 +1,4 @@
-//! `config.json` of a FLUX transformer, and the layers that it implies.
+//! `config.json` of a FLUX transformer.
 
 use std::path::Path;
 
@@ -100,90 +100,5 @@ impl FluxTransformerConfig {
             return Some(("axes_dims_rope", format!("{axes:?}"), expected));
         }
         None
-    }
-
-    /// The linear layers that can take an adapter, in the order of their indices.
-    pub(super) fn projections(&self) -> Vec<ProjectionSpec> {
-        let dim = self.inner_dim();
-        let mut specs = vec![
-            ProjectionSpec::new(self.in_channels, &[("x_embedder", dim)]),
-            ProjectionSpec::new(self.joint_attention_dim, &[("context_embedder", dim)]),
-        ];
-        for block in 0..self.num_layers {
-            let layer = |name: &str| format!("transformer_blocks.{block}.{name}");
-            let group = |inputs, names: &[&str], outputs| ProjectionSpec {
-                inputs,
-                parts: names.iter().map(|name| (layer(name), outputs)).collect(),
-            };
-            specs.extend([
-                group(dim, &["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"], dim),
-                group(dim, &["attn.to_q", "attn.to_k", "attn.to_v"], dim),
-                group(dim, &["attn.to_add_out"], dim),
-                group(dim, &["attn.to_out.0"], dim),
-                group(dim, &["ff_context.net.0.proj"], 4 * dim),
-                group(dim, &["ff.net.0.proj"], 4 * dim),
-                group(4 * dim, &["ff_context.net.2"], dim),
-                group(4 * dim, &["ff.net.2"], dim),
-            ]);
-        }
-        for block in 0..self.num_single_layers {
-            let layer = |name: &str| format!("single_transformer_blocks.{block}.{name}");
-            specs.extend([
-                ProjectionSpec {
-                    inputs: dim,
-                    parts: ["attn.to_q", "attn.to_k", "attn.to_v"]
-                        .iter()
-                        .map(|name| (layer(name), dim))
-                        .collect(),
-                },
-                ProjectionSpec {
-                    inputs: dim,
-                    parts: vec![(layer("proj_mlp"), 4 * dim)],
-                },
-                ProjectionSpec {
-                    inputs: 5 * dim,
-                    parts: vec![(layer("proj_out"), dim)],
-                },
-            ]);
-        }
-        specs.push(ProjectionSpec::new(dim, &[("proj_out", self.velocity_channels())]));
-        specs
-    }
-
-    /// The linear layers that cannot take an adapter: those that see only timestep, guidance and pooled embedding.
-    pub(super) fn fixed_linears(&self) -> Vec<String> {
-        let mut names: Vec<String> = Vec::new();
-        let embedders = ["timestep_embedder", "text_embedder"]
-            .into_iter()
-            .chain(self.guidance_embeds.then_some("guidance_embedder"));
-        for embedder in embedders {
-            names.extend([1, 2].map(|layer| format!("time_text_embed.{embedder}.linear_{layer}")));
-        }
-        for block in 0..self.num_layers {
-            names.extend(["norm1", "norm1_context"].map(|norm| format!("transformer_blocks.{block}.{norm}.linear")));
-        }
-        names.extend((0..self.num_single_layers).map(|block| format!("single_transformer_blocks.{block}.norm.linear")));
-        names.push("norm_out.linear".to_owned());
-        names
-    }
-}
-
-/// Linear layers that read the same input and are computed as one.
-#[derive(Debug, Clone)]
-pub(super) struct ProjectionSpec {
-    pub(super) inputs: usize,
-    /// (module path, outputs) in the order of the output columns.
-    pub(super) parts: Vec<(String, usize)>,
-}
-
-impl ProjectionSpec {
-    fn new(inputs: usize, parts: &[(&str, usize)]) -> Self {
-        Self {
-            inputs,
-            parts: parts
-                .iter()
-                .map(|(name, outputs)| ((*name).to_owned(), *outputs))
-                .collect(),
-        }
     }
 }

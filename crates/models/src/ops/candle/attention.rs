@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::super::{Attention, Layout, Queries, Stream};
-use super::{Reference, map_streams, stream};
+use super::{CandleOps, map_streams, stream};
 
 /// Epsilon of the RMS norms of queries and keys.
 const RMS_NORM_EPSILON: f64 = 1e-6;
@@ -20,6 +20,8 @@ pub(crate) struct HeadNorm {
 pub(crate) struct Rotary {
     cos: Tensor,
     sin: Tensor,
+    /// -sin, which rotates back.
+    inverse_sin: Tensor,
 }
 
 impl Rotary {
@@ -29,20 +31,28 @@ impl Rotary {
             let values: Vec<f32> = angles.iter().map(|angle| of(*angle) as f32).collect();
             Tensor::from_vec(values, (tokens, pairs, 1), device)
         };
+        let sin = table(f64::sin)?;
         Ok(Self {
             cos: table(f64::cos)?,
-            sin: table(f64::sin)?,
+            inverse_sin: sin.neg()?,
+            sin,
         })
     }
 
     /// Rotates the interleaved pairs of (batch, heads, tokens, head_dim); `tokens` are the last ones of the table.
-    fn rotate(&self, x: &Tensor, direction: f64) -> Result<Tensor> {
+    fn rotate(&self, x: &Tensor) -> Result<Tensor> {
+        self.turn(x, &self.sin)
+    }
+
+    /// The inverse of [`Self::rotate`], which is also its transpose.
+    fn rotate_back(&self, x: &Tensor) -> Result<Tensor> {
+        self.turn(x, &self.inverse_sin)
+    }
+
+    fn turn(&self, x: &Tensor, sin: &Tensor) -> Result<Tensor> {
         let (batch, heads, tokens, head_dim) = x.dims4()?;
         let first = self.cos.dim(0)? - tokens;
-        let (cos, sin) = (
-            self.cos.narrow(0, first, tokens)?,
-            (self.sin.narrow(0, first, tokens)? * direction)?,
-        );
+        let (cos, sin) = (self.cos.narrow(0, first, tokens)?, sin.narrow(0, first, tokens)?);
         let pairs = x.reshape((batch, heads, tokens, head_dim / 2, 2))?;
         let (even, odd) = (pairs.narrow(D::Minus1, 0, 1)?, pairs.narrow(D::Minus1, 1, 1)?);
         let new_even = (even.broadcast_mul(&cos)? - odd.broadcast_mul(&sin)?)?;
@@ -77,7 +87,7 @@ impl Normalised {
             .sqrt()?
             .recip()?;
         let normalised = x.broadcast_mul(&inverse)?;
-        let output = rotary.rotate(&normalised.broadcast_mul(&weights)?, 1.0)?;
+        let output = rotary.rotate(&normalised.broadcast_mul(&weights)?)?;
         Ok(Self {
             normalised,
             inverse,
@@ -87,7 +97,7 @@ impl Normalised {
     }
 
     fn vjp(&self, grad: &Tensor, rotary: &Rotary) -> Result<Tensor> {
-        let grad = rotary.rotate(grad, -1.0)?.broadcast_mul(&self.weights)?;
+        let grad = rotary.rotate_back(grad)?.broadcast_mul(&self.weights)?;
         let mean = (&grad * &self.normalised)?.mean_keepdim(D::Minus1)?;
         (grad - self.normalised.broadcast_mul(&mean)?)?.broadcast_mul(&self.inverse)
     }
@@ -135,7 +145,7 @@ fn token_weights(text: &Tensor, image: &Tensor, layout: Layout) -> Result<Tensor
 }
 
 impl Heads {
-    fn new(qkv: &Tensor, op: &Attention<Reference>) -> Result<Self> {
+    fn new(qkv: &Tensor, op: &Attention<CandleOps>) -> Result<Self> {
         let (layout, dim) = (op.layout, qkv.dim(1)? / 3);
         let head_dim = op.image_norm.query.dim(0)?;
         let part = |which: usize| to_heads(&qkv.narrow(1, which * dim, dim)?, layout, head_dim);
@@ -159,7 +169,7 @@ impl Heads {
     }
 }
 
-fn query_layout(op: &Attention<Reference>) -> Layout {
+fn query_layout(op: &Attention<CandleOps>) -> Layout {
     match op.queries {
         Queries::All => op.layout,
         Queries::Image => op.layout.image_only(),
@@ -167,7 +177,7 @@ fn query_layout(op: &Attention<Reference>) -> Layout {
 }
 
 /// Output (asking rows, dim) and log-sum-exp (asking rows, heads).
-pub(super) fn forward(qkv: &Tensor, op: &Attention<Reference>) -> Result<(Tensor, Tensor)> {
+pub(super) fn forward(qkv: &Tensor, op: &Attention<CandleOps>) -> Result<(Tensor, Tensor)> {
     let heads = Heads::new(qkv, op)?;
     let scores = heads.scores()?;
     let log_sum_exp = scores.log_sum_exp(D::Minus1)?.unsqueeze(D::Minus1)?;
@@ -182,7 +192,7 @@ pub(super) fn forward(qkv: &Tensor, op: &Attention<Reference>) -> Result<(Tensor
 /// Gradient (rows, 3 * dim) of the inputs.
 pub(super) fn backward(
     qkv: &Tensor,
-    op: &Attention<Reference>,
+    op: &Attention<CandleOps>,
     output: &Tensor,
     log_sum_exp: &Tensor,
     grad: &Tensor,

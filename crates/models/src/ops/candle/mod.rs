@@ -5,15 +5,16 @@
 
 mod attention;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::{D, DType, Device, Tensor};
 
-use super::{Attention, Backend, Conditioning, Factors, Layout, Segment, Stream};
+use super::{Attention, Backend, Factors, GradientSums, Layout, Modulation, Segment, Stream};
 use crate::ModelError;
 pub(crate) use attention::{HeadNorm, Rotary};
 
-/// Epsilon of all LayerNorms in FLUX.
+/// Epsilon of the modulated LayerNorms.
 const LAYER_NORM_EPSILON: f64 = 1e-6;
 
 /// 2 sqrt(2 / pi) and the cubic coefficient of the tanh form of GELU.
@@ -22,7 +23,7 @@ const GELU_CUBIC: f64 = 0.044_715;
 
 /// The candle backend.
 #[derive(Debug, Clone)]
-pub(crate) struct Reference {
+pub(crate) struct CandleOps {
     pub(crate) device: Device,
     /// Of frozen weights and activations.
     pub(crate) dtype: DType,
@@ -86,13 +87,13 @@ impl Adapted {
     }
 }
 
-/// Adds a tensor's values to the flat gradient from `offset` on.
-fn accumulate(gradients: &mut [f32], offset: usize, tensor: &Tensor) -> Result<(), ModelError> {
-    let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
-    gradients[offset..offset + values.len()]
-        .iter_mut()
-        .zip(values)
-        .for_each(|(sum, value)| *sum += value);
+/// Adds the gradient of the factor at `offset`, on the device.
+fn accumulate(gradients: &mut BTreeMap<usize, Tensor>, offset: usize, gradient: Tensor) -> candle_core::Result<()> {
+    let sum = match gradients.remove(&offset) {
+        Some(sum) => (sum + gradient)?,
+        None => gradient,
+    };
+    gradients.insert(offset, sum);
     Ok(())
 }
 
@@ -121,10 +122,10 @@ fn map_streams(
 }
 
 /// Chunk `index` of a stream's modulation as (batch, 1, dim), in float32.
-fn chunk(conditioning: Conditioning<Tensor>, stream: Stream, index: usize, dim: usize) -> candle_core::Result<Tensor> {
+fn chunk(modulation: Modulation<Tensor>, stream: Stream, index: usize, dim: usize) -> candle_core::Result<Tensor> {
     let matrix = match stream {
-        Stream::Text => conditioning.text,
-        Stream::Image => conditioning.image,
+        Stream::Text => modulation.text,
+        Stream::Image => modulation.image,
     };
     matrix.narrow(1, index * dim, dim)?.unsqueeze(1)?.to_dtype(DType::F32)
 }
@@ -148,12 +149,13 @@ fn gelu_gate(x: &Tensor) -> candle_core::Result<Tensor> {
     sigmoid(&(x.mul(&x.sqr()?.affine(GELU_CUBIC, 1.0)?)? * GELU_SLOPE)?)
 }
 
-impl Backend for Reference {
+impl Backend for CandleOps {
     type Array = Tensor;
     type Projection = Projection;
     type Adapted = Adapted;
     type HeadNorm = HeadNorm;
     type Rotary = Rotary;
+    type Gradients = BTreeMap<usize, Tensor>;
 
     fn projection(&self, weight: &Tensor, bias: &Tensor) -> Result<Projection, ModelError> {
         Ok(Projection {
@@ -190,12 +192,29 @@ impl Backend for Reference {
         Ok(Rotary::new(angles, tokens, &self.device)?)
     }
 
-    fn array(&self, values: &[f32], rows: usize, columns: usize) -> Result<Tensor, ModelError> {
-        Ok(Tensor::from_slice(values, (rows, columns), &self.device)?.to_dtype(self.dtype)?)
+    fn array(&self, tensor: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(tensor.to_device(&self.device)?.to_dtype(self.dtype)?.contiguous()?)
     }
 
-    fn values(&self, array: &Tensor) -> Result<Vec<f32>, ModelError> {
-        Ok(array.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    fn tensor(&self, array: Tensor) -> Result<Tensor, ModelError> {
+        Ok(array.to_dtype(DType::F32)?)
+    }
+
+    fn zeros(&self, rows: usize, columns: usize) -> Result<Tensor, ModelError> {
+        Ok(Tensor::zeros((rows, columns), self.dtype, &self.device)?)
+    }
+
+    fn gradients(&self, _parameters: usize) -> BTreeMap<usize, Tensor> {
+        BTreeMap::new()
+    }
+
+    fn total(&self, chunks: Vec<BTreeMap<usize, Tensor>>) -> Result<GradientSums, ModelError> {
+        let mut chunks = chunks.into_iter();
+        let mut total = chunks.next().unwrap_or_default();
+        for (offset, gradient) in chunks.flatten() {
+            accumulate(&mut total, offset, gradient)?;
+        }
+        Ok(GradientSums::Factors(total))
     }
 
     fn linear(&self, x: &Tensor, segments: &[Segment<Self>]) -> Result<Tensor, ModelError> {
@@ -240,7 +259,7 @@ impl Backend for Reference {
         x: &Tensor,
         segments: &[Segment<Self>],
         grad: &Tensor,
-        gradients: &mut [f32],
+        gradients: &mut BTreeMap<usize, Tensor>,
     ) -> Result<(), ModelError> {
         for segment in segments {
             let (start, count) = (segment.rows.start, segment.rows.len());
@@ -249,9 +268,9 @@ impl Backend for Reference {
             for part in segment.adapted.iter().flat_map(|adapted| &adapted.parts) {
                 let grad = part.grad_columns(&grad)?;
                 let grad_hidden = (grad.matmul(&part.b)? * part.scale)?;
-                accumulate(gradients, part.a_offset, &grad_hidden.t()?.contiguous()?.matmul(&x)?)?;
+                accumulate(gradients, part.a_offset, grad_hidden.t()?.contiguous()?.matmul(&x)?)?;
                 let hidden = (x.matmul(&part.a.t()?)? * part.scale)?;
-                accumulate(gradients, part.b_offset, &grad.t()?.contiguous()?.matmul(&hidden)?)?;
+                accumulate(gradients, part.b_offset, grad.t()?.contiguous()?.matmul(&hidden)?)?;
             }
         }
         Ok(())
@@ -261,7 +280,7 @@ impl Backend for Reference {
         &self,
         x: &Tensor,
         layout: Layout,
-        conditioning: Conditioning<Tensor>,
+        modulation: Modulation<Tensor>,
         shift: usize,
         scale: usize,
     ) -> Result<Tensor, ModelError> {
@@ -269,8 +288,8 @@ impl Backend for Reference {
         let output = map_streams(layout, |which| {
             let (normalised, _) = normalise(&stream(x, layout, which)?.to_dtype(DType::F32)?)?;
             normalised
-                .broadcast_mul(&(chunk(conditioning, which, scale, dim)? + 1.0)?)?
-                .broadcast_add(&chunk(conditioning, which, shift, dim)?)
+                .broadcast_mul(&(chunk(modulation, which, scale, dim)? + 1.0)?)?
+                .broadcast_add(&chunk(modulation, which, shift, dim)?)
         })?;
         Ok(output.to_dtype(self.dtype)?)
     }
@@ -279,7 +298,7 @@ impl Backend for Reference {
         &self,
         x: &Tensor,
         layout: Layout,
-        conditioning: Conditioning<Tensor>,
+        modulation: Modulation<Tensor>,
         scale: usize,
         grad: &Tensor,
         residual: Option<Tensor>,
@@ -288,7 +307,7 @@ impl Backend for Reference {
         let gradient = map_streams(layout, |which| {
             let (normalised, inverse) = normalise(&stream(x, layout, which)?.to_dtype(DType::F32)?)?;
             let grad = stream(grad, layout, which)?.to_dtype(DType::F32)?;
-            let grad = grad.broadcast_mul(&(chunk(conditioning, which, scale, dim)? + 1.0)?)?;
+            let grad = grad.broadcast_mul(&(chunk(modulation, which, scale, dim)? + 1.0)?)?;
             let mean = grad.mean_keepdim(D::Minus1)?;
             let along = normalised.broadcast_mul(&(&grad * &normalised)?.mean_keepdim(D::Minus1)?)?;
             (grad.broadcast_sub(&mean)? - along)?.broadcast_mul(&inverse)
@@ -300,27 +319,16 @@ impl Backend for Reference {
         })
     }
 
-    fn gated_residual(
-        &self,
-        x: &Tensor,
-        y: &Tensor,
-        layout: Layout,
-        conditioning: Conditioning<Tensor>,
-        gate: usize,
-    ) -> Result<Tensor, ModelError> {
-        Ok((x + self.gated_residual_vjp(y, layout, conditioning, gate)?)?)
-    }
-
     fn gated_residual_vjp(
         &self,
         grad: &Tensor,
         layout: Layout,
-        conditioning: Conditioning<Tensor>,
+        modulation: Modulation<Tensor>,
         gate: usize,
     ) -> Result<Tensor, ModelError> {
         let dim = grad.dim(1)?;
         Ok(map_streams(layout, |which| {
-            let gate = chunk(conditioning, which, gate, dim)?.to_dtype(self.dtype)?;
+            let gate = chunk(modulation, which, gate, dim)?.to_dtype(self.dtype)?;
             stream(grad, layout, which)?.broadcast_mul(&gate)
         })?)
     }

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::super::{Attention, Layout, Queries};
 use super::math::{self, sum, vectorized};
 use super::matmul::{Left, Order, Right, Start, matmul};
+use super::matrix::View;
 use super::{Cpu, Matrix, Split};
 
 /// Epsilon of the RMS norms of queries and keys.
@@ -45,7 +46,7 @@ impl Rotary {
 #[derive(Clone, Copy)]
 struct Head<'a> {
     op: &'a Attention<'a, Cpu>,
-    qkv: &'a Matrix,
+    qkv: View<'a>,
     sample: usize,
     /// First column of the head inside queries, keys and values.
     column: usize,
@@ -381,7 +382,7 @@ fn head_backward(head: Head, output: &[f32], log_sum_exp: &[f32], grad: &[f32]) 
 
 /// Runs `work` for each head of each sample and hands the results to `store` in order.
 fn each_head<T: Send>(
-    qkv: &Matrix,
+    qkv: View<'_>,
     op: &Attention<Cpu>,
     split: Split,
     work: impl Fn(Head) -> T + Sync,
@@ -409,15 +410,34 @@ fn each_head<T: Send>(
     }
 }
 
+/// A token matrix that is being written.
+struct Target {
+    columns: usize,
+    data: Vec<f32>,
+}
+
+impl Target {
+    fn zeros(rows: usize, columns: usize) -> Self {
+        Self {
+            columns,
+            data: vec![0.0; rows * columns],
+        }
+    }
+
+    fn finish(self) -> Matrix {
+        Matrix::new(self.data, self.columns)
+    }
+}
+
 /// Copies the rows of one head between a token matrix and a contiguous block.
-fn scatter(head: Head, first: usize, layout: Layout, source: &[f32], target: &mut Matrix, column: usize) {
+fn scatter(head: Head, first: usize, layout: Layout, source: &[f32], target: &mut Target, column: usize) {
     for (i, values) in source.chunks_exact(head.head_dim).enumerate() {
         let row = row_of(layout, head.sample, first + i);
         target.data[row * target.columns + column..][..head.head_dim].copy_from_slice(values);
     }
 }
 
-fn gather(head: Head, layout: Layout, tokens: usize, source: &Matrix, column: usize) -> Vec<f32> {
+fn gather(head: Head, layout: Layout, tokens: usize, source: View, column: usize) -> Vec<f32> {
     concat(tokens, head.head_dim, |token| {
         &source.data[row_of(layout, head.sample, token) * source.columns + column..][..head.head_dim]
     })
@@ -431,10 +451,10 @@ fn concat<'a>(tokens: usize, width: usize, row: impl Fn(usize) -> &'a [f32]) -> 
 }
 
 /// Output (asking rows, dim) and log-sum-exp (asking rows, heads).
-pub(super) fn forward(qkv: &Matrix, op: &Attention<Cpu>, split: Split) -> (Matrix, Matrix) {
+pub(super) fn forward(qkv: View, op: &Attention<Cpu>, split: Split) -> (Matrix, Matrix) {
     let (layout, dim, head_dim) = (query_layout(op), qkv.columns / 3, 2 * op.rotary.pairs);
-    let mut output = Matrix::zeros(layout.rows(), dim);
-    let mut log_sum_exp = Matrix::zeros(layout.rows(), dim / head_dim);
+    let mut output = Target::zeros(layout.rows(), dim);
+    let mut log_sum_exp = Target::zeros(layout.rows(), dim / head_dim);
     each_head(qkv, op, split, head_forward, |head, (values, sums)| {
         scatter(head, 0, layout, &values, &mut output, head.column);
         for (token, value) in sums.iter().enumerate() {
@@ -442,21 +462,27 @@ pub(super) fn forward(qkv: &Matrix, op: &Attention<Cpu>, split: Split) -> (Matri
             log_sum_exp.data[row * log_sum_exp.columns + head.column / head_dim] = *value;
         }
     });
-    (output, log_sum_exp)
+    (output.finish(), log_sum_exp.finish())
+}
+
+/// What the forward left.
+#[derive(Clone, Copy)]
+pub(super) struct Kept<'a> {
+    pub(super) output: View<'a>,
+    pub(super) log_sum_exp: View<'a>,
 }
 
 /// Gradient (rows, 3 * dim) of the inputs.
 pub(super) fn backward(
-    qkv: &Matrix,
+    qkv: View<'_>,
     op: &Attention<Cpu>,
-    output: &Matrix,
-    log_sum_exp: &Matrix,
-    grad: &Matrix,
+    Kept { output, log_sum_exp }: Kept<'_>,
+    grad: View<'_>,
     split: Split,
 ) -> Matrix {
     let (layout, dim) = (query_layout(op), qkv.columns / 3);
     let asking = layout.text + layout.image;
-    let mut gradient = Matrix::zeros(qkv.rows, qkv.columns);
+    let mut gradient = Target::zeros(op.layout.rows(), qkv.columns);
     let work = |head: Head| {
         let sums: Vec<f32> = (0..asking)
             .map(|token| row_of(layout, head.sample, token))
@@ -484,5 +510,5 @@ pub(super) fn backward(
             2 * dim + head.column,
         );
     });
-    gradient
+    gradient.finish()
 }

@@ -3,6 +3,7 @@
 mod attention;
 pub(crate) mod math;
 pub(crate) mod matmul;
+mod matrix;
 mod projection;
 mod rowwise;
 
@@ -11,32 +12,11 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use super::{Attention, Backend, Conditioning, Factors, Layout, Segment};
+use super::{Attention, Backend, Factors, GradientSums, Layout, Modulation, Segment};
 use crate::ModelError;
 use attention::{HeadNorm, Rotary};
+pub(crate) use matrix::Matrix;
 use projection::{Adapted, Projection};
-
-/// A row-major float32 matrix.
-#[derive(Debug, Clone)]
-pub(crate) struct Matrix {
-    rows: usize,
-    columns: usize,
-    data: Vec<f32>,
-}
-
-impl Matrix {
-    fn zeros(rows: usize, columns: usize) -> Self {
-        Self {
-            rows,
-            columns,
-            data: vec![0.0; rows * columns],
-        }
-    }
-
-    fn row_slice(&self, rows: Range<usize>) -> &[f32] {
-        &self.data[rows.start * self.columns..rows.end * self.columns]
-    }
-}
 
 /// Whether an operation shares its rows among threads.
 ///
@@ -55,8 +35,20 @@ pub(crate) struct Cpu {
     pub(crate) split: Split,
 }
 
+impl Default for Cpu {
+    fn default() -> Self {
+        Self { split: Split::Rows }
+    }
+}
+
 /// Rows that one task of a split operation works on.
 const BLOCK_ROWS: usize = 32;
+
+/// Rows that a chunk of the batch should not exceed by much, so that its activations stay in the cache.
+const CHUNK_ROWS: usize = 320;
+
+/// Chunks that a batch is cut into at least, if it has so many samples.
+const CHUNKS_MIN: usize = 4;
 
 impl Cpu {
     /// Calls `work(first_row, rows)` for blocks that together are all rows of `output`.
@@ -70,12 +62,18 @@ impl Cpu {
         }
     }
 
-    fn elementwise(self, x: &Matrix, kernel: impl for<'a> Fn(&'a [f32], &'a mut [f32]) + Sync) -> Matrix {
-        let mut output = Matrix::zeros(x.rows, x.columns);
-        self.row_blocks(&mut output.data, x.columns, |first, block| {
-            kernel(&x.data[first * x.columns..][..block.len()], block);
+    fn elementwise(
+        self,
+        x: &Matrix,
+        kernel: impl for<'a> Fn(&'a [f32], &'a mut [f32]) + Sync,
+    ) -> Result<Matrix, ModelError> {
+        let columns = x.columns();
+        let x: &[f32] = &x.read()?;
+        let mut output = vec![0.0; x.len()];
+        self.row_blocks(&mut output, columns, |first, block| {
+            kernel(&x[first * columns..][..block.len()], block);
         });
-        output
+        Ok(Matrix::new(output, columns))
     }
 }
 
@@ -84,12 +82,45 @@ fn to_f32(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
     Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
+/// The rows of both streams and their modulation, opened for a row-wise kernel.
+macro_rules! modulated {
+    ($modulation:ident, $layout:expr, $dim:expr => $name:ident) => {
+        let (text, image) = ($modulation.text.read()?, $modulation.image.read()?);
+        let $name = rowwise::RowModulation::new($layout, text.view(), image.view(), $dim);
+    };
+}
+
 impl Backend for Cpu {
     type Array = Matrix;
     type Projection = Projection;
     type Adapted = Adapted;
     type HeadNorm = HeadNorm;
     type Rotary = Rotary;
+    /// All values in the adapter's flat order.
+    type Gradients = Vec<f32>;
+
+    fn chunks(&self, batch: usize, tokens: usize) -> Vec<Range<usize>> {
+        let count = (batch * tokens).div_ceil(CHUNK_ROWS).max(CHUNKS_MIN).min(batch);
+        (0..count)
+            .map(|chunk| chunk * batch / count..(chunk + 1) * batch / count)
+            .collect()
+    }
+
+    fn each_chunk<T: Send, R: Send>(
+        &self,
+        chunks: Vec<T>,
+        work: impl Fn(&Self, T) -> Result<R, ModelError> + Sync,
+    ) -> Result<Vec<R>, ModelError> {
+        let split = if chunks.len() >= rayon::current_num_threads() {
+            Split::Never
+        } else {
+            Split::Rows
+        };
+        chunks
+            .into_par_iter()
+            .map(|chunk| work(&Self { split }, chunk))
+            .collect()
+    }
 
     fn projection(&self, weight: &Tensor, bias: &Tensor) -> Result<Projection, ModelError> {
         let (outputs, inputs) = weight.dims2()?;
@@ -111,21 +142,33 @@ impl Backend for Cpu {
         Ok(Rotary::new(angles, tokens))
     }
 
-    fn array(&self, values: &[f32], rows: usize, columns: usize) -> Result<Matrix, ModelError> {
-        Ok(Matrix {
-            rows,
-            columns,
-            data: values.to_vec(),
-        })
+    fn array(&self, tensor: &Tensor) -> Result<Matrix, ModelError> {
+        Matrix::of(tensor)
     }
 
-    fn values(&self, array: &Matrix) -> Result<Vec<f32>, ModelError> {
-        Ok(array.data.clone())
+    fn tensor(&self, array: Matrix) -> Result<Tensor, ModelError> {
+        array.into_tensor()
+    }
+
+    fn zeros(&self, rows: usize, columns: usize) -> Result<Matrix, ModelError> {
+        Ok(Matrix::new(vec![0.0; rows * columns], columns))
+    }
+
+    fn gradients(&self, parameters: usize) -> Vec<f32> {
+        vec![0.0; parameters]
+    }
+
+    fn total(&self, chunks: Vec<Vec<f32>>) -> Result<GradientSums, ModelError> {
+        let mut chunks = chunks.into_iter();
+        let mut total = chunks.next().unwrap_or_default();
+        chunks.for_each(|chunk| total.iter_mut().zip(chunk).for_each(|(total, value)| *total += value));
+        Ok(GradientSums::Flat(total))
     }
 
     fn linear(&self, x: &Matrix, segments: &[Segment<Self>]) -> Result<Matrix, ModelError> {
         let columns = segments.first().map_or(0, |segment| segment.projection.outputs());
-        let mut output = Matrix::zeros(x.rows, columns);
+        let mut output = vec![0.0; x.rows() * columns];
+        let (inputs, x) = (x.columns(), x.read()?);
         for Segment {
             rows,
             projection,
@@ -133,18 +176,19 @@ impl Backend for Cpu {
         } in segments
         {
             let input = x.row_slice(rows.clone());
-            let output = &mut output.data[rows.start * columns..rows.end * columns];
+            let output = &mut output[rows.start * columns..rows.end * columns];
             self.row_blocks(output, columns, |first, block| {
-                let input = &input[first * x.columns..][..block.len() / columns * x.columns];
+                let input = &input[first * inputs..][..block.len() / columns * inputs];
                 projection.forward(*adapted, input, block);
             });
         }
-        Ok(output)
+        Ok(Matrix::new(output, columns))
     }
 
     fn linear_vjp(&self, segments: &[Segment<Self>], grad: &Matrix) -> Result<Matrix, ModelError> {
         let columns = segments.first().map_or(0, |segment| segment.projection.inputs());
-        let mut output = Matrix::zeros(grad.rows, columns);
+        let mut output = vec![0.0; grad.rows() * columns];
+        let (outputs, grad) = (grad.columns(), grad.read()?);
         for Segment {
             rows,
             projection,
@@ -152,13 +196,13 @@ impl Backend for Cpu {
         } in segments
         {
             let grad_rows = grad.row_slice(rows.clone());
-            let output = &mut output.data[rows.start * columns..rows.end * columns];
+            let output = &mut output[rows.start * columns..rows.end * columns];
             self.row_blocks(output, columns, |first, block| {
-                let grad_block = &grad_rows[first * grad.columns..][..block.len() / columns * grad.columns];
+                let grad_block = &grad_rows[first * outputs..][..block.len() / columns * outputs];
                 projection.backward(*adapted, grad_block, block);
             });
         }
-        Ok(output)
+        Ok(Matrix::new(output, columns))
     }
 
     fn lora_vjp(
@@ -166,8 +210,9 @@ impl Backend for Cpu {
         x: &Matrix,
         segments: &[Segment<Self>],
         grad: &Matrix,
-        gradients: &mut [f32],
+        gradients: &mut Vec<f32>,
     ) -> Result<(), ModelError> {
+        let (x, grad) = (x.read()?, grad.read()?);
         for segment in segments {
             if let Some(adapted) = segment.adapted {
                 let (x, grad) = (x.row_slice(segment.rows.clone()), grad.row_slice(segment.rows.clone()));
@@ -181,33 +226,38 @@ impl Backend for Cpu {
         &self,
         x: &Matrix,
         layout: Layout,
-        conditioning: Conditioning<Matrix>,
+        modulation: Modulation<Matrix>,
         shift: usize,
         scale: usize,
     ) -> Result<Matrix, ModelError> {
-        let modulation = rowwise::Modulation::new(layout, conditioning, x.columns);
-        let mut output = Matrix::zeros(x.rows, x.columns);
-        self.row_blocks(&mut output.data, x.columns, |first, block| {
-            rowwise::modulated_norm(&x.data, first, modulation, shift, scale, block);
+        let (columns, x) = (x.columns(), x.read()?);
+        modulated!(modulation, layout, columns => modulation);
+        let mut output = vec![0.0; x.len()];
+        self.row_blocks(&mut output, columns, |first, block| {
+            rowwise::modulated_norm(&x, first, modulation, shift, scale, block);
         });
-        Ok(output)
+        Ok(Matrix::new(output, columns))
     }
 
     fn modulated_norm_vjp(
         &self,
         x: &Matrix,
         layout: Layout,
-        conditioning: Conditioning<Matrix>,
+        modulation: Modulation<Matrix>,
         scale: usize,
         grad: &Matrix,
         residual: Option<Matrix>,
     ) -> Result<Matrix, ModelError> {
-        let modulation = rowwise::Modulation::new(layout, conditioning, x.columns);
-        let mut output = residual.unwrap_or_else(|| Matrix::zeros(x.rows, x.columns));
-        self.row_blocks(&mut output.data, x.columns, |first, block| {
-            rowwise::modulated_norm_vjp(&x.data, &grad.data, first, modulation, scale, block);
+        let (columns, x, grad) = (x.columns(), x.read()?, grad.read()?);
+        modulated!(modulation, layout, columns => modulation);
+        let mut output = match residual {
+            Some(residual) => residual.into_values()?,
+            None => vec![0.0; x.len()],
+        };
+        self.row_blocks(&mut output, columns, |first, block| {
+            rowwise::modulated_norm_vjp(&x, &grad, first, modulation, scale, block);
         });
-        Ok(output)
+        Ok(Matrix::new(output, columns))
     }
 
     fn gated_residual(
@@ -215,34 +265,36 @@ impl Backend for Cpu {
         x: &Matrix,
         y: &Matrix,
         layout: Layout,
-        conditioning: Conditioning<Matrix>,
+        modulation: Modulation<Matrix>,
         gate: usize,
     ) -> Result<Matrix, ModelError> {
-        let modulation = rowwise::Modulation::new(layout, conditioning, x.columns);
-        let mut output = x.clone();
-        self.row_blocks(&mut output.data, x.columns, |first, block| {
-            rowwise::add_gated(&y.data, first, modulation, gate, block);
+        let (columns, y) = (x.columns(), y.read()?);
+        modulated!(modulation, layout, columns => modulation);
+        let mut output = x.read()?.to_vec();
+        self.row_blocks(&mut output, columns, |first, block| {
+            rowwise::add_gated(&y, first, modulation, gate, block);
         });
-        Ok(output)
+        Ok(Matrix::new(output, columns))
     }
 
     fn gated_residual_vjp(
         &self,
         grad: &Matrix,
         layout: Layout,
-        conditioning: Conditioning<Matrix>,
+        modulation: Modulation<Matrix>,
         gate: usize,
     ) -> Result<Matrix, ModelError> {
-        let modulation = rowwise::Modulation::new(layout, conditioning, grad.columns);
-        let mut output = Matrix::zeros(grad.rows, grad.columns);
-        self.row_blocks(&mut output.data, grad.columns, |first, block| {
-            rowwise::add_gated(&grad.data, first, modulation, gate, block);
+        let (columns, grad) = (grad.columns(), grad.read()?);
+        modulated!(modulation, layout, columns => modulation);
+        let mut output = vec![0.0; grad.len()];
+        self.row_blocks(&mut output, columns, |first, block| {
+            rowwise::add_gated(&grad, first, modulation, gate, block);
         });
-        Ok(output)
+        Ok(Matrix::new(output, columns))
     }
 
     fn attention(&self, qkv: &Matrix, op: &Attention<Self>) -> Result<(Matrix, Matrix), ModelError> {
-        Ok(attention::forward(qkv, op, self.split))
+        Ok(attention::forward(qkv.read()?.view(), op, self.split))
     }
 
     fn attention_vjp(
@@ -253,75 +305,82 @@ impl Backend for Cpu {
         log_sum_exp: &Matrix,
         grad: &Matrix,
     ) -> Result<Matrix, ModelError> {
-        Ok(attention::backward(qkv, op, output, log_sum_exp, grad, self.split))
+        let (output, log_sum_exp, grad) = (output.read()?, log_sum_exp.read()?, grad.read()?);
+        let kept = attention::Kept {
+            output: output.view(),
+            log_sum_exp: log_sum_exp.view(),
+        };
+        Ok(attention::backward(
+            qkv.read()?.view(),
+            op,
+            kept,
+            grad.view(),
+            self.split,
+        ))
     }
 
     fn gelu(&self, x: &Matrix) -> Result<Matrix, ModelError> {
-        Ok(self.elementwise(x, rowwise::gelu))
+        self.elementwise(x, rowwise::gelu)
     }
 
     fn gelu_vjp(&self, x: &Matrix, grad: &Matrix) -> Result<(Matrix, Matrix), ModelError> {
-        let mut value = Matrix::zeros(x.rows, x.columns);
-        let mut gradient = Matrix::zeros(x.rows, x.columns);
+        let columns = x.columns();
+        let (x, grad): (&[f32], &[f32]) = (&x.read()?, &grad.read()?);
+        let mut value = vec![0.0; x.len()];
+        let mut gradient = vec![0.0; x.len()];
         let block = match self.split {
-            Split::Never => x.data.len(),
-            Split::Rows => BLOCK_ROWS * x.columns,
+            Split::Never => x.len(),
+            Split::Rows => BLOCK_ROWS * columns,
         };
         value
-            .data
             .par_chunks_mut(block.max(1))
-            .zip(gradient.data.par_chunks_mut(block.max(1)))
+            .zip(gradient.par_chunks_mut(block.max(1)))
             .enumerate()
             .for_each(|(index, (value, gradient))| {
                 let range = index * block..index * block + value.len();
-                rowwise::gelu_vjp(&x.data[range.clone()], &grad.data[range], value, gradient);
+                rowwise::gelu_vjp(&x[range.clone()], &grad[range], value, gradient);
             });
-        Ok((value, gradient))
+        Ok((Matrix::new(value, columns), Matrix::new(gradient, columns)))
     }
 
     fn silu(&self, x: &Matrix) -> Result<Matrix, ModelError> {
-        Ok(self.elementwise(x, rowwise::silu))
+        self.elementwise(x, rowwise::silu)
     }
 
-    fn add(&self, mut x: Matrix, y: &Matrix) -> Result<Matrix, ModelError> {
-        x.data.iter_mut().zip(&y.data).for_each(|(x, y)| *x += y);
-        Ok(x)
+    fn add(&self, x: Matrix, y: &Matrix) -> Result<Matrix, ModelError> {
+        let columns = x.columns();
+        let mut sum = x.into_values()?;
+        sum.iter_mut().zip(y.read()?.iter()).for_each(|(x, y)| *x += y);
+        Ok(Matrix::new(sum, columns))
     }
 
     fn concat_rows(&self, x: &Matrix, y: &Matrix) -> Result<Matrix, ModelError> {
-        Ok(Matrix {
-            rows: x.rows + y.rows,
-            columns: x.columns,
-            data: [x.data.as_slice(), &y.data].concat(),
-        })
+        let values = [&*x.read()?, &*y.read()?].concat();
+        Ok(Matrix::new(values, x.columns()))
     }
 
     fn concat_columns(&self, x: &Matrix, y: &Matrix) -> Result<Matrix, ModelError> {
-        let mut output = Matrix::zeros(x.rows, x.columns + y.columns);
-        for (row, target) in output.data.chunks_exact_mut(x.columns + y.columns).enumerate() {
-            target[..x.columns].copy_from_slice(x.row_slice(row..row + 1));
-            target[x.columns..].copy_from_slice(y.row_slice(row..row + 1));
+        let (left, right) = (x.columns(), y.columns());
+        let (x, y) = (x.read()?, y.read()?);
+        let mut output = Vec::with_capacity(x.len() + y.len());
+        for (x, y) in x.chunks_exact(left).zip(y.chunks_exact(right)) {
+            output.extend_from_slice(x);
+            output.extend_from_slice(y);
         }
-        Ok(output)
+        Ok(Matrix::new(output, left + right))
     }
 
     fn rows(&self, x: &Matrix, rows: Range<usize>) -> Result<Matrix, ModelError> {
-        Ok(Matrix {
-            rows: rows.len(),
-            columns: x.columns,
-            data: x.row_slice(rows).to_vec(),
-        })
+        x.row_range(rows)
     }
 
     fn columns(&self, x: &Matrix, columns: Range<usize>) -> Result<Matrix, ModelError> {
-        let mut output = Matrix::zeros(x.rows, columns.len());
-        for (source, target) in x
-            .data
-            .chunks_exact(x.columns)
-            .zip(output.data.chunks_exact_mut(columns.len()))
-        {
-            target.copy_from_slice(&source[columns.clone()]);
+        let width = x.columns();
+        let x = x.read()?;
+        let mut output = Vec::with_capacity(x.len() / width * columns.len());
+        for row in x.chunks_exact(width) {
+            output.extend_from_slice(&row[columns.clone()]);
         }
-        Ok(output)
+        Ok(Matrix::new(output, columns.len()))
     }
 }

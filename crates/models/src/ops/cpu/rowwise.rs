@@ -1,27 +1,27 @@
 //! Kernels that work row by row: normalisation, modulation, gates, activations.
 
-use super::super::{Conditioning, Layout};
-use super::Matrix;
+use super::super::Layout;
 use super::math::{self, sum, vectorized};
+use super::matrix::View;
 
-/// Epsilon of all LayerNorms in FLUX.
+/// Epsilon of the modulated LayerNorms.
 const LAYER_NORM_EPSILON: f32 = 1e-6;
 
 /// Shifts, scales and gates, addressed by row.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Modulation<'a> {
+pub(super) struct RowModulation<'a> {
     layout: Layout,
-    text: &'a Matrix,
-    image: &'a Matrix,
+    text: View<'a>,
+    image: View<'a>,
     dim: usize,
 }
 
-impl<'a> Modulation<'a> {
-    pub(super) fn new(layout: Layout, conditioning: Conditioning<'a, Matrix>, dim: usize) -> Self {
+impl<'a> RowModulation<'a> {
+    pub(super) fn new(layout: Layout, text: View<'a>, image: View<'a>, dim: usize) -> Self {
         Self {
             layout,
-            text: conditioning.text,
-            image: conditioning.image,
+            text,
+            image,
             dim,
         }
     }
@@ -50,7 +50,7 @@ fn moments(row: &[f32]) -> (f32, f32) {
 
 vectorized! {
     pub(super) fn modulated_norm<'a>(
-        x: &'a [f32], first: usize, modulation: Modulation<'a>, shift: usize, scale: usize, output: &'a mut [f32],
+        x: &'a [f32], first: usize, modulation: RowModulation<'a>, shift: usize, scale: usize, output: &'a mut [f32],
     ) {
         let dim = modulation.dim;
         for (i, output) in output.chunks_exact_mut(dim).enumerate() {
@@ -67,7 +67,7 @@ vectorized! {
 
 vectorized! {
     pub(super) fn modulated_norm_vjp<'a>(
-        x: &'a [f32], grad: &'a [f32], first: usize, modulation: Modulation<'a>, scale: usize, output: &'a mut [f32],
+        x: &'a [f32], grad: &'a [f32], first: usize, modulation: RowModulation<'a>, scale: usize, output: &'a mut [f32],
     ) {
         let dim = modulation.dim;
         for (i, output) in output.chunks_exact_mut(dim).enumerate() {
@@ -90,7 +90,7 @@ vectorized! {
 
 vectorized! {
     /// output += gate * y.
-    pub(super) fn add_gated<'a>(y: &'a [f32], first: usize, modulation: Modulation<'a>, gate: usize, output: &'a mut [f32]) {
+    pub(super) fn add_gated<'a>(y: &'a [f32], first: usize, modulation: RowModulation<'a>, gate: usize, output: &'a mut [f32]) {
         let dim = modulation.dim;
         for (i, output) in output.chunks_exact_mut(dim).enumerate() {
             let y = &y[(first + i) * dim..][..dim];

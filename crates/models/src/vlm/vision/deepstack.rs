@@ -136,9 +136,9 @@ impl DeepstackTower {
     fn taps(&self, count: usize) -> Vec<[(usize, f32); 2]> {
         let last = self.side - 1;
         let tap = |index: usize| {
-            let place = (index * last) as f32 / count.saturating_sub(1).max(1) as f32;
-            let below = (place.floor() as usize).min(last);
-            let share = place - below as f32;
+            let position = (index * last) as f32 / count.saturating_sub(1).max(1) as f32;
+            let below = (position.floor() as usize).min(last);
+            let share = position - below as f32;
             [(below, 1.0 - share), ((below + 1).min(last), share)]
         };
         (0..count).map(tap).collect()

@@ -34,7 +34,7 @@ pub(super) enum VisionTower {
 /// What the language model sees of an image.
 #[derive(Debug)]
 pub(super) struct Features {
-    /// Takes the places of the image's tokens: (merged tokens, width of the language model), in reading order.
+    /// Takes the positions of the image's tokens: (merged tokens, width of the language model), in reading order.
     pub(super) tokens: Tensor,
     /// Each of the same shape, added to the states of those tokens after the layer with its index.
     pub(super) deepstack: Vec<Tensor>,

@@ -129,11 +129,11 @@ impl WindowedTower {
         let merged = self.merger_norm.forward(&x)?.reshape((grid.merged_tokens(), ()))?;
         let hidden = Activation::Gelu.forward(&self.merger_in.forward(&merged)?)?;
         let features = self.merger_out.forward(&hidden)?;
-        let mut place = vec![0_u32; order.len()];
+        let mut positions = vec![0_u32; order.len()];
         for (position, token) in order.iter().enumerate() {
-            place[*token] = position as u32;
+            positions[*token] = position as u32;
         }
-        Ok(features.index_select(&Tensor::new(place, device)?, 0)?)
+        Ok(features.index_select(&Tensor::new(positions, device)?, 0)?)
     }
 
     /// Merged tokens (numbered in reading order) window by window, and the windows as ranges of that order.

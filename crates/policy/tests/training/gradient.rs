@@ -1,10 +1,6 @@
 //! Gradients on the shipped small model.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod common;
-
-use common::{adapter, groups, objective, settings, trainer};
+use crate::common::{adapter, groups, objective, settings, trainer};
 use gavel_core::ids::{Digest, PromptIndex};
 use gavel_core::spec::ObjectiveSpec;
 use gavel_models::denoiser::ActivationMemory;
@@ -52,7 +48,7 @@ fn another_adapter_shows_as_the_velocity_that_differs_first() {
     let trainer = trainer();
     let (digest, adapter) = adapter(&trainer);
     let groups = groups(digest, &adapter, 1);
-    let fresh = trainer.initialise(&common::lora(), 1, false).unwrap().adapter;
+    let fresh = trainer.initialise(&crate::common::lora(), 1, false).unwrap().adapter;
     let objective = objective();
     let strict = GradientSettings {
         ratio_deviation: 1e-5,

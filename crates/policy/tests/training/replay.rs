@@ -1,10 +1,6 @@
 //! One update offline, on the shipped small model.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod common;
-
-use common::{adapter, groups, objective, settings, trainer};
+use crate::common::{adapter, groups, objective, settings, trainer};
 use gavel_core::spec::{ObjectiveSpec, OptimizerSpec};
 use gavel_models::{denoiser::ActivationMemory, lora::LoraAdapter};
 use gavel_policy::{

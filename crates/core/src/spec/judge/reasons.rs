@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::problems::Problems;
 use crate::ids::Digest;
+use crate::spec::problems::Problems;
 use crate::work::Pair;
 
 /// `[judge.reasons]`: for some pairs the judge says what each theme of the rubric decides, and why in a sentence. Rewards do not
@@ -34,8 +34,8 @@ impl Default for ReasonsSpec {
 impl ReasonsSpec {
     /// Whether this pair is one of the share. The same for every worker and every attempt.
     pub fn covers(&self, pair: &Pair) -> bool {
-        let place = Digest::of(format!("reasons {} {}", pair.first, pair.second).as_bytes());
-        let [a, b, c, d, ..] = place.0;
+        let share = Digest::of(format!("reasons {} {}", pair.first, pair.second).as_bytes());
+        let [a, b, c, d, ..] = share.0;
         f64::from(u32::from_be_bytes([a, b, c, d])) < self.fraction * (f64::from(u32::MAX) + 1.0)
     }
 

@@ -1,11 +1,7 @@
 //! A step and an evaluation in this process, on the shipped small model.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod common;
-
+use crate::common::{tiny_flux, trainer};
 use candle_core::{DType, Device};
-use common::{tiny_flux, trainer};
 use gavel_core::{
     ids::{Digest, PromptIndex, Step},
     spec::RunSpec,

@@ -1,163 +1,19 @@
 //! Made-up ledgers: a whole run with made-up results, and what an audit says when somebody has changed it afterwards.
 
-use std::path::Path;
+mod made_up;
 
 use gavel_coordinator::blobs::BlobError;
-use gavel_coordinator::ledger::{EventRecord, RunRecord};
-use gavel_core::forecast::rehearsal;
-use gavel_core::ids::{Digest, Fence, Millis, PromptIndex, Step, WorkerId};
-use gavel_core::run::{Event, Phase, Run};
+use gavel_core::ids::{Digest, Fence, PromptIndex, Step, WorkerId};
+use gavel_core::run::{Event, Phase};
 use gavel_core::spec::RunSpec;
-use gavel_core::work::{
-    AbstainReason, Assignment, Fault, Outcome, Policy, Role, Side, Task, Unit, Unusable, Verdict, VerdictRecord,
-};
-use gavel_core::{RubricText, RunAssets};
+use gavel_core::work::{Outcome, Policy, Side, Unit, Verdict};
 
 use super::account::Account;
 use super::files::FileCounts;
 use super::finding::{Findings, Rule};
 use super::steps;
 use crate::History;
-
-const STEPS: u32 = 2;
-
-fn run() -> Run {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/quickstart.toml");
-    let text = std::fs::read_to_string(file).unwrap();
-    let mut spec = RunSpec::from_value(toml::from_str(&text).unwrap()).unwrap();
-    spec.run.steps = STEPS;
-    spec.prompts.per_step = 4;
-    spec.sampling.batch = 2;
-    spec.judge.batch = 2;
-    spec.trainer.shard = 2;
-    spec.optimizer.ema_decay = 0.0;
-    spec.evaluation = None;
-    let assets = RunAssets {
-        prompts: ["a cat", "a dog", "a fish", "a bird", "a cow"].map(Task::from).into(),
-        rubric: RubricText::new("which is better?"),
-        ..RunAssets::default()
-    };
-    Run::new(spec.id(), spec, assets)
-}
-
-fn verdict(run: &Run, prompt: PromptIndex, step: u32) -> VerdictRecord {
-    // The second pair of the first step is not decided, so that a shard has one that is not trained on.
-    let (verdict, order_probabilities) = if (prompt.0, step) == (1, 1) {
-        let reason = AbstainReason::OrdersDisagree;
-        (Verdict::Abstain { reason }, [0.75, 0.25])
-    } else if prompt.0.is_multiple_of(2) {
-        (Verdict::Preferred { side: Side::First }, [0.75, 0.875])
-    } else {
-        (Verdict::Preferred { side: Side::Second }, [0.25, 0.125])
-    };
-    VerdictRecord {
-        prompt,
-        verdict,
-        probability_first: 0.5 * (order_probabilities[0] + order_probabilities[1]),
-        order_probabilities,
-        rubric: run.assets().rubric.digest,
-        votes: Vec::new(),
-        reasons: Vec::new(),
-    }
-}
-
-/// A faultless worker's result of what it was given, but for its verdicts, of which the tests must know which are decided.
-fn outcome(run: &Run, unit: &Unit, assignment: &Assignment) -> Outcome {
-    let mut outcome = rehearsal::work(run.spec(), run.assets().rubric.digest, assignment);
-    if let (Unit::Judge { step, .. }, Outcome::Judged { verdicts, .. }) = (unit, &mut outcome) {
-        for record in verdicts {
-            *record = verdict(run, record.prompt, step.0);
-        }
-    }
-    outcome
-}
-
-/// The events of a run from beginning to end. `disturb` may end a lease otherwise than by its result.
-fn drive(mut disturb: impl FnMut(&Run, Unit, WorkerId, Fence) -> Option<Event>) -> Vec<Event> {
-    let mut run = run();
-    let mut events = Vec::new();
-    let mut apply = |run: &mut Run, event: Event| {
-        run.apply(event.clone(), Millis(events.len() as u64)).unwrap();
-        events.push(event);
-    };
-    while run.phase() != Phase::Finished {
-        let roles = [Role::Sampler, Role::Judge, Role::Trainer];
-        let unit = roles.into_iter().find_map(|role| run.next_unit(role)).unwrap();
-        let (worker, fence) = (WorkerId(format!("{}-1", unit.role())), run.next_fence());
-        let granted = Event::Granted {
-            unit,
-            worker: worker.clone(),
-            fence,
-        };
-        apply(&mut run, granted);
-        let event = disturb(&run, unit, worker.clone(), fence).unwrap_or_else(|| Event::Completed {
-            unit,
-            worker,
-            fence,
-            outcome: outcome(&run, &unit, &run.assignment(&unit).unwrap()),
-        });
-        apply(&mut run, event);
-    }
-    events
-}
-
-/// An undisturbed run, but that the first lease of all is given back once and granted again.
-fn events() -> Vec<Event> {
-    let mut returned = false;
-    drive(|_, unit, worker, fence| {
-        let first = !std::mem::replace(&mut returned, true);
-        first.then_some(Event::Released { unit, worker, fence })
-    })
-}
-
-/// A run in which the first trajectory of step 1 was lost before its gradient was taken, and made again.
-fn events_with_a_loss() -> Vec<Event> {
-    let mut lost = false;
-    drive(|run, unit, worker, fence| {
-        if unit != GRADIENT || std::mem::replace(&mut lost, true) {
-            return None;
-        }
-        let Some(Assignment::Gradient { groups, .. }) = run.assignment(&unit) else {
-            return None;
-        };
-        Some(Event::Failed {
-            unit,
-            worker,
-            fence,
-            reason: "an input cannot be read".into(),
-            fatal: false,
-            unusable: vec![Unusable {
-                blob: groups[0].candidates[0].trajectory,
-                fault: Fault::Storage,
-            }],
-        })
-    })
-}
-
-fn history(events: &[Event]) -> History {
-    let run = run();
-    let record = RunRecord {
-        run: run.id().clone(),
-        spec: serde_json::to_string(run.spec()).unwrap(),
-        assets: serde_json::to_string(run.assets()).unwrap(),
-        spec_sha256: run.spec_sha256().to_string(),
-        created: Millis(0),
-    };
-    let events = (1..).zip(events).map(|(sequence, event)| {
-        let value = serde_json::to_value(event).unwrap();
-        EventRecord {
-            run: record.run.clone(),
-            sequence,
-            at: Millis(sequence),
-            kind: value["kind"].as_str().unwrap().to_owned(),
-            event: value.to_string(),
-        }
-    });
-    History {
-        events: events.collect(),
-        record: record.clone(),
-    }
-}
+use made_up::{COMMIT, GRADIENT, JUDGE, SAMPLE, STEPS, events, events_with_a_loss, history, run};
 
 fn findings(history: &History) -> Vec<(Rule, String)> {
     let mut findings = Findings::default();
@@ -197,20 +53,6 @@ fn outcome_of(events: &mut [Event], unit: Unit) -> &mut Outcome {
         other => panic!("{other:?} is no result"),
     }
 }
-
-const SAMPLE: Unit = Unit::Sample {
-    step: Step(2),
-    chunk: 1,
-};
-const JUDGE: Unit = Unit::Judge {
-    step: Step(2),
-    chunk: 0,
-};
-const GRADIENT: Unit = Unit::Gradient {
-    step: Step(1),
-    shard: 0,
-};
-const COMMIT: Unit = Unit::Commit { step: Step(1) };
 
 #[test]
 fn a_ledger_that_nobody_touched_has_no_findings_and_its_pairs_are_counted() {

@@ -1,11 +1,7 @@
 //! Prompts whose conditioning differs in shape, as those of a family that does not pad its words.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod common;
-
+use crate::common::{adapter, lora, objective, sampling, settings, tiny_flux, trainer};
 use candle_core::{DType, Device, Tensor};
-use common::{adapter, lora, objective, sampling, settings, tiny_flux, trainer};
 use gavel_core::{
     ids::{Digest, PromptIndex, Step},
     noise::Use,

@@ -1,0 +1,51 @@
+//! `[evaluation]`: what a run measures on held-out prompts.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::problems::Problems;
+use super::section::Section;
+
+/// An independent metric on held-out pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvaluatorName {
+    /// The pixel rules of the quickstart's scenes.
+    Scenes,
+}
+
+/// `[evaluation]`: base against tuned on held-out prompts, and the judge on labelled pairs. Without this section there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluationSpec {
+    /// The metric that the judge does not use; left out, only the win rate is measured.
+    pub evaluator: Option<EvaluatorName>,
+    /// How many of the held-out prompts are painted, from the first on; left out, all of them.
+    pub prompts: Option<u32>,
+    /// Held-out prompts that a sampler leases at a time.
+    pub batch: u32,
+    /// Labelled pairs on which the judge itself is measured.
+    pub labelled: Option<PathBuf>,
+}
+
+impl Default for EvaluationSpec {
+    fn default() -> Self {
+        Self {
+            evaluator: None,
+            prompts: None,
+            batch: 1,
+            labelled: None,
+        }
+    }
+}
+
+impl Section for EvaluationSpec {
+    fn check(&self, problems: &mut Problems) {
+        problems.at_least_one(self.prompts.unwrap_or(1), "evaluation.prompts");
+        problems.at_least_one(self.batch, "evaluation.batch");
+        if let Some(path) = &self.labelled {
+            problems.require_set(path, "evaluation.labelled", "a file of labelled pairs, or leave it out");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The fingerprint of a run specification: what tells two runs apart.
+
+mod with_paths;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::{RunSpec, paths};
+use crate::ids::Digest;
+pub use with_paths::with_paths;
+
+/// Sections and keys that are no part of the fingerprint, each with the reason. Every other key is part of it, but for paths:
+/// what they name is compared by its contents. Members of an ensemble follow `[judge]`.
+///
+/// A new key is part of the fingerprint unless it is listed here. So that runs of before keep theirs, it must not be
+/// serialised while it says nothing (`Option` with `skip_serializing_if`).
+const NOT_PART: &[(&str, &str)] = &[
+    (
+        "fleet",
+        "how many workers there are and how they are watched changes no byte of the result",
+    ),
+    (
+        "coordinator",
+        "where it listens and what it keeps changes no byte of the result",
+    ),
+    (
+        "trainer.exchange",
+        "either way of exchanging gradient sums gives the same bytes",
+    ),
+    (
+        "judge.api_key_env",
+        "which variable holds the key does not change what the server answers",
+    ),
+    ("judge.timeout", "a server that answers later gives the same answer"),
+    (
+        "judge.concurrency",
+        "how many requests are under way at a time does not change their answers",
+    ),
+    (
+        "judge.attempts",
+        "a verdict comes from the first answer, however many requests that took",
+    ),
+    ("judge.prompt_price", "what verdicts cost does not change them"),
+    ("judge.completion_price", "what verdicts cost does not change them"),
+    ("judge.cache", "a verdict that is kept is the one that was given"),
+];
+
+pub(super) fn of(spec: &RunSpec) -> Digest {
+    let mut spec = spec.clone();
+    for (_, path) in paths::of(&mut spec) {
+        *path = PathBuf::new();
+    }
+    of_json(serde_json::json!(spec))
+}
+
+/// Of a spec's JSON without paths.
+fn of_json(mut value: Value) -> Digest {
+    for (key, _) in NOT_PART {
+        remove(&mut value, key);
+    }
+    normalise_endpoints(&mut value["judge"]);
+    let mut text = String::new();
+    canonical(&value, &mut text);
+    Digest::of(text.as_bytes())
+}
+
+/// Takes a section or a key out of a spec's JSON, and a key of `[judge]` out of the members too.
+fn remove(spec: &mut Value, key: &str) {
+    let (section, key) = match key.split_once('.') {
+        Some((section, key)) => (section, Some(key)),
+        None => (key, None),
+    };
+    match (spec.as_object_mut(), key) {
+        (Some(spec), None) => drop(spec.remove(section)),
+        (Some(spec), Some(key)) => {
+            if let Some(section) = spec.get_mut(section) {
+                remove_key(section, key);
+            }
+        }
+        (None, _) => {}
+    }
+}
+
+fn remove_key(section: &mut Value, key: &str) {
+    if let Some(section) = section.as_object_mut() {
+        section.remove(key);
+    }
+    for member in section
+        .get_mut("members")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        remove_key(member, key);
+    }
+}
+
+/// An address with a slash at its end is the same server.
+fn normalise_endpoints(judge: &mut Value) {
+    if let Some(Value::String(endpoint)) = judge.get_mut("endpoint") {
+        endpoint.truncate(endpoint.trim_end_matches('/').len());
+    }
+    for member in judge
+        .get_mut("members")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        normalise_endpoints(member);
+    }
+}
+
+/// JSON without spaces and with sorted keys.
+fn canonical(value: &Value, text: &mut String) {
+    match value {
+        Value::Object(object) => {
+            let mut keys: Vec<&String> = object.keys().collect();
+            keys.sort();
+            text.push('{');
+            for (index, key) in keys.into_iter().enumerate() {
+                if index > 0 {
+                    text.push(',');
+                }
+                text.push_str(&Value::from(key.as_str()).to_string());
+                text.push(':');
+                canonical(&object[key], text);
+            }
+            text.push('}');
+        }
+        Value::Array(items) => {
+            text.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    text.push(',');
+                }
+                canonical(item, text);
+            }
+            text.push(']');
+        }
+        plain => text.push_str(&plain.to_string()),
+    }
+}

@@ -1,0 +1,134 @@
+//! Judges that are several judges.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use toml::{Table, Value};
+
+use super::JudgeBackEnd;
+use super::back_end::BackEnd;
+use super::check_margin;
+use super::table::{self, Leftovers};
+use crate::spec::problems::Problems;
+use crate::spec::section;
+
+/// The one kind of ensemble that there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EnsembleFamily {
+    /// The members vote, each with its weight.
+    #[default]
+    Ensemble,
+}
+
+/// Several judges that vote.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EnsembleSpec {
+    /// How the members decide.
+    pub family: EnsembleFamily,
+    /// The judges that vote.
+    pub members: Vec<MemberSpec>,
+}
+
+/// A judge of an ensemble. Rubric, batch, cache and reasons are the ensemble's.
+//
+// `remote = "Self"`: as for `JudgeSpec`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+pub struct MemberSpec {
+    /// Its votes.
+    pub weight: f64,
+    /// Its own prompt template. Where this is empty, the member is asked with the template of the ensemble.
+    pub template: PathBuf,
+    /// The member abstains when its mean probability is closer than this to one half.
+    pub margin: f64,
+    /// What answers. No ensemble.
+    #[serde(skip)]
+    pub back_end: JudgeBackEnd,
+}
+
+impl Default for MemberSpec {
+    fn default() -> Self {
+        Self {
+            weight: 1.0,
+            template: PathBuf::new(),
+            margin: 0.0,
+            back_end: JudgeBackEnd::default(),
+        }
+    }
+}
+
+impl Serialize for MemberSpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct OneTable<'a> {
+            #[serde(flatten)]
+            back_end: &'a JudgeBackEnd,
+            #[serde(flatten, serialize_with = "MemberSpec::serialize")]
+            own: &'a MemberSpec,
+        }
+        let table = OneTable {
+            back_end: &self.back_end,
+            own: self,
+        };
+        Serialize::serialize(&table, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for MemberSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        table::deserialize(deserializer, "judge.members", |table, problems| {
+            table::member(table, "judge.members", problems, Leftovers::Dropped)
+        })
+    }
+}
+
+impl BackEnd for EnsembleSpec {
+    const FAMILIES: &'static [&'static str] = &["ensemble"];
+
+    fn read(mut table: Table, at: &str, problems: &mut Problems, leftovers: Leftovers) -> Self {
+        let members = table.remove("members");
+        let mut spec: Self = section::read(table, at, problems, |value| Self::deserialize(value));
+        match members {
+            None => {}
+            Some(Value::Array(members)) => {
+                for (index, member) in members.into_iter().enumerate() {
+                    let at = format!("{at}.members[{index}]");
+                    match member {
+                        Value::Table(table) => spec.members.push(table::member(table, &at, problems, leftovers)),
+                        other => problems.add(at, format!("must be a table, not {}", other.type_str()), None),
+                    }
+                }
+            }
+            Some(other) => problems.add(
+                format!("{at}.members"),
+                format!("must be a list of tables, not {}", other.type_str()),
+                None,
+            ),
+        }
+        spec
+    }
+
+    fn check(&self, at: &str, problems: &mut Problems) {
+        problems.require(self.members.len() >= 2, &format!("{at}.members"), || {
+            format!("an ensemble needs two members or more, not {}", self.members.len())
+        });
+        for (index, member) in self.members.iter().enumerate() {
+            member.check(&format!("{at}.members[{index}]"), problems);
+        }
+    }
+}
+
+impl MemberSpec {
+    fn check(&self, at: &str, problems: &mut Problems) {
+        problems.positive(self.weight, &format!("{at}.weight"));
+        check_margin(self.margin, at, problems);
+        match &self.back_end {
+            JudgeBackEnd::Ensemble(_) => problems.require(false, &format!("{at}.family"), || {
+                "a member is no ensemble itself".into()
+            }),
+            back_end => back_end.check(at, problems),
+        }
+    }
+}

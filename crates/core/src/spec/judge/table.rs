@@ -1,0 +1,197 @@
+//! One table with the keys that every judge has and those of its kind: `family` says how it is split.
+
+use serde::{Deserialize as _, Deserializer};
+use toml::{Table, Value};
+
+use super::back_end::{KINDS, Kind};
+use super::{JudgeBackEnd, JudgeSpec, MemberSpec};
+use crate::spec::problems::Problems;
+use crate::spec::{keys as names, section};
+
+/// What becomes of keys that mean nothing to this kind of judge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leftovers {
+    /// In a configuration: somebody wrote them and expects something.
+    Refused,
+    /// In a spec that this program or an earlier one wrote: those of every kind stood there with their defaults.
+    Dropped,
+}
+
+/// Every key of `[judge]` and its members, in the order of the documentation.
+pub(super) fn keys() -> Vec<&'static str> {
+    let mut keys = vec!["family"];
+    let own = KINDS.iter().flat_map(|kind| (kind.keys)());
+    for key in judge_keys().into_iter().chain(own).chain(member_keys()) {
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    keys
+}
+
+/// Every key of `[judge]` and its members that has a default, with it.
+pub(in crate::spec) fn defaults() -> Table {
+    let mut table = Table::new();
+    let of_kinds = KINDS.iter().rev().map(|kind| (kind.defaults)());
+    let of_judges = [
+        Table::try_from(MemberSpec::default()),
+        Table::try_from(JudgeSpec::default()),
+    ];
+    for defaults in of_kinds.chain(of_judges).flatten() {
+        table.extend(defaults);
+    }
+    table
+}
+
+/// Reads `[judge]`.
+pub(super) fn judge(table: Table, at: &str, problems: &mut Problems, leftovers: Leftovers) -> JudgeSpec {
+    let Split { common, rest, back_end } = split(table, at, &judge_keys(), problems, leftovers);
+    if leftovers == Leftovers::Refused {
+        for (key, _) in meaningful(&rest) {
+            let reason = match key {
+                "weight" => "only a member of an ensemble has a weight".into(),
+                key => foreign(key),
+            };
+            problems.add(format!("{at}.{key}"), reason, None);
+        }
+    }
+    JudgeSpec {
+        back_end,
+        ..section::read(common, at, problems, |value| JudgeSpec::deserialize(value))
+    }
+}
+
+/// Reads one of `[[judge.members]]`.
+pub(super) fn member(table: Table, at: &str, problems: &mut Problems, leftovers: Leftovers) -> MemberSpec {
+    let mut table = table;
+    section::refuse_unknown(&mut table, at, &keys(), problems);
+    let Split { common, rest, back_end } = split(table, at, &member_keys(), problems, leftovers);
+    if leftovers == Leftovers::Refused {
+        let of_the_ensemble = judge_keys();
+        for (key, _) in meaningful(&rest) {
+            let reason = match of_the_ensemble.contains(&key) {
+                true => format!("belongs to the ensemble: set judge.{key}"),
+                false => foreign(key),
+            };
+            problems.add(format!("{at}.{key}"), reason, None);
+        }
+    }
+    MemberSpec {
+        back_end,
+        ..section::read(common, at, problems, |value| MemberSpec::deserialize(value))
+    }
+}
+
+/// For `Deserialize`: reads a table of any format, and makes one error of all problems.
+pub(super) fn deserialize<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    at: &str,
+    read: impl FnOnce(Table, &mut Problems) -> T,
+) -> Result<T, D::Error> {
+    let mut table = Table::deserialize(deserializer)?;
+    let mut problems = Problems::default();
+    section::refuse_unknown(&mut table, at, &keys(), &mut problems);
+    let spec = read(table, &mut problems);
+    match problems.is_empty() {
+        true => Ok(spec),
+        false => Err(serde::de::Error::custom(problems)),
+    }
+}
+
+/// A judge's table in parts.
+struct Split {
+    /// The keys that the struct around the back end has.
+    common: Table,
+    /// The keys that this judge has no use for.
+    rest: Table,
+    back_end: JudgeBackEnd,
+}
+
+fn split(table: Table, at: &str, common_keys: &[&str], problems: &mut Problems, leftovers: Leftovers) -> Split {
+    let known = problems.0.len();
+    let kind = kind(&table, at, problems);
+    let family_is_known = problems.0.len() == known;
+    let own_keys = (kind.keys)();
+    let (mut common, mut own, mut rest) = (Table::new(), Table::new(), Table::new());
+    for (key, value) in table {
+        let part = if common_keys.contains(&key.as_str()) {
+            &mut common
+        } else if own_keys.contains(&key.as_str()) {
+            &mut own
+        } else {
+            &mut rest
+        };
+        part.insert(key, value);
+    }
+    if !family_is_known {
+        // Which keys it has is not known either.
+        own.remove("family");
+        rest.clear();
+    }
+    let back_end = (kind.read)(own, at, problems, leftovers);
+    Split { common, rest, back_end }
+}
+
+/// The kind that `family` names. One that is unknown is reported, and the default kind stands in for it.
+fn kind(table: &Table, at: &str, problems: &mut Problems) -> &'static Kind {
+    let Some(family) = table.get("family") else {
+        return &KINDS[0];
+    };
+    let families: Vec<&str> = KINDS.iter().flat_map(|kind| kind.families).copied().collect();
+    let found = family
+        .as_str()
+        .and_then(|family| KINDS.iter().find(|kind| kind.families.contains(&family)));
+    found.unwrap_or_else(|| {
+        let known = families
+            .iter()
+            .map(|family| format!("`{family}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let nearest = family.as_str().and_then(|family| names::nearest(family, &families));
+        problems.add(
+            format!("{at}.family"),
+            format!("must be one of {known}, not {family}"),
+            nearest,
+        );
+        &KINDS[0]
+    })
+}
+
+/// Those of `rest` whose values say something: neither nothing at all nor the default, nor what does no harm.
+fn meaningful(rest: &Table) -> impl Iterator<Item = (&str, &Value)> {
+    let defaults = defaults();
+    rest.iter()
+        .map(|(key, value)| (key.as_str(), value))
+        .filter(move |(key, value)| {
+            let is_empty = match value {
+                Value::String(text) => text.is_empty(),
+                Value::Array(entries) => entries.is_empty(),
+                _ => false,
+            };
+            let is_harmless = KINDS.iter().any(|kind| kind.harmless.contains(key));
+            !is_empty && !is_harmless && defaults.get(*key) != Some(value)
+        })
+}
+
+/// Why a key of another kind is refused.
+fn foreign(key: &str) -> String {
+    let owners = KINDS.iter().filter(|kind| (kind.keys)().contains(&key));
+    let families: Vec<String> = owners
+        .flat_map(|kind| kind.families)
+        .map(|family| format!("\"{family}\""))
+        .collect();
+    let families = match families.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => "that knows it".into(),
+    };
+    format!("only a judge of family {families} has it: remove it, or choose another family")
+}
+
+fn judge_keys() -> Vec<&'static str> {
+    names::of(|probe| JudgeSpec::deserialize(probe))
+}
+
+fn member_keys() -> Vec<&'static str> {
+    names::of(|probe| MemberSpec::deserialize(probe))
+}

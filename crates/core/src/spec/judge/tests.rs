@@ -1,0 +1,140 @@
+use super::super::tests::{full, problems};
+use super::*;
+
+/// A judge that is a server, over the quickstart.
+const SERVER: &str = "family = \"openai\"\npath = \"\"\nendpoint = \"http://localhost:8000/v1\"\nmodel = \"vlm\"\n";
+
+#[test]
+fn a_judge_has_what_its_family_needs_and_nothing_else() {
+    assert_eq!(problems(&format!("[judge]\n{SERVER}")), [""; 0]);
+    let member = "[[judge.members]]\npath = \"models/tiny-judge\"\n";
+    let ensemble = "[judge]\nfamily = \"ensemble\"\npath = \"\"\n";
+    assert_eq!(
+        problems(&format!("{ensemble}{member}weight = 2.5\n[[judge.members]]\n{SERVER}")),
+        [""; 0]
+    );
+    for (overlay, key) in [
+        ("[judge]\nendpoint = \"http://localhost\"".to_owned(), "judge.endpoint"),
+        (format!("[judge]\n{SERVER}").replace("http:", "ftp:"), "judge.endpoint"),
+        (
+            format!("[judge]\n{SERVER}").replace("localhost", "me:key@localhost"),
+            "judge.endpoint",
+        ),
+        (format!("[judge]\n{SERVER}").replace("vlm", ""), "judge.model"),
+        (format!("[judge]\n{SERVER}").replace("path = \"\"", ""), "judge.path"),
+        (
+            format!("[judge]\n{SERVER}api_key_env = \"sk-123\""),
+            "judge.api_key_env",
+        ),
+        (format!("[judge]\n{SERVER}timeout = \"0s\""), "judge.timeout"),
+        (format!("[judge]\n{SERVER}concurrency = 0"), "judge.concurrency"),
+        (format!("[judge]\n{SERVER}attempts = 0"), "judge.attempts"),
+        (format!("[judge]\n{SERVER}prompt_price = -1"), "judge.prompt_price"),
+        ("[judge]\ntimeout = \"2m\"".to_owned(), "judge.timeout"),
+        ("[judge]\nconcurrency = 2".to_owned(), "judge.concurrency"),
+        ("[judge]\nfamily = \"qwen4_vl\"".to_owned(), "judge.family"),
+        ("[judge]\nfamily = 3".to_owned(), "judge.family"),
+        ("[judge]\nmembers = 3".to_owned(), "judge.members"),
+        (format!("{ensemble}members = 3"), "judge.members"),
+        (
+            format!("{ensemble}{member}{member}wieght = 2.0"),
+            "judge.members[1].wieght",
+        ),
+        (
+            format!("{ensemble}{member}{member}weight = \"two\""),
+            "judge.members[1].weight",
+        ),
+        (
+            format!("{ensemble}{member}{member}device = \"gpu\""),
+            "judge.members[1].device",
+        ),
+        ("[judge]\nweight = 2.0".to_owned(), "judge.weight"),
+        (format!("[judge]\n{member}{member}"), "judge.members"),
+        (format!("{ensemble}{member}"), "judge.members"),
+        (
+            format!("{ensemble}{member}{member}weight = 0.0"),
+            "judge.members[1].weight",
+        ),
+        (format!("{ensemble}{member}{member}batch = 2"), "judge.members[1].batch"),
+        (
+            format!("{ensemble}{member}{member}reasons = {{ template = \"reason.toml\" }}"),
+            "judge.members[1].reasons",
+        ),
+        ("[judge.reasons]\nfraction = 0.5".to_owned(), "judge.reasons.template"),
+        (
+            "[judge.reasons]\ntemplate = \"reason.toml\"\nfraction = 0.0".to_owned(),
+            "judge.reasons.fraction",
+        ),
+        (
+            "[judge.reasons]\ntemplate = \"reason.toml\"\nmax_tokens = 0".to_owned(),
+            "judge.reasons.max_tokens",
+        ),
+        (
+            format!("{ensemble}{member}{member}family = \"ensemble\"").replacen(
+                "path = \"models/tiny-judge\"\nfamily",
+                "family",
+                1,
+            ),
+            "judge.members[1].family",
+        ),
+        (
+            format!("{ensemble}{member}{member}margin = 0.5"),
+            "judge.members[1].margin",
+        ),
+    ] {
+        let found = problems(&overlay);
+        assert_eq!(found.len(), 1, "{overlay}: {found:?}");
+        assert!(found[0].starts_with(&format!("{key}: ")), "{overlay}: {found:?}");
+    }
+    // No key is ever repeated.
+    let told = problems(&format!("[judge]\n{SERVER}api_key_env = \"sk-123\""));
+    assert!(!told[0].contains("sk-123"), "{told:?}");
+}
+
+#[test]
+fn what_a_file_says_of_another_kind_of_judge_is_told_by_name_unless_it_says_nothing() {
+    assert_eq!(
+        problems(&format!("[judge]\n{SERVER}members = [{{}}]")),
+        ["judge.members: only a judge of family \"ensemble\" has it: remove it, or choose another family"]
+    );
+    assert_eq!(
+        problems(&format!("[judge]\n{SERVER}").replace("path = \"\"", "")),
+        [
+            "judge.path: only a judge of family \"qwen2_5_vl\", \"qwen3_vl\" or \"auto\" has it: remove it, or choose another \
+             family"
+        ]
+    );
+    // An empty text is how `--set` takes a value back, and the quickstart has a device and a number format.
+    assert_eq!(
+        problems("[judge]\nendpoint = \"\"\nmodel = \"\"\ntimeout = \"1m\"\nattempts = 5"),
+        [""; 0]
+    );
+    assert_eq!(
+        problems("[judge]\nfamily = \"qwen3\""),
+        [
+            "judge.family: must be one of `qwen2_5_vl`, `qwen3_vl`, `auto`, `openai`, `ensemble`, not \"qwen3\"; did you mean \
+             `qwen3_vl`?"
+        ]
+    );
+}
+
+#[test]
+fn a_judge_in_json_is_one_table_and_comes_back() {
+    let spec = full().judge;
+    let text = serde_json::to_value(&spec).unwrap();
+    assert_eq!(text["family"], "ensemble");
+    assert_eq!(text["members"][1]["family"], "openai");
+    assert_eq!(text["members"][1].get("path"), None);
+    assert_eq!(serde_json::from_value::<JudgeSpec>(text.clone()).unwrap(), spec);
+    let with = |key: &str, value: serde_json::Value| {
+        let mut text = text.clone();
+        text[key] = value;
+        serde_json::from_value::<JudgeSpec>(text)
+    };
+    // Keys of other kinds, as earlier versions wrote them, are passed over; what is no key is not.
+    assert_eq!(with("path", "models/judge".into()).unwrap(), spec);
+    let error = with("pth", "x".into()).unwrap_err().to_string();
+    assert!(error.contains("judge.pth: unknown key"), "{error}");
+    let error = with("batch", "x".into()).unwrap_err().to_string();
+    assert!(error.contains("judge.batch"), "{error}");
+}

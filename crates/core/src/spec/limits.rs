@@ -1,0 +1,35 @@
+//! `[limits]`: what a run puts up with.
+
+use serde::{Deserialize, Serialize};
+
+use super::problems::Problems;
+use super::section::Section;
+
+/// `[limits]`: what a run puts up with before it stops.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsSpec {
+    /// Attempts at one unit, on whichever workers.
+    pub attempts: u32,
+    /// Pairs whose loss or gradient was not finite, over the whole run; one more stops it.
+    pub skipped_pairs: u32,
+    /// Largest |ratio - 1| before the first update.
+    pub ratio_deviation: f64,
+}
+
+impl Default for LimitsSpec {
+    fn default() -> Self {
+        Self {
+            attempts: 3,
+            skipped_pairs: 8,
+            ratio_deviation: 1e-3,
+        }
+    }
+}
+
+impl Section for LimitsSpec {
+    fn check(&self, problems: &mut Problems) {
+        problems.at_least_one(self.attempts, "limits.attempts");
+        problems.positive(self.ratio_deviation, "limits.ratio_deviation");
+    }
+}

@@ -1,0 +1,75 @@
+//! `[lora]`: the adapter.
+
+use serde::{Deserialize, Serialize};
+
+use super::problems::Problems;
+use super::section::Section;
+
+/// `[lora]`: the adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraSpec {
+    /// Inner dimension r of A (r x in) and B (out x r).
+    pub rank: usize,
+    /// Scale numerator: the update is (alpha / rank) B A.
+    pub alpha: f64,
+    /// Must be 0: a forward with dropped units would not reproduce the sampler's log-probabilities.
+    pub dropout: f64,
+    /// Names that a module path must end with (after a dot) to carry an adapter, as PEFT matches them.
+    pub target_modules: Vec<String>,
+}
+
+impl Default for LoraSpec {
+    fn default() -> Self {
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            dropout: 0.0,
+            target_modules: Self::PUBLISHED_TARGETS.map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+impl LoraSpec {
+    /// The published target modules of the default family. Those of another family are filled in by whoever reads the
+    /// configuration and knows the families.
+    pub const PUBLISHED_TARGETS: [&'static str; 12] = [
+        "attn.to_q",
+        "attn.to_k",
+        "attn.to_v",
+        "attn.to_out.0",
+        "attn.add_q_proj",
+        "attn.add_k_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+        "ff.net.0.proj",
+        "ff.net.2",
+        "ff_context.net.0.proj",
+        "ff_context.net.2",
+    ];
+}
+
+impl Section for LoraSpec {
+    fn check(&self, problems: &mut Problems) {
+        problems.require(self.rank >= 1, "lora.rank", || {
+            format!("must be at least 1, not {}", self.rank)
+        });
+        problems.require(self.alpha > 0.0 && self.alpha.is_finite(), "lora.alpha", || {
+            format!("must be a positive number, not {}", self.alpha)
+        });
+        problems.require(self.dropout == 0.0, "lora.dropout", || {
+            format!(
+                "must be 0, not {}: with dropout the trainer's forward would not reproduce the sampler's log-probabilities",
+                self.dropout
+            )
+        });
+        problems.require(!self.target_modules.is_empty(), "lora.target_modules", || {
+            "must name at least one module".into()
+        });
+        problems.require(
+            self.target_modules.iter().all(|name| !name.trim().is_empty()),
+            "lora.target_modules",
+            || "contains an empty name".into(),
+        );
+    }
+}

@@ -1,0 +1,127 @@
+//! The keys that name files and folders, for those who look for them, and for the fingerprint, which leaves them out.
+
+use std::path::PathBuf;
+
+use toml::{Table, Value};
+
+use super::{JudgeBackEnd, RunSpec};
+
+/// The keys whose values are paths, for tables that are not read yet; [`of`] lists those of a spec. A member of an ensemble has them under the names of `[judge]`.
+pub(super) const PATHS: &[&str] = &[
+    "model.path",
+    "prompts.train",
+    "prompts.held_out",
+    "judge.template",
+    "judge.rubric",
+    "judge.reasons.template",
+    "judge.path",
+    "evaluation.labelled",
+];
+
+/// Calls `visit` with the key and the text of each path in a configuration that is not read yet. Values of a wrong type are
+/// left for [`RunSpec::from_value`] to refuse.
+pub fn each_path(table: &mut Table, mut visit: impl FnMut(&str, &mut String)) {
+    for key in PATHS {
+        let mut parts: Vec<&str> = key.split('.').collect();
+        let last = parts.pop().unwrap_or_default();
+        let mut at = Some(&mut *table);
+        for part in parts {
+            at = at.and_then(|table| table.get_mut(part)?.as_table_mut());
+        }
+        if let Some(Value::String(path)) = at.and_then(|table| table.get_mut(last)) {
+            visit(key, path);
+        }
+    }
+    let members = table
+        .get_mut("judge")
+        .and_then(|judge| judge.get_mut("members")?.as_array_mut());
+    for (index, member) in members.into_iter().flatten().enumerate() {
+        for key in PATHS.iter().filter_map(|key| key.strip_prefix("judge.")) {
+            if let Some(Value::String(path)) = member.get_mut(key) {
+                visit(&format!("judge.members[{index}].{key}"), path);
+            }
+        }
+    }
+}
+
+/// The paths of a spec, each with its key.
+pub(super) fn of(spec: &mut RunSpec) -> Vec<(String, &mut PathBuf)> {
+    let RunSpec {
+        model,
+        prompts,
+        judge,
+        evaluation,
+        ..
+    } = spec;
+    let mut paths = vec![
+        ("model.path".to_owned(), &mut model.path),
+        ("prompts.train".to_owned(), &mut prompts.train),
+    ];
+    let held_out = prompts.held_out.as_mut();
+    paths.extend(held_out.map(|path| ("prompts.held_out".to_owned(), path)));
+    paths.push(("judge.template".to_owned(), &mut judge.template));
+    paths.push(("judge.rubric".to_owned(), &mut judge.rubric));
+    let reasons = judge.reasons.as_mut();
+    paths.extend(reasons.map(|reasons| ("judge.reasons.template".to_owned(), &mut reasons.template)));
+    match &mut judge.back_end {
+        JudgeBackEnd::InProcess(model) => paths.push(("judge.path".to_owned(), &mut model.path)),
+        JudgeBackEnd::Server(_) => {}
+        JudgeBackEnd::Ensemble(ensemble) => {
+            for (index, member) in ensemble.members.iter_mut().enumerate() {
+                paths.push((format!("judge.members[{index}].template"), &mut member.template));
+                if let JudgeBackEnd::InProcess(model) = &mut member.back_end {
+                    paths.push((format!("judge.members[{index}].path"), &mut model.path));
+                }
+            }
+        }
+    }
+    let labelled = evaluation.as_mut().and_then(|evaluation| evaluation.labelled.as_mut());
+    paths.extend(labelled.map(|path| ("evaluation.labelled".to_owned(), path)));
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::tests::{documented, full};
+
+    #[test]
+    fn both_lists_hold_the_keys_that_the_documentation_calls_paths() {
+        let text = documented();
+        let paths = text.iter().filter(|row| row.kind == "path");
+        let mut expected: Vec<String> = paths.map(|row| format!("{}.{}", row.section, row.key)).collect();
+        expected.sort();
+        let mut listed: Vec<String> = PATHS.iter().map(|key| (*key).to_owned()).collect();
+        listed.sort();
+        assert_eq!(listed, expected);
+
+        let mut table = Table::try_from(full()).unwrap();
+        let mut in_table = Vec::new();
+        each_path(&mut table, |key, path| {
+            in_table.push((key.to_owned(), PathBuf::from(path.as_str())))
+        });
+        let mut spec = full();
+        let mut in_spec: Vec<_> = of(&mut spec)
+            .into_iter()
+            .map(|(key, path)| (key, path.clone()))
+            .collect();
+        in_table.sort();
+        in_spec.sort();
+        assert_eq!(in_table, in_spec);
+        assert!(in_spec.iter().any(|(key, _)| key == "judge.members[1].template"));
+    }
+
+    #[test]
+    fn a_spec_takes_the_paths_of_another_and_nothing_else() {
+        let mut elsewhere = full();
+        for (_, path) in of(&mut elsewhere) {
+            *path = std::path::Path::new("/elsewhere").join(&*path);
+        }
+        elsewhere.run.seed += 1;
+        let mut spec = full();
+        spec.relocate(&elsewhere);
+        assert_eq!(spec.run, full().run);
+        elsewhere.run.seed -= 1;
+        assert_eq!(spec, elsewhere);
+    }
+}

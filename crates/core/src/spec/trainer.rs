@@ -1,0 +1,45 @@
+//! `[trainer]`: how gradient work is cut and done.
+
+use serde::{Deserialize, Serialize};
+
+use super::problems::Problems;
+use super::section::Section;
+
+/// `[trainer]`: how gradient work is cut and done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainerSpec {
+    /// Pairs whose gradient one unit sums. Part of the result: sums are taken shard by shard.
+    pub shard: u32,
+    /// Keep only block inputs in the forward and run each block again in its backward.
+    pub checkpoint_activations: bool,
+    /// How the gradient sums get to the trainer that commits. No part of the result.
+    pub exchange: GradientExchange,
+}
+
+/// How the gradient sums of a step's shards get to the trainer that commits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GradientExchange {
+    /// Each sum is stored as a blob, and read from there.
+    #[default]
+    Blobs,
+    /// Each sum stays with the trainer that made it and is broadcast to the others by NCCL.
+    Nccl,
+}
+
+impl Default for TrainerSpec {
+    fn default() -> Self {
+        Self {
+            shard: 1,
+            checkpoint_activations: true,
+            exchange: GradientExchange::default(),
+        }
+    }
+}
+
+impl Section for TrainerSpec {
+    fn check(&self, problems: &mut Problems) {
+        problems.at_least_one(self.shard, "trainer.shard");
+    }
+}

@@ -1,0 +1,210 @@
+//! Layers by name: what a family's network is read from, and which of its layers take an adapter.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use candle_core::Tensor;
+
+use crate::lora::AdaptableLayers;
+use crate::ops::{Backend, Factors};
+use crate::{LoadError, ModelError, Weights};
+
+/// What becomes of the layers of a network while it is walked.
+///
+/// Every backend reads the weights. [`Headers`] only checks that they are there, so that an adapter can be bound to a folder
+/// without loading it, by the walk that loads it.
+pub(crate) trait LayerSource {
+    /// A frozen linear layer.
+    type Projection;
+    /// RMS norm weights of queries and keys.
+    type HeadNorm;
+
+    /// Takes the linear layers (path, outputs), which read the same input, as one.
+    fn linear(
+        &self,
+        weights: &Weights,
+        inputs: usize,
+        parts: &[(String, usize)],
+    ) -> Result<Self::Projection, LoadError>;
+
+    /// Takes the query and key norm of these paths, each (head_dim,).
+    fn head_norm(&self, weights: &Weights, paths: [&str; 2], head_dim: usize) -> Result<Self::HeadNorm, LoadError>;
+}
+
+impl<B: Backend> LayerSource for B {
+    type Projection = <B as Backend>::Projection;
+    type HeadNorm = <B as Backend>::HeadNorm;
+
+    fn linear(
+        &self,
+        weights: &Weights,
+        inputs: usize,
+        parts: &[(String, usize)],
+    ) -> Result<Self::Projection, LoadError> {
+        let mut tensors = (Vec::with_capacity(parts.len()), Vec::with_capacity(parts.len()));
+        for (path, outputs) in parts {
+            tensors
+                .0
+                .push(weights.get(&format!("{path}.weight"), &[*outputs, inputs])?);
+            tensors.1.push(weights.get(&format!("{path}.bias"), &[*outputs])?);
+        }
+        let join = |tensors: &[Tensor]| Tensor::cat(tensors, 0).map_err(|source| weights.candle(source));
+        self.projection(&join(&tensors.0)?, &join(&tensors.1)?)
+            .map_err(|error| failed(weights, error))
+    }
+
+    fn head_norm(&self, weights: &Weights, paths: [&str; 2], head_dim: usize) -> Result<Self::HeadNorm, LoadError> {
+        let weight = |path: &str| weights.get(&format!("{path}.weight"), &[head_dim]);
+        let [query, key] = paths;
+        Backend::head_norm(self, &weight(query)?, &weight(key)?).map_err(|error| failed(weights, error))
+    }
+}
+
+fn failed(weights: &Weights, error: ModelError) -> LoadError {
+    weights.candle(match error {
+        ModelError::Candle(source) => source,
+        other => candle_core::Error::Msg(other.to_string()),
+    })
+}
+
+/// Names and shapes alone.
+#[derive(Debug)]
+pub(crate) struct Headers;
+
+impl LayerSource for Headers {
+    type Projection = ();
+    type HeadNorm = ();
+
+    fn linear(&self, weights: &Weights, inputs: usize, parts: &[(String, usize)]) -> Result<(), LoadError> {
+        for (path, outputs) in parts {
+            weights.check(&format!("{path}.weight"), &[*outputs, inputs])?;
+            weights.check(&format!("{path}.bias"), &[*outputs])?;
+        }
+        Ok(())
+    }
+
+    fn head_norm(&self, weights: &Weights, paths: [&str; 2], head_dim: usize) -> Result<(), LoadError> {
+        paths
+            .into_iter()
+            .try_for_each(|path| weights.check(&format!("{path}.weight"), &[head_dim]))
+    }
+}
+
+/// Linear layers that read the same input and are computed as one; each of them can take an adapter.
+pub(crate) struct AdaptableLinear<S: LayerSource> {
+    /// Index of the fused layer among the [`AdaptableLayers`].
+    pub(crate) index: usize,
+    pub(crate) projection: S::Projection,
+}
+
+/// Takes layers by their names below a path, and keeps the list of those that take an adapter.
+pub(crate) struct Loader<'a, S> {
+    source: &'a S,
+    weights: &'a Weights,
+    layers: &'a mut AdaptableLayers,
+    path: String,
+}
+
+impl<'a, S: LayerSource> Loader<'a, S> {
+    /// Starts at the root of a component folder.
+    pub(crate) fn new(source: &'a S, weights: &'a Weights, layers: &'a mut AdaptableLayers) -> Self {
+        Self {
+            source,
+            weights,
+            layers,
+            path: String::new(),
+        }
+    }
+
+    /// The loader of what lies below `name`.
+    pub(crate) fn pp(&mut self, name: impl Display) -> Loader<'_, S> {
+        let path = self.join(name);
+        Loader {
+            source: self.source,
+            weights: self.weights,
+            layers: self.layers,
+            path,
+        }
+    }
+
+    fn join(&self, name: impl Display) -> String {
+        if self.path.is_empty() {
+            name.to_string()
+        } else {
+            format!("{}.{name}", self.path)
+        }
+    }
+
+    /// Takes a linear layer that can take an adapter.
+    pub(crate) fn linear(
+        &mut self,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<AdaptableLinear<S>, LoadError> {
+        self.fused_linear(&[name], inputs, outputs)
+    }
+
+    /// Takes linear layers of equal shape that read the same input, as one.
+    pub(crate) fn fused_linear(
+        &mut self,
+        names: &[&str],
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<AdaptableLinear<S>, LoadError> {
+        let parts: Vec<(String, usize)> = names.iter().map(|name| (self.join(name), outputs)).collect();
+        let projection = self.source.linear(self.weights, inputs, &parts)?;
+        let index = self.layers.add(inputs, parts);
+        Ok(AdaptableLinear { index, projection })
+    }
+
+    /// Takes a linear layer that cannot take an adapter.
+    pub(crate) fn fixed_linear(
+        &mut self,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<S::Projection, LoadError> {
+        let path = self.join(name);
+        let projection = self.source.linear(self.weights, inputs, &[(path.clone(), outputs)])?;
+        self.layers.add_fixed(path);
+        Ok(projection)
+    }
+
+    /// Takes the norms of queries and keys.
+    pub(crate) fn head_norm(&mut self, query: &str, key: &str, head_dim: usize) -> Result<S::HeadNorm, LoadError> {
+        let (query, key) = (self.join(query), self.join(key));
+        self.source.head_norm(self.weights, [&query, &key], head_dim)
+    }
+}
+
+/// An adapter brought to a device.
+pub(crate) struct BoundAdapter<B: Backend> {
+    /// One entry per fused layer.
+    layers: Vec<Option<B::Adapted>>,
+}
+
+impl<B: Backend> BoundAdapter<B> {
+    /// Brings the factors, by fused layer, to where `linears` compute.
+    pub(crate) fn new<'a>(
+        backend: &B,
+        linears: impl IntoIterator<Item = &'a AdaptableLinear<B>>,
+        factors: &BTreeMap<usize, Vec<Factors>>,
+    ) -> Result<Self, ModelError> {
+        let mut layers = Vec::new();
+        for linear in linears {
+            if let Some(factors) = factors.get(&linear.index) {
+                if layers.len() <= linear.index {
+                    layers.resize_with(linear.index + 1, || None);
+                }
+                layers[linear.index] = Some(backend.adapt(&linear.projection, factors)?);
+            }
+        }
+        Ok(Self { layers })
+    }
+
+    /// The layer with its adapter, if it has one.
+    pub(crate) fn get(&self, linear: &AdaptableLinear<B>) -> Option<&B::Adapted> {
+        self.layers.get(linear.index).and_then(Option::as_ref)
+    }
+}
