@@ -285,3 +285,87 @@ impl RunFolder {
         Ok(write_folder(&bytes, &LoraConfig::from(&spec.lora), dir)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use gavel_coordinator::ledger::RunRecord;
+    use gavel_core::ids::Millis;
+    use serde_json::json;
+
+    use super::*;
+    use crate::commands::block_on;
+    use crate::config::load_file;
+    use crate::fault::render;
+
+    fn quickstart(overrides: &[&str]) -> RunSpec {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/quickstart.toml");
+        let overrides: Vec<String> = overrides.iter().map(|entry| (*entry).to_owned()).collect();
+        load_file(&file, &overrides).unwrap()
+    }
+
+    fn assets(prompt: &str, template: &str) -> RunAssets {
+        let rubric = gavel_core::RubricText::new("Colours match.");
+        let text = json!({
+            "prompts": [prompt],
+            "held_out": [],
+            "rubric": rubric,
+            "template": template,
+            "labelled": [],
+        });
+        serde_json::from_value(text).unwrap()
+    }
+
+    /// The folder of a run that has begun with these files.
+    fn begun(folder: &Path, spec: &RunSpec, assets: &RunAssets) {
+        let folder = RunFolder::create(folder, spec).unwrap();
+        std::fs::create_dir_all(folder.state()).unwrap();
+        let record = RunRecord {
+            run: spec.id(),
+            spec: serde_json::to_string(spec).unwrap(),
+            assets: serde_json::to_string(assets).unwrap(),
+            spec_sha256: spec.digest().to_string(),
+            created: Millis(0),
+        };
+        block_on(async {
+            let ledger = SqliteLedger::open(&folder.ledger()).await?;
+            ledger.create_run(&record).await?;
+            ledger.close().await;
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_run_goes_on_from_another_folder_and_notes_where_its_files_are_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let there = quickstart(&["model.path=there/flux", "prompts.train=there/prompts.txt"]);
+        let here = quickstart(&["model.path=here/flux", "prompts.train=here/prompts.txt"]);
+        let assets = assets("a cat", "template");
+        begun(folder.path(), &there, &assets);
+        block_on(RunFolder::resume(folder.path(), &here, &assets)).unwrap();
+        let (_, noted) = RunFolder::open(folder.path()).unwrap();
+        assert_eq!(noted, here);
+    }
+
+    #[test]
+    fn a_run_does_not_go_on_with_other_files_or_keys_and_says_which() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = quickstart(&[]);
+        begun(folder.path(), &spec, &assets("a cat", "template"));
+        let refused = |spec: &RunSpec, assets: &RunAssets| {
+            let resumed = block_on(RunFolder::resume(folder.path(), spec, assets));
+            render(&resumed.err().unwrap())
+        };
+        let text = refused(&spec, &assets("a dog", "template"));
+        assert!(text.contains("begun with other contents of prompts.train\n"), "{text}");
+        let text = refused(&spec, &assets("a dog", "another"));
+        assert!(
+            text.contains("other contents of prompts.train, judge.template\n"),
+            "{text}"
+        );
+        let text = refused(&quickstart(&["run.seed=1"]), &assets("a cat", "template"));
+        assert!(text.contains("begun with another configuration"), "{text}");
+        let (_, noted) = RunFolder::open(folder.path()).unwrap();
+        assert_eq!(noted, spec, "a refusal changes nothing");
+    }
+}
