@@ -207,6 +207,25 @@ async fn submitting_is_idempotent_and_a_differing_or_broken_spec_is_refused() {
         runs.submit(request(&other, RUN)).await.expect_err("differs").code(),
         Code::AlreadyExists
     );
+    let mut elsewhere = spec();
+    elsewhere.model.path = "elsewhere".into();
+    assert!(
+        runs.submit(request(&elsewhere, RUN))
+            .await
+            .expect("the same, with its files elsewhere")
+            .into_inner()
+            .existed
+    );
+    let mut with_other_files = request(&spec(), RUN);
+    let mut other_files = assets();
+    other_files.template += "changed";
+    with_other_files.assets_json = serde_json::to_string(&other_files).expect("JSON");
+    let refused = runs.submit(with_other_files).await.expect_err("other files");
+    assert_eq!(refused.code(), Code::AlreadyExists);
+    assert!(
+        refused.message().contains("other contents of judge.template"),
+        "{refused}"
+    );
     let mut broken = spec();
     broken.objective.clip_range = -1.0;
     let refused = runs.submit(request(&broken, "broken")).await.expect_err("not valid");

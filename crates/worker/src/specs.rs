@@ -70,11 +70,7 @@ impl Specs {
             WorkError::Retry(format!("this worker cannot read the {what} of run `{run}`: {error}"))
         };
         let mut spec: RunSpec = serde_json::from_str(&response.spec_json).map_err(|error| parse("spec", error))?;
-        if let Some(relocated) = self
-            .relocated
-            .as_ref()
-            .filter(|relocated| relocated.digest() == spec.digest())
-        {
+        if let Some(relocated) = &self.relocated {
             spec.relocate(relocated);
         }
         Ok(Specified {
