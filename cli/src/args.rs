@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::rubric::RubricCommand;
+use crate::connect::{self, Connect};
 
 /// Trains LoRA adapters for image diffusion models with rubric-judged reinforcement learning.
 #[derive(Debug, Parser)]
@@ -142,10 +143,10 @@ pub(crate) struct ParentArguments {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg("addresses", connect::without_default))]
 pub(crate) struct WorkerArguments {
-    /// The coordinator's address, http://HOST:PORT; several, separated by commas, where others stand by.
-    #[arg(long, value_name = "ADDRESS", env = "GAVEL_COORDINATOR")]
-    pub(crate) connect: String,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
     #[command(flatten)]
     pub(crate) parent: ParentArguments,
 }
@@ -156,10 +157,10 @@ pub(crate) struct WorkerArguments {
        gavel judge --endpoint URL --model-name NAME --rubric FILE --prompt TEXT [--json] A.png B.png
        gavel judge --config FILE --prompt TEXT [--json] A.png B.png")]
 #[command(group = ArgGroup::new("judge").args(["model", "endpoint", "config"]))]
+#[command(mut_arg("addresses", judges_for))]
 pub(crate) struct JudgeArguments {
-    /// Work as a judge for the coordinator at this address, http://HOST:PORT; several, separated by commas, where others stand by.
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["judge", "rubric", "prompt", "template", "reasons", "json", "cache", "base", "images"], required_unless_present = "judge")]
-    pub(crate) connect: Option<String>,
+    #[command(flatten)]
+    pub(crate) connect: Option<Connect>,
     /// Judge once: folder of the vision-language model.
     #[arg(long, value_name = "DIR", requires_all = ["rubric", "prompt", "images"])]
     pub(crate) model: Option<PathBuf>,
@@ -206,6 +207,19 @@ pub(crate) struct JudgeArguments {
     pub(crate) parent: ParentArguments,
 }
 
+/// `--connect` of `gavel judge`, where it decides which of two things the command does. A fleet's environment must not decide
+/// it.
+fn judges_for(connect: Arg) -> Arg {
+    connect
+        .default_value(None)
+        .env(None)
+        .conflicts_with_all([
+            "judge", "rubric", "prompt", "template", "reasons", "json", "cache", "base", "images",
+        ])
+        .required_unless_present("judge")
+        .help("Work as a judge for the coordinator at this address, http://HOST:PORT; several, separated by commas, where others stand by")
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct SubmitArguments {
     #[command(flatten)]
@@ -213,28 +227,16 @@ pub(crate) struct SubmitArguments {
     /// Let the run go on where it stopped or failed; its labelled pictures are stored anew.
     #[arg(long)]
     pub(crate) resume: bool,
-    /// The coordinator's address, http://HOST:PORT; several, separated by commas, where others stand by.
-    #[arg(
-        long,
-        value_name = "ADDRESS",
-        env = "GAVEL_COORDINATOR",
-        default_value = "http://127.0.0.1:7440"
-    )]
-    pub(crate) connect: String,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArguments {
     /// A run's name; left out, all runs.
     pub(crate) run: Option<String>,
-    /// The coordinator's address, http://HOST:PORT; several, separated by commas, where others stand by.
-    #[arg(
-        long,
-        value_name = "ADDRESS",
-        env = "GAVEL_COORDINATOR",
-        default_value = "http://127.0.0.1:7440"
-    )]
-    pub(crate) connect: String,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
     /// Print the whole state as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -245,14 +247,8 @@ pub(crate) struct WatchArguments {
     /// A run's folder or its name in runs/, its name on the coordinator at --connect, or the address of a coordinator with one run.
     #[arg(value_name = "RUN_OR_ADDRESS")]
     pub(crate) what: Option<String>,
-    /// The coordinator's address, http://HOST:PORT; several, separated by commas, where others stand by.
-    #[arg(
-        long,
-        value_name = "ADDRESS",
-        env = "GAVEL_COORDINATOR",
-        default_value = "http://127.0.0.1:7440"
-    )]
-    pub(crate) connect: String,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
 }
 
 #[derive(Debug, Args)]

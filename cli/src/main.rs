@@ -14,6 +14,7 @@ mod checks;
 mod client;
 mod commands;
 mod config;
+mod connect;
 mod fault;
 mod preflight;
 mod report;
@@ -24,11 +25,10 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let arguments = args::Arguments::parse();
-    start_log();
+    gavel_telemetry::log::start();
     match commands::dispatch(arguments.command) {
         Ok(code) => code,
         Err(error) => {
@@ -36,15 +36,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Log lines go to stderr; `RUST_LOG` chooses which.
-fn start_log() {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,h2=warn,hyper=warn,sqlx=warn,tower=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
 }

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use gavel_core::ids::{Digest, Millis, RunId, WorkerId};
 use gavel_core::run::{Effect, Event, Refusal, Run};
+use gavel_core::work::LeaseKey;
 use gavel_core::work::Unit;
-use gavel_proto::LeaseKey;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;

@@ -10,7 +10,7 @@ use gavel_loadtest::{Fleet, FleetOptions, SyntheticRun, Tally, submit, synthetic
 
 use super::block_on;
 use crate::args::LoadArguments;
-use crate::client::Client;
+use crate::client;
 use crate::fault::Fault;
 use crate::run::{Machine, Usage, usage};
 use measured::{Idle, Loaded, Measured, Report};
@@ -160,7 +160,8 @@ fn per_second(window: &(Moment, Moment), count: usize) -> f64 {
 
 /// Steps that the run has committed; it must not have ended.
 async fn committed(coordinator: &CoordinatorProcess, run: &SyntheticRun) -> anyhow::Result<u32> {
-    let status = Client::connect(coordinator.address()).await?.status(&run.id()).await?;
+    let runs = client::connect(coordinator.address()).await?.runs();
+    let status = runs.status(&run.id()).await?;
     if status.phase.is_ended() {
         let fault = Fault::new(format!(
             "the synthetic run ended before the measurement did: {}",

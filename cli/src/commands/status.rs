@@ -8,14 +8,14 @@ use gavel_core::run::{Phase, RunStatus};
 
 use super::block_on;
 use crate::args::StatusArguments;
-use crate::client::Client;
+use crate::client;
 
 pub(super) fn status(arguments: &StatusArguments) -> anyhow::Result<()> {
     let runs = block_on(async {
-        let client = Client::connect(&arguments.connect).await?;
+        let runs = client::connect(&arguments.connect.addresses).await?.runs();
         match &arguments.run {
-            Some(run) => Ok(vec![client.status(&RunId(run.clone())).await?]),
-            None => client.list().await,
+            Some(run) => Ok(vec![runs.status(&RunId(run.clone())).await?]),
+            None => Ok(runs.list().await?),
         }
     })?;
     if arguments.json {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use gavel_client::Runs;
 use gavel_core::ids::{Millis, RunId};
 use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::RunSpec;
@@ -11,7 +12,7 @@ use gavel_core::spec::RunSpec;
 use super::block_on;
 use super::status::describe;
 use crate::args::WatchArguments;
-use crate::client::Client;
+use crate::client;
 use crate::fault::Fault;
 use crate::run::{Progress, RunFolder, follow};
 
@@ -24,13 +25,13 @@ pub(super) fn watch(arguments: &WatchArguments) -> anyhow::Result<ExitCode> {
         match target(arguments) {
             Target::Folder(folder, spec) => watch_folder(&folder, &spec).await,
             Target::Run(run) => {
-                let client = Client::connect(&arguments.connect).await?;
-                watch_run(&client, &RunId(run.to_owned())).await
+                let runs = client::connect(&arguments.connect.addresses).await?.runs();
+                watch_run(&runs, &RunId(run.to_owned())).await
             }
             Target::Address(address) => {
-                let client = Client::connect(address).await?;
-                let run = choose(&client.list().await?, address)?;
-                watch_run(&client, &run).await
+                let runs = client::connect(address).await?.runs();
+                let run = choose(&runs.list().await?, address)?;
+                watch_run(&runs, &run).await
             }
         }
     })?;
@@ -55,18 +56,18 @@ fn target(arguments: &WatchArguments) -> Target<'_> {
             Ok((folder, spec)) => Target::Folder(folder, Box::new(spec)),
             Err(_) => Target::Run(run),
         },
-        None => Target::Address(&arguments.connect),
+        None => Target::Address(&arguments.connect.addresses),
     }
 }
 
-async fn watch_run(client: &Client, run: &RunId) -> anyhow::Result<RunStatus> {
-    let first = client.status(run).await?;
+async fn watch_run(runs: &Runs, run: &RunId) -> anyhow::Result<RunStatus> {
+    let first = runs.status(run).await?;
     let mut progress = Progress::start(first.steps_total);
     let each = async |status: &RunStatus| {
         progress.update(status);
         Ok(())
     };
-    let ended = follow(client, run, Some(PATIENCE), each).await;
+    let ended = follow(runs, run, Some(PATIENCE), each).await;
     progress.end();
     ended
 }
@@ -74,11 +75,11 @@ async fn watch_run(client: &Client, run: &RunId) -> anyhow::Result<RunStatus> {
 /// Follows the run by its coordinator; where none serves any more, the ledger tells how the run ended.
 async fn watch_folder(folder: &RunFolder, spec: &RunSpec) -> anyhow::Result<RunStatus> {
     if let Some(ready) = folder.coordinator()
-        && let Ok(client) = Client::connect(&ready.grpc).await
-        && client.status(&spec.id()).await.is_ok()
+        && let Ok(coordinator) = client::connect(&ready.grpc).await
+        && coordinator.runs().status(&spec.id()).await.is_ok()
     {
         // A coordinator that ends with its run may be gone before it has told the end.
-        if let Ok(status) = watch_run(&client, &spec.id()).await {
+        if let Ok(status) = watch_run(&coordinator.runs(), &spec.id()).await {
             return Ok(status);
         }
     }

@@ -10,6 +10,7 @@ mod progress;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use gavel_client::Runs;
 use gavel_core::ids::Step;
 use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::RunSpec;
@@ -17,10 +18,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::RunArguments;
 use crate::assets::Files;
-use crate::client::Client;
 use crate::commands::block_on;
 use crate::fault::Fault;
-use crate::{config, preflight, report};
+use crate::{client, config, preflight, report};
 use children::{CoordinatorProcess, Fleet};
 pub(crate) use folder::RunFolder;
 pub(crate) use follow::follow;
@@ -81,15 +81,15 @@ async fn drive(
 ) -> anyhow::Result<Ended> {
     let mut progress = Progress::start(spec.run.steps);
     let mut coordinator = CoordinatorProcess::start(spec, folder).await?;
-    let client = Client::connect(&coordinator.ready.grpc).await?;
-    client.submit(spec, files).await?;
-    client.resume(&spec.id()).await?;
+    let connection = client::connect(&coordinator.ready.grpc).await?;
+    client::submit(&connection, spec, files).await?;
+    client::resume(&connection, &spec.id()).await?;
     progress.say(&format!("dashboard    {}", coordinator.ready.http));
     progress.say(&format!("results      {}", folder.path().display()));
     let mut fleet = Fleet::start(spec, &coordinator.ready.grpc, folder, threads);
 
     let followed = tokio::select! {
-        ended = show(spec, &client, folder, &mut progress) => ended,
+        ended = show(spec, &connection.runs(), folder, &mut progress) => ended,
         failure = fleet.failure() => Err(failure),
         failure = coordinator.failure() => Err(failure),
         () = signals.next() => Ok(None),
@@ -119,7 +119,7 @@ async fn drive(
 /// it is being started again.
 async fn show(
     spec: &RunSpec,
-    client: &Client,
+    runs: &Runs,
     folder: &RunFolder,
     progress: &mut Progress,
 ) -> anyhow::Result<Option<RunStatus>> {
@@ -130,7 +130,7 @@ async fn show(
             None => Ok(()),
         }
     };
-    follow(client, &spec.id(), None, each).await.map(Some)
+    follow(runs, &spec.id(), None, each).await.map(Some)
 }
 
 /// Whether a step's policy belongs into `checkpoints/`.

@@ -4,8 +4,8 @@ use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, Millis, RunId, WorkerId};
 use gavel_core::run::{Event, Run, RunStatus};
 use gavel_core::spec::RunSpec;
+use gavel_core::work::LeaseKey;
 use gavel_core::work::rally::Muster;
-use gavel_proto::LeaseKey;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Command, DriverError, Heartbeat, Reply, Submission, Submitted};

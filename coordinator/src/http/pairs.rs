@@ -9,7 +9,7 @@ use serde::Serialize;
 #[derive(Debug, Serialize)]
 pub(super) struct JudgedPair {
     step: Step,
-    /// Place in the step.
+    /// Its index within the step.
     index: usize,
     prompt: String,
     /// PNG blobs of the candidates.

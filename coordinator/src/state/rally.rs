@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use gavel_core::ids::{Digest, Millis, WorkerId};
 use gavel_core::run::Event;
+use gavel_core::work::LeaseKey;
 use gavel_core::work::rally::{self, Group, Muster};
 use gavel_core::work::{Assignment, Role};
-use gavel_proto::LeaseKey;
 use tokio::sync::oneshot;
 
 use super::{Grant, LeaseAnswer, State};

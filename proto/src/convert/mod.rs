@@ -8,8 +8,6 @@ mod unit;
 #[cfg(test)]
 mod tests;
 
-pub use unit::LeaseKey;
-
 use gavel_core::Hint;
 use gavel_core::ids::Digest;
 

@@ -4,7 +4,7 @@ use gavel_core::work::*;
 use gavel_core::work::{AbstainReason, Reason, Side, Verdict, VerdictRecord};
 use prost::Message;
 
-use super::{LeaseKey, Malformed};
+use super::Malformed;
 use crate::v1;
 
 /// Sends `core` over the wire as bytes and expects the same value back.

@@ -1,22 +1,11 @@
 //! Roles, units and lease keys.
 
 use gavel_core::ids::{Fence, RunId, Step};
-use gavel_core::work::{Arm, Role, Unit};
+use gavel_core::work::{Arm, LeaseKey, Role, Unit};
 
 use super::{Malformed, required};
 use crate::v1;
 use crate::v1::unit::Kind;
-
-/// Names one grant: run, unit and fence.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LeaseKey {
-    /// The run.
-    pub run: RunId,
-    /// The unit.
-    pub unit: Unit,
-    /// The grant's number.
-    pub fence: Fence,
-}
 
 impl From<LeaseKey> for v1::LeaseKey {
     fn from(key: LeaseKey) -> Self {

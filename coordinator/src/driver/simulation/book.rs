@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gavel_core::ids::{Candidate, Fence, Millis, PromptIndex, Step, WorkerId};
 use gavel_core::run::{Event, Phase, Run};
+use gavel_core::work::LeaseKey;
 use gavel_core::work::{Assignment, Outcome, Unit};
-use gavel_proto::LeaseKey;
 
 use super::blobs::Blobs;
 

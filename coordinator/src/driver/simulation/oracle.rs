@@ -10,8 +10,8 @@ use gavel_core::RunAssets;
 use gavel_core::ids::{Millis, RunId, WorkerId};
 use gavel_core::run::{Event, Phase, Refusal, Run};
 use gavel_core::spec::RunSpec;
+use gavel_core::work::LeaseKey;
 use gavel_core::work::Role;
-use gavel_proto::LeaseKey;
 
 use super::blobs::Blobs;
 use super::book::{Book, judged_by_failure};

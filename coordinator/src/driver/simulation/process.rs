@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use gavel_core::ids::{Digest, Millis, WorkerId};
 use gavel_core::run::{Event, Refusal};
-use gavel_proto::LeaseKey;
+use gavel_core::work::LeaseKey;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Code;
 

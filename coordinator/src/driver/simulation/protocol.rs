@@ -1,8 +1,8 @@
 //! What travels between the simulated workers, the operator and the coordinator.
 
 use gavel_core::ids::{RunId, WorkerId};
+use gavel_core::work::LeaseKey;
 use gavel_core::work::{Outcome, Role, Unusable};
-use gavel_proto::LeaseKey;
 use tonic::Code;
 
 use crate::state::Grant;

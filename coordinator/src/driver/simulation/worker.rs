@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use gavel_core::ids::WorkerId;
 use gavel_core::spec::RunSpec;
+use gavel_core::work::LeaseKey;
 use gavel_core::work::{Assignment, Outcome, Role, Unit, Unusable};
 use gavel_core::{RunAssets, forecast::rehearsal};
-use gavel_proto::LeaseKey;
 use tonic::Code;
 
 use super::blobs::Blobs;

@@ -464,7 +464,7 @@ impl World {
     fn with_worker(&mut self, index: usize, act: impl FnOnce(&mut Worker, &mut Surroundings<'_>)) {
         let mut wishes = Vec::new();
         let runs = &self.plan.runs;
-        let spec = |key: &gavel_proto::LeaseKey| {
+        let spec = |key: &gavel_core::work::LeaseKey| {
             let run = runs
                 .iter()
                 .find(|run| run.id == key.run)

@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BinaryHeap};
 use serde::Serialize;
 
 use crate::assets::RunAssets;
-use crate::forecast::rehearsal;
 use crate::hint::Hint;
 use crate::ids::{Fence, Millis, RunId, WorkerId};
 use crate::run::{Event, Refusal, Run};

@@ -1,6 +1,7 @@
 //! Units of work: what a worker leases, what it is given, and what it returns.
 
 mod assignment;
+mod lease_key;
 mod outcome;
 mod policy;
 pub mod rally;
@@ -9,6 +10,7 @@ mod unusable;
 mod verdict;
 
 pub use assignment::{Assignment, Pair, PromptText, RewardedCandidate, RewardedGroup};
+pub use lease_key::LeaseKey;
 pub use outcome::{Outcome, Sampled, ShardStatistics, SkippedPair};
 pub use policy::Policy;
 pub use unit::{Arm, Role, Unit};

@@ -71,6 +71,20 @@ impl Unit {
             Self::Initialise | Self::Gradient { .. } | Self::Commit { .. } => Role::Trainer,
         }
     }
+
+    /// The step that this is a part of; `None` outside of training.
+    pub fn step(&self) -> Option<Step> {
+        match self {
+            Self::Sample { step, .. }
+            | Self::Judge { step, .. }
+            | Self::Gradient { step, .. }
+            | Self::Commit { step } => Some(*step),
+            Self::Initialise
+            | Self::EvaluateSample { .. }
+            | Self::EvaluateJudge { .. }
+            | Self::CalibrateJudge { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for Unit {
