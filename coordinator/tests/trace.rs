@@ -5,6 +5,7 @@
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
+#[expect(dead_code, reason = "this test's workers say what they do")]
 mod support;
 
 use std::collections::BTreeSet;

@@ -86,10 +86,11 @@ async fn drive(
     client::resume(&connection, &spec.id()).await?;
     progress.say(&format!("dashboard    {}", coordinator.ready.http));
     progress.say(&format!("results      {}", folder.path().display()));
+    let runs = connection.runs();
     let mut fleet = Fleet::start(spec, &coordinator.ready.grpc, folder, threads);
 
     let followed = tokio::select! {
-        ended = show(spec, &connection.runs(), folder, &mut progress) => ended,
+        ended = show(spec, &runs, folder, &mut progress) => ended,
         failure = fleet.failure() => Err(failure),
         failure = coordinator.failure() => Err(failure),
         () = signals.next() => Ok(None),

@@ -157,7 +157,7 @@ impl Fleet {
             wait_ms: milliseconds(wait),
         };
         let answer = self.read(self.client().lease(self.held_request(message, wait)).await)?;
-        let leased = |lease, group: Option<Group>| {
+        let leased = |lease, group: Option<Group>| -> Result<LeaseAnswer, CallError> {
             let lease = read_lease(lease, group).map_err(|malformed| self.connection.unreadable(malformed))?;
             Ok(LeaseAnswer::Leased(Box::new(lease)))
         };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use gavel_client::Code;
 use serde::Serialize;
 
 /// Measured durations, each one kept, so that percentiles are exact.

@@ -3,7 +3,6 @@
 use gavel_core::ids::WorkerId;
 use gavel_core::work::LeaseKey;
 use tracing::Span;
-use tracing::field::display;
 
 use crate::TraceContext;
 use crate::field::{FENCE, METHOD, RUN, STEP, TRACE, UNIT, WORKER};
@@ -17,7 +16,7 @@ pub fn unit(key: &LeaseKey, worker: &WorkerId, trace: Option<&TraceContext>) -> 
         { UNIT } = %key.unit,
         { FENCE } = key.fence.0,
         { WORKER } = %worker,
-        { TRACE } = trace.map(|trace| display(trace.trace_id())),
+        { TRACE } = trace.map(|trace| tracing::field::display(trace.trace_id())),
     )
 }
 
