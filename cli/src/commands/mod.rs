@@ -92,10 +92,10 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(arguments) => return run::run(&arguments),
         Command::Coordinator(arguments) => coordinator::coordinator(arguments)?,
-        Command::Sampler(arguments) => worker::worker(Role::Sampler, &arguments.connect, arguments.parent)?,
-        Command::Trainer(arguments) => worker::worker(Role::Trainer, &arguments.connect, arguments.parent)?,
+        Command::Sampler(arguments) => worker::worker(Role::Sampler, &arguments.connect.addresses, arguments.parent)?,
+        Command::Trainer(arguments) => worker::worker(Role::Trainer, &arguments.connect.addresses, arguments.parent)?,
         Command::Judge(arguments) => match &arguments.connect {
-            Some(address) => worker::worker(Role::Judge, address, arguments.parent)?,
+            Some(connect) => worker::worker(Role::Judge, &connect.addresses, arguments.parent)?,
             None => judge::judge(&arguments)?,
         },
         Command::Submit(arguments) => submit::submit(&arguments)?,
