@@ -71,5 +71,7 @@ async fn a_run_does_not_go_on_with_other_files_or_keys_and_says_which() {
     let other = quickstart(|spec| spec.run.seed = 9);
     let text = refused(&other, &assets("a cat", "template")).await;
     assert!(text.contains("another configuration"), "{text}");
-    RunFolder::resume(folder.path(), &spec, &assets("a cat", "template")).await.unwrap();
+    RunFolder::resume(folder.path(), &spec, &assets("a cat", "template"))
+        .await
+        .unwrap();
 }
