@@ -217,3 +217,22 @@ fn every_dependency_is_used() {
     }
     assert_none(&problems);
 }
+
+#[test]
+fn every_version_that_the_workspace_states_is_used() {
+    let text = std::fs::read_to_string(root().join("Cargo.toml")).expect("the manifest is readable");
+    let workspace: toml::Table = text.parse().expect("the manifest is TOML");
+    let stated = workspace["workspace"]["dependencies"].as_table().expect("dependencies");
+    let manifests = manifests();
+    let problems: Vec<String> = stated
+        .keys()
+        .filter(|name| {
+            let kinds = ["dependencies", "dev-dependencies", "build-dependencies"];
+            !manifests
+                .iter()
+                .any(|manifest| kinds.iter().any(|kind| manifest.dependencies(kind).any(|(used, _)| used == *name)))
+        })
+        .map(|name| format!("Cargo.toml: no crate depends on {name}"))
+        .collect();
+    assert_none(&problems);
+}
