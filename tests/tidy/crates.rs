@@ -228,9 +228,11 @@ fn every_version_that_the_workspace_states_is_used() {
         .keys()
         .filter(|name| {
             let kinds = ["dependencies", "dev-dependencies", "build-dependencies"];
-            !manifests
-                .iter()
-                .any(|manifest| kinds.iter().any(|kind| manifest.dependencies(kind).any(|(used, _)| used == *name)))
+            !manifests.iter().any(|manifest| {
+                kinds
+                    .iter()
+                    .any(|kind| manifest.dependencies(kind).any(|(used, _)| used == *name))
+            })
         })
         .map(|name| format!("Cargo.toml: no crate depends on {name}"))
         .collect();
