@@ -125,12 +125,12 @@ pub fn check_question(folder: &VlmInspection, template: &JudgeTemplate, rubric: 
         second: &image,
     };
     let prompt = Prompt::of(&Question::new(template, rubric, &pair, Pictures::InOrder)?);
-    let seen = folder.image_places(&prompt.messages)?;
+    let seen = folder.image_slots(&prompt.messages)?;
     if seen != prompt.images.len() {
         return Err(Error::Model(ModelError::Value {
             input: "images",
             problem: format!(
-                "the prompt has {seen} image places, the template {}",
+                "the prompt has {seen} image slots, the template {}",
                 prompt.images.len()
             ),
         }));
