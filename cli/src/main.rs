@@ -21,11 +21,10 @@ mod runtime;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let arguments = commands::Arguments::parse();
-    start_log();
+    gavel_telemetry::log::start();
     match commands::dispatch(arguments.command) {
         Ok(code) => code,
         Err(error) => {
@@ -33,15 +32,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Log lines go to stderr; `RUST_LOG` chooses which.
-fn start_log() {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,h2=warn,hyper=warn,sqlx=warn,tower=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
 }

@@ -22,6 +22,7 @@ mod server;
 mod standby;
 mod state;
 mod sweeper;
+mod transport;
 mod waiters;
 mod worker;
 

@@ -16,16 +16,12 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
-use tonic::service::Routes;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use crate::error::Error;
 use crate::http::{Problem, metrics_text};
 use crate::ledger::{Candidacy, Leadership, Ledger};
-use crate::metrics;
 use crate::server::Listeners;
+use crate::{grpc, metrics, transport};
 
 /// How often a standby tries to lead.
 const TRY_EVERY: Duration = Duration::from_secs(1);
@@ -63,7 +59,7 @@ pub(crate) async fn lead(
         reason.subscribe(),
         promoted.clone(),
     ));
-    servers.spawn(serve_grpc(
+    servers.spawn(grpc::turn_away(
         second(&listeners.grpc, "gRPC")?,
         reason.subscribe(),
         promoted.clone(),
@@ -135,34 +131,10 @@ async fn serve_http(listener: TcpListener, reason: Reason, promoted: Cancellatio
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason.borrow().clone())
         })
         .with_state(reason);
-    axum::serve(listener, routes)
-        .with_graceful_shutdown(promoted.cancelled_owned())
-        .await
-        .map_err(|source| Error::Serve {
-            part: "HTTP",
-            source: source.into(),
-        })
+    transport::serve_http(listener, routes, promoted).await
 }
 
 async fn readyz(State(reason): State<Reason>) -> Response {
     let text = format!("{}\n", *reason.borrow());
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
-}
-
-async fn serve_grpc(listener: TcpListener, reason: Reason, promoted: CancellationToken) -> Result<(), Error> {
-    let (_health, health_service) = tonic_health::server::health_reporter();
-    let routes = Routes::new(health_service)
-        .into_axum_router()
-        .fallback(async move || Status::unavailable(reason.borrow().clone()).into_http::<axum::body::Body>());
-    Server::builder()
-        .add_routes(Routes::from(routes))
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            promoted.cancelled_owned(),
-        )
-        .await
-        .map_err(|source| Error::Serve {
-            part: "gRPC",
-            source: source.into(),
-        })
 }

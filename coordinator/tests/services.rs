@@ -5,19 +5,15 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use gavel_client::{Code, ConnectOptions, Connection, Introduction, Lease, LeaseAnswer};
 use gavel_coordinator::{Error, Listeners};
 use gavel_core::hint::Hint as _;
-use gavel_core::ids::{Digest, RunId};
-use gavel_core::run::RunStatus;
-use gavel_core::work::Role;
-use gavel_proto::v1;
-use gavel_proto::v1::blobs_client::BlobsClient;
-use gavel_proto::v1::fleet_client::FleetClient;
-use gavel_proto::v1::runs_client::RunsClient;
+use gavel_core::ids::{Digest, RunId, WorkerId};
+use gavel_core::work::{LeaseKey, Outcome, Policy, Role};
 use support::{RUN, Rehearsal, Served, Working, assets, options, picture, spec, whole_fleet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tonic::Code;
 use tonic::transport::Channel;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -25,24 +21,18 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-async fn channel(coordinator: &Served) -> Channel {
-    let address = format!("http://{}", coordinator.handle.grpc_address());
-    Channel::from_shared(address)
-        .expect("an address")
-        .connect()
-        .await
-        .expect("a coordinator")
+async fn connection(coordinator: &Served) -> Connection {
+    let address = coordinator.handle.grpc_address().to_string();
+    let options = ConnectOptions::new(&address).expect("an address");
+    Connection::open(&options).await.expect("a coordinator")
 }
 
-fn introduction(role: v1::Role, protocol_version: u32) -> v1::RegisterRequest {
-    v1::RegisterRequest {
-        protocol_version,
-        role: role.into(),
+fn introduction(role: Role) -> Introduction {
+    Introduction {
+        role,
         host: "here".into(),
-        pid: 1,
         device: "cpu".into(),
-        version: "test".into(),
-        worker_id: None,
+        worker: None,
     }
 }
 
@@ -51,61 +41,35 @@ async fn a_stale_fence_is_refused_and_changes_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let coordinator = Served::start(options(folder.path())).await;
     coordinator.submit().await;
-    let mut fleet = FleetClient::new(channel(&coordinator).await);
-    let register = introduction(v1::Role::Trainer, gavel_proto::PROTOCOL_VERSION);
-    let worker_id = fleet
-        .register(register)
-        .await
-        .expect("registered")
-        .into_inner()
-        .worker_id;
-    let request = v1::LeaseRequest {
-        worker_id: worker_id.clone(),
-        wait_ms: 10_000,
+    let fleet = connection(&coordinator).await.fleet();
+    let registered = fleet.register(&introduction(Role::Trainer)).await;
+    let worker = registered.expect("registered").worker;
+    let lease = async || -> Lease {
+        match fleet.lease(&worker, Duration::from_secs(10)).await.expect("an answer") {
+            LeaseAnswer::Leased(lease) => *lease,
+            nothing => panic!("no work: {nothing:?}"),
+        }
     };
-    let stale = fleet
-        .lease(request.clone())
-        .await
-        .expect("work")
-        .into_inner()
-        .lease
-        .expect("work")
-        .key
-        .expect("a key");
-    let release = v1::ReleaseRequest {
-        worker_id: worker_id.clone(),
-        keys: vec![stale.clone()],
-    };
-    fleet.release(release).await.expect("given back");
-    let latest = fleet
-        .lease(request)
-        .await
-        .expect("work")
-        .into_inner()
-        .lease
-        .expect("work")
-        .key
-        .expect("a key");
+    let stale = lease().await.key;
+    let released = fleet.release(&worker, std::slice::from_ref(&stale)).await;
+    released.expect("given back");
+    let latest = lease().await.key;
     assert_eq!(latest.unit, stale.unit);
     assert!(latest.fence > stale.fence);
 
-    let digest = |text: &str| Digest::of(text.as_bytes()).0.to_vec();
-    let policy = |adapter| v1::Policy {
-        adapter: digest(adapter),
-        optimizer: digest("optimizer"),
-        averaged: Some(digest("average")),
-        manifest: digest("manifest"),
-        tensors: 2,
-    };
-    let complete = |key: &v1::LeaseKey, adapter| v1::CompleteRequest {
-        worker_id: worker_id.clone(),
-        key: Some(key.clone()),
-        outcome: Some(v1::Outcome {
-            kind: Some(v1::outcome::Kind::Initialised(v1::outcome::Initialised {
-                policy: Some(policy(adapter)),
-                model: digest("transformer"),
-            })),
-        }),
+    let digest = |text: &str| Digest::of(text.as_bytes());
+    let complete = async |key: &LeaseKey, adapter| {
+        let policy = Policy {
+            adapter: digest(adapter),
+            optimizer: digest("optimizer"),
+            averaged: Some(digest("average")),
+            manifest: digest("manifest"),
+            tensors: 2,
+        };
+        let model = digest("transformer");
+        fleet
+            .complete(&worker, key, Outcome::Initialised { policy, model })
+            .await
     };
     let run = RunId(RUN.into());
     let before = coordinator
@@ -114,10 +78,7 @@ async fn a_stale_fence_is_refused_and_changes_nothing() {
         .inspect(&run, |run| run.results().clone())
         .await
         .expect("the run");
-    let refused = fleet
-        .complete(complete(&stale, "stale"))
-        .await
-        .expect_err("a stale fence");
+    let refused = complete(&stale, "stale").await.expect_err("a stale fence");
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
     let after = coordinator
         .handle
@@ -127,22 +88,10 @@ async fn a_stale_fence_is_refused_and_changes_nothing() {
         .expect("the run");
     assert_eq!(before, after);
 
-    assert!(
-        !fleet
-            .complete(complete(&latest, "latest"))
-            .await
-            .expect("accepted")
-            .into_inner()
-            .repeated
-    );
-    assert!(
-        fleet
-            .complete(complete(&latest, "latest"))
-            .await
-            .expect("harmless")
-            .into_inner()
-            .repeated
-    );
+    let repeated = complete(&latest, "latest").await.expect("accepted");
+    assert!(!repeated);
+    let repeated = complete(&latest, "latest").await.expect("harmless");
+    assert!(repeated);
     let adapter = coordinator
         .until(|status| status.policy.is_some())
         .await
@@ -150,34 +99,18 @@ async fn a_stale_fence_is_refused_and_changes_nothing() {
         .expect("a policy")
         .adapter;
     assert_eq!(adapter, Digest::of(b"latest"));
-    let lost = v1::HeartbeatRequest {
-        worker_id,
-        leases: vec![stale.clone()],
-    };
-    assert_eq!(
-        fleet.heartbeat(lost).await.expect("known").into_inner().lost,
-        vec![stale]
-    );
+    let heartbeat = fleet.heartbeat(&worker, std::slice::from_ref(&stale)).await;
+    assert_eq!(heartbeat.expect("known").lost, vec![stale]);
     coordinator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_and_other_versions_are_refused_in_words() {
+async fn a_worker_that_is_not_registered_gets_no_work() {
     let folder = tempfile::tempdir().expect("a folder");
     let coordinator = Served::start(options(folder.path())).await;
-    let mut fleet = FleetClient::new(channel(&coordinator).await);
-    let other = introduction(v1::Role::Judge, gavel_proto::PROTOCOL_VERSION + 1);
-    let refused = fleet.register(other).await.expect_err("another version");
-    assert_eq!(refused.code(), Code::FailedPrecondition);
-    assert!(refused.message().contains("install the same version"), "{refused}");
-    let unknown = v1::LeaseRequest {
-        worker_id: "nobody".into(),
-        wait_ms: 0,
-    };
-    assert_eq!(
-        fleet.lease(unknown).await.expect_err("not registered").code(),
-        Code::NotFound
-    );
+    let fleet = connection(&coordinator).await.fleet();
+    let refused = fleet.lease(&WorkerId("nobody".into()), Duration::ZERO).await;
+    assert_eq!(refused.expect_err("not registered").code(), Code::NotFound);
     coordinator.stop().await;
 }
 
@@ -185,62 +118,43 @@ async fn strangers_and_other_versions_are_refused_in_words() {
 async fn submitting_is_idempotent_and_a_differing_or_broken_spec_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let coordinator = Served::start(options(folder.path())).await;
-    let mut runs = RunsClient::new(channel(&coordinator).await);
-    let assets_json = serde_json::to_string(&assets()).expect("JSON");
-    let request = |spec: &gavel_core::spec::RunSpec, run_id: &str| v1::SubmitRequest {
-        run_id: run_id.into(),
-        spec_json: serde_json::to_string(spec).expect("JSON"),
-        assets_json: assets_json.clone(),
-    };
-    let first = runs.submit(request(&spec(), RUN)).await.expect("new").into_inner();
+    let runs = connection(&coordinator).await.runs();
+    let submit =
+        async |spec: &gavel_core::spec::RunSpec, name: &str| runs.submit(&RunId(name.into()), spec, &assets()).await;
+    let first = submit(&spec(), RUN).await.expect("new");
     assert!(!first.existed);
-    assert!(
-        runs.submit(request(&spec(), RUN))
-            .await
-            .expect("the same")
-            .into_inner()
-            .existed
-    );
+    assert!(submit(&spec(), RUN).await.expect("the same").existed);
     let mut other = spec();
     other.run.seed += 1;
-    assert_eq!(
-        runs.submit(request(&other, RUN)).await.expect_err("differs").code(),
-        Code::AlreadyExists
+    let refused = submit(&other, RUN).await.expect_err("differs");
+    assert_eq!(refused.code(), Code::AlreadyExists);
+    let mut elsewhere = spec();
+    elsewhere.model.path = "elsewhere".into();
+    let same = submit(&elsewhere, RUN).await;
+    assert!(same.expect("the same, with its files elsewhere").existed);
+    let mut other_files = assets();
+    other_files.template += "changed";
+    let refused = runs.submit(&RunId(RUN.into()), &spec(), &other_files).await;
+    let refused = refused.expect_err("other files");
+    assert_eq!(refused.code(), Code::AlreadyExists);
+    assert!(
+        refused.message().contains("other contents of judge.template"),
+        "{refused}"
     );
     let mut broken = spec();
     broken.objective.clip_range = -1.0;
-    let refused = runs.submit(request(&broken, "broken")).await.expect_err("not valid");
+    let refused = submit(&broken, "broken").await.expect_err("not valid");
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(refused.message().contains("objective.clip_range"), "{refused}");
-    let refused = runs
-        .submit(request(&spec(), "../elsewhere"))
-        .await
-        .expect_err("no name");
+    let refused = submit(&spec(), "../elsewhere").await.expect_err("no name");
     assert_eq!(refused.code(), Code::InvalidArgument);
 
-    let given = runs
-        .get_spec(v1::GetSpecRequest { run_id: RUN.into() })
-        .await
-        .expect("the run")
-        .into_inner();
-    assert_eq!(given.spec_sha256, first.spec_sha256);
-    assert_eq!(
-        serde_json::from_str::<gavel_core::spec::RunSpec>(&given.spec_json).expect("a spec"),
-        spec()
-    );
-    assert_eq!(
-        runs.list(v1::ListRunsRequest {})
-            .await
-            .expect("a list")
-            .into_inner()
-            .status_json
-            .len(),
-        1
-    );
-    let unknown = v1::GetRunRequest {
-        run_id: "nothing".into(),
-    };
-    assert_eq!(runs.get(unknown).await.expect_err("no such run").code(), Code::NotFound);
+    let given = runs.spec(&RunId(RUN.into())).await.expect("the run");
+    assert_eq!(given.digest, first.spec);
+    assert_eq!(given.spec, spec());
+    assert_eq!(runs.list().await.expect("a list").len(), 1);
+    let unknown = runs.status(&RunId("nothing".into())).await;
+    assert_eq!(unknown.expect_err("no such run").code(), Code::NotFound);
     coordinator.stop().await;
 }
 
@@ -249,20 +163,13 @@ async fn watching_shows_the_run_from_its_present_state_to_its_end() {
     let folder = tempfile::tempdir().expect("a folder");
     let coordinator = Served::start(options(folder.path())).await;
     coordinator.submit().await;
-    let mut runs = RunsClient::new(channel(&coordinator).await);
-    let mut states = runs
-        .watch(v1::GetRunRequest { run_id: RUN.into() })
-        .await
-        .expect("the run")
-        .into_inner();
-    let next = async |states: &mut tonic::Streaming<v1::GetRunResponse>| {
-        let message = states.message().await.expect("a stream")?;
-        Some(serde_json::from_str::<RunStatus>(&message.status_json).expect("a status"))
-    };
-    assert_eq!(next(&mut states).await.expect("the present state").step.0, 0);
+    let runs = connection(&coordinator).await.runs();
+    let mut states = runs.watch(&RunId(RUN.into())).await.expect("the run");
+    let first = states.next().await.expect("a stream");
+    assert_eq!(first.expect("the present state").step.0, 0);
     let workers = whole_fleet(coordinator.handle.grpc_address());
     let mut last = None;
-    while let Some(status) = next(&mut states).await {
+    while let Some(status) = states.next().await.expect("a stream") {
         last = Some(status);
     }
     let last = last.expect("changes");
@@ -277,53 +184,23 @@ async fn watching_shows_the_run_from_its_present_state_to_its_end() {
 async fn a_blob_that_changed_on_disk_is_data_loss() {
     let folder = tempfile::tempdir().expect("a folder");
     let coordinator = Served::start(options(folder.path())).await;
-    let mut blobs = BlobsClient::new(channel(&coordinator).await);
-    let name = Digest::of(b"first second").to_string();
-    let announced = |first: &str, second: &str| {
-        let messages = [(first, name.clone()), (second, String::new())].map(|(chunk, sha256)| v1::PutRequest {
-            chunk: chunk.into(),
-            sha256,
-        });
-        tokio_stream::iter(messages)
-    };
-    let changed = blobs.put(announced("first ", "sec0nd")).await.expect_err("other bytes");
+    let blobs = connection(&coordinator).await.blobs();
+    let digest = Digest::of(b"first second");
+    let changed = blobs.put(digest, "first sec0nd".into()).await.expect_err("other bytes");
     assert_eq!(changed.code(), Code::Aborted, "worth another attempt: {changed}");
-    let stored = blobs.put(announced("first ", "second")).await.expect("stored");
-    assert_eq!(stored.into_inner().sha256, name);
-    let request = v1::GetRequest { sha256: name.clone() };
-    let mut chunks = blobs.get(request.clone()).await.expect("a blob").into_inner();
-    assert_eq!(
-        chunks.message().await.expect("a chunk").expect("a chunk").chunk,
-        b"first second"
-    );
+    blobs.put(digest, "first second".into()).await.expect("stored");
+    assert_eq!(blobs.get(digest).await.expect("a blob"), "first second");
 
+    let name = digest.to_string();
     std::fs::write(folder.path().join("blobs").join(&name[..2]).join(&name[2..]), "other").expect("written over");
-    assert_eq!(blobs.get(request).await.expect_err("changed").code(), Code::DataLoss);
-    let missing = Digest::of(b"never stored").to_string();
-    let asked = v1::MissingRequest {
-        sha256: vec![name.clone(), missing.clone()],
-    };
+    assert_eq!(blobs.get(digest).await.expect_err("changed").code(), Code::DataLoss);
+    let missing = Digest::of(b"never stored");
     assert_eq!(
-        blobs.missing(asked).await.expect("an answer").into_inner().sha256,
-        vec![name, missing.clone()],
+        blobs.missing(&[digest, missing]).await.expect("an answer"),
+        vec![digest, missing],
         "a blob that was found corrupt counts as missing, so that somebody makes it again"
     );
-    assert_eq!(
-        blobs
-            .get(v1::GetRequest { sha256: missing })
-            .await
-            .expect_err("missing")
-            .code(),
-        Code::NotFound
-    );
-    assert_eq!(
-        blobs
-            .get(v1::GetRequest { sha256: "x".into() })
-            .await
-            .expect_err("no name")
-            .code(),
-        Code::InvalidArgument
-    );
+    assert_eq!(blobs.get(missing).await.expect_err("missing").code(), Code::NotFound);
     coordinator.stop().await;
 }
 
@@ -331,7 +208,8 @@ async fn a_blob_that_changed_on_disk_is_data_loss() {
 async fn health_and_reflection_answer() {
     let folder = tempfile::tempdir().expect("a folder");
     let coordinator = Served::start(options(folder.path())).await;
-    let channel = channel(&coordinator).await;
+    let address = format!("http://{}", coordinator.handle.grpc_address());
+    let channel = Channel::from_shared(address).expect("an address").connect_lazy();
     let mut health = HealthClient::new(channel.clone());
     for service in ["", "gavel.v1.Fleet", "gavel.v1.Runs", "gavel.v1.Blobs"] {
         let request = tonic_health::pb::HealthCheckRequest {

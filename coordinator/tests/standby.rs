@@ -14,6 +14,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use gavel_client::{Code, ConnectOptions, Connection, Runs};
 use gavel_coordinator::blobs::Blobs;
 use gavel_coordinator::ledger::{Ledger as _, PostgresLedger};
 use gavel_coordinator::{Coordinator, CoordinatorHandle, CoordinatorOptions, Error, Listeners};
@@ -22,15 +23,12 @@ use gavel_core::ids::{Digest, RunId, Step};
 use gavel_core::run::{Event, Phase, RunStatus};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::{Assignment, Outcome, Role, Unit};
-use gavel_proto::v1;
-use gavel_proto::v1::runs_client::RunsClient;
 use gavel_worker::{Work, WorkContext, WorkError, WorkerOptions};
 use postgres::Postgres;
 use support::{RUN, Rehearsal, Served, Working, any_port, assets, options, picture, spec, whole_fleet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
 
 const LEDGER: &str = "GAVEL_TEST_LEDGER";
 const BLOBS: &str = "GAVEL_TEST_BLOBS";
@@ -154,10 +152,9 @@ async fn get(address: SocketAddr, path: &str) -> String {
     answer
 }
 
-async fn runs_at(address: SocketAddr) -> RunsClient<tonic::transport::Channel> {
-    RunsClient::connect(format!("http://{address}"))
-        .await
-        .expect("it listens")
+async fn runs_at(address: SocketAddr) -> Runs {
+    let options = ConnectOptions::new(&address.to_string()).expect("an address");
+    Connection::open(&options).await.expect("it listens").runs()
 }
 
 async fn submit(address: SocketAddr, blobs: &str) {
@@ -165,12 +162,11 @@ async fn submit(address: SocketAddr, blobs: &str) {
     for name in ["labelled a", "labelled b"] {
         blobs.put(picture(name).into()).await.expect("stored");
     }
-    let request = v1::SubmitRequest {
-        run_id: RUN.into(),
-        spec_json: serde_json::to_string(&spec()).expect("JSON"),
-        assets_json: serde_json::to_string(&assets()).expect("JSON"),
-    };
-    runs_at(address).await.submit(request).await.expect("submitted");
+    let submitted = runs_at(address)
+        .await
+        .submit(&RunId(RUN.into()), &spec(), &assets())
+        .await;
+    submitted.expect("submitted");
 }
 
 /// A trainer that stops in front of one step's commit, says so, and waits.
@@ -244,7 +240,7 @@ async fn the_standby_goes_on_after(signal: &str, server: &Postgres) -> Other {
         ready.contains("standby; leader is") && ready.contains(&leader.grpc.to_string()),
         "{ready}"
     );
-    let refused = runs_at(standby.grpc).await.list(v1::ListRunsRequest {}).await;
+    let refused = runs_at(standby.grpc).await.list().await;
     let refused = refused.expect_err("it stands by");
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     assert!(refused.message().contains("standby"), "{refused}");

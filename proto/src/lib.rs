@@ -17,10 +17,15 @@ pub mod v1 {
 }
 
 pub use convert::Malformed;
-pub use gavel_core::work::LeaseKey;
 
 /// Version of the fleet protocol. A worker registers with its own, and the coordinator refuses any other.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
+
+/// The largest message either way: a submitted run carries every prompt. Clients and servers both keep to it.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// The size of the chunks in which blobs travel: large enough to be cheap, far below any bound on a message.
+pub const CHUNK_BYTES: usize = 1 << 20;
 
 /// The compiled .proto files, for gRPC server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/gavel.v1.bin");

@@ -6,13 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use gavel_client::{Code, ConnectOptions, Connection, Runs};
 use gavel_core::ids::RunId;
 use gavel_core::run::RunStatus;
 use gavel_core::work::Role;
-use gavel_proto::v1::runs_client::RunsClient;
-use gavel_proto::v1::{GetRunRequest, ResumeRequest};
-use tonic::Request;
-use tonic::transport::{Channel, Endpoint};
 
 use super::process::{End, Part};
 use super::proxy::Proxy;
@@ -27,8 +24,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const SUBMITTED_WITHIN: Duration = Duration::from_secs(10);
 /// Ports below those that the system gives to outgoing connections: a coordinator that is away must find its port free.
 const PORTS: std::ops::Range<u16> = 20_000..30_000;
-/// Of a status, which grows with the steps.
-const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// A coordinator that does not answer a look in this time is away.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 
 /// How a fleet is made up and watched.
 #[derive(Debug, Clone)]
@@ -51,7 +48,7 @@ pub(crate) struct Fleet {
     pub(crate) shape: Shape,
     pub(crate) state: PathBuf,
     grpc: SocketAddr,
-    runs: RunsClient<Channel>,
+    runs: Runs,
     settings: Vec<String>,
     /// Starts of a part that had run before.
     pub(crate) restarts: u32,
@@ -110,10 +107,8 @@ impl Fleet {
                 proxies.push(proxy);
             }
         }
-        let channel = Endpoint::from_shared(format!("http://{grpc}"))
-            .context("the coordinator's address")?
-            .connect_timeout(Duration::from_secs(1))
-            .connect_lazy();
+        let options = ConnectOptions::new(&grpc.to_string()).context("the coordinator's address")?;
+        let connection = Connection::lazy(&options.connect_within(ANSWERED_WITHIN));
         let mut fleet = Self {
             parts,
             roles,
@@ -121,7 +116,7 @@ impl Fleet {
             shape: shape.clone(),
             state: state.to_owned(),
             grpc,
-            runs: RunsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            runs: connection.runs(),
             settings: settings.to_vec(),
             restarts: 0,
         };
@@ -175,25 +170,17 @@ impl Fleet {
     /// Does what a run asks for whose labelled pictures were lost, which nobody but the submitter has: submits and resumes it.
     pub(crate) async fn submit_again(&self) -> anyhow::Result<()> {
         self.submit().await?;
-        let mut request = Request::new(ResumeRequest { run_id: RUN.to_owned() });
-        request.set_timeout(SUBMITTED_WITHIN);
-        self.runs
-            .clone()
-            .resume(request)
-            .await
-            .context("the run is not resumed")?;
-        Ok(())
+        let resumed = self.runs.within(SUBMITTED_WITHIN).resume(&run_id()).await;
+        resumed.context("the run is not resumed")
     }
 
     /// The run's state; `None` while no coordinator answers.
     pub(crate) async fn status(&self) -> anyhow::Result<Option<RunStatus>> {
-        let mut request = Request::new(GetRunRequest { run_id: RUN.to_owned() });
-        request.set_timeout(Duration::from_secs(1));
-        let Ok(response) = self.runs.clone().get(request).await else {
-            return Ok(None);
-        };
-        let status = serde_json::from_str(&response.into_inner().status_json);
-        status.map(Some).context("the coordinator's answer is no status")
+        match self.runs.within(ANSWERED_WITHIN).status(&run_id()).await {
+            Ok(status) => Ok(Some(status)),
+            Err(error) if error.code() == Code::FailedPrecondition => Err(error).context("the answer is no status"),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Waits until the run's state is as wanted.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{ArgGroup, Args};
+use clap::{Arg, ArgGroup, Args};
 use gavel_core::ids::PromptIndex;
 use gavel_core::spec::{InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, ReasonsSpec, ServerSpec};
 use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord};
@@ -12,6 +12,7 @@ use gavel_rubric::{JudgeTemplate, JudgedPair, ReasonTemplate, RubricSet, Spent};
 use image::RgbImage;
 use serde::Serialize;
 
+use super::connect::Connect;
 use super::dtype::DtypeArgument;
 use super::print_json;
 use crate::config::{self, ConfigArguments};
@@ -26,10 +27,10 @@ use super::worker::RelocationArguments;
        gavel judge --endpoint URL --model-name NAME --rubric FILE --prompt TEXT [--json] A.png B.png
        gavel judge --config FILE --prompt TEXT [--json] A.png B.png")]
 #[command(group = ArgGroup::new("judge").args(["model", "endpoint", "config"]))]
+#[command(mut_arg("addresses", judges_for))]
 pub(crate) struct JudgeArguments {
-    /// Work as a judge for the coordinator at this address, http://HOST:PORT; several, separated by commas, where others stand by.
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["judge", "rubric", "prompt", "template", "reasons", "json", "cache", "base", "images"], required_unless_present = "judge")]
-    pub(crate) connect: Option<String>,
+    #[command(flatten)]
+    pub(crate) connect: Option<Connect>,
     /// Judge once: folder of the vision-language model.
     #[arg(long, value_name = "DIR", requires_all = ["rubric", "prompt", "images"])]
     pub(crate) model: Option<PathBuf>,
@@ -76,6 +77,19 @@ pub(crate) struct JudgeArguments {
     pub(crate) parent: ParentArguments,
     #[command(flatten)]
     pub(crate) relocation: RelocationArguments,
+}
+
+/// `--connect` of `gavel judge`, where it decides which of two things the command does. A fleet's environment must not decide
+/// it.
+fn judges_for(connect: Arg) -> Arg {
+    connect
+        .default_value(None)
+        .env(None)
+        .conflicts_with_all([
+            "judge", "rubric", "prompt", "template", "reasons", "json", "cache", "base", "images",
+        ])
+        .required_unless_present("judge")
+        .help("Work as a judge for the coordinator at this address, http://HOST:PORT; several, separated by commas, where others stand by")
 }
 
 /// A model folder may say which words its model was trained on.

@@ -95,18 +95,18 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Coordinator(arguments) => coordinator::coordinator(arguments)?,
         Command::Sampler(arguments) => worker::worker(
             Role::Sampler,
-            &arguments.connect,
+            &arguments.connect.addresses,
             arguments.parent,
             &arguments.relocation,
         )?,
         Command::Trainer(arguments) => worker::worker(
             Role::Trainer,
-            &arguments.connect,
+            &arguments.connect.addresses,
             arguments.parent,
             &arguments.relocation,
         )?,
         Command::Judge(arguments) => match &arguments.connect {
-            Some(address) => worker::worker(Role::Judge, address, arguments.parent, &arguments.relocation)?,
+            Some(connect) => worker::worker(Role::Judge, &connect.addresses, arguments.parent, &arguments.relocation)?,
             None => judge::judge(&arguments)?,
         },
         Command::Submit(arguments) => submit::submit(&arguments)?,

@@ -6,9 +6,9 @@ use clap::Args;
 use gavel_core::ids::RunId;
 use gavel_core::run::RunStatus;
 
-use super::connect::ConnectArguments;
+use super::connect::Connect;
 use super::print_json;
-use crate::client::Client;
+use crate::client;
 use crate::diagnostic::Result;
 use crate::runtime::block_on;
 
@@ -17,7 +17,7 @@ pub(crate) struct StatusArguments {
     /// A run's name; left out, all runs.
     pub(crate) run: Option<String>,
     #[command(flatten)]
-    pub(crate) coordinator: ConnectArguments,
+    pub(crate) connect: Connect,
     /// Print the whole state as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -25,10 +25,10 @@ pub(crate) struct StatusArguments {
 
 pub(super) fn status(arguments: &StatusArguments) -> Result<()> {
     let runs = block_on(async {
-        let client = Client::connect(&arguments.coordinator.connect).await?;
+        let runs = client::connect(&arguments.connect.addresses).await?.runs();
         match &arguments.run {
-            Some(run) => Ok(vec![client.status(&RunId(run.clone())).await?]),
-            None => client.list().await,
+            Some(run) => Ok(vec![runs.status(&RunId(run.clone())).await?]),
+            None => Ok(runs.list().await?),
         }
     })?;
     if arguments.json {

@@ -2,12 +2,11 @@
 
 use clap::Args;
 
-use super::connect::ConnectArguments;
-use crate::assets;
-use crate::client::Client;
+use super::connect::Connect;
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::Result;
 use crate::runtime::block_on;
+use crate::{assets, client};
 
 #[derive(Debug, Args)]
 pub(crate) struct SubmitArguments {
@@ -17,28 +16,29 @@ pub(crate) struct SubmitArguments {
     #[arg(long)]
     pub(crate) resume: bool,
     #[command(flatten)]
-    pub(crate) coordinator: ConnectArguments,
+    pub(crate) connect: Connect,
 }
 
 pub(super) fn submit(arguments: &SubmitArguments) -> Result<()> {
     let spec = config::load(&arguments.config)?;
     let files = assets::read(&spec)?;
     block_on(async {
-        let client = Client::connect(&arguments.coordinator.connect).await?;
-        let submitted = client.submit(&spec, &files).await?;
+        let addresses = &arguments.connect.addresses;
+        let coordinator = client::connect(addresses).await?;
+        let submitted = client::submit(&coordinator, &spec, &files).await?;
         let what = if submitted.existed {
             "was there already, with this configuration"
         } else {
             "is submitted"
         };
-        println!("run {} {what} (spec {})", spec.run.name, submitted.spec_sha256);
+        println!("run {} {what} (spec {})", spec.run.name, submitted.spec);
         if arguments.resume {
-            client.resume(&spec.id()).await?;
+            client::resume(&coordinator, &spec.id()).await?;
             println!("it goes on, if it had stopped");
         }
         println!(
-            "`gavel status {} --connect {}` shows how it goes",
-            spec.run.name, arguments.coordinator.connect
+            "`gavel status {} --connect {addresses}` shows how it goes",
+            spec.run.name
         );
         Ok(())
     })

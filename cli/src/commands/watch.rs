@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use gavel_client::Runs;
 use gavel_core::ids::{Millis, RunId};
 use gavel_core::run::{Phase, RunStatus};
 use gavel_review::{RunFolder, RunSource as _};
 
-use super::connect::ConnectArguments;
+use super::connect::Connect;
 use super::status::describe;
-use crate::client::Client;
+use crate::client;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::run::{Progress, follow};
 use crate::runtime::block_on;
@@ -22,7 +23,7 @@ pub(crate) struct WatchArguments {
     #[arg(value_name = "RUN_OR_ADDRESS")]
     pub(crate) what: Option<String>,
     #[command(flatten)]
-    pub(crate) coordinator: ConnectArguments,
+    pub(crate) connect: Connect,
 }
 
 /// A coordinator is started again within this time, or not at all.
@@ -34,13 +35,13 @@ pub(super) fn watch(arguments: &WatchArguments) -> Result<ExitCode> {
         match target(arguments) {
             Target::Folder(folder) => watch_folder(&folder).await,
             Target::Run(run) => {
-                let client = Client::connect(&arguments.coordinator.connect).await?;
-                watch_run(&client, &RunId(run.to_owned())).await
+                let runs = client::connect(&arguments.connect.addresses).await?.runs();
+                watch_run(&runs, &RunId(run.to_owned())).await
             }
             Target::Address(address) => {
-                let client = Client::connect(address).await?;
-                let run = choose(&client.list().await?, address)?;
-                watch_run(&client, &run).await
+                let runs = client::connect(address).await?.runs();
+                let run = choose(&runs.list().await?, address)?;
+                watch_run(&runs, &run).await
             }
         }
     })?;
@@ -65,18 +66,18 @@ fn target(arguments: &WatchArguments) -> Target<'_> {
             Ok(folder) => Target::Folder(Box::new(folder)),
             Err(_) => Target::Run(run),
         },
-        None => Target::Address(&arguments.coordinator.connect),
+        None => Target::Address(&arguments.connect.addresses),
     }
 }
 
-async fn watch_run(client: &Client, run: &RunId) -> Result<RunStatus> {
-    let first = client.status(run).await?;
+async fn watch_run(runs: &Runs, run: &RunId) -> Result<RunStatus> {
+    let first = runs.status(run).await?;
     let mut progress = Progress::start(first.steps_total);
     let each = async |status: &RunStatus| {
         progress.update(status);
         Ok(())
     };
-    let ended = follow(client, run, Some(PATIENCE), each).await;
+    let ended = follow(runs, run, Some(PATIENCE), each).await;
     progress.end();
     ended
 }
@@ -85,11 +86,11 @@ async fn watch_run(client: &Client, run: &RunId) -> Result<RunStatus> {
 async fn watch_folder(folder: &RunFolder) -> Result<RunStatus> {
     let id = folder.spec().id();
     if let Some(addresses) = folder.coordinator()
-        && let Ok(client) = Client::connect(&addresses.grpc).await
-        && client.status(&id).await.is_ok()
+        && let Ok(coordinator) = client::connect(&addresses.grpc).await
+        && coordinator.runs().status(&id).await.is_ok()
     {
         // A coordinator that ends with its run may be gone before it has told the end.
-        if let Ok(status) = watch_run(&client, &id).await {
+        if let Ok(status) = watch_run(&coordinator.runs(), &id).await {
             return Ok(status);
         }
     }

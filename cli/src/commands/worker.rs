@@ -10,14 +10,15 @@ use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
 use gavel_worker::WorkerOptions;
 
+use super::connect::{self, Connect};
 use crate::diagnostic::{Context as _, Foreign as _, Result};
 use crate::runtime::{ParentArguments, block_on, shutdown_token};
 
 #[derive(Debug, Args)]
+#[command(mut_arg("addresses", connect::without_default))]
 pub(crate) struct WorkerArguments {
-    /// The coordinator's address, http://HOST:PORT; several, separated by commas, where others stand by.
-    #[arg(long, value_name = "ADDRESS", env = "GAVEL_COORDINATOR")]
-    pub(crate) connect: String,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
     #[command(flatten)]
     pub(crate) parent: ParentArguments,
     #[command(flatten)]

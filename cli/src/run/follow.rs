@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use gavel_client::Runs;
 use gavel_core::ids::RunId;
 use gavel_core::run::RunStatus;
 
-use crate::client::Client;
 use crate::diagnostic::{Diagnostic, Result};
 
 /// Pause before looking again for a coordinator that is away.
@@ -16,14 +16,14 @@ const RECONNECT: Duration = Duration::from_millis(500);
 /// # Errors
 /// What `each` says, or that the coordinator stayed away.
 pub(crate) async fn follow(
-    client: &Client,
+    runs: &Runs,
     run: &RunId,
     patience: Option<Duration>,
     mut each: impl AsyncFnMut(&RunStatus) -> Result<()>,
 ) -> Result<RunStatus> {
     let mut heard = Instant::now();
     loop {
-        if let Ok(mut watch) = client.watch(run).await {
+        if let Ok(mut watch) = runs.watch(run).await {
             while let Ok(Some(status)) = watch.next().await {
                 heard = Instant::now();
                 each(&status).await?;

@@ -4,6 +4,7 @@ mod children;
 mod follow;
 mod progress;
 
+use gavel_client::Runs;
 use gavel_core::ids::Step;
 use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::RunSpec;
@@ -13,7 +14,7 @@ use gavel_review::report;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::assets::{Files, evaluator};
-use crate::client::Client;
+use crate::client;
 use crate::diagnostic::{Context as _, Result};
 use crate::runtime::block_on;
 use children::{CoordinatorProcess, Fleet};
@@ -50,15 +51,16 @@ async fn drive(
 ) -> Result<Ended> {
     let mut progress = Progress::start(spec.run.steps);
     let mut coordinator = CoordinatorProcess::start(spec, folder).await?;
-    let client = Client::connect(&coordinator.addresses.grpc).await?;
-    client.submit(spec, files).await?;
-    client.resume(&spec.id()).await?;
+    let connection = client::connect(&coordinator.addresses.grpc).await?;
+    client::submit(&connection, spec, files).await?;
+    client::resume(&connection, &spec.id()).await?;
     progress.say(&format!("dashboard    {}", coordinator.addresses.http));
     progress.say(&format!("results      {}", folder.path().display()));
+    let runs = connection.runs();
     let mut fleet = Fleet::start(spec, &coordinator.addresses.grpc, folder, threads);
 
     let followed = tokio::select! {
-        ended = show(spec, &client, folder, &mut progress) => ended,
+        ended = show(spec, &runs, folder, &mut progress) => ended,
         failure = fleet.failure() => Err(failure),
         failure = coordinator.failure() => Err(failure),
         () = signals.next() => Ok(None),
@@ -89,12 +91,7 @@ async fn drive(
 
 /// Shows the run's states until it has ended, and writes checkpoints as they come. A coordinator that is away is waited for:
 /// it is being started again.
-async fn show(
-    spec: &RunSpec,
-    client: &Client,
-    folder: &RunFolder,
-    progress: &mut Progress,
-) -> Result<Option<RunStatus>> {
+async fn show(spec: &RunSpec, runs: &Runs, folder: &RunFolder, progress: &mut Progress) -> Result<Option<RunStatus>> {
     let each = async |status: &RunStatus| {
         progress.update(status);
         match status.policy.as_ref().filter(|_| is_checkpoint(spec, status.step)) {
@@ -102,7 +99,7 @@ async fn show(
             None => Ok(()),
         }
     };
-    follow(client, &spec.id(), None, each).await.map(Some)
+    follow(runs, &spec.id(), None, each).await.map(Some)
 }
 
 /// Ctrl-C and SIGTERM.

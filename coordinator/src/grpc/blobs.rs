@@ -3,15 +3,12 @@
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use gavel_core::ids::Digest;
-use gavel_proto::v1;
+use gavel_proto::{CHUNK_BYTES, v1};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status;
 use crate::blobs::Blobs;
 use crate::metrics;
-
-/// Chunks of an answer; well below the message bound of any client.
-const CHUNK_BYTES: usize = 1 << 20;
 
 pub(super) struct BlobService {
     blobs: Blobs,

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::run::{Event, Refusal};
-use gavel_core::work::Role;
-use gavel_core::work::VerdictRecord;
-use gavel_proto::{LeaseKey, Malformed, v1};
+use gavel_core::work::{LeaseKey, Role, VerdictRecord};
+use gavel_proto::{Malformed, v1};
+use gavel_telemetry::span;
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 use super::status;
+use super::trace::LeaseTraces;
 use crate::driver::{DriverError, DriverHandle};
 use crate::ledger::Ledger;
 use crate::state::{Grant, LeaseAnswer};
@@ -26,6 +28,7 @@ pub(super) struct Fleet {
     driver: DriverHandle,
     ledger: Arc<dyn Ledger>,
     heartbeat: Duration,
+    traces: LeaseTraces,
 }
 
 impl Fleet {
@@ -34,7 +37,40 @@ impl Fleet {
             driver,
             ledger,
             heartbeat,
+            traces: LeaseTraces::new(),
         }
+    }
+
+    fn write_lease(&self, grant: Grant, worker: &WorkerId) -> v1::Lease {
+        let key = LeaseKey {
+            run: grant.run,
+            unit: grant.unit,
+            fence: grant.fence,
+        };
+        let trace = self.traces.of(&key);
+        span::unit(&key, worker, Some(&trace)).in_scope(|| tracing::debug!("unit leased"));
+        v1::Lease {
+            key: Some(key.into()),
+            deadline_unix_ms: grant.deadline.0,
+            spec_sha256: grant.spec.to_string(),
+            assignment: Some(grant.assignment.into()),
+            traceparent: trace.to_string(),
+        }
+    }
+
+    /// Reports what became of a unit, in the unit's span. The trace is the request's.
+    async fn report(&self, key: LeaseKey, worker: WorkerId, event: Event) -> Result<(), DriverError> {
+        let span = span::unit(&key, &worker, None);
+        let what = crate::state::kind(&event);
+        let report = async {
+            let answer = self.driver.report(key.run, event).await;
+            match &answer {
+                Ok(()) => tracing::debug!("{what}: accepted"),
+                Err(error) => tracing::info!(%error, "{what}: refused"),
+            }
+            answer
+        };
+        report.instrument(span).await
     }
 }
 
@@ -44,7 +80,7 @@ impl v1::fleet_server::Fleet for Fleet {
         let request = request.into_inner();
         if request.protocol_version != gavel_proto::PROTOCOL_VERSION {
             return Err(Status::failed_precondition(format!(
-                "the worker (Gavel {}) speaks protocol {}, this coordinator (Gavel {}) speaks {}: install the same version on both",
+                "the worker (Gavel {}) speaks protocol {}, this coordinator (Gavel {}) speaks protocol {}: install the same version on both",
                 request.version,
                 request.protocol_version,
                 env!("CARGO_PKG_VERSION"),
@@ -76,15 +112,16 @@ impl v1::fleet_server::Fleet for Fleet {
     async fn lease(&self, request: Request<v1::LeaseRequest>) -> Result<Response<v1::LeaseResponse>, Status> {
         let request = request.into_inner();
         let wait = Duration::from_millis(request.wait_ms).min(WAIT_MAX);
-        let answer = self.driver.lease(WorkerId(request.worker_id), wait).await;
+        let worker = WorkerId(request.worker_id);
+        let answer = self.driver.lease(worker.clone(), wait).await;
         let mut response = v1::LeaseResponse::default();
         match answer.map_err(|error| status::of_driver(&error))? {
             None => {}
             Some(LeaseAnswer::Drain) => response.drain = true,
-            Some(LeaseAnswer::Granted(grant)) => response.lease = Some(write_lease(*grant)),
+            Some(LeaseAnswer::Granted(grant)) => response.lease = Some(self.write_lease(*grant, &worker)),
             Some(LeaseAnswer::Called(commit, group)) => {
                 response.call = Some(v1::Call {
-                    commit: Some(write_lease(*commit)),
+                    commit: Some(self.write_lease(*commit, &worker)),
                     group: Some(group.into()),
                 });
             }
@@ -109,18 +146,19 @@ impl v1::fleet_server::Fleet for Fleet {
 
     async fn complete(&self, request: Request<v1::CompleteRequest>) -> Result<Response<v1::CompleteResponse>, Status> {
         let request = request.into_inner();
-        let LeaseKey { run, unit, fence } = read_key(status::required(request.key, "key")?)?;
+        let key = read_key(status::required(request.key, "key")?)?;
+        let worker = WorkerId(request.worker_id);
         let outcome = status::required(request.outcome, "outcome")?;
         let outcome = outcome
             .try_into()
             .map_err(|error: Malformed| status::malformed(error))?;
         let event = Event::Completed {
-            unit,
-            worker: WorkerId(request.worker_id),
-            fence,
+            unit: key.unit,
+            worker: worker.clone(),
+            fence: key.fence,
             outcome,
         };
-        match self.driver.report(run, event).await {
+        match self.report(key, worker, event).await {
             Ok(()) => Ok(Response::new(v1::CompleteResponse { repeated: false })),
             Err(DriverError::Refused(Refusal::Repeated { .. })) => {
                 Ok(Response::new(v1::CompleteResponse { repeated: true }))
@@ -131,21 +169,22 @@ impl v1::fleet_server::Fleet for Fleet {
 
     async fn fail(&self, request: Request<v1::FailRequest>) -> Result<Response<v1::FailResponse>, Status> {
         let request = request.into_inner();
-        let LeaseKey { run, unit, fence } = read_key(status::required(request.key, "key")?)?;
-        tracing::warn!(%run, %unit, worker = request.worker_id, fatal = request.fatal, reason = request.reason, "unit failed");
+        let key = read_key(status::required(request.key, "key")?)?;
+        let worker = WorkerId(request.worker_id);
         let unusable = request.unusable.into_iter().map(TryInto::try_into);
         let unusable = unusable.collect::<Result<_, Malformed>>().map_err(status::malformed)?;
-        let worker = WorkerId(request.worker_id);
+        span::unit(&key, &worker, None).in_scope(|| {
+            tracing::warn!(fatal = request.fatal, reason = request.reason, "unit failed");
+        });
         let event = Event::Failed {
-            unit,
-            worker,
-            fence,
+            unit: key.unit,
+            worker: worker.clone(),
+            fence: key.fence,
             reason: request.reason,
             fatal: request.fatal,
             unusable,
         };
-        self.driver
-            .report(run, event)
+        self.report(key, worker, event)
             .await
             .map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(v1::FailResponse {}))
@@ -153,14 +192,15 @@ impl v1::fleet_server::Fleet for Fleet {
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
         let request = request.into_inner();
+        let worker = WorkerId(request.worker_id);
         for key in request.keys {
-            let LeaseKey { run, unit, fence } = read_key(key)?;
+            let key = read_key(key)?;
             let event = Event::Released {
-                unit,
-                worker: WorkerId(request.worker_id.clone()),
-                fence,
+                unit: key.unit,
+                worker: worker.clone(),
+                fence: key.fence,
             };
-            match self.driver.report(run, event).await {
+            match self.report(key, worker.clone(), event).await {
                 // What is not the worker's any more need not be given back.
                 Ok(()) | Err(DriverError::Refused(_)) => {}
                 Err(error) => return Err(status::of_driver(&error)),
@@ -252,20 +292,4 @@ fn read_digest(bytes: &[u8]) -> Result<Digest, Status> {
 
 fn read_key(key: v1::LeaseKey) -> Result<LeaseKey, Status> {
     key.try_into().map_err(|error: Malformed| status::malformed(error))
-}
-
-fn write_lease(grant: Grant) -> v1::Lease {
-    v1::Lease {
-        key: Some(
-            LeaseKey {
-                run: grant.run,
-                unit: grant.unit,
-                fence: grant.fence,
-            }
-            .into(),
-        ),
-        deadline_unix_ms: grant.deadline.0,
-        spec_sha256: grant.spec.to_string(),
-        assignment: Some(grant.assignment.into()),
-    }
 }

@@ -4,25 +4,26 @@ mod blobs;
 mod fleet;
 mod runs;
 pub(crate) mod status;
+mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use gavel_proto::MESSAGE_BYTES_MAX;
 use gavel_proto::v1::blobs_server::BlobsServer;
 use gavel_proto::v1::fleet_server::FleetServer;
 use gavel_proto::v1::runs_server::RunsServer;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::Status;
+use tonic::service::Routes;
 
 use crate::blobs::Blobs;
 use crate::driver::DriverHandle;
 use crate::error::Error;
 use crate::ledger::Ledger;
-
-/// The largest message either way: a submitted run carries every prompt.
-const MESSAGE_BYTES_MAX: usize = 64 << 20;
+use crate::transport;
 
 /// Serves until `shutdown`, then until open calls have ended.
 pub(crate) async fn serve(
@@ -49,29 +50,32 @@ pub(crate) async fn serve(
     let runs = RunsServer::new(runs::Runs::new(driver, shutdown.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let blobs = BlobsServer::new(blobs::BlobService::new(blobs));
+    let blobs = BlobsServer::new(blobs::BlobService::new(blobs))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
 
     let ends = shutdown.clone();
     let stop_advertising = async move {
         ends.cancelled().await;
         health.set_not_serving::<FleetServer<fleet::Fleet>>().await;
     };
-    Server::builder()
-        // A worker whose machine vanished is noticed in half a minute, not after TCP's many minutes.
-        .http2_keepalive_interval(Some(Duration::from_secs(10)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        // Blobs travel beside small calls; a larger window keeps a long road full.
-        .initial_stream_window_size(4 << 20)
-        .initial_connection_window_size(16 << 20)
-        .add_service(health_service)
+    let routes = Routes::new(health_service)
         .add_service(reflection)
         .add_service(fleet)
         .add_service(runs)
-        .add_service(blobs)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop_advertising)
-        .await
-        .map_err(|source| Error::Serve {
-            part: "gRPC",
-            source: source.into(),
-        })
+        .add_service(blobs);
+    transport::serve_grpc(listener, routes, stop_advertising).await
+}
+
+/// Sends every caller away with UNAVAILABLE and these words, until `shutdown`.
+pub(crate) async fn turn_away(
+    listener: TcpListener,
+    reason: watch::Receiver<String>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let (_health, health_service) = tonic_health::server::health_reporter();
+    let routes = Routes::new(health_service)
+        .into_axum_router()
+        .fallback(async move || Status::unavailable(reason.borrow().clone()).into_http::<axum::body::Body>());
+    transport::serve_grpc(listener, Routes::from(routes), shutdown.cancelled_owned()).await
 }

@@ -2,6 +2,8 @@
 
 mod pairs;
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
@@ -14,7 +16,6 @@ use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, RunId};
 use serde::Deserialize;
 use serde_json::json;
-use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +23,7 @@ use crate::blobs::{BlobError, Blobs};
 use crate::driver::{DriverError, DriverHandle};
 use crate::error::Error;
 use crate::ledger::Ledger;
-use crate::metrics;
+use crate::{metrics, transport};
 
 const DASHBOARD: &str = include_str!("dashboard.html");
 /// What every PNG begins with.
@@ -58,13 +59,7 @@ pub(crate) async fn serve(
         .route("/api/v1/blobs/{sha256}", get(blob))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such page"))
         .with_state(Parts { driver, blobs, ledger });
-    axum::serve(listener, routes)
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await
-        .map_err(|source| Error::Serve {
-            part: "HTTP",
-            source: source.into(),
-        })
+    transport::serve_http(listener, routes, shutdown).await
 }
 
 /// Ready: the driver answers, the ledger reads, blobs can be written.

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use gavel_core::ids::{Digest, Millis, WorkerId};
 use gavel_core::run::Event;
 use gavel_core::work::rally::{self, Group, RallyOutcome};
-use gavel_core::work::{Assignment, Role};
-use gavel_proto::LeaseKey;
+use gavel_core::work::{Assignment, LeaseKey, Role};
 use tokio::sync::oneshot;
 
 use super::{Grant, LeaseAnswer, State};

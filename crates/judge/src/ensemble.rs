@@ -6,7 +6,7 @@ use gavel_core::work::{AbstainReason, Verdict, VerdictRecord, Vote, majority};
 use gavel_rubric::{AskError, Chat, Judge, JudgedPair, RubricSet, Spent};
 
 use crate::Error;
-use crate::open::{Asked, BackEnd, Models, back_end};
+use crate::open::{BackEnd, Models, OpenOptions, back_end};
 
 /// Judges with their weights.
 pub(crate) struct Ensemble {
@@ -25,17 +25,17 @@ impl BackEnd for EnsembleSpec {
         Ok(Digest::of(text.as_bytes()))
     }
 
-    fn judge(&self, asked: &Asked<'_>, models: &mut Models) -> Result<Box<dyn Judge>, Error> {
+    fn judge(&self, options: &OpenOptions<'_>, models: &mut Models) -> Result<Box<dyn Judge>, Error> {
         let members = self.members.iter().enumerate().map(|(index, member)| {
-            let asked = Asked {
-                template: asked.templates.member(index),
-                templates: asked.templates,
+            let of_member = OpenOptions {
+                template: options.templates.member(index),
+                templates: options.templates,
                 margin: member.margin,
             };
-            Ok((member.weight, back_end(&member.back_end).judge(&asked, models)?))
+            Ok((member.weight, back_end(&member.back_end).judge(&of_member, models)?))
         });
         let members = members.collect::<Result<_, Error>>()?;
-        Ok(Box::new(Ensemble::new(members, asked.margin)))
+        Ok(Box::new(Ensemble::new(members, options.margin)))
     }
 
     fn chat(&self, _: &mut Models) -> Result<Box<dyn Chat>, Error> {

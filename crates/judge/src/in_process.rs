@@ -10,7 +10,7 @@ use gavel_models::vlm::Vlm;
 use gavel_rubric::{Chat, Judge};
 use serde::Deserialize;
 
-use crate::open::{Asked, BackEnd, Models};
+use crate::open::{BackEnd, Models, OpenOptions};
 use crate::{Error, VlmJudge, VlmWriter};
 
 /// The models in memory.
@@ -76,16 +76,16 @@ impl BackEnd for InProcessSpec {
         Ok(load::fingerprint(&self.path)?)
     }
 
-    fn judge(&self, asked: &Asked<'_>, models: &mut Models) -> Result<Box<dyn Judge>, Error> {
+    fn judge(&self, options: &OpenOptions<'_>, models: &mut Models) -> Result<Box<dyn Judge>, Error> {
         let (fingerprint, model) = models.loaded.get(self)?;
         let name = self.path.display().to_string();
-        let template = asked.template.clone();
+        let template = options.template.clone();
         Ok(Box::new(VlmJudge::new(
             name,
             fingerprint,
             model,
             template,
-            asked.margin,
+            options.margin,
         )?))
     }
 

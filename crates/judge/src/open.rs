@@ -20,7 +20,7 @@ pub(crate) trait BackEnd {
     ///
     /// # Errors
     /// [`Error`], with the remedy.
-    fn judge(&self, asked: &Asked<'_>, models: &mut Models) -> Result<Box<dyn Judge>, Error>;
+    fn judge(&self, options: &OpenOptions<'_>, models: &mut Models) -> Result<Box<dyn Judge>, Error>;
 
     /// Opens its model for words.
     ///
@@ -43,8 +43,8 @@ pub(crate) fn back_end(spec: &JudgeBackEnd) -> &dyn BackEnd {
     }
 }
 
-/// How a judge is asked.
-pub(crate) struct Asked<'a> {
+/// How a judge is opened.
+pub(crate) struct OpenOptions<'a> {
     pub(crate) template: &'a JudgeTemplate,
     /// For an ensemble's members.
     pub(crate) templates: &'a Templates,
@@ -145,12 +145,12 @@ impl Models {
     pub fn open(&mut self, spec: &JudgeSpec, templates: &Templates) -> Result<Box<dyn Judge>, Error> {
         // Frees old models first: old and new may not fit together.
         self.loaded.retain(spec.hosted().map(|hosted| hosted.spec));
-        let asked = Asked {
+        let options = OpenOptions {
             template: &templates.judge,
             templates,
             margin: spec.margin,
         };
-        back_end(&spec.back_end).judge(&asked, self)
+        back_end(&spec.back_end).judge(&options, self)
     }
 
     /// As [`open_chat`]; a judge of the same folder shares its weights.

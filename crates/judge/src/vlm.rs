@@ -130,7 +130,7 @@ pub fn check_question(folder: &VlmInspection, template: &JudgeTemplate, rubric: 
         return Err(Error::Model(ModelError::Value {
             input: "images",
             problem: format!(
-                "the prompt has {seen} image places, the template {}",
+                "the prompt has {seen} image slots, the template {}",
                 prompt.images.len()
             ),
         }));

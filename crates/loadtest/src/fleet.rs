@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use gavel_client::{ConnectOptions, Connection};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
 
 use crate::error::Error;
 use crate::ready::ReadySince;
@@ -16,6 +16,8 @@ use crate::worker::{Shared, Worker};
 
 /// Connections and registrations that are under way at once: below the queue of a listening socket (128 and more).
 const STARTING: usize = 100;
+/// How long a connection may take to come about: thousands at once take longer than one does.
+const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a fleet is told when it starts.
 #[derive(Debug, Clone)]
@@ -42,7 +44,7 @@ impl Fleet {
     /// Connects and registers every worker. They ask for work from the moment they are registered.
     ///
     /// # Errors
-    /// [`Error::Connect`], [`Error::Refused`]. Nothing is left running then.
+    /// [`Error::Address`], [`Error::Connect`], [`Error::Refused`]. Nothing is left running then.
     pub async fn start(options: &FleetOptions, run: &SyntheticRun) -> Result<Self, Error> {
         let shared = Arc::new(Shared {
             run: run.clone(),
@@ -51,8 +53,9 @@ impl Fleet {
             ready: ReadySince::default(),
         });
         let connections = options.connections.clamp(1, options.workers.max(1));
-        let channels: Vec<Channel> = stream::iter(0..connections)
-            .map(|_| connect(&options.coordinator))
+        let coordinator = ConnectOptions::new(&options.coordinator)?.connect_within(CONNECT_WITHIN);
+        let opened: Vec<Connection> = stream::iter(0..connections)
+            .map(|_| Connection::open(&coordinator))
             .buffer_unordered(STARTING)
             .try_collect()
             .await?;
@@ -65,8 +68,8 @@ impl Fleet {
         let shared = Arc::clone(&fleet.shared);
         let mut registered = stream::iter(0..options.workers)
             .map(|number| {
-                let channel = channels[(number % connections) as usize].clone();
-                Worker::register(number, channel, Arc::clone(&shared))
+                let connection = &opened[(number % connections) as usize];
+                Worker::register(number, connection, Arc::clone(&shared))
             })
             .buffer_unordered(STARTING);
         while let Some(worker) = registered.try_next().await? {
@@ -86,22 +89,4 @@ impl Fleet {
         while self.workers.join_next().await.is_some() {}
         self.take_tally()
     }
-}
-
-async fn connect(address: &str) -> Result<Channel, Error> {
-    let failed = |source| Error::Connect {
-        address: address.to_owned(),
-        source,
-    };
-    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(failed)?;
-    endpoint
-        .tcp_nodelay(true)
-        .connect_timeout(Duration::from_secs(30))
-        // As real workers do.
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(20))
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .map_err(failed)
 }

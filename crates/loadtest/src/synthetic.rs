@@ -1,18 +1,14 @@
 //! A run that is all coordination: many small units, and nothing to compute.
 
+use gavel_client::{ConnectOptions, Connection};
 use gavel_core::ids::RunId;
 use gavel_core::spec::RunSpec;
 use gavel_core::{RubricText, RunAssets};
-use gavel_proto::v1;
-use gavel_proto::v1::runs_client::RunsClient;
-use tonic::transport::Endpoint;
 
 use crate::error::Error;
 
 /// Lines of the prompt file; longer steps walk through it several times.
 const PROMPTS: u32 = 1000;
-/// A run's assets carry every prompt.
-const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const RUBRIC: &str = "the better picture wins";
 
 /// A run for simulated workers.
@@ -85,27 +81,14 @@ pub fn synthetic_run(steps: u32, per_step: u32) -> Result<SyntheticRun, Error> {
 /// Submits the run to the coordinator at `address`.
 ///
 /// # Errors
-/// [`Error::Connect`], [`Error::Refused`].
+/// [`Error::Address`], [`Error::Connect`], [`Error::Refused`].
 pub async fn submit(address: &str, run: &SyntheticRun) -> Result<(), Error> {
-    let connect = |source| Error::Connect {
-        address: address.to_owned(),
+    let connection = Connection::open(&ConnectOptions::new(address)?).await?;
+    let submitted = connection.runs().submit(&run.id(), &run.spec, &run.assets).await;
+    submitted.map_err(|source| Error::Refused {
+        what: "the synthetic run",
         source,
-    };
-    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(connect)?;
-    let channel = endpoint.connect().await.map_err(connect)?;
-    let request = v1::SubmitRequest {
-        run_id: run.id().0,
-        spec_json: serde_json::to_string(&run.spec)?,
-        assets_json: serde_json::to_string(&run.assets)?,
-    };
-    RunsClient::new(channel)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
-        .submit(request)
-        .await
-        .map_err(|status| Error::Refused {
-            what: "the synthetic run",
-            status: Box::new(status),
-        })?;
+    })?;
     Ok(())
 }
 

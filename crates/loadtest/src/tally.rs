@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use gavel_client::Code;
 use serde::Serialize;
 
 /// Measured durations, each one kept, so that percentiles are exact.
@@ -139,11 +140,11 @@ impl Counts {
         self.lock().empty += 1;
     }
 
-    pub(crate) fn failed(&self, call: &str, status: &tonic::Status) {
-        let kind = format!("{call}: {:?}", status.code());
+    pub(crate) fn failed(&self, call: &str, code: Code, message: &str) {
+        let kind = format!("{call}: {code:?}");
         let first = || Failures {
             count: 0,
-            first: status.message().to_owned(),
+            first: message.to_owned(),
         };
         self.lock().failures.entry(kind).or_insert_with(first).count += 1;
     }
@@ -177,8 +178,8 @@ mod tests {
     fn a_tally_that_was_taken_begins_again() {
         let counts = Counts::new();
         counts.granted(Duration::from_millis(1));
-        counts.failed("lease", &tonic::Status::not_found("nobody"));
-        counts.failed("lease", &tonic::Status::not_found("nobody else"));
+        counts.failed("lease", Code::NotFound, "nobody");
+        counts.failed("lease", Code::NotFound, "nobody else");
         let first = counts.take();
         assert_eq!((first.grants.count(), first.troubles()), (1, 2));
         assert_eq!(first.failures["lease: NotFound"].first, "nobody");

@@ -3,16 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use gavel_client::{CallError, Code, Connection, Introduction, LeaseAnswer};
 use gavel_core::forecast::rehearsal;
 use gavel_core::ids::{Digest, WorkerId};
-use gavel_core::work::{Assignment, Role};
-use gavel_proto::v1;
-use gavel_proto::v1::fleet_client::FleetClient;
-use gavel_proto::{LeaseKey, Malformed};
+use gavel_core::work::{Assignment, LeaseKey, Role};
 use tokio::time::{Instant as TokioInstant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
 
 use crate::error::Error;
 use crate::ready::ReadySince;
@@ -43,27 +39,26 @@ pub(crate) struct Worker {
     role: Role,
     number: u32,
     heartbeat: Duration,
-    coordinator: FleetClient<Channel>,
+    coordinator: gavel_client::Fleet,
     shared: Arc<Shared>,
-    held: Mutex<Option<v1::LeaseKey>>,
+    held: Mutex<Option<LeaseKey>>,
 }
 
 impl Worker {
     /// Registers the fleet's worker of this number. The roles take turns, since a synthetic run has as many units of each.
-    pub(crate) async fn register(number: u32, channel: Channel, shared: Arc<Shared>) -> Result<Self, Error> {
+    pub(crate) async fn register(number: u32, connection: &Connection, shared: Arc<Shared>) -> Result<Self, Error> {
         let role = [Role::Sampler, Role::Judge, Role::Trainer][number as usize % 3];
-        let mut coordinator = FleetClient::new(channel);
-        let registered = introduce(&mut coordinator, role, None)
-            .await
-            .map_err(|status| Error::Refused {
-                what: "a worker",
-                status: Box::new(status),
-            })?;
+        let coordinator = connection.fleet().within(ANSWER_WITHIN);
+        let registered = coordinator.register(&introduction(role, None)).await;
+        let registered = registered.map_err(|source| Error::Refused {
+            what: "a worker",
+            source,
+        })?;
         Ok(Self {
-            id: WorkerId(registered.worker_id),
+            id: registered.worker,
             role,
             number,
-            heartbeat: Duration::from_millis(registered.heartbeat_interval_ms.max(1)),
+            heartbeat: registered.heartbeat,
             coordinator,
             shared,
             held: Mutex::new(None),
@@ -92,51 +87,33 @@ impl Worker {
     /// Asks for work until there is some. Only answers without a lease and failed calls repeat it, both slowly.
     async fn lease(&self, asked: Instant) -> (LeaseKey, Assignment) {
         loop {
-            match self.lease_once().await {
-                Ok(Some((key, assignment))) => {
+            match self.coordinator.lease(&self.id, WAIT_FOR_WORK).await {
+                Ok(LeaseAnswer::Leased(lease)) => {
+                    let (key, assignment) = (lease.key, lease.assignment);
                     let since = self
                         .shared
                         .ready
                         .granted(key.unit)
                         .map_or(asked, |ready| ready.max(asked));
                     self.shared.counts.granted(since.elapsed());
-                    self.hold(Some(key.clone().into()));
+                    self.hold(Some(key.clone()));
                     return (key, assignment);
                 }
-                Ok(None) => self.shared.counts.empty(),
-                Err(status) => self.recover("lease", &status).await,
+                Ok(LeaseAnswer::Nothing | LeaseAnswer::Drain) => self.shared.counts.empty(),
+                Err(error) => self.recover("lease", &error).await,
             }
         }
-    }
-
-    async fn lease_once(&self) -> Result<Option<(LeaseKey, Assignment)>, Status> {
-        let message = v1::LeaseRequest {
-            worker_id: self.id.0.clone(),
-            wait_ms: u64::try_from(WAIT_FOR_WORK.as_millis()).unwrap_or(u64::MAX),
-        };
-        let request = within(message, WAIT_FOR_WORK + ANSWER_WITHIN);
-        let response = self.coordinator.clone().lease(request).await?.into_inner();
-        response.lease.map(read_lease).transpose()
     }
 
     async fn complete(&self, key: LeaseKey, assignment: &Assignment) {
         let SyntheticRun { spec, assets } = &self.shared.run;
         // Every pair is decided: a shard without a decided pair would need no trainer.
         let outcome = rehearsal::decided(rehearsal::work(spec, assets.rubric.digest, assignment));
-        let unit = key.unit;
-        let message = v1::CompleteRequest {
-            worker_id: self.id.0.clone(),
-            key: Some(key.into()),
-            outcome: Some(outcome.into()),
-        };
         let sent = Instant::now();
-        self.shared.ready.sent(unit, sent);
-        match self.coordinator.clone().complete(within(message, ANSWER_WITHIN)).await {
-            Ok(answer) => {
-                let repeated = answer.into_inner().repeated;
-                self.shared.counts.completed(sent.elapsed(), repeated);
-            }
-            Err(status) => self.recover("complete", &status).await,
+        self.shared.ready.sent(key.unit, sent);
+        match self.coordinator.complete(&self.id, &key, outcome).await {
+            Ok(repeated) => self.shared.counts.completed(sent.elapsed(), repeated),
+            Err(error) => self.recover("complete", &error).await,
         }
         self.hold(None);
     }
@@ -148,25 +125,23 @@ impl Worker {
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             beats.tick().await;
-            let message = v1::HeartbeatRequest {
-                worker_id: self.id.0.clone(),
-                leases: self.held().into_iter().collect(),
-            };
+            let held = self.held();
             let sent = Instant::now();
-            match self.coordinator.clone().heartbeat(within(message, ANSWER_WITHIN)).await {
+            match self.coordinator.heartbeat(&self.id, held.as_slice()).await {
                 Ok(_) => self.shared.counts.heartbeat(sent.elapsed()),
-                Err(status) => self.recover("heartbeat", &status).await,
+                Err(error) => self.recover("heartbeat", &error).await,
             }
         }
     }
 
     /// Counts a failed call, registers again where the coordinator has forgotten this worker, and pauses.
-    async fn recover(&self, call: &str, status: &Status) {
-        self.shared.counts.failed(call, status);
-        if status.code() == Code::NotFound
-            && let Err(status) = introduce(&mut self.coordinator.clone(), self.role, Some(self.id.0.clone())).await
+    async fn recover(&self, call: &str, error: &CallError) {
+        self.shared.counts.failed(call, error.code(), error.message());
+        let again = introduction(self.role, Some(self.id.clone()));
+        if error.code() == Code::NotFound
+            && let Err(error) = self.coordinator.register(&again).await
         {
-            self.shared.counts.failed("register", &status);
+            self.shared.counts.failed("register", error.code(), error.message());
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -179,50 +154,22 @@ impl Worker {
         self.shared.work.mul_f64(factor)
     }
 
-    fn held(&self) -> Option<v1::LeaseKey> {
+    fn held(&self) -> Option<LeaseKey> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn hold(&self, key: Option<v1::LeaseKey>) {
+    fn hold(&self, key: Option<LeaseKey>) {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = key;
     }
 }
 
-async fn introduce(
-    coordinator: &mut FleetClient<Channel>,
-    role: Role,
-    worker_id: Option<String>,
-) -> Result<v1::RegisterResponse, Status> {
-    let introduction = v1::RegisterRequest {
-        protocol_version: gavel_proto::PROTOCOL_VERSION,
-        role: v1::Role::from(role).into(),
+fn introduction(role: Role, worker: Option<WorkerId>) -> Introduction {
+    Introduction {
+        role,
         host: "simulated".to_owned(),
-        pid: std::process::id(),
         device: "none".to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        worker_id,
-    };
-    Ok(coordinator
-        .register(within(introduction, ANSWER_WITHIN))
-        .await?
-        .into_inner())
-}
-
-fn within<T>(message: T, limit: Duration) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(limit);
-    request
-}
-
-fn read_lease(lease: v1::Lease) -> Result<(LeaseKey, Assignment), Status> {
-    let unreadable = |malformed: Malformed| Status::failed_precondition(malformed.to_string());
-    let missing = |field| unreadable(Malformed::Missing { field });
-    let key = lease.key.ok_or_else(|| missing("Lease.key"))?;
-    let assignment = lease.assignment.ok_or_else(|| missing("Lease.assignment"))?;
-    Ok((
-        key.try_into().map_err(unreadable)?,
-        assignment.try_into().map_err(unreadable)?,
-    ))
+        worker,
+    }
 }
 
 /// A number in [0, 1) that follows from the worker and its unit, so that two loads of the same kind are alike.

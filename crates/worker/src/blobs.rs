@@ -3,17 +3,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use gavel_client::{CallError, Code, Connection, persist};
 use gavel_core::ids::Digest;
-use gavel_proto::v1::{GetRequest, PutRequest};
+use gavel_core::work::{Fault, Unusable};
 use tokio::sync::Semaphore;
-use tonic::Status;
 
 use crate::cache::Cache;
-use crate::connection::{Connection, persist};
+use crate::work::WorkError;
 
-/// Large enough to be cheap, far below any message bound.
-const CHUNK_BYTES: usize = 1 << 20;
 /// Uploads and downloads at a time, per worker.
 const TRANSFERS: usize = 4;
 
@@ -26,17 +24,16 @@ pub(crate) enum Blobs {
 
 #[derive(Debug)]
 pub(crate) struct Remote {
-    connection: Connection,
+    coordinator: gavel_client::Blobs,
     cache: Mutex<Cache>,
     transfers: Semaphore,
 }
 
 impl Blobs {
-    pub(crate) fn remote(connection: Connection, cache_bytes: usize) -> Self {
-        let cache = Mutex::new(Cache::new(cache_bytes));
+    pub(crate) fn remote(connection: &Connection, cache_bytes: usize) -> Self {
         Self::Remote(Arc::new(Remote {
-            connection,
-            cache,
+            coordinator: connection.blobs(),
+            cache: Mutex::new(Cache::new(cache_bytes)),
             transfers: Semaphore::new(TRANSFERS),
         }))
     }
@@ -46,24 +43,24 @@ impl Blobs {
     }
 
     /// Fetches a blob, waiting out a coordinator that is away.
-    pub(crate) async fn get(&self, digest: &Digest) -> Result<Bytes, Status> {
+    pub(crate) async fn get(&self, digest: &Digest) -> Result<Bytes, WorkError> {
         match self {
-            Self::Remote(remote) => remote.get(digest).await,
+            Self::Remote(remote) => remote.get(digest).await.map_err(|error| not_read(digest, &error)),
             Self::Memory(blobs) => {
                 let found = blobs
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .get(digest)
                     .cloned();
-                found.ok_or_else(|| Status::not_found(format!("no blob {digest}")))
+                found.ok_or_else(|| gone(digest, &format!("no blob {digest}")))
             }
         }
     }
 
     /// Stores a blob under its hash, waiting out a coordinator that is away.
-    pub(crate) async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), Status> {
+    pub(crate) async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), WorkError> {
         match self {
-            Self::Remote(remote) => remote.put(digest, bytes).await,
+            Self::Remote(remote) => remote.put(digest, bytes).await.map_err(|error| failed("store", &error)),
             Self::Memory(blobs) => {
                 blobs
                     .lock()
@@ -76,63 +73,21 @@ impl Blobs {
 }
 
 impl Remote {
-    async fn get(&self, digest: &Digest) -> Result<Bytes, Status> {
+    async fn get(&self, digest: &Digest) -> Result<Bytes, CallError> {
         if let Some(bytes) = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(digest) {
             return Ok(bytes);
         }
         let _transfer = self.transfers.acquire().await;
-        let bytes = persist("get a blob", || self.fetch(*digest)).await?;
+        let bytes = persist("get a blob", || self.coordinator.get(*digest)).await?;
         self.keep(*digest, &bytes);
         Ok(bytes)
     }
 
-    async fn fetch(&self, digest: Digest) -> Result<Bytes, Status> {
-        let request = GetRequest {
-            sha256: digest.to_string(),
-        };
-        let mut stream = self.connection.blobs().get(request).await?.into_inner();
-        let mut bytes = BytesMut::new();
-        while let Some(message) = stream.message().await? {
-            bytes.extend_from_slice(&message.chunk);
-        }
-        let found = Digest::of(&bytes);
-        if found != digest {
-            // The coordinator checks what it reads, so these bytes changed on their way: worth another attempt.
-            return Err(Status::aborted(format!("blob {digest} arrived as {found}")));
-        }
-        Ok(bytes.freeze())
-    }
-
-    async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), Status> {
+    async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), CallError> {
         // What this worker stores it often reads next: the policy it committed, the images it sampled.
         self.keep(digest, &bytes);
         let _transfer = self.transfers.acquire().await;
-        persist("put a blob", || self.send(digest, bytes.clone())).await
-    }
-
-    async fn send(&self, digest: Digest, bytes: Bytes) -> Result<(), Status> {
-        let chunks = (0..bytes.len().div_ceil(CHUNK_BYTES).max(1)).map(move |index| {
-            let start = index * CHUNK_BYTES;
-            let end = bytes.len().min(start + CHUNK_BYTES);
-            let name = (index == 0).then(|| digest.to_string());
-            PutRequest {
-                chunk: bytes.slice(start..end).into(),
-                sha256: name.unwrap_or_default(),
-            }
-        });
-        let stored = self
-            .connection
-            .blobs()
-            .put(tokio_stream::iter(chunks))
-            .await?
-            .into_inner();
-        if stored.sha256 != digest.to_string() {
-            return Err(Status::aborted(format!(
-                "blob {digest} was stored as {}",
-                stored.sha256
-            )));
-        }
-        Ok(())
+        persist("put a blob", || self.coordinator.put(digest, bytes.clone())).await
     }
 
     fn keep(&self, digest: Digest, bytes: &Bytes) {
@@ -140,5 +95,32 @@ impl Remote {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(digest, bytes.clone());
+    }
+}
+
+fn not_read(digest: &Digest, error: &CallError) -> WorkError {
+    match error.code() {
+        Code::NotFound | Code::DataLoss => gone(digest, error.message()),
+        _ => failed("read", error),
+    }
+}
+
+/// The store has lost the blob, or has other bytes in its stead.
+fn gone(digest: &Digest, message: &str) -> WorkError {
+    WorkError::Unusable {
+        inputs: vec![Unusable {
+            blob: *digest,
+            fault: Fault::Storage,
+        }],
+        reason: format!("an input cannot be read: {message}"),
+    }
+}
+
+fn failed(action: &str, error: &CallError) -> WorkError {
+    let message = format!("cannot {action} a blob: {}", error.message());
+    match error.code() {
+        // Too large for this coordinator: so it would be from another worker.
+        Code::InvalidArgument => WorkError::Fatal(message),
+        _ => WorkError::Retry(message),
     }
 }

@@ -5,15 +5,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use gavel_client::{CallError, Code};
 use gavel_core::ids::{Digest, WorkerId};
-use gavel_core::work::VerdictRecord;
 use gavel_core::work::rally::RallyOutcome;
-use gavel_core::work::{Fault, Unusable};
-use gavel_proto::LeaseKey;
+use gavel_core::work::{LeaseKey, VerdictRecord};
+use gavel_telemetry::TraceContext;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
 
 use crate::blobs::Blobs;
 use crate::session::Session;
@@ -25,9 +24,11 @@ pub struct WorkContext {
     blobs: Blobs,
     runtime: Runtime,
     cancelled: CancellationToken,
-    uploads: Mutex<JoinSet<Result<(), Status>>>,
+    uploads: Mutex<JoinSet<Result<(), WorkError>>>,
     /// Under which lease, and as whom; `None` without a coordinator.
     fleet: Option<(Session, LeaseKey)>,
+    /// The unit's trace: the work's own thread has to be told.
+    trace: Option<TraceContext>,
 }
 
 #[derive(Debug)]
@@ -37,6 +38,7 @@ enum Runtime {
 }
 
 impl WorkContext {
+    /// To be called in the task that sees to the unit, whose trace it takes over.
     pub(crate) fn new(blobs: Blobs, cancelled: CancellationToken, session: Session, key: LeaseKey) -> Self {
         Self {
             blobs,
@@ -44,6 +46,7 @@ impl WorkContext {
             cancelled,
             uploads: Mutex::default(),
             fleet: Some((session, key)),
+            trace: TraceContext::current(),
         }
     }
 
@@ -60,6 +63,7 @@ impl WorkContext {
             cancelled: CancellationToken::new(),
             uploads: Mutex::default(),
             fleet: None,
+            trace: None,
         })
     }
 
@@ -74,7 +78,7 @@ impl WorkContext {
     /// [`WorkError::Unusable`] when the coordinator has lost it, [`WorkError::Cancelled`]. A coordinator that is away is waited
     /// for.
     pub fn get(&self, digest: &Digest) -> Result<Bytes, WorkError> {
-        self.block_on(self.fetch(digest))?
+        self.block_on(self.blobs.get(digest))?
     }
 
     /// Fetches several blobs at once, in order.
@@ -82,7 +86,7 @@ impl WorkContext {
     /// # Errors
     /// As [`WorkContext::get`].
     pub fn get_many(&self, digests: &[Digest]) -> Result<Vec<Bytes>, WorkError> {
-        let fetched = futures::future::join_all(digests.iter().map(|digest| self.fetch(digest)));
+        let fetched = futures::future::join_all(digests.iter().map(|digest| self.blobs.get(digest)));
         let mut bytes = Vec::with_capacity(digests.len());
         let mut lost = Vec::new();
         for fetched in self.block_on(fetched)? {
@@ -102,25 +106,12 @@ impl WorkContext {
         }
     }
 
-    async fn fetch(&self, digest: &Digest) -> Result<Bytes, WorkError> {
-        self.blobs.get(digest).await.map_err(|status| match status.code() {
-            Code::NotFound | Code::DataLoss => WorkError::Unusable {
-                inputs: vec![Unusable {
-                    blob: *digest,
-                    fault: Fault::Storage,
-                }],
-                reason: format!("an input cannot be read: {}", status.message()),
-            },
-            _ => blob_failed("read", &status),
-        })
-    }
-
     /// Names `bytes` and begins to store them beside the work. The unit counts as done only when all its blobs are stored.
     pub fn put(&self, bytes: impl Into<Bytes>) -> Digest {
         let bytes = bytes.into();
         let digest = Digest::of(&bytes);
         let blobs = self.blobs.clone();
-        let upload = async move { blobs.put(digest, bytes).await };
+        let upload = in_trace(self.trace, async move { blobs.put(digest, bytes).await });
         match &self.runtime {
             Runtime::Shared(handle) => {
                 self.uploads
@@ -129,8 +120,8 @@ impl WorkContext {
                     .spawn_on(upload, handle);
             }
             Runtime::Own(runtime) => {
-                if let Err(status) = runtime.block_on(upload) {
-                    tracing::error!(%digest, %status, "a blob could not be kept");
+                if let Err(error) = runtime.block_on(upload) {
+                    tracing::error!(%digest, %error, "a blob could not be kept");
                 }
             }
         }
@@ -145,8 +136,8 @@ impl WorkContext {
         };
         let mut kept: BTreeMap<Digest, VerdictRecord> = match self.block_on(session.recall_verdicts(keys)) {
             Ok(Ok(kept)) => kept.into_iter().collect(),
-            Ok(Err(status)) => {
-                tracing::warn!(message = status.message(), "no verdicts are recalled");
+            Ok(Err(error)) => {
+                tracing::warn!(message = error.message(), "no verdicts are recalled");
                 BTreeMap::new()
             }
             Err(_) => BTreeMap::new(),
@@ -157,9 +148,9 @@ impl WorkContext {
     /// Has the coordinator keep verdicts for whoever asks the same again.
     pub fn keep_verdicts(&self, verdicts: &[(Digest, VerdictRecord)]) {
         if let Some((session, _)) = &self.fleet
-            && let Ok(Err(status)) = self.block_on(session.keep_verdicts(verdicts))
+            && let Ok(Err(error)) = self.block_on(session.keep_verdicts(verdicts))
         {
-            tracing::warn!(message = status.message(), "verdicts are not kept");
+            tracing::warn!(message = error.message(), "verdicts are not kept");
         }
     }
 
@@ -176,7 +167,7 @@ impl WorkContext {
     pub fn rally(&self, rendezvous: Vec<u8>, wait: Duration) -> Result<RallyOutcome, WorkError> {
         let (session, key) = self.in_fleet()?;
         self.block_on(session.rally(key, rendezvous, wait))?
-            .map_err(|status| call_failed("call for gradient sums", &status))
+            .map_err(|error| call_failed("call for gradient sums", &error))
     }
 
     /// Follows the call to somebody else's commit, or answers it with the sums that this worker does not have; then it must
@@ -187,7 +178,7 @@ impl WorkContext {
     pub fn join(&self, lost: &[Digest]) -> Result<(), WorkError> {
         let (session, key) = self.in_fleet()?;
         self.block_on(session.join(key, lost))?
-            .map_err(|status| call_failed("follow a call for gradient sums", &status))
+            .map_err(|error| call_failed("follow a call for gradient sums", &error))
     }
 
     fn in_fleet(&self) -> Result<&(Session, LeaseKey), WorkError> {
@@ -207,19 +198,19 @@ impl WorkContext {
             match upload {
                 None => return Ok(()),
                 Some(Ok(Ok(()))) => {}
-                Some(Ok(Err(status))) => return Err(blob_failed("store", &status)),
+                Some(Ok(Err(error))) => return Err(error),
                 Some(Err(error)) => return Err(WorkError::Retry(format!("an upload ended early: {error}"))),
             }
         }
     }
 
     fn block_on<T>(&self, future: impl Future<Output = T>) -> Result<T, WorkError> {
-        let bounded = async {
+        let bounded = in_trace(self.trace, async {
             tokio::select! {
                 () = self.cancelled.cancelled() => Err(WorkError::Cancelled),
                 value = future => Ok(value),
             }
-        };
+        });
         match &self.runtime {
             Runtime::Shared(handle) => handle.block_on(bounded),
             Runtime::Own(runtime) => runtime.block_on(bounded),
@@ -227,27 +218,28 @@ impl WorkContext {
     }
 }
 
-fn call_failed(action: &str, status: &Status) -> WorkError {
-    match status.code() {
-        Code::FailedPrecondition => {
-            tracing::info!(message = status.message(), "cannot {action}");
-            WorkError::Cancelled
-        }
-        _ => WorkError::Retry(format!("cannot {action}: {}", status.message())),
+/// Does `work` in this trace, where there is one.
+async fn in_trace<T>(trace: Option<TraceContext>, work: impl Future<Output = T>) -> T {
+    match trace {
+        Some(trace) => trace.scope(work).await,
+        None => work.await,
     }
 }
 
-fn blob_failed(action: &str, status: &Status) -> WorkError {
-    let message = format!("cannot {action} a blob: {}", status.message());
-    match status.code() {
-        // Too large for this coordinator: so it would be from another worker.
-        Code::InvalidArgument => WorkError::Fatal(message),
-        _ => WorkError::Retry(message),
+fn call_failed(action: &str, error: &CallError) -> WorkError {
+    match error.code() {
+        Code::FailedPrecondition => {
+            tracing::info!(message = error.message(), "cannot {action}");
+            WorkError::Cancelled
+        }
+        _ => WorkError::Retry(format!("cannot {action}: {}", error.message())),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use gavel_core::work::Fault;
+
     use super::*;
 
     #[test]

@@ -2,44 +2,36 @@
 
 use std::time::Duration;
 
+use gavel_client::AddressError;
 use gavel_core::hint::Hint;
 
 /// Why a worker ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The coordinator's address is not one.
-    #[error("`{address}` is not the address of a coordinator")]
-    Address {
-        /// What was given.
-        address: String,
-        /// What is wrong with it.
-        #[source]
-        source: tonic::transport::Error,
-    },
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// Nobody answered.
-    #[error("no coordinator answers at {address} after {} s", waited.as_secs())]
+    #[error("no coordinator answers at {addresses} after {} s", waited.as_secs())]
     Unreachable {
         /// Where it was looked for.
-        address: String,
+        addresses: String,
         /// For how long.
         waited: Duration,
-        /// The last answer.
-        #[source]
-        source: Box<tonic::Status>,
     },
     /// The coordinator does not want this worker.
-    #[error("the coordinator at {address} refuses this worker: {reason}")]
+    #[error("the coordinator at {addresses} refuses this worker: {reason}")]
     Refused {
         /// The coordinator.
-        address: String,
+        addresses: String,
         /// Its words.
         reason: String,
     },
     /// What this worker handed in contradicts what it was asked for, and it gets no more work.
-    #[error("the coordinator at {address} has put this worker into quarantine: {reason}")]
+    #[error("the coordinator at {addresses} has put this worker into quarantine: {reason}")]
     Quarantined {
         /// The coordinator.
-        address: String,
+        addresses: String,
         /// Its words.
         reason: String,
     },
@@ -57,7 +49,7 @@ pub enum Error {
 impl Hint for Error {
     fn hint(&self) -> Option<String> {
         let text = match self {
-            Self::Address { .. } => "write it as http://HOST:PORT",
+            Self::Address(error) => return error.hint(),
             Self::Unreachable { .. } => {
                 "start `gavel coordinator` first, and check the address and the firewall between"
             }

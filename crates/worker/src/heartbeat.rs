@@ -1,8 +1,8 @@
 //! Keeps the leases alive, and hears which are lost.
 
+use gavel_client::{Code, Heartbeat};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
 
 use crate::lease::Held;
 use crate::session::Session;
@@ -17,19 +17,19 @@ pub(crate) async fn beat(session: Session, held: Held, drain: CancellationToken,
             _ = ticks.tick() => {}
         }
         match session.heartbeat(&held.keys()).await {
-            Ok((lost, drains)) => {
+            Ok(Heartbeat { lost, drain: drains }) => {
                 lost.iter().for_each(|key| held.lose(key));
                 if drains {
                     drain.cancel();
                 }
             }
-            Err(status) if status.code() == Code::NotFound => {
-                if let Err(status) = session.register_again().await {
-                    tracing::debug!(message = status.message(), "not registered again yet");
+            Err(error) if error.code() == Code::NotFound => {
+                if let Err(error) = session.register_again().await {
+                    tracing::debug!(message = error.message(), "not registered again yet");
                 }
             }
             // The leases live until their deadlines; the next beat tries again.
-            Err(status) => tracing::debug!(message = status.message(), "no answer to a heartbeat"),
+            Err(error) => tracing::debug!(message = error.message(), "no answer to a heartbeat"),
         }
     }
 }

@@ -3,21 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gavel_core::ids::Digest;
-use gavel_core::work::Assignment;
-use gavel_core::work::rally::Group;
-use gavel_proto::LeaseKey;
+use gavel_core::work::LeaseKey;
 use tokio_util::sync::CancellationToken;
-
-/// A unit that this worker was given, or a commit of somebody else that it brings its gradient sums to.
-#[derive(Debug, Clone)]
-pub(crate) struct Lease {
-    pub(crate) key: LeaseKey,
-    pub(crate) spec: Digest,
-    pub(crate) assignment: Assignment,
-    /// For somebody else's commit: whose, and where to meet.
-    pub(crate) group: Option<Group>,
-}
 
 /// The open leases, each with the token that ends the work on it. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -41,7 +28,7 @@ impl Held {
     /// Ends the work on a lease that belongs to somebody else now.
     pub(crate) fn lose(&self, key: &LeaseKey) {
         if let Some(token) = self.locked().remove(key) {
-            tracing::warn!(run = %key.run, unit = ?key.unit, fence = key.fence.0, "lease lost");
+            tracing::warn!(run = %key.run, unit = %key.unit, fence = key.fence.0, "lease lost");
             token.cancel();
         }
     }

@@ -7,10 +7,8 @@
 
 mod blobs;
 mod cache;
-mod connection;
 mod context;
 mod error;
-mod failover;
 mod heartbeat;
 mod lease;
 mod options;

@@ -5,21 +5,21 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
+use gavel_client::{CallError, Code, ConnectOptions, Connection, Failure, Lease, LeaseAnswer, persist};
 use gavel_core::work::Outcome;
+use gavel_telemetry::span;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use crate::blobs::Blobs;
-use crate::connection::{Connection, persist};
 use crate::context::WorkContext;
 use crate::error::Error;
 use crate::heartbeat;
-use crate::lease::{Held, Lease};
+use crate::lease::Held;
 use crate::options::WorkerOptions;
-use crate::session::{Answer, Session};
+use crate::session::Session;
 use crate::specs::Specs;
 use crate::thread::{self, Done, Job};
 use crate::work::{Work, WorkError};
@@ -35,10 +35,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// # Errors
 /// [`Error::Unreachable`] and [`Error::Refused`] at the start; [`Error::Panicked`] at any time.
 pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: CancellationToken) -> Result<(), Error> {
-    let connection = Connection::new(&options.coordinator)?;
+    let connection = Connection::lazy(&ConnectOptions::new(&options.coordinator)?);
     let session = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        session = Session::register(connection.clone(), &options) => session?,
+        session = Session::register(&connection, &options) => session?,
     };
     let held = Held::default();
     let drain = shutdown.child_token();
@@ -49,9 +49,9 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
         drain.clone(),
         left.clone(),
     ));
-    let desk = Arc::new(Desk {
-        blobs: Blobs::remote(connection.clone(), options.cache_bytes),
-        specs: Specs::new(connection, options.relocated.clone()),
+    let worker = Arc::new(Worker {
+        blobs: Blobs::remote(&connection, options.cache_bytes),
+        specs: Specs::new(&connection, options.relocated.clone()),
         jobs: thread::start(work, options.prefetch + 1)?,
         failures: AtomicU32::new(0),
         session: session.clone(),
@@ -60,9 +60,9 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
     });
 
     let mut units = JoinSet::new();
-    let mut ended = lease_and_work(&desk, options.prefetch + 1, &mut units).await;
+    let mut ended = lease_and_work(&worker, options.prefetch + 1, &mut units).await;
     if ended.is_ok() {
-        ended = finish(&desk, &mut units, options.drain).await;
+        ended = finish(&worker, &mut units, options.drain).await;
     }
     units.shutdown().await;
 
@@ -71,13 +71,13 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
     let _ = heartbeat.await;
     let open = held.keys();
     if !open.is_empty()
-        && let Err(status) = session.release(&open).await
+        && let Err(error) = session.release(&open).await
     {
-        tracing::debug!(message = status.message(), "leases not given back: they will expire");
+        tracing::debug!(message = error.message(), "leases not given back: they will expire");
     }
-    if let Err(status) = session.deregister().await {
+    if let Err(error) = session.deregister().await {
         tracing::debug!(
-            message = status.message(),
+            message = error.message(),
             "the coordinator did not hear that this worker left"
         );
     }
@@ -85,8 +85,8 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
     ended
 }
 
-/// What every unit's task needs.
-struct Desk {
+/// The worker as each unit's task needs it.
+struct Worker {
     session: Session,
     held: Held,
     blobs: Blobs,
@@ -99,36 +99,39 @@ struct Desk {
 
 /// Leases units and starts a task for each, until the drain begins or a unit ends the worker.
 async fn lease_and_work(
-    desk: &Arc<Desk>,
+    worker: &Arc<Worker>,
     open_max: usize,
     units: &mut JoinSet<Result<(), Error>>,
 ) -> Result<(), Error> {
-    let places = Arc::new(Semaphore::new(open_max));
+    let slots = Arc::new(Semaphore::new(open_max));
     loop {
-        let place = tokio::select! {
-            () = desk.drain.cancelled() => return Ok(()),
+        let slot = tokio::select! {
+            () = worker.drain.cancelled() => return Ok(()),
             Some(unit) = units.join_next() => {
                 unit_ended(unit)?;
                 continue;
             }
-            place = Arc::clone(&places).acquire_owned() => place,
+            slot = Arc::clone(&slots).acquire_owned() => slot,
         };
         // The semaphore is never closed.
-        let Ok(place) = place else { return Ok(()) };
+        let Ok(slot) = slot else { return Ok(()) };
         let lease = tokio::select! {
-            () = desk.drain.cancelled() => return Ok(()),
-            lease = desk.next_lease() => lease?,
+            () = worker.drain.cancelled() => return Ok(()),
+            lease = worker.next_lease() => lease?,
         };
         let Some(lease) = lease else { return Ok(()) };
-        let cancelled = desk.held.add(&lease.key);
-        let span = tracing::info_span!("unit", run = %lease.key.run, unit = ?lease.key.unit, fence = lease.key.fence.0);
-        let desk = Arc::clone(desk);
-        units.spawn(async move { desk.unit(lease, cancelled, place).await }.instrument(span));
+        let cancelled = worker.held.add(&lease.key);
+        // Whatever is done for the unit is done in its span and in its trace.
+        let trace = lease.trace.child();
+        let span = span::unit(&lease.key, &worker.session.worker, Some(&trace));
+        let worker = Arc::clone(worker);
+        let unit = async move { worker.unit(lease, cancelled, slot).await };
+        units.spawn(trace.scope(unit).instrument(span));
     }
 }
 
 /// Lets the units at work end, within bounds.
-async fn finish(desk: &Desk, units: &mut JoinSet<Result<(), Error>>, within: Duration) -> Result<(), Error> {
+async fn finish(worker: &Worker, units: &mut JoinSet<Result<(), Error>>, within: Duration) -> Result<(), Error> {
     let all = async {
         while let Some(unit) = units.join_next().await {
             unit_ended(unit)?;
@@ -138,7 +141,7 @@ async fn finish(desk: &Desk, units: &mut JoinSet<Result<(), Error>>, within: Dur
     match tokio::time::timeout(within, all).await {
         Ok(ended) => ended,
         Err(_) => {
-            desk.held.cancel_all();
+            worker.held.cancel_all();
             Ok(())
         }
     }
@@ -152,7 +155,7 @@ fn unit_ended(unit: Result<Result<(), Error>, tokio::task::JoinError>) -> Result
     })
 }
 
-impl Desk {
+impl Worker {
     /// Asks for work until there is some; `None` when the fleet drains.
     async fn next_lease(&self) -> Result<Option<Lease>, Error> {
         if let Some(pause) = pause_after(self.failures.load(Ordering::Relaxed)) {
@@ -161,11 +164,11 @@ impl Desk {
         loop {
             let answer = persist("lease", || self.ask())
                 .await
-                .map_err(|status| self.refused(&status))?;
+                .map_err(|error| self.refused(&error))?;
             match answer {
-                Answer::Leased(lease) => return Ok(Some(*lease)),
-                Answer::Nothing => {}
-                Answer::Drain => {
+                LeaseAnswer::Leased(lease) => return Ok(Some(*lease)),
+                LeaseAnswer::Nothing => {}
+                LeaseAnswer::Drain => {
                     self.drain.cancel();
                     return Ok(None);
                 }
@@ -174,28 +177,28 @@ impl Desk {
     }
 
     /// The coordinator does not want this worker, for good.
-    fn refused(&self, status: &Status) -> Error {
-        let address = self.session.connection.address.clone();
-        let reason = status.message().to_owned();
-        match status.code() {
-            Code::PermissionDenied | Code::InvalidArgument => Error::Quarantined { address, reason },
-            _ => Error::Refused { address, reason },
+    fn refused(&self, error: &CallError) -> Error {
+        let addresses = self.session.addresses().to_owned();
+        let reason = error.message().to_owned();
+        match error.code() {
+            Code::PermissionDenied | Code::InvalidArgument => Error::Quarantined { addresses, reason },
+            _ => Error::Refused { addresses, reason },
         }
     }
 
     /// Asks for work once, registering again where the coordinator has forgotten this worker.
-    async fn ask(&self) -> Result<Answer, Status> {
+    async fn ask(&self) -> Result<LeaseAnswer, CallError> {
         match self.session.lease().await {
-            Err(status) if status.code() == Code::NotFound => {
+            Err(error) if error.code() == Code::NotFound => {
                 self.session.register_again().await?;
-                Ok(Answer::Nothing)
+                Ok(LeaseAnswer::Nothing)
             }
             answer => answer,
         }
     }
 
     /// One unit, from its lease to the coordinator's answer. An error ends the worker.
-    async fn unit(&self, lease: Lease, cancelled: CancellationToken, place: OwnedSemaphorePermit) -> Result<(), Error> {
+    async fn unit(&self, lease: Lease, cancelled: CancellationToken, slot: OwnedSemaphorePermit) -> Result<(), Error> {
         let began = Instant::now();
         let context = Arc::new(WorkContext::new(
             self.blobs.clone(),
@@ -212,7 +215,7 @@ impl Desk {
             }
         };
         // The next unit is leased while this one is handed in.
-        drop(place);
+        drop(slot);
         if result.is_ok()
             && let Err(error) = context.stored().await
         {
@@ -245,6 +248,7 @@ impl Desk {
             assignment: lease.assignment.clone(),
             group: lease.group.clone(),
             context: Arc::clone(context),
+            span: Span::current(),
             done,
         };
         if self.jobs.send(job).await.is_err() {
@@ -267,10 +271,10 @@ impl Desk {
                 tracing::warn!(reason = error.to_string(), "no part in an exchange of gradient sums");
                 let sums = lease.assignment.held_by(&self.session.worker);
                 if self.held.holds(key)
-                    && let Err(status) = self.session.join(key, &sums).await
+                    && let Err(error) = self.session.join(key, &sums).await
                 {
                     tracing::debug!(
-                        message = status.message(),
+                        message = error.message(),
                         "nobody waits for this worker's gradient sums"
                     );
                 }
@@ -293,22 +297,27 @@ impl Desk {
             Ok(None) => Ok(()),
             Ok(Some(outcome)) => {
                 self.failures.store(0, Ordering::Relaxed);
-                match self.session.complete(key, outcome).await {
+                match self.session.complete(key, &outcome).await {
                     Ok(()) => {
                         let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                         tracing::info!(elapsed_ms, "unit done");
                         Ok(())
                     }
                     // What this worker makes contradicts what it was asked for.
-                    Err(status) if status.code() == Code::InvalidArgument => return Err(self.refused(&status)),
-                    Err(status) => Err(status),
+                    Err(error) if error.code() == Code::InvalidArgument => return Err(self.refused(&error)),
+                    Err(error) => Err(error),
                 }
             }
             Err(WorkError::Cancelled) => self.session.release(std::slice::from_ref(key)).await,
             Err(WorkError::Retry(reason)) => {
                 self.failures.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(reason, "unit failed");
-                self.session.fail(key, reason, false, Vec::new()).await
+                let failure = Failure {
+                    reason,
+                    fatal: false,
+                    unusable: Vec::new(),
+                };
+                self.session.fail(key, &failure).await
             }
             Err(WorkError::Unavailable(reason)) => {
                 // Growing pauses, as after failures: asking on and on would not bring the answer.
@@ -318,16 +327,26 @@ impl Desk {
             }
             Err(WorkError::Unusable { inputs, reason }) => {
                 tracing::warn!(reason, "inputs must be made again");
-                self.session.fail(key, reason, false, inputs).await
+                let failure = Failure {
+                    reason,
+                    fatal: false,
+                    unusable: inputs,
+                };
+                self.session.fail(key, &failure).await
             }
             Err(WorkError::Fatal(reason)) => {
                 tracing::error!(reason, "unit failed for good");
-                self.session.fail(key, reason, true, Vec::new()).await
+                let failure = Failure {
+                    reason,
+                    fatal: true,
+                    unusable: Vec::new(),
+                };
+                self.session.fail(key, &failure).await
             }
         };
-        if let Err(status) = told {
+        if let Err(error) = told {
             // A stale fence (the lease expired, somebody else has the unit), or a run that has ended.
-            tracing::info!(message = status.message(), "the coordinator did not take the result");
+            tracing::info!(message = error.message(), "the coordinator did not take the result");
         }
         Ok(())
     }

@@ -1,101 +1,81 @@
-//! The conversation with the coordinator, as one worker.
+//! The conversation with the coordinator, as one worker: what is asked again when nobody answers, and for how long.
 
 use std::time::Duration;
 
+use gavel_client::{CallError, Connection, Failure, Fleet, Heartbeat, Introduction, LeaseAnswer, persist};
 use gavel_core::ids::{Digest, WorkerId};
-use gavel_core::work::VerdictRecord;
-use gavel_core::work::rally::{Group, RallyOutcome};
-use gavel_core::work::{Outcome, Role, Unusable};
-use gavel_proto::{LeaseKey, Malformed, v1};
-use tonic::{Code, Status};
+use gavel_core::work::rally::RallyOutcome;
+use gavel_core::work::{LeaseKey, Outcome, Role, VerdictRecord};
 
-use crate::connection::{Connection, persist, prompt, within};
 use crate::error::Error;
-use crate::lease::Lease;
 use crate::options::WorkerOptions;
 
 /// How long the coordinator may hold a request for work.
 const WAIT_FOR_WORK: Duration = Duration::from_secs(20);
+/// How much longer than it may hold a request the coordinator's answer may take.
+const HELD_ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// The least time that an answer to a heartbeat may take.
+const HEARTBEAT_ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long a worker that leaves waits for somebody to hear it.
+const FAREWELL_WITHIN: Duration = Duration::from_secs(3);
 
 /// A registered worker. Clones are the same worker.
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
-    pub(crate) connection: Connection,
+    fleet: Fleet,
     pub(crate) worker: WorkerId,
     pub(crate) heartbeat: Duration,
     role: Role,
     device: String,
 }
 
-/// What a request for work brought.
-pub(crate) enum Answer {
-    Leased(Box<Lease>),
-    Nothing,
-    Drain,
-}
-
 impl Session {
     /// Registers, looking for the coordinator as long as the options say.
-    pub(crate) async fn register(connection: Connection, options: &WorkerOptions) -> Result<Self, Error> {
-        let address = connection.address.clone();
+    pub(crate) async fn register(connection: &Connection, options: &WorkerOptions) -> Result<Self, Error> {
+        let fleet = connection.fleet();
         let introduction = introduction(options.role, &options.device, None);
-        let attempts = persist("register", || introduce(&connection, introduction.clone()));
-        let registered = match options.connect_within {
+        let attempts = persist("register", || fleet.register(&introduction));
+        let answer = match options.connect_within {
             None => attempts.await,
-            Some(limit) => match tokio::time::timeout(limit, attempts).await {
-                Ok(registered) => registered,
-                Err(_) => Err(Status::deadline_exceeded("nobody answered")),
-            },
+            Some(waited) => {
+                let answer = tokio::time::timeout(waited, attempts).await;
+                answer.map_err(|_| Error::Unreachable {
+                    addresses: fleet.addresses().to_owned(),
+                    waited,
+                })?
+            }
         };
-        let response = registered.map_err(|status| match (status.code(), options.connect_within) {
-            (Code::DeadlineExceeded, Some(waited)) => Error::Unreachable {
-                address: address.clone(),
-                waited,
-                source: Box::new(status),
-            },
-            _ => Error::Refused {
-                address: address.clone(),
-                reason: status.message().to_owned(),
-            },
+        let registered = answer.map_err(|error| Error::Refused {
+            addresses: fleet.addresses().to_owned(),
+            reason: error.message().to_owned(),
         })?;
-        let heartbeat = Duration::from_millis(response.heartbeat_interval_ms.max(1));
-        tracing::info!(worker = response.worker_id, address, "registered");
+        tracing::info!(worker = %registered.worker, address = fleet.addresses(), "registered");
         Ok(Self {
-            connection,
-            worker: WorkerId(response.worker_id),
-            heartbeat,
+            fleet,
+            worker: registered.worker,
+            heartbeat: registered.heartbeat,
             role: options.role,
             device: options.device.clone(),
         })
     }
 
+    /// The coordinators' addresses, for people.
+    pub(crate) fn addresses(&self) -> &str {
+        self.fleet.addresses()
+    }
+
     /// Registers again under the same name, after the coordinator restarted or gave this worker up.
-    pub(crate) async fn register_again(&self) -> Result<(), Status> {
-        let introduction = introduction(self.role, &self.device, Some(self.worker.0.clone()));
-        introduce(&self.connection, introduction).await?;
+    pub(crate) async fn register_again(&self) -> Result<(), CallError> {
+        let introduction = introduction(self.role, &self.device, Some(self.worker.clone()));
+        self.fleet.register(&introduction).await?;
         tracing::info!(worker = %self.worker, "registered again");
         Ok(())
     }
 
     /// Asks once for work.
-    pub(crate) async fn lease(&self) -> Result<Answer, Status> {
-        let message = v1::LeaseRequest {
-            worker_id: self.worker.0.clone(),
-            wait_ms: u64::try_from(WAIT_FOR_WORK.as_millis()).unwrap_or(u64::MAX),
-        };
-        let request = within(message, WAIT_FOR_WORK + Duration::from_secs(10));
-        let response = self.connection.fleet().lease(request).await?.into_inner();
-        match (response.lease, response.call) {
-            (Some(lease), _) => Ok(Answer::Leased(Box::new(read_lease(lease, None)?))),
-            (None, Some(call)) => {
-                let missing = |field| unreadable(&Malformed::Missing { field });
-                let commit = call.commit.ok_or_else(|| missing("Call.commit"))?;
-                let group = call.group.ok_or_else(|| missing("Call.group"))?;
-                Ok(Answer::Leased(Box::new(read_lease(commit, Some(group.into()))?)))
-            }
-            (None, None) if response.drain => Ok(Answer::Drain),
-            (None, None) => Ok(Answer::Nothing),
-        }
+    pub(crate) async fn lease(&self) -> Result<LeaseAnswer, CallError> {
+        let fleet = self.fleet.within(HELD_ANSWER_WITHIN);
+        fleet.lease(&self.worker, WAIT_FOR_WORK).await
     }
 
     /// Calls the holders of gradient sums together, and waits for them at most `wait`. Asks once: what was lost with an answer
@@ -105,153 +85,63 @@ impl Session {
         key: &LeaseKey,
         rendezvous: Vec<u8>,
         wait: Duration,
-    ) -> Result<RallyOutcome, Status> {
-        let message = v1::RallyRequest {
-            worker_id: self.worker.0.clone(),
-            key: Some(key.clone().into()),
-            rendezvous,
-            wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-        };
-        let request = within(message, wait + Duration::from_secs(10));
-        let response = self.connection.fleet().rally(request).await?.into_inner();
-        response
-            .try_into()
-            .map_err(|malformed: Malformed| unreadable(&malformed))
+    ) -> Result<RallyOutcome, CallError> {
+        let fleet = self.fleet.within(HELD_ANSWER_WITHIN);
+        fleet.rally(&self.worker, key, rendezvous, wait).await
     }
 
     /// Answers a call, with the sums that this worker was to bring and does not have.
-    pub(crate) async fn join(&self, key: &LeaseKey, lost: &[Digest]) -> Result<(), Status> {
-        let message = v1::JoinRequest {
-            worker_id: self.worker.0.clone(),
-            key: Some(key.clone().into()),
-            lost: lost.iter().map(|sum| sum.0.to_vec()).collect(),
-        };
-        persist("join", || {
-            let mut fleet = self.connection.fleet();
-            let request = prompt(message.clone());
-            async move { fleet.join(request).await }
-        })
-        .await?;
-        Ok(())
+    pub(crate) async fn join(&self, key: &LeaseKey, lost: &[Digest]) -> Result<(), CallError> {
+        persist("join", || self.fleet.join(&self.worker, key, lost)).await
     }
 
-    /// Says that this worker lives. Returns the leases that it no longer has, and whether the fleet drains.
-    pub(crate) async fn heartbeat(&self, held: &[LeaseKey]) -> Result<(Vec<LeaseKey>, bool), Status> {
-        let message = v1::HeartbeatRequest {
-            worker_id: self.worker.0.clone(),
-            leases: held.iter().cloned().map(Into::into).collect(),
-        };
-        let response = self
-            .connection
-            .fleet()
-            .heartbeat(within(message, self.heartbeat.max(Duration::from_secs(5))))
-            .await?;
-        let response = response.into_inner();
-        let lost = response.lost.into_iter().map(read_key).collect::<Result<_, _>>()?;
-        Ok((lost, response.drain))
+    /// Says that this worker lives.
+    pub(crate) async fn heartbeat(&self, held: &[LeaseKey]) -> Result<Heartbeat, CallError> {
+        let fleet = self.fleet.within(self.heartbeat.max(HEARTBEAT_ANSWER_WITHIN));
+        fleet.heartbeat(&self.worker, held).await
     }
 
     /// Hands a result in, over restarts of the coordinator.
-    pub(crate) async fn complete(&self, key: &LeaseKey, outcome: Outcome) -> Result<(), Status> {
-        let message = v1::CompleteRequest {
-            worker_id: self.worker.0.clone(),
-            key: Some(key.clone().into()),
-            outcome: Some(outcome.into()),
-        };
-        persist("complete", || {
-            let mut fleet = self.connection.fleet();
-            let request = prompt(message.clone());
-            async move { fleet.complete(request).await }
-        })
-        .await?;
-        Ok(())
+    pub(crate) async fn complete(&self, key: &LeaseKey, outcome: &Outcome) -> Result<(), CallError> {
+        // Whether it had been accepted before makes no difference here.
+        let complete = || self.fleet.complete(&self.worker, key, outcome.clone());
+        persist("complete", complete).await.map(drop)
     }
 
     /// Says that an attempt did not work, over restarts of the coordinator.
-    pub(crate) async fn fail(
-        &self,
-        key: &LeaseKey,
-        reason: String,
-        fatal: bool,
-        unusable: Vec<Unusable>,
-    ) -> Result<(), Status> {
-        let message = v1::FailRequest {
-            worker_id: self.worker.0.clone(),
-            key: Some(key.clone().into()),
-            reason,
-            fatal,
-            unusable: unusable.into_iter().map(Into::into).collect(),
-        };
-        persist("fail", || {
-            let mut fleet = self.connection.fleet();
-            let request = prompt(message.clone());
-            async move { fleet.fail(request).await }
-        })
-        .await?;
-        Ok(())
+    pub(crate) async fn fail(&self, key: &LeaseKey, failure: &Failure) -> Result<(), CallError> {
+        persist("fail", || self.fleet.fail(&self.worker, key, failure)).await
     }
 
     /// Asks for verdicts that were given before; those that there are, by their keys.
-    pub(crate) async fn recall_verdicts(&self, keys: &[Digest]) -> Result<Vec<(Digest, VerdictRecord)>, Status> {
-        let message = v1::RecallVerdictsRequest {
-            keys: keys.iter().map(|key| key.0.to_vec()).collect(),
-        };
-        let response = self.connection.fleet().recall_verdicts(prompt(message)).await?;
-        let kept = response.into_inner().verdicts.into_iter().filter_map(|kept| {
-            let key = Digest(kept.key.try_into().ok()?);
-            Some((key, kept.record?.try_into().ok()?))
-        });
-        Ok(kept.collect())
+    pub(crate) async fn recall_verdicts(&self, keys: &[Digest]) -> Result<Vec<(Digest, VerdictRecord)>, CallError> {
+        self.fleet.recall_verdicts(keys).await
     }
 
     /// Keeps verdicts for whoever asks the same again.
-    pub(crate) async fn keep_verdicts(&self, verdicts: &[(Digest, VerdictRecord)]) -> Result<(), Status> {
-        let kept = verdicts.iter().map(|(key, record)| v1::KeptVerdict {
-            key: key.0.to_vec(),
-            record: Some(record.clone().into()),
-        });
-        let message = v1::KeepVerdictsRequest {
-            verdicts: kept.collect(),
-        };
-        self.connection.fleet().keep_verdicts(prompt(message)).await?;
-        Ok(())
+    pub(crate) async fn keep_verdicts(&self, verdicts: &[(Digest, VerdictRecord)]) -> Result<(), CallError> {
+        self.fleet.keep_verdicts(verdicts).await
     }
 
-    /// Gives a lease back, if the coordinator is there to hear it; otherwise it expires.
-    pub(crate) async fn release(&self, keys: &[LeaseKey]) -> Result<(), Status> {
-        let message = v1::ReleaseRequest {
-            worker_id: self.worker.0.clone(),
-            keys: keys.iter().cloned().map(Into::into).collect(),
-        };
-        self.connection
-            .fleet()
-            .release(within(message, Duration::from_secs(3)))
-            .await?;
-        Ok(())
+    /// Gives leases back, if the coordinator is there to hear it; otherwise they expire.
+    pub(crate) async fn release(&self, keys: &[LeaseKey]) -> Result<(), CallError> {
+        let fleet = self.fleet.within(FAREWELL_WITHIN);
+        fleet.release(&self.worker, keys).await
     }
 
     /// Leaves the fleet, if the coordinator is there to hear it.
-    pub(crate) async fn deregister(&self) -> Result<(), Status> {
-        let message = v1::DeregisterRequest {
-            worker_id: self.worker.0.clone(),
-        };
-        self.connection
-            .fleet()
-            .deregister(within(message, Duration::from_secs(3)))
-            .await?;
-        Ok(())
+    pub(crate) async fn deregister(&self) -> Result<(), CallError> {
+        let fleet = self.fleet.within(FAREWELL_WITHIN);
+        fleet.deregister(&self.worker).await
     }
 }
 
-fn introduction(role: Role, device: &str, worker_id: Option<String>) -> v1::RegisterRequest {
-    v1::RegisterRequest {
-        protocol_version: gavel_proto::PROTOCOL_VERSION,
-        role: v1::Role::from(role).into(),
+fn introduction(role: Role, device: &str, worker: Option<WorkerId>) -> Introduction {
+    Introduction {
+        role,
         host: host_name(),
-        pid: std::process::id(),
         device: device.to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        worker_id,
+        worker,
     }
 }
 
@@ -259,30 +149,4 @@ fn introduction(role: Role, device: &str, worker_id: Option<String>) -> v1::Regi
 fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
-}
-
-async fn introduce(connection: &Connection, introduction: v1::RegisterRequest) -> Result<v1::RegisterResponse, Status> {
-    Ok(connection.fleet().register(prompt(introduction)).await?.into_inner())
-}
-
-fn read_key(key: v1::LeaseKey) -> Result<LeaseKey, Status> {
-    key.try_into().map_err(|malformed: Malformed| unreadable(&malformed))
-}
-
-fn read_lease(lease: v1::Lease, group: Option<Group>) -> Result<Lease, Status> {
-    let missing = |field| unreadable(&Malformed::Missing { field });
-    let assignment = lease.assignment.ok_or_else(|| missing("Lease.assignment"))?;
-    Ok(Lease {
-        key: read_key(lease.key.ok_or_else(|| missing("Lease.key"))?)?,
-        spec: lease.spec_sha256.parse().map_err(|_| missing("Lease.spec_sha256"))?,
-        assignment: assignment
-            .try_into()
-            .map_err(|malformed: Malformed| unreadable(&malformed))?,
-        group,
-    })
-}
-
-/// An answer that breaks the protocol is final: asking again would bring the same.
-fn unreadable(malformed: &Malformed) -> Status {
-    Status::failed_precondition(format!("the coordinator's answer cannot be read: {malformed}"))
 }

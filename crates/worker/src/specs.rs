@@ -3,14 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use gavel_client::{Code, Connection, Runs, persist};
 use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, RunId};
 use gavel_core::spec::RunSpec;
-use gavel_proto::v1::GetSpecRequest;
 use tokio::sync::Mutex;
-use tonic::Code;
 
-use crate::connection::{Connection, persist, prompt};
 use crate::work::WorkError;
 
 /// Runs whose specs are kept. A worker rarely serves more at a time.
@@ -28,16 +26,16 @@ pub(crate) struct Specified {
 /// Fetches each run's spec once.
 #[derive(Debug)]
 pub(crate) struct Specs {
-    connection: Connection,
+    runs: Runs,
     /// See [`crate::WorkerOptions::relocated`].
     relocated: Option<RunSpec>,
     known: Mutex<VecDeque<Arc<Specified>>>,
 }
 
 impl Specs {
-    pub(crate) fn new(connection: Connection, relocated: Option<RunSpec>) -> Self {
+    pub(crate) fn new(connection: &Connection, relocated: Option<RunSpec>) -> Self {
         Self {
-            connection,
+            runs: connection.runs(),
             relocated,
             known: Mutex::default(),
         }
@@ -55,33 +53,20 @@ impl Specs {
     }
 
     async fn fetch(&self, run: &RunId, digest: Digest) -> Result<Specified, WorkError> {
-        let response = persist("get a spec", || {
-            let mut runs = self.connection.runs();
-            let request = prompt(GetSpecRequest { run_id: run.0.clone() });
-            async move { runs.get_spec(request).await }
-        })
-        .await
-        .map_err(|status| match status.code() {
+        let found = persist("get a spec", || self.runs.spec(run)).await;
+        let found = found.map_err(|error| match error.code() {
             Code::NotFound => WorkError::Cancelled,
-            _ => WorkError::Retry(format!("cannot get the spec of run `{run}`: {}", status.message())),
-        })?
-        .into_inner();
-        let parse = |what: &str, error: serde_json::Error| {
-            WorkError::Retry(format!("this worker cannot read the {what} of run `{run}`: {error}"))
-        };
-        let mut spec: RunSpec = serde_json::from_str(&response.spec_json).map_err(|error| parse("spec", error))?;
-        if let Some(relocated) = self
-            .relocated
-            .as_ref()
-            .filter(|relocated| relocated.digest() == spec.digest())
-        {
+            _ => WorkError::Retry(format!("cannot get the spec of run `{run}`: {}", error.message())),
+        })?;
+        let mut spec = found.spec;
+        if let Some(relocated) = &self.relocated {
             spec.relocate(relocated);
         }
         Ok(Specified {
             run: run.clone(),
             digest,
             spec,
-            assets: serde_json::from_str(&response.assets_json).map_err(|error| parse("assets", error))?,
+            assets: found.assets,
         })
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use gavel_core::work::rally::Group;
 use gavel_core::work::{Assignment, Outcome, Unit};
 use tokio::sync::{mpsc, oneshot};
+use tracing::Span;
 
 use crate::context::WorkContext;
 use crate::error::Error;
@@ -21,6 +22,8 @@ pub(crate) struct Job {
     /// For somebody else's unit.
     pub(crate) group: Option<Group>,
     pub(crate) context: Arc<WorkContext>,
+    /// The unit's, so that the work's log lines carry its fields.
+    pub(crate) span: Span,
     pub(crate) done: oneshot::Sender<Done>,
 }
 
@@ -44,7 +47,9 @@ pub(crate) fn start(work: impl Work + 'static, waiting_max: usize) -> Result<mps
 fn serve(mut work: impl Work, mut jobs: mpsc::Receiver<Job>) {
     let mut prepared: Option<Arc<Specified>> = None;
     while let Some(job) = jobs.blocking_recv() {
-        let result = catch_unwind(AssertUnwindSafe(|| perform(&mut work, &mut prepared, &job)));
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            job.span.in_scope(|| perform(&mut work, &mut prepared, &job))
+        }));
         let (done, goes_on) = match result {
             Ok(returned) => (Done::Returned(returned), true),
             Err(panic) => (Done::Panicked(words(panic.as_ref())), false),

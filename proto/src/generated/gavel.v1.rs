@@ -1071,6 +1071,10 @@ pub struct Lease {
     pub spec_sha256: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "4")]
     pub assignment: ::core::option::Option<Assignment>,
+    /// The trace that this lease belongs to, as a W3C traceparent. What the worker asks for on its behalf carries the same trace
+    /// in the metadata `traceparent`.
+    #[prost(string, tag = "5")]
+    pub traceparent: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CompleteRequest {

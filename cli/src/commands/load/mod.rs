@@ -10,7 +10,7 @@ use clap::Args;
 use gavel_loadtest::{Fleet, FleetOptions, SyntheticRun, Tally, submit, synthetic_run};
 use gavel_review::{Machine, Usage, usage};
 
-use crate::client::Client;
+use crate::client;
 use crate::diagnostic::{Context as _, Diagnostic, Result};
 use crate::runtime::block_on;
 use measured::{Idle, Loaded, Measured, Report};
@@ -191,7 +191,8 @@ fn per_second(window: &(Moment, Moment), count: usize) -> f64 {
 
 /// Steps that the run has committed; it must not have ended.
 async fn committed(coordinator: &CoordinatorProcess, run: &SyntheticRun) -> Result<u32> {
-    let status = Client::connect(coordinator.address()).await?.status(&run.id()).await?;
+    let runs = client::connect(coordinator.address()).await?.runs();
+    let status = runs.status(&run.id()).await?;
     if status.phase.is_ended() {
         let fault = Diagnostic::new(format!(
             "the synthetic run ended before the measurement did: {}",

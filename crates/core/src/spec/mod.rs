@@ -149,8 +149,11 @@ impl RunSpec {
         fingerprint::of(self)
     }
 
-    /// Takes every path that `other` has too, which is the same run with its files elsewhere.
+    /// Takes the paths of `other` if it is the same run with its files elsewhere, and nothing if it is another run.
     pub fn relocate(&mut self, other: &Self) {
+        if self.digest() != other.digest() {
+            return;
+        }
         let mut other = other.clone();
         let elsewhere: BTreeMap<String, PathBuf> = paths::of(&mut other)
             .into_iter()

@@ -112,16 +112,20 @@ mod tests {
     }
 
     #[test]
-    fn a_spec_takes_the_paths_of_another_and_nothing_else() {
+    fn a_spec_takes_the_paths_of_the_same_run_and_nothing_else() {
         let mut elsewhere = full();
         for (_, path) in of(&mut elsewhere) {
             *path = std::path::Path::new("/elsewhere").join(&*path);
         }
-        elsewhere.run.seed += 1;
+        elsewhere.fleet.samplers += 1;
         let mut spec = full();
         spec.relocate(&elsewhere);
-        assert_eq!(spec.run, full().run);
-        elsewhere.run.seed -= 1;
+        elsewhere.fleet = full().fleet;
+        assert_eq!(spec, elsewhere);
+
+        let mut another = full();
+        another.run.seed += 1;
+        spec.relocate(&another);
         assert_eq!(spec, elsewhere);
     }
 }

@@ -83,6 +83,20 @@ impl Unit {
             Self::Commit { .. } => OutcomeKind::Committed,
         }
     }
+
+    /// The step that this is a part of; `None` outside of training.
+    pub fn step(&self) -> Option<Step> {
+        match self {
+            Self::Sample { step, .. }
+            | Self::Judge { step, .. }
+            | Self::Gradient { step, .. }
+            | Self::Commit { step } => Some(*step),
+            Self::Initialise
+            | Self::EvaluateSample { .. }
+            | Self::EvaluateJudge { .. }
+            | Self::CalibrateJudge { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for Unit {

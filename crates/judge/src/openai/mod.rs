@@ -19,7 +19,7 @@ use image::RgbImage;
 use serde_json::{Value, json};
 
 use crate::Error;
-use crate::open::{Asked, BackEnd, Models};
+use crate::open::{BackEnd, Models, OpenOptions};
 use client::{Client, Failure};
 use judge::EndpointJudge;
 use wire::{Choice, Completion};
@@ -46,13 +46,13 @@ impl BackEnd for ServerSpec {
         Ok(Digest::of(format!("openai {} {}", self.base(), self.model).as_bytes()))
     }
 
-    fn judge(&self, asked: &Asked<'_>, _: &mut Models) -> Result<Box<dyn Judge>, Error> {
+    fn judge(&self, options: &OpenOptions<'_>, _: &mut Models) -> Result<Box<dyn Judge>, Error> {
         let endpoint = Arc::new(Endpoint::new(self)?);
-        let template = asked.template.clone();
+        let template = options.template.clone();
         Ok(Box::new(EndpointJudge::new(
             endpoint,
             template,
-            asked.margin,
+            options.margin,
             self.concurrency,
         )))
     }

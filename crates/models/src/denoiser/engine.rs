@@ -74,13 +74,13 @@ pub(crate) struct Engine<B, N> {
     id: u64,
 }
 
-/// The samples of a chunk of the batch, and what its forward kept.
-type ChunkTape<T> = (Range<usize>, T);
+/// The samples of each chunk of a batch, and what its forward kept.
+type ChunkTapes<T> = Vec<(Range<usize>, T)>;
 
 /// What an engine keeps in a [`Tape`].
 struct KeptChunks<T> {
     engine: u64,
-    chunks: Vec<ChunkTape<T>>,
+    chunks: ChunkTapes<T>,
 }
 
 impl<B: Backend, N: Network<B>> Engine<B, N> {
@@ -172,7 +172,7 @@ impl<B: Backend, N: Network<B>> Engine<B, N> {
         adapter: Option<&LoraAdapter>,
         input: &Input<'_>,
         memory: Option<ActivationMemory>,
-    ) -> Result<(Tensor, Vec<ChunkTape<N::Tape>>), ModelError> {
+    ) -> Result<(Tensor, ChunkTapes<N::Tape>), ModelError> {
         let bound = adapter.map(|adapter| self.bind(adapter)).transpose()?;
         let batch = input.latents.dim(0)?;
         let chunks = self.backend.chunks(batch, self.network.tokens(input)?);
@@ -196,7 +196,7 @@ impl<B: Backend, N: Network<B>> Engine<B, N> {
         Ok((velocity.reshape((batch, input.grid.tokens(), ()))?, tapes))
     }
 
-    fn kept(&self, kept: Box<dyn Any + Send>) -> Result<Vec<ChunkTape<N::Tape>>, ModelError> {
+    fn kept(&self, kept: Box<dyn Any + Send>) -> Result<ChunkTapes<N::Tape>, ModelError> {
         match kept.downcast::<KeptChunks<N::Tape>>() {
             Ok(kept) if kept.engine == self.id => Ok(kept.chunks),
             _ => Err(ModelError::Value {

@@ -119,8 +119,8 @@ fn a_changed_value_changes_the_fingerprint_exactly_where_the_key_is_part_of_it()
     base["judge"]["reasons"] = serde_json::json!(ReasonsSpec::default());
     for key in every_key().iter().filter(|key| !paths::PATHS.contains(&key.as_str())) {
         let mut changed = base.clone();
-        let place = key.split('.').fold(&mut changed, |at, part| &mut at[part]);
-        *place = "changed".into();
+        let value = key.split('.').fold(&mut changed, |at, part| &mut at[part]);
+        *value = "changed".into();
         assert_eq!(
             of_json(changed) != of_json(base.clone()),
             PART.contains(&key.as_str()),

@@ -1,10 +1,12 @@
-//! One channel made of several, for coordinators of which one leads and the others stand by.
+//! One channel made of several, for coordinators of which one leads and the others stand by. Every call goes through here, so
+//! that here it is also given the trace that it belongs to.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
+use gavel_telemetry::TraceContext;
 use http::{Request, Response};
 use tonic::Code;
 use tonic::body::Body;
@@ -13,20 +15,22 @@ use tower_service::Service;
 
 /// Channels in a ring. Calls go to one of them until a call finds nobody, or a standby, at its end; then to the next.
 ///
-/// It repeats nothing by itself: whoever calls waits between attempts, and the next attempt goes to the next address.
+/// It repeats nothing by itself: whoever calls waits between attempts, and the next attempt goes to the next address. A call
+/// within [`TraceContext::scope`] carries the context in its headers.
 #[derive(Debug, Clone)]
 pub(crate) struct Failover {
     /// At least one.
     channels: Arc<[Channel]>,
-    /// How often this moved on; the place in the ring is the remainder.
+    /// The first channel's index, and one more for each time that this moved on; the index in the ring is the remainder.
     moves: Arc<AtomicUsize>,
 }
 
 impl Failover {
-    pub(crate) fn new(channels: Vec<Channel>) -> Self {
+    /// Begins with the channel at index `first`.
+    pub(crate) fn new(channels: Vec<Channel>, first: usize) -> Self {
         Self {
             channels: channels.into(),
-            moves: Arc::default(),
+            moves: Arc::new(AtomicUsize::new(first)),
         }
     }
 }
@@ -41,7 +45,10 @@ impl Service<Request<Body>> for Failover {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if let Some(context) = TraceContext::current() {
+            context.inject(request.headers_mut());
+        }
         let moves = Arc::clone(&self.moves);
         let moved = moves.load(Ordering::Relaxed);
         let mut channel = self.channels[moved % self.channels.len()].clone();

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gavel_core::ids::{Digest, Fence, Millis, RunId, WorkerId};
 use gavel_core::run::{Effect, Event, Refusal, Run};
+use gavel_core::work::LeaseKey;
 use gavel_core::work::rally::Group;
 use gavel_core::work::{Assignment, Role, Unit};
-use gavel_proto::LeaseKey;
 use tokio::sync::{oneshot, watch};
 
 use crate::driver::DriverError;

@@ -1,0 +1,344 @@
+//! What workers ask of a coordinator: to be known, to get work, to hand it in.
+
+use std::time::Duration;
+
+use gavel_core::ids::{Digest, WorkerId};
+use gavel_core::work::rally::{Group, RallyOutcome};
+use gavel_core::work::{Assignment, LeaseKey, Outcome, Role, Unusable, VerdictRecord};
+use gavel_proto::v1::fleet_client::FleetClient;
+use gavel_proto::{MESSAGE_BYTES_MAX, Malformed, PROTOCOL_VERSION, v1};
+use gavel_telemetry::TraceContext;
+use tonic::{Request, Response, Status};
+
+use crate::connection::Connection;
+use crate::error::CallError;
+use crate::failover::Failover;
+
+/// How long an answer may take that the coordinator does not hold back on purpose, unless the caller says otherwise.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// The fleet of a coordinator, as its workers see it.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    connection: Connection,
+    answer_within: Duration,
+}
+
+/// How a worker introduces itself.
+#[derive(Debug, Clone)]
+pub struct Introduction {
+    /// What it does.
+    pub role: Role,
+    /// The machine's name, for people.
+    pub host: String,
+    /// "cpu", "cuda:0", ...: shown to people, not interpreted.
+    pub device: String,
+    /// The name that it had before, when it registers again.
+    pub worker: Option<WorkerId>,
+}
+
+/// What a worker is told when it registers.
+#[derive(Debug, Clone)]
+pub struct Registered {
+    /// Its name.
+    pub worker: WorkerId,
+    /// How often it is to send a heartbeat.
+    pub heartbeat: Duration,
+}
+
+/// A unit that a worker was given, or a commit of somebody else that it brings its gradient sums to.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// Its name.
+    pub key: LeaseKey,
+    /// Fingerprint of the run's spec.
+    pub spec: Digest,
+    /// What is to be done.
+    pub assignment: Assignment,
+    /// For somebody else's commit: whose, and where to meet.
+    pub group: Option<Group>,
+    /// The trace that everything done for this lease belongs to.
+    pub trace: TraceContext,
+}
+
+/// What a request for work brought.
+#[derive(Debug, Clone)]
+pub enum LeaseAnswer {
+    /// Work.
+    Leased(Box<Lease>),
+    /// Nothing in the time that was given: ask again.
+    Nothing,
+    /// The fleet is being shut down: finish what is leased, and leave.
+    Drain,
+}
+
+/// The answer to a heartbeat.
+#[derive(Debug, Clone)]
+pub struct Heartbeat {
+    /// Leases that are no longer this worker's.
+    pub lost: Vec<LeaseKey>,
+    /// Whether the fleet is being shut down.
+    pub drain: bool,
+}
+
+impl Fleet {
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            answer_within: ANSWER_WITHIN,
+        }
+    }
+
+    /// The coordinators' addresses, separated by commas.
+    pub fn addresses(&self) -> &str {
+        self.connection.addresses()
+    }
+
+    /// The same fleet for a worker that waits this long for an answer, instead of 30 seconds.
+    #[must_use]
+    pub fn within(&self, limit: Duration) -> Self {
+        Self {
+            answer_within: limit,
+            ..self.clone()
+        }
+    }
+
+    fn client(&self) -> FleetClient<Failover> {
+        FleetClient::new(self.connection.transport())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        self.held_request(message, Duration::ZERO)
+    }
+
+    /// A request that the coordinator may hold for `wait`.
+    fn held_request<T>(&self, message: T, wait: Duration) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(wait.saturating_add(self.answer_within));
+        request
+    }
+
+    fn read<T>(&self, answer: Result<Response<T>, Status>) -> Result<T, CallError> {
+        answer
+            .map(Response::into_inner)
+            .map_err(|status| self.connection.failed(&status))
+    }
+
+    /// Introduces a worker.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION where the coordinator speaks another protocol version.
+    pub async fn register(&self, introduction: &Introduction) -> Result<Registered, CallError> {
+        let message = v1::RegisterRequest {
+            protocol_version: PROTOCOL_VERSION,
+            role: v1::Role::from(introduction.role).into(),
+            host: introduction.host.clone(),
+            pid: std::process::id(),
+            device: introduction.device.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            worker_id: introduction.worker.as_ref().map(|worker| worker.0.clone()),
+        };
+        let answer = self.read(self.client().register(self.request(message)).await)?;
+        Ok(Registered {
+            worker: WorkerId(answer.worker_id),
+            heartbeat: Duration::from_millis(answer.heartbeat_interval_ms.max(1)),
+        })
+    }
+
+    /// Asks for work once, and waits for it at most `wait`.
+    ///
+    /// # Errors
+    /// NOT_FOUND where the worker is not registered (any more), PERMISSION_DENIED where a run has put it into quarantine.
+    pub async fn lease(&self, worker: &WorkerId, wait: Duration) -> Result<LeaseAnswer, CallError> {
+        let message = v1::LeaseRequest {
+            worker_id: worker.0.clone(),
+            wait_ms: milliseconds(wait),
+        };
+        let answer = self.read(self.client().lease(self.held_request(message, wait)).await)?;
+        let leased = |lease, group: Option<Group>| -> Result<LeaseAnswer, CallError> {
+            let lease = read_lease(lease, group).map_err(|malformed| self.connection.unreadable(malformed))?;
+            Ok(LeaseAnswer::Leased(Box::new(lease)))
+        };
+        match (answer.lease, answer.call) {
+            (Some(lease), _) => leased(lease, None),
+            (None, Some(call)) => {
+                let missing = |field| self.connection.unreadable(Malformed::Missing { field });
+                let commit = call.commit.ok_or_else(|| missing("Call.commit"))?;
+                let group = call.group.ok_or_else(|| missing("Call.group"))?;
+                leased(commit, Some(group.into()))
+            }
+            (None, None) if answer.drain => Ok(LeaseAnswer::Drain),
+            (None, None) => Ok(LeaseAnswer::Nothing),
+        }
+    }
+
+    /// Says that a worker lives, and keeps the leases that it holds alive.
+    ///
+    /// # Errors
+    /// NOT_FOUND where the worker is not registered (any more).
+    pub async fn heartbeat(&self, worker: &WorkerId, held: &[LeaseKey]) -> Result<Heartbeat, CallError> {
+        let message = v1::HeartbeatRequest {
+            worker_id: worker.0.clone(),
+            leases: held.iter().cloned().map(Into::into).collect(),
+        };
+        let answer = self.read(self.client().heartbeat(self.request(message)).await)?;
+        let lost = answer.lost.into_iter().map(LeaseKey::try_from);
+        Ok(Heartbeat {
+            lost: lost
+                .collect::<Result<_, Malformed>>()
+                .map_err(|malformed| self.connection.unreadable(malformed))?,
+            drain: answer.drain,
+        })
+    }
+
+    /// Hands in a result. Handing it in twice under the same fence is harmless: `true` says that it had been accepted before.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION under a stale fence, INVALID_ARGUMENT where the result contradicts its unit.
+    pub async fn complete(&self, worker: &WorkerId, key: &LeaseKey, outcome: Outcome) -> Result<bool, CallError> {
+        let message = v1::CompleteRequest {
+            worker_id: worker.0.clone(),
+            key: Some(key.clone().into()),
+            outcome: Some(outcome.into()),
+        };
+        let answer = self.read(self.client().complete(self.request(message)).await)?;
+        Ok(answer.repeated)
+    }
+
+    /// Says that an attempt did not work, and which inputs must be made again. With `fatal` the run stops.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION under a stale fence.
+    pub async fn fail(&self, worker: &WorkerId, key: &LeaseKey, failure: &Failure) -> Result<(), CallError> {
+        let message = v1::FailRequest {
+            worker_id: worker.0.clone(),
+            key: Some(key.clone().into()),
+            reason: failure.reason.clone(),
+            fatal: failure.fatal,
+            unusable: failure.unusable.iter().cloned().map(Into::into).collect(),
+        };
+        self.read(self.client().fail(self.request(message)).await).map(drop)
+    }
+
+    /// Gives leases back undone.
+    ///
+    /// # Errors
+    /// Whatever keeps the coordinator from an answer.
+    pub async fn release(&self, worker: &WorkerId, keys: &[LeaseKey]) -> Result<(), CallError> {
+        let message = v1::ReleaseRequest {
+            worker_id: worker.0.clone(),
+            keys: keys.iter().cloned().map(Into::into).collect(),
+        };
+        self.read(self.client().release(self.request(message)).await).map(drop)
+    }
+
+    /// Calls the holders of a step's gradient sums together, for the holder of the step's commit, and waits for them at most
+    /// `wait`.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION under another fence than the lease's, and where the caller is called itself.
+    pub async fn rally(
+        &self,
+        worker: &WorkerId,
+        key: &LeaseKey,
+        rendezvous: Vec<u8>,
+        wait: Duration,
+    ) -> Result<RallyOutcome, CallError> {
+        let message = v1::RallyRequest {
+            worker_id: worker.0.clone(),
+            key: Some(key.clone().into()),
+            rendezvous,
+            wait_ms: milliseconds(wait),
+        };
+        let answer = self.read(self.client().rally(self.held_request(message, wait)).await)?;
+        answer
+            .try_into()
+            .map_err(|malformed: Malformed| self.connection.unreadable(malformed))
+    }
+
+    /// Answers a call, with the sums that the worker was to bring and does not have.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION where the group is dissolved or the commit was leased again.
+    pub async fn join(&self, worker: &WorkerId, key: &LeaseKey, lost: &[Digest]) -> Result<(), CallError> {
+        let message = v1::JoinRequest {
+            worker_id: worker.0.clone(),
+            key: Some(key.clone().into()),
+            lost: lost.iter().map(|sum| sum.0.to_vec()).collect(),
+        };
+        self.read(self.client().join(self.request(message)).await).map(drop)
+    }
+
+    /// Asks for verdicts that were given before; those that there are, by their keys. One that cannot be read is as good as
+    /// none.
+    ///
+    /// # Errors
+    /// Whatever keeps the coordinator from an answer.
+    pub async fn recall_verdicts(&self, keys: &[Digest]) -> Result<Vec<(Digest, VerdictRecord)>, CallError> {
+        let message = v1::RecallVerdictsRequest {
+            keys: keys.iter().map(|key| key.0.to_vec()).collect(),
+        };
+        let answer = self.read(self.client().recall_verdicts(self.request(message)).await)?;
+        let kept = answer.verdicts.into_iter().filter_map(|kept| {
+            let key = Digest(kept.key.try_into().ok()?);
+            Some((key, kept.record?.try_into().ok()?))
+        });
+        Ok(kept.collect())
+    }
+
+    /// Keeps verdicts for whoever asks the same again.
+    ///
+    /// # Errors
+    /// Whatever keeps the coordinator from an answer.
+    pub async fn keep_verdicts(&self, verdicts: &[(Digest, VerdictRecord)]) -> Result<(), CallError> {
+        let kept = verdicts.iter().map(|(key, record)| v1::KeptVerdict {
+            key: key.0.to_vec(),
+            record: Some(record.clone().into()),
+        });
+        let message = v1::KeepVerdictsRequest {
+            verdicts: kept.collect(),
+        };
+        self.read(self.client().keep_verdicts(self.request(message)).await)
+            .map(drop)
+    }
+
+    /// Leaves the fleet. What the worker still holds goes to others.
+    ///
+    /// # Errors
+    /// Whatever keeps the coordinator from an answer.
+    pub async fn deregister(&self, worker: &WorkerId) -> Result<(), CallError> {
+        let message = v1::DeregisterRequest {
+            worker_id: worker.0.clone(),
+        };
+        self.read(self.client().deregister(self.request(message)).await)
+            .map(drop)
+    }
+}
+
+/// Why an attempt did not work.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// In words.
+    pub reason: String,
+    /// Whether trying again elsewhere cannot help: then the run stops.
+    pub fatal: bool,
+    /// Inputs that must be made again before anybody can do the unit.
+    pub unusable: Vec<Unusable>,
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn read_lease(lease: v1::Lease, group: Option<Group>) -> Result<Lease, Malformed> {
+    let missing = |field| Malformed::Missing { field };
+    Ok(Lease {
+        key: lease.key.ok_or(missing("Lease.key"))?.try_into()?,
+        spec: lease.spec_sha256.parse().map_err(|_| missing("Lease.spec_sha256"))?,
+        assignment: lease.assignment.ok_or(missing("Lease.assignment"))?.try_into()?,
+        group,
+        trace: lease.traceparent.parse().map_err(|_| missing("Lease.traceparent"))?,
+    })
+}

@@ -1,0 +1,27 @@
+//! Gavel's gRPC client: the only way by which a worker, the command line or a load test talks to a coordinator.
+//!
+//! A [`Connection`] knows the coordinators' addresses, moves to the next one when nobody or a standby answers, and carries the
+//! trace of whoever calls. From it come [`Fleet`] (what workers do), [`Runs`] (what people do) and [`Blobs`] (bytes by their
+//! hash). They take and give the core's types; generated types never leave this crate.
+//!
+//! A call is made once. Whoever has the patience to repeat it says so with [`persist`].
+
+#![forbid(unsafe_code)]
+
+mod blobs;
+mod channel;
+mod connection;
+mod error;
+mod failover;
+mod fleet;
+mod retry;
+mod runs;
+
+pub use blobs::Blobs;
+pub use channel::{ConnectOptions, Security};
+pub use connection::Connection;
+pub use error::{AddressError, CallError, ConnectError};
+pub use fleet::{Failure, Fleet, Heartbeat, Introduction, Lease, LeaseAnswer, Registered};
+pub use retry::persist;
+pub use runs::{Runs, SpecifiedRun, Submitted, Watch};
+pub use tonic::Code;

@@ -1,0 +1,193 @@
+//! What people ask of a coordinator: to submit runs, to look at them, to let them go on. Workers fetch specs here.
+
+use std::time::Duration;
+
+use gavel_core::RunAssets;
+use gavel_core::ids::{Digest, RunId};
+use gavel_core::run::RunStatus;
+use gavel_core::spec::RunSpec;
+use gavel_proto::MESSAGE_BYTES_MAX;
+use gavel_proto::v1::runs_client::RunsClient;
+use gavel_proto::v1::{GetRunRequest, GetRunResponse, GetSpecRequest, ListRunsRequest, ResumeRequest, SubmitRequest};
+use tonic::{Request, Status, Streaming};
+
+use crate::connection::Connection;
+use crate::error::CallError;
+use crate::failover::Failover;
+
+/// How long an answer may take, unless the caller says otherwise.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// The coordinator's runs.
+#[derive(Debug, Clone)]
+pub struct Runs {
+    connection: Connection,
+    answer_within: Duration,
+}
+
+/// The coordinator's answer to a submission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Submitted {
+    /// The spec's fingerprint.
+    pub spec: Digest,
+    /// Whether the run was there already, with this spec.
+    pub existed: bool,
+}
+
+/// A run as it was submitted.
+#[derive(Debug, Clone)]
+pub struct SpecifiedRun {
+    /// What is to be done.
+    pub spec: RunSpec,
+    /// The contents of the files that the spec names.
+    pub assets: RunAssets,
+    /// The spec's fingerprint.
+    pub digest: Digest,
+}
+
+impl Runs {
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            answer_within: ANSWER_WITHIN,
+        }
+    }
+
+    /// The same runs for a caller who waits this long for an answer, instead of 30 seconds.
+    #[must_use]
+    pub fn within(&self, limit: Duration) -> Self {
+        Self {
+            answer_within: limit,
+            ..self.clone()
+        }
+    }
+
+    fn client(&self) -> RunsClient<Failover> {
+        RunsClient::new(self.connection.transport())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.answer_within);
+        request
+    }
+
+    fn failed(&self, status: &Status) -> CallError {
+        self.connection.failed(status)
+    }
+
+    /// Creates a run. Submitting the same spec under the same name again is harmless. Takes as long as it takes: a run with
+    /// many prompts is a large message, and is written before it is answered.
+    ///
+    /// # Errors
+    /// ALREADY_EXISTS where another spec has this name, INVALID_ARGUMENT where the spec breaks a rule.
+    pub async fn submit(&self, run: &RunId, spec: &RunSpec, assets: &RunAssets) -> Result<Submitted, CallError> {
+        let unwritable = |error: serde_json::Error| {
+            let message = format!("the run cannot be written as JSON: {error}");
+            self.failed(&Status::invalid_argument(message))
+        };
+        let request = SubmitRequest {
+            run_id: run.0.clone(),
+            spec_json: serde_json::to_string(spec).map_err(unwritable)?,
+            assets_json: serde_json::to_string(assets).map_err(unwritable)?,
+        };
+        let answer = self.client().submit(request).await;
+        let answer = answer.map_err(|status| self.failed(&status))?.into_inner();
+        Ok(Submitted {
+            spec: self.read_digest(&answer.spec_sha256)?,
+            existed: answer.existed,
+        })
+    }
+
+    /// A run's spec, with the files that it names.
+    ///
+    /// # Errors
+    /// NOT_FOUND where there is no such run, FAILED_PRECONDITION where this version cannot read its spec.
+    pub async fn spec(&self, run: &RunId) -> Result<SpecifiedRun, CallError> {
+        let request = self.request(GetSpecRequest { run_id: run.0.clone() });
+        let answer = self.client().get_spec(request).await;
+        let answer = answer.map_err(|status| self.failed(&status))?.into_inner();
+        let unreadable = |what: &str, error: serde_json::Error| self.connection.unreadable(format!("{what}: {error}"));
+        Ok(SpecifiedRun {
+            spec: serde_json::from_str(&answer.spec_json).map_err(|error| unreadable("the spec", error))?,
+            assets: serde_json::from_str(&answer.assets_json).map_err(|error| unreadable("the assets", error))?,
+            digest: self.read_digest(&answer.spec_sha256)?,
+        })
+    }
+
+    /// One run's state.
+    ///
+    /// # Errors
+    /// NOT_FOUND where there is no such run.
+    pub async fn status(&self, run: &RunId) -> Result<RunStatus, CallError> {
+        let request = self.request(GetRunRequest { run_id: run.0.clone() });
+        let answer = self.client().get(request).await;
+        let answer = answer.map_err(|status| self.failed(&status))?;
+        read_status(&self.connection, &answer.into_inner().status_json)
+    }
+
+    /// Every run's state, in the order of submission.
+    ///
+    /// # Errors
+    /// Whatever keeps the coordinator from an answer.
+    pub async fn list(&self) -> Result<Vec<RunStatus>, CallError> {
+        let answer = self.client().list(self.request(ListRunsRequest {})).await;
+        let answer = answer.map_err(|status| self.failed(&status))?.into_inner();
+        let statuses = answer.status_json.iter();
+        statuses.map(|text| read_status(&self.connection, text)).collect()
+    }
+
+    /// A run's state now and after each change.
+    ///
+    /// # Errors
+    /// NOT_FOUND where there is no such run.
+    pub async fn watch(&self, run: &RunId) -> Result<Watch, CallError> {
+        let request = self.request(GetRunRequest { run_id: run.0.clone() });
+        let answer = self.client().watch(request).await;
+        Ok(Watch {
+            stream: answer.map_err(|status| self.failed(&status))?.into_inner(),
+            connection: self.connection.clone(),
+        })
+    }
+
+    /// Lets a stopped or failed run go on from its last commit.
+    ///
+    /// # Errors
+    /// NOT_FOUND where there is no such run, FAILED_PRECONDITION where it has not stopped.
+    pub async fn resume(&self, run: &RunId) -> Result<(), CallError> {
+        let request = self.request(ResumeRequest { run_id: run.0.clone() });
+        let answer = self.client().resume(request).await;
+        answer.map(drop).map_err(|status| self.failed(&status))
+    }
+
+    fn read_digest(&self, text: &str) -> Result<Digest, CallError> {
+        text.parse().map_err(|problem| self.connection.unreadable(problem))
+    }
+}
+
+fn read_status(connection: &Connection, text: &str) -> Result<RunStatus, CallError> {
+    serde_json::from_str(text).map_err(|error| connection.unreadable(error))
+}
+
+/// The states of one run as they come.
+#[derive(Debug)]
+pub struct Watch {
+    stream: Streaming<GetRunResponse>,
+    connection: Connection,
+}
+
+impl Watch {
+    /// The next state; `None` when the coordinator ended the stream.
+    ///
+    /// # Errors
+    /// The stream broke, or what came is no state.
+    pub async fn next(&mut self) -> Result<Option<RunStatus>, CallError> {
+        let message = self.stream.message().await;
+        match message.map_err(|status| self.connection.failed(&status))? {
+            Some(message) => read_status(&self.connection, &message.status_json).map(Some),
+            None => Ok(None),
+        }
+    }
+}
