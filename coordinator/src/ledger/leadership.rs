@@ -36,6 +36,7 @@ impl Leadership {
 
     /// A leadership that lasts as long as the task that `keep` makes. The task ends with an error when it is lost, and with
     /// `None` soon after its token is cancelled.
+    #[cfg(feature = "postgres")]
     pub(super) fn kept<F>(keep: impl FnOnce(CancellationToken) -> F) -> Self
     where
         F: Future<Output = Option<LedgerError>> + Send + 'static,
