@@ -119,7 +119,7 @@ pub fn check_question(folder: &VlmInspection, template: &JudgeTemplate, rubric: 
     let image = RgbImage::new(1, 1);
     let pair = JudgedPair {
         prompt_index: gavel_core::ids::PromptIndex(0),
-        prompt: "a caption",
+        prompt: "a prompt",
         source: template.shows_base().then_some(&image),
         first: &image,
         second: &image,
