@@ -136,7 +136,7 @@ fn the_recipe_of_a_family_that_is_not_trained_yet_is_refused_with_one_remark() {
     ];
     let error = text(&gavel(&root(), &misspelt).stderr);
     assert!(
-        error.contains("model.family: `fluks` is no family that this version trains; it trains `flux`"),
+        error.contains("model.family: no model family is called `fluks`, did you mean `flux`; the families are `flux`"),
         "{error}"
     );
 }

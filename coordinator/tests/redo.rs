@@ -72,8 +72,8 @@ async fn a_corrupt_picture_and_a_missing_trajectory_are_made_again() {
                     other => panic!("{other:?}"),
                 }
             });
-            let decided = verdicts.filter(|record| matches!(record.verdict, Verdict::Preferred { .. }));
-            let read = decided.last().expect("a decided group").prompt.0 as usize;
+            let mut decided = verdicts.filter(|record| matches!(record.verdict, Verdict::Preferred { .. }));
+            let read = decided.next_back().expect("a decided group").prompt.0 as usize;
             let candidates = |index: usize| &step.groups[index].candidates;
             (candidates(0)[1].image, candidates(read)[0].trajectory)
         })

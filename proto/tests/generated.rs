@@ -4,8 +4,6 @@
 //! no protoc has to be installed. After a change of a .proto file:
 //! `GAVEL_REGENERATE=1 cargo test -p gavel-proto --test generated`.
 
-#![expect(clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::path::Path;
 
 use prost::Message as _;

@@ -53,8 +53,8 @@ pub(super) fn replay(arguments: &ReplayArguments) -> Result<()> {
     let trajectories = arguments
         .trajectories
         .iter()
-        .map(|file| read_trajectory(file))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|file| Ok(read_trajectory(file)?))
+        .collect::<Result<Vec<_>>>()?;
     let family = match trajectories.first() {
         Some(trajectory) => trajectory.metadata.family,
         None => Family::of_folder(&arguments.model)?,

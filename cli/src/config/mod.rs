@@ -33,7 +33,7 @@ pub(crate) fn load_file(file: &Path, overrides: &[String]) -> Result<RunSpec> {
         eprintln!("{warning}");
     }
     let table = layered(&table, overrides)?;
-    Ok(checked(table).with_context(|| format!("{}: the configuration has problems", file.display()))?)
+    checked(table).with_context(|| format!("{}: the configuration has problems", file.display()))
 }
 
 /// The spec, or all problems: those that core finds, and a family that this program does not train.

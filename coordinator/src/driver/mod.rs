@@ -362,18 +362,22 @@ impl Driver {
             for (run, effect) in &batch.effects {
                 self.carry_out(run, effect);
             }
+            let garbage = self.state.garbage();
+            if !garbage.is_empty() {
+                self.discard(Garbage::Blobs(garbage));
+            }
         }
     }
 
     /// Tells people and metrics what happened, and gives away what nobody needs any more.
-    fn carry_out(&self, run: &RunId, effect: &Effect) {
+    fn carry_out(&mut self, run: &RunId, effect: &Effect) {
         match effect {
             Effect::StepCommitted(step, policy) => {
                 if let Some(result) = self.state.run(run).ok().and_then(|run| run.results().steps.last()) {
                     metrics::step(run, &result.record);
                 }
                 tracing::info!(%run, step = step.0, adapter = policy.adapter.short(), "step committed");
-                self.discard(Garbage::Blobs(self.state.released(run)));
+                self.state.release(run);
             }
             Effect::Ended => {
                 let phase = self.state.run(run).map(Run::phase).ok();

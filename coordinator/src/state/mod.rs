@@ -1,6 +1,7 @@
 //! What the driver owns: the runs, the workers, those who wait for work, and the events that are not in the ledger yet.
 
 mod rally;
+mod release;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +18,7 @@ use crate::metrics::{self, VerdictCounts};
 use crate::waiters::{Waiter, Waiters};
 use crate::worker::{HeldLease, WorkerStatus, Workers};
 use rally::Calls;
+use release::Release;
 
 pub(crate) use rally::RallyReply;
 
@@ -79,6 +81,7 @@ pub(crate) struct State {
     pub(crate) workers: Workers,
     waiters: Waiters,
     calls: Calls,
+    releases: Vec<Release>,
     pub(crate) draining: bool,
     pub(crate) batch: Batch,
 }
@@ -200,16 +203,6 @@ impl State {
     /// Every blob that some run needs.
     pub(crate) fn retained(&self) -> BTreeSet<Digest> {
         self.runs().flat_map(|(run, _)| run.retained()).collect()
-    }
-
-    /// The blobs that a run's latest commit made superfluous and that no other run needs.
-    pub(crate) fn released(&self, id: &RunId) -> BTreeSet<Digest> {
-        let mut released = self.run(id).map(Run::released).unwrap_or_default();
-        for (other, _) in self.runs().filter(|(run, _)| run.id() != id) {
-            let needed = other.retained();
-            released.retain(|blob| !needed.contains(blob));
-        }
-        released
     }
 
     /// Renews a worker's leases; returns those that it has lost.

@@ -24,7 +24,7 @@ pub enum Family {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "no model family is called `{found}`{}; the families are {}",
-    nearest.map(|nearest| format!(", did you mean `{nearest}`?")).unwrap_or_default(),
+    nearest.map(|nearest| format!(", did you mean `{nearest}`")).unwrap_or_default(),
     names_of(Family::ALL)
 )]
 pub struct UnknownFamily {
@@ -202,7 +202,7 @@ mod tests {
     fn an_unknown_name_is_answered_with_the_known_ones() {
         assert_eq!(
             Family::from_name("fluks").unwrap_err().to_string(),
-            "no model family is called `fluks`, did you mean `flux`?; the families are `flux`"
+            "no model family is called `fluks`, did you mean `flux`; the families are `flux`"
         );
         assert_eq!(
             Family::from_name("sd3").unwrap_err().to_string(),

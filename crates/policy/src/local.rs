@@ -31,7 +31,13 @@ pub enum Error {
     Judge(#[from] AskError),
     /// Training failed.
     #[error(transparent)]
-    Train(#[from] train::Error),
+    Train(Box<train::Error>),
+}
+
+impl From<train::Error> for Error {
+    fn from(error: train::Error) -> Self {
+        Self::Train(Box::new(error))
+    }
 }
 
 impl Hint for Error {

@@ -203,7 +203,7 @@ impl Trainer {
             .check_conditioning(&trajectory.conditioning_shapes())
             .map_err(|source| Error::Conditioning {
                 trajectory: in_words(trajectory),
-                source,
+                source: Box::new(source),
             })?;
         if trajectory.sigmas != rpo::sigmas(steps, metadata.shift) {
             return Err(Error::Trajectory {

@@ -57,7 +57,7 @@ pub enum Error {
         trajectory: String,
         /// Which tensor, and what it should be.
         #[source]
-        source: ModelError,
+        source: Box<ModelError>,
     },
     /// A trajectory does not fit this denoiser or the settings.
     #[error("{trajectory}: `{tensor}` has {found}, expected {expected}")]
