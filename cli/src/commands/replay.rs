@@ -27,8 +27,11 @@ pub(crate) struct ReplayArguments {
     /// A recorded trajectory; as often as there are candidates.
     #[arg(long = "trajectory", value_name = "FILE", required = true)]
     pub(crate) trajectories: Vec<PathBuf>,
-    /// Take [lora], [objective] and [optimizer] from this configuration [default: the published recipe].
-    #[arg(long, value_name = "CONFIG")]
+    #[arg(
+        long,
+        value_name = "CONFIG",
+        help = "Take [lora], [objective] and [optimizer] from this configuration [default: the published recipe]"
+    )]
     pub(crate) config: Option<PathBuf>,
     /// Override a key of the configuration.
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]

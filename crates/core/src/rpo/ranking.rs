@@ -12,7 +12,7 @@ pub fn match_count(candidates: usize) -> usize {
     candidates * candidates.saturating_sub(1) / 2
 }
 
-/// The candidates' ranks, 1 being the best, from the verdicts on their [`matches`]. A win counts two points, an abstention
+/// The candidates' ranks, 1 being the best, from the verdicts on their [`matches()`]. A win counts two points, an abstention
 /// one for each side; equal points share a rank, and the next rank follows without a gap.
 ///
 /// `None` where the judge does not set the candidates apart: all have the same points, or a match could not be judged, so that
@@ -76,7 +76,7 @@ mod tests {
         }
     }
 
-    /// `>` first, `<` second, `=` abstains, `!` failed; in the order of [`matches`].
+    /// `>` first, `<` second, `=` abstains, `!` failed; in the order of [`matches()`].
     fn tournament(text: &str) -> Vec<VerdictRecord> {
         let verdict = |sign: char| match sign {
             '>' => Verdict::Preferred { side: Side::First },

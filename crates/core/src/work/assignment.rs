@@ -9,9 +9,9 @@ use crate::ids::{Digest, PromptIndex, Step, WorkerId};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Assignment {
-    /// For [`Unit::Initialise`].
+    /// For [`Unit::Initialise`](super::Unit::Initialise).
     Initialise,
-    /// For [`Unit::Sample`].
+    /// For [`Unit::Sample`](super::Unit::Sample).
     Sample {
         /// Optimizer step, part of every noise key.
         step: Step,
@@ -20,7 +20,7 @@ pub enum Assignment {
         /// The chunk's prompts.
         prompts: Vec<PromptTask>,
     },
-    /// For [`Unit::EvaluateSample`].
+    /// For [`Unit::EvaluateSample`](super::Unit::EvaluateSample).
     EvaluateSample {
         /// Base or tuned.
         arm: Arm,
@@ -29,12 +29,12 @@ pub enum Assignment {
         /// The chunk's prompts, held-out.
         prompts: Vec<PromptTask>,
     },
-    /// For [`Unit::Judge`], [`Unit::EvaluateJudge`] and [`Unit::CalibrateJudge`].
+    /// For [`Unit::Judge`](super::Unit::Judge), [`Unit::EvaluateJudge`](super::Unit::EvaluateJudge) and [`Unit::CalibrateJudge`](super::Unit::CalibrateJudge).
     Judge {
         /// The pairs, in order.
         pairs: Vec<Pair>,
     },
-    /// For [`Unit::Gradient`].
+    /// For [`Unit::Gradient`](super::Unit::Gradient).
     Gradient {
         /// Optimizer step.
         step: Step,
@@ -45,7 +45,7 @@ pub enum Assignment {
         /// How many versions older than `policy` the sampling policy was; 0 is exactly on-policy, where every ratio is 1.
         policy_lag: u32,
     },
-    /// For [`Unit::Commit`].
+    /// For [`Unit::Commit`](super::Unit::Commit).
     Commit {
         /// Optimizer step.
         step: Step,

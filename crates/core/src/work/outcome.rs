@@ -13,9 +13,9 @@ use crate::ids::{Candidate, Digest, PromptIndex};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Outcome {
-    /// Of [`Unit::Initialise`].
+    /// Of [`Unit::Initialise`](super::Unit::Initialise).
     Initialised { policy: Policy, model: Digest },
-    /// Of [`Unit::Sample`] and [`Unit::EvaluateSample`]; ordered by prompt, then candidate.
+    /// Of [`Unit::Sample`](super::Unit::Sample) and [`Unit::EvaluateSample`](super::Unit::EvaluateSample); ordered by prompt, then candidate.
     Sampled {
         samples: Vec<Sampled>,
         manifest: Option<Digest>,
@@ -28,7 +28,7 @@ pub enum Outcome {
         model: Digest,
         seconds: f64,
     },
-    /// Of [`Unit::Gradient`]. `gradient` is absent when no pair of the shard gave one.
+    /// Of [`Unit::Gradient`](super::Unit::Gradient). `gradient` is absent when no pair of the shard gave one.
     Gradient {
         gradient: Option<Digest>,
         manifest: Digest,
@@ -37,7 +37,7 @@ pub enum Outcome {
         skipped: Vec<SkippedPair>,
         seconds: f64,
     },
-    /// Of [`Unit::Commit`].
+    /// Of [`Unit::Commit`](super::Unit::Commit).
     Committed {
         policy: Policy,
         // What has diverged ends the run, and the ledger must be able to say so.

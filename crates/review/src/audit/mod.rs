@@ -1,8 +1,8 @@
 //! Proves from ledger and blobs, without a model, that each pair was sampled, judged and trained on once, under the right policy
 //! version: `gavel audit`.
 //!
-//! [`account`] goes through the events, [`steps`] through what they add up to, [`evaluation`] through what was painted and
-//! judged to measure the run, [`blobs`] through the bytes that all of it names, [`files`] through the run's folder. Everything
+//! `account` goes through the events, `steps` through what they add up to, `evaluation` through what was painted and
+//! judged to measure the run, `blobs` through the bytes that all of it names, `files` through the run's folder. Everything
 //! that does not fit is listed; none of them stops at the first finding.
 
 mod account;
