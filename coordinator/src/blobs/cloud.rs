@@ -7,6 +7,8 @@ use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{ObjectStore, RetryConfig};
+// Switches TLS on in the HTTP client that object_store uses.
+use reqwest as _;
 
 /// The store at `url`, with what `from_env` finds in the environment; `None` for a scheme that is no cloud's.
 pub(super) fn store(scheme: &str, url: &str) -> Option<object_store::Result<Arc<dyn ObjectStore>>> {
