@@ -16,7 +16,7 @@ use gavel_telemetry::metric::{self, Metric};
 use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use crate::worker::{Workers, role_name};
+use crate::worker::Workers;
 
 /// Bucket bounds in seconds: from a local ledger write to a unit of a large model.
 const SECONDS_BUCKETS: &[f64] = &[0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0];
@@ -35,16 +35,16 @@ pub(crate) fn prometheus() -> Option<&'static PrometheusHandle> {
 }
 
 pub(crate) fn granted(role: Role, waited_seconds: f64) {
-    counter!(LEASES_GRANTED.name, "role" => role_name(role)).increment(1);
-    histogram!(LEASE_WAIT_SECONDS.name, "role" => role_name(role)).record(waited_seconds);
+    counter!(LEASES_GRANTED.name, "role" => role.name()).increment(1);
+    histogram!(LEASE_WAIT_SECONDS.name, "role" => role.name()).record(waited_seconds);
 }
 
 pub(crate) fn expired(role: Role) {
-    counter!(LEASES_EXPIRED.name, "role" => role_name(role)).increment(1);
+    counter!(LEASES_EXPIRED.name, "role" => role.name()).increment(1);
 }
 
 pub(crate) fn failed(role: Role) {
-    counter!(FAILURES.name, "role" => role_name(role)).increment(1);
+    counter!(FAILURES.name, "role" => role.name()).increment(1);
 }
 
 pub(crate) fn refused(reason: &'static str) {
@@ -77,8 +77,8 @@ impl VerdictCounts {
 }
 
 pub(crate) fn completed(role: Role, verdicts: VerdictCounts, seconds: f64) {
-    counter!(COMPLETIONS.name, "role" => role_name(role)).increment(1);
-    histogram!(UNIT_SECONDS.name, "role" => role_name(role)).record(seconds);
+    counter!(COMPLETIONS.name, "role" => role.name()).increment(1);
+    histogram!(UNIT_SECONDS.name, "role" => role.name()).record(seconds);
     let kinds = [
         ("preferred", verdicts.preferred),
         ("abstain", verdicts.abstain),
@@ -110,7 +110,7 @@ pub(crate) fn blob_sent(bytes: u64) {
 pub(crate) fn tick(workers: &Workers) {
     for role in [Role::Sampler, Role::Judge, Role::Trainer] {
         let count = workers.iter().filter(|worker| worker.role == role).count();
-        gauge!(WORKERS.name, "role" => role_name(role)).set(count as f64);
+        gauge!(WORKERS.name, "role" => role.name()).set(count as f64);
     }
     if let Some(prometheus) = prometheus() {
         prometheus.run_upkeep();

@@ -126,16 +126,7 @@ impl Workers {
 /// `sampler-3f9a01c2`: short enough for a log line, and never given twice, also not after a restart.
 pub(crate) fn new_name(role: Role) -> WorkerId {
     let unique = uuid::Uuid::new_v4().simple().to_string();
-    WorkerId(format!("{}-{}", role_name(role), &unique[..8]))
-}
-
-/// A role's name in labels and worker names.
-pub(crate) fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Sampler => "sampler",
-        Role::Judge => "judge",
-        Role::Trainer => "trainer",
-    }
+    WorkerId(format!("{}-{}", role.name(), &unique[..8]))
 }
 
 #[cfg(test)]

@@ -19,13 +19,20 @@ pub enum Role {
     Trainer,
 }
 
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Role {
+    /// The role in one word: in log lines, labels of metrics and names of workers.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Sampler => "sampler",
             Self::Judge => "judge",
             Self::Trainer => "trainer",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
