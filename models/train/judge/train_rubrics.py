@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from judge.judge_examples import IGNORE
+from judge.judge_examples import IGNORE, Examples
 from judge.judge_prompt import patches
 from judge.rubric_examples import RubricExamples
 from scenes.scene import random_scene
@@ -32,12 +32,12 @@ def length(example) -> int:
 class Batches:
     """Batches of examples of like lengths, so that little is padding."""
 
-    def __init__(self, examples: RubricExamples, size: int):
-        self.examples, self.size = examples, size
-        self.waiting = {kind: [] for kind in KINDS}
+    def __init__(self, examples: Examples, size: int, factors: dict[str, int]):
+        self.examples, self.size, self.factors = examples, size, factors
+        self.waiting = {kind: [] for kind in factors}
 
     def draw(self, kind: str):
-        size = self.size * KINDS[kind][1]
+        size = self.size * self.factors[kind]
         if not self.waiting[kind]:
             pool = sorted((getattr(self.examples, kind)() for _ in range(8 * size)), key=length)
             self.waiting[kind] = [pool[at : at + size] for at in range(0, len(pool), size)]
@@ -74,7 +74,7 @@ def learn_clean(model, examples: RubricExamples, steps: int, batch: int = 32) ->
             print(f"clean {step + 1}: right {np.mean(rights[-50:]):.3f}, loss {loss.item():.3f}", flush=True)
 
 
-def batch_of(model, examples: RubricExamples, drawn, vae):
+def batch_of(model, examples: Examples, drawn, vae):
     """Model inputs, targets, weights and earlier layers of the targets; three batches in ten look generated (through the VAE with latent noise)."""
     longest = max(map(length, drawn))
     ids = torch.full((len(drawn), longest), examples.tokenizer.pad_token_id)
@@ -155,7 +155,8 @@ def main() -> None:
     learn_clean(model, examples, args.clean)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-2, betas=(0.9, 0.98))
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.995))
-    batches, start, seen = Batches(examples, args.batch), time.time(), {}
+    factors = {kind: factor for kind, (_, factor) in KINDS.items()}
+    batches, start, seen = Batches(examples, args.batch, factors), time.time(), {}
     for step in range(args.steps):
         done = max(step / args.steps, (time.time() - start) / 60 / args.minutes)
         if done >= 1:

@@ -49,7 +49,8 @@ def parse(text: str) -> Scene:
     return Scene(((w[1], w[2]),), None, bg)
 
 
-def _draw(d, colour, shape, cx, cy, r):
+def draw_shape(d, colour, shape, cx, cy, r):
+    """Draws one flat shape of radius `r` around (cx, cy)."""
     if shape == "circle":
         d.ellipse([cx - r, cy - r, cx + r, cy + r], fill=colour)
     elif shape == "square":
@@ -67,32 +68,33 @@ def render(s: Scene, rng: random.Random, spread: float = 1.0) -> Image.Image:
         r = 20 - 8 * spread * rng.random()
         room = (SIZE / 2 - 3 - r) * spread
         cx, cy = SIZE / 2 + rng.uniform(-room, room), SIZE / 2 + rng.uniform(-room, room)
-        _draw(d, COLOURS[s.objects[0][0]], s.objects[0][1], cx * k, cy * k, r * k)
+        draw_shape(d, COLOURS[s.objects[0][0]], s.objects[0][1], cx * k, cy * k, r * k)
     else:
         ra, rb = 13 - 4 * spread * rng.random(), 13 - 4 * spread * rng.random()
         a, b = 16 + rng.uniform(-spread, spread), 48 + rng.uniform(-spread, spread)
         ja, jb = 32 + rng.uniform(-14, 14) * spread, 32 + rng.uniform(-14, 14) * spread
         pa, pb = ((a, ja), (b, jb)) if s.relation == "left of" else ((ja, a), (jb, b))
-        _draw(d, COLOURS[s.objects[0][0]], s.objects[0][1], pa[0] * k, pa[1] * k, ra * k)
-        _draw(d, COLOURS[s.objects[1][0]], s.objects[1][1], pb[0] * k, pb[1] * k, rb * k)
+        draw_shape(d, COLOURS[s.objects[0][0]], s.objects[0][1], pa[0] * k, pa[1] * k, ra * k)
+        draw_shape(d, COLOURS[s.objects[1][0]], s.objects[1][1], pb[0] * k, pb[1] * k, rb * k)
     return im.resize((SIZE, SIZE), Image.LANCZOS)
 
 
-def _classes(image) -> np.ndarray:
+def pixel_classes(image) -> np.ndarray:
+    """The palette colour of each pixel as an index of `PALETTE_NAMES`, (64, 64); -1 at blurred edges and specks."""
     x = np.asarray(image.convert("RGB"), dtype=np.float32).reshape(-1, 1, 3)
     dist = np.linalg.norm(x - PALETTE[None], axis=2)
     cls = np.where(dist.min(1) < 60, dist.argmin(1), -1)  # -1: no palette colour (edges, blur)
-    return _largest_parts(cls.reshape(SIZE, SIZE))
+    return without_specks(cls.reshape(SIZE, SIZE))
 
 
-def _largest_parts(cls: np.ndarray) -> np.ndarray:
+def without_specks(cls: np.ndarray) -> np.ndarray:
     """Erases specks: pixels with fewer than three like neighbours (of eight) become -1."""
     p = np.pad(cls, 1, constant_values=-2)
     same = sum((p[1 + dy:65 + dy, 1 + dx:65 + dx] == cls).astype(int) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx)
     return np.where(same >= 3, cls, -1)
 
 
-def _shape_of(mask: np.ndarray) -> str | None:
+def shape_of(mask: np.ndarray) -> str | None:
     """Names a mask's shape from its fill of the bounding box and its row widths."""
     ys, xs = np.nonzero(mask)
     if len(ys) < 60:
@@ -117,7 +119,7 @@ def _shape_of(mask: np.ndarray) -> str | None:
 
 def check(image, s: Scene) -> dict:
     """Returns part scores in {0,1}: background, each object's colour and shape, relation; and 'all'."""
-    c = _classes(image)
+    c = pixel_classes(image)
     border = np.concatenate([c[0], c[-1], c[:, 0], c[:, -1]])
     border = border[border >= 0] if (border >= 0).any() else np.zeros(1, int)
     bg_ok = np.bincount(border, minlength=len(PALETTE_NAMES)).argmax() == PALETTE_NAMES.index(s.background)
@@ -127,7 +129,7 @@ def check(image, s: Scene) -> dict:
     for i, (col, shp) in enumerate(s.objects):
         mask = c == PALETTE_NAMES.index(col)
         parts[f"colour{i}"] = int(mask.sum() >= 60)
-        parts[f"shape{i}"] = int(_shape_of(mask) == shp)
+        parts[f"shape{i}"] = int(shape_of(mask) == shp)
         ys, xs = np.nonzero(mask)
         centres.append((xs.mean(), ys.mean()) if len(xs) else None)
     extra = sum(int((c == PALETTE_NAMES.index(n)).sum() > 80) for n in COLOURS if n not in wanted)
