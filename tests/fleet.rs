@@ -39,10 +39,23 @@ const ONE_OF_EACH: Shape = Shape {
 
 /// `gavel run` on the quickstart, cut down to a few steps.
 fn gavel_run(out: &Path, shape: Shape, more: &[&str]) -> Command {
+    let mut command = short_run("quickstart", out, shape);
+    for setting in [
+        "judge.reasons.fraction=0.5",
+        "judge.reasons.template=configs/rubric/small/reason.toml",
+    ] {
+        command.args(["--set", setting]);
+    }
+    command.args(more);
+    command
+}
+
+/// `gavel run` on one of the quickstarts, cut down to a few steps.
+fn short_run(quickstart: &str, out: &Path, shape: Shape) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gavel"));
     command
         .current_dir(root())
-        .args(["run", "configs/quickstart.toml", "--out"])
+        .args(["run", &format!("configs/{quickstart}.toml"), "--out"])
         .arg(out);
     for (option, count) in [
         ("--samplers", shape.samplers),
@@ -57,8 +70,6 @@ fn gavel_run(out: &Path, shape: Shape, more: &[&str]) -> Command {
         format!("prompts.per_step={PAIRS}"),
         "sampling.batch=2".to_owned(),
         "judge.batch=2".to_owned(),
-        "judge.reasons.fraction=0.5".to_owned(),
-        "judge.reasons.template=configs/rubric/small/reason.toml".to_owned(),
         "trainer.shard=2".to_owned(),
         "checkpoints.every=2".to_owned(),
         "evaluation.prompts=4".to_owned(),
@@ -68,7 +79,6 @@ fn gavel_run(out: &Path, shape: Shape, more: &[&str]) -> Command {
         command.arg("--set").arg(setting);
     }
     command
-        .args(more)
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
         .stdout(Stdio::piped());
@@ -91,6 +101,10 @@ fn report(out: &Path) -> Value {
 }
 
 fn ledger(out: &Path) -> Run {
+    ledger_of("quickstart", out)
+}
+
+fn ledger_of(run: &str, out: &Path) -> Run {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -99,7 +113,7 @@ fn ledger(out: &Path) -> Run {
         let ledger = SqliteLedger::open(&out.join("state/ledger.sqlite"))
             .await
             .expect("the ledger opens");
-        read_run(&ledger, &RunId("quickstart".into()))
+        read_run(&ledger, &RunId(run.into()))
             .await
             .expect("the ledger holds the run")
     })
@@ -422,4 +436,55 @@ fn an_interrupted_run_goes_on_and_ends_with_the_adapter_of_an_undisturbed_one() 
     assert_eq!(code, Some(0), "{text}");
     finish(gavel_run(&undisturbed, ONE_OF_EACH, &[]));
     assert_eq!(adapter_digest(&disturbed), adapter_digest(&undisturbed));
+}
+
+#[test]
+fn a_run_of_edits_gives_the_same_bytes_on_any_fleet_and_is_confirmed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (one, many) = (folder.path().join("one"), folder.path().join("many"));
+    let shape = Shape {
+        samplers: 3,
+        judges: 2,
+        trainers: 2,
+        threads: 2,
+    };
+    finish(short_run("quickstart-edit", &one, ONE_OF_EACH));
+    finish(short_run("quickstart-edit", &many, shape));
+    assert_eq!(adapter_digest(&one), adapter_digest(&many), "{shape:?}: the adapter");
+
+    let run = ledger_of("quickstart-edit", &one);
+    assert_eq!(run.phase(), Phase::Finished);
+    assert!(run.assets().prompts.iter().all(|task| task.sources.len() == 1));
+    let (code, text) = look_back(&["verify", "--step=2"], &one);
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = look_back(&["audit"], &one);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("trajectories 48 of 48") && text.contains("no findings"),
+        "{text}"
+    );
+
+    let axes = &report(&one)["evaluation"]["axes"];
+    for axis in ["fulfilment", "preservation"] {
+        for moment in ["before", "after", "copy"] {
+            let value = axes[axis][moment].as_f64().expect("a share");
+            assert!((0.0..=1.0).contains(&value), "{axis}, {moment}: {value}");
+        }
+    }
+    assert_eq!(
+        axes["fulfilment"]["copy"], 0.0,
+        "a copy of the source does nothing that was asked"
+    );
+    assert_eq!(
+        axes["preservation"]["copy"], 1.0,
+        "a copy of the source keeps everything"
+    );
+
+    for file in [
+        "adapter_model.safetensors",
+        "pytorch_lora_weights.safetensors",
+        "adapter_config.json",
+    ] {
+        assert!(one.join("adapter").join(file).is_file(), "{file}");
+    }
 }

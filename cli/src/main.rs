@@ -13,6 +13,7 @@ mod client;
 mod commands;
 mod config;
 mod diagnostic;
+mod fetch;
 mod files;
 mod preflight;
 mod run;

@@ -293,7 +293,7 @@ impl Work for Remembering {
             return Ok(outcome);
         };
         for record in verdicts {
-            let key = Digest::of(format!("{unit} {}", record.prompt).as_bytes());
+            let key = Digest::of(format!("{unit} {}", record.prompt_index).as_bytes());
             let before = context.recall_verdicts(&[key]);
             context.keep_verdicts(&[(key, record.clone())]);
             let after = context.recall_verdicts(&[Digest::of(b"unknown"), key]);

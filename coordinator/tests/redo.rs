@@ -73,7 +73,7 @@ async fn a_corrupt_picture_and_a_missing_trajectory_are_made_again() {
                 }
             });
             let mut decided = verdicts.filter(|record| matches!(record.verdict, Verdict::Preferred { .. }));
-            let read = decided.next_back().expect("a decided group").prompt.0 as usize;
+            let read = decided.next_back().expect("a decided group").prompt_index.0 as usize;
             let candidates = |index: usize| &step.groups[index].candidates;
             (candidates(0)[1].image, candidates(read)[0].trajectory)
         })

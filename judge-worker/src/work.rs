@@ -132,13 +132,17 @@ impl Work for JudgeWork {
             return Err(WorkError::Fatal("a judge was given a unit of another role".into()));
         };
         let images = decode(pairs, context)?;
+        let sources: Vec<Vec<RgbImage>> = pairs
+            .iter()
+            .map(|pair| pair.task.sources.iter().map(|source| images[source].clone()).collect())
+            .collect();
         let judged: Vec<JudgedPair<'_>> = pairs
             .iter()
-            .map(|pair| JudgedPair {
+            .zip(&sources)
+            .map(|(pair, sources)| JudgedPair {
                 prompt_index: pair.prompt_index,
                 prompt: &pair.task.words,
-                // Judge templates show one picture that was edited; of several it is the first.
-                source: pair.task.sources.first().map(|source| &images[source]),
+                sources,
                 first: &images[&pair.first],
                 second: &images[&pair.second],
             })
@@ -198,12 +202,9 @@ impl JudgeWork {
 
 /// Every picture that the judge is shown of the pairs, once.
 fn decode(pairs: &[Pair], context: &WorkContext) -> Result<BTreeMap<Digest, RgbImage>, WorkError> {
-    let shown = |pair: &Pair| {
-        [pair.first, pair.second]
-            .into_iter()
-            .chain(pair.task.sources.first().copied())
-    };
-    let mut digests: Vec<Digest> = pairs.iter().flat_map(shown).collect();
+    let candidates = pairs.iter().flat_map(|pair| [pair.first, pair.second]);
+    let sources = pairs.iter().flat_map(|pair| pair.task.sources.iter().copied());
+    let mut digests: Vec<Digest> = candidates.chain(sources).collect();
     digests.sort();
     digests.dedup();
     let mut images = BTreeMap::new();

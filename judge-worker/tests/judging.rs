@@ -47,7 +47,7 @@ fn verdict(judge: &VlmJudge, caption: &str, first: &RgbImage, second: &RgbImage)
     let pair = JudgedPair {
         prompt_index: PromptIndex(0),
         prompt: caption,
-        source: None,
+        sources: &[],
         first,
         second,
     };
@@ -94,7 +94,7 @@ fn pair_of(index: usize, pair: &Labelled) -> JudgedPair<'_> {
     JudgedPair {
         prompt_index: PromptIndex(index as u32),
         prompt: &pair.caption,
-        source: None,
+        sources: &[],
         first,
         second,
     }

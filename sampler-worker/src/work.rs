@@ -79,6 +79,7 @@ impl Work for SamplerWork {
                     words: &prompt.task.words,
                     sources,
                 },
+                sources: &prompt.task.sources,
             })
             .collect();
         let request = match assignment {
@@ -154,7 +155,7 @@ fn store(sample: Sample, method: Method, context: &WorkContext) -> Result<Sample
     let image =
         encode_png(&sample.image).map_err(|error| WorkError::Retry(format!("cannot encode an image: {error}")))?;
     Ok(Sampled {
-        prompt: sample.prompt,
+        prompt_index: sample.prompt_index,
         candidate: sample.candidate,
         trajectory: match method {
             Method::Sde => Some(context.put(sample.trajectory.to_safetensors())),

@@ -14,8 +14,6 @@ use gavel_core::work::Role;
 use super::process::{End, Part};
 use super::proxy::Proxy;
 
-/// The run's name in the quickstart.
-pub(crate) const RUN: &str = "quickstart";
 /// How often conditions are looked at.
 pub(crate) const POLL: Duration = Duration::from_millis(50);
 /// How long anything may take that is bound to happen.
@@ -30,6 +28,8 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 /// How a fleet is made up and watched.
 #[derive(Debug, Clone)]
 pub(crate) struct Shape {
+    /// The run: the name of its configuration, and its own.
+    pub(crate) run: &'static str,
     pub(crate) samplers: usize,
     pub(crate) judges: usize,
     pub(crate) trainers: usize,
@@ -145,7 +145,7 @@ impl Fleet {
         command
             .current_dir(super::root())
             .kill_on_drop(true)
-            .args(["submit", "configs/quickstart.toml", "--connect"])
+            .args(["submit", &format!("configs/{}.toml", self.shape.run), "--connect"])
             .arg(format!("http://{}", self.grpc));
         let milliseconds = |duration: Duration| format!("{}ms", duration.as_millis());
         let watched = [
@@ -170,13 +170,13 @@ impl Fleet {
     /// Does what a run asks for whose labelled pictures were lost, which nobody but the submitter has: submits and resumes it.
     pub(crate) async fn submit_again(&self) -> anyhow::Result<()> {
         self.submit().await?;
-        let resumed = self.runs.within(SUBMITTED_WITHIN).resume(&run_id()).await;
+        let resumed = self.runs.within(SUBMITTED_WITHIN).resume(&self.shape.run_id()).await;
         resumed.context("the run is not resumed")
     }
 
     /// The run's state; `None` while no coordinator answers.
     pub(crate) async fn status(&self) -> anyhow::Result<Option<RunStatus>> {
-        match self.runs.within(ANSWERED_WITHIN).status(&run_id()).await {
+        match self.runs.within(ANSWERED_WITHIN).status(&self.shape.run_id()).await {
             Ok(status) => Ok(Some(status)),
             Err(error) if error.code() == Code::FailedPrecondition => Err(error).context("the answer is no status"),
             Err(_) => Ok(None),
@@ -260,9 +260,11 @@ impl Fleet {
     }
 }
 
-/// The run's name, as the core knows it.
-pub(crate) fn run_id() -> RunId {
-    RunId(RUN.to_owned())
+impl Shape {
+    /// The run's name, as the core knows it.
+    pub(crate) fn run_id(&self) -> RunId {
+        RunId(self.run.to_owned())
+    }
 }
 
 /// A port that nobody listens on, another one at each call.

@@ -62,7 +62,7 @@ fn main() -> ExitCode {
     let is_long = std::env::args().any(|argument| argument.starts_with("--kills"));
     if is_long {
         let long = Long::parse();
-        return match disturb(long.kills, long.seed, long.report.as_deref()) {
+        return match disturb("quickstart", long.kills, long.seed, long.report.as_deref()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("error: {error:#}");
@@ -79,7 +79,11 @@ fn main() -> ExitCode {
     let trials = vec![
         trial(
             "a_run_whose_parts_are_killed_stopped_and_cut_off_ends_with_the_bytes_of_an_undisturbed_one",
-            || disturb(KILLS, SEED, None),
+            || disturb("quickstart", KILLS, SEED, None),
+        ),
+        trial(
+            "a_run_of_edits_whose_parts_are_killed_stopped_and_cut_off_ends_with_the_bytes_of_an_undisturbed_one",
+            || disturb("quickstart-edit", KILLS, SEED, None),
         ),
         trial(
             "a_worker_that_is_told_to_end_finishes_or_gives_back_its_unit",
@@ -97,7 +101,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// The quickstart, cut down.
+/// A quickstart, cut down.
 fn settings() -> Vec<String> {
     let settings = [
         "prompts.per_step=12",
@@ -122,10 +126,10 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
         .block_on(work)
 }
 
-fn disturb(kills: u32, seed: u64, report: Option<&Path>) -> anyhow::Result<()> {
+fn disturb(run: &'static str, kills: u32, seed: u64, report: Option<&Path>) -> anyhow::Result<()> {
     block_on(async {
         let folder = tempfile::Builder::new().prefix("gavel-chaos-").tempdir()?;
-        let result = rounds(folder.path(), kills, seed, report).await;
+        let result = rounds(run, folder.path(), kills, seed, report).await;
         if result.is_err() {
             println!("logs are kept in {}", folder.keep().display());
         }
@@ -133,8 +137,9 @@ fn disturb(kills: u32, seed: u64, report: Option<&Path>) -> anyhow::Result<()> {
     })
 }
 
-async fn rounds(folder: &Path, kills: u32, seed: u64, report: Option<&Path>) -> anyhow::Result<()> {
+async fn rounds(run: &'static str, folder: &Path, kills: u32, seed: u64, report: Option<&Path>) -> anyhow::Result<()> {
     let shape = Shape {
+        run,
         samplers: 3,
         judges: 2,
         trainers: 3,

@@ -7,12 +7,10 @@ use anyhow::{Context as _, ensure};
 use gavel_coordinator::blobs::Blobs;
 use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
 use gavel_coordinator::read_run;
-use gavel_core::ids::Digest;
+use gavel_core::ids::{Digest, RunId};
 use gavel_core::run::{Event, Phase, StepSeconds};
 use gavel_core::work::Unit;
 use serde::Serialize;
-
-use super::fleet::run_id;
 
 /// What a finished run left, in comparable form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,15 +43,15 @@ pub(crate) struct Tally {
 }
 
 /// Reads a finished run, and checks that each unit was accepted once, or once more for each loss of a result.
-pub(crate) async fn read(state: &Path) -> anyhow::Result<(Outcome, Tally)> {
+pub(crate) async fn read(state: &Path, id: &RunId) -> anyhow::Result<(Outcome, Tally)> {
     let ledger = SqliteLedger::open(&state.join("ledger.sqlite")).await?;
-    let run = read_run(&ledger, &run_id()).await?;
+    let run = read_run(&ledger, id).await?;
     ensure!(run.phase() == Phase::Finished, "the ledger's run is {:?}", run.phase());
     let mut tally = Tally::default();
     // Units accepted since results were last lost; within these no unit may come twice.
     let mut accepted: BTreeSet<Unit> = BTreeSet::new();
     let mut ever: BTreeSet<Unit> = BTreeSet::new();
-    for record in ledger.events(&run_id()).await? {
+    for record in ledger.events(id).await? {
         match serde_json::from_str(&record.event).context("an event that is no event")? {
             Event::Granted { .. } => tally.granted += 1,
             Event::Completed { unit, .. } => {

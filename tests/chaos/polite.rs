@@ -10,11 +10,12 @@ use gavel_core::ids::{Fence, WorkerId};
 use gavel_core::run::Event;
 use gavel_core::work::{Role, Unit};
 
-use super::fleet::{Fleet, PATIENCE, POLL, Shape, run_id};
+use super::fleet::{Fleet, PATIENCE, POLL, Shape};
 use super::process::signal;
 
 /// One worker of each role, watched as a fleet usually is: a lease that expires here would do so after a minute.
 const SHAPE: Shape = Shape {
+    run: "quickstart",
     samplers: 1,
     judges: 1,
     trainers: 1,
@@ -188,7 +189,7 @@ async fn wait_while_away(fleet: &Fleet) -> anyhow::Result<()> {
 
 async fn events(state: &Path) -> anyhow::Result<Vec<Event>> {
     let ledger = SqliteLedger::open(&state.join("ledger.sqlite")).await?;
-    let records = ledger.events(&run_id()).await?;
+    let records = ledger.events(&SHAPE.run_id()).await?;
     let events = records.iter().map(|record| serde_json::from_str(&record.event));
     events.collect::<Result<_, _>>().context("an event that is no event")
 }

@@ -191,7 +191,7 @@ pub(crate) async fn run(
     };
     let restarts = fleet.restarts;
     fleet.end().await?;
-    let (outcome, tally) = outcome::read(&state).await?;
+    let (outcome, tally) = outcome::read(&state, &shape.run_id()).await?;
     Ok(Round {
         outcome,
         tally,

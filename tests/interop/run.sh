@@ -15,7 +15,17 @@ gavel=${CARGO_TARGET_DIR:-target}/debug/gavel
 
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-"$gavel" run configs/quickstart.toml --out "$out/run" \
-    --set run.steps=2 --set prompts.per_step=8 --set optimizer.learning_rate=0.02 --set optimizer.ema_decay=0.0 \
-    --set evaluation.prompts=4 >"$out/run.log" 2>&1 || { tail -n 40 "$out/run.log"; exit 1; }
+
+# A run of a few steps that learn fast, so that its adapter changes pictures: CONFIG OUT
+short_run() {
+    "$gavel" run "$1" --out "$2" \
+        --set run.steps=2 --set prompts.per_step=8 --set optimizer.learning_rate=0.02 --set optimizer.ema_decay=0.0 \
+        --set evaluation.prompts=4 >"$2.log" 2>&1 || { tail -n 40 "$2.log"; exit 1; }
+}
+
+short_run configs/quickstart.toml "$out/run"
 "$venv/bin/python" tests/interop/check_adapter.py --gavel "$gavel" --model models/tiny-flux --adapter "$out/run/adapter"
+
+short_run configs/quickstart-edit.toml "$out/edit"
+"$venv/bin/python" tests/interop/check_edit_adapter.py --gavel "$gavel" --model models/tiny-qwen-edit \
+    --adapter "$out/edit/adapter" --tasks configs/quickstart-edit/held-out.jsonl

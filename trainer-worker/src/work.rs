@@ -292,7 +292,7 @@ impl Ready<'_> {
             )));
         }
         for skipped in &shard.skipped {
-            tracing::warn!(%step, prompt = %skipped.prompt, reason = skipped.reason, "pair skipped: not finite");
+            tracing::warn!(%step, prompt = %skipped.prompt_index, reason = skipped.reason, "pair skipped: not finite");
         }
         let terms = shard.statistics.terms;
         let gradient = shard.gradient.map(|gradient| {
@@ -336,7 +336,7 @@ impl Ready<'_> {
             for ((number, candidate), (digest, blob)) in (0..).zip(&group.candidates).zip(blobs.by_ref()) {
                 let wanted = Wanted {
                     step,
-                    prompt: group.prompt,
+                    prompt_index: group.prompt_index,
                     candidate: Candidate(number),
                 };
                 let trajectory = Trajectory::from_safetensors(&blob)
@@ -352,7 +352,7 @@ impl Ready<'_> {
                 });
             }
             groups.push(Group {
-                prompt: group.prompt,
+                prompt_index: group.prompt_index,
                 candidates,
             });
         }

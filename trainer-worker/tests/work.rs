@@ -90,7 +90,7 @@ fn pairs(sampler: &mut SamplerWork, policy: &Policy, context: &WorkContext) -> V
     samples
         .chunks(2)
         .map(|pair| RewardedGroup {
-            prompt: pair[0].prompt,
+            prompt_index: pair[0].prompt_index,
             candidates: candidates(pair),
         })
         .collect()
@@ -189,7 +189,7 @@ impl Judge for FirstWins {
 
     fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         let record = |pair: &JudgedPair<'_>| VerdictRecord {
-            prompt: pair.prompt_index,
+            prompt_index: pair.prompt_index,
             verdict: Verdict::Preferred { side: Side::First },
             probability_first: 1.0,
             order_probabilities: [1.0; 2],
@@ -230,6 +230,7 @@ fn a_step_in_this_process_commits_the_bytes_of_a_fleet() {
                 words: &prompt.task.words,
                 sources: &[],
             },
+            sources: &[],
         })
         .collect();
     let mut local = Local {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use gavel_core::LabelledPair;
 use gavel_core::work::Task;
-use gavel_rubric::data::{self, LabelledSet, Labelling, ReadOptions};
+use gavel_rubric::data::{LabelledSet, Labelling, ReadOptions};
 
 use super::Pictures;
 use crate::diagnostic::{Diagnostic, Result};
@@ -18,9 +18,9 @@ use crate::diagnostic::{Diagnostic, Result};
 pub(super) fn read(file: &Path, edits: bool, pictures: &mut Pictures) -> Result<Vec<LabelledPair>> {
     let set = LabelledSet::read(file, &ReadOptions::local())?;
     let made_from = if edits {
-        data::Task::Editing
+        gavel_rubric::data::Task::Editing
     } else {
-        data::Task::TextToImage
+        gavel_rubric::data::Task::TextToImage
     };
     if (set.task, set.labelling) != (made_from, Labelling::Ranked) {
         let (fault, hint) = if edits {

@@ -10,13 +10,14 @@ use gavel_core::ids::Digest;
 use gavel_core::spec::{EvaluatorName, InProcessSpec, MemberSpec, ReasonsSpec, RunSpec};
 use gavel_core::work::Task;
 use gavel_core::{LabelledPair, ModelFingerprints, RubricText, RunAssets};
-use gavel_eval::Evaluator;
+use gavel_eval::{EvalError, Evaluator};
 use gavel_models::Family;
 use gavel_models::load::fingerprint;
 use gavel_rubric::{JudgeTemplate, ReasonTemplate, RubricSet};
+use image::RgbImage;
 
 use crate::checks::Checks;
-use crate::diagnostic::{Context as _, Diagnostic, Result};
+use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
 use crate::files::read_text;
 
 /// A run's files. `pictures` are those that the assets name by hash ([`RunAssets::blobs`]); they have to be stored as blobs
@@ -24,6 +25,28 @@ use crate::files::read_text;
 pub(crate) struct Files {
     pub(crate) assets: RunAssets,
     pub(crate) pictures: Pictures,
+}
+
+impl Files {
+    /// The pictures that a task edits.
+    ///
+    /// # Errors
+    /// One is not there or does not decode.
+    pub(crate) fn sources(&self, task: &Task) -> Result<Vec<RgbImage>> {
+        task.sources.iter().map(|digest| self.picture(digest)).collect()
+    }
+
+    /// The picture of that hash.
+    ///
+    /// # Errors
+    /// It is not there or does not decode.
+    pub(crate) fn picture(&self, digest: &Digest) -> Result<RgbImage> {
+        let bytes = self
+            .pictures
+            .get(digest)
+            .context("a picture of the run's files is missing")?;
+        Ok(image::load_from_memory(bytes).foreign()?.to_rgb8())
+    }
 }
 
 /// The bytes of pictures, by hash.
@@ -47,11 +70,11 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
     let edits = takes_sources(spec);
     let prompts = prompts::read(&spec.prompts.train, edits, &mut pictures);
     let prompts = checks.note(prompts.context("`prompts.train` cannot be used"));
-    let held_out = held_out(spec, edits, &mut pictures);
-    let held_out = checks.note(held_out.context("`prompts.held_out` cannot be used"));
+    let held_out = held_out(spec, edits, &mut pictures).context("`prompts.held_out` cannot be used");
+    let held_out = checks.note(check_painted_size(spec).and(held_out));
     let rubric = checks.note(RubricSet::load(&spec.judge.rubric));
-    let template = checks.note(template(spec));
-    let member_templates = checks.note(member_templates(spec));
+    let template = checks.note(template(spec, edits));
+    let member_templates = checks.note(member_templates(spec, edits));
     let reasons = spec.judge.reasons.as_ref();
     let reason_template = reasons.map(|reasons| checks.note(reason_template(reasons)));
     let labelled = labelled(spec, edits, &mut pictures);
@@ -87,25 +110,71 @@ fn held_out(spec: &RunSpec, edits: bool, pictures: &mut Pictures) -> Result<Vec<
     };
     let prompts = prompts::read(file, edits, pictures)?;
     if let Some(evaluator) = evaluator(spec) {
-        for prompt in &prompts {
-            evaluator.check_prompt(&prompt.words)?;
+        for task in &prompts {
+            check_task(evaluator.as_ref(), task, pictures)?;
         }
     }
     Ok(prompts)
 }
 
-fn template(spec: &RunSpec) -> Result<String> {
-    JudgeTemplate::load(&spec.judge.template)?;
-    read_text(&spec.judge.template)
+/// Says whether the evaluator understands a task, whose sources are among `pictures`.
+fn check_task(evaluator: &dyn Evaluator, task: &Task, pictures: &Pictures) -> Result<()> {
+    let mut sources = Vec::new();
+    for bytes in task.sources.iter().filter_map(|source| pictures.get(source)) {
+        sources.push(image::load_from_memory(bytes).foreign()?.to_rgb8());
+    }
+    evaluator.check(&gavel_eval::Task {
+        words: &task.words,
+        sources: &sources,
+    })?;
+    Ok(())
+}
+
+/// Says whether the run paints pictures of the size that the evaluator's rules are made for.
+fn check_painted_size(spec: &RunSpec) -> Result<()> {
+    let Some(evaluator) = evaluator(spec) else {
+        return Ok(());
+    };
+    let (width, height) = (spec.sampling.width, spec.sampling.height);
+    let expected = evaluator.side();
+    if (width, height) == (expected as usize, expected as usize) {
+        return Ok(());
+    }
+    let error = EvalError::Size {
+        evaluator: evaluator.name(),
+        width: width as u32,
+        height: height as u32,
+        expected,
+    };
+    Err(error).context("`evaluation.evaluator` cannot be used")
+}
+
+fn template(spec: &RunSpec, edits: bool) -> Result<String> {
+    judge_template(&spec.judge.template, edits)
+}
+
+/// The text of a template that shows the source picture exactly where pictures are edited.
+fn judge_template(file: &Path, edits: bool) -> Result<String> {
+    let (fault, hint) = match (edits, JudgeTemplate::load(file)?.shows_base()) {
+        (true, false) => (
+            "this template does not show the picture that is edited",
+            "put a part `{ base = true }` before the two candidates, or take a template for edits (docs/judges.md)",
+        ),
+        (false, true) => (
+            "this template shows a picture that is edited, and the family of `model.family` edits none",
+            "take a template without `{ base = true }`, or choose a family that edits",
+        ),
+        _ => return read_text(file),
+    };
+    Err(Diagnostic::new(format!("{}: {fault}", file.display())).with_hint(hint))
 }
 
 /// The template of each member of an ensemble: its own or, where it names none, the ensemble's.
-fn member_templates(spec: &RunSpec) -> Result<Vec<String>> {
+fn member_templates(spec: &RunSpec, edits: bool) -> Result<Vec<String>> {
     let read = |member: &MemberSpec| {
         let own = Some(&member.template).filter(|file| !file.as_os_str().is_empty());
         let file = own.unwrap_or(&spec.judge.template);
-        JudgeTemplate::load(file)?;
-        read_text(file)
+        judge_template(file, edits)
     };
     spec.judge.back_end.members().iter().map(read).collect()
 }
@@ -166,5 +235,74 @@ fn model_folder(folder: &Path, key: &str, marker: &str) -> Result<()> {
 pub(crate) fn evaluator(spec: &RunSpec) -> Option<Box<dyn Evaluator>> {
     match spec.evaluation.as_ref()?.evaluator? {
         EvaluatorName::Scenes => Some(Box::new(gavel_eval::Scenes)),
+        EvaluatorName::Edits => Some(Box::new(gavel_eval::Edits)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{Rgb, RgbImage};
+
+    use super::*;
+
+    /// A run of the quickstart's size whose held-out prompts are edits, in `folder`.
+    fn edits_of(folder: &Path, prompts: &str) -> RunSpec {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/quickstart.toml");
+        let table = toml::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let mut spec = RunSpec::from_value(table).unwrap();
+        spec.evaluation.as_mut().unwrap().evaluator = Some(EvaluatorName::Edits);
+        let file = folder.join("held-out.jsonl");
+        std::fs::write(&file, prompts).unwrap();
+        spec.prompts.held_out = Some(file);
+        spec
+    }
+
+    fn red_square_on_white(side: u32) -> RgbImage {
+        RgbImage::from_fn(side, side, |x, y| match (x, y) {
+            (6..26, 22..42) => Rgb([220, 40, 40]),
+            _ => Rgb([245, 245, 245]),
+        })
+    }
+
+    #[test]
+    fn held_out_edits_are_checked_with_their_sources_before_anything_starts() {
+        let folder = tempfile::tempdir().unwrap();
+        red_square_on_white(64).save(folder.path().join("source.png")).unwrap();
+        red_square_on_white(96).save(folder.path().join("large.png")).unwrap();
+        let read = |line: &str| {
+            let spec = edits_of(folder.path(), line);
+            held_out(&spec, true, &mut Pictures::new()).map_err(|error| error.to_string())
+        };
+        let good = read(r#"{"prompt": "make the red square blue", "source": "source.png"}"#);
+        assert_eq!(good.unwrap()[0].sources.len(), 1);
+        for (line, problem) in [
+            (
+                r#"{"prompt": "paint it blue", "source": "source.png"}"#,
+                "prompt `paint it blue` is not an edit of a scene: `paint` where `make`, `remove`, `add` or `replace` should be",
+            ),
+            (
+                r#"{"prompt": "remove the green circle", "source": "source.png"}"#,
+                "prompt `remove the green circle`: the source picture shows no green object",
+            ),
+            (
+                r#"{"prompt": "remove the red square", "source": "large.png"}"#,
+                "prompt `remove the red square`: the source picture is 96x96, the `edits` rules read 64x64",
+            ),
+        ] {
+            assert_eq!(read(line), Err(problem.to_owned()));
+        }
+    }
+
+    #[test]
+    fn pictures_of_another_size_than_the_evaluators_are_refused_before_anything_starts() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spec = edits_of(folder.path(), "");
+        assert!(check_painted_size(&spec).is_ok());
+        spec.sampling.width = 128;
+        let error = format!("{:#}", check_painted_size(&spec).unwrap_err());
+        assert!(
+            error.contains("the picture is 128x64, the `edits` rules read 64x64"),
+            "{error}"
+        );
     }
 }

@@ -3,7 +3,6 @@
 use clap::Args;
 use gavel_core::ids::{PromptIndex, Step};
 use gavel_core::spec::RunSpec;
-use gavel_core::work;
 use gavel_judge::Templates;
 use gavel_models::load::{device, dtype};
 use gavel_models::lora::LoraConfig;
@@ -12,9 +11,10 @@ use gavel_policy::local::{Local, LocalStep};
 use gavel_policy::{PolicyState, Prompt, Sampler, Trainer};
 use gavel_review::peak_memory_bytes;
 use gavel_rubric::{Judge, RubricSet};
+use image::RgbImage;
 use serde::Serialize;
 
-use crate::assets;
+use crate::assets::{self, Files};
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::{Context as _, Foreign as _, Result};
 
@@ -99,7 +99,7 @@ impl Measured {
 /// Every part of a run, in one process.
 struct Bench {
     spec: RunSpec,
-    prompts: Vec<work::Task>,
+    files: Files,
     sampler: Sampler,
     judge: Box<dyn Judge>,
     rubric: RubricSet,
@@ -117,7 +117,7 @@ impl Bench {
         let trainer = Trainer::load(family, folder, &model_device, model_dtype)?;
         let lora = LoraConfig::from(&spec.lora);
         Ok(Self {
-            prompts: files.assets.prompts,
+            files,
             sampler: Sampler::load(family, folder, &model_device, model_dtype)?,
             judge: gavel_judge::open(&spec.judge, &Templates::load(&spec.judge)?)?,
             rubric,
@@ -131,13 +131,21 @@ impl Bench {
     fn step(&mut self, step: Step) -> Result<Laps> {
         let count = self.spec.prompts.per_step as usize;
         let offset = step.0 as usize * count;
-        let prompts: Vec<Prompt<'_>> = (0..count)
-            .map(|index| Prompt {
-                index: PromptIndex(index as u32),
+        let lines = &self.files.assets.prompts;
+        let tasks: Vec<_> = (0..count).map(|index| &lines[(offset + index) % lines.len()]).collect();
+        let sources: Vec<Vec<RgbImage>> = tasks
+            .iter()
+            .map(|task| self.files.sources(task))
+            .collect::<Result<_>>()?;
+        let prompts: Vec<Prompt<'_>> = (0..)
+            .zip(tasks.iter().zip(&sources))
+            .map(|(index, (task, pictures))| Prompt {
+                index: PromptIndex(index),
                 task: Task {
-                    words: &self.prompts[(offset + index) % self.prompts.len()].words,
-                    sources: &[],
+                    words: &task.words,
+                    sources: pictures,
                 },
+                sources: &task.sources,
             })
             .collect();
         let mut local = Local {

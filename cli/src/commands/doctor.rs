@@ -4,18 +4,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use gavel_core::ids::Digest;
 use gavel_core::measure::JudgeCounts;
 use gavel_core::spec::{GradientExchange, RunSpec};
 use gavel_judge::Templates;
 use gavel_models::load::{device, dtype};
 use gavel_models::lora::{LoraAdapter, LoraConfig};
 use gavel_models::{Family, denoiser::Task};
-use gavel_policy::Sampler;
 use gavel_policy::local::{Labelled, judge_counts};
+use gavel_policy::{Sampler, encoding};
 use gavel_rubric::RubricSet;
 use gavel_trainer_worker::exchange;
-use image::RgbImage;
 
 use crate::assets::{self, Files};
 use crate::config::{self, ConfigArguments};
@@ -66,7 +64,7 @@ pub(super) fn doctor(arguments: &DoctorArguments) -> Result<ExitCode> {
     );
     if let Some(spec) = &spec {
         let files = table.row("files", files(spec));
-        table.row("model", model(spec));
+        table.row("model", model(spec, files.as_ref()));
         table.row("judge", judge(spec, files.as_ref()));
         if spec.trainer.exchange == GradientExchange::Nccl {
             table.row("exchange", exchange());
@@ -97,8 +95,8 @@ fn files(spec: &RunSpec) -> Result<(String, Files)> {
     Ok((text, files))
 }
 
-/// Loads the whole pipeline and binds a new adapter.
-fn model(spec: &RunSpec) -> Result<(String, ())> {
+/// Loads the whole pipeline, encodes the first task, and binds a new adapter.
+fn model(spec: &RunSpec, files: Option<&Files>) -> Result<(String, ())> {
     let device = device(spec.model.device)
         .foreign()
         .with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
@@ -108,6 +106,16 @@ fn model(spec: &RunSpec) -> Result<(String, ())> {
         .pipeline()
         .grid(spec.sampling.height, spec.sampling.width)
         .context("`sampling.width` and `sampling.height`")?;
+    if let Some((files, first)) = files.and_then(|files| Some((files, files.assets.prompts.first()?))) {
+        let task = Task {
+            words: &first.words,
+            sources: &files.sources(first)?,
+        };
+        sampler
+            .pipeline()
+            .condition(&task, &encoding(&spec.prompts))
+            .context("the first of `prompts.train` cannot be encoded")?;
+    }
     let adapter = LoraAdapter::init(sampler.denoiser().layers(), &LoraConfig::from(&spec.lora), [0; 32])?;
     let manifest = adapter.manifest();
     Ok((
@@ -127,15 +135,15 @@ fn judge(spec: &RunSpec, files: Option<&Files>) -> Result<(String, ())> {
     let Some(files) = files.filter(|files| !files.assets.labelled.is_empty()) else {
         return Ok(("can be asked; no labelled pairs to try it on".to_owned(), ()));
     };
-    let picture = |digest: &Digest| -> Result<RgbImage> {
-        let bytes = files.pictures.get(digest).context("a labelled picture is missing")?;
-        Ok(image::load_from_memory(bytes).foreign()?.to_rgb8())
-    };
     let tried: Vec<_> = files.assets.labelled.iter().take(TRIED_PAIRS).collect();
     let mut pictures = Vec::with_capacity(tried.len());
     for pair in &tried {
-        let sources: Vec<RgbImage> = pair.task.sources.iter().map(picture).collect::<Result<_>>()?;
-        pictures.push((sources, picture(&pair.first)?, picture(&pair.second)?));
+        let shown = (
+            files.sources(&pair.task)?,
+            files.picture(&pair.first)?,
+            files.picture(&pair.second)?,
+        );
+        pictures.push(shown);
     }
     let labelled: Vec<Labelled<'_>> = tried
         .iter()

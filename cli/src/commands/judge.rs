@@ -8,6 +8,7 @@ use gavel_core::spec::{InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, 
 use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord};
 use gavel_judge::{Models, Templates, judge_with};
 use gavel_review::VerdictFile;
+use gavel_rubric::data::{Picture, ReadOptions};
 use gavel_rubric::{JudgeTemplate, JudgedPair, ReasonTemplate, RubricSet, Spent};
 use image::RgbImage;
 use serde::Serialize;
@@ -16,7 +17,7 @@ use super::connect::Connect;
 use super::dtype::DtypeArgument;
 use super::print_json;
 use crate::config::{self, ConfigArguments};
-use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
+use crate::diagnostic::{Context as _, Diagnostic, Result};
 use crate::runtime::ParentArguments;
 
 use super::worker::RelocationArguments;
@@ -67,9 +68,9 @@ pub(crate) struct JudgeArguments {
     /// Judge once: keep the verdict in this file (SQLite), and ask for nothing that it holds.
     #[arg(long, value_name = "FILE", requires = "judge")]
     pub(crate) cache: Option<PathBuf>,
-    /// Judge once: the picture that both are edits of.
-    #[arg(long, value_name = "IMAGE", requires = "judge")]
-    pub(crate) base: Option<PathBuf>,
+    /// Judge once: the picture that both are edits of; again for an edit of several.
+    #[arg(long, alias = "base", value_name = "IMAGE", requires = "judge")]
+    pub(crate) source: Vec<PathBuf>,
     /// Judge once: the two pictures.
     #[arg(value_name = "IMAGE", num_args = 2, requires = "judge")]
     pub(crate) images: Vec<PathBuf>,
@@ -86,7 +87,7 @@ fn judges_for(connect: Arg) -> Arg {
         .default_value(None)
         .env(None)
         .conflicts_with_all([
-            "judge", "rubric", "prompt", "template", "reasons", "json", "cache", "base", "images",
+            "judge", "rubric", "prompt", "template", "reasons", "json", "cache", "source", "images",
         ])
         .required_unless_present("judge")
         .help("Work as a judge for the coordinator at this address, http://HOST:PORT; several, separated by commas, where others stand by")
@@ -113,14 +114,18 @@ pub(super) fn judge(arguments: &JudgeArguments) -> Result<()> {
     let rubric = RubricSet::load(&spec.rubric)?;
     let templates = templates(arguments, &spec)?;
     let (first, second) = (picture(first)?, picture(second)?);
-    let source = arguments.base.as_deref().map(picture).transpose()?;
+    let sources: Vec<RgbImage> = arguments
+        .source
+        .iter()
+        .map(|file| picture(file))
+        .collect::<Result<_>>()?;
     let reasons = reasons(arguments, &spec)?;
     let mut models = Models::default();
     let judge = models.open(&spec, &templates)?;
     let pair = JudgedPair {
         prompt_index: PromptIndex(0),
         prompt,
-        source: source.as_ref(),
+        sources: &sources,
         first: &first,
         second: &second,
     };
@@ -223,11 +228,7 @@ fn reasons(arguments: &JudgeArguments, spec: &JudgeSpec) -> Result<Option<(Reaso
 }
 
 fn picture(file: &Path) -> Result<RgbImage> {
-    let picture = image::open(file).foreign().with_context(|| {
-        Diagnostic::new(format!("{}: cannot read the picture", file.display()))
-            .with_hint("give two PNG, JPEG or WebP files")
-    })?;
-    Ok(picture.to_rgb8())
+    Ok(Picture::open(file, &ReadOptions::local())?.image())
 }
 
 fn why(reason: AbstainReason) -> &'static str {

@@ -93,7 +93,7 @@ pub(super) fn replay(arguments: &ReplayArguments) -> Result<()> {
     for skipped in &replayed.skipped {
         println!(
             "skipped {}: {}",
-            arguments.trajectories[skipped.prompt.0 as usize].display(),
+            arguments.trajectories[skipped.prompt_index.0 as usize].display(),
             skipped.reason
         );
     }

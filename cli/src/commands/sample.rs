@@ -9,10 +9,13 @@ use gavel_core::ids::{Digest, PromptIndex, Step};
 use gavel_core::noise::Use;
 use gavel_core::rpo::Sde;
 use gavel_core::spec::SamplingSpec;
+use gavel_models::Family;
+use gavel_models::denoiser::{Encoding, SourceAreas, Task};
 use gavel_models::load::dtype;
 use gavel_models::lora::LoraAdapter;
-use gavel_models::{Family, denoiser::Task};
-use gavel_policy::{Method, Negative, Policy, Prompt, Request, Sampler, TensorFile, encode_png};
+use gavel_policy::{Levels, Method, Negative, Policy, Prompt, Request, Sampler, TensorFile, encode_png};
+use gavel_rubric::data::{Picture, ReadOptions};
+use image::RgbImage;
 
 use super::dtype::DtypeArgument;
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
@@ -23,12 +26,18 @@ pub(crate) struct SampleArguments {
     /// Folder of the base model, in the diffusers layout.
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
-    /// Folder of an adapter, in the PEFT layout.
-    #[arg(long, value_name = "DIR")]
+    /// Folder of an adapter, in the PEFT layout, or one weight file of another trainer (docs/formats.md).
+    #[arg(long, value_name = "DIR|FILE")]
     pub(crate) adapter: Option<PathBuf>,
-    /// What to paint.
+    /// What to paint, or how to edit the source pictures.
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: String,
+    /// The picture to edit; again for a model that takes several.
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) source: Vec<PathBuf>,
+    /// Pixels to which source pictures are resized, for the autoencoder and for the text encoder [default: the pipeline's own].
+    #[arg(long, value_name = "LATENTS,TEXT")]
+    pub(crate) source_areas: Option<AreasArgument>,
     /// What to steer away from, by classifier-free guidance: twice the work.
     #[arg(long, value_name = "TEXT", conflicts_with = "trajectory")]
     pub(crate) negative: Option<String>,
@@ -44,6 +53,9 @@ pub(crate) struct SampleArguments {
     /// Width and height in pixels.
     #[arg(long, value_name = "WxH", default_value = "512x512")]
     pub(crate) size: Size,
+    /// Take the aspect ratio of the last --source, at about as many pixels as --size has.
+    #[arg(long, requires = "source")]
+    pub(crate) source_aspect: bool,
     /// Initial latents instead of drawn ones: tensor `latents`, packed (docs/formats.md).
     #[arg(long, value_name = "FILE")]
     pub(crate) latents: Option<PathBuf>,
@@ -62,9 +74,9 @@ pub(crate) struct SampleArguments {
     /// Which of a prompt's candidates the noise is drawn for.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) candidate: u8,
-    /// Time shift of the sigma schedule.
-    #[arg(long, default_value_t = 3.0)]
-    pub(crate) shift: f64,
+    /// Time shift of the sigma schedule, or `pipeline` for the schedule of the model's own scheduler.
+    #[arg(long, value_name = "SHIFT", default_value = "3")]
+    pub(crate) shift: ShiftArgument,
     /// Guidance embedding's input.
     #[arg(long, default_value_t = 3.5)]
     pub(crate) guidance_scale: f64,
@@ -103,6 +115,58 @@ impl FromStr for Size {
     }
 }
 
+/// Where the noise levels come from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum ShiftArgument {
+    Constant(f64),
+    Pipeline,
+}
+
+impl FromStr for ShiftArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<f64>() {
+            _ if text == "pipeline" => Ok(Self::Pipeline),
+            Ok(shift) if shift > 0.0 && shift.is_finite() => Ok(Self::Constant(shift)),
+            _ => Err("write a positive number, or `pipeline`".to_owned()),
+        }
+    }
+}
+
+impl ShiftArgument {
+    fn levels(self) -> Levels {
+        match self {
+            Self::Constant(_) => Levels::Shift,
+            Self::Pipeline => Levels::Pipeline,
+        }
+    }
+
+    /// What a trajectory file says; 1 for noise levels that no constant shift gives.
+    fn constant(self) -> f64 {
+        match self {
+            Self::Constant(shift) => shift,
+            Self::Pipeline => 1.0,
+        }
+    }
+}
+
+/// Two numbers of pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AreasArgument(SourceAreas);
+
+impl FromStr for AreasArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let areas = text.split_once(',');
+        match areas.and_then(|(latents, text)| Some((latents.parse().ok()?, text.parse().ok()?))) {
+            Some((latents, text)) if latents > 0 && text > 0 => Ok(Self(SourceAreas { latents, text })),
+            _ => Err("write it as LATENTS,TEXT, for example 1048576,147456".to_owned()),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SamplerArgument {
     Ode,
@@ -126,7 +190,13 @@ pub(super) fn sample(arguments: &SampleArguments) -> Result<()> {
     let adapter = arguments
         .adapter
         .as_deref()
-        .map(|dir| LoraAdapter::load(dir, sampler.denoiser().layers()))
+        .map(|place| {
+            let layers = sampler.denoiser().layers();
+            match place.is_file() {
+                true => LoraAdapter::import(place, layers),
+                false => LoraAdapter::load(place, layers),
+            }
+        })
         .transpose()?;
     let policy = match &adapter {
         Some(adapter) => Policy::Adapted {
@@ -135,12 +205,20 @@ pub(super) fn sample(arguments: &SampleArguments) -> Result<()> {
         },
         None => Policy::Base,
     };
+    let sources: Vec<Picture> = arguments
+        .source
+        .iter()
+        .map(|file| Picture::open(file, &ReadOptions::local()).context("`--source` cannot be used"))
+        .collect::<Result<_>>()?;
+    let digests: Vec<Digest> = sources.iter().map(|source| source.digest).collect();
+    let pictures: Vec<RgbImage> = sources.iter().map(Picture::image).collect();
     let prompts = [Prompt {
         index: PromptIndex(0),
         task: Task {
             words: &arguments.prompt,
-            sources: &[],
+            sources: &pictures,
         },
+        sources: &digests,
     }];
     let request = Request {
         prompts: &prompts,
@@ -158,7 +236,11 @@ pub(super) fn sample(arguments: &SampleArguments) -> Result<()> {
             scale: arguments.true_cfg_scale,
         }),
         sampling: &sampling,
-        max_sequence_length: arguments.max_sequence_length,
+        levels: arguments.shift.levels(),
+        encoding: Encoding {
+            max_sequence_length: arguments.max_sequence_length,
+            source_areas: arguments.source_areas.map(|areas| areas.0),
+        },
     };
     let sample = sampler
         .sample(policy, &request)?
@@ -194,12 +276,18 @@ fn sampling(arguments: &SampleArguments) -> Result<SamplingSpec> {
         return Err(Diagnostic::new("`--true-cfg-scale` must be above 1")
             .with_hint("leave --negative out for no such guidance"));
     }
-    if !(arguments.eta > 0.0 && arguments.eta.is_finite() && arguments.shift > 0.0 && arguments.shift.is_finite()) {
-        return Err(Diagnostic::new("`--eta` and `--shift` must be positive numbers"));
+    if !(arguments.eta > 0.0 && arguments.eta.is_finite()) {
+        return Err(Diagnostic::new("`--eta` must be a positive number"));
+    }
+    if arguments.shift == ShiftArgument::Pipeline && arguments.trajectory.is_some() {
+        return Err(
+            Diagnostic::new("a trajectory file says its constant shift, which `--shift pipeline` has not")
+                .with_hint("give --shift a number, or leave --trajectory out"),
+        );
     }
     Ok(SamplingSpec {
         steps: arguments.steps,
-        shift: arguments.shift,
+        shift: arguments.shift.constant(),
         sde: match arguments.sde {
             SdeArgument::Dance => Sde::Dance,
             SdeArgument::Flow => Sde::Flow,
@@ -209,6 +297,7 @@ fn sampling(arguments: &SampleArguments) -> Result<SamplingSpec> {
         guidance_scale: arguments.guidance_scale,
         width: arguments.size.width,
         height: arguments.size.height,
+        source_aspect: arguments.source_aspect,
         candidates: 2,
         shared_noise: true,
         batch: 1,

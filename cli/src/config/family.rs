@@ -4,9 +4,6 @@ use gavel_core::spec::Problem;
 use gavel_models::Family;
 use toml::{Table, Value};
 
-/// The name that a published recipe gives a family which this version does not train.
-const COMING: &str = "qwen_image_edit";
-
 /// Gives `[lora]` the target modules that were published for the family, unless the configuration names some.
 pub(super) fn fill_target_modules(table: &mut Table) {
     let Some(family) = name(table).and_then(|name| Family::from_name(name).ok()) else {
@@ -25,19 +22,10 @@ pub(super) fn fill_target_modules(table: &mut Table) {
 
 /// What is wrong with the family's name.
 pub(super) fn check(table: &Table) -> Option<Problem> {
-    let found = name(table)?;
-    let unknown = Family::from_name(found).err()?;
-    let message = match found {
-        COMING => format!(
-            "`{COMING}` (instruction editing) is not part of this version yet: this file holds the published recipe, and \
-             training it comes with a later version; use a text-to-image family such as `{}` until then",
-            Family::ALL[0]
-        ),
-        _ => unknown.to_string(),
-    };
+    let unknown = Family::from_name(name(table)?).err()?;
     Some(Problem {
         key: "model.family".to_owned(),
-        message,
+        message: unknown.to_string(),
         suggestion: None,
     })
 }

@@ -11,7 +11,7 @@ use gavel_models::{Family, denoiser::Inspection};
 use gavel_rubric::{JudgeTemplate, RubricSet};
 
 use crate::assets::{self, Files};
-use crate::diagnostic::{Context as _, Foreign as _, Result};
+use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
 
 /// How long a server may take to say which models it has.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
@@ -39,6 +39,34 @@ pub(super) fn size(spec: &RunSpec, model: &dyn Inspection) -> Result<()> {
     model
         .grid(spec.sampling.height, spec.sampling.width)
         .context("`sampling.width` and `sampling.height`")?;
+    Ok(())
+}
+
+/// Each task has as many source pictures as the model takes. Files that cannot be read are told elsewhere.
+pub(super) fn sources(model: &dyn Inspection, files: Option<&Files>) -> Result<()> {
+    let Some(files) = files else { return Ok(()) };
+    let taken = model.source_pictures();
+    let lists = [
+        ("prompts.train", &files.assets.prompts),
+        ("prompts.held_out", &files.assets.held_out),
+    ];
+    for (key, tasks) in lists {
+        for (index, task) in tasks.iter().enumerate() {
+            let count = task.sources.len();
+            if !taken.contains(&count) {
+                let most = if taken.start() == taken.end() {
+                    String::new()
+                } else {
+                    format!(" to {}", taken.end())
+                };
+                return Err(Diagnostic::new(format!(
+                    "`{key}`: record {index} has {count} source pictures, the model of `model.path` takes {}{most}",
+                    taken.start()
+                ))
+                .with_hint("correct the record, or name a model that takes as many"));
+            }
+        }
+    }
     Ok(())
 }
 

@@ -30,6 +30,7 @@ pub(crate) fn preflight(spec: &RunSpec, out: &Path, resume: bool) -> Result<File
     if let Some(model) = model.as_deref() {
         checks.note(folders::adapter(spec, model));
         checks.note(folders::size(spec, model));
+        checks.note(folders::sources(model, files.as_ref()));
     }
     let judges = checks.note(judges(spec));
     for judge in judges.iter().flatten() {

@@ -11,6 +11,15 @@ pub struct Fact {
     pub holds: bool,
 }
 
+impl Fact {
+    pub(crate) fn new(name: &str, holds: bool) -> Self {
+        Self {
+            name: name.to_owned(),
+            holds,
+        }
+    }
+}
+
 /// The facts of one picture, in the evaluator's order; never empty.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -72,15 +81,7 @@ mod tests {
     use super::*;
 
     fn facts(holds: &[bool]) -> Facts {
-        Facts::new(
-            holds
-                .iter()
-                .map(|&holds| Fact {
-                    name: "fact".to_owned(),
-                    holds,
-                })
-                .collect(),
-        )
+        Facts::new(holds.iter().map(|&holds| Fact::new("fact", holds)).collect())
     }
 
     #[test]

@@ -2,11 +2,15 @@
 
 use std::path::Path;
 
-use gavel_eval::{Evaluator, Scenes};
+use gavel_eval::{Evaluator, Scenes, Task};
 use image::imageops;
 use serde_json::Value;
 
 const COLUMNS: u32 = 20;
+
+fn task(words: &str) -> Task<'_> {
+    Task { words, sources: &[] }
+}
 
 #[test]
 fn every_fact_agrees_with_the_python_rules() {
@@ -18,7 +22,9 @@ fn every_fact_agrees_with_the_python_rules() {
         let tile = case["tile"].as_u64().unwrap() as u32;
         let image = imageops::crop_imm(&sheet, tile % COLUMNS * 64, tile / COLUMNS * 64, 64, 64).to_image();
         let prompt = case["prompt"].as_str().unwrap();
-        let found = Scenes.evaluate(prompt, &image).unwrap();
+        let answer = Scenes.evaluate(&task(prompt), &image).unwrap();
+        assert_eq!(answer.preservation, None);
+        let found = answer.facts;
         let expected = case["facts"].as_object().unwrap();
         assert_eq!(found.iter().count(), expected.len(), "tile {tile}, `{prompt}`");
         for fact in found.iter() {
@@ -39,7 +45,10 @@ fn every_fact_agrees_with_the_python_rules() {
 #[test]
 fn another_picture_size_is_refused() {
     let error = Scenes
-        .evaluate("a red circle on a white background", &image::RgbImage::new(32, 64))
+        .evaluate(
+            &task("a red circle on a white background"),
+            &image::RgbImage::new(32, 64),
+        )
         .unwrap_err();
     assert_eq!(error.to_string(), "the picture is 32x64, the `scenes` rules read 64x64");
 }

@@ -17,7 +17,7 @@ pub trait VerdictCache {
 /// All that a verdict depends on: the judge with its template and margin, the rubric, the prompt, and the pictures in order.
 pub fn verdict_key(judge: &dyn Judge, rubric: &RubricSet, pair: &JudgedPair<'_>) -> Digest {
     let mut text = format!("{} {}", judge.identity(), rubric.digest());
-    for image in [Some(pair.first), Some(pair.second), pair.source].into_iter().flatten() {
+    for image in [pair.first, pair.second].into_iter().chain(pair.sources) {
         text += &format!(" {}", pixels(image));
     }
     // The prompt comes last, so that no words of it can pass for something else.
@@ -72,7 +72,7 @@ pub fn judge_with(
         let record = known.or_else(|| judged.next())?;
         // The same pair may have stood in another place.
         Some(VerdictRecord {
-            prompt: pair.prompt_index,
+            prompt_index: pair.prompt_index,
             ..record
         })
     });
@@ -164,14 +164,14 @@ mod tests {
     fn a_verdict_is_recalled_for_the_very_same_question_and_for_no_other() {
         let [dark, light, other] = [image(1), image(200), image(90)];
         let wide = RgbImage::from_pixel(3, 2, image::Rgb([1; 3]));
-        let pair = |prompt, source, first, second| JudgedPair {
+        let pair = |prompt, sources, first, second| JudgedPair {
             prompt_index: PromptIndex(4),
             prompt,
-            source,
+            sources,
             first,
             second,
         };
-        let same = pair("a cat", None, &dark, &light);
+        let same = pair("a cat", &[], &dark, &light);
         let judge = counting("one", FIRST);
         let memory = Memory::default();
         let asked = |judge: &Counting, rubric: &RubricSet, pair: JudgedPair<'_>| {
@@ -193,13 +193,13 @@ mod tests {
         assert_eq!(asked(&counting("another judge", FIRST), &sharp, same), 1);
         assert_eq!(asked(&judge, &rubric("Blurred."), same), 1);
         for changed in [
-            pair("a dog", None, &dark, &light),
-            pair("a cat", None, &light, &dark),
-            pair("a cat", None, &other, &light),
-            pair("a cat", None, &dark, &other),
-            pair("a cat", None, &wide, &light),
-            pair("a cat", Some(&other), &dark, &light),
-            pair("a cat", Some(&light), &dark, &light),
+            pair("a dog", &[], &dark, &light),
+            pair("a cat", &[], &light, &dark),
+            pair("a cat", &[], &other, &light),
+            pair("a cat", &[], &dark, &other),
+            pair("a cat", &[], &wide, &light),
+            pair("a cat", std::slice::from_ref(&other), &dark, &light),
+            pair("a cat", std::slice::from_ref(&light), &dark, &light),
         ] {
             assert_eq!(asked(&judge, &sharp, changed), 1, "{}", changed.prompt);
             assert_eq!(asked(&judge, &sharp, changed), 0);
@@ -213,7 +213,7 @@ mod tests {
             .map(|index| JudgedPair {
                 prompt_index: PromptIndex(index),
                 prompt: "a cat",
-                source: None,
+                sources: &[],
                 first: &images[index as usize],
                 second: &images[3],
             })
@@ -221,7 +221,7 @@ mod tests {
         let (judge, memory, sharp) = (counting("one", FIRST), Memory::default(), rubric("Sharp."));
         judge_with(&memory, &judge, &sharp, &pairs[1..2]).unwrap();
         let records = judge_with(&memory, &judge, &sharp, &pairs).unwrap();
-        assert!(records.iter().map(|record| record.prompt.0).eq(0..3));
+        assert!(records.iter().map(|record| record.prompt_index.0).eq(0..3));
         assert_eq!(judge.asked.load(Ordering::SeqCst), 3);
     }
 
@@ -231,7 +231,7 @@ mod tests {
         let pair = JudgedPair {
             prompt_index: PromptIndex(0),
             prompt: "a cat",
-            source: None,
+            sources: &[],
             first: &dark,
             second: &light,
         };

@@ -103,7 +103,7 @@ impl Ensemble {
             Some(side) => Verdict::Preferred { side },
         };
         VerdictRecord {
-            prompt: pair.prompt_index,
+            prompt_index: pair.prompt_index,
             verdict,
             probability_first,
             order_probabilities,
@@ -259,7 +259,7 @@ mod tests {
         let pair = JudgedPair {
             prompt_index: PromptIndex(7),
             prompt: "",
-            source: None,
+            sources: &[],
             first: &image,
             second: &image,
         };
@@ -275,7 +275,7 @@ mod tests {
         let record = vote([(3.0, first()), (1.0, second()), (1.0, second())]).unwrap();
         assert_eq!(record.verdict, Verdict::Preferred { side: Side::First });
         assert!((record.probability_first - (3.0 * 0.9 + 2.0 * 0.2) / 5.0).abs() < 1e-12);
-        assert_eq!(record.prompt, PromptIndex(7));
+        assert_eq!(record.prompt_index, PromptIndex(7));
         assert_eq!(record.votes.len(), 3);
     }
 

@@ -65,12 +65,9 @@ impl Explainer {
     fn sentence(&self, theme: &Theme, pair: &JudgedPair<'_>, better: Side) -> Result<Option<String>, AskError> {
         let messages = self
             .template
-            .render(pair.prompt, theme, better, pair.source.is_some())
+            .render(pair.prompt, theme, better, pair.sources.len())
             .map_err(|error| AskError::unanswerable(&error))?;
-        let images: Vec<_> = [Some(pair.first), Some(pair.second), pair.source]
-            .into_iter()
-            .flatten()
-            .collect();
+        let images: Vec<_> = [pair.first, pair.second].into_iter().chain(pair.sources).collect();
         let reply = self.writer.reply(&ChatRequest {
             messages: &messages,
             images: &images,
@@ -153,7 +150,7 @@ mod tests {
         let pair = |index| JudgedPair {
             prompt_index: PromptIndex(index),
             prompt: "a cat",
-            source: None,
+            sources: &[],
             first: &image,
             second: &image,
         };

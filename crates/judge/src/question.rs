@@ -21,8 +21,8 @@ impl<'a> Question<'a> {
         pictures: Pictures,
     ) -> Result<Self, Error> {
         let mut images = vec![pair.first, pair.second];
-        match (template.shows_base(), pair.source) {
-            (true, None) => {
+        match (template.shows_base(), pair.sources) {
+            (true, []) => {
                 return Err(Error::Unfit {
                     problem: format!(
                         "judge template `{}` shows the picture that was edited, and this pair has none",
@@ -31,7 +31,7 @@ impl<'a> Question<'a> {
                     hint: "use a template without `{ base = true }` for text-to-image pairs",
                 });
             }
-            (false, Some(_)) => {
+            (false, [_, ..]) => {
                 return Err(Error::Unfit {
                     problem: format!(
                         "judge template `{}` does not show the picture that was edited",
@@ -40,10 +40,10 @@ impl<'a> Question<'a> {
                     hint: "put a part `{ base = true }` into the template, before the two candidates",
                 });
             }
-            (_, source) => images.extend(source),
+            (_, sources) => images.extend(sources),
         }
         Ok(Self {
-            messages: template.render(pair.prompt, rubric, pictures)?,
+            messages: template.render(pair.prompt, rubric, pictures, pair.sources.len())?,
             images,
         })
     }

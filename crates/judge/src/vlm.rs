@@ -80,7 +80,7 @@ impl VlmJudge {
         let answers = [answer(&logits[0])?, answer(&logits[1])?];
         let (verdict, order_probabilities) = decide(answers, self.template.label_mass_min, self.margin);
         Ok(VerdictRecord {
-            prompt: pair.prompt_index,
+            prompt_index: pair.prompt_index,
             verdict,
             probability_first: mean(order_probabilities),
             order_probabilities,
@@ -120,7 +120,11 @@ pub fn check_question(folder: &VlmInspection, template: &JudgeTemplate, rubric: 
     let pair = JudgedPair {
         prompt_index: gavel_core::ids::PromptIndex(0),
         prompt: "a prompt",
-        source: template.shows_base().then_some(&image),
+        sources: if template.shows_base() {
+            std::slice::from_ref(&image)
+        } else {
+            &[]
+        },
         first: &image,
         second: &image,
     };

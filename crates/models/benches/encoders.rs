@@ -10,8 +10,7 @@ use std::{hint::black_box, path::Path, time::Duration};
 use candle_core::{DType, Device, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 use gavel_models::{
-    denoiser::Grid,
-    flux::pipeline::unpack_latents,
+    denoiser::{Grid, packing::unpack_latents},
     vae::AutoencoderKl,
     vlm::{Content, Conversation, Message, Vlm},
 };

@@ -12,12 +12,18 @@ use crate::LoadError;
 use crate::denoiser::{Denoiser, Inspection, Pipeline};
 use crate::flux::{FluxInspection, FluxPipeline, FluxTransformer};
 use crate::load::read_json;
+use crate::qwen::{QwenImageInspection, QwenImagePipeline, QwenImageTransformer};
 
 /// A family of diffusion models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Family {
     /// FLUX text-to-image, in the layout of diffusers' `FluxPipeline`.
     Flux,
+    /// Qwen-Image text-to-image, in the layout of diffusers' `QwenImagePipeline`.
+    QwenImage,
+    /// Qwen-Image-Edit and its successors 2509 and 2511, in the layouts of diffusers' `QwenImageEditPipeline` and
+    /// `QwenImageEditPlusPipeline`.
+    QwenImageEdit,
 }
 
 /// No family has this name.
@@ -53,12 +59,14 @@ impl fmt::Display for Family {
 
 impl Family {
     /// Every family.
-    pub const ALL: &[Self] = &[Self::Flux];
+    pub const ALL: &[Self] = &[Self::Flux, Self::QwenImage, Self::QwenImageEdit];
 
     /// The name that `model.family` gives it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Flux => "flux",
+            Self::QwenImage => "qwen_image",
+            Self::QwenImageEdit => "qwen_image_edit",
         }
     }
 
@@ -95,12 +103,12 @@ impl Family {
         let file = dir.join("model_index.json");
         let key = "_class_name";
         let class = &read_json(&file)?[key];
-        let found = Self::ALL.iter().find(|family| class == family.pipeline_class());
+        let found = Self::ALL
+            .iter()
+            .find(|family| family.pipeline_classes().iter().any(|known| class == known));
         found.copied().ok_or_else(|| {
-            let classes: Vec<String> = Self::ALL
-                .iter()
-                .map(|family| format!("`{}`", family.pipeline_class()))
-                .collect();
+            let classes = Self::ALL.iter().flat_map(|family| family.pipeline_classes());
+            let classes: Vec<String> = classes.map(|class| format!("`{class}`")).collect();
             LoadError::Unsupported {
                 file,
                 key: key.to_owned(),
@@ -110,17 +118,20 @@ impl Family {
         })
     }
 
-    /// The pipeline class that `model_index.json` names.
-    fn pipeline_class(self) -> &'static str {
+    /// The pipeline classes that `model_index.json` may name.
+    pub(crate) fn pipeline_classes(self) -> &'static [&'static str] {
         match self {
-            Self::Flux => "FluxPipeline",
+            Self::Flux => &["FluxPipeline"],
+            Self::QwenImage => &["QwenImagePipeline"],
+            Self::QwenImageEdit => &["QwenImageEditPipeline", "QwenImageEditPlusPipeline"],
         }
     }
 
     /// Whether a task has source pictures, which the family edits.
     pub fn takes_sources(self) -> bool {
         match self {
-            Self::Flux => false,
+            Self::Flux | Self::QwenImage => false,
+            Self::QwenImageEdit => true,
         }
     }
 
@@ -128,13 +139,14 @@ impl Family {
     pub fn published_targets(self) -> &'static [&'static str] {
         match self {
             Self::Flux => &LoraSpec::PUBLISHED_TARGETS,
+            Self::QwenImage | Self::QwenImageEdit => QwenImageTransformer::PUBLISHED_TARGETS,
         }
     }
 
     /// The folder of the denoiser in a pipeline folder, which is what fingerprints are of.
     pub fn denoiser_dir(self, dir: &Path) -> PathBuf {
         match self {
-            Self::Flux => dir.join("transformer"),
+            Self::Flux | Self::QwenImage | Self::QwenImageEdit => dir.join("transformer"),
         }
     }
 
@@ -146,6 +158,9 @@ impl Family {
         let dir = self.denoiser_dir(dir);
         match self {
             Self::Flux => Ok(Box::new(FluxTransformer::load(&dir, device, dtype)?)),
+            Self::QwenImage | Self::QwenImageEdit => {
+                Ok(Box::new(QwenImageTransformer::load(self, &dir, device, dtype)?))
+            }
         }
     }
 
@@ -156,6 +171,7 @@ impl Family {
     pub fn load_pipeline(self, dir: &Path, device: &Device, dtype: DType) -> Result<Box<dyn Pipeline>, LoadError> {
         match self {
             Self::Flux => Ok(Box::new(FluxPipeline::load(dir, device, dtype)?)),
+            Self::QwenImage | Self::QwenImageEdit => Ok(Box::new(QwenImagePipeline::load(self, dir, device, dtype)?)),
         }
     }
 
@@ -166,6 +182,7 @@ impl Family {
     pub fn inspect(self, dir: &Path) -> Result<Box<dyn Inspection>, LoadError> {
         match self {
             Self::Flux => Ok(Box::new(FluxInspection::read(dir)?)),
+            Self::QwenImage | Self::QwenImageEdit => Ok(Box::new(QwenImageInspection::read(self, dir)?)),
         }
     }
 }
@@ -202,11 +219,11 @@ mod tests {
     fn an_unknown_name_is_answered_with_the_known_ones() {
         assert_eq!(
             Family::from_name("fluks").unwrap_err().to_string(),
-            "no model family is called `fluks`, did you mean `flux`; the families are `flux`"
+            "no model family is called `fluks`, did you mean `flux`; the families are `flux`, `qwen_image`, `qwen_image_edit`"
         );
         assert_eq!(
             Family::from_name("sd3").unwrap_err().to_string(),
-            "no model family is called `sd3`; the families are `flux`"
+            "no model family is called `sd3`; the families are `flux`, `qwen_image`, `qwen_image_edit`"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Diffusion and vision-language models on candle: a diffusion family for the policy, Qwen2.5-VL and Qwen3-VL for the judge.
+//! Diffusion and vision-language models on candle: the diffusion families of the policy, Qwen2.5-VL and Qwen3-VL for the judge.
 //!
 //! Whoever samples or trains goes through [`Family`], which opens a folder as a [`denoiser::Denoiser`] or a
 //! [`denoiser::Pipeline`]; no other crate names a family.
@@ -14,6 +14,8 @@ mod layers;
 pub mod load;
 pub mod lora;
 pub mod ops;
+pub mod qwen;
+mod resize;
 pub mod text;
 pub mod vae;
 pub mod vlm;

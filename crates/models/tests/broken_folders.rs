@@ -197,6 +197,21 @@ fn configurations_name_the_key_that_is_wrong() {
     assert!(matches!(error, LoadError::FileMissing { .. }), "{error}");
 }
 
+/// A folder saved by transformers 4.53 names the channels twice; the two names were one key, and the second a duplicate.
+#[test]
+fn channels_under_their_old_and_new_name_are_read() {
+    let folder = copy(&shipped("tiny-judge"));
+    let config = folder.path().join("config.json");
+    edit(&config, "\"num_heads\": 4", "\"in_chans\": 3, \"num_heads\": 4");
+    let text = fs::read_to_string(&config).unwrap();
+    assert!(text.contains("\"in_channels\": 3"), "{text}");
+    Vlm::load(folder.path(), &Device::Cpu, DType::F32).unwrap();
+
+    edit(&config, "\"in_chans\": 3", "\"in_chans\": 4");
+    let error = judge(folder.path()).to_string();
+    assert!(error.contains("`vision_config.in_chans` is 4"), "{error}");
+}
+
 #[test]
 fn settings_of_qwen3_vl_that_do_not_fit_are_named() {
     for (from, to, named) in [

@@ -12,11 +12,8 @@ use std::{
 
 use candle_core::{DType, Device, Tensor};
 use gavel_models::{
-    denoiser::{Grid, Pipeline, Task},
-    flux::{
-        FluxPipeline, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS,
-        pipeline::{FluxTextEncoders, unpack_latents},
-    },
+    denoiser::{Encoding, Grid, Pipeline, Task, packing::unpack_latents},
+    flux::{FluxPipeline, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS, pipeline::FluxTextEncoders},
     text::{ClipTextEncoder, PromptTokenizer, T5Encoder},
     vae::AutoencoderKl,
 };
@@ -253,6 +250,11 @@ fn results_do_not_depend_on_the_number_of_threads() {
     assert_eq!(with(1), with(3));
 }
 
+const ENCODING: Encoding = Encoding {
+    max_sequence_length: 24,
+    source_areas: None,
+};
+
 #[test]
 fn the_conditioning_of_a_task_is_what_the_text_encoders_give() {
     let pipeline = FluxPipeline::load(&root().join("models/tiny-flux"), &Device::Cpu, DType::F32).unwrap();
@@ -261,7 +263,7 @@ fn the_conditioning_of_a_task_is_what_the_text_encoders_give() {
         words: PROMPTS[0],
         sources: &[],
     };
-    let conditioning = pipeline.condition(&task, 24).unwrap();
+    let conditioning = pipeline.condition(&task, &ENCODING).unwrap();
     let first = |name: &str| expected[name].get(0).unwrap();
     assert_close(
         conditioning.get(PROMPT_EMBEDS).unwrap(),
@@ -281,7 +283,7 @@ fn the_conditioning_of_a_task_is_what_the_text_encoders_give() {
         ..task
     };
     assert!(
-        pipeline.condition(&edit, 24).is_err(),
+        pipeline.condition(&edit, &ENCODING).is_err(),
         "a source picture was silently ignored"
     );
 }

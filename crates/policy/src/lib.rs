@@ -14,7 +14,7 @@ pub mod train;
 pub mod trajectory;
 mod values;
 
-pub use sample::{Method, Negative, Policy, Prompt, Request, Sample, Sampler, encode_png};
+pub use sample::{Levels, Method, Negative, Policy, Prompt, Request, Sample, Sampler, encode_png, encoding};
 pub use tensor_file::{HostTensor, TensorFile, TensorFileError};
 pub use train::{
     EncodedPolicy, GradientSettings, Group, OptimizerState, PolicyState, RewardedTrajectory, ShardGradient, Trainer,

@@ -200,7 +200,7 @@ impl Local<'_> {
                     reward,
                 });
             groups.push(Group {
-                prompt: prompt.index,
+                prompt_index: prompt.index,
                 candidates: rewarded.collect(),
             });
         }
@@ -217,13 +217,13 @@ impl Local<'_> {
     }
 }
 
-/// Two pictures of a prompt; the judge sees the first source, where the prompt is an edit.
+/// Two pictures of a prompt, with those that it edits.
 fn pair<'a>(prompt: &Prompt<'a>, first: &'a RgbImage, second: &'a RgbImage) -> JudgedPair<'a> {
-    let Prompt { index, task } = *prompt;
+    let Prompt { index, task, .. } = *prompt;
     JudgedPair {
         prompt_index: index,
         prompt: task.words,
-        source: task.sources.first(),
+        sources: task.sources,
         first,
         second,
     }
@@ -252,6 +252,7 @@ pub fn judge_counts(judge: &dyn Judge, rubric: &RubricSet, labelled: &[Labelled<
         let prompt = Prompt {
             index: PromptIndex(index),
             task: one.task,
+            sources: &[],
         };
         let judged = judge.judge(rubric, &[pair(&prompt, one.first, one.second)])?;
         records.extend(judged.into_iter().map(|record| (record, one.preferred)));

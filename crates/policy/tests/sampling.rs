@@ -12,10 +12,10 @@ use gavel_core::{
 };
 use gavel_models::{
     Family,
-    denoiser::Task,
+    denoiser::{Encoding, Task},
     lora::{LoraAdapter, LoraConfig},
 };
-use gavel_policy::{Method, Policy, Prompt, Request, Sample, Sampler, Trajectory, encode_png, sample::Error};
+use gavel_policy::{Levels, Method, Policy, Prompt, Request, Sample, Sampler, Trajectory, encode_png, sample::Error};
 
 fn tiny_flux() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-flux"))
@@ -37,6 +37,7 @@ fn prompts(texts: &[&'static str]) -> Vec<Prompt<'static>> {
     let prompt = |(index, words): (usize, &&'static str)| Prompt {
         index: PromptIndex(index as u32),
         task: Task { words, sources: &[] },
+        sources: &[],
     };
     texts.iter().enumerate().map(prompt).collect()
 }
@@ -52,7 +53,11 @@ fn request<'a>(prompts: &'a [Prompt<'a>], sampling: &'a SamplingSpec, method: Me
         initial_latents: None,
         negative: None,
         sampling,
-        max_sequence_length: 24,
+        levels: Levels::Shift,
+        encoding: Encoding {
+            max_sequence_length: 24,
+            source_areas: None,
+        },
     }
 }
 

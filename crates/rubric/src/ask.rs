@@ -124,8 +124,8 @@ pub struct JudgedPair<'a> {
     pub prompt_index: PromptIndex,
     /// The prompt's words: a description, or the instruction of an edit.
     pub prompt: &'a str,
-    /// The picture that was edited; `None` for text-to-image.
-    pub source: Option<&'a RgbImage>,
+    /// The pictures that were edited; empty for text-to-image.
+    pub sources: &'a [RgbImage],
     /// The first candidate.
     pub first: &'a RgbImage,
     /// The second candidate.

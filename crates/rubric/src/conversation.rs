@@ -1,5 +1,6 @@
 //! Conversations as template files write them: turns with places for words and pictures.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use minijinja::{Environment, UndefinedBehavior};
@@ -25,7 +26,7 @@ pub struct Message {
 pub enum Part {
     /// Words.
     Text(String),
-    /// A picture, by its place in the question, counted from 0: the candidates, then the picture that was edited.
+    /// A picture, by its place in the question, counted from 0: the candidates, then the pictures that were edited.
     Image(usize),
 }
 
@@ -43,7 +44,7 @@ pub(crate) struct Conversation {
 pub(crate) enum Place {
     /// A candidate, counted from 0.
     Candidate(usize),
-    /// The picture that was edited.
+    /// The pictures that were edited.
     Base,
 }
 
@@ -119,15 +120,15 @@ impl Conversation {
         })
     }
 
-    /// The turns in words. `picture` says which picture of the question belongs in a place: `Ok(None)` leaves the place out, an
-    /// error says what is wrong with it.
+    /// The turns in words. `pictures` says which pictures of the question belong in a place, none or several; an error says what
+    /// is wrong with it.
     ///
     /// # Errors
     /// [`TemplateError`]: an expression fails on these values, or a picture does not fit.
     pub(crate) fn render(
         &self,
         values: impl Serialize,
-        picture: impl Fn(Place) -> Result<Option<usize>, &'static str>,
+        pictures: impl Fn(Place) -> Result<Range<usize>, &'static str>,
     ) -> Result<Vec<Message>, TemplateError> {
         let mut messages = Vec::with_capacity(self.turns.len());
         for (index, turn) in self.turns.iter().enumerate() {
@@ -146,11 +147,8 @@ impl Conversation {
                     Piece::Image { image } => Place::Candidate(image - 1),
                     Piece::Base { .. } => Place::Base,
                 };
-                content.extend(
-                    picture(place)
-                        .map_err(|problem| self.fault(key, problem))?
-                        .map(Part::Image),
-                );
+                let shown = pictures(place).map_err(|problem| self.fault(key, problem))?;
+                content.extend(shown.map(Part::Image));
             }
             messages.push(Message {
                 role: turn.role.clone(),

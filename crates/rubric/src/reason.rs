@@ -48,12 +48,12 @@ impl ReasonTemplate {
             digest: Digest::of(text.as_bytes()),
             conversation: Conversation::new(raw.messages, VARIABLES, file)?,
         };
-        for (name, base) in [(None, false), (Some("Trial".to_owned()), true)] {
+        for (name, sources) in [(None, 0), (Some("Trial".to_owned()), 1)] {
             let trial = Theme {
                 name,
                 tips: vec!["criterion".to_owned()],
             };
-            template.render("caption", &trial, Side::First, base)?;
+            template.render("caption", &trial, Side::First, sources)?;
         }
         Ok(template)
     }
@@ -63,8 +63,8 @@ impl ReasonTemplate {
         self.digest
     }
 
-    /// Asks why candidate `better` is the better one under `theme`. `base` says whether a third picture is the one that was
-    /// edited; without one its place is left out.
+    /// Asks why candidate `better` is the better one under `theme`. So many pictures after the candidates were edited; without
+    /// any their place is left out.
     ///
     /// # Errors
     /// [`TemplateError::Render`] when an expression fails on these values.
@@ -73,18 +73,18 @@ impl ReasonTemplate {
         caption: &str,
         theme: &Theme,
         better: Side,
-        base: bool,
+        sources: usize,
     ) -> Result<Vec<Message>, TemplateError> {
         let values = context! {
             caption,
-            editing => base,
+            editing => sources > 0,
             theme => theme.name.as_deref().unwrap_or_default(),
             criteria => theme.tips,
             better => match better { Side::First => 1, Side::Second => 2 },
         };
         self.conversation.render(values, |place| match place {
-            Place::Candidate(candidate) => Ok(Some(candidate)),
-            Place::Base => Ok(base.then_some(PICTURES)),
+            Place::Candidate(candidate) => Ok(candidate..candidate + 1),
+            Place::Base => Ok(PICTURES..PICTURES + sources),
         })
     }
 }

@@ -172,7 +172,7 @@ impl<'a> Recorded<'a> {
         for (key, recorded) in keys.iter().zip(pairs) {
             let kept = self.look_up::<VerdictRecord>(key)?;
             records.push(kept.map(|record| VerdictRecord {
-                prompt: recorded.index,
+                prompt_index: recorded.index,
                 ..record
             }));
         }
@@ -196,7 +196,7 @@ impl<'a> Recorded<'a> {
                 let record = if record.is_judged() {
                     let kept = self.keep(keys[index], record)?;
                     VerdictRecord {
-                        prompt: pairs[index].index,
+                        prompt_index: pairs[index].index,
                         ..kept
                     }
                 } else {
@@ -270,7 +270,7 @@ impl Decoded {
         JudgedPair {
             prompt_index: recorded.index,
             prompt: &recorded.pair.example.prompt,
-            source: self.source.as_ref(),
+            sources: self.source.as_slice(),
             first: &self.pictures[0],
             second: &self.pictures[1],
         }

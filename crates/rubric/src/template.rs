@@ -112,7 +112,7 @@ impl JudgeTemplate {
             return Err(fault("messages", &problem));
         }
         if let Some(trial) = RubricSet::from_text("Trial\n- criterion") {
-            template.render("caption", &trial, Pictures::InOrder)?;
+            template.render("caption", &trial, Pictures::InOrder, 1)?;
         }
         Ok(template)
     }
@@ -127,11 +127,17 @@ impl JudgeTemplate {
         self.conversation.places().any(|place| place == Place::Base)
     }
 
-    /// Builds the conversation for a pair.
+    /// Builds the conversation for a pair with so many pictures that were edited; all of them stand in the one place for them.
     ///
     /// # Errors
     /// [`TemplateError::Render`] when an expression fails on these values.
-    pub fn render(&self, caption: &str, rubric: &RubricSet, pictures: Pictures) -> Result<Vec<Message>, TemplateError> {
+    pub fn render(
+        &self,
+        caption: &str,
+        rubric: &RubricSet,
+        pictures: Pictures,
+        sources: usize,
+    ) -> Result<Vec<Message>, TemplateError> {
         let values = context! {
             caption,
             rubric => rubric.text(),
@@ -139,11 +145,11 @@ impl JudgeTemplate {
             themes => rubric.themes.iter().map(|theme| context! { name => theme.name, criteria => theme.tips }).collect::<Vec<_>>(),
         };
         self.conversation.render(values, |place| {
-            Ok(Some(match (place, pictures) {
-                (Place::Candidate(candidate), Pictures::InOrder) => candidate,
-                (Place::Candidate(candidate), Pictures::Swapped) => PICTURES - 1 - candidate,
-                (Place::Base, _) => PICTURES,
-            }))
+            Ok(match (place, pictures) {
+                (Place::Candidate(candidate), Pictures::InOrder) => candidate..candidate + 1,
+                (Place::Candidate(candidate), Pictures::Swapped) => PICTURES - 1 - candidate..PICTURES - candidate,
+                (Place::Base, _) => PICTURES..PICTURES + sources,
+            })
         })
     }
 }

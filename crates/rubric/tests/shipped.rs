@@ -27,7 +27,7 @@ fn the_small_template_says_exactly_what_the_small_judge_was_trained_on() {
     let template = JudgeTemplate::load(&configs().join("judge/small.toml")).unwrap();
     let rubric = RubricSet::load(&configs().join("quickstart/rubric.toml")).unwrap();
     let messages = template
-        .render("a red circle on a white background", &rubric, Pictures::InOrder)
+        .render("a red circle on a white background", &rubric, Pictures::InOrder, 1)
         .unwrap();
     assert_eq!(messages.len(), 1);
     assert_eq!(messages[0].role, "user");
@@ -44,13 +44,39 @@ fn the_small_template_says_exactly_what_the_small_judge_was_trained_on() {
     );
 }
 
+// The text of models/train/judge/edit_prompt.py; the small judge of edits knows no other.
+#[test]
+fn the_small_template_for_edits_says_exactly_what_the_small_judge_of_edits_was_trained_on() {
+    let template = JudgeTemplate::load(&configs().join("judge/small-edit.toml")).unwrap();
+    let rubric = RubricSet::load(&configs().join("quickstart-edit/rubric.toml")).unwrap();
+    let messages = template
+        .render("make the red circle blue", &rubric, Pictures::InOrder, 1)
+        .unwrap();
+    assert!(template.shows_base());
+    assert_eq!(messages.len(), 1);
+    assert_eq!(messages[0].role, "user");
+    assert_eq!(
+        flat(&messages[0].content),
+        "Instruction: make the red circle blue\n\
+         Source: <2>\n\
+         Image 1: <0>\n\
+         Image 2: <1>\n\
+         Image 1: make the red circle blue\n\
+         Image 2: make the red circle blue\n\
+         Rubric:\n\
+         - The instruction is carried out.\n\
+         - The rest is as in the source.\n\
+         Which image is better, 1 or 2?"
+    );
+}
+
 #[test]
 fn swapped_pictures_change_places_and_nothing_else() {
     let rubric = RubricSet::from_text("Sharp.").unwrap();
     for name in ["small", "instruct"] {
         let template = JudgeTemplate::load(&configs().join(format!("judge/{name}.toml"))).unwrap();
         let [straight, swapped] =
-            [Pictures::InOrder, Pictures::Swapped].map(|order| template.render("x", &rubric, order).unwrap());
+            [Pictures::InOrder, Pictures::Swapped].map(|order| template.render("x", &rubric, order, 1).unwrap());
         let turned = |text: String| text.replace("<0>", "<?>").replace("<1>", "<0>").replace("<?>", "<1>");
         for (straight, swapped) in straight.iter().zip(&swapped) {
             assert_eq!(turned(flat(&straight.content)), flat(&swapped.content));
@@ -63,7 +89,7 @@ fn captions_are_inserted_as_they_are() {
     let template = JudgeTemplate::load(&configs().join("judge/small.toml")).unwrap();
     let rubric = RubricSet::from_text("Sharp.").unwrap();
     let caption = "<b> & {{ rubric }} \"quoted\"";
-    let messages = template.render(caption, &rubric, Pictures::InOrder).unwrap();
+    let messages = template.render(caption, &rubric, Pictures::InOrder, 1).unwrap();
     assert!(flat(&messages[0].content).contains(caption));
 }
 
@@ -120,7 +146,9 @@ fn every_shipped_reason_template_asks_about_text_to_image_and_edits() {
         let file = configs().join("rubric").join(language).join("reason.toml");
         let template = ReasonTemplate::load(&file).unwrap();
         for base in [false, true] {
-            let messages = template.render("a cat", &theme, Side::Second, base).unwrap();
+            let messages = template
+                .render("a cat", &theme, Side::Second, usize::from(base))
+                .unwrap();
             let parts: Vec<&Part> = messages.iter().flat_map(|message| &message.content).collect();
             let images: Vec<usize> = parts
                 .iter()

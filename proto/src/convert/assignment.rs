@@ -105,7 +105,7 @@ impl From<RewardedGroup> for v1::RewardedGroup {
             reward: candidate.reward,
         });
         Self {
-            prompt: group.prompt.0,
+            prompt: group.prompt_index.0,
             candidates: candidates.collect(),
         }
     }
@@ -122,7 +122,7 @@ impl TryFrom<v1::RewardedGroup> for RewardedGroup {
             })
         });
         Ok(Self {
-            prompt: PromptIndex(group.prompt),
+            prompt_index: PromptIndex(group.prompt),
             candidates: candidates.collect::<Result<_, _>>()?,
         })
     }

@@ -11,7 +11,7 @@ use crate::v1::outcome::Kind;
 impl From<Sampled> for v1::Sample {
     fn from(sampled: Sampled) -> Self {
         Self {
-            prompt: sampled.prompt.0,
+            prompt: sampled.prompt_index.0,
             candidate: sampled.candidate.0.into(),
             trajectory: sampled.trajectory.map(bytes),
             image: bytes(sampled.image),
@@ -28,7 +28,7 @@ impl TryFrom<v1::Sample> for Sampled {
             found: sample.candidate.into(),
         })?;
         Ok(Self {
-            prompt: PromptIndex(sample.prompt),
+            prompt_index: PromptIndex(sample.prompt),
             candidate: Candidate(candidate),
             trajectory: optional_digest(sample.trajectory.as_deref(), "Sample.trajectory")?,
             image: digest(&sample.image, "Sample.image")?,
@@ -113,7 +113,7 @@ impl From<VerdictRecord> for v1::VerdictRecord {
     fn from(record: VerdictRecord) -> Self {
         let [first, second] = record.order_probabilities;
         Self {
-            prompt: record.prompt.0,
+            prompt: record.prompt_index.0,
             verdict: Some(record.verdict.into()),
             probability_first: record.probability_first,
             first_order_probability: first,
@@ -130,7 +130,7 @@ impl TryFrom<v1::VerdictRecord> for VerdictRecord {
 
     fn try_from(record: v1::VerdictRecord) -> Result<Self, Malformed> {
         Ok(Self {
-            prompt: PromptIndex(record.prompt),
+            prompt_index: PromptIndex(record.prompt),
             verdict: required(record.verdict, "VerdictRecord.verdict")?.try_into()?,
             probability_first: record.probability_first,
             order_probabilities: [record.first_order_probability, record.second_order_probability],
@@ -190,7 +190,7 @@ impl TryFrom<v1::Reason> for Reason {
 impl From<SkippedPair> for v1::SkippedPair {
     fn from(pair: SkippedPair) -> Self {
         Self {
-            prompt: pair.prompt.0,
+            prompt: pair.prompt_index.0,
             reason: pair.reason,
         }
     }
@@ -201,7 +201,7 @@ impl TryFrom<v1::SkippedPair> for SkippedPair {
 
     fn try_from(pair: v1::SkippedPair) -> Result<Self, Malformed> {
         Ok(Self {
-            prompt: PromptIndex(pair.prompt),
+            prompt_index: PromptIndex(pair.prompt),
             reason: pair.reason,
         })
     }

@@ -81,7 +81,7 @@ fn verdicts() -> Vec<VerdictRecord> {
     .into_iter()
     .enumerate()
     .map(|(index, verdict)| VerdictRecord {
-        prompt: PromptIndex(index as u32),
+        prompt_index: PromptIndex(index as u32),
         verdict,
         probability_first: 0.1 + 0.2,
         order_probabilities: [0.3, 1.0],
@@ -149,7 +149,7 @@ fn every_assignment_survives_the_wire() {
         second: digest("b"),
     }];
     let rewarded = vec![RewardedGroup {
-        prompt: PromptIndex(5),
+        prompt_index: PromptIndex(5),
         candidates: vec![
             RewardedCandidate {
                 trajectory: digest("a"),
@@ -256,7 +256,7 @@ fn a_group_and_every_rally_s_outcome_survive_the_wire() {
 #[test]
 fn every_outcome_survives_the_wire() {
     let sampled = |trajectory| Sampled {
-        prompt: PromptIndex(1),
+        prompt_index: PromptIndex(1),
         candidate: Candidate(255),
         trajectory,
         image: digest("png"),
@@ -269,7 +269,7 @@ fn every_outcome_survives_the_wire() {
         loss: -0.5,
     };
     let skipped = vec![SkippedPair {
-        prompt: PromptIndex(9),
+        prompt_index: PromptIndex(9),
         reason: "loss is NaN".into(),
     }];
     for outcome in [

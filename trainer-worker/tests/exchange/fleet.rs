@@ -72,7 +72,7 @@ impl Work for FakeJudge {
                 _ => (Side::First, 0.9),
             };
             VerdictRecord {
-                prompt: pair.prompt_index,
+                prompt_index: pair.prompt_index,
                 verdict: Verdict::Preferred { side },
                 probability_first: probability,
                 order_probabilities: [probability; 2],

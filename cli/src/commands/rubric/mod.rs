@@ -3,7 +3,6 @@
 mod backend;
 mod check;
 mod diff;
-mod fetch;
 mod generate;
 mod measure;
 mod page;
@@ -16,6 +15,7 @@ use clap::{Args, Subcommand};
 use gavel_rubric::data::{LabelledSet, ReadOptions};
 
 use crate::diagnostic::Result;
+use crate::fetch::fetch;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RubricCommand {
@@ -65,7 +65,7 @@ fn read_data(arguments: &DataArguments) -> Result<LabelledSet> {
     let options = ReadOptions {
         picture_bytes_max: arguments.picture_mib_max << 20,
         scores: arguments.score_min.zip(arguments.score_max),
-        fetch: &fetch::fetch,
+        fetch: &fetch,
         ..local
     };
     Ok(LabelledSet::read(&arguments.data, &options)?)

@@ -128,7 +128,9 @@ impl Invariants {
                 self.grants.insert(*fence, (*unit, worker.clone()));
                 let pairs = match run.assignment(unit) {
                     None => return Err(format!("{unit} was granted without its inputs")),
-                    Some(Assignment::Gradient { groups, .. }) => groups.iter().map(|group| group.prompt).collect(),
+                    Some(Assignment::Gradient { groups, .. }) => {
+                        groups.iter().map(|group| group.prompt_index).collect()
+                    }
                     Some(_) => Vec::new(),
                 };
                 let open = Open {
@@ -235,12 +237,12 @@ impl Invariants {
         match (unit, &finished.outcome) {
             (Unit::Sample { step, .. }, Outcome::Sampled { samples, .. }) => {
                 for sample in samples {
-                    self.sampled.remove(&(*step, sample.prompt, sample.candidate));
+                    self.sampled.remove(&(*step, sample.prompt_index, sample.candidate));
                 }
             }
             (Unit::Judge { step, .. }, Outcome::Judged { verdicts, .. }) => {
                 for record in verdicts {
-                    self.judged.remove(&(*step, record.prompt));
+                    self.judged.remove(&(*step, record.prompt_index));
                 }
             }
             (Unit::Gradient { step, .. }, _) => {
@@ -259,12 +261,12 @@ impl Invariants {
         match (unit, outcome) {
             (Unit::Sample { step, .. }, Outcome::Sampled { samples, .. }) => {
                 for sample in samples {
-                    once &= self.sampled.insert((*step, sample.prompt, sample.candidate));
+                    once &= self.sampled.insert((*step, sample.prompt_index, sample.candidate));
                 }
             }
             (Unit::Judge { step, .. }, Outcome::Judged { verdicts, .. }) => {
                 // A group has a verdict for each of its pairs, all from one result.
-                let prompts: BTreeSet<_> = verdicts.iter().map(|record| record.prompt).collect();
+                let prompts: BTreeSet<_> = verdicts.iter().map(|record| record.prompt_index).collect();
                 for prompt in prompts {
                     once &= self.judged.insert((*step, prompt));
                 }

@@ -58,7 +58,9 @@ pub(super) fn twist(unit: &Unit, outcome: &mut Outcome, chance: &mut Chance) -> 
             0 => drop(verdicts.pop()),
             1 => verdicts.extend(verdicts.last().cloned()),
             // Within a group it would be a wrong opinion, which nobody can tell from a right one.
-            2 if verdicts.first().map(|record| record.prompt) != verdicts.last().map(|record| record.prompt) => {
+            2 if verdicts.first().map(|record| record.prompt_index)
+                != verdicts.last().map(|record| record.prompt_index) =>
+            {
                 let last = verdicts.len() - 1;
                 verdicts.swap(0, last);
             }
@@ -79,7 +81,7 @@ pub(super) fn twist(unit: &Unit, outcome: &mut Outcome, chance: &mut Chance) -> 
             4 => statistics.clipped = statistics.terms + 1,
             5 => statistics.loss = f64::INFINITY,
             _ => skipped.push(SkippedPair {
-                prompt: gavel_core::ids::PromptIndex(1_000),
+                prompt_index: gavel_core::ids::PromptIndex(1_000),
                 reason: "loss is NaN".into(),
             }),
         },

@@ -5,7 +5,7 @@ use std::time::Duration;
 use gavel_core::ids::{Digest, RunId};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::Role;
-use gavel_core::work::Side;
+use gavel_core::work::{Side, Task};
 use gavel_core::{LabelledPair, RubricText, RunAssets};
 
 use super::chance::Chance;
@@ -173,14 +173,24 @@ fn spec(chance: &mut Chance, heartbeat: u64) -> RunSpec {
     spec
 }
 
+/// A prompt or an edit; edits may share their source pictures, training and held-out ones too.
+fn task(chance: &mut Chance, edits: bool, words: String) -> Task {
+    let count = if edits { chance.between(1, 2) } else { 0 };
+    let sources = (0..count).map(|_| Digest::of(&[chance.below(3) as u8])).collect();
+    Task { words, sources }
+}
+
 fn assets(chance: &mut Chance) -> RunAssets {
+    let edits = chance.happens(0.5);
+    let mut tasks = |most: u64, words: &str| -> Vec<Task> {
+        let count = chance.between(1, most);
+        (0..count)
+            .map(|line| task(chance, edits, format!("{words} {line}")))
+            .collect()
+    };
     RunAssets {
-        prompts: (0..chance.between(1, 9))
-            .map(|line| format!("prompt {line}").into())
-            .collect(),
-        held_out: (0..chance.between(1, 5))
-            .map(|line| format!("held-out {line}").into())
-            .collect(),
+        prompts: tasks(9, "prompt"),
+        held_out: tasks(5, "held-out"),
         rubric: RubricText::new("prefer the better one"),
         template: String::new(),
         member_templates: Vec::new(),

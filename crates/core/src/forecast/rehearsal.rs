@@ -41,7 +41,7 @@ pub fn work_into(
                 for candidate in 0..candidates {
                     let index = u32::from(candidates) * prompt.index.0 + u32::from(candidate);
                     samples.push(Sampled {
-                        prompt: prompt.index,
+                        prompt_index: prompt.index,
                         candidate: Candidate(candidate),
                         trajectory: Some(made_up.blob(b"trajectory", index)),
                         image: made_up.image(index),
@@ -57,7 +57,7 @@ pub fn work_into(
         }
         Assignment::EvaluateSample { prompts, policy, .. } => {
             let samples = prompts.iter().map(|prompt| Sampled {
-                prompt: prompt.index,
+                prompt_index: prompt.index,
                 candidate: Candidate(0),
                 trajectory: None,
                 image: made_up.image(prompt.index.0),
@@ -74,7 +74,7 @@ pub fn work_into(
                 let digest = Digest::of(&[pair.first.0, pair.second.0].concat());
                 let probability = f64::from(digest.0[0]) / 255.0;
                 VerdictRecord {
-                    prompt: pair.prompt_index,
+                    prompt_index: pair.prompt_index,
                     verdict: match probability {
                         p if p > 0.7 => Verdict::Preferred { side: Side::First },
                         p if p < 0.4 => Verdict::Preferred { side: Side::Second },

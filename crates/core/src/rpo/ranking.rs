@@ -66,7 +66,7 @@ mod tests {
 
     fn record(verdict: Verdict) -> VerdictRecord {
         VerdictRecord {
-            prompt: PromptIndex(0),
+            prompt_index: PromptIndex(0),
             verdict,
             probability_first: 0.5,
             order_probabilities: [0.5; 2],

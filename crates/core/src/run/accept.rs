@@ -173,7 +173,7 @@ impl Run {
             Arm::Tuned => &mut self.results.tuned_images,
         };
         for sampled in samples {
-            images[sampled.prompt.0 as usize] = Some(sampled.image);
+            images[sampled.prompt_index.0 as usize] = Some(sampled.image);
         }
         match arm {
             Arm::Base => self.missing.base -= 1,
@@ -247,7 +247,7 @@ impl Run {
         let Some(flight) = self.flight_mut(step) else { return };
         flight.seconds.train += seconds;
         for pair in skipped {
-            flight.groups[pair.prompt.0 as usize].skipped = Some(pair.reason);
+            flight.groups[pair.prompt_index.0 as usize].skipped = Some(pair.reason);
         }
         flight.note_shard(shard, result);
         self.pairs_skipped += count;

@@ -182,7 +182,7 @@ impl Run {
         );
         let candidates = group.candidates.iter().zip(rewards);
         Some(RewardedGroup {
-            prompt: PromptIndex(index),
+            prompt_index: PromptIndex(index),
             candidates: candidates
                 .map(|(candidate, reward)| RewardedCandidate {
                     trajectory: candidate.trajectory,

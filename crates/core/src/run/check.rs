@@ -100,7 +100,7 @@ impl Run {
             .flat_map(|index| (0..candidates).map(move |candidate| (PromptIndex(index), Candidate(candidate))));
         if !samples
             .iter()
-            .map(|sampled| (sampled.prompt, sampled.candidate))
+            .map(|sampled| (sampled.prompt_index, sampled.candidate))
             .eq(expected)
         {
             return invalid(format!(
@@ -117,7 +117,7 @@ impl Run {
     fn check_verdicts(&self, unit: &Unit, verdicts: &[VerdictRecord]) -> Result<(), Objection> {
         if !verdicts
             .iter()
-            .map(|record| record.prompt.0)
+            .map(|record| record.prompt_index.0)
             .eq(self.verdict_prompts(unit))
         {
             return invalid(format!(
@@ -130,12 +130,15 @@ impl Run {
             let reasons = record.reasons.iter().map(|reason| reason.probability_first);
             let mut probabilities = [record.probability_first, first, second].into_iter().chain(reasons);
             if probabilities.any(|p| !(0.0..=1.0).contains(&p)) {
-                return invalid(format!("pair {}: a probability lies outside 0 to 1", record.prompt));
+                return invalid(format!(
+                    "pair {}: a probability lies outside 0 to 1",
+                    record.prompt_index
+                ));
             }
             if record.rubric != self.assets.rubric.digest {
                 return invalid(format!(
                     "pair {}: judged by rubric {}, the run's is {}",
-                    record.prompt,
+                    record.prompt_index,
                     record.rubric.short(),
                     self.assets.rubric.digest.short()
                 ));
@@ -167,11 +170,16 @@ impl Run {
         };
         let extent = self.extent(unit);
         for (index, pair) in skipped.iter().enumerate() {
-            let known = extent.contains(&pair.prompt.0) && flight.groups[pair.prompt.0 as usize].is_decided();
-            if !known || skipped[..index].iter().any(|other| other.prompt == pair.prompt) {
+            let known =
+                extent.contains(&pair.prompt_index.0) && flight.groups[pair.prompt_index.0 as usize].is_decided();
+            if !known
+                || skipped[..index]
+                    .iter()
+                    .any(|other| other.prompt_index == pair.prompt_index)
+            {
                 return invalid(format!(
                     "skipped pair {} is no decided pair of this shard, or is listed twice",
-                    pair.prompt
+                    pair.prompt_index
                 ));
             }
         }

@@ -64,7 +64,7 @@ pub(crate) fn judged(verdicts: Vec<VerdictRecord>) -> Outcome {
 /// A judge record for tests that need one of a kind.
 pub(crate) fn record(prompt: u32, verdict: Verdict, run: &Run) -> VerdictRecord {
     VerdictRecord {
-        prompt: PromptIndex(prompt),
+        prompt_index: PromptIndex(prompt),
         verdict,
         probability_first: 0.5,
         order_probabilities: [0.5; 2],

@@ -13,6 +13,8 @@ use super::section::Section;
 pub enum EvaluatorName {
     /// The pixel rules of the quickstart's scenes.
     Scenes,
+    /// The pixel rules of edited scenes: whether the instruction is carried out, and whether the rest is left alone.
+    Edits,
 }
 
 /// `[evaluation]`: base against tuned on held-out prompts, and the judge on labelled pairs. Without this section there is none.

@@ -1,4 +1,4 @@
-//! `[prompts]`: what is painted.
+//! `[prompts]`: what is painted, or edited.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,17 @@ use serde::{Deserialize, Serialize};
 use super::problems::Problems;
 use super::section::Section;
 
-/// `[prompts]`: the prompt files, one prompt on each line.
+/// To how many pixels source pictures are resized. Their aspect ratio is kept as far as the model's multiples of pixels allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceAreas {
+    /// For the autoencoder, whose latents the denoiser reads.
+    pub latents: usize,
+    /// For the text encoder.
+    pub text: usize,
+}
+
+/// `[prompts]`: the files of the prompts or, for a family that edits, of the edits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PromptsSpec {
@@ -17,8 +27,11 @@ pub struct PromptsSpec {
     pub held_out: Option<PathBuf>,
     /// Prompts, and so pairs, of one optimizer step over the whole fleet.
     pub per_step: u32,
-    /// Tokens that the T5 encoder sees; longer prompts are cut.
+    /// Tokens of the encoded words: FLUX cuts longer prompts, Qwen-Image refuses them.
     pub max_sequence_length: usize,
+    /// Pixels of the source pictures of edits; without it those of the model's own pipeline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_areas: Option<SourceAreas>,
 }
 
 impl Default for PromptsSpec {
@@ -28,21 +41,30 @@ impl Default for PromptsSpec {
             held_out: None,
             per_step: 8,
             max_sequence_length: 512,
+            source_areas: None,
         }
     }
 }
 
 impl Section for PromptsSpec {
     fn check(&self, problems: &mut Problems) {
-        problems.require_set(&self.train, "prompts.train", "a text file with one prompt on each line");
+        problems.require_set(
+            &self.train,
+            "prompts.train",
+            "a file of prompts or edits, one on each line",
+        );
         if let Some(path) = &self.held_out {
             problems.require_set(
                 path,
                 "prompts.held_out",
-                "a text file with one prompt on each line, or leave it out",
+                "a file of prompts or edits, one on each line, or leave it out",
             );
         }
         problems.at_least_one(self.per_step, "prompts.per_step");
         problems.at_least_one(self.max_sequence_length as u64, "prompts.max_sequence_length");
+        if let Some(areas) = self.source_areas {
+            problems.at_least_one(areas.latents as u64, "prompts.source_areas.latents");
+            problems.at_least_one(areas.text as u64, "prompts.source_areas.text");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! `[sampling]`: how pictures are painted.
 
+use std::ops::Not;
+
 use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
@@ -26,6 +28,10 @@ pub struct SamplingSpec {
     pub width: usize,
     /// Picture height in pixels.
     pub height: usize,
+    /// Edits take the aspect ratio of their last source picture, at about `width` x `height` pixels, as the model's own pipeline
+    /// does.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub source_aspect: bool,
     /// Pictures of each prompt. The judge compares each with each other: 2 have one match, 4 have six.
     pub candidates: u8,
     /// All candidates of a prompt start from the same noise.
@@ -48,6 +54,7 @@ impl Default for SamplingSpec {
             guidance_scale: 3.5,
             width: 512,
             height: 512,
+            source_aspect: false,
             candidates: 2,
             shared_noise: true,
             batch: 1,

@@ -98,7 +98,8 @@ pub struct Pair {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RewardedGroup {
     /// The prompt's index in the step.
-    pub prompt: PromptIndex,
+    #[serde(rename = "prompt")]
+    pub prompt_index: PromptIndex,
     /// Trajectory and reward of each candidate, in candidate order.
     pub candidates: Vec<RewardedCandidate>,
 }

@@ -112,7 +112,7 @@ impl Assignment {
                     let numbered = (0..).map(Candidate).zip(&group.candidates);
                     inputs.extend(numbered.map(|(number, candidate)| {
                         let part = Part::Trajectory {
-                            prompt_index: group.prompt,
+                            prompt_index: group.prompt_index,
                             candidate: number,
                         };
                         (candidate.trajectory, part)
@@ -170,7 +170,7 @@ impl Policy {
 impl Sampled {
     /// What was stored of the candidate.
     pub fn blobs(&self) -> impl Iterator<Item = (Digest, Part)> + use<> {
-        candidate_blobs(self.prompt, self.candidate, self.trajectory, self.image)
+        candidate_blobs(self.prompt_index, self.candidate, self.trajectory, self.image)
     }
 }
 

@@ -103,7 +103,8 @@ impl Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sampled {
     /// The prompt.
-    pub prompt: PromptIndex,
+    #[serde(rename = "prompt")]
+    pub prompt_index: PromptIndex,
     /// Which of its candidates; 0 in an evaluation.
     pub candidate: Candidate,
     /// The trajectory blob; `None` in an evaluation.
@@ -116,7 +117,8 @@ pub struct Sampled {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkippedPair {
     /// The pair.
-    pub prompt: PromptIndex,
+    #[serde(rename = "prompt")]
+    pub prompt_index: PromptIndex,
     /// What was not finite, in words.
     pub reason: String,
 }

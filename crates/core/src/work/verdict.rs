@@ -53,7 +53,8 @@ pub enum AbstainReason {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VerdictRecord {
     /// The pair: its prompt's index in the step, the held-out set or the labelled set.
-    pub prompt: PromptIndex,
+    #[serde(rename = "prompt")]
+    pub prompt_index: PromptIndex,
     /// The decision.
     pub verdict: Verdict,
     /// Mean over both orders of the probability that the first candidate is better, in [0, 1].
@@ -115,7 +116,7 @@ impl VerdictRecord {
     /// A pair that a judge did not work on.
     pub fn failed(prompt: PromptIndex, reason: String, rubric: Digest) -> Self {
         Self {
-            prompt,
+            prompt_index: prompt,
             verdict: Verdict::Failed { reason },
             probability_first: 0.5,
             order_probabilities: [0.5; 2],

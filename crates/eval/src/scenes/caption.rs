@@ -3,47 +3,7 @@
 use std::str::FromStr;
 
 use crate::EvalError;
-
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name {
-            $(#[doc = concat!("`", $word, "`.")] $variant),+
-        }
-
-        impl $name {
-            /// Every value, in palette order.
-            pub const ALL: [Self; [$($word),+].len()] = [$(Self::$variant),+];
-
-            /// The word in a caption.
-            pub fn word(self) -> &'static str {
-                match self { $(Self::$variant => $word),+ }
-            }
-
-            fn from_word(word: &str) -> Option<Self> {
-                Self::ALL.into_iter().find(|value| value.word() == word)
-            }
-
-            fn words() -> String {
-                [$($word),+].join(", ")
-            }
-        }
-    };
-}
-
-words! {
-    /// An object's colour.
-    Colour { Red = "red", Green = "green", Blue = "blue", Yellow = "yellow", Purple = "purple", Orange = "orange" }
-}
-words! {
-    /// The background's colour.
-    Background { Black = "black", White = "white", Gray = "gray", Pink = "pink" }
-}
-words! {
-    /// An object's shape.
-    Shape { Circle = "circle", Square = "square", Triangle = "triangle" }
-}
+use crate::vocabulary::{Background, Object, background, end, literal, object};
 
 /// How the first object lies to the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,15 +12,6 @@ pub enum Relation {
     LeftOf,
     /// `above`.
     Above,
-}
-
-/// One shape.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Object {
-    /// Its colour.
-    pub colour: Colour,
-    /// Its shape.
-    pub shape: Shape,
 }
 
 /// What a caption says.
@@ -104,50 +55,20 @@ fn scene(words: &mut &[&str]) -> Result<Scene, String> {
     };
     literal(words, &["on"])?;
     literal(words, &["a", "an"])?;
-    let background = next(words, "a background colour")?;
-    let background = Background::from_word(background)
-        .ok_or_else(|| format!("`{background}` is not a background ({})", Background::words()))?;
+    let background = background(words)?;
     literal(words, &["background"])?;
-    match words {
-        [] => Ok(Scene {
-            objects,
-            relation,
-            background,
-        }),
-        [word, ..] => Err(format!("`{word}` after the end")),
-    }
-}
-
-fn object(words: &mut &[&str]) -> Result<Object, String> {
-    literal(words, &["a", "an"])?;
-    let colour = next(words, "a colour")?;
-    let colour =
-        Colour::from_word(colour).ok_or_else(|| format!("`{colour}` is not a colour ({})", Colour::words()))?;
-    let shape = next(words, "a shape")?;
-    let shape = Shape::from_word(shape).ok_or_else(|| format!("`{shape}` is not a shape ({})", Shape::words()))?;
-    Ok(Object { colour, shape })
-}
-
-fn literal(words: &mut &[&str], expected: &[&str]) -> Result<(), String> {
-    let word = next(words, &format!("`{}`", expected[0]))?;
-    if expected.contains(&word) {
-        Ok(())
-    } else {
-        Err(format!("`{word}` where `{}` should be", expected[0]))
-    }
-}
-
-fn next<'a>(words: &mut &[&'a str], what: &str) -> Result<&'a str, String> {
-    let (word, rest) = words
-        .split_first()
-        .ok_or_else(|| format!("it ends where {what} should be"))?;
-    *words = rest;
-    Ok(word)
+    end(words)?;
+    Ok(Scene {
+        objects,
+        relation,
+        background,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vocabulary::{Colour, Shape};
 
     #[test]
     fn both_kinds_of_caption_are_read() {

@@ -4,19 +4,17 @@
 //! held to.
 
 mod caption;
-mod pixels;
 
-pub use caption::{Background, Colour, Object, Relation, Scene, Shape};
+pub use caption::{Relation, Scene};
 
 use image::RgbImage;
-use pixels::ColourMap;
 
-use crate::{EvalError, Evaluator, Fact, Facts};
+use crate::pixels::{ColourMap, SHOWN_PIXELS, SIDE};
+use crate::vocabulary::Colour;
+use crate::{Answer, EvalError, Evaluator, Fact, Facts, Task};
 
 pub(crate) const NAME: &str = "scenes";
 
-/// Pixels that a colour must cover to count as shown.
-const SHOWN_PIXELS: usize = 60;
 /// Pixels that a colour nobody asked for may cover.
 const STRAY_PIXELS: usize = 80;
 /// Pixels between two objects' centres for a relation to hold.
@@ -31,37 +29,43 @@ impl Evaluator for Scenes {
         NAME
     }
 
-    fn check_prompt(&self, prompt: &str) -> Result<(), EvalError> {
-        prompt.parse::<Scene>().map(drop)
+    fn side(&self) -> u32 {
+        SIDE as u32
     }
 
-    fn evaluate(&self, prompt: &str, image: &RgbImage) -> Result<Facts, EvalError> {
-        let scene: Scene = prompt.parse()?;
-        let map = ColourMap::read(image)?;
-        Ok(check(&map, &scene))
+    fn check(&self, task: &Task<'_>) -> Result<(), EvalError> {
+        task.words.parse::<Scene>().map(drop)
+    }
+
+    fn evaluate(&self, task: &Task<'_>, image: &RgbImage) -> Result<Answer, EvalError> {
+        let scene: Scene = task.words.parse()?;
+        let map = ColourMap::read(NAME, image)?;
+        Ok(Answer {
+            facts: check(&map, &scene),
+            preservation: None,
+        })
     }
 }
 
 fn check(map: &ColourMap, scene: &Scene) -> Facts {
-    let fact = |name: &str, holds| Fact {
-        name: name.to_owned(),
-        holds,
-    };
-    let mut facts = vec![fact("background", map.border_colour() == Some(scene.background.into()))];
+    let mut facts = vec![Fact::new(
+        "background",
+        map.border_colour() == Some(scene.background.into()),
+    )];
     let mut centres = Vec::new();
     for (index, object) in scene.objects.iter().enumerate() {
         let mask = map.mask(object.colour.into());
-        facts.push(fact(&format!("colour{index}"), mask.count() >= SHOWN_PIXELS));
-        facts.push(fact(&format!("shape{index}"), mask.shape() == Some(object.shape)));
+        facts.push(Fact::new(&format!("colour{index}"), mask.count() >= SHOWN_PIXELS));
+        facts.push(Fact::new(&format!("shape{index}"), mask.shape() == Some(object.shape)));
         centres.push(mask.centre());
     }
     let stray = Colour::ALL
         .into_iter()
         .filter(|colour| scene.objects.iter().all(|object| object.colour != *colour))
         .any(|colour| map.mask(colour.into()).count() > STRAY_PIXELS);
-    facts.push(fact("no_extra", !stray));
+    facts.push(Fact::new("no_extra", !stray));
     if let Some(relation) = scene.relation {
-        facts.push(fact("relation", related(relation, &centres)));
+        facts.push(Fact::new("relation", related(relation, &centres)));
     }
     Facts::new(facts)
 }

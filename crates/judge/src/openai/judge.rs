@@ -128,7 +128,7 @@ impl EndpointJudge {
         };
         let (verdict, order_probabilities) = decide(answers, self.template.label_mass_min, self.margin);
         VerdictRecord {
-            prompt: pair.prompt_index,
+            prompt_index: pair.prompt_index,
             verdict,
             probability_first: mean(order_probabilities),
             order_probabilities,

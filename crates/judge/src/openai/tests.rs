@@ -224,7 +224,7 @@ fn judge_as(spec: &ServerSpec, template_name: &str, pairs: u32) -> Result<Vec<Ve
         .map(|index| JudgedPair {
             prompt_index: PromptIndex(index),
             prompt: "a light",
-            source: None,
+            sources: &[],
             first: &bright,
             second: &dark,
         })
@@ -460,7 +460,7 @@ fn no_more_requests_are_under_way_than_allowed_and_the_answers_keep_their_places
         ..spec(&server)
     };
     let records = judge_as(&parallel, "ranking", 16).unwrap();
-    let places: Vec<u32> = records.iter().map(|record| record.prompt.0).collect();
+    let places: Vec<u32> = records.iter().map(|record| record.prompt_index.0).collect();
     assert!(places.iter().copied().eq(0..16));
     let most = server.stub.most.load(Ordering::SeqCst);
     assert!((1..=4).contains(&most), "{most} at a time");

@@ -5,6 +5,7 @@ use std::fmt::Display;
 
 use candle_core::Tensor;
 
+use crate::layers::RmsNorm;
 use crate::lora::AdaptableLayers;
 use crate::ops::{Backend, Factors};
 use crate::{LoadError, ModelError, Weights};
@@ -18,6 +19,8 @@ pub(crate) trait LayerSource {
     type Projection;
     /// RMS norm weights of queries and keys.
     type HeadNorm;
+    /// A frozen RMS norm of an input.
+    type RmsNorm;
 
     /// Takes the linear layers (path, outputs), which read the same input, as one.
     fn linear(
@@ -29,11 +32,18 @@ pub(crate) trait LayerSource {
 
     /// Takes the query and key norm of these paths, each (head_dim,).
     fn head_norm(&self, weights: &Weights, paths: [&str; 2], head_dim: usize) -> Result<Self::HeadNorm, LoadError>;
+
+    /// Takes the RMS norm of this path over `width` columns.
+    fn rms_norm(&self, weights: &Weights, path: &str, width: usize) -> Result<Self::RmsNorm, LoadError>;
 }
+
+/// Epsilon of the RMS norms of inputs.
+const RMS_NORM_EPSILON: f64 = 1e-6;
 
 impl<B: Backend> LayerSource for B {
     type Projection = <B as Backend>::Projection;
     type HeadNorm = <B as Backend>::HeadNorm;
+    type RmsNorm = RmsNorm;
 
     fn linear(
         &self,
@@ -58,6 +68,10 @@ impl<B: Backend> LayerSource for B {
         let [query, key] = paths;
         Backend::head_norm(self, &weight(query)?, &weight(key)?).map_err(|error| failed(weights, error))
     }
+
+    fn rms_norm(&self, weights: &Weights, path: &str, width: usize) -> Result<RmsNorm, LoadError> {
+        RmsNorm::load(weights, path, width, RMS_NORM_EPSILON)
+    }
 }
 
 fn failed(weights: &Weights, error: ModelError) -> LoadError {
@@ -74,6 +88,7 @@ pub(crate) struct Headers;
 impl LayerSource for Headers {
     type Projection = ();
     type HeadNorm = ();
+    type RmsNorm = ();
 
     fn linear(&self, weights: &Weights, inputs: usize, parts: &[(String, usize)]) -> Result<(), LoadError> {
         for (path, outputs) in parts {
@@ -87,6 +102,10 @@ impl LayerSource for Headers {
         paths
             .into_iter()
             .try_for_each(|path| weights.check(&format!("{path}.weight"), &[head_dim]))
+    }
+
+    fn rms_norm(&self, weights: &Weights, path: &str, width: usize) -> Result<(), LoadError> {
+        weights.check(&format!("{path}.weight"), &[width])
     }
 }
 
@@ -176,6 +195,11 @@ impl<'a, S: LayerSource> Loader<'a, S> {
         let (query, key) = (self.join(query), self.join(key));
         self.source.head_norm(self.weights, [&query, &key], head_dim)
     }
+
+    /// Takes the RMS norm of an input.
+    pub(crate) fn rms_norm(&mut self, name: &str, width: usize) -> Result<S::RmsNorm, LoadError> {
+        self.source.rms_norm(self.weights, &self.join(name), width)
+    }
 }
 
 /// An adapter brought to a device.
@@ -206,5 +230,13 @@ impl<B: Backend> BoundAdapter<B> {
     /// The layer with its adapter, if it has one.
     pub(crate) fn get(&self, linear: &AdaptableLinear<B>) -> Option<&B::Adapted> {
         self.layers.get(linear.index).and_then(Option::as_ref)
+    }
+
+    /// The first of a network's stages, in the order in which they run, that has an adapter; their number if none has.
+    pub(crate) fn first_stage(&self, stages: &[Vec<&AdaptableLinear<B>>]) -> usize {
+        stages
+            .iter()
+            .position(|linears| linears.iter().any(|linear| self.get(linear).is_some()))
+            .unwrap_or(stages.len())
     }
 }

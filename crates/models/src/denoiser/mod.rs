@@ -3,13 +3,20 @@
 //! A [`Denoiser`] is what a trainer needs, a [`Pipeline`] is what a sampler needs on top. A family implements both, and
 //! [`crate::Family`] chooses among the families; nobody else names one.
 
+pub(crate) mod block;
+pub(crate) mod check;
 mod conditioning;
+pub(crate) mod embedding;
 pub(crate) mod engine;
 pub(crate) mod loader;
+pub(crate) mod model_index;
+pub mod packing;
 pub(crate) mod recent;
+pub mod scheduler;
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use candle_core::{Device, Tensor};
 use image::RgbImage;
@@ -112,6 +119,23 @@ pub trait Denoiser: Send + Sync {
     /// [`ModelError`] when an input does not fit the network, or the adapter belongs to another architecture.
     fn velocity(&self, adapter: Option<&LoraAdapter>, input: &Input<'_>) -> Result<Tensor, ModelError>;
 
+    /// Classifier-free guidance: the velocity that leads away from the negative prompt, from the velocities under the prompt and
+    /// under the negative prompt.
+    ///
+    /// # Shapes
+    /// Both (batch, tokens, channels); so is the result.
+    ///
+    /// # Errors
+    /// [`ModelError::Candle`].
+    ///
+    /// # Source
+    /// diffusers 0.42, `true_cfg_scale` of `FluxPipeline`; families that guide otherwise override it.
+    fn guided(&self, prompt: &Tensor, negative: &Tensor, scale: f32) -> Result<Tensor, ModelError> {
+        let difference = (prompt - negative)?;
+        let scale = Tensor::new(scale, difference.device())?;
+        Ok((negative + difference.broadcast_mul(&scale)?)?)
+    }
+
     /// Predicts the same velocity and keeps what the backward needs.
     ///
     /// # Shapes
@@ -149,22 +173,52 @@ pub struct Task<'a> {
     pub sources: &'a [RgbImage],
 }
 
+/// To how many pixels source pictures are resized, keeping their aspect ratio as far as the model's multiples allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourceAreas {
+    /// For the autoencoder, whose latents the denoiser reads; diffusers' `vae_image_size`.
+    pub latents: usize,
+    /// For the text encoder; diffusers' `condition_image_size`.
+    pub text: usize,
+}
+
+/// How a task is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Encoding {
+    /// Tokens of the encoded words; longer ones are cut or refused, as the family's pipeline does.
+    pub max_sequence_length: usize,
+    /// How source pictures are resized; `None` does as the folder's own pipeline does.
+    pub source_areas: Option<SourceAreas>,
+}
+
 /// What only a sampler needs: a task in, pictures out.
 pub trait Pipeline: Send + Sync {
     /// The denoiser between the two ends.
     fn denoiser(&self) -> &dyn Denoiser;
 
-    /// Encodes a task, with the prompt cut or padded to `max_sequence_length` tokens.
+    /// Encodes a task.
     ///
     /// # Errors
     /// [`ModelError::Value`] for source pictures that the family does not take, or a length without room for text.
-    fn condition(&self, task: &Task<'_>, max_sequence_length: usize) -> Result<Conditioning, ModelError>;
+    fn condition(&self, task: &Task<'_>, encoding: &Encoding) -> Result<Conditioning, ModelError>;
 
     /// The latent tokens of a picture of `height` x `width` pixels.
     ///
     /// # Errors
     /// [`ModelError::Value`] when a side is no positive multiple of the pixels of a token.
     fn grid(&self, height: usize, width: usize) -> Result<Grid, ModelError>;
+
+    /// Height and width of an edit of `sources`, about `area` pixels at the aspect ratio that the family's pipeline gives it. `None`
+    /// for a family that edits nothing.
+    fn output_size(&self, _sources: &[RgbImage], _area: usize) -> Option<(usize, usize)> {
+        None
+    }
+
+    /// The noise levels of the folder's own scheduler for a picture of this grid, `steps` + 1 from 1 to 0.
+    ///
+    /// # Errors
+    /// [`ModelError::Value`] for steps that the scheduler cannot do.
+    fn sigmas(&self, steps: usize, grid: Grid) -> Result<Vec<f64>, ModelError>;
 
     /// Decodes latents to pictures.
     ///
@@ -188,6 +242,9 @@ pub trait Inspection: std::fmt::Debug + Send + Sync {
     fn bind(&self, config: &LoraConfig) -> Result<Manifest, LoraError> {
         Manifest::of(config, self.layers())
     }
+
+    /// How many source pictures a task has.
+    fn source_pictures(&self) -> RangeInclusive<usize>;
 
     /// The latent tokens of a picture of `height` x `width` pixels.
     ///

@@ -1,13 +1,13 @@
 //! What a pipeline folder holds, by settings and headers alone: in milliseconds, however large the weights are.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use candle_core::{DType, Device};
 
-use super::pipeline::{SchedulerConfig, check_model_index, grid};
+use super::pipeline::check_classes;
 use super::transformer;
-use crate::denoiser::{Grid, Inspection};
-use crate::load::read_config;
+use crate::denoiser::{Grid, Inspection, packing, scheduler::SchedulerConfig};
 use crate::lora::AdaptableLayers;
 use crate::text::PromptTokenizer;
 use crate::vae::AutoencoderConfig;
@@ -30,8 +30,8 @@ impl FluxInspection {
     /// # Errors
     /// Any [`LoadError`].
     pub fn read(dir: &Path) -> Result<Self, LoadError> {
-        check_model_index(dir)?;
-        read_config::<SchedulerConfig>(&dir.join("scheduler").join("scheduler_config.json"))?;
+        check_classes(dir)?;
+        SchedulerConfig::read(&dir.join("scheduler"))?;
         PromptTokenizer::load_clip(&dir.join("tokenizer"))?;
         PromptTokenizer::load_t5(&dir.join("tokenizer_2"))?;
         let vae = AutoencoderConfig::read(&dir.join("vae"))?;
@@ -54,8 +54,12 @@ impl Inspection for FluxInspection {
         &self.layers
     }
 
+    fn source_pictures(&self) -> RangeInclusive<usize> {
+        0..=0
+    }
+
     fn grid(&self, height: usize, width: usize) -> Result<Grid, ModelError> {
-        grid(&self.vae, height, width)
+        packing::grid(self.vae.scale(), height, width)
     }
 
     fn denoiser_parameters(&self) -> u64 {

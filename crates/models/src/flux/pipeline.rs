@@ -4,82 +4,31 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
-use serde::Deserialize;
-use serde_json::Value;
 
 use super::transformer::FluxTransformer;
 use crate::{
-    LoadError, ModelError,
-    denoiser::{Conditioning, Denoiser, Grid, Pipeline, Task},
-    load::{read_config, read_json},
+    Family, LoadError, ModelError,
+    denoiser::{
+        Conditioning, Denoiser, Encoding, Grid, Pipeline, Task,
+        model_index::check_model_index,
+        packing::{grid, pack_latents, to_images, to_pixels, unpack_latents},
+        scheduler::SchedulerConfig,
+    },
     text::{ClipTextEncoder, PromptTokenizer, T5Encoder},
-    vae::{AutoencoderConfig, AutoencoderKl},
+    vae::AutoencoderKl,
 };
 
 /// Length of CLIP sequences when the tokenizer folder does not say.
 const CLIP_LENGTH: usize = 77;
 
-/// Latent pixels per token, in each direction.
-const PATCH: usize = 2;
-
 /// The parts of a pipeline and the classes that this implementation computes.
-const PARTS: [(&str, &str); 5] = [
-    ("transformer", "FluxTransformer2DModel"),
-    ("vae", "AutoencoderKL"),
-    ("text_encoder", "CLIPTextModel"),
-    ("text_encoder_2", "T5EncoderModel"),
-    ("scheduler", "FlowMatchEulerDiscreteScheduler"),
+const PARTS: &[(&str, &[&str])] = &[
+    ("transformer", &["FluxTransformer2DModel"]),
+    ("vae", &["AutoencoderKL"]),
+    ("text_encoder", &["CLIPTextModel"]),
+    ("text_encoder_2", &["T5EncoderModel"]),
+    ("scheduler", &["FlowMatchEulerDiscreteScheduler"]),
 ];
-
-/// The part of `scheduler_config.json` that a sigma schedule needs, under diffusers' names.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct SchedulerConfig {
-    /// Constant shift of the schedule.
-    #[serde(default = "one")]
-    pub shift: f64,
-    /// Whether the shift depends on the number of image tokens.
-    #[serde(default)]
-    pub use_dynamic_shifting: bool,
-    /// Dynamic shift at `base_image_seq_len` tokens.
-    #[serde(default = "base_shift")]
-    pub base_shift: f64,
-    /// Dynamic shift at `max_image_seq_len` tokens.
-    #[serde(default = "max_shift")]
-    pub max_shift: f64,
-    /// Image tokens of the smallest images.
-    #[serde(default = "base_image_seq_len")]
-    pub base_image_seq_len: usize,
-    /// Image tokens of the largest images.
-    #[serde(default = "max_image_seq_len")]
-    pub max_image_seq_len: usize,
-    /// Timesteps that the range of sigmas is divided into.
-    #[serde(default = "num_train_timesteps")]
-    pub num_train_timesteps: usize,
-}
-
-fn one() -> f64 {
-    1.0
-}
-
-fn base_shift() -> f64 {
-    0.5
-}
-
-fn max_shift() -> f64 {
-    1.15
-}
-
-fn base_image_seq_len() -> usize {
-    256
-}
-
-fn max_image_seq_len() -> usize {
-    4096
-}
-
-fn num_train_timesteps() -> usize {
-    1000
-}
 
 /// The conditioning of a batch of prompts.
 #[derive(Debug, Clone)]
@@ -147,6 +96,7 @@ pub struct FluxPipeline {
     transformer: FluxTransformer,
     text: FluxTextEncoders,
     vae: AutoencoderKl,
+    scheduler: SchedulerConfig,
     device: Device,
 }
 
@@ -156,9 +106,9 @@ impl FluxPipeline {
     /// # Errors
     /// Any [`LoadError`]; [`LoadError::Unsupported`] when `model_index.json` names classes of another family.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
-        check_model_index(dir)?;
-        read_config::<SchedulerConfig>(&dir.join("scheduler").join("scheduler_config.json"))?;
+        check_classes(dir)?;
         Ok(Self {
+            scheduler: SchedulerConfig::read(&dir.join("scheduler"))?,
             text: FluxTextEncoders::load(dir, device, dtype)?,
             vae: AutoencoderKl::load(&dir.join("vae"), device, dtype)?,
             transformer: FluxTransformer::load(&dir.join("transformer"), device, dtype)?,
@@ -174,35 +124,9 @@ impl FluxPipeline {
     /// # Errors
     /// [`ModelError::Value`] for no images, images of several sizes, or a size that is not divisible.
     pub fn encode_images(&self, images: &[RgbImage]) -> Result<Tensor, ModelError> {
-        let Some(first) = images.first() else {
-            return Err(ModelError::Value {
-                input: "images",
-                problem: "is empty".to_owned(),
-            });
-        };
-        if images.iter().any(|image| image.dimensions() != first.dimensions()) {
-            let problem = "all images of a call must have one size".to_owned();
-            return Err(ModelError::Value {
-                input: "images",
-                problem,
-            });
-        }
-        let (width, height) = (first.width() as usize, first.height() as usize);
+        let pixels = to_pixels(images)?.to_device(&self.device)?;
+        let (_, _, height, width) = pixels.dims4()?;
         self.grid(height, width)?;
-        let pixels: Vec<f32> = images
-            .iter()
-            .flat_map(|image| {
-                let bytes = image.as_raw();
-                (0..3).flat_map(move |channel| {
-                    bytes
-                        .iter()
-                        .skip(channel)
-                        .step_by(3)
-                        .map(|byte| f32::from(*byte) / 127.5 - 1.0)
-                })
-            })
-            .collect();
-        let pixels = Tensor::from_vec(pixels, (images.len(), 3, height, width), &self.device)?;
         pack_latents(&self.vae.scale_latents(&self.vae.encode_mean(&pixels)?)?)
     }
 }
@@ -212,7 +136,7 @@ impl Pipeline for FluxPipeline {
         &self.transformer
     }
 
-    fn condition(&self, task: &Task<'_>, max_sequence_length: usize) -> Result<Conditioning, ModelError> {
+    fn condition(&self, task: &Task<'_>, encoding: &Encoding) -> Result<Conditioning, ModelError> {
         if !task.sources.is_empty() {
             let problem = "this family makes pictures from words alone and takes no source picture".to_owned();
             return Err(ModelError::Value {
@@ -223,7 +147,7 @@ impl Pipeline for FluxPipeline {
         let PromptEmbeds {
             prompt_embeds,
             pooled_prompt_embeds,
-        } = self.text.encode(&[task.words], max_sequence_length)?;
+        } = self.text.encode(&[task.words], encoding.max_sequence_length)?;
         Ok(Conditioning::from_iter([
             (super::PROMPT_EMBEDS, prompt_embeds.get(0)?),
             (super::POOLED_PROMPT_EMBEDS, pooled_prompt_embeds.get(0)?),
@@ -231,136 +155,21 @@ impl Pipeline for FluxPipeline {
     }
 
     fn grid(&self, height: usize, width: usize) -> Result<Grid, ModelError> {
-        grid(self.vae.config(), height, width)
+        grid(self.vae.config().scale(), height, width)
+    }
+
+    fn sigmas(&self, steps: usize, grid: Grid) -> Result<Vec<f64>, ModelError> {
+        self.scheduler.sigmas(steps, grid.tokens())
     }
 
     fn decode(&self, latents: &Tensor, grid: Grid) -> Result<Vec<RgbImage>, ModelError> {
         let latents = latents.to_device(&self.device)?;
         let latents = unpack_latents(&latents, grid, self.vae.config().latent_channels)?;
-        let images = self
-            .vae
-            .decode(&self.vae.unscale_latents(&latents)?)?
-            .to_device(&Device::Cpu)?;
-        let (count, channels, height, width) = images.dims4()?;
-        if channels != 3 {
-            let problem = format!("decodes to {channels} channels, images have 3");
-            return Err(ModelError::Value { input: "vae", problem });
-        }
-        (0..count)
-            .map(|index| to_image(&images.get(index)?, height, width))
-            .collect()
+        to_images(&self.vae.decode(&self.vae.unscale_latents(&latents)?)?)
     }
-}
-
-/// The latent tokens of a picture of `height` x `width` pixels.
-pub(super) fn grid(vae: &AutoencoderConfig, height: usize, width: usize) -> Result<Grid, ModelError> {
-    let token = vae.scale() * PATCH;
-    if height == 0 || width == 0 || !height.is_multiple_of(token) || !width.is_multiple_of(token) {
-        return Err(ModelError::Value {
-            input: "image size",
-            problem: format!("{height}x{width} pixels; both sides must be positive multiples of {token}"),
-        });
-    }
-    Ok(Grid {
-        height: height / token,
-        width: width / token,
-    })
-}
-
-/// Packs latents as FluxPipeline does.
-///
-/// # Shapes
-/// (batch, channels, height, width) to (batch, height / 2 * width / 2, 4 * channels).
-///
-/// # Errors
-/// [`ModelError::Shape`] when a side is odd.
-pub fn pack_latents(latents: &Tensor) -> Result<Tensor, ModelError> {
-    let &[batch, channels, height, width] = latents.dims() else {
-        return Err(ModelError::Shape {
-            input: "latents",
-            expected: "(batch, channels, height, width)".to_owned(),
-            found: latents.dims().to_vec(),
-        });
-    };
-    let (rows, columns) = (height / PATCH, width / PATCH);
-    if !height.is_multiple_of(PATCH) || !width.is_multiple_of(PATCH) {
-        let expected = "(batch, channels, height, width) with even sides".to_owned();
-        return Err(ModelError::Shape {
-            input: "latents",
-            expected,
-            found: latents.dims().to_vec(),
-        });
-    }
-    let patches = latents
-        .reshape(vec![batch, channels, rows, PATCH, columns, PATCH])?
-        .permute(vec![0, 2, 4, 1, 3, 5])?;
-    Ok(patches
-        .contiguous()?
-        .reshape((batch, rows * columns, channels * PATCH * PATCH))?)
-}
-
-/// Undoes [`pack_latents`].
-///
-/// # Shapes
-/// (batch, grid tokens, 4 * `channels`) to (batch, `channels`, 2 * grid height, 2 * grid width).
-///
-/// # Errors
-/// [`ModelError::Shape`] when the tokens are not those of `grid`, of 4 * `channels` each.
-pub fn unpack_latents(packed: &Tensor, grid: Grid, channels: usize) -> Result<Tensor, ModelError> {
-    let (tokens, depth) = (grid.tokens(), channels * PATCH * PATCH);
-    match packed.dims() {
-        &[batch, found_tokens, found_depth] if found_tokens == tokens && found_depth == depth => {
-            let patches = packed
-                .reshape(vec![batch, grid.height, grid.width, channels, PATCH, PATCH])?
-                .permute(vec![0, 3, 1, 4, 2, 5])?;
-            Ok(patches
-                .contiguous()?
-                .reshape((batch, channels, grid.height * PATCH, grid.width * PATCH))?)
-        }
-        found => Err(ModelError::Shape {
-            input: "latents",
-            expected: format!("(batch, {tokens}, {depth})"),
-            found: found.to_vec(),
-        }),
-    }
-}
-
-/// A decoded image (3, height, width), about [-1, 1], as 8-bit pixels, rounded as diffusers' `VaeImageProcessor` does.
-fn to_image(pixels: &Tensor, height: usize, width: usize) -> Result<RgbImage, ModelError> {
-    let values = pixels.flatten_all()?.to_vec1::<f32>()?;
-    let plane = height * width;
-    let byte = |value: f32| ((value / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
-    let bytes: Vec<u8> = (0..plane)
-        .flat_map(|pixel| [values[pixel], values[plane + pixel], values[2 * plane + pixel]].map(byte))
-        .collect();
-    RgbImage::from_raw(width as u32, height as u32, bytes).ok_or_else(|| ModelError::Shape {
-        input: "decoded image",
-        expected: format!("(3, {height}, {width})"),
-        found: pixels.dims().to_vec(),
-    })
 }
 
 /// Refuses a folder whose `model_index.json` names other classes than this pipeline computes.
-pub(super) fn check_model_index(dir: &Path) -> Result<(), LoadError> {
-    if !dir.is_dir() {
-        return Err(LoadError::FolderMissing { dir: dir.to_owned() });
-    }
-    let file = dir.join("model_index.json");
-    let index = read_json(&file)?;
-    let check = |key: &str, found: &Value, expected: &str| {
-        if found.as_str() == Some(expected) {
-            return Ok(());
-        }
-        Err(LoadError::Unsupported {
-            file: file.clone(),
-            key: key.to_owned(),
-            found: found.to_string(),
-            expected: format!("`{expected}`"),
-        })
-    };
-    check("_class_name", &index["_class_name"], "FluxPipeline")?;
-    for (part, class) in PARTS {
-        check(part, &index[part][1], class)?;
-    }
-    Ok(())
+pub(super) fn check_classes(dir: &Path) -> Result<(), LoadError> {
+    check_model_index(dir, Family::Flux.pipeline_classes(), PARTS).map(drop)
 }

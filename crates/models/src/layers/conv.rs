@@ -96,7 +96,7 @@ impl Conv2d {
     }
 
     /// Makes a layer of a weight (outputs, inputs, kernel, kernel) and a bias (outputs,).
-    pub(super) fn new(weight: Tensor, bias: Tensor, shape: ConvShape) -> Self {
+    pub(crate) fn new(weight: Tensor, bias: Tensor, shape: ConvShape) -> Self {
         Self { weight, bias, shape }
     }
 

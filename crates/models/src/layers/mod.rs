@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod channel_norm;
 mod conv;
 mod conv_kernel;
 mod linear;
@@ -17,6 +18,7 @@ mod view;
 
 pub(crate) use activation::{Activation, gated};
 pub(crate) use attention::{Attention, Mask, attention};
+pub(crate) use channel_norm::ChannelNorm;
 pub(crate) use conv::{Conv2d, ConvShape, Upsampling};
 pub(crate) use linear::{Bias, Linear};
 pub(crate) use norm::{GroupNorm, LayerNorm, RmsNorm, Then};

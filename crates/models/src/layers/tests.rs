@@ -109,6 +109,25 @@ fn group_norms_agree_on_shifted_values() {
 }
 
 #[test]
+fn channel_norms_agree_also_on_black_pixels() {
+    // More pixels than a kernel takes at a time, and fewer.
+    for (channels, height, width) in [(5, 3, 7), (3, 40, 70)] {
+        let gamma = random(1, &[channels]);
+        let x = random(2, &[2, channels, height, width]);
+        let x = Tensor::cat(&[&x, &x.zeros_like().unwrap()], 3).unwrap();
+        let reference = ChannelNorm::new(wide(&gamma));
+        let fused = ChannelNorm::new(gamma);
+        for then in [Then::Nothing, Then::Silu] {
+            assert_close(
+                fused.forward(&x, then),
+                reference.forward(&wide(&x), then),
+                &format!("{channels} {then:?}"),
+            );
+        }
+    }
+}
+
+#[test]
 fn row_norms_agree() {
     let (weight, bias, x) = (random(1, &[37]), random(2, &[37]), (random(3, &[5, 37]) + 0.5).unwrap());
     let reference = LayerNorm::new(wide(&weight), wide(&bias), 1e-5).forward(&wide(&x));

@@ -89,6 +89,36 @@ pub enum LoraError {
         /// All of them, sorted.
         names: Vec<String>,
     },
+    /// The file holds no tensor that belongs to this transformer.
+    #[error("{origin}: none of its {} tensors adapts a layer of this transformer{}", names.len(), names.first().map(|name| format!("; the first is `{name}`")).unwrap_or_default())]
+    Foreign {
+        /// The file.
+        origin: String,
+        /// All of its tensors, sorted.
+        names: Vec<String>,
+    },
+    /// The names are peft's, whose alpha is in another file.
+    #[error(
+        "{origin}: nothing in it says alpha, and `{name}` is a name of peft, which keeps alpha in `adapter_config.json`"
+    )]
+    AlphaUnknown {
+        /// The file.
+        origin: String,
+        /// The first such tensor.
+        name: String,
+    },
+    /// A module has another alpha than the others, or than the file's header says.
+    #[error("{origin}: `{name}` is {found}, the rest of the adapter has {expected}")]
+    Alpha {
+        /// The file.
+        origin: String,
+        /// The alpha.
+        name: String,
+        /// What the header or the first module says.
+        expected: f32,
+        /// Its value.
+        found: f32,
+    },
     /// A tensor has another rank than the configuration says.
     #[error("{origin}: tensor `{name}` has rank {found}, the configuration says {expected}")]
     Rank {
@@ -150,6 +180,11 @@ impl Hint for LoraError {
                 "check that adapter_config.json and the weights belong together"
             }
             Self::Shape { .. } => "check that the adapter was trained for this transformer",
+            Self::Foreign { .. } => {
+                "names should be those of diffusers, ai-toolkit or kohya; check that the adapter was trained for this transformer"
+            }
+            Self::AlphaUnknown { .. } => "give the folder that holds both files",
+            Self::Alpha { .. } => "use an adapter with one alpha for all layers",
             Self::Dtype { .. } => "store the adapter as float32, float16 or bfloat16",
             Self::Count { .. } => "check that both sides use the same adapter settings",
         };

@@ -18,12 +18,12 @@ use super::{AdaptableLayers, LoraAdapter, LoraConfig, LoraError};
 /// File names and key prefixes of the two layouts.
 const CONFIG_FILE: &str = "adapter_config.json";
 const PEFT_FILE: &str = "adapter_model.safetensors";
-const PEFT_PREFIX: &str = "base_model.model.";
+pub(super) const PEFT_PREFIX: &str = "base_model.model.";
 const DIFFUSERS_FILE: &str = "pytorch_lora_weights.safetensors";
-const DIFFUSERS_PREFIX: &str = "transformer.";
+pub(super) const DIFFUSERS_PREFIX: &str = "transformer.";
 
 /// Header key under which diffusers looks for the settings.
-const DIFFUSERS_METADATA: &str = "lora_adapter_metadata";
+pub(super) const DIFFUSERS_METADATA: &str = "lora_adapter_metadata";
 
 /// A safetensors file of `values`, with equal bytes for equal input.
 pub(super) fn serialize(slots: &Slots, values: &[f32], prefix: &str) -> Result<Vec<u8>, LoraError> {
@@ -49,7 +49,7 @@ pub(super) fn serialize(slots: &Slots, values: &[f32], prefix: &str) -> Result<V
 }
 
 /// The values of a tensor as float32.
-fn to_f32(origin: &str, name: &str, view: &TensorView) -> Result<Vec<f32>, LoraError> {
+pub(super) fn to_f32(origin: &str, name: &str, view: &TensorView) -> Result<Vec<f32>, LoraError> {
     let data = view.data();
     Ok(match view.dtype() {
         Dtype::F32 => data
@@ -108,12 +108,11 @@ impl LoraAdapter {
     }
 
     fn parse(origin: &str, bytes: &[u8], config: &LoraConfig, layers: &AdaptableLayers) -> Result<Self, LoraError> {
-        let mut adapter = Self::zeros(config, layers)?;
         let file = SafeTensors::deserialize(bytes).map_err(|source| LoraError::Safetensors {
             origin: origin.to_owned(),
             source,
         })?;
-        let mut found: BTreeMap<String, (String, TensorView)> = file
+        let found = file
             .tensors()
             .into_iter()
             .map(|(name, view)| {
@@ -123,6 +122,17 @@ impl LoraAdapter {
                 (bare.unwrap_or(&name).to_owned(), (name, view))
             })
             .collect();
+        Self::of_tensors(origin, found, config, layers)
+    }
+
+    /// Fills an adapter with tensors, given as (name in the file, values) by peft's name without prefix.
+    pub(super) fn of_tensors(
+        origin: &str,
+        mut found: BTreeMap<String, (String, TensorView)>,
+        config: &LoraConfig,
+        layers: &AdaptableLayers,
+    ) -> Result<Self, LoraError> {
+        let mut adapter = Self::zeros(config, layers)?;
         for (name, shape, range) in adapter.slots.tensors() {
             let Some((full_name, view)) = found.remove(&name) else {
                 return Err(LoraError::Missing {
@@ -131,7 +141,7 @@ impl LoraAdapter {
                 });
             };
             if view.shape() != shape {
-                return Err(misfit(origin, full_name, config.rank, shape, view.shape()));
+                return Err(misfit(origin, (&name, full_name), config.rank, (shape, view.shape())));
             }
             adapter.values[range].copy_from_slice(&to_f32(origin, &full_name, &view)?);
         }
@@ -213,8 +223,13 @@ fn diffusers_file(bytes: &[u8], config: &LoraConfig) -> Result<Vec<u8>, LoraErro
 }
 
 /// Tells a wrong rank from a wrong layer.
-fn misfit(origin: &str, name: String, rank: usize, expected: [usize; 2], found: &[usize]) -> LoraError {
-    let (rank_axis, other_axis) = if name.ends_with("lora_A.weight") {
+fn misfit(
+    origin: &str,
+    (bare, name): (&str, String),
+    rank: usize,
+    (expected, found): ([usize; 2], &[usize]),
+) -> LoraError {
+    let (rank_axis, other_axis) = if bare.ends_with("lora_A.weight") {
         (0, 1)
     } else {
         (1, 0)

@@ -8,6 +8,7 @@ mod config;
 mod error;
 mod files;
 mod gradients;
+mod import;
 mod layers;
 mod targets;
 

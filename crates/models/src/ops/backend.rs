@@ -16,8 +16,10 @@ pub(crate) struct Layout {
     pub(crate) batch: usize,
     /// Text tokens per sample.
     pub(crate) text: usize,
-    /// Image tokens per sample.
+    /// Image tokens per sample: those of the target, then those of its sources.
     pub(crate) image: usize,
+    /// How many of the image tokens belong to sources.
+    pub(crate) source: usize,
 }
 
 impl Layout {
@@ -40,6 +42,27 @@ impl Layout {
     pub(crate) fn image_only(&self) -> Self {
         Self { text: 0, ..*self }
     }
+
+    /// The same samples with the target's tokens alone.
+    pub(crate) fn target_only(&self) -> Self {
+        Self {
+            text: 0,
+            image: self.target(),
+            source: 0,
+            ..*self
+        }
+    }
+
+    /// Tokens of the target per sample.
+    pub(crate) fn target(&self) -> usize {
+        self.image - self.source
+    }
+
+    /// Rows of a sample's target in a matrix of image rows.
+    pub(crate) fn target_of(&self, sample: usize) -> Range<usize> {
+        let first = sample * self.image;
+        first..first + self.target()
+    }
 }
 
 /// The two token streams of a joint block.
@@ -60,6 +83,8 @@ pub(crate) struct Modulation<'a, A> {
     pub(crate) text: &'a A,
     /// For the image rows.
     pub(crate) image: &'a A,
+    /// For the rows of sources, where these are modulated apart from the target's.
+    pub(crate) source: Option<&'a A>,
 }
 
 impl<A> Clone for Modulation<'_, A> {
@@ -106,6 +131,16 @@ pub(crate) enum Queries {
     All,
     /// Image tokens only: the last block, whose text output nobody reads. The result has image rows only.
     Image,
+}
+
+impl Queries {
+    /// Order of the asking rows of a matrix in this layout.
+    pub(crate) fn layout(self, layout: Layout) -> Layout {
+        match self {
+            Self::All => layout,
+            Self::Image => layout.image_only(),
+        }
+    }
 }
 
 /// The constants of one joint attention.
@@ -272,8 +307,8 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
 
     /// x + y.
     fn add(&self, x: Self::Array, y: &Self::Array) -> Result<Self::Array, ModelError>;
-    /// The rows of `x`, then those of `y`.
-    fn concat_rows(&self, x: &Self::Array, y: &Self::Array) -> Result<Self::Array, ModelError>;
+    /// The rows of all parts, which have the same columns, one part after another.
+    fn concat_rows(&self, parts: &[&Self::Array]) -> Result<Self::Array, ModelError>;
     /// The columns of `x`, then those of `y`.
     fn concat_columns(&self, x: &Self::Array, y: &Self::Array) -> Result<Self::Array, ModelError>;
     /// A range of rows.

@@ -10,6 +10,7 @@ const LAYOUT: Layout = Layout {
     batch: 2,
     text: 3,
     image: 5,
+    source: 2,
 };
 const DIM: usize = 24;
 const HEAD_DIM: usize = 12;
@@ -91,23 +92,31 @@ type Results = Vec<(&'static str, Vec<f32>)>;
 /// Runs all operations on one backend, checks their gradients, and returns what they computed.
 fn run<B: Backend>(b: &B) -> Results {
     let mut results = Results::new();
+    for source in [Source::AsTarget, Source::Apart] {
+        modulated_ops(b, source, &mut results);
+    }
     rowwise_ops(b, &mut results);
     linear_ops(b, &mut results);
     attention_ops(b, &mut results);
     results
 }
 
-fn rowwise_ops<B: Backend>(b: &B, results: &mut Results) {
+/// How the tokens of sources are modulated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    AsTarget,
+    Apart,
+}
+
+fn modulated_ops<B: Backend>(b: &B, source: Source, results: &mut Results) {
     let rows = LAYOUT.rows();
     let array = |values: &[f32], columns: usize| array(b, values, columns);
     let values = |x: &B::Array| values(b, x);
-    let (text, image) = (
-        array(&noise(2 * 3 * DIM, 1), 3 * DIM),
-        array(&noise(2 * 3 * DIM, 2), 3 * DIM),
-    );
+    let [text, image, apart] = [1, 2, 7].map(|seed| array(&noise(2 * 3 * DIM, seed), 3 * DIM));
     let modulation = Modulation {
         text: &text,
         image: &image,
+        source: (source == Source::Apart).then_some(&apart),
     };
     let x = noise(rows * DIM, 3);
 
@@ -141,6 +150,12 @@ fn rowwise_ops<B: Backend>(b: &B, results: &mut Results) {
     let gated_vjp = |grad: &[f32]| values(&b.gated_residual_vjp(&array(grad, DIM), LAYOUT, modulation, 2).unwrap());
     check_vjp("gated residual", &y, gated, gated_vjp);
     results.push(("gated residual", gated(&y)));
+}
+
+fn rowwise_ops<B: Backend>(b: &B, results: &mut Results) {
+    let array = |values: &[f32], columns: usize| array(b, values, columns);
+    let values = |x: &B::Array| values(b, x);
+    let (x, y) = (noise(LAYOUT.rows() * DIM, 3), noise(LAYOUT.rows() * DIM, 6));
 
     let wide: Vec<f32> = x.iter().map(|x| 3.0 * x).collect();
     let gelu = |x: &[f32]| values(&b.gelu(&array(x, DIM)).unwrap());
@@ -155,7 +170,7 @@ fn rowwise_ops<B: Backend>(b: &B, results: &mut Results) {
     results.push(("add", values(&b.add(array(&x, DIM), &array(&y, DIM)).unwrap())));
     results.push((
         "concat rows",
-        values(&b.concat_rows(&array(&x, DIM), &array(&y, DIM)).unwrap()),
+        values(&b.concat_rows(&[&array(&x, DIM), &array(&y, DIM)]).unwrap()),
     ));
     let joined = b.concat_columns(&array(&x, DIM), &array(&y, DIM)).unwrap();
     results.push(("concat columns", values(&joined)));
@@ -321,11 +336,30 @@ fn gradients_match_finite_differences_and_both_backends_agree() {
 }
 
 #[test]
+fn the_tokens_of_sources_alone_take_their_own_modulation() {
+    let backend = Cpu { split: Split::Never };
+    let zeros = array(&backend, &[0.0; 2 * DIM], DIM);
+    let gates = array(&backend, &[vec![1.0; DIM], vec![2.0; DIM]].concat(), DIM);
+    let modulation = Modulation {
+        text: &zeros,
+        image: &zeros,
+        source: Some(&gates),
+    };
+    let ones = array(&backend, &vec![1.0; LAYOUT.rows() * DIM], DIM);
+    let gated = backend.gated_residual_vjp(&ones, LAYOUT, modulation, 0).unwrap();
+    let rows: Vec<f32> = values(&backend, &gated).chunks(DIM).map(|row| row[0]).collect();
+    // Three text tokens of two samples, then three tokens of a target and two of sources, twice.
+    let image = [0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 2.0, 2.0];
+    assert_eq!(rows, [&[0.0; 6][..], &image].concat());
+}
+
+#[test]
 fn attention_over_more_queries_than_a_block_holds_matches_plain_operations() {
     let layout = Layout {
         batch: 1,
         text: 5,
         image: 300,
+        source: 0,
     };
     let weights = tensor(&[1.0; HEAD_DIM], &[HEAD_DIM]);
     let inputs = noise(layout.rows() * 3 * HEAD_DIM, 30);

@@ -10,7 +10,7 @@ mod tokenizer;
 pub use clip::ClipTextEncoder;
 pub use t5::T5Encoder;
 pub use tokenizer::PromptTokenizer;
-pub(crate) use tokenizer::{read_tokenizer, token_text};
+pub(crate) use tokenizer::{load_qwen2, read_tokenizer, token_text};
 
 use candle_core::Tensor;
 use rayon::prelude::*;

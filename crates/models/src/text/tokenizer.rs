@@ -1,6 +1,9 @@
 //! Tokenizers as diffusion pipelines call them: truncated and padded to a fixed length.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Value, json};
 use tokenizers::{Tokenizer, TruncationDirection};
@@ -12,6 +15,10 @@ use crate::{
 
 /// CLIP's words: the special tokens, English contractions, runs of letters, single digits, runs of other symbols.
 const CLIP_WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// Qwen2's words.
+const QWEN2_WORDS: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// A tokenizer with its padding token.
 #[derive(Debug)]
@@ -146,18 +153,125 @@ fn unusable(file: &Path, problem: String) -> LoadError {
     }
 }
 
+/// Loads a Qwen2 tokenizer: `tokenizer.json` of the first of `dirs` that has it, or else `vocab.json` with `merges.txt` and the added
+/// tokens of the first that has these.
+///
+/// # Errors
+/// [`LoadError::TokenizerMissing`], [`LoadError::Tokenizer`].
+pub(crate) fn load_qwen2(dirs: &[PathBuf]) -> Result<Tokenizer, LoadError> {
+    let with = |names: &[&str]| {
+        dirs.iter()
+            .find(|dir| names.iter().all(|name| dir.join(name).is_file()))
+    };
+    let (file, mut tokenizer) = if let Some(dir) = with(&["tokenizer.json"]) {
+        let file = dir.join("tokenizer.json");
+        (file.clone(), read_tokenizer(&file)?)
+    } else if let Some(dir) = with(&["vocab.json", "merges.txt"]) {
+        (dir.join("vocab.json"), qwen2_tokenizer(dir)?)
+    } else {
+        return Err(LoadError::TokenizerMissing {
+            dir: dirs.first().cloned().unwrap_or_default(),
+            looked_for: "tokenizer.json, or vocab.json with merges.txt",
+        });
+    };
+    tokenizer.with_padding(None);
+    tokenizer
+        .with_truncation(None)
+        .map_err(|error| unusable(&file, error.to_string()))?;
+    Ok(tokenizer)
+}
+
+/// Qwen2's tokenizer from the files that older releases of transformers write.
+///
+/// # Source
+/// transformers 5 `Qwen2Tokenizer`.
+fn qwen2_tokenizer(dir: &Path) -> Result<Tokenizer, LoadError> {
+    let file = dir.join("vocab.json");
+    let added = qwen2_added_tokens(dir)?;
+    let definition = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added.iter().map(added_token).collect::<Vec<Value>>(),
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": QWEN2_WORDS}, "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+        ]},
+        "post_processor": null,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "", "end_of_word_suffix": "",
+            "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": read_config::<Value>(&file)?, "merges": merges(dir)?,
+        },
+    });
+    let tokenizer: Tokenizer =
+        serde_json::from_value(definition).map_err(|error| unusable(&file, error.to_string()))?;
+    // The library numbers added tokens behind the vocabulary, whatever number they are given.
+    match added
+        .iter()
+        .find(|(id, text, _)| tokenizer.token_to_id(text) != Some(*id))
+    {
+        None => Ok(tokenizer),
+        Some((id, text, _)) => Err(unusable(
+            &file,
+            format!("the added token `{text}` has the id {id}, which does not follow on the vocabulary"),
+        )),
+    }
+}
+
+/// The added tokens as (id, text, whether special), in the order of their ids: `added_tokens_decoder` of `tokenizer_config.json`, or `added_tokens.json`.
+fn qwen2_added_tokens(dir: &Path) -> Result<Vec<(u32, String, bool)>, LoadError> {
+    let read = |name: &str| -> Result<Value, LoadError> {
+        let file = dir.join(name);
+        if file.is_file() {
+            read_json(&file)
+        } else {
+            Ok(Value::Null)
+        }
+    };
+    let config = read("tokenizer_config.json")?;
+    let mut tokens = Vec::new();
+    if let Some(decoder) = config["added_tokens_decoder"].as_object() {
+        for (id, token) in decoder {
+            if let (Ok(id), Some(text)) = (id.parse(), token_text(token)) {
+                tokens.push((id, text.to_owned(), token["special"].as_bool().unwrap_or(false)));
+            }
+        }
+    } else if let Some(added) = read("added_tokens.json")?.as_object() {
+        for (text, id) in added {
+            if let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()) {
+                tokens.push((id, text.clone(), true));
+            }
+        }
+    }
+    tokens.sort();
+    Ok(tokens)
+}
+
+/// An added token (id, text, whether it is special) in the words of `tokenizer.json`.
+fn added_token((id, text, special): &(u32, String, bool)) -> Value {
+    json!({
+        "id": id, "content": text, "special": special,
+        "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+    })
+}
+
+/// The lines of `merges.txt` but for its heading.
+fn merges(dir: &Path) -> Result<Vec<String>, LoadError> {
+    let file = dir.join("merges.txt");
+    let text = fs::read_to_string(&file).map_err(|source| LoadError::Read { file, source })?;
+    let lines = text.lines().enumerate();
+    let lines = lines.filter(|(index, line)| !line.trim().is_empty() && (*index > 0 || !line.starts_with("#version")));
+    Ok(lines.map(|(_, line)| line.to_owned()).collect())
+}
+
 /// CLIP's tokenizer from the files that older releases of transformers write.
 fn clip_tokenizer(dir: &Path) -> Result<Tokenizer, LoadError> {
     let vocab: Value = read_config(&dir.join("vocab.json"))?;
     let merges_file = dir.join("merges.txt");
-    let merges = fs::read_to_string(&merges_file).map_err(|source| LoadError::Read {
-        file: merges_file.clone(),
-        source,
-    })?;
-    let merges: Vec<&str> = merges
-        .lines()
-        .filter(|line| !line.starts_with("#version") && !line.trim().is_empty())
-        .collect();
+    let merges = merges(dir)?;
     let special = |token: &str| -> Result<Value, LoadError> {
         vocab[token]
             .as_u64()

@@ -1,13 +1,14 @@
-//! The autoencoder between pixels and latents.
+//! The autoencoders between pixels and latents: [`AutoencoderKl`] of FLUX, [`AutoencoderKlQwenImage`] of Qwen-Image.
 
+mod batch;
 mod blocks;
 mod decoder;
 mod encoder;
+mod qwen_image;
 
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
 use serde::Deserialize;
 
 use crate::{
@@ -15,8 +16,11 @@ use crate::{
     layers::{Conv2d, ConvShape, Upsampling, compute_dtype},
     load::read_config,
 };
+use batch::each;
 use decoder::Decoder;
 use encoder::Encoder;
+
+pub use qwen_image::{AutoencoderKlQwenImage, AutoencoderKlQwenImageConfig};
 
 /// An autoencoder's `config.json`, as diffusers writes it.
 #[derive(Debug, Clone, Deserialize)]
@@ -174,7 +178,7 @@ impl AutoencoderKl {
     /// [`ModelError::Shape`] for another number of channels.
     pub fn encode_mean(&self, images: &Tensor) -> Result<Tensor, ModelError> {
         let channels = self.config.in_channels;
-        self.each(images, "images", channels, |image| {
+        each(images, "images", channels, self.dtype, |image| {
             let mut moments = self.encoder.forward(image)?;
             if let Some(quant_conv) = &self.quant_conv {
                 moments = quant_conv.forward(&moments, Upsampling::None)?;
@@ -193,11 +197,13 @@ impl AutoencoderKl {
     /// [`ModelError::Shape`] for another number of channels.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
         let channels = self.config.latent_channels;
-        self.each(latents, "latents", channels, |latent| match &self.post_quant_conv {
-            Some(post_quant_conv) => self
-                .decoder
-                .forward(&post_quant_conv.forward(latent, Upsampling::None)?),
-            None => self.decoder.forward(latent),
+        each(latents, "latents", channels, self.dtype, |latent| {
+            match &self.post_quant_conv {
+                Some(post_quant_conv) => self
+                    .decoder
+                    .forward(&post_quant_conv.forward(latent, Upsampling::None)?),
+                None => self.decoder.forward(latent),
+            }
         })
     }
 
@@ -221,37 +227,5 @@ impl AutoencoderKl {
     /// [`ModelError::Candle`].
     pub fn unscale_latents(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
         Ok(((latents / self.config.scaling_factor)? + self.config.shift_factor.unwrap_or(0.0))?)
-    }
-
-    fn each(
-        &self,
-        batch: &Tensor,
-        input: &'static str,
-        channels: usize,
-        compute: impl Fn(&Tensor) -> Result<Tensor, ModelError> + Sync,
-    ) -> Result<Tensor, ModelError> {
-        let &[count, found, _, _] = batch.dims() else {
-            return Err(wrong_shape(input, channels, batch));
-        };
-        if found != channels || count == 0 {
-            return Err(wrong_shape(input, channels, batch));
-        }
-        let batch = batch.to_dtype(self.dtype)?.contiguous()?;
-        let one = |index: usize| compute(&batch.narrow(0, index, 1)?);
-        let outputs: Result<Vec<Tensor>, ModelError> = if batch.device().is_cpu() {
-            (0..count).into_par_iter().map(one).collect()
-        } else {
-            (0..count).map(one).collect()
-        };
-        Ok(Tensor::cat(&outputs?, 0)?.to_dtype(DType::F32)?)
-    }
-}
-
-fn wrong_shape(input: &'static str, channels: usize, found: &Tensor) -> ModelError {
-    let expected = format!("(batch, {channels}, height, width) with at least one sample");
-    ModelError::Shape {
-        input,
-        expected,
-        found: found.dims().to_vec(),
     }
 }

@@ -91,6 +91,12 @@ impl Decoder {
         self.read(prompt, None).map(|(state, _)| state)
     }
 
+    /// The normalised final states (tokens, width) of a prompt.
+    pub(super) fn states(&self, prompt: &Prompt) -> Result<Tensor, ModelError> {
+        let (states, _) = self.run(prompt, None, 0)?;
+        self.norm.forward(&states)
+    }
+
     /// As [`Self::last_state`], with a cache to go on from.
     pub(super) fn start(&self, prompt: &Prompt) -> Result<(Tensor, Cache), ModelError> {
         let capacity = prompt.ids.len() + CACHE_STEP;
@@ -111,7 +117,19 @@ impl Decoder {
     }
 
     /// The final state of a prompt's last token, and the rotary position behind it.
-    fn read(&self, prompt: &Prompt, mut caches: Option<&mut [KvCache]>) -> Result<(Tensor, usize), ModelError> {
+    fn read(&self, prompt: &Prompt, caches: Option<&mut [KvCache]>) -> Result<(Tensor, usize), ModelError> {
+        let (states, next) = self.run(prompt, caches, prompt.ids.len().saturating_sub(1))?;
+        let state = states.narrow(0, states.dims()[0] - 1, 1)?.contiguous()?;
+        Ok((self.norm.forward(&state)?, next))
+    }
+
+    /// The states after the last layer from token `from` on, and the rotary position behind the prompt.
+    fn run(
+        &self,
+        prompt: &Prompt,
+        mut caches: Option<&mut [KvCache]>,
+        from: usize,
+    ) -> Result<(Tensor, usize), ModelError> {
         if prompt.ids.is_empty() {
             return Err(ModelError::Value {
                 input: "messages",
@@ -122,18 +140,16 @@ impl Decoder {
         let PromptPositions { positions, next } = PromptPositions::of(prompt.ids, prompt.image_token, grids)?;
         let rotary = self.positions.table(&positions, &self.device)?;
         let mut x = self.embed(prompt)?;
-        let last = prompt.ids.len() - 1;
         for (i, layer) in self.layers.iter().enumerate() {
-            // Nobody reads the last layer's output at the other tokens.
-            let first = if i + 1 == self.layers.len() { last } else { 0 };
+            // Nobody reads the last layer's output at the tokens before.
+            let first = if i + 1 == self.layers.len() { from } else { 0 };
             let cache = caches.as_mut().map(|caches| &mut caches[i]);
             x = layer.forward(&x, first, &rotary, cache)?;
             if let Some(addition) = self.deepstack(prompt, i)? {
                 x = (x + addition.narrow(0, first, prompt.ids.len() - first)?)?;
             }
         }
-        let state = x.narrow(0, x.dims()[0] - 1, 1)?.contiguous()?;
-        Ok((self.norm.forward(&state)?, next))
+        Ok((x, next))
     }
 
     /// Embeddings of the tokens; an image's features take the positions of its tokens.

@@ -5,11 +5,11 @@
 mod chat;
 mod config;
 mod decoder;
+mod encoder;
 mod generate;
 mod inspect;
 mod positions;
 mod preprocess;
-mod resize;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -28,6 +28,7 @@ use crate::{
 pub use chat::{Content, Message};
 use config::Family;
 use decoder::{Decoder, Prompt};
+pub(crate) use encoder::VlmEncoder;
 use generate::Vocabulary;
 pub use generate::{Generated, Generation};
 pub use inspect::VlmInspection;
@@ -76,13 +77,7 @@ impl Vlm {
         let settings = Settings::read(dir)?;
         let config = &settings.config;
 
-        // transformers 4 saves `visual.` and `model.`; transformers 5 nests both below `model.`.
-        let nested = weights.contains("model.visual.patch_embed.proj.weight");
-        let (visual, text) = if nested {
-            ("model.visual", "model.language_model")
-        } else {
-            ("visual", "model")
-        };
+        let (visual, text) = towers(&weights);
         let vision = VisionTower::load(&weights, visual, &config.vision)?;
         let decoder = Decoder::load(&weights, text, &config.text, device)?;
         let head = if config.tie_word_embeddings {
@@ -227,27 +222,41 @@ impl Vlm {
 
     fn expanded_ids(&self, messages: &[Message], grids: &[Grid]) -> Result<Vec<u32>, ModelError> {
         let tokens = self.settings.tokenize(&self.chat_prompt(messages)?)?;
-        let image_token = self.settings.config.image_token_id;
-        let slots = tokens.iter().filter(|token| **token == image_token).count();
-        if slots != grids.len() {
-            return Err(ModelError::Value {
-                input: "images",
-                problem: format!(
-                    "the prompt has {slots} image slots, but {} images were given",
-                    grids.len()
-                ),
-            });
-        }
-        let mut grids = grids.iter();
-        let mut ids = Vec::with_capacity(tokens.len());
-        for token in tokens {
-            let count = if token == image_token {
-                grids.next().map_or(0, Grid::merged_tokens)
-            } else {
-                1
-            };
-            ids.extend(std::iter::repeat_n(token, count));
-        }
-        Ok(ids)
+        expand(&tokens, self.settings.config.image_token_id, grids)
     }
+}
+
+/// The names below which the vision tower and the language model lie: transformers 4 saves `visual.` and `model.`; transformers 5
+/// nests both below `model.`.
+fn towers(weights: &Weights) -> (&'static str, &'static str) {
+    if weights.contains("model.language_model.embed_tokens.weight") {
+        ("model.visual", "model.language_model")
+    } else {
+        ("visual", "model")
+    }
+}
+
+/// Repeats each image token once per merged patch of its image.
+fn expand(tokens: &[u32], image_token: u32, grids: &[Grid]) -> Result<Vec<u32>, ModelError> {
+    let slots = tokens.iter().filter(|token| **token == image_token).count();
+    if slots != grids.len() {
+        return Err(ModelError::Value {
+            input: "images",
+            problem: format!(
+                "the prompt has {slots} image slots, but {} images were given",
+                grids.len()
+            ),
+        });
+    }
+    let mut grids = grids.iter();
+    let mut ids = Vec::with_capacity(tokens.len());
+    for &token in tokens {
+        let count = if token == image_token {
+            grids.next().map_or(0, Grid::merged_tokens)
+        } else {
+            1
+        };
+        ids.extend(std::iter::repeat_n(token, count));
+    }
+    Ok(ids)
 }

@@ -5,8 +5,12 @@ use std::path::Path;
 use image::RgbImage;
 use serde::Deserialize;
 
-use super::{config::VisionConfig, resize::resize_bicubic};
-use crate::{LoadError, ModelError, load::read_config};
+use super::config::VisionConfig;
+use crate::{
+    LoadError, ModelError,
+    load::read_config,
+    resize::{Filter, resize},
+};
 
 /// Pillow's number for the bicubic filter.
 const BICUBIC: u32 = 3;
@@ -183,7 +187,7 @@ impl ImageProcessor {
         let pixels = if (image.height() as usize, image.width() as usize) == (height, width) {
             image.as_raw()
         } else {
-            resized = resize_bicubic(image, height, width);
+            resized = resize(image, height, width, Filter::Bicubic);
             &resized
         };
         let settings = &self.settings;

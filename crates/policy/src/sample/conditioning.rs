@@ -8,7 +8,7 @@ use std::{
 use gavel_core::ids::Digest;
 use gavel_models::{
     ModelError,
-    denoiser::{Conditioning, Pipeline, Task},
+    denoiser::{Conditioning, Encoding, Pipeline, Task},
 };
 use image::RgbImage;
 use rayon::prelude::*;
@@ -18,15 +18,15 @@ use rayon::prelude::*;
 struct Key {
     words: String,
     sources: Vec<Digest>,
-    max_sequence_length: usize,
+    encoding: Encoding,
 }
 
 impl Key {
-    fn new(task: &Task<'_>, max_sequence_length: usize) -> Self {
+    fn new(task: &Task<'_>, encoding: Encoding) -> Self {
         Self {
             words: task.words.to_owned(),
             sources: task.sources.iter().map(pixels).collect(),
-            max_sequence_length,
+            encoding,
         }
     }
 }
@@ -65,15 +65,15 @@ impl ConditioningCache {
         &mut self,
         pipeline: &dyn Pipeline,
         tasks: &[Task<'_>],
-        max_sequence_length: usize,
+        encoding: Encoding,
     ) -> Result<Vec<Arc<Conditioning>>, ModelError> {
-        let keys: Vec<Key> = tasks.iter().map(|task| Key::new(task, max_sequence_length)).collect();
+        let keys: Vec<Key> = tasks.iter().map(|task| Key::new(task, encoding)).collect();
         let fetched: Vec<Arc<Conditioning>> = keys
             .par_iter()
             .zip(tasks)
             .map(|(key, task)| match self.entries.get(key) {
                 Some(conditioning) => Ok(conditioning.clone()),
-                None => pipeline.condition(task, max_sequence_length).map(Arc::new),
+                None => pipeline.condition(task, &encoding).map(Arc::new),
             })
             .collect::<Result<_, _>>()?;
         let bytes_max = match pipeline.denoiser().device().is_cpu() {
@@ -115,6 +115,11 @@ mod tests {
 
     use super::*;
 
+    const ENCODING: Encoding = Encoding {
+        max_sequence_length: 24,
+        source_areas: None,
+    };
+
     #[test]
     fn the_oldest_task_leaves_a_full_cache() {
         let mut cache = ConditioningCache::default();
@@ -129,7 +134,7 @@ mod tests {
                     words: &words,
                     sources: &[],
                 },
-                24,
+                ENCODING,
             )
         };
         for index in [0, 0, 1, 2] {
@@ -148,7 +153,7 @@ mod tests {
                 words: "make it red",
                 sources: std::slice::from_ref(source),
             };
-            Key::new(&task, 24)
+            Key::new(&task, ENCODING)
         });
         assert_ne!(keys[0], keys[1]);
     }

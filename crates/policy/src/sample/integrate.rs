@@ -1,7 +1,7 @@
 //! From x_0 to the clean latents of the last step.
 
-use candle_core::{Device, Tensor};
-use gavel_core::rpo::{self, Sde, StepCoefficients};
+use candle_core::Tensor;
+use gavel_core::rpo::{Sde, StepCoefficients};
 use gavel_core::work::rules::CandidateNoise;
 use gavel_models::{
     ModelError,
@@ -10,9 +10,7 @@ use gavel_models::{
 };
 
 use super::states::{States, Stop, Way};
-use super::step::{Transition, guide_slices, guide_tensors};
-
-use crate::values::with_values;
+use super::step::Transition;
 
 /// The noise levels of a way and which of its steps are stochastic.
 #[derive(Debug, Clone)]
@@ -25,15 +23,6 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub(super) fn new(steps: usize, shift: f64, sde: Sde, eta: f64, noise_steps: usize) -> Self {
-        Self {
-            sigmas: rpo::sigmas(steps, shift),
-            sde,
-            eta,
-            noise_steps,
-        }
-    }
-
     fn transitions(&self) -> impl Iterator<Item = Transition> + '_ {
         self.sigmas.windows(2).enumerate().map(|(timestep, pair)| Transition {
             sigma: pair[0],
@@ -95,11 +84,6 @@ impl Batch<'_> {
                 ..input
             },
         )?;
-        if !velocity.device().is_cpu() {
-            return guide_tensors(&velocity, &away, *scale);
-        }
-        let mut guided = with_values(&velocity, <[f32]>::to_vec)?;
-        with_values(&away, |away| guide_slices(&mut guided, away, *scale))?;
-        Ok(Tensor::from_vec(guided, velocity.shape(), &Device::Cpu)?)
+        self.denoiser.guided(&velocity, &away, *scale)
     }
 }

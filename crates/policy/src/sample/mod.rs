@@ -14,6 +14,8 @@ use std::{path::Path, sync::Arc};
 
 use candle_core::{DType, Device};
 use gavel_core::ids::{Candidate, Digest};
+use gavel_core::rpo;
+use gavel_core::spec::SamplingSpec;
 use gavel_core::work::rules::CandidateNoise;
 use gavel_models::{
     Family, LoadError, ModelError,
@@ -31,7 +33,7 @@ use integrate::{Batch, Schedule};
 use states::Stop;
 
 pub use png::encode_png;
-pub use request::{Error, Method, Negative, Policy, Prompt, Request, Sample};
+pub use request::{Error, Levels, Method, Negative, Policy, Prompt, Request, Sample, encoding};
 
 /// A loaded pipeline that samples.
 pub struct Sampler {
@@ -43,9 +45,33 @@ pub struct Sampler {
 /// A prompt with what the denoiser is conditioned on.
 struct Conditioned<'a> {
     prompt: Prompt<'a>,
+    canvas: Canvas,
     conditioning: Arc<Conditioning>,
     /// Of the negative prompt, where there is one.
     negative: Option<Arc<Conditioning>>,
+}
+
+/// The size of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Canvas {
+    /// In pixels.
+    height: usize,
+    /// In pixels.
+    width: usize,
+    /// In latent tokens.
+    grid: Grid,
+}
+
+impl Canvas {
+    fn of(pipeline: &dyn Pipeline, task: &Task<'_>, sampling: &SamplingSpec) -> Result<Self, ModelError> {
+        let (height, width) = (sampling.height, sampling.width);
+        let own = sampling
+            .source_aspect
+            .then(|| pipeline.output_size(task.sources, height * width));
+        let (height, width) = own.flatten().unwrap_or((height, width));
+        let grid = pipeline.grid(height, width)?;
+        Ok(Self { height, width, grid })
+    }
 }
 
 impl Conditioned<'_> {
@@ -55,7 +81,7 @@ impl Conditioned<'_> {
             let negative = one.negative.as_ref().map(|negative| negative.shapes());
             (one.conditioning.shapes(), negative)
         };
-        shapes(self) == shapes(other)
+        self.canvas == other.canvas && shapes(self) == shapes(other)
     }
 }
 
@@ -98,52 +124,53 @@ impl Sampler {
     /// # Errors
     /// [`Error`]; nothing is sampled in part.
     pub fn sample(&mut self, policy: Policy<'_>, request: &Request<'_>) -> Result<Vec<Sample>, Error> {
-        let grid = self.pipeline.grid(request.sampling.height, request.sampling.width)?;
         let prompts = self.condition(request)?;
         let mut samples = Vec::with_capacity(prompts.len() * usize::from(request.candidates));
         for prompts in prompts.chunk_by(|one, next| one.fits(next)) {
-            samples.extend(self.sample_batch(policy, request, prompts, grid)?);
+            samples.extend(self.sample_batch(policy, request, prompts)?);
         }
         Ok(samples)
     }
 
     fn condition<'a>(&mut self, request: &Request<'a>) -> Result<Vec<Conditioned<'a>>, ModelError> {
-        let length = request.max_sequence_length;
         let tasks: Vec<Task<'_>> = request.prompts.iter().map(|prompt| prompt.task).collect();
-        let conditioning = self.cache.get(self.pipeline.as_ref(), &tasks, length)?;
+        let conditioning = self.cache.get(self.pipeline.as_ref(), &tasks, request.encoding)?;
         let negatives: Vec<Option<Arc<Conditioning>>> = match request.negative {
             Some(Negative { prompt: words, .. }) => {
                 let away: Vec<Task<'_>> = tasks.iter().map(|task| Task { words, ..*task }).collect();
-                let negatives = self.cache.get(self.pipeline.as_ref(), &away, length)?;
+                let negatives = self.cache.get(self.pipeline.as_ref(), &away, request.encoding)?;
                 negatives.into_iter().map(Some).collect()
             }
             None => vec![None; tasks.len()],
         };
         let parts = request.prompts.iter().zip(conditioning).zip(negatives);
-        let prompts = parts.map(|((prompt, conditioning), negative)| Conditioned {
-            prompt: *prompt,
-            conditioning,
-            negative,
+        let prompts = parts.map(|((prompt, conditioning), negative)| {
+            Ok(Conditioned {
+                prompt: *prompt,
+                canvas: Canvas::of(self.pipeline.as_ref(), &prompt.task, request.sampling)?,
+                conditioning,
+                negative,
+            })
         });
-        Ok(prompts.collect())
+        prompts.collect()
     }
 
-    /// Samples prompts whose conditioning has equal shapes.
+    /// Samples prompts of one canvas whose conditioning has equal shapes.
     fn sample_batch(
         &self,
         policy: Policy<'_>,
         request: &Request<'_>,
         prompts: &[Conditioned<'_>],
-        grid: Grid,
     ) -> Result<Vec<Sample>, Error> {
         let candidates = usize::from(request.candidates);
         let rows: Vec<(&Conditioned<'_>, CandidateNoise)> = prompts
             .iter()
             .flat_map(|one| (0..request.candidates).map(move |candidate| (one, noise_of(request, one, candidate))))
             .collect();
-        if rows.is_empty() {
+        let Some(Conditioned { canvas, .. }) = prompts.first() else {
             return Ok(Vec::new());
-        }
+        };
+        let Canvas { height, width, grid } = *canvas;
         let sampling = request.sampling;
         let denoiser = self.pipeline.denoiser();
         let extents = Extents {
@@ -156,7 +183,19 @@ impl Sampler {
             Method::Ode => 0,
         };
         let guidance_scale = denoiser.takes_guidance().then_some(sampling.guidance_scale);
-        let schedule = Schedule::new(sampling.steps, sampling.shift, sampling.sde, sampling.eta, noise_steps);
+        let sigmas = match request.levels {
+            Levels::Shift => rpo::sigmas(sampling.steps, sampling.shift),
+            Levels::Pipeline => {
+                let sigmas = self.pipeline.sigmas(sampling.steps, grid)?;
+                sigmas.into_iter().map(|sigma| sigma as f32).collect()
+            }
+        };
+        let schedule = Schedule {
+            sigmas,
+            sde: sampling.sde,
+            eta: sampling.eta,
+            noise_steps,
+        };
 
         let batch = self.batch(policy.adapter(), request, &rows, &schedule, grid, guidance_scale)?;
         let initial = initial_latents(request, &batch.noise, &extents)?;
@@ -177,7 +216,7 @@ impl Sampler {
         }
         let parts = rows.iter().zip(ways).zip(images).zip(conditioning);
         let samples = parts.map(|((((one, drawn), way), image), conditioning)| Sample {
-            prompt: drawn.prompt_index,
+            prompt_index: drawn.prompt_index,
             candidate: drawn.candidate,
             trajectory: Trajectory {
                 metadata: TrajectoryMetadata {
@@ -185,6 +224,7 @@ impl Sampler {
                     model: self.model,
                     adapter: policy.digest(),
                     prompt: one.prompt.task.words.to_owned(),
+                    sources: one.prompt.sources.to_vec(),
                     seed: request.seed,
                     step: request.step.0,
                     prompt_index: drawn.prompt_index.0,
@@ -194,8 +234,8 @@ impl Sampler {
                     noise_steps,
                     shift: sampling.shift,
                     guidance_scale,
-                    width: sampling.width,
-                    height: sampling.height,
+                    width,
+                    height,
                     grid,
                 },
                 extents,

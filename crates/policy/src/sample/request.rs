@@ -4,9 +4,13 @@ use gavel_core::{
     Hint,
     ids::{Candidate, Digest, PromptIndex, Step},
     noise::Use,
-    spec::{RunSpec, SamplingSpec},
+    spec::{PromptsSpec, RunSpec, SamplingSpec},
 };
-use gavel_models::{ModelError, denoiser::Task, lora::LoraAdapter};
+use gavel_models::{
+    ModelError,
+    denoiser::{Encoding, SourceAreas, Task},
+    lora::LoraAdapter,
+};
 use image::RgbImage;
 
 use crate::Trajectory;
@@ -50,6 +54,15 @@ pub enum Method {
     Ode,
 }
 
+/// Where the noise levels of a way come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Levels {
+    /// `sampling.shift`, the same for every size of picture: what a run uses.
+    Shift,
+    /// The folder's own scheduler, as its pipeline in diffusers does; not for trajectories that are trained on.
+    Pipeline,
+}
+
 /// A task with its index.
 #[derive(Debug, Clone, Copy)]
 pub struct Prompt<'a> {
@@ -57,6 +70,8 @@ pub struct Prompt<'a> {
     pub index: PromptIndex,
     /// The words, and the source pictures where the family edits.
     pub task: Task<'a>,
+    /// Hashes of the source pictures' files, in their order, by which the trajectory names them.
+    pub sources: &'a [Digest],
 }
 
 /// What to sample. All of it runs as one batch, or, where conditioning differs in shape, as one batch for each shape.
@@ -80,8 +95,10 @@ pub struct Request<'a> {
     pub negative: Option<Negative<'a>>,
     /// Schedule, noise and size.
     pub sampling: &'a SamplingSpec,
-    /// Tokens of the encoded words.
-    pub max_sequence_length: usize,
+    /// Where the noise levels come from.
+    pub levels: Levels,
+    /// How tasks are encoded.
+    pub encoding: Encoding,
 }
 
 impl<'a> Request<'a> {
@@ -97,7 +114,8 @@ impl<'a> Request<'a> {
             initial_latents: None,
             negative: None,
             sampling: &spec.sampling,
-            max_sequence_length: spec.prompts.max_sequence_length,
+            levels: Levels::Shift,
+            encoding: encoding(&spec.prompts),
         }
     }
 
@@ -109,6 +127,17 @@ impl<'a> Request<'a> {
             initial: Use::EvaluationInitial,
             ..Self::training(spec, Step(0), prompts)
         }
+    }
+}
+
+/// How the tasks of a run are encoded.
+pub fn encoding(prompts: &PromptsSpec) -> Encoding {
+    Encoding {
+        max_sequence_length: prompts.max_sequence_length,
+        source_areas: prompts.source_areas.map(|areas| SourceAreas {
+            latents: areas.latents,
+            text: areas.text,
+        }),
     }
 }
 
@@ -129,7 +158,7 @@ pub struct Negative<'a> {
 #[derive(Debug, Clone)]
 pub struct Sample {
     /// Its prompt.
-    pub prompt: PromptIndex,
+    pub prompt_index: PromptIndex,
     /// Its index among its prompt's candidates.
     pub candidate: Candidate,
     /// The whole way.

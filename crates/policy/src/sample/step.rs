@@ -77,23 +77,6 @@ impl Transition {
     }
 }
 
-/// Classifier-free guidance: v = away + scale (v - away), written over `velocity`.
-pub(super) fn guide_slices(velocity: &mut [f32], away: &[f32], scale: f32) {
-    for (velocity, away) in velocity.iter_mut().zip(away) {
-        *velocity = away + scale * (*velocity - away);
-    }
-}
-
-/// The same on tensors, in float32.
-///
-/// # Shapes
-/// Both (batch, tokens, channels) f32, and the result.
-pub(super) fn guide_tensors(velocity: &Tensor, away: &Tensor, scale: f32) -> Result<Tensor, ModelError> {
-    let difference = (velocity - away)?;
-    let scale = Tensor::new(scale, difference.device())?;
-    Ok((away + difference.broadcast_mul(&scale)?)?)
-}
-
 /// `tensor` in float64, times a number. A product of its own, never an `affine`: a kernel that multiplies and adds at once
 /// rounds once where the slices round twice.
 fn times(tensor: &Tensor, factor: f64) -> Result<Tensor, ModelError> {
@@ -172,13 +155,5 @@ mod tests {
                 bits(&transition.original_on_slices(&latents, &velocity))
             );
         }
-    }
-
-    #[test]
-    fn tensors_are_guided_as_slices_are_bit_for_bit() {
-        let (mut velocity, away) = (normal(0), normal(1));
-        let guided = guide_tensors(&tensor(&velocity), &tensor(&away), 4.5).unwrap();
-        guide_slices(&mut velocity, &away, 4.5);
-        assert_eq!(bits(&read(&guided)), bits(&velocity));
     }
 }

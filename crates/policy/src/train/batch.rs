@@ -49,7 +49,8 @@ impl Row<'_> {
 
     fn fits(&self, other: &Self) -> bool {
         ptr::eq(self.trajectory, other.trajectory)
-            || self.trajectory.conditioning_shapes() == other.trajectory.conditioning_shapes()
+            || (self.trajectory.metadata.grid == other.trajectory.metadata.grid
+                && self.trajectory.conditioning_shapes() == other.trajectory.conditioning_shapes())
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{trajectory::Trajectory, values::with_values};
 #[derive(Debug, Clone)]
 pub struct Group {
     /// Index of the prompt in its step.
-    pub prompt: PromptIndex,
+    pub prompt_index: PromptIndex,
     /// The candidates, in order.
     pub candidates: Vec<RewardedTrajectory>,
 }
@@ -91,7 +91,7 @@ pub struct ShardGradient {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Deviation {
     /// The prompt.
-    pub prompt: PromptIndex,
+    pub prompt_index: PromptIndex,
     /// The candidate.
     pub candidate: Candidate,
     /// The timestep.
@@ -107,7 +107,7 @@ impl fmt::Display for Deviation {
         // Two float32 forwards of one model differ by less, whatever the order of their sums.
         const SAME: f64 = 1e-4;
         let Self {
-            prompt,
+            prompt_index: prompt,
             candidate,
             timestep,
             ratio,
@@ -173,7 +173,7 @@ impl Trainer {
             (Ok(pass), _) => sum.keep(pass),
             (Err(NotFinite(reason)), [group]) => {
                 sum.skipped.push(SkippedPair {
-                    prompt: group.prompt,
+                    prompt_index: group.prompt_index,
                     reason,
                 });
                 Ok(())
@@ -314,7 +314,7 @@ impl Row<'_> {
             })
         })?;
         Ok(Deviation {
-            prompt: PromptIndex(self.trajectory.metadata.prompt_index),
+            prompt_index: PromptIndex(self.trajectory.metadata.prompt_index),
             candidate: Candidate(self.trajectory.metadata.candidate),
             timestep: self.timestep,
             ratio,

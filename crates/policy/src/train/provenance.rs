@@ -15,7 +15,7 @@ pub struct Wanted {
     /// The step.
     pub step: Step,
     /// Index of the prompt in it.
-    pub prompt: PromptIndex,
+    pub prompt_index: PromptIndex,
     /// Index of the candidate among its prompt's.
     pub candidate: Candidate,
 }
@@ -28,7 +28,7 @@ pub struct Wanted {
 pub fn check(trajectory: &Trajectory, spec: &RunSpec, wanted: Wanted) -> Result<(), String> {
     let metadata = &trajectory.metadata;
     let found = (metadata.seed, metadata.step, metadata.prompt_index, metadata.candidate);
-    let expected = (spec.run.seed, wanted.step.0, wanted.prompt.0, wanted.candidate.0);
+    let expected = (spec.run.seed, wanted.step.0, wanted.prompt_index.0, wanted.candidate.0);
     if found != expected {
         return Err(format!(
             "a trajectory is of (seed, step, prompt, candidate) {found:?}, asked for was {expected:?}"
@@ -47,7 +47,7 @@ pub fn check(trajectory: &Trajectory, spec: &RunSpec, wanted: Wanted) -> Result<
     let noise_of = CandidateNoise {
         seed: spec.run.seed,
         step: wanted.step,
-        prompt_index: wanted.prompt,
+        prompt_index: wanted.prompt_index,
         candidate: wanted.candidate,
     };
     let key = noise_of.initial(Use::Initial, spec.sampling.shared_noise);
@@ -70,7 +70,7 @@ mod tests {
 
     const WANTED: Wanted = Wanted {
         step: Step(3),
-        prompt: PromptIndex(5),
+        prompt_index: PromptIndex(5),
         candidate: Candidate(1),
     };
 
@@ -99,6 +99,7 @@ mod tests {
                 model: gavel_core::ids::Digest::of(b"model"),
                 adapter: None,
                 prompt: "a circle".into(),
+                sources: Vec::new(),
                 seed: spec.run.seed,
                 step: 3,
                 prompt_index: 5,
@@ -129,7 +130,7 @@ mod tests {
         assert_eq!(check(&good, &spec, WANTED), Ok(()));
 
         let of_another_prompt = Wanted {
-            prompt: PromptIndex(4),
+            prompt_index: PromptIndex(4),
             ..WANTED
         };
         assert!(check(&good, &spec, of_another_prompt).is_err_and(|problem| problem.contains("asked for")));

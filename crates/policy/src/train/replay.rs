@@ -97,7 +97,7 @@ pub fn replay(
         .zip(rewards)
         .enumerate()
         .map(|(index, (trajectory, reward))| Group {
-            prompt: PromptIndex(index as u32),
+            prompt_index: PromptIndex(index as u32),
             candidates: vec![RewardedTrajectory {
                 trajectory,
                 reward: *reward,

@@ -143,6 +143,7 @@ mod tests {
                 model: Digest([0; 32]),
                 adapter: None,
                 prompt: String::new(),
+                sources: Vec::new(),
                 seed: 0,
                 step: 1,
                 prompt_index: 0,

@@ -9,6 +9,9 @@ use crate::{TensorFile, TensorFileError};
 
 const BASE: &str = "base";
 const NO_GUIDANCE: &str = "none";
+/// Only in the files of edits.
+const SOURCES: &str = "sources";
+const SEPARATOR: &str = ",";
 
 /// Key of the family's name, which files of the first format do not have.
 pub(super) const FAMILY: &str = "family";
@@ -24,6 +27,8 @@ pub struct TrajectoryMetadata {
     pub adapter: Option<Digest>,
     /// The words.
     pub prompt: String,
+    /// Hashes of the pictures that are edited, in their order; empty where none is.
+    pub sources: Vec<Digest>,
     /// `run.seed`.
     pub seed: u64,
     /// Optimizer step, part of the noise keys.
@@ -76,7 +81,12 @@ impl TrajectoryMetadata {
             ("height_tokens", self.grid.height.to_string()),
             ("width_tokens", self.grid.width.to_string()),
         ];
-        pairs.map(|(key, value)| (key.to_owned(), value)).into()
+        let mut map: BTreeMap<String, String> = pairs.map(|(key, value)| (key.to_owned(), value)).into();
+        if !self.sources.is_empty() {
+            let sources: Vec<String> = self.sources.iter().map(Digest::to_string).collect();
+            map.insert(SOURCES.to_owned(), sources.join(SEPARATOR));
+        }
+        map
     }
 
     /// Reads everything but the family, which files of the first format do not name.
@@ -88,6 +98,7 @@ impl TrajectoryMetadata {
             model: file.parse("model", "a SHA-256")?,
             adapter: parse_unless(file, "adapter", BASE, "a SHA-256 or `base`")?,
             prompt: file.parse("prompt", "a text")?,
+            sources: parse_sources(file)?,
             seed: file.parse("seed", COUNT)?,
             step: file.parse("step", COUNT)?,
             prompt_index: file.parse("prompt_index", COUNT)?,
@@ -117,6 +128,18 @@ pub(super) fn parse_family(file: &TensorFile) -> Result<Family, TensorFileError>
         key: FAMILY,
         expected: "a model family of this version",
         found: Some(name),
+    })
+}
+
+fn parse_sources(file: &TensorFile) -> Result<Vec<Digest>, TensorFileError> {
+    let Some(text) = file.metadata.get(SOURCES) else {
+        return Ok(Vec::new());
+    };
+    let sources: Result<_, _> = text.split(SEPARATOR).map(str::parse).collect();
+    sources.map_err(|_| TensorFileError::Metadata {
+        key: SOURCES,
+        expected: "SHA-256 sums with commas between them",
+        found: Some(text.clone()),
     })
 }
 

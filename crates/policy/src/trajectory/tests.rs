@@ -27,6 +27,7 @@ fn example() -> Trajectory {
             model: Digest([7; 32]),
             adapter: None,
             prompt: "a \"red\" circle\non blue, è".into(),
+            sources: Vec::new(),
             seed: u64::MAX,
             step: 3,
             prompt_index: 5,
@@ -62,6 +63,7 @@ fn a_trajectory_survives_its_file() {
     trajectory.metadata.adapter = Some(Digest([1; 32]));
     trajectory.metadata.guidance_scale = None;
     trajectory.metadata.sde = Sde::Flow;
+    trajectory.metadata.sources = vec![Digest([2; 32]), Digest([3; 32])];
     assert_eq!(
         Trajectory::from_safetensors(&trajectory.to_safetensors()).unwrap(),
         trajectory
@@ -133,6 +135,10 @@ fn broken_files_are_refused_by_name() {
     check(
         |file| drop(file.metadata.insert("adapter".into(), "tiny".into())),
         "metadata `adapter` is `tiny`, which is not a SHA-256 or `base`",
+    );
+    check(
+        |file| drop(file.metadata.insert("sources".into(), "a.png".into())),
+        "metadata `sources` is `a.png`, which is not SHA-256 sums with commas between them",
     );
     check(
         |file| drop(file.metadata.insert("format".into(), "gavel.gradient.v1".into())),

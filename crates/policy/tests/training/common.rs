@@ -10,10 +10,12 @@ use gavel_core::{
 };
 use gavel_models::{
     Family,
-    denoiser::{ActivationMemory, Task},
+    denoiser::{ActivationMemory, Encoding, Task},
     lora::{LoraAdapter, LoraConfig},
 };
-use gavel_policy::{GradientSettings, Group, Method, Policy, Prompt, Request, RewardedTrajectory, Sampler, Trainer};
+use gavel_policy::{
+    GradientSettings, Group, Levels, Method, Policy, Prompt, Request, RewardedTrajectory, Sampler, Trainer,
+};
 
 pub(crate) fn tiny_flux() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-flux"))
@@ -88,6 +90,7 @@ pub(crate) fn groups(digest: Digest, adapter: &LoraAdapter, count: u32) -> Vec<G
                 words: texts[index as usize % texts.len()],
                 sources: &[],
             },
+            sources: &[],
         })
         .collect();
     let request = Request {
@@ -100,7 +103,11 @@ pub(crate) fn groups(digest: Digest, adapter: &LoraAdapter, count: u32) -> Vec<G
         initial_latents: None,
         negative: None,
         sampling: &sampling(),
-        max_sequence_length: 24,
+        levels: Levels::Shift,
+        encoding: Encoding {
+            max_sequence_length: 24,
+            source_areas: None,
+        },
     };
     let samples = sampler.sample(Policy::Adapted { digest, adapter }, &request).unwrap();
     samples
@@ -113,7 +120,7 @@ pub(crate) fn groups(digest: Digest, adapter: &LoraAdapter, count: u32) -> Vec<G
                 reward,
             });
             Group {
-                prompt: pair[0].prompt,
+                prompt_index: pair[0].prompt_index,
                 candidates: candidates.into(),
             }
         })

@@ -162,7 +162,7 @@ fn a_pair_that_is_not_finite_is_skipped_and_the_others_stay() {
     groups[1].candidates[1].trajectory.log_probs[0] = f32::NAN;
     let shard = trainer.gradient(&adapter, &groups, &settings(&objective)).unwrap();
     assert_eq!(shard.skipped.len(), 1);
-    assert_eq!(shard.skipped[0].prompt, PromptIndex(1));
+    assert_eq!(shard.skipped[0].prompt_index, PromptIndex(1));
     assert!(
         shard.skipped[0].reason.contains("candidate 1, timestep 0"),
         "{}",

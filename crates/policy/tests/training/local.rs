@@ -29,7 +29,7 @@ impl Judge for ByIndex {
 
     fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         let record = |pair: &JudgedPair<'_>| VerdictRecord {
-            prompt: pair.prompt_index,
+            prompt_index: pair.prompt_index,
             verdict: match pair.prompt_index.0 {
                 3 => Verdict::Abstain {
                     reason: AbstainReason::TooClose,
@@ -62,6 +62,7 @@ fn prompts() -> Vec<Prompt<'static>> {
     let prompt = |(index, words): (u32, &'static str)| Prompt {
         index: PromptIndex(index),
         task: Task { words, sources: &[] },
+        sources: &[],
     };
     (0..).zip(words).map(prompt).collect()
 }

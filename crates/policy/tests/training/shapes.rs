@@ -6,9 +6,9 @@ use gavel_core::{
     ids::{Digest, PromptIndex, Step},
     noise::Use,
 };
-use gavel_models::denoiser::{Conditioning, Denoiser, Grid, Pipeline, Task};
+use gavel_models::denoiser::{Conditioning, Denoiser, Encoding, Grid, Pipeline, Task};
 use gavel_models::{Family, ModelError};
-use gavel_policy::{Group, Method, Policy, Prompt, Request, RewardedTrajectory, Sample, Sampler};
+use gavel_policy::{Group, Levels, Method, Policy, Prompt, Request, RewardedTrajectory, Sample, Sampler};
 use image::RgbImage;
 
 /// The small pipeline, with one text token for each word instead of as many for every prompt.
@@ -19,8 +19,8 @@ impl Pipeline for Unpadded {
         self.0.denoiser()
     }
 
-    fn condition(&self, task: &Task<'_>, max_sequence_length: usize) -> Result<Conditioning, ModelError> {
-        let padded = self.0.condition(task, max_sequence_length)?;
+    fn condition(&self, task: &Task<'_>, encoding: &Encoding) -> Result<Conditioning, ModelError> {
+        let padded = self.0.condition(task, encoding)?;
         let words = task.words.split(' ').count();
         let mut conditioning = Conditioning::new();
         for (name, tensor) in padded.iter() {
@@ -39,6 +39,10 @@ impl Pipeline for Unpadded {
         self.0.grid(height, width)
     }
 
+    fn sigmas(&self, steps: usize, grid: Grid) -> Result<Vec<f64>, ModelError> {
+        self.0.sigmas(steps, grid)
+    }
+
     fn decode(&self, latents: &Tensor, grid: Grid) -> Result<Vec<RgbImage>, ModelError> {
         self.0.decode(latents, grid)
     }
@@ -55,6 +59,7 @@ fn prompts() -> Vec<Prompt<'static>> {
     let prompt = |(index, words): (usize, &'static &'static str)| Prompt {
         index: PromptIndex(index as u32),
         task: Task { words, sources: &[] },
+        sources: &[],
     };
     WORDS.iter().enumerate().map(prompt).collect()
 }
@@ -73,7 +78,11 @@ fn sample(prompts: &[Prompt<'_>], model: Digest, policy: Policy<'_>) -> Vec<Samp
         initial_latents: None,
         negative: None,
         sampling: &sampling(),
-        max_sequence_length: 24,
+        levels: Levels::Shift,
+        encoding: Encoding {
+            max_sequence_length: 24,
+            source_areas: None,
+        },
     };
     Sampler::new(Box::new(Unpadded(pipeline)), model)
         .sample(policy, &request)
@@ -91,7 +100,7 @@ fn files(samples: &[Sample]) -> Vec<Vec<u8>> {
 fn prompts_of_different_lengths_are_sampled_in_order_and_each_as_if_alone() {
     let prompts = prompts();
     let together = sample(&prompts, Digest([1; 32]), Policy::Base);
-    let order: Vec<u32> = together.iter().map(|sample| sample.prompt.0).collect();
+    let order: Vec<u32> = together.iter().map(|sample| sample.prompt_index.0).collect();
     assert_eq!(order, [0, 0, 1, 1, 2, 2, 3, 3]);
     for (prompt, pair) in prompts.iter().zip(together.chunks(2)) {
         let alone = sample(std::slice::from_ref(prompt), Digest([1; 32]), Policy::Base);
@@ -120,7 +129,7 @@ fn a_gradient_of_different_lengths_is_the_sum_of_each() {
     let groups: Vec<Group> = samples
         .chunks(2)
         .map(|pair| Group {
-            prompt: pair[0].prompt,
+            prompt_index: pair[0].prompt_index,
             candidates: [(&pair[0], 1.0), (&pair[1], -1.0)]
                 .map(|(sample, reward)| RewardedTrajectory {
                     trajectory: sample.trajectory.clone(),

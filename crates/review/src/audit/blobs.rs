@@ -204,7 +204,7 @@ fn expected(run: &Run, policies: &[&Policy], unit: &Unit, part: Part, model: Opt
         step: step.0,
         prompt_index: prompt_index.0,
         candidate: candidate.0,
-        prompt: run.assets().prompts.get(*line as usize)?.words.clone(),
+        task: run.assets().prompts.get(*line as usize)?.clone(),
         adapter: policies.get(rules::sampling_version(spec, step) as usize)?.adapter,
         model: *model?,
     })

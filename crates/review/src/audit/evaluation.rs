@@ -17,7 +17,12 @@ pub(super) fn check(account: &Account, policies: &[&Policy], findings: &mut Find
                     Arm::Tuned => (policies.last().copied(), &results.tuned_images),
                 };
                 painted(unit, accepted, policy, findings);
-                for Sampled { prompt, image, .. } in samples {
+                for Sampled {
+                    prompt_index: prompt,
+                    image,
+                    ..
+                } in samples
+                {
                     let recorded = images.get(prompt.0 as usize).copied().flatten();
                     let location = format!("{unit}, prompt {prompt}");
                     findings.equal(Rule::State, location, "image", &Some(*image), &recorded);
@@ -56,11 +61,11 @@ fn judged(
     findings: &mut Findings,
 ) {
     for record in verdicts {
-        let location = format!("{unit}, pair {}", record.prompt);
+        let location = format!("{unit}, pair {}", record.prompt_index);
         if let Some(problem) = verdict::problem(record, &account.run) {
             findings.add(Rule::Verdicts, &location, problem);
         }
-        let recorded = recorded.get(record.prompt.0 as usize).and_then(Option::as_ref);
+        let recorded = recorded.get(record.prompt_index.0 as usize).and_then(Option::as_ref);
         findings.equal(Rule::State, location, "verdict", &Some(record), &recorded);
     }
 }

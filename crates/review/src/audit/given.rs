@@ -78,7 +78,7 @@ fn in_words(assignment: &Assignment) -> String {
             let group = |group: &RewardedGroup| {
                 format!(
                     "pair {} ({})",
-                    group.prompt,
+                    group.prompt_index,
                     list(group.candidates.iter().map(candidate).collect())
                 )
             };

@@ -7,6 +7,7 @@ use gavel_core::ids::{Candidate, Digest, PromptIndex, Step};
 use gavel_core::noise::Use;
 use gavel_core::rpo;
 use gavel_core::spec::RunSpec;
+use gavel_core::work::Task;
 use gavel_core::work::rules::CandidateNoise;
 use gavel_policy::trajectory::{Trajectory, TrajectoryMetadata};
 
@@ -16,7 +17,7 @@ pub(super) struct Expected {
     pub(super) step: u32,
     pub(super) prompt_index: u32,
     pub(super) candidate: u8,
-    pub(super) prompt: String,
+    pub(super) task: Task,
     /// The policy that the step samples from.
     pub(super) adapter: Digest,
     /// Fingerprint of the transformer that the sampler reported.
@@ -45,11 +46,18 @@ pub(super) fn problem(trajectory: &Trajectory, position: &Expected, spec: &RunSp
             spec.model.family.as_str()
         ));
     }
+    let (width, height) = if spec.sampling.source_aspect {
+        // They follow from the source picture; `gavel verify` makes them anew.
+        (found.width, found.height)
+    } else {
+        (spec.sampling.width, spec.sampling.height)
+    };
     let expected = TrajectoryMetadata {
         family: found.family,
         model: position.model,
         adapter: Some(position.adapter),
-        prompt: position.prompt.clone(),
+        prompt: position.task.words.clone(),
+        sources: position.task.sources.clone(),
         seed: spec.run.seed,
         step: position.step,
         prompt_index: position.prompt_index,
@@ -60,8 +68,8 @@ pub(super) fn problem(trajectory: &Trajectory, position: &Expected, spec: &RunSp
         shift: spec.sampling.shift,
         // A transformer without the embedding takes none.
         guidance_scale: found.guidance_scale.and(Some(spec.sampling.guidance_scale)),
-        width: spec.sampling.width,
-        height: spec.sampling.height,
+        width,
+        height,
         grid: found.grid,
     };
     if *found != expected {

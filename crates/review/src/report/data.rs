@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use gavel_core::ids::{Digest, Millis};
 use gavel_core::measure::{JudgeMeasure, WinRate};
 use gavel_core::run::{Run, StepRecord};
-use gavel_eval::{Adherence, Evaluator};
+use gavel_eval::{Adherence, Evaluator, Facts};
 use serde::Serialize;
 
+use super::axes::Axes;
 use super::pictures::{Comparison, Picture, Pictures};
 use crate::Machine;
 
@@ -32,7 +33,8 @@ pub(super) struct Report {
     pub(super) machine: Machine,
 }
 
-/// The independent metric on held-out prompts, each painted from the same noise by base and tuned policy.
+/// The independent metric on held-out prompts, each painted from the same noise by base and tuned policy. Of edits, all but `axes` is
+/// about fulfilment.
 #[derive(Debug, Serialize)]
 pub(super) struct Evaluation {
     pub(super) metric: &'static str,
@@ -47,6 +49,9 @@ pub(super) struct Evaluation {
     pub(super) all_after: f64,
     /// Share of the pictures in which each fact holds, of those that it belongs to.
     pub(super) facts: BTreeMap<String, BeforeAfter>,
+    /// Both halves of edits; left out where nothing is edited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) axes: Option<Axes>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -91,12 +96,10 @@ impl Report {
 }
 
 impl Evaluation {
-    fn new(metric: &'static str, pictures: &Pictures) -> Option<Self> {
-        let base = |comparison: &'_ Comparison| -> Option<_> { comparison.base.facts.clone() };
-        let tuned = |comparison: &'_ Comparison| -> Option<_> { comparison.tuned.facts.clone() };
-        let before: Vec<_> = pictures.0.iter().filter_map(base).collect();
-        let after: Vec<_> = pictures.0.iter().filter_map(tuned).collect();
-        let (first, second) = (Adherence::of(&before)?, Adherence::of(&after)?);
+    pub(super) fn new(metric: &'static str, pictures: &Pictures) -> Option<Self> {
+        let before = answered(pictures, |comparison| &comparison.base);
+        let after = answered(pictures, |comparison| &comparison.tuned);
+        let (first, second) = (Adherence::of(before)?, Adherence::of(after)?);
         let shares_before = fact_shares(pictures, |comparison| &comparison.base);
         let mut facts: BTreeMap<String, BeforeAfter> = shares_before
             .into_iter()
@@ -113,17 +116,23 @@ impl Evaluation {
             all_before: first.all,
             all_after: second.all,
             facts,
+            axes: Axes::new(pictures),
         })
     }
 }
 
-fn fact_shares(pictures: &Pictures, which: impl Fn(&Comparison) -> &Picture) -> BTreeMap<String, f64> {
+/// The facts of those of the pictures that an evaluator answered for.
+fn answered<'a>(
+    pictures: &'a Pictures,
+    which: impl Fn(&'a Comparison) -> &'a Picture,
+) -> impl Iterator<Item = &'a Facts> {
+    let facts = move |comparison| which(comparison).answer.as_ref().map(|answer| &answer.facts);
+    pictures.0.iter().filter_map(facts)
+}
+
+fn fact_shares<'a>(pictures: &'a Pictures, which: impl Fn(&'a Comparison) -> &'a Picture) -> BTreeMap<String, f64> {
     let mut counts: BTreeMap<String, (u32, u32)> = BTreeMap::new();
-    for facts in pictures
-        .0
-        .iter()
-        .filter_map(|comparison| which(comparison).facts.as_ref())
-    {
+    for facts in answered(pictures, which) {
         for fact in facts.iter() {
             let (holding, all) = counts.entry(fact.name.clone()).or_default();
             *holding += u32::from(fact.holds);

@@ -7,9 +7,9 @@ use gavel_core::work::{Reason, Side, Verdict};
 use minijinja::{Environment, context};
 use serde::Serialize;
 
-use super::charts;
 use super::data::Report;
 use super::pictures::{Comparison, Picture, Pictures};
+use super::{charts, difference};
 use crate::Error;
 
 /// Prompts in the grid; every one counts in the figures.
@@ -25,8 +25,12 @@ struct Chart {
 #[derive(Serialize)]
 struct Cell {
     prompt: String,
+    /// PNG of the pictures that are edited; empty where nothing is.
+    sources: Vec<String>,
     before: PictureCell,
     after: PictureCell,
+    /// PNG of what the tuned policy changed of the first source.
+    difference: Option<String>,
     verdict: &'static str,
     reasons: Vec<ThemeVerdict>,
 }
@@ -44,17 +48,28 @@ struct PictureCell {
     png: String,
     /// Facts that hold, as `4/5`.
     facts: Option<String>,
+    /// What is preserved of the source, in percent.
+    kept: Option<String>,
 }
 
 /// Fills the page.
 ///
 /// # Errors
-/// The template does not render: a defect.
+/// A picture cannot be read; the template does not render: a defect.
 pub(super) fn render(report: &Report, pictures: &Pictures) -> Result<String, Error> {
     let mut environment = Environment::new();
     environment.add_template("report.html", include_str!("report.html"))?;
-    let grid: Vec<Cell> = pictures.0.iter().take(GRID).map(cell).collect();
-    let page = context! { report, charts => charts(&report.steps), grid, held_out => pictures.0.len() };
+    let grid: Vec<Cell> = pictures.0.iter().take(GRID).map(cell).collect::<Result<_, _>>()?;
+    let axes = report.evaluation.as_ref().and_then(|evaluation| evaluation.axes);
+    let page = context! {
+        report,
+        charts => charts(&report.steps),
+        edits => grid.iter().any(|cell| !cell.sources.is_empty()),
+        statement => axes.map(|axes| axes.statement()),
+        amplification => difference::AMPLIFICATION,
+        grid,
+        held_out => pictures.0.len(),
+    };
     Ok(environment.get_template("report.html")?.render(page)?)
 }
 
@@ -91,11 +106,20 @@ fn charts(steps: &[StepRecord]) -> Vec<Chart> {
     ]
 }
 
-fn cell(comparison: &Comparison) -> Cell {
-    Cell {
+fn cell(comparison: &Comparison) -> Result<Cell, Error> {
+    Ok(Cell {
         prompt: comparison.prompt.clone(),
+        sources: comparison
+            .sources
+            .iter()
+            .map(|source| STANDARD.encode(&source.png))
+            .collect(),
         before: picture_cell(&comparison.base),
         after: picture_cell(&comparison.tuned),
+        difference: match comparison.sources.first() {
+            Some(source) => Some(change(source, &comparison.tuned)?),
+            None => None,
+        },
         reasons: comparison
             .verdict
             .iter()
@@ -109,7 +133,16 @@ fn cell(comparison: &Comparison) -> Cell {
             Some(Verdict::Failed { .. }) => "judge: failed",
             None => "not judged",
         },
-    }
+    })
+}
+
+fn change(source: &Picture, edited: &Picture) -> Result<String, Error> {
+    let fault = |source| Error::Picture {
+        image: edited.digest,
+        source,
+    };
+    let png = difference::png(&source.decode()?, &edited.decode()?).map_err(fault)?;
+    Ok(STANDARD.encode(png))
 }
 
 fn theme_verdict(reason: &Reason) -> ThemeVerdict {
@@ -125,12 +158,15 @@ fn theme_verdict(reason: &Reason) -> ThemeVerdict {
 }
 
 fn picture_cell(picture: &Picture) -> PictureCell {
-    let facts = picture.facts.as_ref().map(|facts| {
-        let holding = facts.iter().filter(|fact| fact.holds).count();
-        format!("{holding}/{}", facts.iter().count())
+    let answer = picture.answer.as_ref();
+    let facts = answer.map(|answer| {
+        let holding = answer.facts.iter().filter(|fact| fact.holds).count();
+        format!("{holding}/{}", answer.facts.iter().count())
     });
+    let kept = answer.and_then(|answer| answer.preservation);
     PictureCell {
         png: STANDARD.encode(&picture.png),
         facts,
+        kept: kept.map(|share| format!("{:.1} %", 100.0 * share)),
     }
 }

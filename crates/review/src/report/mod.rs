@@ -1,17 +1,23 @@
 //! What a finished run leaves: `adapter/`, `checkpoints/`, `report.json` and `report.html`.
 
+mod axes;
 mod charts;
 mod data;
+mod difference;
 mod html;
 mod pictures;
+#[cfg(test)]
+mod tests;
 
 use gavel_core::ids::Step;
 use gavel_core::work::rules::is_checkpoint;
 use gavel_eval::Evaluator;
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::folder::{read, write as write_file};
 use crate::{Error, RunFolder, RunSource as _};
+use axes::{Axes, Axis};
 use data::Report;
 use pictures::Pictures;
 
@@ -46,9 +52,26 @@ pub async fn write(folder: &RunFolder, evaluator: Option<&dyn Evaluator>) -> Res
 pub fn summary(folder: &RunFolder) -> Result<String, Error> {
     let file = folder.path().join(JSON_FILE);
     let report: Value = serde_json::from_slice(&read(&file)?).map_err(|source| Error::Json { file, source })?;
+    let mut lines = results(&report);
+    lines.push(format!("adapter      {}", folder.path().join("adapter").display()));
+    lines.push(format!("report       {}", folder.path().join(PAGE_FILE).display()));
+    Ok(lines.join("\n"))
+}
+
+/// What `report.json` says of the run's success, a line each.
+fn results(report: &Value) -> Vec<String> {
     let number = |path: &str| report.pointer(path).and_then(Value::as_f64);
     let mut lines = Vec::new();
-    if let (Some(before), Some(after)) = (number("/evaluation/before"), number("/evaluation/after")) {
+    let axes = report.pointer("/evaluation/axes").map(Axes::deserialize);
+    if let Some(Ok(axes)) = axes {
+        let half = |name: &str, axis: Axis| {
+            let Axis { before, after, copy } = axis;
+            format!("{name:12} {before:.3} -> {after:.3} on held-out edits; a copy of the source: {copy:.3}")
+        };
+        lines.push(half("fulfilment", axes.fulfilment));
+        lines.push(half("preservation", axes.preservation));
+        lines.push(axes.statement().text);
+    } else if let (Some(before), Some(after)) = (number("/evaluation/before"), number("/evaluation/after")) {
         lines.push(format!("adherence    {before:.3} -> {after:.3} on held-out prompts"));
     }
     if let (Some(value), Some(low), Some(high)) = (
@@ -64,7 +87,5 @@ pub fn summary(folder: &RunFolder) -> Result<String, Error> {
             100.0 * accuracy
         ));
     }
-    lines.push(format!("adapter      {}", folder.path().join("adapter").display()));
-    lines.push(format!("report       {}", folder.path().join(PAGE_FILE).display()));
-    Ok(lines.join("\n"))
+    lines
 }

@@ -2,8 +2,9 @@
 
 use gavel_core::ids::Digest;
 use gavel_core::run::Run;
-use gavel_core::work::VerdictRecord;
-use gavel_eval::{Evaluator, Facts};
+use gavel_core::work::{Task, VerdictRecord};
+use gavel_eval::{Answer, Evaluator};
+use image::RgbImage;
 
 use crate::{Error, RunSource};
 
@@ -13,6 +14,8 @@ pub(super) struct Pictures(pub(super) Vec<Comparison>);
 /// One held-out prompt, painted from the same noise by both.
 pub(super) struct Comparison {
     pub(super) prompt: String,
+    /// What is edited; empty where nothing is.
+    pub(super) sources: Vec<Picture>,
     pub(super) base: Picture,
     pub(super) tuned: Picture,
     pub(super) verdict: Option<VerdictRecord>,
@@ -20,16 +23,18 @@ pub(super) struct Comparison {
 
 /// A picture.
 pub(super) struct Picture {
+    pub(super) digest: Digest,
     pub(super) png: Vec<u8>,
-    /// `None` without an evaluator.
-    pub(super) facts: Option<Facts>,
+    /// `None` without an evaluator. A source is answered for as if it were its own edit: the baseline of an editor that
+    /// changes nothing; `None` where the evaluator knows no edits.
+    pub(super) answer: Option<Answer>,
 }
 
 impl Pictures {
     /// Reads the pictures from the blobs and evaluates them.
     ///
     /// # Errors
-    /// A blob that is gone or no picture, or a prompt that the evaluator does not understand.
+    /// A blob that is gone or no picture, or a task that the evaluator does not understand.
     pub(super) async fn read(
         run: &Run,
         source: &dyn RunSource,
@@ -42,30 +47,67 @@ impl Pictures {
             let (Some(base), Some(tuned)) = (at(&results.base_images), at(&results.tuned_images)) else {
                 continue;
             };
-            comparisons.push(Comparison {
+            let mut comparison = Comparison {
                 prompt: task.words.clone(),
-                base: picture(&task.words, base, source, evaluator).await?,
-                tuned: picture(&task.words, tuned, source, evaluator).await?,
+                sources: Vec::new(),
+                base: Picture::read(base, source).await?,
+                tuned: Picture::read(tuned, source).await?,
                 verdict: results.comparisons.get(index).cloned().flatten(),
-            });
+            };
+            for digest in &task.sources {
+                comparison.sources.push(Picture::read(*digest, source).await?);
+            }
+            if let Some(evaluator) = evaluator {
+                comparison.evaluate(task, evaluator)?;
+            }
+            comparisons.push(comparison);
         }
         Ok(Self(comparisons))
     }
 }
 
-async fn picture(
-    prompt: &str,
-    digest: Digest,
-    source: &dyn RunSource,
-    evaluator: Option<&dyn Evaluator>,
-) -> Result<Picture, Error> {
-    let png = source.blob(&digest).await?.to_vec();
-    let facts = match evaluator {
-        Some(evaluator) => {
-            let decoded = image::load_from_memory(&png).map_err(|source| Error::Picture { image: digest, source })?;
-            Some(evaluator.evaluate(prompt, &decoded.to_rgb8())?)
+impl Comparison {
+    fn evaluate(&mut self, task: &Task, evaluator: &dyn Evaluator) -> Result<(), Error> {
+        let sources: Vec<RgbImage> = self.sources.iter().map(Picture::decode).collect::<Result<_, _>>()?;
+        let asked = gavel_eval::Task {
+            words: &task.words,
+            sources: &sources,
+        };
+        for picture in [&mut self.base, &mut self.tuned] {
+            picture.answer = Some(evaluator.evaluate(&asked, &picture.decode()?)?);
         }
-        None => None,
-    };
-    Ok(Picture { png, facts })
+        let is_edit = self
+            .base
+            .answer
+            .as_ref()
+            .is_some_and(|answer| answer.preservation.is_some());
+        if is_edit {
+            for (picture, decoded) in self.sources.iter_mut().zip(&sources) {
+                picture.answer = Some(evaluator.evaluate(&asked, decoded)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Picture {
+    async fn read(digest: Digest, source: &dyn RunSource) -> Result<Self, Error> {
+        Ok(Self {
+            digest,
+            png: source.blob(&digest).await?.to_vec(),
+            answer: None,
+        })
+    }
+
+    /// The pixels.
+    ///
+    /// # Errors
+    /// The blob is no picture.
+    pub(super) fn decode(&self) -> Result<RgbImage, Error> {
+        let fault = |source| Error::Picture {
+            image: self.digest,
+            source,
+        };
+        Ok(image::load_from_memory(&self.png).map_err(fault)?.to_rgb8())
+    }
 }

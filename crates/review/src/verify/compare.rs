@@ -133,7 +133,7 @@ impl Tally<'_> {
     }
 
     fn sample(&mut self, recorded: &Sampled, again: &Sampled) -> Result<(), String> {
-        let position = |sampled: &Sampled| format!("prompt {}, candidate {}", sampled.prompt, sampled.candidate);
+        let position = |sampled: &Sampled| format!("prompt {}, candidate {}", sampled.prompt_index, sampled.candidate);
         let at = position(recorded);
         self.debug("the candidate's position", &at, &position(again))?;
         self.digest(
@@ -155,7 +155,7 @@ impl Tally<'_> {
             return Err(format!(
                 "{}, pair {}: the ledger has {}, again it is {}",
                 self.unit,
-                recorded.prompt,
+                recorded.prompt_index,
                 json(recorded),
                 json(again)
             ));
@@ -220,7 +220,7 @@ mod tests {
     fn sampled(trajectory: &[u8], seconds: f64) -> Outcome {
         Outcome::Sampled {
             samples: vec![Sampled {
-                prompt: PromptIndex(3),
+                prompt_index: PromptIndex(3),
                 candidate: Candidate(1),
                 trajectory: Some(Digest::of(trajectory)),
                 image: Digest::of(b"image"),
@@ -282,7 +282,7 @@ mod tests {
     fn a_verdict_on_the_other_side_and_a_statistic_off_by_one_bit_differ() {
         let judged = |side| Outcome::Judged {
             verdicts: vec![VerdictRecord {
-                prompt: PromptIndex(0),
+                prompt_index: PromptIndex(0),
                 verdict: Verdict::Preferred { side },
                 probability_first: 0.75,
                 order_probabilities: [0.5, 1.0],

@@ -1,4 +1,4 @@
-//! What can be wrong with labelled examples.
+//! What can be wrong with a file of records.
 
 use std::fmt;
 use std::io;
@@ -25,34 +25,78 @@ impl fmt::Display for Place {
     }
 }
 
-/// Labelled examples that cannot be used.
+/// What a file's records are to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// [`super::LabelledSet`].
+    Examples,
+    /// [`super::tasks`] of words alone.
+    Prompts,
+    /// [`super::tasks`] that edit source pictures.
+    Edits,
+}
+
+impl Expected {
+    fn record(self) -> &'static str {
+        match self {
+            Self::Examples => "labelled example",
+            Self::Prompts => "prompt",
+            Self::Edits => "edit",
+        }
+    }
+
+    fn hint(self) -> &'static str {
+        match self {
+            Self::Examples => {
+                "write records such as {\"query\": TEXT, \"response\": [PICTURE, PICTURE], \"label_rank\": [1, 2]}, 1 being the \
+                 better one: a JSON array, one on each line, or YAML"
+            }
+            Self::Prompts => {
+                "write a text file with one prompt on each line, or records such as {\"prompt\": TEXT}: a JSON array, one on each \
+                 line (.jsonl), or YAML"
+            }
+            Self::Edits => {
+                "write records such as {\"instruction\": TEXT, \"source_image\": PICTURE}: a JSON array, one on each line (.jsonl), or \
+                 YAML"
+            }
+        }
+    }
+}
+
+/// A file of records that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// The file cannot be read.
-    #[error("{}: cannot read the labelled examples", file.display())]
+    #[error("{}: cannot read the {}s", file.display(), expected.record())]
     Read {
         /// The file.
         file: PathBuf,
+        /// What it was to be.
+        expected: Expected,
         /// Why.
         #[source]
         source: io::Error,
     },
     /// The file is no list at all.
-    #[error("{}: not a list of labelled examples", file.display())]
+    #[error("{}: not a list of {}s", file.display(), expected.record())]
     Syntax {
         /// The file.
         file: PathBuf,
+        /// What it was to be.
+        expected: Expected,
         /// Where and what.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A record that is no object.
-    #[error("{}: {place} is no labelled example", file.display())]
+    #[error("{}: {place} is no {}", file.display(), expected.record())]
     Record {
         /// The file.
         file: PathBuf,
         /// The record.
         place: Place,
+        /// What it was to be.
+        expected: Expected,
         /// Where and what, if it does not parse.
         #[source]
         source: Option<serde_json::Error>,
@@ -71,10 +115,12 @@ pub enum DataError {
         fault: Box<RecordFault>,
     },
     /// No record at all.
-    #[error("{}: no labelled example", file.display())]
+    #[error("{}: no {}", file.display(), expected.record())]
     Empty {
         /// The file.
         file: PathBuf,
+        /// What it was to be.
+        expected: Expected,
     },
     /// Records of different kinds.
     #[error("{}: {first} and {other} {difference}", file.display())]
@@ -105,6 +151,9 @@ pub enum RecordFault {
         /// The other field.
         other: String,
     },
+    /// A text of nothing.
+    #[error("is empty")]
+    Blank,
     /// Its value is of another type.
     #[error("must be {expected}")]
     Type {
@@ -185,6 +234,27 @@ pub enum RecordFault {
         /// The most that is allowed.
         pixels_max: u64,
     },
+    /// A file of no bytes.
+    #[error("is an empty file")]
+    NoBytes,
+    /// A picture that moves.
+    #[error("is an animation")]
+    Animation,
+    /// Another size than the source picture.
+    #[error("has {width} x {height} pixels, its source {source_width} x {source_height}")]
+    Size {
+        /// Its pixels in a row.
+        width: u32,
+        /// Its rows.
+        height: u32,
+        /// The source's pixels in a row.
+        source_width: u32,
+        /// The source's rows.
+        source_height: u32,
+    },
+    /// Source pictures where nothing is edited.
+    #[error("names a source picture, and nothing is edited here")]
+    Unedited,
     /// Bytes that are no picture.
     #[error("is no picture that can be read")]
     Picture {
@@ -194,14 +264,29 @@ pub enum RecordFault {
     },
 }
 
+/// A picture's file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: it {fault}", file.display())]
+pub struct PictureError {
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    #[source]
+    pub fault: Box<RecordFault>,
+}
+
+impl Hint for PictureError {
+    fn hint(&self) -> Option<String> {
+        self.fault.hint()
+    }
+}
+
 impl Hint for DataError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Read { .. } => "check the path; the file is JSON, JSON Lines or YAML".to_owned(),
-            Self::Syntax { .. } | Self::Record { .. } | Self::Empty { .. } => {
-                "write records such as {\"query\": TEXT, \"response\": [PICTURE, PICTURE], \"label_rank\": [1, 2]}, 1 being the \
-                 better one: a JSON array, one on each line, or YAML"
-                    .to_owned()
+            Self::Syntax { expected, .. } | Self::Record { expected, .. } | Self::Empty { expected, .. } => {
+                expected.hint().to_owned()
             }
             Self::Field { fault, .. } => return fault.hint(),
             Self::Mixed { .. } => "put them into separate files: a rubric is for one kind of example".to_owned(),
@@ -214,6 +299,7 @@ impl Hint for RecordFault {
         Some(match self {
             Self::Missing { names } => format!("add {}", one_of(names)),
             Self::Twice { .. } => "keep one of the two".to_owned(),
+            Self::Blank => "write it, or remove the record; a prompt's place in its file decides its noise".to_owned(),
             Self::Type { .. } => return None,
             Self::Pictures { .. } => {
                 "a ranked record names two or more pictures and `label_rank`, a scored one a single picture and `label_score`"
@@ -229,7 +315,12 @@ impl Hint for RecordFault {
             Self::Fetch { .. } => "try the address in a browser, or save the picture and name its path".to_owned(),
             Self::DataUrl => "write the picture's bytes in base64, or name a path or an http(s) address".to_owned(),
             Self::Bytes { .. } | Self::Pixels { .. } => "scale the picture down".to_owned(),
-            Self::Picture { .. } => "give a PNG, JPEG or WebP picture".to_owned(),
+            Self::Picture { .. } | Self::NoBytes => "give a PNG, JPEG or WebP picture".to_owned(),
+            Self::Animation => "save one frame of it as a picture".to_owned(),
+            Self::Size { .. } => "give it the size of the first source picture".to_owned(),
+            Self::Unedited => {
+                "remove it, or choose a family that edits, such as `model.family = \"qwen_image_edit\"`".to_owned()
+            }
         })
     }
 }

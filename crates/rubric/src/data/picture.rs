@@ -7,10 +7,12 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gavel_core::ids::Digest;
+use image::codecs::png::PngDecoder;
+use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, RgbImage};
 
-use super::{ReadOptions, RecordFault};
+use super::{PictureError, ReadOptions, RecordFault};
 
 /// A picture that decodes, held as it is encoded: a set of photographs fits into memory that way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +24,7 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// The pixels, alpha ignored.
+    /// The pixels, 8 bits a channel. Alpha is dropped and not blended, as diffusers' `load_image` does.
     pub fn image(&self) -> RgbImage {
         #[expect(
             clippy::expect_used,
@@ -32,9 +34,24 @@ impl Picture {
         image.to_rgb8()
     }
 
+    /// Reads a picture's file.
+    ///
+    /// # Errors
+    /// [`PictureError`].
+    pub fn open(file: &Path, options: &ReadOptions<'_>) -> Result<Self, PictureError> {
+        let read = read_file(file, options).and_then(|bytes| Self::checked(bytes, options));
+        read.map_err(|fault| PictureError {
+            file: file.to_owned(),
+            fault: Box::new(fault),
+        })
+    }
+
     /// Reads a picture from a path, an http(s) address or a data URL.
-    pub(super) fn read(source: &str, folder: &Path, options: &ReadOptions<'_>) -> Result<Self, RecordFault> {
-        let bytes = bytes(source, folder, options)?;
+    pub(crate) fn read(source: &str, folder: &Path, options: &ReadOptions<'_>) -> Result<Self, RecordFault> {
+        Self::checked(bytes(source, folder, options)?, options)
+    }
+
+    fn checked(bytes: Vec<u8>, options: &ReadOptions<'_>) -> Result<Self, RecordFault> {
         if bytes.len() as u64 > options.picture_bytes_max {
             return Err(RecordFault::Bytes {
                 bytes_max: options.picture_bytes_max,
@@ -44,15 +61,25 @@ impl Picture {
     }
 
     fn decode(bytes: Vec<u8>, pixels_max: u64) -> Result<Self, RecordFault> {
+        if bytes.is_empty() {
+            return Err(RecordFault::NoBytes);
+        }
         let fault = |source| RecordFault::Picture { source };
         let io_fault = |source| RecordFault::Picture {
             source: image::ImageError::IoError(source),
         };
-        let mut decoder = ImageReader::new(Cursor::new(&bytes))
+        let reader = ImageReader::new(Cursor::new(&bytes))
             .with_guessed_format()
-            .map_err(io_fault)?
-            .into_decoder()
-            .map_err(fault)?;
+            .map_err(io_fault)?;
+        let moves = match reader.format() {
+            Some(ImageFormat::Png) => PngDecoder::new(Cursor::new(&bytes)).and_then(|png| png.is_apng()),
+            Some(ImageFormat::WebP) => WebPDecoder::new(Cursor::new(&bytes)).map(|webp| webp.has_animation()),
+            _ => Ok(false),
+        };
+        if moves.map_err(fault)? {
+            return Err(RecordFault::Animation);
+        }
+        let mut decoder = reader.into_decoder().map_err(fault)?;
         let (width, height) = decoder.dimensions();
         if u64::from(width) * u64::from(height) > pixels_max {
             return Err(RecordFault::Pixels {
@@ -94,15 +121,21 @@ fn bytes(source: &str, folder: &Path, options: &ReadOptions<'_>) -> Result<Vec<u
             source: error,
         });
     }
-    let file = folder.join(source);
+    read_file(&folder.join(source), options)
+}
+
+fn read_file(file: &Path, options: &ReadOptions<'_>) -> Result<Vec<u8>, RecordFault> {
     let mut bytes = Vec::new();
     // One byte more than allowed tells that there are too many, without reading all of them.
-    File::open(&file)
+    File::open(file)
         .and_then(|open| {
             open.take(options.picture_bytes_max.saturating_add(1))
                 .read_to_end(&mut bytes)
         })
-        .map_err(|source| RecordFault::File { file, source })?;
+        .map_err(|source| RecordFault::File {
+            file: file.to_owned(),
+            source,
+        })?;
     Ok(bytes)
 }
 

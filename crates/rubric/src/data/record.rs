@@ -4,102 +4,63 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{DataError, Example, Label, Picture, Place, ReadOptions, RecordFault};
+use super::error::Expected;
+use super::{DataError, Picture, Place, ReadOptions, RecordFault};
 
-const QUERY: &[&str] = &["query"];
-const RESPONSES: &[&str] = &[
-    "response",
-    "responses",
-    "images",
-    "image_paths",
-    "generated_images",
-    "edited_images",
-    "target_images",
-    "output_images",
-    "result_images",
-];
-const BASE: &[&str] = &[
-    "source_image",
-    "base_image",
-    "original_image",
-    "input_image",
-    "reference_image",
-];
-const RANK: &[&str] = &["label_rank"];
-const SCORE: &[&str] = &["label_score"];
-const LABELS: &[&str] = &["label_rank", "label_score"];
-const SCORE_MIN: &[&str] = &["min_score", "score_min"];
-const SCORE_MAX: &[&str] = &["max_score", "score_max"];
-
-/// Reads one record with its pictures.
-pub(super) fn example(
-    file: &Path,
-    place: Place,
-    value: Value,
-    options: &ReadOptions<'_>,
-) -> Result<Example, DataError> {
-    let Value::Object(fields) = value else {
-        return Err(DataError::Record {
-            file: file.to_owned(),
-            place,
-            source: None,
-        });
-    };
-    let folder = file.parent().unwrap_or(Path::new(""));
-    let record = Record {
-        fields,
-        folder,
-        options,
-    };
-    record.example(place).map_err(|(field, fault)| DataError::Field {
-        file: file.to_owned(),
-        place,
-        field,
-        fault: Box::new(fault),
-    })
-}
-
-struct Record<'a> {
-    fields: Map<String, Value>,
+pub(crate) struct Record<'a> {
+    pub(crate) fields: Map<String, Value>,
     folder: &'a Path,
     options: &'a ReadOptions<'a>,
 }
 
 /// A field's name, and what is wrong with it.
-type Fault = (String, RecordFault);
+pub(crate) type Fault = (String, RecordFault);
 
-impl Record<'_> {
-    fn example(&self, place: Place) -> Result<Example, Fault> {
-        let (name, query) = self.required(QUERY)?;
-        let prompt = match query.as_str().map(str::trim) {
-            Some(prompt) if !prompt.is_empty() => prompt.to_owned(),
-            _ => return Err(of_type(name, "a text")),
-        };
-        // Before the pictures: a wrong label is told without reading megabytes.
-        let sources = self.responses()?;
-        let label = self.label(sources.len())?;
-        let mut responses = Vec::with_capacity(sources.len());
-        for (name, source) in &sources {
-            responses.push(self.picture(name, source)?);
+impl<'a> Record<'a> {
+    /// Takes a value that must be an object. `file` names the folder that paths are relative to.
+    ///
+    /// # Errors
+    /// [`DataError::Record`].
+    pub(crate) fn new(
+        file: &'a Path,
+        place: Place,
+        value: Value,
+        expected: Expected,
+        options: &'a ReadOptions<'a>,
+    ) -> Result<Self, DataError> {
+        match value {
+            Value::Object(fields) => Ok(Self {
+                fields,
+                folder: file.parent().unwrap_or(Path::new("")),
+                options,
+            }),
+            _ => Err(DataError::Record {
+                file: file.to_owned(),
+                place,
+                expected,
+                source: None,
+            }),
         }
-        let source = match self.optional(BASE)? {
-            Some((name, Value::String(source))) => Some(self.picture(name, source)?),
-            Some((name, _)) => return Err(of_type(name, "a path, an address or a data URL")),
-            None => None,
-        };
-        Ok(Example {
-            place,
-            prompt,
-            source,
-            responses,
-            label,
-        })
     }
 
-    /// The pictures' sources, each with the field's name.
-    fn responses(&self) -> Result<Vec<(String, &str)>, Fault> {
-        const EXPECTED: &str = "a list of paths, addresses or data URLs";
-        let (name, value) = self.required(RESPONSES)?;
+    /// The least and greatest score, where a record does not say.
+    pub(crate) fn scores(&self) -> Option<(i64, i64)> {
+        self.options.scores
+    }
+
+    /// The text of the field, trimmed.
+    pub(crate) fn text(&self, names: &'static [&'static str]) -> Result<String, Fault> {
+        let (name, text) = self.required(names)?;
+        match text.as_str().map(str::trim) {
+            Some("") => Err((name.to_owned(), RecordFault::Blank)),
+            Some(text) => Ok(text.to_owned()),
+            None => Err(of_type(name, "a text")),
+        }
+    }
+
+    /// Where the pictures of a field come from, each with its name; a single one need not be a list.
+    pub(crate) fn sources<'v>(name: &str, value: &'v Value) -> Result<Vec<(String, &'v str)>, Fault> {
+        const ONE: &str = "a path, an address or a data URL";
         match value {
             Value::String(source) => Ok(vec![(name.to_owned(), source)]),
             Value::Array(sources) => sources
@@ -109,73 +70,25 @@ impl Record<'_> {
                     let name = format!("{name}[{index}]");
                     match source.as_str() {
                         Some(source) => Ok((name, source)),
-                        None => Err((
-                            name,
-                            RecordFault::Type {
-                                expected: "a path, an address or a data URL",
-                            },
-                        )),
+                        None => Err((name, RecordFault::Type { expected: ONE })),
                     }
                 })
                 .collect(),
-            _ => Err(of_type(name, EXPECTED)),
+            _ => Err(of_type(name, "a list of paths, addresses or data URLs")),
         }
     }
 
-    fn label(&self, pictures: usize) -> Result<Label, Fault> {
-        let (name, _) = self.required(RESPONSES)?;
-        let counted = |needed| {
-            (
-                name.to_owned(),
-                RecordFault::Pictures {
-                    found: pictures,
-                    needed,
-                },
-            )
-        };
-        match (self.optional(RANK)?, self.optional(SCORE)?) {
-            (Some(_), Some((score, _))) => Err((
-                score.to_owned(),
-                RecordFault::Twice {
-                    other: RANK[0].to_owned(),
-                },
-            )),
-            (Some((rank, value)), None) if pictures >= 2 => ranks(rank, value, pictures).map(Label::Rank),
-            (Some(_), None) => Err(counted("ranks need two or more")),
-            (None, Some((score, value))) if pictures == 1 => self.score(score, value),
-            (None, Some(_)) => Err(counted("a score is for one")),
-            (None, None) => Err((LABELS[0].to_owned(), RecordFault::Missing { names: LABELS })),
-        }
-    }
-
-    fn score(&self, name: &str, value: &Value) -> Result<Label, Fault> {
-        let value = whole(value).ok_or_else(|| of_type(name, "a whole number"))?;
-        let bound = |names: &'static [&'static str], given: Option<i64>| match self.optional(names)? {
-            Some((name, bound)) => whole(bound).ok_or_else(|| of_type(name, "a whole number")),
-            None => given.ok_or((names[0].to_owned(), RecordFault::Missing { names })),
-        };
-        let min = bound(SCORE_MIN, self.options.scores.map(|range| range.0))?;
-        let max = bound(SCORE_MAX, self.options.scores.map(|range| range.1))?;
-        if min >= max {
-            return Err((SCORE_MIN[0].to_owned(), RecordFault::Range { min, max }));
-        }
-        if !(min..=max).contains(&value) {
-            return Err((name.to_owned(), RecordFault::Score { value, min, max }));
-        }
-        Ok(Label::Score { value, min, max })
-    }
-
-    fn picture(&self, name: &str, source: &str) -> Result<Picture, Fault> {
+    pub(crate) fn picture(&self, name: &str, source: &str) -> Result<Picture, Fault> {
         Picture::read(source, self.folder, self.options).map_err(|fault| (name.to_owned(), fault))
     }
 
-    fn required(&self, names: &'static [&'static str]) -> Result<(&'static str, &Value), Fault> {
+    pub(crate) fn required(&self, names: &'static [&'static str]) -> Result<(&'static str, &Value), Fault> {
         self.optional(names)?
             .ok_or((names[0].to_owned(), RecordFault::Missing { names }))
     }
 
     /// The field under whichever name it has; `null` is as good as absent.
-    fn optional(&self, names: &'static [&'static str]) -> Result<Option<(&'static str, &Value)>, Fault> {
+    pub(crate) fn optional(&self, names: &'static [&'static str]) -> Result<Option<(&'static str, &Value)>, Fault> {
         let mut found = names
             .iter()
             .filter_map(|name| self.fields.get(*name).map(|value| (*name, value)))
@@ -192,46 +105,6 @@ impl Record<'_> {
     }
 }
 
-fn ranks(name: &str, value: &Value, pictures: usize) -> Result<Vec<u32>, Fault> {
-    let expected = || of_type(name, "a list of whole numbers from 1, 1 being the best");
-    let ranks: Vec<u32> = value
-        .as_array()
-        .and_then(|ranks| {
-            let rank = |rank| {
-                whole(rank)
-                    .and_then(|rank| u32::try_from(rank).ok())
-                    .filter(|rank| *rank >= 1)
-            };
-            ranks.iter().map(rank).collect()
-        })
-        .ok_or_else(expected)?;
-    if ranks.len() != pictures {
-        return Err((
-            name.to_owned(),
-            RecordFault::Ranks {
-                found: ranks.len(),
-                pictures,
-            },
-        ));
-    }
-    if ranks.iter().all(|rank| *rank == ranks[0]) {
-        return Err((name.to_owned(), RecordFault::Tie));
-    }
-    Ok(ranks)
-}
-
-/// A whole number, also one that is written as `4.0`.
-fn whole(value: &Value) -> Option<i64> {
-    // Beyond 2^53 a float no longer says which number was meant.
-    let exact = |number: f64| number.fract() == 0.0 && number.abs() <= 9.0e15;
-    value.as_i64().or_else(|| {
-        value
-            .as_f64()
-            .filter(|number| exact(*number))
-            .map(|number| number as i64)
-    })
-}
-
-fn of_type(name: &str, expected: &'static str) -> Fault {
+pub(crate) fn of_type(name: &str, expected: &'static str) -> Fault {
     (name.to_owned(), RecordFault::Type { expected })
 }

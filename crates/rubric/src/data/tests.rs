@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 use std::io::Cursor;
+use std::path::Path;
 
 use gavel_core::Hint as _;
+use gavel_core::work::Side;
 use image::{ImageFormat, Rgb, RgbImage};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -193,6 +195,39 @@ fn a_photograph_is_turned_as_its_file_says() {
     assert_eq!((clockwise.width(), clockwise.height()), (2, 3));
     assert_eq!(clockwise.get_pixel(1, 0), image.get_pixel(0, 0));
     assert_ne!(read(6).digest, upright.digest);
+}
+
+/// What Pillow reads of the same files, within one level where its rounding differs and a few where two JPEG decoders may.
+#[test]
+fn every_form_of_picture_gives_the_pixels_that_pillow_reads() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/pictures");
+    for (name, levels) in [
+        ("palette.png", 0),
+        ("gray.png", 0),
+        ("alpha.png", 0),
+        ("sixteen.png", 1),
+        ("cmyk.jpg", 4),
+        ("lossy.webp", 4),
+    ] {
+        let read = Picture::open(&golden.join(name), &ReadOptions::local())
+            .unwrap()
+            .image();
+        let expected = image::open(golden.join(format!("{name}.expected.png")))
+            .unwrap()
+            .to_rgb8();
+        assert_eq!(read.dimensions(), expected.dimensions(), "{name}");
+        let off = read
+            .as_raw()
+            .iter()
+            .zip(expected.as_raw())
+            .map(|(a, b)| a.abs_diff(*b))
+            .max();
+        assert!(off <= Some(levels), "{name}: off by {off:?} levels");
+    }
+    for name in ["moving.png", "moving.webp"] {
+        let error = Picture::open(&golden.join(name), &ReadOptions::local()).unwrap_err();
+        assert!(matches!(*error.fault, RecordFault::Animation), "{name}: {error}");
+    }
 }
 
 #[test]

@@ -216,9 +216,9 @@ impl Template {
         base: bool,
     ) -> Result<Vec<Message>, TemplateError> {
         self.conversation.render(values, |place| match place {
-            Place::Candidate(candidate) if candidate < candidates => Ok(Some(candidate)),
+            Place::Candidate(candidate) if candidate < candidates => Ok(candidate..candidate + 1),
             Place::Candidate(_) => Err("names an image that a scored example lacks"),
-            Place::Base => Ok(base.then_some(candidates)),
+            Place::Base => Ok(candidates..candidates + usize::from(base)),
         })
     }
 }

@@ -113,7 +113,7 @@ impl Judge for Sage {
                 Side::Second
             };
             VerdictRecord {
-                prompt: pair.prompt_index,
+                prompt_index: pair.prompt_index,
                 verdict: if sees {
                     Verdict::Preferred { side }
                 } else {

@@ -182,7 +182,13 @@ fn only_preferred_pairs_reach_a_gradient_with_their_rewards() {
     };
     let rewards: Vec<_> = groups
         .iter()
-        .map(|group| (group.prompt.0, group.candidates[0].reward, group.candidates[1].reward))
+        .map(|group| {
+            (
+                group.prompt_index.0,
+                group.candidates[0].reward,
+                group.candidates[1].reward,
+            )
+        })
         .collect();
     assert_eq!(rewards, [(1, 1.0, -0.1), (2, -0.1, 1.0)]);
     assert_eq!(policy_lag, 0);
@@ -464,7 +470,7 @@ fn too_many_skipped_pairs_stop_the_run_and_few_are_recorded() {
             *gradient = None;
             *statistics = ShardStatistics::default();
             skipped.push(SkippedPair {
-                prompt: crate::ids::PromptIndex(0),
+                prompt_index: crate::ids::PromptIndex(0),
                 reason: "loss is NaN".into(),
             });
         }
@@ -484,7 +490,7 @@ fn too_many_skipped_pairs_stop_the_run_and_few_are_recorded() {
     let skip = |outcome: &mut Outcome| {
         skip(outcome);
         if let Outcome::Gradient { skipped, .. } = outcome {
-            skipped[0].prompt.0 = decided;
+            skipped[0].prompt_index.0 = decided;
         }
     };
 
@@ -531,7 +537,7 @@ fn outcomes_that_contradict_their_unit_are_refused() {
         ("no decided pair", |outcome| {
             if let Outcome::Gradient { skipped, .. } = outcome {
                 skipped.push(SkippedPair {
-                    prompt: crate::ids::PromptIndex(6),
+                    prompt_index: crate::ids::PromptIndex(6),
                     reason: String::new(),
                 });
             }

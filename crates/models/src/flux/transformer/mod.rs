@@ -2,10 +2,9 @@
 //!
 //! Forward and backward are hand-written per block, once for all backends.
 
-mod block;
 mod config;
-mod embedding;
 mod network;
+mod single;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,6 +12,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 use super::{POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
+use crate::denoiser::check::{check_batch, misfit};
 use crate::denoiser::engine::{Compute, Engine};
 use crate::denoiser::loader::{Headers, Loader};
 use crate::denoiser::{ActivationMemory, Denoiser, Input, Tape};
@@ -110,32 +110,7 @@ impl FluxTransformer {
 
     /// Refuses an input that does not fit, and drops a guidance scale that is not read.
     fn checked<'a>(&self, input: &Input<'a>) -> Result<Input<'a>, ModelError> {
-        let (tokens, channels) = (input.grid.tokens(), self.config.in_channels);
-        let batch = match *input.latents.dims() {
-            [batch, t, c] if batch > 0 && tokens > 0 && t == tokens && c == channels => batch,
-            _ => {
-                let (height, width) = (input.grid.height, input.grid.width);
-                let expected = format!("(batch, {height} * {width} tokens, {channels})");
-                return Err(misfit("latents", expected, input.latents.dims()));
-            }
-        };
-        let mut shapes = input.conditioning.shapes();
-        for (name, tensor) in input.conditioning.iter() {
-            match tensor.dims() {
-                [count, rest @ ..] if *count == batch => shapes.insert(name.to_owned(), rest.to_vec()),
-                found => return Err(misfit("conditioning", format!("a batch of {batch}"), found)),
-            };
-        }
-        self.check_conditioning(&shapes)?;
-        if input.sigma.len() != batch {
-            return Err(misfit("sigma", format!("({batch},)"), &[input.sigma.len()]));
-        }
-        if let Some(sigma) = input.sigma.iter().find(|sigma| !(**sigma > 0.0 && **sigma <= 1.0)) {
-            return Err(ModelError::Value {
-                input: "sigma",
-                problem: format!("is {sigma}, must lie in (0, 1]"),
-            });
-        }
+        self.check_conditioning(&check_batch(input, self.config.in_channels)?)?;
         let guidance = match (self.config.guidance_embeds, input.guidance) {
             (false, _) => None,
             (true, Some(guidance)) if guidance.is_finite() => Some(guidance),
@@ -148,14 +123,6 @@ impl FluxTransformer {
             }
         };
         Ok(Input { guidance, ..*input })
-    }
-}
-
-fn misfit(input: &'static str, expected: String, found: &[usize]) -> ModelError {
-    ModelError::Shape {
-        input,
-        expected,
-        found: found.to_vec(),
     }
 }
 

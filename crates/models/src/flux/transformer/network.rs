@@ -2,48 +2,20 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
-use super::block::{BlockSizes, DoubleBlock, DoubleTape, InputGradient, Pass, SingleBlock, SingleTape};
 use super::config::FluxTransformerConfig;
-use super::embedding::{Sinusoid, position_angles};
+use super::single::{SingleBlock, SingleTape};
+use crate::denoiser::block::{
+    BlockSizes, DoubleBlock, DoubleNames, DoubleTape, InputGradient, InputLayers, Kept, OutputLayers, Pass,
+    StreamInputs, step,
+};
+use crate::denoiser::embedding::{Embedder, Position, Sinusoid, rotary_angles};
 use crate::denoiser::engine::Network;
 use crate::denoiser::loader::{AdaptableLinear, BoundAdapter, LayerSource, Loader};
 use crate::denoiser::recent::Recent;
 use crate::denoiser::{ActivationMemory, Grid, Input};
 use crate::flux::{POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
-use crate::ops::{Backend, Layout, Modulation, Queries, Segment};
+use crate::ops::{Backend, Layout, Queries};
 use crate::{LoadError, ModelError};
-
-/// Two linear layers with a SiLU between them.
-struct Embedder<S: LayerSource> {
-    linear_1: S::Projection,
-    linear_2: S::Projection,
-}
-
-impl<S: LayerSource> Embedder<S> {
-    fn load(mut embedder: Loader<'_, S>, inputs: usize, dim: usize) -> Result<Self, LoadError> {
-        Ok(Self {
-            linear_1: embedder.fixed_linear("linear_1", inputs, dim)?,
-            linear_2: embedder.fixed_linear("linear_2", dim, dim)?,
-        })
-    }
-}
-
-impl<B: Backend> Embedder<B> {
-    fn forward(&self, backend: &B, x: &Tensor) -> Result<B::Array, ModelError> {
-        let rows = 0..x.dim(0)?;
-        let segment = |projection| {
-            [Segment {
-                rows: rows.clone(),
-                projection,
-                adapted: None,
-            }]
-        };
-        let hidden = backend.linear(&backend.array(x)?, &segment(&self.linear_1))?;
-        backend.linear(&backend.silu(&hidden)?, &segment(&self.linear_2))
-    }
-}
 
 /// A FLUX transformer with its layers where `S` keeps them.
 pub(super) struct FluxNetwork<S: LayerSource> {
@@ -51,13 +23,26 @@ pub(super) struct FluxNetwork<S: LayerSource> {
     timestep_embedder: Embedder<S>,
     guidance_embedder: Option<Embedder<S>>,
     pooled_embedder: Embedder<S>,
-    x_embedder: AdaptableLinear<S>,
-    context_embedder: AdaptableLinear<S>,
+    input: InputLayers<S>,
     double_blocks: Vec<DoubleBlock<S>>,
     single_blocks: Vec<SingleBlock<S>>,
-    norm_out: S::Projection,
-    proj_out: AdaptableLinear<S>,
+    output: OutputLayers<S>,
     sinusoid: Sinusoid,
+}
+
+/// What FLUX calls the layers of a double block.
+const NAMES: DoubleNames = DoubleNames {
+    text_modulation: "norm1_context.linear",
+    image_modulation: "norm1.linear",
+    text_ff: "ff_context",
+    image_ff: "ff",
+};
+
+/// Where the tokens stand: text at (0, 0, 0), the image token in row r and column c at (0, r, c), as in diffusers' `FluxPipeline`.
+fn positions(text: usize, grid: Grid) -> impl Iterator<Item = Position> {
+    let columns = 0..grid.width as i64;
+    let image = (0..grid.height as i64).flat_map(move |row| columns.clone().map(move |column| [0, row, column]));
+    std::iter::repeat_n([0; 3], text).chain(image)
 }
 
 /// Channels of the sinusoidal embedding of timestep and guidance.
@@ -70,10 +55,11 @@ impl<S: LayerSource> FluxNetwork<S> {
             dim,
             head_dim: config.attention_head_dim,
         };
-        let x_embedder = root.linear("x_embedder", config.in_channels, dim)?;
-        let context_embedder = root.linear("context_embedder", config.joint_attention_dim, dim)?;
+        let image = ("x_embedder", config.in_channels);
+        let text = ("context_embedder", config.joint_attention_dim);
+        let input = InputLayers::load(&mut root, image, text, dim)?;
         let double_blocks = (0..config.num_layers)
-            .map(|block| DoubleBlock::load(root.pp("transformer_blocks").pp(block), sizes))
+            .map(|block| DoubleBlock::load(root.pp("transformer_blocks").pp(block), NAMES, sizes, Queries::All))
             .collect::<Result<_, _>>()?;
         let single_blocks = (0..config.num_single_layers)
             .map(|block| {
@@ -94,12 +80,10 @@ impl<S: LayerSource> FluxNetwork<S> {
             timestep_embedder,
             guidance_embedder,
             pooled_embedder,
-            x_embedder,
-            context_embedder,
+            input,
             double_blocks,
             single_blocks,
-            norm_out: root.fixed_linear("norm_out.linear", dim, 2 * dim)?,
-            proj_out: root.linear("proj_out", dim, config.velocity_channels())?,
+            output: OutputLayers::load(&mut root, dim, config.velocity_channels())?,
             sinusoid: Sinusoid::new(SINUSOID_CHANNELS),
             config,
         })
@@ -107,17 +91,16 @@ impl<S: LayerSource> FluxNetwork<S> {
 
     /// The adaptable layers by stage: the embedders, each block, the output projection.
     fn stages(&self) -> Vec<Vec<&AdaptableLinear<S>>> {
-        let mut stages = vec![vec![&self.x_embedder, &self.context_embedder]];
+        let mut stages = vec![self.input.linears()];
         stages.extend(self.double_blocks.iter().map(DoubleBlock::linears));
         stages.extend(self.single_blocks.iter().map(SingleBlock::linears));
-        stages.push(vec![&self.proj_out]);
+        stages.push(self.output.linears());
         stages
     }
 }
 
-/// What one block left for its backward.
+/// What the backward of one block reads.
 enum BlockTape<A> {
-    Input(A),
     Double(DoubleTape<A>),
     Single(SingleTape<A>),
 }
@@ -127,9 +110,8 @@ pub(super) struct FluxTape<B: Backend> {
     layout: Layout,
     embedding: B::Array,
     rotary: Arc<B::Rotary>,
-    latents: B::Array,
-    prompt_embeds: B::Array,
-    blocks: Vec<BlockTape<B::Array>>,
+    inputs: StreamInputs<B::Array>,
+    blocks: Vec<Kept<B::Array, BlockTape<B::Array>>>,
     /// Image rows after the last block.
     last: B::Array,
 }
@@ -170,18 +152,18 @@ impl<B: Backend> FluxOnBackend<B> {
         backend.silu(&sum)
     }
 
-    /// The modulated output norm, and its modulation.
-    fn normed_output(&self, pass: &Pass<B>, last: &B::Array) -> Result<(B::Array, B::Array), ModelError> {
-        let chunks = pass.modulation(&self.network.norm_out)?;
-        let modulation = Modulation {
-            text: &chunks,
-            image: &chunks,
-        };
-        let layout = pass.layout.image_only();
-        let normed = pass
-            .backend
-            .modulated_norm(last, layout, modulation, OUT_SHIFT, OUT_SCALE)?;
-        Ok((normed, chunks))
+    /// One block's forward: (output, tape).
+    fn block(&self, pass: &Pass<B>, index: usize, x: B::Array) -> Result<(B::Array, BlockTape<B::Array>), ModelError> {
+        match index.checked_sub(self.network.double_blocks.len()) {
+            None => {
+                let (output, tape) = self.network.double_blocks[index].forward(pass, x)?;
+                Ok((output, BlockTape::Double(tape)))
+            }
+            Some(single) => {
+                let (output, tape) = self.network.single_blocks[single].forward(pass, x)?;
+                Ok((output, BlockTape::Single(tape)))
+            }
+        }
     }
 
     /// One block's backward; a block of which only the input was kept runs forward again first.
@@ -189,41 +171,21 @@ impl<B: Backend> FluxOnBackend<B> {
         &self,
         pass: &Pass<B>,
         index: usize,
-        tape: BlockTape<B::Array>,
+        kept: Kept<B::Array, BlockTape<B::Array>>,
         grad: B::Array,
         input: InputGradient,
         gradients: &mut B::Gradients,
     ) -> Result<Option<B::Array>, ModelError> {
-        match index.checked_sub(self.network.double_blocks.len()) {
-            None => {
+        match kept.tape(|x| self.block(pass, index, x))? {
+            BlockTape::Double(tape) => {
                 let block = &self.network.double_blocks[index];
-                let tape = match tape {
-                    BlockTape::Double(tape) => tape,
-                    BlockTape::Input(x) => block.forward(pass, x)?.1,
-                    BlockTape::Single(_) => unreachable!("a tape lists its blocks in order"),
-                };
                 block.vjp(pass, tape, grad, input, gradients)
             }
-            Some(index) => {
-                let block = &self.network.single_blocks[index];
-                let tape = match tape {
-                    BlockTape::Single(tape) => tape,
-                    BlockTape::Input(x) => block.forward(pass, x)?.1,
-                    BlockTape::Double(_) => unreachable!("a tape lists its blocks in order"),
-                };
+            BlockTape::Single(tape) => {
+                let block = &self.network.single_blocks[index - self.network.double_blocks.len()];
                 block.vjp(pass, tape, grad, input, gradients)
             }
         }
-    }
-
-    /// Where the first adapter lies among the [stages](FluxNetwork::stages): 0 in the embedders, `i + 1` in block `i`, and one more
-    /// after the last block.
-    fn first_adapted_stage(&self, adapter: &BoundAdapter<B>) -> usize {
-        let stages = self.network.stages();
-        stages
-            .iter()
-            .position(|linears| linears.iter().any(|linear| adapter.get(linear).is_some()))
-            .unwrap_or(stages.len())
     }
 }
 
@@ -252,9 +214,10 @@ impl<B: Backend> Network<B> for FluxOnBackend<B> {
             batch: input.sigma.len(),
             text: prompt_embeds.dim(1)?,
             image: input.grid.tokens(),
+            source: 0,
         };
         let rotary = self.rotary.get((layout.text, input.grid), || {
-            let angles = position_angles(&network.config, layout.text, input.grid);
+            let angles = rotary_angles(&network.config.axes_dims_rope, positions(layout.text, input.grid));
             backend.rotary(&angles, layout.text + layout.image)
         })?;
         let embedding = self.embedding(backend, input)?;
@@ -264,42 +227,30 @@ impl<B: Backend> Network<B> for FluxOnBackend<B> {
             rotary: &rotary,
             adapter,
             embedding: &embedding,
+            source_embedding: None,
             dim: network.config.inner_dim(),
         };
 
-        let (image_rows, text_rows) = (layout.image_rows().len(), layout.text_rows().len());
-        let latents = backend.array(&input.latents.flatten(0, 1)?)?;
-        let prompt_embeds = backend.array(&prompt_embeds.flatten(0, 1)?)?;
-        let text = backend.linear(&prompt_embeds, &pass.joint(&network.context_embedder, text_rows))?;
-        let image = backend.linear(&latents, &pass.joint(&network.x_embedder, image_rows))?;
-        let mut x = backend.concat_rows(&text, &image)?;
-
+        let inputs = StreamInputs {
+            text: backend.array(&prompt_embeds.flatten(0, 1)?)?,
+            image: backend.array(&input.latents.flatten(0, 1)?)?,
+        };
+        let mut x = network.input.forward(&pass, &inputs)?;
         let mut blocks = Vec::new();
-        for block in &network.double_blocks {
-            x = step(&mut blocks, memory, x, |x| {
-                let (output, tape) = block.forward(&pass, x)?;
-                Ok((output, BlockTape::Double(tape)))
-            })?;
-        }
-        for block in &network.single_blocks {
-            x = step(&mut blocks, memory, x, |x| {
-                let (output, tape) = block.forward(&pass, x)?;
-                Ok((output, BlockTape::Single(tape)))
-            })?;
+        for index in 0..network.double_blocks.len() + network.single_blocks.len() {
+            x = step(&mut blocks, memory, x, |x| self.block(&pass, index, x))?;
         }
         let last = if network.single_blocks.is_empty() {
             backend.rows(&x, layout.image_rows())?
         } else {
             x
         };
-        let normed = self.normed_output(&pass, &last)?.0;
-        let velocity = backend.linear(&normed, &pass.joint(&network.proj_out, image_rows))?;
+        let velocity = network.output.forward(&pass, &last)?;
         let tape = memory.map(|_| FluxTape {
             layout,
             embedding,
             rotary,
-            latents,
-            prompt_embeds,
+            inputs,
             blocks,
             last,
         });
@@ -318,8 +269,7 @@ impl<B: Backend> Network<B> for FluxOnBackend<B> {
             layout,
             embedding,
             rotary,
-            latents,
-            prompt_embeds,
+            inputs,
             mut blocks,
             last,
         } = tape;
@@ -330,23 +280,15 @@ impl<B: Backend> Network<B> for FluxOnBackend<B> {
             rotary: &rotary,
             adapter: Some(adapter),
             embedding: &embedding,
+            source_embedding: None,
             dim: network.config.inner_dim(),
         };
-        let image_rows = layout.image_rows().len();
-        let first_needed = self.first_adapted_stage(adapter);
+        let first_adapted = adapter.first_stage(&network.stages());
 
-        let (normed, chunks) = self.normed_output(&pass, &last)?;
-        let segments = pass.joint(&network.proj_out, image_rows);
-        backend.lora_vjp(&normed, &segments, &grad, gradients)?;
-        if first_needed > blocks.len() {
+        let input = InputGradient::of_stage(blocks.len() + 1, first_adapted);
+        let Some(grad) = network.output.vjp(&pass, &last, &grad, input, gradients)? else {
             return Ok(());
-        }
-        let modulation = Modulation {
-            text: &chunks,
-            image: &chunks,
         };
-        let grad = backend.linear_vjp(&segments, &grad)?;
-        let grad = backend.modulated_norm_vjp(&last, layout.image_only(), modulation, OUT_SCALE, &grad, None)?;
         let mut grad = if network.single_blocks.is_empty() {
             pass.with_silent_text(&grad)?
         } else {
@@ -355,55 +297,12 @@ impl<B: Backend> Network<B> for FluxOnBackend<B> {
 
         while let Some(block) = blocks.pop() {
             let index = blocks.len();
-            let input = if first_needed <= index {
-                InputGradient::Needed
-            } else {
-                InputGradient::Unused
-            };
+            let input = InputGradient::of_stage(index + 1, first_adapted);
             match self.block_vjp(&pass, index, block, grad, input, gradients)? {
                 Some(input_grad) => grad = input_grad,
                 None => return Ok(()),
             }
         }
-        let text_rows = layout.text_rows();
-        let grad_text = backend.rows(&grad, text_rows.clone())?;
-        backend.lora_vjp(
-            &prompt_embeds,
-            &pass.joint(&network.context_embedder, text_rows.len()),
-            &grad_text,
-            gradients,
-        )?;
-        let grad_image = backend.rows(&grad, layout.image_rows())?;
-        backend.lora_vjp(
-            &latents,
-            &pass.joint(&network.x_embedder, image_rows),
-            &grad_image,
-            gradients,
-        )
-    }
-}
-
-/// Chunks of the output norm's modulation; diffusers' `AdaLayerNormContinuous` has the scale first.
-const OUT_SCALE: usize = 0;
-const OUT_SHIFT: usize = 1;
-
-/// Runs one block and keeps of it what `memory` says.
-fn step<A: Clone>(
-    blocks: &mut Vec<BlockTape<A>>,
-    memory: Option<ActivationMemory>,
-    x: A,
-    forward: impl FnOnce(A) -> Result<(A, BlockTape<A>), ModelError>,
-) -> Result<A, ModelError> {
-    match memory {
-        None => Ok(forward(x)?.0),
-        Some(ActivationMemory::KeepAll) => {
-            let (output, tape) = forward(x)?;
-            blocks.push(tape);
-            Ok(output)
-        }
-        Some(ActivationMemory::Checkpoint) => {
-            blocks.push(BlockTape::Input(x.clone()));
-            Ok(forward(x)?.0)
-        }
+        network.input.vjp(&pass, &inputs, &grad, gradients)
     }
 }

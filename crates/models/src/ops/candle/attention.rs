@@ -169,20 +169,13 @@ impl Heads {
     }
 }
 
-fn query_layout(op: &Attention<CandleOps>) -> Layout {
-    match op.queries {
-        Queries::All => op.layout,
-        Queries::Image => op.layout.image_only(),
-    }
-}
-
 /// Output (asking rows, dim) and log-sum-exp (asking rows, heads).
 pub(super) fn forward(qkv: &Tensor, op: &Attention<CandleOps>) -> Result<(Tensor, Tensor)> {
     let heads = Heads::new(qkv, op)?;
     let scores = heads.scores()?;
     let log_sum_exp = scores.log_sum_exp(D::Minus1)?.unsqueeze(D::Minus1)?;
     let output = scores.broadcast_sub(&log_sum_exp)?.exp()?.matmul(&heads.values)?;
-    let layout = query_layout(op);
+    let layout = op.queries.layout(op.layout);
     Ok((
         from_heads(&output, layout)?.to_dtype(qkv.dtype())?,
         from_heads(&log_sum_exp, layout)?,
@@ -198,7 +191,7 @@ pub(super) fn backward(
     grad: &Tensor,
 ) -> Result<Tensor> {
     let heads = Heads::new(qkv, op)?;
-    let layout = query_layout(op);
+    let layout = op.queries.layout(op.layout);
     let head_dim = heads.values.dim(3)?;
     let (output, grad) = (to_heads(output, layout, head_dim)?, to_heads(grad, layout, head_dim)?);
     let log_sum_exp = to_heads(log_sum_exp, layout, 1)?;

@@ -121,13 +121,24 @@ fn map_streams(
     Tensor::cat(&rows, 0)
 }
 
-/// Chunk `index` of a stream's modulation as (batch, 1, dim), in float32.
-fn chunk(modulation: Modulation<Tensor>, stream: Stream, index: usize, dim: usize) -> candle_core::Result<Tensor> {
-    let matrix = match stream {
-        Stream::Text => modulation.text,
-        Stream::Image => modulation.image,
-    };
-    matrix.narrow(1, index * dim, dim)?.unsqueeze(1)?.to_dtype(DType::F32)
+/// Chunk `index` of what modulates a stream, in float32: (batch, 1, dim), or (batch, tokens, dim) where it differs among tokens.
+fn chunk(
+    modulation: Modulation<Tensor>,
+    layout: Layout,
+    which: Stream,
+    index: usize,
+    dim: usize,
+) -> candle_core::Result<Tensor> {
+    let part = |matrix: &Tensor| matrix.narrow(1, index * dim, dim)?.unsqueeze(1)?.to_dtype(DType::F32);
+    match (which, modulation.source) {
+        (Stream::Text, _) => part(modulation.text),
+        (Stream::Image, Some(source)) if layout.source > 0 => {
+            let tokens = |part: Tensor, count: usize| part.broadcast_as((layout.batch, count, dim));
+            let target = tokens(part(modulation.image)?, layout.target())?;
+            Tensor::cat(&[target, tokens(part(source)?, layout.source)?], 1)
+        }
+        (Stream::Image, _) => part(modulation.image),
+    }
 }
 
 /// (normalised x, 1 / standard deviation) over the last dimension.
@@ -288,8 +299,8 @@ impl Backend for CandleOps {
         let output = map_streams(layout, |which| {
             let (normalised, _) = normalise(&stream(x, layout, which)?.to_dtype(DType::F32)?)?;
             normalised
-                .broadcast_mul(&(chunk(modulation, which, scale, dim)? + 1.0)?)?
-                .broadcast_add(&chunk(modulation, which, shift, dim)?)
+                .broadcast_mul(&(chunk(modulation, layout, which, scale, dim)? + 1.0)?)?
+                .broadcast_add(&chunk(modulation, layout, which, shift, dim)?)
         })?;
         Ok(output.to_dtype(self.dtype)?)
     }
@@ -307,7 +318,7 @@ impl Backend for CandleOps {
         let gradient = map_streams(layout, |which| {
             let (normalised, inverse) = normalise(&stream(x, layout, which)?.to_dtype(DType::F32)?)?;
             let grad = stream(grad, layout, which)?.to_dtype(DType::F32)?;
-            let grad = grad.broadcast_mul(&(chunk(modulation, which, scale, dim)? + 1.0)?)?;
+            let grad = grad.broadcast_mul(&(chunk(modulation, layout, which, scale, dim)? + 1.0)?)?;
             let mean = grad.mean_keepdim(D::Minus1)?;
             let along = normalised.broadcast_mul(&(&grad * &normalised)?.mean_keepdim(D::Minus1)?)?;
             (grad.broadcast_sub(&mean)? - along)?.broadcast_mul(&inverse)
@@ -328,7 +339,7 @@ impl Backend for CandleOps {
     ) -> Result<Tensor, ModelError> {
         let dim = grad.dim(1)?;
         Ok(map_streams(layout, |which| {
-            let gate = chunk(modulation, which, gate, dim)?.to_dtype(self.dtype)?;
+            let gate = chunk(modulation, layout, which, gate, dim)?.to_dtype(self.dtype)?;
             stream(grad, layout, which)?.broadcast_mul(&gate)
         })?)
     }
@@ -371,8 +382,8 @@ impl Backend for CandleOps {
         Ok((x + y)?)
     }
 
-    fn concat_rows(&self, x: &Tensor, y: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(Tensor::cat(&[x, y], 0)?)
+    fn concat_rows(&self, parts: &[&Tensor]) -> Result<Tensor, ModelError> {
+        Ok(Tensor::cat(parts, 0)?)
     }
 
     fn concat_columns(&self, x: &Tensor, y: &Tensor) -> Result<Tensor, ModelError> {

@@ -123,14 +123,6 @@ fn first_query(op: &Attention<Cpu>) -> usize {
     }
 }
 
-/// Order of the asking rows.
-fn query_layout(op: &Attention<Cpu>) -> Layout {
-    match op.queries {
-        Queries::All => op.layout,
-        Queries::Image => op.layout.image_only(),
-    }
-}
-
 vectorized! {
     /// Normalises and rotates the queries or keys of all `tokens` of a head; `output` is (tokens, head_dim).
     fn norm_and_rotate<'a>(head: Head<'a>, role: Role, first: usize, scale: f32, output: &'a mut [f32]) {
@@ -452,7 +444,7 @@ fn concat<'a>(tokens: usize, width: usize, row: impl Fn(usize) -> &'a [f32]) -> 
 
 /// Output (asking rows, dim) and log-sum-exp (asking rows, heads).
 pub(super) fn forward(qkv: View, op: &Attention<Cpu>, split: Split) -> (Matrix, Matrix) {
-    let (layout, dim, head_dim) = (query_layout(op), qkv.columns / 3, 2 * op.rotary.pairs);
+    let (layout, dim, head_dim) = (op.queries.layout(op.layout), qkv.columns / 3, 2 * op.rotary.pairs);
     let mut output = Target::zeros(layout.rows(), dim);
     let mut log_sum_exp = Target::zeros(layout.rows(), dim / head_dim);
     each_head(qkv, op, split, head_forward, |head, (values, sums)| {
@@ -480,7 +472,7 @@ pub(super) fn backward(
     grad: View<'_>,
     split: Split,
 ) -> Matrix {
-    let (layout, dim) = (query_layout(op), qkv.columns / 3);
+    let (layout, dim) = (op.queries.layout(op.layout), qkv.columns / 3);
     let asking = layout.text + layout.image;
     let mut gradient = Target::zeros(op.layout.rows(), qkv.columns);
     let work = |head: Head| {

@@ -82,11 +82,13 @@ fn to_f32(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
     Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
-/// The rows of both streams and their modulation, opened for a row-wise kernel.
+/// What modulates the rows of both streams, opened for a row-wise kernel.
 macro_rules! modulated {
     ($modulation:ident, $layout:expr, $dim:expr => $name:ident) => {
         let (text, image) = ($modulation.text.read()?, $modulation.image.read()?);
-        let $name = rowwise::RowModulation::new($layout, text.view(), image.view(), $dim);
+        let source = $modulation.source.map(Matrix::read).transpose()?;
+        let source = source.as_ref().map(|source| source.view());
+        let $name = rowwise::RowModulation::new($layout, [text.view(), image.view()], source, $dim);
     };
 }
 
@@ -354,9 +356,13 @@ impl Backend for Cpu {
         Ok(Matrix::new(sum, columns))
     }
 
-    fn concat_rows(&self, x: &Matrix, y: &Matrix) -> Result<Matrix, ModelError> {
-        let values = [&*x.read()?, &*y.read()?].concat();
-        Ok(Matrix::new(values, x.columns()))
+    fn concat_rows(&self, parts: &[&Matrix]) -> Result<Matrix, ModelError> {
+        let columns = parts.first().map_or(0, |part| part.columns());
+        let mut values = Vec::with_capacity(parts.iter().map(|part| part.rows() * columns).sum());
+        for part in parts {
+            values.extend_from_slice(&part.read()?);
+        }
+        Ok(Matrix::new(values, columns))
     }
 
     fn concat_columns(&self, x: &Matrix, y: &Matrix) -> Result<Matrix, ModelError> {

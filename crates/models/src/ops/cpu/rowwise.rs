@@ -13,27 +13,36 @@ pub(super) struct RowModulation<'a> {
     layout: Layout,
     text: View<'a>,
     image: View<'a>,
+    source: Option<View<'a>>,
     dim: usize,
 }
 
 impl<'a> RowModulation<'a> {
-    pub(super) fn new(layout: Layout, text: View<'a>, image: View<'a>, dim: usize) -> Self {
+    /// Text and image modulation, and that of the source tokens if it differs; all for rows of `dim` columns.
+    pub(super) fn new(layout: Layout, [text, image]: [View<'a>; 2], source: Option<View<'a>>, dim: usize) -> Self {
         Self {
             layout,
             text,
             image,
+            source,
             dim,
         }
     }
 
-    /// Chunk `index` for the sample that `row` belongs to.
+    /// Chunk `index` for the sample and stream that `row` belongs to.
     #[inline(always)]
     fn chunk(&self, row: usize, index: usize) -> &'a [f32] {
-        let text_rows = self.layout.batch * self.layout.text;
+        let Layout { batch, text, image, .. } = self.layout;
+        let text_rows = batch * text;
         let (matrix, sample) = if row < text_rows {
-            (self.text, row / self.layout.text)
+            (self.text, row / text)
         } else {
-            (self.image, (row - text_rows) / self.layout.image)
+            let sample = (row - text_rows) / image;
+            let token = row - text_rows - sample * image;
+            match self.source {
+                Some(source) if token >= self.layout.target() => (source, sample),
+                _ => (self.image, sample),
+            }
         };
         &matrix.data[sample * matrix.columns + index * self.dim..][..self.dim]
     }

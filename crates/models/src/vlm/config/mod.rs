@@ -40,8 +40,17 @@ pub(super) enum Family {
 struct RopeParameters {
     mrope_section: Option<Vec<usize>>,
     rope_theta: Option<f64>,
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// The older name of the same. The text encoders of Qwen-Image's folders have both.
+    #[serde(rename = "type")]
+    older_type: Option<String>,
+}
+
+impl RopeParameters {
+    /// The kind of rotary embedding, under either name.
+    fn kind(&self) -> Option<&str> {
+        self.rope_type.as_deref().or(self.older_type.as_deref())
+    }
 }
 
 /// A value that this implementation does not compute: key, what was found, what is supported.

@@ -107,10 +107,7 @@ impl TextConfig {
         if self.use_sliding_window == Some(true) {
             return Err(Refused::new("use_sliding_window", true, "false"));
         }
-        let rope_type = self
-            .rope()
-            .and_then(|rope| rope.rope_type.as_deref())
-            .unwrap_or("default");
+        let rope_type = self.rope().and_then(|rope| rope.kind()).unwrap_or("default");
         if !matches!(rope_type, "default" | "mrope") {
             let found = format!("`{rope_type}`");
             return Err(Refused::new("rope_parameters.rope_type", found, "default or mrope"));

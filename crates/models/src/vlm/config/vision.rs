@@ -13,8 +13,11 @@ pub(in crate::vlm) struct VisionConfig {
     pub(in crate::vlm) hidden_size: usize,
     pub(in crate::vlm) intermediate_size: usize,
     pub(in crate::vlm) num_heads: usize,
-    #[serde(alias = "in_chans", default = "rgb")]
+    #[serde(default = "rgb")]
     in_channels: usize,
+    /// The older name of the same number. The text encoders of Qwen-Image's folders have both.
+    #[serde(default = "rgb")]
+    in_chans: usize,
     pub(in crate::vlm) patch_size: usize,
     pub(in crate::vlm) spatial_merge_size: usize,
     pub(in crate::vlm) temporal_patch_size: usize,
@@ -97,8 +100,10 @@ impl VisionConfig {
         let refuse = |key: &str, found: String, expected: &str| {
             Err(Refused::new(format!("vision_config.{key}"), found, expected))
         };
-        if self.in_channels != 3 {
-            return refuse("in_channels", self.in_channels.to_string(), "3");
+        for (key, channels) in [("in_channels", self.in_channels), ("in_chans", self.in_chans)] {
+            if channels != rgb() {
+                return refuse(key, channels.to_string(), "3");
+            }
         }
         if self.num_heads == 0 || !self.hidden_size.is_multiple_of(self.num_heads) {
             return refuse("num_heads", self.num_heads.to_string(), "a divisor of the width");

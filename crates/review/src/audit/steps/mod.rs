@@ -173,7 +173,10 @@ impl<'a> StepAudit<'a> {
 
     /// All candidates of each prompt of the chunk, in order.
     fn groups(&mut self, unit: &Unit, extent: Range<u32>, samples: &[gavel_core::work::Sampled]) {
-        let found: Vec<(u32, u8)> = samples.iter().map(|one| (one.prompt.0, one.candidate.0)).collect();
+        let found: Vec<(u32, u8)> = samples
+            .iter()
+            .map(|one| (one.prompt_index.0, one.candidate.0))
+            .collect();
         let size = self.run.spec().sampling.candidates;
         let expected: Vec<(u32, u8)> = extent
             .flat_map(|prompt| (0..size).map(move |candidate| (prompt, candidate)))
@@ -187,7 +190,7 @@ impl<'a> StepAudit<'a> {
                     image: sampled.image,
                 })
             };
-            let prompt = group[0].prompt.0;
+            let prompt = group[0].prompt_index.0;
             let Some(candidates) = group.iter().map(result).collect() else {
                 self.findings.add(
                     Rule::Samples,
@@ -219,11 +222,11 @@ impl<'a> StepAudit<'a> {
                 self.findings.add(Rule::Verdicts, unit, "its result is no verdicts");
                 continue;
             };
-            let found: Vec<u32> = verdicts.iter().map(|record| record.prompt.0).collect();
+            let found: Vec<u32> = verdicts.iter().map(|record| record.prompt_index.0).collect();
             let expected: Vec<u32> = extent.flat_map(|prompt| std::iter::repeat_n(prompt, matches)).collect();
             self.findings.equal(Rule::Verdicts, unit, "pairs", &expected, &found);
             for group in verdicts.chunks(matches) {
-                let prompt = group[0].prompt;
+                let prompt = group[0].prompt_index;
                 let location = format!("step {}, pair {prompt}", self.step);
                 for problem in group.iter().filter_map(|record| verdict::problem(record, self.run)) {
                     self.findings.add(Rule::Verdicts, &location, problem);
@@ -264,7 +267,7 @@ impl<'a> StepAudit<'a> {
                 );
                 let candidates = self.candidates.get(&prompt)?.iter().zip(rewards);
                 Some(RewardedGroup {
-                    prompt: PromptIndex(prompt),
+                    prompt_index: PromptIndex(prompt),
                     candidates: candidates
                         .map(|(result, reward)| RewardedCandidate {
                             trajectory: result.trajectory,
@@ -304,7 +307,7 @@ impl<'a> StepAudit<'a> {
     }
 
     fn shard(&mut self, unit: Unit, pairs: Vec<RewardedGroup>, accepted: &'a Accepted) -> ShardResult {
-        let decided: Vec<u32> = pairs.iter().map(|pair| pair.prompt.0).collect();
+        let decided: Vec<u32> = pairs.iter().map(|pair| pair.prompt_index.0).collect();
         let expected = Assignment::Gradient {
             step: self.step,
             policy: self.policy.clone(),
@@ -328,8 +331,10 @@ impl<'a> StepAudit<'a> {
                 .add(Rule::Policy, unit, "trained with an adapter of another manifest");
         }
         for pair in skipped {
-            if !decided.contains(&pair.prompt.0) || self.skipped.insert(pair.prompt.0, &pair.reason).is_some() {
-                let problem = format!("skips pair {}, which it was not given, or twice", pair.prompt);
+            if !decided.contains(&pair.prompt_index.0)
+                || self.skipped.insert(pair.prompt_index.0, &pair.reason).is_some()
+            {
+                let problem = format!("skips pair {}, which it was not given, or twice", pair.prompt_index);
                 self.findings.add(Rule::Gradients, unit, problem);
             }
         }

@@ -46,7 +46,7 @@ fn verdict(run: &Run, prompt: PromptIndex, step: u32) -> VerdictRecord {
         (Verdict::Preferred { side: Side::Second }, [0.25, 0.125])
     };
     VerdictRecord {
-        prompt,
+        prompt_index: prompt,
         verdict,
         probability_first: 0.5 * (order_probabilities[0] + order_probabilities[1]),
         order_probabilities,
@@ -61,7 +61,7 @@ fn outcome(run: &Run, unit: &Unit, assignment: &Assignment) -> Outcome {
     let mut outcome = rehearsal::work(run.spec(), run.assets().rubric.digest, assignment);
     if let (Unit::Judge { step, .. }, Outcome::Judged { verdicts, .. }) = (unit, &mut outcome) {
         for record in verdicts {
-            *record = verdict(run, record.prompt, step.0);
+            *record = verdict(run, record.prompt_index, step.0);
         }
     }
     outcome

@@ -247,8 +247,8 @@ fn a_prompt_that_was_sampled_twice_is_found() {
             let Outcome::Sampled { samples, .. } = outcome_of(events, SAMPLE) else {
                 return;
             };
-            samples[2].prompt = samples[0].prompt;
-            samples[3].prompt = samples[0].prompt;
+            samples[2].prompt_index = samples[0].prompt_index;
+            samples[3].prompt_index = samples[0].prompt_index;
         },
         &[(Rule::Samples, "prompt 2 is sampled a second time")],
     );
@@ -297,7 +297,7 @@ fn a_skipped_pair_that_the_shard_was_not_given_is_found() {
         |events| {
             if let Outcome::Gradient { skipped, .. } = outcome_of(events, GRADIENT) {
                 skipped.push(gavel_core::work::SkippedPair {
-                    prompt: PromptIndex(1),
+                    prompt_index: PromptIndex(1),
                     reason: "not finite".into(),
                 });
             }

@@ -2,11 +2,13 @@
 
 use image::RgbImage;
 
-use super::caption::{Background, Colour, Shape};
-use super::{NAME, SHOWN_PIXELS};
 use crate::EvalError;
+use crate::vocabulary::{Background, Colour, Shape};
 
-const SIDE: usize = 64;
+/// Width and height of the pictures that the rules are made for.
+pub(crate) const SIDE: usize = 64;
+/// Pixels that a colour must cover to count as shown.
+pub(crate) const SHOWN_PIXELS: usize = 60;
 
 /// The six object colours, then the four backgrounds, as `models/train/scenes/scene.py` paints them.
 const PALETTE: [[i32; 3]; 10] = [
@@ -22,13 +24,13 @@ const PALETTE: [[i32; 3]; 10] = [
     [250, 170, 200],
 ];
 /// Squared distance in RGB from which a pixel counts as none of the palette.
-const FAR_SQUARED: i32 = 60 * 60;
+pub(crate) const FAR_SQUARED: i32 = 60 * 60;
 /// Like neighbours (of eight) that a pixel needs, else it is a speck.
 const LIKE_NEIGHBOURS: usize = 3;
 
 /// A place in the palette.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Class(u8);
+pub(crate) struct Class(u8);
 
 impl From<Colour> for Class {
     fn from(colour: Colour) -> Self {
@@ -43,14 +45,18 @@ impl From<Background> for Class {
 }
 
 /// The palette colour of each pixel, row by row; `None` at blurred edges and specks.
-pub(super) struct ColourMap(Vec<Option<Class>>);
+pub(crate) struct ColourMap(Vec<Option<Class>>);
 
 impl ColourMap {
-    pub(super) fn read(image: &RgbImage) -> Result<Self, EvalError> {
+    /// Reads a picture for an evaluator.
+    ///
+    /// # Errors
+    /// [`EvalError::Size`].
+    pub(crate) fn read(evaluator: &'static str, image: &RgbImage) -> Result<Self, EvalError> {
         let (width, height) = image.dimensions();
         if (width as usize, height as usize) != (SIDE, SIDE) {
             return Err(EvalError::Size {
-                evaluator: NAME,
+                evaluator,
                 width,
                 height,
                 expected: SIDE as u32,
@@ -61,7 +67,7 @@ impl ColourMap {
     }
 
     /// The commonest colour along the picture's border; the corners count twice. `None` when the border has no palette colour.
-    pub(super) fn border_colour(&self) -> Option<Class> {
+    pub(crate) fn border_colour(&self) -> Option<Class> {
         let rows = self.0[..SIDE].iter().chain(&self.0[SIDE * (SIDE - 1)..]);
         let columns = (0..SIDE).flat_map(|y| [&self.0[y * SIDE], &self.0[y * SIDE + SIDE - 1]]);
         let mut counts = [0usize; PALETTE.len()];
@@ -73,7 +79,13 @@ impl ColourMap {
         (*count > 0).then_some(Class(class as u8))
     }
 
-    pub(super) fn mask(&self, class: Class) -> Mask {
+    /// The colour of a pixel.
+    pub(crate) fn at(&self, x: usize, y: usize) -> Option<Class> {
+        self.0[y * SIDE + x]
+    }
+
+    /// The pixels of a colour.
+    pub(crate) fn mask(&self, class: Class) -> Mask {
         let at = |index: usize| (index % SIDE, index / SIDE);
         Mask(
             (0..self.0.len())
@@ -84,16 +96,16 @@ impl ColourMap {
     }
 }
 
+/// Squared distance of two colours in RGB.
+pub(crate) fn distance_squared(a: [i32; 3], b: [i32; 3]) -> i32 {
+    let square = |channel: usize| (a[channel] - b[channel]) * (a[channel] - b[channel]);
+    square(0) + square(1) + square(2)
+}
+
 fn nearest(pixel: [u8; 3]) -> Option<Class> {
-    let squared = |colour: &[i32; 3]| -> i32 {
-        (0..3)
-            .map(|channel| i32::from(pixel[channel]) - colour[channel])
-            .map(|difference| difference * difference)
-            .sum()
-    };
     let (class, distance) = PALETTE
         .iter()
-        .map(squared)
+        .map(|colour| distance_squared(pixel.map(i32::from), *colour))
         .enumerate()
         .min_by_key(|(_, distance)| *distance)?;
     (distance < FAR_SQUARED).then_some(Class(class as u8))
@@ -117,15 +129,27 @@ fn without_specks(classes: &[Option<Class>]) -> Vec<Option<Class>> {
 }
 
 /// The pixels (x, y) of one colour, row by row.
-pub(super) struct Mask(Vec<(usize, usize)>);
+pub(crate) struct Mask(Vec<(usize, usize)>);
 
 impl Mask {
-    pub(super) fn count(&self) -> usize {
+    /// The pixels in order.
+    pub(crate) fn pixels(&self) -> &[(usize, usize)] {
+        &self.0
+    }
+
+    /// Those of the pixels that `keep` (x, y).
+    pub(crate) fn only(mut self, keep: impl Fn(usize, usize) -> bool) -> Self {
+        self.0.retain(|&(x, y)| keep(x, y));
+        self
+    }
+
+    /// How many pixels there are.
+    pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
 
     /// Mean (x, y) of the pixels.
-    pub(super) fn centre(&self) -> Option<(f64, f64)> {
+    pub(crate) fn centre(&self) -> Option<(f64, f64)> {
         let n = self.0.len() as f64;
         let (x, y) = self
             .0
@@ -136,7 +160,7 @@ impl Mask {
 
     /// Names the shape from the fill of the bounding box and from how its rows widen. The box leaves out the outermost hundredth
     /// of the pixels on each side, so that a stray pixel does not stretch it.
-    pub(super) fn shape(&self) -> Option<Shape> {
+    pub(crate) fn shape(&self) -> Option<Shape> {
         if self.count() < SHOWN_PIXELS {
             return None;
         }

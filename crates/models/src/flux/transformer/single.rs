@@ -1,12 +1,12 @@
 //! The single-stream block.
 
-use super::{BlockSizes, InputGradient, Pass, has_adapter};
+use crate::denoiser::block::{BlockSizes, InputGradient, Pass, has_adapter};
 use crate::denoiser::loader::{AdaptableLinear, LayerSource, Loader};
-use crate::ops::{Attention, Backend, Layout, Modulation, Queries};
+use crate::ops::{Attention, Backend, Modulation, Queries};
 use crate::{LoadError, ModelError};
 
 /// A block in which all tokens share weights, with attention and MLP side by side.
-pub(in super::super) struct SingleBlock<S: LayerSource> {
+pub(super) struct SingleBlock<S: LayerSource> {
     modulation: S::Projection,
     norm: S::HeadNorm,
     qkv: AdaptableLinear<S>,
@@ -24,7 +24,7 @@ mod single_chunk {
 }
 
 /// What the backward of a single block reads.
-pub(in super::super) struct SingleTape<A> {
+pub(super) struct SingleTape<A> {
     x: A,
     modulation: A,
     qkv: A,
@@ -36,11 +36,7 @@ pub(in super::super) struct SingleTape<A> {
 
 impl<S: LayerSource> SingleBlock<S> {
     /// `queries` is [`Queries::Image`] for the last block, whose output has image rows only.
-    pub(in super::super) fn load(
-        mut block: Loader<'_, S>,
-        sizes: BlockSizes,
-        queries: Queries,
-    ) -> Result<Self, LoadError> {
+    pub(super) fn load(mut block: Loader<'_, S>, sizes: BlockSizes, queries: Queries) -> Result<Self, LoadError> {
         let BlockSizes { dim, head_dim } = sizes;
         let modulation = block.fixed_linear("norm.linear", dim, 3 * dim)?;
         let mut attention = block.pp("attn");
@@ -57,7 +53,7 @@ impl<S: LayerSource> SingleBlock<S> {
     }
 
     /// The layers that an adapter can bind to.
-    pub(in super::super) fn linears(&self) -> Vec<&AdaptableLinear<S>> {
+    pub(super) fn linears(&self) -> Vec<&AdaptableLinear<S>> {
         vec![&self.qkv, &self.mlp, &self.out]
     }
 }
@@ -73,52 +69,26 @@ impl<B: Backend> SingleBlock<B> {
         }
     }
 
-    fn output_layout(&self, layout: Layout) -> Layout {
-        match self.queries {
-            Queries::All => layout,
-            Queries::Image => layout.image_only(),
-        }
-    }
-
-    /// The rows of `x` that the block goes on with.
-    fn output_rows(&self, pass: &Pass<B>, x: &B::Array) -> Result<B::Array, ModelError> {
-        match self.queries {
-            Queries::All => Ok(x.clone()),
-            Queries::Image => pass.backend.rows(x, pass.layout.image_rows()),
-        }
-    }
-
-    /// The inverse of [`Self::output_rows`] for a gradient.
-    fn all_rows(&self, pass: &Pass<B>, grad: B::Array) -> Result<B::Array, ModelError> {
-        match self.queries {
-            Queries::All => Ok(grad),
-            Queries::Image => pass.with_silent_text(&grad),
-        }
-    }
-
     /// Returns (output, tape); `x` is (rows, dim).
-    pub(in super::super) fn forward(
-        &self,
-        pass: &Pass<B>,
-        x: B::Array,
-    ) -> Result<(B::Array, SingleTape<B::Array>), ModelError> {
+    pub(super) fn forward(&self, pass: &Pass<B>, x: B::Array) -> Result<(B::Array, SingleTape<B::Array>), ModelError> {
         use single_chunk::{GATE, SCALE, SHIFT};
-        let (backend, layout) = (pass.backend, pass.layout);
-        let output_layout = self.output_layout(layout);
+        let (backend, layout, queries) = (pass.backend, pass.layout, self.queries);
+        let output_layout = queries.layout(layout);
         let shifts_and_gates = pass.modulation(&self.modulation)?;
         let modulation = Modulation {
             text: &shifts_and_gates,
             image: &shifts_and_gates,
+            source: None,
         };
 
         let normed = backend.modulated_norm(&x, layout, modulation, SHIFT, SCALE)?;
         let qkv = backend.linear(&normed, &pass.joint(&self.qkv, layout.rows()))?;
-        let normed = self.output_rows(pass, &normed)?;
+        let normed = pass.asking_rows(queries, &normed)?;
         let (hidden, activated) = backend.linear_gelu(&normed, &pass.joint(&self.mlp, output_layout.rows()))?;
         let (attended, log_sum_exp) = backend.attention(&qkv, &self.attention(pass))?;
         let branches = backend.concat_columns(&attended, &activated)?;
         let projected = backend.linear(&branches, &pass.joint(&self.out, output_layout.rows()))?;
-        let residual = self.output_rows(pass, &x)?;
+        let residual = pass.asking_rows(queries, &x)?;
         let output = backend.gated_residual(&residual, &projected, output_layout, modulation, GATE)?;
         Ok((
             output,
@@ -134,7 +104,7 @@ impl<B: Backend> SingleBlock<B> {
     }
 
     /// Adds the adapters' gradients and returns the gradient of the block's input, if it is needed.
-    pub(in super::super) fn vjp(
+    pub(super) fn vjp(
         &self,
         pass: &Pass<B>,
         tape: SingleTape<B::Array>,
@@ -143,11 +113,12 @@ impl<B: Backend> SingleBlock<B> {
         gradients: &mut B::Gradients,
     ) -> Result<Option<B::Array>, ModelError> {
         use single_chunk::{GATE, SCALE, SHIFT};
-        let (backend, layout, dim) = (pass.backend, pass.layout, pass.dim);
-        let output_layout = self.output_layout(layout);
+        let (backend, layout, queries) = (pass.backend, pass.layout, self.queries);
+        let (output_layout, dim) = (queries.layout(layout), pass.dim);
         let modulation = Modulation {
             text: &tape.modulation,
             image: &tape.modulation,
+            source: None,
         };
 
         let grad_projected = backend.gated_residual_vjp(&grad, output_layout, modulation, GATE)?;
@@ -169,16 +140,16 @@ impl<B: Backend> SingleBlock<B> {
             let normed = backend.modulated_norm(&tape.x, layout, modulation, SHIFT, SCALE)?;
             backend.lora_vjp(&normed, &qkv, &grad_qkv, gradients)?;
             if has_adapter(&mlp) {
-                backend.lora_vjp(&self.output_rows(pass, &normed)?, &mlp, &grad_hidden, gradients)?;
+                backend.lora_vjp(&pass.asking_rows(queries, &normed)?, &mlp, &grad_hidden, gradients)?;
             }
         }
         if input == InputGradient::Unused {
             return Ok(None);
         }
         let grad_normed = backend.linear_vjp(&qkv, &grad_qkv)?;
-        let from_mlp = self.all_rows(pass, backend.linear_vjp(&mlp, &grad_hidden)?)?;
+        let from_mlp = pass.all_rows(queries, backend.linear_vjp(&mlp, &grad_hidden)?)?;
         let grad_normed = backend.add(grad_normed, &from_mlp)?;
-        let residual = Some(self.all_rows(pass, grad)?);
+        let residual = Some(pass.all_rows(queries, grad)?);
         backend
             .modulated_norm_vjp(&tape.x, layout, modulation, SCALE, &grad_normed, residual)
             .map(Some)

@@ -1,0 +1,75 @@
+//! What a pipeline folder holds, by settings and headers alone: in milliseconds, however large the weights are.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use candle_core::{DType, Device};
+
+use super::folder::Kind;
+use super::transformer;
+use crate::denoiser::packing::grid;
+use crate::denoiser::scheduler::SchedulerConfig;
+use crate::denoiser::{Grid, Inspection};
+use crate::lora::AdaptableLayers;
+use crate::text::load_qwen2;
+use crate::vae::AutoencoderKlQwenImageConfig;
+use crate::vlm::VlmEncoder;
+use crate::{Family, LoadError, ModelError, Weights};
+
+/// A pipeline folder that was looked into.
+#[derive(Debug)]
+pub struct QwenImageInspection {
+    kind: Kind,
+    layers: AdaptableLayers,
+    vae: AutoencoderKlQwenImageConfig,
+    transformer_parameters: u64,
+    other_parameters: u64,
+}
+
+impl QwenImageInspection {
+    /// Reads every settings file, the tokenizer, and the headers of all weight files. Finds a file that is missing, is of
+    /// another family, or ends before its header says so, and each tensor of the transformer that loading would refuse; not so
+    /// tensors of text encoder and autoencoder, which only loading compares.
+    ///
+    /// # Errors
+    /// Any [`LoadError`].
+    pub fn read(family: Family, dir: &Path) -> Result<Self, LoadError> {
+        let kind = Kind::of(family, dir)?;
+        SchedulerConfig::read(&dir.join("scheduler"))?;
+        let processor = dir.join("processor");
+        load_qwen2(&kind.tokenizer_dirs(dir))?;
+        let sees = kind != Kind::TextToImage;
+        let text = VlmEncoder::inspect(&dir.join("text_encoder"), sees.then_some(processor.as_path()))?;
+        let vae = Weights::open(&dir.join("vae"), &Device::Cpu, DType::F32)?.parameters();
+        let (layers, transformer_parameters) = transformer::inspect(&dir.join("transformer"))?;
+        Ok(Self {
+            kind,
+            layers,
+            vae: AutoencoderKlQwenImageConfig::read(&dir.join("vae"))?,
+            transformer_parameters,
+            other_parameters: text + vae,
+        })
+    }
+}
+
+impl Inspection for QwenImageInspection {
+    fn layers(&self) -> &AdaptableLayers {
+        &self.layers
+    }
+
+    fn source_pictures(&self) -> RangeInclusive<usize> {
+        self.kind.source_pictures()
+    }
+
+    fn grid(&self, height: usize, width: usize) -> Result<Grid, ModelError> {
+        grid(self.vae.scale(), height, width)
+    }
+
+    fn denoiser_parameters(&self) -> u64 {
+        self.transformer_parameters
+    }
+
+    fn other_parameters(&self) -> u64 {
+        self.other_parameters
+    }
+}

@@ -1,0 +1,165 @@
+//! The Qwen-Image pipeline folders: text encoder, transformer, autoencoder, scheduler settings.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use image::RgbImage;
+
+use super::folder::Kind;
+use super::transformer::QwenImageTransformer;
+use super::{PROMPT_EMBEDS, prompt, source_latents, sources};
+use crate::denoiser::packing::{grid, pack_latents, to_images, to_pixels, unpack_latents};
+use crate::denoiser::scheduler::SchedulerConfig;
+use crate::denoiser::{Conditioning, Denoiser, Encoding, Grid, Pipeline, Task};
+use crate::text::load_qwen2;
+use crate::vae::AutoencoderKlQwenImage;
+use crate::vlm::VlmEncoder;
+use crate::{Family, LoadError, ModelError};
+
+/// A Qwen-Image or Qwen-Image-Edit pipeline, frozen.
+#[derive(Debug)]
+pub struct QwenImagePipeline {
+    kind: Kind,
+    transformer: QwenImageTransformer,
+    text: VlmEncoder,
+    vae: AutoencoderKlQwenImage,
+    scheduler: SchedulerConfig,
+    device: Device,
+}
+
+impl QwenImagePipeline {
+    /// Loads a whole pipeline folder.
+    ///
+    /// # Errors
+    /// Any [`LoadError`]; [`LoadError::Unsupported`] when `model_index.json` names classes of another family.
+    pub fn load(family: Family, dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
+        let kind = Kind::of(family, dir)?;
+        let processor = dir.join("processor");
+        let sees = kind != Kind::TextToImage;
+        Ok(Self {
+            kind,
+            scheduler: SchedulerConfig::read(&dir.join("scheduler"))?,
+            text: VlmEncoder::load(
+                &dir.join("text_encoder"),
+                sees.then_some(processor.as_path()),
+                load_qwen2(&kind.tokenizer_dirs(dir))?,
+                device,
+                dtype,
+            )?,
+            vae: AutoencoderKlQwenImage::load(&dir.join("vae"), device, dtype)?,
+            transformer: QwenImageTransformer::load(family, &dir.join("transformer"), device, dtype)?,
+            device: device.clone(),
+        })
+    }
+
+    /// The token ids that the text encoder reads of a task whose source pictures have the size that it reads.
+    ///
+    /// # Errors
+    /// [`ModelError::Value`] for a picture that is too elongated.
+    pub fn input_ids(&self, words: &str, pictures: &[RgbImage]) -> Result<Vec<u32>, ModelError> {
+        self.text
+            .input_ids(&prompt::text(self.kind, words, pictures.len()), pictures)
+    }
+
+    /// The states of such a task behind the prefix that all tasks have.
+    ///
+    /// # Shapes
+    /// Returns (tokens, joint width) float32.
+    ///
+    /// # Errors
+    /// As [`Self::input_ids`].
+    pub fn encode_prompt(&self, words: &str, pictures: &[RgbImage]) -> Result<Tensor, ModelError> {
+        let text = prompt::text(self.kind, words, pictures.len());
+        let states = self.text.states(&text, pictures)?;
+        let prefix = prompt::prefix_tokens(self.kind);
+        let tokens = states.dim(0)?;
+        let Some(kept) = tokens.checked_sub(prefix).filter(|kept| *kept > 0) else {
+            return Err(ModelError::Value {
+                input: "tokenizer",
+                problem: format!("makes {tokens} tokens of a prompt; this family's has at least {prefix}"),
+            });
+        };
+        Ok(states.narrow(0, prefix, kept)?.to_dtype(DType::F32)?.contiguous()?)
+    }
+
+    /// Keeps the length of the states as diffusers does: from words alone the first `length` states are kept; an edit cuts nothing,
+    /// for the pictures stand before the words, and words of more tokens are refused.
+    fn within(&self, states: Tensor, words: &str, length: usize) -> Result<Tensor, ModelError> {
+        let refuse = |problem: String| {
+            Err(ModelError::Value {
+                input: "max_sequence_length",
+                problem,
+            })
+        };
+        if self.kind == Kind::TextToImage {
+            if length == 0 {
+                return refuse("0 leaves no room for a prompt".to_owned());
+            }
+            let kept = states.dim(0)?.min(length);
+            return Ok(states.narrow(0, 0, kept)?);
+        }
+        let tokens = self.text.tokenize(words)?.len();
+        if tokens > length {
+            return refuse(format!(
+                "{length} is less than the {tokens} tokens of the prompt, and an edit's is not cut"
+            ));
+        }
+        Ok(states)
+    }
+
+    /// Packed latents of a source picture.
+    ///
+    /// # Shapes
+    /// Returns (rows, columns, 4 * latent channels) float32.
+    ///
+    /// # Errors
+    /// [`ModelError::Value`] for sides that do not divide into tokens.
+    pub fn encode_source(&self, picture: &RgbImage) -> Result<Tensor, ModelError> {
+        let grid = self.grid(picture.height() as usize, picture.width() as usize)?;
+        let pixels = to_pixels(std::slice::from_ref(picture))?.to_device(&self.device)?;
+        let packed = pack_latents(&self.vae.encode(&pixels)?)?;
+        Ok(packed.reshape((grid.height, grid.width, ()))?)
+    }
+}
+
+impl Pipeline for QwenImagePipeline {
+    fn denoiser(&self) -> &dyn Denoiser {
+        &self.transformer
+    }
+
+    fn condition(&self, task: &Task<'_>, encoding: &Encoding) -> Result<Conditioning, ModelError> {
+        sources::check_count(self.kind, task.sources.len())?;
+        let areas = encoding.source_areas.unwrap_or_else(|| sources::own_areas(self.kind));
+        let resized = |area: usize| -> Result<Vec<RgbImage>, ModelError> {
+            let pictures = task.sources.iter();
+            pictures.map(|picture| sources::at_area(picture, area)).collect()
+        };
+        let mut conditioning = Conditioning::new();
+        let states = self.encode_prompt(task.words, &resized(areas.text)?)?;
+        conditioning.insert(
+            PROMPT_EMBEDS,
+            self.within(states, task.words, encoding.max_sequence_length)?,
+        );
+        for (index, picture) in resized(areas.latents)?.iter().enumerate() {
+            conditioning.insert(source_latents(index), self.encode_source(picture)?);
+        }
+        Ok(conditioning)
+    }
+
+    fn grid(&self, height: usize, width: usize) -> Result<Grid, ModelError> {
+        grid(self.vae.config().scale(), height, width)
+    }
+
+    fn output_size(&self, pictures: &[RgbImage], area: usize) -> Option<(usize, usize)> {
+        pictures.last().map(|last| sources::dimensions(area, last))
+    }
+
+    fn sigmas(&self, steps: usize, grid: Grid) -> Result<Vec<f64>, ModelError> {
+        self.scheduler.sigmas(steps, grid.tokens())
+    }
+
+    fn decode(&self, latents: &Tensor, grid: Grid) -> Result<Vec<RgbImage>, ModelError> {
+        let latents = unpack_latents(&latents.to_device(&self.device)?, grid, self.vae.config().z_dim)?;
+        to_images(&self.vae.decode(&latents)?)
+    }
+}

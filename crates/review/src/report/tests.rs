@@ -1,0 +1,184 @@
+//! What the report says, of edits and of pictures made from words.
+
+use gavel_core::ids::Digest;
+use gavel_core::measure::WinRate;
+use gavel_eval::{Edits, Evaluator, Scenes, Task};
+use image::{ImageFormat, Rgb, RgbImage};
+use serde_json::json;
+
+use super::data::{Evaluation, Report, Versions};
+use super::pictures::{Comparison, Picture, Pictures};
+use super::{html, results};
+use crate::Machine;
+
+const WHITE: Rgb<u8> = Rgb([245, 245, 245]);
+const PINK: Rgb<u8> = Rgb([250, 170, 200]);
+const RED: Rgb<u8> = Rgb([220, 40, 40]);
+const BLUE: Rgb<u8> = Rgb([50, 80, 220]);
+
+/// A square on the left of a background.
+fn square(colour: Rgb<u8>, background: Rgb<u8>) -> RgbImage {
+    let is_square = |x, y| (6..26).contains(&x) && (22..42).contains(&y);
+    RgbImage::from_fn(64, 64, |x, y| if is_square(x, y) { colour } else { background })
+}
+
+fn picture(image: &RgbImage, evaluator: &dyn Evaluator, task: &Task<'_>) -> Picture {
+    let mut png = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut png, ImageFormat::Png).unwrap();
+    let png = png.into_inner();
+    Picture {
+        digest: Digest::of(&png),
+        png,
+        answer: Some(evaluator.evaluate(task, image).unwrap()),
+    }
+}
+
+/// What base and tuned policy made of one instruction for a red square on white.
+fn edit(words: &str, base: &RgbImage, tuned: &RgbImage) -> Comparison {
+    let sources = [square(RED, WHITE)];
+    let task = Task {
+        words,
+        sources: &sources,
+    };
+    Comparison {
+        prompt: words.to_owned(),
+        sources: vec![picture(&sources[0], &Edits, &task)],
+        base: picture(base, &Edits, &task),
+        tuned: picture(tuned, &Edits, &task),
+        verdict: None,
+    }
+}
+
+fn report(evaluation: Option<Evaluation>) -> Report {
+    Report {
+        run: "example".to_owned(),
+        seed: 7,
+        evaluation,
+        win_rate: Some(WinRate {
+            prompts: 2,
+            wins: 1,
+            losses: 0,
+            abstained: 1,
+            failed: 0,
+            value: 0.75,
+            low: 0.25,
+            high: 0.9375,
+        }),
+        judge: None,
+        steps: Vec::new(),
+        pairs_skipped: 0,
+        seconds_total: 90.0,
+        adapter_sha256: Digest::of(b"adapter"),
+        spec_sha256: Digest::of(b"spec"),
+        rubric_sha256: Digest::of(b"rubric"),
+        versions: Versions { gavel: "1.2.3" },
+        machine: Machine {
+            system: "linux x86_64".to_owned(),
+            processor: None,
+            cores: 2,
+            memory_bytes: None,
+        },
+    }
+}
+
+#[test]
+fn a_report_of_pictures_made_from_words_knows_nothing_of_edits() {
+    let words = "a red square on a white background";
+    let task = Task { words, sources: &[] };
+    let pictures = Pictures(vec![Comparison {
+        prompt: words.to_owned(),
+        sources: Vec::new(),
+        base: picture(&square(BLUE, WHITE), &Scenes, &task),
+        tuned: picture(&square(RED, WHITE), &Scenes, &task),
+        verdict: None,
+    }]);
+    let report = report(Evaluation::new("scenes", &pictures));
+    insta::assert_snapshot!("text_to_image_json", serde_json::to_string_pretty(&report).unwrap());
+    insta::assert_snapshot!("text_to_image_html", html::render(&report, &pictures).unwrap());
+    assert_eq!(
+        results(&serde_json::to_value(&report).unwrap()),
+        [
+            "adherence    0.250 -> 1.000 on held-out prompts",
+            "win rate     0.75 over the base [0.25, 0.94]"
+        ]
+    );
+}
+
+#[test]
+fn both_halves_of_edits_stand_beside_a_copy_of_the_source() {
+    let pictures = Pictures(vec![
+        // The base does nothing, the adapter what it is asked.
+        edit("make the red square blue", &square(RED, WHITE), &square(BLUE, WHITE)),
+        // The base does half of it, the adapter repaints everything.
+        edit("remove the red square", &square(BLUE, WHITE), &square(PINK, PINK)),
+    ]);
+    let report = serde_json::to_value(report(Evaluation::new("edits", &pictures))).unwrap();
+    assert_eq!(
+        report["evaluation"]["axes"],
+        json!({
+            "fulfilment": { "before": 0.25, "after": 0.75, "copy": 0.0 },
+            "preservation": { "before": 1.0, "after": 0.5, "copy": 1.0 },
+        })
+    );
+    assert_eq!(
+        [&report["evaluation"]["before"], &report["evaluation"]["after"]],
+        [0.25, 0.75],
+        "of edits these are the halves' fulfilment"
+    );
+    assert_eq!(
+        report["evaluation"]["facts"]["old colour gone"],
+        json!({ "before": 0.5, "after": 1.0 })
+    );
+    let lines = results(&report);
+    assert_eq!(
+        lines[..2],
+        [
+            "fulfilment   0.250 -> 0.750 on held-out edits; a copy of the source: 0.000",
+            "preservation 1.000 -> 0.500 on held-out edits; a copy of the source: 1.000"
+        ]
+    );
+    assert!(lines[2].starts_with("Failure: "), "{lines:?}");
+}
+
+#[test]
+fn the_page_shows_source_and_difference_and_says_when_the_adapter_repaints() {
+    let repainted = Pictures(vec![edit(
+        "make the red square blue",
+        &square(RED, WHITE),
+        &square(BLUE, PINK),
+    )]);
+    let page = html::render(&report(Evaluation::new("edits", &repainted)), &repainted).unwrap();
+    insta::assert_snapshot!("repainted_edit_html", page);
+    assert!(page.contains(
+        "<p class=\"statement failure\">Failure: fulfilment rose by 1.000 while preservation fell by 1.000."
+    ));
+
+    let faithful = Pictures(vec![edit(
+        "make the red square blue",
+        &square(RED, WHITE),
+        &square(BLUE, WHITE),
+    )]);
+    let page = html::render(&report(Evaluation::new("edits", &faithful)), &faithful).unwrap();
+    assert!(page.contains("<p class=\"statement\">Fulfilment rose by 1.000, and preservation is unchanged.</p>"));
+    assert!(!page.contains("Failure"));
+}
+
+#[test]
+fn edits_without_an_evaluator_are_shown_without_figures() {
+    let mut comparison = edit("make the red square blue", &square(RED, WHITE), &square(BLUE, WHITE));
+    for picture in [&mut comparison.base, &mut comparison.tuned, &mut comparison.sources[0]] {
+        picture.answer = None;
+    }
+    let pictures = Pictures(vec![comparison]);
+    assert!(Evaluation::new("edits", &pictures).is_none());
+    let page = html::render(&report(None), &pictures).unwrap();
+    for part in [
+        "alt=\"source\"",
+        "alt=\"before\"",
+        "alt=\"after\"",
+        "alt=\"difference\"",
+    ] {
+        assert_eq!(page.matches(part).count(), 1, "{part}");
+    }
+    assert!(!page.contains("Fulfilment") && !page.contains("kept"));
+}

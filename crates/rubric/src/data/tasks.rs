@@ -1,0 +1,293 @@
+//! Tasks: the prompts of a text-to-image run, and the edits of an editing run.
+//!
+//! A text file has a prompt on each line. Records name their words and pictures as the common public sets do.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::error::Expected;
+use super::file;
+use super::record::{Fault, Record, of_type};
+use super::{DataError, Picture, Place, ReadOptions, RecordFault};
+
+/// Words under any of the names that sets give them.
+const WORDS: &[&str] = &["prompt", "instruction", "query", "edit_instruction", "edit_prompt"];
+const SOURCES: &[&str] = &[
+    "source",
+    "sources",
+    "source_image",
+    "source_images",
+    "source_img",
+    "base_image",
+    "original_image",
+    "input_image",
+    "input_images",
+    "reference_image",
+    "reference_images",
+    "ref_image",
+];
+const TARGET: &[&str] = &["target", "target_image", "target_img"];
+const MASK: &[&str] = &["mask", "mask_image", "mask_img"];
+
+/// One task of a file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskRecord {
+    /// Where it stands in its file.
+    pub place: Place,
+    /// The prompt, or the instruction of an edit.
+    pub words: String,
+    /// The pictures to edit, in the order in which the model takes them; empty for a prompt.
+    pub sources: Vec<Picture>,
+    /// What the edit should come to, where somebody made it.
+    pub target: Option<Picture>,
+    /// What the edit may change, white on black, of the first source's size.
+    pub mask: Option<Picture>,
+    /// Every other field of the record.
+    pub fields: Map<String, Value>,
+}
+
+/// Reads the tasks of a `.json`, `.jsonl`, `.yaml` or text file with their pictures. `edits`: each task edits source pictures; else
+/// none does.
+///
+/// # Errors
+/// [`DataError`], which names file, record and field.
+pub fn read(file: &Path, edits: bool, options: &ReadOptions<'_>) -> Result<Vec<TaskRecord>, DataError> {
+    let expected = if edits { Expected::Edits } else { Expected::Prompts };
+    let records = if file::has_extension(file, &["json", "jsonl", "yaml", "yml"]) {
+        file::records(file, expected)?
+    } else {
+        lines(file, expected)?
+    };
+    if records.is_empty() {
+        return Err(DataError::Empty {
+            file: file.to_owned(),
+            expected,
+        });
+    }
+    let task = |(place, value)| {
+        let record = match value {
+            // A prompt may stand by itself.
+            Value::String(words) => Value::Object(Map::from_iter([(WORDS[0].to_owned(), Value::String(words))])),
+            value => value,
+        };
+        let record = Record::new(file, place, record, expected, options)?;
+        record.task(place, edits).map_err(|(field, fault)| DataError::Field {
+            file: file.to_owned(),
+            place,
+            field,
+            fault: Box::new(fault),
+        })
+    };
+    records.into_iter().map(task).collect()
+}
+
+/// The lines of a text file. None may be empty: a prompt's place in the file decides its noise.
+fn lines(file: &Path, expected: Expected) -> Result<Vec<(Place, Value)>, DataError> {
+    let text = file::text(file, expected)?;
+    let line = |(index, line): (usize, &str)| {
+        let place = Place {
+            index,
+            line: Some(index + 1),
+        };
+        (place, Value::String(line.to_owned()))
+    };
+    Ok(text.lines().enumerate().map(line).collect())
+}
+
+impl Record<'_> {
+    fn task(mut self, place: Place, edits: bool) -> Result<TaskRecord, Fault> {
+        let words = self.text(WORDS)?;
+        let sources = self.source_pictures(edits)?;
+        let target = self.one_picture(TARGET)?;
+        let mask = self.one_picture(MASK)?;
+        if let (Some((name, mask)), Some(source)) = (&mask, sources.first()) {
+            same_size(name, mask, source)?;
+        }
+        for name in [WORDS, SOURCES, TARGET, MASK].into_iter().flatten() {
+            self.fields.remove(*name);
+        }
+        Ok(TaskRecord {
+            place,
+            words,
+            sources,
+            target: target.map(|(_, picture)| picture),
+            mask: mask.map(|(_, picture)| picture),
+            fields: self.fields,
+        })
+    }
+
+    fn source_pictures(&self, edits: bool) -> Result<Vec<Picture>, Fault> {
+        match (edits, self.optional(SOURCES)?) {
+            (false, None) => Ok(Vec::new()),
+            (false, Some((name, _))) => Err((name.to_owned(), RecordFault::Unedited)),
+            (true, None) => Err((SOURCES[0].to_owned(), RecordFault::Missing { names: SOURCES })),
+            (true, Some((name, value))) => {
+                let sources = Self::sources(name, value)?;
+                if sources.is_empty() {
+                    return Err(of_type(name, "a path, or a list of at least one"));
+                }
+                let pictures = sources.iter().map(|(name, source)| self.picture(name, source));
+                pictures.collect()
+            }
+        }
+    }
+
+    fn one_picture(&self, names: &'static [&'static str]) -> Result<Option<(&'static str, Picture)>, Fault> {
+        match self.optional(names)? {
+            None => Ok(None),
+            Some((name, Value::String(source))) => Ok(Some((name, self.picture(name, source)?))),
+            Some((name, _)) => Err(of_type(name, "a path, an address or a data URL")),
+        }
+    }
+}
+
+fn same_size(name: &str, picture: &Picture, source: &Picture) -> Result<(), Fault> {
+    let ((width, height), (source_width, source_height)) = (picture.image().dimensions(), source.image().dimensions());
+    if (width, height) == (source_width, source_height) {
+        return Ok(());
+    }
+    let fault = RecordFault::Size {
+        width,
+        height,
+        source_width,
+        source_height,
+    };
+    Err((name.to_owned(), fault))
+}
+
+#[cfg(test)]
+mod tests {
+    use gavel_core::Hint as _;
+    use image::{Rgb, RgbImage};
+    use serde_json::json;
+
+    use super::*;
+
+    fn read_in(folder: &Path, name: &str, text: &str, edits: bool) -> Result<Vec<TaskRecord>, String> {
+        let file = folder.join(name);
+        std::fs::write(&file, text).unwrap();
+        let told = |error: DataError| {
+            let hint = error.hint().unwrap_or_default();
+            format!("{error}; {hint}").replace(&format!("{}/", folder.display()), "")
+        };
+        read(&file, edits, &ReadOptions::local()).map_err(told)
+    }
+
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, size) in [("a.png", 2), ("b.png", 2), ("large.png", 3)] {
+            RgbImage::from_pixel(size, 2, Rgb([9, 8, 7]))
+                .save(folder.path().join(name))
+                .unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn every_form_gives_the_same_prompts() {
+        let folder = folder();
+        let words = |name: &str, text: &str| -> Vec<String> {
+            let tasks = read_in(folder.path(), name, text, false).unwrap();
+            tasks.into_iter().map(|task| task.words).collect()
+        };
+        let expected = ["a cat", "a dog"];
+        assert_eq!(words("p.txt", "\u{feff}a cat\r\n a dog\n"), expected);
+        assert_eq!(
+            words("p.jsonl", "{\"prompt\": \"a cat\"}\n{\"query\": \"a dog\"}\n"),
+            expected
+        );
+        assert_eq!(words("p.json", "[\"a cat\", {\"instruction\": \"a dog\"}]"), expected);
+        assert_eq!(words("p.yaml", "- a cat\n- prompt: a dog\n"), expected);
+    }
+
+    #[test]
+    fn an_edit_has_sources_under_every_name_and_keeps_its_other_fields() {
+        let folder = folder();
+        for name in SOURCES {
+            let record = json!([{"instruction": "bluer", *name: ["a.png", "large.png"], "target": "b.png", "mask": "b.png", "task_type": "colour"}]);
+            let tasks = read_in(folder.path(), "e.json", &record.to_string(), true).unwrap();
+            let sizes: Vec<u32> = tasks[0].sources.iter().map(|source| source.image().width()).collect();
+            assert_eq!(sizes, [2, 3], "{name}");
+            assert!(tasks[0].target.is_some() && tasks[0].mask.is_some());
+            assert_eq!(Value::Object(tasks[0].fields.clone()), json!({"task_type": "colour"}));
+        }
+        let one = read_in(
+            folder.path(),
+            "e.jsonl",
+            r#"{"prompt": "bluer", "source": "a.png"}"#,
+            true,
+        )
+        .unwrap();
+        assert_eq!(one[0].sources.len(), 1);
+    }
+
+    #[test]
+    fn faults_name_the_record_and_the_field() {
+        let folder = folder();
+        let png = std::fs::read(folder.path().join("a.png")).unwrap();
+        std::fs::write(folder.path().join("cut.png"), &png[..png.len() / 2]).unwrap();
+        std::fs::write(folder.path().join("nothing.png"), []).unwrap();
+        let edit = |value: Value| json!([{"instruction": "bluer", "source": value}]).to_string();
+        let cases = [
+            (
+                "p.txt",
+                "a cat\n\na dog\n".to_owned(),
+                false,
+                "record 1 (line 2): `prompt` is empty",
+            ),
+            ("p.txt", String::new(), false, "p.txt: no prompt"),
+            ("p.json", "[]".into(), false, "p.json: no prompt"),
+            ("p.json", "[1]".into(), false, "record 0 is no prompt"),
+            (
+                "p.jsonl",
+                "{\"text\": 1}".into(),
+                false,
+                "record 0 (line 1): `prompt` is missing",
+            ),
+            ("p.jsonl", "\"a\"\n{".into(), false, "record 1 (line 2) is no prompt"),
+            (
+                "p.json",
+                edit(json!("a.png")),
+                false,
+                "`source` names a source picture, and nothing is edited here",
+            ),
+            (
+                "e.txt",
+                "make it blue\n".into(),
+                true,
+                "record 0 (line 1): `source` is missing",
+            ),
+            (
+                "e.json",
+                edit(json!([])),
+                true,
+                "`source` must be a path, or a list of at least one",
+            ),
+            ("e.json", edit(json!(["a.png", 7])), true, "`source[1]` must be a path"),
+            (
+                "e.json",
+                edit(json!("none.png")),
+                true,
+                "`source` names none.png, which cannot be read",
+            ),
+            ("e.json", edit(json!("nothing.png")), true, "`source` is an empty file"),
+            (
+                "e.json",
+                edit(json!("cut.png")),
+                true,
+                "`source` is no picture that can be read",
+            ),
+            (
+                "e.json",
+                json!([{"instruction": "x", "source": "a.png", "mask": "large.png"}]).to_string(),
+                true,
+                "`mask` has 3 x 2 pixels, its source 2 x 2",
+            ),
+        ];
+        for (name, text, edits, message) in cases {
+            let told = read_in(folder.path(), name, &text, edits).unwrap_err();
+            assert!(told.contains(message), "{told}, not {message}");
+        }
+    }
+}
