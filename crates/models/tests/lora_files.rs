@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -11,6 +11,7 @@ use gavel_models::flux::{FluxTransformer, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
 use gavel_models::lora::{LoraAdapter, LoraConfig, LoraError, LoraGradients};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
 
 fn transformer(case: &str) -> FluxTransformer {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -78,6 +79,23 @@ fn a_saved_adapter_is_read_back_bit_for_bit() {
     let bytes = original.to_safetensors().unwrap();
     assert_eq!(bytes, loaded.to_safetensors().unwrap());
     assert!(LoraAdapter::from_safetensors(&bytes, original.config(), transformer.layers()).unwrap() == original);
+}
+
+/// diffusers 0.35 fails on a header that lacks one of the settings.
+#[test]
+fn the_header_for_diffusers_holds_every_setting_of_peft_s_file() {
+    let (folder, _) = saved(&transformer("tiny_flux"));
+    let settings = std::fs::read(folder.path().join("adapter_config.json")).unwrap();
+    let settings: BTreeMap<String, Value> = serde_json::from_slice(&settings).unwrap();
+    let weights = std::fs::read(folder.path().join("pytorch_lora_weights.safetensors")).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&weights).unwrap();
+    let header = &header.metadata().as_ref().unwrap()["lora_adapter_metadata"];
+    let header: BTreeMap<String, Value> = serde_json::from_str(header).unwrap();
+    assert!(header.contains_key("transformer.rank_pattern"));
+    let prefixed = settings
+        .into_iter()
+        .map(|(key, value)| (format!("transformer.{key}"), value));
+    assert!(prefixed.eq(header), "one of them lacks a setting of the other");
 }
 
 #[test]

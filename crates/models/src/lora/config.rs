@@ -97,8 +97,17 @@ impl LoraConfig {
         })
     }
 
-    /// The same for the header of a diffusers file, where each key carries the component's name.
+    /// The same for the header of a diffusers file, where each key carries the component's name. All of them: diffusers 0.35 fails
+    /// where one is missing.
     pub(super) fn to_diffusers(&self) -> Value {
+        let settings = self.to_peft();
+        let keys = settings.as_object().into_iter().flatten();
+        keys.map(|(key, value)| (format!("transformer.{key}"), value.clone()))
+            .collect()
+    }
+
+    /// The header that versions before wrote, with few of the keys.
+    pub(super) fn to_diffusers_before(&self) -> Value {
         json!({
             "transformer.bias": "none",
             "transformer.lora_alpha": number(self.alpha),

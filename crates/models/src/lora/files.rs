@@ -11,6 +11,7 @@ use std::{fs, io};
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
 
 use super::adapter::Slots;
 use super::{AdaptableLayers, LoraAdapter, LoraConfig, LoraError};
@@ -203,12 +204,25 @@ pub fn folder_files(bytes: &[u8], config: &LoraConfig) -> Result<[(&'static str,
     Ok([
         (CONFIG_FILE, settings.into_bytes()),
         (PEFT_FILE, bytes.to_vec()),
-        (DIFFUSERS_FILE, diffusers_file(bytes, config)?),
+        (DIFFUSERS_FILE, diffusers_file(bytes, &config.to_diffusers())?),
     ])
 }
 
-/// The weight file that diffusers' `load_lora_weights` reads, alpha included, from peft's.
-fn diffusers_file(bytes: &[u8], config: &LoraConfig) -> Result<Vec<u8>, LoraError> {
+/// The same as versions before wrote it: the file for diffusers had a shorter header.
+///
+/// # Errors
+/// As [`folder_files`].
+pub fn folder_files_before(bytes: &[u8], config: &LoraConfig) -> Result<[(&'static str, Vec<u8>); 3], LoraError> {
+    let [settings, peft, (name, _)] = folder_files(bytes, config)?;
+    Ok([
+        settings,
+        peft,
+        (name, diffusers_file(bytes, &config.to_diffusers_before())?),
+    ])
+}
+
+/// The weight file that diffusers' `load_lora_weights` reads, from peft's; the header says alpha.
+fn diffusers_file(bytes: &[u8], header: &Value) -> Result<Vec<u8>, LoraError> {
     let fail = |source| LoraError::Safetensors {
         origin: "the adapter".to_owned(),
         source,
@@ -218,7 +232,7 @@ fn diffusers_file(bytes: &[u8], config: &LoraConfig) -> Result<Vec<u8>, LoraErro
         let bare = name.strip_prefix(PEFT_PREFIX).unwrap_or(&name);
         (format!("{DIFFUSERS_PREFIX}{bare}"), view)
     });
-    let metadata = HashMap::from([(DIFFUSERS_METADATA.to_owned(), config.to_diffusers().to_string())]);
+    let metadata = HashMap::from([(DIFFUSERS_METADATA.to_owned(), header.to_string())]);
     safetensors::serialize(tensors, Some(metadata)).map_err(fail)
 }
 

@@ -15,6 +15,6 @@ mod targets;
 pub use adapter::{LoraAdapter, Manifest};
 pub use config::LoraConfig;
 pub use error::LoraError;
-pub use files::{folder_files, write_folder};
+pub use files::{folder_files, folder_files_before, write_folder};
 pub use gradients::LoraGradients;
 pub use layers::AdaptableLayers;

@@ -8,7 +8,7 @@ use gavel_core::run::{Phase, Run};
 use gavel_core::spec::{RunSpec, fingerprint_with_paths};
 use gavel_core::work::Policy;
 use gavel_core::work::rules::is_checkpoint;
-use gavel_models::lora::{LoraConfig, folder_files};
+use gavel_models::lora::{LoraConfig, folder_files, folder_files_before};
 use gavel_policy::train::replay::OPTIMIZER_FILE;
 use serde::Serialize;
 
@@ -104,11 +104,12 @@ fn adapter(dir: &Path, name: &str, expected: Digest, config: &LoraConfig, findin
         let problem = format!("its SHA-256 is {found}, the policy's adapter is {expected}");
         return findings.add(Rule::Files, location, problem);
     }
-    match folder_files(&weights, config) {
-        Ok(files) => {
-            for (file, bytes) in files {
+    let written = folder_files(&weights, config).and_then(|now| Ok((now, folder_files_before(&weights, config)?)));
+    match written {
+        Ok((now, before)) => {
+            for ((file, now), (_, before)) in now.into_iter().zip(before) {
                 let location = format!("{name}/{file}");
-                if read(&dir.join(file), &location, findings).is_some_and(|found| found != bytes) {
+                if read(&dir.join(file), &location, findings).is_some_and(|found| found != now && found != before) {
                     findings.add(Rule::Files, location, "is not what Gavel writes beside these weights");
                 }
             }
