@@ -43,9 +43,10 @@ def pytorch(threads: int, decided: list[int]) -> dict:
     module.calculate_dimensions = lambda area, ratio: (SIZE, SIZE, None)
     pipe = QwenImageEditPipeline.from_pretrained(ROOT / "models/tiny-qwen-edit", torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    pipe.vae.requires_grad_(False), pipe.text_encoder.requires_grad_(False)
-    targets = [f"attn.{name}" if "." in name else name for name in (t.removeprefix("attn.") for t in lora["target_modules"])]
-    policy = get_peft_model(pipe.transformer, LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules=targets))
+    pipe.vae.requires_grad_(False)
+    pipe.text_encoder.requires_grad_(False)
+    settings = LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules=lora["target_modules"])
+    policy = get_peft_model(pipe.transformer, settings)
     parameters = [p for p in policy.parameters() if p.requires_grad]
     adamw = torch.optim.AdamW(parameters, lr=optimizer["learning_rate"], weight_decay=optimizer["weight_decay"])
     file = CONFIG.parent / spec["prompts"]["train"]

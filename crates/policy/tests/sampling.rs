@@ -12,7 +12,7 @@ use gavel_core::{
 };
 use gavel_models::{
     Family,
-    denoiser::{Encoding, Task},
+    denoiser::{Encoding, SourceAreas, Task},
     lora::{LoraAdapter, LoraConfig},
 };
 use gavel_policy::{Levels, Method, Policy, Prompt, Request, Sample, Sampler, Trajectory, encode_png, sample::Error};
@@ -268,4 +268,38 @@ fn a_folder_that_does_not_exist_is_named() {
         .err()
         .unwrap();
     assert!(error.to_string().contains("none"), "{error}");
+}
+
+#[test]
+fn an_edit_takes_the_aspect_ratio_of_its_source_where_it_is_asked_to_and_names_it() {
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-qwen-edit"));
+    let mut sampler = Sampler::load(Family::QwenImageEdit, &folder, &Device::Cpu, DType::F32).unwrap();
+    let source = image::RgbImage::from_pixel(128, 32, image::Rgb([220, 40, 40]));
+    let names = [Digest::of(b"the source's file")];
+    let edit = [Prompt {
+        index: PromptIndex(0),
+        task: Task {
+            words: "make the background pink",
+            sources: std::slice::from_ref(&source),
+        },
+        sources: &names,
+    }];
+    for (source_aspect, expected) in [(true, (128, 32)), (false, (64, 64))] {
+        let sampling = SamplingSpec {
+            source_aspect,
+            ..SAMPLING.clone()
+        };
+        let mut request = request(&edit, &sampling, Method::Sde);
+        request.encoding.source_areas = Some(SourceAreas {
+            latents: 64 * 64,
+            text: 64 * 64,
+        });
+        let samples = sampler.sample(Policy::Base, &request).unwrap();
+        let sample = &samples[0];
+        assert_eq!(sample.image.dimensions(), expected);
+        let metadata = &sample.trajectory.metadata;
+        assert_eq!((metadata.width as u32, metadata.height as u32), expected);
+        assert_eq!(metadata.sources, names);
+        assert_ne!(sample.image, samples[1].image, "two candidates have noise of their own");
+    }
 }

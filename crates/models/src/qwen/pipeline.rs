@@ -82,29 +82,23 @@ impl QwenImagePipeline {
         Ok(states.narrow(0, prefix, kept)?.to_dtype(DType::F32)?.contiguous()?)
     }
 
-    /// Keeps the length of the states as diffusers does: from words alone the first `length` states are kept; an edit cuts nothing,
-    /// for the pictures stand before the words, and words of more tokens are refused.
-    fn within(&self, states: Tensor, words: &str, length: usize) -> Result<Tensor, ModelError> {
-        let refuse = |problem: String| {
-            Err(ModelError::Value {
+    /// Refuses a length without room: from words alone the first `length` states are kept, as in diffusers; an edit cuts nothing, for
+    /// the pictures stand before the words, and words of more tokens are refused.
+    fn check_length(&self, words: &str, length: usize) -> Result<(), ModelError> {
+        let problem = if self.kind == Kind::TextToImage {
+            (length == 0).then(|| "0 leaves no room for a prompt".to_owned())
+        } else {
+            let tokens = self.text.tokenize(words)?.len();
+            (tokens > length)
+                .then(|| format!("{length} is less than the {tokens} tokens of the prompt, and an edit's is not cut"))
+        };
+        match problem {
+            None => Ok(()),
+            Some(problem) => Err(ModelError::Value {
                 input: "max_sequence_length",
                 problem,
-            })
-        };
-        if self.kind == Kind::TextToImage {
-            if length == 0 {
-                return refuse("0 leaves no room for a prompt".to_owned());
-            }
-            let kept = states.dim(0)?.min(length);
-            return Ok(states.narrow(0, 0, kept)?);
+            }),
         }
-        let tokens = self.text.tokenize(words)?.len();
-        if tokens > length {
-            return refuse(format!(
-                "{length} is less than the {tokens} tokens of the prompt, and an edit's is not cut"
-            ));
-        }
-        Ok(states)
     }
 
     /// Packed latents of a source picture.
@@ -129,18 +123,25 @@ impl Pipeline for QwenImagePipeline {
 
     fn condition(&self, task: &Task<'_>, encoding: &Encoding) -> Result<Conditioning, ModelError> {
         sources::check_count(self.kind, task.sources.len())?;
+        self.check_length(task.words, encoding.max_sequence_length)?;
         let areas = encoding.source_areas.unwrap_or_else(|| sources::own_areas(self.kind));
         let resized = |area: usize| -> Result<Vec<RgbImage>, ModelError> {
             let pictures = task.sources.iter();
             pictures.map(|picture| sources::at_area(picture, area)).collect()
         };
+        let read = resized(areas.text)?;
+        let mut states = self.encode_prompt(task.words, &read)?;
+        if self.kind == Kind::TextToImage {
+            states = states.narrow(0, 0, states.dim(0)?.min(encoding.max_sequence_length))?;
+        }
         let mut conditioning = Conditioning::new();
-        let states = self.encode_prompt(task.words, &resized(areas.text)?)?;
-        conditioning.insert(
-            PROMPT_EMBEDS,
-            self.within(states, task.words, encoding.max_sequence_length)?,
-        );
-        for (index, picture) in resized(areas.latents)?.iter().enumerate() {
+        conditioning.insert(PROMPT_EMBEDS, states);
+        let encoded = if areas.latents == areas.text {
+            read
+        } else {
+            resized(areas.latents)?
+        };
+        for (index, picture) in encoded.iter().enumerate() {
             conditioning.insert(source_latents(index), self.encode_source(picture)?);
         }
         Ok(conditioning)
