@@ -80,7 +80,7 @@ pub(crate) struct SampleArguments {
     /// Guidance embedding's input.
     #[arg(long, default_value_t = 3.5)]
     pub(crate) guidance_scale: f64,
-    /// Tokens that the T5 encoder sees; longer prompts are cut.
+    /// Tokens of the encoded words; longer prompts are cut, those of an edit refused.
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) max_sequence_length: usize,
     /// Number format of the weights.

@@ -27,7 +27,7 @@ pub struct PromptsSpec {
     pub held_out: Option<PathBuf>,
     /// Prompts, and so pairs, of one optimizer step over the whole fleet.
     pub per_step: u32,
-    /// Tokens of the encoded words: FLUX cuts longer prompts, Qwen-Image refuses them.
+    /// Tokens of the encoded words. Where words alone are encoded longer prompts are cut; an edit's are refused.
     pub max_sequence_length: usize,
     /// Pixels of the source pictures of edits; without it those of the model's own pipeline.
     #[serde(skip_serializing_if = "Option::is_none")]
