@@ -6,13 +6,16 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use gavel_core::spec::RunSpec;
+use gavel_core::work::Role;
 use gavel_review::{CoordinatorAddresses, RunFolder};
+use gavel_worker::Allowed;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::worker::as_arguments;
 use crate::diagnostic::{Context as _, Diagnostic, ERROR_FORMAT, Result, told_in};
 
 /// How often a process may end unasked before the run gives up.
@@ -272,9 +275,9 @@ impl Fleet {
     /// Starts all workers.
     pub(super) fn start(spec: &RunSpec, coordinator: &str, folder: &RunFolder, threads: usize) -> Self {
         let counts = [
-            ("sampler", spec.fleet.samplers),
-            ("judge", spec.fleet.judges),
-            ("trainer", spec.fleet.trainers),
+            (Role::Sampler, spec.fleet.samplers),
+            (Role::Judge, spec.fleet.judges),
+            (Role::Trainer, spec.fleet.trainers),
         ];
         // The run may have been begun in another folder; here is where its files are now.
         let paths_from = folder.spec_file().to_string_lossy().into_owned();
@@ -282,10 +285,13 @@ impl Fleet {
         for (role, count) in counts {
             for index in 0..count {
                 let name = format!("{role}-{index}");
+                let mut arguments = [role.name(), "--connect", coordinator, "--paths-from", &paths_from]
+                    .map(str::to_owned)
+                    .to_vec();
+                // The run is its user's own, and others that reach this coordinator get no more than it names.
+                arguments.extend(as_arguments(&Allowed::by(spec, role), role));
                 let command = ProcessCommand {
-                    arguments: [role, "--connect", coordinator, "--paths-from", &paths_from]
-                        .map(str::to_owned)
-                        .to_vec(),
+                    arguments,
                     threads,
                     log: folder.logs().join(format!("{name}.log")),
                     name,

@@ -15,6 +15,7 @@ mod keys;
 mod limits;
 mod lora;
 mod model;
+mod needs;
 mod objective;
 mod optimizer;
 mod parse;
@@ -43,11 +44,12 @@ pub use fingerprint::with_paths as fingerprint_with_paths;
 pub use fleet::FleetSpec;
 pub use judge::{
     EnsembleFamily, EnsembleSpec, InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, MemberSpec, NamedJudge,
-    ReasonsSpec, ServerFamily, ServerSpec,
+    ReasonsSpec, ServerAddress, ServerAddressError, ServerFamily, ServerSpec,
 };
 pub use limits::LimitsSpec;
 pub use lora::LoraSpec;
 pub use model::{FamilyName, InvalidFamilyName, ModelSpec};
+pub use needs::Needs;
 pub use objective::ObjectiveSpec;
 pub use optimizer::{LearningRateSchedule, OptimizerSpec};
 pub use paths::each_path;
