@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::assets::{self, Files};
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::{Context as _, Foreign as _, Result};
+use crate::output;
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArguments {
@@ -68,9 +69,9 @@ pub(super) fn bench(arguments: &BenchArguments) -> Result<()> {
         threads: rayon::current_num_threads(),
     };
     if arguments.json {
-        println!("{}", serde_json::to_string(&measured)?);
+        output::print_line(serde_json::to_string(&measured)?)?;
     } else {
-        print!("{}", measured.describe());
+        output::print(measured.describe())?;
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! `gavel coordinator`.
 
-use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -9,6 +8,7 @@ use gavel_coordinator::{Coordinator, CoordinatorOptions, Error, Listeners};
 use gavel_review::CoordinatorAddresses;
 
 use crate::diagnostic::Result;
+use crate::output;
 use crate::runtime::{ParentArguments, block_on, shutdown_token};
 
 #[derive(Debug, Args)]
@@ -41,7 +41,7 @@ pub(crate) struct CoordinatorArguments {
 
 pub(super) fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
     block_on(async {
-        let shutdown = shutdown_token(arguments.parent);
+        let shutdown = shutdown_token(arguments.parent)?;
         let listeners = Listeners::bind(arguments.grpc, arguments.http).await?;
         let mut options = CoordinatorOptions::new(arguments.data);
         options.ledger = arguments.ledger;
@@ -53,12 +53,35 @@ pub(super) fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
             started => started?,
         };
         let addresses = CoordinatorAddresses {
-            grpc: format!("http://{}", handle.grpc_address()),
-            http: format!("http://{}", handle.http_address()),
+            grpc: link(handle.grpc_address()),
+            http: link(handle.http_address()),
         };
-        println!("{}", serde_json::to_string(&addresses)?);
-        std::io::stdout().flush()?;
+        output::tell(serde_json::to_string(&addresses)?);
         handle.join().await?;
         Ok(())
     })
+}
+
+/// How somebody on this machine reaches a server that listens there. One that listens at every address has none of its own to
+/// dial.
+fn link(listens: SocketAddr) -> String {
+    let ip = match listens.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    format!("http://{}", SocketAddr::new(ip, listens.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_that_is_announced_is_one_to_dial() {
+        let link = |listens: &str| link(listens.parse().unwrap());
+        assert_eq!(link("0.0.0.0:7441"), "http://127.0.0.1:7441");
+        assert_eq!(link("[::]:7441"), "http://[::1]:7441");
+        assert_eq!(link("10.0.0.7:7441"), "http://10.0.0.7:7441");
+    }
 }

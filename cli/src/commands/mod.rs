@@ -28,6 +28,7 @@ use gavel_core::work::Role;
 use serde::Serialize;
 
 use crate::diagnostic::{Context as _, Result};
+use crate::output;
 
 /// Trains LoRA adapters for image diffusion models with rubric-judged reinforcement learning.
 #[derive(Debug, Parser)]
@@ -129,6 +130,5 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
 
 /// Prints what `--json` asks for, so that people can read it too.
 fn print_json(value: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value).context("cannot write JSON")?);
-    Ok(())
+    output::print_line(serde_json::to_string_pretty(value).context("cannot write JSON")?)
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::Result;
+use crate::output;
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArguments {
@@ -84,9 +85,9 @@ pub(super) fn plan(arguments: &PlanArguments) -> Result<()> {
     };
     let plan = Plan::make(&spec, workers, seconds)?;
     if arguments.json {
-        println!("{}", serde_json::to_string(&plan)?);
+        output::print_line(serde_json::to_string(&plan)?)?;
     } else {
-        print!("{}", plan.describe(whole_run));
+        output::print(plan.describe(whole_run))?;
     }
     Ok(())
 }

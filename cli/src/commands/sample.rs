@@ -20,6 +20,7 @@ use image::RgbImage;
 use super::dtype::DtypeArgument;
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
 use crate::files::write;
+use crate::output;
 
 #[derive(Debug, Args)]
 pub(crate) struct SampleArguments {
@@ -255,7 +256,7 @@ pub(super) fn sample(arguments: &SampleArguments) -> Result<()> {
             .foreign()
             .context("cannot encode the picture")?,
     )?;
-    println!("{}", arguments.out.display());
+    output::tell(arguments.out.display());
     Ok(())
 }
 
