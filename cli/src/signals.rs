@@ -79,6 +79,11 @@ impl Signals {
             _ = self.terminate.recv() => EndSignal::Terminate,
         }
     }
+
+    /// Waits for somebody who does not let the program end in good order. A closed terminal is no such: it may say so several times.
+    pub(crate) async fn impatient(&mut self) {
+        while self.next().await == EndSignal::Hangup {}
+    }
 }
 
 /// Whether the process with this `/proc/PID/status` ignores SIGHUP, the lowest bit of the mask.

@@ -24,7 +24,7 @@ pub(crate) struct BenchArguments {
     #[command(flatten)]
     pub(crate) config: ConfigArguments,
     /// Timed steps, after a warm-up step.
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) steps: u32,
     /// Print the measurements as JSON.
     #[arg(long)]

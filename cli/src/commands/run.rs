@@ -4,15 +4,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use gavel_core::run::Phase;
-use gavel_core::spec::RunSpec;
 use gavel_review::{Machine, RunFolder, report};
 
-use crate::config::{self, ConfigArguments};
+use crate::config::{self, ConfigArguments, FleetArguments};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::output;
 use crate::preflight;
-use crate::run::{Ended, run as run_fleet};
+use crate::run::{Ended, lock, run as run_fleet};
 use crate::runtime::block_on;
 use crate::shell;
 
@@ -20,15 +20,8 @@ use crate::shell;
 pub(crate) struct RunArguments {
     #[command(flatten)]
     pub(crate) config: ConfigArguments,
-    /// Sampler processes, instead of fleet.samplers.
-    #[arg(long, value_name = "N")]
-    pub(crate) samplers: Option<u32>,
-    /// Judge processes, instead of fleet.judges.
-    #[arg(long, value_name = "N")]
-    pub(crate) judges: Option<u32>,
-    /// Trainer processes, instead of fleet.trainers.
-    #[arg(long, value_name = "N")]
-    pub(crate) trainers: Option<u32>,
+    #[command(flatten)]
+    pub(crate) fleet: FleetArguments,
     /// Folder of the run's results [default: runs/<run.name>].
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
@@ -36,16 +29,21 @@ pub(crate) struct RunArguments {
     #[arg(long)]
     pub(crate) resume: bool,
     /// CPU threads of each process [default: 2, or fewer where the machine has fewer].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub(crate) threads: Option<usize>,
 }
 
 /// Runs a configuration from start or, with `--resume`, from its last commit.
 pub(super) fn run(arguments: &RunArguments) -> Result<ExitCode> {
-    let spec = load(arguments)?;
+    let spec = config::load_with(&arguments.config, arguments.fleet)?;
     config::check_build(&spec)?;
     let out = config::out_folder(&spec, arguments.out.as_deref());
+    // A run that goes on there is told of before its ports are found taken. A folder is only made when all else is well.
+    let mut locked = out.is_dir().then(|| lock(&out)).transpose()?;
     let files = preflight::preflight(&spec, &out, arguments.resume)?;
+    if locked.is_none() && !arguments.resume {
+        locked = Some(lock(&out)?);
+    }
     let folder = if arguments.resume {
         block_on(async { Ok(RunFolder::resume(&out, &spec, &files.assets).await?) })?
     } else {
@@ -53,19 +51,8 @@ pub(super) fn run(arguments: &RunArguments) -> Result<ExitCode> {
     };
     let threads = arguments.threads.unwrap_or_else(|| Machine::this().cores.min(2));
     let ended = run_fleet(&spec, &files, &folder, threads)?;
+    drop(locked);
     conclude(ended, arguments, &folder)
-}
-
-fn load(arguments: &RunArguments) -> Result<RunSpec> {
-    let mut overrides = arguments.config.overrides.clone();
-    for (key, count) in [
-        ("samplers", arguments.samplers),
-        ("judges", arguments.judges),
-        ("trainers", arguments.trainers),
-    ] {
-        overrides.extend(count.map(|count| format!("fleet.{key}={count}")));
-    }
-    config::load_file(&arguments.config.file, &overrides)
 }
 
 fn conclude(ended: Ended, arguments: &RunArguments, folder: &RunFolder) -> Result<ExitCode> {
@@ -100,9 +87,11 @@ fn conclude(ended: Ended, arguments: &RunArguments, folder: &RunFolder) -> Resul
 fn again(arguments: &RunArguments, variables: &[(String, String)]) -> String {
     let RunArguments {
         config: ConfigArguments { file, overrides },
-        samplers,
-        judges,
-        trainers,
+        fleet: FleetArguments {
+            samplers,
+            judges,
+            trainers,
+        },
         out,
         resume: _,
         threads,

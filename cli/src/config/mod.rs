@@ -12,7 +12,7 @@ use gavel_trainer_worker::exchange;
 
 use crate::diagnostic::{Context as _, Diagnostic, Result};
 use crate::output;
-pub(crate) use arguments::ConfigArguments;
+pub(crate) use arguments::{ConfigArguments, FleetArguments};
 pub(crate) use overrides::variables;
 
 /// Reads a configuration: the file, overridden by `GAVEL__SECTION__KEY` in the environment, overridden by `--set`.
@@ -20,7 +20,12 @@ pub(crate) use overrides::variables;
 /// # Errors
 /// The file cannot be read or is no TOML, an override has no key, or the whole does not pass the checks.
 pub(crate) fn load(arguments: &ConfigArguments) -> Result<RunSpec> {
-    load_file(&arguments.file, &arguments.overrides)
+    load_with(arguments, FleetArguments::default())
+}
+
+/// As [`load`], with another fleet.
+pub(crate) fn load_with(arguments: &ConfigArguments, fleet: FleetArguments) -> Result<RunSpec> {
+    load_file(&arguments.file, &fleet.after(&arguments.overrides))
 }
 
 /// As [`load`], from parts.

@@ -210,6 +210,8 @@ impl CoordinatorProcess {
                 "coordinator",
                 "--data",
                 &folder.state().to_string_lossy(),
+                "--results",
+                &folder.path().to_string_lossy(),
                 "--grpc",
                 grpc,
                 "--http",

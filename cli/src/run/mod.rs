@@ -2,6 +2,7 @@
 
 mod children;
 mod follow;
+mod lock;
 mod progress;
 
 use gavel_client::Runs;
@@ -22,6 +23,7 @@ use crate::shell;
 use crate::signals::{EndSignal, Signals};
 use children::{CoordinatorProcess, Fleet};
 pub(crate) use follow::follow;
+pub(crate) use lock::lock;
 pub(crate) use progress::{Lines, Progress};
 
 /// How a run of the program ended.
@@ -59,6 +61,7 @@ async fn drive(
     signals: &mut Signals,
 ) -> Result<Ended> {
     let mut progress = Progress::start(spec.run.steps, Lines::Told);
+    lock::outlive_predecessor(&folder.state()).await?;
     let mut coordinator = CoordinatorProcess::start(spec, folder).await?;
     let connection = client::connect(&coordinator.addresses.grpc).await?;
     client::submit(&connection, spec, files).await?;
@@ -85,7 +88,7 @@ async fn drive(
     }
     tokio::select! {
         () = async { fleet.stop().await; coordinator.stop().await } => {}
-        _ = signals.next() => {}
+        () = signals.impatient() => {}
     }
     match followed? {
         Followed::Until(signal) => Ok(Ended::Interrupted {
