@@ -151,6 +151,22 @@ impl RunSpec {
         fingerprint::of(self)
     }
 
+    /// These keys as people look for them: each with the files that it names here. `judge.members.template` stands for those of all
+    /// members.
+    pub fn with_files(&self, keys: &[&str]) -> Vec<String> {
+        let mut spec = self.clone();
+        let paths = paths::of(&mut spec);
+        let files = |key: &str| {
+            let of_key = paths.iter().filter(|(path, _)| without_index(path) == key);
+            of_key.map(|(_, file)| file.display().to_string()).collect::<Vec<_>>()
+        };
+        let named = keys.iter().map(|key| match files(key).as_slice() {
+            [] => (*key).to_owned(),
+            files => format!("{key} ({})", files.join(", ")),
+        });
+        named.collect()
+    }
+
     /// Takes the paths of `other` if it is the same run with its files elsewhere, and nothing if it is another run.
     pub fn relocate(&mut self, other: &Self) {
         if self.digest() != other.digest() {
@@ -201,5 +217,13 @@ impl RunSpec {
             "objective.ignore_last",
             || "must be false when sampling.steps is 1: there would be no step to train".into(),
         );
+    }
+}
+
+/// `judge.members[1].path` -> `judge.members.path`.
+fn without_index(path: &str) -> String {
+    match (path.find('['), path.find(']')) {
+        (Some(open), Some(close)) => format!("{}{}", &path[..open], &path[close + 1..]),
+        _ => path.to_owned(),
     }
 }
