@@ -18,10 +18,15 @@ pub struct CoordinatorOptions {
     pub worker_timeout: Duration,
     /// The largest blob, in bytes.
     pub blob_bytes_max: u64,
+    /// Names beside addresses and `localhost` under which the HTTP server answers.
+    pub host_names: Vec<String>,
+    /// The memory that the files and the steps in flight of all runs may take together, in bytes; a run beyond is refused.
+    pub run_bytes_max: u64,
 }
 
 impl CoordinatorOptions {
-    /// The usual settings: a heartbeat every 5 seconds, workers given up after 20, blobs of at most 16 GiB.
+    /// The usual settings: a heartbeat every 5 seconds, workers given up after 20, blobs of at most 16 GiB,
+    /// runs that take 128 MiB at most.
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             data: data.into(),
@@ -30,6 +35,8 @@ impl CoordinatorOptions {
             heartbeat: Duration::from_secs(5),
             worker_timeout: Duration::from_secs(20),
             blob_bytes_max: 16 << 30,
+            host_names: Vec::new(),
+            run_bytes_max: 128 << 20,
         }
     }
 }

@@ -11,9 +11,11 @@ use tokio_util::sync::CancellationToken;
 use crate::blobs::Blobs;
 use crate::driver::{Clock, Driver, DriverHandle};
 use crate::error::Error;
+use crate::http::HostNames;
 use crate::ledger::{self, Leadership, Ledger, SqliteLedger};
 use crate::options::CoordinatorOptions;
 use crate::sweeper::Sweeper;
+use crate::transport::Rooms;
 use crate::{grpc, http, metrics, standby};
 
 /// How long open calls may take to end after the shutdown began.
@@ -122,14 +124,16 @@ impl Coordinator {
         };
         let grpc_address = address("gRPC", &listeners.grpc)?;
         let http_address = address("HTTP", &listeners.http)?;
-        let leadership = standby::lead(&stores.ledger, &listeners, &shutdown).await?;
+        let leadership = standby::lead(&stores.ledger, &listeners, &options.host_names, &shutdown).await?;
         let heartbeat = options.heartbeat;
+        let names = HostNames::new(&options.host_names);
         let (sweeper, bin) = Sweeper::new(stores.blobs.clone());
         let (driver, handle) = Driver::recover(Arc::clone(&stores.ledger), options, bin, Clock::system()).await?;
 
         let stop_driver = CancellationToken::new();
         let driver = tokio::spawn(driver.run(shutdown.clone(), stop_driver.clone()));
         let mut servers = JoinSet::new();
+        let rooms = Rooms::new();
         let Stores { ledger, blobs } = stores;
         servers.spawn(grpc::serve(
             listeners.grpc,
@@ -137,6 +141,7 @@ impl Coordinator {
             blobs.clone(),
             Arc::clone(&ledger),
             heartbeat,
+            rooms.clone(),
             shutdown.clone(),
         ));
         servers.spawn(http::serve(
@@ -144,6 +149,8 @@ impl Coordinator {
             handle.clone(),
             blobs.clone(),
             ledger,
+            rooms,
+            names,
             shutdown.clone(),
         ));
         let ended = tokio::spawn(supervise(driver, servers, sweeper, leadership, shutdown, stop_driver));

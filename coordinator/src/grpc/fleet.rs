@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gavel_core::bounds::{self, Bound, cut};
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::run::{Event, Refusal};
 use gavel_core::work::{LeaseKey, Role, VerdictRecord};
@@ -89,8 +90,16 @@ impl v1::fleet_server::Fleet for Fleet {
         }
         let role = v1::Role::try_from(request.role).map_err(status::malformed)?;
         let role = Role::try_from(role).map_err(status::malformed)?;
+        for (at, text) in [
+            ("host", &request.host),
+            ("device", &request.device),
+            ("version", &request.version),
+        ] {
+            bounds::name(at, text).map_err(status::malformed)?;
+        }
+        let worker = request.worker_id.map(read_worker).transpose()?;
         let introduction = Introduction {
-            id: request.worker_id.map_or_else(|| new_name(role), WorkerId),
+            id: worker.unwrap_or_else(|| new_name(role)),
             role,
             host: request.host,
             pid: request.pid,
@@ -112,7 +121,7 @@ impl v1::fleet_server::Fleet for Fleet {
     async fn lease(&self, request: Request<v1::LeaseRequest>) -> Result<Response<v1::LeaseResponse>, Status> {
         let request = request.into_inner();
         let wait = Duration::from_millis(request.wait_ms).min(WAIT_MAX);
-        let worker = WorkerId(request.worker_id);
+        let worker = read_worker(request.worker_id)?;
         let answer = self.driver.lease(worker.clone(), wait).await;
         let mut response = v1::LeaseResponse::default();
         match answer.map_err(|error| status::of_driver(&error))? {
@@ -135,7 +144,7 @@ impl v1::fleet_server::Fleet for Fleet {
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let request = request.into_inner();
         let leases = request.leases.into_iter().map(read_key).collect::<Result<_, _>>()?;
-        let answer = self.driver.heartbeat(WorkerId(request.worker_id), leases).await;
+        let answer = self.driver.heartbeat(read_worker(request.worker_id)?, leases).await;
         let answer = answer.map_err(|error| status::of_driver(&error))?;
         let lost = answer.lost.into_iter().map(Into::into).collect();
         Ok(Response::new(v1::HeartbeatResponse {
@@ -147,7 +156,7 @@ impl v1::fleet_server::Fleet for Fleet {
     async fn complete(&self, request: Request<v1::CompleteRequest>) -> Result<Response<v1::CompleteResponse>, Status> {
         let request = request.into_inner();
         let key = read_key(status::required(request.key, "key")?)?;
-        let worker = WorkerId(request.worker_id);
+        let worker = read_worker(request.worker_id)?;
         let outcome = status::required(request.outcome, "outcome")?;
         let outcome = outcome
             .try_into()
@@ -170,17 +179,18 @@ impl v1::fleet_server::Fleet for Fleet {
     async fn fail(&self, request: Request<v1::FailRequest>) -> Result<Response<v1::FailResponse>, Status> {
         let request = request.into_inner();
         let key = read_key(status::required(request.key, "key")?)?;
-        let worker = WorkerId(request.worker_id);
+        let worker = read_worker(request.worker_id)?;
         let unusable = request.unusable.into_iter().map(TryInto::try_into);
         let unusable = unusable.collect::<Result<_, Malformed>>().map_err(status::malformed)?;
+        let reason = cut(request.reason);
         span::unit(&key, &worker, None).in_scope(|| {
-            tracing::warn!(fatal = request.fatal, reason = request.reason, "unit failed");
+            tracing::warn!(fatal = request.fatal, reason, "unit failed");
         });
         let event = Event::Failed {
             unit: key.unit,
             worker: worker.clone(),
             fence: key.fence,
-            reason: request.reason,
+            reason,
             fatal: request.fatal,
             unusable,
         };
@@ -192,7 +202,7 @@ impl v1::fleet_server::Fleet for Fleet {
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
         let request = request.into_inner();
-        let worker = WorkerId(request.worker_id);
+        let worker = read_worker(request.worker_id)?;
         for key in request.keys {
             let key = read_key(key)?;
             let event = Event::Released {
@@ -213,7 +223,8 @@ impl v1::fleet_server::Fleet for Fleet {
         let request = request.into_inner();
         let key = read_key(status::required(request.key, "key")?)?;
         let wait = Duration::from_millis(request.wait_ms).min(RALLY_MAX);
-        let worker = WorkerId(request.worker_id);
+        few(bounds::PATH, "rendezvous", request.rendezvous.len())?;
+        let worker = read_worker(request.worker_id)?;
         let outcome = self.driver.rally(worker, key, request.rendezvous, wait).await;
         let outcome = outcome.map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(outcome.into()))
@@ -227,7 +238,7 @@ impl v1::fleet_server::Fleet for Fleet {
             sum.map_err(|_| status::malformed("`lost` must hold SHA-256 digests of 32 bytes"))
         });
         let lost = lost.collect::<Result<_, _>>()?;
-        let joined = self.driver.join(WorkerId(request.worker_id), key, lost).await;
+        let joined = self.driver.join(read_worker(request.worker_id)?, key, lost).await;
         joined.map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(v1::JoinResponse {}))
     }
@@ -237,9 +248,10 @@ impl v1::fleet_server::Fleet for Fleet {
         request: Request<v1::RecallVerdictsRequest>,
     ) -> Result<Response<v1::RecallVerdictsResponse>, Status> {
         let keys = request.into_inner().keys;
+        few(bounds::KEPT, "keys", keys.len())?;
         let keys: Vec<Digest> = keys.iter().map(|key| read_digest(key)).collect::<Result<_, _>>()?;
         let found = self.ledger.verdicts(&keys).await;
-        let found = found.map_err(|error| Status::unavailable(error.to_string()))?;
+        let found = found.map_err(|error| status::of_ledger(&error))?;
         let verdicts = keys.iter().zip(found).filter_map(|(key, text)| {
             // A row that cannot be read is as good as none.
             let record: VerdictRecord = serde_json::from_str(&text?).ok()?;
@@ -257,18 +269,23 @@ impl v1::fleet_server::Fleet for Fleet {
         &self,
         request: Request<v1::KeepVerdictsRequest>,
     ) -> Result<Response<v1::KeepVerdictsResponse>, Status> {
+        let verdicts = request.into_inner().verdicts;
+        few(bounds::KEPT, "verdicts", verdicts.len())?;
         let mut texts = Vec::new();
-        for kept in request.into_inner().verdicts {
+        for kept in verdicts {
             let key = read_digest(&kept.key)?;
             let record = status::required(kept.record, "record")?;
             let record: VerdictRecord = record.try_into().map_err(|error: Malformed| status::malformed(error))?;
+            if !record.is_numeric() {
+                return Err(status::malformed("a verdict holds a number that is none"));
+            }
             if record.is_judged() {
                 let text = serde_json::to_string(&record).map_err(|error| Status::internal(error.to_string()))?;
                 texts.push((key, text));
             }
         }
         let kept = self.ledger.keep_verdicts(&texts).await;
-        kept.map_err(|error| Status::unavailable(error.to_string()))?;
+        kept.map_err(|error| status::of_ledger(&error))?;
         Ok(Response::new(v1::KeepVerdictsResponse {}))
     }
 
@@ -276,13 +293,22 @@ impl v1::fleet_server::Fleet for Fleet {
         &self,
         request: Request<v1::DeregisterRequest>,
     ) -> Result<Response<v1::DeregisterResponse>, Status> {
-        let worker = WorkerId(request.into_inner().worker_id);
+        let worker = read_worker(request.into_inner().worker_id)?;
         self.driver
             .deregister(worker)
             .await
             .map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(v1::DeregisterResponse {}))
     }
+}
+
+fn read_worker(name: String) -> Result<WorkerId, Status> {
+    bounds::name("worker_id", &name).map_err(status::malformed)?;
+    Ok(WorkerId(name))
+}
+
+fn few(bound: Bound, at: &str, found: usize) -> Result<(), Status> {
+    bound.check(at, found).map_err(status::malformed)
 }
 
 fn read_digest(bytes: &[u8]) -> Result<Digest, Status> {

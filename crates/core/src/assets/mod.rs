@@ -1,9 +1,14 @@
 //! The contents of the files that a run specification names.
 
+mod check;
+mod count;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Digest;
 use crate::work::{Side, Task};
+
+pub use count::UnreadableAssets;
 
 /// Everything besides weights that a run reads, so that a worker needs no file of the machine that submitted it. The pictures
 /// that it names are blobs ([`RunAssets::blobs`]), stored before the run is submitted.
