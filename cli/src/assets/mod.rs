@@ -9,13 +9,14 @@ use std::path::Path;
 use gavel_core::ids::Digest;
 use gavel_core::spec::{EvaluatorName, InProcessSpec, MemberSpec, ReasonsSpec, RunSpec};
 use gavel_core::work::Task;
-use gavel_core::{LabelledPair, ModelFingerprints, RubricText, RunAssets};
+use gavel_core::{Annotations, LabelledPair, ModelFingerprints, RubricText, RunAssets};
 use gavel_eval::{EvalError, Evaluator};
 use gavel_models::Family;
 use gavel_models::load::fingerprint;
 use gavel_rubric::{JudgeTemplate, ReasonTemplate, RubricSet};
 use image::RgbImage;
 
+use self::prompts::Prompts;
 use crate::checks::Checks;
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
 use crate::files::read_text;
@@ -79,9 +80,14 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
     let reason_template = reasons.map(|reasons| checks.note(reason_template(reasons)));
     let labelled = labelled(spec, edits, &mut pictures);
     let labelled = checks.note(labelled.context("`evaluation.labelled` cannot be used"));
+    let (prompts, held_out) = (prompts?, held_out?);
     let assets = RunAssets {
-        prompts: prompts?,
-        held_out: held_out?,
+        prompts: prompts.tasks,
+        held_out: held_out.tasks,
+        annotations: Annotations {
+            prompts: prompts.annotations,
+            held_out: held_out.annotations,
+        },
         rubric: RubricText::new(rubric?.text()),
         template: template?,
         member_templates: member_templates?,
@@ -105,13 +111,13 @@ fn takes_sources(spec: &RunSpec) -> bool {
     Family::from_name(spec.model.family.as_str()).is_ok_and(Family::takes_sources)
 }
 
-fn held_out(spec: &RunSpec, edits: bool, pictures: &mut Pictures) -> Result<Vec<Task>> {
+fn held_out(spec: &RunSpec, edits: bool, pictures: &mut Pictures) -> Result<Prompts> {
     let Some(file) = &spec.prompts.held_out else {
-        return Ok(Vec::new());
+        return Ok(Prompts::default());
     };
     let prompts = prompts::read(file, edits, pictures)?;
     if let Some(evaluator) = evaluator(spec) {
-        for task in &prompts {
+        for task in &prompts.tasks {
             check_task(evaluator.as_ref(), task, pictures)?;
         }
     }
@@ -272,7 +278,9 @@ mod tests {
         red_square_on_white(96).save(folder.path().join("large.png")).unwrap();
         let read = |line: &str| {
             let spec = edits_of(folder.path(), line);
-            held_out(&spec, true, &mut Pictures::new()).map_err(|error| error.to_string())
+            held_out(&spec, true, &mut Pictures::new())
+                .map_err(|error| error.to_string())
+                .map(|prompts| prompts.tasks)
         };
         let good = read(r#"{"prompt": "make the red square blue", "source": "source.png"}"#);
         assert_eq!(good.unwrap()[0].sources.len(), 1);

@@ -18,5 +18,5 @@ pub mod schedule;
 pub mod spec;
 pub mod work;
 
-pub use assets::{LabelledPair, ModelFingerprints, RubricText, RunAssets, UnreadableAssets};
+pub use assets::{Annotation, Annotations, LabelledPair, ModelFingerprints, RubricText, RunAssets, UnreadableAssets};
 pub use hint::{Diagnostic, Hint};

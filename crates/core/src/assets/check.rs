@@ -1,16 +1,20 @@
 //! Whether a run's files fit: into the coordinator's memory, and into the messages that carry them.
 
+use serde_json::Value;
+
 use crate::bounds::{self, Bound};
 use crate::rpo;
 use crate::spec::{Problems, RunSpec};
 use crate::work::Task;
 
-use super::RunAssets;
+use super::{Annotation, RunAssets};
 
 /// What a task weighs beside its words: its place in a list, and in a message its index and the hashes of two pictures.
 const TASK_BYTES: u64 = 160;
 /// What a source picture weighs: its hash, in memory and in a message.
 const SOURCE_BYTES: u64 = 40;
+/// What a value weighs that was given along with a task.
+const VALUE_BYTES: u64 = 160;
 /// What a held-out prompt or a labelled pair weighs with its pictures, its verdict and its units.
 const JUDGED_BYTES: u64 = 640;
 /// What a match weighs with its verdict.
@@ -46,6 +50,8 @@ impl RunAssets {
             "evaluation.labelled",
             &mut problems,
         );
+        let values = self.annotated().count();
+        problems.at_most(values as u64, bounds::ANNOTATIONS, "prompts.train");
         for (key, text) in self.documents() {
             problems.length(text, bounds::DOCUMENT, key);
         }
@@ -77,6 +83,7 @@ impl RunAssets {
             + tasks * TASK_BYTES
             + sources as u64 * SOURCE_BYTES
             + judged * JUDGED_BYTES
+            + self.annotated().count() as u64 * VALUE_BYTES
             + step * ahead
     }
 
@@ -98,7 +105,18 @@ impl RunAssets {
     fn text_bytes(&self) -> u64 {
         let words = self.tasks().map(|task| task.words.len());
         let documents = self.documents().map(|(_, text)| text.len());
-        words.chain(documents).map(|bytes| bytes as u64).sum()
+        let annotations = self.annotated();
+        words
+            .chain(documents)
+            .chain(annotations)
+            .map(|bytes| bytes as u64)
+            .sum()
+    }
+
+    /// The length of the text of every value that was given along with a task: names and texts have one, numbers have none.
+    fn annotated(&self) -> impl Iterator<Item = usize> {
+        let annotations = self.annotations.prompts.values();
+        annotations.chain(self.annotations.held_out.values()).flat_map(values)
     }
 
     /// A unit travels in one message: no unit may be larger, whichever prompts it has.
@@ -135,6 +153,27 @@ impl RunAssets {
             format!("a unit of so many prompts has {verdicts} verdicts, at most {most} are taken: make it smaller")
         });
     }
+}
+
+fn values(annotation: &Annotation) -> Vec<usize> {
+    let mut lengths = Vec::new();
+    let mut open: Vec<&Value> = Vec::new();
+    for (name, value) in &annotation.fields {
+        lengths.push(name.len());
+        open.push(value);
+    }
+    while let Some(value) = open.pop() {
+        match value {
+            Value::Array(list) => open.extend(list),
+            Value::Object(fields) => {
+                lengths.extend(fields.keys().map(String::len));
+                open.extend(fields.values());
+            }
+            Value::String(text) => lengths.push(text.len()),
+            Value::Null | Value::Bool(_) | Value::Number(_) => lengths.push(0),
+        }
+    }
+    lengths
 }
 
 /// Checks the tasks of one file. The first that is too large is told; the text itself may be anything.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::RunAssets;
 use crate::bounds::{self, Exceeded};
@@ -27,6 +27,7 @@ struct Counts {
     held_out: Count,
     labelled: Count,
     member_templates: Count,
+    annotations: Values,
 }
 
 impl RunAssets {
@@ -40,6 +41,7 @@ impl RunAssets {
         bounds::HELD_OUT.check("prompts.held_out", counts.held_out.0)?;
         bounds::LABELLED.check("evaluation.labelled", counts.labelled.0)?;
         bounds::MEMBERS.check("judge.members", counts.member_templates.0)?;
+        bounds::ANNOTATIONS.check("prompts.train", counts.annotations.0)?;
         Ok(serde_json::from_str(text)?)
     }
 }
@@ -72,6 +74,66 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
+/// The number of values in a value, at whatever depth.
+#[derive(Default)]
+struct Values(usize);
+
+impl<'de> Deserialize<'de> for Values {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Counting;
+
+        impl<'de> Visitor<'de> for Counting {
+            type Value = Values;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Values, A::Error> {
+                let mut count = 1;
+                while let Some(Values(more)) = list.next_element()? {
+                    count += more;
+                }
+                Ok(Values(count))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Values, A::Error> {
+                let mut count = 1;
+                while let Some((_, Values(more))) = fields.next_entry::<IgnoredAny, Values>()? {
+                    count += 1 + more;
+                }
+                Ok(Values(count))
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Values, E> {
+                Ok(Values(1))
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Values, E> {
+                Ok(Values(1))
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Values, E> {
+                Ok(Values(1))
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Values, E> {
+                Ok(Values(1))
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Values, E> {
+                Ok(Values(1))
+            }
+
+            fn visit_unit<E>(self) -> Result<Values, E> {
+                Ok(Values(1))
+            }
+        }
+
+        deserializer.deserialize_any(Counting)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +155,21 @@ mod tests {
             "`prompts.held_out`: 20001 prompts, at most 20000 are taken"
         );
         assert!(RunAssets::from_stranger("[]").is_err());
+    }
+
+    #[test]
+    fn values_within_values_are_counted_before_they_are_read() {
+        let count = |text: &str| serde_json::from_str::<Values>(text).unwrap().0;
+        assert_eq!(count("[]"), 1);
+        assert_eq!(count(r#"{"a": [1, -2, 0.5, null, true, "x"], "b": {}}"#), 11);
+        let text = format!(
+            "{{\"annotations\": {{\"prompts\": {{\"0\": {{\"fields\": {{\"a\": [{}0]}}}}}}}}}}",
+            "0,".repeat(500_000)
+        );
+        let refused = RunAssets::from_stranger(&text).unwrap_err();
+        assert!(
+            refused.to_string().contains("values, at most 500000 are taken"),
+            "{refused}"
+        );
     }
 }
