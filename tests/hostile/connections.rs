@@ -6,7 +6,6 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::target::{DESCRIPTORS, Target};
-use crate::web::get;
 
 /// Connects without end, as it seems to the server, and says this on each connection.
 async fn half_open(address: SocketAddr, words: &[u8]) -> Vec<TcpStream> {
@@ -26,8 +25,7 @@ async fn connections_that_say_nothing_keep_nobody_out_and_leave_descriptors_for_
     let mut open = Vec::new();
     for words in ["", "GET / HT", "GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "] {
         open.extend(half_open(target.http(), words.as_bytes()).await);
-        let ready = get(target.http(), "/readyz").await;
-        assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+        target.answers().await;
     }
     for words in ["", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
         open.extend(half_open(target.grpc(), words.as_bytes()).await);

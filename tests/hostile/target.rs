@@ -130,11 +130,7 @@ impl Target {
     /// What is the point of each test: it is alive and within its memory, finishes the good run with a fleet of its own, and
     /// starts again on its ledger.
     pub(crate) async fn has_survived(mut self) {
-        assert!(
-            crate::web::get(self.http(), "/readyz")
-                .await
-                .starts_with("HTTP/1.1 200")
-        );
+        self.answers().await;
         self.finish_the_good_run().await;
         let peak = self.process.peak_kib();
         assert!(peak < MEMORY_KIB, "it has used {} MiB", peak >> 10);
@@ -144,6 +140,20 @@ impl Target {
         self.process = Process::start(&self.folder);
         let again = self.connection().await.runs().status(&self.good.id()).await;
         assert_eq!(again.expect("the good run").phase, Phase::Finished);
+    }
+
+    /// Waits until it says that it is ready. Attackers may hold every place for a moment.
+    pub(crate) async fn answers(&self) {
+        let asked = async {
+            while !crate::web::get(self.http(), "/readyz")
+                .await
+                .starts_with("HTTP/1.1 200")
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let answered = tokio::time::timeout(Duration::from_secs(60), asked).await;
+        assert!(answered.is_ok(), "not ready within a minute: {}", self.last_words());
     }
 
     async fn finish_the_good_run(&self) {

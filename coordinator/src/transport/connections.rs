@@ -18,8 +18,10 @@ use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-/// How long a new connection may take to say anything.
+/// How long a new connection may take to begin.
 const FIRST_WORD: Duration = Duration::from_secs(10);
+/// How much that is: the preface of HTTP/2, and less than any request that names its host.
+const FIRST_WORD_BYTES: usize = 24;
 /// The pause after an accept that failed because the process has no descriptor or memory left.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -179,7 +181,7 @@ impl Places {
             number,
             closed: Box::pin(connection.0.closed.clone().cancelled_owned()),
             connection,
-            first_word: Some(Box::pin(tokio::time::sleep(FIRST_WORD))),
+            first_word: Some((Box::pin(tokio::time::sleep(FIRST_WORD)), FIRST_WORD_BYTES)),
             places: Arc::clone(self),
         })
     }
@@ -197,8 +199,8 @@ pub(super) struct Placed {
     number: u64,
     connection: Connection,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Runs out unless something is read before.
-    first_word: Option<Pin<Box<Sleep>>>,
+    /// Runs out unless so many bytes are read before.
+    first_word: Option<(Pin<Box<Sleep>>, usize)>,
     places: Arc<Places>,
 }
 
@@ -228,11 +230,17 @@ impl Connected for Placed {
 impl AsyncRead for Placed {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.poll_closed(cx)?;
-        if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buffer) {
-            self.first_word = None;
+        let before = buffer.filled().len();
+        let this = &mut *self;
+        if let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buffer) {
+            let said = buffer.filled().len() - before;
+            this.first_word = this.first_word.take().filter(|(_, left)| said < *left);
+            if let Some((_, left)) = &mut this.first_word {
+                *left -= said;
+            }
             return Poll::Ready(read);
         }
-        if let Some(first_word) = &mut self.first_word {
+        if let Some((first_word, _)) = &mut this.first_word {
             ready!(first_word.as_mut().poll(cx));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }

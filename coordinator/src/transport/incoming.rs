@@ -13,7 +13,7 @@ use tonic::Status;
 use super::calls::CallLimits;
 
 /// Bytes of requests that are in memory at a time, over all connections.
-const BUDGET_BYTES: usize = 96 << 20;
+const BUDGET_BYTES: usize = 72 << 20;
 
 /// The memory that requests share. Clones share it too.
 #[derive(Debug, Clone)]

@@ -42,7 +42,7 @@ use outgoing::Outgoing;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// What a caller may send before it is read. Larger windows keep a longer road full; every connection may take so much memory.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const STREAM_WINDOW_BYTES: u32 = 512 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
 /// Open calls of one connection. Simulated fleets share connections.
 const STREAMS: u32 = 4_096;

@@ -20,7 +20,7 @@ const ANSWERS: usize = 8;
 /// Callers that are told of each change of a run.
 const WATCHERS: usize = 512;
 /// Uploads that are received at a time, and those that wait for their turn.
-const UPLOADS: usize = 32;
+const UPLOADS: usize = 16;
 const UPLOADS_WAITING: usize = 64;
 /// Of those the ones that are larger than [`SMALL_UPLOAD_BYTES`]: they are written in parts of several MiB.
 const LARGE_UPLOADS: usize = 3;
