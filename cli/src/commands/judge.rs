@@ -18,6 +18,7 @@ use super::dtype::DtypeArgument;
 use super::print_json;
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::{Context as _, Diagnostic, Result};
+use crate::output;
 use crate::runtime::ParentArguments;
 
 use super::worker::{AllowFolders, AllowServers, RelocationArguments};
@@ -181,7 +182,7 @@ pub(super) fn judge(arguments: &JudgeArguments) -> Result<()> {
         };
         print_json(&printed)?;
     } else {
-        print!("{}", describe(&record, &spent, &templates));
+        output::print(describe(&record, &spent, &templates))?;
     }
     Ok(())
 }

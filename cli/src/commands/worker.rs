@@ -127,7 +127,7 @@ pub(super) fn worker(
 ) -> Result<()> {
     let relocated = relocation.paths_from.as_deref().map(read_spec).transpose()?;
     block_on(async {
-        let shutdown = shutdown_token(parent);
+        let shutdown = shutdown_token(parent)?;
         let options = WorkerOptions {
             relocated,
             allowed,

@@ -46,6 +46,7 @@ pub(crate) fn assets() -> RunAssets {
     RunAssets {
         prompts: (0..10).map(|line| format!("prompt {line}").into()).collect(),
         held_out: (0..3).map(|line| format!("held out {line}").into()).collect(),
+        annotations: Default::default(),
         rubric: RubricText::new("the better picture wins"),
         template: "which?".into(),
         member_templates: Vec::new(),
