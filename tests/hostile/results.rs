@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use gavel_client::{Code, Introduction, Lease, LeaseAnswer};
+use gavel_client::{Code, Identity, Introduction, Lease, LeaseAnswer};
 use gavel_core::forecast::rehearsal;
-use gavel_core::ids::{Digest, WorkerId};
+use gavel_core::ids::Digest;
 use gavel_core::work::{LeaseKey, Outcome, Role, Side, Verdict, Vote};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
@@ -18,36 +18,30 @@ use crate::target::Target;
 /// A worker that does what it is told, until its result is changed.
 struct Liar {
     fleet: gavel_client::Fleet,
-    role: Role,
-    worker: WorkerId,
+    identity: Identity,
 }
 
 impl Liar {
     async fn register(target: &Target, role: Role) -> Self {
         let fleet = target.connection().await.fleet();
+        let identity = Identity::random(role);
         let introduction = Introduction {
-            role,
             host: "elsewhere".into(),
             device: "cpu".into(),
-            worker: None,
         };
-        let registered = fleet.register(&introduction).await.expect("registered");
-        Self {
-            fleet,
-            role,
-            worker: registered.worker,
-        }
+        fleet.register(&identity, &introduction).await.expect("registered");
+        Self { fleet, identity }
     }
 
     async fn lease(&self) -> Lease {
         match self
             .fleet
-            .lease(&self.worker, Duration::from_secs(20))
+            .lease(&self.identity, Duration::from_secs(20))
             .await
             .expect("an answer")
         {
             LeaseAnswer::Leased(lease) => *lease,
-            nothing => panic!("no work for a {}: {nothing:?}", self.role),
+            nothing => panic!("no work for a {}: {nothing:?}", self.identity.role()),
         }
     }
 
@@ -57,7 +51,7 @@ impl Liar {
         let rubric = target.good.assets.rubric.digest;
         let mut outcome = rehearsal::work(&target.good.spec, rubric, &lease.assignment);
         change(&mut outcome);
-        self.fleet.complete(&self.worker, &lease.key, outcome).await
+        self.fleet.complete(&self.identity, &lease.key, outcome).await
     }
 }
 
@@ -135,13 +129,13 @@ async fn wrong_fences_workers_and_giant_results_change_nothing() {
         };
         let refused = liar
             .fleet
-            .complete(&liar.worker, &key, outcome())
+            .complete(&liar.identity, &key, outcome())
             .await
             .expect_err("a wrong fence");
         assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
     }
     let other = Liar::register(&target, Role::Trainer).await;
-    let refused = other.fleet.complete(&other.worker, &lease.key, outcome()).await;
+    let refused = other.fleet.complete(&other.identity, &lease.key, outcome()).await;
     assert_eq!(refused.expect_err("another worker").code(), Code::FailedPrecondition);
     let record =
         gavel_core::work::VerdictRecord::failed(gavel_core::ids::PromptIndex(0), "x".repeat(4_000), Digest::of(b""));
@@ -151,7 +145,7 @@ async fn wrong_fences_workers_and_giant_results_change_nothing() {
             model: Digest::of(b""),
             seconds: 1.0,
         };
-        let refused = liar.fleet.complete(&liar.worker, &lease.key, giant).await;
+        let refused = liar.fleet.complete(&liar.identity, &lease.key, giant).await;
         assert_eq!(
             refused.expect_err("too many verdicts").code(),
             Code::InvalidArgument,
@@ -159,7 +153,7 @@ async fn wrong_fences_workers_and_giant_results_change_nothing() {
         );
     }
     liar.fleet
-        .release(&liar.worker, std::slice::from_ref(&lease.key))
+        .release(&liar.identity, std::slice::from_ref(&lease.key))
         .await
         .expect("given back");
     target.has_survived().await;

@@ -2,10 +2,14 @@
 
 use std::net::SocketAddr;
 
+use gavel_core::work::{Role, WorkerSecret};
+use gavel_proto::SECRET_METADATA;
 pub(crate) use gavel_proto::v1;
 use gavel_proto::v1::blobs_client::BlobsClient;
 use gavel_proto::v1::fleet_client::FleetClient;
 use gavel_proto::v1::runs_client::RunsClient;
+use tonic::Request;
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 
 /// A connection of its own.
@@ -35,6 +39,27 @@ impl Stranger {
     }
 }
 
+/// A judge that writes its messages itself.
+pub(crate) struct RawJudge(WorkerSecret);
+
+impl RawJudge {
+    pub(crate) fn new() -> Self {
+        Self(WorkerSecret::new([1; WorkerSecret::BYTES]))
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.0.name(Role::Judge).0
+    }
+
+    /// The message as this worker sends it.
+    pub(crate) fn sends<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let secret = MetadataValue::from_bytes(self.0.bytes());
+        request.metadata_mut().insert_bin(SECRET_METADATA, secret);
+        request
+    }
+}
+
 /// How a worker introduces itself that may stay.
 pub(crate) fn introduction(role: v1::Role) -> v1::RegisterRequest {
     v1::RegisterRequest {
@@ -44,6 +69,5 @@ pub(crate) fn introduction(role: v1::Role) -> v1::RegisterRequest {
         pid: 1,
         device: "cpu".into(),
         version: "0".into(),
-        ..v1::RegisterRequest::default()
     }
 }

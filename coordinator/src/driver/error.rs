@@ -45,8 +45,8 @@ pub enum DriverError {
     FilesDiffer {
         /// The run.
         run: RunId,
-        /// The keys that name the files.
-        differences: Vec<&'static str>,
+        /// The keys that name the files, with these.
+        differences: Vec<String>,
     },
     /// The coordinator's memory is bounded, and the runs that it has need it.
     #[error(

@@ -1,10 +1,12 @@
 //! HTTP: probes, metrics, the state as JSON, and the dashboard. It only reads.
 
 mod ask;
+mod end;
 mod guard;
 mod pairs;
 mod ready;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
@@ -51,6 +53,14 @@ struct Parts {
     rooms: Rooms,
 }
 
+/// What whoever starts the coordinator decides about its pages.
+pub(crate) struct Settings {
+    /// The names under which they are answered.
+    pub(crate) names: HostNames,
+    /// The folder in which people find the results of the runs, if somebody leaves them there.
+    pub(crate) results: Option<PathBuf>,
+}
+
 /// Serves until `shutdown`.
 pub(crate) async fn serve(
     listener: TcpListener,
@@ -58,9 +68,10 @@ pub(crate) async fn serve(
     blobs: Blobs,
     ledger: Arc<dyn Ledger>,
     rooms: Rooms,
-    names: HostNames,
+    settings: Settings,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let end = end::routes(driver.clone(), settings.results, shutdown.clone());
     let parts = Parts {
         readiness: Readiness::new(driver.clone(), ledger, blobs.clone()),
         driver,
@@ -81,8 +92,9 @@ pub(crate) async fn serve(
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this page can only be read")
         })
-        .layer(from_fn_with_state(names, guard))
-        .with_state(parts);
+        .with_state(parts)
+        .merge(end)
+        .layer(from_fn_with_state(settings.names, guard));
     transport::serve_http(listener, routes, shutdown).await
 }
 

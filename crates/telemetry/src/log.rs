@@ -14,5 +14,7 @@ pub fn start() {
         .with_env_filter(filter)
         .with_writer(|| CutLines(std::io::stderr()))
         .with_ansi(false)
+        // A log that nobody takes is lost; a complaint about it on the same standard error would be a panic.
+        .log_internal_errors(false)
         .init();
 }
