@@ -19,7 +19,7 @@ mod status;
 mod submit;
 mod verify;
 mod watch;
-mod worker;
+pub(crate) mod worker;
 
 use std::process::ExitCode;
 
@@ -107,15 +107,23 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
             &arguments.connect.addresses,
             arguments.parent,
             &arguments.relocation,
+            arguments.folders.allowed(),
         )?,
         Command::Trainer(arguments) => worker::worker(
             Role::Trainer,
             &arguments.connect.addresses,
             arguments.parent,
             &arguments.relocation,
+            arguments.folders.allowed(),
         )?,
-        Command::Judge(arguments) => match &arguments.connect {
-            Some(connect) => worker::worker(Role::Judge, &connect.addresses, arguments.parent, &arguments.relocation)?,
+        Command::Judge(arguments) => match arguments.coordinators()? {
+            Some(addresses) => worker::worker(
+                Role::Judge,
+                &addresses,
+                arguments.parent,
+                &arguments.relocation,
+                arguments.servers.and(&arguments.folders)?,
+            )?,
             None => judge::judge(&arguments)?,
         },
         Command::Submit(arguments) => submit::submit(&arguments)?,

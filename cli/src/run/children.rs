@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use gavel_core::spec::{FleetSpec, RunSpec};
 use gavel_core::work::Role;
 use gavel_review::{CoordinatorAddresses, RunFolder};
+use gavel_worker::Allowed;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::worker::as_arguments;
 use crate::diagnostic::{Context as _, Diagnostic, ERROR_FORMAT, Result, told_in};
 
 /// How often a process may end unasked before the run gives up.
@@ -298,10 +300,13 @@ impl Fleet {
         for (role, count) in counts(&spec.fleet) {
             for index in 0..count {
                 let name = format!("{role}-{index}");
+                let mut arguments = [role.name(), "--connect", coordinator, "--paths-from", &paths_from]
+                    .map(str::to_owned)
+                    .to_vec();
+                // The run is its user's own, and others that reach this coordinator get no more than it names.
+                arguments.extend(as_arguments(&Allowed::by(spec, role), role));
                 let command = ProcessCommand {
-                    arguments: [role.name(), "--connect", coordinator, "--paths-from", &paths_from]
-                        .map(str::to_owned)
-                        .to_vec(),
+                    arguments,
                     threads,
                     log: folder.logs().join(format!("{name}.log")),
                     name,

@@ -20,6 +20,9 @@ pub enum Role {
 }
 
 impl Role {
+    /// All roles.
+    pub const ALL: [Self; 3] = [Self::Sampler, Self::Judge, Self::Trainer];
+
     /// The role in one word: in log lines, labels of metrics and names of workers.
     pub fn name(self) -> &'static str {
         match self {
