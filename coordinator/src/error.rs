@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use gavel_core::hint::Hint;
 
+use crate::binding::BindingError;
 use crate::blobs::BlobError;
 use crate::ledger::LedgerError;
 use crate::replay::ReplayError;
@@ -36,6 +37,9 @@ pub enum Error {
     /// The blob store cannot be used.
     #[error("the blob store cannot be used")]
     Blobs(#[from] BlobError),
+    /// Ledger and blob store do not belong together.
+    #[error("the blob store does not belong to the ledger")]
+    Binding(#[from] BindingError),
     /// The ledger does not give back what was written.
     #[error("the ledger cannot be replayed")]
     Replay(#[from] ReplayError),
@@ -70,6 +74,7 @@ impl Hint for Error {
             }
             Self::Ledger(error) => error.hint(),
             Self::Blobs(error) => error.hint(),
+            Self::Binding(error) => error.hint(),
             Self::Replay(error) => error.hint(),
             Self::EndedAsStandby | Self::Serve { .. } | Self::Reflection(_) | Self::Panicked(_) => None,
         }

@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod binding;
 pub mod blobs;
 mod driver;
 mod error;
@@ -17,6 +18,7 @@ mod http;
 pub mod ledger;
 mod metrics;
 mod options;
+mod recovery;
 mod replay;
 mod server;
 mod standby;
@@ -26,9 +28,10 @@ mod transport;
 mod waiters;
 mod worker;
 
+pub use binding::{Adoption, BindingError};
 pub use driver::{DriverError, DriverHandle, Submitted};
 pub use error::Error;
 pub use options::CoordinatorOptions;
-pub use replay::{ReplayError, read_run, replay};
+pub use replay::{ReplayError, read_rows, read_run, replay};
 pub use server::{Coordinator, CoordinatorHandle, Listeners, Stores};
 pub use worker::WorkerStatus;

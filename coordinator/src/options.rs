@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::binding::Adoption;
+
 /// What a coordinator is told when it starts.
 #[derive(Debug, Clone)]
 pub struct CoordinatorOptions {
@@ -18,10 +20,15 @@ pub struct CoordinatorOptions {
     pub worker_timeout: Duration,
     /// The largest blob, in bytes.
     pub blob_bytes_max: u64,
+    /// How long blobs that nobody needs any more are kept before they are deleted.
+    pub trash: Duration,
+    /// Whether blobs that belong to another ledger, or to a newer state of this one, are taken over.
+    pub adoption: Adoption,
 }
 
 impl CoordinatorOptions {
-    /// The usual settings: a heartbeat every 5 seconds, workers given up after 20, blobs of at most 16 GiB.
+    /// The usual settings: a heartbeat every 5 seconds, workers given up after 20, blobs of at most 16 GiB,
+    /// a day in the trash.
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             data: data.into(),
@@ -30,6 +37,8 @@ impl CoordinatorOptions {
             heartbeat: Duration::from_secs(5),
             worker_timeout: Duration::from_secs(20),
             blob_bytes_max: 16 << 30,
+            trash: Duration::from_secs(24 * 3600),
+            adoption: Adoption::Refused,
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::binding;
 use crate::blobs::Blobs;
 use crate::driver::{Clock, Driver, DriverHandle};
 use crate::error::Error;
@@ -70,10 +71,8 @@ impl Stores {
         };
         let blobs = match &options.blobs {
             Some(url) => Blobs::open(url, options.blob_bytes_max).await?,
-            // A folder beside the ledger is this coordinator's alone.
             None => Blobs::open_folder(&options.data.join("blobs"), options.blob_bytes_max)
-                .await?
-                .exclusive(),
+                .await?,
         };
         Ok(Self { ledger, blobs })
     }
@@ -124,8 +123,10 @@ impl Coordinator {
         let http_address = address("HTTP", &listeners.http)?;
         let leadership = standby::lead(&stores.ledger, &listeners, &shutdown).await?;
         let heartbeat = options.heartbeat;
-        let (sweeper, bin) = Sweeper::new(stores.blobs.clone());
-        let (driver, handle) = Driver::recover(Arc::clone(&stores.ledger), options, bin, Clock::system()).await?;
+        binding::bind(stores.ledger.as_ref(), &stores.blobs, options.adoption).await?;
+        let identity = stores.ledger.identity().await?;
+        let (sweeper, chores) = Sweeper::new(stores.blobs.clone(), identity, options.trash);
+        let (driver, handle) = Driver::recover(Arc::clone(&stores.ledger), options, chores, Clock::system()).await?;
 
         let stop_driver = CancellationToken::new();
         let driver = tokio::spawn(driver.run(shutdown.clone(), stop_driver.clone()));
@@ -146,7 +147,15 @@ impl Coordinator {
             ledger,
             shutdown.clone(),
         ));
-        let ended = tokio::spawn(supervise(driver, servers, sweeper, leadership, shutdown, stop_driver));
+        let ended = tokio::spawn(supervise(
+            driver,
+            servers,
+            sweeper,
+            handle.clone(),
+            leadership,
+            shutdown,
+            stop_driver,
+        ));
         tracing::info!(grpc = %grpc_address, http = %http_address, "coordinator serves");
         Ok(CoordinatorHandle {
             grpc_address,
@@ -205,12 +214,13 @@ async fn supervise(
     mut driver: tokio::task::JoinHandle<Result<(), Error>>,
     mut servers: JoinSet<Result<(), Error>>,
     sweeper: Sweeper,
+    handle: DriverHandle,
     mut leadership: Leadership,
     shutdown: CancellationToken,
     stop_driver: CancellationToken,
 ) -> Result<(), Error> {
-    // It ends when the driver has, with everything deleted that the driver told it of.
-    let sweeper = tokio::spawn(sweeper.run());
+    // It ends when the driver has, with everything done that the driver told it of.
+    let sweeper = tokio::spawn(sweeper.run(handle));
     let first = tokio::select! {
         ended = &mut driver => {
             leadership.resign().await;

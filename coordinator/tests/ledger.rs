@@ -15,23 +15,30 @@ use gavel_core::ids::{Digest, Millis, RunId};
 use postgres::Postgres;
 
 fn run(name: &str, created: u64) -> RunRecord {
-    RunRecord {
-        run: RunId(name.into()),
-        spec: "{\"spec\":1}".into(),
-        assets: "{\"prompts\":[\"ein rotes Quadrat ✓\"]}".into(),
-        spec_sha256: "00".repeat(32),
-        created: Millis(created),
-    }
+    RunRecord::new(
+        RunId(name.into()),
+        "{\"spec\":1}".into(),
+        "{\"prompts\":[\"ein rotes Quadrat ✓\"]}".into(),
+        "00".repeat(32),
+        Millis(created),
+    )
 }
 
+/// An event that follows something: a ledger stores checksums, and does not look at them.
 fn event(run: &str, sequence: u64) -> EventRecord {
-    EventRecord {
-        run: RunId(run.into()),
-        sequence,
-        at: Millis(1_700_000_000_000 + sequence),
-        kind: "granted".into(),
-        event: format!("{{\"n\":{sequence}}}"),
+    let previous = Digest::of(&(sequence - 1).to_le_bytes());
+    let text = format!("{{\"n\":{sequence}}}");
+    let at = Millis(1_700_000_000_000 + sequence);
+    EventRecord::new(&previous, RunId(run.into()), sequence, at, "granted".into(), text)
+}
+
+/// Every run's row, in order.
+async fn rows(ledger: &impl Ledger) -> Vec<RunRecord> {
+    let mut rows = Vec::new();
+    for id in ledger.runs().await.expect("runs") {
+        rows.push(ledger.run(&id).await.expect("its row").expect("it is listed"));
     }
+    rows
 }
 
 /// The promises. `reopen` gives a ledger over the same storage, as after a restart.
@@ -108,11 +115,24 @@ async fn keeps_its_promises<L: Ledger>(reopen: impl AsyncFn() -> L) {
     ledger.append(&many).await.expect("many events");
     assert_eq!(ledger.events(&RunId("Later".into())).await.expect("events"), many);
     ledger.ready().await.expect("open");
+    let identity = ledger.identity().await.expect("a name");
     ledger.close().await;
 
     let ledger = reopen().await;
+    assert_eq!(ledger.identity().await.expect("the same name"), identity);
+    for (sequence, chain) in [
+        (0, Some(run("later", 20).chain)),
+        (2, Some(event("later", 2).chain)),
+        (3, None),
+    ] {
+        let found = ledger.chain(&RunId("later".into()), sequence).await;
+        assert_eq!(found.expect("an answer"), chain, "{sequence}");
+    }
+    let unknown = RunId("unknown".into());
+    assert_eq!(ledger.run(&unknown).await.expect("an answer"), None);
+    assert_eq!(ledger.chain(&unknown, 0).await.expect("an answer"), None);
     assert_eq!(
-        ledger.runs().await.expect("runs"),
+        rows(&ledger).await,
         // Of the same moment, in the order of their bytes.
         vec![run("earlier", 10), run("Later", 20), run("later", 20), run("many", 30)]
     );

@@ -8,11 +8,13 @@
 #[cfg(feature = "cloud")]
 mod cloud;
 mod error;
+mod identity;
 mod open;
 mod sweep;
+mod trash;
 mod writer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,6 +27,7 @@ use sha2::Digest as _;
 
 pub use error::BlobError;
 pub use sweep::Swept;
+pub use trash::Discarded;
 pub use writer::BlobWriter;
 
 /// The size in which large blobs are read and written, so that a coordinator's memory does not grow with a model's size. S3
@@ -41,8 +44,8 @@ pub struct Blobs {
     /// What people know this store by: the folder, or the address.
     location: Arc<str>,
     blob_bytes_max: u64,
-    /// Nobody but one coordinator stores blobs here.
-    exclusive: bool,
+    /// The folder, where it is one: for what no store lists.
+    folder: Option<PathBuf>,
 }
 
 impl Blobs {
@@ -60,7 +63,10 @@ impl Blobs {
             .map_err(|source| BlobError::from_store(&location, "open", source))?
             // The ledger may only name blobs that outlive a power cut, so a blob is on disk before its name is told.
             .with_fsync(true);
-        let blobs = Self::over(Arc::new(store), &location, blob_bytes_max);
+        let blobs = Self {
+            folder: Some(folder.to_owned()),
+            ..Self::over(Arc::new(store), &location, blob_bytes_max)
+        };
         blobs.check_writable().await?;
         Ok(blobs)
     }
@@ -71,20 +77,13 @@ impl Blobs {
             store,
             location: location.into(),
             blob_bytes_max,
-            exclusive: false,
+            folder: None,
         }
     }
 
-    /// Says that nobody but the coordinator of one ledger uses this store, so that whatever that ledger does not need may be
-    /// swept away.
-    #[must_use]
-    pub fn exclusive(mut self) -> Self {
-        self.exclusive = true;
-        self
-    }
-
-    pub(crate) fn is_exclusive(&self) -> bool {
-        self.exclusive
+    /// What people know this store by.
+    pub(crate) fn location(&self) -> &str {
+        &self.location
     }
 
     /// Writes and deletes a probe.

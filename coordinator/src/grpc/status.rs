@@ -26,12 +26,13 @@ pub(crate) fn of_driver(error: &DriverError) -> Status {
             let code = match source.as_ref() {
                 LedgerError::Full { .. } => Code::ResourceExhausted,
                 LedgerError::RunExists { .. } => Code::AlreadyExists,
-                LedgerError::Unreachable { .. } | LedgerError::Deposed { .. } => Code::Unavailable,
+                LedgerError::Unreachable { .. } | LedgerError::Deposed { .. } | LedgerError::Locked { .. } => Code::Unavailable,
                 _ => Code::Internal,
             };
             Status::new(code, Diagnostic::of(source.as_ref()).in_full())
         }
-        DriverError::Unserializable(_) => Status::internal(error.to_string()),
+        DriverError::SetAside { .. } => Status::data_loss(error.to_string()),
+        DriverError::NotReadable(_) => Status::invalid_argument(error.to_string()),
         DriverError::ShuttingDown => Status::unavailable(error.to_string()),
     }
 }

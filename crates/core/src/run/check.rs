@@ -127,6 +127,9 @@ impl Run {
         }
         for record in verdicts {
             let [first, second] = record.order_probabilities;
+            if record.votes.iter().any(|vote| vote.weight < 0.0) {
+                return invalid(format!("pair {}: a vote weighs less than nothing", record.prompt_index));
+            }
             let reasons = record.reasons.iter().map(|reason| reason.probability_first);
             let mut probabilities = [record.probability_first, first, second].into_iter().chain(reasons);
             if probabilities.any(|p| !(0.0..=1.0).contains(&p)) {
@@ -155,12 +158,6 @@ impl Run {
     ) -> Result<(), Objection> {
         if gradient.is_some() != (statistics.terms > 0) {
             return invalid("a gradient must be there exactly when it has terms");
-        }
-        if ![statistics.kl, statistics.loss, statistics.ratio_deviation]
-            .iter()
-            .all(|figure| figure.is_finite())
-        {
-            return invalid("statistics hold a figure that is not finite; such pairs belong to `skipped`");
         }
         if statistics.clipped > statistics.terms {
             return invalid("more terms are clipped than there are");

@@ -3,6 +3,7 @@
 mod assignment;
 mod blobs;
 mod lease_key;
+mod numbers;
 mod outcome;
 mod policy;
 pub mod rally;
