@@ -15,13 +15,24 @@ use uuid::Uuid;
 
 use crate::blobs::{BlobError, Blobs};
 use crate::error::Error;
-use crate::ledger::{Ledger, Position};
+use crate::ledger::Position;
+use crate::server::Stores;
 
 /// What a store knows of its ledger.
 #[derive(Debug, Serialize, Deserialize)]
 struct Mark {
-    ledger: Uuid,
+    #[serde(flatten)]
+    owner: Owner,
     runs: BTreeMap<RunId, Position>,
+}
+
+/// Whose a store is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Owner {
+    pub(crate) ledger: Uuid,
+    /// Every blob was stored under this ledger. A store that was in use before there were marks may hold another ledger's too:
+    /// there a blob without an owner is left alone.
+    pub(crate) sole: bool,
 }
 
 /// Why this ledger and this blob store do not belong together.
@@ -98,45 +109,43 @@ pub enum Adoption {
 ///
 /// # Errors
 /// [`BindingError`], unless the store may be adopted; either of them does not answer.
-pub(crate) async fn bind(ledger: &dyn Ledger, blobs: &Blobs, adoption: Adoption) -> Result<(), Error> {
-    let bound = match check(ledger, blobs).await {
+pub(crate) async fn bind(stores: &Stores, adoption: Adoption) -> Result<Owner, Error> {
+    let Stores { ledger, blobs } = stores;
+    let sole = match check(stores).await {
+        Ok(Some(owner)) => return Ok(owner),
+        Ok(None) => blobs.is_exclusive() || blobs.is_empty().await?,
         Err(Error::Binding(problem)) if adoption == Adoption::Allowed => {
             tracing::warn!(%problem, "the blobs are adopted as told");
-            Bound::No
+            true
         }
-        bound => bound?,
+        Err(error) => return Err(error),
     };
-    if bound == Bound::No {
-        mark(blobs, ledger.identity().await?, &BTreeMap::new()).await?;
-    }
-    Ok(())
+    let ledger = ledger.identity().await?;
+    let owner = Owner { ledger, sole };
+    mark(blobs, owner, &BTreeMap::new()).await?;
+    Ok(owner)
 }
 
-/// Whether a store has a mark.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Bound {
-    Yes,
-    No,
-}
-
-/// Whether the ledger holds all that the store's mark says. A store without a mark may belong to any ledger that has a run.
-pub(crate) async fn check(ledger: &dyn Ledger, blobs: &Blobs) -> Result<Bound, Error> {
+/// Whether the ledger holds all that the store's mark says; `None` where there is no mark. A store without one may belong to
+/// any ledger that has a run.
+pub(crate) async fn check(stores: &Stores) -> Result<Option<Owner>, Error> {
+    let Stores { ledger, blobs } = stores;
     let location = || blobs.location().to_owned();
     let Some(mark) = blobs.identity().await? else {
         if ledger.runs().await?.is_empty() && !blobs.is_empty().await? {
             return Err(BindingError::NoLedger { blobs: location() }.into());
         }
-        return Ok(Bound::No);
+        return Ok(None);
     };
     let mark: Mark = serde_json::from_slice(&mark).map_err(|source| BindingError::Unreadable {
         blobs: location(),
         source,
     })?;
     let found = ledger.identity().await?;
-    if found != mark.ledger {
+    if found != mark.owner.ledger {
         return Err(BindingError::OtherLedger {
             blobs: location(),
-            expected: mark.ledger,
+            expected: mark.owner.ledger,
             found,
             is_empty: ledger.runs().await?.is_empty(),
         }
@@ -156,13 +165,13 @@ pub(crate) async fn check(ledger: &dyn Ledger, blobs: &Blobs) -> Result<Bound, E
         }
         .into());
     }
-    Ok(Bound::Yes)
+    Ok(Some(mark.owner))
 }
 
-/// Writes down which ledger the store belongs to, and how far its runs reach.
-pub(crate) async fn mark(blobs: &Blobs, ledger: Uuid, runs: &BTreeMap<RunId, Position>) -> Result<(), BlobError> {
+/// Writes down whose the store is, and how far the ledger's runs reach.
+pub(crate) async fn mark(blobs: &Blobs, owner: Owner, runs: &BTreeMap<RunId, Position>) -> Result<(), BlobError> {
     let mark = Mark {
-        ledger,
+        owner,
         runs: runs.clone(),
     };
     // Names and numbers: nothing in it can fail to become JSON.

@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod backup;
 mod binding;
 pub mod blobs;
 mod driver;
@@ -28,6 +29,7 @@ mod transport;
 mod waiters;
 mod worker;
 
+pub use backup::{BackupError, Copied, copy};
 pub use binding::{Adoption, BindingError};
 pub use driver::{DriverError, DriverHandle, Submitted};
 pub use error::Error;

@@ -71,8 +71,10 @@ impl Stores {
         };
         let blobs = match &options.blobs {
             Some(url) => Blobs::open(url, options.blob_bytes_max).await?,
+            // A folder beside the ledger is this coordinator's alone.
             None => Blobs::open_folder(&options.data.join("blobs"), options.blob_bytes_max)
-                .await?,
+                .await?
+                .exclusive(),
         };
         Ok(Self { ledger, blobs })
     }
@@ -123,9 +125,8 @@ impl Coordinator {
         let http_address = address("HTTP", &listeners.http)?;
         let leadership = standby::lead(&stores.ledger, &listeners, &shutdown).await?;
         let heartbeat = options.heartbeat;
-        binding::bind(stores.ledger.as_ref(), &stores.blobs, options.adoption).await?;
-        let identity = stores.ledger.identity().await?;
-        let (sweeper, chores) = Sweeper::new(stores.blobs.clone(), identity, options.trash);
+        let owner = binding::bind(&stores, options.adoption).await?;
+        let (sweeper, chores) = Sweeper::new(stores.blobs.clone(), owner, options.trash);
         let (driver, handle) = Driver::recover(Arc::clone(&stores.ledger), options, chores, Clock::system()).await?;
 
         let stop_driver = CancellationToken::new();

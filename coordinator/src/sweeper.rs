@@ -7,9 +7,8 @@ use std::time::{Duration, SystemTime};
 use gavel_core::ids::{Digest, RunId};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::MissedTickBehavior;
-use uuid::Uuid;
 
-use crate::binding;
+use crate::binding::{self, Owner};
 use crate::blobs::{BlobError, Blobs, Swept};
 use crate::driver::DriverHandle;
 use crate::error::Error;
@@ -36,18 +35,18 @@ pub(crate) type ChoreSender = UnboundedSender<Chore>;
 
 pub(crate) struct Sweeper {
     blobs: Blobs,
-    ledger: Uuid,
+    owner: Owner,
     /// How long discarded blobs stay in the trash.
     trash: Duration,
     chores: UnboundedReceiver<Chore>,
 }
 
 impl Sweeper {
-    pub(crate) fn new(blobs: Blobs, ledger: Uuid, trash: Duration) -> (Self, ChoreSender) {
+    pub(crate) fn new(blobs: Blobs, owner: Owner, trash: Duration) -> (Self, ChoreSender) {
         let (sender, chores) = unbounded_channel();
         let sweeper = Self {
             blobs,
-            ledger,
+            owner,
             trash,
             chores,
         };
@@ -93,7 +92,7 @@ impl Sweeper {
             _ => None,
         });
         if let Some(runs) = mark
-            && let Err(error) = binding::mark(&self.blobs, self.ledger, runs).await
+            && let Err(error) = binding::mark(&self.blobs, self.owner, runs).await
         {
             tracing::warn!(%error, "the blob store takes no mark, so nothing is discarded");
             return;
@@ -122,18 +121,24 @@ impl Sweeper {
 
     async fn discard_all_but(&self, retained: &BTreeSet<Digest>) -> Result<(), BlobError> {
         let before = SystemTime::now() - GRACE;
-        let mut known = retained.clone();
-        for discarded in self.blobs.discarded(SystemTime::now()).await? {
-            known.extend(discarded.blobs);
-        }
-        let orphans = self.blobs.orphans(&known, before).await?;
-        if !orphans.is_empty() {
-            tracing::info!(blobs = orphans.len(), "old blobs without an owner discarded");
-            self.discard(&orphans).await?;
+        if self.owner.sole {
+            let mut known = retained.clone();
+            for discarded in self.blobs.discarded(SystemTime::now()).await? {
+                known.extend(discarded.blobs);
+            }
+            let orphans = self.blobs.orphans(&known, before).await?;
+            if !orphans.is_empty() {
+                tracing::info!(blobs = orphans.len(), "old blobs without an owner discarded");
+                self.discard(&orphans).await?;
+            }
         }
         let swept = self.blobs.sweep(before).await?;
         if swept.objects > 0 {
-            tracing::info!(objects = swept.objects, bytes = swept.bytes, "corrupt blobs and unfinished uploads deleted");
+            tracing::info!(
+                objects = swept.objects,
+                bytes = swept.bytes,
+                "corrupt blobs and unfinished uploads deleted"
+            );
         }
         Ok(())
     }
@@ -144,7 +149,9 @@ impl Sweeper {
         for discarded in self.blobs.discarded(SystemTime::now() - self.trash).await? {
             let blobs = discarded.blobs.clone();
             // It has ended, or does not know what every run needs: then nothing is deleted.
-            let Ok(Some(needed)) = driver.needed(blobs).await else { break };
+            let Ok(Some(needed)) = driver.needed(blobs).await else {
+                break;
+            };
             swept.add(self.blobs.empty(&discarded, &needed).await?);
         }
         Ok(swept)

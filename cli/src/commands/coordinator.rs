@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use gavel_coordinator::{Coordinator, CoordinatorOptions, Error, Listeners};
+use gavel_coordinator::{Adoption, Coordinator, CoordinatorOptions, Error, Listeners};
 use gavel_review::CoordinatorAddresses;
 
 use crate::diagnostic::Result;
@@ -35,6 +35,13 @@ pub(crate) struct CoordinatorArguments {
     /// A worker that was silent for this long is given up.
     #[arg(long, value_name = "DURATION", default_value = "20s")]
     pub(crate) worker_timeout: humantime::Duration,
+    /// How long blobs that no run needs any more are kept before they are deleted.
+    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    pub(crate) trash: humantime::Duration,
+    /// Start although the blobs belong to another ledger, or to a newer state of this one: blobs that this ledger does not name
+    /// are then deleted after --trash.
+    #[arg(long)]
+    pub(crate) adopt_blobs: bool,
     #[command(flatten)]
     pub(crate) parent: ParentArguments,
 }
@@ -48,6 +55,10 @@ pub(super) fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
         options.blobs = arguments.blobs;
         options.heartbeat = arguments.heartbeat.into();
         options.worker_timeout = arguments.worker_timeout.into();
+        options.trash = arguments.trash.into();
+        if arguments.adopt_blobs {
+            options.adoption = Adoption::Allowed;
+        }
         let handle = match Coordinator::start(options, listeners, shutdown).await {
             Err(Error::EndedAsStandby) => return Ok(()),
             started => started?,

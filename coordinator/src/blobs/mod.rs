@@ -44,6 +44,8 @@ pub struct Blobs {
     /// What people know this store by: the folder, or the address.
     location: Arc<str>,
     blob_bytes_max: u64,
+    /// Nobody but one coordinator stores blobs here.
+    exclusive: bool,
     /// The folder, where it is one: for what no store lists.
     folder: Option<PathBuf>,
 }
@@ -77,8 +79,21 @@ impl Blobs {
             store,
             location: location.into(),
             blob_bytes_max,
+            exclusive: false,
             folder: None,
         }
+    }
+
+    /// Says that nobody but the coordinator of one ledger uses this store, so that whatever that ledger does not need may be
+    /// swept away.
+    #[must_use]
+    pub fn exclusive(mut self) -> Self {
+        self.exclusive = true;
+        self
+    }
+
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.exclusive
     }
 
     /// What people know this store by.

@@ -44,7 +44,11 @@ impl Blobs {
     ///
     /// # Errors
     /// [`BlobError::Store`] when the store cannot be listed.
-    pub async fn orphans(&self, retained: &BTreeSet<Digest>, before: SystemTime) -> Result<BTreeSet<Digest>, BlobError> {
+    pub async fn orphans(
+        &self,
+        retained: &BTreeSet<Digest>,
+        before: SystemTime,
+    ) -> Result<BTreeSet<Digest>, BlobError> {
         let old = |modified| SystemTime::from(modified) < before;
         let blobs = self.store.list(None).try_filter_map(|object| {
             let blob = blob_at(&object.location).filter(|blob| old(object.last_modified) && !retained.contains(blob));

@@ -48,7 +48,9 @@ impl Driver {
             Err(LedgerError::RunExists { .. }) => {
                 // A database may report a write as failed that came through.
                 match take(self.ledger.as_ref(), &id, &mut self.state).await {
-                    Ok(_) => tracing::warn!(run = %id, "the run was in the ledger although storing it was reported as failed"),
+                    Ok(_) => {
+                        tracing::warn!(run = %id, "the run was in the ledger although storing it was reported as failed")
+                    }
                     Err(ReplayError::Ledger(error)) if !error.is_damage() => {
                         return Err(DriverError::Ledger(Arc::new(error)));
                     }

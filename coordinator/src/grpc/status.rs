@@ -26,7 +26,9 @@ pub(crate) fn of_driver(error: &DriverError) -> Status {
             let code = match source.as_ref() {
                 LedgerError::Full { .. } => Code::ResourceExhausted,
                 LedgerError::RunExists { .. } => Code::AlreadyExists,
-                LedgerError::Unreachable { .. } | LedgerError::Deposed { .. } | LedgerError::Locked { .. } => Code::Unavailable,
+                LedgerError::Unreachable { .. } | LedgerError::Deposed { .. } | LedgerError::Locked { .. } => {
+                    Code::Unavailable
+                }
                 _ => Code::Internal,
             };
             Status::new(code, Diagnostic::of(source.as_ref()).in_full())

@@ -195,7 +195,8 @@ fn changed(run: &RunId, row: Row) -> LedgerError {
     LedgerError::Corrupt {
         run: run.clone(),
         row,
-        problem: "the checksum does not fit: bytes have changed since they were written, or the row before is another".into(),
+        problem: "the checksum does not fit: bytes have changed since they were written, or the row before is another"
+            .into(),
     }
 }
 
@@ -266,17 +267,28 @@ mod tests {
     #[test]
     fn a_changed_byte_is_found_in_its_row() {
         run().check().unwrap();
-        let spec = RunRecord { spec: "[]".into(), ..run() };
+        let spec = RunRecord {
+            spec: "[]".into(),
+            ..run()
+        };
         assert_eq!(row_of(spec.check().unwrap_err()), Row::Spec);
-        let created = RunRecord { created: Millis(8), ..run() };
+        let created = RunRecord {
+            created: Millis(8),
+            ..run()
+        };
         assert_eq!(row_of(created.check().unwrap_err()), Row::Spec);
         let assets = run().assets.replace("gray", "gpay");
         assert_eq!(row_of(RunRecord { assets, ..run() }.check().unwrap_err()), Row::Assets);
 
-        let [first, second, third] = &events()[..] else { panic!() };
+        let [first, second, third] = &events()[..] else {
+            panic!()
+        };
         first.check(&run().chain).unwrap();
         second.check(&first.chain).unwrap();
-        let at = EventRecord { at: Millis(9), ..second.clone() };
+        let at = EventRecord {
+            at: Millis(9),
+            ..second.clone()
+        };
         assert_eq!(row_of(at.check(&first.chain).unwrap_err()), Row::Event(2));
         // One that is left out is missed by the next.
         assert_eq!(row_of(third.check(&first.chain).unwrap_err()), Row::Event(3));

@@ -55,8 +55,7 @@ impl State {
     /// Every run's status: the runs in the order of submission, then those that are set aside.
     pub(crate) fn statuses(&self, now: Millis) -> Vec<RunStatus> {
         let known = self.runs().map(|(run, _)| run.status(now));
-        let unreadable =
-            |(run, aside): (&RunId, &SetAside)| RunStatus::unreadable(run.clone(), &aside.reason, now);
+        let unreadable = |(run, aside): (&RunId, &SetAside)| RunStatus::unreadable(run.clone(), &aside.reason, now);
         known.chain(self.aside.iter().map(unreadable)).collect()
     }
 

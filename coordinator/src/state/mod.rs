@@ -123,7 +123,10 @@ impl State {
 
     /// Where the rows of each run end in the ledger, once the batch is there.
     pub(crate) fn positions(&self) -> BTreeMap<RunId, Position> {
-        self.runs.iter().map(|(id, state)| (id.clone(), state.position)).collect()
+        self.runs
+            .iter()
+            .map(|(id, state)| (id.clone(), state.position))
+            .collect()
     }
 
     /// The worker table with the leases that each holds.
@@ -161,7 +164,8 @@ impl State {
         };
         state.run.precheck(&event).map_err(refused)?;
         let kind = kind(&event);
-        let Written { text, value: event } = write(&event).map_err(|error| DriverError::NotReadable(error.to_string()))?;
+        let Written { text, value: event } =
+            write(&event).map_err(|error| DriverError::NotReadable(error.to_string()))?;
         let reported = Reported::of(&event, &state.run, now);
         let effects = state.run.apply(event, now).map_err(refused)?;
         reported.count(&mut self.workers);

@@ -112,7 +112,11 @@ impl Ledger for SimulatedLedger {
         let pages = self.pages();
         let event = |event: &&EventRecord| event.run == *run && event.sequence == sequence;
         Ok(match sequence {
-            0 => pages.runs.iter().find(|record| record.run == *run).map(|record| record.chain),
+            0 => pages
+                .runs
+                .iter()
+                .find(|record| record.run == *run)
+                .map(|record| record.chain),
             _ => pages.events.iter().find(event).map(|event| event.chain),
         })
     }

@@ -1,8 +1,8 @@
 //! The ledger's name, and the checksums of the rows that were written before there were any.
 
 use gavel_core::ids::RunId;
-use sqlx::postgres::{PgConnection, PgTransaction};
 use sqlx::Connection as _;
+use sqlx::postgres::{PgConnection, PgTransaction};
 use uuid::Uuid;
 
 use super::super::rows::{signed, unsealed_event, unsealed_run};
@@ -13,17 +13,26 @@ const PAGE: i64 = 1000;
 /// The ledger's name. A ledger that has none gets one, and its rows their checksums, in one transaction.
 pub(super) async fn identity(connection: &mut PgConnection) -> Result<Uuid, sqlx::Error> {
     const NAME: &str = "SELECT ledger FROM identity";
-    if let Some(name) = sqlx::query_scalar::<_, String>(NAME).fetch_optional(&mut *connection).await? {
+    if let Some(name) = sqlx::query_scalar::<_, String>(NAME)
+        .fetch_optional(&mut *connection)
+        .await?
+    {
         return parse(&name);
     }
     let mut transaction = connection.begin().await?;
     // Of coordinators that start at once, one goes first.
-    sqlx::query("LOCK TABLE identity IN EXCLUSIVE MODE").execute(&mut *transaction).await?;
-    let known = sqlx::query_scalar::<_, String>(NAME).fetch_optional(&mut *transaction).await?;
+    sqlx::query("LOCK TABLE identity IN EXCLUSIVE MODE")
+        .execute(&mut *transaction)
+        .await?;
+    let known = sqlx::query_scalar::<_, String>(NAME)
+        .fetch_optional(&mut *transaction)
+        .await?;
     if let Some(name) = known {
         return parse(&name);
     }
-    let runs: Vec<String> = sqlx::query_scalar("SELECT run_id FROM runs").fetch_all(&mut *transaction).await?;
+    let runs: Vec<String> = sqlx::query_scalar("SELECT run_id FROM runs")
+        .fetch_all(&mut *transaction)
+        .await?;
     let mut events = 0;
     for run in &runs {
         events += seal(&mut transaction, &RunId(run.clone())).await?;
@@ -35,7 +44,11 @@ pub(super) async fn identity(connection: &mut PgConnection) -> Result<Uuid, sqlx
         .await?;
     transaction.commit().await?;
     if !runs.is_empty() {
-        tracing::info!(runs = runs.len(), events, "the ledger had no checksums; its rows have them from now on");
+        tracing::info!(
+            runs = runs.len(),
+            events,
+            "the ledger had no checksums; its rows have them from now on"
+        );
     }
     Ok(name)
 }

@@ -30,7 +30,8 @@ const VERDICTS_AT_ONCE: usize = 256;
 static INSERTS: LazyLock<[(usize, String); 4]> = LazyLock::new(|| {
     [64, 16, 4, 1].map(|rows| {
         let values = vec!["(?, ?, ?, ?, ?, ?)"; rows].join(", ");
-        let statement = format!("INSERT INTO events (run_id, sequence, at_unix_ms, kind, event, chain) VALUES {values}");
+        let statement =
+            format!("INSERT INTO events (run_id, sequence, at_unix_ms, kind, event, chain) VALUES {values}");
         (rows, statement)
     })
 });
@@ -286,7 +287,10 @@ impl Ledger for SqliteLedger {
                     .await
                     .map_err(|error| self.failure(ACTION, error))?;
             }
-            transaction.commit().await.map_err(|error| self.failure(ACTION, error))?;
+            transaction
+                .commit()
+                .await
+                .map_err(|error| self.failure(ACTION, error))?;
         }
         Ok(())
     }

@@ -17,14 +17,20 @@ pub(super) async fn identity(pool: &SqlitePool) -> Result<Uuid, sqlx::Error> {
         return parse(&name);
     }
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
-    let known = sqlx::query_scalar::<_, String>(NAME).fetch_optional(&mut *transaction).await?;
+    let known = sqlx::query_scalar::<_, String>(NAME)
+        .fetch_optional(&mut *transaction)
+        .await?;
     if let Some(name) = known {
         return parse(&name);
     }
-    let runs = sqlx::query("SELECT CAST(run_id AS BLOB) AS run_id FROM runs").fetch_all(&mut *transaction).await?;
+    let runs = sqlx::query("SELECT CAST(run_id AS BLOB) AS run_id FROM runs")
+        .fetch_all(&mut *transaction)
+        .await?;
     let mut events = 0;
     for row in &runs {
-        let Ok(name) = String::from_utf8(row.bytes("run_id")?) else { continue };
+        let Ok(name) = String::from_utf8(row.bytes("run_id")?) else {
+            continue;
+        };
         let run = RunId(name);
         match seal(&mut transaction, &run).await {
             Ok(count) => events += count,
@@ -42,7 +48,11 @@ pub(super) async fn identity(pool: &SqlitePool) -> Result<Uuid, sqlx::Error> {
         .await?;
     transaction.commit().await?;
     if !runs.is_empty() {
-        tracing::info!(runs = runs.len(), events, "the ledger had no checksums; its rows have them from now on");
+        tracing::info!(
+            runs = runs.len(),
+            events,
+            "the ledger had no checksums; its rows have them from now on"
+        );
     }
     Ok(name)
 }

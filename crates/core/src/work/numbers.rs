@@ -18,8 +18,12 @@ impl Outcome {
         let mut numbers = Vec::new();
         self.numbers(&mut numbers);
         // Not a number is not within bounds either.
-        let (name, found) = numbers.into_iter().find(|(_, number)| !(-LARGEST..=LARGEST).contains(number))?;
-        Some(format!("`{name}` is {found}; it must be a number of at most {LARGEST:e}"))
+        let (name, found) = numbers
+            .into_iter()
+            .find(|(_, number)| !(-LARGEST..=LARGEST).contains(number))?;
+        Some(format!(
+            "`{name}` is {found}; it must be a number of at most {LARGEST:e}"
+        ))
     }
 
     fn numbers(&self, into: &mut Vec<Number>) {

@@ -77,7 +77,9 @@ impl Account {
             findings,
         };
         if let Err(problem) = history.record.check() {
-            accountant.findings.add(Rule::Checksums, "the run's row", problem.to_string());
+            accountant
+                .findings
+                .add(Rule::Checksums, "the run's row", problem.to_string());
         }
         let mut chain = history.record.chain;
         for (expected, stored) in (1..).zip(&history.events) {
