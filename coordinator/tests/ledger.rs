@@ -428,7 +428,7 @@ async fn rows_of_before_there_were_checksums_get_them_once_in_sqlite() {
     let url = format!("sqlite:{}", file.display());
     seals_what_was_written_before(
         async || SqliteLedger::open(&file).await.expect("a ledger"),
-        async |statement| {
+        async |statement: &str| {
             let mut connection = sqlx::SqliteConnection::connect(&url).await.expect("the ledger");
             let statement = sqlx::query(sqlx::AssertSqlSafe(statement.to_owned()));
             statement.execute(&mut connection).await.expect("SQL");
@@ -444,7 +444,7 @@ async fn rows_of_before_there_were_checksums_get_them_once_in_postgres() {
     let url = server.url("postgres");
     seals_what_was_written_before(
         async || PostgresLedger::open(&url).await.expect("a ledger"),
-        async |statement| server.sql("postgres", statement),
+        async |statement: &str| drop(server.sql("postgres", statement)),
     )
     .await;
 }

@@ -54,7 +54,7 @@ impl RunStatus {
             waiting: Waiting {
                 cause: WaitingFor::Nothing,
                 since_unix_ms: now.0,
-                text: format!("nothing: {reason}"),
+                text: "nothing: the run is set aside".into(),
             },
             phase: Phase::Failed { reason },
             created_unix_ms: None,
