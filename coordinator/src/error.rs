@@ -8,6 +8,7 @@ use crate::backup::BackupError;
 use crate::binding::BindingError;
 use crate::blobs::BlobError;
 use crate::ledger::LedgerError;
+use crate::lock::LockError;
 use crate::replay::ReplayError;
 
 /// Why a coordinator did not start, or ended before it was asked to.
@@ -32,6 +33,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// Another coordinator has the ledger or the blobs.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The ledger failed. Accepted work is safe; the process ends because its memory may be ahead of the disk.
     #[error("the ledger failed, so the coordinator stops")]
     Ledger(#[from] LedgerError),
@@ -76,6 +80,7 @@ impl Hint for Error {
             Self::Listen { .. } => {
                 Some("check that the address is one of this machine's; ports below 1024 need privileges".to_owned())
             }
+            Self::Lock(error) => error.hint(),
             Self::Ledger(error) => error.hint(),
             Self::Blobs(error) => error.hint(),
             Self::Binding(error) => error.hint(),

@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 mod backup;
 mod binding;
 pub mod blobs;
@@ -17,6 +18,7 @@ mod error;
 mod grpc;
 mod http;
 pub mod ledger;
+mod lock;
 mod metrics;
 mod options;
 mod recovery;
@@ -29,11 +31,13 @@ mod transport;
 mod waiters;
 mod worker;
 
+pub use address::{Address, InvalidAddress};
 pub use backup::{BackupError, Copied, copy};
 pub use binding::{Adoption, BindingError};
 pub use driver::{DriverError, DriverHandle, Submitted};
 pub use error::Error;
+pub use lock::{FolderLock, LockError};
 pub use options::CoordinatorOptions;
 pub use replay::{ReplayError, read_rows, read_run, replay};
-pub use server::{Coordinator, CoordinatorHandle, Listeners, Stores};
+pub use server::{Coordinator, CoordinatorHandle, LOCK_FILE, Listeners, Stores};
 pub use worker::WorkerStatus;

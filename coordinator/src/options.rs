@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::address::Address;
 use crate::binding::Adoption;
 
 /// What a coordinator is told when it starts.
@@ -11,9 +12,9 @@ pub struct CoordinatorOptions {
     /// The folder of `ledger.sqlite` and `blobs/`, unless these are elsewhere.
     pub data: PathBuf,
     /// The ledger's address ([`crate::ledger::open`]); `None` is `ledger.sqlite` in the data folder.
-    pub ledger: Option<String>,
+    pub ledger: Option<Address>,
     /// The blob store's address ([`crate::blobs::Blobs::open`]); `None` is `blobs/` in the data folder.
-    pub blobs: Option<String>,
+    pub blobs: Option<Address>,
     /// How often workers send heartbeats.
     pub heartbeat: Duration,
     /// A worker that was silent for this long is removed, and its leases go to others. At least a few heartbeats.
@@ -24,6 +25,8 @@ pub struct CoordinatorOptions {
     pub trash: Duration,
     /// Whether blobs that belong to another ledger, or to a newer state of this one, are taken over.
     pub adoption: Adoption,
+    /// The folder in which people find the results of the runs, if somebody leaves them there.
+    pub results: Option<PathBuf>,
 }
 
 impl CoordinatorOptions {
@@ -39,6 +42,7 @@ impl CoordinatorOptions {
             blob_bytes_max: 16 << 30,
             trash: Duration::from_secs(24 * 3600),
             adoption: Adoption::Refused,
+            results: None,
         }
     }
 }

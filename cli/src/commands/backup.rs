@@ -7,6 +7,7 @@ use clap::Args;
 use gavel_coordinator::{CoordinatorOptions, Copied, Stores, copy};
 
 use crate::diagnostic::{Diagnostic, Result};
+use crate::output;
 use crate::runtime::block_on;
 
 /// Where a coordinator keeps its ledger and its blobs.
@@ -17,10 +18,10 @@ pub(crate) struct StoresArguments {
     pub(crate) data: PathBuf,
     /// Ledger: postgres://USER@HOST/DATABASE, or a SQLite file [default: ledger.sqlite in --data].
     #[arg(long, value_name = "URL")]
-    pub(crate) ledger: Option<String>,
+    pub(crate) ledger: Option<Address>,
     /// Blobs: a folder, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX [default: blobs in --data].
     #[arg(long, value_name = "URL")]
-    pub(crate) blobs: Option<String>,
+    pub(crate) blobs: Option<Address>,
 }
 
 #[derive(Debug, Args)]
@@ -74,12 +75,16 @@ fn copy_runs(from: &CoordinatorOptions, to: &CoordinatorOptions) -> Result<ExitC
         unreadable,
         missing,
     } = &copied;
-    println!("{runs} runs, {events} events, {blobs} blobs of {bytes} bytes; every checksum and hash is right");
+    output::print_line(format_args!(
+        "{runs} runs, {events} events, {blobs} blobs of {bytes} bytes; every checksum and hash is right"
+    ))?;
     for (run, reason) in unreadable {
-        println!("NOT COPIED   run {run}: {reason}");
+        output::print_line(format_args!("NOT COPIED   run {run}: {reason}"))?;
     }
     for digest in missing {
-        println!("MISSING      blob {digest}: a run that needs it makes it again");
+        output::print_line(format_args!(
+            "MISSING      blob {digest}: a run that needs it makes it again"
+        ))?;
     }
     Ok(ExitCode::from(u8::from(!(unreadable.is_empty() && missing.is_empty()))))
 }

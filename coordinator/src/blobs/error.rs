@@ -50,6 +50,15 @@ pub enum BlobError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The environment does not say how to reach the store.
+    #[error("{location}: the blob store cannot be reached with these settings")]
+    Settings {
+        /// The store.
+        location: String,
+        /// What is wrong with them.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// The address is one of a cloud store, and this Gavel was built without the feature `cloud`.
     #[error("{location}: this gavel was built without cloud stores")]
     NotBuilt {
@@ -151,6 +160,9 @@ impl Hint for BlobError {
             }
             Self::Url { .. } => {
                 "write it as a folder, file:///PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
+            }
+            Self::Settings { .. } => {
+                "correct the variables of the environment that name endpoint, region and credentials (AWS_*, GOOGLE_*, AZURE_*; docs/storage.md)"
             }
             Self::NotBuilt { .. } => {
                 "build it with `cargo build --release --features cloud` (release images have it), or name a folder"

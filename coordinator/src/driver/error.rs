@@ -53,8 +53,8 @@ pub enum DriverError {
     FilesDiffer {
         /// The run.
         run: RunId,
-        /// The keys that name the files.
-        differences: Vec<&'static str>,
+        /// The keys that name the files, with these.
+        differences: Vec<String>,
     },
     /// Gradient sums are exchanged for a commit only.
     #[error("no gradient sums are exchanged for {0}")]

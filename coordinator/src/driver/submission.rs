@@ -81,6 +81,7 @@ impl Driver {
         }
         let differences = there.assets().differences(assets);
         if !differences.is_empty() {
+            let differences = there.spec().with_files(&differences);
             return Err(DriverError::FilesDiffer { run, differences });
         }
         Ok(Submitted {

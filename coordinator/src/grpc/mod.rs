@@ -1,6 +1,7 @@
 //! The gRPC services: requests become calls of the driver or of the blob store, and nothing else. Generated types stay here.
 
 mod blobs;
+mod caller;
 mod fleet;
 mod runs;
 pub(crate) mod status;

@@ -63,9 +63,10 @@ pub(super) fn of_blob(error: &BlobError) -> Status {
         BlobError::Misnamed { .. } => Code::Aborted,
         BlobError::TooLarge { .. } | BlobError::Url { .. } => Code::InvalidArgument,
         BlobError::NoSpace { .. } => Code::ResourceExhausted,
-        BlobError::Unwritable { .. } | BlobError::Denied { .. } | BlobError::NotBuilt { .. } => {
-            Code::FailedPrecondition
-        }
+        BlobError::Unwritable { .. }
+        | BlobError::Denied { .. }
+        | BlobError::Settings { .. }
+        | BlobError::NotBuilt { .. } => Code::FailedPrecondition,
         BlobError::Store { .. } => Code::Unavailable,
     };
     Status::new(code, Diagnostic::of(error).in_full())

@@ -1,7 +1,9 @@
 //! HTTP: probes, metrics, the state as JSON, and the dashboard. It only reads.
 
+mod end;
 mod pairs;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
@@ -45,8 +47,10 @@ pub(crate) async fn serve(
     driver: DriverHandle,
     blobs: Blobs,
     ledger: Arc<dyn Ledger>,
+    results: Option<PathBuf>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let end = end::routes(driver.clone(), results, shutdown.clone());
     let routes = Router::new()
         .route("/", get(async || Html(DASHBOARD)))
         .route("/healthz", get(async || "ok\n"))
@@ -58,7 +62,8 @@ pub(crate) async fn serve(
         .route("/api/v1/workers", get(workers))
         .route("/api/v1/blobs/{sha256}", get(blob))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such page"))
-        .with_state(Parts { driver, blobs, ledger });
+        .with_state(Parts { driver, blobs, ledger })
+        .merge(end);
     transport::serve_http(listener, routes, shutdown).await
 }
 

@@ -17,5 +17,5 @@ pub mod schedule;
 pub mod spec;
 pub mod work;
 
-pub use assets::{LabelledPair, ModelFingerprints, RubricText, RunAssets};
+pub use assets::{Annotation, Annotations, LabelledPair, ModelFingerprints, RubricText, RunAssets};
 pub use hint::{Diagnostic, Hint};

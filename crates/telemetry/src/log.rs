@@ -12,5 +12,7 @@ pub fn start() {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // A log that nobody takes is lost; a complaint about it on the same standard error would be a panic.
+        .log_internal_errors(false)
         .init();
 }

@@ -3,6 +3,7 @@
 //! The keys that every judge has are fields of [`JudgeSpec`]; those that only one kind of judge has are fields of that kind,
 //! which is a variant of [`JudgeBackEnd`]. In the file both stand side by side in one table, and `family` says which kind it is.
 
+mod address;
 mod back_end;
 mod ensemble;
 mod in_process;
@@ -20,6 +21,7 @@ use toml::Table;
 
 use super::problems::Problems;
 use super::section::Section;
+pub use address::{ServerAddress, ServerAddressError};
 pub use back_end::JudgeBackEnd;
 pub use ensemble::{EnsembleFamily, EnsembleSpec, MemberSpec};
 pub use in_process::{InProcessFamily, InProcessSpec};

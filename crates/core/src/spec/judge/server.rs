@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::address::{ServerAddress, ServerAddressError};
 use super::back_end::BackEnd;
 use crate::spec::problems::Problems;
 
@@ -65,15 +66,9 @@ impl BackEnd for ServerSpec {
 
     fn check(&self, at: &str, problems: &mut Problems) {
         let key = |name: &str| format!("{at}.{name}");
-        let endpoint = &self.endpoint;
-        problems.require(
-            endpoint.starts_with("http://") || endpoint.starts_with("https://"),
-            &key("endpoint"),
-            || format!("must be the server's base address, such as http://127.0.0.1:8000/v1, not \"{endpoint}\""),
-        );
-        problems.require(!endpoint.contains(['@', '?', '#']), &key("endpoint"), || {
-            "must hold neither a key nor a query: name the key's environment variable in api_key_env".into()
-        });
+        if let Err(error) = self.address() {
+            problems.add(key("endpoint"), error.to_string(), None);
+        }
         problems.require(!self.model.is_empty(), &key("model"), || {
             "must be set: the name under which the server knows the model".into()
         });
@@ -95,7 +90,15 @@ impl BackEnd for ServerSpec {
 }
 
 impl ServerSpec {
-    /// The address without a slash at its end, so that two spellings are one server.
+    /// The address, read.
+    ///
+    /// # Errors
+    /// [`ServerAddressError`] where it is none.
+    pub fn address(&self) -> Result<ServerAddress, ServerAddressError> {
+        self.endpoint.parse()
+    }
+
+    /// The address as it is written, without a slash at its end: the server's name in fingerprints and for people.
     pub fn base(&self) -> &str {
         self.endpoint.trim_end_matches('/')
     }
