@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use gavel_coordinator::{CoordinatorOptions, Copied, Stores, copy};
+use gavel_coordinator::{Address, CoordinatorOptions, Copied, Stores, copy};
 
 use crate::diagnostic::{Diagnostic, Result};
 use crate::output;
