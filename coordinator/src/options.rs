@@ -27,11 +27,15 @@ pub struct CoordinatorOptions {
     pub adoption: Adoption,
     /// The folder in which people find the results of the runs, if somebody leaves them there.
     pub results: Option<PathBuf>,
+    /// Names beside addresses and `localhost` under which the HTTP server answers.
+    pub host_names: Vec<String>,
+    /// The memory that the files and the steps in flight of all runs may take together, in bytes; a run beyond is refused.
+    pub run_bytes_max: u64,
 }
 
 impl CoordinatorOptions {
     /// The usual settings: a heartbeat every 5 seconds, workers given up after 20, blobs of at most 16 GiB,
-    /// a day in the trash.
+    /// a day in the trash, runs that take 128 MiB at most.
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             data: data.into(),
@@ -43,6 +47,8 @@ impl CoordinatorOptions {
             trash: Duration::from_secs(24 * 3600),
             adoption: Adoption::Refused,
             results: None,
+            host_names: Vec::new(),
+            run_bytes_max: 128 << 20,
         }
     }
 }

@@ -14,10 +14,12 @@ use crate::binding;
 use crate::blobs::Blobs;
 use crate::driver::{Clock, Driver, DriverHandle};
 use crate::error::Error;
+use crate::http::HostNames;
 use crate::ledger::{self, Leadership, Ledger, SqliteLedger};
 use crate::lock::FolderLock;
 use crate::options::CoordinatorOptions;
 use crate::sweeper::Sweeper;
+use crate::transport::Rooms;
 use crate::{grpc, http, metrics, standby};
 
 /// The lock of a coordinator, in its data folder.
@@ -148,9 +150,12 @@ impl Coordinator {
         };
         let grpc_address = address("gRPC", &listeners.grpc)?;
         let http_address = address("HTTP", &listeners.http)?;
-        let leadership = standby::lead(&stores.ledger, &listeners, &shutdown).await?;
+        let leadership = standby::lead(&stores.ledger, &listeners, &options.host_names, &shutdown).await?;
         let heartbeat = options.heartbeat;
-        let results = options.results.clone();
+        let settings = http::Settings {
+            names: HostNames::new(&options.host_names),
+            results: options.results.clone(),
+        };
         let owner = binding::bind(&stores, options.adoption).await?;
         let (sweeper, chores) = Sweeper::new(stores.blobs.clone(), owner, options.trash);
         let (driver, handle) = Driver::recover(Arc::clone(&stores.ledger), options, chores, Clock::system()).await?;
@@ -158,6 +163,7 @@ impl Coordinator {
         let stop_driver = CancellationToken::new();
         let driver = tokio::spawn(driver.run(shutdown.clone(), stop_driver.clone()));
         let mut servers = JoinSet::new();
+        let rooms = Rooms::new();
         let Stores { ledger, blobs } = stores;
         servers.spawn(grpc::serve(
             listeners.grpc,
@@ -165,6 +171,7 @@ impl Coordinator {
             blobs.clone(),
             Arc::clone(&ledger),
             heartbeat,
+            rooms.clone(),
             shutdown.clone(),
         ));
         servers.spawn(http::serve(
@@ -172,7 +179,8 @@ impl Coordinator {
             handle.clone(),
             blobs.clone(),
             ledger,
-            results,
+            rooms,
+            settings,
             shutdown.clone(),
         ));
         let ended = tokio::spawn(supervise(

@@ -102,6 +102,7 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
             judge: gavel_judge::fingerprint(&spec.judge).ok(),
         },
     };
+    checks.note(assets.check(spec))?;
     Some(Files { assets, pictures })
 }
 

@@ -47,6 +47,12 @@ pub(crate) struct CoordinatorArguments {
     /// Folder in which `gavel run` leaves the results, for the dashboard to name at the end.
     #[arg(long, value_name = "DIR", hide = true)]
     pub(crate) results: Option<PathBuf>,
+    /// A name, beside addresses and localhost, under which the dashboard may be asked for; several times for several names.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow_host: Vec<String>,
+    /// Memory that all runs' files and steps in flight may take together, in MiB; a run beyond is refused.
+    #[arg(long, value_name = "MIB", default_value_t = 128)]
+    pub(crate) run_memory: u64,
     #[command(flatten)]
     pub(crate) parent: ParentArguments,
 }
@@ -66,6 +72,8 @@ pub(super) fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
         if arguments.adopt_blobs {
             options.adoption = Adoption::Allowed;
         }
+        options.host_names = arguments.allow_host;
+        options.run_bytes_max = arguments.run_memory.saturating_mul(1 << 20);
         let handle = match Coordinator::start(options, listeners, shutdown).await {
             Err(Error::EndedAsStandby) => return Ok(()),
             started => started?,

@@ -103,6 +103,19 @@ pub enum BlobError {
 }
 
 impl BlobError {
+    /// What a caller from outside is told: nothing of where the blobs are, and no words of the store.
+    pub(crate) fn told(&self) -> String {
+        match self {
+            Self::Missing { digest, .. } => format!("no blob {digest}"),
+            Self::Corrupt { digest, found, .. } => format!("blob {digest} is corrupt, its bytes hash to {found}"),
+            Self::Misnamed { .. } | Self::TooLarge { .. } => self.to_string(),
+            Self::NoSpace { .. } => "no space left for blobs".to_owned(),
+            Self::Unwritable { .. } => "blobs cannot be written".to_owned(),
+            Self::Store { action, .. } => format!("cannot {action} the blob store"),
+            _ => "the blob store cannot be used".to_owned(),
+        }
+    }
+
     /// Sorts a store's failure by what its reader can do about it.
     pub(super) fn from_store(location: &str, action: &'static str, source: object_store::Error) -> Self {
         let location = location.to_owned();

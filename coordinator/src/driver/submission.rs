@@ -37,6 +37,7 @@ impl Driver {
             Err(DriverError::UnknownRun(_)) => {}
             Err(set_aside) => return Err(set_aside),
         }
+        self.find_room(&spec, &assets)?;
         let unreadable = |error: NotReadable| DriverError::NotReadable(error.to_string());
         let spec = write(&spec).map_err(unreadable)?;
         let assets = write(&assets).map_err(unreadable)?;
@@ -66,6 +67,16 @@ impl Driver {
             spec_sha256: submitted,
             existed: false,
         })
+    }
+
+    /// Refuses a run for which there is no memory beside the runs that are there.
+    fn find_room(&self, spec: &RunSpec, assets: &RunAssets) -> Result<(), DriverError> {
+        let taken = self.state.runs().map(|(run, _)| run.assets().footprint(run.spec()));
+        let (taken, needed, most) = (taken.sum(), assets.footprint(spec), self.options.run_bytes_max);
+        match needed.saturating_add(taken) <= most {
+            true => Ok(()),
+            false => Err(DriverError::NoRoom { needed, taken, most }),
+        }
     }
 
     /// The answer where a run of this name is there: it is the same if its keys and the contents of its files are.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gavel_core::bounds::{self, Bound, cut};
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::run::{Event, Refusal};
 use gavel_core::work::{LeaseKey, Role, VerdictRecord};
@@ -99,6 +100,13 @@ impl v1::fleet_server::Fleet for Fleet {
         }
         let role = v1::Role::try_from(request.role).map_err(status::malformed)?;
         let role = Role::try_from(role).map_err(status::malformed)?;
+        for (at, text) in [
+            ("host", &request.host),
+            ("device", &request.device),
+            ("version", &request.version),
+        ] {
+            bounds::name(at, text).map_err(status::malformed)?;
+        }
         let introduction = Introduction {
             id: caller::secret(&metadata)?.name(role),
             role,
@@ -181,14 +189,15 @@ impl v1::fleet_server::Fleet for Fleet {
         let key = read_key(status::required(request.key, "key")?)?;
         let unusable = request.unusable.into_iter().map(TryInto::try_into);
         let unusable = unusable.collect::<Result<_, Malformed>>().map_err(status::malformed)?;
+        let reason = cut(request.reason);
         span::unit(&key, &worker, None).in_scope(|| {
-            tracing::warn!(fatal = request.fatal, reason = request.reason, "unit failed");
+            tracing::warn!(fatal = request.fatal, reason, "unit failed");
         });
         let event = Event::Failed {
             unit: key.unit,
             worker: worker.clone(),
             fence: key.fence,
-            reason: request.reason,
+            reason,
             fatal: request.fatal,
             unusable,
         };
@@ -220,6 +229,7 @@ impl v1::fleet_server::Fleet for Fleet {
         let (Caller { worker, .. }, request) = caller::read(request)?;
         let key = read_key(status::required(request.key, "key")?)?;
         let wait = Duration::from_millis(request.wait_ms).min(RALLY_MAX);
+        few(bounds::PATH, "rendezvous", request.rendezvous.len())?;
         let outcome = self.driver.rally(worker, key, request.rendezvous, wait).await;
         let outcome = outcome.map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(outcome.into()))
@@ -244,13 +254,14 @@ impl v1::fleet_server::Fleet for Fleet {
     ) -> Result<Response<v1::RecallVerdictsResponse>, Status> {
         let (caller, request) = caller::read(request)?;
         self.check_judge(caller).await?;
+        few(bounds::KEPT, "keys", request.keys.len())?;
         let keys: Vec<Digest> = request
             .keys
             .iter()
             .map(|key| read_digest(key))
             .collect::<Result<_, _>>()?;
         let found = self.ledger.verdicts(&keys).await;
-        let found = found.map_err(|error| Status::unavailable(error.to_string()))?;
+        let found = found.map_err(|error| status::of_ledger(&error))?;
         let verdicts = keys.iter().zip(found).filter_map(|(key, text)| {
             // A row that cannot be read is as good as none.
             let record: VerdictRecord = serde_json::from_str(&text?).ok()?;
@@ -270,18 +281,22 @@ impl v1::fleet_server::Fleet for Fleet {
     ) -> Result<Response<v1::KeepVerdictsResponse>, Status> {
         let (caller, request) = caller::read(request)?;
         self.check_judge(caller).await?;
+        few(bounds::KEPT, "verdicts", request.verdicts.len())?;
         let mut texts = Vec::new();
         for kept in request.verdicts {
             let key = read_digest(&kept.key)?;
             let record = status::required(kept.record, "record")?;
             let record: VerdictRecord = record.try_into().map_err(|error: Malformed| status::malformed(error))?;
+            if !record.is_numeric() {
+                return Err(status::malformed("a verdict holds a number that is none"));
+            }
             if record.is_judged() {
                 let text = serde_json::to_string(&record).map_err(|error| Status::internal(error.to_string()))?;
                 texts.push((key, text));
             }
         }
         let kept = self.ledger.keep_verdicts(&texts).await;
-        kept.map_err(|error| Status::unavailable(error.to_string()))?;
+        kept.map_err(|error| status::of_ledger(&error))?;
         Ok(Response::new(v1::KeepVerdictsResponse {}))
     }
 
@@ -296,6 +311,10 @@ impl v1::fleet_server::Fleet for Fleet {
             .map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(v1::DeregisterResponse {}))
     }
+}
+
+fn few(bound: Bound, at: &str, found: usize) -> Result<(), Status> {
+    bound.check(at, found).map_err(status::malformed)
 }
 
 fn read_digest(bytes: &[u8]) -> Result<Digest, Status> {

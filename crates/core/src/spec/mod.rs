@@ -55,11 +55,13 @@ pub use optimizer::{LearningRateSchedule, OptimizerSpec};
 pub use paths::each_path;
 pub use problems::{Problem, Problems};
 pub use prompts::PromptsSpec;
-pub use run::RunSection;
+pub use run::{RunSection, check_run_name};
 pub use sampling::SamplingSpec;
 pub use trainer::{GradientExchange, TrainerSpec};
 
+use crate::bounds;
 use crate::ids::{Digest, RunId};
+use crate::rpo;
 use section::Section;
 
 /// Makes [`RunSpec`] and everything that must know each section from the one list of them.
@@ -200,8 +202,15 @@ impl RunSpec {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
+    /// Matches of one step: each candidate of a prompt against each other.
+    pub fn matches_per_step(&self) -> u64 {
+        let matches = rpo::match_count(self.sampling.candidates.into()) as u64;
+        matches * u64::from(self.prompts.per_step)
+    }
+
     fn check_into(&self, problems: &mut Problems) {
         self.check_sections(problems);
+        self.check_products(problems);
         problems.require(
             self.evaluation.is_none() || self.prompts.held_out.is_some(),
             "prompts.held_out",
@@ -217,6 +226,22 @@ impl RunSpec {
             "objective.ignore_last",
             || "must be false when sampling.steps is 1: there would be no step to train".into(),
         );
+    }
+
+    /// Bounds what keys that are each within their bounds come to together.
+    fn check_products(&self, problems: &mut Problems) {
+        let (prompts, candidates) = (self.prompts.per_step, self.sampling.candidates);
+        let matches = self.matches_per_step();
+        let most = bounds::MATCHES_PER_STEP.most;
+        problems.require(matches <= most, "prompts.per_step", || {
+            format!("{prompts} prompts with sampling.candidates = {candidates} are {matches} matches in a step, at most {most} are taken")
+        });
+        let all = u64::from(prompts) * u64::from(candidates);
+        let all = all.saturating_mul(self.run.steps.into());
+        let most = bounds::CANDIDATES.most;
+        problems.require(all <= most, "run.steps", || {
+            format!("{} steps of {prompts} prompts with {candidates} candidates are {all} candidates, at most {most} are taken", self.run.steps)
+        });
     }
 }
 

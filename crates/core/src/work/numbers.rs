@@ -3,10 +3,7 @@
 //! Each type is taken apart field by field: one that gets a new field does not compile until somebody says here what it holds.
 
 use super::{Outcome, Reason, ShardStatistics, VerdictRecord, Vote};
-
-/// The largest magnitude of a number in a result. Nothing that is measured comes near it, and the sum of as many of them as a
-/// run can have is still finite.
-const LARGEST: f64 = 1e100;
+use crate::bounds::{FIGURE_MAX, is_figure};
 
 /// A number of a result, with its name.
 type Number = (&'static str, f64);
@@ -17,12 +14,9 @@ impl Outcome {
     pub(crate) fn unusable_number(&self) -> Option<String> {
         let mut numbers = Vec::new();
         self.numbers(&mut numbers);
-        // Not a number is not within bounds either.
-        let (name, found) = numbers
-            .into_iter()
-            .find(|(_, number)| !(-LARGEST..=LARGEST).contains(number))?;
+        let (name, found) = numbers.into_iter().find(|(_, number)| !is_figure(*number))?;
         Some(format!(
-            "`{name}` is {found}; it must be a number of at most {LARGEST:e}"
+            "`{name}` is {found:?}: not finite, or too large to be added up (the most is {FIGURE_MAX:e})"
         ))
     }
 
@@ -177,6 +171,9 @@ mod tests {
             seconds: 1.0,
         };
         let problem = outcome.unusable_number().unwrap();
-        assert!(problem.contains("`kl` is 1") && problem.contains("1e100"), "{problem}");
+        assert!(
+            problem.contains("`kl` is 1e308") && problem.contains("1e100"),
+            "{problem}"
+        );
     }
 }

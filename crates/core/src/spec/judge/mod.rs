@@ -21,6 +21,7 @@ use toml::Table;
 
 use super::problems::Problems;
 use super::section::Section;
+use crate::bounds;
 pub use address::{ServerAddress, ServerAddressError};
 pub use back_end::JudgeBackEnd;
 pub use ensemble::{EnsembleFamily, EnsembleSpec, MemberSpec};
@@ -127,7 +128,7 @@ impl Section for JudgeSpec {
             "a judge template such as configs/judge/instruct.toml",
         );
         problems.require_set(&self.rubric, "judge.rubric", "a rubric set, or a text file of criteria");
-        problems.at_least_one(self.batch, "judge.batch");
+        problems.count(self.batch.into(), bounds::PER_STEP, "judge.batch");
         if let Some(reasons) = &self.reasons {
             reasons.check("judge.reasons", problems);
         }

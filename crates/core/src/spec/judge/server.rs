@@ -6,7 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::address::{ServerAddress, ServerAddressError};
 use super::back_end::BackEnd;
+use crate::bounds;
 use crate::spec::problems::Problems;
+
+/// A judge that takes a day for one answer is not there.
+const TIMEOUT_MAX: Duration = Duration::from_secs(86_400);
 
 /// The protocol that a judge's server speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -77,9 +81,20 @@ impl BackEnd for ServerSpec {
             &key("api_key_env"),
             || "must be the name of an environment variable, not the key itself".into(),
         );
-        problems.require(!self.timeout.is_zero(), &key("timeout"), || "must be above 0".into());
-        problems.at_least_one(self.concurrency, &key("concurrency"));
-        problems.at_least_one(self.attempts, &key("attempts"));
+        problems.length(&self.endpoint, bounds::PATH, &key("endpoint"));
+        problems.length(&self.model, bounds::NAME, &key("model"));
+        let variable = self.api_key_env.as_deref().unwrap_or_default();
+        problems.length(variable, bounds::NAME, &key("api_key_env"));
+        let timeout = self.timeout;
+        problems.require(!timeout.is_zero() && timeout <= TIMEOUT_MAX, &key("timeout"), || {
+            format!(
+                "must be above 0 and at most {}, not {}",
+                humantime::format_duration(TIMEOUT_MAX),
+                humantime::format_duration(timeout)
+            )
+        });
+        problems.count(self.concurrency.into(), bounds::REQUESTS, &key("concurrency"));
+        problems.count(self.attempts.into(), bounds::ATTEMPTS, &key("attempts"));
         for (name, price) in [
             ("prompt_price", self.prompt_price),
             ("completion_price", self.completion_price),

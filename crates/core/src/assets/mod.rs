@@ -1,5 +1,8 @@
 //! The contents of the files that a run specification names.
 
+mod check;
+mod count;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +10,8 @@ use serde_json::{Map, Value};
 
 use crate::ids::{Digest, PromptIndex};
 use crate::work::{Side, Task};
+
+pub use count::UnreadableAssets;
 
 /// Everything besides weights that a run reads, so that a worker needs no file of the machine that submitted it. The pictures
 /// that it names are blobs ([`RunAssets::blobs`]), stored before the run is submitted.
