@@ -105,7 +105,7 @@ impl Record<'_> {
             same_size(name, mask, source)?;
         }
         for name in [WORDS, SOURCES, TARGET, MASK].into_iter().flatten() {
-            self.fields.remove(*name);
+            self.fields.shift_remove(*name);
         }
         Ok(TaskRecord {
             place,
