@@ -21,6 +21,8 @@ use crate::server::Stores;
 
 /// Events in one transaction.
 const EVENTS_AT_ONCE: usize = 4096;
+/// Bytes of a blob in memory at a time.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// What was copied, and what could not be.
 #[derive(Debug, Default)]
@@ -117,7 +119,7 @@ async fn read(from: &Stores, id: &RunId) -> Result<(RunRecord, Vec<EventRecord>,
 }
 
 async fn copy_blob(from: &Stores, to: &Stores, digest: Digest) -> Result<u64, BlobError> {
-    let mut pieces = from.blobs.stream(&digest).await?;
+    let mut pieces = from.blobs.stream(&digest, PIECE_BYTES).await?;
     let mut writer = to.blobs.writer(digest);
     while let Some(piece) = pieces.next().await {
         writer.write(piece?).await?;
