@@ -97,9 +97,7 @@ impl Error {
     pub(crate) fn is_of_the_pair(&self) -> bool {
         matches!(
             self,
-            Self::LongPrompt(_)
-                | Self::Template(_)
-                | Self::Model(ModelError::Value { .. } | ModelError::Tokenize(_))
+            Self::LongPrompt(_) | Self::Template(_) | Self::Model(ModelError::Value { .. } | ModelError::Tokenize(_))
         )
     }
 }
