@@ -6,7 +6,7 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use gavel_core::RunAssets;
 use gavel_core::bounds::{self, cut};
 use gavel_core::ids::RunId;
-use gavel_core::run::RunStatus;
+use gavel_core::run::{Run, RunStatus};
 use gavel_core::spec::{RunSpec, check_run_name};
 use gavel_proto::v1;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::status;
 use crate::driver::DriverHandle;
-use crate::transport::Rooms;
+use crate::transport::{Busy, Kept, Rooms};
 
 /// A watcher gets at most one state in this time; changes in between are told together.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
@@ -42,52 +42,55 @@ impl v1::runs_server::Runs for Runs {
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         let request = request.into_inner();
-        // Megabytes of JSON keep a thread busy for a while.
-        let read = tokio::task::spawn_blocking(move || read_submission(&request)).await;
-        let (run, spec, assets) = read.map_err(|error| Status::internal(error.to_string()))??;
-        let submitted = self.driver.submit(run, spec, assets).await;
-        let submitted = submitted.map_err(|error| status::of_driver(&error))?;
-        Ok(Response::new(v1::SubmitResponse {
-            spec_sha256: submitted.spec_sha256.to_string(),
-            existed: submitted.existed,
-        }))
+        let driver = self.driver.clone();
+        let submitted = async move {
+            // Megabytes of JSON keep a thread busy for a while.
+            let read = tokio::task::spawn_blocking(move || read_submission(&request)).await;
+            let (run, spec, assets) = read.map_err(|error| Status::internal(error.to_string()))??;
+            let submitted = driver.submit(run, spec, assets).await;
+            let submitted = submitted.map_err(|error| status::of_driver(&error))?;
+            Ok(v1::SubmitResponse {
+                spec_sha256: submitted.spec_sha256.to_string(),
+                existed: submitted.existed,
+            })
+        };
+        answer(self.rooms.submission().await, submitted).await
     }
 
     async fn get_spec(&self, request: Request<v1::GetSpecRequest>) -> Result<Response<v1::GetSpecResponse>, Status> {
         let run = RunId(request.into_inner().run_id);
-        let room = self.rooms.spec().await.map_err(status::busy)?;
-        let look = |run: &gavel_core::run::Run| (run.spec().clone(), run.assets().clone(), run.spec_sha256());
-        let (spec, assets, digest) = self
-            .driver
-            .inspect(&run, look)
-            .await
-            .map_err(|error| status::of_driver(&error))?;
-        let mut response = Response::new(v1::GetSpecResponse {
-            spec_json: json(&spec)?,
-            assets_json: json(&assets)?,
-            spec_sha256: digest.to_string(),
-        });
-        response.extensions_mut().insert(room);
-        Ok(response)
+        let driver = self.driver.clone();
+        let spec = async move {
+            let look = |run: &Run| (run.spec().clone(), run.shared_assets(), run.spec_sha256());
+            let seen = driver.inspect(&run, look).await;
+            let (spec, assets, digest) = seen.map_err(|error| status::of_driver(&error))?;
+            Ok(v1::GetSpecResponse {
+                spec_json: json(&spec)?,
+                assets_json: json(&*assets)?,
+                spec_sha256: digest.to_string(),
+            })
+        };
+        answer(self.rooms.spec().await, spec).await
     }
 
     async fn get(&self, request: Request<v1::GetRunRequest>) -> Result<Response<v1::GetRunResponse>, Status> {
         let run = RunId(request.into_inner().run_id);
-        let room = self.rooms.answer().await.map_err(status::busy)?;
-        let mut response = Response::new(response(&current(&self.driver, &run).await?)?);
-        response.extensions_mut().insert(room);
-        Ok(response)
+        let driver = self.driver.clone();
+        let state = async move { response(&current(&driver, &run).await?) };
+        answer(self.rooms.answer().await, state).await
     }
 
     async fn list(&self, _: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
-        let room = self.rooms.answer().await.map_err(status::busy)?;
-        let statuses = self.driver.statuses().await;
-        let statuses = statuses.map_err(|error| status::of_driver(&error))?;
-        let status_json = statuses.into_iter().map(|status| json(&status.in_short()));
-        let status_json = status_json.collect::<Result<_, _>>()?;
-        let mut response = Response::new(v1::ListRunsResponse { status_json });
-        response.extensions_mut().insert(room);
-        Ok(response)
+        let driver = self.driver.clone();
+        let states = async move {
+            let states = driver.statuses().await;
+            let states = states.map_err(|error| status::of_driver(&error))?;
+            let status_json = states.into_iter().map(|state| json(&state.in_short()));
+            Ok(v1::ListRunsResponse {
+                status_json: status_json.collect::<Result<_, _>>()?,
+            })
+        };
+        answer(self.rooms.answer().await, states).await
     }
 
     async fn watch(&self, request: Request<v1::GetRunRequest>) -> Result<Response<Self::WatchStream>, Status> {
@@ -166,6 +169,18 @@ impl Watching {
         };
         Ok(Some((response(&status)?, self)))
     }
+}
+
+/// Makes an answer that may be large, in its room, which it keeps until it is sent.
+async fn answer<T: Send + 'static>(
+    room: Result<Kept, Busy>,
+    make: impl Future<Output = Result<T, Status>> + Send + 'static,
+) -> Result<Response<T>, Status> {
+    let room = room.map_err(status::busy)?;
+    let (made, room) = room.fill(make).await.map_err(status::busy)?;
+    let mut response = Response::new(made?);
+    response.extensions_mut().insert(room);
+    Ok(response)
 }
 
 async fn current(driver: &DriverHandle, run: &RunId) -> Result<RunStatus, Status> {

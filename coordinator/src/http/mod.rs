@@ -21,7 +21,7 @@ use futures::StreamExt as _;
 use gavel_core::bounds::cut;
 use gavel_core::hint::Hint;
 use gavel_core::ids::{Digest, RunId};
-use gavel_core::run::RunStatus;
+use gavel_core::run::{Run, RunStatus};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -118,12 +118,12 @@ async fn readyz(State(parts): State<Parts>) -> Result<&'static str, Problem> {
 }
 
 /// The answer takes room until it is sent: many who ask and do not read cost no more than a few.
-async fn answer<T: Serialize>(
-    parts: &Parts,
-    make: impl Future<Output = Result<T, DriverError>>,
+async fn answer<T: Serialize + Send + 'static>(
+    rooms: &Rooms,
+    make: impl Future<Output = Result<T, DriverError>> + Send + 'static,
 ) -> Result<Response, Problem> {
-    let room = parts.rooms.answer().await?;
-    let mut response = Json(make.await?).into_response();
+    let (made, room) = rooms.answer().await?.fill(make).await?;
+    let mut response = Json(made?).into_response();
     response.extensions_mut().insert(room);
     Ok(response)
 }
@@ -134,15 +134,18 @@ struct Runs {
 }
 
 async fn runs(State(parts): State<Parts>, _: Asked<Nothing>) -> Result<Response, Problem> {
-    let runs = async {
+    let rooms = parts.rooms.clone();
+    let runs = async move {
         let runs = parts.driver.statuses().await?;
         Ok(Runs { runs })
     };
-    answer(&parts, runs).await
+    answer(&rooms, runs).await
 }
 
 async fn run(State(parts): State<Parts>, Named(run): Named, _: Asked<Nothing>) -> Result<Response, Problem> {
-    answer(&parts, parts.driver.status(&RunId(run))).await
+    let rooms = parts.rooms.clone();
+    let state = async move { parts.driver.status(&RunId(run)).await };
+    answer(&rooms, state).await
 }
 
 #[derive(Deserialize)]
@@ -162,11 +165,13 @@ async fn run_pairs(
     Asked(query): Asked<PairsQuery>,
 ) -> Result<Response, Problem> {
     let limit = query.limit.unwrap_or(PAIRS).min(PAIRS_MAX);
-    let run = RunId(run);
-    let pairs = parts.driver.inspect(&run, move |run| Pairs {
-        pairs: pairs::latest(run, limit),
-    });
-    answer(&parts, pairs).await
+    let rooms = parts.rooms.clone();
+    let pairs = async move {
+        let look = move |run: &Run| pairs::latest(run, limit);
+        let pairs = parts.driver.inspect(&RunId(run), look).await?;
+        Ok(Pairs { pairs })
+    };
+    answer(&rooms, pairs).await
 }
 
 #[derive(Serialize)]
@@ -175,11 +180,12 @@ struct Workers {
 }
 
 async fn workers(State(parts): State<Parts>, _: Asked<Nothing>) -> Result<Response, Problem> {
-    let workers = async {
+    let rooms = parts.rooms.clone();
+    let workers = async move {
         let workers = parts.driver.workers().await?;
         Ok(Workers { workers })
     };
-    answer(&parts, workers).await
+    answer(&rooms, workers).await
 }
 
 async fn blob(State(parts): State<Parts>, Named(sha256): Named, _: Asked<Nothing>) -> Result<Response, Problem> {

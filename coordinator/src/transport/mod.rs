@@ -30,7 +30,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tower_service::Service as _;
 
-pub(crate) use rooms::{Busy, PIECE_BYTES, Rooms};
+pub(crate) use rooms::{Busy, Kept, PIECE_BYTES, Rooms};
 
 use crate::error::Error;
 use connections::{Connection, Places};

@@ -13,6 +13,8 @@ use super::incoming::RequestBudget;
 pub(crate) const PIECE_BYTES: usize = 256 << 10;
 /// Pieces of blobs that are in memory at a time, read and not sent yet.
 const PIECES: usize = 192;
+/// Submissions that are read and written at a time.
+const SUBMISSIONS: usize = 1;
 /// Descriptions of runs that are made or on their way at a time. Each may have the texts of the largest run, several times over.
 const SPECS: usize = 2;
 /// States of runs and lists that are made or on their way at a time.
@@ -37,6 +39,7 @@ pub(crate) struct Busy;
 #[derive(Debug, Clone)]
 pub(crate) struct Rooms {
     pieces: Arc<Semaphore>,
+    submissions: Arc<Semaphore>,
     specs: Arc<Semaphore>,
     answers: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
@@ -51,6 +54,7 @@ impl Rooms {
         let room = |places| Arc::new(Semaphore::new(places));
         Self {
             pieces: room(PIECES),
+            submissions: room(SUBMISSIONS),
             specs: room(SPECS),
             answers: room(ANSWERS),
             watchers: room(WATCHERS),
@@ -68,6 +72,11 @@ impl Rooms {
             pieces: Arc::clone(&self.pieces),
             first: Arc::new(Mutex::new(Some(first))),
         })
+    }
+
+    /// Room for a submission.
+    pub(crate) async fn submission(&self) -> Result<Kept, Busy> {
+        Kept::of_room(&self.submissions).await
     }
 
     /// Room for a run's description. To be put into the extensions of the answer, which keeps it until it is sent.
@@ -124,6 +133,17 @@ impl Kept {
             _permit: Arc::new(enter(room).await?),
             room: Arc::clone(room),
         })
+    }
+
+    /// Makes the answer, to its end even where the caller hangs up: what was asked for takes memory until then, and so it takes
+    /// room.
+    pub(crate) async fn fill<T: Send + 'static>(
+        self,
+        make: impl Future<Output = T> + Send + 'static,
+    ) -> Result<(T, Self), Busy> {
+        let made = tokio::spawn(async move { (make.await, self) });
+        // It is never cancelled; a panic has been told of already.
+        made.await.map_err(|_| Busy)
     }
 
     /// The room that the answer has a part of.

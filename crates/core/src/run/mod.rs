@@ -28,6 +28,7 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 
 pub use event::{Effect, Event, Refusal};
 pub use flight::StepInFlight;
@@ -65,7 +66,8 @@ pub struct Run {
     id: RunId,
     spec: RunSpec,
     spec_sha256: Digest,
-    assets: RunAssets,
+    /// Megabytes, perhaps: whoever looks at them or copies the run shares them.
+    assets: Arc<RunAssets>,
     created: Option<Millis>,
     /// `Stopped` or `Failed`; every other phase follows from the results.
     halted: Option<Phase>,
@@ -144,7 +146,7 @@ impl Run {
             spec_sha256: spec.digest(),
             spec,
             models: assets.models,
-            assets,
+            assets: Arc::new(assets),
             created: None,
             halted: None,
             grants: 0,
@@ -187,6 +189,11 @@ impl Run {
     /// The contents of the files that the spec names.
     pub fn assets(&self) -> &RunAssets {
         &self.assets
+    }
+
+    /// The same, for somebody who looks at them without the run.
+    pub fn shared_assets(&self) -> Arc<RunAssets> {
+        Arc::clone(&self.assets)
     }
 
     /// What has been produced.

@@ -195,7 +195,8 @@ impl Fleet {
     }
 
     pub(super) fn replay(&self) -> Run {
-        let mut run = Run::new(self.run.id.clone(), self.run.spec.clone(), self.run.assets.clone()).created(Millis(0));
+        let mut run =
+            Run::new(self.run.id.clone(), self.run.spec.clone(), self.run.assets().clone()).created(Millis(0));
         for (event, now) in &self.ledger {
             run.apply(event.clone(), *now).unwrap();
         }
