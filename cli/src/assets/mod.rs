@@ -13,11 +13,12 @@ use gavel_core::{LabelledPair, ModelFingerprints, RubricText, RunAssets};
 use gavel_eval::{EvalError, Evaluator};
 use gavel_models::Family;
 use gavel_models::load::fingerprint;
+use gavel_rubric::data::{Picture, ReadOptions};
 use gavel_rubric::{JudgeTemplate, ReasonTemplate, RubricSet};
 use image::RgbImage;
 
 use crate::checks::Checks;
-use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
+use crate::diagnostic::{Context as _, Diagnostic, Result};
 use crate::files::read_text;
 
 /// A run's files. `pictures` are those that the assets name by hash ([`RunAssets::blobs`]); they have to be stored as blobs
@@ -45,8 +46,14 @@ impl Files {
             .pictures
             .get(digest)
             .context("a picture of the run's files is missing")?;
-        Ok(image::load_from_memory(bytes).foreign()?.to_rgb8())
+        decode(bytes)
     }
+}
+
+/// Decodes a picture that was read from a file of the run.
+fn decode(bytes: &[u8]) -> Result<RgbImage> {
+    Picture::decode(bytes, &ReadOptions::local())
+        .map_err(|fault| Diagnostic::of(&fault).caused("a picture of the run's files cannot be used".into()))
 }
 
 /// The bytes of pictures, by hash.
@@ -121,7 +128,7 @@ fn held_out(spec: &RunSpec, edits: bool, pictures: &mut Pictures) -> Result<Vec<
 fn check_task(evaluator: &dyn Evaluator, task: &Task, pictures: &Pictures) -> Result<()> {
     let mut sources = Vec::new();
     for bytes in task.sources.iter().filter_map(|source| pictures.get(source)) {
-        sources.push(image::load_from_memory(bytes).foreign()?.to_rgb8());
+        sources.push(decode(bytes)?);
     }
     evaluator.check(&gavel_eval::Task {
         words: &task.words,

@@ -190,13 +190,7 @@ pub(super) fn sample(arguments: &SampleArguments) -> Result<()> {
     let adapter = arguments
         .adapter
         .as_deref()
-        .map(|place| {
-            let layers = sampler.denoiser().layers();
-            match place.is_file() {
-                true => LoraAdapter::import(place, layers),
-                false => LoraAdapter::load(place, layers),
-            }
-        })
+        .map(|place| LoraAdapter::open(place, sampler.denoiser().layers()))
         .transpose()?;
     let policy = match &adapter {
         Some(adapter) => Policy::Adapted {

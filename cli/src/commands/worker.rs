@@ -12,6 +12,7 @@ use gavel_worker::WorkerOptions;
 
 use super::connect::{self, Connect};
 use crate::diagnostic::{Context as _, Foreign as _, Result};
+use crate::files::read_text;
 use crate::runtime::{ParentArguments, block_on, shutdown_token};
 
 #[derive(Debug, Args)]
@@ -59,9 +60,7 @@ pub(super) fn worker(
 }
 
 fn read_spec(file: &Path) -> Result<RunSpec> {
-    let text = std::fs::read_to_string(file)
-        .foreign()
-        .with_context(|| format!("{}: cannot read", file.display()))?;
+    let text = read_text(file)?;
     serde_json::from_str(&text)
         .foreign()
         .with_context(|| format!("{}: not a run's configuration", file.display()))

@@ -15,6 +15,7 @@ pub mod rpo;
 pub mod run;
 pub mod schedule;
 pub mod spec;
+pub mod text;
 pub mod work;
 
 pub use assets::{LabelledPair, ModelFingerprints, RubricText, RunAssets};

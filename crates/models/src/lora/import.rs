@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
-use super::files::{DIFFUSERS_METADATA, DIFFUSERS_PREFIX, PEFT_PREFIX, to_f32};
+use super::files::{DIFFUSERS_METADATA, DIFFUSERS_PREFIX, PEFT_PREFIX, to_f32, twice};
 use super::{AdaptableLayers, LoraAdapter, LoraConfig, LoraError};
 
 /// ai-toolkit, ComfyUI.
@@ -120,16 +120,18 @@ fn sort<'a>(
             Part::A => &mut parts.a,
             Part::B => &mut parts.b,
             Part::Alpha => {
+                if let Some((other, _)) = &parts.alpha {
+                    return Err(twice(origin, name, other.clone()));
+                }
                 let alpha = scalar(origin, &name, &view)?;
                 parts.alpha = Some((name, alpha));
                 continue;
             }
         };
-        match factor {
-            None => *factor = Some((name, view)),
-            // The same factor under a second name.
-            Some(_) => foreign.push(name),
+        if let Some((other, _)) = factor {
+            return Err(twice(origin, name, other.clone()));
         }
+        *factor = Some((name, view));
     }
     foreign.sort();
     if modules.is_empty() {
@@ -232,6 +234,7 @@ fn check_alphas(origin: &str, modules: &BTreeMap<String, Parts>, config: &LoraCo
         Some((module, _)) if !alphas.is_empty() => Err(LoraError::Missing {
             origin: origin.to_owned(),
             name: format!("{module}{ALPHA_END}"),
+            instead: None,
         }),
         _ => Ok(()),
     }

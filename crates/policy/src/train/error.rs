@@ -130,7 +130,8 @@ impl Hint for Error {
         let hint = match self {
             Self::Load(error) => return error.hint(),
             Self::Lora(error) => return error.hint(),
-            Self::Model(_) | Self::Io(_) => return None,
+            Self::Model(error) => return error.hint(),
+            Self::Io(_) => return None,
             Self::File { source, .. } => return source.hint(),
             Self::OtherModel { .. } => "give samplers and trainers the same `model.path`, with the same files",
             Self::OtherAdapter { .. } => "sample and train with the same adapter",

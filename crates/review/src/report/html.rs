@@ -137,9 +137,9 @@ fn cell(comparison: &Comparison) -> Result<Cell, Error> {
 }
 
 fn change(source: &Picture, edited: &Picture) -> Result<String, Error> {
-    let fault = |source| Error::Picture {
+    let fault = |source: image::ImageError| Error::Picture {
         image: edited.digest,
-        source,
+        source: source.into(),
     };
     let png = difference::png(&source.decode()?, &edited.decode()?).map_err(fault)?;
     Ok(STANDARD.encode(png))
