@@ -26,6 +26,8 @@ use crate::files::read_text;
 pub(crate) struct Files {
     pub(crate) assets: RunAssets,
     pub(crate) pictures: Pictures,
+    /// What the user should know of them, a line each.
+    pub(crate) notices: Vec<String>,
 }
 
 impl Files {
@@ -77,7 +79,8 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
     let edits = takes_sources(spec);
     let prompts = prompts::read(&spec.prompts.train, edits, &mut pictures);
     let prompts = checks.note(prompts.context("`prompts.train` cannot be used"));
-    let held_out = held_out(spec, edits, &mut pictures).context("`prompts.held_out` cannot be used");
+    let mut notices: Vec<String> = prompts.iter().filter_map(|read| read.notice("prompts.train")).collect();
+    let held_out = held_out(spec, edits, &mut pictures, &mut notices).context("`prompts.held_out` cannot be used");
     let held_out = checks.note(check_painted_size(spec).and(held_out));
     let rubric = checks.note(RubricSet::load(&spec.judge.rubric));
     let template = checks.note(template(spec, edits));
@@ -87,7 +90,7 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
     let labelled = labelled(spec, edits, &mut pictures);
     let labelled = checks.note(labelled.context("`evaluation.labelled` cannot be used"));
     let assets = RunAssets {
-        prompts: prompts?,
+        prompts: prompts?.tasks,
         held_out: held_out?,
         rubric: RubricText::new(rubric?.text()),
         template: template?,
@@ -103,7 +106,11 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
             judge: gavel_judge::fingerprint(&spec.judge).ok(),
         },
     };
-    Some(Files { assets, pictures })
+    Some(Files {
+        assets,
+        pictures,
+        notices,
+    })
 }
 
 /// Whether the family of `model.family` edits source pictures.
@@ -111,11 +118,13 @@ fn takes_sources(spec: &RunSpec) -> bool {
     Family::from_name(spec.model.family.as_str()).is_ok_and(Family::takes_sources)
 }
 
-fn held_out(spec: &RunSpec, edits: bool, pictures: &mut Pictures) -> Result<Vec<Task>> {
+fn held_out(spec: &RunSpec, edits: bool, pictures: &mut Pictures, notices: &mut Vec<String>) -> Result<Vec<Task>> {
     let Some(file) = &spec.prompts.held_out else {
         return Ok(Vec::new());
     };
     let prompts = prompts::read(file, edits, pictures)?;
+    notices.extend(prompts.notice("prompts.held_out"));
+    let prompts = prompts.tasks;
     if let Some(evaluator) = evaluator(spec) {
         for task in &prompts {
             check_task(evaluator.as_ref(), task, pictures)?;
@@ -278,7 +287,7 @@ mod tests {
         red_square_on_white(96).save(folder.path().join("large.png")).unwrap();
         let read = |line: &str| {
             let spec = edits_of(folder.path(), line);
-            held_out(&spec, true, &mut Pictures::new()).map_err(|error| error.to_string())
+            held_out(&spec, true, &mut Pictures::new(), &mut Vec::new()).map_err(|error| error.to_string())
         };
         let good = read(r#"{"prompt": "make the red square blue", "source": "source.png"}"#);
         assert_eq!(good.unwrap()[0].sources.len(), 1);

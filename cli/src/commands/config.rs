@@ -1,10 +1,12 @@
 //! `gavel config`.
 
 use clap::Subcommand;
+use gavel_models::Family;
 
-use crate::assets;
+use crate::assets::{self, Files};
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::Result;
+use crate::preflight;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
@@ -23,7 +25,7 @@ fn check(arguments: &ConfigArguments) -> Result<()> {
     config::check_build(&spec)?;
     assets::check_model_folder(&spec)?;
     assets::check_judge_folders(&spec)?;
-    let assets = assets::read(&spec)?.assets;
+    let Files { assets, notices, .. } = assets::read(&spec)?;
     println!("{}: ok", arguments.file.display());
     println!("  run        {} (spec {})", spec.run.name, spec.digest().short());
     println!(
@@ -33,5 +35,14 @@ fn check(arguments: &ConfigArguments) -> Result<()> {
     );
     println!("  rubric     {}", assets.rubric.digest.short());
     println!("  labelled   {} pairs", assets.labelled.len());
+    // Whether the folder is whole is told by `gavel doctor`.
+    let too_long = Family::from_name(spec.model.family.as_str())
+        .ok()
+        .and_then(|family| family.inspect(&spec.model.path).ok())
+        .map(|model| preflight::too_long(&spec, model.as_ref(), &assets))
+        .transpose()?;
+    for notice in notices.iter().chain(too_long.iter().flatten()) {
+        println!("  notice     {notice}");
+    }
     Ok(())
 }

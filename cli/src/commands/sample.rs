@@ -15,7 +15,7 @@ use gavel_models::load::dtype;
 use gavel_models::lora::LoraAdapter;
 use gavel_policy::{Levels, Method, Negative, Policy, Prompt, Request, Sampler, TensorFile, encode_png};
 use gavel_rubric::data::{Picture, ReadOptions};
-use image::RgbImage;
+use image::{ImageFormat, RgbImage};
 
 use super::dtype::DtypeArgument;
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
@@ -183,6 +183,7 @@ pub(super) fn sample(arguments: &SampleArguments) -> Result<()> {
     if arguments.prompt.trim().is_empty() {
         return Err(Diagnostic::new("`--prompt` is empty").with_hint("say what to paint"));
     }
+    check_ending(&arguments.out)?;
     let sampling = sampling(arguments)?;
     let latents = arguments.latents.as_deref().map(read_latents).transpose()?;
     let family = Family::of_folder(&arguments.model)?;
@@ -297,6 +298,17 @@ fn sampling(arguments: &SampleArguments) -> Result<SamplingSpec> {
         batch: 1,
         max_policy_lag: 0,
     })
+}
+
+/// Refuses a name that says another format than the one that is written.
+fn check_ending(file: &Path) -> Result<()> {
+    match ImageFormat::from_path(file) {
+        Ok(ImageFormat::Png) | Err(_) => Ok(()),
+        Ok(_) => Err(
+            Diagnostic::new(format!("`--out {}`: pictures are written as PNG", file.display()))
+                .with_hint(format!("name it {}", file.with_extension("png").display())),
+        ),
+    }
 }
 
 /// The tensor `latents`, in storage order; the sampler checks its size. Of a whole trajectory, its first state would be too
