@@ -210,8 +210,9 @@ fn decode(pairs: &[Pair], context: &WorkContext) -> Result<BTreeMap<Digest, RgbI
     digests.dedup();
     let mut images = BTreeMap::new();
     for (digest, blob) in digests.iter().zip(context.get_many(&digests)?) {
-        let image = Picture::decode(&blob, &ReadOptions::local())
-            .map_err(|fault| WorkError::misleading(*digest, format!("the picture {digest} {fault}")))?;
+        let image = Picture::decode(&blob, &ReadOptions::local()).map_err(|fault| {
+            WorkError::misleading(*digest, format!("image blob {digest} cannot be decoded: it {fault}"))
+        })?;
         images.insert(*digest, image);
     }
     Ok(images)

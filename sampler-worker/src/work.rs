@@ -125,8 +125,12 @@ fn load(model: &ModelSpec) -> Result<Sampler, WorkError> {
 /// The pictures that a task edits.
 fn sources(prompt: &PromptTask, context: &WorkContext) -> Result<Vec<RgbImage>, WorkError> {
     let read = |digest: &Digest| {
-        Picture::decode(&context.get(digest)?, &ReadOptions::local())
-            .map_err(|fault| WorkError::misleading(*digest, format!("the source picture {digest} {fault}")))
+        Picture::decode(&context.get(digest)?, &ReadOptions::local()).map_err(|fault| {
+            WorkError::misleading(
+                *digest,
+                format!("source picture {digest} cannot be decoded: it {fault}"),
+            )
+        })
     };
     prompt.task.sources.iter().map(read).collect()
 }

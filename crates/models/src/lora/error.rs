@@ -231,8 +231,7 @@ impl Hint for LoraError {
             Self::Safetensors { .. } => "the file is incomplete or damaged: copy it again",
             Self::Shape { .. } => "check that the adapter was trained for this transformer",
             Self::Foreign { names, .. } | Self::Unused { names, .. } if are_original(names) => {
-                "these are names of FLUX's original code; let diffusers convert the file: \
-                 pipe.load_lora_weights(FILE); pipe.transformer.save_lora_adapter(DIR)"
+                "these layers of FLUX's original code cannot take an adapter here, modulations among them: train without them"
             }
             Self::Missing { .. } | Self::Unused { .. } | Self::Rank { .. } => {
                 "check that adapter_config.json and the weights belong together"

@@ -96,8 +96,13 @@ impl WordTokenizer {
                 pieces.push((rest, encoding));
                 return Ok(pieces);
             };
-            let first = rest[start..].chars().next().map_or(1, char::len_utf8);
-            let cut = start + first;
+            // A normalizer may have moved the offsets.
+            let start = rest.floor_char_boundary(start);
+            let Some(first) = rest[start..].chars().next() else {
+                pieces.push((rest, encoding));
+                return Ok(pieces);
+            };
+            let cut = start + first.len_utf8();
             let piece = if cut < end { &rest[..cut] } else { &rest[..start] };
             pieces.push((piece, self.encode(piece)?));
             rest = &rest[cut..];
