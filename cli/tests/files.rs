@@ -158,7 +158,7 @@ fn prompt_files_of_every_form_are_read_or_refused_by_name() {
         &format!("prompt,weight\n{},1\n{},2\n", words[0], words[1]),
     );
     assert!(
-        told.contains("fields that nothing reads") && told.contains("`weight` (2)"),
+        told.contains("fields that change neither a picture nor a verdict") && told.contains("`weight` (2)"),
         "{told}"
     );
     let utf16: Vec<u8> = "\u{feff}a cat\n".encode_utf16().flat_map(u16::to_le_bytes).collect();

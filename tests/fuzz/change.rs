@@ -108,14 +108,14 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 
 fn change(files: usize) -> impl Strategy<Value = Change> {
     prop_oneof![
-        (place(), 0..8_u8).prop_map(|(at, bit)| Change::Flip { at, bit }),
-        (place(), bytes()).prop_map(|(at, bytes)| Change::Put { at, bytes }),
-        (place(), bytes()).prop_map(|(at, bytes)| Change::Insert { at, bytes }),
-        (place(), any::<u8>()).prop_map(|(at, count)| Change::Remove { at, count }),
-        (place(), any::<u8>(), 1..64_u8).prop_map(|(at, count, times)| Change::Repeat { at, count, times }),
-        place().prop_map(|at| Change::Cut { at }),
+        1 => (place(), 0..8_u8).prop_map(|(at, bit)| Change::Flip { at, bit }),
+        1 => (place(), bytes()).prop_map(|(at, bytes)| Change::Put { at, bytes }),
+        1 => (place(), bytes()).prop_map(|(at, bytes)| Change::Insert { at, bytes }),
+        1 => (place(), any::<u8>()).prop_map(|(at, count)| Change::Remove { at, count }),
+        1 => (place(), any::<u8>(), 1..64_u8).prop_map(|(at, count, times)| Change::Repeat { at, count, times }),
+        1 => place().prop_map(|at| Change::Cut { at }),
         4 => (place(), proptest::sample::select(NUMBERS)).prop_map(|(at, number)| Change::Number { at, number }),
-        (place(), 0..files).prop_map(|(at, other)| Change::Join { at, other }),
+        1 => (place(), 0..files).prop_map(|(at, other)| Change::Join { at, other }),
     ]
 }
 

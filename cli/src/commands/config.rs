@@ -3,10 +3,10 @@
 use clap::Subcommand;
 use gavel_models::Family;
 
-use crate::assets::{self, Files};
+use crate::assets;
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::Result;
-use crate::preflight;
+use crate::{output, preflight};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
@@ -25,24 +25,25 @@ fn check(arguments: &ConfigArguments) -> Result<()> {
     config::check_build(&spec)?;
     assets::check_model_folder(&spec)?;
     assets::check_judge_folders(&spec)?;
-    let Files { assets, notices, .. } = assets::read(&spec)?;
-    println!("{}: ok", arguments.file.display());
-    println!("  run        {} (spec {})", spec.run.name, spec.digest().short());
-    println!(
-        "  prompts    {}, held out {}",
+    let files = assets::read(&spec)?;
+    let assets = &files.assets;
+    let mut text = format!("{}: ok\n", arguments.file.display());
+    text += &format!("  run        {} (spec {})\n", spec.run.name, spec.digest().short());
+    text += &format!(
+        "  prompts    {}, held out {}\n",
         assets.prompts.len(),
         assets.held_out.len()
     );
-    println!("  rubric     {}", assets.rubric.digest.short());
-    println!("  labelled   {} pairs", assets.labelled.len());
+    text += &format!("  rubric     {}\n", assets.rubric.digest.short());
+    text += &format!("  labelled   {} pairs\n", assets.labelled.len());
     // Whether the folder is whole is told by `gavel doctor`.
     let too_long = Family::from_name(spec.model.family.as_str())
         .ok()
         .and_then(|family| family.inspect(&spec.model.path).ok())
-        .map(|model| preflight::too_long(&spec, model.as_ref(), &assets))
+        .map(|model| preflight::too_long(&spec, model.as_ref(), assets))
         .transpose()?;
-    for notice in notices.iter().chain(too_long.iter().flatten()) {
-        println!("  notice     {notice}");
+    for notice in files.notices().iter().chain(too_long.iter().flatten()) {
+        text += &format!("  notice     {notice}\n");
     }
-    Ok(())
+    output::print(text)
 }

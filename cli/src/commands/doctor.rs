@@ -19,6 +19,7 @@ use gavel_trainer_worker::exchange;
 use crate::assets::{self, Files};
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
+use crate::output;
 use crate::preflight::{self, Weights};
 
 #[derive(Debug, Args)]
@@ -40,18 +41,19 @@ struct Table {
 }
 
 impl Table {
-    /// Prints one finding as it comes.
-    fn row<T>(&mut self, name: &str, found: Result<(String, T)>) -> Option<T> {
+    /// Prints one finding as it comes, and gives what was found if all is well with it.
+    fn row<T>(&mut self, name: &str, found: Result<(String, T)>) -> Result<Option<T>> {
         match found {
             Ok((text, value)) => {
-                println!("ok    {name:<12} {text}");
-                Some(value)
+                output::print_line(format_args!("ok    {name:<12} {text}"))?;
+                Ok(Some(value))
             }
             Err(error) => {
                 self.failed += 1;
                 let text = error.render().trim_end().replace('\n', "\n                   ");
-                println!("FAIL  {name:<12} {}", text.strip_prefix("error: ").unwrap_or(&text));
-                None
+                let text = text.strip_prefix("error: ").unwrap_or(&text);
+                output::print_line(format_args!("FAIL  {name:<12} {text}"))?;
+                Ok(None)
             }
         }
     }
@@ -62,27 +64,27 @@ pub(super) fn doctor(arguments: &DoctorArguments) -> Result<ExitCode> {
     let spec = table.row(
         "config",
         config::load(&arguments.config).map(|spec| (format!("spec {}", spec.digest().short()), spec)),
-    );
+    )?;
     if let Some(spec) = &spec {
-        let files = table.row("files", files(spec));
-        table.row("model", model(spec, files.as_ref()));
+        let files = table.row("files", files(spec))?;
+        table.row("model", model(spec, files.as_ref()))?;
         if let Some(files) = &files {
-            table.row("prompts", prompts(spec, files).map(only_text));
+            table.row("prompts", prompts(spec, files).map(only_text))?;
         }
-        table.row("judge", judge(spec, files.as_ref()));
+        table.row("judge", judge(spec, files.as_ref()))?;
         if spec.trainer.exchange == GradientExchange::Nccl {
-            table.row("exchange", exchange());
+            table.row("exchange", exchange())?;
         }
-        table.row("memory", memory(spec).map(only_text));
+        table.row("memory", memory(spec).map(only_text))?;
         let out = config::out_folder(spec, arguments.out.as_deref());
-        table.row("folder", preflight::folder(&out).map(only_text));
-        table.row("ports", preflight::ports(spec).map(only_text));
+        table.row("folder", preflight::folder(&out).map(only_text))?;
+        table.row("ports", preflight::ports(spec).map(only_text))?;
     }
     if table.failed == 0 {
-        println!("ready to run");
+        output::print_line("ready to run")?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{} of the checks failed", table.failed);
+    output::print_line(format_args!("{} of the checks failed", table.failed))?;
     Ok(ExitCode::FAILURE)
 }
 
@@ -102,7 +104,7 @@ fn files(spec: &RunSpec) -> Result<(String, Files)> {
 /// What the user should know of the prompts.
 fn prompts(spec: &RunSpec, files: &Files) -> Result<String> {
     let model = Family::from_name(spec.model.family.as_str())?.inspect(&spec.model.path)?;
-    let mut notices = files.notices.clone();
+    let mut notices = files.notices();
     notices.extend(preflight::too_long(spec, model.as_ref(), &files.assets)?);
     Ok(match notices.is_empty() {
         true => format!("none has more than {} tokens", spec.prompts.max_sequence_length),

@@ -15,6 +15,7 @@ use gavel_review::RunFolder;
 use crate::assets::{self, Files};
 use crate::checks::Checks;
 use crate::diagnostic::{Diagnostic, Result};
+use crate::output;
 pub(crate) use folders::{HostedJudge, endpoints, judges, too_long};
 pub(crate) use machine::{Weights, folder, memory, ports};
 
@@ -26,7 +27,7 @@ pub(crate) fn preflight(spec: &RunSpec, out: &Path, resume: bool) -> Result<File
     let started = Instant::now();
     let mut checks = Checks::default();
     let files = assets::read_all(spec, &mut checks);
-    let mut notices: Vec<String> = files.iter().flat_map(|files| files.notices.clone()).collect();
+    let mut notices: Vec<String> = files.iter().flat_map(Files::notices).collect();
     let model = checks.note(folders::model(spec));
     if let Some(model) = model.as_deref() {
         checks.note(folders::adapter(spec, model));
@@ -56,16 +57,16 @@ pub(crate) fn preflight(spec: &RunSpec, out: &Path, resume: bool) -> Result<File
     match (problems.len(), files) {
         (0, Some(files)) => {
             let seconds = started.elapsed().as_secs_f64();
-            println!("preflight    ok, {count} checks in {seconds:.1} s");
+            output::tell(format_args!("preflight    ok, {count} checks in {seconds:.1} s"));
             for notice in &notices {
-                println!("notice       {notice}");
+                output::tell(format_args!("notice       {notice}"));
             }
             Ok(files)
         }
         (1, _) => Err(problems.swap_remove(0)),
         (failed, _) => {
             for problem in &problems {
-                eprint!("{}", problem.render());
+                output::note(problem.render().trim_end());
             }
             Err(
                 Diagnostic::new(format!("{failed} of {count} checks failed; nothing was started"))

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
 use super::section::Section;
+use crate::bounds;
 
 /// `[limits]`: what a run puts up with before it stops.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,7 +30,7 @@ impl Default for LimitsSpec {
 
 impl Section for LimitsSpec {
     fn check(&self, problems: &mut Problems) {
-        problems.at_least_one(self.attempts, "limits.attempts");
+        problems.count(self.attempts.into(), bounds::ATTEMPTS, "limits.attempts");
         problems.positive(self.ratio_deviation, "limits.ratio_deviation");
     }
 }

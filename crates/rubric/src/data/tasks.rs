@@ -2,7 +2,6 @@
 //!
 //! A text file has a prompt on each line. Records name their words and pictures as the common public sets do.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -89,15 +88,6 @@ pub fn read(file: &Path, edits: bool, options: &ReadOptions<'_>) -> Result<Vec<T
         })
     };
     records.into_iter().map(task).collect()
-}
-
-/// The fields of tasks that nothing reads, each with the number of records that have it.
-pub fn unread_fields(tasks: &[TaskRecord]) -> BTreeMap<&str, usize> {
-    let mut counts = BTreeMap::new();
-    for name in tasks.iter().flat_map(|task| task.fields.keys()) {
-        *counts.entry(name.as_str()).or_insert(0) += 1;
-    }
-    counts
 }
 
 impl Record<'_> {
@@ -231,15 +221,6 @@ mod tests {
             expected,
             "blank lines at the end"
         );
-    }
-
-    #[test]
-    fn fields_that_nothing_reads_are_counted() {
-        let folder = folder();
-        let text = "{\"prompt\": \"a\", \"weight\": 2, \"text\": \"x\"}\n{\"prompt\": \"b\", \"weight\": 1}\n";
-        let tasks = read_in(folder.path(), "p.jsonl", text, false).unwrap();
-        let unread: Vec<(&str, usize)> = unread_fields(&tasks).into_iter().collect();
-        assert_eq!(unread, [("text", 1), ("weight", 2)]);
     }
 
     #[test]
