@@ -221,13 +221,16 @@ pub(crate) enum NotReadable {
 /// Writes a record as text and reads it back, before anybody relies on it.
 ///
 /// Every record goes to the ledger through here. JSON has no form for some values (a number that is not finite becomes `null`),
-/// and what cannot be read back must be refused while its sender still listens, not found at the next start. Equality is that of
-/// the texts: it also holds for values that are not equal to themselves.
-pub(crate) fn write<T: Serialize + DeserializeOwned>(value: &T) -> Result<Written<T>, NotReadable> {
+/// and what cannot be read back must be refused while its sender still listens, not found at the next start. A number that is none
+/// is not equal to itself, so that it never passes.
+pub(crate) fn write<T>(value: &T) -> Result<Written<T>, NotReadable>
+where
+    T: Serialize + DeserializeOwned + PartialEq,
+{
     let text = serde_json::to_string(value)?;
-    let value: T = serde_json::from_str(&text)?;
-    match serde_json::to_string(&value)? == text {
-        true => Ok(Written { text, value }),
+    let back: T = serde_json::from_str(&text)?;
+    match back == *value {
+        true => Ok(Written { text, value: back }),
         false => Err(NotReadable::Other),
     }
 }
