@@ -238,6 +238,19 @@ mod tests {
     }
 
     #[test]
+    fn an_object_of_named_records_is_read_in_its_order() {
+        let folder = folder();
+        let text = json!({
+            "b1": {"edit_prompt": "make it red", "source": "a.png", "edit_type": "alter"},
+            "a2": {"edit_prompt": "remove it", "source": "b.png", "id": 7},
+        });
+        let tasks = read_in(folder.path(), "e.json", &text.to_string(), true).unwrap();
+        assert_eq!([&*tasks[0].words, &*tasks[1].words], ["make it red", "remove it"]);
+        assert_eq!(tasks[0].fields["id"], "b1");
+        assert_eq!(tasks[1].fields["id"], 7);
+    }
+
+    #[test]
     fn an_edit_has_sources_under_every_name_and_keeps_its_other_fields() {
         let folder = folder();
         for name in SOURCES {
