@@ -228,7 +228,7 @@ where
 {
     let text = serde_json::to_string(value)?;
     let read: T = serde_json::from_str(&text)?;
-    // A number that is none is not equal to itself, and stands in some records on purpose, as text.
+    // A number that is none is not equal to itself. The norm of a gradient that has diverged is one, and is written as text.
     let is_same = match value.eq(value) {
         true => read == *value,
         false => format!("{read:?}") == format!("{value:?}"),

@@ -1,7 +1,7 @@
 //! Files that people write about pictures: tasks to sample from ([`tasks`]), and labelled examples to learn from
 //! ([`LabelledSet`]).
 //!
-//! A file is a JSON array, JSON Lines or YAML. Pictures are named by a path (absolute, or relative to the file), an http(s) address or
+//! A file is a JSON array, JSON Lines or YAML; prompts may also be the lines of a text, and tasks the rows of a table. Pictures are named by a path (absolute, or relative to the file), an http(s) address or
 //! a data URL. Whatever is wrong with a record is told with file, record and field, before anything starts.
 
 mod error;
@@ -14,7 +14,7 @@ pub mod tasks;
 #[cfg(test)]
 mod tests;
 
-pub use error::{DataError, Expected, PictureError, Place, RecordFault};
+pub use error::{DataError, Expected, Foreign, PictureError, Place, RecordFault};
 pub use labelled::{Example, Label, LabelledSet, Labelling, RankedPair, Task};
 pub use picture::Picture;
 
