@@ -241,6 +241,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use gavel_core::work::{Outcome, Policy};
+
     use super::*;
 
     fn run() -> RunRecord {
@@ -308,5 +310,22 @@ mod tests {
         for number in [f64::INFINITY, f64::NAN] {
             assert!(write(&Some(number)).is_err(), "it would read back as nothing");
         }
+    }
+
+    #[test]
+    fn a_gradient_that_has_diverged_is_written_as_it_is() {
+        let diverged = Outcome::Committed {
+            policy: Policy {
+                adapter: Digest::of(b"adapter"),
+                optimizer: Digest::of(b"optimizer"),
+                averaged: None,
+                manifest: Digest::of(b"manifest"),
+                tensors: 1,
+            },
+            grad_norm: f64::NAN,
+            learning_rate: 1e-4,
+            seconds: 1.0,
+        };
+        assert!(write(&diverged).unwrap().text.contains("NaN"));
     }
 }
