@@ -44,7 +44,7 @@ impl Trainer {
     }
 
     async fn release(&self, key: &LeaseKey) {
-        let released = self.fleet.release(&self.id, std::slice::from_ref(key)).await;
+        let released = self.fleet.release(&self.id, std::slice::from_ref(key), None).await;
         released.expect("given back");
     }
 

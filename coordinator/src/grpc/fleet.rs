@@ -199,6 +199,7 @@ impl v1::fleet_server::Fleet for Fleet {
                 unit: key.unit,
                 worker: worker.clone(),
                 fence: key.fence,
+                reason: request.reason.clone(),
             };
             match self.report(key, worker.clone(), event).await {
                 // What is not the worker's any more need not be given back.

@@ -9,6 +9,7 @@ mod trace;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gavel_core::work::Assignment;
 use gavel_proto::MESSAGE_BYTES_MAX;
 use gavel_proto::v1::blobs_server::BlobsServer;
 use gavel_proto::v1::fleet_server::FleetServer;
@@ -24,6 +25,14 @@ use crate::driver::DriverHandle;
 use crate::error::Error;
 use crate::ledger::Ledger;
 use crate::transport;
+
+/// The largest assignment that is sent; the rest of the message is its lease.
+pub(crate) const ASSIGNMENT_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (64 << 10);
+
+/// How many bytes of a message an assignment takes.
+pub(crate) fn assignment_bytes(assignment: Assignment) -> usize {
+    gavel_proto::convert::encoded_len(assignment)
+}
 
 /// Serves until `shutdown`, then until open calls have ended.
 pub(crate) async fn serve(

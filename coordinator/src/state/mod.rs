@@ -1,7 +1,12 @@
 //! What the driver owns: the runs, the workers, those who wait for work, and the events that are not in the ledger yet.
 
+mod backoff;
+#[cfg(test)]
+mod fixtures;
+mod offer;
 mod rally;
 mod release;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,8 +22,10 @@ use crate::ledger::EventRecord;
 use crate::metrics::{self, VerdictCounts};
 use crate::waiters::{Waiter, Waiters};
 use crate::worker::{HeldLease, WorkerStatus, Workers};
+use backoff::Backoffs;
 use rally::Calls;
 use release::Release;
+use turns::Turns;
 
 pub(crate) use rally::RallyReply;
 
@@ -76,13 +83,14 @@ impl Batch {
 #[derive(Default)]
 pub(crate) struct State {
     runs: BTreeMap<RunId, RunState>,
-    /// The runs in the order of submission, which is the order in which they get workers.
+    /// The runs in the order of submission.
     order: Vec<RunId>,
     pub(crate) workers: Workers,
     waiters: Waiters,
     calls: Calls,
     releases: Vec<Release>,
-    pub(crate) draining: bool,
+    turns: Turns,
+    backoffs: Backoffs,
     pub(crate) batch: Batch,
 }
 
@@ -155,6 +163,7 @@ impl State {
         })?;
         state.sequence += 1;
         reported.count(&mut self.workers);
+        reported.hold_off(&mut self.backoffs, id, now);
         self.batch.records.push(EventRecord {
             run: id.clone(),
             sequence: state.sequence,
@@ -234,65 +243,9 @@ impl State {
         self.waiters.push(role, waiter);
     }
 
-    /// Gives work to those who wait for it, first come, first served.
-    pub(crate) fn serve_waiters(&mut self, now: Millis) {
-        self.tell_called();
-        for role in [Role::Sampler, Role::Judge, Role::Trainer] {
-            while let Some(ready) = self.next_unit(role)
-                && let Some(waiter) = self.waiters.pop(role)
-            {
-                if let Some(refusal) = self.quarantine(&waiter.worker) {
-                    // A caller that hung up needs no answer.
-                    let answer = move || drop(waiter.reply.send(Err(refusal)));
-                    self.batch.answers.push(Box::new(answer));
-                    continue;
-                }
-                let Some(grant) = self.grant(ready, &waiter.worker, now) else {
-                    self.waiters.push(role, waiter);
-                    break;
-                };
-                metrics::granted(role, waiter.since.elapsed().as_secs_f64());
-                self.batch.grants.push((waiter.reply, grant, waiter.worker));
-            }
-        }
-    }
-
     /// Forgets those who wait no more.
     pub(crate) fn sweep_waiters(&mut self) {
         self.waiters.sweep();
-    }
-
-    /// The unit that a worker of this role gets next, with its run and its fence.
-    fn next_unit(&self, role: Role) -> Option<(RunId, Unit, Fence)> {
-        self.runs()
-            .find_map(|(run, _)| Some((run.id().clone(), run.next_unit(role)?, run.next_fence())))
-    }
-
-    fn grant(&mut self, (id, unit, fence): (RunId, Unit, Fence), worker: &WorkerId, now: Millis) -> Option<Box<Grant>> {
-        let event = Event::Granted {
-            unit,
-            worker: worker.clone(),
-            fence,
-        };
-        if let Err(error) = self.apply(&id, event, now) {
-            tracing::error!(run = %id, %unit, %error, "the next unit could not be granted");
-            return None;
-        }
-        let run = &self.runs.get(&id)?.run;
-        let deadline = run.lease(&unit)?.deadline;
-        let Some(assignment) = run.assignment(&unit) else {
-            tracing::error!(run = %id, %unit, "a leased unit has no assignment");
-            return None;
-        };
-        let spec = run.spec_sha256();
-        Some(Box::new(Grant {
-            run: id,
-            unit,
-            fence,
-            deadline,
-            spec,
-            assignment,
-        }))
     }
 
     /// Answers everybody who waits for work.
@@ -305,7 +258,7 @@ impl State {
 
     /// Tells a worker that is not known any more, should it still wait for work. A unit that it got now would lie idle until
     /// its lease expires.
-    pub(crate) fn dismiss_waiters_of(&mut self, worker: &WorkerId) {
+    fn dismiss_waiters_of(&mut self, worker: &WorkerId) {
         for waiter in self.waiters.take_of(worker) {
             // A caller that hung up needs no answer.
             let _ = waiter.reply.send(Err(DriverError::UnknownWorker(worker.clone())));
@@ -329,7 +282,7 @@ impl State {
     }
 
     /// Ends the leases of a worker that is gone. `end` makes the event from unit and fence.
-    pub(crate) fn end_leases_of(&mut self, worker: &WorkerId, end: impl Fn(Unit, Fence) -> Event, now: Millis) {
+    fn end_leases_of(&mut self, worker: &WorkerId, end: impl Fn(Unit, Fence) -> Event, now: Millis) {
         let held: Vec<_> = self
             .runs()
             .flat_map(|(run, _)| {
@@ -342,15 +295,58 @@ impl State {
         }
     }
 
+    /// A worker is gone: its leases end, and nothing is kept about it. `end` makes the event from unit and fence. Returns
+    /// whether it was known.
+    pub(crate) fn part_with(&mut self, worker: &WorkerId, end: impl Fn(Unit, Fence) -> Event, now: Millis) -> bool {
+        let known = self.workers.remove(worker).is_some();
+        self.end_leases_of(worker, end, now);
+        self.dismiss_waiters_of(worker);
+        self.dissolve_groups_of(worker, now);
+        self.turns.forget(worker);
+        self.backoffs.forget(worker);
+        known
+    }
+
+    /// Ends a lease. A unit that has lost too many workers in a row is given up: only its own run pays for it.
     fn end_lease(&mut self, id: &RunId, event: Event, now: Millis) {
-        if let Err(error) = self.apply(id, event, now) {
-            tracing::error!(run = %id, %error, "a lease could not be ended");
+        let lost = match event {
+            Event::Expired { unit, .. } => Some(unit),
+            _ => None,
+        };
+        match self.apply(id, event, now) {
+            // Its run was given up in this very moment, with another unit.
+            Ok(()) | Err(DriverError::Refused(Refusal::Ended)) => {}
+            Err(error) => tracing::error!(run = %id, %error, "a lease could not be ended"),
+        }
+        let hopeless = |unit: Unit| {
+            let run = self.run(id).ok().filter(|run| !run.phase().is_ended())?;
+            Some((unit, run.hopeless(&unit)?))
+        };
+        if let Some((unit, reason)) = lost.and_then(hopeless) {
+            self.give_up(id, unit, reason, now);
         }
     }
 
-    /// Gives open leases a fresh deadline after a restart.
-    pub(crate) fn recovered(&mut self, now: Millis) {
-        self.runs.values_mut().for_each(|state| state.run.recovered(now));
+    /// Ends a run with a unit that nobody can do.
+    fn give_up(&mut self, id: &RunId, unit: Unit, reason: String, now: Millis) {
+        tracing::error!(run = %id, %unit, reason, "unit given up");
+        if let Err(error) = self.apply(id, Event::GivenUp { unit, reason }, now) {
+            tracing::error!(run = %id, %unit, %error, "a unit could not be given up");
+        }
+    }
+
+    /// Takes the runs over that have not ended, after a time in which no coordinator served them.
+    pub(crate) fn recover(&mut self, away_ms: u64, now: Millis) {
+        let open: Vec<RunId> = self
+            .runs()
+            .filter(|(run, _)| !run.phase().is_ended())
+            .map(|(run, _)| run.id().clone())
+            .collect();
+        for id in open {
+            if let Err(error) = self.apply(&id, Event::Recovered { away_ms }, now) {
+                tracing::error!(run = %id, %error, "a run could not be taken over");
+            }
+        }
     }
 
     /// Takes the batch; to be answered when it is in the ledger.
@@ -377,6 +373,12 @@ enum Reported {
     Failed {
         role: Role,
         worker: WorkerId,
+        /// Not for want of an input: then the worker is not to blame.
+        held_off: bool,
+    },
+    /// The worker could not get what it needs from outside of the fleet.
+    GivenBack {
+        worker: WorkerId,
     },
     Expired {
         role: Role,
@@ -391,7 +393,7 @@ impl Reported {
                 unit, worker, outcome, ..
             } => {
                 let granted = run.lease(unit).map_or(now, |lease| lease.granted);
-                let seconds = now.0.saturating_sub(granted.0) as f64 / 1000.0;
+                let seconds = now.since(granted) as f64 / 1000.0;
                 Self::Completed {
                     unit: *unit,
                     worker: worker.clone(),
@@ -399,10 +401,18 @@ impl Reported {
                     seconds,
                 }
             }
-            Event::Failed { unit, worker, .. } => Self::Failed {
+            Event::Failed {
+                unit, worker, unusable, ..
+            } => Self::Failed {
                 role: unit.role(),
                 worker: worker.clone(),
+                held_off: unusable.is_empty(),
             },
+            Event::Released {
+                worker,
+                reason: Some(_),
+                ..
+            } => Self::GivenBack { worker: worker.clone() },
             Event::Expired { unit, .. } => Self::Expired { role: unit.role() },
             _ => Self::Other,
         }
@@ -419,12 +429,24 @@ impl Reported {
                 metrics::completed(unit.role(), *verdicts, *seconds);
                 workers.count_completed(worker);
             }
-            Self::Failed { role, worker } => {
+            Self::Failed { role, worker, .. } => {
                 metrics::failed(*role);
                 workers.count_failed(worker);
             }
             Self::Expired { role } => metrics::expired(*role),
-            Self::Other => {}
+            Self::GivenBack { .. } | Self::Other => {}
+        }
+    }
+
+    /// Keeps a worker from a run whose work it could not do.
+    fn hold_off(&self, backoffs: &mut Backoffs, run: &RunId, now: Millis) {
+        match self {
+            Self::Completed { worker, .. } => backoffs.succeeded(worker, run),
+            Self::Failed {
+                worker, held_off: true, ..
+            }
+            | Self::GivenBack { worker } => backoffs.failed(worker, run, now),
+            Self::Failed { .. } | Self::Expired { .. } | Self::Other => {}
         }
     }
 }
@@ -437,9 +459,11 @@ pub(crate) fn kind(event: &Event) -> &'static str {
         Event::Failed { .. } => "failed",
         Event::Released { .. } => "released",
         Event::Expired { .. } => "expired",
+        Event::GivenUp { .. } => "given_up",
         Event::Quarantined { .. } => "quarantined",
         Event::Cancelled { .. } => "cancelled",
         Event::Resumed => "resumed",
+        Event::Recovered { .. } => "recovered",
     }
 }
 

@@ -11,6 +11,9 @@ use super::section::Section;
 pub struct LimitsSpec {
     /// Attempts at one unit, on whichever workers.
     pub attempts: u32,
+    /// Workers in a row that may die or fall silent over one unit; then the run stops. More than `attempts`: a worker that dies
+    /// is seldom the unit's fault.
+    pub lost_leases: u32,
     /// Pairs whose loss or gradient was not finite, over the whole run; one more stops it.
     pub skipped_pairs: u32,
     /// Largest |ratio - 1| before the first update.
@@ -21,6 +24,7 @@ impl Default for LimitsSpec {
     fn default() -> Self {
         Self {
             attempts: 3,
+            lost_leases: 10,
             skipped_pairs: 8,
             ratio_deviation: 1e-3,
         }
@@ -30,6 +34,7 @@ impl Default for LimitsSpec {
 impl Section for LimitsSpec {
     fn check(&self, problems: &mut Problems) {
         problems.at_least_one(self.attempts, "limits.attempts");
+        problems.at_least_one(self.lost_leases, "limits.lost_leases");
         problems.positive(self.ratio_deviation, "limits.ratio_deviation");
     }
 }
