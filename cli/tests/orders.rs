@@ -30,13 +30,22 @@ impl Coordinator {
     fn start() -> Self {
         let data = TempDir::new().unwrap();
         let mut process = gavel()
-            .args(["coordinator", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"])
+            .args([
+                "coordinator",
+                "--grpc",
+                "127.0.0.1:0",
+                "--http",
+                "127.0.0.1:0",
+                "--data",
+            ])
             .arg(data.path())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         let addresses: Value = serde_json::from_str(&line).unwrap();
         let address = |of: &str| addresses[of].as_str().unwrap().to_owned();
         Self {
@@ -48,7 +57,11 @@ impl Coordinator {
     }
 
     fn order(&self, arguments: &[&str]) -> String {
-        let output = gavel().args(arguments).args(["--connect", &self.grpc]).output().unwrap();
+        let output = gavel()
+            .args(arguments)
+            .args(["--connect", &self.grpc])
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
@@ -76,11 +89,18 @@ fn a_run_is_submitted_cancelled_and_resumed_and_nothing_counts_as_a_refusal() {
     let coordinator = Coordinator::start();
     let submit = ["submit", "configs/quickstart.toml", "--resume"];
     assert!(coordinator.order(&submit).contains("is submitted"));
-    assert!(coordinator.order(&["cancel", "quickstart", "--reason", "lunch"]).contains("--resume"));
+    assert!(
+        coordinator
+            .order(&["cancel", "quickstart", "--reason", "lunch"])
+            .contains("--resume")
+    );
     assert!(coordinator.order(&["status"]).contains("stopped (lunch)"));
     coordinator.order(&submit);
     assert!(coordinator.order(&["status"]).contains("preparing"));
     assert!(coordinator.order(&["drain"]).contains("leave"));
     let metrics = coordinator.metrics();
-    assert!(metrics.contains("gavel_coordinator") && !metrics.contains("refusals_total"), "{metrics}");
+    assert!(
+        metrics.contains("gavel_coordinator") && !metrics.contains("refusals_total"),
+        "{metrics}"
+    );
 }

@@ -401,7 +401,11 @@ async fn a_read_only_store_costs_no_attempt() {
     let trainer = Working::start(Role::Trainer, address, Rehearsal::new());
     let waits = |status: &RunStatus| status.waiting.text.contains("given back");
     let status = coordinator.until(waits).await;
-    assert!(status.waiting.text.contains("cannot store a blob"), "{}", status.waiting.text);
+    assert!(
+        status.waiting.text.contains("cannot store a blob"),
+        "{}",
+        status.waiting.text
+    );
 
     std::fs::remove_file(&blobs).expect("removed");
     std::fs::rename(&aside, &blobs).expect("moved back");

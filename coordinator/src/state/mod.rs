@@ -6,6 +6,7 @@ mod fixtures;
 mod offer;
 mod rally;
 mod release;
+mod reported;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::driver::DriverError;
 use crate::ledger::EventRecord;
-use crate::metrics::{self, VerdictCounts};
+use crate::metrics;
 use crate::waiters::{Waiter, Waiters};
 use crate::worker::{HeldLease, WorkerStatus, Workers};
 use backoff::Backoffs;
@@ -28,6 +29,8 @@ use release::Release;
 use turns::Turns;
 
 pub(crate) use rally::RallyReply;
+pub(crate) use reported::kind;
+use reported::{Reported, reason};
 
 /// A unit in a worker's hands, as the worker is told.
 #[derive(Debug, Clone)]
@@ -309,22 +312,25 @@ impl State {
 
     /// Ends a lease. A unit that has lost too many workers in a row is given up: only its own run pays for it.
     fn end_lease(&mut self, id: &RunId, event: Event, now: Millis) {
+        if self.has_ended(id) {
+            // It was given up in this very moment, with another unit: that ended its leases.
+            return;
+        }
         let lost = match event {
             Event::Expired { unit, .. } => Some(unit),
             _ => None,
         };
-        match self.apply(id, event, now) {
-            // Its run was given up in this very moment, with another unit.
-            Ok(()) | Err(DriverError::Refused(Refusal::Ended)) => {}
-            Err(error) => tracing::error!(run = %id, %error, "a lease could not be ended"),
+        if let Err(error) = self.apply(id, event, now) {
+            tracing::error!(run = %id, %error, "a lease could not be ended");
         }
-        let hopeless = |unit: Unit| {
-            let run = self.run(id).ok().filter(|run| !run.phase().is_ended())?;
-            Some((unit, run.hopeless(&unit)?))
-        };
+        let hopeless = |unit: Unit| Some((unit, self.run(id).ok()?.hopeless(&unit)?));
         if let Some((unit, reason)) = lost.and_then(hopeless) {
             self.give_up(id, unit, reason, now);
         }
+    }
+
+    fn has_ended(&self, id: &RunId) -> bool {
+        self.run(id).is_ok_and(|run| run.phase().is_ended())
     }
 
     /// Ends a run with a unit that nobody can do.
@@ -359,127 +365,5 @@ impl State {
         for state in batch.changed.iter().filter_map(|id| self.runs.get(id)) {
             state.changed.send_replace(state.sequence);
         }
-    }
-}
-
-/// What an event adds to the counts, taken before the event is applied and counted after.
-enum Reported {
-    Completed {
-        unit: Unit,
-        worker: WorkerId,
-        verdicts: VerdictCounts,
-        seconds: f64,
-    },
-    Failed {
-        role: Role,
-        worker: WorkerId,
-        /// Not for want of an input: then the worker is not to blame.
-        held_off: bool,
-    },
-    /// The worker could not get what it needs from outside of the fleet.
-    GivenBack {
-        worker: WorkerId,
-    },
-    Expired {
-        role: Role,
-    },
-    Other,
-}
-
-impl Reported {
-    fn of(event: &Event, run: &Run, now: Millis) -> Self {
-        match event {
-            Event::Completed {
-                unit, worker, outcome, ..
-            } => {
-                let granted = run.lease(unit).map_or(now, |lease| lease.granted);
-                let seconds = now.since(granted) as f64 / 1000.0;
-                Self::Completed {
-                    unit: *unit,
-                    worker: worker.clone(),
-                    verdicts: VerdictCounts::of(unit, outcome),
-                    seconds,
-                }
-            }
-            Event::Failed {
-                unit, worker, unusable, ..
-            } => Self::Failed {
-                role: unit.role(),
-                worker: worker.clone(),
-                held_off: unusable.is_empty(),
-            },
-            Event::Released {
-                worker,
-                reason: Some(_),
-                ..
-            } => Self::GivenBack { worker: worker.clone() },
-            Event::Expired { unit, .. } => Self::Expired { role: unit.role() },
-            _ => Self::Other,
-        }
-    }
-
-    fn count(&self, workers: &mut Workers) {
-        match self {
-            Self::Completed {
-                unit,
-                worker,
-                verdicts,
-                seconds,
-            } => {
-                metrics::completed(unit.role(), *verdicts, *seconds);
-                workers.count_completed(worker);
-            }
-            Self::Failed { role, worker, .. } => {
-                metrics::failed(*role);
-                workers.count_failed(worker);
-            }
-            Self::Expired { role } => metrics::expired(*role),
-            Self::GivenBack { .. } | Self::Other => {}
-        }
-    }
-
-    /// Keeps a worker from a run whose work it could not do.
-    fn hold_off(&self, backoffs: &mut Backoffs, run: &RunId, now: Millis) {
-        match self {
-            Self::Completed { worker, .. } => backoffs.succeeded(worker, run),
-            Self::Failed {
-                worker, held_off: true, ..
-            }
-            | Self::GivenBack { worker } => backoffs.failed(worker, run, now),
-            Self::Failed { .. } | Self::Expired { .. } | Self::Other => {}
-        }
-    }
-}
-
-/// An event's kind, as the ledger's column shows it.
-pub(crate) fn kind(event: &Event) -> &'static str {
-    match event {
-        Event::Granted { .. } => "granted",
-        Event::Completed { .. } => "completed",
-        Event::Failed { .. } => "failed",
-        Event::Released { .. } => "released",
-        Event::Expired { .. } => "expired",
-        Event::GivenUp { .. } => "given_up",
-        Event::Quarantined { .. } => "quarantined",
-        Event::Cancelled { .. } => "cancelled",
-        Event::Resumed => "resumed",
-        Event::Recovered { .. } => "recovered",
-    }
-}
-
-/// A refusal's kind, as a label.
-fn reason(refusal: &Refusal) -> &'static str {
-    match refusal {
-        Refusal::StaleFence { .. } => "stale_fence",
-        Refusal::Repeated { .. } => "repeated",
-        Refusal::NotLeased { .. } => "not_leased",
-        Refusal::OtherWorker { .. } => "other_worker",
-        Refusal::Quarantined { .. } => "quarantined",
-        Refusal::NotReady { .. } => "not_ready",
-        Refusal::FenceOutOfSequence { .. } => "fence_out_of_sequence",
-        Refusal::WrongOutcome { .. } => "wrong_outcome",
-        Refusal::InvalidOutcome { .. } => "invalid_outcome",
-        Refusal::Ended => "ended",
-        Refusal::NotStopped => "not_stopped",
     }
 }

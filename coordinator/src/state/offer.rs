@@ -233,10 +233,15 @@ mod tests {
         );
         complete(&mut state, key);
         now = now.plus(1_000);
+        let next = [(); 2].map(|()| {
+            let key = serve_one(&mut state, "poor", now).unwrap();
+            complete(&mut state, key.clone());
+            key.run
+        });
         assert_eq!(
-            serve_one(&mut state, "poor", now).unwrap().run,
-            id("bad"),
-            "it tries again"
+            next,
+            [id("good"), id("bad")],
+            "it tries again, when it is the run's turn"
         );
     }
 

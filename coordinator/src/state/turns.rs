@@ -21,7 +21,7 @@ pub(super) struct Turns {
     /// Grants so far.
     grants: u64,
     /// The number of each run's latest grant.
-    served: BTreeMap<(Role, RunId), u64>,
+    served: BTreeMap<Role, BTreeMap<RunId, u64>>,
     turns: BTreeMap<WorkerId, Turn>,
 }
 
@@ -40,19 +40,19 @@ impl Turns {
         worker: &WorkerId,
         runs: impl Iterator<Item = &'a Run>,
     ) -> Option<&'a Run> {
-        let turn = self.turns.get(worker);
+        let (turn, served) = (self.turns.get(worker), self.served.get(&role));
         runs.min_by_key(|run| {
             let in_other_hands = run.leased_count(role).saturating_sub(run.leases_of(worker).len());
             let stays = turn.is_some_and(|turn| turn.run == *run.id() && turn.units < TURN);
-            let served = self.served.get(&(role, run.id().clone())).copied().unwrap_or_default();
-            (in_other_hands, Reverse(stays), served)
+            let latest = served.and_then(|served| served.get(run.id()));
+            (in_other_hands, Reverse(stays), latest.copied())
         })
     }
 
     /// The worker got a unit of the run.
     pub(super) fn granted(&mut self, role: Role, worker: &WorkerId, run: &RunId) {
         self.grants += 1;
-        self.served.insert((role, run.clone()), self.grants);
+        self.served.entry(role).or_default().insert(run.clone(), self.grants);
         match self.turns.get_mut(worker) {
             Some(turn) if turn.run == *run => turn.units = turn.units.saturating_add(1),
             _ => {

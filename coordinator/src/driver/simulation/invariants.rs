@@ -195,7 +195,7 @@ impl Invariants {
         match event {
             Event::Completed {
                 unit, fence, outcome, ..
-            } if !halted => {
+            } if run.is_accepted(unit) => {
                 let pairs = self.open.remove(unit).map(|open| open.pairs).unwrap_or_default();
                 self.count(unit, outcome, &pairs)?;
                 if let Some(earlier) = self.earlier.remove(unit)

@@ -217,7 +217,7 @@ impl Oracle {
                     ));
                 }
             }
-            (Request::Release { worker, keys }, Response::Done) => {
+            (Request::Release { worker, keys, .. }, Response::Done) => {
                 if let Some(key) = keys.iter().find(|key| open(key) == Some(worker)) {
                     return Err(format!("{} was given back and is still leased", key.unit));
                 }

@@ -73,10 +73,7 @@ impl World {
                     self.tally.count("blobs lost");
                 }
             }
-            Fault::ClockStep => {
-                self.tally.count("wall clocks set");
-                self.set_wall_clock();
-            }
+            Fault::ClockStep => self.set_wall_clock(),
             Fault::WorkerCrash | Fault::WorkerLeaves | Fault::Freeze => {}
         }
         Ok(())
@@ -85,6 +82,7 @@ impl World {
     /// The wall clock of the coordinator's machine, or of the next one, says something else from now on.
     pub(super) fn set_wall_clock(&mut self) {
         if self.faults.clock > 0 {
+            self.tally.count("wall clocks set");
             let either_way = 2 * self.faults.clock;
             self.skew = self.chance.between(0, either_way) as i64 - self.faults.clock as i64;
             self.note(|| "the wall clock is set".into());

@@ -74,7 +74,7 @@ fn deaths_count_in_a_row_only() {
 
 #[test]
 fn a_unit_that_is_given_back_for_want_of_something_costs_no_attempt_and_says_so() {
-    let mut fleet = fleet();
+    let mut fleet = with(|spec| spec.evaluation = None);
     for _ in 0..2 * fleet.run.spec().limits.attempts {
         let (unit, fence) = fleet.lease(Role::Trainer, "w").unwrap();
         let returned = Event::Released {
