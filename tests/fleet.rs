@@ -397,11 +397,21 @@ fn a_run_gives_the_same_bytes_whatever_the_number_of_workers_and_threads() {
 #[test]
 fn an_interrupted_run_goes_on_and_ends_with_the_adapter_of_an_undisturbed_one() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (disturbed, undisturbed) = (folder.path().join("disturbed"), folder.path().join("undisturbed"));
+    // A shell has to be told where such a name ends.
+    let (disturbed, undisturbed) = (folder.path().join("disturbed it is"), folder.path().join("undisturbed"));
     let mut child = gavel_run(&disturbed, ONE_OF_EACH, &[]).spawn().expect("gavel starts");
     let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
     let first_step = lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with("step 1/")));
     assert!(first_step.is_some(), "the first step is shown");
+    let second = gavel_run(&disturbed, ONE_OF_EACH, &["--resume"])
+        .output()
+        .expect("gavel starts");
+    let told = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(1), "two runs in one folder: {told}");
+    assert!(
+        told.contains("a run goes on here already") && told.contains(&format!("process {}", child.id())),
+        "{told}"
+    );
     let interrupt = Command::new("kill")
         .args(["-INT", &child.id().to_string()])
         .status()
@@ -410,17 +420,13 @@ fn an_interrupted_run_goes_on_and_ends_with_the_adapter_of_an_undisturbed_one() 
     let rest: Vec<String> = lines.map_while(Result::ok).collect();
     let status = child.wait().expect("gavel ends");
     assert_eq!(status.code(), Some(130), "Ctrl-C is told by the exit status: {rest:?}");
-    assert!(
-        rest.iter().any(|line| line.contains("--resume")),
-        "how to go on is told: {rest:?}"
-    );
+    let again = rest.iter().find_map(|line| Some(line.split_once("go on with: ")?.1));
+    let again = again.unwrap_or_else(|| panic!("how to go on is told: {rest:?}"));
 
     let (code, text) = look_back(&["audit"], &disturbed);
     assert_eq!(code, Some(0), "the books of a stopped run are right too: {text}");
 
-    let mut child = gavel_run(&disturbed, ONE_OF_EACH, &["--resume"])
-        .spawn()
-        .expect("gavel starts");
+    let mut child = pasted(again).spawn().expect("a shell starts");
     let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
     let serves = lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with("dashboard")));
     assert!(serves.is_some(), "the dashboard is shown");
@@ -434,8 +440,31 @@ fn an_interrupted_run_goes_on_and_ends_with_the_adapter_of_an_undisturbed_one() 
     check_finished(&disturbed);
     let (code, text) = look_back(&["audit"], &disturbed);
     assert_eq!(code, Some(0), "{text}");
-    finish(gavel_run(&undisturbed, ONE_OF_EACH, &[]));
+    // Nobody reads what this one tells.
+    let mut unread = gavel_run(&undisturbed, ONE_OF_EACH, &[]);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    unread.stdout(writer);
+    finish(unread);
     assert_eq!(adapter_digest(&disturbed), adapter_digest(&undisturbed));
+}
+
+/// What a shell makes of this line, with the program of this test as `gavel`.
+fn pasted(line: &str) -> Command {
+    let program = Path::new(env!("CARGO_BIN_EXE_gavel"));
+    let folder = program.parent().expect("a folder").display();
+    let mut shell = Command::new("sh");
+    shell
+        .current_dir(root())
+        .args(["-c", &format!("exec {line}")])
+        .env(
+            "PATH",
+            format!("{folder}:{}", std::env::var("PATH").unwrap_or_default()),
+        )
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped());
+    shell
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::error::Error;
 
 pub(crate) use gavel_core::Diagnostic;
 
+use crate::output;
+
 /// What a command, or a part of one, comes to.
 pub(crate) type Result<T, E = Diagnostic> = std::result::Result<T, E>;
 
@@ -57,12 +59,12 @@ impl<T, E: Error> Foreign<T> for Result<T, E> {
 
 /// Prints an error: for people and, where a parent process asked for it, once more for that.
 pub(crate) fn tell(diagnostic: &Diagnostic) {
-    eprint!("{}", diagnostic.render());
+    output::note(diagnostic.render().trim_end());
     let (variable, format) = ERROR_FORMAT;
     if std::env::var_os(variable).is_some_and(|value| value == format)
         && let Ok(line) = serde_json::to_string(diagnostic)
     {
-        eprintln!("{line}");
+        output::note(line);
     }
 }
 

@@ -1,11 +1,6 @@
 //! `gavel`: reads arguments and configuration, starts the parts, prints results and errors.
 
 #![forbid(unsafe_code)]
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this is the program that talks to people"
-)]
 
 mod assets;
 mod checks;
@@ -15,9 +10,12 @@ mod config;
 mod diagnostic;
 mod fetch;
 mod files;
+mod output;
 mod preflight;
 mod run;
 mod runtime;
+mod shell;
+mod signals;
 
 use std::process::ExitCode;
 
@@ -28,9 +26,9 @@ fn main() -> ExitCode {
     gavel_telemetry::log::start();
     match commands::dispatch(arguments.command) {
         Ok(code) => code,
-        Err(error) => {
+        Err(error) => output::abandoned().unwrap_or_else(|| {
             diagnostic::tell(&error);
             ExitCode::FAILURE
-        }
+        }),
     }
 }

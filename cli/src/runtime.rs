@@ -4,10 +4,10 @@ use std::future::Future;
 use std::io::Read as _;
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::diagnostic::{Context as _, Result};
+use crate::signals::Signals;
 
 /// How a process that `gavel run` started hears that it should end.
 #[derive(Debug, Clone, Copy, Args)]
@@ -33,27 +33,18 @@ pub(crate) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> 
     result
 }
 
-/// Waits for Ctrl-C or SIGTERM.
+/// A token that is cancelled by a signal that asks the program to end and, for a child process, when the parent closes its
+/// standard input or dies.
 ///
 /// # Errors
 /// The system does not deliver signals.
-async fn shutdown_signal() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot listen for Ctrl-C"),
-        _ = terminate.recv() => Ok(()),
-    }
-}
-
-/// A token that is cancelled by Ctrl-C or SIGTERM and, for a child process, when the parent closes its standard input or dies.
-pub(crate) fn shutdown_token(parent: ParentArguments) -> CancellationToken {
+pub(crate) fn shutdown_token(parent: ParentArguments) -> Result<CancellationToken> {
     let token = CancellationToken::new();
     let on_signal = token.clone();
+    let mut signals = Signals::listen()?;
     tokio::spawn(async move {
-        if let Err(error) = shutdown_signal().await {
-            tracing::error!(%error, "signals are not heard");
-            return;
-        }
+        let signal = signals.next().await;
+        tracing::info!("{signal}: ends in good order");
         on_signal.cancel();
     });
     if parent.until_stdin_closes {
@@ -66,5 +57,5 @@ pub(crate) fn shutdown_token(parent: ParentArguments) -> CancellationToken {
             on_close.cancel();
         });
     }
-    token
+    Ok(token)
 }

@@ -6,6 +6,7 @@ use gavel_core::hint::Hint;
 
 use crate::blobs::BlobError;
 use crate::ledger::LedgerError;
+use crate::lock::LockError;
 use crate::replay::ReplayError;
 
 /// Why a coordinator did not start, or ended before it was asked to.
@@ -30,6 +31,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// Another coordinator has the ledger or the blobs.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The ledger failed. Accepted work is safe; the process ends because its memory may be ahead of the disk.
     #[error("the ledger failed, so the coordinator stops")]
     Ledger(#[from] LedgerError),
@@ -68,6 +72,7 @@ impl Hint for Error {
             Self::Listen { .. } => {
                 Some("check that the address is one of this machine's; ports below 1024 need privileges".to_owned())
             }
+            Self::Lock(error) => error.hint(),
             Self::Ledger(error) => error.hint(),
             Self::Blobs(error) => error.hint(),
             Self::Replay(error) => error.hint(),

@@ -9,12 +9,14 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 pub mod blobs;
 mod driver;
 mod error;
 mod grpc;
 mod http;
 pub mod ledger;
+mod lock;
 mod metrics;
 mod options;
 mod replay;
@@ -26,9 +28,11 @@ mod transport;
 mod waiters;
 mod worker;
 
+pub use address::{Address, InvalidAddress};
 pub use driver::{DriverError, DriverHandle, Submitted};
 pub use error::Error;
+pub use lock::{FolderLock, LockError};
 pub use options::CoordinatorOptions;
 pub use replay::{ReplayError, read_run, replay};
-pub use server::{Coordinator, CoordinatorHandle, Listeners, Stores};
+pub use server::{Coordinator, CoordinatorHandle, LOCK_FILE, Listeners, Stores};
 pub use worker::WorkerStatus;

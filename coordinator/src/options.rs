@@ -3,25 +3,34 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::address::Address;
+
 /// What a coordinator is told when it starts.
 #[derive(Debug, Clone)]
 pub struct CoordinatorOptions {
     /// The folder of `ledger.sqlite` and `blobs/`, unless these are elsewhere.
     pub data: PathBuf,
     /// The ledger's address ([`crate::ledger::open`]); `None` is `ledger.sqlite` in the data folder.
-    pub ledger: Option<String>,
+    pub ledger: Option<Address>,
     /// The blob store's address ([`crate::blobs::Blobs::open`]); `None` is `blobs/` in the data folder.
-    pub blobs: Option<String>,
+    pub blobs: Option<Address>,
     /// How often workers send heartbeats.
     pub heartbeat: Duration,
     /// A worker that was silent for this long is removed, and its leases go to others. At least a few heartbeats.
     pub worker_timeout: Duration,
     /// The largest blob, in bytes.
     pub blob_bytes_max: u64,
+    /// The folder in which people find the results of the runs, if somebody leaves them there.
+    pub results: Option<PathBuf>,
+    /// Names beside addresses and `localhost` under which the HTTP server answers.
+    pub host_names: Vec<String>,
+    /// The memory that the files and the steps in flight of all runs may take together, in bytes; a run beyond is refused.
+    pub run_bytes_max: u64,
 }
 
 impl CoordinatorOptions {
-    /// The usual settings: a heartbeat every 5 seconds, workers given up after 20, blobs of at most 16 GiB.
+    /// The usual settings: a heartbeat every 5 seconds, workers given up after 20, blobs of at most 16 GiB,
+    /// runs that take 128 MiB at most.
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             data: data.into(),
@@ -30,6 +39,9 @@ impl CoordinatorOptions {
             heartbeat: Duration::from_secs(5),
             worker_timeout: Duration::from_secs(20),
             blob_bytes_max: 16 << 30,
+            results: None,
+            host_names: Vec::new(),
+            run_bytes_max: 128 << 20,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Puts the parts together, and takes them apart in order.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,14 +9,20 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::address::LedgerPlace;
 use crate::blobs::Blobs;
 use crate::driver::{Clock, Driver, DriverHandle};
 use crate::error::Error;
+use crate::http::HostNames;
 use crate::ledger::{self, Leadership, Ledger, SqliteLedger};
+use crate::lock::FolderLock;
 use crate::options::CoordinatorOptions;
 use crate::sweeper::Sweeper;
+use crate::transport::Rooms;
 use crate::{grpc, http, metrics, standby};
 
+/// The lock of a coordinator, in its data folder.
+pub const LOCK_FILE: &str = "coordinator.lock";
 /// How long open calls may take to end after the shutdown began.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -79,6 +86,23 @@ impl Stores {
     }
 }
 
+/// Keeps other coordinators away from what only one may write: the data folder, and a SQLite file elsewhere. On PostgreSQL the
+/// leadership does. Nothing is made where an address is none.
+fn lock(options: &CoordinatorOptions) -> Result<Vec<FolderLock>, Error> {
+    let ledger = options.ledger.as_ref().map(ledger::place).transpose()?;
+    let blobs = options.blobs.as_ref().map(Blobs::place).transpose()?;
+    let mut locks = Vec::new();
+    if ledger.is_none() || blobs.is_none() {
+        locks.push(FolderLock::take(&options.data.join(LOCK_FILE))?);
+    }
+    if let Some(LedgerPlace::Sqlite(file)) = ledger {
+        let mut lock = file.as_os_str().to_owned();
+        lock.push(".lock");
+        locks.push(FolderLock::take(Path::new(&lock))?);
+    }
+    Ok(locks)
+}
+
 /// The coordinator.
 #[derive(Debug)]
 pub struct Coordinator;
@@ -96,8 +120,11 @@ impl Coordinator {
         listeners: Listeners,
         shutdown: CancellationToken,
     ) -> Result<CoordinatorHandle, Error> {
+        let locks = lock(&options)?;
         let stores = Stores::open(&options).await?;
-        Self::start_with(options, stores, listeners, shutdown).await
+        let mut handle = Self::start_with(options, stores, listeners, shutdown).await?;
+        handle.locks = locks;
+        Ok(handle)
     }
 
     /// As [`Coordinator::start`], with stores that are open already.
@@ -122,14 +149,19 @@ impl Coordinator {
         };
         let grpc_address = address("gRPC", &listeners.grpc)?;
         let http_address = address("HTTP", &listeners.http)?;
-        let leadership = standby::lead(&stores.ledger, &listeners, &shutdown).await?;
+        let leadership = standby::lead(&stores.ledger, &listeners, &options.host_names, &shutdown).await?;
         let heartbeat = options.heartbeat;
+        let settings = http::Settings {
+            names: HostNames::new(&options.host_names),
+            results: options.results.clone(),
+        };
         let (sweeper, bin) = Sweeper::new(stores.blobs.clone());
         let (driver, handle) = Driver::recover(Arc::clone(&stores.ledger), options, bin, Clock::system()).await?;
 
         let stop_driver = CancellationToken::new();
         let driver = tokio::spawn(driver.run(shutdown.clone(), stop_driver.clone()));
         let mut servers = JoinSet::new();
+        let rooms = Rooms::new();
         let Stores { ledger, blobs } = stores;
         servers.spawn(grpc::serve(
             listeners.grpc,
@@ -137,6 +169,7 @@ impl Coordinator {
             blobs.clone(),
             Arc::clone(&ledger),
             heartbeat,
+            rooms.clone(),
             shutdown.clone(),
         ));
         servers.spawn(http::serve(
@@ -144,6 +177,8 @@ impl Coordinator {
             handle.clone(),
             blobs.clone(),
             ledger,
+            rooms,
+            settings,
             shutdown.clone(),
         ));
         let ended = tokio::spawn(supervise(driver, servers, sweeper, leadership, shutdown, stop_driver));
@@ -154,6 +189,7 @@ impl Coordinator {
             driver: handle,
             blobs,
             ended,
+            locks: Vec::new(),
         })
     }
 }
@@ -166,6 +202,8 @@ pub struct CoordinatorHandle {
     driver: DriverHandle,
     blobs: Blobs,
     ended: tokio::task::JoinHandle<Result<(), Error>>,
+    /// What keeps other coordinators of this machine away for as long.
+    locks: Vec<FolderLock>,
 }
 
 impl CoordinatorHandle {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
-use crate::http::{Problem, metrics_text};
+use crate::http::{HostNames, Problem, guard, metrics_text};
 use crate::ledger::{Candidacy, Leadership, Ledger};
 use crate::server::Listeners;
 use crate::{grpc, metrics, transport};
@@ -39,6 +40,7 @@ type Reason = watch::Receiver<String>;
 pub(crate) async fn lead(
     ledger: &Arc<dyn Ledger>,
     listeners: &Listeners,
+    host_names: &[String],
     shutdown: &CancellationToken,
 ) -> Result<Leadership, Error> {
     let name = name(listeners);
@@ -57,6 +59,7 @@ pub(crate) async fn lead(
     servers.spawn(serve_http(
         second(&listeners.http, "HTTP")?,
         reason.subscribe(),
+        HostNames::new(host_names),
         promoted.clone(),
     ));
     servers.spawn(grpc::turn_away(
@@ -122,7 +125,12 @@ fn second(listener: &TcpListener, part: &'static str) -> Result<TcpListener, Err
     })
 }
 
-async fn serve_http(listener: TcpListener, reason: Reason, promoted: CancellationToken) -> Result<(), Error> {
+async fn serve_http(
+    listener: TcpListener,
+    reason: Reason,
+    names: HostNames,
+    promoted: CancellationToken,
+) -> Result<(), Error> {
     let routes = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
@@ -130,6 +138,7 @@ async fn serve_http(listener: TcpListener, reason: Reason, promoted: Cancellatio
         .fallback(async |State(reason): State<Reason>| {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason.borrow().clone())
         })
+        .layer(from_fn_with_state(names, guard))
         .with_state(reason);
     transport::serve_http(listener, routes, promoted).await
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 /// How a worker introduces itself.
 #[derive(Debug, Clone)]
 pub(crate) struct Introduction {
-    /// The name it had before, when it registers again; otherwise a new one ([`new_name`]).
+    /// Its name, which its secret proves.
     pub(crate) id: WorkerId,
     pub(crate) role: Role,
     pub(crate) host: String,
@@ -109,6 +109,11 @@ impl Workers {
         self.known.get(id).is_some_and(|worker| worker.leaves)
     }
 
+    /// Whether a worker is known.
+    pub(crate) fn knows(&self, id: &WorkerId) -> bool {
+        self.known.contains_key(id)
+    }
+
     pub(crate) fn count_completed(&mut self, id: &WorkerId) {
         if let Some(worker) = self.known.get_mut(id) {
             worker.completed += 1;
@@ -134,12 +139,6 @@ impl Workers {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &WorkerStatus> {
         self.known.values()
     }
-}
-
-/// `sampler-3f9a01c2`: short enough for a log line, and never given twice, also not after a restart.
-pub(crate) fn new_name(role: Role) -> WorkerId {
-    let unique = uuid::Uuid::new_v4().simple().to_string();
-    WorkerId(format!("{}-{}", role.name(), &unique[..8]))
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ fn pattern(size: usize) -> Bytes {
 }
 
 async fn streamed(blobs: &Blobs, digest: &Digest) -> Result<Bytes, BlobError> {
-    let pieces: Vec<Bytes> = blobs.stream(digest).await?.try_collect().await?;
+    let pieces: Vec<Bytes> = blobs.stream(digest, 1 << 20).await?.try_collect().await?;
     Ok(pieces.concat().into())
 }
 

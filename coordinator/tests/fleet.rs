@@ -14,7 +14,7 @@ use gavel_coordinator::{Error, Stores, read_run};
 use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, RunId, Step};
 use gavel_core::run::{Phase, RunStatus};
-use gavel_core::spec::RunSpec;
+use gavel_core::spec::{RunSpec, ServerSpec};
 use gavel_core::work::{Assignment, Outcome, Role, Unit};
 use gavel_worker::{Work, WorkContext, WorkError, WorkerOptions};
 use support::{RUN, Rehearsal, Served, Working, options, whole_fleet};
@@ -412,6 +412,32 @@ async fn a_read_only_store_costs_no_attempt() {
     let others = [Role::Sampler, Role::Judge].map(|role| Working::start(role, address, Rehearsal::new()));
     assert_eq!(coordinator.until(is_ended).await.phase, Phase::Finished);
     for worker in others.into_iter().chain([trainer]) {
+        worker.stop().await;
+    }
+    coordinator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_wants_more_than_a_worker_allows_ends_with_the_flag_that_would() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let coordinator = Served::start(options(folder.path())).await;
+    let mut spec = support::spec();
+    spec.limits.attempts = 1;
+    spec.judge.back_end = ServerSpec {
+        endpoint: "http://judge.example/v1".into(),
+        model: "vlm".into(),
+        api_key_env: Some("PGPASSWORD".into()),
+        ..ServerSpec::default()
+    }
+    .into();
+    coordinator.submit_spec(spec).await;
+    let workers = whole_fleet(coordinator.handle.grpc_address());
+    let status = coordinator.until(is_ended).await;
+    let Phase::Failed { reason } = status.phase else {
+        panic!("no judge may ask that server: {:?}", status.phase)
+    };
+    assert!(reason.contains("--allow-endpoint http://judge.example/v1"), "{reason}");
+    for worker in workers {
         worker.stop().await;
     }
     coordinator.stop().await;

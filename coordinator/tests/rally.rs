@@ -7,7 +7,7 @@ mod support;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use gavel_client::{CallError, Code, ConnectOptions, Connection, Fleet, Introduction, Lease, LeaseAnswer};
+use gavel_client::{CallError, Code, ConnectOptions, Connection, Fleet, Identity, Introduction, Lease, LeaseAnswer};
 use gavel_core::ids::{Digest, Fence, WorkerId};
 use gavel_core::run::Phase;
 use gavel_core::work::rally::RallyOutcome;
@@ -19,6 +19,7 @@ use support::{Rehearsal, Served, Working, options, whole_fleet};
 struct Trainer {
     fleet: Fleet,
     id: WorkerId,
+    identity: Identity,
 }
 
 impl Trainer {
@@ -26,17 +27,20 @@ impl Trainer {
         let options = ConnectOptions::new(&coordinator.to_string()).expect("an address");
         let fleet = Connection::open(&options).await.expect("a connection").fleet();
         let introduction = Introduction {
-            role: Role::Trainer,
             host: "here".into(),
             device: "cpu".into(),
-            worker: None,
         };
-        let id = fleet.register(&introduction).await.expect("registered").worker;
-        Self { fleet, id }
+        let identity = Identity::random(Role::Trainer);
+        fleet.register(&identity, &introduction).await.expect("registered");
+        Self {
+            fleet,
+            id: identity.worker().clone(),
+            identity,
+        }
     }
 
     async fn lease(&self) -> Lease {
-        let answer = self.fleet.lease(&self.id, Duration::from_secs(30)).await;
+        let answer = self.fleet.lease(&self.identity, Duration::from_secs(30)).await;
         match answer.expect("an answer") {
             LeaseAnswer::Leased(lease) => *lease,
             nothing => panic!("no work: {nothing:?}"),
@@ -44,21 +48,24 @@ impl Trainer {
     }
 
     async fn release(&self, key: &LeaseKey) {
-        let released = self.fleet.release(&self.id, std::slice::from_ref(key), None).await;
+        let released = self
+            .fleet
+            .release(&self.identity, std::slice::from_ref(key), None)
+            .await;
         released.expect("given back");
     }
 
     async fn rally(&self, key: &LeaseKey, wait: Duration) -> Result<RallyOutcome, CallError> {
         let rendezvous = b"under the oak".to_vec();
-        self.fleet.rally(&self.id, key, rendezvous, wait).await
+        self.fleet.rally(&self.identity, key, rendezvous, wait).await
     }
 
     async fn join(&self, key: &LeaseKey, lost: &[Digest]) -> Result<(), CallError> {
-        self.fleet.join(&self.id, key, lost).await
+        self.fleet.join(&self.identity, key, lost).await
     }
 
     async fn complete(&self, key: &LeaseKey, outcome: Outcome) {
-        let accepted = self.fleet.complete(&self.id, key, outcome).await;
+        let accepted = self.fleet.complete(&self.identity, key, outcome).await;
         accepted.expect("accepted");
     }
 
@@ -97,11 +104,15 @@ impl Trainer {
     /// Returns the lost leases of one that it says it holds.
     async fn heartbeat(&self, key: &LeaseKey) -> Vec<LeaseKey> {
         let held = std::slice::from_ref(key);
-        self.fleet.heartbeat(&self.id, held).await.expect("an answer").lost
+        self.fleet
+            .heartbeat(&self.identity, held)
+            .await
+            .expect("an answer")
+            .lost
     }
 
     async fn deregister(&self) {
-        self.fleet.deregister(&self.id).await.expect("left");
+        self.fleet.deregister(&self.identity).await.expect("left");
     }
 }
 

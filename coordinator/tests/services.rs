@@ -7,11 +7,11 @@ mod support;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use gavel_client::{Code, ConnectOptions, Connection, Introduction, Lease, LeaseAnswer};
+use gavel_client::{Code, ConnectOptions, Connection, Identity, Introduction, Lease, LeaseAnswer};
 use gavel_coordinator::{Error, Listeners};
 use gavel_core::hint::Hint as _;
-use gavel_core::ids::{Digest, RunId, WorkerId};
-use gavel_core::work::{LeaseKey, Outcome, Policy, Role};
+use gavel_core::ids::{Digest, PromptIndex, RunId};
+use gavel_core::work::{LeaseKey, Outcome, Policy, Role, Side, Verdict, VerdictRecord};
 use support::{RUN, Rehearsal, Served, Working, assets, options, picture, spec, whole_fleet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::transport::Channel;
@@ -27,12 +27,10 @@ async fn connection(coordinator: &Served) -> Connection {
     Connection::open(&options).await.expect("a coordinator")
 }
 
-fn introduction(role: Role) -> Introduction {
+fn introduction() -> Introduction {
     Introduction {
-        role,
         host: "here".into(),
         device: "cpu".into(),
-        worker: None,
     }
 }
 
@@ -42,8 +40,8 @@ async fn a_stale_fence_is_refused_and_changes_nothing() {
     let coordinator = Served::start(options(folder.path())).await;
     coordinator.submit().await;
     let fleet = connection(&coordinator).await.fleet();
-    let registered = fleet.register(&introduction(Role::Trainer)).await;
-    let worker = registered.expect("registered").worker;
+    let worker = Identity::random(Role::Trainer);
+    fleet.register(&worker, &introduction()).await.expect("registered");
     let lease = async || -> Lease {
         match fleet.lease(&worker, Duration::from_secs(10)).await.expect("an answer") {
             LeaseAnswer::Leased(lease) => *lease,
@@ -109,8 +107,39 @@ async fn a_worker_that_is_not_registered_gets_no_work() {
     let folder = tempfile::tempdir().expect("a folder");
     let coordinator = Served::start(options(folder.path())).await;
     let fleet = connection(&coordinator).await.fleet();
-    let refused = fleet.lease(&WorkerId("nobody".into()), Duration::ZERO).await;
+    let refused = fleet.lease(&Identity::random(Role::Judge), Duration::ZERO).await;
     assert_eq!(refused.expect_err("not registered").code(), Code::NotFound);
+    coordinator.stop().await;
+}
+
+/// A false verdict would be believed by every later run that asks the same question.
+#[tokio::test(flavor = "multi_thread")]
+async fn verdicts_are_kept_by_registered_judges_only() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let coordinator = Served::start(options(folder.path())).await;
+    let fleet = connection(&coordinator).await.fleet();
+    let [stranger, trainer, judge] = [Role::Judge, Role::Trainer, Role::Judge].map(Identity::random);
+    for worker in [&trainer, &judge] {
+        fleet.register(worker, &introduction()).await.expect("registered");
+    }
+    let key = Digest::of(b"a question");
+    let record = VerdictRecord {
+        verdict: Verdict::Preferred { side: Side::First },
+        ..VerdictRecord::failed(PromptIndex(0), String::new(), Digest::of(b"a rubric"))
+    };
+    let keep = async |worker: &Identity| fleet.keep_verdicts(worker, &[(key, record.clone())]).await;
+    assert_eq!(keep(&stranger).await.expect_err("a stranger").code(), Code::NotFound);
+    assert_eq!(
+        keep(&trainer).await.expect_err("no judge").code(),
+        Code::PermissionDenied
+    );
+    let recalled = fleet.recall_verdicts(&judge, &[key]).await;
+    assert_eq!(recalled.expect("an answer"), []);
+    keep(&judge).await.expect("kept");
+    let recalled = fleet.recall_verdicts(&judge, &[key]).await;
+    assert_eq!(recalled.expect("an answer"), [(key, record.clone())]);
+    let refused = fleet.recall_verdicts(&trainer, &[key]).await;
+    assert_eq!(refused.expect_err("no judge").code(), Code::PermissionDenied);
     coordinator.stop().await;
 }
 

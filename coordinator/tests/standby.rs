@@ -35,8 +35,8 @@ const BLOBS: &str = "GAVEL_TEST_BLOBS";
 
 fn shared(folder: &Path, ledger: String, blobs: String) -> CoordinatorOptions {
     CoordinatorOptions {
-        ledger: Some(ledger),
-        blobs: Some(blobs),
+        ledger: Some(ledger.into()),
+        blobs: Some(blobs.into()),
         ..options(folder)
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use gavel_core::{
-    RunAssets,
+    Diagnostic, RunAssets,
     ids::{Digest, RunId},
     spec::{JudgeSpec, ReasonsSpec, RunSpec},
     work::VerdictRecord,
@@ -74,7 +74,10 @@ impl Ready {
                     verdicts[place].reasons = reasons;
                 }
             }
-            Err(error) => tracing::warn!(reason = %error, pairs = chosen.len(), "verdicts without their reasons"),
+            Err(error) => {
+                let reason = Diagnostic::foreign(&error);
+                tracing::warn!(%reason, pairs = chosen.len(), "verdicts without their reasons");
+            }
         }
     }
 }
@@ -151,10 +154,7 @@ impl Work for JudgeWork {
             return Err(WorkError::Cancelled);
         }
         let verdicts = ready.judge(context, &ready.rubric, &judged);
-        let mut verdicts = verdicts.map_err(|error| match error {
-            AskError::Unavailable { .. } => WorkError::unavailable(&error),
-            AskError::Unanswerable { .. } => WorkError::retry(&error),
-        })?;
+        let mut verdicts = verdicts.map_err(|error| unanswered(&error))?;
         // Labelled pairs measure the judge and are shown to nobody.
         if !matches!(unit, Unit::CalibrateJudge { .. }) {
             ready.explain(context, pairs, &judged, &mut verdicts);
@@ -197,6 +197,17 @@ impl JudgeWork {
         let explainer = self.models.open_explainer(spec, template, reasons.max_tokens);
         let explainer = explainer.map_err(|error| WorkError::retry(&error))?;
         Ok(Some((reasons.clone(), explainer)))
+    }
+}
+
+/// What the coordinator is told of a question without an answer. A server's words stay in this worker's log: the server may be
+/// one that those who look at a run must not read.
+fn unanswered(error: &AskError) -> WorkError {
+    tracing::warn!(reason = %Diagnostic::foreign(error), "pairs that cannot be judged now");
+    let told = error.for_everybody().in_full();
+    match error {
+        AskError::Unavailable { .. } => WorkError::Unavailable(told),
+        AskError::Unanswerable { .. } => WorkError::Retry(told),
     }
 }
 

@@ -159,6 +159,26 @@ fn a_pair_is_judged_alike_alone_and_in_a_batch() {
 }
 
 #[test]
+fn a_pair_that_cannot_be_judged_fails_alone() {
+    let pairs = labelled(3);
+    let judge = judge(0.0);
+    let mut asked = judged(&pairs);
+    let long = "a red circle ".repeat(2000);
+    asked[1].prompt = &long;
+    let records = verdicts(&judge, &asked);
+    assert!(
+        matches!(&records[1].verdict, Verdict::Failed { reason } if reason.contains("26000 letters")),
+        "{records:?}"
+    );
+    for place in [0, 2] {
+        assert_eq!(
+            verdicts(&judge, &asked[place..=place]),
+            std::slice::from_ref(&records[place])
+        );
+    }
+}
+
+#[test]
 fn equal_images_are_never_decided() {
     let pairs = labelled(1);
     let [image, _] = &pairs[0].images;

@@ -2,8 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -24,6 +24,8 @@ use serde_json::{Value, json};
 struct Server {
     calls: AtomicUsize,
     away: AtomicBool,
+    /// Says this to every question.
+    says: Mutex<Option<(StatusCode, &'static str)>>,
     /// Fails no call.
     steady: AtomicBool,
     /// Refuses to write sentences, which are asked for without a format.
@@ -33,6 +35,9 @@ struct Server {
 /// Prefers the longer PNG; unless it is steady, every other call fails, each time in another way.
 async fn answer(State(server): State<Arc<Server>>, body: Bytes) -> Response {
     let call = server.calls.fetch_add(1, Ordering::SeqCst);
+    if let Some(said) = *server.says.lock().unwrap() {
+        return said.into_response();
+    }
     if server.away.load(Ordering::SeqCst) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
@@ -184,6 +189,18 @@ fn a_server_that_fails_half_of_its_answers_costs_no_pair_and_one_that_is_away_no
     );
     bench.server.away.store(false, Ordering::SeqCst);
     assert!(bench.verdicts().is_ok());
+}
+
+#[test]
+fn a_servers_words_stay_with_the_judge_that_asked() {
+    let mut bench = bench(None);
+    for status in [StatusCode::SERVICE_UNAVAILABLE, StatusCode::NOT_FOUND] {
+        *bench.server.says.lock().unwrap() = Some((status, "admin of the intranet"));
+        let (WorkError::Unavailable(told) | WorkError::Retry(told)) = bench.verdicts().unwrap_err() else {
+            panic!("the server answers no question")
+        };
+        assert!(told.contains(status.as_str()) && !told.contains("intranet"), "{told}");
+    }
 }
 
 #[test]

@@ -19,7 +19,10 @@ pub mod v1 {
 pub use convert::Malformed;
 
 /// Version of the fleet protocol. A worker registers with its own, and the coordinator refuses any other.
-pub const PROTOCOL_VERSION: u32 = 6;
+pub const PROTOCOL_VERSION: u32 = 7;
+
+/// The binary metadata in which a worker's calls carry its secret.
+pub const SECRET_METADATA: &str = "gavel-worker-secret-bin";
 
 /// The largest message either way: a submitted run carries every prompt. Clients and servers both keep to it.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;

@@ -1,4 +1,4 @@
-//! One word per idea (ARCHITECTURE.md, "Glossary"): words that something else is called by must not come back.
+//! One word per idea (ARCHITECTURE.md, "One word per idea"): words that something else is called by must not come back.
 
 use crate::{assert_none, rust_files};
 

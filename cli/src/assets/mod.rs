@@ -9,13 +9,14 @@ use std::path::Path;
 use gavel_core::ids::Digest;
 use gavel_core::spec::{EvaluatorName, InProcessSpec, MemberSpec, ReasonsSpec, RunSpec};
 use gavel_core::work::Task;
-use gavel_core::{LabelledPair, ModelFingerprints, RubricText, RunAssets};
+use gavel_core::{Annotations, LabelledPair, ModelFingerprints, RubricText, RunAssets};
 use gavel_eval::{EvalError, Evaluator};
 use gavel_models::Family;
 use gavel_models::load::fingerprint;
 use gavel_rubric::{JudgeTemplate, ReasonTemplate, RubricSet};
 use image::RgbImage;
 
+use self::prompts::Prompts;
 use crate::checks::Checks;
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
 use crate::files::read_text;
@@ -79,9 +80,14 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
     let reason_template = reasons.map(|reasons| checks.note(reason_template(reasons)));
     let labelled = labelled(spec, edits, &mut pictures);
     let labelled = checks.note(labelled.context("`evaluation.labelled` cannot be used"));
+    let (prompts, held_out) = (prompts?, held_out?);
     let assets = RunAssets {
-        prompts: prompts?,
-        held_out: held_out?,
+        prompts: prompts.tasks,
+        held_out: held_out.tasks,
+        annotations: Annotations {
+            prompts: prompts.annotations,
+            held_out: held_out.annotations,
+        },
         rubric: RubricText::new(rubric?.text()),
         template: template?,
         member_templates: member_templates?,
@@ -96,6 +102,7 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
             judge: gavel_judge::fingerprint(&spec.judge).ok(),
         },
     };
+    checks.note(assets.check(spec))?;
     Some(Files { assets, pictures })
 }
 
@@ -104,13 +111,13 @@ fn takes_sources(spec: &RunSpec) -> bool {
     Family::from_name(spec.model.family.as_str()).is_ok_and(Family::takes_sources)
 }
 
-fn held_out(spec: &RunSpec, edits: bool, pictures: &mut Pictures) -> Result<Vec<Task>> {
+fn held_out(spec: &RunSpec, edits: bool, pictures: &mut Pictures) -> Result<Prompts> {
     let Some(file) = &spec.prompts.held_out else {
-        return Ok(Vec::new());
+        return Ok(Prompts::default());
     };
     let prompts = prompts::read(file, edits, pictures)?;
     if let Some(evaluator) = evaluator(spec) {
-        for task in &prompts {
+        for task in &prompts.tasks {
             check_task(evaluator.as_ref(), task, pictures)?;
         }
     }
@@ -257,6 +264,70 @@ mod tests {
         spec
     }
 
+    /// A run of edits in `folder`, all of whose files can be written to.
+    fn run_of_edits(folder: &Path) -> RunSpec {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let text = std::fs::read_to_string(root.join("configs/quickstart-edit.toml")).unwrap();
+        let mut spec = RunSpec::from_value(toml::from_str(&text).unwrap()).unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::write(folder.join(name), text).unwrap();
+            folder.join(name)
+        };
+        for name in ["source.png", "good.png", "bad.png"] {
+            RgbImage::new(64, 64).save(folder.join(name)).unwrap();
+        }
+        let edit = r#"{"instruction": "make it blue", "source_image": "source.png"}"#;
+        let labelled = r#"{"query": "make it blue", "source_image": "source.png", "edited_images": ["good.png", "bad.png"], "label_rank": [1, 2]}"#;
+        spec.prompts.train = write("train.jsonl", edit);
+        spec.prompts.held_out = Some(write("held-out.jsonl", edit));
+        spec.judge.rubric = write("rubric.txt", "- It is blue.\n");
+        let copy = |name: &str, from: &str| write(name, &std::fs::read_to_string(root.join(from)).unwrap());
+        spec.judge.template = copy("judge.toml", "configs/judge/small-edit.toml");
+        spec.judge.reasons = Some(ReasonsSpec {
+            template: copy("reason.toml", "configs/rubric/small/reason.toml"),
+            ..ReasonsSpec::default()
+        });
+        let evaluation = spec.evaluation.as_mut().unwrap();
+        evaluation.evaluator = None;
+        evaluation.labelled = Some(write("labelled.jsonl", labelled));
+        spec
+    }
+
+    #[test]
+    fn each_file_is_a_part_of_what_a_run_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = run_of_edits(folder.path());
+        let before = read(&spec).unwrap().assets;
+        assert_eq!(before.differences(&read(&spec).unwrap().assets), <[&str; 0]>::default());
+        let white = RgbImage::from_pixel(64, 64, Rgb([255; 3]));
+        let (sources, labelled) = (
+            ["prompts.train", "prompts.held_out", "evaluation.labelled"],
+            ["evaluation.labelled"],
+        );
+        for (file, keys) in [
+            ("train.jsonl", &["prompts.train"][..]),
+            ("held-out.jsonl", &["prompts.held_out"]),
+            ("labelled.jsonl", &labelled),
+            ("rubric.txt", &["judge.rubric"]),
+            ("judge.toml", &["judge.template"]),
+            ("reason.toml", &["judge.reasons.template"]),
+            ("source.png", &sources),
+            ("good.png", &labelled),
+        ] {
+            let file = folder.path().join(file);
+            let contents = std::fs::read(&file).unwrap();
+            if file.extension().unwrap() == "png" {
+                white.save(&file).unwrap();
+            } else {
+                let text = String::from_utf8(contents.clone()).unwrap();
+                std::fs::write(&file, text.replace("blue", "red").replace("Image", "Picture")).unwrap();
+            }
+            let differences = before.differences(&read(&spec).unwrap().assets);
+            assert_eq!(differences, keys, "{}", file.display());
+            std::fs::write(&file, contents).unwrap();
+        }
+    }
+
     fn red_square_on_white(side: u32) -> RgbImage {
         RgbImage::from_fn(side, side, |x, y| match (x, y) {
             (6..26, 22..42) => Rgb([220, 40, 40]),
@@ -271,7 +342,9 @@ mod tests {
         red_square_on_white(96).save(folder.path().join("large.png")).unwrap();
         let read = |line: &str| {
             let spec = edits_of(folder.path(), line);
-            held_out(&spec, true, &mut Pictures::new()).map_err(|error| error.to_string())
+            held_out(&spec, true, &mut Pictures::new())
+                .map_err(|error| error.to_string())
+                .map(|prompts| prompts.tasks)
         };
         let good = read(r#"{"prompt": "make the red square blue", "source": "source.png"}"#);
         assert_eq!(good.unwrap()[0].sources.len(), 1);

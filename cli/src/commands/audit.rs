@@ -8,6 +8,7 @@ use gavel_review::RunFolder;
 
 use super::print_json;
 use crate::diagnostic::Result;
+use crate::output;
 use crate::runtime::block_on;
 
 #[derive(Debug, Args)]
@@ -27,7 +28,7 @@ pub(super) fn audit(arguments: &AuditArguments) -> Result<ExitCode> {
     if arguments.json {
         print_json(&report)?;
     } else {
-        print!("{}", report.text());
+        output::print(report.text())?;
     }
     Ok(ExitCode::from(u8::from(!report.findings.is_empty())))
 }

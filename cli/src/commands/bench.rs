@@ -17,13 +17,14 @@ use serde::Serialize;
 use crate::assets::{self, Files};
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::{Context as _, Foreign as _, Result};
+use crate::output;
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArguments {
     #[command(flatten)]
     pub(crate) config: ConfigArguments,
     /// Timed steps, after a warm-up step.
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) steps: u32,
     /// Print the measurements as JSON.
     #[arg(long)]
@@ -68,9 +69,9 @@ pub(super) fn bench(arguments: &BenchArguments) -> Result<()> {
         threads: rayon::current_num_threads(),
     };
     if arguments.json {
-        println!("{}", serde_json::to_string(&measured)?);
+        output::print_line(serde_json::to_string(&measured)?)?;
     } else {
-        print!("{}", measured.describe());
+        output::print(measured.describe())?;
     }
     Ok(())
 }

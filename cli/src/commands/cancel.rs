@@ -6,6 +6,7 @@ use gavel_core::ids::RunId;
 use super::connect::Connect;
 use crate::client;
 use crate::diagnostic::Result;
+use crate::output;
 use crate::runtime::block_on;
 
 #[derive(Debug, Args)]
@@ -25,6 +26,8 @@ pub(super) fn cancel(arguments: &CancelArguments) -> Result<()> {
         let runs = client::connect(&connect.addresses).await?.runs();
         Ok(runs.cancel(&RunId(run.clone()), reason).await?)
     })?;
-    println!("run {run} is stopped; `gavel submit --resume` with its configuration lets it go on");
+    output::tell(format_args!(
+        "run {run} is stopped; `gavel submit --resume` with its configuration lets it go on"
+    ));
     Ok(())
 }

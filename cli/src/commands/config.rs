@@ -5,6 +5,7 @@ use clap::Subcommand;
 use crate::assets;
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::Result;
+use crate::output;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
@@ -24,14 +25,14 @@ fn check(arguments: &ConfigArguments) -> Result<()> {
     assets::check_model_folder(&spec)?;
     assets::check_judge_folders(&spec)?;
     let assets = assets::read(&spec)?.assets;
-    println!("{}: ok", arguments.file.display());
-    println!("  run        {} (spec {})", spec.run.name, spec.digest().short());
-    println!(
-        "  prompts    {}, held out {}",
+    let mut text = format!("{}: ok\n", arguments.file.display());
+    text += &format!("  run        {} (spec {})\n", spec.run.name, spec.digest().short());
+    text += &format!(
+        "  prompts    {}, held out {}\n",
         assets.prompts.len(),
         assets.held_out.len()
     );
-    println!("  rubric     {}", assets.rubric.digest.short());
-    println!("  labelled   {} pairs", assets.labelled.len());
-    Ok(())
+    text += &format!("  rubric     {}\n", assets.rubric.digest.short());
+    text += &format!("  labelled   {} pairs\n", assets.labelled.len());
+    output::print(text)
 }

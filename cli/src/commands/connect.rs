@@ -2,6 +2,9 @@
 
 use clap::{Arg, Args};
 
+/// The variable that may say it for a whole machine.
+pub(super) const COORDINATOR: &str = "GAVEL_COORDINATOR";
+
 /// Where the coordinator is. A command that means something else by leaving it out says so with `mut_arg`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Connect {
@@ -9,7 +12,7 @@ pub(crate) struct Connect {
     #[arg(
         long = "connect",
         value_name = "ADDRESS",
-        env = "GAVEL_COORDINATOR",
+        env = COORDINATOR,
         default_value = "http://127.0.0.1:7440"
     )]
     pub(crate) addresses: String,

@@ -1,14 +1,16 @@
 //! `gavel coordinator`.
 
-use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
-use gavel_coordinator::{Coordinator, CoordinatorOptions, Error, Listeners};
+use gavel_coordinator::{Address, Coordinator, CoordinatorOptions, Error, Listeners};
+use gavel_core::spec::{FleetSpec, Problems, RunSpec};
 use gavel_review::CoordinatorAddresses;
 
 use crate::diagnostic::Result;
+use crate::output;
 use crate::runtime::{ParentArguments, block_on, shutdown_token};
 
 #[derive(Debug, Args)]
@@ -19,10 +21,10 @@ pub(crate) struct CoordinatorArguments {
     /// Ledger: postgres://USER@HOST/DATABASE, or a SQLite file [default: ledger.sqlite in --data]. With PostgreSQL, a second
     /// coordinator stands by until the first is gone.
     #[arg(long, value_name = "URL")]
-    pub(crate) ledger: Option<String>,
+    pub(crate) ledger: Option<Address>,
     /// Blobs: a folder, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX [default: blobs in --data].
     #[arg(long, value_name = "URL")]
-    pub(crate) blobs: Option<String>,
+    pub(crate) blobs: Option<Address>,
     /// Address for workers and clients; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7440")]
     pub(crate) grpc: SocketAddr,
@@ -35,30 +37,102 @@ pub(crate) struct CoordinatorArguments {
     /// A worker that was silent for this long is given up.
     #[arg(long, value_name = "DURATION", default_value = "20s")]
     pub(crate) worker_timeout: humantime::Duration,
+    /// Folder in which `gavel run` leaves the results, for the dashboard to name at the end.
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub(crate) results: Option<PathBuf>,
+    /// A name, beside addresses and localhost, under which the dashboard may be asked for; several times for several names.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow_host: Vec<String>,
+    /// Memory that all runs' files and steps in flight may take together, in MiB; a run beyond is refused.
+    #[arg(long, value_name = "MIB", default_value_t = 128)]
+    pub(crate) run_memory: u64,
     #[command(flatten)]
     pub(crate) parent: ParentArguments,
 }
 
 pub(super) fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
     block_on(async {
-        let shutdown = shutdown_token(arguments.parent);
+        check_times(arguments.heartbeat.into(), arguments.worker_timeout.into())?;
+        let shutdown = shutdown_token(arguments.parent)?;
         let listeners = Listeners::bind(arguments.grpc, arguments.http).await?;
         let mut options = CoordinatorOptions::new(arguments.data);
         options.ledger = arguments.ledger;
         options.blobs = arguments.blobs;
+        options.results = arguments.results;
         options.heartbeat = arguments.heartbeat.into();
         options.worker_timeout = arguments.worker_timeout.into();
+        options.host_names = arguments.allow_host;
+        options.run_bytes_max = arguments.run_memory.saturating_mul(1 << 20);
         let handle = match Coordinator::start(options, listeners, shutdown).await {
             Err(Error::EndedAsStandby) => return Ok(()),
             started => started?,
         };
         let addresses = CoordinatorAddresses {
-            grpc: format!("http://{}", handle.grpc_address()),
-            http: format!("http://{}", handle.http_address()),
+            grpc: link(handle.grpc_address()),
+            http: link(handle.http_address()),
         };
-        println!("{}", serde_json::to_string(&addresses)?);
-        std::io::stdout().flush()?;
+        output::tell(serde_json::to_string(&addresses)?);
         handle.join().await?;
         Ok(())
     })
+}
+
+/// Holds the times to what `[fleet]` of a configuration is held to.
+fn check_times(heartbeat: Duration, worker_timeout: Duration) -> Result<(), Problems> {
+    let spec = RunSpec {
+        fleet: FleetSpec {
+            heartbeat,
+            lease: worker_timeout,
+            ..FleetSpec::default()
+        },
+        ..RunSpec::default()
+    };
+    let mut problems = spec.check().err().unwrap_or_default();
+    problems.0.retain(|problem| problem.key.starts_with("fleet."));
+    for problem in &mut problems.0 {
+        for (key, option) in [("fleet.heartbeat", "--heartbeat"), ("fleet.lease", "--worker-timeout")] {
+            problem.key = problem.key.replace(key, option);
+            problem.message = problem.message.replace(key, option);
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// How somebody on this machine reaches a server that listens there. One that listens at every address has none of its own to
+/// dial.
+fn link(listens: SocketAddr) -> String {
+    let ip = match listens.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    format!("http://{}", SocketAddr::new(ip, listens.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_held_to_what_a_configuration_is_held_to() {
+        let check = |heartbeat, timeout| {
+            let checked = check_times(Duration::from_millis(heartbeat), Duration::from_millis(timeout));
+            checked.map_err(|problems| problems.to_string())
+        };
+        assert_eq!(check(5000, 20_000), Ok(()));
+        assert_eq!(check(0, 20_000), Err("--heartbeat: must be at least 10ms".to_owned()));
+        let error = check(5000, 6000).unwrap_err();
+        assert!(
+            error.starts_with("--worker-timeout: must be at least twice --heartbeat"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn every_address_that_is_announced_is_one_to_dial() {
+        let link = |listens: &str| link(listens.parse().unwrap());
+        assert_eq!(link("0.0.0.0:7441"), "http://127.0.0.1:7441");
+        assert_eq!(link("[::]:7441"), "http://[::1]:7441");
+        assert_eq!(link("10.0.0.7:7441"), "http://10.0.0.7:7441");
+    }
 }

@@ -18,6 +18,7 @@ use gavel_trainer_worker::exchange;
 use crate::assets::{self, Files};
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
+use crate::output;
 use crate::preflight::{self, Weights};
 
 #[derive(Debug, Args)]
@@ -39,18 +40,19 @@ struct Table {
 }
 
 impl Table {
-    /// Prints one finding as it comes.
-    fn row<T>(&mut self, name: &str, found: Result<(String, T)>) -> Option<T> {
+    /// Prints one finding as it comes, and gives what was found if all is well with it.
+    fn row<T>(&mut self, name: &str, found: Result<(String, T)>) -> Result<Option<T>> {
         match found {
             Ok((text, value)) => {
-                println!("ok    {name:<12} {text}");
-                Some(value)
+                output::print_line(format_args!("ok    {name:<12} {text}"))?;
+                Ok(Some(value))
             }
             Err(error) => {
                 self.failed += 1;
                 let text = error.render().trim_end().replace('\n', "\n                   ");
-                println!("FAIL  {name:<12} {}", text.strip_prefix("error: ").unwrap_or(&text));
-                None
+                let text = text.strip_prefix("error: ").unwrap_or(&text);
+                output::print_line(format_args!("FAIL  {name:<12} {text}"))?;
+                Ok(None)
             }
         }
     }
@@ -61,24 +63,24 @@ pub(super) fn doctor(arguments: &DoctorArguments) -> Result<ExitCode> {
     let spec = table.row(
         "config",
         config::load(&arguments.config).map(|spec| (format!("spec {}", spec.digest().short()), spec)),
-    );
+    )?;
     if let Some(spec) = &spec {
-        let files = table.row("files", files(spec));
-        table.row("model", model(spec, files.as_ref()));
-        table.row("judge", judge(spec, files.as_ref()));
+        let files = table.row("files", files(spec))?;
+        table.row("model", model(spec, files.as_ref()))?;
+        table.row("judge", judge(spec, files.as_ref()))?;
         if spec.trainer.exchange == GradientExchange::Nccl {
-            table.row("exchange", exchange());
+            table.row("exchange", exchange())?;
         }
-        table.row("memory", memory(spec).map(only_text));
+        table.row("memory", memory(spec).map(only_text))?;
         let out = config::out_folder(spec, arguments.out.as_deref());
-        table.row("folder", preflight::folder(&out).map(only_text));
-        table.row("ports", preflight::ports(spec).map(only_text));
+        table.row("folder", preflight::folder(&out).map(only_text))?;
+        table.row("ports", preflight::ports(spec).map(only_text))?;
     }
     if table.failed == 0 {
-        println!("ready to run");
+        output::print_line("ready to run")?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{} of the checks failed", table.failed);
+    output::print_line(format_args!("{} of the checks failed", table.failed))?;
     Ok(ExitCode::FAILURE)
 }
 

@@ -5,6 +5,7 @@ use clap::Args;
 use super::connect::Connect;
 use crate::client;
 use crate::diagnostic::Result;
+use crate::output;
 use crate::runtime::block_on;
 
 #[derive(Debug, Args)]
@@ -18,6 +19,6 @@ pub(super) fn drain(arguments: &DrainArguments) -> Result<()> {
         let runs = client::connect(&arguments.connect.addresses).await?.runs();
         Ok(runs.drain().await?)
     })?;
-    println!("the workers finish what they hold and leave; workers that start later stay");
+    output::tell("the workers finish what they hold and leave; workers that start later stay");
     Ok(())
 }

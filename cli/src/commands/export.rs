@@ -7,6 +7,7 @@ use gavel_core::ids::Step;
 use gavel_review::{RunFolder, Weights};
 
 use crate::diagnostic::{Context as _, Diagnostic, Result};
+use crate::output;
 use crate::runtime::block_on;
 
 #[derive(Debug, Args)]
@@ -54,7 +55,7 @@ pub(super) fn export(arguments: &ExportArguments) -> Result<()> {
     let (step, weights) = (arguments.step.map(Step), arguments.weights.into());
     let exported = block_on(async { Ok(gavel_review::export(&folder, step, weights, out).await?) })
         .with_context(|| format!("{}: nothing was exported", arguments.run.display()))?;
-    println!("step {}, adapter {}", exported.step, exported.digest);
-    println!("{}", out.display());
+    output::tell(format_args!("step {}, adapter {}", exported.step, exported.digest));
+    output::tell(out.display());
     Ok(())
 }

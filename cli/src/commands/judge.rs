@@ -13,14 +13,15 @@ use gavel_rubric::{JudgeTemplate, JudgedPair, ReasonTemplate, RubricSet, Spent};
 use image::RgbImage;
 use serde::Serialize;
 
-use super::connect::Connect;
+use super::connect::{COORDINATOR, Connect};
 use super::dtype::DtypeArgument;
 use super::print_json;
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::{Context as _, Diagnostic, Result};
+use crate::output;
 use crate::runtime::ParentArguments;
 
-use super::worker::RelocationArguments;
+use super::worker::{AllowFolders, AllowServers, RelocationArguments};
 
 #[derive(Debug, Args)]
 #[command(override_usage = "gavel judge --connect ADDRESS
@@ -78,10 +79,34 @@ pub(crate) struct JudgeArguments {
     pub(crate) parent: ParentArguments,
     #[command(flatten)]
     pub(crate) relocation: RelocationArguments,
+    #[command(flatten)]
+    pub(crate) folders: AllowFolders,
+    #[command(flatten)]
+    pub(crate) servers: AllowServers,
 }
 
-/// `--connect` of `gavel judge`, where it decides which of two things the command does. A fleet's environment must not decide
-/// it.
+impl JudgeArguments {
+    /// The coordinators to work for; none where one pair is to be judged. A fleet's environment decides it only where the
+    /// arguments name no judge of their own.
+    ///
+    /// # Errors
+    /// Neither is named.
+    pub(crate) fn coordinators(&self) -> Result<Option<String>> {
+        let judges_once = self.model.is_some() || self.endpoint.is_some() || self.config.is_some();
+        match &self.connect {
+            Some(connect) => Ok(Some(connect.addresses.clone())),
+            None if judges_once => Ok(None),
+            None => match std::env::var(COORDINATOR) {
+                Ok(addresses) if !addresses.is_empty() => Ok(Some(addresses)),
+                _ => Err(Diagnostic::new("neither a coordinator to judge for nor a judge is named").with_hint(format!(
+                    "name the coordinator with --connect or in {COORDINATOR}, or a judge with --model, --endpoint or --config"
+                ))),
+            },
+        }
+    }
+}
+
+/// `--connect` of `gavel judge`, where it decides which of two things the command does; see [`JudgeArguments::coordinators`].
 fn judges_for(connect: Arg) -> Arg {
     connect
         .default_value(None)
@@ -89,8 +114,7 @@ fn judges_for(connect: Arg) -> Arg {
         .conflicts_with_all([
             "judge", "rubric", "prompt", "template", "reasons", "json", "cache", "source", "images",
         ])
-        .required_unless_present("judge")
-        .help("Work as a judge for the coordinator at this address, http://HOST:PORT; several, separated by commas, where others stand by")
+        .help("Work as a judge for the coordinator at this address, http://HOST:PORT; several, separated by commas, where others stand by [env: GAVEL_COORDINATOR]")
 }
 
 /// A model folder may say which words its model was trained on.
@@ -158,7 +182,7 @@ pub(super) fn judge(arguments: &JudgeArguments) -> Result<()> {
         };
         print_json(&printed)?;
     } else {
-        print!("{}", describe(&record, &spent, &templates));
+        output::print(describe(&record, &spent, &templates))?;
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ mod status;
 mod submit;
 mod verify;
 mod watch;
-mod worker;
+pub(crate) mod worker;
 
 use std::process::ExitCode;
 
@@ -30,10 +30,19 @@ use gavel_core::work::Role;
 use serde::Serialize;
 
 use crate::diagnostic::{Context as _, Result};
+use crate::output;
+
+const EXIT_STATUS: &str = "Exit status:
+  0    what was asked is done; of run and watch: the run has finished
+  1    it is not, and standard error says why; of doctor, audit, verify, rubric diff: something is not as it should be
+  2    the command line cannot be understood
+  129, 130, 143
+       SIGHUP, Ctrl-C or SIGTERM ended `gavel run`; what is committed is kept, and --resume goes on
+  141  nobody read standard output any more";
 
 /// Trains LoRA adapters for image diffusion models with rubric-judged reinforcement learning.
 #[derive(Debug, Parser)]
-#[command(name = "gavel", version, propagate_version = true)]
+#[command(name = "gavel", version, propagate_version = true, after_help = EXIT_STATUS)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -104,15 +113,23 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
             &arguments.connect.addresses,
             arguments.parent,
             &arguments.relocation,
+            arguments.folders.allowed(),
         )?,
         Command::Trainer(arguments) => worker::worker(
             Role::Trainer,
             &arguments.connect.addresses,
             arguments.parent,
             &arguments.relocation,
+            arguments.folders.allowed(),
         )?,
-        Command::Judge(arguments) => match &arguments.connect {
-            Some(connect) => worker::worker(Role::Judge, &connect.addresses, arguments.parent, &arguments.relocation)?,
+        Command::Judge(arguments) => match arguments.coordinators()? {
+            Some(addresses) => worker::worker(
+                Role::Judge,
+                &addresses,
+                arguments.parent,
+                &arguments.relocation,
+                arguments.servers.and(&arguments.folders)?,
+            )?,
             None => judge::judge(&arguments)?,
         },
         Command::Submit(arguments) => submit::submit(&arguments)?,
@@ -137,6 +154,5 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
 
 /// Prints what `--json` asks for, so that people can read it too.
 fn print_json(value: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value).context("cannot write JSON")?);
-    Ok(())
+    output::print_line(serde_json::to_string_pretty(value).context("cannot write JSON")?)
 }

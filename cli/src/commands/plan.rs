@@ -6,8 +6,9 @@ use gavel_core::spec::RunSpec;
 use gavel_core::work::Role;
 use serde::Serialize;
 
-use crate::config::{self, ConfigArguments};
+use crate::config::{self, ConfigArguments, FleetArguments};
 use crate::diagnostic::Result;
+use crate::output;
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArguments {
@@ -25,17 +26,10 @@ pub(crate) struct PlanArguments {
     /// What a trainer takes for an optimizer step.
     #[arg(long, value_name = "DURATION", default_value = "1s")]
     pub(crate) commit: humantime::Duration,
-    /// Samplers, instead of fleet.samplers.
-    #[arg(long, value_name = "N")]
-    pub(crate) samplers: Option<u32>,
-    /// Judges, instead of fleet.judges.
-    #[arg(long, value_name = "N")]
-    pub(crate) judges: Option<u32>,
-    /// Trainers, instead of fleet.trainers.
-    #[arg(long, value_name = "N")]
-    pub(crate) trainers: Option<u32>,
+    #[command(flatten)]
+    pub(crate) fleet: FleetArguments,
     /// Steps to go through; a run's steps take alike.
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) steps: u32,
     /// Print the forecasts as JSON.
     #[arg(long)]
@@ -68,13 +62,13 @@ struct OneMore {
 }
 
 pub(super) fn plan(arguments: &PlanArguments) -> Result<()> {
-    let mut spec = config::load(&arguments.config)?;
+    let mut spec = config::load_with(&arguments.config, arguments.fleet)?;
     let whole_run = spec.run.steps;
     spec.run.steps = arguments.steps.clamp(1, whole_run);
     let workers = Workers {
-        samplers: arguments.samplers.unwrap_or(spec.fleet.samplers),
-        judges: arguments.judges.unwrap_or(spec.fleet.judges),
-        trainers: arguments.trainers.unwrap_or(spec.fleet.trainers),
+        samplers: spec.fleet.samplers,
+        judges: spec.fleet.judges,
+        trainers: spec.fleet.trainers,
     };
     let seconds = StageSeconds {
         sample: arguments.sample.as_secs_f64(),
@@ -84,9 +78,9 @@ pub(super) fn plan(arguments: &PlanArguments) -> Result<()> {
     };
     let plan = Plan::make(&spec, workers, seconds)?;
     if arguments.json {
-        println!("{}", serde_json::to_string(&plan)?);
+        output::print_line(serde_json::to_string(&plan)?)?;
     } else {
-        print!("{}", plan.describe(whole_run));
+        output::print(plan.describe(whole_run))?;
     }
     Ok(())
 }

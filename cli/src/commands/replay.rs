@@ -12,6 +12,7 @@ use gavel_policy::train::{PolicyState, Trainer, activation_memory};
 
 use crate::config;
 use crate::diagnostic::{Context as _, Result};
+use crate::output;
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArguments {
@@ -81,7 +82,7 @@ pub(super) fn replay(arguments: &ReplayArguments) -> Result<()> {
     }
     let statistics = &replayed.statistics;
     let per_term = |sum: f64| sum / statistics.terms.max(1) as f64;
-    println!(
+    output::tell(format_args!(
         "{} terms, loss {:.6}, kl {:.6}, clipped {}, ratio deviation {:.2e}, gradient norm {:.6}",
         statistics.terms,
         per_term(statistics.loss),
@@ -89,18 +90,20 @@ pub(super) fn replay(arguments: &ReplayArguments) -> Result<()> {
         statistics.clipped,
         statistics.ratio_deviation,
         replayed.grad_norm
-    );
+    ));
     for skipped in &replayed.skipped {
-        println!(
+        output::tell(format_args!(
             "skipped {}: {}",
             arguments.trajectories[skipped.prompt_index.0 as usize].display(),
             skipped.reason
-        );
+        ));
     }
     if let Some(deviation) = &replayed.deviation {
-        println!("the ratio is not 1: {deviation}; expected unless the trajectories come from another adapter");
+        output::tell(format_args!(
+            "the ratio is not 1: {deviation}; expected unless the trajectories come from another adapter"
+        ));
     }
-    println!("{}", arguments.out.display());
+    output::tell(arguments.out.display());
     Ok(())
 }
 

@@ -4,32 +4,24 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use gavel_core::run::Phase;
-use gavel_core::spec::RunSpec;
 use gavel_review::{Machine, RunFolder, report};
 
-use crate::config::{self, ConfigArguments};
+use crate::config::{self, ConfigArguments, FleetArguments};
 use crate::diagnostic::{Diagnostic, Result};
+use crate::output;
 use crate::preflight;
-use crate::run::{Ended, run as run_fleet};
+use crate::run::{Ended, lock, run as run_fleet};
 use crate::runtime::block_on;
-
-/// The exit status of a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
+use crate::shell;
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
     #[command(flatten)]
     pub(crate) config: ConfigArguments,
-    /// Sampler processes, instead of fleet.samplers.
-    #[arg(long, value_name = "N")]
-    pub(crate) samplers: Option<u32>,
-    /// Judge processes, instead of fleet.judges.
-    #[arg(long, value_name = "N")]
-    pub(crate) judges: Option<u32>,
-    /// Trainer processes, instead of fleet.trainers.
-    #[arg(long, value_name = "N")]
-    pub(crate) trainers: Option<u32>,
+    #[command(flatten)]
+    pub(crate) fleet: FleetArguments,
     /// Folder of the run's results [default: runs/<run.name>].
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
@@ -37,16 +29,21 @@ pub(crate) struct RunArguments {
     #[arg(long)]
     pub(crate) resume: bool,
     /// CPU threads of each process [default: 2, or fewer where the machine has fewer].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub(crate) threads: Option<usize>,
 }
 
 /// Runs a configuration from start or, with `--resume`, from its last commit.
 pub(super) fn run(arguments: &RunArguments) -> Result<ExitCode> {
-    let spec = load(arguments)?;
+    let spec = config::load_with(&arguments.config, arguments.fleet)?;
     config::check_build(&spec)?;
     let out = config::out_folder(&spec, arguments.out.as_deref());
+    // A run that goes on there is told of before its ports are found taken. A folder is only made when all else is well.
+    let mut locked = out.is_dir().then(|| lock(&out)).transpose()?;
     let files = preflight::preflight(&spec, &out, arguments.resume)?;
+    if locked.is_none() && !arguments.resume {
+        locked = Some(lock(&out)?);
+    }
     let folder = if arguments.resume {
         block_on(async { Ok(RunFolder::resume(&out, &spec, &files.assets).await?) })?
     } else {
@@ -54,31 +51,20 @@ pub(super) fn run(arguments: &RunArguments) -> Result<ExitCode> {
     };
     let threads = arguments.threads.unwrap_or_else(|| Machine::this().cores.min(2));
     let ended = run_fleet(&spec, &files, &folder, threads)?;
+    drop(locked);
     conclude(ended, arguments, &folder)
 }
 
-fn load(arguments: &RunArguments) -> Result<RunSpec> {
-    let mut overrides = arguments.config.overrides.clone();
-    for (key, count) in [
-        ("samplers", arguments.samplers),
-        ("judges", arguments.judges),
-        ("trainers", arguments.trainers),
-    ] {
-        overrides.extend(count.map(|count| format!("fleet.{key}={count}")));
-    }
-    config::load_file(&arguments.config.file, &overrides)
-}
-
 fn conclude(ended: Ended, arguments: &RunArguments, folder: &RunFolder) -> Result<ExitCode> {
-    let again = again(arguments);
+    let again = again(arguments, &config::variables());
     match ended {
         Ended::Finished => {
-            println!("{}", report::summary(folder)?);
+            output::tell(report::summary(folder)?);
             Ok(ExitCode::SUCCESS)
         }
-        Ended::Interrupted { step } => {
-            println!("stopped after step {step}; go on with: {again}");
-            Ok(ExitCode::from(INTERRUPTED))
+        Ended::Interrupted { signal, step } => {
+            output::tell(format_args!("stopped after step {step}; go on with: {again}"));
+            Ok(ExitCode::from(signal.exit_status()))
         }
         Ended::Halted { phase, step } => {
             let (what, reason) = match &phase {
@@ -96,14 +82,96 @@ fn conclude(ended: Ended, arguments: &RunArguments, folder: &RunFolder) -> Resul
     }
 }
 
-/// The command that goes on with this run.
-fn again(arguments: &RunArguments) -> String {
-    let mut command = format!("gavel run {}", arguments.config.file.display());
-    for entry in &arguments.config.overrides {
-        command += &format!(" --set '{entry}'");
+/// The command that goes on with this run, to be pasted into a shell: the one that was given, with every option and with the
+/// variables that override keys.
+fn again(arguments: &RunArguments, variables: &[(String, String)]) -> String {
+    let RunArguments {
+        config: ConfigArguments { file, overrides },
+        fleet: FleetArguments {
+            samplers,
+            judges,
+            trainers,
+        },
+        out,
+        resume: _,
+        threads,
+    } = arguments;
+    let mut words = vec!["gavel".to_owned(), "run".to_owned(), file.display().to_string()];
+    for entry in overrides {
+        words.extend(["--set".to_owned(), entry.clone()]);
     }
-    if let Some(out) = &arguments.out {
-        command += &format!(" --out {}", out.display());
+    let options = [
+        ("--samplers", samplers.as_ref().map(u32::to_string)),
+        ("--judges", judges.as_ref().map(u32::to_string)),
+        ("--trainers", trainers.as_ref().map(u32::to_string)),
+        ("--threads", threads.as_ref().map(usize::to_string)),
+        ("--out", out.as_ref().map(|out| out.display().to_string())),
+    ];
+    for (option, value) in options {
+        words.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
     }
-    command + " --resume"
+    words.push("--resume".to_owned());
+    let variables = variables
+        .iter()
+        .map(|(name, text)| format!("{name}={} ", shell::word(text)));
+    variables.collect::<String>() + &shell::command(words.iter().map(String::as_str))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::commands::{Arguments, Command};
+
+    fn parsed<S: AsRef<str>>(words: &[S]) -> RunArguments {
+        match Arguments::try_parse_from(words.iter().map(AsRef::as_ref))
+            .unwrap()
+            .command
+        {
+            Command::Run(arguments) => arguments,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_that_goes_on_says_all_that_the_first_one_said_to_a_shell() {
+        let first = [
+            "gavel",
+            "run",
+            "my files/it's mine.toml",
+            "--set",
+            "run.name=a b",
+            "--set",
+            "lora.target_modules=[\"attn.to_q\"]",
+            "--samplers",
+            "2",
+            "--judges",
+            "0",
+            "--trainers",
+            "3",
+            "--threads",
+            "4",
+            "--out",
+            "my runs/$HOME",
+        ];
+        let command = again(&parsed(&first), &[]);
+        let words = shlex::split(&command).unwrap();
+        let expected = RunArguments {
+            resume: true,
+            ..parsed(&first)
+        };
+        assert_eq!(format!("{:?}", parsed(&words)), format!("{expected:?}"), "{command}");
+        assert_eq!(again(&expected, &[]), command, "resumed once more");
+    }
+
+    #[test]
+    fn a_plain_command_needs_no_quotes() {
+        let first = ["gavel", "run", "configs/quickstart.toml", "--set", "run.steps=2"];
+        let command = "gavel run configs/quickstart.toml --set run.steps=2 --resume";
+        assert_eq!(again(&parsed(&first), &[]), command);
+        let variables = [("GAVEL__RUN__NAME".to_owned(), "a b".to_owned())];
+        let command = format!("GAVEL__RUN__NAME='a b' {command}");
+        assert_eq!(again(&parsed(&first), &variables), command);
+    }
 }

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use gavel_core::ids::{Digest, PromptIndex, Step};
 use gavel_core::noise::Use;
 use gavel_core::rpo::Sde;
-use gavel_core::spec::SamplingSpec;
+use gavel_core::spec::{Problems, PromptsSpec, RunSpec, SamplingSpec};
 use gavel_models::Family;
 use gavel_models::denoiser::{Encoding, SourceAreas, Task};
 use gavel_models::load::dtype;
@@ -20,6 +20,7 @@ use image::RgbImage;
 use super::dtype::DtypeArgument;
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
 use crate::files::write;
+use crate::output;
 
 #[derive(Debug, Args)]
 pub(crate) struct SampleArguments {
@@ -255,29 +256,17 @@ pub(super) fn sample(arguments: &SampleArguments) -> Result<()> {
             .foreign()
             .context("cannot encode the picture")?,
     )?;
-    println!("{}", arguments.out.display());
+    output::tell(arguments.out.display());
     Ok(())
 }
 
 fn sampling(arguments: &SampleArguments) -> Result<SamplingSpec> {
-    if arguments.steps == 0 {
-        return Err(Diagnostic::new("`--steps` must be at least 1"));
-    }
     let noise_steps = arguments
         .noise_steps
         .unwrap_or(arguments.steps.saturating_sub(1).max(1));
-    if noise_steps > arguments.steps {
-        return Err(Diagnostic::new(format!(
-            "`--noise-steps` {noise_steps} is more than `--steps` {}",
-            arguments.steps
-        )));
-    }
     if !(arguments.true_cfg_scale > 1.0 && arguments.true_cfg_scale.is_finite()) {
         return Err(Diagnostic::new("`--true-cfg-scale` must be above 1")
             .with_hint("leave --negative out for no such guidance"));
-    }
-    if !(arguments.eta > 0.0 && arguments.eta.is_finite()) {
-        return Err(Diagnostic::new("`--eta` must be a positive number"));
     }
     if arguments.shift == ShiftArgument::Pipeline && arguments.trajectory.is_some() {
         return Err(
@@ -285,7 +274,7 @@ fn sampling(arguments: &SampleArguments) -> Result<SamplingSpec> {
                 .with_hint("give --shift a number, or leave --trajectory out"),
         );
     }
-    Ok(SamplingSpec {
+    let sampling = SamplingSpec {
         steps: arguments.steps,
         shift: arguments.shift.constant(),
         sde: match arguments.sde {
@@ -302,7 +291,26 @@ fn sampling(arguments: &SampleArguments) -> Result<SamplingSpec> {
         shared_noise: true,
         batch: 1,
         max_policy_lag: 0,
-    })
+    };
+    let prompts = PromptsSpec {
+        max_sequence_length: arguments.max_sequence_length,
+        ..PromptsSpec::default()
+    };
+    check(&sampling, prompts).context("a picture cannot be painted so")?;
+    Ok(sampling)
+}
+
+/// Holds the arguments to what a configuration is held to, whose keys the problems name.
+fn check(sampling: &SamplingSpec, prompts: PromptsSpec) -> Result<(), Problems> {
+    let spec = RunSpec {
+        sampling: sampling.clone(),
+        prompts,
+        ..RunSpec::default()
+    };
+    let mut problems = spec.check().err().unwrap_or_default();
+    let of_arguments = |key: &str| key.starts_with("sampling.") || key == "prompts.max_sequence_length";
+    problems.0.retain(|problem| of_arguments(&problem.key));
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
 /// The tensor `latents`, in storage order; the sampler checks its size. Of a whole trajectory, its first state would be too

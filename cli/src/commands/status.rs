@@ -10,6 +10,7 @@ use super::connect::Connect;
 use super::print_json;
 use crate::client;
 use crate::diagnostic::Result;
+use crate::output;
 use crate::runtime::block_on;
 
 #[derive(Debug, Args)]
@@ -37,10 +38,10 @@ pub(super) fn status(arguments: &StatusArguments) -> Result<()> {
             _ => print_json(&runs)?,
         }
     } else if runs.is_empty() {
-        println!("no runs");
+        output::print_line("no runs")?;
     } else {
         for run in &runs {
-            print!("{}", describe(run));
+            output::print(describe(run))?;
         }
     }
     Ok(())

@@ -5,8 +5,9 @@ use clap::Args;
 use super::connect::Connect;
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::Result;
+use crate::output;
 use crate::runtime::block_on;
-use crate::{assets, client};
+use crate::{assets, client, shell};
 
 #[derive(Debug, Args)]
 pub(crate) struct SubmitArguments {
@@ -31,15 +32,13 @@ pub(super) fn submit(arguments: &SubmitArguments) -> Result<()> {
         } else {
             "is submitted"
         };
-        println!("run {} {what} (spec {})", spec.run.name, submitted.spec);
+        output::tell(format_args!("run {} {what} (spec {})", spec.run.name, submitted.spec));
         if arguments.resume {
             client::resume(&coordinator, &spec.id()).await?;
-            println!("it goes on, if it had stopped");
+            output::tell("it goes on, if it had stopped");
         }
-        println!(
-            "`gavel status {} --connect {addresses}` shows how it goes",
-            spec.run.name
-        );
+        let status = shell::command(["gavel", "status", &spec.run.name, "--connect", addresses]);
+        output::tell(format_args!("`{status}` shows how it goes"));
         Ok(())
     })
 }

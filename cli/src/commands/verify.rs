@@ -1,5 +1,6 @@
 //! `gavel verify`.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,6 +11,7 @@ use gavel_review::verify::{Part, Progress, VerifyOptions, verify as verify_step}
 
 use super::print_json;
 use crate::diagnostic::Result;
+use crate::output;
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArguments {
@@ -69,15 +71,23 @@ pub(super) fn verify(arguments: &VerifyArguments) -> Result<ExitCode> {
         model: arguments.model.clone(),
         judge: arguments.judge.clone(),
     };
-    let report = verify_step(&folder, &options, |progress| match progress {
-        _ if arguments.json => {}
-        Progress::Begun(report) => println!("{}", report.head()),
-        Progress::Done(part) => println!("{}", part.line()),
+    let mut printed = Ok(());
+    let report = verify_step(&folder, &options, |progress| {
+        printed = match progress {
+            _ if arguments.json => Ok(()),
+            Progress::Begun(report) => output::print_line(report.head()),
+            Progress::Done(part) => output::print_line(part.line()),
+        };
+        match printed {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
     })?;
+    printed?;
     if arguments.json {
         print_json(&report)?;
     } else {
-        print!("{}", report.conclusion());
+        output::print(report.conclusion())?;
     }
     Ok(ExitCode::from(u8::from(!report.confirmed)))
 }

@@ -14,7 +14,8 @@ use super::connect::Connect;
 use super::status::describe;
 use crate::client;
 use crate::diagnostic::{Diagnostic, Result};
-use crate::run::{Progress, follow};
+use crate::output;
+use crate::run::{Lines, Progress, follow};
 use crate::runtime::block_on;
 
 #[derive(Debug, Args)]
@@ -45,7 +46,7 @@ pub(super) fn watch(arguments: &WatchArguments) -> Result<ExitCode> {
             }
         }
     })?;
-    print!("{}", describe(&status));
+    output::print(describe(&status))?;
     Ok(match status.phase {
         Phase::Finished => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
@@ -72,11 +73,8 @@ fn target(arguments: &WatchArguments) -> Target<'_> {
 
 async fn watch_run(runs: &Runs, run: &RunId) -> Result<RunStatus> {
     let first = runs.status(run).await?;
-    let mut progress = Progress::start(first.steps_total);
-    let each = async |status: &RunStatus| {
-        progress.update(status);
-        Ok(())
-    };
+    let mut progress = Progress::start(first.steps_total, Lines::Printed);
+    let each = async |status: &RunStatus| progress.update(status);
     let ended = follow(runs, run, Some(PATIENCE), each).await;
     progress.end();
     ended

@@ -8,10 +8,10 @@ use gavel_core::work::Role;
 use gavel_judge_worker::JudgeWork;
 use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
-use gavel_worker::WorkerOptions;
+use gavel_worker::{Allowed, AllowedEndpoint, WorkerOptions};
 
 use super::connect::{self, Connect};
-use crate::diagnostic::{Context as _, Foreign as _, Result};
+use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
 use crate::runtime::{ParentArguments, block_on, shutdown_token};
 
 #[derive(Debug, Args)]
@@ -23,6 +23,8 @@ pub(crate) struct WorkerArguments {
     pub(crate) parent: ParentArguments,
     #[command(flatten)]
     pub(crate) relocation: RelocationArguments,
+    #[command(flatten)]
+    pub(crate) folders: AllowFolders,
 }
 
 /// Where a run's files are now.
@@ -33,6 +35,86 @@ pub(crate) struct RelocationArguments {
     pub(crate) paths_from: Option<PathBuf>,
 }
 
+/// What runs may use of this machine: given once or again, instead of what is allowed without it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AllowFolders {
+    /// Folder at or below which runs may load models; again for several.
+    #[arg(
+        long = "allow-model-folder",
+        value_name = "DIR",
+        env = "GAVEL_ALLOW_MODEL_FOLDER",
+        default_value = "."
+    )]
+    model_folders: Vec<PathBuf>,
+}
+
+/// What runs may use of a judge's machine beside folders.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AllowServers {
+    /// Server that runs may have this judge ask: a base address, with all below it, or `loopback` for those of this machine;
+    /// again for several.
+    #[arg(
+        long = "allow-endpoint",
+        value_name = "URL",
+        env = "GAVEL_ALLOW_ENDPOINT",
+        default_value = "loopback"
+    )]
+    endpoints: Vec<String>,
+    /// Environment variable whose value runs may send to such a server as its key; a star at the end stands for any ending;
+    /// again for several.
+    #[arg(
+        long = "allow-key-variable",
+        value_name = "NAME",
+        env = "GAVEL_ALLOW_KEY_VARIABLE",
+        default_value = "GAVEL_JUDGE_*"
+    )]
+    key_variables: Vec<String>,
+}
+
+impl AllowFolders {
+    /// What runs may use of a machine whose worker asks no server.
+    pub(crate) fn allowed(&self) -> Allowed {
+        Allowed {
+            endpoints: Vec::new(),
+            key_variables: Vec::new(),
+            model_folders: self.model_folders.clone(),
+        }
+    }
+}
+
+impl AllowServers {
+    /// The same for one that does.
+    ///
+    /// # Errors
+    /// Not an address. It is not repeated, since it may hold a password.
+    pub(crate) fn and(&self, folders: &AllowFolders) -> Result<Allowed> {
+        let endpoints = self.endpoints.iter().map(|text| {
+            text.parse::<AllowedEndpoint>()
+                .map_err(|error| Diagnostic::new(format!("--allow-endpoint {error}")))
+        });
+        Ok(Allowed {
+            endpoints: endpoints.collect::<Result<_>>()?,
+            key_variables: self.key_variables.iter().map(|name| name.as_str().into()).collect(),
+            ..folders.allowed()
+        })
+    }
+}
+
+/// The arguments that allow exactly this.
+pub(crate) fn as_arguments(allowed: &Allowed, role: Role) -> Vec<String> {
+    let folders = allowed.model_folders.iter().map(|folder| folder.display().to_string());
+    let mut arguments: Vec<String> = folders
+        .flat_map(|folder| ["--allow-model-folder".into(), folder])
+        .collect();
+    if role == Role::Judge {
+        let endpoints = allowed.endpoints.iter().map(ToString::to_string);
+        arguments.extend(endpoints.flat_map(|endpoint| ["--allow-endpoint".into(), endpoint]));
+        let variables = allowed.key_variables.iter().map(ToString::to_string);
+        arguments.extend(variables.flat_map(|variable| ["--allow-key-variable".into(), variable]));
+    }
+    arguments
+}
+
 /// The device that people see; which one is used is the run's matter.
 const DEVICE: &str = "as the run says";
 
@@ -41,12 +123,14 @@ pub(super) fn worker(
     address: &str,
     parent: ParentArguments,
     relocation: &RelocationArguments,
+    allowed: Allowed,
 ) -> Result<()> {
     let relocated = relocation.paths_from.as_deref().map(read_spec).transpose()?;
     block_on(async {
-        let shutdown = shutdown_token(parent);
+        let shutdown = shutdown_token(parent)?;
         let options = WorkerOptions {
             relocated,
+            allowed,
             ..WorkerOptions::new(address, role, DEVICE)
         };
         match role {

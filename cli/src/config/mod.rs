@@ -2,23 +2,30 @@
 
 mod arguments;
 mod family;
+mod overrides;
 mod paths;
 
 use std::path::{Path, PathBuf};
 
-use config::{Config, Environment, File, FileFormat};
 use gavel_core::spec::{GradientExchange, Problems, RunSpec};
 use gavel_trainer_worker::exchange;
 
-use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
-pub(crate) use arguments::ConfigArguments;
+use crate::diagnostic::{Context as _, Diagnostic, Result};
+use crate::output;
+pub(crate) use arguments::{ConfigArguments, FleetArguments};
+pub(crate) use overrides::variables;
 
 /// Reads a configuration: the file, overridden by `GAVEL__SECTION__KEY` in the environment, overridden by `--set`.
 ///
 /// # Errors
 /// The file cannot be read or is no TOML, an override has no key, or the whole does not pass the checks.
 pub(crate) fn load(arguments: &ConfigArguments) -> Result<RunSpec> {
-    load_file(&arguments.file, &arguments.overrides)
+    load_with(arguments, FleetArguments::default())
+}
+
+/// As [`load`], with another fleet.
+pub(crate) fn load_with(arguments: &ConfigArguments, fleet: FleetArguments) -> Result<RunSpec> {
+    load_file(&arguments.file, &fleet.after(&arguments.overrides))
 }
 
 /// As [`load`], from parts.
@@ -30,10 +37,11 @@ pub(crate) fn load_file(file: &Path, overrides: &[String]) -> Result<RunSpec> {
     let mut table: toml::Table =
         toml::from_str(&text).with_context(|| format!("{}: not valid TOML", file.display()))?;
     if let Some(warning) = paths::resolve(&mut table, file) {
-        eprintln!("{warning}");
+        output::note(warning);
     }
-    let table = layered(&table, overrides)?;
-    checked(table).with_context(|| format!("{}: the configuration has problems", file.display()))
+    let overrides = overrides::all(&variables(), overrides)?;
+    overrides::apply(&table, overrides, checked)
+        .with_context(|| format!("{}: the configuration has problems", file.display()))
 }
 
 /// The spec, or all problems: those that core finds, and a family that this program does not train.
@@ -60,49 +68,6 @@ pub(crate) fn check_build(spec: &RunSpec) -> Result<()> {
     }
 }
 
-fn layered(file: &toml::Table, overrides: &[String]) -> Result<toml::Table> {
-    let text = toml::to_string(file)
-        .foreign()
-        .context("cannot write the file's table again")?;
-    let environment = Environment::with_prefix("GAVEL")
-        .prefix_separator("__")
-        .separator("__")
-        .try_parsing(true);
-    let mut builder = Config::builder()
-        .add_source(File::from_str(&text, FileFormat::Toml))
-        .add_source(environment);
-    for entry in overrides {
-        builder = builder.add_source(File::from_str(&assignment(entry)?, FileFormat::Toml));
-    }
-    let layered = builder
-        .build()
-        .foreign()
-        .context("cannot combine file, environment and --set")?;
-    layered
-        .try_deserialize()
-        .foreign()
-        .context("cannot combine file, environment and --set")
-}
-
-/// `section.key=value` as a line of TOML. What is no TOML value is text.
-fn assignment(entry: &str) -> Result<String> {
-    let fault =
-        || Diagnostic::new(format!("`--set {entry}` is not KEY=VALUE")).with_hint("write it like --set run.seed=7");
-    let (key, value) = entry.split_once('=').ok_or_else(fault)?;
-    let (key, value) = (key.trim(), value.trim());
-    let plain =
-        |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
-    if !key.contains('.') || !key.split('.').all(plain) {
-        return Err(fault());
-    }
-    let line = format!("{key} = {value}");
-    if toml::from_str::<toml::Table>(&line).is_ok_and(|table| table.len() == 1) && !value.contains('\n') {
-        Ok(line)
-    } else {
-        Ok(format!("{key} = {}", toml::Value::String(value.to_owned())))
-    }
-}
-
 /// The folder of a run's results.
 pub(crate) fn out_folder(spec: &RunSpec, out: Option<&Path>) -> PathBuf {
     out.map_or_else(|| Path::new("runs").join(&spec.run.name), Path::to_owned)
@@ -111,26 +76,6 @@ pub(crate) fn out_folder(spec: &RunSpec, out: Option<&Path>) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn overrides_are_toml_values_or_text() {
-        assert_eq!(assignment("run.seed=7").unwrap(), "run.seed = 7");
-        assert_eq!(
-            assignment("optimizer.learning_rate = 1e-3").unwrap(),
-            "optimizer.learning_rate = 1e-3"
-        );
-        assert_eq!(assignment("run.name=a-b").unwrap(), "run.name = \"a-b\"");
-        assert_eq!(
-            assignment("lora.target_modules=[\"attn.to_q\"]").unwrap(),
-            "lora.target_modules = [\"attn.to_q\"]"
-        );
-        for wrong in ["seed", "seed=7", "run.=7", "run.se ed=7", ".seed=7"] {
-            assert_eq!(
-                assignment(wrong).unwrap_err().to_string(),
-                format!("`--set {wrong}` is not KEY=VALUE")
-            );
-        }
-    }
 
     #[cfg(not(feature = "nccl"))]
     #[test]
@@ -144,14 +89,5 @@ mod tests {
             "{text}"
         );
         assert!(check_build(&load_file(&file, &[]).unwrap()).is_ok());
-    }
-
-    #[test]
-    fn later_overrides_win_over_the_file() {
-        let file: toml::Table = "[run]\nname = \"x\"\nseed = 1\n".parse().unwrap();
-        let overrides = ["run.seed=2".to_owned(), "run.seed=3".to_owned()];
-        let table = layered(&file, &overrides).unwrap();
-        assert_eq!(table["run"]["seed"].as_integer(), Some(3));
-        assert_eq!(table["run"]["name"].as_str(), Some("x"));
     }
 }

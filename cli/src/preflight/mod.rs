@@ -15,6 +15,7 @@ use gavel_review::RunFolder;
 use crate::assets::{self, Files};
 use crate::checks::Checks;
 use crate::diagnostic::{Diagnostic, Result};
+use crate::output;
 pub(crate) use folders::{HostedJudge, endpoints, judges};
 pub(crate) use machine::{Weights, folder, memory, ports};
 
@@ -53,13 +54,13 @@ pub(crate) fn preflight(spec: &RunSpec, out: &Path, resume: bool) -> Result<File
     match (problems.len(), files) {
         (0, Some(files)) => {
             let seconds = started.elapsed().as_secs_f64();
-            println!("preflight    ok, {count} checks in {seconds:.1} s");
+            output::tell(format_args!("preflight    ok, {count} checks in {seconds:.1} s"));
             Ok(files)
         }
         (1, _) => Err(problems.swap_remove(0)),
         (failed, _) => {
             for problem in &problems {
-                eprint!("{}", problem.render());
+                output::note(problem.render().trim_end());
             }
             Err(
                 Diagnostic::new(format!("{failed} of {count} checks failed; nothing was started"))

@@ -1,18 +1,22 @@
 //! The processes of a local fleet: started, watched, started again within bounds, ended in good order.
 
 use std::fs::{File, OpenOptions};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use gavel_core::spec::RunSpec;
+use gavel_core::spec::{FleetSpec, RunSpec};
+use gavel_core::work::Role;
 use gavel_review::{CoordinatorAddresses, RunFolder};
+use gavel_worker::Allowed;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::worker::as_arguments;
 use crate::diagnostic::{Context as _, Diagnostic, ERROR_FORMAT, Result, told_in};
 
 /// How often a process may end unasked before the run gives up.
@@ -182,6 +186,12 @@ impl Supervisor {
     }
 }
 
+/// The address to listen at once more: as it was configured, at the port that was announced.
+fn settled(configured: SocketAddr, announced: &str) -> SocketAddr {
+    let port = announced.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    SocketAddr::new(configured.ip(), port.unwrap_or(configured.port()))
+}
+
 /// The coordinator's process.
 pub(super) struct CoordinatorProcess {
     /// Its addresses.
@@ -202,6 +212,8 @@ impl CoordinatorProcess {
                 "coordinator",
                 "--data",
                 &folder.state().to_string_lossy(),
+                "--results",
+                &folder.path().to_string_lossy(),
                 "--grpc",
                 grpc,
                 "--http",
@@ -245,8 +257,10 @@ impl CoordinatorProcess {
         };
         folder.note_coordinator(&addresses)?;
         // Should it have to be started again, the workers must find it where it was.
-        let bare = |address: &str| address.trim_start_matches("http://").to_owned();
-        let again = command(&bare(&addresses.grpc), &bare(&addresses.http));
+        let again = command(
+            &settled(spec.coordinator.grpc, &addresses.grpc).to_string(),
+            &settled(spec.coordinator.http, &addresses.http).to_string(),
+        );
         let mut supervisor = Supervisor::new();
         supervisor.add(supervise(again, process, supervisor.stop.clone(), Stdio::from));
         Ok(Self { addresses, supervisor })
@@ -263,6 +277,15 @@ impl CoordinatorProcess {
     }
 }
 
+/// How many workers of each role a run starts on its machine.
+pub(super) fn counts(fleet: &FleetSpec) -> [(Role, u32); 3] {
+    [
+        (Role::Sampler, fleet.samplers),
+        (Role::Judge, fleet.judges),
+        (Role::Trainer, fleet.trainers),
+    ]
+}
+
 /// The workers' processes.
 pub(super) struct Fleet {
     supervisor: Supervisor,
@@ -271,21 +294,19 @@ pub(super) struct Fleet {
 impl Fleet {
     /// Starts all workers.
     pub(super) fn start(spec: &RunSpec, coordinator: &str, folder: &RunFolder, threads: usize) -> Self {
-        let counts = [
-            ("sampler", spec.fleet.samplers),
-            ("judge", spec.fleet.judges),
-            ("trainer", spec.fleet.trainers),
-        ];
         // The run may have been begun in another folder; here is where its files are now.
         let paths_from = folder.spec_file().to_string_lossy().into_owned();
         let mut supervisor = Supervisor::new();
-        for (role, count) in counts {
+        for (role, count) in counts(&spec.fleet) {
             for index in 0..count {
                 let name = format!("{role}-{index}");
+                let mut arguments = [role.name(), "--connect", coordinator, "--paths-from", &paths_from]
+                    .map(str::to_owned)
+                    .to_vec();
+                // The run is its user's own, and others that reach this coordinator get no more than it names.
+                arguments.extend(as_arguments(&Allowed::by(spec, role), role));
                 let command = ProcessCommand {
-                    arguments: [role, "--connect", coordinator, "--paths-from", &paths_from]
-                        .map(str::to_owned)
-                        .to_vec(),
+                    arguments,
                     threads,
                     log: folder.logs().join(format!("{name}.log")),
                     name,
@@ -314,6 +335,14 @@ impl Fleet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_coordinator_listens_again_where_it_was_configured_at_the_port_that_it_had() {
+        let settled = |configured: &str, announced| settled(configured.parse().unwrap(), announced).to_string();
+        assert_eq!(settled("127.0.0.1:0", "http://127.0.0.1:4711"), "127.0.0.1:4711");
+        assert_eq!(settled("0.0.0.0:0", "http://127.0.0.1:4711"), "0.0.0.0:4711");
+        assert_eq!(settled("[::]:7440", "http://[::1]:7440"), "[::]:7440");
+    }
 
     #[test]
     fn a_process_is_quoted_from_its_own_lines_of_the_log() {

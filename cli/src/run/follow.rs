@@ -8,10 +8,12 @@ use gavel_core::run::RunStatus;
 
 use crate::diagnostic::{Diagnostic, Result};
 
+/// A run that changes in nothing for so long is looked at again: what it waits for is told then.
+const SILENCE: Duration = Duration::from_secs(10);
 /// Pause before looking again for a coordinator that is away.
 const RECONNECT: Duration = Duration::from_millis(500);
 
-/// Calls `each` with every state and returns the last. `patience` is how long a coordinator may be away; without it, for ever.
+/// Calls `each` with every state, with the latest again where none came for a while, and returns the last. `patience` is how long a coordinator may be away; without it, for ever.
 ///
 /// # Errors
 /// What `each` says, or that the coordinator stayed away.
@@ -24,11 +26,20 @@ pub(crate) async fn follow(
     let mut heard = Instant::now();
     loop {
         if let Ok(mut watch) = runs.watch(run).await {
-            while let Ok(Some(status)) = watch.next().await {
-                heard = Instant::now();
-                each(&status).await?;
-                if status.phase.is_ended() {
-                    return Ok(status);
+            let mut latest: Option<RunStatus> = None;
+            loop {
+                match (tokio::time::timeout(SILENCE, watch.next()).await, &latest) {
+                    (Ok(Ok(Some(status))), _) => {
+                        heard = Instant::now();
+                        each(&status).await?;
+                        if status.phase.is_ended() {
+                            return Ok(status);
+                        }
+                        latest = Some(status);
+                    }
+                    (Ok(_), _) => break,
+                    (Err(_), Some(status)) => each(status).await?,
+                    (Err(_), None) => {}
                 }
             }
         }

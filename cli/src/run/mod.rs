@@ -2,24 +2,29 @@
 
 mod children;
 mod follow;
+mod lock;
 mod progress;
 
 use gavel_client::Runs;
 use gavel_core::ids::Step;
 use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::RunSpec;
+use gavel_core::work::Role;
 use gavel_core::work::rules::is_checkpoint;
 use gavel_review::RunFolder;
 use gavel_review::report;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::assets::{Files, evaluator};
 use crate::client;
 use crate::diagnostic::{Context as _, Result};
+use crate::output;
 use crate::runtime::block_on;
+use crate::shell;
+use crate::signals::{EndSignal, Signals};
 use children::{CoordinatorProcess, Fleet};
 pub(crate) use follow::follow;
-pub(crate) use progress::Progress;
+pub(crate) use lock::lock;
+pub(crate) use progress::{Lines, Progress};
 
 /// How a run of the program ended.
 pub(crate) enum Ended {
@@ -27,8 +32,8 @@ pub(crate) enum Ended {
     Finished,
     /// The run stopped or failed.
     Halted { phase: Phase, step: Step },
-    /// Somebody pressed Ctrl-C, or sent SIGTERM.
-    Interrupted { step: u32 },
+    /// A signal asked for the end.
+    Interrupted { signal: EndSignal, step: u32 },
 }
 
 /// Runs a fleet in processes of its own until the run has ended or somebody interrupts it.
@@ -37,9 +42,15 @@ pub(crate) enum Ended {
 /// Whatever keeps the run from its report. What is committed stays in the folder.
 pub(crate) fn run(spec: &RunSpec, files: &Files, folder: &RunFolder, threads: usize) -> Result<Ended> {
     block_on(async {
-        let mut signals = Signals::new()?;
+        let mut signals = Signals::listen()?;
         drive(spec, files, folder, threads, &mut signals).await
     })
+}
+
+/// How far a run was followed.
+enum Followed {
+    ToItsEnd(Box<RunStatus>),
+    Until(EndSignal),
 }
 
 async fn drive(
@@ -49,13 +60,19 @@ async fn drive(
     threads: usize,
     signals: &mut Signals,
 ) -> Result<Ended> {
-    let mut progress = Progress::start(spec.run.steps);
+    let mut progress = Progress::start(spec.run.steps, Lines::Told);
+    lock::outlive_predecessor(&folder.state()).await?;
     let mut coordinator = CoordinatorProcess::start(spec, folder).await?;
     let connection = client::connect(&coordinator.addresses.grpc).await?;
     client::submit(&connection, spec, files).await?;
     client::resume(&connection, &spec.id()).await?;
-    progress.say(&format!("dashboard    {}", coordinator.addresses.http));
-    progress.say(&format!("results      {}", folder.path().display()));
+    progress.say(&format!("dashboard    {}", coordinator.addresses.http))?;
+    progress.say(&format!("results      {}", folder.path().display()))?;
+    for (role, count) in children::counts(&spec.fleet) {
+        if count == 0 {
+            progress.say(&nobody_here(role, &coordinator.addresses.grpc))?;
+        }
+    }
     let runs = connection.runs();
     let mut fleet = Fleet::start(spec, &coordinator.addresses.grpc, folder, threads);
 
@@ -63,64 +80,51 @@ async fn drive(
         ended = show(spec, &runs, folder, &mut progress) => ended,
         failure = fleet.failure() => Err(failure),
         failure = coordinator.failure() => Err(failure),
-        () = signals.next() => Ok(None),
+        signal = signals.next() => Ok(Followed::Until(signal)),
     };
     progress.end();
-    if matches!(followed, Ok(None)) {
-        println!("finishing what is at work; Ctrl-C again ends at once");
+    if let Ok(Followed::Until(signal)) = &followed {
+        output::tell(format_args!("{signal}: finishing what is at work; Ctrl-C ends at once"));
     }
     tokio::select! {
         () = async { fleet.stop().await; coordinator.stop().await } => {}
-        () = signals.next() => {}
+        () = signals.impatient() => {}
     }
     match followed? {
-        None => Ok(Ended::Interrupted { step: progress.step() }),
-        Some(status) if status.phase == Phase::Finished => {
+        Followed::Until(signal) => Ok(Ended::Interrupted {
+            signal,
+            step: progress.step(),
+        }),
+        Followed::ToItsEnd(status) if status.phase == Phase::Finished => {
             let evaluator = evaluator(spec);
             report::write(folder, evaluator.as_deref())
                 .await
                 .context("cannot write the report")?;
             Ok(Ended::Finished)
         }
-        Some(status) => Ok(Ended::Halted {
+        Followed::ToItsEnd(status) => Ok(Ended::Halted {
             phase: status.phase,
             step: status.step,
         }),
     }
 }
 
+/// What to do about a role that this run starts nobody for.
+fn nobody_here(role: Role, coordinator: &str) -> String {
+    let command = shell::command(["gavel", role.name(), "--connect", coordinator]);
+    format!("warning: `fleet.{role}s` is 0: the run waits until a {role} comes from elsewhere, with `{command}`")
+}
+
 /// Shows the run's states until it has ended, and writes checkpoints as they come. A coordinator that is away is waited for:
 /// it is being started again.
-async fn show(spec: &RunSpec, runs: &Runs, folder: &RunFolder, progress: &mut Progress) -> Result<Option<RunStatus>> {
+async fn show(spec: &RunSpec, runs: &Runs, folder: &RunFolder, progress: &mut Progress) -> Result<Followed> {
     let each = async |status: &RunStatus| {
-        progress.update(status);
+        progress.update(status)?;
         match status.policy.as_ref().filter(|_| is_checkpoint(spec, status.step)) {
             Some(policy) => Ok(folder.write_checkpoint(status.step, policy).await?),
             None => Ok(()),
         }
     };
-    follow(runs, &spec.id(), None, each).await.map(Some)
-}
-
-/// Ctrl-C and SIGTERM.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self> {
-        let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
+    let ended = follow(runs, &spec.id(), None, each).await?;
+    Ok(Followed::ToItsEnd(Box::new(ended)))
 }

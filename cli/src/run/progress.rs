@@ -1,17 +1,35 @@
-//! What `gavel run` shows while it works: a bar on a terminal, lines elsewhere.
+//! What shows of a run while it works: a bar on a terminal, lines elsewhere.
 
 use std::io::IsTerminal as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gavel_core::run::{RunStatus, StepRecord};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::diagnostic::Result;
+use crate::output;
+
 /// Steps whose mean duration gives the estimate.
 const RECENT_STEPS: usize = 5;
+/// Lines say what a run waits for when there was nothing else to say for so long, and then after twice the time.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The bar and the count of steps; the message has what a terminal's width leaves.
+const BAR: &str = "{spinner} [{bar:16}] step {pos}/{len}  {wide_msg}";
+
+/// What becomes of a display whose lines nobody takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Lines {
+    /// It goes on, and so does the run.
+    Told,
+    /// It ends with an error: it is there for nothing else.
+    Printed,
+}
 
 /// The display of one run.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
+    lines: Lines,
+    quiet: Quiet,
     steps_shown: usize,
     first: bool,
     phase: String,
@@ -20,10 +38,12 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// An empty display of a run of so many steps.
-    pub(crate) fn start(steps: u32) -> Self {
-        let bar = std::io::stdout().is_terminal().then(|| {
+    pub(crate) fn start(steps: u32, lines: Lines) -> Self {
+        // The bar is drawn on standard error, in place of lines on standard output.
+        let is_watched = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+        let bar = is_watched.then(|| {
             let bar = ProgressBar::new(u64::from(steps));
-            let style = ProgressStyle::with_template("{spinner} [{bar:24}] step {pos}/{len}  {wide_msg}")
+            let style = ProgressStyle::with_template(BAR)
                 .unwrap_or_else(|_| ProgressStyle::default_bar())
                 .progress_chars("=> ");
             bar.set_style(style);
@@ -32,6 +52,8 @@ impl Progress {
         });
         Self {
             bar,
+            lines,
+            quiet: Quiet::since(Instant::now()),
             steps_shown: 0,
             first: true,
             phase: String::new(),
@@ -39,37 +61,64 @@ impl Progress {
         }
     }
 
-    /// Prints a line of its own.
-    pub(crate) fn say(&self, line: &str) {
+    /// Shows a line of its own.
+    ///
+    /// # Errors
+    /// As [`Lines`] says.
+    pub(crate) fn say(&mut self, line: &str) -> Result<()> {
+        self.quiet = Quiet::since(Instant::now());
+        let write = || match self.lines {
+            Lines::Told => {
+                output::tell(line);
+                Ok(())
+            }
+            Lines::Printed => output::print_line(line),
+        };
         match &self.bar {
-            Some(bar) => bar.suspend(|| println!("{line}")),
-            None => println!("{line}"),
+            Some(bar) => bar.suspend(write),
+            None => write(),
         }
     }
 
     /// Shows a state.
-    pub(crate) fn update(&mut self, status: &RunStatus) {
+    ///
+    /// # Errors
+    /// As [`Lines`] says.
+    pub(crate) fn update(&mut self, status: &RunStatus) -> Result<()> {
         if self.first && status.step.0 > 0 {
-            self.say(&format!("goes on after step {}", status.step));
+            self.say(&format!("goes on after step {}", status.step))?;
             self.steps_shown = status.steps.len();
         }
         self.first = false;
         for step in status.steps.iter().skip(self.steps_shown) {
             if self.bar.is_none() {
-                self.say(&step_line(step, status.steps_total));
+                self.say(&step_line(step, status.steps_total))?;
             }
         }
         let phase = status.phase.to_string();
         if phase != self.phase {
-            self.say(&format!("phase        {phase}"));
+            self.say(&format!("phase        {phase}"))?;
             self.phase = phase;
         }
         self.steps_shown = status.steps.len();
         self.step = status.step.0;
-        if let Some(bar) = &self.bar {
-            bar.set_position(u64::from(status.step.0));
-            bar.set_message(message(status));
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(u64::from(status.step.0));
+                bar.set_message(message(status));
+                Ok(())
+            }
+            None => self.say_what_it_waits_for(status),
         }
+    }
+
+    fn say_what_it_waits_for(&mut self, status: &RunStatus) -> Result<()> {
+        let Some(quiet) = self.quiet.broken(Instant::now()).filter(|_| !status.phase.is_ended()) else {
+            return Ok(());
+        };
+        self.say(&format!("waits for    {}", status.waiting.text))?;
+        self.quiet = quiet;
+        Ok(())
     }
 
     /// The latest committed step that was shown.
@@ -82,6 +131,30 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// How long nothing was said, and how long that may last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Quiet {
+    since: Instant,
+    bears: Duration,
+}
+
+impl Quiet {
+    fn since(now: Instant) -> Self {
+        Self {
+            since: now,
+            bears: PATIENCE,
+        }
+    }
+
+    /// If it lasts too long at `now`: the one that follows, which bears twice as much.
+    fn broken(self, now: Instant) -> Option<Self> {
+        (now.duration_since(self.since) >= self.bears).then(|| Self {
+            since: now,
+            bears: 2 * self.bears,
+        })
     }
 }
 
@@ -100,28 +173,40 @@ fn step_line(step: &StepRecord, total: u32) -> String {
     )
 }
 
+/// What matters most comes first: what a narrow terminal has no room for is cut off at the end.
 fn message(status: &RunStatus) -> String {
-    let mut parts = Vec::new();
+    let last = status.steps.last();
+    let mut parts = essentials(remaining(status), last.map(|step| step.reward_mean));
+    if let Some(rate) = status.evaluation.and_then(|evaluation| evaluation.win_rate) {
+        parts.push(format!("win rate {:.2}", rate.value));
+    }
     if let Some(progress) = &status.progress {
         parts.push(format!(
             "{}/{} sampled {}/{} judged",
             progress.samples, progress.samples_total, progress.groups_judged, progress.groups_total
         ));
     }
-    if let Some(step) = status.steps.last() {
-        parts.push(format!(
-            "decided {}/{} reward {:+.2} kl {:.4}",
-            step.decided, step.pairs, step.reward_mean, step.kl
-        ));
-    }
-    if let Some(rate) = status.evaluation.and_then(|evaluation| evaluation.win_rate) {
-        parts.push(format!("win rate {:.2}", rate.value));
-    }
-    if let Some(left) = remaining(status) {
-        parts.push(format!("about {} left", humantime::format_duration(left)));
-    }
+    parts.extend(last.map(|step| format!("decided {}/{} kl {:.4}", step.decided, step.pairs, step.kl)));
     parts.push(format!("waits for {}", status.waiting.text));
     parts.join("  ")
+}
+
+/// What the narrowest terminal shows.
+fn essentials(left: Option<Duration>, reward: Option<f64>) -> Vec<String> {
+    let left = left.map(|left| format!("{} left", rounded(left)));
+    let reward = reward.map(|reward| format!("reward {reward:+.2}"));
+    left.into_iter().chain(reward).collect()
+}
+
+/// A duration as an estimate is told: to the second below ten minutes, to the minute above.
+fn rounded(duration: Duration) -> humantime::FormattedDuration {
+    let seconds = duration.as_secs();
+    let seconds = if seconds < 600 {
+        seconds
+    } else {
+        seconds.div_ceil(60) * 60
+    };
+    humantime::format_duration(Duration::from_secs(seconds))
 }
 
 /// Time until the last step, from the mean of the recent ones.
@@ -133,4 +218,33 @@ fn remaining(status: &RunStatus) -> Option<Duration> {
     }
     let mean = recent.iter().map(|step| step.seconds.wall).sum::<f64>() / recent.len() as f64;
     Some(Duration::from_secs((mean * f64::from(left)).max(0.0) as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eighty_columns_have_room_for_the_time_that_is_left_and_the_reward() {
+        let before = "- [================] step 299/300  ".len();
+        for (seconds, left) in [(288, "4m 48s"), (27_360, "7h 36m"), (2_880_000, "33days 8h")] {
+            let shown = essentials(Some(Duration::from_secs(seconds)), Some(-0.5)).join("  ");
+            assert_eq!(shown, format!("{left} left  reward -0.50"));
+            assert!(before + shown.len() <= 80);
+        }
+    }
+
+    #[test]
+    fn a_run_that_does_nothing_is_told_of_ever_more_seldom() {
+        let start = Instant::now();
+        let mut quiet = Quiet::since(start);
+        let mut told = Vec::new();
+        for second in 1..=300 {
+            if let Some(next) = quiet.broken(start + Duration::from_secs(second)) {
+                told.push(second);
+                quiet = next;
+            }
+        }
+        assert_eq!(told, [30, 90, 210]);
+    }
 }

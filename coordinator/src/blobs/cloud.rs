@@ -1,5 +1,6 @@
 //! Blob stores in a cloud.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,28 +11,36 @@ use object_store::{ObjectStore, RetryConfig};
 // Switches TLS on in the HTTP client that object_store uses.
 use reqwest as _;
 
-/// The store at `url`, with what `from_env` finds in the environment; `None` for a scheme that is no cloud's.
-pub(super) fn store(scheme: &str, url: &str) -> Option<object_store::Result<Arc<dyn ObjectStore>>> {
+use crate::address::check_endpoints;
+
+/// The store at `url`, with what `from_env` finds in the environment.
+///
+/// # Errors
+/// What the environment says cannot be used.
+pub(super) fn store(scheme: &str, url: &str) -> Result<Arc<dyn ObjectStore>, Box<dyn Error + Send + Sync>> {
+    check_endpoints(scheme, |name| std::env::var(name).ok())?;
     // reqwest leaves the choice of a cryptography library to the program. An error only says that somebody was first; whoever it
     // was has installed the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Some(match scheme {
-        "s3" => AmazonS3Builder::from_env()
-            .with_url(url)
-            .with_retry(retries())
-            .build()
-            .map(|store| Arc::new(store) as _),
-        "gs" => GoogleCloudStorageBuilder::from_env()
-            .with_url(url)
-            .with_retry(retries())
-            .build()
-            .map(|store| Arc::new(store) as _),
-        "az" => MicrosoftAzureBuilder::from_env()
-            .with_url(url)
-            .with_retry(retries())
-            .build()
-            .map(|store| Arc::new(store) as _),
-        _ => return None,
+    Ok(match scheme {
+        "s3" => Arc::new(
+            AmazonS3Builder::from_env()
+                .with_url(url)
+                .with_retry(retries())
+                .build()?,
+        ),
+        "gs" => Arc::new(
+            GoogleCloudStorageBuilder::from_env()
+                .with_url(url)
+                .with_retry(retries())
+                .build()?,
+        ),
+        _ => Arc::new(
+            MicrosoftAzureBuilder::from_env()
+                .with_url(url)
+                .with_retry(retries())
+                .build()?,
+        ),
     })
 }
 

@@ -50,6 +50,15 @@ pub enum BlobError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The environment does not say how to reach the store.
+    #[error("{location}: the blob store cannot be reached with these settings")]
+    Settings {
+        /// The store.
+        location: String,
+        /// What is wrong with them.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// The address is one of a cloud store, and this Gavel was built without the feature `cloud`.
     #[error("{location}: this gavel was built without cloud stores")]
     NotBuilt {
@@ -94,6 +103,19 @@ pub enum BlobError {
 }
 
 impl BlobError {
+    /// What a caller from outside is told: nothing of where the blobs are, and no words of the store.
+    pub(crate) fn told(&self) -> String {
+        match self {
+            Self::Missing { digest, .. } => format!("no blob {digest}"),
+            Self::Corrupt { digest, found, .. } => format!("blob {digest} is corrupt, its bytes hash to {found}"),
+            Self::Misnamed { .. } | Self::TooLarge { .. } => self.to_string(),
+            Self::NoSpace { .. } => "no space left for blobs".to_owned(),
+            Self::Unwritable { .. } => "blobs cannot be written".to_owned(),
+            Self::Store { action, .. } => format!("cannot {action} the blob store"),
+            _ => "the blob store cannot be used".to_owned(),
+        }
+    }
+
     /// Sorts a store's failure by what its reader can do about it.
     pub(super) fn from_store(location: &str, action: &'static str, source: object_store::Error) -> Self {
         let location = location.to_owned();
@@ -151,6 +173,9 @@ impl Hint for BlobError {
             }
             Self::Url { .. } => {
                 "write it as a folder, file:///PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
+            }
+            Self::Settings { .. } => {
+                "correct the variables of the environment that name endpoint, region and credentials (AWS_*, GOOGLE_*, AZURE_*; docs/storage.md)"
             }
             Self::NotBuilt { .. } => {
                 "build it with `cargo build --release --features cloud` (release images have it), or name a folder"

@@ -27,8 +27,8 @@ pub use error::BlobError;
 pub use sweep::Swept;
 pub use writer::BlobWriter;
 
-/// The size in which large blobs are read and written, so that a coordinator's memory does not grow with a model's size. S3
-/// wants parts of 5 MiB at least, and 10,000 of them at most: this reaches to 78 GiB.
+/// The size in which large blobs are written, so that a coordinator's memory does not grow with a model's size. S3 wants parts of
+/// 5 MiB at least, and 10,000 of them at most: this reaches to 78 GiB.
 const PART_BYTES: usize = 8 << 20;
 
 /// Where blobs are moved whose bytes are no longer theirs.
@@ -161,14 +161,18 @@ impl Blobs {
         .map_err(|source| self.read_failed(digest, source))
     }
 
-    /// Reads a blob in pieces of a few MiB. The hash is known only with the last piece: a stream that ends without an error
-    /// gave the right bytes, one that ends with [`BlobError::Corrupt`] did not.
+    /// Reads a blob in pieces of at most `piece_bytes`, each when it is asked for. The hash is known only with the last piece: a
+    /// stream that ends without an error gave the right bytes, one that ends with [`BlobError::Corrupt`] did not.
     ///
     /// # Errors
     /// [`BlobError::Missing`] at once; later ones come in the stream.
-    pub async fn stream(&self, digest: &Digest) -> Result<BoxStream<'static, Result<Bytes, BlobError>>, BlobError> {
+    pub async fn stream(
+        &self,
+        digest: &Digest,
+        piece_bytes: usize,
+    ) -> Result<BoxStream<'static, Result<Bytes, BlobError>>, BlobError> {
         let size = self.size(digest).await?.ok_or_else(|| self.missing(digest))?;
-        if size <= PART_BYTES as u64 {
+        if size <= piece_bytes as u64 {
             let bytes = self.get(digest).await?;
             return Ok(stream::once(async { Ok(bytes) }).boxed());
         }
@@ -176,6 +180,7 @@ impl Blobs {
             blobs: self.clone(),
             digest: *digest,
             size,
+            piece_bytes: piece_bytes as u64,
             offset: 0,
             hash: sha2::Sha256::new(),
         };
@@ -222,6 +227,7 @@ struct Reading {
     blobs: Blobs,
     digest: Digest,
     size: u64,
+    piece_bytes: u64,
     offset: u64,
     hash: sha2::Sha256,
 }
@@ -231,7 +237,7 @@ impl Reading {
         if self.offset == self.size {
             return Ok(None);
         }
-        let end = self.size.min(self.offset + PART_BYTES as u64);
+        let end = self.size.min(self.offset + self.piece_bytes);
         let piece = self
             .blobs
             .store

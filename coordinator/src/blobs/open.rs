@@ -1,6 +1,6 @@
 //! From an address to a blob store.
 
-use std::path::Path;
+use std::error::Error;
 use std::sync::Arc;
 
 use object_store::ObjectStore;
@@ -8,9 +8,10 @@ use object_store::path::Path as StorePath;
 use object_store::prefix::PrefixStore;
 
 use super::{BlobError, Blobs};
+use crate::address::{Address, BlobPlace};
 
 impl Blobs {
-    /// Opens the store at `url` and proves that it can be written to.
+    /// Opens the store at an address and proves that it can be written to.
     ///
     /// | address | store |
     /// |---|---|
@@ -24,37 +25,15 @@ impl Blobs {
     /// The clouds need the feature `cloud`.
     ///
     /// # Errors
-    /// [`BlobError::Url`]; [`BlobError::NotBuilt`]; [`BlobError::Denied`]; and as [`Blobs::open_folder`].
-    pub async fn open(url: &str, blob_bytes_max: u64) -> Result<Self, BlobError> {
-        let Some((scheme, rest)) = url.split_once("://") else {
-            return Self::open_folder(Path::new(url), blob_bytes_max).await;
+    /// [`BlobError::Url`]; [`BlobError::Settings`]; [`BlobError::NotBuilt`]; [`BlobError::Denied`]; and as [`Blobs::open_folder`].
+    pub async fn open(address: impl Into<Address>, blob_bytes_max: u64) -> Result<Self, BlobError> {
+        let address = address.into();
+        let (url, scheme, prefix) = match Self::place(&address)? {
+            BlobPlace::Folder(folder) => return Self::open_folder(folder, blob_bytes_max).await,
+            BlobPlace::Cloud { url, scheme, prefix } => (url, scheme, prefix),
         };
-        let not_an_address = |source| BlobError::Url {
-            location: url.to_owned(),
-            source,
-        };
-        if scheme == "file" {
-            return match rest.starts_with('/') {
-                true => Self::open_folder(Path::new(rest), blob_bytes_max).await,
-                false => Err(not_an_address("the path must be absolute: file:///PATH".into())),
-            };
-        }
-        let prefix = rest.split_once('/').map_or("", |(_, prefix)| prefix);
-        let prefix = StorePath::from_url_path(prefix).map_err(|error| not_an_address(error.into()))?;
-        #[cfg(feature = "cloud")]
-        let store = super::cloud::store(scheme, url);
-        #[cfg(not(feature = "cloud"))]
-        let store: Option<object_store::Result<Arc<dyn ObjectStore>>> = match scheme {
-            "s3" | "gs" | "az" => {
-                return Err(BlobError::NotBuilt {
-                    location: url.to_owned(),
-                });
-            }
-            _ => None,
-        };
-        let store = store
-            .ok_or_else(|| not_an_address("no blob store of this kind is known".into()))?
-            .map_err(|error| not_an_address(error.into()))?;
+        let prefix = StorePath::from_url_path(prefix).map_err(|error| not_an_address(&address, error))?;
+        let store = cloud(&address, scheme, url)?;
         let store: Arc<dyn ObjectStore> = match prefix.as_ref() {
             "" => store,
             _ => Arc::new(PrefixStore::new(store, prefix)),
@@ -63,4 +42,34 @@ impl Blobs {
         blobs.check_writable().await?;
         Ok(blobs)
     }
+
+    /// Where the store at an address is.
+    ///
+    /// # Errors
+    /// [`BlobError::Url`].
+    pub(crate) fn place(address: &Address) -> Result<BlobPlace<'_>, BlobError> {
+        address.blobs().map_err(|error| not_an_address(address, error))
+    }
+}
+
+fn not_an_address(address: &Address, source: impl Into<Box<dyn Error + Send + Sync>>) -> BlobError {
+    BlobError::Url {
+        location: address.to_string(),
+        source: source.into(),
+    }
+}
+
+#[cfg(feature = "cloud")]
+fn cloud(address: &Address, scheme: &str, url: &str) -> Result<Arc<dyn ObjectStore>, BlobError> {
+    super::cloud::store(scheme, url).map_err(|source| BlobError::Settings {
+        location: address.to_string(),
+        source,
+    })
+}
+
+#[cfg(not(feature = "cloud"))]
+fn cloud(address: &Address, _: &str, _: &str) -> Result<Arc<dyn ObjectStore>, BlobError> {
+    Err(BlobError::NotBuilt {
+        location: address.to_string(),
+    })
 }

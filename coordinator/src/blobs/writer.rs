@@ -41,6 +41,11 @@ impl BlobWriter {
         }
     }
 
+    /// How many bytes have come so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Adds bytes.
     ///
     /// # Errors

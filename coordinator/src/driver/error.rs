@@ -45,8 +45,20 @@ pub enum DriverError {
     FilesDiffer {
         /// The run.
         run: RunId,
-        /// The keys that name the files.
-        differences: Vec<&'static str>,
+        /// The keys that name the files, with these.
+        differences: Vec<String>,
+    },
+    /// The coordinator's memory is bounded, and the runs that it has need it.
+    #[error(
+        "the run may need {needed} bytes of the coordinator's memory, its other runs {taken}, and it has {most} for all of them (give it more with --run-memory)"
+    )]
+    NoRoom {
+        /// For this run.
+        needed: u64,
+        /// For those that are there.
+        taken: u64,
+        /// For all runs.
+        most: u64,
     },
     /// Gradient sums are exchanged for a commit only.
     #[error("no gradient sums are exchanged for {0}")]

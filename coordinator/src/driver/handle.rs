@@ -124,6 +124,15 @@ impl DriverHandle {
         self.call(|reply| Command::Register { introduction, reply }).await
     }
 
+    /// Fails with [`DriverError::UnknownWorker`] where the worker is not registered (any more).
+    pub(crate) async fn check_registered(&self, worker: WorkerId) -> Result<(), DriverError> {
+        self.read(move |state, _| match state.workers.knows(&worker) {
+            true => Ok(()),
+            false => Err(DriverError::UnknownWorker(worker)),
+        })
+        .await
+    }
+
     pub(crate) async fn heartbeat(&self, worker: WorkerId, leases: Vec<LeaseKey>) -> Result<Heartbeat, DriverError> {
         let (reply, answer) = oneshot::channel();
         let heartbeat = Command::Heartbeat { worker, leases, reply };

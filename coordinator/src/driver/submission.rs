@@ -34,6 +34,7 @@ impl Driver {
         if self.state.run(&id).is_ok() {
             return self.existing(id, submitted, &assets);
         }
+        self.find_room(&spec, &assets)?;
         let json = |value: Result<String, serde_json::Error>| {
             value.map_err(|error| DriverError::Unserializable(error.to_string()))
         };
@@ -62,6 +63,16 @@ impl Driver {
         })
     }
 
+    /// Refuses a run for which there is no memory beside the runs that are there.
+    fn find_room(&self, spec: &RunSpec, assets: &RunAssets) -> Result<(), DriverError> {
+        let taken = self.state.runs().map(|(run, _)| run.assets().footprint(run.spec()));
+        let (taken, needed, most) = (taken.sum(), assets.footprint(spec), self.options.run_bytes_max);
+        match needed.saturating_add(taken) <= most {
+            true => Ok(()),
+            false => Err(DriverError::NoRoom { needed, taken, most }),
+        }
+    }
+
     /// The answer where a run of this name is there: it is the same if its keys and the contents of its files are.
     fn existing(&self, run: RunId, submitted: Digest, assets: &RunAssets) -> Result<Submitted, DriverError> {
         let there = self.state.run(&run)?;
@@ -75,6 +86,7 @@ impl Driver {
         }
         let differences = there.assets().differences(assets);
         if !differences.is_empty() {
+            let differences = there.spec().with_files(&differences);
             return Err(DriverError::FilesDiffer { run, differences });
         }
         Ok(Submitted {

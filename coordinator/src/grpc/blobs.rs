@@ -1,22 +1,24 @@
 //! `gavel.v1.Blobs`: content-addressed bytes in chunks.
 
 use futures::StreamExt as _;
-use futures::stream::{self, BoxStream};
+use futures::stream::BoxStream;
 use gavel_core::ids::Digest;
-use gavel_proto::{CHUNK_BYTES, v1};
+use gavel_proto::v1;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status;
 use crate::blobs::Blobs;
 use crate::metrics;
+use crate::transport::{PIECE_BYTES, Rooms};
 
 pub(super) struct BlobService {
     blobs: Blobs,
+    rooms: Rooms,
 }
 
 impl BlobService {
-    pub(super) fn new(blobs: Blobs) -> Self {
-        Self { blobs }
+    pub(super) fn new(blobs: Blobs, rooms: Rooms) -> Self {
+        Self { blobs, rooms }
     }
 }
 
@@ -25,15 +27,20 @@ impl v1::blobs_server::Blobs for BlobService {
     type GetStream = BoxStream<'static, Result<v1::GetResponse, Status>>;
 
     async fn put(&self, request: Request<Streaming<v1::PutRequest>>) -> Result<Response<v1::PutResponse>, Status> {
+        let mut room = self.rooms.upload().await.map_err(status::busy)?;
         let mut chunks = request.into_inner();
-        let first = status::required(chunks.message().await?, "PutRequest")?;
+        let quiet = || Status::deadline_exceeded("the upload has come to a halt");
+        let first = room.next(chunks.message()).await.ok_or_else(quiet)?;
+        let first = status::required(first?, "PutRequest")?;
         let name: Digest = first.sha256.parse().map_err(status::malformed)?;
         let mut writer = self.blobs.writer(name);
         let mut next = Some(first);
         while let Some(message) = next {
+            let length = writer.size() + message.chunk.len() as u64;
+            room.hold(length).await.map_err(status::busy)?;
             let written = writer.write(message.chunk.into()).await;
             written.map_err(|error| failed(&error))?;
-            next = chunks.message().await?;
+            next = room.next(chunks.message()).await.ok_or_else(quiet)??;
         }
         let size = writer.finish().await.map_err(|error| failed(&error))?;
         metrics::blob_received(size);
@@ -45,26 +52,16 @@ impl v1::blobs_server::Blobs for BlobService {
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<Self::GetStream>, Status> {
         let digest: Digest = request.into_inner().sha256.parse().map_err(status::malformed)?;
-        let pieces = self.blobs.stream(&digest).await.map_err(|error| failed(&error))?;
-        let chunks = pieces.flat_map(|piece| {
-            let answers: Vec<Result<v1::GetResponse, Status>> = match piece {
-                Ok(bytes) => {
-                    metrics::blob_sent(bytes.len() as u64);
-                    let starts = (0..bytes.len()).step_by(CHUNK_BYTES);
-                    let chunk = |start| bytes.slice(start..bytes.len().min(start + CHUNK_BYTES));
-                    starts
-                        .map(|start| {
-                            Ok(v1::GetResponse {
-                                chunk: chunk(start).into(),
-                            })
-                        })
-                        .collect()
-                }
-                Err(error) => vec![Err(failed(&error))],
-            };
-            stream::iter(answers)
+        let pace = self.rooms.download().await.map_err(status::busy)?;
+        let pieces = self.blobs.stream(&digest, PIECE_BYTES).await;
+        let chunks = pieces.map_err(|error| failed(&error))?.map(|piece| {
+            let bytes = piece.map_err(|error| failed(&error))?;
+            metrics::blob_sent(bytes.len() as u64);
+            Ok(v1::GetResponse { chunk: bytes.into() })
         });
-        Ok(Response::new(chunks.boxed()))
+        let mut response = Response::new(chunks.boxed());
+        response.extensions_mut().insert(pace);
+        Ok(response)
     }
 
     async fn missing(&self, request: Request<v1::MissingRequest>) -> Result<Response<v1::MissingResponse>, Status> {
@@ -85,8 +82,9 @@ impl v1::blobs_server::Blobs for BlobService {
     }
 }
 
+/// Callers are told what failed; where, and in which words of the store, is for the log.
 fn failed(error: &crate::blobs::BlobError) -> Status {
-    let status = status::of_blob(error);
-    tracing::error!(message = status.message(), "a blob call failed");
-    status
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    tracing::error!(%error, cause, "a blob call failed");
+    status::of_blob(error)
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gavel_core::bounds::{self, Bound, cut};
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::run::{Event, Refusal};
 use gavel_core::work::{LeaseKey, Role, VerdictRecord};
@@ -11,12 +12,13 @@ use gavel_telemetry::span;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
+use super::caller::{self, Caller};
 use super::status;
 use super::trace::LeaseTraces;
 use crate::driver::{DriverError, DriverHandle};
 use crate::ledger::Ledger;
 use crate::state::{Grant, LeaseAnswer};
-use crate::worker::{Introduction, new_name};
+use crate::worker::Introduction;
 
 /// The longest that a request for work is held.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -58,6 +60,15 @@ impl Fleet {
         }
     }
 
+    /// Verdicts are kept by judges that are registered, and shown to them.
+    async fn check_judge(&self, caller: Caller) -> Result<(), Status> {
+        if caller.role != Role::Judge {
+            return Err(Status::permission_denied("verdicts are kept by judges, and for judges"));
+        }
+        let registered = self.driver.check_registered(caller.worker).await;
+        registered.map_err(|error| status::of_driver(&error))
+    }
+
     /// Reports what became of a unit, in the unit's span. The trace is the request's.
     async fn report(&self, key: LeaseKey, worker: WorkerId, event: Event) -> Result<(), DriverError> {
         let span = span::unit(&key, &worker, None);
@@ -77,7 +88,7 @@ impl Fleet {
 #[tonic::async_trait]
 impl v1::fleet_server::Fleet for Fleet {
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::RegisterResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         if request.protocol_version != gavel_proto::PROTOCOL_VERSION {
             return Err(Status::failed_precondition(format!(
                 "the worker (Gavel {}) speaks protocol {}, this coordinator (Gavel {}) speaks protocol {}: install the same version on both",
@@ -89,8 +100,15 @@ impl v1::fleet_server::Fleet for Fleet {
         }
         let role = v1::Role::try_from(request.role).map_err(status::malformed)?;
         let role = Role::try_from(role).map_err(status::malformed)?;
+        for (at, text) in [
+            ("host", &request.host),
+            ("device", &request.device),
+            ("version", &request.version),
+        ] {
+            bounds::name(at, text).map_err(status::malformed)?;
+        }
         let introduction = Introduction {
-            id: request.worker_id.map_or_else(|| new_name(role), WorkerId),
+            id: caller::secret(&metadata)?.name(role),
             role,
             host: request.host,
             pid: request.pid,
@@ -110,9 +128,9 @@ impl v1::fleet_server::Fleet for Fleet {
     }
 
     async fn lease(&self, request: Request<v1::LeaseRequest>) -> Result<Response<v1::LeaseResponse>, Status> {
-        let request = request.into_inner();
+        let (caller, request) = caller::read(request)?;
         let wait = Duration::from_millis(request.wait_ms).min(WAIT_MAX);
-        let worker = WorkerId(request.worker_id);
+        let worker = caller.worker;
         let answer = self.driver.lease(worker.clone(), wait).await;
         let mut response = v1::LeaseResponse::default();
         match answer.map_err(|error| status::of_driver(&error))? {
@@ -133,9 +151,9 @@ impl v1::fleet_server::Fleet for Fleet {
         &self,
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
-        let request = request.into_inner();
+        let (caller, request) = caller::read(request)?;
         let leases = request.leases.into_iter().map(read_key).collect::<Result<_, _>>()?;
-        let answer = self.driver.heartbeat(WorkerId(request.worker_id), leases).await;
+        let answer = self.driver.heartbeat(caller.worker, leases).await;
         let answer = answer.map_err(|error| status::of_driver(&error))?;
         let lost = answer.lost.into_iter().map(Into::into).collect();
         Ok(Response::new(v1::HeartbeatResponse {
@@ -145,9 +163,8 @@ impl v1::fleet_server::Fleet for Fleet {
     }
 
     async fn complete(&self, request: Request<v1::CompleteRequest>) -> Result<Response<v1::CompleteResponse>, Status> {
-        let request = request.into_inner();
+        let (Caller { worker, .. }, request) = caller::read(request)?;
         let key = read_key(status::required(request.key, "key")?)?;
-        let worker = WorkerId(request.worker_id);
         let outcome = status::required(request.outcome, "outcome")?;
         let outcome = outcome
             .try_into()
@@ -168,19 +185,19 @@ impl v1::fleet_server::Fleet for Fleet {
     }
 
     async fn fail(&self, request: Request<v1::FailRequest>) -> Result<Response<v1::FailResponse>, Status> {
-        let request = request.into_inner();
+        let (Caller { worker, .. }, request) = caller::read(request)?;
         let key = read_key(status::required(request.key, "key")?)?;
-        let worker = WorkerId(request.worker_id);
         let unusable = request.unusable.into_iter().map(TryInto::try_into);
         let unusable = unusable.collect::<Result<_, Malformed>>().map_err(status::malformed)?;
+        let reason = cut(request.reason);
         span::unit(&key, &worker, None).in_scope(|| {
-            tracing::warn!(fatal = request.fatal, reason = request.reason, "unit failed");
+            tracing::warn!(fatal = request.fatal, reason, "unit failed");
         });
         let event = Event::Failed {
             unit: key.unit,
             worker: worker.clone(),
             fence: key.fence,
-            reason: request.reason,
+            reason,
             fatal: request.fatal,
             unusable,
         };
@@ -191,15 +208,15 @@ impl v1::fleet_server::Fleet for Fleet {
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
-        let request = request.into_inner();
-        let worker = WorkerId(request.worker_id);
+        let (Caller { worker, .. }, request) = caller::read(request)?;
+        let reason = request.reason.map(cut);
         for key in request.keys {
             let key = read_key(key)?;
             let event = Event::Released {
                 unit: key.unit,
                 worker: worker.clone(),
                 fence: key.fence,
-                reason: request.reason.clone(),
+                reason: reason.clone(),
             };
             match self.report(key, worker.clone(), event).await {
                 // What is not the worker's any more need not be given back.
@@ -211,24 +228,24 @@ impl v1::fleet_server::Fleet for Fleet {
     }
 
     async fn rally(&self, request: Request<v1::RallyRequest>) -> Result<Response<v1::RallyResponse>, Status> {
-        let request = request.into_inner();
+        let (Caller { worker, .. }, request) = caller::read(request)?;
         let key = read_key(status::required(request.key, "key")?)?;
         let wait = Duration::from_millis(request.wait_ms).min(RALLY_MAX);
-        let worker = WorkerId(request.worker_id);
+        few(bounds::PATH, "rendezvous", request.rendezvous.len())?;
         let outcome = self.driver.rally(worker, key, request.rendezvous, wait).await;
         let outcome = outcome.map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(outcome.into()))
     }
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
-        let request = request.into_inner();
+        let (Caller { worker, .. }, request) = caller::read(request)?;
         let key = read_key(status::required(request.key, "key")?)?;
         let lost = request.lost.iter().map(|sum| {
             let sum = sum.as_slice().try_into().map(Digest);
             sum.map_err(|_| status::malformed("`lost` must hold SHA-256 digests of 32 bytes"))
         });
         let lost = lost.collect::<Result<_, _>>()?;
-        let joined = self.driver.join(WorkerId(request.worker_id), key, lost).await;
+        let joined = self.driver.join(worker, key, lost).await;
         joined.map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(v1::JoinResponse {}))
     }
@@ -237,10 +254,16 @@ impl v1::fleet_server::Fleet for Fleet {
         &self,
         request: Request<v1::RecallVerdictsRequest>,
     ) -> Result<Response<v1::RecallVerdictsResponse>, Status> {
-        let keys = request.into_inner().keys;
-        let keys: Vec<Digest> = keys.iter().map(|key| read_digest(key)).collect::<Result<_, _>>()?;
+        let (caller, request) = caller::read(request)?;
+        self.check_judge(caller).await?;
+        few(bounds::KEPT, "keys", request.keys.len())?;
+        let keys: Vec<Digest> = request
+            .keys
+            .iter()
+            .map(|key| read_digest(key))
+            .collect::<Result<_, _>>()?;
         let found = self.ledger.verdicts(&keys).await;
-        let found = found.map_err(|error| Status::unavailable(error.to_string()))?;
+        let found = found.map_err(|error| status::of_ledger(&error))?;
         let verdicts = keys.iter().zip(found).filter_map(|(key, text)| {
             // A row that cannot be read is as good as none.
             let record: VerdictRecord = serde_json::from_str(&text?).ok()?;
@@ -258,18 +281,24 @@ impl v1::fleet_server::Fleet for Fleet {
         &self,
         request: Request<v1::KeepVerdictsRequest>,
     ) -> Result<Response<v1::KeepVerdictsResponse>, Status> {
+        let (caller, request) = caller::read(request)?;
+        self.check_judge(caller).await?;
+        few(bounds::KEPT, "verdicts", request.verdicts.len())?;
         let mut texts = Vec::new();
-        for kept in request.into_inner().verdicts {
+        for kept in request.verdicts {
             let key = read_digest(&kept.key)?;
             let record = status::required(kept.record, "record")?;
             let record: VerdictRecord = record.try_into().map_err(|error: Malformed| status::malformed(error))?;
+            if !record.is_numeric() {
+                return Err(status::malformed("a verdict holds a number that is none"));
+            }
             if record.is_judged() {
                 let text = serde_json::to_string(&record).map_err(|error| Status::internal(error.to_string()))?;
                 texts.push((key, text));
             }
         }
         let kept = self.ledger.keep_verdicts(&texts).await;
-        kept.map_err(|error| Status::unavailable(error.to_string()))?;
+        kept.map_err(|error| status::of_ledger(&error))?;
         Ok(Response::new(v1::KeepVerdictsResponse {}))
     }
 
@@ -277,13 +306,17 @@ impl v1::fleet_server::Fleet for Fleet {
         &self,
         request: Request<v1::DeregisterRequest>,
     ) -> Result<Response<v1::DeregisterResponse>, Status> {
-        let worker = WorkerId(request.into_inner().worker_id);
+        let (caller, _) = caller::read(request)?;
         self.driver
-            .deregister(worker)
+            .deregister(caller.worker)
             .await
             .map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(v1::DeregisterResponse {}))
     }
+}
+
+fn few(bound: Bound, at: &str, found: usize) -> Result<(), Status> {
+    bound.check(at, found).map_err(status::malformed)
 }
 
 fn read_digest(bytes: &[u8]) -> Result<Digest, Status> {

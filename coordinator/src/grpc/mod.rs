@@ -1,6 +1,7 @@
 //! The gRPC services: requests become calls of the driver or of the blob store, and nothing else. Generated types stay here.
 
 mod blobs;
+mod caller;
 mod fleet;
 mod runs;
 pub(crate) mod status;
@@ -10,10 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gavel_core::work::Assignment;
-use gavel_proto::MESSAGE_BYTES_MAX;
 use gavel_proto::v1::blobs_server::BlobsServer;
 use gavel_proto::v1::fleet_server::FleetServer;
 use gavel_proto::v1::runs_server::RunsServer;
+use gavel_proto::{CHUNK_BYTES, MESSAGE_BYTES_MAX};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,10 @@ use crate::blobs::Blobs;
 use crate::driver::DriverHandle;
 use crate::error::Error;
 use crate::ledger::Ledger;
-use crate::transport;
+use crate::transport::{self, Rooms};
+
+/// One message of an upload: a chunk, with its name. The other calls' limits are by call (`transport/calls.rs`).
+const UPLOAD_MESSAGE_BYTES_MAX: usize = 2 * CHUNK_BYTES;
 
 /// The largest assignment that is sent; the rest of the message is its lease.
 pub(crate) const ASSIGNMENT_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (64 << 10);
@@ -41,6 +45,7 @@ pub(crate) async fn serve(
     blobs: Blobs,
     ledger: Arc<dyn Ledger>,
     heartbeat: Duration,
+    rooms: Rooms,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -56,11 +61,11 @@ pub(crate) async fn serve(
     let fleet = FleetServer::new(fleet::Fleet::new(driver.clone(), ledger, heartbeat))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let runs = RunsServer::new(runs::Runs::new(driver, shutdown.clone()))
+    let runs = RunsServer::new(runs::Runs::new(driver, rooms.clone(), shutdown.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let blobs = BlobsServer::new(blobs::BlobService::new(blobs))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    let blobs = BlobsServer::new(blobs::BlobService::new(blobs, rooms.clone()))
+        .max_decoding_message_size(UPLOAD_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
 
     let ends = shutdown.clone();
@@ -73,7 +78,7 @@ pub(crate) async fn serve(
         .add_service(fleet)
         .add_service(runs)
         .add_service(blobs);
-    transport::serve_grpc(listener, routes, stop_advertising).await
+    transport::serve_grpc(listener, routes, &rooms, stop_advertising).await
 }
 
 /// Sends every caller away with UNAVAILABLE and these words, until `shutdown`.
@@ -86,5 +91,6 @@ pub(crate) async fn turn_away(
     let routes = Routes::new(health_service)
         .into_axum_router()
         .fallback(async move || Status::unavailable(reason.borrow().clone()).into_http::<axum::body::Body>());
-    transport::serve_grpc(listener, Routes::from(routes), shutdown.cancelled_owned()).await
+    let rooms = Rooms::new();
+    transport::serve_grpc(listener, Routes::from(routes), &rooms, shutdown.cancelled_owned()).await
 }

@@ -4,28 +4,35 @@ use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt as _};
 use gavel_core::RunAssets;
+use gavel_core::bounds::{self, cut};
 use gavel_core::ids::RunId;
 use gavel_core::run::RunStatus;
-use gavel_core::spec::RunSpec;
+use gavel_core::spec::{RunSpec, check_run_name};
 use gavel_proto::v1;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::status;
 use crate::driver::DriverHandle;
+use crate::transport::Rooms;
 
 /// A watcher gets at most one state in this time; changes in between are told together.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) struct Runs {
     driver: DriverHandle,
+    rooms: Rooms,
     shutdown: CancellationToken,
 }
 
 impl Runs {
-    pub(super) fn new(driver: DriverHandle, shutdown: CancellationToken) -> Self {
-        Self { driver, shutdown }
+    pub(super) fn new(driver: DriverHandle, rooms: Rooms, shutdown: CancellationToken) -> Self {
+        Self {
+            driver,
+            rooms,
+            shutdown,
+        }
     }
 }
 
@@ -35,13 +42,10 @@ impl v1::runs_server::Runs for Runs {
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         let request = request.into_inner();
-        let spec: RunSpec = serde_json::from_str(&request.spec_json)
-            .map_err(|error| status::malformed(format!("spec_json: {error}")))?;
-        let assets: RunAssets = serde_json::from_str(&request.assets_json)
-            .map_err(|error| status::malformed(format!("assets_json: {error}")))?;
-        spec.check().map_err(status::malformed)?;
-        check_submission(&request.run_id, &assets)?;
-        let submitted = self.driver.submit(RunId(request.run_id), spec, assets).await;
+        // Megabytes of JSON keep a thread busy for a while.
+        let read = tokio::task::spawn_blocking(move || read_submission(&request)).await;
+        let (run, spec, assets) = read.map_err(|error| Status::internal(error.to_string()))??;
+        let submitted = self.driver.submit(run, spec, assets).await;
         let submitted = submitted.map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(v1::SubmitResponse {
             spec_sha256: submitted.spec_sha256.to_string(),
@@ -51,32 +55,39 @@ impl v1::runs_server::Runs for Runs {
 
     async fn get_spec(&self, request: Request<v1::GetSpecRequest>) -> Result<Response<v1::GetSpecResponse>, Status> {
         let run = RunId(request.into_inner().run_id);
+        let room = self.rooms.spec().await.map_err(status::busy)?;
         let look = |run: &gavel_core::run::Run| (run.spec().clone(), run.assets().clone(), run.spec_sha256());
         let (spec, assets, digest) = self
             .driver
             .inspect(&run, look)
             .await
             .map_err(|error| status::of_driver(&error))?;
-        Ok(Response::new(v1::GetSpecResponse {
+        let mut response = Response::new(v1::GetSpecResponse {
             spec_json: json(&spec)?,
             assets_json: json(&assets)?,
             spec_sha256: digest.to_string(),
-        }))
+        });
+        response.extensions_mut().insert(room);
+        Ok(response)
     }
 
     async fn get(&self, request: Request<v1::GetRunRequest>) -> Result<Response<v1::GetRunResponse>, Status> {
         let run = RunId(request.into_inner().run_id);
-        Ok(Response::new(response(&current(&self.driver, &run).await?)?))
+        let room = self.rooms.answer().await.map_err(status::busy)?;
+        let mut response = Response::new(response(&current(&self.driver, &run).await?)?);
+        response.extensions_mut().insert(room);
+        Ok(response)
     }
 
     async fn list(&self, _: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
-        let statuses = self
-            .driver
-            .statuses()
-            .await
-            .map_err(|error| status::of_driver(&error))?;
-        let status_json = statuses.iter().map(json).collect::<Result<_, _>>()?;
-        Ok(Response::new(v1::ListRunsResponse { status_json }))
+        let room = self.rooms.answer().await.map_err(status::busy)?;
+        let statuses = self.driver.statuses().await;
+        let statuses = statuses.map_err(|error| status::of_driver(&error))?;
+        let status_json = statuses.into_iter().map(|status| json(&status.in_short()));
+        let status_json = status_json.collect::<Result<_, _>>()?;
+        let mut response = Response::new(v1::ListRunsResponse { status_json });
+        response.extensions_mut().insert(room);
+        Ok(response)
     }
 
     async fn watch(&self, request: Request<v1::GetRunRequest>) -> Result<Response<Self::WatchStream>, Status> {
@@ -86,6 +97,7 @@ impl v1::runs_server::Runs for Runs {
             .watch(&run)
             .await
             .map_err(|error| status::of_driver(&error))?;
+        let place = self.rooms.watcher().map_err(status::busy)?;
         // The present state is the first answer.
         changes.mark_changed();
         let watching = Watching {
@@ -93,6 +105,7 @@ impl v1::runs_server::Runs for Runs {
             run,
             changes,
             told: Told::Nothing,
+            _place: place,
         };
         let states = stream::try_unfold(watching, Watching::next);
         Ok(Response::new(
@@ -102,7 +115,7 @@ impl v1::runs_server::Runs for Runs {
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
         let request = request.into_inner();
-        let cancelled = self.driver.cancel(&RunId(request.run_id), request.reason).await;
+        let cancelled = self.driver.cancel(&RunId(request.run_id), cut(request.reason)).await;
         cancelled.map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(v1::CancelResponse {}))
     }
@@ -125,6 +138,7 @@ struct Watching {
     run: RunId,
     changes: watch::Receiver<u64>,
     told: Told,
+    _place: OwnedSemaphorePermit,
 }
 
 /// What a watcher has been told so far.
@@ -168,16 +182,20 @@ fn json(value: &impl serde::Serialize) -> Result<String, Status> {
     serde_json::to_string(value).map_err(|error| Status::internal(error.to_string()))
 }
 
-/// A run's name is a folder's name and a part of addresses.
-fn check_submission(run: &str, assets: &RunAssets) -> Result<(), Status> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if run.is_empty() || run.len() > 100 || run.starts_with('.') || !run.chars().all(is_plain) {
-        return Err(status::malformed(format!(
-            "run.name: `{run}` must be 1 to 100 letters, digits, `-`, `_` or `.`, and not begin with `.`"
-        )));
-    }
-    if assets.prompts.is_empty() {
-        return Err(status::malformed("prompts.train: the file holds no prompt"));
-    }
-    Ok(())
+/// Reads and checks all of a run, before anything is built or written.
+fn read_submission(request: &v1::SubmitRequest) -> Result<(RunId, RunSpec, RunAssets), Status> {
+    let v1::SubmitRequest {
+        run_id,
+        spec_json,
+        assets_json,
+    } = request;
+    check_run_name(run_id).map_err(status::malformed)?;
+    let fits = bounds::SPEC.check("spec_json", spec_json.len());
+    fits.map_err(status::malformed)?;
+    let spec: RunSpec =
+        serde_json::from_str(spec_json).map_err(|error| status::malformed(format!("spec_json: {error}")))?;
+    spec.check().map_err(status::malformed)?;
+    let assets = RunAssets::from_stranger(assets_json).map_err(status::malformed)?;
+    assets.check(&spec).map_err(status::malformed)?;
+    Ok((RunId(run_id.clone()), spec, assets))
 }

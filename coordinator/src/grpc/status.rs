@@ -2,26 +2,40 @@
 //!
 //! Worth another attempt are UNAVAILABLE, RESOURCE_EXHAUSTED and ABORTED; everything else is final for this request.
 
-use gavel_core::Diagnostic;
+use gavel_core::bounds::cut;
 use gavel_core::run::Refusal;
+use gavel_core::{Diagnostic, Hint};
 use tonic::{Code, Status};
 
 use crate::blobs::BlobError;
 use crate::driver::DriverError;
 use crate::ledger::LedgerError;
+use crate::transport::Busy;
+
+/// A status travels in the metadata of an answer, which takes no long text: this is the one way in which the services make one.
+fn refusal(code: Code, text: impl Into<String>) -> Status {
+    Status::new(code, cut(text.into()))
+}
+
+fn in_full<E: std::error::Error + Hint>(code: Code, error: &E) -> Status {
+    refusal(code, Diagnostic::of(error).in_full())
+}
 
 pub(crate) fn of_driver(error: &DriverError) -> Status {
     match error {
-        DriverError::UnknownRun(_) | DriverError::UnknownWorker(_) => Status::not_found(error.to_string()),
-        DriverError::Refused(refusal) => of_refusal(refusal),
-        DriverError::NothingToExchange(_) => Status::invalid_argument(error.to_string()),
+        DriverError::UnknownRun(_) | DriverError::UnknownWorker(_) => refusal(Code::NotFound, error.to_string()),
+        DriverError::Refused(refused) => of_refusal(refused),
+        // Not RESOURCE_EXHAUSTED: another attempt finds no more room.
+        DriverError::NoRoom { .. } => refusal(Code::FailedPrecondition, error.to_string()),
+        DriverError::NothingToExchange(_) => refusal(Code::InvalidArgument, error.to_string()),
         DriverError::CalledElsewhere { .. } | DriverError::CallOver(_) => {
-            Status::failed_precondition(error.to_string())
+            refusal(Code::FailedPrecondition, error.to_string())
         }
-        DriverError::Quarantined { .. } => Status::permission_denied(error.to_string()),
-        DriverError::RunDiffers { .. } | DriverError::FilesDiffer { .. } => Status::already_exists(format!(
-            "{error} (choose another `run.name`, or resume the run as it is)"
-        )),
+        DriverError::Quarantined { .. } => refusal(Code::PermissionDenied, error.to_string()),
+        DriverError::RunDiffers { .. } | DriverError::FilesDiffer { .. } => refusal(
+            Code::AlreadyExists,
+            format!("{error} (choose another `run.name`, or resume the run as it is)"),
+        ),
         DriverError::Ledger(source) => {
             let code = match source.as_ref() {
                 LedgerError::Full { .. } => Code::ResourceExhausted,
@@ -29,15 +43,15 @@ pub(crate) fn of_driver(error: &DriverError) -> Status {
                 LedgerError::Unreachable { .. } | LedgerError::Deposed { .. } => Code::Unavailable,
                 _ => Code::Internal,
             };
-            Status::new(code, Diagnostic::of(source.as_ref()).in_full())
+            in_full(code, source.as_ref())
         }
-        DriverError::Unserializable(_) => Status::internal(error.to_string()),
-        DriverError::ShuttingDown => Status::unavailable(error.to_string()),
+        DriverError::Unserializable(_) => refusal(Code::Internal, error.to_string()),
+        DriverError::ShuttingDown => refusal(Code::Unavailable, error.to_string()),
     }
 }
 
-fn of_refusal(refusal: &Refusal) -> Status {
-    let code = match refusal {
+fn of_refusal(refused: &Refusal) -> Status {
+    let code = match refused {
         Refusal::StaleFence { .. }
         | Refusal::NotLeased { .. }
         | Refusal::OtherWorker { .. }
@@ -49,7 +63,7 @@ fn of_refusal(refusal: &Refusal) -> Status {
         Refusal::Repeated { .. } => Code::AlreadyExists,
         Refusal::WrongOutcome { .. } | Refusal::InvalidOutcome { .. } => Code::InvalidArgument,
     };
-    Status::new(code, Diagnostic::of(refusal).in_full())
+    in_full(code, refused)
 }
 
 pub(super) fn of_blob(error: &BlobError) -> Status {
@@ -60,17 +74,28 @@ pub(super) fn of_blob(error: &BlobError) -> Status {
         BlobError::Misnamed { .. } => Code::Aborted,
         BlobError::TooLarge { .. } | BlobError::Url { .. } => Code::InvalidArgument,
         BlobError::NoSpace { .. } => Code::ResourceExhausted,
-        BlobError::Unwritable { .. } | BlobError::Denied { .. } | BlobError::NotBuilt { .. } => {
-            Code::FailedPrecondition
-        }
+        BlobError::Unwritable { .. }
+        | BlobError::Denied { .. }
+        | BlobError::Settings { .. }
+        | BlobError::NotBuilt { .. } => Code::FailedPrecondition,
         BlobError::Store { .. } => Code::Unavailable,
     };
-    Status::new(code, Diagnostic::of(error).in_full())
+    let hint = error.hint().map_or_else(String::new, |hint| format!(" ({hint})"));
+    refusal(code, format!("{}{hint}", error.told()))
+}
+
+pub(super) fn busy(busy: Busy) -> Status {
+    refusal(Code::ResourceExhausted, busy.to_string())
+}
+
+/// A ledger that does not answer.
+pub(super) fn of_ledger(error: &LedgerError) -> Status {
+    refusal(Code::Unavailable, error.to_string())
 }
 
 /// A message that cannot be read: the two sides differ in version, or somebody else is calling.
 pub(super) fn malformed(problem: impl std::fmt::Display) -> Status {
-    Status::invalid_argument(problem.to_string())
+    refusal(Code::InvalidArgument, problem.to_string())
 }
 
 /// A field that every message of this kind carries.

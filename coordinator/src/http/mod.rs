@@ -1,20 +1,28 @@
 //! HTTP: probes, metrics, the state as JSON, and the dashboard. It only reads.
 
+mod ask;
+mod end;
+mod guard;
 mod pairs;
+mod ready;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use futures::StreamExt as _;
-use gavel_core::hint::Hint as _;
+use gavel_core::bounds::cut;
+use gavel_core::hint::Hint;
 use gavel_core::ids::{Digest, RunId};
-use serde::Deserialize;
+use gavel_core::run::RunStatus;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +31,12 @@ use crate::blobs::{BlobError, Blobs};
 use crate::driver::{DriverError, DriverHandle};
 use crate::error::Error;
 use crate::ledger::Ledger;
+use crate::transport::{Busy, PIECE_BYTES, Rooms};
+use crate::worker::WorkerStatus;
 use crate::{metrics, transport};
+use ask::{Asked, Named, Nothing};
+pub(crate) use guard::{HostNames, guard};
+use ready::Readiness;
 
 const DASHBOARD: &str = include_str!("dashboard.html");
 /// What every PNG begins with.
@@ -36,7 +49,16 @@ const PAIRS_MAX: usize = 500;
 struct Parts {
     driver: DriverHandle,
     blobs: Blobs,
-    ledger: Arc<dyn Ledger>,
+    readiness: Readiness,
+    rooms: Rooms,
+}
+
+/// What whoever starts the coordinator decides about its pages.
+pub(crate) struct Settings {
+    /// The names under which they are answered.
+    pub(crate) names: HostNames,
+    /// The folder in which people find the results of the runs, if somebody leaves them there.
+    pub(crate) results: Option<PathBuf>,
 }
 
 /// Serves until `shutdown`.
@@ -45,8 +67,17 @@ pub(crate) async fn serve(
     driver: DriverHandle,
     blobs: Blobs,
     ledger: Arc<dyn Ledger>,
+    rooms: Rooms,
+    settings: Settings,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let end = end::routes(driver.clone(), settings.results, shutdown.clone());
+    let parts = Parts {
+        readiness: Readiness::new(driver.clone(), ledger, blobs.clone()),
+        driver,
+        blobs,
+        rooms,
+    };
     let routes = Router::new()
         .route("/", get(async || Html(DASHBOARD)))
         .route("/healthz", get(async || "ok\n"))
@@ -58,20 +89,13 @@ pub(crate) async fn serve(
         .route("/api/v1/workers", get(workers))
         .route("/api/v1/blobs/{sha256}", get(blob))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such page"))
-        .with_state(Parts { driver, blobs, ledger });
+        .method_not_allowed_fallback(async || {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this page can only be read")
+        })
+        .with_state(parts)
+        .merge(end)
+        .layer(from_fn_with_state(settings.names, guard));
     transport::serve_http(listener, routes, shutdown).await
-}
-
-/// Ready: the driver answers, the ledger reads, blobs can be written.
-async fn readyz(State(parts): State<Parts>) -> Result<&'static str, Problem> {
-    parts.driver.answers().await?;
-    parts.ledger.ready().await.map_err(|error| Problem {
-        status: StatusCode::SERVICE_UNAVAILABLE,
-        error: error.to_string(),
-        hint: error.hint(),
-    })?;
-    parts.blobs.check_writable().await?;
-    Ok("ready\n")
 }
 
 pub(crate) async fn metrics_text() -> Result<Response, Problem> {
@@ -88,41 +112,82 @@ pub(crate) async fn metrics_text() -> Result<Response, Problem> {
         .into_response())
 }
 
-async fn runs(State(parts): State<Parts>) -> Result<Response, Problem> {
-    Ok(Json(json!({ "runs": parts.driver.statuses().await? })).into_response())
+async fn readyz(State(parts): State<Parts>) -> Result<&'static str, Problem> {
+    parts.readiness.check().await?;
+    Ok("ready\n")
 }
 
-async fn run(State(parts): State<Parts>, Path(run): Path<String>) -> Result<Response, Problem> {
-    Ok(Json(parts.driver.status(&RunId(run)).await?).into_response())
+/// The answer takes room until it is sent: many who ask and do not read cost no more than a few.
+async fn answer<T: Serialize>(
+    parts: &Parts,
+    make: impl Future<Output = Result<T, DriverError>>,
+) -> Result<Response, Problem> {
+    let room = parts.rooms.answer().await?;
+    let mut response = Json(make.await?).into_response();
+    response.extensions_mut().insert(room);
+    Ok(response)
+}
+
+#[derive(Serialize)]
+struct Runs {
+    runs: Vec<RunStatus>,
+}
+
+async fn runs(State(parts): State<Parts>, _: Asked<Nothing>) -> Result<Response, Problem> {
+    let runs = async {
+        let runs = parts.driver.statuses().await?;
+        Ok(Runs { runs })
+    };
+    answer(&parts, runs).await
+}
+
+async fn run(State(parts): State<Parts>, Named(run): Named, _: Asked<Nothing>) -> Result<Response, Problem> {
+    answer(&parts, parts.driver.status(&RunId(run))).await
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct PairsQuery {
     limit: Option<usize>,
 }
 
+#[derive(Serialize)]
+struct Pairs {
+    pairs: Vec<pairs::JudgedPair>,
+}
+
 async fn run_pairs(
     State(parts): State<Parts>,
-    Path(run): Path<String>,
-    Query(query): Query<PairsQuery>,
+    Named(run): Named,
+    Asked(query): Asked<PairsQuery>,
 ) -> Result<Response, Problem> {
     let limit = query.limit.unwrap_or(PAIRS).min(PAIRS_MAX);
-    let latest = parts
-        .driver
-        .inspect(&RunId(run), move |run| pairs::latest(run, limit))
-        .await?;
-    Ok(Json(json!({ "pairs": latest })).into_response())
+    let run = RunId(run);
+    let pairs = parts.driver.inspect(&run, move |run| Pairs {
+        pairs: pairs::latest(run, limit),
+    });
+    answer(&parts, pairs).await
 }
 
-async fn workers(State(parts): State<Parts>) -> Result<Response, Problem> {
-    Ok(Json(json!({ "workers": parts.driver.workers().await? })).into_response())
+#[derive(Serialize)]
+struct Workers {
+    workers: Vec<WorkerStatus>,
 }
 
-async fn blob(State(parts): State<Parts>, Path(sha256): Path<String>) -> Result<Response, Problem> {
+async fn workers(State(parts): State<Parts>, _: Asked<Nothing>) -> Result<Response, Problem> {
+    let workers = async {
+        let workers = parts.driver.workers().await?;
+        Ok(Workers { workers })
+    };
+    answer(&parts, workers).await
+}
+
+async fn blob(State(parts): State<Parts>, Named(sha256): Named, _: Asked<Nothing>) -> Result<Response, Problem> {
     let digest: Digest = sha256
         .parse()
         .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("{error}")))?;
-    let mut pieces = parts.blobs.stream(&digest).await?;
+    let pace = parts.rooms.download().await?;
+    let mut pieces = parts.blobs.stream(&digest, PIECE_BYTES).await?;
     let first = pieces.next().await.transpose()?.unwrap_or_default();
     let content_type = if first.starts_with(PNG_SIGNATURE) {
         "image/png"
@@ -134,12 +199,14 @@ async fn blob(State(parts): State<Parts>, Path(sha256): Path<String>) -> Result<
         (header::CONTENT_TYPE, content_type),
         // A blob's name is its content, so it never changes.
         (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    Ok((headers, body).into_response())
+    let mut response = (headers, body).into_response();
+    response.extensions_mut().insert(pace);
+    Ok(response)
 }
 
 /// What a caller reads instead of an answer.
+#[derive(Debug, Clone)]
 pub(crate) struct Problem {
     status: StatusCode,
     error: String,
@@ -150,8 +217,27 @@ impl Problem {
     pub(crate) fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Self {
             status,
-            error: error.into(),
+            error: cut(error.into()),
             hint: None,
+        }
+    }
+
+    /// A part that does not work at the moment.
+    fn unavailable(error: impl std::error::Error + Hint) -> Self {
+        Self {
+            hint: error.hint(),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+        }
+    }
+
+    fn with_status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
+    fn with_hint(self, hint: &str) -> Self {
+        Self {
+            hint: Some(hint.to_owned()),
+            ..self
         }
     }
 }
@@ -159,6 +245,12 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         (self.status, Json(json!({ "error": self.error, "hint": self.hint }))).into_response()
+    }
+}
+
+impl From<Busy> for Problem {
+    fn from(busy: Busy) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, busy.to_string())
     }
 }
 
@@ -177,13 +269,12 @@ impl From<BlobError> for Problem {
     fn from(error: BlobError) -> Self {
         let status = match error {
             BlobError::Missing { .. } => StatusCode::NOT_FOUND,
-            BlobError::NoSpace { .. } | BlobError::Unwritable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
+            BlobError::Corrupt { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self {
-            status,
-            error: error.to_string(),
             hint: error.hint(),
+            ..Self::new(status, error.told())
         }
     }
 }

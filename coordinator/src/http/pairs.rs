@@ -1,6 +1,7 @@
 //! The latest judged pairs, or larger groups, for the gallery.
 
-use gavel_core::ids::{Digest, Step};
+use gavel_core::Annotation;
+use gavel_core::ids::{Digest, PromptIndex, Step};
 use gavel_core::run::{GroupResult, Run};
 use gavel_core::work::VerdictRecord;
 use serde::Serialize;
@@ -15,6 +16,9 @@ pub(super) struct JudgedPair {
     /// PNG blobs of the pictures that were edited; none for text-to-image.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     sources: Vec<Digest>,
+    /// What the task's file says besides.
+    #[serde(flatten)]
+    given: Annotation,
     /// PNG blobs of the candidates.
     images: Vec<Digest>,
     /// On each match: of the first against the second, against the third, and so on.
@@ -55,11 +59,13 @@ fn view(run: &Run, step: Step, index: usize, group: &GroupResult) -> Option<Judg
         return None;
     }
     let task = run.assets().prompts.get(group.line as usize)?;
+    let given = run.assets().annotations.prompts.get(&PromptIndex(group.line));
     Some(JudgedPair {
         step,
         index,
         prompt: task.words.clone(),
         sources: task.sources.clone(),
+        given: given.cloned().unwrap_or_default(),
         images: group.candidates.iter().map(|candidate| candidate.image).collect(),
         verdicts: group.verdicts.clone(),
         ranks: group.ranks(),

@@ -10,46 +10,47 @@ mod postgres;
 mod rows;
 mod sqlite;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use gavel_core::hint::Hint;
 use gavel_core::ids::{Digest, Millis, RunId};
 
+use crate::address::{Address, LedgerPlace};
+
 pub use leadership::{Candidacy, Leadership};
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresLedger;
 pub use sqlite::SqliteLedger;
 
-/// Opens the ledger at `url`: `postgres://USER@HOST/DATABASE`, `sqlite:FILE`, or the plain path of a SQLite file.
+/// Opens the ledger at an address: `postgres://USER@HOST/DATABASE`, `sqlite:FILE`, or the plain path of a SQLite file.
 ///
 /// # Errors
 /// [`LedgerError::NotBuilt`] for PostgreSQL where Gavel was built without it, [`LedgerError::Url`] for anything else, and as the
 /// ledger's own `open`.
-pub async fn open(url: &str) -> Result<Arc<dyn Ledger>, LedgerError> {
-    let scheme = url.split_once(':').map(|(scheme, _)| scheme);
-    Ok(match scheme {
+pub async fn open(address: impl Into<Address>) -> Result<Arc<dyn Ledger>, LedgerError> {
+    let address = address.into();
+    Ok(match place(&address)? {
+        LedgerPlace::Sqlite(file) => Arc::new(SqliteLedger::open(file).await?),
         #[cfg(feature = "postgres")]
-        Some("postgres" | "postgresql") => Arc::new(PostgresLedger::open(url).await?),
+        LedgerPlace::Postgres(url) => Arc::new(PostgresLedger::open(url).await?),
         #[cfg(not(feature = "postgres"))]
-        Some(scheme @ ("postgres" | "postgresql")) => {
+        LedgerPlace::Postgres(_) => {
             return Err(LedgerError::NotBuilt {
-                location: format!("{scheme}://..."),
+                location: address.to_string(),
             });
         }
-        Some("sqlite") => {
-            let path = url.trim_start_matches("sqlite:");
-            Arc::new(SqliteLedger::open(Path::new(path.strip_prefix("//").unwrap_or(path))).await?)
-        }
-        // Only the scheme is repeated: the rest may hold a password.
-        Some(scheme) if url.contains("://") => {
-            return Err(LedgerError::Url {
-                location: format!("{scheme}://..."),
-                source: "no ledger of this kind is known".into(),
-            });
-        }
-        _ => Arc::new(SqliteLedger::open(Path::new(url)).await?),
+    })
+}
+
+/// Where the ledger at an address is.
+///
+/// # Errors
+/// [`LedgerError::Url`].
+pub(crate) fn place(address: &Address) -> Result<LedgerPlace<'_>, LedgerError> {
+    address.ledger().map_err(|source| LedgerError::Url {
+        location: address.to_string(),
+        source: source.into(),
     })
 }
 

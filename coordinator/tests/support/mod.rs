@@ -13,7 +13,7 @@ use gavel_core::run::RunStatus;
 use gavel_core::spec::RunSpec;
 use gavel_core::work::{Assignment, Outcome, Role, Side, Unit};
 use gavel_core::{LabelledPair, RubricText};
-use gavel_worker::{Work, WorkContext, WorkError, WorkerOptions};
+use gavel_worker::{Allowed, Work, WorkContext, WorkError, WorkerOptions};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +46,7 @@ pub(crate) fn assets() -> RunAssets {
     RunAssets {
         prompts: (0..10).map(|line| format!("prompt {line}").into()).collect(),
         held_out: (0..3).map(|line| format!("held out {line}").into()).collect(),
+        annotations: Default::default(),
         rubric: RubricText::new("the better picture wins"),
         template: "which?".into(),
         member_templates: Vec::new(),
@@ -183,6 +184,14 @@ impl Working {
     }
 
     pub(crate) fn start_with(options: WorkerOptions, work: impl Work + 'static) -> Self {
+        // The tests run in this crate's folder, and the run names models beside it.
+        let options = WorkerOptions {
+            allowed: Allowed {
+                model_folders: vec!["..".into()],
+                ..Allowed::default()
+            },
+            ..options
+        };
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(gavel_worker::run(options, work, shutdown.clone()));
         Self { task, shutdown }

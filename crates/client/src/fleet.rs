@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use gavel_core::ids::{Digest, WorkerId};
+use gavel_core::ids::Digest;
 use gavel_core::work::rally::{Group, RallyOutcome};
-use gavel_core::work::{Assignment, LeaseKey, Outcome, Role, Unusable, VerdictRecord};
+use gavel_core::work::{Assignment, LeaseKey, Outcome, Unusable, VerdictRecord};
 use gavel_proto::v1::fleet_client::FleetClient;
-use gavel_proto::{MESSAGE_BYTES_MAX, Malformed, PROTOCOL_VERSION, v1};
+use gavel_proto::{MESSAGE_BYTES_MAX, Malformed, PROTOCOL_VERSION, SECRET_METADATA, v1};
 use gavel_telemetry::TraceContext;
 use tonic::{Request, Response, Status};
 
 use crate::connection::Connection;
 use crate::error::CallError;
 use crate::failover::Failover;
+use crate::identity::Identity;
 
 /// How long an answer may take that the coordinator does not hold back on purpose, unless the caller says otherwise.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -27,21 +28,15 @@ pub struct Fleet {
 /// How a worker introduces itself.
 #[derive(Debug, Clone)]
 pub struct Introduction {
-    /// What it does.
-    pub role: Role,
     /// The machine's name, for people.
     pub host: String,
     /// "cpu", "cuda:0", ...: shown to people, not interpreted.
     pub device: String,
-    /// The name that it had before, when it registers again.
-    pub worker: Option<WorkerId>,
 }
 
 /// What a worker is told when it registers.
 #[derive(Debug, Clone)]
 pub struct Registered {
-    /// Its name.
-    pub worker: WorkerId,
     /// How often it is to send a heartbeat.
     pub heartbeat: Duration,
 }
@@ -109,13 +104,16 @@ impl Fleet {
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    fn request<T>(&self, message: T) -> Request<T> {
-        self.held_request(message, Duration::ZERO)
+    fn request<T>(&self, caller: &Identity, message: T) -> Request<T> {
+        self.held_request(caller, message, Duration::ZERO)
     }
 
     /// A request that the coordinator may hold for `wait`.
-    fn held_request<T>(&self, message: T, wait: Duration) -> Request<T> {
+    fn held_request<T>(&self, caller: &Identity, message: T, wait: Duration) -> Request<T> {
         let mut request = Request::new(message);
+        request
+            .metadata_mut()
+            .insert_bin(SECRET_METADATA, caller.secret_for_the_wire());
         request.set_timeout(wait.saturating_add(self.answer_within));
         request
     }
@@ -126,23 +124,21 @@ impl Fleet {
             .map_err(|status| self.connection.failed(&status))
     }
 
-    /// Introduces a worker.
+    /// Introduces a worker. One that is known, or was to a coordinator before this one, keeps its name and what it holds.
     ///
     /// # Errors
     /// FAILED_PRECONDITION where the coordinator speaks another protocol version.
-    pub async fn register(&self, introduction: &Introduction) -> Result<Registered, CallError> {
+    pub async fn register(&self, caller: &Identity, introduction: &Introduction) -> Result<Registered, CallError> {
         let message = v1::RegisterRequest {
             protocol_version: PROTOCOL_VERSION,
-            role: v1::Role::from(introduction.role).into(),
+            role: v1::Role::from(caller.role()).into(),
             host: introduction.host.clone(),
             pid: std::process::id(),
             device: introduction.device.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            worker_id: introduction.worker.as_ref().map(|worker| worker.0.clone()),
         };
-        let answer = self.read(self.client().register(self.request(message)).await)?;
+        let answer = self.read(self.client().register(self.request(caller, message)).await)?;
         Ok(Registered {
-            worker: WorkerId(answer.worker_id),
             heartbeat: Duration::from_millis(answer.heartbeat_interval_ms.max(1)),
         })
     }
@@ -151,12 +147,12 @@ impl Fleet {
     ///
     /// # Errors
     /// NOT_FOUND where the worker is not registered (any more), PERMISSION_DENIED where a run has put it into quarantine.
-    pub async fn lease(&self, worker: &WorkerId, wait: Duration) -> Result<LeaseAnswer, CallError> {
+    pub async fn lease(&self, caller: &Identity, wait: Duration) -> Result<LeaseAnswer, CallError> {
         let message = v1::LeaseRequest {
-            worker_id: worker.0.clone(),
+            worker_id: caller.worker().0.clone(),
             wait_ms: milliseconds(wait),
         };
-        let answer = self.read(self.client().lease(self.held_request(message, wait)).await)?;
+        let answer = self.read(self.client().lease(self.held_request(caller, message, wait)).await)?;
         let leased = |lease, group: Option<Group>| -> Result<LeaseAnswer, CallError> {
             let lease = read_lease(lease, group).map_err(|malformed| self.connection.unreadable(malformed))?;
             Ok(LeaseAnswer::Leased(Box::new(lease)))
@@ -178,12 +174,12 @@ impl Fleet {
     ///
     /// # Errors
     /// NOT_FOUND where the worker is not registered (any more).
-    pub async fn heartbeat(&self, worker: &WorkerId, held: &[LeaseKey]) -> Result<Heartbeat, CallError> {
+    pub async fn heartbeat(&self, caller: &Identity, held: &[LeaseKey]) -> Result<Heartbeat, CallError> {
         let message = v1::HeartbeatRequest {
-            worker_id: worker.0.clone(),
+            worker_id: caller.worker().0.clone(),
             leases: held.iter().cloned().map(Into::into).collect(),
         };
-        let answer = self.read(self.client().heartbeat(self.request(message)).await)?;
+        let answer = self.read(self.client().heartbeat(self.request(caller, message)).await)?;
         let lost = answer.lost.into_iter().map(LeaseKey::try_from);
         Ok(Heartbeat {
             lost: lost
@@ -197,13 +193,13 @@ impl Fleet {
     ///
     /// # Errors
     /// FAILED_PRECONDITION under a stale fence, INVALID_ARGUMENT where the result contradicts its unit.
-    pub async fn complete(&self, worker: &WorkerId, key: &LeaseKey, outcome: Outcome) -> Result<bool, CallError> {
+    pub async fn complete(&self, caller: &Identity, key: &LeaseKey, outcome: Outcome) -> Result<bool, CallError> {
         let message = v1::CompleteRequest {
-            worker_id: worker.0.clone(),
+            worker_id: caller.worker().0.clone(),
             key: Some(key.clone().into()),
             outcome: Some(outcome.into()),
         };
-        let answer = self.read(self.client().complete(self.request(message)).await)?;
+        let answer = self.read(self.client().complete(self.request(caller, message)).await)?;
         Ok(answer.repeated)
     }
 
@@ -211,28 +207,30 @@ impl Fleet {
     ///
     /// # Errors
     /// FAILED_PRECONDITION under a stale fence.
-    pub async fn fail(&self, worker: &WorkerId, key: &LeaseKey, failure: &Failure) -> Result<(), CallError> {
+    pub async fn fail(&self, caller: &Identity, key: &LeaseKey, failure: &Failure) -> Result<(), CallError> {
         let message = v1::FailRequest {
-            worker_id: worker.0.clone(),
+            worker_id: caller.worker().0.clone(),
             key: Some(key.clone().into()),
             reason: failure.reason.clone(),
             fatal: failure.fatal,
             unusable: failure.unusable.iter().cloned().map(Into::into).collect(),
         };
-        self.read(self.client().fail(self.request(message)).await).map(drop)
+        self.read(self.client().fail(self.request(caller, message)).await)
+            .map(drop)
     }
 
     /// Gives leases back undone; `reason` says what they need and the worker could not get, if it was that.
     ///
     /// # Errors
     /// Whatever keeps the coordinator from an answer.
-    pub async fn release(&self, worker: &WorkerId, keys: &[LeaseKey], reason: Option<&str>) -> Result<(), CallError> {
+    pub async fn release(&self, caller: &Identity, keys: &[LeaseKey], reason: Option<&str>) -> Result<(), CallError> {
         let message = v1::ReleaseRequest {
-            worker_id: worker.0.clone(),
+            worker_id: caller.worker().0.clone(),
             keys: keys.iter().cloned().map(Into::into).collect(),
             reason: reason.map(str::to_owned),
         };
-        self.read(self.client().release(self.request(message)).await).map(drop)
+        self.read(self.client().release(self.request(caller, message)).await)
+            .map(drop)
     }
 
     /// Calls the holders of a step's gradient sums together, for the holder of the step's commit, and waits for them at most
@@ -242,18 +240,18 @@ impl Fleet {
     /// FAILED_PRECONDITION under another fence than the lease's, and where the caller is called itself.
     pub async fn rally(
         &self,
-        worker: &WorkerId,
+        caller: &Identity,
         key: &LeaseKey,
         rendezvous: Vec<u8>,
         wait: Duration,
     ) -> Result<RallyOutcome, CallError> {
         let message = v1::RallyRequest {
-            worker_id: worker.0.clone(),
+            worker_id: caller.worker().0.clone(),
             key: Some(key.clone().into()),
             rendezvous,
             wait_ms: milliseconds(wait),
         };
-        let answer = self.read(self.client().rally(self.held_request(message, wait)).await)?;
+        let answer = self.read(self.client().rally(self.held_request(caller, message, wait)).await)?;
         answer
             .try_into()
             .map_err(|malformed: Malformed| self.connection.unreadable(malformed))
@@ -263,25 +261,31 @@ impl Fleet {
     ///
     /// # Errors
     /// FAILED_PRECONDITION where the group is dissolved or the commit was leased again.
-    pub async fn join(&self, worker: &WorkerId, key: &LeaseKey, lost: &[Digest]) -> Result<(), CallError> {
+    pub async fn join(&self, caller: &Identity, key: &LeaseKey, lost: &[Digest]) -> Result<(), CallError> {
         let message = v1::JoinRequest {
-            worker_id: worker.0.clone(),
+            worker_id: caller.worker().0.clone(),
             key: Some(key.clone().into()),
             lost: lost.iter().map(|sum| sum.0.to_vec()).collect(),
         };
-        self.read(self.client().join(self.request(message)).await).map(drop)
+        self.read(self.client().join(self.request(caller, message)).await)
+            .map(drop)
     }
 
     /// Asks for verdicts that were given before; those that there are, by their keys. One that cannot be read is as good as
     /// none.
     ///
     /// # Errors
-    /// Whatever keeps the coordinator from an answer.
-    pub async fn recall_verdicts(&self, keys: &[Digest]) -> Result<Vec<(Digest, VerdictRecord)>, CallError> {
+    /// NOT_FOUND where the judge is not registered (any more), PERMISSION_DENIED for a worker of another role.
+    pub async fn recall_verdicts(
+        &self,
+        caller: &Identity,
+        keys: &[Digest],
+    ) -> Result<Vec<(Digest, VerdictRecord)>, CallError> {
         let message = v1::RecallVerdictsRequest {
             keys: keys.iter().map(|key| key.0.to_vec()).collect(),
+            worker_id: caller.worker().0.clone(),
         };
-        let answer = self.read(self.client().recall_verdicts(self.request(message)).await)?;
+        let answer = self.read(self.client().recall_verdicts(self.request(caller, message)).await)?;
         let kept = answer.verdicts.into_iter().filter_map(|kept| {
             let key = Digest(kept.key.try_into().ok()?);
             Some((key, kept.record?.try_into().ok()?))
@@ -292,16 +296,21 @@ impl Fleet {
     /// Keeps verdicts for whoever asks the same again.
     ///
     /// # Errors
-    /// Whatever keeps the coordinator from an answer.
-    pub async fn keep_verdicts(&self, verdicts: &[(Digest, VerdictRecord)]) -> Result<(), CallError> {
+    /// NOT_FOUND where the judge is not registered (any more), PERMISSION_DENIED for a worker of another role.
+    pub async fn keep_verdicts(
+        &self,
+        caller: &Identity,
+        verdicts: &[(Digest, VerdictRecord)],
+    ) -> Result<(), CallError> {
         let kept = verdicts.iter().map(|(key, record)| v1::KeptVerdict {
             key: key.0.to_vec(),
             record: Some(record.clone().into()),
         });
         let message = v1::KeepVerdictsRequest {
             verdicts: kept.collect(),
+            worker_id: caller.worker().0.clone(),
         };
-        self.read(self.client().keep_verdicts(self.request(message)).await)
+        self.read(self.client().keep_verdicts(self.request(caller, message)).await)
             .map(drop)
     }
 
@@ -309,11 +318,11 @@ impl Fleet {
     ///
     /// # Errors
     /// Whatever keeps the coordinator from an answer.
-    pub async fn deregister(&self, worker: &WorkerId) -> Result<(), CallError> {
+    pub async fn deregister(&self, caller: &Identity) -> Result<(), CallError> {
         let message = v1::DeregisterRequest {
-            worker_id: worker.0.clone(),
+            worker_id: caller.worker().0.clone(),
         };
-        self.read(self.client().deregister(self.request(message)).await)
+        self.read(self.client().deregister(self.request(caller, message)).await)
             .map(drop)
     }
 }

@@ -14,6 +14,7 @@ mod connection;
 mod error;
 mod failover;
 mod fleet;
+mod identity;
 mod retry;
 mod runs;
 
@@ -22,6 +23,7 @@ pub use channel::{ConnectOptions, Security};
 pub use connection::Connection;
 pub use error::{AddressError, CallError, ConnectError};
 pub use fleet::{Failure, Fleet, Heartbeat, Introduction, Lease, LeaseAnswer, Registered};
+pub use identity::Identity;
 pub use retry::persist;
 pub use runs::{Runs, SpecifiedRun, Submitted, Watch};
 pub use tonic::Code;

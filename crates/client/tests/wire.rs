@@ -11,8 +11,9 @@ use gavel_proto::v1::blobs_client::BlobsClient;
 use gavel_proto::v1::fleet_client::FleetClient;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
+use tonic::{Code, Request};
 
 struct Served {
     handle: CoordinatorHandle,
@@ -54,12 +55,8 @@ async fn strangers_and_other_versions_are_refused_in_words() {
     for other in [own - 1, own + 1] {
         let introduction = v1::RegisterRequest {
             protocol_version: other,
-            role: v1::Role::Judge.into(),
-            host: "here".into(),
-            pid: 1,
-            device: "cpu".into(),
             version: "another".into(),
-            worker_id: None,
+            ..introduction(v1::Role::Judge)
         };
         let refused = fleet.register(introduction).await.expect_err("another version");
         assert_eq!(refused.code(), Code::FailedPrecondition);
@@ -73,12 +70,77 @@ async fn strangers_and_other_versions_are_refused_in_words() {
             assert!(message.contains(&part), "`{part}` is missing in: {message}");
         }
     }
-    let unknown = v1::LeaseRequest {
-        worker_id: "nobody".into(),
-        wait_ms: 0,
+    coordinator.stop().await;
+}
+
+fn introduction(role: v1::Role) -> v1::RegisterRequest {
+    v1::RegisterRequest {
+        protocol_version: gavel_proto::PROTOCOL_VERSION,
+        role: role.into(),
+        host: "here".into(),
+        pid: 1,
+        device: "cpu".into(),
+        version: "this".into(),
+    }
+}
+
+/// A call with this secret.
+fn with_secret<T>(secret: &[u8], message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let value = MetadataValue::from_bytes(secret);
+    request.metadata_mut().insert_bin(gavel_proto::SECRET_METADATA, value);
+    request
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_used_by_nobody_but_the_worker_whose_secret_it_comes_from() {
+    let coordinator = Served::start().await;
+    let mut fleet = FleetClient::new(coordinator.channel());
+    let (own, other) = ([1; 32], [2; 32]);
+    let registered = fleet.register(with_secret(&own, introduction(v1::Role::Judge))).await;
+    let name = registered.expect("registered").into_inner().worker_id;
+    let heartbeat = || v1::HeartbeatRequest {
+        worker_id: name.clone(),
+        leases: Vec::new(),
     };
-    let refused = fleet.lease(unknown).await.expect_err("not registered");
-    assert_eq!(refused.code(), Code::NotFound);
+
+    // Under another secret or in another role one is somebody else.
+    for (secret, role) in [(own, v1::Role::Trainer), (other, v1::Role::Judge)] {
+        let registered = fleet.register(with_secret(&secret, introduction(role))).await;
+        assert_ne!(registered.expect("registered").into_inner().worker_id, name);
+    }
+    let worker_id = name.clone();
+    let stolen = with_secret(
+        &other,
+        v1::DeregisterRequest {
+            worker_id: worker_id.clone(),
+        },
+    );
+    let refused = fleet.deregister(stolen).await.expect_err("another's name");
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let stolen = v1::FailRequest {
+        worker_id,
+        fatal: true,
+        ..v1::FailRequest::default()
+    };
+    let refused = fleet.fail(with_secret(&other, stolen)).await;
+    assert_eq!(refused.expect_err("another's name").code(), Code::Unauthenticated);
+    for request in [
+        with_secret(&other, heartbeat()),
+        with_secret(&own[1..], heartbeat()),
+        Request::new(heartbeat()),
+    ] {
+        let refused = fleet.heartbeat(request).await.expect_err("no proof");
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    }
+    let refused = fleet.register(introduction(v1::Role::Judge)).await;
+    assert_eq!(refused.expect_err("no secret").code(), Code::Unauthenticated);
+
+    let lives = fleet.heartbeat(with_secret(&own, heartbeat())).await;
+    assert!(!lives.expect("the worker is as it was").into_inner().drain);
+    let workers = coordinator.handle.driver().workers().await.expect("a table");
+    let shown = serde_json::to_string(&workers).expect("JSON");
+    assert!(shown.contains(&name) && !shown.contains(&"01".repeat(8)), "{shown}");
     coordinator.stop().await;
 }
 

@@ -74,7 +74,7 @@ name! {
     RunId
 }
 name! {
-    /// A worker process, named by the coordinator when it registers.
+    /// A worker process, named after its role and its secret ([`crate::work::WorkerSecret`]).
     WorkerId
 }
 

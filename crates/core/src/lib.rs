@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod assets;
+pub mod bounds;
 pub mod forecast;
 pub mod hint;
 pub mod ids;
@@ -17,5 +18,5 @@ pub mod schedule;
 pub mod spec;
 pub mod work;
 
-pub use assets::{LabelledPair, ModelFingerprints, RubricText, RunAssets};
+pub use assets::{Annotation, Annotations, LabelledPair, ModelFingerprints, RubricText, RunAssets, UnreadableAssets};
 pub use hint::{Diagnostic, Hint};

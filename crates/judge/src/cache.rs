@@ -79,6 +79,7 @@ pub fn judge_with(
     whole.collect::<Option<_>>().ok_or_else(|| AskError::Unanswerable {
         reason: format!("judge {} gave fewer verdicts than it was asked for", judge.name()),
         hint: None,
+        said: None,
     })
 }
 

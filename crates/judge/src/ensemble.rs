@@ -1,5 +1,6 @@
 //! Several judges that vote.
 
+use gavel_core::Diagnostic;
 use gavel_core::ids::Digest;
 use gavel_core::spec::EnsembleSpec;
 use gavel_core::work::{AbstainReason, Verdict, VerdictRecord, Vote, majority};
@@ -145,7 +146,7 @@ impl Judge for Ensemble {
             .map(|member| match member {
                 Ok(records) => records.into_iter(),
                 Err(error) => {
-                    tracing::warn!(reason = %error, "a member of the ensemble is left out");
+                    tracing::warn!(reason = %Diagnostic::foreign(&error), "a member of the ensemble is left out");
                     let failed =
                         |pair: &JudgedPair<'_>| VerdictRecord::failed(pair.prompt_index, error.to_string(), digest);
                     pairs.iter().map(failed).collect::<Vec<_>>().into_iter()
@@ -239,6 +240,7 @@ mod tests {
         Err(AskError::Unavailable {
             reason: "away".into(),
             hint: None,
+            said: None,
         })
     }
 
@@ -246,6 +248,7 @@ mod tests {
         Err(AskError::Unanswerable {
             reason: "wrong".into(),
             hint: None,
+            said: None,
         })
     }
 

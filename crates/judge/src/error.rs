@@ -43,6 +43,14 @@ pub enum Error {
         /// What was looked for.
         expected: &'static str,
     },
+    /// The prompt is longer than any judge is asked about.
+    #[error("the prompt has {letters} letters, and a judge is asked about {letters_max} at most")]
+    LongPrompt {
+        /// Its letters.
+        letters: usize,
+        /// The most that are allowed.
+        letters_max: usize,
+    },
     /// What is asked of the judge does not go together.
     #[error("{problem}")]
     Unfit {
@@ -81,8 +89,21 @@ impl Hint for Error {
             Self::Architecture { .. } => Some(
                 "set `judge.family` to what the folder holds; a server can host other models (docs/judges.md)".into(),
             ),
+            Self::LongPrompt { .. } => Some("shorten the prompt".into()),
             Self::Unfit { hint, .. } => Some((*hint).into()),
             Self::Client { hint, .. } => Some(hint.clone()),
         }
+    }
+}
+
+impl Error {
+    /// Whether it is the pair that cannot be judged, and another could be.
+    pub(crate) fn is_of_the_pair(&self) -> bool {
+        matches!(
+            self,
+            Self::LongPrompt { .. }
+                | Self::Template(_)
+                | Self::Model(ModelError::Value { .. } | ModelError::Tokenize(_))
+        )
     }
 }

@@ -15,6 +15,7 @@ mod in_process;
 mod open;
 mod openai;
 mod question;
+mod thoughts;
 mod vlm;
 mod writer;
 

@@ -5,6 +5,9 @@ use image::RgbImage;
 
 use crate::Error;
 
+/// Longer words than a description or an instruction: what a model reads of them costs more than the judging is worth.
+const PROMPT_LETTERS_MAX: usize = 8192;
+
 /// What is asked about a pair, in one image order. `Part::Image(k)` of the messages stands for `images[k]`.
 pub(crate) struct Question<'a> {
     pub(crate) messages: Vec<Message>,
@@ -13,13 +16,20 @@ pub(crate) struct Question<'a> {
 
 impl<'a> Question<'a> {
     /// # Errors
-    /// [`Error::Template`]; [`Error::Unfit`] when the template shows a picture that the pair does not have.
+    /// [`Error::Template`]; [`Error::LongPrompt`]; [`Error::Unfit`] when the template shows a picture that the pair does not have.
     pub(crate) fn new(
         template: &JudgeTemplate,
         rubric: &RubricSet,
         pair: &JudgedPair<'a>,
         pictures: Pictures,
     ) -> Result<Self, Error> {
+        let letters = pair.prompt.chars().count();
+        if letters > PROMPT_LETTERS_MAX {
+            return Err(Error::LongPrompt {
+                letters,
+                letters_max: PROMPT_LETTERS_MAX,
+            });
+        }
         let mut images = vec![pair.first, pair.second];
         match (template.shows_base(), pair.sources) {
             (true, []) => {

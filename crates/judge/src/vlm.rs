@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gavel_core::{ids::Digest, work::VerdictRecord};
+use gavel_core::{Diagnostic, ids::Digest, work::VerdictRecord};
 use gavel_models::{
     ModelError,
     vlm::{Content, Conversation, Message, Vlm, VlmInspection},
@@ -54,7 +54,25 @@ impl VlmJudge {
         })
     }
 
+    /// One record for each pair. A pair that the model refuses fails alone; what is wrong with the model is an error.
     fn verdicts(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, Error> {
+        match self.batch(rubric, pairs) {
+            Err(error) if error.is_of_the_pair() && pairs.len() > 1 => {
+                let alone = pairs.chunks(1).map(|pair| self.verdicts(rubric, pair));
+                Ok(alone.collect::<Result<Vec<_>, Error>>()?.concat())
+            }
+            Err(error) if error.is_of_the_pair() => {
+                let reason = Diagnostic::of(&error).to_string();
+                let failed =
+                    |pair: &JudgedPair<'_>| VerdictRecord::failed(pair.prompt_index, reason.clone(), rubric.digest());
+                Ok(pairs.iter().map(failed).collect())
+            }
+            judged => judged,
+        }
+    }
+
+    /// All pairs in one pass.
+    fn batch(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, Error> {
         let mut questions = Vec::with_capacity(2 * pairs.len());
         for pair in pairs {
             for pictures in [Pictures::InOrder, Pictures::Swapped] {

@@ -9,6 +9,7 @@ use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Usage};
 
 use crate::Error;
 use crate::question::Question;
+use crate::thoughts;
 use crate::vlm::Prompt;
 
 /// A frozen model in this process, asked for words. A JSON Schema is enforced token by token.
@@ -56,7 +57,7 @@ impl Chat for VlmWriter {
             .generate(&prompt.conversation(), &generation)
             .map_err(|error: ModelError| AskError::unanswerable(&Error::from(error)))?;
         Ok(ChatReply {
-            text: written.text,
+            text: thoughts::answer(&written.text).to_owned(),
             complete: written.complete,
             usage: Usage {
                 prompt_tokens: written.prompt_tokens as u64,

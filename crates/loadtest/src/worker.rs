@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use gavel_client::{CallError, Code, Connection, Introduction, LeaseAnswer};
+use gavel_client::{CallError, Code, Connection, Identity, Introduction, LeaseAnswer};
 use gavel_core::forecast::rehearsal;
-use gavel_core::ids::{Digest, WorkerId};
+use gavel_core::ids::Digest;
 use gavel_core::work::{Assignment, LeaseKey, Role};
 use tokio::time::{Instant as TokioInstant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -35,8 +35,7 @@ pub(crate) struct Shared {
 /// One simulated worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    id: WorkerId,
-    role: Role,
+    identity: Identity,
     number: u32,
     heartbeat: Duration,
     coordinator: gavel_client::Fleet,
@@ -49,14 +48,14 @@ impl Worker {
     pub(crate) async fn register(number: u32, connection: &Connection, shared: Arc<Shared>) -> Result<Self, Error> {
         let role = [Role::Sampler, Role::Judge, Role::Trainer][number as usize % 3];
         let coordinator = connection.fleet().within(ANSWER_WITHIN);
-        let registered = coordinator.register(&introduction(role, None)).await;
+        let identity = Identity::random(role);
+        let registered = coordinator.register(&identity, &introduction()).await;
         let registered = registered.map_err(|source| Error::Refused {
             what: "a worker",
             source,
         })?;
         Ok(Self {
-            id: registered.worker,
-            role,
+            identity,
             number,
             heartbeat: registered.heartbeat,
             coordinator,
@@ -87,7 +86,7 @@ impl Worker {
     /// Asks for work until there is some. Only answers without a lease and failed calls repeat it, both slowly.
     async fn lease(&self, asked: Instant) -> (LeaseKey, Assignment) {
         loop {
-            match self.coordinator.lease(&self.id, WAIT_FOR_WORK).await {
+            match self.coordinator.lease(&self.identity, WAIT_FOR_WORK).await {
                 Ok(LeaseAnswer::Leased(lease)) => {
                     let (key, assignment) = (lease.key, lease.assignment);
                     let since = self
@@ -111,7 +110,7 @@ impl Worker {
         let outcome = rehearsal::decided(rehearsal::work(spec, assets.rubric.digest, assignment));
         let sent = Instant::now();
         self.shared.ready.sent(key.unit, sent);
-        match self.coordinator.complete(&self.id, &key, outcome).await {
+        match self.coordinator.complete(&self.identity, &key, outcome).await {
             Ok(repeated) => self.shared.counts.completed(sent.elapsed(), repeated),
             Err(error) => self.recover("complete", &error).await,
         }
@@ -127,7 +126,7 @@ impl Worker {
             beats.tick().await;
             let held = self.held();
             let sent = Instant::now();
-            match self.coordinator.heartbeat(&self.id, held.as_slice()).await {
+            match self.coordinator.heartbeat(&self.identity, held.as_slice()).await {
                 Ok(_) => self.shared.counts.heartbeat(sent.elapsed()),
                 Err(error) => self.recover("heartbeat", &error).await,
             }
@@ -137,9 +136,8 @@ impl Worker {
     /// Counts a failed call, registers again where the coordinator has forgotten this worker, and pauses.
     async fn recover(&self, call: &str, error: &CallError) {
         self.shared.counts.failed(call, error.code(), error.message());
-        let again = introduction(self.role, Some(self.id.clone()));
         if error.code() == Code::NotFound
-            && let Err(error) = self.coordinator.register(&again).await
+            && let Err(error) = self.coordinator.register(&self.identity, &introduction()).await
         {
             self.shared.counts.failed("register", error.code(), error.message());
         }
@@ -163,12 +161,10 @@ impl Worker {
     }
 }
 
-fn introduction(role: Role, worker: Option<WorkerId>) -> Introduction {
+fn introduction() -> Introduction {
     Introduction {
-        role,
         host: "simulated".to_owned(),
         device: "none".to_owned(),
-        worker,
     }
 }
 

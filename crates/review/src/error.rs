@@ -57,8 +57,8 @@ pub enum Error {
     OtherFiles {
         /// The folder.
         folder: PathBuf,
-        /// The keys that name the files.
-        differences: Vec<&'static str>,
+        /// The keys that name the files, with these.
+        differences: Vec<String>,
     },
     /// A folder without `spec.json`.
     #[error("{run} is not the folder of a run")]

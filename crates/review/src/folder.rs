@@ -123,7 +123,7 @@ impl RunFolder {
         }
         Err(Error::OtherFiles {
             folder: self.path.clone(),
-            differences,
+            differences: self.spec.with_files(&differences),
         })
     }
 

@@ -65,7 +65,10 @@ async fn a_run_does_not_go_on_with_other_files_or_keys_and_says_which() {
         Diagnostic::of(&resumed.err().unwrap()).render()
     };
     let text = refused(&spec, &assets("a dog", "template")).await;
-    assert!(text.contains("other contents of prompts.train"), "{text}");
+    assert!(
+        text.contains("other contents of prompts.train (quickstart/prompts.txt)"),
+        "{text}"
+    );
     let text = refused(&spec, &assets("a cat", "another")).await;
     assert!(text.contains("other contents of judge.template"), "{text}");
     let other = quickstart(|spec| spec.run.seed = 9);

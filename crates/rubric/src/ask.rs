@@ -132,7 +132,20 @@ pub struct JudgedPair<'a> {
     pub second: &'a RgbImage,
 }
 
-/// A question that got no answer.
+/// What a server said, cut short and without secrets: for whoever asked and for its log. Nobody else is shown it, since the
+/// server may be one that the others must not read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ServerWords(String);
+
+impl ServerWords {
+    /// Words that are fit to be told.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+/// A question that got no answer. Its text and its remedy may be told to everybody; a server's words are its cause.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
     /// Asking again later, or elsewhere, may work.
@@ -142,6 +155,9 @@ pub enum AskError {
         reason: String,
         /// The remedy, if there is one.
         hint: Option<String>,
+        /// A server's words, if there are any.
+        #[source]
+        said: Option<ServerWords>,
     },
     /// The question itself is at fault, or the configuration: no attempt can work.
     #[error("{reason}")]
@@ -150,6 +166,9 @@ pub enum AskError {
         reason: String,
         /// The remedy, if there is one.
         hint: Option<String>,
+        /// A server's words, if there are any.
+        #[source]
+        said: Option<ServerWords>,
     },
 }
 
@@ -160,6 +179,15 @@ impl AskError {
         Self::Unanswerable {
             reason: told.to_string(),
             hint: told.hint,
+            said: None,
+        }
+    }
+
+    /// What may be told to everybody: no words of a server are in it.
+    pub fn for_everybody(&self) -> Diagnostic {
+        Diagnostic {
+            hint: self.hint(),
+            ..Diagnostic::new(self.to_string())
         }
     }
 }

@@ -189,6 +189,7 @@ impl<'a> Recorded<'a> {
                 return Err(AskError::Unanswerable {
                     reason: format!("the judge gave {} verdicts for {} pairs", answers.len(), open.len()),
                     hint: None,
+                    said: None,
                 });
             }
             self.asked.fetch_add(answers.len(), Ordering::Relaxed);
@@ -297,6 +298,7 @@ fn unreadable(error: &serde_json::Error) -> AskError {
     AskError::Unanswerable {
         reason: format!("the journal holds an answer of another kind: {error}"),
         hint: Some("delete the journal to begin anew".to_owned()),
+        said: None,
     }
 }
 
@@ -307,6 +309,7 @@ fn not_kept(error: &JournalError) -> AskError {
             None => error.to_string(),
         },
         hint: error.hint(),
+        said: None,
     }
 }
 

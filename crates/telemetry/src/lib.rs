@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod field;
+mod line;
 pub mod log;
 pub mod metric;
 pub mod span;

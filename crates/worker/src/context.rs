@@ -156,7 +156,7 @@ impl WorkContext {
 
     /// This worker's name in the fleet; `None` without a coordinator.
     pub fn worker(&self) -> Option<&WorkerId> {
-        self.fleet.as_ref().map(|(session, _)| &session.worker)
+        self.fleet.as_ref().map(|(session, _)| session.worker())
     }
 
     /// Calls the other holders of gradient sums to exchange them for the commit at work, and waits for them at most `wait`.

@@ -5,6 +5,7 @@
 //! it and the coordinator is handled here: a coordinator that restarts, a lease that is lost, a shutdown in the middle of a
 //! unit. This crate knows no model.
 
+mod allowed;
 mod blobs;
 mod cache;
 mod context;
@@ -18,6 +19,7 @@ mod specs;
 mod thread;
 mod work;
 
+pub use allowed::{Allowed, AllowedEndpoint, AllowedVariable, NotAllowed};
 pub use context::WorkContext;
 pub use error::Error;
 pub use options::WorkerOptions;

@@ -5,6 +5,8 @@ use std::time::Duration;
 use gavel_core::spec::RunSpec;
 use gavel_core::work::Role;
 
+use crate::allowed::Allowed;
+
 /// What a worker is told when it starts.
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
@@ -28,10 +30,13 @@ pub struct WorkerOptions {
     /// A spec whose paths are taken instead of those that a run was submitted with, if it is that run's: where this machine has
     /// the files now.
     pub relocated: Option<RunSpec>,
+    /// What runs may use of this machine.
+    pub allowed: Allowed,
 }
 
 impl WorkerOptions {
-    /// The usual settings: 512 MiB of cache, nothing leased ahead, 10 seconds to drain, the coordinator waited for.
+    /// The usual settings: 512 MiB of cache, nothing leased ahead, 10 seconds to drain, the coordinator waited for, and little
+    /// of this machine open to runs.
     pub fn new(coordinator: impl Into<String>, role: Role, device: impl Into<String>) -> Self {
         Self {
             coordinator: coordinator.into(),
@@ -42,6 +47,7 @@ impl WorkerOptions {
             drain: Duration::from_secs(10),
             connect_within: None,
             relocated: None,
+            allowed: Allowed::default(),
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
+use crate::allowed::Guarded;
 use crate::blobs::Blobs;
 use crate::context::WorkContext;
 use crate::error::Error;
@@ -50,7 +51,10 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
     let worker = Arc::new(Worker {
         blobs: Blobs::remote(&connection, options.cache_bytes),
         specs: Specs::new(&connection, options.relocated.clone()),
-        jobs: thread::start(work, options.prefetch + 1)?,
+        jobs: thread::start(
+            Guarded::new(work, options.allowed.clone(), options.role),
+            options.prefetch + 1,
+        )?,
         session: session.clone(),
         held: held.clone(),
         drain: drain.clone(),
@@ -78,7 +82,7 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
             "the coordinator did not hear that this worker left"
         );
     }
-    tracing::info!(worker = %session.worker, "left the fleet");
+    tracing::info!(worker = %session.worker(), "left the fleet");
     ended
 }
 
@@ -118,7 +122,7 @@ async fn lease_and_work(
         let cancelled = worker.held.add(&lease.key);
         // Whatever is done for the unit is done in its span and in its trace.
         let trace = lease.trace.child();
-        let span = span::unit(&lease.key, &worker.session.worker, Some(&trace));
+        let span = span::unit(&lease.key, worker.session.worker(), Some(&trace));
         let worker = Arc::clone(worker);
         let unit = async move { worker.unit(lease, cancelled, slot).await };
         units.spawn(trace.scope(unit).instrument(span));
@@ -268,7 +272,7 @@ impl Worker {
             }
             Err(error) => {
                 tracing::warn!(reason = error.to_string(), "no part in an exchange of gradient sums");
-                let sums = lease.assignment.held_by(&self.session.worker);
+                let sums = lease.assignment.held_by(self.session.worker());
                 if self.held.holds(key)
                     && let Err(error) = self.session.join(key, &sums).await
                 {

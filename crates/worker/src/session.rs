@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use gavel_client::{CallError, Connection, Failure, Fleet, Heartbeat, Introduction, LeaseAnswer, persist};
+use gavel_client::{
+    CallError, Code, Connection, Failure, Fleet, Heartbeat, Identity, Introduction, LeaseAnswer, persist,
+};
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::work::rally::RallyOutcome;
-use gavel_core::work::{LeaseKey, Outcome, Role, VerdictRecord};
+use gavel_core::work::{LeaseKey, Outcome, VerdictRecord};
 
 use crate::error::Error;
 use crate::options::WorkerOptions;
@@ -23,18 +25,21 @@ const FAREWELL_WITHIN: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
     fleet: Fleet,
-    pub(crate) worker: WorkerId,
+    identity: Identity,
+    introduction: Introduction,
     pub(crate) heartbeat: Duration,
-    role: Role,
-    device: String,
 }
 
 impl Session {
     /// Registers, looking for the coordinator as long as the options say.
     pub(crate) async fn register(connection: &Connection, options: &WorkerOptions) -> Result<Self, Error> {
         let fleet = connection.fleet();
-        let introduction = introduction(options.role, &options.device, None);
-        let attempts = persist("register", || fleet.register(&introduction));
+        let identity = Identity::random(options.role);
+        let introduction = Introduction {
+            host: host_name(),
+            device: options.device.clone(),
+        };
+        let attempts = persist("register", || fleet.register(&identity, &introduction));
         let answer = match options.connect_within {
             None => attempts.await,
             Some(waited) => {
@@ -49,14 +54,18 @@ impl Session {
             addresses: fleet.addresses().to_owned(),
             reason: error.message().to_owned(),
         })?;
-        tracing::info!(worker = %registered.worker, address = fleet.addresses(), "registered");
+        tracing::info!(worker = %identity.worker(), address = fleet.addresses(), "registered");
         Ok(Self {
             fleet,
-            worker: registered.worker,
+            identity,
+            introduction,
             heartbeat: registered.heartbeat,
-            role: options.role,
-            device: options.device.clone(),
         })
+    }
+
+    /// The worker's name.
+    pub(crate) fn worker(&self) -> &WorkerId {
+        self.identity.worker()
     }
 
     /// The coordinators' addresses, for people.
@@ -66,16 +75,15 @@ impl Session {
 
     /// Registers again under the same name, after the coordinator restarted or gave this worker up.
     pub(crate) async fn register_again(&self) -> Result<(), CallError> {
-        let introduction = introduction(self.role, &self.device, Some(self.worker.clone()));
-        self.fleet.register(&introduction).await?;
-        tracing::info!(worker = %self.worker, "registered again");
+        self.fleet.register(&self.identity, &self.introduction).await?;
+        tracing::info!(worker = %self.worker(), "registered again");
         Ok(())
     }
 
     /// Asks once for work.
     pub(crate) async fn lease(&self) -> Result<LeaseAnswer, CallError> {
         let fleet = self.fleet.within(HELD_ANSWER_WITHIN);
-        fleet.lease(&self.worker, WAIT_FOR_WORK).await
+        fleet.lease(&self.identity, WAIT_FOR_WORK).await
     }
 
     /// Calls the holders of gradient sums together, and waits for them at most `wait`. Asks once: what was lost with an answer
@@ -87,62 +95,69 @@ impl Session {
         wait: Duration,
     ) -> Result<RallyOutcome, CallError> {
         let fleet = self.fleet.within(HELD_ANSWER_WITHIN);
-        fleet.rally(&self.worker, key, rendezvous, wait).await
+        fleet.rally(&self.identity, key, rendezvous, wait).await
     }
 
     /// Answers a call, with the sums that this worker was to bring and does not have.
     pub(crate) async fn join(&self, key: &LeaseKey, lost: &[Digest]) -> Result<(), CallError> {
-        persist("join", || self.fleet.join(&self.worker, key, lost)).await
+        persist("join", || self.fleet.join(&self.identity, key, lost)).await
     }
 
     /// Says that this worker lives.
     pub(crate) async fn heartbeat(&self, held: &[LeaseKey]) -> Result<Heartbeat, CallError> {
         let fleet = self.fleet.within(self.heartbeat.max(HEARTBEAT_ANSWER_WITHIN));
-        fleet.heartbeat(&self.worker, held).await
+        fleet.heartbeat(&self.identity, held).await
     }
 
     /// Hands a result in, over restarts of the coordinator.
     pub(crate) async fn complete(&self, key: &LeaseKey, outcome: &Outcome) -> Result<(), CallError> {
         // Whether it had been accepted before makes no difference here.
-        let complete = || self.fleet.complete(&self.worker, key, outcome.clone());
+        let complete = || self.fleet.complete(&self.identity, key, outcome.clone());
         persist("complete", complete).await.map(drop)
     }
 
     /// Says that an attempt did not work, over restarts of the coordinator.
     pub(crate) async fn fail(&self, key: &LeaseKey, failure: &Failure) -> Result<(), CallError> {
-        persist("fail", || self.fleet.fail(&self.worker, key, failure)).await
+        persist("fail", || self.fleet.fail(&self.identity, key, failure)).await
     }
 
     /// Asks for verdicts that were given before; those that there are, by their keys.
     pub(crate) async fn recall_verdicts(&self, keys: &[Digest]) -> Result<Vec<(Digest, VerdictRecord)>, CallError> {
-        self.fleet.recall_verdicts(keys).await
+        self.registered(|| self.fleet.recall_verdicts(&self.identity, keys))
+            .await
     }
 
     /// Keeps verdicts for whoever asks the same again.
     pub(crate) async fn keep_verdicts(&self, verdicts: &[(Digest, VerdictRecord)]) -> Result<(), CallError> {
-        self.fleet.keep_verdicts(verdicts).await
+        self.registered(|| self.fleet.keep_verdicts(&self.identity, verdicts))
+            .await
+    }
+
+    /// Makes a call that the coordinator takes from registered workers only: once more where it had forgotten this one.
+    async fn registered<T, F>(&self, call: impl Fn() -> F) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
+        match call().await {
+            Err(error) if error.code() == Code::NotFound => {
+                self.register_again().await?;
+                call().await
+            }
+            answer => answer,
+        }
     }
 
     /// Gives leases back, if the coordinator is there to hear it; otherwise they expire. `reason` says what they need and this
     /// worker could not get, if it was that.
     pub(crate) async fn release(&self, keys: &[LeaseKey], reason: Option<&str>) -> Result<(), CallError> {
         let fleet = self.fleet.within(FAREWELL_WITHIN);
-        fleet.release(&self.worker, keys, reason).await
+        fleet.release(&self.identity, keys, reason).await
     }
 
     /// Leaves the fleet, if the coordinator is there to hear it.
     pub(crate) async fn deregister(&self) -> Result<(), CallError> {
         let fleet = self.fleet.within(FAREWELL_WITHIN);
-        fleet.deregister(&self.worker).await
-    }
-}
-
-fn introduction(role: Role, device: &str, worker: Option<WorkerId>) -> Introduction {
-    Introduction {
-        role,
-        host: host_name(),
-        device: device.to_owned(),
-        worker,
+        fleet.deregister(&self.identity).await
     }
 }
 

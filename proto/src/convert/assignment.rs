@@ -120,7 +120,7 @@ impl TryFrom<v1::RewardedGroup> for RewardedGroup {
     type Error = Malformed;
 
     fn try_from(group: v1::RewardedGroup) -> Result<Self, Malformed> {
-        let candidates = group.candidates.into_iter().map(|candidate| {
+        let candidates = group.candidates.into_iter().map(|candidate| -> Result<_, Malformed> {
             Ok(RewardedCandidate {
                 trajectory: digest(&candidate.trajectory, "RewardedCandidate.trajectory")?,
                 reward: candidate.reward,

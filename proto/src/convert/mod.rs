@@ -11,6 +11,7 @@ mod tests;
 pub use assignment::encoded_len;
 
 use gavel_core::Hint;
+use gavel_core::bounds::{Bound, Exceeded, InvalidName};
 use gavel_core::ids::Digest;
 
 /// A message that breaks the protocol.
@@ -38,11 +39,20 @@ pub enum Malformed {
         /// What it holds.
         found: i64,
     },
+    /// More of something than is taken.
+    #[error(transparent)]
+    TooMuch(#[from] Exceeded),
+    /// A text that is no name.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
 }
 
 impl Hint for Malformed {
     fn hint(&self) -> Option<String> {
-        Some("check that coordinator and workers have the same version".into())
+        match self {
+            Self::TooMuch(exceeded) => exceeded.hint(),
+            _ => Some("check that coordinator and workers have the same version".into()),
+        }
     }
 }
 
@@ -71,6 +81,12 @@ fn bytes(digest: Digest) -> Vec<u8> {
 
 fn all<W, C: TryFrom<W, Error = Malformed>>(wire: Vec<W>) -> Result<Vec<C>, Malformed> {
     wire.into_iter().map(C::try_from).collect()
+}
+
+/// As [`all`], of a list that is refused where it is longer than the bound.
+fn few<W, C: TryFrom<W, Error = Malformed>>(wire: Vec<W>, bound: Bound, field: &str) -> Result<Vec<C>, Malformed> {
+    bound.check(field, wire.len())?;
+    all(wire)
 }
 
 fn each<C, W: From<C>>(core: Vec<C>) -> Vec<W> {

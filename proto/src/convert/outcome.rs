@@ -1,10 +1,11 @@
 //! What a worker returns.
 
+use gavel_core::bounds::{VERDICTS, VOTES, cut};
 use gavel_core::ids::{Candidate, PromptIndex};
 use gavel_core::work::{AbstainReason, Reason, Side, Verdict, VerdictRecord, Vote};
 use gavel_core::work::{Fault, Outcome, Sampled, ShardStatistics, SkippedPair, Unusable};
 
-use super::{Malformed, all, bytes, digest, each, optional_digest, required};
+use super::{Malformed, all, bytes, digest, each, few, optional_digest, required};
 use crate::v1;
 use crate::v1::outcome::Kind;
 
@@ -104,7 +105,7 @@ impl TryFrom<v1::Verdict> for Verdict {
                     }
                 },
             },
-            Kind::Failed(reason) => Self::Failed { reason },
+            Kind::Failed(reason) => Self::Failed { reason: cut(reason) },
         })
     }
 }
@@ -135,8 +136,8 @@ impl TryFrom<v1::VerdictRecord> for VerdictRecord {
             probability_first: record.probability_first,
             order_probabilities: [record.first_order_probability, record.second_order_probability],
             rubric: digest(&record.rubric, "VerdictRecord.rubric")?,
-            votes: all(record.votes)?,
-            reasons: all(record.reasons)?,
+            votes: few(record.votes, VOTES, "VerdictRecord.votes")?,
+            reasons: few(record.reasons, VOTES, "VerdictRecord.reasons")?,
         })
     }
 }
@@ -156,7 +157,7 @@ impl TryFrom<v1::Vote> for Vote {
 
     fn try_from(vote: v1::Vote) -> Result<Self, Malformed> {
         Ok(Self {
-            judge: vote.judge,
+            judge: cut(vote.judge),
             weight: vote.weight,
             verdict: required(vote.verdict, "Vote.verdict")?.try_into()?,
         })
@@ -179,10 +180,10 @@ impl TryFrom<v1::Reason> for Reason {
 
     fn try_from(reason: v1::Reason) -> Result<Self, Malformed> {
         Ok(Self {
-            theme: reason.theme,
+            theme: reason.theme.map(cut),
             verdict: required(reason.verdict, "Reason.verdict")?.try_into()?,
             probability_first: reason.probability_first,
-            sentence: reason.sentence,
+            sentence: reason.sentence.map(cut),
         })
     }
 }
@@ -202,7 +203,7 @@ impl TryFrom<v1::SkippedPair> for SkippedPair {
     fn try_from(pair: v1::SkippedPair) -> Result<Self, Malformed> {
         Ok(Self {
             prompt_index: PromptIndex(pair.prompt),
-            reason: pair.reason,
+            reason: cut(pair.reason),
         })
     }
 }
@@ -358,7 +359,7 @@ impl TryFrom<v1::Outcome> for Outcome {
                 seconds: sampled.seconds,
             },
             Kind::Judged(judged) => Self::Judged {
-                verdicts: all(judged.verdicts)?,
+                verdicts: few(judged.verdicts, VERDICTS, "Outcome.Judged.verdicts")?,
                 model: digest(&judged.model, "Outcome.Judged.model")?,
                 seconds: judged.seconds,
             },

@@ -1,5 +1,6 @@
 //! Roles, units and lease keys.
 
+use gavel_core::bounds;
 use gavel_core::ids::{Fence, RunId, Step};
 use gavel_core::work::{Arm, LeaseKey, Role, Unit};
 
@@ -21,11 +22,7 @@ impl TryFrom<v1::LeaseKey> for LeaseKey {
     type Error = Malformed;
 
     fn try_from(key: v1::LeaseKey) -> Result<Self, Malformed> {
-        if key.run_id.is_empty() {
-            return Err(Malformed::Missing {
-                field: "LeaseKey.run_id",
-            });
-        }
+        bounds::name("LeaseKey.run_id", &key.run_id)?;
         Ok(Self {
             run: RunId(key.run_id),
             unit: required(key.unit, "LeaseKey.unit")?.try_into()?,

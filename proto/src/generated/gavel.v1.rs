@@ -934,10 +934,6 @@ pub struct RegisterRequest {
     /// Gavel's version.
     #[prost(string, tag = "6")]
     pub version: ::prost::alloc::string::String,
-    /// The name that this worker had before, when it registers again: after the coordinator restarted, or gave it up. It keeps
-    /// its name, and with it the leases that are still its own.
-    #[prost(string, optional, tag = "7")]
-    pub worker_id: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegisterResponse {
@@ -1134,6 +1130,8 @@ pub struct RecallVerdictsRequest {
     /// SHA-256 over all that a verdict depends on.
     #[prost(bytes = "vec", repeated, tag = "1")]
     pub keys: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(string, tag = "2")]
+    pub worker_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RecallVerdictsResponse {
@@ -1152,6 +1150,8 @@ pub struct KeptVerdict {
 pub struct KeepVerdictsRequest {
     #[prost(message, repeated, tag = "1")]
     pub verdicts: ::prost::alloc::vec::Vec<KeptVerdict>,
+    #[prost(string, tag = "2")]
+    pub worker_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KeepVerdictsResponse {}
@@ -1237,6 +1237,10 @@ pub mod fleet_client {
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
     /// How workers get work. Workers dial; the coordinator never does.
+    ///
+    /// Every call carries the worker's secret in the metadata `gavel-worker-secret-bin`: 32 bytes that the worker's process drew by
+    /// chance and shows to nobody else. Its name is made of its role and the fingerprint of the secret, so that a name is its own
+    /// proof, also to a coordinator that has just started. A call under another's name is refused with UNAUTHENTICATED.
     #[derive(Debug, Clone)]
     pub struct FleetClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1485,7 +1489,7 @@ pub mod fleet_client {
             req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Fleet", "Join"));
             self.inner.unary(req, path, codec).await
         }
-        /// Asks for verdicts that were given before. They are no part of any run's state, and a judge that gets none asks its model.
+        /// Asks for verdicts that were given before; for registered judges. They are no part of any run's state, and a judge that gets none asks its model.
         pub async fn recall_verdicts(
             &mut self,
             request: impl tonic::IntoRequest<super::RecallVerdictsRequest>,
@@ -1510,7 +1514,7 @@ pub mod fleet_client {
                 .insert(GrpcMethod::new("gavel.v1.Fleet", "RecallVerdicts"));
             self.inner.unary(req, path, codec).await
         }
-        /// Keeps verdicts for whoever asks the same question again.
+        /// Keeps verdicts for whoever asks the same question again; by registered judges.
         pub async fn keep_verdicts(
             &mut self,
             request: impl tonic::IntoRequest<super::KeepVerdictsRequest>,
@@ -1627,7 +1631,7 @@ pub mod fleet_server {
             &self,
             request: tonic::Request<super::JoinRequest>,
         ) -> std::result::Result<tonic::Response<super::JoinResponse>, tonic::Status>;
-        /// Asks for verdicts that were given before. They are no part of any run's state, and a judge that gets none asks its model.
+        /// Asks for verdicts that were given before; for registered judges. They are no part of any run's state, and a judge that gets none asks its model.
         async fn recall_verdicts(
             &self,
             request: tonic::Request<super::RecallVerdictsRequest>,
@@ -1635,7 +1639,7 @@ pub mod fleet_server {
             tonic::Response<super::RecallVerdictsResponse>,
             tonic::Status,
         >;
-        /// Keeps verdicts for whoever asks the same question again.
+        /// Keeps verdicts for whoever asks the same question again; by registered judges.
         async fn keep_verdicts(
             &self,
             request: tonic::Request<super::KeepVerdictsRequest>,
@@ -1653,6 +1657,10 @@ pub mod fleet_server {
         >;
     }
     /// How workers get work. Workers dial; the coordinator never does.
+    ///
+    /// Every call carries the worker's secret in the metadata `gavel-worker-secret-bin`: 32 bytes that the worker's process drew by
+    /// chance and shows to nobody else. Its name is made of its role and the fingerprint of the secret, so that a name is its own
+    /// proof, also to a coordinator that has just started. A call under another's name is refused with UNAUTHENTICATED.
     #[derive(Debug)]
     pub struct FleetServer<T> {
         inner: Arc<T>,

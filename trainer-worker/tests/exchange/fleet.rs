@@ -17,7 +17,7 @@ use gavel_core::{RubricText, RunAssets};
 use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
 use gavel_trainer_worker::exchange::Exchange;
-use gavel_worker::{Work, WorkContext, WorkError, WorkerOptions};
+use gavel_worker::{Allowed, Work, WorkContext, WorkError, WorkerOptions};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -180,7 +180,14 @@ impl Process {
             .build()
             .unwrap();
         let shutdown = CancellationToken::new();
-        let options = WorkerOptions::new(coordinator.to_string(), role, "cpu");
+        let options = WorkerOptions {
+            // The tests run in this crate's folder, and the run names models beside it.
+            allowed: Allowed {
+                model_folders: vec!["..".into()],
+                ..Allowed::default()
+            },
+            ..WorkerOptions::new(coordinator.to_string(), role, "cpu")
+        };
         let ended = runtime.spawn(gavel_worker::run(options, work, shutdown.clone()));
         Self {
             runtime,

@@ -12,6 +12,7 @@ use gavel_review::{Machine, Usage, usage};
 
 use crate::client;
 use crate::diagnostic::{Context as _, Diagnostic, Result};
+use crate::output;
 use crate::runtime::block_on;
 use measured::{Idle, Loaded, Measured, Report};
 use process::CoordinatorProcess;
@@ -62,7 +63,7 @@ pub(super) fn load(arguments: &LoadArguments) -> Result<()> {
     let report = block_on(async {
         let mut fleets = Vec::with_capacity(arguments.workers.len());
         for workers in &arguments.workers {
-            eprintln!("{workers} workers");
+            output::note(format_args!("{workers} workers"));
             fleets.push(measure(*workers, arguments).await?);
         }
         Ok(Report {
@@ -73,9 +74,9 @@ pub(super) fn load(arguments: &LoadArguments) -> Result<()> {
         })
     })?;
     if arguments.json {
-        println!("{}", serde_json::to_string(&report)?);
+        output::print_line(serde_json::to_string(&report)?)?;
     } else {
-        print!("{}", report.describe());
+        output::print(report.describe())?;
     }
     Ok(())
 }
@@ -136,7 +137,10 @@ async fn measure(workers: u32, arguments: &LoadArguments) -> Result<Measured> {
     troubles.add_troubles(&idle_tally);
     troubles.add_troubles(&tally);
     for (kind, failures) in &troubles.failures {
-        eprintln!("  {} times {kind}, first: {}", failures.count, failures.first);
+        output::note(format_args!(
+            "  {} times {kind}, first: {}",
+            failures.count, failures.first
+        ));
     }
     Ok(Measured {
         workers,

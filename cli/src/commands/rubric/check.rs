@@ -19,6 +19,7 @@ use super::{DataArguments, now, page, read_data};
 use crate::commands::print_json;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::files::{beside, write_whole};
+use crate::output;
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArguments {
@@ -98,9 +99,9 @@ pub(super) fn check(arguments: &CheckArguments) -> Result<()> {
     if arguments.json {
         return print_json(&figures);
     }
-    print!("{}", figures.describe());
+    output::print(figures.describe())?;
     if let Some(file) = &arguments.html {
-        println!("page         {}", file.display());
+        output::print_line(format_args!("page         {}", file.display()))?;
     }
     Ok(())
 }

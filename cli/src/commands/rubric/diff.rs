@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::commands::print_json;
 use crate::diagnostic::Result;
+use crate::output;
 
 #[derive(Debug, Args)]
 pub(crate) struct DiffArguments {
@@ -58,7 +59,7 @@ pub(super) fn diff(arguments: &DiffArguments) -> Result<ExitCode> {
     if arguments.json {
         print_json(&difference)?;
     } else {
-        print!("{}", difference.describe());
+        output::print(difference.describe())?;
     }
     Ok(ExitCode::from(u8::from(!difference.same)))
 }

@@ -15,6 +15,7 @@ use super::{DataArguments, now, read_data};
 use crate::commands::print_json;
 use crate::diagnostic::{Context as _, Foreign as _, Result};
 use crate::files::{beside, write_whole};
+use crate::output;
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArguments {
@@ -94,11 +95,11 @@ pub(super) fn generate(arguments: &GenerateArguments) -> Result<()> {
     let journal_file = beside(&arguments.out, "journal");
     let journal = Journal::open(&journal_file, &now())?;
     if journal.answers() > 0 {
-        eprintln!(
+        output::note(format_args!(
             "goes on with {} answers of {}",
             journal.answers(),
             journal_file.display()
-        );
+        ));
     }
     let mut models = Models::default();
     let chat = backend::chat(&mut models, &arguments.backend)?;
@@ -155,23 +156,23 @@ pub(super) fn generate(arguments: &GenerateArguments) -> Result<()> {
         .as_ref()
         .and_then(|provenance| provenance.verification.as_ref());
     if let Some(found) = verification {
-        println!(
+        output::tell(format_args!(
             "verified     {} of {} examples, {} dropped",
             found.verified, found.examples_used, found.dropped
-        );
+        ));
     }
-    println!(
+    output::tell(format_args!(
         "answers      {} asked, {} from {}",
         made.asked,
         made.found,
         journal_file.display()
-    );
-    println!(
+    ));
+    output::tell(format_args!(
         "rubric       {criteria} criteria in {} themes ({})",
         made.rubric.themes.len(),
         made.rubric.digest().short()
-    );
-    println!("written      {}", arguments.out.display());
+    ));
+    output::tell(format_args!("written      {}", arguments.out.display()));
     Ok(())
 }
 

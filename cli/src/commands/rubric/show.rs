@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::commands::print_json;
 use crate::diagnostic::Result;
+use crate::output;
 
 #[derive(Debug, Args)]
 pub(crate) struct ShowArguments {
@@ -29,8 +30,7 @@ pub(super) fn show(arguments: &ShowArguments) -> Result<()> {
             "rubric": rubric,
         }));
     }
-    print!("{}", describe(&rubric));
-    Ok(())
+    output::print(describe(&rubric))
 }
 
 fn describe(rubric: &RubricSet) -> String {

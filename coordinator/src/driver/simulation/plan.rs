@@ -6,7 +6,7 @@ use gavel_core::ids::{Digest, RunId};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::Role;
 use gavel_core::work::{Side, Task};
-use gavel_core::{LabelledPair, RubricText, RunAssets};
+use gavel_core::{Annotations, LabelledPair, RubricText, RunAssets};
 
 use super::chance::Chance;
 
@@ -201,6 +201,7 @@ fn assets(chance: &mut Chance) -> RunAssets {
     RunAssets {
         prompts: tasks(9, "prompt"),
         held_out: tasks(5, "held-out"),
+        annotations: Annotations::default(),
         rubric: RubricText::new("prefer the better one"),
         template: String::new(),
         member_templates: Vec::new(),

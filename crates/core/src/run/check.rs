@@ -2,6 +2,7 @@
 
 use super::completion::{Completion, SampledFor, UnitResult};
 use super::{Run, ShardResult};
+use crate::bounds::is_figure;
 use crate::ids::{Candidate, Digest, PromptIndex, Step};
 use crate::work::{Arm, Policy, Role, Sampled, SkippedPair, Unit, VerdictRecord};
 
@@ -73,10 +74,10 @@ impl Run {
                 grad_norm,
                 learning_rate,
             } => {
-                if !(*learning_rate >= 0.0 && learning_rate.is_finite()) {
+                if !(*learning_rate >= 0.0 && is_figure(*learning_rate)) {
                     return invalid(format!("learning rate {learning_rate} is not a number of 0 or more"));
                 }
-                if !(*grad_norm >= 0.0 && grad_norm.is_finite()) {
+                if !(*grad_norm >= 0.0 && is_figure(*grad_norm)) {
                     return Err(Objection::Stop(format!("the gradient's norm is {grad_norm}")));
                 }
                 if let Some(before) = self.policy() {
@@ -126,12 +127,9 @@ impl Run {
             ));
         }
         for record in verdicts {
-            let [first, second] = record.order_probabilities;
-            let reasons = record.reasons.iter().map(|reason| reason.probability_first);
-            let mut probabilities = [record.probability_first, first, second].into_iter().chain(reasons);
-            if probabilities.any(|p| !(0.0..=1.0).contains(&p)) {
+            if !record.is_numeric() {
                 return invalid(format!(
-                    "pair {}: a probability lies outside 0 to 1",
+                    "pair {}: a probability lies outside 0 to 1, or a vote's weight is no number",
                     record.prompt_index
                 ));
             }
@@ -158,9 +156,11 @@ impl Run {
         }
         if ![statistics.kl, statistics.loss, statistics.ratio_deviation]
             .iter()
-            .all(|figure| figure.is_finite())
+            .all(|figure| is_figure(*figure))
         {
-            return invalid("statistics hold a figure that is not finite; such pairs belong to `skipped`");
+            return invalid(
+                "statistics hold a figure that is not finite or too large to be added up; such pairs belong to `skipped`",
+            );
         }
         if statistics.clipped > statistics.terms {
             return invalid("more terms are clipped than there are");
@@ -210,7 +210,7 @@ impl Run {
 }
 
 fn check_seconds(seconds: f64) -> Result<(), Objection> {
-    if seconds >= 0.0 && seconds.is_finite() {
+    if seconds >= 0.0 && is_figure(seconds) {
         Ok(())
     } else {
         invalid(format!("{seconds} seconds is no duration"))

@@ -27,6 +27,7 @@ pub(crate) fn assets() -> RunAssets {
     RunAssets {
         prompts: (0..5).map(|line| format!("prompt {line}").into()).collect(),
         held_out: (0..5).map(|line| format!("held-out {line}").into()).collect(),
+        annotations: Default::default(),
         rubric: RubricText::new("prefer the better one"),
         template: String::new(),
         member_templates: Vec::new(),

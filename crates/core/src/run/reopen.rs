@@ -135,7 +135,7 @@ impl Run {
                 let shard = shards.iter().position(made)? as u32;
                 Some(Source::Unit(Unit::Gradient { step, shard }))
             }
-            Part::Source { .. } => Some(Source::Submission),
+            Part::Source { .. } | Part::Target { .. } | Part::Mask { .. } => Some(Source::Submission),
         }
     }
 

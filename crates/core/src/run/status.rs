@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Phase, Run, StepRecord, Waiting};
+use crate::bounds::cut;
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::measure::{JudgeCounts, JudgeMeasure, WinRate};
 use crate::work::{Policy, Unit};
@@ -95,13 +96,32 @@ pub struct EvaluationStatus {
     pub win_rate: Option<WinRate>,
 }
 
+impl RunStatus {
+    /// The same for a list of many runs: of the committed steps only the latest.
+    #[must_use]
+    pub fn in_short(mut self) -> Self {
+        self.steps.drain(..self.steps.len().saturating_sub(1));
+        self
+    }
+}
+
+/// A state goes to many; what an earlier version let somebody say as a reason may be of any length.
+fn with_short_reason(phase: Phase) -> Phase {
+    match phase {
+        Phase::Stopped { reason } => Phase::Stopped { reason: cut(reason) },
+        Phase::Failed { reason } => Phase::Failed { reason: cut(reason) },
+        phase => phase,
+    }
+}
+
 impl Run {
     /// The run's state at `now`.
     pub fn status(&self, now: Millis) -> RunStatus {
+        let waiting = self.waiting_for(now);
         RunStatus {
             run: self.id.clone(),
             spec_sha256: self.spec_sha256,
-            phase: self.phase(),
+            phase: with_short_reason(self.phase()),
             created_unix_ms: self.created.map(|created| created.0),
             now_unix_ms: now.0,
             step: self.committed(),
@@ -110,7 +130,10 @@ impl Run {
             matches_judged: self.matches_judged,
             pairs_skipped: self.pairs_skipped,
             steps: self.results.steps.iter().map(|step| step.record.clone()).collect(),
-            waiting: self.waiting_for(now),
+            waiting: Waiting {
+                text: cut(waiting.text),
+                ..waiting
+            },
             leases: self
                 .board
                 .leases()

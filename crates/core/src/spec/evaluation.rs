@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
 use super::section::Section;
+use crate::bounds;
 
 /// An independent metric on held-out pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +46,7 @@ impl Default for EvaluationSpec {
 impl Section for EvaluationSpec {
     fn check(&self, problems: &mut Problems) {
         problems.at_least_one(self.prompts.unwrap_or(1), "evaluation.prompts");
-        problems.at_least_one(self.batch, "evaluation.batch");
+        problems.count(self.batch.into(), bounds::PER_STEP, "evaluation.batch");
         if let Some(path) = &self.labelled {
             problems.require_set(path, "evaluation.labelled", "a file of labelled pairs, or leave it out");
         }

@@ -49,7 +49,8 @@ impl Section for FleetSpec {
         problems.require(self.heartbeat >= Duration::from_millis(10), "fleet.heartbeat", || {
             "must be at least 10ms".into()
         });
-        problems.require(self.lease >= 2 * self.heartbeat, "fleet.lease", || {
+        let heartbeats = self.heartbeat.saturating_mul(2);
+        problems.require(self.lease >= heartbeats, "fleet.lease", || {
             format!(
                 "must be at least twice fleet.heartbeat ({}), or one late heartbeat loses the lease",
                 humantime::format_duration(self.heartbeat)

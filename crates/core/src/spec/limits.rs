@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
 use super::section::Section;
+use crate::bounds;
 
 /// `[limits]`: what a run puts up with before it stops.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,8 +34,8 @@ impl Default for LimitsSpec {
 
 impl Section for LimitsSpec {
     fn check(&self, problems: &mut Problems) {
-        problems.at_least_one(self.attempts, "limits.attempts");
-        problems.at_least_one(self.lost_leases, "limits.lost_leases");
+        problems.count(self.attempts.into(), bounds::ATTEMPTS, "limits.attempts");
+        problems.count(self.lost_leases.into(), bounds::ATTEMPTS, "limits.lost_leases");
         problems.positive(self.ratio_deviation, "limits.ratio_deviation");
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
 use super::section::Section;
+use crate::bounds;
 
 /// `[lora]`: the adapter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,12 +52,8 @@ impl LoraSpec {
 
 impl Section for LoraSpec {
     fn check(&self, problems: &mut Problems) {
-        problems.require(self.rank >= 1, "lora.rank", || {
-            format!("must be at least 1, not {}", self.rank)
-        });
-        problems.require(self.alpha > 0.0 && self.alpha.is_finite(), "lora.alpha", || {
-            format!("must be a positive number, not {}", self.alpha)
-        });
+        problems.count(self.rank as u64, bounds::RANK, "lora.rank");
+        problems.positive(self.alpha, "lora.alpha");
         problems.require(self.dropout == 0.0, "lora.dropout", || {
             format!(
                 "must be 0, not {}: with dropout the trainer's forward would not reproduce the sampler's log-probabilities",
@@ -71,5 +68,9 @@ impl Section for LoraSpec {
             "lora.target_modules",
             || "contains an empty name".into(),
         );
+        problems.at_most(self.target_modules.len() as u64, bounds::MODULES, "lora.target_modules");
+        for name in &self.target_modules {
+            problems.length(name, bounds::NAME, "lora.target_modules");
+        }
     }
 }

@@ -15,6 +15,7 @@ mod keys;
 mod limits;
 mod lora;
 mod model;
+mod needs;
 mod objective;
 mod optimizer;
 mod parse;
@@ -43,21 +44,24 @@ pub use fingerprint::with_paths as fingerprint_with_paths;
 pub use fleet::FleetSpec;
 pub use judge::{
     EnsembleFamily, EnsembleSpec, InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, MemberSpec, NamedJudge,
-    ReasonsSpec, ServerFamily, ServerSpec,
+    ReasonsSpec, ServerAddress, ServerAddressError, ServerFamily, ServerSpec,
 };
 pub use limits::LimitsSpec;
 pub use lora::LoraSpec;
 pub use model::{FamilyName, InvalidFamilyName, ModelSpec};
+pub use needs::Needs;
 pub use objective::ObjectiveSpec;
 pub use optimizer::{LearningRateSchedule, OptimizerSpec};
 pub use paths::each_path;
 pub use problems::{Problem, Problems};
 pub use prompts::PromptsSpec;
-pub use run::RunSection;
+pub use run::{RunSection, check_run_name};
 pub use sampling::SamplingSpec;
 pub use trainer::{GradientExchange, TrainerSpec};
 
+use crate::bounds;
 use crate::ids::{Digest, RunId};
+use crate::rpo;
 use section::Section;
 
 /// Makes [`RunSpec`] and everything that must know each section from the one list of them.
@@ -149,6 +153,22 @@ impl RunSpec {
         fingerprint::of(self)
     }
 
+    /// These keys as people look for them: each with the files that it names here. `judge.members.template` stands for those of all
+    /// members.
+    pub fn with_files(&self, keys: &[&str]) -> Vec<String> {
+        let mut spec = self.clone();
+        let paths = paths::of(&mut spec);
+        let files = |key: &str| {
+            let of_key = paths.iter().filter(|(path, _)| without_index(path) == key);
+            of_key.map(|(_, file)| file.display().to_string()).collect::<Vec<_>>()
+        };
+        let named = keys.iter().map(|key| match files(key).as_slice() {
+            [] => (*key).to_owned(),
+            files => format!("{key} ({})", files.join(", ")),
+        });
+        named.collect()
+    }
+
     /// Takes the paths of `other` if it is the same run with its files elsewhere, and nothing if it is another run.
     pub fn relocate(&mut self, other: &Self) {
         if self.digest() != other.digest() {
@@ -182,8 +202,15 @@ impl RunSpec {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
+    /// Matches of one step: each candidate of a prompt against each other.
+    pub fn matches_per_step(&self) -> u64 {
+        let matches = rpo::match_count(self.sampling.candidates.into()) as u64;
+        matches * u64::from(self.prompts.per_step)
+    }
+
     fn check_into(&self, problems: &mut Problems) {
         self.check_sections(problems);
+        self.check_products(problems);
         problems.require(
             self.evaluation.is_none() || self.prompts.held_out.is_some(),
             "prompts.held_out",
@@ -199,5 +226,29 @@ impl RunSpec {
             "objective.ignore_last",
             || "must be false when sampling.steps is 1: there would be no step to train".into(),
         );
+    }
+
+    /// Bounds what keys that are each within their bounds come to together.
+    fn check_products(&self, problems: &mut Problems) {
+        let (prompts, candidates) = (self.prompts.per_step, self.sampling.candidates);
+        let matches = self.matches_per_step();
+        let most = bounds::MATCHES_PER_STEP.most;
+        problems.require(matches <= most, "prompts.per_step", || {
+            format!("{prompts} prompts with sampling.candidates = {candidates} are {matches} matches in a step, at most {most} are taken")
+        });
+        let all = u64::from(prompts) * u64::from(candidates);
+        let all = all.saturating_mul(self.run.steps.into());
+        let most = bounds::CANDIDATES.most;
+        problems.require(all <= most, "run.steps", || {
+            format!("{} steps of {prompts} prompts with {candidates} candidates are {all} candidates, at most {most} are taken", self.run.steps)
+        });
+    }
+}
+
+/// `judge.members[1].path` -> `judge.members.path`.
+fn without_index(path: &str) -> String {
+    match (path.find('['), path.find(']')) {
+        (Some(open), Some(close)) => format!("{}{}", &path[..open], &path[close + 1..]),
+        _ => path.to_owned(),
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::device::{Device, Dtype};
 use super::problems::Problems;
 use super::section::Section;
+use crate::bounds;
 
 /// The name of an architecture. Which names there are is known to those who load models.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -83,6 +84,7 @@ impl Default for ModelSpec {
 
 impl Section for ModelSpec {
     fn check(&self, problems: &mut Problems) {
+        problems.length(self.family.as_str(), bounds::NAME, "model.family");
         problems.require_set(
             &self.path,
             "model.path",

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::problems::Problems;
+use super::problems::{NUMBER_MAX, Problems};
 use super::section::Section;
 use crate::rpo::Kl;
 
@@ -49,16 +49,21 @@ impl Section for ObjectiveSpec {
         );
         problems.not_negative(self.kl_beta, "objective.kl_beta");
         problems.require(
-            self.reward_dispreferred.is_finite(),
+            self.reward_dispreferred.abs() <= NUMBER_MAX,
             "objective.reward_dispreferred",
-            || format!("must be a finite number, not {}", self.reward_dispreferred),
+            || {
+                format!(
+                    "must lie in -{NUMBER_MAX:e} to {NUMBER_MAX:e}, not {:e}",
+                    self.reward_dispreferred
+                )
+            },
         );
         problems.require(
-            self.reward_preferred.is_finite() && self.reward_preferred > self.reward_dispreferred,
+            self.reward_preferred <= NUMBER_MAX && self.reward_preferred > self.reward_dispreferred,
             "objective.reward_preferred",
             || {
                 format!(
-                    "must be finite and above objective.reward_dispreferred ({}), not {}",
+                    "must be above objective.reward_dispreferred ({}) and at most {NUMBER_MAX:e}, not {}",
                     self.reward_dispreferred, self.reward_preferred
                 )
             },

@@ -112,6 +112,23 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_told_with_the_files_that_they_name() {
+        let keys = [
+            "judge.rubric",
+            "judge.members.template",
+            "judge.reasons.template",
+            "run.seed",
+        ];
+        let expected = [
+            "judge.rubric (rubric.toml)",
+            "judge.members.template (first.toml, second.toml)",
+            "judge.reasons.template (reason.toml)",
+            "run.seed",
+        ];
+        assert_eq!(full().with_files(&keys), expected);
+    }
+
+    #[test]
     fn a_spec_takes_the_paths_of_the_same_run_and_nothing_else() {
         let mut elsewhere = full();
         for (_, path) in of(&mut elsewhere) {

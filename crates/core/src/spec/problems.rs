@@ -4,6 +4,11 @@ use std::fmt;
 use std::path::Path;
 
 use crate::Hint;
+use crate::bounds::{Bound, PATH};
+
+/// The largest number that a key takes where nothing closer is said: whoever wants no bound on a gradient writes less, and products
+/// of two stay far from overflowing.
+pub(super) const NUMBER_MAX: f64 = 1e12;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +61,7 @@ impl Problems {
         self.0.is_empty()
     }
 
-    pub(super) fn add(&mut self, key: impl Into<String>, message: impl Into<String>, suggestion: Option<String>) {
+    pub(crate) fn add(&mut self, key: impl Into<String>, message: impl Into<String>, suggestion: Option<String>) {
         self.0.push(Problem {
             key: key.into(),
             message: message.into(),
@@ -65,33 +70,57 @@ impl Problems {
     }
 
     /// Adds a problem unless `holds`. Conditions are written so that NaN makes them false.
-    pub(super) fn require(&mut self, holds: bool, key: &str, message: impl FnOnce() -> String) {
+    pub(crate) fn require(&mut self, holds: bool, key: &str, message: impl FnOnce() -> String) {
         if !holds && !self.0.iter().any(|problem| problem.key == key) {
             self.add(key, message(), None);
         }
     }
 
-    pub(super) fn require_set(&mut self, path: &Path, key: &str, what: &str) {
+    pub(crate) fn require_set(&mut self, path: &Path, key: &str, what: &str) {
         self.require(!path.as_os_str().is_empty(), key, || format!("must be set: {what}"));
+        self.path(path, key);
     }
 
-    pub(super) fn at_least_one<N: Into<u64> + Copy>(&mut self, count: N, key: &str) {
+    pub(crate) fn path(&mut self, path: &Path, key: &str) {
+        self.length(&path.to_string_lossy(), PATH, key);
+    }
+
+    pub(crate) fn at_least_one<N: Into<u64> + Copy>(&mut self, count: N, key: &str) {
         self.require(count.into() >= 1, key, || "must be at least 1, not 0".into());
     }
 
-    pub(super) fn positive(&mut self, value: f64, key: &str) {
-        self.require(value > 0.0 && value.is_finite(), key, || {
-            format!("must be a positive number, not {value}")
+    /// Requires a count from 1 to the bound.
+    pub(crate) fn count(&mut self, count: u64, bound: Bound, key: &str) {
+        self.at_least_one(count, key);
+        self.at_most(count, bound, key);
+    }
+
+    pub(crate) fn at_most(&mut self, found: u64, bound: Bound, key: &str) {
+        self.require(bound.admits(found), key, || {
+            format!("must be at most {}, not {found}", bound.most)
         });
     }
 
-    pub(super) fn not_negative(&mut self, value: f64, key: &str) {
-        self.require(value >= 0.0 && value.is_finite(), key, || {
-            format!("must be 0 or more, not {value}")
+    /// Bounds the length of a text in bytes. The text itself is not repeated: it may be anything.
+    pub(crate) fn length(&mut self, text: &str, bound: Bound, key: &str) {
+        self.require(bound.admits(text.len() as u64), key, || {
+            format!("must have at most {} bytes, not {}", bound.most, text.len())
         });
     }
 
-    pub(super) fn decay(&mut self, value: f64, key: &str) {
+    pub(crate) fn positive(&mut self, value: f64, key: &str) {
+        self.require(value > 0.0 && value <= NUMBER_MAX, key, || {
+            format!("must be a positive number of at most {NUMBER_MAX:e}, not {value:e}")
+        });
+    }
+
+    pub(crate) fn not_negative(&mut self, value: f64, key: &str) {
+        self.require((0.0..=NUMBER_MAX).contains(&value), key, || {
+            format!("must lie in 0 to {NUMBER_MAX:e}, not {value:e}")
+        });
+    }
+
+    pub(crate) fn decay(&mut self, value: f64, key: &str) {
         self.require((0.0..1.0).contains(&value), key, || {
             format!("must lie in 0 to 1, 1 excluded, not {value}")
         });

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
 use super::section::Section;
+use crate::bounds;
 
 /// To how many pixels source pictures are resized. Their aspect ratio is kept as far as the model's multiples of pixels allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,11 +61,12 @@ impl Section for PromptsSpec {
                 "a file of prompts or edits, one on each line, or leave it out",
             );
         }
-        problems.at_least_one(self.per_step, "prompts.per_step");
-        problems.at_least_one(self.max_sequence_length as u64, "prompts.max_sequence_length");
+        problems.count(self.per_step.into(), bounds::PER_STEP, "prompts.per_step");
+        let sequence = self.max_sequence_length as u64;
+        problems.count(sequence, bounds::SEQUENCE, "prompts.max_sequence_length");
         if let Some(areas) = self.source_areas {
-            problems.at_least_one(areas.latents as u64, "prompts.source_areas.latents");
-            problems.at_least_one(areas.text as u64, "prompts.source_areas.text");
+            problems.count(areas.latents as u64, bounds::PIXELS, "prompts.source_areas.latents");
+            problems.count(areas.text as u64, bounds::PIXELS, "prompts.source_areas.text");
         }
     }
 }

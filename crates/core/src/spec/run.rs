@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
 use super::section::Section;
+use crate::bounds;
 
 /// `[run]`: name, seed and length.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,18 +30,33 @@ impl Default for RunSection {
 
 impl Section for RunSection {
     fn check(&self, problems: &mut Problems) {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let name = &self.name;
-        problems.require(
-            !name.is_empty() && name.len() <= 100 && name.chars().all(allowed) && !name.starts_with('.'),
-            "run.name",
-            || {
-                format!(
-                    "must be 1 to 100 letters, digits, `-`, `_` or `.`, and not begin with a dot, not `{}`",
-                    name.escape_debug()
-                )
-            },
-        );
-        problems.at_least_one(self.steps, "run.steps");
+        check_name(&self.name, problems);
+        problems.at_most(self.seed, bounds::SEED, "run.seed");
+        problems.count(self.steps.into(), bounds::STEPS, "run.steps");
     }
+}
+
+/// Says whether a run may have this name.
+///
+/// # Errors
+/// It is empty, too long, or has characters that have a meaning to folders and addresses.
+pub fn check_run_name(name: &str) -> Result<(), Problems> {
+    let mut problems = Problems::default();
+    check_name(name, &mut problems);
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// A run's name is the name of a folder and a part of addresses.
+fn check_name(name: &str, problems: &mut Problems) {
+    let most = bounds::RUN_NAME.most;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let is_short = !name.is_empty() && bounds::RUN_NAME.admits(name.len() as u64);
+    let is_plain = name.chars().all(allowed) && !name.starts_with('.');
+    problems.require(is_short && is_plain, "run.name", || {
+        let found = match is_short {
+            true => format!("`{}`", name.escape_debug()),
+            false => format!("{} bytes", name.len()),
+        };
+        format!("must be 1 to {most} letters, digits, `-`, `_` or `.`, and not begin with a dot, not {found}")
+    });
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
 use super::section::Section;
+use crate::bounds;
 use crate::rpo::Sde;
 
 /// `[sampling]`: the stochastic sampler.
@@ -80,11 +81,7 @@ impl Section for SamplingSpec {
                 )
             },
         );
-        problems.require(
-            self.guidance_scale.is_finite() && self.guidance_scale >= 0.0,
-            "sampling.guidance_scale",
-            || format!("must be 0 or more, not {}", self.guidance_scale),
-        );
+        problems.not_negative(self.guidance_scale, "sampling.guidance_scale");
         for (size, key) in [(self.width, "sampling.width"), (self.height, "sampling.height")] {
             problems.require(size >= 16 && size % 16 == 0 && size <= 8192, key, || {
                 format!("must be a multiple of 16 in 16 to 8192, not {size}")
@@ -93,7 +90,7 @@ impl Section for SamplingSpec {
         problems.require((2..=16).contains(&self.candidates), "sampling.candidates", || {
             format!("must lie in 2 to 16, not {}", self.candidates)
         });
-        problems.at_least_one(self.batch, "sampling.batch");
+        problems.count(self.batch.into(), bounds::PER_STEP, "sampling.batch");
         problems.require(self.max_policy_lag <= 16, "sampling.max_policy_lag", || {
             format!("must lie in 0 to 16, not {}", self.max_policy_lag)
         });

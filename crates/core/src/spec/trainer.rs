@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
 use super::section::Section;
+use crate::bounds;
 
 /// `[trainer]`: how gradient work is cut and done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,6 @@ impl Default for TrainerSpec {
 
 impl Section for TrainerSpec {
     fn check(&self, problems: &mut Problems) {
-        problems.at_least_one(self.shard, "trainer.shard");
+        problems.count(self.shard.into(), bounds::PER_STEP, "trainer.shard");
     }
 }

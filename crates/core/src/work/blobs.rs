@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::{Assignment, Outcome, Policy, PromptTask, Sampled, Side, Task};
-use crate::assets::RunAssets;
+use crate::assets::{Annotations, RunAssets};
 use crate::ids::{Candidate, Digest, PromptIndex};
 
 /// What a blob is.
@@ -49,6 +49,16 @@ pub enum Part {
         /// The index of its prompt in the step, the held-out set or the labelled set; in the run's assets of its line in the file.
         prompt_index: PromptIndex,
     },
+    /// What an edit should come to, as the task's file has it.
+    Target {
+        /// The index of the task in its file.
+        prompt_index: PromptIndex,
+    },
+    /// What an edit may change, as the task's file has it.
+    Mask {
+        /// The index of the task in its file.
+        prompt_index: PromptIndex,
+    },
 }
 
 impl Part {
@@ -81,6 +91,8 @@ impl fmt::Display for Part {
             }
             Self::Gradient { index } => write!(f, "gradient sum {index}"),
             Self::Source { prompt_index } => write!(f, "source picture of prompt {prompt_index}"),
+            Self::Target { prompt_index } => write!(f, "target picture of prompt {prompt_index}"),
+            Self::Mask { prompt_index } => write!(f, "mask of prompt {prompt_index}"),
         }
     }
 }
@@ -187,7 +199,19 @@ impl RunAssets {
         });
         prompts
             .flat_map(|(index, task): (PromptIndex, &Task)| sources(index, task))
+            .chain(self.annotations.blobs())
             .chain(labelled)
+    }
+}
+
+impl Annotations {
+    fn blobs(&self) -> impl Iterator<Item = (Digest, Part)> {
+        self.prompts.iter().chain(&self.held_out).flat_map(|(index, given)| {
+            let prompt_index = *index;
+            let target = given.target.map(|target| (target, Part::Target { prompt_index }));
+            let mask = given.mask.map(|mask| (mask, Part::Mask { prompt_index }));
+            target.into_iter().chain(mask)
+        })
     }
 }
 

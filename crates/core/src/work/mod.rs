@@ -2,6 +2,7 @@
 
 mod assignment;
 mod blobs;
+mod identity;
 mod lease_key;
 mod outcome;
 mod policy;
@@ -15,6 +16,7 @@ mod verdict;
 pub use assignment::{Assignment, Pair, PromptTask, RewardedCandidate, RewardedGroup};
 pub use blobs::Part;
 pub(crate) use blobs::candidate_blobs;
+pub use identity::WorkerSecret;
 pub use lease_key::LeaseKey;
 pub use outcome::{Outcome, OutcomeKind, Sampled, ShardStatistics, SkippedPair};
 pub use policy::Policy;

@@ -20,6 +20,9 @@ pub enum Role {
 }
 
 impl Role {
+    /// All roles.
+    pub const ALL: [Self; 3] = [Self::Sampler, Self::Judge, Self::Trainer];
+
     /// The role in one word: in log lines, labels of metrics and names of workers.
     pub fn name(self) -> &'static str {
         match self {
@@ -48,6 +51,9 @@ pub enum Arm {
 
 /// One leasable piece of a run. Its extent follows from the spec alone, never from how many workers there are, so that the
 /// same unit is the same computation everywhere.
+///
+/// The order of the variants, and of the fields in each, is the order of urgency: of the units that a worker could do, it is
+/// given the least one.
 #[expect(missing_docs, reason = "the fields are named after the types that document them")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]

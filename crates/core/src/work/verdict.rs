@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bounds::is_figure;
 use crate::ids::{Digest, PromptIndex};
 
 /// Which of two candidates.
@@ -124,6 +125,14 @@ impl VerdictRecord {
             votes: Vec::new(),
             reasons: Vec::new(),
         }
+    }
+
+    /// Whether every number is one: probabilities in 0 to 1, weights that can be added up.
+    pub fn is_numeric(&self) -> bool {
+        let [first, second] = self.order_probabilities;
+        let reasons = self.reasons.iter().map(|reason| reason.probability_first);
+        let mut probabilities = [self.probability_first, first, second].into_iter().chain(reasons);
+        probabilities.all(|p| (0.0..=1.0).contains(&p)) && self.votes.iter().all(|vote| is_figure(vote.weight))
     }
 
     /// Whether a judge has looked at the pair, decided or not.

@@ -6,17 +6,21 @@
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, SystemTime};
 
-use backon::{ExponentialBuilder, Retryable as _};
-use bytes::Bytes;
+use backon::{BackoffBuilder as _, ExponentialBuilder, Retryable as _};
+use bytes::{Bytes, BytesMut};
 use gavel_core::Diagnostic;
-use gavel_core::spec::ServerSpec;
-use gavel_rubric::{AskError, Spent};
-use reqwest::{Method, StatusCode, header};
+use gavel_core::spec::{ServerAddress, ServerSpec};
+use gavel_rubric::Spent;
+use reqwest::{Method, StatusCode, header, redirect};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
-use super::wire::{Completion, Tokens, error_text};
+use super::dialect::Parameter;
+use super::failure::{Failure, Kind, retry_after};
+use super::proxy::{Proxies, Proxy};
+use super::wire::Tokens;
+use super::words::{Body, Secrets};
 use crate::Error;
 
 /// The pauses between attempts grow from one to the other.
@@ -26,6 +30,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
 /// The name or address is wrong when no connection comes about in this time.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// More than any answer needs: 64 vectors of many thousand numbers.
+const ANSWER_BYTES_MAX: usize = 32 << 20;
 
 /// A server. Its calls block and may come from any thread, also from one of tokio's; so may its drop.
 pub(super) struct Client {
@@ -36,8 +42,10 @@ pub(super) struct Client {
 
 struct Shared {
     http: reqwest::Client,
-    base: String,
-    key: Option<String>,
+    address: ServerAddress,
+    key: Option<header::HeaderValue>,
+    secrets: Secrets,
+    proxy: Option<Proxy>,
     attempts: u32,
     pause_min: Duration,
     places: Semaphore,
@@ -45,44 +53,48 @@ struct Shared {
     spent: Mutex<Spent>,
 }
 
-/// Why one request brought nothing.
-#[derive(Debug, Clone)]
-pub(super) struct Failure {
-    pub(super) reason: String,
-    /// The server's answer; `None` when there was none.
-    pub(super) status: Option<StatusCode>,
-    retry_after: Option<Duration>,
-    passing: bool,
-}
-
 impl Client {
-    pub(super) fn new(spec: &ServerSpec) -> Result<Self, Error> {
+    /// A client for the server that the spec names, with the key that its variable holds.
+    pub(super) fn new(spec: &ServerSpec, proxies: &Proxies) -> Result<Self, Error> {
         let key = match &spec.api_key_env {
             None => None,
             Some(name) => {
-                Some(
-                    std::env::var(name)
-                        .ok()
-                        .filter(|key| !key.is_empty())
-                        .ok_or_else(|| Error::Client {
-                            problem: format!("the environment variable {name} holds no key for the judge's server"),
-                            hint: format!("set {name} where judges are started, or remove `judge.api_key_env`"),
-                        })?,
-                )
+                let key = std::env::var(name).ok().map(|key| key.trim().to_owned());
+                Some(key.filter(|key| !key.is_empty()).ok_or_else(|| Error::Client {
+                    problem: format!("the environment variable {name} holds no key for the judge's server"),
+                    hint: format!("set {name} where judges are started, or remove `judge.api_key_env`"),
+                })?)
             }
         };
+        Self::with_key(spec, proxies, key.as_deref())
+    }
+
+    pub(super) fn with_key(spec: &ServerSpec, proxies: &Proxies, key: Option<&str>) -> Result<Self, Error> {
         let refused = |problem: String| Error::Client {
             problem,
-            hint: "check `judge.endpoint`, and the machine's certificates".into(),
+            hint: "check `judge.endpoint`, and the proxy that the environment names".into(),
         };
-        let http = crate::http_client()
+        let address = spec.address().map_err(|error| Error::Client {
+            problem: format!("the address of the judge's server {error}"),
+            hint: "correct `judge.endpoint`, or --endpoint".into(),
+        })?;
+        let proxy = proxies.of(&address);
+        let mut http = crate::http_client()
             .timeout(spec.timeout)
             .connect_timeout(CONNECT_WITHIN.min(spec.timeout))
-            .user_agent(concat!("gavel/", env!("CARGO_PKG_VERSION")))
+            // A key must not follow to wherever a server points.
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .user_agent(concat!("gavel/", env!("CARGO_PKG_VERSION")));
+        if let Some(proxy) = &proxy {
+            let built = proxy
+                .build()
+                .map_err(|_| refused(format!("cannot use the proxy {}", proxy.address)))?;
+            http = http.proxy(built);
+        }
+        let http = http
             .build()
             .map_err(|error| refused(format!("cannot make an HTTP client: {}", Diagnostic::foreign(&error))))?;
-        let base = spec.base().to_owned();
-        reqwest::Url::parse(&base).map_err(|error| refused(format!("`{base}` is no address: {error}")))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("gavel-endpoint")
@@ -92,8 +104,10 @@ impl Client {
         Ok(Self {
             shared: Arc::new(Shared {
                 http,
-                base,
-                key,
+                address,
+                secrets: Secrets::new(key),
+                key: key.map(bearer).transpose()?,
+                proxy,
                 attempts: spec.attempts,
                 pause_min: PAUSE_MIN,
                 places: Semaphore::new(spec.concurrency as usize),
@@ -113,63 +127,93 @@ impl Client {
         self
     }
 
-    /// For tests, which must not change the environment.
-    #[cfg(test)]
-    pub(super) fn with_key(mut self, key: &str) -> Self {
-        if let Some(shared) = Arc::get_mut(&mut self.shared) {
-            shared.key = Some(key.to_owned());
-        }
-        self
-    }
-
     pub(super) fn spent(&self) -> Spent {
         *self.shared.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One answer, after as many requests as it takes and the spec allows.
-    pub(super) fn complete(&self, request: &Value) -> Result<Completion, Failure> {
-        let body = Bytes::from(request.to_string());
-        let bytes = self.call(Method::POST, "/chat/completions", Some(body))?;
-        // The bytes were parsed once already, or the request would have been repeated.
-        serde_json::from_slice(&bytes).map_err(|error| Failure::lasting(format!("no chat completion: {error}")))
+    /// What the server answers to a completion, after as many requests as it takes and the spec allows.
+    pub(super) fn complete(&self, request: &Value) -> Result<Value, Failure> {
+        self.ask("/chat/completions", "choices", request)
     }
 
-    /// The vectors of texts, in order.
+    /// The vectors of texts.
     pub(super) fn embeddings(&self, request: &Value) -> Result<Value, Failure> {
-        let bytes = self.call(Method::POST, "/embeddings", Some(Bytes::from(request.to_string())))?;
-        serde_json::from_slice(&bytes).map_err(|error| Failure::lasting(format!("no embeddings: {error}")))
+        self.ask("/embeddings", "data", request)
     }
 
     /// The models that the server names; `None` when it does not say.
     pub(super) fn models(&self) -> Result<Option<Vec<String>>, Failure> {
-        match self.call(Method::GET, "/models", None) {
-            Ok(bytes) => Ok(serde_json::from_slice::<Value>(&bytes).ok().and_then(|value| {
-                let ids = value["data"].as_array()?.iter();
-                Some(ids.filter_map(|model| Some(model["id"].as_str()?.to_owned())).collect())
+        let refuses = |status| {
+            let not_for_us = [
+                StatusCode::UNAUTHORIZED,
+                StatusCode::FORBIDDEN,
+                StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+            ];
+            not_for_us.contains(&status) || status.is_redirection()
+        };
+        match self.call(Method::GET, "/models", None, None) {
+            Ok(Body::Json(value)) => Ok(value["data"].as_array().map(|models| {
+                let ids = models.iter().filter_map(|model| model["id"].as_str());
+                ids.map(str::to_owned).collect()
             })),
+            Ok(Body::Text(_)) => Ok(None),
             // Some servers have no such list, and some fail to make one while they answer questions.
-            Err(Failure {
-                status: Some(status), ..
-            }) if ![StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) => Ok(None),
-            Err(failure) => Err(failure),
+            Err(failure) => match failure.kind {
+                Kind::Status(status) if !refuses(status) => Ok(None),
+                _ => Err(failure),
+            },
         }
     }
 
-    fn call(&self, method: Method, path: &'static str, body: Option<Bytes>) -> Result<Bytes, Failure> {
+    /// Waits before a question is asked for the `attempt`-th time, longer each time.
+    pub(super) fn pause(&self, attempt: u32) {
+        let mut pauses = self.shared.pauses().build();
+        if let Some(pause) = pauses.nth(attempt.saturating_sub(1) as usize) {
+            std::thread::sleep(pause);
+        }
+    }
+
+    /// An answer counts as one when it has this list.
+    fn ask(&self, path: &'static str, list: &'static str, request: &Value) -> Result<Value, Failure> {
+        let body = Bytes::from(request.to_string());
+        match self.call(Method::POST, path, Some(body), Some(list))? {
+            Body::Json(value) => Ok(value),
+            text => Err(Failure::new(Kind::Unreadable, text.words())),
+        }
+    }
+
+    fn call(
+        &self,
+        method: Method,
+        path: &'static str,
+        body: Option<Bytes>,
+        list: Option<&'static str>,
+    ) -> Result<Body, Failure> {
         let shared = Arc::clone(&self.shared);
+        let unsent = |words| Failure::new(Kind::Unsent, self.shared.secrets.words(words));
         let (sender, receiver) = mpsc::sync_channel(1);
         let Some(runtime) = &self.runtime else {
-            return Err(Failure::lasting("the client is closed".into()));
+            return Err(unsent("the client is closed"));
         };
         // Spawned, and waited for outside of tokio: blocking on a runtime is forbidden on the threads of another.
         runtime.spawn(async move {
             // Nobody waits any more only when the caller's thread has ended.
-            let _ = sender.send(shared.persist(method, path, body).await);
+            let _ = sender.send(shared.persist(method, path, body, list).await);
         });
         receiver
             .recv()
-            .unwrap_or_else(|_| Err(Failure::lasting("the client's thread has ended".into())))
+            .unwrap_or_else(|_| Err(unsent("the client's thread has ended")))
     }
+}
+
+/// The header that carries a key.
+fn bearer(key: &str) -> Result<header::HeaderValue, Error> {
+    let mut value = header::HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| Error::Client {
+        problem: "the key for the judge's server holds letters that no header can carry".into(),
+        hint: "set the variable that `judge.api_key_env` names to the key alone".into(),
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 impl Drop for Client {
@@ -181,17 +225,27 @@ impl Drop for Client {
 }
 
 impl Shared {
-    async fn persist(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Bytes, Failure> {
-        // Held over the pauses: a server that is busy must not meet the next request meanwhile. The semaphore is never closed.
-        let _place = self.places.acquire().await;
-        let backoff = ExponentialBuilder::default()
+    fn pauses(&self) -> ExponentialBuilder {
+        ExponentialBuilder::default()
             .with_min_delay(self.pause_min)
             .with_max_delay(PAUSE_MAX)
-            .with_max_times(self.attempts.saturating_sub(1) as usize)
-            .with_jitter();
-        (|| self.once(&method, path, body.clone()))
-            .retry(backoff)
-            .when(|failure: &Failure| failure.passing)
+            .without_max_times()
+            .with_jitter()
+    }
+
+    async fn persist(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        list: Option<&str>,
+    ) -> Result<Body, Failure> {
+        // Held over the pauses: a server that is busy must not meet the next request meanwhile. The semaphore is never closed.
+        let _place = self.places.acquire().await;
+        let retries = self.attempts.saturating_sub(1) as usize;
+        (|| self.once(&method, path, body.clone(), list))
+            .retry(self.pauses().with_max_times(retries))
+            .when(Failure::passes)
             .adjust(|failure: &Failure, pause| match failure.retry_after {
                 Some(wish) if wish > RETRY_AFTER_MAX => None,
                 // What the server wishes, and some of the jitter, or all would come back at the same moment.
@@ -200,7 +254,8 @@ impl Shared {
             })
             .notify(|failure: &Failure, pause| {
                 tracing::warn!(
-                    reason = failure.reason,
+                    reason = failure.told(),
+                    said = %failure.said,
                     pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
                     "a request to the judge's server is repeated"
                 );
@@ -208,163 +263,119 @@ impl Shared {
             .await
     }
 
-    async fn once(&self, method: &Method, path: &str, body: Option<Bytes>) -> Result<Bytes, Failure> {
-        let answered = self.send(method, path, body).await;
+    async fn once(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<Bytes>,
+        list: Option<&str>,
+    ) -> Result<Body, Failure> {
+        let answered = self.send(method, path, body, list).await;
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         spent.requests += 1;
         match &answered {
-            Ok((_, Some(tokens))) => {
-                spent.usage.prompt_tokens += tokens.prompt_tokens;
-                spent.usage.completion_tokens += tokens.completion_tokens;
-                if self.prices.iter().any(Option::is_some) {
-                    let counts = [tokens.prompt_tokens, tokens.completion_tokens];
-                    let prices = self.prices.map(Option::unwrap_or_default);
-                    let cost: f64 = counts
-                        .iter()
-                        .zip(prices)
-                        .map(|(count, price)| *count as f64 * price / 1e6)
-                        .sum();
-                    spent.cost = Some(spent.cost.unwrap_or_default() + cost);
+            Ok(Body::Json(value)) if list.is_some() => {
+                if let Ok(tokens) = serde_json::from_value(value["usage"].clone()) {
+                    self.count(&mut spent, tokens);
                 }
             }
-            Ok((_, None)) => {}
+            Ok(_) => {}
             Err(_) => spent.failures += 1,
         }
-        answered.map(|(bytes, _)| bytes)
+        answered
     }
 
-    async fn send(&self, method: &Method, path: &str, body: Option<Bytes>) -> Result<(Bytes, Option<Tokens>), Failure> {
-        let mut request = self.http.request(method.clone(), format!("{}{path}", self.base));
-        if let Some(key) = &self.key {
-            request = request.bearer_auth(key);
+    fn count(&self, spent: &mut Spent, tokens: Tokens) {
+        spent.usage.prompt_tokens += tokens.prompt_tokens;
+        spent.usage.completion_tokens += tokens.completion_tokens;
+        if self.prices.iter().any(Option::is_some) {
+            let counts = [tokens.prompt_tokens, tokens.completion_tokens];
+            let prices = self.prices.map(Option::unwrap_or_default);
+            let cost: f64 = counts
+                .iter()
+                .zip(prices)
+                .map(|(count, price)| *count as f64 * price / 1e6)
+                .sum();
+            spent.cost = Some(spent.cost.unwrap_or_default() + cost);
         }
-        let is_question = body.is_some();
+    }
+
+    async fn send(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<Bytes>,
+        list: Option<&str>,
+    ) -> Result<Body, Failure> {
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.address));
+        if let Some(key) = &self.key {
+            request = request.header(header::AUTHORIZATION, key.clone());
+        }
         if let Some(body) = body {
             request = request.header(header::CONTENT_TYPE, "application/json").body(body);
         }
-        let response = request
-            .send()
-            .await
-            .map_err(|error| Failure::passing(Diagnostic::foreign(&error).to_string()))?;
+        let mut response = request.send().await.map_err(|error| self.unanswered(&error))?;
         let status = response.status();
-        let retry_after = retry_after(response.headers(), SystemTime::now());
-        let bytes = response.bytes().await.map_err(|error| Failure {
-            status: Some(status),
-            ..Failure::passing(format!("the answer broke off: {}", Diagnostic::foreign(&error)))
-        })?;
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.unanswered(&error))? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > ANSWER_BYTES_MAX {
+                let said = self
+                    .secrets
+                    .words(&format!("the answer has more than {ANSWER_BYTES_MAX} bytes"));
+                return Err(self.failure(Kind::Unreadable, said));
+            }
+        }
+        let body = self.secrets.read(&bytes);
         if !status.is_success() {
-            let passing = status.is_server_error()
-                || [
-                    StatusCode::TOO_MANY_REQUESTS,
-                    StatusCode::REQUEST_TIMEOUT,
-                    StatusCode::TOO_EARLY,
-                ]
-                .contains(&status);
+            let elsewhere = response
+                .headers()
+                .get(header::LOCATION)
+                .and_then(|place| place.to_str().ok());
+            let said = match elsewhere {
+                Some(place) if status.is_redirection() => self.secrets.words(&format!("it points to {place}")),
+                _ => body.words(),
+            };
             return Err(Failure {
-                reason: format!("{status}: {}", self.without_key(error_text(&bytes))),
-                status: Some(status),
-                retry_after,
-                passing,
+                retry_after: retry_after(response.headers(), SystemTime::now()),
+                named: Parameter::named_in(&body),
+                ..self.failure(Kind::of(status, &body), said)
             });
         }
-        if !is_question {
-            return Ok((bytes, None));
-        }
-        let parsed: Value = serde_json::from_slice(&bytes)
-            .map_err(|error| Failure::passing(format!("the answer is no JSON ({error}): {}", error_text(&bytes))))?;
-        if parsed["choices"].as_array().is_none_or(Vec::is_empty) && parsed["data"].is_null() {
-            let said = self.without_key(error_text(&bytes));
-            return Err(Failure::passing(format!("the answer has no choices: {said}")));
-        }
-        let tokens = serde_json::from_value(parsed["usage"].clone()).ok();
-        Ok((bytes, tokens))
-    }
-
-    /// Servers repeat wrong keys in their errors.
-    fn without_key(&self, text: String) -> String {
-        match &self.key {
-            Some(key) => text.replace(key.as_str(), "[key]"),
-            None => text,
-        }
-    }
-}
-
-impl Failure {
-    fn passing(reason: String) -> Self {
-        Self {
-            reason,
-            status: None,
-            retry_after: None,
-            passing: true,
+        let is_whole = list.is_none_or(|list| match &body {
+            Body::Json(value) => value[list].as_array().is_some_and(|list| !list.is_empty()),
+            Body::Text(_) => false,
+        });
+        match is_whole {
+            true => Ok(body),
+            false => Err(self.failure(Kind::Unreadable, body.words())),
         }
     }
 
-    pub(super) fn lasting(reason: String) -> Self {
-        Self {
-            passing: false,
-            ..Self::passing(reason)
-        }
-    }
-
-    /// Whether the server understood the request and does not want some part of it.
-    pub(super) fn is_objection(&self) -> bool {
-        let statuses = [
-            StatusCode::BAD_REQUEST,
-            StatusCode::UNPROCESSABLE_ENTITY,
-            StatusCode::NOT_IMPLEMENTED,
-        ];
-        self.status.is_some_and(|status| statuses.contains(&status))
-    }
-
-    pub(super) fn into_error(self, base: &str) -> AskError {
-        let reason = format!("the judge's server at {base}: {}", self.reason);
-        if self.passing {
-            return AskError::Unavailable {
-                reason,
-                hint: Some("check that the server runs and is not overloaded; `judge.timeout`, `judge.attempts` and `judge.concurrency` say how much it is asked and how long it is waited for".into()),
-            };
-        }
-        let hint = match self.status.map(|status| status.as_u16()) {
-            Some(401 | 403) => "check the key: `judge.api_key_env` names the environment variable that holds it",
-            Some(404) => "check `judge.endpoint` (up to and with /v1) and `judge.model`",
-            Some(413) => "the pictures are too large for this server",
-            _ => "the server does not take the question: it must host a vision-language model with a chat template",
+    /// A request without an answer, or without the whole of it.
+    fn unanswered(&self, error: &reqwest::Error) -> Failure {
+        let kind = if error.is_connect() {
+            Kind::NoConnection
+        } else if error.is_timeout() {
+            Kind::NoAnswerInTime
+        } else if error.is_builder() {
+            Kind::Unsent
+        } else {
+            Kind::BrokenOff
         };
-        AskError::Unanswerable {
-            reason,
-            hint: Some(hint.into()),
-        }
+        self.failure(kind, self.secrets.words(&Diagnostic::foreign(error).to_string()))
     }
-}
 
-/// Both forms: seconds, and a date.
-fn retry_after(headers: &header::HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
-    }
-    let date = httpdate::parse_http_date(text).ok()?;
-    // A date that has passed means: now.
-    Some(date.duration_since(now).unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_is_read_in_both_forms() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-        let read = |text: &str| {
-            let mut headers = header::HeaderMap::new();
-            headers.insert(header::RETRY_AFTER, text.parse().unwrap());
-            retry_after(&headers, now)
+    fn failure(&self, kind: Kind, said: gavel_rubric::ServerWords) -> Failure {
+        let said = match &self.proxy {
+            Some(proxy) => self
+                .secrets
+                .words(&format!("by way of the proxy {}: {said}", proxy.address)),
+            None => said,
         };
-        assert_eq!(read("7"), Some(Duration::from_secs(7)));
-        assert_eq!(read("0.5"), Some(Duration::from_millis(500)));
-        assert_eq!(read("Sun, 06 Nov 1994 08:49:47 GMT"), Some(Duration::from_secs(10)));
-        assert_eq!(read("Sun, 06 Nov 1994 08:49:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(read("soon"), None);
-        assert_eq!(read("-3"), None);
+        Failure {
+            by_proxy: self.proxy.is_some(),
+            ..Failure::new(kind, said)
+        }
     }
 }

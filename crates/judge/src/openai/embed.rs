@@ -6,6 +6,7 @@ use gavel_rubric::generate::Embed;
 use serde_json::{Value, json};
 
 use super::Endpoint;
+use super::dialect::Wishes;
 
 /// Texts in one request; a set of criteria takes a few requests, and no server refuses so few.
 const TEXTS: usize = 64;
@@ -24,11 +25,16 @@ impl Embed for Endpoint {
         let unusable = |reason: String| AskError::Unanswerable {
             reason: format!("{}: {reason}", self.base),
             hint: Some("name a model that embeds texts".into()),
+            said: None,
         };
         let mut vectors: Vec<Option<Vec<f64>>> = vec![None; texts.len()];
         for (places, texts) in (0..texts.len()).step_by(TEXTS).zip(texts.chunks(TEXTS)) {
-            let request = json!({ "model": self.model, "input": texts, "encoding_format": "float" });
-            let answer = self.client.embeddings(&request);
+            let request = json!({ "model": self.model, "input": texts });
+            let wishes = Wishes {
+                numbers: true,
+                ..Wishes::default()
+            };
+            let answer = self.accepted(&request, &wishes, |request| self.client.embeddings(request));
             let answer = answer.map_err(|failure| failure.into_error(&self.base))?;
             for (place, entry) in answer["data"].as_array().into_iter().flatten().enumerate() {
                 let index = entry["index"].as_u64().map_or(place, |index| index as usize);

@@ -10,17 +10,16 @@ use gavel_core::work::VerdictRecord;
 use gavel_rubric::{AnswerKind, AskError, Chat as _, Judge, JudgeTemplate, JudgedPair, Pictures, RubricSet, Spent};
 use serde_json::{Value, json};
 
-use super::wire::first_token;
-use super::{Endpoint, NoAnswer, json_ways, read};
+use super::dialect::Wishes;
+use super::wire::Said;
+use super::{Asked, Endpoint, NoAnswer, Room, THOUGHTS, read};
 use crate::answer::{Answer, decide, mean};
 use crate::question::Question;
 
-/// Most tokens of an answer that is a label; models like to put a word or two around it.
-const LABEL_TOKENS: u32 = 8;
+/// Most tokens of an answer that is a label; models like to put a word or two around it. More for those that think first.
+const LABEL_TOKENS: [u32; 3] = [8, THOUGHTS[0], THOUGHTS[1]];
 /// Most tokens of an answer with a reason.
-const REASON_TOKENS: u32 = 512;
-/// How often a question is asked whose answer says nothing.
-const ANSWERS: usize = 3;
+const REASON_TOKENS: [u32; 3] = [512, 2048, 8192];
 
 /// A server's model and the template that it is asked with.
 pub(crate) struct EndpointJudge {
@@ -30,6 +29,8 @@ pub(crate) struct EndpointJudge {
     template: JudgeTemplate,
     margin: f64,
     concurrency: usize,
+    /// How many tokens this judge's answers were found to need.
+    room: Room,
 }
 
 /// What came of one question.
@@ -45,80 +46,72 @@ impl EndpointJudge {
             template,
             margin,
             concurrency: concurrency as usize,
+            room: Room::default(),
         }
     }
 
     /// The answer to one order; the inner error says why there is none.
     fn answer(&self, rubric: &RubricSet, pair: &JudgedPair<'_>, pictures: Pictures) -> Answered {
-        let question =
-            Question::new(&self.template, rubric, pair, pictures).map_err(|error| AskError::unanswerable(&error))?;
-        let mut body = self.endpoint.request(&question.messages, &question.images)?;
-        let mut nothing = String::new();
-        for attempt in 0..ANSWERS {
-            if attempt > 0 {
-                tracing::warn!(
-                    reason = nothing,
-                    judge = self.name,
-                    "an answer that says nothing: asking again"
-                );
-                // A server that computes the same again must not compute the same again.
-                body["seed"] = attempt.into();
+        let question = match Question::new(&self.template, rubric, pair, pictures) {
+            Ok(question) => question,
+            Err(error) if error.is_of_the_pair() => return Ok(Err(error.to_string())),
+            Err(error) => return Err(AskError::unanswerable(&error)),
+        };
+        let wishes = Wishes {
+            temperature: Some(0.0),
+            ..Wishes::default()
+        };
+        let body = self.endpoint.body(&question.messages, &question.images)?;
+        let room = &self.room;
+        let answered = match self.template.answer {
+            AnswerKind::Label => {
+                let wishes = Wishes {
+                    likelihoods: true,
+                    ..wishes
+                };
+                let bounds = &LABEL_TOKENS;
+                let asked = Asked {
+                    body,
+                    wishes,
+                    bounds,
+                    room,
+                };
+                self.endpoint.ask(asked, |said| self.label(said))
             }
-            let answered = match self.template.answer {
-                AnswerKind::Label => self.label(&body),
-                AnswerKind::Json => self.rank(&body),
-            };
-            match answered {
-                Ok(Ok(answer)) => return Ok(Ok(answer)),
-                Ok(Err(reason)) => nothing = reason,
-                Err(NoAnswer::Refused(words)) => return Ok(Err(format!("the judge refused: {words}"))),
-                Err(NoAnswer::Failed(error)) => return Err(error),
+            AnswerKind::Json => {
+                let wishes = Wishes {
+                    schema: Some(rank_schema()),
+                    ..wishes
+                };
+                let bounds = &REASON_TOKENS;
+                let asked = Asked {
+                    body,
+                    wishes,
+                    bounds,
+                    room,
+                };
+                self.endpoint.ask(asked, |said| read::rank(&said.text).map(certain))
             }
+        };
+        match answered {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(NoAnswer::Silent(reason)) => Ok(Err(reason)),
+            Err(NoAnswer::Failed(error)) => Err(error),
         }
-        Ok(Err(nothing))
     }
 
-    fn label(&self, body: &Value) -> Result<Result<Answer, String>, NoAnswer> {
-        let ways = [
-            json!({ "logprobs": true, "top_logprobs": 20 }),
-            json!({ "logprobs": true, "top_logprobs": 5 }),
-            json!({}),
-        ];
-        let choice = self.endpoint.ask(body, LABEL_TOKENS, &ways, &self.endpoint.labelled)?;
-        if let Some(likely) = first_token(&choice.logprobs) {
-            return Ok(Ok(likelihoods(&likely, &self.template.labels)));
+    /// Which label an answer is. Only a complete one can be none of them.
+    fn label(&self, said: &Said) -> Result<Answer, String> {
+        let answer = match &said.likelihoods {
+            Some(likely) => likelihoods(likely, &self.template.labels),
+            None => read::label(&said.text, &self.template.labels).map_or(OUTSIDE, certain),
+        };
+        // The first token says it all where its likelihoods are known; words may go on to say something else.
+        let is_said = said.likelihoods.is_some() && answer.label_mass >= self.template.label_mass_min;
+        match said.complete || is_said {
+            true => Ok(answer),
+            false => Err(format!("the answer is no label yet: {}", read::excerpt(&said.text))),
         }
-        let text = choice.message.text();
-        // The model has answered; what it has answered is none of the labels.
-        Ok(Ok(match read::label(&text, &self.template.labels) {
-            Some(place) => certain(place),
-            None => Answer {
-                probability_shown_first: 0.5,
-                label_mass: 0.0,
-            },
-        }))
-    }
-
-    fn rank(&self, body: &Value) -> Result<Result<Answer, String>, NoAnswer> {
-        let schema = json!({
-            "type": "object",
-            "properties": {
-                "reason": { "type": "string" },
-                "rank": { "type": "array", "items": { "type": "integer", "enum": [1, 2] }, "minItems": 2, "maxItems": 2 },
-            },
-            "required": ["reason", "rank"],
-            "additionalProperties": false,
-        });
-        let choice = self
-            .endpoint
-            .ask(body, REASON_TOKENS, &json_ways(&schema), &self.endpoint.written)?;
-        let read = read::rank(&choice.message.text());
-        Ok(read
-            .map(certain)
-            .map_err(|reason| match choice.finish_reason.as_deref() {
-                Some("length") => format!("{reason} (cut off after {REASON_TOKENS} tokens)"),
-                _ => reason,
-            }))
     }
 
     fn record(&self, rubric: Digest, pair: &JudgedPair<'_>, answers: [Result<Answer, String>; 2]) -> VerdictRecord {
@@ -196,6 +189,25 @@ impl Judge for EndpointJudge {
     fn spent(&self) -> Spent {
         self.endpoint.spent()
     }
+}
+
+/// The model has answered; what it has answered is none of the labels.
+const OUTSIDE: Answer = Answer {
+    probability_shown_first: 0.5,
+    label_mass: 0.0,
+};
+
+/// What an answer with a reason looks like.
+fn rank_schema() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "reason": { "type": "string" },
+            "rank": { "type": "array", "items": { "type": "integer", "enum": [1, 2] }, "minItems": 2, "maxItems": 2 },
+        },
+        "required": ["reason", "rank"],
+        "additionalProperties": false,
+    })
 }
 
 fn certain(place: usize) -> Answer {

@@ -1,16 +1,20 @@
 //! Servers that speak OpenAI's chat completions: vLLM, SGLang, llama.cpp, transformers, and hosted models.
 
 mod client;
+mod dialect;
 mod embed;
+mod failure;
 mod judge;
+mod proxy;
 mod read;
 mod wire;
+mod words;
 
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gavel_core::ids::Digest;
 use gavel_core::spec::ServerSpec;
@@ -20,9 +24,17 @@ use serde_json::{Value, json};
 
 use crate::Error;
 use crate::open::{BackEnd, Models, OpenOptions};
-use client::{Client, Failure};
+use client::Client;
+use dialect::{Dialect, Wishes};
+use failure::{Failure, Kind};
 use judge::EndpointJudge;
-use wire::{Choice, Completion};
+use proxy::Proxies;
+use wire::{Completion, Said, Silence};
+
+/// How often a question is asked whose answer says nothing.
+const ANSWERS: u32 = 3;
+/// Room for the thoughts of a model that thinks before it answers, when it turns out to.
+const THOUGHTS: [u32; 2] = [512, 4096];
 
 /// A model behind a server.
 pub struct Endpoint {
@@ -31,15 +43,35 @@ pub struct Endpoint {
     model: String,
     name: String,
     identity: Digest,
-    /// How far the server had to be met, for each kind of request: the place of what it accepted among what was tried.
-    written: AtomicUsize,
-    labelled: AtomicUsize,
-    /// The name of the limit on tokens: an older and a newer one.
-    limit: AtomicUsize,
+    /// What the server was found to take.
+    dialect: Mutex<Dialect>,
+    /// How many tokens written answers were found to need.
+    written: Room,
 }
 
-/// The limit's names; newer hosted models refuse the first.
-const LIMITS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
+/// How many tokens an answer may have: the first of these bounds, and after an answer that was cut off the next. What was
+/// enough once is where the next question begins.
+#[derive(Default)]
+struct Room(AtomicUsize);
+
+impl Room {
+    fn place(&self, bounds: &[u32]) -> usize {
+        self.0.load(Ordering::Relaxed).min(bounds.len().saturating_sub(1))
+    }
+
+    fn was_enough(&self, place: usize) {
+        self.0.fetch_max(place, Ordering::Relaxed);
+    }
+}
+
+/// A question to the server.
+struct Asked<'a> {
+    /// Model and messages.
+    body: Value,
+    wishes: Wishes,
+    bounds: &'a [u32],
+    room: &'a Room,
+}
 
 impl BackEnd for ServerSpec {
     fn fingerprint(&self) -> Result<Digest, Error> {
@@ -72,17 +104,19 @@ impl Endpoint {
     /// # Errors
     /// [`Error::Client`] when the key is missing or the address is none.
     pub fn new(spec: &ServerSpec) -> Result<Self, Error> {
-        let base = spec.base().to_owned();
-        let model = spec.model.clone();
+        Self::with_client(spec, Client::new(spec, &Proxies::from_env())?)
+    }
+
+    fn with_client(spec: &ServerSpec, client: Client) -> Result<Self, Error> {
+        let (base, model) = (spec.base().to_owned(), spec.model.clone());
         Ok(Self {
-            client: Client::new(spec)?,
+            client,
             name: format!("{model} at {base}"),
             identity: spec.fingerprint()?,
             base,
             model,
-            written: AtomicUsize::new(0),
-            labelled: AtomicUsize::new(0),
-            limit: AtomicUsize::new(0),
+            dialect: Mutex::default(),
+            written: Room::default(),
         })
     }
 
@@ -105,110 +139,122 @@ impl Endpoint {
         })
     }
 
-    /// Asks with each of `ways` in turn, from the one that the server accepted last, until it does not object. What it accepts
-    /// is remembered in `remembered`.
-    fn ask(
-        &self,
-        request: &Value,
-        max_tokens: u32,
-        ways: &[Value],
-        remembered: &AtomicUsize,
-    ) -> Result<Choice, NoAnswer> {
-        let mut first = None;
-        let known = remembered.load(Ordering::Relaxed).min(ways.len() - 1);
-        for (way, changes) in ways.iter().enumerate().skip(known) {
-            match self.ask_one_way(request, max_tokens, changes) {
-                Ok(completion) => {
-                    if way != known {
-                        tracing::info!(endpoint = self.base, way, "the server takes a simpler request");
-                        remembered.store(way, Ordering::Relaxed);
+    /// Asks until `read` understands the answer: again after one that is empty, cut off or of another form, with longer and
+    /// longer pauses and more room where there was too little. The inner error of `read` says what is wrong with an answer.
+    fn ask<T>(&self, mut asked: Asked<'_>, read: impl Fn(&Said) -> Result<T, String>) -> Result<T, NoAnswer> {
+        let seed = asked.wishes.seed;
+        let mut place = asked.room.place(asked.bounds);
+        let mut nothing = String::new();
+        for attempt in 0..ANSWERS {
+            if attempt > 0 {
+                tracing::warn!(
+                    reason = nothing,
+                    model = self.name,
+                    "an answer that says nothing: asking again"
+                );
+                self.client.pause(attempt);
+                // A server that computes the same again must not compute the same again.
+                asked.wishes.seed = Some(seed.unwrap_or_default() + u64::from(attempt));
+            }
+            let bound = asked.bounds[place];
+            asked.wishes.limit = Some(bound);
+            let is_complete = match self.complete(&asked)?.said() {
+                Err(Silence::Refused(words)) => return Err(NoAnswer::Silent(format!("the judge refused: {words}"))),
+                Err(Silence::Nothing(reason)) => {
+                    nothing = reason;
+                    true
+                }
+                Err(Silence::CutOff) => {
+                    nothing = "the answer had not begun".into();
+                    false
+                }
+                Ok(said) => match read(&said) {
+                    Ok(answer) => {
+                        asked.room.was_enough(place);
+                        return Ok(answer);
                     }
-                    return completion;
-                }
-                Err(failure) if failure.is_objection() => {
-                    first.get_or_insert(failure);
-                }
-                Err(failure) => return Err(NoAnswer::Failed(failure.into_error(&self.base))),
+                    Err(reason) => {
+                        nothing = reason;
+                        said.complete
+                    }
+                },
+            };
+            if !is_complete {
+                nothing += &format!(" (cut off after {bound} tokens)");
+                place = (place + 1).min(asked.bounds.len() - 1);
             }
         }
-        // Nothing was accepted, so the objection is to something else.
-        let failure = first.unwrap_or_else(|| Failure::lasting("there was nothing to ask".into()));
-        Err(NoAnswer::Failed(failure.into_error(&self.base)))
+        Err(NoAnswer::Silent(nothing))
     }
 
-    fn ask_one_way(
+    fn complete(&self, asked: &Asked<'_>) -> Result<Completion, NoAnswer> {
+        let answer = self.accepted(&asked.body, &asked.wishes, |request| self.client.complete(request));
+        let answer = answer.map_err(|failure| match failure.kind {
+            Kind::TooLong => {
+                tracing::warn!(said = %failure.said, "a question that the judge's server does not take");
+                NoAnswer::Silent(failure.told())
+            }
+            _ => NoAnswer::Failed(failure.into_error(&self.base)),
+        })?;
+        serde_json::from_value(answer)
+            .map_err(|error| NoAnswer::Silent(format!("the answer is no chat completion: {error}")))
+    }
+
+    /// Sends a request in the words that the server takes, and finds out which these are.
+    fn accepted(
         &self,
-        request: &Value,
-        max_tokens: u32,
-        changes: &Value,
-    ) -> Result<Result<Choice, NoAnswer>, Failure> {
-        let limit = self.limit.load(Ordering::Relaxed);
-        let sent = |limit: usize| {
-            let mut request = request.clone();
-            request[LIMITS[limit]] = max_tokens.into();
-            for (key, value) in changes.as_object().into_iter().flatten() {
-                request[key] = value.clone();
+        body: &Value,
+        wishes: &Wishes,
+        send: impl Fn(&Value) -> Result<Value, Failure>,
+    ) -> Result<Value, Failure> {
+        let mut dialect = *self.known_dialect();
+        let mut first = None;
+        loop {
+            match send(&dialect.write(body, wishes)) {
+                Ok(answer) => {
+                    for parameter in self.known_dialect().learn(&dialect) {
+                        tracing::warn!(
+                            model = self.name,
+                            ?parameter,
+                            "the server refuses a parameter: it is asked without"
+                        );
+                    }
+                    return Ok(answer);
+                }
+                Err(failure) if failure.is_objection() => match dialect.without(&failure.named, wishes) {
+                    Some(simpler) => {
+                        dialect = simpler;
+                        first.get_or_insert(failure);
+                    }
+                    // Nothing was accepted, so the objection is to something else.
+                    None => return Err(first.unwrap_or(failure)),
+                },
+                Err(failure) => return Err(failure),
             }
-            self.client.complete(&request)
-        };
-        let completion = match sent(limit) {
-            Err(failure) if failure.is_objection() && limit == 0 && failure.reason.contains(LIMITS[1]) => {
-                let completion = sent(1)?;
-                self.limit.store(1, Ordering::Relaxed);
-                completion
-            }
-            completion => completion?,
-        };
-        Ok(choice(completion))
+        }
     }
 
-    fn request(&self, messages: &[Message], images: &[&RgbImage]) -> Result<Value, AskError> {
+    fn known_dialect(&self) -> std::sync::MutexGuard<'_, Dialect> {
+        self.dialect.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Model and messages of a request.
+    fn body(&self, messages: &[Message], images: &[&RgbImage]) -> Result<Value, AskError> {
         let messages = wire::messages(messages, images).map_err(|error| AskError::Unanswerable {
             reason: format!("a picture cannot be written as PNG: {error}"),
             hint: None,
+            said: None,
         })?;
-        Ok(json!({ "model": self.model, "messages": messages, "temperature": 0.0 }))
+        Ok(json!({ "model": self.model, "messages": messages }))
     }
 }
 
-/// Why a request that the server took gives no answer.
+/// Why a question has no answer.
 #[derive(Debug, Clone, PartialEq)]
 enum NoAnswer {
-    /// The model does not want to answer.
-    Refused(String),
+    /// The server was asked, and this question has none: in words that may be told.
+    Silent(String),
     Failed(AskError),
-}
-
-impl From<AskError> for NoAnswer {
-    fn from(error: AskError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-fn choice(completion: Completion) -> Result<Choice, NoAnswer> {
-    let Some(mut choice) = completion.choices.into_iter().next() else {
-        return Err(NoAnswer::Refused("an answer without words".into()));
-    };
-    choice.tokens = completion.usage;
-    if let Some(refusal) = choice.message.refusal.as_deref().filter(|refusal| !refusal.is_empty()) {
-        return Err(NoAnswer::Refused(read::excerpt(refusal)));
-    }
-    if choice.finish_reason.as_deref() == Some("content_filter") {
-        return Err(NoAnswer::Refused("the server's content filter".into()));
-    }
-    Ok(choice)
-}
-
-/// Ways to ask for JSON, the strictest first.
-fn json_ways(schema: &Value) -> Vec<Value> {
-    vec![
-        json!({ "response_format": {
-            "type": "json_schema",
-            "json_schema": { "name": "answer", "strict": true, "schema": schema },
-        } }),
-        json!({ "response_format": { "type": "json_object" } }),
-        json!({}),
-    ]
 }
 
 impl Chat for Endpoint {
@@ -221,32 +267,41 @@ impl Chat for Endpoint {
     }
 
     fn reply(&self, request: &ChatRequest<'_>) -> Result<ChatReply, AskError> {
-        let mut body = self.request(request.messages, request.images)?;
-        body["temperature"] = request.temperature.into();
-        if request.temperature > 0.0 {
-            body["seed"] = request.seed.into();
-        }
-        let ways = request.schema.map_or_else(|| vec![json!({})], json_ways);
+        let mut body = self.body(request.messages, request.images)?;
         // Said in words as well: not every server that takes a schema holds the model to it.
         if let Some(schema) = request.schema {
             say_schema(&mut body, schema);
         }
-        let choice = self
-            .ask(&body, request.max_tokens, &ways, &self.written)
-            .map_err(|asked| match asked {
-                NoAnswer::Failed(error) => error,
-                NoAnswer::Refused(words) => AskError::Unanswerable {
-                    reason: format!("{}: the model refuses to answer: {words}", self.name),
-                    hint: None,
-                },
-            })?;
-        Ok(ChatReply {
-            text: choice.message.text(),
-            complete: choice.finish_reason.as_deref() != Some("length"),
-            usage: choice.tokens.map_or_else(Usage::default, |tokens| Usage {
-                prompt_tokens: tokens.prompt_tokens,
-                completion_tokens: tokens.completion_tokens,
-            }),
+        let most = request.max_tokens;
+        let asked = Asked {
+            body,
+            wishes: Wishes {
+                temperature: Some(request.temperature),
+                seed: (request.temperature > 0.0).then_some(request.seed),
+                schema: request.schema.cloned(),
+                ..Wishes::default()
+            },
+            // More than what was asked for only where a model's thoughts leave nothing of it.
+            bounds: &[most, most.max(THOUGHTS[0]), most.max(THOUGHTS[1])],
+            room: &self.written,
+        };
+        let reply = |said: &Said| {
+            Ok(ChatReply {
+                text: said.text.clone(),
+                complete: said.complete,
+                usage: said.tokens.map_or_else(Usage::default, |tokens| Usage {
+                    prompt_tokens: tokens.prompt_tokens,
+                    completion_tokens: tokens.completion_tokens,
+                }),
+            })
+        };
+        self.ask(asked, reply).map_err(|asked| match asked {
+            NoAnswer::Failed(error) => error,
+            NoAnswer::Silent(reason) => AskError::Unanswerable {
+                reason: format!("{}: {reason}", self.name),
+                hint: None,
+                said: None,
+            },
         })
     }
 

@@ -157,7 +157,9 @@ fn named(account: &Account) -> BTreeMap<Digest, Named> {
                     (format!("the image of {whose}"), Content::Opaque)
                 }
                 // Results name none of these.
-                Part::PairImage { .. } | Part::Source { .. } => (format!("{unit}: the {part}"), Content::Opaque),
+                Part::PairImage { .. } | Part::Source { .. } | Part::Target { .. } | Part::Mask { .. } => {
+                    (format!("{unit}: the {part}"), Content::Opaque)
+                }
             };
             add(digest, what, content);
         }

@@ -6,6 +6,7 @@ use gavel_core::run::StepRecord;
 use gavel_core::work::{Reason, Side, Verdict};
 use minijinja::{Environment, context};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::data::Report;
 use super::pictures::{Comparison, Picture, Pictures};
@@ -27,6 +28,12 @@ struct Cell {
     prompt: String,
     /// PNG of the pictures that are edited; empty where nothing is.
     sources: Vec<String>,
+    /// PNG of what the task's file says it should come to.
+    target: Option<String>,
+    /// PNG of what the task's file says may change.
+    mask: Option<String>,
+    /// The other fields of the task's record, by name.
+    fields: Vec<(String, String)>,
     before: PictureCell,
     after: PictureCell,
     /// PNG of what the tuned policy changed of the first source.
@@ -114,6 +121,9 @@ fn cell(comparison: &Comparison) -> Result<Cell, Error> {
             .iter()
             .map(|source| STANDARD.encode(&source.png))
             .collect(),
+        target: comparison.target.as_ref().map(|target| STANDARD.encode(&target.png)),
+        mask: comparison.mask.as_ref().map(|mask| STANDARD.encode(&mask.png)),
+        fields: comparison.fields.iter().map(field).collect(),
         before: picture_cell(&comparison.base),
         after: picture_cell(&comparison.tuned),
         difference: match comparison.sources.first() {
@@ -134,6 +144,12 @@ fn cell(comparison: &Comparison) -> Result<Cell, Error> {
             None => "not judged",
         },
     })
+}
+
+/// A field as people read it: a text without its quotation marks, all else as JSON.
+fn field((name, value): (&String, &Value)) -> (String, String) {
+    let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    (name.clone(), value)
 }
 
 fn change(source: &Picture, edited: &Picture) -> Result<String, Error> {

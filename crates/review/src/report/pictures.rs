@@ -1,10 +1,11 @@
 //! The held-out pictures of base and tuned policy, and what the evaluator finds in them.
 
-use gavel_core::ids::Digest;
+use gavel_core::ids::{Digest, PromptIndex};
 use gavel_core::run::Run;
 use gavel_core::work::{Task, VerdictRecord};
 use gavel_eval::{Answer, Evaluator};
 use image::RgbImage;
+use serde_json::{Map, Value};
 
 use crate::{Error, RunSource};
 
@@ -16,6 +17,12 @@ pub(super) struct Comparison {
     pub(super) prompt: String,
     /// What is edited; empty where nothing is.
     pub(super) sources: Vec<Picture>,
+    /// What the task's file says it should come to.
+    pub(super) target: Option<Picture>,
+    /// What the task's file says may change.
+    pub(super) mask: Option<Picture>,
+    /// The other fields that the task has in its file.
+    pub(super) fields: Map<String, Value>,
     pub(super) base: Picture,
     pub(super) tuned: Picture,
     pub(super) verdict: Option<VerdictRecord>,
@@ -42,14 +49,20 @@ impl Pictures {
     ) -> Result<Self, Error> {
         let results = run.results();
         let mut comparisons = Vec::new();
-        for (index, task) in run.assets().held_out.iter().enumerate() {
+        let assets = run.assets();
+        for (index, task) in assets.held_out.iter().enumerate() {
             let at = |images: &[Option<Digest>]| images.get(index).copied().flatten();
             let (Some(base), Some(tuned)) = (at(&results.base_images), at(&results.tuned_images)) else {
                 continue;
             };
+            let given = assets.annotations.held_out.get(&PromptIndex(index as u32));
+            let given = given.cloned().unwrap_or_default();
             let mut comparison = Comparison {
                 prompt: task.words.clone(),
                 sources: Vec::new(),
+                target: Picture::read_optional(given.target, source).await?,
+                mask: Picture::read_optional(given.mask, source).await?,
+                fields: given.fields,
                 base: Picture::read(base, source).await?,
                 tuned: Picture::read(tuned, source).await?,
                 verdict: results.comparisons.get(index).cloned().flatten(),
@@ -97,6 +110,13 @@ impl Picture {
             png: source.blob(&digest).await?.to_vec(),
             answer: None,
         })
+    }
+
+    async fn read_optional(digest: Option<Digest>, source: &dyn RunSource) -> Result<Option<Self>, Error> {
+        match digest {
+            Some(digest) => Self::read(digest, source).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// The pixels.

@@ -4,7 +4,7 @@ use gavel_core::ids::Digest;
 use gavel_core::measure::WinRate;
 use gavel_eval::{Edits, Evaluator, Scenes, Task};
 use image::{ImageFormat, Rgb, RgbImage};
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::data::{Evaluation, Report, Versions};
 use super::pictures::{Comparison, Picture, Pictures};
@@ -43,6 +43,9 @@ fn edit(words: &str, base: &RgbImage, tuned: &RgbImage) -> Comparison {
     Comparison {
         prompt: words.to_owned(),
         sources: vec![picture(&sources[0], &Edits, &task)],
+        target: None,
+        mask: None,
+        fields: Map::new(),
         base: picture(base, &Edits, &task),
         tuned: picture(tuned, &Edits, &task),
         verdict: None,
@@ -88,6 +91,9 @@ fn a_report_of_pictures_made_from_words_knows_nothing_of_edits() {
     let pictures = Pictures(vec![Comparison {
         prompt: words.to_owned(),
         sources: Vec::new(),
+        target: None,
+        mask: None,
+        fields: Map::new(),
         base: picture(&square(BLUE, WHITE), &Scenes, &task),
         tuned: picture(&square(RED, WHITE), &Scenes, &task),
         verdict: None,
@@ -161,6 +167,31 @@ fn the_page_shows_source_and_difference_and_says_when_the_adapter_repaints() {
     let page = html::render(&report(Evaluation::new("edits", &faithful)), &faithful).unwrap();
     assert!(page.contains("<p class=\"statement\">Fulfilment rose by 1.000, and preservation is unchanged.</p>"));
     assert!(!page.contains("Failure"));
+}
+
+#[test]
+fn the_page_shows_what_the_task_file_gave_along() {
+    let shown = |comparison: Comparison| {
+        let pictures = Pictures(vec![comparison]);
+        html::render(&report(None), &pictures).unwrap()
+    };
+    let plain = || edit("make the red square blue", &square(RED, WHITE), &square(BLUE, WHITE));
+    let page = shown(plain());
+    assert!(!page.contains("alt=\"target\"") && !page.contains("alt=\"mask\""));
+
+    let mut annotated = plain();
+    let task = Task {
+        words: "make the red square blue",
+        sources: &[square(RED, WHITE)],
+    };
+    annotated.target = Some(picture(&square(BLUE, WHITE), &Edits, &task));
+    annotated.mask = Some(picture(&square(WHITE, PINK), &Edits, &task));
+    annotated.fields.insert("task_type".into(), json!("<colour>"));
+    annotated.fields.insert("level".into(), json!(2));
+    let page = shown(annotated);
+    assert_eq!(page.matches("alt=\"target\"").count(), 1);
+    assert_eq!(page.matches("alt=\"mask\"").count(), 1);
+    assert!(page.contains("task_type: &lt;colour&gt;; level: 2"), "{page}");
 }
 
 #[test]

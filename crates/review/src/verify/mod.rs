@@ -10,6 +10,7 @@ mod recorded;
 mod redo;
 mod store;
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -86,13 +87,14 @@ pub enum Progress<'a> {
 }
 
 /// Verifies a step. Blocks until it is done, and must not be called from async code: the workers' code has runtimes of its own.
+/// Where `progress` breaks off, the report confirms nothing.
 ///
 /// # Errors
 /// The run cannot be read. A step that does not come out the same is no error but a report that is not confirmed.
 pub fn verify(
     source: &dyn RunSource,
     options: &VerifyOptions,
-    mut progress: impl FnMut(Progress<'_>),
+    mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<VerifyReport, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -101,7 +103,9 @@ pub fn verify(
     let history = runtime.block_on(source.history())?;
     let (run, step, recorded) = recorded::read(&history, options.step)?;
     let mut report = VerifyReport::new(&run, step);
-    progress(Progress::Begun(&report));
+    if progress(Progress::Begun(&report)).is_break() {
+        return Ok(report);
+    }
     let mut verifier = UnitVerifier::new(&run, Store::new(runtime, source));
     verifier.use_models(options.model.as_deref(), options.judge.as_deref());
     for part in Part::ALL {
@@ -112,7 +116,9 @@ pub fn verify(
         let units: Vec<&Recorded> = recorded.iter().filter(of_part).collect();
         let goes_on = verify_part(part, &units, &mut verifier, &mut report)?;
         if let Some(done) = report.parts.last().filter(|done| done.part == part) {
-            progress(Progress::Done(done));
+            if progress(Progress::Done(done)).is_break() {
+                return Ok(report);
+            }
         }
         if !goes_on {
             break;

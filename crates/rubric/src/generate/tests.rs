@@ -50,6 +50,7 @@ impl Chat for Writer {
                 return Err(AskError::Unavailable {
                     reason: "gone".into(),
                     hint: None,
+                    said: None,
                 });
             }
             asked.push(format!("{} {} {words}", request.seed, request.temperature));

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::assets::Annotation;
 use crate::forecast::rehearsal;
+use crate::ids::PromptIndex;
 use crate::work::{Task, rules};
 
 fn digests(blobs: impl Iterator<Item = (Digest, crate::work::Part)>) -> BTreeSet<Digest> {
@@ -106,7 +108,7 @@ fn kept_by_rule(fleet: &Fleet) -> BTreeSet<Digest> {
         version >= first_version || (every > 0 && version > 0 && version.is_multiple_of(every))
     };
     let assets = fleet.run.assets();
-    let mut kept = named_in(&(&assets.prompts, &assets.held_out, &assets.labelled));
+    let mut kept = named_in(&(&assets.prompts, &assets.held_out, &assets.annotations, &assets.labelled));
     for (unit, outcome) in accepted(fleet) {
         let keeps = match unit {
             Unit::Initialise => keeps_policy(0),
@@ -192,6 +194,13 @@ fn any_run() -> impl Strategy<Value = Run> {
             (0..)
                 .zip(&mut assets.labelled)
                 .for_each(|(index, pair)| edit("labelled", index, &mut pair.task));
+            let given = |kind: &str| Annotation {
+                target: Some(Digest::of(format!("{kind} target").as_bytes())),
+                mask: Some(Digest::of(format!("{kind} mask").as_bytes())),
+                ..Annotation::default()
+            };
+            assets.annotations.prompts.insert(PromptIndex(1), given("training"));
+            assets.annotations.held_out.insert(PromptIndex(0), given("held-out"));
         }
         Run::new(RunId("any".into()), spec, assets).created(Millis(0))
     })

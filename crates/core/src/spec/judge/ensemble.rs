@@ -9,6 +9,7 @@ use super::JudgeBackEnd;
 use super::back_end::BackEnd;
 use super::check_margin;
 use super::table::{self, Leftovers};
+use crate::bounds;
 use crate::spec::problems::Problems;
 use crate::spec::section;
 
@@ -114,6 +115,8 @@ impl BackEnd for EnsembleSpec {
         problems.require(self.members.len() >= 2, &format!("{at}.members"), || {
             format!("an ensemble needs two members or more, not {}", self.members.len())
         });
+        let count = self.members.len() as u64;
+        problems.at_most(count, bounds::MEMBERS, &format!("{at}.members"));
         for (index, member) in self.members.iter().enumerate() {
             member.check(&format!("{at}.members[{index}]"), problems);
         }
@@ -123,6 +126,7 @@ impl BackEnd for EnsembleSpec {
 impl MemberSpec {
     fn check(&self, at: &str, problems: &mut Problems) {
         problems.positive(self.weight, &format!("{at}.weight"));
+        problems.path(&self.template, &format!("{at}.template"));
         check_margin(self.margin, at, problems);
         match &self.back_end {
             JudgeBackEnd::Ensemble(_) => problems.require(false, &format!("{at}.family"), || {

@@ -3,6 +3,7 @@
 //! The keys that every judge has are fields of [`JudgeSpec`]; those that only one kind of judge has are fields of that kind,
 //! which is a variant of [`JudgeBackEnd`]. In the file both stand side by side in one table, and `family` says which kind it is.
 
+mod address;
 mod back_end;
 mod ensemble;
 mod in_process;
@@ -20,6 +21,8 @@ use toml::Table;
 
 use super::problems::Problems;
 use super::section::Section;
+use crate::bounds;
+pub use address::{ServerAddress, ServerAddressError};
 pub use back_end::JudgeBackEnd;
 pub use ensemble::{EnsembleFamily, EnsembleSpec, MemberSpec};
 pub use in_process::{InProcessFamily, InProcessSpec};
@@ -125,7 +128,7 @@ impl Section for JudgeSpec {
             "a judge template such as configs/judge/instruct.toml",
         );
         problems.require_set(&self.rubric, "judge.rubric", "a rubric set, or a text file of criteria");
-        problems.at_least_one(self.batch, "judge.batch");
+        problems.count(self.batch.into(), bounds::PER_STEP, "judge.batch");
         if let Some(reasons) = &self.reasons {
             reasons.check("judge.reasons", problems);
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bounds;
 use crate::ids::Digest;
 use crate::spec::problems::Problems;
 use crate::work::Pair;
@@ -55,7 +56,7 @@ impl ReasonsSpec {
             &format!("{at}.template"),
             "a reason template such as configs/rubric/en/reason.toml",
         );
-        problems.at_least_one(self.max_tokens, &format!("{at}.max_tokens"));
+        problems.count(self.max_tokens.into(), bounds::TOKENS, &format!("{at}.max_tokens"));
     }
 }
 

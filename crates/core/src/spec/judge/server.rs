@@ -4,8 +4,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::address::{ServerAddress, ServerAddressError};
 use super::back_end::BackEnd;
+use crate::bounds;
 use crate::spec::problems::Problems;
+
+/// A judge that takes a day for one answer is not there.
+const TIMEOUT_MAX: Duration = Duration::from_secs(86_400);
 
 /// The protocol that a judge's server speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -65,15 +70,9 @@ impl BackEnd for ServerSpec {
 
     fn check(&self, at: &str, problems: &mut Problems) {
         let key = |name: &str| format!("{at}.{name}");
-        let endpoint = &self.endpoint;
-        problems.require(
-            endpoint.starts_with("http://") || endpoint.starts_with("https://"),
-            &key("endpoint"),
-            || format!("must be the server's base address, such as http://127.0.0.1:8000/v1, not \"{endpoint}\""),
-        );
-        problems.require(!endpoint.contains(['@', '?', '#']), &key("endpoint"), || {
-            "must hold neither a key nor a query: name the key's environment variable in api_key_env".into()
-        });
+        if let Err(error) = self.address() {
+            problems.add(key("endpoint"), error.to_string(), None);
+        }
         problems.require(!self.model.is_empty(), &key("model"), || {
             "must be set: the name under which the server knows the model".into()
         });
@@ -82,9 +81,20 @@ impl BackEnd for ServerSpec {
             &key("api_key_env"),
             || "must be the name of an environment variable, not the key itself".into(),
         );
-        problems.require(!self.timeout.is_zero(), &key("timeout"), || "must be above 0".into());
-        problems.at_least_one(self.concurrency, &key("concurrency"));
-        problems.at_least_one(self.attempts, &key("attempts"));
+        problems.length(&self.endpoint, bounds::PATH, &key("endpoint"));
+        problems.length(&self.model, bounds::NAME, &key("model"));
+        let variable = self.api_key_env.as_deref().unwrap_or_default();
+        problems.length(variable, bounds::NAME, &key("api_key_env"));
+        let timeout = self.timeout;
+        problems.require(!timeout.is_zero() && timeout <= TIMEOUT_MAX, &key("timeout"), || {
+            format!(
+                "must be above 0 and at most {}, not {}",
+                humantime::format_duration(TIMEOUT_MAX),
+                humantime::format_duration(timeout)
+            )
+        });
+        problems.count(self.concurrency.into(), bounds::REQUESTS, &key("concurrency"));
+        problems.count(self.attempts.into(), bounds::ATTEMPTS, &key("attempts"));
         for (name, price) in [
             ("prompt_price", self.prompt_price),
             ("completion_price", self.completion_price),
@@ -95,7 +105,15 @@ impl BackEnd for ServerSpec {
 }
 
 impl ServerSpec {
-    /// The address without a slash at its end, so that two spellings are one server.
+    /// The address, read.
+    ///
+    /// # Errors
+    /// [`ServerAddressError`] where it is none.
+    pub fn address(&self) -> Result<ServerAddress, ServerAddressError> {
+        self.endpoint.parse()
+    }
+
+    /// The address as it is written, without a slash at its end: the server's name in fingerprints and for people.
     pub fn base(&self) -> &str {
         self.endpoint.trim_end_matches('/')
     }

@@ -1,9 +1,17 @@
 //! The contents of the files that a run specification names.
 
-use serde::{Deserialize, Serialize};
+mod check;
+mod count;
 
-use crate::ids::Digest;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::ids::{Digest, PromptIndex};
 use crate::work::{Side, Task};
+
+pub use count::UnreadableAssets;
 
 /// Everything besides weights that a run reads, so that a worker needs no file of the machine that submitted it. The pictures
 /// that it names are blobs ([`RunAssets::blobs`]), stored before the run is submitted.
@@ -14,6 +22,9 @@ pub struct RunAssets {
     pub prompts: Vec<Task>,
     /// Held-out prompts; empty in a run without evaluation.
     pub held_out: Vec<Task>,
+    /// What people gave along with these tasks.
+    #[serde(default, skip_serializing_if = "Annotations::is_empty")]
+    pub annotations: Annotations,
     /// What the judge reads as rubric.
     pub rubric: RubricText,
     /// The judge template file's text.
@@ -37,8 +48,14 @@ impl RunAssets {
         let known =
             |before: Option<Digest>, now: Option<Digest>| before.zip(now).is_none_or(|(before, now)| before == now);
         let is_equal = [
-            ("prompts.train", self.prompts == other.prompts),
-            ("prompts.held_out", self.held_out == other.held_out),
+            (
+                "prompts.train",
+                self.prompts == other.prompts && self.annotations.prompts == other.annotations.prompts,
+            ),
+            (
+                "prompts.held_out",
+                self.held_out == other.held_out && self.annotations.held_out == other.annotations.held_out,
+            ),
             ("judge.rubric", self.rubric == other.rubric),
             ("judge.template", self.template == other.template),
             (
@@ -55,6 +72,48 @@ impl RunAssets {
             .filter(|(_, is_equal)| !is_equal)
             .map(|(key, _)| *key)
             .collect()
+    }
+}
+
+/// What people gave along with the tasks of a run, by the task's index in its file; a task without any is not listed. It is kept
+/// for whoever looks at the run: no sampler, judge or trainer sees it, so it changes no picture and no verdict.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Annotations {
+    /// Of [`RunAssets::prompts`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub prompts: BTreeMap<PromptIndex, Annotation>,
+    /// Of [`RunAssets::held_out`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub held_out: BTreeMap<PromptIndex, Annotation>,
+}
+
+impl Annotations {
+    /// Whether nothing was given along with any task.
+    pub fn is_empty(&self) -> bool {
+        self.prompts.is_empty() && self.held_out.is_empty()
+    }
+}
+
+/// What people gave along with one task.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Annotation {
+    /// What the edit should come to: a picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Digest>,
+    /// What the edit may change: a picture, white on black, of the first source's size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<Digest>,
+    /// Every other field of the record, under the name that it has there.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub fields: Map<String, Value>,
+}
+
+impl Annotation {
+    /// Whether nothing was given.
+    pub fn is_empty(&self) -> bool {
+        self.target.is_none() && self.mask.is_none() && self.fields.is_empty()
     }
 }
 

@@ -1,0 +1,151 @@
+//! What every answer over HTTP has in common: who may ask, and what a browser may do with it.
+
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use sha2::{Digest as _, Sha256};
+
+use super::{DASHBOARD, Problem};
+
+/// Paths that probes ask for, who may name the server as they like and learn nothing about it.
+const PROBES: &[&str] = &["/healthz", "/readyz"];
+
+/// The names that a browser may know this server by, beside addresses and `localhost`.
+///
+/// A page from elsewhere whose name is made to lead here (DNS rebinding) shows itself by that name in `Host`.
+#[derive(Debug, Clone)]
+pub(crate) struct HostNames(Arc<[String]>);
+
+impl HostNames {
+    /// These, and the machine's own name.
+    pub(crate) fn new(names: &[String]) -> Self {
+        // Linux tells the machine's name in a file.
+        let own = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let own = own.map(|name| name.trim().to_owned());
+        let names = names.iter().cloned().chain(own);
+        Self(names.map(|name| name.to_ascii_lowercase()).collect())
+    }
+
+    fn knows(&self, host: &str) -> bool {
+        let name = without_port(host).to_ascii_lowercase();
+        let literal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        let is_address = literal.unwrap_or(&name).parse::<IpAddr>().is_ok();
+        is_address || name == "localhost" || name.ends_with(".localhost") || self.0.contains(&name)
+    }
+}
+
+/// `host:port` without the port; `[::1]:80` keeps its brackets.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// Sends away who asks under a name that is not this server's, and adds the headers of every answer.
+pub(crate) async fn guard(State(names): State<HostNames>, request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let is_known = host.is_some_and(|host| names.knows(host)) || PROBES.contains(&request.uri().path());
+    let mut response = match is_known {
+        true => next.run(request).await,
+        false => Problem::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "this server does not answer under the name that the request's Host gives it",
+        )
+        .with_hint("ask by address or as localhost, or start the coordinator with --allow-host NAME")
+        .into_response(),
+    };
+    harden(response.headers_mut());
+    response
+}
+
+fn harden(headers: &mut HeaderMap) {
+    let fixed = |value: &'static str| HeaderValue::from_static(value);
+    let all: [(HeaderName, HeaderValue); 7] = [
+        (header::CONTENT_SECURITY_POLICY, POLICY.clone()),
+        (header::X_CONTENT_TYPE_OPTIONS, fixed("nosniff")),
+        (header::X_FRAME_OPTIONS, fixed("DENY")),
+        (header::REFERRER_POLICY, fixed("no-referrer")),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            fixed("same-origin"),
+        ),
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            fixed("same-origin"),
+        ),
+        (
+            HeaderName::from_static("permissions-policy"),
+            fixed("camera=(), geolocation=(), microphone=()"),
+        ),
+    ];
+    headers.extend(all);
+    // States change at any moment; a blob says that it never does.
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+}
+
+/// The dashboard's own script and nothing else may run; pictures and states come from this server. Whatever else is served here,
+/// words of strangers among it, is never a page that does something.
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let script = BASE64_STANDARD.encode(Sha256::digest(script(DASHBOARD)));
+    let policy = format!(
+        "default-src 'none'; script-src 'sha256-{script}'; style-src 'unsafe-inline'; img-src 'self'; connect-src 'self'; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    // Base64 and the words above are what a header may hold.
+    HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
+});
+
+/// The text of a page's one script.
+fn script(page: &str) -> &str {
+    let begin = page.split_once("<script>").map_or("", |(_, rest)| rest);
+    begin.split_once("</script>").map_or("", |(script, _)| script)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_own_names_are_known_and_other_names_are_not() {
+        let names = HostNames::new(&["Gavel.example.org".to_owned()]);
+        for host in [
+            "127.0.0.1:7441",
+            "10.0.0.7",
+            "[::1]:7441",
+            "localhost",
+            "localhost:7441",
+            "a.localhost:1",
+            "gavel.example.org:80",
+        ] {
+            assert!(names.knows(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example.org",
+            "gavel.example.org.evil.com",
+            "localhost.evil.com",
+            "127.0.0.1.evil.com",
+            "[evil]",
+        ] {
+            assert!(!names.knows(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn the_policy_lets_the_dashboards_script_run_and_no_other() {
+        assert_eq!(DASHBOARD.matches("<script").count(), 1, "a second script would not run");
+        assert!(script(DASHBOARD).contains("refresh();"));
+        let policy = POLICY.to_str().unwrap();
+        assert!(policy.contains("default-src 'none'; script-src 'sha256-"), "{policy}");
+        assert!(!DASHBOARD.contains(" onclick="), "handlers in attributes would not run");
+    }
+}

@@ -1,0 +1,120 @@
+//! One program at a time in a folder, by a lock that the system takes back when its holder ends, in whatever way it ends.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use gavel_core::hint::Hint;
+
+/// Held until it is dropped.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: File,
+}
+
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another program has it.
+    #[error("{} is held by {holder}", file.display())]
+    Held {
+        /// The lock's file.
+        file: PathBuf,
+        /// What the other program wrote into it.
+        holder: String,
+    },
+    /// The file cannot be written.
+    #[error("{}: cannot write the lock", file.display())]
+    Unwritable {
+        /// The lock's file.
+        file: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Hint for LockError {
+    fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Held { .. } => "wait until that process has ended, or end it (SIGTERM), or name another folder",
+            Self::Unwritable { .. } => "check that this user may write to the folder",
+        };
+        Some(text.to_owned())
+    }
+}
+
+impl FolderLock {
+    /// Takes the lock of this file, which is made where it is missing, with its folder, and says there who holds it.
+    ///
+    /// A file system without locks lets everybody have it; the log says so.
+    ///
+    /// # Errors
+    /// [`LockError`].
+    pub fn take(file: &Path) -> Result<Self, LockError> {
+        let unwritable = |source| LockError::Unwritable {
+            file: file.to_owned(),
+            source,
+        };
+        if let Some(folder) = file.parent() {
+            std::fs::create_dir_all(folder).map_err(unwritable)?;
+        }
+        let mut open = OpenOptions::new();
+        // Another holder's words stay until the lock is ours.
+        let mut lock = open
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(file)
+            .map_err(unwritable)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Its words are for people; without them the refusal stands.
+                let _ = lock.take(200).read_to_string(&mut holder);
+                return Err(LockError::Held {
+                    file: file.to_owned(),
+                    holder: match holder.trim() {
+                        "" => "another process".to_owned(),
+                        holder => holder.to_owned(),
+                    },
+                });
+            }
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                tracing::warn!(file = %file.display(), "this file system has no locks: nobody notices a second program here");
+            }
+            Err(TryLockError::Error(source)) => return Err(unwritable(source)),
+        }
+        // It is held by now; that people are not told by whom, on a full disk, is no reason to let go of it.
+        let _ = lock.set_len(0).and_then(|()| lock.write_all(holder().as_bytes()));
+        Ok(Self { _file: lock })
+    }
+}
+
+/// This process, as others read of it.
+fn holder() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match host.trim() {
+        "" => format!("process {}\n", std::process::id()),
+        host => format!("process {} on {host}\n", std::process::id()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_program_is_refused_by_the_name_of_the_first_until_that_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("deep/lock");
+        let first = FolderLock::take(&file).unwrap();
+        let refused = FolderLock::take(&file).unwrap_err();
+        let expected = format!("{} is held by process {}", file.display(), std::process::id());
+        assert!(refused.to_string().starts_with(&expected), "{refused}");
+        drop(first);
+        FolderLock::take(&file).unwrap();
+    }
+}

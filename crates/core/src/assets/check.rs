@@ -1,0 +1,299 @@
+//! Whether a run's files fit: into the coordinator's memory, and into the messages that carry them.
+
+use serde_json::Value;
+
+use crate::bounds::{self, Bound};
+use crate::rpo;
+use crate::spec::{Problems, RunSpec};
+use crate::work::Task;
+
+use super::{Annotation, RunAssets};
+
+/// What a task weighs beside its words: its place in a list, and in a message its index and the hashes of two pictures.
+const TASK_BYTES: u64 = 160;
+/// What a source picture weighs: its hash, in memory and in a message.
+const SOURCE_BYTES: u64 = 40;
+/// What a value weighs that was given along with a task.
+const VALUE_BYTES: u64 = 160;
+/// What a held-out prompt or a labelled pair weighs with its pictures, its verdict and its units.
+const JUDGED_BYTES: u64 = 640;
+/// What a match weighs with its verdict.
+const MATCH_BYTES: u64 = 256;
+/// What a candidate weighs with its blobs.
+const CANDIDATE_BYTES: u64 = 96;
+/// What a prompt of a step weighs with its units.
+const PROMPT_BYTES: u64 = 256;
+/// What a run weighs that has nothing.
+const RUN_BYTES: u64 = 64 << 10;
+
+impl RunAssets {
+    /// Checks the files of a run that is to be submitted: each of them, all together, and what one unit takes of them.
+    ///
+    /// # Errors
+    /// All problems at once, each with its key, what was found and what is taken.
+    pub fn check(&self, spec: &RunSpec) -> Result<(), Problems> {
+        let mut problems = Problems::default();
+        problems.require(!self.prompts.is_empty(), "prompts.train", || {
+            "the file holds no prompt".into()
+        });
+        let labelled: Vec<&Task> = self.labelled.iter().map(|pair| &pair.task).collect();
+        check_tasks(self.prompts.iter(), bounds::PROMPTS, "prompts.train", &mut problems);
+        check_tasks(
+            self.held_out.iter(),
+            bounds::HELD_OUT,
+            "prompts.held_out",
+            &mut problems,
+        );
+        check_tasks(
+            labelled.iter().copied(),
+            bounds::LABELLED,
+            "evaluation.labelled",
+            &mut problems,
+        );
+        let values = self.annotated().count();
+        problems.at_most(values as u64, bounds::ANNOTATIONS, "prompts.train");
+        for (key, text) in self.documents() {
+            problems.length(text, bounds::DOCUMENT, key);
+        }
+        let members = spec.judge.back_end.members().len();
+        problems.require(self.member_templates.len() == members, "judge.members", || {
+            format!("{} templates came for {members} members", self.member_templates.len())
+        });
+        let files = self.text_bytes();
+        problems.require(bounds::FILES.admits(files), "prompts.train", || {
+            let most = bounds::FILES.most;
+            format!("the texts of the run's files have {files} bytes together, at most {most} are taken")
+        });
+        self.check_units(spec, &mut problems);
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// How much memory the coordinator needs at most to hold these files and the steps in flight. What the committed steps leave
+    /// comes to that.
+    pub fn footprint(&self, spec: &RunSpec) -> u64 {
+        let tasks = (self.prompts.len() + self.held_out.len() + self.labelled.len()) as u64;
+        let judged = (self.held_out.len() + self.labelled.len()) as u64;
+        let sources: usize = self.tasks().map(|task| task.sources.len()).sum();
+        let prompts = u64::from(spec.prompts.per_step);
+        let candidates = prompts * u64::from(spec.sampling.candidates);
+        let step = prompts * PROMPT_BYTES + candidates * CANDIDATE_BYTES + spec.matches_per_step() * MATCH_BYTES;
+        let ahead = 1 + u64::from(spec.sampling.max_policy_lag);
+        RUN_BYTES
+            + self.text_bytes()
+            + tasks * TASK_BYTES
+            + sources as u64 * SOURCE_BYTES
+            + judged * JUDGED_BYTES
+            + self.annotated().count() as u64 * VALUE_BYTES
+            + step * ahead
+    }
+
+    fn tasks(&self) -> impl Iterator<Item = &Task> {
+        let labelled = self.labelled.iter().map(|pair| &pair.task);
+        self.prompts.iter().chain(&self.held_out).chain(labelled)
+    }
+
+    fn documents(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let members = self.member_templates.iter();
+        let reasons = self.reason_template.iter();
+        [("judge.rubric", &self.rubric.text), ("judge.template", &self.template)]
+            .into_iter()
+            .chain(members.map(|text| ("judge.members.template", text)))
+            .chain(reasons.map(|text| ("judge.reasons.template", text)))
+            .map(|(key, text)| (key, text.as_str()))
+    }
+
+    fn text_bytes(&self) -> u64 {
+        let words = self.tasks().map(|task| task.words.len());
+        let documents = self.documents().map(|(_, text)| text.len());
+        let annotations = self.annotated();
+        words
+            .chain(documents)
+            .chain(annotations)
+            .map(|bytes| bytes as u64)
+            .sum()
+    }
+
+    /// The length of the text of every value that was given along with a task: names and texts have one, numbers have none.
+    fn annotated(&self) -> impl Iterator<Item = usize> {
+        let annotations = self.annotations.prompts.values();
+        annotations.chain(self.annotations.held_out.values()).flat_map(values)
+    }
+
+    /// A unit travels in one message: no unit may be larger, whichever prompts it has.
+    fn check_units(&self, spec: &RunSpec, problems: &mut Problems) {
+        let largest = |tasks: &mut dyn Iterator<Item = &Task>| {
+            let bytes = |task: &Task| task.words.len() as u64 + task.sources.len() as u64 * SOURCE_BYTES + TASK_BYTES;
+            tasks.map(bytes).max().unwrap_or(0)
+        };
+        let prompt = largest(&mut self.prompts.iter());
+        let held_out = largest(&mut self.held_out.iter());
+        let labelled = largest(&mut self.labelled.iter().map(|pair| &pair.task));
+        let matches = rpo::match_count(spec.sampling.candidates.into()) as u64;
+        let evaluation = spec.evaluation.as_ref().map_or(0, |evaluation| evaluation.batch);
+        // No unit has more prompts than a step or a file.
+        let per_step = |batch: u32| u64::from(batch.min(spec.prompts.per_step));
+        let of_file = |batch: u32, file: usize| u64::from(batch).min(file as u64);
+        let judge = spec.judge.batch;
+        let units = [
+            ("sampling.batch", per_step(spec.sampling.batch) * prompt),
+            ("evaluation.batch", of_file(evaluation, self.held_out.len()) * held_out),
+            ("judge.batch", per_step(judge) * matches * prompt),
+            ("judge.batch", of_file(judge, self.held_out.len()) * held_out),
+            ("judge.batch", of_file(judge, self.labelled.len()) * labelled),
+        ];
+        for (key, bytes) in units {
+            problems.require(bounds::LEASE.admits(bytes), key, || {
+                let most = bounds::LEASE.most;
+                format!("a unit of so many prompts may take {bytes} bytes, at most {most} are taken: make it smaller")
+            });
+        }
+        let verdicts = per_step(judge) * matches;
+        problems.require(bounds::VERDICTS.admits(verdicts), "judge.batch", || {
+            let most = bounds::VERDICTS.most;
+            format!("a unit of so many prompts has {verdicts} verdicts, at most {most} are taken: make it smaller")
+        });
+    }
+}
+
+fn values(annotation: &Annotation) -> Vec<usize> {
+    let mut lengths = Vec::new();
+    let mut open: Vec<&Value> = Vec::new();
+    for (name, value) in &annotation.fields {
+        lengths.push(name.len());
+        open.push(value);
+    }
+    while let Some(value) = open.pop() {
+        match value {
+            Value::Array(list) => open.extend(list),
+            Value::Object(fields) => {
+                lengths.extend(fields.keys().map(String::len));
+                open.extend(fields.values());
+            }
+            Value::String(text) => lengths.push(text.len()),
+            Value::Null | Value::Bool(_) | Value::Number(_) => lengths.push(0),
+        }
+    }
+    lengths
+}
+
+/// Checks the tasks of one file. The first that is too large is told; the text itself may be anything.
+fn check_tasks<'a>(tasks: impl Iterator<Item = &'a Task>, bound: Bound, key: &str, problems: &mut Problems) {
+    let mut count = 0;
+    for (task, number) in tasks.zip(1_u64..) {
+        count = number;
+        let (words, sources) = (task.words.len() as u64, task.sources.len() as u64);
+        problems.require(bounds::WORDS.admits(words), key, || {
+            format!(
+                "task {number} has {words} bytes of words, at most {} are taken",
+                bounds::WORDS.most
+            )
+        });
+        problems.require(bounds::SOURCES.admits(sources), key, || {
+            format!(
+                "task {number} has {sources} source pictures, at most {} are taken",
+                bounds::SOURCES.most
+            )
+        });
+    }
+    problems.require(bound.admits(count), key, || {
+        format!("{count} {} came, at most {} are taken", bound.unit, bound.most)
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RubricText;
+    use crate::ids::Digest;
+    use crate::run::fixtures::{assets, spec};
+
+    fn problem(assets: &RunAssets, spec: &RunSpec) -> String {
+        assets
+            .check(spec)
+            .map_or_else(|problems| problems.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn files_within_their_bounds_pass() {
+        assert_eq!(problem(&assets(), &spec()), "");
+    }
+
+    #[test]
+    fn each_file_that_is_too_large_is_named_with_found_and_allowed() {
+        let with = |change: fn(&mut RunAssets)| {
+            let mut assets = assets();
+            change(&mut assets);
+            problem(&assets, &spec())
+        };
+        let long = || "x".repeat(16_385);
+        for (found, expected) in [
+            (
+                with(|assets| assets.prompts.clear()),
+                "prompts.train: the file holds no prompt",
+            ),
+            (
+                with(|assets| assets.held_out = vec!["p".into(); 20_001]),
+                "prompts.held_out: 20001 prompts came, at most 20000 are taken",
+            ),
+            (
+                with(|assets| assets.prompts = vec!["p".into(); 250_001]),
+                "prompts.train: 250001 prompts came, at most 250000 are taken",
+            ),
+            (
+                with(|assets| assets.rubric = RubricText::new("x".repeat(131_073))),
+                "judge.rubric: must have at most 131072 bytes, not 131073",
+            ),
+            (
+                with(|assets| assets.prompts[0].sources = vec![Digest::of(b""); 17]),
+                "prompts.train: task 1 has 17 source pictures, at most 16 are taken",
+            ),
+        ] {
+            assert_eq!(found, expected);
+        }
+        let mut assets = assets();
+        assets.labelled[0].task.words = long();
+        let expected = "evaluation.labelled: task 1 has 16385 bytes of words, at most 16384 are taken";
+        assert_eq!(problem(&assets, &spec()), expected);
+    }
+
+    #[test]
+    fn texts_that_pass_one_by_one_are_bounded_together() {
+        let mut assets = assets();
+        assets.prompts = vec!["x".repeat(16_384).into(); 1_025];
+        assert!(problem(&assets, &spec()).contains("bytes together, at most 16777216 are taken"));
+    }
+
+    #[test]
+    fn a_unit_that_fits_no_message_is_refused_by_the_key_that_makes_it_so_large() {
+        let (mut spec, mut assets) = (spec(), assets());
+        assets.prompts = vec!["x".repeat(16_000).into(); 3];
+        spec.prompts.per_step = 2_000;
+        spec.sampling.batch = 2_000;
+        spec.judge.batch = 1;
+        let found = problem(&assets, &spec);
+        assert!(
+            found.starts_with("sampling.batch: a unit of so many prompts may take 32320000 bytes"),
+            "{found}"
+        );
+        spec.sampling.batch = 1;
+        spec.judge.batch = 2_000;
+        let found = problem(&assets, &spec);
+        assert!(
+            found.starts_with("judge.batch: a unit of so many prompts may take"),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn the_footprint_counts_what_a_submitter_decides() {
+        let (mut spec, mut assets) = (spec(), assets());
+        let small = assets.footprint(&spec);
+        assert!(small < 1 << 20, "{small}");
+        assets.prompts = vec!["p".into(); 250_000];
+        let with_prompts = assets.footprint(&spec);
+        assert!(with_prompts > small + 250_000 * 100, "{with_prompts}");
+        spec.prompts.per_step = 10_000;
+        spec.sampling.max_policy_lag = 16;
+        assert!(assets.footprint(&spec) > with_prompts + 17 * 10_000 * 256);
+    }
+}

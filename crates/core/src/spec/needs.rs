@@ -1,0 +1,66 @@
+//! What a run has workers open on their own machines.
+
+use std::path::Path;
+
+use super::{JudgeBackEnd, RunSpec, ServerSpec};
+use crate::work::Role;
+
+/// What a worker opens on its machine for a run, besides what the coordinator sends it. Each with its key.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Needs<'a> {
+    /// Folders of models.
+    pub model_folders: Vec<(String, &'a Path)>,
+    /// Servers, with the variables that hold their keys. The key is that of the server's table.
+    pub servers: Vec<(String, &'a ServerSpec)>,
+}
+
+impl RunSpec {
+    /// What a worker of this role opens.
+    pub fn needs(&self, role: Role) -> Needs<'_> {
+        let mut needs = Needs::default();
+        match role {
+            Role::Sampler | Role::Trainer => needs.model_folders.push(("model.path".into(), &self.model.path)),
+            Role::Judge => {
+                for (index, back_end) in self.judge.back_ends().enumerate() {
+                    let member = index.checked_sub(1);
+                    let at = member.map_or_else(|| "judge".into(), |member| format!("judge.members[{member}]"));
+                    match back_end {
+                        JudgeBackEnd::InProcess(model) => needs.model_folders.push((format!("{at}.path"), &model.path)),
+                        JudgeBackEnd::Server(server) => needs.servers.push((at, server)),
+                        JudgeBackEnd::Ensemble(_) => {}
+                    }
+                }
+            }
+        }
+        needs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::tests::full;
+
+    #[test]
+    fn each_role_needs_what_it_opens() {
+        let spec = full();
+        for role in [Role::Sampler, Role::Trainer] {
+            let needs = spec.needs(role);
+            assert_eq!(
+                needs.model_folders,
+                [("model.path".to_owned(), spec.model.path.as_path())]
+            );
+            assert!(needs.servers.is_empty());
+        }
+        let needs = spec.needs(Role::Judge);
+        let keys = |places: Vec<&String>| places.into_iter().cloned().collect::<Vec<_>>().join(" ");
+        assert_eq!(
+            keys(needs.model_folders.iter().map(|(key, _)| key).collect()),
+            "judge.members[0].path"
+        );
+        assert_eq!(
+            keys(needs.servers.iter().map(|(key, _)| key).collect()),
+            "judge.members[1]"
+        );
+    }
+}

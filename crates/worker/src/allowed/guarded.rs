@@ -1,0 +1,41 @@
+//! The guard before the work.
+
+use gavel_core::RunAssets;
+use gavel_core::ids::RunId;
+use gavel_core::spec::RunSpec;
+use gavel_core::work::rally::Group;
+use gavel_core::work::{Assignment, Outcome, Role, Unit};
+
+use super::Allowed;
+use crate::context::WorkContext;
+use crate::work::{Work, WorkError};
+
+/// Work that gets ready for no run that wants more of the machine than is allowed.
+pub(crate) struct Guarded<W> {
+    work: W,
+    allowed: Allowed,
+    role: Role,
+}
+
+impl<W> Guarded<W> {
+    pub(crate) fn new(work: W, allowed: Allowed, role: Role) -> Self {
+        Self { work, allowed, role }
+    }
+}
+
+impl<W: Work> Work for Guarded<W> {
+    fn prepare(&mut self, run: &RunId, spec: &RunSpec, assets: &RunAssets) -> Result<(), WorkError> {
+        // Another worker's owner may allow it.
+        let allowed = self.allowed.check(spec, self.role);
+        allowed.map_err(|refusal| WorkError::retry(&refusal))?;
+        self.work.prepare(run, spec, assets)
+    }
+
+    fn perform(&mut self, unit: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {
+        self.work.perform(unit, assignment, context)
+    }
+
+    fn assist(&mut self, assignment: &Assignment, group: &Group, context: &WorkContext) -> Result<(), WorkError> {
+        self.work.assist(assignment, group, context)
+    }
+}
