@@ -1,6 +1,7 @@
 //! One file for each subcommand: its arguments, and what it does.
 
 mod audit;
+mod backup;
 mod bench;
 mod cancel;
 mod config;
@@ -80,6 +81,10 @@ pub(crate) enum Command {
     Audit(audit::AuditArguments),
     /// Do a recorded step again from a run's ledger and blobs, and compare every byte.
     Verify(verify::VerifyArguments),
+    /// Copy a coordinator's runs and the blobs that they need to a folder, while it works or when it does not.
+    Backup(backup::BackupArguments),
+    /// Write a backup's runs and blobs to a new place.
+    Restore(backup::RestoreArguments),
     /// Check that a configuration will run: files, models, adapter, judge, memory, folders.
     Doctor(doctor::DoctorArguments),
     /// Time the parts of a configuration's step in one process, without a fleet.
@@ -141,6 +146,8 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Watch(arguments) => return watch::watch(&arguments),
         Command::Export(arguments) => export::export(&arguments)?,
         Command::Audit(arguments) => return audit::audit(&arguments),
+        Command::Backup(arguments) => return backup::backup(arguments),
+        Command::Restore(arguments) => return backup::restore(arguments),
         Command::Verify(arguments) => return verify::verify(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments)?,
         Command::Load(arguments) => load::load(&arguments)?,

@@ -58,14 +58,13 @@ pub(super) struct Time {
 }
 
 impl Time {
-    /// Time after `latest`, the time of the ledger's last event; `None` in an empty ledger.
-    pub(super) fn after(latest: Option<Millis>, clock: Clock) -> Self {
-        let wall = (clock.wall)();
-        let begun = latest.map_or(wall, |latest| latest.max(wall));
+    /// Time after `latest`, the time of the ledger's last event.
+    pub(super) fn after(latest: Millis, clock: Clock) -> Self {
+        let begun = latest.max((clock.wall)());
         Self {
             begun,
             begun_at: (clock.monotonic)(),
-            away_ms: latest.map_or(0, |latest| begun.since(latest)),
+            away_ms: begun.since(latest),
             clock,
         }
     }
@@ -88,19 +87,19 @@ mod tests {
     use super::*;
 
     /// Time after `latest` by clocks that are set by hand: wall and monotonic, in milliseconds.
-    fn after(latest: Option<u64>, wall: u64) -> (Time, Arc<AtomicU64>, Arc<AtomicU64>) {
+    fn after(latest: u64, wall: u64) -> (Time, Arc<AtomicU64>, Arc<AtomicU64>) {
         let (wall, monotonic) = (Arc::new(AtomicU64::new(wall)), Arc::new(AtomicU64::new(77)));
         let told = (Arc::clone(&wall), Arc::clone(&monotonic));
         let clock = Clock::new(
             move || Millis(told.0.load(Ordering::Relaxed)),
             move || Duration::from_millis(told.1.load(Ordering::Relaxed)),
         );
-        (Time::after(latest.map(Millis), clock), wall, monotonic)
+        (Time::after(Millis(latest), clock), wall, monotonic)
     }
 
     #[test]
     fn time_passes_as_the_monotonic_clock_says_whatever_the_wall_clock_does() {
-        let (time, wall, monotonic) = after(Some(1_000), 5_000);
+        let (time, wall, monotonic) = after(1_000, 5_000);
         assert_eq!((time.now(), time.away_ms), (Millis(5_000), 4_000));
         for stepped in [5_000 + 3_600_000, 0, 4_000] {
             wall.store(stepped, Ordering::Relaxed);
@@ -112,11 +111,9 @@ mod tests {
 
     #[test]
     fn time_goes_on_after_the_ledger_on_a_machine_whose_clock_is_behind() {
-        let (time, _, monotonic) = after(Some(600_000), 0);
+        let (time, _, monotonic) = after(600_000, 0);
         assert_eq!((time.now(), time.away_ms), (Millis(600_000), 0));
         monotonic.fetch_add(1, Ordering::Relaxed);
         assert_eq!(time.now(), Millis(600_001));
-        let (time, ..) = after(None, 5_000);
-        assert_eq!((time.now(), time.away_ms), (Millis(5_000), 0));
     }
 }

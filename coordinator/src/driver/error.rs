@@ -14,6 +14,14 @@ pub enum DriverError {
     /// No run of this name.
     #[error("no run `{0}`")]
     UnknownRun(RunId),
+    /// The ledger has a run of this name, which could not be read when the coordinator started.
+    #[error("run `{run}` is set aside: {reason}")]
+    SetAside {
+        /// The run.
+        run: RunId,
+        /// Why it cannot be read, and what to do.
+        reason: String,
+    },
     /// The worker is not registered (any more).
     #[error("no worker `{0}` is registered")]
     UnknownWorker(WorkerId),
@@ -77,9 +85,9 @@ pub enum DriverError {
     /// The ledger does not take a new run.
     #[error("the run could not be written to the ledger")]
     Ledger(#[source] Arc<LedgerError>),
-    /// An event has no JSON form: a defect.
-    #[error("an event cannot be written as JSON: {0}")]
-    Unserializable(String),
+    /// The ledger would not give it back as it is.
+    #[error("it cannot be written down so that it reads back the same: {0}")]
+    NotReadable(String),
     /// The coordinator is ending.
     #[error("the coordinator is shutting down")]
     ShuttingDown,

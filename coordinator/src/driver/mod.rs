@@ -27,9 +27,9 @@ use crate::error::Error;
 use crate::ledger::Ledger;
 use crate::metrics;
 use crate::options::CoordinatorOptions;
-use crate::replay::replay;
+use crate::recovery;
 use crate::state::{Answer, LeaseAnswer, LeaseReply, RallyReply, State};
-use crate::sweeper::{Garbage, GarbageSender};
+use crate::sweeper::{Chore, ChoreSender};
 use crate::waiters::Waiter;
 use crate::worker::Introduction;
 
@@ -115,12 +115,14 @@ pub(crate) struct Driver {
     state: State,
     ledger: Arc<dyn Ledger>,
     options: CoordinatorOptions,
-    garbage: GarbageSender,
+    chores: ChoreSender,
     commands: mpsc::Receiver<Command>,
     /// Heartbeats overtake everything else: they cost next to nothing, and a worker must not be taken for dead because its
     /// sign of life waits behind the results of others.
     heartbeats: mpsc::Receiver<Command>,
     time: Time,
+    /// A run has come since the blob store was last told.
+    submitted: bool,
     ends: bool,
 }
 
@@ -129,36 +131,29 @@ impl Driver {
     pub(crate) async fn recover(
         ledger: Arc<dyn Ledger>,
         options: CoordinatorOptions,
-        garbage: GarbageSender,
+        chores: ChoreSender,
         clock: Clock,
     ) -> Result<(Self, DriverHandle), Error> {
-        let mut state = State::default();
-        let mut latest = None;
-        for record in ledger.runs().await? {
-            let events = ledger.events(&record.run).await?;
-            latest = latest.max(Some(events.last().map_or(record.created, |event| event.at)));
-            let run = replay(&record, &events)?;
-            let sequence = events.len() as u64;
-            tracing::info!(run = %record.run, events = sequence, phase = ?run.phase(), "run read from the ledger");
-            if let Some(step) = run.results().steps.last() {
-                metrics::step(&record.run, &step.record);
-            }
-            state.insert(run, record.created, sequence);
-        }
+        let (state, latest) = recovery::recover(ledger.as_ref()).await?;
         let (sender, commands) = mpsc::channel(QUEUE);
         let (beat, heartbeats) = mpsc::channel(HEARTBEATS);
         let mut driver = Self {
             state,
             ledger,
             options,
-            garbage,
+            chores,
             commands,
             heartbeats,
             time: Time::after(latest, clock),
+            submitted: false,
             ends: false,
         };
         driver.state.recover(driver.time.away_ms, driver.time.now());
-        driver.discard(Garbage::AllBut(driver.state.retained()));
+        driver.settle().await?;
+        driver.mark();
+        if driver.state.is_whole() {
+            driver.order(Chore::DiscardAllBut(driver.state.retained()));
+        }
         Ok((driver, DriverHandle::new(sender, beat)))
     }
 
@@ -184,6 +179,7 @@ impl Driver {
             }
             self.settle().await?;
         }
+        self.mark();
         self.ledger.close().await;
         Ok(())
     }
@@ -274,6 +270,7 @@ impl Driver {
             }
             Command::Submit { submission, reply } => {
                 let answer = self.submit(*submission, now).await;
+                self.submitted = true;
                 self.answer(reply, answer);
             }
             Command::Drain { reply } => {
@@ -339,6 +336,9 @@ impl Driver {
                 self.ledger.append(&batch.records).await?;
                 metrics::appended(batch.records.len(), began.elapsed().as_secs_f64());
             }
+            if std::mem::take(&mut self.submitted) || !batch.effects.is_empty() {
+                self.mark();
+            }
             for answer in std::mem::take(&mut batch.answers) {
                 answer();
             }
@@ -363,7 +363,7 @@ impl Driver {
             }
             let garbage = self.state.garbage();
             if !garbage.is_empty() {
-                self.discard(Garbage::Blobs(garbage));
+                self.order(Chore::Discard(garbage));
             }
         }
     }
@@ -385,9 +385,14 @@ impl Driver {
         }
     }
 
-    fn discard(&self, garbage: Garbage) {
-        if self.garbage.send(garbage).is_err() {
-            tracing::debug!("nobody deletes blobs any more");
+    /// Lets the blob store know how far the ledger reaches; to be called when the ledger holds all that was applied.
+    fn mark(&self) {
+        self.order(Chore::Mark(self.state.positions()));
+    }
+
+    fn order(&self, chore: Chore) {
+        if self.chores.send(chore).is_err() {
+            tracing::debug!("nobody keeps the blob store any more");
         }
     }
 

@@ -1,13 +1,14 @@
 //! A coordinator's state without a driver, for the tests of this folder.
 
 use gavel_core::forecast::rehearsal;
-use gavel_core::ids::{Millis, RunId, WorkerId};
+use gavel_core::ids::{Digest, Millis, RunId, WorkerId};
 use gavel_core::run::{Event, Run};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::{LeaseKey, Role, Unit};
 use gavel_core::{RubricText, RunAssets};
 
 use super::State;
+use crate::ledger::Position;
 
 pub(super) const NOW: Millis = Millis(1);
 
@@ -31,7 +32,11 @@ pub(super) fn add_run(state: &mut State, name: &str, change: impl FnOnce(&mut Ru
         ..RunAssets::default()
     };
     change(&mut spec, &mut assets);
-    state.insert(Run::new(spec.id(), spec, assets).created(NOW), NOW, 0);
+    let position = Position {
+        events: 0,
+        chain: Digest::of(name.as_bytes()),
+    };
+    state.insert(Run::new(spec.id(), spec, assets).created(NOW), NOW, position);
 }
 
 /// Hands in what the holder of a lease was asked for.

@@ -1,6 +1,8 @@
 //! The processes: workers that start and die, and the coordinator, which is checked whenever it has done something.
 
 use super::*;
+use crate::error::Error;
+use crate::ledger::LedgerError;
 
 impl World {
     pub(super) fn with_worker(&mut self, index: usize, act: impl FnOnce(&mut Worker, &mut Surroundings<'_>)) {
@@ -72,11 +74,21 @@ impl World {
         self.coordinator_life += 1;
         self.ends = false;
         self.round_is_due = false;
-        let process = Process::start(&self.ledger, &self.plan, self.now, self.wall_clock())
-            .map_err(|error| format!("the coordinator does not start: {error:?}"))?;
+        let started = Process::start(&self.ledger, &self.plan, self.now, self.wall_clock());
         let news = self.oracle.read(&self.ledger.pages(), &self.blobs, self.now)?;
         self.tell(&news);
+        let process = match started {
+            Ok(process) => process,
+            Err(Error::Ledger(LedgerError::Database { .. })) => {
+                self.tally.count("ledger failures");
+                let after = self.chance.between(50, 3_000);
+                self.after(after, Happening::CoordinatorStarts);
+                return Ok(());
+            }
+            Err(error) => return Err(format!("the coordinator does not start: {error:?}")),
+        };
         self.oracle.restarted();
+        self.oracle.compare(process.state())?;
         self.up_since = self.now;
         self.coordinator = Some(process);
         self.tally.count("coordinator starts");

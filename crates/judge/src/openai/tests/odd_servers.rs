@@ -211,6 +211,6 @@ fn a_prompt_without_end_fails_its_own_pair_without_a_request() {
         second: &picture,
     };
     let records = judge.judge(&RubricSet::from_text("Bright.").unwrap(), &[pair]).unwrap();
-    assert!(failed(&records[0]).contains("50000 letters"), "{records:?}");
+    assert!(failed(&records[0]).contains("50000 bytes"), "{records:?}");
     assert_eq!(server.stub.calls(), 0);
 }
