@@ -35,7 +35,8 @@ use crate::output;
 
 const EXIT_STATUS: &str = "Exit status:
   0    what was asked is done; of run and watch: the run has finished
-  1    it is not, and standard error says why; of doctor, audit, verify, rubric diff: something is not as it should be
+  1    it is not, and standard error says why
+       of doctor, audit, verify and rubric diff: what they looked at is not as it should be
   2    the command line cannot be understood
   129, 130, 143
        SIGHUP, Ctrl-C or SIGTERM ended `gavel run`; what is committed is kept, and --resume goes on

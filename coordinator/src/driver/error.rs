@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use gavel_core::bounds::Exceeded;
 use gavel_core::ids::{Digest, RunId, WorkerId};
 use gavel_core::run::Refusal;
 use gavel_core::work::Unit;
@@ -68,6 +69,9 @@ pub enum DriverError {
         /// For all runs.
         most: u64,
     },
+    /// More workers than a coordinator knows at a time.
+    #[error(transparent)]
+    TooManyWorkers(#[from] Exceeded),
     /// Gradient sums are exchanged for a commit only.
     #[error("no gradient sums are exchanged for {0}")]
     NothingToExchange(Unit),

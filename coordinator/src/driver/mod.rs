@@ -214,6 +214,9 @@ impl Driver {
         match command {
             Command::Register { introduction, reply } => {
                 let role = introduction.role;
+                if let Err(exceeded) = self.state.workers.find_room(&introduction.id) {
+                    return self.answer(reply, Err(exceeded.into()));
+                }
                 let id = self.state.workers.register(introduction, now);
                 tracing::info!(worker = %id, ?role, "worker registered");
                 self.answer(reply, Ok(id));

@@ -27,6 +27,7 @@ pub(crate) fn of_driver(error: &DriverError) -> Status {
         DriverError::Refused(refused) => of_refusal(refused),
         // Not RESOURCE_EXHAUSTED: another attempt finds no more room.
         DriverError::NoRoom { .. } => refusal(Code::FailedPrecondition, error.to_string()),
+        DriverError::TooManyWorkers(_) => refusal(Code::ResourceExhausted, error.to_string()),
         DriverError::NothingToExchange(_) => refusal(Code::InvalidArgument, error.to_string()),
         DriverError::CalledElsewhere { .. } | DriverError::CallOver(_) => {
             refusal(Code::FailedPrecondition, error.to_string())
