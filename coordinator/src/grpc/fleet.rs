@@ -209,12 +209,14 @@ impl v1::fleet_server::Fleet for Fleet {
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
         let (Caller { worker, .. }, request) = caller::read(request)?;
+        let reason = request.reason.map(cut);
         for key in request.keys {
             let key = read_key(key)?;
             let event = Event::Released {
                 unit: key.unit,
                 worker: worker.clone(),
                 fence: key.fence,
+                reason: reason.clone(),
             };
             match self.report(key, worker.clone(), event).await {
                 // What is not the worker's any more need not be given back.
