@@ -1,7 +1,8 @@
 //! What the command line asks of a coordinator beyond a single call.
 
-use gavel_client::{Code, ConnectOptions, Connection, Submitted};
+use gavel_client::{ConnectOptions, Connection, Submitted};
 use gavel_core::ids::RunId;
+use gavel_core::run::Phase;
 use gavel_core::spec::RunSpec;
 
 use crate::assets::Files;
@@ -33,8 +34,9 @@ pub(crate) async fn submit(coordinator: &Connection, spec: &RunSpec, files: &Fil
 /// # Errors
 /// No such run.
 pub(crate) async fn resume(coordinator: &Connection, run: &RunId) -> Result<()> {
-    match coordinator.runs().resume(run).await {
-        Err(error) if error.code() != Code::FailedPrecondition => Err(error.into()),
+    let runs = coordinator.runs();
+    match runs.status(run).await?.phase {
+        Phase::Stopped { .. } | Phase::Failed { .. } => Ok(runs.resume(run).await?),
         _ => Ok(()),
     }
 }

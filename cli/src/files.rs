@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use gavel_core::text;
+
 use crate::diagnostic::{Context as _, Diagnostic, Result};
 
 /// Reads a text file.
@@ -9,7 +11,7 @@ use crate::diagnostic::{Context as _, Diagnostic, Result};
 /// # Errors
 /// The file cannot be read, or is no UTF-8.
 pub(crate) fn read_text(file: &Path) -> Result<String> {
-    std::fs::read_to_string(file).with_context(|| format!("{}: cannot read", file.display()))
+    text::of(std::fs::read(file)).with_context(|| format!("{}: cannot read", file.display()))
 }
 
 /// Writes a file, creating its folder.

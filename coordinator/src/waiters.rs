@@ -19,8 +19,8 @@ pub(crate) struct Waiter {
 /// A place in the queue.
 type Ticket = u64;
 
-/// Those who wait for work. No operation but [`Waiters::sweep`] takes longer for a longer queue, since a fleet of thousands
-/// waits for most of its life.
+/// Those who wait for work. No operation takes longer for a longer queue, since a fleet of thousands waits for most of its
+/// life, but for [`Waiters::sweep`], and [`Waiters::pop_for`] past those who get nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     queues: BTreeMap<Role, BTreeMap<Ticket, Waiter>>,
@@ -37,16 +37,16 @@ impl Waiters {
         self.queues.entry(role).or_default().insert(self.last, waiter);
     }
 
-    /// Takes the first who still waits. A caller that hung up or whose time ran out must not get a lease that nobody would
-    /// work on.
-    pub(crate) fn pop(&mut self, role: Role) -> Option<Waiter> {
-        loop {
-            let ticket = *self.queues.get(&role)?.first_key_value()?.0;
-            let waiter = self.remove(role, ticket)?;
-            if !waiter.reply.is_closed() {
-                return Some(waiter);
-            }
-        }
+    /// Takes the first for whom `pick` has something, with it. A caller that hung up or whose time ran out must not get a lease
+    /// that nobody would work on.
+    pub(crate) fn pop_for<T>(&mut self, role: Role, pick: impl Fn(&WorkerId) -> Option<T>) -> Option<(Waiter, T)> {
+        let mut waiting = self
+            .queues
+            .get(&role)?
+            .iter()
+            .filter(|(_, waiter)| !waiter.reply.is_closed());
+        let (ticket, picked) = waiting.find_map(|(ticket, waiter)| Some((*ticket, pick(&waiter.worker)?)))?;
+        Some((self.remove(role, ticket)?, picked))
     }
 
     /// Forgets those who do not wait any more.
@@ -122,8 +122,8 @@ mod tests {
     }
 
     fn names(waiters: &mut Waiters) -> Vec<String> {
-        std::iter::from_fn(|| waiters.pop(Role::Judge))
-            .map(|waiter| waiter.worker.0)
+        std::iter::from_fn(|| waiters.pop_for(Role::Judge, |_| Some(())))
+            .map(|(waiter, ())| waiter.worker.0)
             .collect()
     }
 
@@ -131,9 +131,21 @@ mod tests {
     fn first_come_first_served_without_those_that_hung_up() {
         let (mut waiters, mut answers) = queue(&["a", "b", "c", "a"]);
         drop(answers.remove(1));
-        assert!(waiters.pop(Role::Sampler).is_none());
+        assert!(waiters.pop_for(Role::Sampler, |_| Some(())).is_none());
         assert_eq!(names(&mut waiters), ["a", "c", "a"]);
+        waiters.sweep();
         assert!(waiters.by_worker.is_empty());
+    }
+
+    #[test]
+    fn who_gets_nothing_keeps_its_place() {
+        let (mut waiters, _answers) = queue(&["a", "b", "c"]);
+        let popped = waiters.pop_for(Role::Judge, |worker| (worker.0 != "a").then_some(7));
+        assert_eq!(
+            popped.map(|(waiter, seven)| (waiter.worker.0, seven)),
+            Some(("b".into(), 7))
+        );
+        assert_eq!(names(&mut waiters), ["a", "c"]);
     }
 
     #[test]

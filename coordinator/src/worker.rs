@@ -43,6 +43,8 @@ pub struct WorkerStatus {
     pub completed: u64,
     /// Attempts that it reported as failed.
     pub failed: u64,
+    /// Whether it was told to leave: it finishes what it holds.
+    pub leaves: bool,
     /// What it holds: run and unit.
     pub leases: Vec<HeldLease>,
 }
@@ -73,7 +75,7 @@ impl Workers {
         }
     }
 
-    /// Adds a worker; one that is known keeps its counts.
+    /// Adds a worker; one that is known keeps its counts. It is welcome, also if it was told to leave before.
     pub(crate) fn register(&mut self, introduction: Introduction, now: Millis) -> WorkerId {
         let id = introduction.id;
         let earlier = self.known.remove(&id);
@@ -88,6 +90,7 @@ impl Workers {
             seen_unix_ms: now.0,
             completed: earlier.as_ref().map_or(0, |worker| worker.completed),
             failed: earlier.as_ref().map_or(0, |worker| worker.failed),
+            leaves: false,
             leases: Vec::new(),
         };
         self.known.insert(id.clone(), worker);
@@ -103,6 +106,16 @@ impl Workers {
         let worker = self.known.get_mut(id)?;
         worker.seen_unix_ms = now.0;
         Some(worker.role)
+    }
+
+    /// Tells every worker that is known to leave. Those that come later are none of them.
+    pub(crate) fn drain(&mut self) {
+        self.known.values_mut().for_each(|worker| worker.leaves = true);
+    }
+
+    /// Whether the worker was told to leave.
+    pub(crate) fn leaves(&self, id: &WorkerId) -> bool {
+        self.known.get(id).is_some_and(|worker| worker.leaves)
     }
 
     /// Whether a worker is known.
@@ -128,7 +141,7 @@ impl Workers {
         let silent = self
             .known
             .values()
-            .filter(|worker| now.0.saturating_sub(worker.seen_unix_ms) > bound);
+            .filter(|worker| now.since(Millis(worker.seen_unix_ms)) > bound);
         silent.map(|worker| worker.id.clone()).collect()
     }
 
@@ -174,6 +187,25 @@ mod tests {
         assert_eq!(
             (worker.completed, worker.registered_unix_ms, worker.seen_unix_ms),
             (1, 10, 20)
+        );
+    }
+
+    #[test]
+    fn who_is_told_to_leave_leaves_and_who_comes_later_stays() {
+        let mut workers = Workers::default();
+        let id = workers.register(introduction(), Millis(0));
+        assert!(!workers.leaves(&id));
+        workers.drain();
+        assert!(workers.leaves(&id));
+        let later = Introduction {
+            id: WorkerId("judge-2".into()),
+            ..introduction()
+        };
+        assert_eq!(
+            [later, introduction()]
+                .map(|again| workers.register(again, Millis(1)))
+                .map(|id| workers.leaves(&id)),
+            [false; 2]
         );
     }
 

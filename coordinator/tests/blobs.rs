@@ -209,7 +209,9 @@ async fn pieces_of_uploads_that_ended_with_their_coordinator_are_swept() {
     for file in [&old, &young, &foreign] {
         std::fs::write(file, "half of it").expect("written");
     }
-    [&old, &foreign, &blob].map(|file| age(file));
+    for file in [&old, &foreign, &blob] {
+        age(file);
+    }
     let day_ago = SystemTime::now() - Duration::from_secs(24 * 3600);
     let swept = blobs.sweep(day_ago).await.expect("swept");
     assert_eq!((swept.objects, swept.bytes), (1, 10));

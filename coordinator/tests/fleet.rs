@@ -360,7 +360,7 @@ async fn a_worker_that_panics_gives_its_unit_to_others_and_ends_with_the_panic()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drained_fleet_leaves_and_units_leased_ahead_are_not_lost() {
+async fn a_drained_fleet_leaves_and_whoever_comes_later_finishes_the_run() {
     let expected = undisturbed().await;
     let folder = tempfile::tempdir().expect("a folder");
     let first = Served::start(options(folder.path())).await;
@@ -390,15 +390,43 @@ async fn a_drained_fleet_leaves_and_units_leased_ahead_are_not_lost() {
             .leases
             .is_empty()
     );
-    first.stop().await;
-
-    let second = Served::start_at(options(folder.path()), address).await;
     let workers = whole_fleet(address);
-    assert_eq!(adapter(&second.until(is_ended).await), expected);
+    assert_eq!(adapter(&first.until(is_ended).await), expected);
     for worker in workers {
         worker.stop().await;
     }
-    second.stop().await;
+    first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_store_costs_no_attempt() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let coordinator = Served::start(options(folder.path())).await;
+    let address = coordinator.handle.grpc_address();
+    let mut spec = support::spec();
+    spec.limits.attempts = 1;
+    coordinator.submit_spec(spec).await;
+    // A file where the folder was: also root cannot write there.
+    let (blobs, aside) = (folder.path().join("blobs"), folder.path().join("aside"));
+    std::fs::rename(&blobs, &aside).expect("moved");
+    std::fs::write(&blobs, "in the way").expect("a file");
+    let trainer = Working::start(Role::Trainer, address, Rehearsal::new());
+    let waits = |status: &RunStatus| status.waiting.text.contains("given back");
+    let status = coordinator.until(waits).await;
+    assert!(
+        status.waiting.text.contains("cannot store a blob"),
+        "{}",
+        status.waiting.text
+    );
+
+    std::fs::remove_file(&blobs).expect("removed");
+    std::fs::rename(&aside, &blobs).expect("moved back");
+    let others = [Role::Sampler, Role::Judge].map(|role| Working::start(role, address, Rehearsal::new()));
+    assert_eq!(coordinator.until(is_ended).await.phase, Phase::Finished);
+    for worker in others.into_iter().chain([trainer]) {
+        worker.stop().await;
+    }
+    coordinator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -48,7 +48,10 @@ impl Trainer {
     }
 
     async fn release(&self, key: &LeaseKey) {
-        let released = self.fleet.release(&self.identity, std::slice::from_ref(key)).await;
+        let released = self
+            .fleet
+            .release(&self.identity, std::slice::from_ref(key), None)
+            .await;
         released.expect("given back");
     }
 

@@ -49,7 +49,7 @@ async fn a_stale_fence_is_refused_and_changes_nothing() {
         }
     };
     let stale = lease().await.key;
-    let released = fleet.release(&worker, std::slice::from_ref(&stale)).await;
+    let released = fleet.release(&worker, std::slice::from_ref(&stale), None).await;
     released.expect("given back");
     let latest = lease().await.key;
     assert_eq!(latest.unit, stale.unit);

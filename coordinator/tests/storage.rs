@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 #[path = "servers/postgres.rs"]
+#[expect(dead_code, reason = "other tests kill the server and change its tables")]
 mod postgres;
 mod support;
 

@@ -10,6 +10,7 @@ use gavel_core::{
     work::{Assignment, Outcome, Pair, Unit},
 };
 use gavel_judge::{Error, Explainer, Models, Templates, VerdictCache, fingerprint, judge_with};
+use gavel_rubric::data::{Picture, ReadOptions};
 use gavel_rubric::{AskError, Judge, JudgedPair, ReasonTemplate, RubricSet, Spent};
 use gavel_worker::{Work, WorkContext, WorkError};
 use image::RgbImage;
@@ -220,10 +221,10 @@ fn decode(pairs: &[Pair], context: &WorkContext) -> Result<BTreeMap<Digest, RgbI
     digests.dedup();
     let mut images = BTreeMap::new();
     for (digest, blob) in digests.iter().zip(context.get_many(&digests)?) {
-        let image = image::load_from_memory(&blob).map_err(|error| {
-            WorkError::misleading(*digest, format!("image blob {digest} cannot be decoded: {error}"))
+        let image = Picture::decode(&blob, &ReadOptions::local()).map_err(|fault| {
+            WorkError::misleading(*digest, format!("image blob {digest} cannot be decoded: it {fault}"))
         })?;
-        images.insert(*digest, image.to_rgb8());
+        images.insert(*digest, image);
     }
     Ok(images)
 }

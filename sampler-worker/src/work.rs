@@ -15,6 +15,7 @@ use gavel_models::{
     lora::{LoraAdapter, LoraConfig},
 };
 use gavel_policy::{Method, Policy, Prompt, Request, Sample, Sampler, encode_png};
+use gavel_rubric::data::{Picture, ReadOptions};
 use gavel_worker::{Work, WorkContext, WorkError};
 use image::RgbImage;
 
@@ -124,9 +125,11 @@ fn load(model: &ModelSpec) -> Result<Sampler, WorkError> {
 /// The pictures that a task edits.
 fn sources(prompt: &PromptTask, context: &WorkContext) -> Result<Vec<RgbImage>, WorkError> {
     let read = |digest: &Digest| {
-        let picture = image::load_from_memory(&context.get(digest)?);
-        picture.map(|picture| picture.to_rgb8()).map_err(|error| {
-            WorkError::misleading(*digest, format!("source picture {digest} cannot be decoded: {error}"))
+        Picture::decode(&context.get(digest)?, &ReadOptions::local()).map_err(|fault| {
+            WorkError::misleading(
+                *digest,
+                format!("source picture {digest} cannot be decoded: it {fault}"),
+            )
         })
     };
     prompt.task.sources.iter().map(read).collect()

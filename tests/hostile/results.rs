@@ -153,7 +153,7 @@ async fn wrong_fences_workers_and_giant_results_change_nothing() {
         );
     }
     liar.fleet
-        .release(&liar.identity, std::slice::from_ref(&lease.key))
+        .release(&liar.identity, std::slice::from_ref(&lease.key), None)
         .await
         .expect("given back");
     target.has_survived().await;

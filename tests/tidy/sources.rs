@@ -31,6 +31,27 @@ fn only_its_own_folder_and_the_match_over_families_know_flux() {
     assert_none(&problems);
 }
 
+/// What an editor or a camera adds to a file must not become part of a prompt or a verdict: there is one reader for texts
+/// (`gavel_core::text`) and one for pictures.
+#[test]
+fn each_kind_of_file_is_read_by_one_reader() {
+    const READERS: &[(&str, &[&str])] = &[
+        // Below /proc/ the kernel tells, whose text is no file of anybody's.
+        ("fs::read_to_string(", &["crates/review/src/machine.rs"]),
+        ("load_from_memory", &["crates/rubric/src/data/picture.rs"]),
+        ("ImageReader", &["crates/rubric/src/data/picture.rs"]),
+    ];
+    let files = rust_files();
+    let mut problems = Vec::new();
+    for (way, places) in READERS {
+        let others = files.iter().filter(|file| !places.contains(&file.path.as_str()));
+        problems.extend(
+            others.flat_map(|file| file.code_lines_where(|line| line.contains(way) && !line.contains("/proc/"))),
+        );
+    }
+    assert_none(&problems);
+}
+
 /// crates/core/clippy.toml forbids clocks, the environment, threads and unordered maps; this forbids the rest of the world.
 #[test]
 fn core_does_no_io() {

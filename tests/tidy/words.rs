@@ -14,6 +14,11 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "crates/eval/src/scenes/",
         "what a scene's description is called where scenes are drawn from it",
     ),
+    (
+        "caption",
+        "crates/rubric/src/data/tasks.rs",
+        "what public sets call the words of a picture",
+    ),
     ("caption", "crates/rubric/src/template.rs", VARIABLE),
     ("caption", "crates/rubric/src/reason.rs", VARIABLE),
     ("caption", "crates/rubric/src/recorded.rs", VARIABLE),

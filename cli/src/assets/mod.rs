@@ -6,19 +6,20 @@ mod prompts;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use gavel_core::ids::Digest;
+use gavel_core::ids::{Digest, PromptIndex};
 use gavel_core::spec::{EvaluatorName, InProcessSpec, MemberSpec, ReasonsSpec, RunSpec};
 use gavel_core::work::Task;
-use gavel_core::{Annotations, LabelledPair, ModelFingerprints, RubricText, RunAssets};
+use gavel_core::{Annotation, Annotations, LabelledPair, ModelFingerprints, RubricText, RunAssets};
 use gavel_eval::{EvalError, Evaluator};
 use gavel_models::Family;
 use gavel_models::load::fingerprint;
+use gavel_rubric::data::{Picture, ReadOptions};
 use gavel_rubric::{JudgeTemplate, ReasonTemplate, RubricSet};
 use image::RgbImage;
 
 use self::prompts::Prompts;
 use crate::checks::Checks;
-use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
+use crate::diagnostic::{Context as _, Diagnostic, Result};
 use crate::files::read_text;
 
 /// A run's files. `pictures` are those that the assets name by hash ([`RunAssets::blobs`]); they have to be stored as blobs
@@ -29,6 +30,31 @@ pub(crate) struct Files {
 }
 
 impl Files {
+    /// What the user should know of them, a line each: fields of the prompts' records that change nothing, with their number of records.
+    pub(crate) fn notices(&self) -> Vec<String> {
+        let annotations = &self.assets.annotations;
+        let files = [
+            ("prompts.train", &annotations.prompts),
+            ("prompts.held_out", &annotations.held_out),
+        ];
+        let notice = |(key, given): (&str, &BTreeMap<PromptIndex, Annotation>)| {
+            let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+            for field in given.values().flat_map(|given| given.fields.keys()) {
+                *counts.entry(field).or_default() += 1;
+            }
+            let fields: Vec<String> = counts
+                .iter()
+                .map(|(field, count)| format!("`{field}` ({count})"))
+                .collect();
+            let told = format!(
+                "`{key}`: fields that change neither a picture nor a verdict: {}",
+                fields.join(", ")
+            );
+            (!fields.is_empty()).then_some(told)
+        };
+        files.into_iter().filter_map(notice).collect()
+    }
+
     /// The pictures that a task edits.
     ///
     /// # Errors
@@ -46,8 +72,14 @@ impl Files {
             .pictures
             .get(digest)
             .context("a picture of the run's files is missing")?;
-        Ok(image::load_from_memory(bytes).foreign()?.to_rgb8())
+        decode(bytes)
     }
+}
+
+/// Decodes a picture that was read from a file of the run.
+fn decode(bytes: &[u8]) -> Result<RgbImage> {
+    Picture::decode(bytes, &ReadOptions::local())
+        .map_err(|fault| Diagnostic::of(&fault).caused("a picture of the run's files cannot be used".into()))
 }
 
 /// The bytes of pictures, by hash.
@@ -128,7 +160,7 @@ fn held_out(spec: &RunSpec, edits: bool, pictures: &mut Pictures) -> Result<Prom
 fn check_task(evaluator: &dyn Evaluator, task: &Task, pictures: &Pictures) -> Result<()> {
     let mut sources = Vec::new();
     for bytes in task.sources.iter().filter_map(|source| pictures.get(source)) {
-        sources.push(image::load_from_memory(bytes).foreign()?.to_rgb8());
+        sources.push(decode(bytes)?);
     }
     evaluator.check(&gavel_eval::Task {
         words: &task.words,

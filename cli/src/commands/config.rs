@@ -1,11 +1,12 @@
 //! `gavel config`.
 
 use clap::Subcommand;
+use gavel_models::Family;
 
 use crate::assets;
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::Result;
-use crate::output;
+use crate::{output, preflight};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
@@ -24,7 +25,8 @@ fn check(arguments: &ConfigArguments) -> Result<()> {
     config::check_build(&spec)?;
     assets::check_model_folder(&spec)?;
     assets::check_judge_folders(&spec)?;
-    let assets = assets::read(&spec)?.assets;
+    let files = assets::read(&spec)?;
+    let assets = &files.assets;
     let mut text = format!("{}: ok\n", arguments.file.display());
     text += &format!("  run        {} (spec {})\n", spec.run.name, spec.digest().short());
     text += &format!(
@@ -34,5 +36,14 @@ fn check(arguments: &ConfigArguments) -> Result<()> {
     );
     text += &format!("  rubric     {}\n", assets.rubric.digest.short());
     text += &format!("  labelled   {} pairs\n", assets.labelled.len());
+    // Whether the folder is whole is told by `gavel doctor`.
+    let too_long = Family::from_name(spec.model.family.as_str())
+        .ok()
+        .and_then(|family| family.inspect(&spec.model.path).ok())
+        .map(|model| preflight::too_long(&spec, model.as_ref(), assets))
+        .transpose()?;
+    for notice in files.notices().iter().chain(too_long.iter().flatten()) {
+        text += &format!("  notice     {notice}\n");
+    }
     output::print(text)
 }

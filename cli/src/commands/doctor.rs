@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use gavel_core::ids::PromptIndex;
 use gavel_core::measure::JudgeCounts;
-use gavel_core::spec::{GradientExchange, RunSpec};
+use gavel_core::spec::{GradientExchange, RunSpec, SamplingSpec};
 use gavel_judge::Templates;
 use gavel_models::load::{device, dtype};
 use gavel_models::lora::{LoraAdapter, LoraConfig};
 use gavel_models::{Family, denoiser::Task};
 use gavel_policy::local::{Labelled, judge_counts};
-use gavel_policy::{Sampler, encoding};
+use gavel_policy::{Policy, Prompt, Request, Sampler};
 use gavel_rubric::RubricSet;
 use gavel_trainer_worker::exchange;
 
@@ -67,6 +68,9 @@ pub(super) fn doctor(arguments: &DoctorArguments) -> Result<ExitCode> {
     if let Some(spec) = &spec {
         let files = table.row("files", files(spec))?;
         table.row("model", model(spec, files.as_ref()))?;
+        if let Some(files) = &files {
+            table.row("prompts", prompts(spec, files).map(only_text))?;
+        }
         table.row("judge", judge(spec, files.as_ref()))?;
         if spec.trainer.exchange == GradientExchange::Nccl {
             table.row("exchange", exchange())?;
@@ -97,26 +101,54 @@ fn files(spec: &RunSpec) -> Result<(String, Files)> {
     Ok((text, files))
 }
 
-/// Loads the whole pipeline, encodes the first task, and binds a new adapter.
+/// What the user should know of the prompts.
+fn prompts(spec: &RunSpec, files: &Files) -> Result<String> {
+    let model = Family::from_name(spec.model.family.as_str())?.inspect(&spec.model.path)?;
+    let mut notices = files.notices();
+    notices.extend(preflight::too_long(spec, model.as_ref(), &files.assets)?);
+    Ok(match notices.is_empty() {
+        true => format!("none has more than {} tokens", spec.prompts.max_sequence_length),
+        false => notices.join("\n                   "),
+    })
+}
+
+/// Loads the whole pipeline, paints a picture of one token from the first task in one step, and binds a new adapter.
 fn model(spec: &RunSpec, files: Option<&Files>) -> Result<(String, ())> {
     let device = device(spec.model.device)
         .foreign()
         .with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
     let family = Family::from_name(spec.model.family.as_str())?;
-    let sampler = Sampler::load(family, &spec.model.path, &device, dtype(spec.model.dtype))?;
-    sampler
+    let mut sampler = Sampler::load(family, &spec.model.path, &device, dtype(spec.model.dtype))?;
+    let (height, width) = (spec.sampling.height, spec.sampling.width);
+    let grid = sampler
         .pipeline()
-        .grid(spec.sampling.height, spec.sampling.width)
+        .grid(height, width)
         .context("`sampling.width` and `sampling.height`")?;
     if let Some((files, first)) = files.and_then(|files| Some((files, files.assets.prompts.first()?))) {
-        let task = Task {
-            words: &first.words,
-            sources: &files.sources(first)?,
+        let prompt = Prompt {
+            index: PromptIndex(0),
+            task: Task {
+                words: &first.words,
+                sources: &files.sources(first)?,
+            },
+            sources: &first.sources,
+        };
+        // Small, but through every part of the model: one that is not finite shows.
+        let sampling = SamplingSpec {
+            steps: 1,
+            noise_steps: 1,
+            height: height / grid.height,
+            width: width / grid.width,
+            source_aspect: false,
+            ..spec.sampling.clone()
+        };
+        let request = Request {
+            sampling: &sampling,
+            ..Request::evaluation(spec, std::slice::from_ref(&prompt))
         };
         sampler
-            .pipeline()
-            .condition(&task, &encoding(&spec.prompts))
-            .context("the first of `prompts.train` cannot be encoded")?;
+            .sample(Policy::Base, &request)
+            .context("the first of `prompts.train` cannot be painted")?;
     }
     let adapter = LoraAdapter::init(sampler.denoiser().layers(), &LoraConfig::from(&spec.lora), [0; 32])?;
     let manifest = adapter.manifest();

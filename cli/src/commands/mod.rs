@@ -3,10 +3,12 @@
 mod audit;
 mod backup;
 mod bench;
+mod cancel;
 mod config;
 mod connect;
 mod coordinator;
 mod doctor;
+mod drain;
 mod dtype;
 mod export;
 mod judge;
@@ -66,6 +68,10 @@ pub(crate) enum Command {
     Status(status::StatusArguments),
     /// Follow a run until it ends.
     Watch(watch::WatchArguments),
+    /// Stop a run; `gavel submit --resume` with its configuration lets it go on from its last commit.
+    Cancel(cancel::CancelArguments),
+    /// Tell the workers of a coordinator to finish what they hold and to leave; workers that start later stay.
+    Drain(drain::DrainArguments),
     /// Paint a picture from a prompt.
     Sample(sample::SampleArguments),
     /// Perform one RPO update offline from recorded trajectories and rewards.
@@ -134,6 +140,8 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         },
         Command::Submit(arguments) => submit::submit(&arguments)?,
         Command::Status(arguments) => status::status(&arguments)?,
+        Command::Cancel(arguments) => cancel::cancel(&arguments)?,
+        Command::Drain(arguments) => drain::drain(&arguments)?,
         Command::Sample(arguments) => sample::sample(&arguments)?,
         Command::Replay(arguments) => replay::replay(&arguments)?,
         Command::Watch(arguments) => return watch::watch(&arguments),

@@ -12,6 +12,7 @@ use gavel_policy::train::{PolicyState, Trainer, activation_memory};
 
 use crate::config;
 use crate::diagnostic::{Context as _, Result};
+use crate::files::read_text;
 use crate::output;
 
 #[derive(Debug, Args)]
@@ -50,8 +51,7 @@ pub(crate) struct ReplayArguments {
 
 pub(super) fn replay(arguments: &ReplayArguments) -> Result<()> {
     let (lora, settings) = settings(arguments)?;
-    let text = std::fs::read_to_string(&arguments.rewards)
-        .with_context(|| format!("{}: cannot read the rewards", arguments.rewards.display()))?;
+    let text = read_text(&arguments.rewards)?;
     let rewards =
         parse_rewards(&text, &arguments.trajectories).with_context(|| arguments.rewards.display().to_string())?;
     let trajectories = arguments

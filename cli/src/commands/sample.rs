@@ -14,8 +14,8 @@ use gavel_models::denoiser::{Encoding, SourceAreas, Task};
 use gavel_models::load::dtype;
 use gavel_models::lora::LoraAdapter;
 use gavel_policy::{Levels, Method, Negative, Policy, Prompt, Request, Sampler, TensorFile, encode_png};
-use gavel_rubric::data::{Picture, ReadOptions};
-use image::RgbImage;
+use gavel_rubric::data::{Picture, ReadOptions, Transparency};
+use image::{ImageFormat, RgbImage};
 
 use super::dtype::DtypeArgument;
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
@@ -184,6 +184,7 @@ pub(super) fn sample(arguments: &SampleArguments) -> Result<()> {
     if arguments.prompt.trim().is_empty() {
         return Err(Diagnostic::new("`--prompt` is empty").with_hint("say what to paint"));
     }
+    check_ending(&arguments.out)?;
     let sampling = sampling(arguments)?;
     let latents = arguments.latents.as_deref().map(read_latents).transpose()?;
     let family = Family::of_folder(&arguments.model)?;
@@ -191,13 +192,7 @@ pub(super) fn sample(arguments: &SampleArguments) -> Result<()> {
     let adapter = arguments
         .adapter
         .as_deref()
-        .map(|place| {
-            let layers = sampler.denoiser().layers();
-            match place.is_file() {
-                true => LoraAdapter::import(place, layers),
-                false => LoraAdapter::load(place, layers),
-            }
-        })
+        .map(|place| LoraAdapter::open(place, sampler.denoiser().layers()))
         .transpose()?;
     let policy = match &adapter {
         Some(adapter) => Policy::Adapted {
@@ -206,10 +201,14 @@ pub(super) fn sample(arguments: &SampleArguments) -> Result<()> {
         },
         None => Policy::Base,
     };
+    let as_the_pipeline = ReadOptions {
+        transparency: Transparency::Dropped,
+        ..ReadOptions::local()
+    };
     let sources: Vec<Picture> = arguments
         .source
         .iter()
-        .map(|file| Picture::open(file, &ReadOptions::local()).context("`--source` cannot be used"))
+        .map(|file| Picture::open(file, &as_the_pipeline).context("`--source` cannot be used"))
         .collect::<Result<_>>()?;
     let digests: Vec<Digest> = sources.iter().map(|source| source.digest).collect();
     let pictures: Vec<RgbImage> = sources.iter().map(Picture::image).collect();
@@ -311,6 +310,17 @@ fn check(sampling: &SamplingSpec, prompts: PromptsSpec) -> Result<(), Problems> 
     let of_arguments = |key: &str| key.starts_with("sampling.") || key == "prompts.max_sequence_length";
     problems.0.retain(|problem| of_arguments(&problem.key));
     if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Refuses a name that says another format than the one that is written.
+fn check_ending(file: &Path) -> Result<()> {
+    match ImageFormat::from_path(file) {
+        Ok(ImageFormat::Png) | Err(_) => Ok(()),
+        Ok(_) => Err(
+            Diagnostic::new(format!("`--out {}`: pictures are written as PNG", file.display()))
+                .with_hint(format!("name it {}", file.with_extension("png").display())),
+        ),
+    }
 }
 
 /// The tensor `latents`, in storage order; the sampler checks its size. Of a whole trajectory, its first state would be too

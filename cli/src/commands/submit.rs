@@ -23,6 +23,9 @@ pub(crate) struct SubmitArguments {
 pub(super) fn submit(arguments: &SubmitArguments) -> Result<()> {
     let spec = config::load(&arguments.config)?;
     let files = assets::read(&spec)?;
+    for notice in files.notices() {
+        output::tell(format_args!("notice: {notice}"));
+    }
     block_on(async {
         let addresses = &arguments.connect.addresses;
         let coordinator = client::connect(addresses).await?;

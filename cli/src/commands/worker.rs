@@ -12,6 +12,7 @@ use gavel_worker::{Allowed, AllowedEndpoint, WorkerOptions};
 
 use super::connect::{self, Connect};
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
+use crate::files::read_text;
 use crate::runtime::{ParentArguments, block_on, shutdown_token};
 
 #[derive(Debug, Args)]
@@ -143,9 +144,7 @@ pub(super) fn worker(
 }
 
 fn read_spec(file: &Path) -> Result<RunSpec> {
-    let text = std::fs::read_to_string(file)
-        .foreign()
-        .with_context(|| format!("{}: cannot read", file.display()))?;
+    let text = read_text(file)?;
     serde_json::from_str(&text)
         .foreign()
         .with_context(|| format!("{}: not a run's configuration", file.display()))

@@ -8,6 +8,7 @@ mod paths;
 use std::path::{Path, PathBuf};
 
 use gavel_core::spec::{GradientExchange, Problems, RunSpec};
+use gavel_core::text;
 use gavel_trainer_worker::exchange;
 
 use crate::diagnostic::{Context as _, Diagnostic, Result};
@@ -30,9 +31,12 @@ pub(crate) fn load_with(arguments: &ConfigArguments, fleet: FleetArguments) -> R
 
 /// As [`load`], from parts.
 pub(crate) fn load_file(file: &Path, overrides: &[String]) -> Result<RunSpec> {
-    let text = std::fs::read_to_string(file).with_context(|| {
-        Diagnostic::new(format!("{}: cannot read the configuration", file.display()))
-            .with_hint("configs/ holds the configurations that come with Gavel")
+    let text = text::of(std::fs::read(file)).map_err(|error| {
+        let told = Diagnostic::from(error).caused(format!("{}: cannot read the configuration", file.display()).into());
+        match told.hint {
+            Some(_) => told,
+            None => told.with_hint("configs/ holds the configurations that come with Gavel"),
+        }
     })?;
     let mut table: toml::Table =
         toml::from_str(&text).with_context(|| format!("{}: not valid TOML", file.display()))?;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gavel_core::RunAssets;
 use gavel_core::spec::{NamedJudge, RunSpec, ServerSpec};
 use gavel_judge::{Endpoint, check_question};
 use gavel_models::load::device;
@@ -68,6 +69,45 @@ pub(super) fn sources(model: &dyn Inspection, files: Option<&Files>) -> Result<(
         }
     }
     Ok(())
+}
+
+/// What the user should know of prompts that are longer than `prompts.max_sequence_length`.
+///
+/// # Errors
+/// Such a prompt of an edit, whose words are not cut.
+pub(crate) fn too_long(spec: &RunSpec, model: &dyn Inspection, assets: &RunAssets) -> Result<Vec<String>> {
+    let kept = spec.prompts.max_sequence_length;
+    let mut notices = Vec::new();
+    for (key, tasks) in [
+        ("prompts.train", &assets.prompts),
+        ("prompts.held_out", &assets.held_out),
+    ] {
+        let mut longer = Vec::new();
+        for task in tasks {
+            longer.push(
+                model
+                    .tokens(&task.words)
+                    .with_context(|| format!("`{key}` cannot be encoded"))?,
+            );
+        }
+        longer.retain(|tokens| *tokens > kept);
+        let Some(longest) = longer.iter().max() else { continue };
+        let found = format!(
+            "`{key}`: {} of {} prompts have more tokens than `prompts.max_sequence_length`, {kept}; the longest has {longest}",
+            longer.len(),
+            tasks.len()
+        );
+        if *model.source_pictures().start() > 0 {
+            return Err(
+                Diagnostic::new(format!("{found}, and the words of an edit are not cut"))
+                    .with_hint("shorten them, or raise `prompts.max_sequence_length`"),
+            );
+        }
+        notices.push(format!(
+            "{found}. The policy sees the first {kept}, the judge reads them whole"
+        ));
+    }
+    Ok(notices)
 }
 
 /// A judge that judge workers host, and what its folder holds.

@@ -16,7 +16,7 @@ use crate::assets::{self, Files};
 use crate::checks::Checks;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::output;
-pub(crate) use folders::{HostedJudge, endpoints, judges};
+pub(crate) use folders::{HostedJudge, endpoints, judges, too_long};
 pub(crate) use machine::{Weights, folder, memory, ports};
 
 /// Checks files, model folders, adapter, judge, memory, the run's folder and its ports, and prints a line when all is well.
@@ -27,11 +27,14 @@ pub(crate) fn preflight(spec: &RunSpec, out: &Path, resume: bool) -> Result<File
     let started = Instant::now();
     let mut checks = Checks::default();
     let files = assets::read_all(spec, &mut checks);
+    let mut notices: Vec<String> = files.iter().flat_map(Files::notices).collect();
     let model = checks.note(folders::model(spec));
     if let Some(model) = model.as_deref() {
         checks.note(folders::adapter(spec, model));
         checks.note(folders::size(spec, model));
         checks.note(folders::sources(model, files.as_ref()));
+        let found = files.as_ref().map(|files| too_long(spec, model, &files.assets));
+        notices.extend(found.and_then(|found| checks.note(found)).into_iter().flatten());
     }
     let judges = checks.note(judges(spec));
     for judge in judges.iter().flatten() {
@@ -55,6 +58,9 @@ pub(crate) fn preflight(spec: &RunSpec, out: &Path, resume: bool) -> Result<File
         (0, Some(files)) => {
             let seconds = started.elapsed().as_secs_f64();
             output::tell(format_args!("preflight    ok, {count} checks in {seconds:.1} s"));
+            for notice in &notices {
+                output::tell(format_args!("notice       {notice}"));
+            }
             Ok(files)
         }
         (1, _) => Err(problems.swap_remove(0)),

@@ -10,6 +10,8 @@ mod handle;
 #[cfg(test)]
 mod simulation;
 mod submission;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +34,7 @@ use crate::waiters::Waiter;
 use crate::worker::Introduction;
 
 pub(crate) use clock::Clock;
+use clock::Time;
 pub use error::DriverError;
 pub use handle::DriverHandle;
 use submission::Submission;
@@ -117,9 +120,7 @@ pub(crate) struct Driver {
     /// Heartbeats overtake everything else: they cost next to nothing, and a worker must not be taken for dead because its
     /// sign of life waits behind the results of others.
     heartbeats: mpsc::Receiver<Command>,
-    clock: Clock,
-    /// The latest time that events carry: they never go back, whatever the clock does.
-    latest: Millis,
+    time: Time,
     /// A run has come since the blob store was last told.
     submitted: bool,
     ends: bool,
@@ -143,13 +144,12 @@ impl Driver {
             chores,
             commands,
             heartbeats,
-            clock,
-            latest,
+            time: Time::after(latest, clock),
             submitted: false,
             ends: false,
         };
-        let now = driver.now();
-        driver.state.recovered(now);
+        driver.state.recover(driver.time.away_ms, driver.time.now());
+        driver.settle().await?;
         driver.mark();
         if driver.state.is_whole() {
             driver.order(Chore::DiscardAllBut(driver.state.retained()));
@@ -210,7 +210,7 @@ impl Driver {
     }
 
     async fn take(&mut self, command: Command) {
-        let now = self.now();
+        let now = self.time.now();
         match command {
             Command::Register { introduction, reply } => {
                 let role = introduction.role;
@@ -227,7 +227,7 @@ impl Driver {
                         let lost = self.state.keep_alive(&worker, leases, now);
                         Ok(Heartbeat {
                             lost,
-                            drain: self.state.draining,
+                            drain: self.state.workers.leaves(&worker),
                         })
                     }
                     None => Err(DriverError::UnknownWorker(worker)),
@@ -243,7 +243,7 @@ impl Driver {
                 reply,
             } => {
                 let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-                let until = Millis(now.0.saturating_add(wait));
+                let until = now.plus(wait);
                 self.state.rally(&worker, key, rendezvous, until, reply);
             }
             Command::Join {
@@ -264,11 +264,9 @@ impl Driver {
                     unit,
                     worker: worker.clone(),
                     fence,
+                    reason: None,
                 };
-                self.state.end_leases_of(&worker, released, now);
-                self.state.dismiss_waiters_of(&worker);
-                self.state.dissolve_groups_of(&worker, now);
-                if self.state.workers.remove(&worker).is_some() {
+                if self.state.part_with(&worker, released, now) {
                     tracing::info!(%worker, "worker left");
                 }
                 self.answer(reply, Ok(()));
@@ -279,8 +277,8 @@ impl Driver {
                 self.answer(reply, answer);
             }
             Command::Drain { reply } => {
-                tracing::info!("the fleet drains");
-                self.state.draining = true;
+                tracing::info!("the workers of this moment are told to leave");
+                self.state.workers.drain();
                 self.state.dismiss_waiters(|| Ok(LeaseAnswer::Drain));
                 self.answer(reply, Ok(()));
             }
@@ -295,7 +293,7 @@ impl Driver {
         let refusal = match self.state.workers.seen(&worker, now) {
             None => Err(DriverError::UnknownWorker(worker)),
             Some(_) if self.ends => Err(DriverError::ShuttingDown),
-            Some(_) if self.state.draining => Ok(LeaseAnswer::Drain),
+            Some(_) if self.state.workers.leaves(&worker) => Ok(LeaseAnswer::Drain),
             Some(role) => match self.state.quarantine(&worker) {
                 Some(refusal) => Err(refusal),
                 None => {
@@ -314,16 +312,13 @@ impl Driver {
     }
 
     fn tick(&mut self) {
-        let now = self.now();
+        let now = self.time.now();
         self.state.expire(now);
         self.state.sweep_waiters();
         for worker in self.state.workers.silent(now, self.options.worker_timeout) {
             tracing::warn!(%worker, "worker silent for too long, its leases go to others");
-            self.state.workers.remove(&worker);
             self.state
-                .end_leases_of(&worker, |unit, fence| Event::Expired { unit, fence }, now);
-            self.state.dismiss_waiters_of(&worker);
-            self.state.dissolve_groups_of(&worker, now);
+                .part_with(&worker, |unit, fence| Event::Expired { unit, fence }, now);
         }
         self.state.expire_calls(now);
     }
@@ -331,7 +326,7 @@ impl Driver {
     /// Hands out work, writes the batch down, answers; again while answers that nobody took give units back.
     async fn settle(&mut self) -> Result<(), Error> {
         loop {
-            let now = self.now();
+            let now = self.time.now();
             if !self.ends {
                 self.state.serve_waiters(now);
             }
@@ -354,8 +349,13 @@ impl Driver {
                 let (run, unit, fence) = (grant.run.clone(), grant.unit, grant.fence);
                 if reply.send(Ok(LeaseAnswer::Granted(grant))).is_err() {
                     // The caller hung up in this very round.
-                    let returned = self.state.apply(&run, Event::Released { unit, worker, fence }, now);
-                    if let Err(error) = returned {
+                    let returned = Event::Released {
+                        unit,
+                        worker,
+                        fence,
+                        reason: None,
+                    };
+                    if let Err(error) = self.state.apply(&run, returned, now) {
                         tracing::warn!(%run, %unit, %error, "a lease that nobody took could not be given back");
                     }
                 }
@@ -406,10 +406,5 @@ impl Driver {
             .batch
             .answers
             .push(Box::new(move || drop(reply.send(answer))));
-    }
-
-    fn now(&mut self) -> Millis {
-        self.latest = self.latest.max(self.clock.now());
-        self.latest
     }
 }

@@ -10,6 +10,7 @@ mod trace;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gavel_core::work::Assignment;
 use gavel_proto::v1::blobs_server::BlobsServer;
 use gavel_proto::v1::fleet_server::FleetServer;
 use gavel_proto::v1::runs_server::RunsServer;
@@ -28,6 +29,14 @@ use crate::transport::{self, Rooms};
 
 /// One message of an upload: a chunk, with its name. The other calls' limits are by call (`transport/calls.rs`).
 const UPLOAD_MESSAGE_BYTES_MAX: usize = 2 * CHUNK_BYTES;
+
+/// The largest assignment that is sent; the rest of the message is its lease.
+pub(crate) const ASSIGNMENT_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (64 << 10);
+
+/// How many bytes of a message an assignment takes.
+pub(crate) fn assignment_bytes(assignment: Assignment) -> usize {
+    gavel_proto::convert::encoded_len(assignment)
+}
 
 /// Serves until `shutdown`, then until open calls have ended.
 pub(crate) async fn serve(

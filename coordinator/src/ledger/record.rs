@@ -221,19 +221,28 @@ pub(crate) enum NotReadable {
 /// Writes a record as text and reads it back, before anybody relies on it.
 ///
 /// Every record goes to the ledger through here. JSON has no form for some values (a number that is not finite becomes `null`),
-/// and what cannot be read back must be refused while its sender still listens, not found at the next start. Equality is that of
-/// the texts: it also holds for values that are not equal to themselves.
-pub(crate) fn write<T: Serialize + DeserializeOwned>(value: &T) -> Result<Written<T>, NotReadable> {
+/// and what cannot be read back must be refused while its sender still listens, not found at the next start.
+pub(crate) fn write<T>(value: &T) -> Result<Written<T>, NotReadable>
+where
+    T: Serialize + DeserializeOwned + PartialEq + fmt::Debug,
+{
     let text = serde_json::to_string(value)?;
-    let value: T = serde_json::from_str(&text)?;
-    match serde_json::to_string(&value)? == text {
-        true => Ok(Written { text, value }),
+    let read: T = serde_json::from_str(&text)?;
+    // A number that is none is not equal to itself. The norm of a gradient that has diverged is one, and is written as text.
+    let is_same = match value.eq(value) {
+        true => read == *value,
+        false => format!("{read:?}") == format!("{value:?}"),
+    };
+    match is_same {
+        true => Ok(Written { text, value: read }),
         false => Err(NotReadable::Other),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use gavel_core::work::{Outcome, Policy};
+
     use super::*;
 
     fn run() -> RunRecord {
@@ -298,6 +307,25 @@ mod tests {
     fn what_does_not_read_back_is_not_written() {
         assert_eq!(write(&vec![1.5, -0.0]).unwrap().text, "[1.5,-0.0]");
         assert!(write(&vec![f64::NAN]).is_err());
-        assert!(write(&Some(f64::INFINITY)).is_err(), "it would read back as nothing");
+        for number in [f64::INFINITY, f64::NAN] {
+            assert!(write(&Some(number)).is_err(), "it would read back as nothing");
+        }
+    }
+
+    #[test]
+    fn a_gradient_that_has_diverged_is_written_as_it_is() {
+        let diverged = Outcome::Committed {
+            policy: Policy {
+                adapter: Digest::of(b"adapter"),
+                optimizer: Digest::of(b"optimizer"),
+                averaged: None,
+                manifest: Digest::of(b"manifest"),
+                tensors: 1,
+            },
+            grad_norm: f64::NAN,
+            learning_rate: 1e-4,
+            seconds: 1.0,
+        };
+        assert!(write(&diverged).unwrap().text.contains("NaN"));
     }
 }

@@ -1,8 +1,14 @@
 //! What the driver owns: the runs, the workers, those who wait for work, and the events that are not in the ledger yet.
 
 mod aside;
+mod backoff;
+#[cfg(test)]
+mod fixtures;
+mod offer;
 mod rally;
 mod release;
+mod reported;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,14 +21,18 @@ use tokio::sync::{oneshot, watch};
 
 use crate::driver::DriverError;
 use crate::ledger::{EventRecord, Position, Written, write};
-use crate::metrics::{self, VerdictCounts};
+use crate::metrics;
 use crate::waiters::{Waiter, Waiters};
 use crate::worker::{HeldLease, WorkerStatus, Workers};
 use aside::SetAside;
+use backoff::Backoffs;
 use rally::Calls;
 use release::Release;
+use turns::Turns;
 
 pub(crate) use rally::RallyReply;
+pub(crate) use reported::kind;
+use reported::{Reported, reason};
 
 /// A unit in a worker's hands, as the worker is told.
 #[derive(Debug, Clone)]
@@ -81,13 +91,14 @@ pub(crate) struct State {
     runs: BTreeMap<RunId, RunState>,
     /// Runs that the ledger has and that cannot be read.
     aside: BTreeMap<RunId, SetAside>,
-    /// The runs in the order of submission, which is the order in which they get workers.
+    /// The runs in the order of submission.
     order: Vec<RunId>,
     pub(crate) workers: Workers,
     waiters: Waiters,
     calls: Calls,
     releases: Vec<Release>,
-    pub(crate) draining: bool,
+    turns: Turns,
+    backoffs: Backoffs,
     pub(crate) batch: Batch,
 }
 
@@ -169,6 +180,7 @@ impl State {
         let reported = Reported::of(&event, &state.run, now);
         let effects = state.run.apply(event, now).map_err(refused)?;
         reported.count(&mut self.workers);
+        reported.hold_off(&mut self.backoffs, id, now);
         let Position { events, chain } = state.position;
         let record = EventRecord::new(&chain, id.clone(), events + 1, now, kind.to_owned(), text);
         state.position = Position {
@@ -248,65 +260,9 @@ impl State {
         self.waiters.push(role, waiter);
     }
 
-    /// Gives work to those who wait for it, first come, first served.
-    pub(crate) fn serve_waiters(&mut self, now: Millis) {
-        self.tell_called();
-        for role in [Role::Sampler, Role::Judge, Role::Trainer] {
-            while let Some(ready) = self.next_unit(role)
-                && let Some(waiter) = self.waiters.pop(role)
-            {
-                if let Some(refusal) = self.quarantine(&waiter.worker) {
-                    // A caller that hung up needs no answer.
-                    let answer = move || drop(waiter.reply.send(Err(refusal)));
-                    self.batch.answers.push(Box::new(answer));
-                    continue;
-                }
-                let Some(grant) = self.grant(ready, &waiter.worker, now) else {
-                    self.waiters.push(role, waiter);
-                    break;
-                };
-                metrics::granted(role, waiter.since.elapsed().as_secs_f64());
-                self.batch.grants.push((waiter.reply, grant, waiter.worker));
-            }
-        }
-    }
-
     /// Forgets those who wait no more.
     pub(crate) fn sweep_waiters(&mut self) {
         self.waiters.sweep();
-    }
-
-    /// The unit that a worker of this role gets next, with its run and its fence.
-    fn next_unit(&self, role: Role) -> Option<(RunId, Unit, Fence)> {
-        self.runs()
-            .find_map(|(run, _)| Some((run.id().clone(), run.next_unit(role)?, run.next_fence())))
-    }
-
-    fn grant(&mut self, (id, unit, fence): (RunId, Unit, Fence), worker: &WorkerId, now: Millis) -> Option<Box<Grant>> {
-        let event = Event::Granted {
-            unit,
-            worker: worker.clone(),
-            fence,
-        };
-        if let Err(error) = self.apply(&id, event, now) {
-            tracing::error!(run = %id, %unit, %error, "the next unit could not be granted");
-            return None;
-        }
-        let run = &self.runs.get(&id)?.run;
-        let deadline = run.lease(&unit)?.deadline;
-        let Some(assignment) = run.assignment(&unit) else {
-            tracing::error!(run = %id, %unit, "a leased unit has no assignment");
-            return None;
-        };
-        let spec = run.spec_sha256();
-        Some(Box::new(Grant {
-            run: id,
-            unit,
-            fence,
-            deadline,
-            spec,
-            assignment,
-        }))
     }
 
     /// Answers everybody who waits for work.
@@ -319,7 +275,7 @@ impl State {
 
     /// Tells a worker that is not known any more, should it still wait for work. A unit that it got now would lie idle until
     /// its lease expires.
-    pub(crate) fn dismiss_waiters_of(&mut self, worker: &WorkerId) {
+    fn dismiss_waiters_of(&mut self, worker: &WorkerId) {
         for waiter in self.waiters.take_of(worker) {
             // A caller that hung up needs no answer.
             let _ = waiter.reply.send(Err(DriverError::UnknownWorker(worker.clone())));
@@ -343,7 +299,7 @@ impl State {
     }
 
     /// Ends the leases of a worker that is gone. `end` makes the event from unit and fence.
-    pub(crate) fn end_leases_of(&mut self, worker: &WorkerId, end: impl Fn(Unit, Fence) -> Event, now: Millis) {
+    fn end_leases_of(&mut self, worker: &WorkerId, end: impl Fn(Unit, Fence) -> Event, now: Millis) {
         let held: Vec<_> = self
             .runs()
             .flat_map(|(run, _)| {
@@ -356,15 +312,61 @@ impl State {
         }
     }
 
+    /// A worker is gone: its leases end, and nothing is kept about it. `end` makes the event from unit and fence. Returns
+    /// whether it was known.
+    pub(crate) fn part_with(&mut self, worker: &WorkerId, end: impl Fn(Unit, Fence) -> Event, now: Millis) -> bool {
+        let known = self.workers.remove(worker).is_some();
+        self.end_leases_of(worker, end, now);
+        self.dismiss_waiters_of(worker);
+        self.dissolve_groups_of(worker, now);
+        self.turns.forget(worker);
+        self.backoffs.forget(worker);
+        known
+    }
+
+    /// Ends a lease. A unit that has lost too many workers in a row is given up: only its own run pays for it.
     fn end_lease(&mut self, id: &RunId, event: Event, now: Millis) {
+        if self.has_ended(id) {
+            // It was given up in this very moment, with another unit: that ended its leases.
+            return;
+        }
+        let lost = match event {
+            Event::Expired { unit, .. } => Some(unit),
+            _ => None,
+        };
         if let Err(error) = self.apply(id, event, now) {
             tracing::error!(run = %id, %error, "a lease could not be ended");
         }
+        let hopeless = |unit: Unit| Some((unit, self.run(id).ok()?.hopeless(&unit)?));
+        if let Some((unit, reason)) = lost.and_then(hopeless) {
+            self.give_up(id, unit, reason, now);
+        }
     }
 
-    /// Gives open leases a fresh deadline after a restart.
-    pub(crate) fn recovered(&mut self, now: Millis) {
-        self.runs.values_mut().for_each(|state| state.run.recovered(now));
+    fn has_ended(&self, id: &RunId) -> bool {
+        self.run(id).is_ok_and(|run| run.phase().is_ended())
+    }
+
+    /// Ends a run with a unit that nobody can do.
+    fn give_up(&mut self, id: &RunId, unit: Unit, reason: String, now: Millis) {
+        tracing::error!(run = %id, %unit, reason, "unit given up");
+        if let Err(error) = self.apply(id, Event::GivenUp { unit, reason }, now) {
+            tracing::error!(run = %id, %unit, %error, "a unit could not be given up");
+        }
+    }
+
+    /// Takes the runs over that have not ended, after a time in which no coordinator served them.
+    pub(crate) fn recover(&mut self, away_ms: u64, now: Millis) {
+        let open: Vec<RunId> = self
+            .runs()
+            .filter(|(run, _)| !run.phase().is_ended())
+            .map(|(run, _)| run.id().clone())
+            .collect();
+        for id in open {
+            if let Err(error) = self.apply(&id, Event::Recovered { away_ms }, now) {
+                tracing::error!(run = %id, %error, "a run could not be taken over");
+            }
+        }
     }
 
     /// Takes the batch; to be answered when it is in the ledger.
@@ -377,99 +379,5 @@ impl State {
         for state in batch.changed.iter().filter_map(|id| self.runs.get(id)) {
             state.changed.send_replace(state.position.events);
         }
-    }
-}
-
-/// What an event adds to the counts, taken before the event is applied and counted after.
-enum Reported {
-    Completed {
-        unit: Unit,
-        worker: WorkerId,
-        verdicts: VerdictCounts,
-        seconds: f64,
-    },
-    Failed {
-        role: Role,
-        worker: WorkerId,
-    },
-    Expired {
-        role: Role,
-    },
-    Other,
-}
-
-impl Reported {
-    fn of(event: &Event, run: &Run, now: Millis) -> Self {
-        match event {
-            Event::Completed {
-                unit, worker, outcome, ..
-            } => {
-                let granted = run.lease(unit).map_or(now, |lease| lease.granted);
-                let seconds = now.0.saturating_sub(granted.0) as f64 / 1000.0;
-                Self::Completed {
-                    unit: *unit,
-                    worker: worker.clone(),
-                    verdicts: VerdictCounts::of(unit, outcome),
-                    seconds,
-                }
-            }
-            Event::Failed { unit, worker, .. } => Self::Failed {
-                role: unit.role(),
-                worker: worker.clone(),
-            },
-            Event::Expired { unit, .. } => Self::Expired { role: unit.role() },
-            _ => Self::Other,
-        }
-    }
-
-    fn count(&self, workers: &mut Workers) {
-        match self {
-            Self::Completed {
-                unit,
-                worker,
-                verdicts,
-                seconds,
-            } => {
-                metrics::completed(unit.role(), *verdicts, *seconds);
-                workers.count_completed(worker);
-            }
-            Self::Failed { role, worker } => {
-                metrics::failed(*role);
-                workers.count_failed(worker);
-            }
-            Self::Expired { role } => metrics::expired(*role),
-            Self::Other => {}
-        }
-    }
-}
-
-/// An event's kind, as the ledger's column shows it.
-pub(crate) fn kind(event: &Event) -> &'static str {
-    match event {
-        Event::Granted { .. } => "granted",
-        Event::Completed { .. } => "completed",
-        Event::Failed { .. } => "failed",
-        Event::Released { .. } => "released",
-        Event::Expired { .. } => "expired",
-        Event::Quarantined { .. } => "quarantined",
-        Event::Cancelled { .. } => "cancelled",
-        Event::Resumed => "resumed",
-    }
-}
-
-/// A refusal's kind, as a label.
-fn reason(refusal: &Refusal) -> &'static str {
-    match refusal {
-        Refusal::StaleFence { .. } => "stale_fence",
-        Refusal::Repeated { .. } => "repeated",
-        Refusal::NotLeased { .. } => "not_leased",
-        Refusal::OtherWorker { .. } => "other_worker",
-        Refusal::Quarantined { .. } => "quarantined",
-        Refusal::NotReady { .. } => "not_ready",
-        Refusal::FenceOutOfSequence { .. } => "fence_out_of_sequence",
-        Refusal::WrongOutcome { .. } => "wrong_outcome",
-        Refusal::InvalidOutcome { .. } => "invalid_outcome",
-        Refusal::Ended => "ended",
-        Refusal::NotStopped => "not_stopped",
     }
 }

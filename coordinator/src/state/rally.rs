@@ -203,7 +203,7 @@ impl State {
 
     /// A worker has left: the groups that it belongs to cannot go on. Whoever waits for it is told; an exchange that has
     /// begun ends with the commit's lease, so that nobody waits for bytes that will not come.
-    pub(crate) fn dissolve_groups_of(&mut self, worker: &WorkerId, now: Millis) {
+    pub(super) fn dissolve_groups_of(&mut self, worker: &WorkerId, now: Millis) {
         let (dissolved, rest) = std::mem::take(&mut self.calls.0)
             .into_iter()
             .partition(|call| call.called.contains_key(worker));

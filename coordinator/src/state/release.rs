@@ -65,68 +65,18 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use gavel_core::forecast::rehearsal;
-    use gavel_core::ids::{Millis, WorkerId};
     use gavel_core::run::Event;
-    use gavel_core::spec::RunSpec;
-    use gavel_core::work::{Role, Unit};
-    use gavel_core::{RubricText, RunAssets};
 
+    use super::super::fixtures::{NOW, add_run, complete, grant, id};
     use super::*;
-    use crate::ledger::Position;
-
-    const NOW: Millis = Millis(1);
 
     /// A coordinator of two runs that differ in nothing but their names.
     fn two_runs() -> State {
         let mut state = State::default();
         for name in ["one", "two"] {
-            let mut spec = RunSpec::default();
-            spec.run.name = name.into();
-            spec.run.steps = 2;
-            spec.prompts.per_step = 1;
-            spec.checkpoints.every = 0;
-            spec.coordinator.keep_steps = 0;
-            let assets = RunAssets {
-                prompts: vec!["a cat".into()],
-                rubric: RubricText::new("the first"),
-                ..RunAssets::default()
-            };
-            let position = Position {
-                events: 0,
-                chain: Digest::of(name.as_bytes()),
-            };
-            state.insert(Run::new(spec.id(), spec, assets), NOW, position);
+            add_run(&mut state, name, |_, _| {});
         }
         state
-    }
-
-    fn worker() -> WorkerId {
-        WorkerId("trainer-1".into())
-    }
-
-    fn grant(state: &mut State, run: &RunId) -> LeaseKey {
-        let ready = state.run(run).unwrap();
-        let roles = [Role::Sampler, Role::Judge, Role::Trainer];
-        let unit: Unit = roles.into_iter().find_map(|role| ready.next_unit(role)).unwrap();
-        let fence = ready.next_fence();
-        let worker = worker();
-        state.apply(run, Event::Granted { unit, worker, fence }, NOW).unwrap();
-        let run = run.clone();
-        LeaseKey { run, unit, fence }
-    }
-
-    fn complete(state: &mut State, LeaseKey { run, unit, fence }: LeaseKey) {
-        let leased = state.run(&run).unwrap();
-        let assignment = leased.assignment(&unit).unwrap();
-        let outcome = rehearsal::work(leased.spec(), leased.assets().rubric.digest, &assignment);
-        let completed = Event::Completed {
-            unit,
-            worker: worker(),
-            fence,
-            outcome: rehearsal::decided(outcome),
-        };
-        state.apply(&run, completed, NOW).unwrap();
     }
 
     fn commit_a_step(state: &mut State, run: &RunId) {
@@ -139,7 +89,7 @@ mod tests {
 
     #[test]
     fn what_another_run_is_about_to_name_is_not_deleted() {
-        let (one, two) = (RunId("one".into()), RunId("two".into()));
+        let (one, two) = (id("one"), id("two"));
         let mut state = two_runs();
         // The second run's first policy is the first run's, byte for byte. It is stored, and its result is on the way.
         let on_the_way = grant(&mut state, &two);
@@ -156,7 +106,7 @@ mod tests {
 
     #[test]
     fn what_a_lost_lease_held_back_is_deleted() {
-        let (one, two) = (RunId("one".into()), RunId("two".into()));
+        let (one, two) = (id("one"), id("two"));
         let mut state = two_runs();
         let LeaseKey { unit, fence, .. } = grant(&mut state, &two);
         commit_a_step(&mut state, &one);

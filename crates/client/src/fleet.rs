@@ -63,7 +63,7 @@ pub enum LeaseAnswer {
     Leased(Box<Lease>),
     /// Nothing in the time that was given: ask again.
     Nothing,
-    /// The fleet is being shut down: finish what is leased, and leave.
+    /// The worker was told to leave: finish what is leased, and leave.
     Drain,
 }
 
@@ -72,7 +72,7 @@ pub enum LeaseAnswer {
 pub struct Heartbeat {
     /// Leases that are no longer this worker's.
     pub lost: Vec<LeaseKey>,
-    /// Whether the fleet is being shut down.
+    /// Whether the worker was told to leave.
     pub drain: bool,
 }
 
@@ -219,14 +219,15 @@ impl Fleet {
             .map(drop)
     }
 
-    /// Gives leases back undone.
+    /// Gives leases back undone; `reason` says what they need and the worker could not get, if it was that.
     ///
     /// # Errors
     /// Whatever keeps the coordinator from an answer.
-    pub async fn release(&self, caller: &Identity, keys: &[LeaseKey]) -> Result<(), CallError> {
+    pub async fn release(&self, caller: &Identity, keys: &[LeaseKey], reason: Option<&str>) -> Result<(), CallError> {
         let message = v1::ReleaseRequest {
             worker_id: caller.worker().0.clone(),
             keys: keys.iter().cloned().map(Into::into).collect(),
+            reason: reason.map(str::to_owned),
         };
         self.read(self.client().release(self.request(caller, message)).await)
             .map(drop)

@@ -8,7 +8,10 @@ use gavel_core::run::RunStatus;
 use gavel_core::spec::RunSpec;
 use gavel_proto::MESSAGE_BYTES_MAX;
 use gavel_proto::v1::runs_client::RunsClient;
-use gavel_proto::v1::{GetRunRequest, GetRunResponse, GetSpecRequest, ListRunsRequest, ResumeRequest, SubmitRequest};
+use gavel_proto::v1::{
+    CancelRequest, DrainRequest, GetRunRequest, GetRunResponse, GetSpecRequest, ListRunsRequest, ResumeRequest,
+    SubmitRequest,
+};
 use tonic::{Request, Status, Streaming};
 
 use crate::connection::Connection;
@@ -159,6 +162,28 @@ impl Runs {
     pub async fn resume(&self, run: &RunId) -> Result<(), CallError> {
         let request = self.request(ResumeRequest { run_id: run.0.clone() });
         let answer = self.client().resume(request).await;
+        answer.map(drop).map_err(|status| self.failed(&status))
+    }
+
+    /// Stops a run; what is committed stays, and [`Runs::resume`] goes on from there.
+    ///
+    /// # Errors
+    /// NOT_FOUND where there is no such run, FAILED_PRECONDITION where it has ended.
+    pub async fn cancel(&self, run: &RunId, reason: &str) -> Result<(), CallError> {
+        let request = self.request(CancelRequest {
+            run_id: run.0.clone(),
+            reason: reason.to_owned(),
+        });
+        let answer = self.client().cancel(request).await;
+        answer.map(drop).map_err(|status| self.failed(&status))
+    }
+
+    /// Tells the workers that are registered now to finish what they have leased and to leave.
+    ///
+    /// # Errors
+    /// Whatever keeps the coordinator from an answer.
+    pub async fn drain(&self) -> Result<(), CallError> {
+        let answer = self.client().drain(self.request(DrainRequest {})).await;
         answer.map(drop).map_err(|status| self.failed(&status))
     }
 

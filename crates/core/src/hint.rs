@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::text;
+
 /// An error that can tell its reader what to do next.
 ///
 /// An error that wraps another hands the other's hint on: nobody looks for hints among the causes.
@@ -122,7 +124,10 @@ impl<E: Error + Hint> From<E> for Diagnostic {
 
 impl From<std::io::Error> for Diagnostic {
     fn from(error: std::io::Error) -> Self {
-        Self::foreign(&error)
+        Self {
+            hint: text::remedy(&error),
+            ..Self::foreign(&error)
+        }
     }
 }
 

@@ -37,8 +37,21 @@ number! {
     Fence(u64)
 }
 number! {
-    /// Milliseconds since the Unix epoch; the only form in which time enters the core.
+    /// Milliseconds since the Unix epoch, as the coordinator counts them; the only form in which time enters the core.
     Millis(u64)
+}
+
+impl Millis {
+    /// So many milliseconds later.
+    #[must_use]
+    pub fn plus(self, milliseconds: u64) -> Self {
+        Self(self.0.saturating_add(milliseconds))
+    }
+
+    /// Milliseconds from `earlier` until now; none if that is later.
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
 }
 
 macro_rules! name {

@@ -16,6 +16,7 @@ pub mod rpo;
 pub mod run;
 pub mod schedule;
 pub mod spec;
+pub mod text;
 pub mod work;
 
 pub use assets::{Annotation, Annotations, LabelledPair, ModelFingerprints, RubricText, RunAssets, UnreadableAssets};

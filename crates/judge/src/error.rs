@@ -77,7 +77,7 @@ impl Hint for Error {
             Self::Model(ModelError::Value { input: "label", .. }) => {
                 Some("choose labels in the judge template that the judge's tokenizer knows as one token each".into())
             }
-            Self::Model(_) => None,
+            Self::Model(error) => error.hint(),
             Self::Device { .. } => Some("name another device, or use a build that knows it".into()),
             Self::NotFinite { .. } => {
                 Some("the judge's weights are damaged, or its number format overflows: try f32".into())

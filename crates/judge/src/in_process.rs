@@ -105,8 +105,7 @@ fn check_architecture(spec: &InProcessSpec) -> Result<(), Error> {
     struct Named {
         model_type: String,
     }
-    let text = std::fs::read_to_string(spec.path.join("config.json")).unwrap_or_default();
-    let Ok(Named { model_type }) = serde_json::from_str(&text) else {
+    let Ok(Named { model_type }) = load::read_config(&spec.path.join("config.json")) else {
         return Ok(());
     };
     let expected = match spec.family {

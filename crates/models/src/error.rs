@@ -1,5 +1,7 @@
 //! The error of a forward or backward pass.
 
+use candle_core::{DType, Tensor};
+
 /// What can go wrong while a loaded model computes.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -39,10 +41,39 @@ pub enum ModelError {
     /// The chat template failed.
     #[error("chat template")]
     Template(#[from] minijinja::Error),
+    /// A part of the model gave NaN or infinity.
+    #[error("the {part} is not finite")]
+    NotFinite {
+        /// What was made, and by which part.
+        part: &'static str,
+    },
     /// A tensor operation failed.
     #[error("tensor operation")]
     Candle(#[from] candle_core::Error),
 }
 
-/// A pass fails by what it is given, which whoever gives it knows better: there is no remedy to tell.
-impl gavel_core::Hint for ModelError {}
+/// A pass fails by what it is given, which whoever gives it knows better, or by the weights.
+impl gavel_core::Hint for ModelError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotFinite { .. } => Some(
+                "the weights of this part are not finite, or its number format overflows: fetch its files again, or try bf16 or f32"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// The tensor, if all of its numbers are finite; `part` says what it is and which part of the model made it.
+///
+/// # Errors
+/// [`ModelError::NotFinite`].
+pub(crate) fn finite<'t>(tensor: &'t Tensor, part: &'static str) -> Result<&'t Tensor, ModelError> {
+    // Zero times NaN or infinity is NaN, where a plain sum might overflow.
+    let probe = (tensor * 0.0)?.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+    match probe.is_finite() {
+        true => Ok(tensor),
+        false => Err(ModelError::NotFinite { part }),
+    }
+}

@@ -212,6 +212,123 @@ fn channels_under_their_old_and_new_name_are_read() {
     assert!(error.contains("`vision_config.in_chans` is 4"), "{error}");
 }
 
+/// transformers 4.5x writes both.
+#[test]
+fn a_rope_type_under_its_old_and_new_name_is_read_where_they_agree() {
+    let folder = copy(&shipped("tiny-judge"));
+    let config = folder.path().join("config.json");
+    edit(
+        &config,
+        "\"rope_type\": \"default\"",
+        "\"rope_type\": \"default\", \"type\": \"mrope\"",
+    );
+    Vlm::load(folder.path(), &Device::Cpu, DType::F32).unwrap();
+    edit(&config, "\"type\": \"mrope\"", "\"type\": \"yarn\"");
+    let error = judge(folder.path()).to_string();
+    assert!(error.contains("`yarn` under `type`"), "{error}");
+}
+
+/// Of a folder with both files, transformers 5 reads processor_config.json.
+#[test]
+fn the_image_processor_is_read_from_where_transformers_reads_it() {
+    let folder = copy(&shipped("tiny-judge"));
+    let nested = folder.path().join("processor_config.json");
+    fs::write(&nested, "{\"processor_class\": \"Qwen2_5_VLProcessor\"}").unwrap();
+    Vlm::load(folder.path(), &Device::Cpu, DType::F32).unwrap();
+    fs::write(&nested, "{\"image_processor\": {\"resample\": 0}}").unwrap();
+    let error = judge(folder.path()).to_string();
+    assert!(
+        error.contains("processor_config.json: `resample` is 0") && !error.contains("pre"),
+        "{error}"
+    );
+}
+
+#[test]
+fn absurd_sizes_are_refused_before_anything_is_made_of_them() {
+    let flux = |file: &str, from: &str, to: &str| {
+        let folder = copy(&shipped("tiny-flux"));
+        edit(&folder.path().join(file), from, to);
+        FluxPipeline::load(folder.path(), &Device::Cpu, DType::F32)
+            .unwrap_err()
+            .to_string()
+    };
+    let text = fs::read_to_string(shipped("tiny-flux/text_encoder/config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let heads = format!("\"num_attention_heads\": {}", config["num_attention_heads"]);
+    for (count, problem) in [
+        (0_u64, "`num_attention_heads` is 0"),
+        (
+            1 << 20,
+            "`num_attention_heads` is 1048576, this implementation needs a divisor of the width",
+        ),
+        (2_000_000_000, "bad configuration at `num_attention_heads`"),
+    ] {
+        let error = flux(
+            "text_encoder/config.json",
+            &heads,
+            &format!("\"num_attention_heads\": {count}"),
+        );
+        assert!(error.contains(problem), "{error}");
+    }
+    for (file, key) in [
+        ("transformer/config.json", "num_layers"),
+        ("transformer/config.json", "num_attention_heads"),
+        ("text_encoder_2/config.json", "num_layers"),
+        ("vae/config.json", "layers_per_block"),
+    ] {
+        let text = fs::read_to_string(shipped("tiny-flux").join(file)).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let error = flux(
+            file,
+            &format!("\"{key}\": {}", config[key]),
+            &format!("\"{key}\": 2000000000"),
+        );
+        assert!(error.contains(&format!("bad configuration at `{key}`")), "{error}");
+    }
+}
+
+#[test]
+fn a_variant_is_named_with_what_to_do() {
+    let folder = copy(&shipped("tiny-flux/vae"));
+    fs::rename(
+        folder.path().join("diffusion_pytorch_model.safetensors"),
+        folder.path().join("diffusion_pytorch_model.fp16.safetensors"),
+    )
+    .unwrap();
+    let error = vae(folder.path());
+    assert!(
+        error
+            .to_string()
+            .contains("but `diffusion_pytorch_model.fp16.safetensors`"),
+        "{error}"
+    );
+    let hint = error.hint().unwrap();
+    assert!(
+        hint.contains("ln -s diffusion_pytorch_model.fp16.safetensors diffusion_pytorch_model.safetensors"),
+        "{hint}"
+    );
+}
+
+#[test]
+fn tokenizer_settings_that_give_other_tokens_are_refused() {
+    for key in ["padding_side", "truncation_side"] {
+        let folder = copy(&shipped("tiny-flux/tokenizer"));
+        let file = folder.path().join("tokenizer_config.json");
+        let mut config: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        config[key] = "left".into();
+        fs::write(&file, config.to_string()).unwrap();
+        let error = PromptTokenizer::load_clip(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{key}` is \"left\"")), "{error}");
+    }
+    let folder = copy(&shipped("tiny-flux/tokenizer"));
+    let file = folder.path().join("tokenizer_config.json");
+    let mut config: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    config["added_tokens_decoder"] = serde_json::json!({"7": {"content": "<|endoftext|>"}});
+    fs::write(&file, config.to_string()).unwrap();
+    let error = PromptTokenizer::load_clip(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("gives `<|endoftext|>` the number 7"), "{error}");
+}
+
 #[test]
 fn settings_of_qwen3_vl_that_do_not_fit_are_named() {
     for (from, to, named) in [

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use gavel_core::Hint as _;
 use gavel_models::denoiser::{Conditioning, Denoiser, Grid, Input};
 use gavel_models::flux::{FluxTransformer, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
 use gavel_models::lora::{LoraAdapter, LoraConfig, LoraError, LoraGradients};
@@ -228,6 +229,8 @@ fn settings_that_change_the_arithmetic_are_refused() {
         ("modules_to_save", "[\"proj_out\"]"),
         ("target_modules", "\"all-linear\""),
         ("peft_type", "\"LOKR\""),
+        ("monteclora_config", "{\"samples\": 2}"),
+        ("no_such_setting", "1"),
     ] {
         let (folder, _) = saved(&transformer);
         let file = folder.path().join("adapter_config.json");
@@ -238,6 +241,206 @@ fn settings_that_change_the_arithmetic_are_refused() {
         assert!(
             matches!(&refused, LoraError::Unsupported { key: found, .. } if *found == key),
             "{key}: {refused}"
+        );
+    }
+}
+
+fn with_setting(transformer: &FluxTransformer, key: &str, value: &str) -> Result<LoraAdapter, LoraError> {
+    let (folder, _) = saved(transformer);
+    let file = folder.path().join("adapter_config.json");
+    let mut settings: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    settings[key] = serde_json::from_str(value).unwrap();
+    // As an editor may write it.
+    std::fs::write(&file, format!("\u{feff}{settings}")).unwrap();
+    LoraAdapter::load(folder.path(), transformer.layers())
+}
+
+#[test]
+fn a_start_that_was_taken_out_of_the_base_is_refused() {
+    let transformer = transformer("wide_picture");
+    for start in [
+        "pissa",
+        "pissa_niter_4",
+        "olora",
+        "corda",
+        "loftq",
+        "lora_ga",
+        "something new",
+    ] {
+        let refused = with_setting(&transformer, "init_lora_weights", &format!("\"{start}\"")).unwrap_err();
+        assert!(matches!(refused, LoraError::ChangedBase { .. }), "{refused}");
+        assert!(refused.to_string().contains("`init_lora_weights` is"), "{refused}");
+        assert!(
+            refused
+                .hint()
+                .unwrap()
+                .contains("path_initial_model_for_weight_conversion")
+        );
+    }
+    for start in ["true", "false", "null", "\"gaussian\"", "\"eva\"", "\"orthogonal\""] {
+        assert!(with_setting(&transformer, "init_lora_weights", start).unwrap() == adapter(&transformer));
+    }
+}
+
+#[test]
+fn settings_that_say_nothing_are_read_whatever_they_are_called() {
+    let transformer = transformer("wide_picture");
+    for (key, value) in [
+        ("peft_version", "\"0.99\""),
+        ("loftq_config", "{\"loftq_bits\": 4}"),
+        ("of_another_release", "null"),
+        ("of_another_release", "false"),
+        ("of_another_release", "{}"),
+        ("modules_to_save", "[]"),
+        ("megatron_core", "\"megatron.core\""),
+    ] {
+        assert!(with_setting(&transformer, key, value).is_ok(), "{key}");
+    }
+}
+
+#[test]
+fn one_tensor_under_two_names_is_refused() {
+    let transformer = transformer("wide_picture");
+    let (folder, weights) = saved(&transformer);
+    let bytes = std::fs::read(&weights).unwrap();
+    let mut tensors: HashMap<String, TensorView> = HashMap::new();
+    for (name, view) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
+        tensors.insert(name.replace("base_model.model.", "transformer."), view.clone());
+        tensors.insert(name, view);
+    }
+    std::fs::write(&weights, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    let refused = LoraAdapter::load(folder.path(), transformer.layers()).unwrap_err();
+    assert!(
+        matches!(&refused, LoraError::Twice { first, second, .. }
+            if first.starts_with("base_model.model.") && second.starts_with("transformer.")),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_prefix_too_many_is_shown_by_a_name_that_the_file_holds() {
+    let transformer = transformer("wide_picture");
+    let (folder, weights) = saved(&transformer);
+    rewrite(&weights, |name, shape, data| {
+        Some((format!("transformer.{name}"), shape.to_vec(), Dtype::F32, data.to_vec()))
+    });
+    let refused = LoraAdapter::load(folder.path(), transformer.layers()).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("but one called `transformer.base_model.model."),
+        "{refused}"
+    );
+    assert!(refused.hint().unwrap().contains("rename the tensors"));
+}
+
+#[test]
+fn a_folder_without_settings_is_read_where_its_file_says_them() {
+    let transformer = transformer("wide_picture");
+    let (folder, weights) = saved(&transformer);
+    std::fs::remove_file(folder.path().join("adapter_config.json")).unwrap();
+    let read = LoraAdapter::open(folder.path(), transformer.layers()).unwrap();
+    assert_eq!(read.flatten(), adapter(&transformer).flatten());
+    assert_eq!(
+        (read.config().rank, read.config().alpha),
+        (3, 5.0),
+        "alpha is the header's"
+    );
+
+    std::fs::remove_file(folder.path().join("pytorch_lora_weights.safetensors")).unwrap();
+    let refused = LoraAdapter::open(folder.path(), transformer.layers()).unwrap_err();
+    assert!(matches!(refused, LoraError::AlphaUnknown { .. }), "{refused}");
+    std::fs::remove_file(weights).unwrap();
+    let refused = LoraAdapter::open(folder.path(), transformer.layers()).unwrap_err();
+    assert!(matches!(refused, LoraError::NoAdapter { .. }), "{refused}");
+    assert!(refused.hint().unwrap().contains("adapter_config.json"));
+}
+
+/// Queries, keys and values are one layer in FLUX's original code, as ComfyUI and kohya's scripts name them.
+#[test]
+fn layers_under_the_names_of_the_original_code_are_read() {
+    let transformer = transformer("wide_picture");
+    let attention = ["to_q", "to_k", "to_v"].map(|part| format!("transformer_blocks.0.attn.{part}"));
+    let single =
+        ["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"].map(|part| format!("single_transformer_blocks.1.{part}"));
+    let output = "single_transformer_blocks.0.proj_out".to_owned();
+    let targets: Vec<&str> = attention
+        .iter()
+        .chain(&single)
+        .chain([&output])
+        .map(String::as_str)
+        .collect();
+    let mut expected = LoraAdapter::init(transformer.layers(), &config(&targets), [2; 32]).unwrap();
+    let mut flat: Vec<f32> = (0..expected.parameter_count()).map(|i| (i % 13) as f32 - 6.0).collect();
+    let tensors: BTreeMap<String, ([usize; 2], std::ops::Range<usize>)> = expected
+        .tensors()
+        .map(|(name, shape, range)| (name, (shape, range)))
+        .collect();
+    // One layer has one A.
+    for modules in [attention.as_slice(), &single] {
+        let first = tensors[&format!("{}.lora_A.weight", modules[0])].1.clone();
+        for module in modules {
+            let to = tensors[&format!("{module}.lora_A.weight")].1.clone();
+            let values = flat[first.clone()].to_vec();
+            flat[to].copy_from_slice(&values);
+        }
+    }
+    expected.unflatten(&flat).unwrap();
+
+    for (prefix, separator) in [("diffusion_model.", "."), ("lora_unet_", "_")] {
+        let mut written: HashMap<String, (Vec<usize>, Vec<u8>)> = HashMap::new();
+        for (original, modules) in [
+            ("double_blocks.0.img_attn.qkv", attention.as_slice()),
+            ("single_blocks.1.linear1", &single),
+            ("single_blocks.0.linear2", std::slice::from_ref(&output)),
+        ] {
+            let name = format!("{prefix}{}", original.replace('.', separator));
+            let of = |module: &String, factor: &str| &tensors[&format!("{module}.lora_{factor}.weight")];
+            let bytes = |range: &std::ops::Range<usize>| -> Vec<u8> {
+                flat[range.clone()]
+                    .iter()
+                    .flat_map(|value| value.to_le_bytes())
+                    .collect()
+            };
+            let (shape, range) = of(&modules[0], "A");
+            written.insert(format!("{name}.lora_down.weight"), (shape.to_vec(), bytes(range)));
+            let rows = modules.iter().map(|module| of(module, "B").0[0]).sum();
+            let data = modules.iter().flat_map(|module| bytes(&of(module, "B").1)).collect();
+            written.insert(format!("{name}.lora_up.weight"), (vec![rows, 3], data));
+            written.insert(format!("{name}.alpha"), (Vec::new(), 5.0_f32.to_le_bytes().to_vec()));
+        }
+        let views: HashMap<&String, TensorView> = written
+            .iter()
+            .map(|(name, (shape, data))| (name, TensorView::new(Dtype::F32, shape.clone(), data).unwrap()))
+            .collect();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("comfy.safetensors");
+        std::fs::write(&file, safetensors::serialize(views, None).unwrap()).unwrap();
+        let read = LoraAdapter::import(&file, transformer.layers()).unwrap();
+        assert_eq!(read.flatten(), expected.flatten(), "{prefix}");
+        assert_eq!((read.config().rank, read.config().alpha), (3, 5.0));
+    }
+}
+
+#[test]
+fn numbers_that_are_none_and_absurd_ranks_are_refused() {
+    let transformer = transformer("wide_picture");
+    let (folder, weights) = saved(&transformer);
+    rewrite(&weights, |name, shape, data| {
+        let mut data = data.to_vec();
+        data[..4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+        Some((name.to_owned(), shape.to_vec(), Dtype::F32, data))
+    });
+    let refused = LoraAdapter::load(folder.path(), transformer.layers()).unwrap_err();
+    assert!(matches!(refused, LoraError::NotFinite { .. }), "{refused}");
+    for rank in ["18446744073709551615", "65536", "0"] {
+        let refused = with_setting(&transformer, "r", rank).unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                LoraError::Setting { setting: "rank", .. } | LoraError::Rank { .. }
+            ),
+            "{refused}"
         );
     }
 }

@@ -165,7 +165,7 @@ pub enum Error {
         image: Digest,
         /// What is wrong with it.
         #[source]
-        source: image::ImageError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A file cannot be read.
     #[error("{file}: cannot read")]

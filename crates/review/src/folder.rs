@@ -7,6 +7,7 @@ use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
 use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, Step};
 use gavel_core::spec::RunSpec;
+use gavel_core::text;
 use gavel_core::work::Policy;
 use gavel_models::lora::{LoraConfig, write_folder};
 use gavel_policy::train::replay::OPTIMIZER_FILE;
@@ -80,7 +81,7 @@ impl RunFolder {
     /// There is none, or it was made by another configuration or from other files.
     pub async fn resume(path: &Path, spec: &RunSpec, assets: &RunAssets) -> Result<Self, Error> {
         let file = path.join(SPEC_FILE);
-        let text = std::fs::read_to_string(&file).map_err(|source| Error::NothingToResume {
+        let text = text::of(std::fs::read(&file)).map_err(|source| Error::NothingToResume {
             folder: path.to_owned(),
             source,
         })?;
@@ -133,7 +134,7 @@ impl RunFolder {
         let below = Path::new("runs").join(run);
         let path = if !run.is_dir() && below.is_dir() { &below } else { run };
         let file = path.join(SPEC_FILE);
-        let text = std::fs::read_to_string(&file).map_err(|source| Error::NoRun {
+        let text = text::of(std::fs::read(&file)).map_err(|source| Error::NoRun {
             run: run.to_owned(),
             source,
         })?;
@@ -198,7 +199,7 @@ impl RunFolder {
 
     /// Where the run's coordinator serves, or did.
     pub fn coordinator(&self) -> Option<CoordinatorAddresses> {
-        let text = std::fs::read_to_string(self.state().join(COORDINATOR_FILE)).ok()?;
+        let text = text::of(std::fs::read(self.state().join(COORDINATOR_FILE))).ok()?;
         serde_json::from_str(&text).ok()
     }
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use gavel_core::text;
 use minijinja::{Environment, UndefinedBehavior};
 use serde::{Deserialize, Serialize};
 
@@ -195,7 +196,7 @@ impl Turn {
 /// # Errors
 /// [`TemplateError::Read`].
 pub(crate) fn read(file: &Path) -> Result<String, TemplateError> {
-    std::fs::read_to_string(file).map_err(|source| TemplateError::Read {
+    text::of(std::fs::read(file)).map_err(|source| TemplateError::Read {
         file: file.to_owned(),
         source,
     })

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use gavel_core::Hint;
+use gavel_core::{Hint, text};
 
 /// A rubric that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +55,9 @@ pub enum RubricError {
 impl Hint for RubricError {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Read { .. } => "check `judge.rubric`, or the path after `--rubric`".to_owned(),
+            Self::Read { source, .. } => {
+                text::remedy(source).unwrap_or_else(|| "check `judge.rubric`, or the path after `--rubric`".to_owned())
+            }
             Self::Syntax { .. } => {
                 "a rubric set has `version`, and `[[themes]]` with `name` and `tips`; a file that does not end \
                                     in .toml is read as bare text, a criterion per line"
@@ -117,9 +119,9 @@ pub enum TemplateError {
 impl Hint for TemplateError {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Read { .. } => {
+            Self::Read { source, .. } => text::remedy(source).unwrap_or_else(|| {
                 "check `judge.template`; configs/judge/ holds the templates that come with Gavel".to_owned()
-            }
+            }),
             Self::Syntax { .. } => "a template has `name`, `labels` and `[[messages]]` with `role` and `content`; \
                                     configs/judge/small.toml shows one"
                 .to_owned(),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use gavel_core::ids::Digest;
+use gavel_core::text;
 use serde::{Deserialize, Serialize};
 
 use crate::{Provenance, RubricError};
@@ -43,7 +44,7 @@ impl RubricSet {
     /// # Errors
     /// [`RubricError`], which names the file and the key.
     pub fn load(file: &Path) -> Result<Self, RubricError> {
-        let text = std::fs::read_to_string(file).map_err(|source| RubricError::Read {
+        let text = text::of(std::fs::read(file)).map_err(|source| RubricError::Read {
             file: file.to_owned(),
             source,
         })?;

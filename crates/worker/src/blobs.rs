@@ -121,6 +121,8 @@ fn failed(action: &str, error: &CallError) -> WorkError {
     match error.code() {
         // Too large for this coordinator: so it would be from another worker.
         Code::InvalidArgument => WorkError::Fatal(message),
+        // The store is read-only or refuses the coordinator: no fault of the unit.
+        Code::FailedPrecondition => WorkError::Unavailable(message),
         _ => WorkError::Retry(message),
     }
 }

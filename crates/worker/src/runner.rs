@@ -1,10 +1,8 @@
 //! The worker's life: register, lease, work, hand in, leave.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use gavel_client::{CallError, Code, ConnectOptions, Connection, Failure, Lease, LeaseAnswer, persist};
 use gavel_core::work::Outcome;
 use gavel_telemetry::span;
@@ -25,8 +23,8 @@ use crate::specs::Specs;
 use crate::thread::{self, Done, Job};
 use crate::work::{Work, WorkError};
 
-/// The longest pause after failures in a row, so that a broken worker leaves a unit's other attempts to the others.
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How long a worker waits before it asks again, when it was granted what it could not read.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(5);
 
 /// Works for the coordinator until `shutdown` or until it wants the fleet to leave. Then the unit at work is finished
 /// within [`WorkerOptions::drain`] or given back, and the worker leaves.
@@ -57,7 +55,6 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
             Guarded::new(work, options.allowed.clone(), options.role),
             options.prefetch + 1,
         )?,
-        failures: AtomicU32::new(0),
         session: session.clone(),
         held: held.clone(),
         drain: drain.clone(),
@@ -75,7 +72,7 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
     let _ = heartbeat.await;
     let open = held.keys();
     if !open.is_empty()
-        && let Err(error) = session.release(&open).await
+        && let Err(error) = session.release(&open, None).await
     {
         tracing::debug!(message = error.message(), "leases not given back: they will expire");
     }
@@ -96,8 +93,6 @@ struct Worker {
     blobs: Blobs,
     specs: Specs,
     jobs: mpsc::Sender<Job>,
-    /// Failures in a row.
-    failures: AtomicU32,
     drain: CancellationToken,
 }
 
@@ -162,9 +157,6 @@ fn unit_ended(unit: Result<Result<(), Error>, tokio::task::JoinError>) -> Result
 impl Worker {
     /// Asks for work until there is some; `None` when the fleet drains.
     async fn next_lease(&self) -> Result<Option<Lease>, Error> {
-        if let Some(pause) = pause_after(self.failures.load(Ordering::Relaxed)) {
-            tokio::time::sleep(pause).await;
-        }
         loop {
             let answer = persist("lease", || self.ask())
                 .await
@@ -195,6 +187,13 @@ impl Worker {
         match self.session.lease().await {
             Err(error) if error.code() == Code::NotFound => {
                 self.session.register_again().await?;
+                Ok(LeaseAnswer::Nothing)
+            }
+            // A unit that does not fit into a message: its lease runs out, and the coordinator gives it up when that happens
+            // to it again and again. Other units fit.
+            Err(error) if error.code() == Code::OutOfRange => {
+                tracing::warn!(message = error.message(), "a lease cannot be read");
+                tokio::time::sleep(UNREADABLE_PAUSE).await;
                 Ok(LeaseAnswer::Nothing)
             }
             answer => answer,
@@ -300,7 +299,6 @@ impl Worker {
         let told = match result {
             Ok(None) => Ok(()),
             Ok(Some(outcome)) => {
-                self.failures.store(0, Ordering::Relaxed);
                 match self.session.complete(key, &outcome).await {
                     Ok(()) => {
                         let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -309,12 +307,19 @@ impl Worker {
                     }
                     // What this worker makes contradicts what it was asked for.
                     Err(error) if error.code() == Code::InvalidArgument => return Err(self.refused(&error)),
+                    Err(error) if error.code() == Code::OutOfRange => {
+                        let failure = Failure {
+                            reason: format!("the result does not fit into a message: {}", error.message()),
+                            fatal: false,
+                            unusable: Vec::new(),
+                        };
+                        self.session.fail(key, &failure).await
+                    }
                     Err(error) => Err(error),
                 }
             }
-            Err(WorkError::Cancelled) => self.session.release(std::slice::from_ref(key)).await,
+            Err(WorkError::Cancelled) => self.session.release(std::slice::from_ref(key), None).await,
             Err(WorkError::Retry(reason)) => {
-                self.failures.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(reason, "unit failed");
                 let failure = Failure {
                     reason,
@@ -324,10 +329,8 @@ impl Worker {
                 self.session.fail(key, &failure).await
             }
             Err(WorkError::Unavailable(reason)) => {
-                // Growing pauses, as after failures: asking on and on would not bring the answer.
-                self.failures.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(reason, "unit given back: it waits for what is unavailable");
-                self.session.release(std::slice::from_ref(key)).await
+                self.session.release(std::slice::from_ref(key), Some(&reason)).await
             }
             Err(WorkError::Unusable { inputs, reason }) => {
                 tracing::warn!(reason, "inputs must be made again");
@@ -354,16 +357,4 @@ impl Worker {
         }
         Ok(())
     }
-}
-
-/// How long to leave work to others after this many failures in a row: from a second to half a minute, with jitter.
-fn pause_after(failures: u32) -> Option<Duration> {
-    let last = failures.checked_sub(1)?;
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_secs(1))
-        .with_max_delay(PAUSE_MAX)
-        .with_jitter()
-        .without_max_times()
-        .build()
-        .nth(last.min(10) as usize)
 }

@@ -147,10 +147,11 @@ impl Session {
         }
     }
 
-    /// Gives leases back, if the coordinator is there to hear it; otherwise they expire.
-    pub(crate) async fn release(&self, keys: &[LeaseKey]) -> Result<(), CallError> {
+    /// Gives leases back, if the coordinator is there to hear it; otherwise they expire. `reason` says what they need and this
+    /// worker could not get, if it was that.
+    pub(crate) async fn release(&self, keys: &[LeaseKey], reason: Option<&str>) -> Result<(), CallError> {
         let fleet = self.fleet.within(FAREWELL_WITHIN);
-        fleet.release(&self.identity, keys).await
+        fleet.release(&self.identity, keys, reason).await
     }
 
     /// Leaves the fleet, if the coordinator is there to hear it.

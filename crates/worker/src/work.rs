@@ -43,8 +43,8 @@ pub enum WorkError {
     /// Another attempt, perhaps on another worker, may work.
     #[error("{0}")]
     Retry(String),
-    /// What the work needs outside of the fleet does not answer. The unit is given back and none of its attempts is used up: it
-    /// waits until somebody gets an answer.
+    /// What the work needs outside of the fleet is not to be had. The unit is given back and none of its attempts is used up: it
+    /// waits until somebody gets it. The reason is shown to everybody who may look at the run.
     #[error("{0}")]
     Unavailable(String),
     /// Inputs are gone or are not what the unit asks for: they are made again, then the unit is tried again.

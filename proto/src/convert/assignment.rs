@@ -8,6 +8,11 @@ use super::{Malformed, all, bytes, digest, digests, each, optional_digest, requi
 use crate::v1;
 use crate::v1::assignment::Kind;
 
+/// How many bytes of a message an assignment takes.
+pub fn encoded_len(assignment: Assignment) -> usize {
+    prost::Message::encoded_len(&v1::Assignment::from(assignment))
+}
+
 impl From<Policy> for v1::Policy {
     fn from(policy: Policy) -> Self {
         Self {

@@ -8,6 +8,8 @@ mod unit;
 #[cfg(test)]
 mod tests;
 
+pub use assignment::encoded_len;
+
 use gavel_core::Hint;
 use gavel_core::bounds::{Bound, Exceeded, InvalidName};
 use gavel_core::ids::Digest;

@@ -963,7 +963,7 @@ pub struct HeartbeatResponse {
     /// Leases that are no longer this worker's: stop working on them.
     #[prost(message, repeated, tag = "1")]
     pub lost: ::prost::alloc::vec::Vec<LeaseKey>,
-    /// The fleet is being shut down: finish what is leased, lease nothing more, leave.
+    /// This worker was told to leave: finish what is leased, lease nothing more, leave.
     #[prost(bool, tag = "2")]
     pub drain: bool,
 }
@@ -1118,6 +1118,10 @@ pub struct ReleaseRequest {
     pub worker_id: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "2")]
     pub keys: ::prost::alloc::vec::Vec<LeaseKey>,
+    /// What the units need and the worker could not get from outside of the fleet; not set where it gives them back for another
+    /// cause. It gets no other unit of these runs for a while.
+    #[prost(string, optional, tag = "3")]
+    pub reason: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReleaseResponse {}
@@ -1403,7 +1407,8 @@ pub mod fleet_client {
             req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Fleet", "Complete"));
             self.inner.unary(req, path, codec).await
         }
-        /// Says that this attempt did not work; the unit goes to somebody else until its attempts are used up.
+        /// Says that this attempt did not work; the unit goes to somebody else until its attempts are used up. The worker gets no other
+        /// unit of this run for a while.
         pub async fn fail(
             &mut self,
             request: impl tonic::IntoRequest<super::FailRequest>,
@@ -1603,7 +1608,8 @@ pub mod fleet_server {
             tonic::Response<super::CompleteResponse>,
             tonic::Status,
         >;
-        /// Says that this attempt did not work; the unit goes to somebody else until its attempts are used up.
+        /// Says that this attempt did not work; the unit goes to somebody else until its attempts are used up. The worker gets no other
+        /// unit of this run for a while.
         async fn fail(
             &self,
             request: tonic::Request<super::FailRequest>,
@@ -2553,7 +2559,7 @@ pub mod runs_client {
             req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Runs", "Resume"));
             self.inner.unary(req, path, codec).await
         }
-        /// Sets the fleet-wide drain flag: workers finish what they have leased and leave.
+        /// Tells the workers that are registered now to finish what they have leased and to leave. Those that come later stay.
         pub async fn drain(
             &mut self,
             request: impl tonic::IntoRequest<super::DrainRequest>,
@@ -2631,7 +2637,7 @@ pub mod runs_server {
             &self,
             request: tonic::Request<super::ResumeRequest>,
         ) -> std::result::Result<tonic::Response<super::ResumeResponse>, tonic::Status>;
-        /// Sets the fleet-wide drain flag: workers finish what they have leased and leave.
+        /// Tells the workers that are registered now to finish what they have leased and to leave. Those that come later stay.
         async fn drain(
             &self,
             request: tonic::Request<super::DrainRequest>,

@@ -44,11 +44,20 @@ struct Finished {
     event: u64,
 }
 
+/// When an event was written: with the driver's time `at`, at the true time `now`. A lease that begins then lasts for `lease`.
+#[derive(Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) at: Millis,
+    pub(super) now: u64,
+    pub(super) lease: u64,
+}
+
 /// An open lease.
 struct Open {
     fence: Fence,
     worker: WorkerId,
-    deadline: Millis,
+    /// Until when its holder must be heard; the true time.
+    deadline: u64,
     /// The decided pairs that a gradient unit was given.
     pairs: Vec<PromptIndex>,
 }
@@ -77,11 +86,13 @@ impl Invariants {
         self.ended.contains(&fence)
     }
 
-    pub(super) fn renew_all(&mut self, deadline: Millis) {
-        self.open.values_mut().for_each(|open| open.deadline = deadline);
+    /// A unit whose lease should have ended before `now`.
+    pub(super) fn overdue(&self, now: u64) -> Option<Unit> {
+        let mut overdue = self.open.iter().filter(|(_, open)| open.deadline < now);
+        overdue.next().map(|(unit, _)| *unit)
     }
 
-    pub(super) fn keep_alive(&mut self, key: &LeaseKey, worker: &WorkerId, deadline: Millis) -> Result<(), String> {
+    pub(super) fn keep_alive(&mut self, key: &LeaseKey, worker: &WorkerId, deadline: u64) -> Result<(), String> {
         match self.open.get_mut(&key.unit) {
             Some(open) if open.fence == key.fence && open.worker == *worker => {
                 open.deadline = deadline;
@@ -98,8 +109,7 @@ impl Invariants {
     pub(super) fn before(
         &mut self,
         event: &Event,
-        at: Millis,
-        lease: u64,
+        Moment { at, now, lease }: Moment,
         silent: bool,
         run: &Run,
     ) -> Result<(), String> {
@@ -136,7 +146,7 @@ impl Invariants {
                 let open = Open {
                     fence: *fence,
                     worker: worker.clone(),
-                    deadline: Millis(at.0 + lease),
+                    deadline: now + lease,
                     pairs,
                 };
                 self.open.insert(*unit, open);
@@ -147,17 +157,25 @@ impl Invariants {
             | Event::Failed {
                 unit, worker, fence, ..
             }
-            | Event::Released { unit, worker, fence } => self.holds(unit, *fence, Some(worker))?,
+            | Event::Released {
+                unit, worker, fence, ..
+            } => self.holds(unit, *fence, Some(worker))?,
             Event::Expired { unit, fence } => {
                 self.holds(unit, *fence, None)?;
-                let in_time = self.open.get(unit).is_some_and(|open| open.deadline >= at);
+                let in_time = self.open.get(unit).is_some_and(|open| open.deadline >= now);
                 if in_time && !silent {
                     return Err(format!("the lease on {unit} expired although its worker kept it alive"));
                 }
             }
             Event::Quarantined { worker, .. } => drop(self.quarantined.insert(worker.clone())),
             Event::Resumed => self.quarantined.clear(),
-            Event::Cancelled { .. } => {}
+            Event::Recovered { .. } => {
+                self.open.values_mut().for_each(|open| open.deadline = now + lease);
+            }
+            Event::GivenUp { unit, .. } if self.open.contains_key(unit) => {
+                return Err(format!("{unit} was given up while somebody holds it"));
+            }
+            Event::GivenUp { .. } | Event::Cancelled { .. } => {}
         }
         Ok(())
     }
@@ -177,7 +195,7 @@ impl Invariants {
         match event {
             Event::Completed {
                 unit, fence, outcome, ..
-            } if !halted => {
+            } if run.is_accepted(unit) => {
                 let pairs = self.open.remove(unit).map(|open| open.pairs).unwrap_or_default();
                 self.count(unit, outcome, &pairs)?;
                 if let Some(earlier) = self.earlier.remove(unit)
@@ -205,7 +223,12 @@ impl Invariants {
                 }
             }
             Event::Released { unit, fence, .. } | Event::Expired { unit, fence } => self.close(unit, *fence),
-            Event::Quarantined { .. } | Event::Granted { .. } | Event::Cancelled { .. } | Event::Resumed => {}
+            Event::Quarantined { .. }
+            | Event::Granted { .. }
+            | Event::GivenUp { .. }
+            | Event::Cancelled { .. }
+            | Event::Resumed
+            | Event::Recovered { .. } => {}
         }
         let takes_leases = match event {
             Event::Failed { unusable, .. } => !unusable.is_empty(),

@@ -30,7 +30,7 @@ use world::World;
 const SCHEDULES: u64 = 10_000;
 
 /// What must have happened over all schedules.
-const HAPPENS: [&str; 21] = [
+const HAPPENS: [&str; 24] = [
     "blobs deleted as garbage",
     "blobs lost",
     "calls refused",
@@ -39,15 +39,18 @@ const HAPPENS: [&str; 21] = [
     "coordinator starts",
     "expired",
     "failed",
+    "given_up",
     "granted",
     "ledger failures",
     "messages doubled",
     "messages lost",
     "quarantined",
+    "recovered",
     "released",
     "resumed",
     "runs",
     "runs equal to the undisturbed",
+    "wall clocks set",
     "worker crashes",
     "workers cut off",
     "workers frozen",

@@ -13,7 +13,7 @@ use gavel_core::spec::RunSpec;
 use gavel_core::work::{LeaseKey, Role};
 
 use super::blobs::Blobs;
-use super::invariants::{Invariants, judged_by_failure};
+use super::invariants::{Invariants, Moment, judged_by_failure};
 use super::ledger::Pages;
 use super::process::Answered;
 use super::protocol::{Request, Response};
@@ -24,8 +24,8 @@ use crate::state::State;
 #[derive(Default)]
 pub(super) struct Oracle {
     pub(super) watched: BTreeMap<RunId, Watched>,
-    /// When the coordinator, in its present life, last heard of each worker.
-    seen: BTreeMap<WorkerId, Millis>,
+    /// When the coordinator, in its present life, last heard of each worker; the true time.
+    seen: BTreeMap<WorkerId, u64>,
     worker_timeout: u64,
     /// Events of the ledger that are known.
     read: usize,
@@ -45,8 +45,8 @@ impl Oracle {
         }
     }
 
-    /// Reads what the ledger holds since the last look. Returns the new events.
-    pub(super) fn read(&mut self, pages: &Pages, blobs: &Blobs) -> Result<Vec<(RunId, Event)>, String> {
+    /// Reads what the ledger holds since the last look, which was written at the true time `now`. Returns the new events.
+    pub(super) fn read(&mut self, pages: &Pages, blobs: &Blobs, now: u64) -> Result<Vec<(RunId, Event)>, String> {
         for record in &pages.runs {
             if !self.watched.contains_key(&record.run) {
                 let begun = replay(record, &[]).map_err(|error| format!("{}: {error:?}", record.run))?;
@@ -68,7 +68,7 @@ impl Oracle {
             let silent = match &event {
                 Event::Expired { unit, .. } => watched.shadow.lease(unit).is_some_and(|lease| {
                     let seen = self.seen.get(&lease.worker);
-                    seen.is_some_and(|seen| seen.0 + self.worker_timeout < record.at.0)
+                    seen.is_some_and(|seen| seen + self.worker_timeout < now)
                 }),
                 _ => false,
             };
@@ -77,21 +77,16 @@ impl Oracle {
             {
                 return Err(format!("the coordinator deleted a blob that {unit} needs"));
             }
-            watched.take(&event, record.at, silent, blobs)?;
+            watched.take(&event, record.at, now, silent, blobs)?;
             news.push((record.run.clone(), event));
         }
         self.read = pages.events.len();
         Ok(news)
     }
 
-    /// A new life of the coordinator: open leases have a fresh deadline, and no worker is known.
-    pub(super) fn restarted(&mut self, now: Millis) {
+    /// A new life of the coordinator: no worker is known.
+    pub(super) fn restarted(&mut self) {
         self.seen.clear();
-        for watched in self.watched.values_mut() {
-            watched.shadow.recovered(now);
-            let lease = watched.shadow.spec().fleet.lease.as_millis() as u64;
-            watched.invariants.renew_all(Millis(now.0 + lease));
-        }
     }
 
     /// The driver's runs are those of the ledger.
@@ -109,14 +104,21 @@ impl Oracle {
     }
 
     /// A message is a sign of life as soon as it is taken.
-    pub(super) fn hear(&mut self, worker: WorkerId, registers: bool, now: Millis) {
+    pub(super) fn hear(&mut self, worker: WorkerId, registers: bool, now: u64) {
         if registers || self.seen.contains_key(&worker) {
             self.seen.insert(worker, now);
         }
     }
 
-    /// Heartbeats renew leases when the driver takes them, before the round's events are written.
-    pub(super) fn keep_alive(&mut self, request: &Request, answer: &Response, now: Millis) -> Result<(), String> {
+    /// Heartbeats renew leases when the driver takes them, before the round's events are written; `at` by the driver's time, and
+    /// at the true time `now`.
+    pub(super) fn keep_alive(
+        &mut self,
+        request: &Request,
+        answer: &Response,
+        at: Millis,
+        now: u64,
+    ) -> Result<(), String> {
         let (Request::Heartbeat { worker, held }, Response::Beaten { lost, .. }) = (request, answer) else {
             return Ok(());
         };
@@ -127,9 +129,35 @@ impl Oracle {
                     key.run
                 ));
             };
-            watched.shadow.keep_alive(worker, &[(key.unit, key.fence)], now);
-            let lease = watched.shadow.spec().fleet.lease.as_millis() as u64;
-            watched.invariants.keep_alive(key, worker, Millis(now.0 + lease))?;
+            watched.shadow.keep_alive(worker, &[(key.unit, key.fence)], at);
+            watched.invariants.keep_alive(key, worker, now + watched.lease())?;
+        }
+        Ok(())
+    }
+
+    /// Leases that nobody has renewed in time end, whatever the wall clock says: `now` is the true time.
+    pub(super) fn check_expired(&self, now: u64) -> Result<(), String> {
+        let mut overdue = self
+            .watched
+            .values()
+            .filter_map(|watched| watched.invariants.overdue(now));
+        overdue.next().map_or(Ok(()), |unit| {
+            Err(format!(
+                "the lease on {unit} is open although nobody has renewed it in time"
+            ))
+        })
+    }
+
+    /// No time is counted in which the coordinator was not up: `up` is how long it was.
+    pub(super) fn check_seconds(&self, up: u64) -> Result<(), String> {
+        for (run, watched) in &self.watched {
+            let steps = watched.shadow.results().steps.iter();
+            let seconds: f64 = steps.map(|step| step.record.seconds.wall).sum();
+            if seconds * 1_000.0 > up as f64 + 1.0 {
+                return Err(format!(
+                    "the steps of {run} took {seconds} s, and the coordinator was up for {up} ms"
+                ));
+            }
         }
         Ok(())
     }
@@ -189,7 +217,7 @@ impl Oracle {
                     ));
                 }
             }
-            (Request::Release { worker, keys }, Response::Done) => {
+            (Request::Release { worker, keys, .. }, Response::Done) => {
                 if let Some(key) = keys.iter().find(|key| open(key) == Some(worker)) {
                     return Err(format!("{} was given back and is still leased", key.unit));
                 }
@@ -231,8 +259,10 @@ impl Oracle {
                 .run(&record.run)
                 .map_err(|_| format!("{} is gone", record.run))?
                 .clone();
-            replayed.recovered(now);
-            live.recovered(now);
+            // After it both have the same deadlines; a run that has ended has none.
+            for run in [&mut replayed, &mut live] {
+                let _ = run.apply(Event::Recovered { away_ms: 0 }, now);
+            }
             if replayed != live {
                 return Err("a replay of the whole ledger gives another run".into());
             }
@@ -247,9 +277,18 @@ impl Oracle {
 }
 
 impl Watched {
-    fn take(&mut self, event: &Event, at: Millis, silent: bool, blobs: &Blobs) -> Result<(), String> {
-        let lease = self.shadow.spec().fleet.lease.as_millis() as u64;
-        self.invariants.before(event, at, lease, silent, &self.shadow)?;
+    fn lease(&self) -> u64 {
+        self.shadow.spec().fleet.lease.as_millis() as u64
+    }
+
+    /// An event that was written with the driver's time `at`, at the true time `now`.
+    fn take(&mut self, event: &Event, at: Millis, now: u64, silent: bool, blobs: &Blobs) -> Result<(), String> {
+        let moment = Moment {
+            at,
+            now,
+            lease: self.lease(),
+        };
+        self.invariants.before(event, moment, silent, &self.shadow)?;
         self.shadow
             .apply(event.clone(), at)
             .map_err(|refusal| format!("the ledger holds an event that does not apply: {refusal}"))?;

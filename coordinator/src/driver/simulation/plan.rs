@@ -10,6 +10,8 @@ use gavel_core::{Annotations, LabelledPair, RubricText, RunAssets};
 
 use super::chance::Chance;
 
+const HOUR: u64 = 3_600_000;
+
 /// One schedule's circumstances. Times are in milliseconds.
 pub(super) struct Plan {
     pub(super) runs: Vec<PlannedRun>,
@@ -48,6 +50,8 @@ pub(super) struct Faults {
     /// Messages that take up to seconds, and so overtake each other.
     pub(super) delay: f64,
     pub(super) failure: f64,
+    /// Units that are given back because something outside of the fleet is away.
+    pub(super) unavailable: f64,
     pub(super) fatal: f64,
     pub(super) lie: f64,
     /// Blobs of liars that only their readers can tell to be wrong.
@@ -68,8 +72,10 @@ pub(super) struct Faults {
     pub(super) drain: u64,
     pub(super) cancel: u64,
     pub(super) blob_loss: u64,
-    /// A restarted coordinator's clock may differ by this much either way.
+    /// A coordinator's wall clock may be wrong by this much either way, differently in each of its lives.
     pub(super) clock: u64,
+    /// Somebody sets the wall clock of the coordinator's machine, by as much.
+    pub(super) clock_step: u64,
 }
 
 impl Plan {
@@ -115,6 +121,7 @@ impl Faults {
             duplication: share(chance, 0.5, 0.15),
             delay: share(chance, 0.5, 0.15),
             failure: share(chance, 0.4, 0.2),
+            unavailable: share(chance, 0.3, 0.3),
             fatal: share(chance, 0.1, 0.02),
             lie: share(chance, 0.8, 0.5),
             mislead: share(chance, 0.5, 0.3),
@@ -131,7 +138,8 @@ impl Faults {
             drain: every(chance, 0.1, 3_000, 15_000),
             cancel: every(chance, 0.2, 2_000, 15_000),
             blob_loss: every(chance, 0.4, 700, 8_000),
-            clock: if chance.happens(0.3) { 3_000 } else { 0 },
+            clock: chance.pick(&[0, 0, 3_000, HOUR]),
+            clock_step: every(chance, 0.4, 1_000, 8_000),
         }
     }
 }
@@ -164,6 +172,8 @@ fn spec(chance: &mut Chance, heartbeat: u64) -> RunSpec {
     spec.optimizer.ema_decay = chance.pick(&[0.0, 0.9]);
     // With few attempts a judge's failures become part of the result; with many they must not.
     spec.limits.attempts = chance.pick(&[3, 1_000, 1_000]);
+    // A unit that is given up stops its run, which is then resumed.
+    spec.limits.lost_leases = chance.pick(&[2, 4, 10]);
     spec.coordinator.keep_steps = chance.between(0, 2) as u32;
     spec.fleet.heartbeat = Duration::from_millis(heartbeat);
     spec.fleet.lease = Duration::from_millis(heartbeat * chance.between(2, 6));

@@ -32,12 +32,26 @@ pub(super) struct Process {
     commands: mpsc::Sender<Command>,
     heartbeats: mpsc::Sender<Command>,
     chores: mpsc::UnboundedReceiver<Chore>,
-    clock: Arc<AtomicU64>,
+    clocks: Arc<Clocks>,
     ledger: SimulatedLedger,
     arrived: Vec<Command>,
     /// Who is heard of by what has arrived, and whether it registers.
     heard: Vec<(WorkerId, bool)>,
     calls: Vec<Call>,
+}
+
+/// What the machine's clocks say, in milliseconds.
+#[derive(Debug, Default)]
+struct Clocks {
+    wall: AtomicU64,
+    monotonic: AtomicU64,
+}
+
+impl Clocks {
+    fn set(&self, now: u64, wall: u64) {
+        self.monotonic.store(now, Ordering::Relaxed);
+        self.wall.store(wall, Ordering::Relaxed);
+    }
 }
 
 /// A call that is not answered yet.
@@ -76,14 +90,18 @@ fn ready<T>(future: impl Future<Output = T>) -> T {
 }
 
 impl Process {
-    /// Starts the coordinator on what the ledger holds.
-    pub(super) fn start(ledger: &SimulatedLedger, plan: &Plan, now: u64) -> Result<Self, Error> {
-        let clock = Arc::new(AtomicU64::new(now));
+    /// Starts the coordinator on what the ledger holds, at the true time `now`, on a machine whose clock says `wall`.
+    pub(super) fn start(ledger: &SimulatedLedger, plan: &Plan, now: u64, wall: u64) -> Result<Self, Error> {
+        let clocks = Arc::new(Clocks::default());
+        clocks.set(now, wall);
         let mut options = CoordinatorOptions::new("nowhere");
         options.heartbeat = Duration::from_millis(plan.heartbeat);
         options.worker_timeout = Duration::from_millis(plan.worker_timeout);
-        let told = Arc::clone(&clock);
-        let clock_of_driver = Clock::new(move || Millis(told.load(Ordering::Relaxed)));
+        let (told, passed) = (Arc::clone(&clocks), Arc::clone(&clocks));
+        let clock_of_driver = Clock::new(
+            move || Millis(told.wall.load(Ordering::Relaxed)),
+            move || Duration::from_millis(passed.monotonic.load(Ordering::Relaxed)),
+        );
         let (sender, chores) = mpsc::unbounded_channel();
         let ledger_of_driver = Arc::new(ledger.clone());
         let (driver, handle) = ready(Driver::recover(ledger_of_driver, options, sender, clock_of_driver))?;
@@ -92,7 +110,7 @@ impl Process {
             commands: handle.commands.clone(),
             heartbeats: handle.heartbeats.clone(),
             chores,
-            clock,
+            clocks,
             ledger: ledger.clone(),
             arrived: Vec::new(),
             heard: Vec::new(),
@@ -106,11 +124,11 @@ impl Process {
 
     /// The time that the driver goes by.
     pub(super) fn now(&self) -> Millis {
-        self.driver.latest
+        self.driver.time.now()
     }
 
-    pub(super) fn set_clock(&self, now: u64) {
-        self.clock.store(now, Ordering::Relaxed);
+    pub(super) fn set_clocks(&self, now: u64, wall: u64) {
+        self.clocks.set(now, wall);
     }
 
     /// A message is here; the next round takes it.
@@ -169,13 +187,14 @@ impl Process {
                 fatal: *fatal,
                 unusable: unusable.clone(),
             }),
-            Request::Release { worker, keys } => {
+            Request::Release { worker, keys, reason } => {
                 let reports = keys.iter().map(|key| {
                     let (reply, answer) = oneshot::channel();
                     let event = Box::new(Event::Released {
                         unit: key.unit,
                         worker: worker.clone(),
                         fence: key.fence,
+                        reason: reason.clone(),
                     });
                     let run = key.run.clone();
                     (answer, Command::Report { run, event, reply })
@@ -337,10 +356,6 @@ impl Process {
     /// Everybody who waits for an answer, when the process ends.
     pub(super) fn into_calls(self) -> Vec<Call> {
         self.calls
-    }
-
-    pub(super) fn drains(&self) -> bool {
-        self.driver.state.draining
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) enum Request {
     Release {
         worker: WorkerId,
         keys: Vec<LeaseKey>,
+        reason: Option<String>,
     },
     Deregister {
         worker: WorkerId,

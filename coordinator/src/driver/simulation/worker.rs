@@ -59,7 +59,10 @@ pub(super) enum Purpose {
         fatal: bool,
         unusable: Vec<Unusable>,
     },
+    /// When the worker leaves.
     Release(Vec<LeaseKey>),
+    /// What the unit needs is not to be had.
+    GiveBack(LeaseKey),
     Deregister,
     /// An old or made-up report, whose answer nobody reads.
     Forgery,
@@ -183,7 +186,8 @@ impl Worker {
             }
             Bell::Again(purpose) => match *purpose {
                 Purpose::Lease => self.ask(around),
-                Purpose::Complete { ref key, .. } | Purpose::Fail { ref key, .. } if !self.held.contains_key(key) => {}
+                Purpose::Complete { ref key, .. } | Purpose::Fail { ref key, .. } | Purpose::GiveBack(ref key)
+                    if !self.held.contains_key(key) => {}
                 purpose => self.send(purpose, around),
             },
             Bell::DrainEnds => self.give_up(around),
@@ -199,7 +203,9 @@ impl Worker {
             Purpose::Register => self.registered_or_not(response, around),
             Purpose::Beat => self.beaten(response, around),
             Purpose::Lease => self.leased_or_not(response, around),
-            Purpose::Complete { .. } | Purpose::Fail { .. } => self.handed_in(purpose, response, around),
+            Purpose::Complete { .. } | Purpose::Fail { .. } | Purpose::GiveBack(_) => {
+                self.handed_in(purpose, response, around);
+            }
             Purpose::Deregister => around.wishes.push(Wish::Left),
             Purpose::Release(_) if self.leaving => self.send(Purpose::Deregister, around),
             Purpose::Release(_) | Purpose::Forgery => {}
@@ -263,7 +269,7 @@ impl Worker {
 
     fn handed_in(&mut self, purpose: Purpose, response: Response, around: &mut Surroundings<'_>) {
         let key = match &purpose {
-            Purpose::Complete { key, .. } | Purpose::Fail { key, .. } => key.clone(),
+            Purpose::Complete { key, .. } | Purpose::Fail { key, .. } | Purpose::GiveBack(key) => key.clone(),
             _ => return,
         };
         match (purpose, response) {
@@ -322,6 +328,8 @@ impl Worker {
                 fails("broken for good", true, vec![])
             } else if around.chance.happens(faults.failure) {
                 fails("out of memory", false, vec![])
+            } else if around.chance.happens(faults.unavailable) {
+                Purpose::GiveBack(key.clone())
             } else {
                 let outcome = rehearsal::work((around.spec)(key).0, (around.spec)(key).1.rubric.digest, assignment);
                 self.finish(key, outcome, around)
@@ -419,6 +427,7 @@ impl Worker {
                 Request::Release {
                     worker: WorkerId("nobody".into()),
                     keys: vec![key],
+                    reason: None,
                 }
             }
         };
@@ -480,6 +489,12 @@ impl Worker {
             Purpose::Release(keys) => Request::Release {
                 worker: named(),
                 keys: keys.clone(),
+                reason: None,
+            },
+            Purpose::GiveBack(key) => Request::Release {
+                worker: named(),
+                keys: vec![key.clone()],
+                reason: Some("a server is away".into()),
             },
             Purpose::Deregister | Purpose::Forgery => Request::Deregister { worker: named() },
         };

@@ -92,7 +92,7 @@ bounds! {
     MODULES = 256, "names", "`lora.target_modules`": "A transformer has a dozen kinds of layers.";
     MEMBERS = 16, "members", "`judge.members`": "Each is a model that looks at each pair.";
     REQUESTS = 1_024, "requests", "`judge.concurrency`": "Each is an open connection of a judge worker.";
-    ATTEMPTS = 1_000, "attempts", "`limits.attempts`, `judge.attempts`": "What fails so often does not work.";
+    ATTEMPTS = 1_000, "attempts", "`limits.attempts`, `limits.lost_leases`, `judge.attempts`": "What fails so often does not work.";
     TOKENS = 4_096, "tokens", "`judge.reasons.max_tokens`": "A reason is one sentence.";
     PROMPTS = 250_000, "prompts", "`prompts.train`": "The coordinator holds them in memory.";
     HELD_OUT = 20_000, "prompts", "`prompts.held_out`": "The coordinator holds them with two pictures and a verdict each.";

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::board::Trouble;
 use super::check::Objection;
 use super::completion::{Completion, JudgedOf, SampledFor, UnitResult};
 use super::results::{CandidateResult, ShardResult, StepResult};
+use super::trouble::Trouble;
 use super::{Accepted, Refusal, Run, StepInFlight};
 use crate::ids::{Digest, Millis, PromptIndex, Step, WorkerId};
 use crate::rpo;
@@ -38,16 +38,8 @@ impl Run {
         }
         self.board.end(&unit);
         self.accepted.insert(unit, accepted);
-        if let Some(trouble) = self.troubles.remove(&unit).filter(|trouble| trouble.losses > 0) {
-            let Trouble { losses, last, .. } = trouble;
-            self.troubles.insert(
-                unit,
-                Trouble {
-                    losses,
-                    last,
-                    ..Trouble::default()
-                },
-            );
+        if let Some(trouble) = self.troubles.remove(&unit).and_then(Trouble::done) {
+            self.troubles.insert(unit, trouble);
         }
         let Completion {
             model, seconds, result, ..
@@ -109,8 +101,7 @@ impl Run {
             return self.fail(format!("{unit}, worker {worker}: {reason}"));
         }
         let trouble = self.troubles.entry(unit).or_default();
-        trouble.failures += 1;
-        trouble.last.clone_from(&reason);
+        trouble.failed(&reason);
         let failures = trouble.failures;
         if failures < self.spec.limits.attempts {
             return self.give_back(unit);

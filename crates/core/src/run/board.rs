@@ -1,23 +1,10 @@
-//! The board: which units can be leased, which are, and what went wrong with them.
+//! The board: which units can be leased, and which are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Lease;
 use crate::ids::{Millis, WorkerId};
 use crate::work::{Role, Unit};
-
-/// What went wrong with a unit so far.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Trouble {
-    /// Attempts that a worker reported as failed; `limits.attempts` bounds them.
-    pub(super) failures: u32,
-    /// Times that the result was lost or turned out unusable, and was made again; `limits.attempts` bounds them too.
-    pub(super) losses: u32,
-    /// Leases that expired. Not bounded: a worker that dies is no fault of the unit, but waiting tells about them.
-    pub(super) expiries: u32,
-    /// The last failure's reason.
-    pub(super) last: String,
-}
 
 /// Which units can be leased and which are.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -37,8 +24,9 @@ impl Board {
         self.ready.entry(unit.role()).or_default().insert(unit);
     }
 
-    pub(super) fn next(&self, role: Role) -> Option<Unit> {
-        self.ready.get(&role)?.first().copied()
+    /// The units that can be leased, the most urgent first.
+    pub(super) fn ready(&self, role: Role) -> impl Iterator<Item = &Unit> {
+        self.ready.get(&role).into_iter().flatten()
     }
 
     pub(super) fn is_ready(&self, unit: &Unit) -> bool {
@@ -47,6 +35,10 @@ impl Board {
 
     pub(super) fn ready_count(&self, role: Role) -> usize {
         self.ready.get(&role).map_or(0, BTreeSet::len)
+    }
+
+    pub(super) fn leased_count(&self, role: Role) -> usize {
+        self.leased.get(&role).copied().unwrap_or_default()
     }
 
     pub(super) fn lease(&self, unit: &Unit) -> Option<&Lease> {
@@ -121,11 +113,18 @@ impl Board {
         }
     }
 
+    /// Counts a time of `away_ms` into no duration that is under way.
+    pub(super) fn skip(&mut self, away_ms: u64) {
+        let granted = self.leases.values_mut().map(|lease| &mut lease.granted);
+        for since in granted.chain(self.unattended.values_mut()) {
+            *since = since.plus(away_ms);
+        }
+    }
+
     /// Notes since when each role's work lies unattended.
     pub(super) fn observe(&mut self, now: Millis) {
         for role in [Role::Sampler, Role::Judge, Role::Trainer] {
-            let held = self.leased.get(&role).is_some_and(|count| *count > 0);
-            if self.ready_count(role) > 0 && !held {
+            if self.ready_count(role) > 0 && self.leased_count(role) == 0 {
                 self.unattended.entry(role).or_insert(now);
             } else {
                 self.unattended.remove(&role);

@@ -33,15 +33,25 @@ pub enum Event {
     },
     /// A worker's result contradicts its unit: the run takes nothing more from it.
     Quarantined { worker: WorkerId, reason: String },
-    /// A worker gave a unit back undone.
-    Released { unit: Unit, worker: WorkerId, fence: Fence },
+    /// A worker gave a unit back undone; `reason` says what it needs and could not get, if it was that.
+    Released {
+        unit: Unit,
+        worker: WorkerId,
+        fence: Fence,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// No heartbeat came in time; see [`super::Run::expired`].
     Expired { unit: Unit, fence: Fence },
+    /// Nobody is asked to do a unit any more, and the run fails; see [`super::Run::hopeless`].
+    GivenUp { unit: Unit, reason: String },
     /// Somebody stopped the run.
     Cancelled { reason: String },
     /// Somebody lets a stopped or failed run go on. Accepted work is kept, failure counts start again, and so do the workers
     /// that were in quarantine.
     Resumed,
+    /// A coordinator took the run over from the ledger, after a time in which none served it.
+    Recovered { away_ms: u64 },
 }
 
 /// What has followed from an event; the driver acts on it once the event is in the ledger.

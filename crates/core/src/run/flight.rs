@@ -217,7 +217,7 @@ impl StepInFlight {
             learning_rate,
             terms,
             seconds: StepSeconds {
-                wall: now.0.saturating_sub(self.started.0) as f64 / 1000.0,
+                wall: now.since(self.started) as f64 / 1000.0,
                 ..self.seconds
             },
         }

@@ -20,7 +20,17 @@ pub struct Lease {
 impl Run {
     /// The unit that a worker of this role should lease next: training before evaluation, earlier before later. Changes nothing.
     pub fn next_unit(&self, role: Role) -> Option<Unit> {
-        if self.is_ended() { None } else { self.board.next(role) }
+        self.ready(role).next()
+    }
+
+    /// As [`Run::next_unit`], but for the units that rest at `now` because their leases were lost.
+    pub fn next_unit_at(&self, role: Role, now: Millis) -> Option<Unit> {
+        self.ready(role).find(|unit| !self.rests(unit, now))
+    }
+
+    fn ready(&self, role: Role) -> impl Iterator<Item = Unit> {
+        let ready = (!self.is_ended()).then(|| self.board.ready(role));
+        ready.into_iter().flatten().copied()
     }
 
     /// The fence that the next grant must carry.
@@ -36,6 +46,11 @@ impl Run {
     /// Every open lease.
     pub fn leases(&self) -> impl Iterator<Item = (&Unit, &Lease)> {
         self.board.leases()
+    }
+
+    /// How many units of a role are leased.
+    pub fn leased_count(&self, role: Role) -> usize {
+        self.board.leased_count(role)
     }
 
     /// The units that a worker holds, with their fences.
@@ -67,14 +82,8 @@ impl Run {
         lost
     }
 
-    /// Gives open leases a fresh deadline, after a replay: while the coordinator was away nobody could send heartbeats.
-    pub fn recovered(&mut self, now: Millis) {
-        let deadline = self.deadline(now);
-        self.board.renew_all(deadline);
-    }
-
-    fn deadline(&self, now: Millis) -> Millis {
-        Millis(now.0.saturating_add(self.spec.fleet.lease.as_millis() as u64))
+    pub(super) fn deadline(&self, now: Millis) -> Millis {
+        now.plus(self.spec.fleet.lease.as_millis() as u64)
     }
 
     pub(super) fn grant(&mut self, unit: Unit, worker: WorkerId, fence: Fence, now: Millis) -> Result<(), Refusal> {

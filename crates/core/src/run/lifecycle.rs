@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Missing, Refusal, Run};
+use crate::ids::Millis;
 use crate::schedule;
 use crate::work::Unit;
 
@@ -80,7 +81,8 @@ impl Run {
         self.board.end_all();
     }
 
-    pub(super) fn resume(&mut self) -> Result<(), Refusal> {
+    /// Somebody lets a stopped or failed run go on.
+    pub(super) fn resume(&mut self, now: Millis) -> Result<(), Refusal> {
         if self.halted.is_none() {
             return Err(if self.is_ended() {
                 Refusal::Ended
@@ -89,6 +91,9 @@ impl Run {
             });
         }
         self.halted = None;
+        if let Some(ended) = self.ended.take() {
+            self.skip(now.since(ended));
+        }
         self.troubles.clear();
         self.quarantined.clear();
         self.pairs_skipped_lately = 0;
@@ -101,5 +106,23 @@ impl Run {
             }
         }
         Ok(())
+    }
+    /// A coordinator has read the run from its ledger. Nobody could send heartbeats while none served, so that open leases get
+    /// a fresh deadline.
+    pub(super) fn recover(&mut self, away_ms: u64, now: Millis) -> Result<(), Refusal> {
+        if self.is_ended() {
+            return Err(Refusal::Ended);
+        }
+        self.skip(away_ms);
+        self.board.renew_all(self.deadline(now));
+        Ok(())
+    }
+
+    /// Counts a time in which nobody served the run into no duration that is under way.
+    fn skip(&mut self, away_ms: u64) {
+        for flight in &mut self.flights {
+            flight.started = flight.started.plus(away_ms);
+        }
+        self.board.skip(away_ms);
     }
 }

@@ -17,6 +17,7 @@ mod reopen;
 mod results;
 mod retention;
 mod status;
+mod trouble;
 mod waiting;
 
 #[cfg(test)]
@@ -43,7 +44,8 @@ use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::schedule;
 use crate::spec::RunSpec;
 use crate::work::{Arm, Outcome, Policy, Unit};
-use board::{Board, Trouble};
+use board::Board;
+use trouble::Trouble;
 
 /// The phase in a word or two, with the reason of an early end.
 impl fmt::Display for Phase {
@@ -71,6 +73,8 @@ pub struct Run {
     created: Option<Millis>,
     /// `Stopped` or `Failed`; every other phase follows from the results.
     halted: Option<Phase>,
+    /// When the run ended, for good or until it is resumed.
+    ended: Option<Millis>,
     grants: u64,
     board: Board,
     accepted: BTreeMap<Unit, Accepted>,
@@ -149,6 +153,7 @@ impl Run {
             assets: Arc::new(assets),
             created: None,
             halted: None,
+            ended: None,
             grants: 0,
             board,
             accepted: BTreeMap::new(),
@@ -250,6 +255,7 @@ impl Run {
             );
         }
         if self.is_ended() && !was_ended {
+            self.ended = Some(now);
             effects.push(Effect::Ended);
         }
         Ok(effects)
@@ -312,19 +318,29 @@ impl Run {
                 Ok(())
             }
             Event::Quarantined { worker, reason } => self.set_apart(worker, reason),
-            Event::Released { unit, worker, fence } => {
+            Event::Released {
+                unit,
+                worker,
+                fence,
+                reason,
+            } => {
                 self.check_lease(&unit, fence, Some(&worker))?;
+                if let Some(reason) = reason {
+                    self.troubles.entry(unit).or_default().returned(reason);
+                }
                 self.give_back(unit);
                 Ok(())
             }
             Event::Expired { unit, fence } => {
                 self.check_lease(&unit, fence, None)?;
-                self.troubles.entry(unit).or_default().expiries += 1;
+                self.troubles.entry(unit).or_default().lease_lost(now);
                 self.give_back(unit);
                 Ok(())
             }
+            Event::GivenUp { unit, reason } => self.give_up(unit, &reason),
             Event::Cancelled { reason } => self.cancel(reason),
-            Event::Resumed => self.resume(),
+            Event::Resumed => self.resume(now),
+            Event::Recovered { away_ms } => self.recover(away_ms, now),
         }
     }
 

@@ -66,8 +66,7 @@ impl Run {
                 Source::Submission => continue,
             };
             let trouble = self.troubles.entry(unit).or_default();
-            trouble.losses += 1;
-            reason.clone_into(&mut trouble.last);
+            trouble.result_lost(reason);
             if trouble.losses >= self.spec.limits.attempts {
                 let losses = trouble.losses;
                 let reason = format!("{unit}: its result was lost or unusable {losses} times, the last: {reason}");

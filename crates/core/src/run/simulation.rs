@@ -86,6 +86,13 @@ impl Fleet {
         self.apply(event).unwrap()
     }
 
+    /// Takes the run and a replay of it over: after it their leases have the same deadlines. One that has ended has none.
+    fn take_over(&mut self, replayed: &mut Run) {
+        let recovered = Event::Recovered { away_ms: 0 };
+        let taken = self.run.apply(recovered.clone(), self.now);
+        assert_eq!(replayed.apply(recovered, self.now), taken);
+    }
+
     /// Works in order until the run has ended or `until` holds.
     pub(super) fn work_until(&mut self, until: impl Fn(&Run) -> bool) {
         while !until(&self.run) {
@@ -134,7 +141,15 @@ impl Fleet {
                     .unwrap();
                 }
             }
-            (12, Some((unit, fence, worker))) => drop(self.apply(Event::Released { unit, worker, fence }).unwrap()),
+            (12, Some((unit, fence, worker))) => drop(
+                self.apply(Event::Released {
+                    unit,
+                    worker,
+                    fence,
+                    reason: None,
+                })
+                .unwrap(),
+            ),
             (13, Some((unit, fence, worker))) => {
                 self.run.keep_alive(&worker, &[(unit, fence)], self.now);
                 self.now.0 += self.run.spec().fleet.lease.as_millis() as u64 + 1;
@@ -148,6 +163,7 @@ impl Fleet {
                     unit,
                     worker,
                     fence: Fence(fence.0.wrapping_sub(1)),
+                    reason: None,
                 };
                 assert!(matches!(self.apply(stale), Err(Refusal::StaleFence { .. })));
             }
@@ -251,8 +267,7 @@ proptest! {
         }
 
         let mut replayed = fleet.replay();
-        replayed.recovered(fleet.now);
-        fleet.run.recovered(fleet.now);
+        fleet.take_over(&mut replayed);
         prop_assert!(replayed == fleet.run, "the ledger replays to another run");
     }
 
@@ -266,8 +281,7 @@ proptest! {
             fleet.act(choice, pick);
         }
         let mut replayed = fleet.replay();
-        replayed.recovered(fleet.now);
-        fleet.run.recovered(fleet.now);
+        fleet.take_over(&mut replayed);
         prop_assert!(replayed == fleet.run, "the ledger replays to another run");
     }
 }

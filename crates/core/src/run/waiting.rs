@@ -67,7 +67,7 @@ impl Run {
             .min();
         let oldest = self.oldest_of_first_kind();
         match (unattended, oldest) {
-            (Some((since, role)), held) if held.is_none() || now.0.saturating_sub(since.0) > patience => {
+            (Some((since, role)), held) if held.is_none() || now.since(since) > patience => {
                 self.waiting_for_worker(role, since)
             }
             (_, Some((unit, lease))) => self.waiting_for_completion(unit, lease),
@@ -95,7 +95,7 @@ impl Run {
         } else {
             format!("{ready} units are")
         };
-        let next = self.board.next(role);
+        let next = self.next_unit(role);
         let first = next.map_or(String::new(), |unit| {
             format!(", first: {unit}{}", self.trouble_text(&unit))
         });
@@ -133,25 +133,6 @@ impl Run {
     }
 
     fn trouble_text(&self, unit: &Unit) -> String {
-        let Some(trouble) = self.troubles.get(unit) else {
-            return String::new();
-        };
-        let mut parts = Vec::new();
-        if trouble.failures > 0 {
-            parts.push(format!(
-                "{} failed attempts, the last: {}",
-                trouble.failures, trouble.last
-            ));
-        }
-        if trouble.losses > 0 {
-            parts.push(format!(
-                "its result was lost or unusable {} times, the last: {}",
-                trouble.losses, trouble.last
-            ));
-        }
-        if trouble.expiries > 0 {
-            parts.push(format!("{} leases lost with their workers", trouble.expiries));
-        }
-        format!(" [{}]", parts.join("; "))
+        self.troubles.get(unit).map(ToString::to_string).unwrap_or_default()
     }
 }

@@ -12,6 +12,9 @@ use crate::bounds;
 pub struct LimitsSpec {
     /// Attempts at one unit, on whichever workers.
     pub attempts: u32,
+    /// Workers in a row that may die or fall silent over one unit; then the run stops. More than `attempts`: a worker that dies
+    /// is seldom the unit's fault.
+    pub lost_leases: u32,
     /// Pairs whose loss or gradient was not finite, over the whole run; one more stops it.
     pub skipped_pairs: u32,
     /// Largest |ratio - 1| before the first update.
@@ -22,6 +25,7 @@ impl Default for LimitsSpec {
     fn default() -> Self {
         Self {
             attempts: 3,
+            lost_leases: 10,
             skipped_pairs: 8,
             ratio_deviation: 1e-3,
         }
@@ -31,6 +35,7 @@ impl Default for LimitsSpec {
 impl Section for LimitsSpec {
     fn check(&self, problems: &mut Problems) {
         problems.count(self.attempts.into(), bounds::ATTEMPTS, "limits.attempts");
+        problems.count(self.lost_leases.into(), bounds::ATTEMPTS, "limits.lost_leases");
         problems.positive(self.ratio_deviation, "limits.ratio_deviation");
     }
 }

@@ -90,5 +90,8 @@ impl Section for ModelSpec {
             "model.path",
             "the folder of the base model, in the diffusers layout",
         );
+        problems.require(self.dtype != Dtype::F16, "model.dtype", || {
+            "f16 cannot train: the gradient of a picture is smaller than its smallest numbers; set \"bf16\" or \"f32\"".into()
+        });
     }
 }

@@ -252,6 +252,12 @@ pub trait Inspection: std::fmt::Debug + Send + Sync {
     /// [`ModelError::Value`] when a side is no positive multiple of the pixels of a token.
     fn grid(&self, height: usize, width: usize) -> Result<Grid, ModelError>;
 
+    /// Tokens of the words as [`Encoding::max_sequence_length`] counts them, however many they are.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenize`].
+    fn tokens(&self, words: &str) -> Result<usize, ModelError>;
+
     /// Numbers in the denoiser's weights.
     fn denoiser_parameters(&self) -> u64;
 

@@ -5,6 +5,7 @@ use image::RgbImage;
 
 use super::Grid;
 use crate::ModelError;
+use crate::error::finite;
 
 /// Latent pixels per token, in each direction.
 const PATCH: usize = 2;
@@ -18,7 +19,7 @@ pub fn grid(scale: usize, height: usize, width: usize) -> Result<Grid, ModelErro
     if height == 0 || width == 0 || !height.is_multiple_of(token) || !width.is_multiple_of(token) {
         return Err(ModelError::Value {
             input: "image size",
-            problem: format!("{height}x{width} pixels; both sides must be positive multiples of {token}"),
+            problem: format!("{width} x {height} pixels; both sides must be positive multiples of {token}"),
         });
     }
     Ok(Grid {
@@ -129,7 +130,7 @@ pub fn to_pixels(images: &[RgbImage]) -> Result<Tensor, ModelError> {
 /// `decoded` is (batch, 3, height, width), float32, about [-1, 1]; values beyond are clamped.
 ///
 /// # Errors
-/// [`ModelError::Shape`] for another number of channels.
+/// [`ModelError::Shape`] for another number of channels, [`ModelError::NotFinite`] for a picture that is none.
 pub fn to_images(decoded: &Tensor) -> Result<Vec<RgbImage>, ModelError> {
     let misshapen = || ModelError::Shape {
         input: "decoded images",
@@ -139,7 +140,7 @@ pub fn to_images(decoded: &Tensor) -> Result<Vec<RgbImage>, ModelError> {
     let &[count, 3, height, width] = decoded.dims() else {
         return Err(misshapen());
     };
-    let decoded = decoded.to_device(&Device::Cpu)?;
+    let decoded = finite(decoded, "picture of the autoencoder (vae)")?.to_device(&Device::Cpu)?;
     let plane = height * width;
     let byte = |value: f32| ((value / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
     (0..count)

@@ -17,6 +17,7 @@ use crate::{LoadError, ModelError, Weights};
 #[derive(Debug)]
 pub struct FluxInspection {
     layers: AdaptableLayers,
+    t5_tokenizer: PromptTokenizer,
     vae: AutoencoderConfig,
     transformer_parameters: u64,
     other_parameters: u64,
@@ -33,7 +34,7 @@ impl FluxInspection {
         check_classes(dir)?;
         SchedulerConfig::read(&dir.join("scheduler"))?;
         PromptTokenizer::load_clip(&dir.join("tokenizer"))?;
-        PromptTokenizer::load_t5(&dir.join("tokenizer_2"))?;
+        let t5_tokenizer = PromptTokenizer::load_t5(&dir.join("tokenizer_2"))?;
         let vae = AutoencoderConfig::read(&dir.join("vae"))?;
         let mut other_parameters = 0;
         for part in ["vae", "text_encoder", "text_encoder_2"] {
@@ -42,6 +43,7 @@ impl FluxInspection {
         let (layers, transformer_parameters) = transformer::inspect(&dir.join("transformer"))?;
         Ok(Self {
             layers,
+            t5_tokenizer,
             vae,
             transformer_parameters,
             other_parameters,
@@ -60,6 +62,10 @@ impl Inspection for FluxInspection {
 
     fn grid(&self, height: usize, width: usize) -> Result<Grid, ModelError> {
         packing::grid(self.vae.scale(), height, width)
+    }
+
+    fn tokens(&self, words: &str) -> Result<usize, ModelError> {
+        self.t5_tokenizer.length(words)
     }
 
     fn denoiser_parameters(&self) -> u64 {

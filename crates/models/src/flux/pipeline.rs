@@ -14,6 +14,7 @@ use crate::{
         packing::{grid, pack_latents, to_images, to_pixels, unpack_latents},
         scheduler::SchedulerConfig,
     },
+    error::finite,
     text::{ClipTextEncoder, PromptTokenizer, T5Encoder},
     vae::AutoencoderKl,
 };
@@ -148,6 +149,14 @@ impl Pipeline for FluxPipeline {
             prompt_embeds,
             pooled_prompt_embeds,
         } = self.text.encode(&[task.words], encoding.max_sequence_length)?;
+        finite(
+            &prompt_embeds,
+            "embedding of the second text encoder (text_encoder_2, T5)",
+        )?;
+        finite(
+            &pooled_prompt_embeds,
+            "embedding of the first text encoder (text_encoder, CLIP)",
+        )?;
         Ok(Conditioning::from_iter([
             (super::PROMPT_EMBEDS, prompt_embeds.get(0)?),
             (super::POOLED_PROMPT_EMBEDS, pooled_prompt_embeds.get(0)?),

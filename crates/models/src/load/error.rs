@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use super::weights::STEMS;
 use gavel_core::Hint;
 use safetensors::SafeTensorError;
 
@@ -21,12 +22,14 @@ pub enum LoadError {
         file: PathBuf,
     },
     /// The folder holds no weights in a layout that is known.
-    #[error("{dir}: holds no weights (looked for {looked_for})")]
+    #[error("{dir}: holds no weights{} (looked for {looked_for})", found.as_ref().map(|found| format!(" under their usual name, but `{found}`")).unwrap_or_default())]
     NoWeights {
         /// The component folder.
         dir: PathBuf,
         /// File names that were tried.
         looked_for: String,
+        /// A weight file under another name, such as a variant's.
+        found: Option<String>,
     },
     /// The operating system refused a file.
     #[error("{file}: cannot read")]
@@ -197,6 +200,17 @@ impl Hint for LoadError {
             Self::FolderMissing { .. } | Self::FileMissing { .. } => {
                 "check the path; a model folder is an unmodified Hugging Face snapshot, with every file of the repository"
             }
+            Self::NoWeights { found: Some(found), .. } => {
+                let stem = STEMS.iter().find(|stem| found.starts_with(*stem)).unwrap_or(&STEMS[0]);
+                return Some(match found.ends_with(".index.json") || found.contains("-of-") {
+                    true => format!(
+                        "Gavel reads no variants: fetch the shards without a variant, or give the index the name {stem}.safetensors.index.json"
+                    ),
+                    false => format!(
+                        "Gavel reads no variants: rename the file, or link it: ln -s {found} {stem}.safetensors"
+                    ),
+                });
+            }
             Self::NoWeights { .. } => {
                 "download the safetensors files of this component; PyTorch .bin files are not read"
             }
@@ -219,7 +233,8 @@ impl Hint for LoadError {
                 "add `tokenizer.json`; transformers writes it: `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`"
             }
             Self::ChatTemplateMissing { .. } => "copy `chat_template.json` of the model's repository into this folder",
-            Self::Read { .. } | Self::Tokenizer { .. } | Self::ChatTemplate { .. } | Self::Candle { .. } => {
+            Self::Read { source, .. } => return gavel_core::text::remedy(source),
+            Self::Tokenizer { .. } | Self::ChatTemplate { .. } | Self::Candle { .. } => {
                 return None;
             }
         };

@@ -9,6 +9,7 @@ mod fingerprint;
 mod placement;
 mod weights;
 
+pub(crate) use config::{optional_size, optional_sizes, read_text, require_positive, size, sizes};
 pub use config::{read_config, read_json};
 pub use error::LoadError;
 pub use fingerprint::fingerprint;

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::{LoadError, read_config};
 
 /// File stems under which transformers and diffusers store weights.
-const STEMS: [&str; 2] = ["model", "diffusion_pytorch_model"];
+pub(super) const STEMS: [&str; 2] = ["model", "diffusion_pytorch_model"];
 
 /// The weights of one component folder, memory-mapped.
 ///
@@ -93,6 +93,7 @@ impl Weights {
         Err(LoadError::NoWeights {
             dir: dir.to_owned(),
             looked_for,
+            found: other_weights(dir),
         })
     }
 
@@ -275,6 +276,18 @@ impl Weights {
             .max_by(|a, b| a.0.total_cmp(&b.0))
             .map(|(_, candidate)| candidate.clone())
     }
+}
+
+/// The index of a variant's shards, or else a weight file, that a folder holds under a name that is not looked for.
+fn other_weights(dir: &Path) -> Option<String> {
+    let entries = std::fs::read_dir(dir).ok()?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let (mut indices, mut files): (Vec<String>, Vec<String>) = names
+        .filter(|name| name.contains(".safetensors"))
+        .partition(|name| name.ends_with(".json"));
+    indices.sort();
+    files.sort();
+    indices.into_iter().chain(files).next()
 }
 
 fn map_file(file: &Path) -> Result<Mmap, LoadError> {

@@ -38,7 +38,7 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    fn new(config: &LoraConfig, layers: &AdaptableLayers) -> Result<Self, LoraError> {
+    pub(super) fn new(config: &LoraConfig, layers: &AdaptableLayers) -> Result<Self, LoraError> {
         config.check()?;
         let rank = config.rank;
         let mut slots = Vec::new();
@@ -165,7 +165,7 @@ impl LoraAdapter {
     /// dropout above 0.
     pub fn init(layers: &AdaptableLayers, config: &LoraConfig, seed: [u8; 32]) -> Result<Self, LoraError> {
         config.check_trainable()?;
-        let mut adapter = Self::zeros(config, layers)?;
+        let mut adapter = Self::zeros(config, Slots::new(config, layers)?);
         for slot in &adapter.slots.slots {
             let digest = Sha256::digest(slot.module.as_bytes());
             let mut stream = [0; 8];
@@ -183,15 +183,14 @@ impl LoraAdapter {
     }
 
     /// An adapter of zeros, to be filled.
-    pub(super) fn zeros(config: &LoraConfig, layers: &AdaptableLayers) -> Result<Self, LoraError> {
-        let slots = Slots::new(config, layers)?;
+    pub(super) fn zeros(config: &LoraConfig, slots: Slots) -> Self {
         let values = vec![0.0; slots.parameters];
-        Ok(Self {
+        Self {
             config: config.clone(),
             slots: Arc::new(slots),
             values,
             bound: BoundCache::default(),
-        })
+        }
     }
 
     /// The settings it was made with.

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use super::LoraError;
 
+/// More columns than any layer has.
+const RANK_MAX: usize = 1 << 16;
+
 /// Settings of a LoRA adapter: y = W x + b + (alpha / rank) B A x.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoraConfig {
@@ -54,8 +57,8 @@ impl LoraConfig {
     }
 
     pub(super) fn check(&self) -> Result<(), LoraError> {
-        let problem = if self.rank == 0 {
-            ("rank", "must be at least 1".to_owned())
+        let problem = if !(1..=RANK_MAX).contains(&self.rank) {
+            ("rank", format!("is {}, must lie in 1 to {RANK_MAX}", self.rank))
         } else if !(self.alpha.is_finite() && self.alpha > 0.0) {
             ("alpha", format!("is {}, must be above 0", self.alpha))
         } else if !(0.0..1.0).contains(&self.dropout) {
@@ -122,37 +125,26 @@ impl LoraConfig {
             file: file.to_owned(),
             source,
         })?;
-        // Each of these changes the arithmetic or the set of trained tensors, so that ignoring it would load another model.
-        let plain = [
-            ("peft_type", json!("LORA")),
-            ("bias", json!("none")),
-            ("use_dora", json!(false)),
-            ("use_rslora", json!(false)),
-            ("lora_bias", json!(false)),
-            ("fan_in_fan_out", json!(false)),
-            ("rank_pattern", json!({})),
-            ("alpha_pattern", json!({})),
-            ("modules_to_save", Value::Null),
-            ("layers_to_transform", Value::Null),
-            ("exclude_modules", Value::Null),
-            ("target_parameters", Value::Null),
-        ];
-        for (key, expected) in plain {
-            let found = value.get(key).unwrap_or(&Value::Null);
-            let empty = found.is_null() || found.as_array().is_some_and(Vec::is_empty);
-            if !empty && *found != expected {
-                return Err(LoraError::Unsupported {
-                    file: file.to_owned(),
-                    key,
-                    found: found.to_string(),
-                });
-            }
-        }
-        let wrong = |key| LoraError::Unsupported {
+        let wrong = |key: &str| LoraError::Unsupported {
             file: file.to_owned(),
-            key,
+            key: key.to_owned(),
             found: value.get(key).unwrap_or(&Value::Null).to_string(),
         };
+        for (key, found) in value.as_object().into_iter().flatten() {
+            match setting(key) {
+                Setting::Read | Setting::Inert => {}
+                Setting::Fixed(expected) if found.is_null() || found == expected => {}
+                Setting::Start if is_start_that_keeps_the_base(found) => {}
+                Setting::Start => {
+                    return Err(LoraError::ChangedBase {
+                        file: file.to_owned(),
+                        found: found.to_string(),
+                    });
+                }
+                Setting::Empty if is_empty(found) => {}
+                Setting::Fixed(_) | Setting::Empty => return Err(wrong(key)),
+            }
+        }
         let number = |key| value.get(key).and_then(Value::as_f64).map(|number| number as f32);
         let targets = value
             .get("target_modules")
@@ -170,6 +162,55 @@ impl LoraConfig {
         };
         config.check()?;
         Ok(config)
+    }
+}
+
+/// What a key of `adapter_config.json` may say.
+enum Setting {
+    /// It is a field of [`LoraConfig`].
+    Read,
+    /// It changes nothing in what a stored adapter computes.
+    Inert,
+    /// It may say this alone.
+    Fixed(&'static str),
+    /// How the factors began.
+    Start,
+    /// It changes the arithmetic or the set of trained tensors, or nobody here knows it: it may say nothing.
+    Empty,
+}
+
+fn setting(key: &str) -> Setting {
+    match key {
+        "r" | "lora_alpha" | "lora_dropout" | "target_modules" => Setting::Read,
+        "auto_mapping" | "base_model_name_or_path" | "inference_mode" | "peft_version" | "revision" | "task_type" => {
+            Setting::Inert
+        }
+        // Each belongs to another key, which says whether it counts.
+        "corda_config" | "eva_config" | "layers_pattern" | "loftq_config" | "lora_ga_config" | "megatron_core"
+        | "qalora_group_size" | "runtime_config" => Setting::Inert,
+        "peft_type" => Setting::Fixed("LORA"),
+        "bias" => Setting::Fixed("none"),
+        "init_lora_weights" => Setting::Start,
+        _ => Setting::Empty,
+    }
+}
+
+/// Whether `init_lora_weights` names a start that leaves the base weights as they are. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA take what they
+/// put into the factors out of the base.
+fn is_start_that_keeps_the_base(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(_) => true,
+        Value::String(name) => ["gaussian", "orthogonal", "eva"].contains(&name.to_lowercase().as_str()),
+        _ => false,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(keys) => keys.is_empty(),
+        _ => false,
     }
 }
 

@@ -60,9 +60,43 @@ pub enum LoraError {
         /// The file.
         file: PathBuf,
         /// The key.
-        key: &'static str,
+        key: String,
         /// Its value, as JSON.
         found: String,
+    },
+    /// The adapter began with something that was taken out of the base weights, and so belongs to another base.
+    #[error("{file}: `init_lora_weights` is {found}: its base weights are not those of the model")]
+    ChangedBase {
+        /// The file.
+        file: PathBuf,
+        /// Its value, as JSON.
+        found: String,
+    },
+    /// A folder without settings holds no weight file, or several.
+    #[error("{dir}: holds no adapter: no `adapter_config.json`, and {} weight files", found.len())]
+    NoAdapter {
+        /// The folder.
+        dir: PathBuf,
+        /// Its weight files.
+        found: Vec<String>,
+    },
+    /// Two tensors are the same one.
+    #[error("{origin}: `{first}` and `{second}` are the same tensor under two names")]
+    Twice {
+        /// The file, or where the bytes came from.
+        origin: String,
+        /// One of them.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// A tensor holds a number that is none.
+    #[error("{origin}: tensor `{name}` holds NaN or infinity")]
+    NotFinite {
+        /// The file, or where the bytes came from.
+        origin: String,
+        /// The tensor.
+        name: String,
     },
     /// The weights are not a whole safetensors file.
     #[error("{origin}: not a complete safetensors file")]
@@ -74,12 +108,14 @@ pub enum LoraError {
         source: safetensors::SafeTensorError,
     },
     /// A tensor that the targets imply is absent.
-    #[error("{origin}: has no tensor `{name}`")]
+    #[error("{origin}: has no tensor `{name}`{}", instead.as_ref().map(|held| format!(", but one called `{held}`")).unwrap_or_default())]
     Missing {
         /// The file, or where the bytes came from.
         origin: String,
         /// The tensor, without prefix.
         name: String,
+        /// One that the file holds, and that no target asks for.
+        instead: Option<String>,
     },
     /// The file holds tensors that no target asks for.
     #[error("{origin}: holds {} tensors that no target of this transformer uses, the first is `{}`", names.len(), names.first().map_or("", String::as_str))]
@@ -163,6 +199,12 @@ pub enum LoraError {
     },
 }
 
+/// Whether a tensor's layer is called as in the code that FLUX was published with, where one layer is several of diffusers'.
+fn are_original(names: &[String]) -> bool {
+    let blocks = ["double_blocks", "single_blocks"];
+    names.iter().any(|name| blocks.iter().any(|block| name.contains(block)))
+}
+
 impl Hint for LoraError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -174,16 +216,30 @@ impl Hint for LoraError {
                 "leave out the layers that modulate and those that embed timestep, guidance and pooled prompt; attention, \
                  feed-forward, and the projections into and out of the blocks can be adapted"
             }
+            Self::ChangedBase { .. } => {
+                "let peft write it as a plain adapter: save_pretrained(DIR, path_initial_model_for_weight_conversion=START)"
+            }
+            Self::NoAdapter { .. } => {
+                "give the folder that peft wrote, with adapter_config.json and adapter_model.safetensors, or one .safetensors file"
+            }
+            Self::Twice { .. } => "keep one of the two: the file was put together from two",
+            Self::NotFinite { .. } => "its training failed, or the file is damaged: take an earlier one",
+            Self::Missing { instead: Some(_), .. } => {
+                "a name may start with `base_model.model.` or with `transformer.`, or with neither; rename the tensors"
+            }
             Self::Unsupported { .. } => "use a plain LoRA adapter: one rank, one alpha, a list of targets, no bias",
             Self::Safetensors { .. } => "the file is incomplete or damaged: copy it again",
+            Self::Shape { .. } => "check that the adapter was trained for this transformer",
+            Self::Foreign { names, .. } | Self::Unused { names, .. } if are_original(names) => {
+                "these layers of FLUX's original code cannot take an adapter here, modulations among them: train without them"
+            }
             Self::Missing { .. } | Self::Unused { .. } | Self::Rank { .. } => {
                 "check that adapter_config.json and the weights belong together"
             }
-            Self::Shape { .. } => "check that the adapter was trained for this transformer",
             Self::Foreign { .. } => {
                 "names should be those of diffusers, ai-toolkit or kohya; check that the adapter was trained for this transformer"
             }
-            Self::AlphaUnknown { .. } => "give the folder that holds both files",
+            Self::AlphaUnknown { .. } => "put adapter_config.json beside it, and give the folder that holds both",
             Self::Alpha { .. } => "use an adapter with one alpha for all layers",
             Self::Dtype { .. } => "store the adapter as float32, float16 or bfloat16",
             Self::Count { .. } => "check that both sides use the same adapter settings",

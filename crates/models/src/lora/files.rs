@@ -6,9 +6,10 @@
 //! `pytorch_lora_weights.safetensors`, which `pipe.load_lora_weights(DIR)` prefers and whose header carries the settings.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use gavel_core::text;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -76,20 +77,40 @@ pub(super) fn to_f32(origin: &str, name: &str, view: &TensorView) -> Result<Vec<
 }
 
 impl LoraAdapter {
-    /// Reads `adapter_config.json` and `adapter_model.safetensors` from a folder.
+    /// Reads an adapter from where people keep one: a folder, as [`Self::load`] does, or one weight file, as [`Self::import`] does.
+    ///
+    /// # Errors
+    /// As these.
+    pub fn open(place: &Path, layers: &AdaptableLayers) -> Result<Self, LoraError> {
+        match place.is_file() {
+            true => Self::import(place, layers),
+            false => Self::load(place, layers),
+        }
+    }
+
+    /// Reads `adapter_config.json` and `adapter_model.safetensors` from a folder, or, where there are no such settings, the one weight file
+    /// that it holds.
     ///
     /// Keys may start with peft's `base_model.model.`, diffusers' `transformer.`, or neither.
     ///
     /// # Errors
     /// A target without a layer, a tensor that no target asks for, a missing tensor, another rank or shape, a damaged file, or settings that change the
-    /// arithmetic (DoRA, rsLoRA, per-module ranks): each its own [`LoraError`].
+    /// arithmetic (DoRA, rsLoRA, per-module ranks) or the base (PiSSA): each its own [`LoraError`].
     pub fn load(dir: &Path, layers: &AdaptableLayers) -> Result<Self, LoraError> {
         let config_file = dir.join(CONFIG_FILE);
-        let text = fs::read_to_string(&config_file).map_err(|source| LoraError::Io {
-            file: config_file.clone(),
-            action: "read",
-            source,
-        })?;
+        let text = match text::of(fs::read(&config_file)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && dir.is_dir() => {
+                return Self::import(&only_weight_file(dir)?, layers);
+            }
+            Err(source) => {
+                return Err(LoraError::Io {
+                    file: config_file,
+                    action: "read",
+                    source,
+                });
+            }
+        };
         let config = LoraConfig::from_peft(&config_file, &text)?;
         let file = dir.join(PEFT_FILE);
         let bytes = fs::read(&file).map_err(|source| LoraError::Io {
@@ -113,16 +134,17 @@ impl LoraAdapter {
             origin: origin.to_owned(),
             source,
         })?;
-        let found = file
-            .tensors()
-            .into_iter()
-            .map(|(name, view)| {
-                let bare = [PEFT_PREFIX, DIFFUSERS_PREFIX]
-                    .iter()
-                    .find_map(|prefix| name.strip_prefix(prefix));
-                (bare.unwrap_or(&name).to_owned(), (name, view))
-            })
-            .collect();
+        let mut found: BTreeMap<String, (String, TensorView)> = BTreeMap::new();
+        for (name, view) in file.tensors() {
+            let bare = [PEFT_PREFIX, DIFFUSERS_PREFIX]
+                .iter()
+                .find_map(|prefix| name.strip_prefix(prefix));
+            let bare = bare.unwrap_or(&name).to_owned();
+            if let Some((other, _)) = found.get(&bare) {
+                return Err(twice(origin, name, other.clone()));
+            }
+            found.insert(bare, (name, view));
+        }
         Self::of_tensors(origin, found, config, layers)
     }
 
@@ -133,25 +155,48 @@ impl LoraAdapter {
         config: &LoraConfig,
         layers: &AdaptableLayers,
     ) -> Result<Self, LoraError> {
-        let mut adapter = Self::zeros(config, layers)?;
-        for (name, shape, range) in adapter.slots.tensors() {
-            let Some((full_name, view)) = found.remove(&name) else {
-                return Err(LoraError::Missing {
-                    origin: origin.to_owned(),
-                    name,
-                });
-            };
-            if view.shape() != shape {
-                return Err(misfit(origin, (&name, full_name), config.rank, (shape, view.shape())));
+        // Every name and shape, before anything of the size that the settings say is made.
+        let slots = Slots::new(config, layers)?;
+        let mut parts = Vec::new();
+        let mut missing = None;
+        for (name, shape, range) in slots.tensors() {
+            match found.remove(&name) {
+                Some((full_name, view)) if view.shape() == shape => parts.push((full_name, view, range)),
+                Some((full_name, view)) => {
+                    return Err(misfit(origin, (&name, full_name), config.rank, (shape, view.shape())));
+                }
+                None => missing = missing.or(Some(name)),
             }
-            adapter.values[range].copy_from_slice(&to_f32(origin, &full_name, &view)?);
         }
-        if !found.is_empty() {
-            let names = found.into_values().map(|(name, _)| name).collect();
+        let mut names: Vec<String> = found.into_values().map(|(name, _)| name).collect();
+        names.sort();
+        if let Some(name) = missing {
+            return Err(LoraError::Missing {
+                origin: origin.to_owned(),
+                instead: names
+                    .iter()
+                    .find(|held| held.contains(&name))
+                    .or(names.first())
+                    .cloned(),
+                name,
+            });
+        }
+        if !names.is_empty() {
             return Err(LoraError::Unused {
                 origin: origin.to_owned(),
                 names,
             });
+        }
+        let mut adapter = Self::zeros(config, slots);
+        for (name, view, range) in parts {
+            let values = to_f32(origin, &name, &view)?;
+            if !values.iter().all(|value| value.is_finite()) {
+                return Err(LoraError::NotFinite {
+                    origin: origin.to_owned(),
+                    name,
+                });
+            }
+            adapter.values[range].copy_from_slice(&values);
         }
         Ok(adapter)
     }
@@ -234,6 +279,39 @@ fn diffusers_file(bytes: &[u8], header: &Value) -> Result<Vec<u8>, LoraError> {
     });
     let metadata = HashMap::from([(DIFFUSERS_METADATA.to_owned(), header.to_string())]);
     safetensors::serialize(tensors, Some(metadata)).map_err(fail)
+}
+
+/// The weight file of a folder without settings: diffusers' own, or the only one.
+fn only_weight_file(dir: &Path) -> Result<PathBuf, LoraError> {
+    let unreadable = |source| LoraError::Io {
+        file: dir.to_owned(),
+        action: "read",
+        source,
+    };
+    let files = fs::read_dir(dir)
+        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
+        .map_err(unreadable);
+    let mut files: Vec<PathBuf> = files?;
+    files.retain(|file| file.extension().is_some_and(|ending| ending == "safetensors"));
+    files.sort();
+    let of_diffusers = files.iter().find(|file| file.ends_with(DIFFUSERS_FILE));
+    match (of_diffusers, files.as_slice()) {
+        (Some(file), _) | (None, [file]) => Ok(file.clone()),
+        _ => Err(LoraError::NoAdapter {
+            dir: dir.to_owned(),
+            found: files.iter().map(|file| file.display().to_string()).collect(),
+        }),
+    }
+}
+
+/// The error of one tensor under two names.
+pub(super) fn twice(origin: &str, one: String, other: String) -> LoraError {
+    let (first, second) = if one < other { (one, other) } else { (other, one) };
+    LoraError::Twice {
+        origin: origin.to_owned(),
+        first,
+        second,
+    }
 }
 
 /// Tells a wrong rank from a wrong layer.

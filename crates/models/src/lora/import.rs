@@ -11,8 +11,8 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
-use super::files::{DIFFUSERS_METADATA, DIFFUSERS_PREFIX, PEFT_PREFIX, to_f32};
-use super::{AdaptableLayers, LoraAdapter, LoraConfig, LoraError};
+use super::files::{DIFFUSERS_METADATA, DIFFUSERS_PREFIX, PEFT_PREFIX, to_f32, twice};
+use super::{AdaptableLayers, LoraAdapter, LoraConfig, LoraError, original};
 
 /// ai-toolkit, ComfyUI.
 const COMFY_PREFIX: &str = "diffusion_model.";
@@ -48,7 +48,8 @@ struct Parts<'a> {
 impl LoraAdapter {
     /// Reads one weight file of any trainer; rank, alpha and targets come from the file.
     ///
-    /// Names may start with `transformer.` (diffusers), `diffusion_model.` (ai-toolkit), `lora_unet_` (kohya), or nothing, and end in
+    /// Names may start with `transformer.` (diffusers), `diffusion_model.` (ai-toolkit, ComfyUI), `lora_unet_` (kohya), or nothing, name layers as
+    /// diffusers does or as FLUX's original code, and end in
     /// `lora_A.weight`, `lora_A.default.weight`, `lora_down.weight` or `lora.down.weight` and their counterparts. Alpha comes from
     /// the header `lora_adapter_metadata` or from `.alpha` tensors; without either it equals the rank.
     ///
@@ -95,7 +96,12 @@ fn sort<'a>(
     weights: &SafeTensors<'a>,
     layers: &AdaptableLayers,
 ) -> Result<BTreeMap<String, Parts<'a>>, LoraError> {
-    let flattened: BTreeMap<String, &str> = layers.paths().map(|path| (path.replace('.', "_"), path)).collect();
+    let mut known: BTreeMap<String, Vec<&str>> = layers.paths().map(|path| (path.to_owned(), vec![path])).collect();
+    known.extend(original::names(layers));
+    let flattened: BTreeMap<String, &Vec<&str>> = known
+        .iter()
+        .map(|(name, paths)| (name.replace('.', "_"), paths))
+        .collect();
     let mut modules: BTreeMap<String, Parts> = BTreeMap::new();
     let mut foreign = Vec::new();
     for (name, view) in weights.tensors() {
@@ -103,32 +109,25 @@ fn sort<'a>(
             foreign.push(name);
             continue;
         };
-        let module = match path.strip_prefix(KOHYA_PREFIX) {
+        let found = match path.strip_prefix(KOHYA_PREFIX) {
             Some(flat) => flattened.get(flat).copied(),
             None => {
                 let prefixes = [DIFFUSERS_PREFIX, COMFY_PREFIX, PEFT_PREFIX];
                 let bare = prefixes.iter().find_map(|prefix| path.strip_prefix(prefix));
-                layers.paths().find(|known| *known == bare.unwrap_or(path))
+                known.get(bare.unwrap_or(path))
             }
         };
-        let Some(module) = module else {
+        let Some(found) = found else {
             foreign.push(name);
             continue;
         };
-        let parts = modules.entry(module.to_owned()).or_default();
-        let factor = match part {
-            Part::A => &mut parts.a,
-            Part::B => &mut parts.b,
-            Part::Alpha => {
-                let alpha = scalar(origin, &name, &view)?;
-                parts.alpha = Some((name, alpha));
-                continue;
-            }
+        let views = match part {
+            Part::B => rows_of(origin, &name, &view, found, layers)?,
+            Part::A | Part::Alpha => vec![view; found.len()],
         };
-        match factor {
-            None => *factor = Some((name, view)),
-            // The same factor under a second name.
-            Some(_) => foreign.push(name),
+        for (module, view) in found.iter().zip(views) {
+            let parts = modules.entry((*module).to_owned()).or_default();
+            put(origin, parts, part, name.clone(), view)?;
         }
     }
     foreign.sort();
@@ -145,6 +144,70 @@ fn sort<'a>(
         });
     }
     Ok(modules)
+}
+
+/// Puts a tensor in its place among the parts of a module.
+fn put<'a>(
+    origin: &str,
+    parts: &mut Parts<'a>,
+    part: Part,
+    name: String,
+    view: TensorView<'a>,
+) -> Result<(), LoraError> {
+    let factor = match part {
+        Part::A => &mut parts.a,
+        Part::B => &mut parts.b,
+        Part::Alpha => {
+            if let Some((other, _)) = &parts.alpha {
+                return Err(twice(origin, name, other.clone()));
+            }
+            let alpha = scalar(origin, &name, &view)?;
+            parts.alpha = Some((name, alpha));
+            return Ok(());
+        }
+    };
+    if let Some((other, _)) = factor {
+        return Err(twice(origin, name, other.clone()));
+    }
+    *factor = Some((name, view));
+    Ok(())
+}
+
+/// The rows of a factor B that belong to each of the layers that are one layer in the file.
+fn rows_of<'a>(
+    origin: &str,
+    name: &str,
+    view: &TensorView<'a>,
+    modules: &[&str],
+    layers: &AdaptableLayers,
+) -> Result<Vec<TensorView<'a>>, LoraError> {
+    let outputs: Vec<usize> = modules.iter().map(|module| layers.layers[*module].outputs).collect();
+    let &[rows, columns] = view.shape() else {
+        // Told with the shape that is needed, where the adapter is filled.
+        return Ok(vec![view.clone(); modules.len()]);
+    };
+    if modules.len() == 1 || rows == 0 {
+        return Ok(vec![view.clone(); modules.len()]);
+    }
+    if outputs.iter().sum::<usize>() != rows {
+        return Err(LoraError::Shape {
+            origin: origin.to_owned(),
+            name: name.to_owned(),
+            expected: vec![outputs.iter().sum(), columns],
+            found: view.shape().to_vec(),
+        });
+    }
+    let row_bytes = view.data().len() / rows;
+    let mut rest = view.data();
+    let parts = outputs.iter().map(|outputs| {
+        let (part, others) = rest.split_at(outputs * row_bytes);
+        rest = others;
+        TensorView::new(view.dtype(), vec![*outputs, columns], part).map_err(|source| LoraError::Safetensors {
+            origin: origin.to_owned(),
+            source,
+        })
+    });
+    parts.collect()
 }
 
 /// The path in front of a name's end, and what the end says.
@@ -232,6 +295,7 @@ fn check_alphas(origin: &str, modules: &BTreeMap<String, Parts>, config: &LoraCo
         Some((module, _)) if !alphas.is_empty() => Err(LoraError::Missing {
             origin: origin.to_owned(),
             name: format!("{module}{ALPHA_END}"),
+            instead: None,
         }),
         _ => Ok(()),
     }

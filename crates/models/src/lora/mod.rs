@@ -10,6 +10,7 @@ mod files;
 mod gradients;
 mod import;
 mod layers;
+mod original;
 mod targets;
 
 pub use adapter::{LoraAdapter, Manifest};

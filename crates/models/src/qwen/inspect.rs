@@ -6,12 +6,12 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use super::folder::Kind;
-use super::transformer;
+use super::{prompt, transformer};
 use crate::denoiser::packing::grid;
 use crate::denoiser::scheduler::SchedulerConfig;
 use crate::denoiser::{Grid, Inspection};
 use crate::lora::AdaptableLayers;
-use crate::text::load_qwen2;
+use crate::text::{WordTokenizer, load_qwen2};
 use crate::vae::AutoencoderKlQwenImageConfig;
 use crate::vlm::VlmEncoder;
 use crate::{Family, LoadError, ModelError, Weights};
@@ -20,6 +20,7 @@ use crate::{Family, LoadError, ModelError, Weights};
 #[derive(Debug)]
 pub struct QwenImageInspection {
     kind: Kind,
+    tokenizer: WordTokenizer,
     layers: AdaptableLayers,
     vae: AutoencoderKlQwenImageConfig,
     transformer_parameters: u64,
@@ -37,13 +38,14 @@ impl QwenImageInspection {
         let kind = Kind::of(family, dir)?;
         SchedulerConfig::read(&dir.join("scheduler"))?;
         let processor = dir.join("processor");
-        load_qwen2(&kind.tokenizer_dirs(dir))?;
+        let tokenizer = load_qwen2(&kind.tokenizer_dirs(dir))?;
         let sees = kind != Kind::TextToImage;
         let text = VlmEncoder::inspect(&dir.join("text_encoder"), sees.then_some(processor.as_path()))?;
         let vae = Weights::open(&dir.join("vae"), &Device::Cpu, DType::F32)?.parameters();
         let (layers, transformer_parameters) = transformer::inspect(&dir.join("transformer"))?;
         Ok(Self {
             kind,
+            tokenizer,
             layers,
             vae: AutoencoderKlQwenImageConfig::read(&dir.join("vae"))?,
             transformer_parameters,
@@ -63,6 +65,15 @@ impl Inspection for QwenImageInspection {
 
     fn grid(&self, height: usize, width: usize) -> Result<Grid, ModelError> {
         grid(self.vae.scale(), height, width)
+    }
+
+    fn tokens(&self, words: &str) -> Result<usize, ModelError> {
+        if self.kind != Kind::TextToImage {
+            return Ok(self.tokenizer.encode_words(words)?.len());
+        }
+        let text = prompt::text(self.kind, &self.tokenizer.guarded(words)?, 0);
+        let tokens = self.tokenizer.encode_text(&text)?.len();
+        Ok(tokens.saturating_sub(prompt::prefix_tokens(self.kind)))
     }
 
     fn denoiser_parameters(&self) -> u64 {

@@ -11,6 +11,7 @@ use super::{PROMPT_EMBEDS, prompt, source_latents, sources};
 use crate::denoiser::packing::{grid, pack_latents, to_images, to_pixels, unpack_latents};
 use crate::denoiser::scheduler::SchedulerConfig;
 use crate::denoiser::{Conditioning, Denoiser, Encoding, Grid, Pipeline, Task};
+use crate::error::finite;
 use crate::text::load_qwen2;
 use crate::vae::AutoencoderKlQwenImage;
 use crate::vlm::VlmEncoder;
@@ -52,13 +53,18 @@ impl QwenImagePipeline {
         })
     }
 
+    /// The whole text of a task, in whose words no control token is found.
+    fn prompt(&self, words: &str, pictures: &[RgbImage]) -> Result<String, ModelError> {
+        let words = self.text.tokenizer().guarded(words)?;
+        Ok(prompt::text(self.kind, &words, pictures.len()))
+    }
+
     /// The token ids that the text encoder reads of a task whose source pictures have the size that it reads.
     ///
     /// # Errors
     /// [`ModelError::Value`] for a picture that is too elongated.
     pub fn input_ids(&self, words: &str, pictures: &[RgbImage]) -> Result<Vec<u32>, ModelError> {
-        self.text
-            .input_ids(&prompt::text(self.kind, words, pictures.len()), pictures)
+        self.text.input_ids(&self.prompt(words, pictures)?, pictures)
     }
 
     /// The states of such a task behind the prefix that all tasks have.
@@ -69,8 +75,7 @@ impl QwenImagePipeline {
     /// # Errors
     /// As [`Self::input_ids`].
     pub fn encode_prompt(&self, words: &str, pictures: &[RgbImage]) -> Result<Tensor, ModelError> {
-        let text = prompt::text(self.kind, words, pictures.len());
-        let states = self.text.states(&text, pictures)?;
+        let states = self.text.states(&self.prompt(words, pictures)?, pictures)?;
         let prefix = prompt::prefix_tokens(self.kind);
         let tokens = states.dim(0)?;
         let Some(kept) = tokens.checked_sub(prefix).filter(|kept| *kept > 0) else {
@@ -79,7 +84,9 @@ impl QwenImagePipeline {
                 problem: format!("makes {tokens} tokens of a prompt; this family's has at least {prefix}"),
             });
         };
-        Ok(states.narrow(0, prefix, kept)?.to_dtype(DType::F32)?.contiguous()?)
+        let states = states.narrow(0, prefix, kept)?.to_dtype(DType::F32)?.contiguous()?;
+        finite(&states, "embedding of the text encoder (text_encoder)")?;
+        Ok(states)
     }
 
     /// Refuses a length without room: from words alone the first `length` states are kept, as in diffusers; an edit cuts nothing, for
@@ -88,7 +95,7 @@ impl QwenImagePipeline {
         let problem = if self.kind == Kind::TextToImage {
             (length == 0).then(|| "0 leaves no room for a prompt".to_owned())
         } else {
-            let tokens = self.text.tokenize(words)?.len();
+            let tokens = self.text.tokenizer().encode_words(words)?.len();
             (tokens > length)
                 .then(|| format!("{length} is less than the {tokens} tokens of the prompt, and an edit's is not cut"))
         };
@@ -112,6 +119,7 @@ impl QwenImagePipeline {
         let grid = self.grid(picture.height() as usize, picture.width() as usize)?;
         let pixels = to_pixels(std::slice::from_ref(picture))?.to_device(&self.device)?;
         let packed = pack_latents(&self.vae.encode(&pixels)?)?;
+        finite(&packed, "latents of the source picture (vae)")?;
         Ok(packed.reshape((grid.height, grid.width, ()))?)
     }
 }

@@ -67,7 +67,7 @@ pub(super) fn at_area(picture: &RgbImage, area: usize) -> Result<RgbImage, Model
     let pixels = resize(picture, height, width, Filter::Lanczos);
     RgbImage::from_raw(width as u32, height as u32, pixels).ok_or_else(|| ModelError::Value {
         input: "sources",
-        problem: format!("one cannot be resized to {height}x{width}"),
+        problem: format!("one cannot be resized to {width} x {height}"),
     })
 }
 

@@ -9,7 +9,7 @@ use super::stacked;
 use crate::{
     LoadError, ModelError, Weights,
     layers::{Activation, Attention, Bias, LayerNorm, Linear, Mask, attention, compute_dtype},
-    load::read_config,
+    load::{read_config, require_positive, size},
 };
 
 /// The end-of-text id that configurations held by mistake before transformers learned to look for the real one.
@@ -17,11 +17,17 @@ const LEGACY_EOS: u32 = 2;
 
 #[derive(Debug, Deserialize)]
 struct Config {
+    #[serde(deserialize_with = "size")]
     vocab_size: usize,
+    #[serde(deserialize_with = "size")]
     hidden_size: usize,
+    #[serde(deserialize_with = "size")]
     intermediate_size: usize,
+    #[serde(deserialize_with = "size")]
     num_hidden_layers: usize,
+    #[serde(deserialize_with = "size")]
     num_attention_heads: usize,
+    #[serde(deserialize_with = "size")]
     max_position_embeddings: usize,
     #[serde(default = "quick_gelu")]
     hidden_act: Activation,
@@ -29,6 +35,28 @@ struct Config {
     layer_norm_eps: f64,
     #[serde(default = "eos_token_id")]
     eos_token_id: u32,
+}
+
+impl Config {
+    fn check(&self, file: &Path) -> Result<(), LoadError> {
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_attention_heads", self.num_attention_heads),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        require_positive(file, &sizes)?;
+        if self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            return Ok(());
+        }
+        Err(LoadError::Unsupported {
+            file: file.to_owned(),
+            key: "num_attention_heads".to_owned(),
+            found: self.num_attention_heads.to_string(),
+            expected: format!("a divisor of the width, {}", self.hidden_size),
+        })
+    }
 }
 
 fn quick_gelu() -> Activation {
@@ -80,7 +108,9 @@ impl ClipTextEncoder {
     /// Any [`LoadError`].
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
         let weights = Weights::open(dir, device, compute_dtype(device, dtype))?;
-        let config: Config = read_config(&dir.join("config.json"))?;
+        let config_file = dir.join("config.json");
+        let config: Config = read_config(&config_file)?;
+        config.check(&config_file)?;
         // transformers 5 dropped the prefix that earlier releases write.
         let root = if weights.contains("text_model.final_layer_norm.weight") {
             "text_model."

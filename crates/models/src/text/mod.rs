@@ -6,11 +6,13 @@
 mod clip;
 mod t5;
 mod tokenizer;
+mod words;
 
 pub use clip::ClipTextEncoder;
 pub use t5::T5Encoder;
 pub use tokenizer::PromptTokenizer;
-pub(crate) use tokenizer::{load_qwen2, read_tokenizer, token_text};
+pub(crate) use tokenizer::{check_settings, load_qwen2, read_tokenizer, token_text};
+pub(crate) use words::WordTokenizer;
 
 use candle_core::Tensor;
 use rayon::prelude::*;

@@ -9,25 +9,65 @@ use super::stacked;
 use crate::{
     LoadError, ModelError, Weights,
     layers::{Activation, Attention, Bias, Linear, Mask, RmsNorm, attention, compute_dtype, gated},
-    load::read_config,
+    load::{read_config, require_positive, size},
 };
 
 #[derive(Debug, Deserialize)]
 struct Config {
+    #[serde(deserialize_with = "size")]
     vocab_size: usize,
+    #[serde(deserialize_with = "size")]
     d_model: usize,
+    #[serde(deserialize_with = "size")]
     d_kv: usize,
+    #[serde(deserialize_with = "size")]
     d_ff: usize,
+    #[serde(deserialize_with = "size")]
     num_layers: usize,
+    #[serde(deserialize_with = "size")]
     num_heads: usize,
-    #[serde(default = "buckets")]
+    #[serde(default = "buckets", deserialize_with = "size")]
     relative_attention_num_buckets: usize,
-    #[serde(default = "max_distance")]
+    #[serde(default = "max_distance", deserialize_with = "size")]
     relative_attention_max_distance: usize,
     #[serde(default = "layer_norm_epsilon")]
     layer_norm_epsilon: f64,
     #[serde(default = "feed_forward_proj")]
     feed_forward_proj: String,
+}
+
+impl Config {
+    fn check(&self, file: &Path) -> Result<(), LoadError> {
+        let (buckets, distance) = (
+            self.relative_attention_num_buckets,
+            self.relative_attention_max_distance,
+        );
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("d_model", self.d_model),
+            ("d_kv", self.d_kv),
+            ("d_ff", self.d_ff),
+            ("num_layers", self.num_layers),
+            ("num_heads", self.num_heads),
+        ];
+        require_positive(file, &sizes)?;
+        let refuse = |key: &str, found: usize, expected: String| {
+            Err(LoadError::Unsupported {
+                file: file.to_owned(),
+                key: key.to_owned(),
+                found: found.to_string(),
+                expected,
+            })
+        };
+        if buckets < 4 || !buckets.is_multiple_of(4) {
+            return refuse("relative_attention_num_buckets", buckets, "a multiple of 4".to_owned());
+        }
+        if distance <= buckets / 4 {
+            let expected = format!("more than a quarter of the {buckets} buckets");
+            return refuse("relative_attention_max_distance", distance, expected);
+        }
+        Ok(())
+    }
 }
 
 fn buckets() -> usize {
@@ -93,6 +133,7 @@ impl T5Encoder {
         let weights = Weights::open(dir, device, compute_dtype(device, dtype))?;
         let config_file = dir.join("config.json");
         let config: Config = read_config(&config_file)?;
+        config.check(&config_file)?;
         let (activation, is_gated) = match config.feed_forward_proj.as_str() {
             "gated-gelu" => (Activation::GeluTanh, true),
             "gated-silu" => (Activation::Silu, true),

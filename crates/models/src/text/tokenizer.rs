@@ -1,16 +1,14 @@
 //! Tokenizers as diffusion pipelines call them: truncated and padded to a fixed length.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tokenizers::{Tokenizer, TruncationDirection};
+use tokenizers::{PostProcessor as _, Tokenizer, TruncationDirection};
 
+use super::WordTokenizer;
 use crate::{
     LoadError, ModelError,
-    load::{read_config, read_json},
+    load::{read_config, read_json, read_text},
 };
 
 /// CLIP's words: the special tokens, English contractions, runs of letters, single digits, runs of other symbols.
@@ -23,7 +21,7 @@ const QWEN2_WORDS: &str =
 /// A tokenizer with its padding token.
 #[derive(Debug)]
 pub struct PromptTokenizer {
-    tokenizer: Tokenizer,
+    tokenizer: WordTokenizer,
     pad: u32,
     model_max_length: Option<usize>,
 }
@@ -75,12 +73,7 @@ impl PromptTokenizer {
         tokenizer
             .with_truncation(None)
             .map_err(|error| unusable(dir, error.to_string()))?;
-        let config_file = dir.join("tokenizer_config.json");
-        let config = if config_file.is_file() {
-            read_json(&config_file)?
-        } else {
-            Value::Null
-        };
+        let config = check_settings(dir, &tokenizer, &["padding_side", "truncation_side"])?;
         let pad_token = token_text(&config["pad_token"]).unwrap_or(default_pad);
         let Some(pad) = tokenizer.token_to_id(pad_token) else {
             return Err(unusable(
@@ -92,7 +85,7 @@ impl PromptTokenizer {
             .as_u64()
             .and_then(|length| usize::try_from(length).ok());
         Ok(Self {
-            tokenizer,
+            tokenizer: WordTokenizer::new(tokenizer),
             pad,
             model_max_length,
         })
@@ -103,29 +96,81 @@ impl PromptTokenizer {
         self.model_max_length
     }
 
-    /// Token ids of `text` with the special tokens around it, truncated and padded to `length`.
+    /// Tokens of `text` with the special tokens around it, neither truncated nor padded.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenize`].
+    pub fn length(&self, text: &str) -> Result<usize, ModelError> {
+        Ok(self.tokenizer.encode_words(text)?.len() + self.special_tokens())
+    }
+
+    /// Special tokens around a text.
+    fn special_tokens(&self) -> usize {
+        let processor = self.tokenizer.tokenizer().get_post_processor();
+        processor.map_or(0, |processor| processor.added_tokens(false))
+    }
+
+    /// Token ids of `text` with the special tokens around it, truncated and padded to `length`. None of the words is taken for a special
+    /// token.
     ///
     /// # Errors
     /// [`ModelError::Tokenize`]; [`ModelError::Value`] when `length` leaves no room for the special tokens.
     pub fn encode(&self, text: &str, length: usize) -> Result<Vec<u32>, ModelError> {
-        let failed = |error: tokenizers::Error| ModelError::Tokenize(error.to_string());
-        let added = self.tokenizer.get_post_processor().map_or(0, |processor| {
-            use tokenizers::PostProcessor as _;
-            processor.added_tokens(false)
-        });
+        let added = self.special_tokens();
         let Some(room) = length.checked_sub(added).filter(|room| *room > 0) else {
             return Err(ModelError::Value {
                 input: "max_sequence_length",
                 problem: format!("{length} leaves no room beside {added} special tokens"),
             });
         };
-        let mut encoding = self.tokenizer.encode(text, false).map_err(failed)?;
+        let mut encoding = self.tokenizer.encode_words(text)?;
         encoding.truncate(room, 0, TruncationDirection::Right);
-        let encoding = self.tokenizer.post_process(encoding, None, true).map_err(failed)?;
+        let encoding = self
+            .tokenizer
+            .tokenizer()
+            .post_process(encoding, None, true)
+            .map_err(|error| ModelError::Tokenize(error.to_string()))?;
         let mut ids = encoding.get_ids().to_vec();
         ids.resize(length, self.pad);
         Ok(ids)
     }
+}
+
+/// Reads `tokenizer_config.json`, `null` where there is none, and refuses settings that would give other tokens: a side in `sides` that is not
+/// the right one, or an added token that `tokenizer` does not have under its number.
+///
+/// # Errors
+/// [`LoadError::Unsupported`], [`LoadError::Tokenizer`], and those of [`read_json`].
+pub(crate) fn check_settings(dir: &Path, tokenizer: &Tokenizer, sides: &[&str]) -> Result<Value, LoadError> {
+    let file = dir.join("tokenizer_config.json");
+    if !file.is_file() {
+        return Ok(Value::Null);
+    }
+    let config = read_json(&file)?;
+    for side in sides {
+        let found = &config[side];
+        if !found.is_null() && found != "right" {
+            return Err(LoadError::Unsupported {
+                file,
+                key: (*side).to_owned(),
+                found: found.to_string(),
+                expected: "\"right\": the encoders of these models were trained on words that begin at the first token"
+                    .to_owned(),
+            });
+        }
+    }
+    for (id, token) in config["added_tokens_decoder"].as_object().into_iter().flatten() {
+        let Some(text) = token_text(token) else { continue };
+        let known = tokenizer.token_to_id(text);
+        if known.map(|known| known.to_string()).as_ref() != Some(id) {
+            let known = known.map_or("does not know it".to_owned(), |known| format!("gives it {known}"));
+            return Err(unusable(
+                &file,
+                format!("`added_tokens_decoder` gives `{text}` the number {id}, the tokenizer {known}"),
+            ));
+        }
+    }
+    Ok(config)
 }
 
 /// A token in a tokenizer's JSON files: its text, or an object that holds it.
@@ -135,7 +180,9 @@ pub(crate) fn token_text(token: &Value) -> Option<&str> {
 
 /// Reads a `tokenizer.json`.
 pub(crate) fn read_tokenizer(file: &Path) -> Result<Tokenizer, LoadError> {
-    Tokenizer::from_file(file).map_err(|error| unusable(file, error.to_string()))
+    let text = read_text(file)?;
+    text.parse()
+        .map_err(|error: tokenizers::Error| unusable(file, error.to_string()))
 }
 
 fn check_folder(dir: &Path) -> Result<(), LoadError> {
@@ -158,7 +205,7 @@ fn unusable(file: &Path, problem: String) -> LoadError {
 ///
 /// # Errors
 /// [`LoadError::TokenizerMissing`], [`LoadError::Tokenizer`].
-pub(crate) fn load_qwen2(dirs: &[PathBuf]) -> Result<Tokenizer, LoadError> {
+pub(crate) fn load_qwen2(dirs: &[PathBuf]) -> Result<WordTokenizer, LoadError> {
     let with = |names: &[&str]| {
         dirs.iter()
             .find(|dir| names.iter().all(|name| dir.join(name).is_file()))
@@ -178,7 +225,10 @@ pub(crate) fn load_qwen2(dirs: &[PathBuf]) -> Result<Tokenizer, LoadError> {
     tokenizer
         .with_truncation(None)
         .map_err(|error| unusable(&file, error.to_string()))?;
-    Ok(tokenizer)
+    let dir = file.parent().unwrap_or(Path::new(""));
+    // Each text is encoded by itself, so that nothing is padded.
+    check_settings(dir, &tokenizer, &["truncation_side"])?;
+    Ok(WordTokenizer::new(tokenizer))
 }
 
 /// Qwen2's tokenizer from the files that older releases of transformers write.
@@ -260,8 +310,7 @@ fn added_token((id, text, special): &(u32, String, bool)) -> Value {
 
 /// The lines of `merges.txt` but for its heading.
 fn merges(dir: &Path) -> Result<Vec<String>, LoadError> {
-    let file = dir.join("merges.txt");
-    let text = fs::read_to_string(&file).map_err(|source| LoadError::Read { file, source })?;
+    let text = read_text(&dir.join("merges.txt"))?;
     let lines = text.lines().enumerate();
     let lines = lines.filter(|(index, line)| !line.trim().is_empty() && (*index > 0 || !line.starts_with("#version")));
     Ok(lines.map(|(_, line)| line.to_owned()).collect())

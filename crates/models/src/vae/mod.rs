@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::{
     LoadError, ModelError, Weights,
     layers::{Conv2d, ConvShape, Upsampling, compute_dtype},
-    load::read_config,
+    load::{read_config, require_positive, size, sizes},
 };
 use batch::each;
 use decoder::Decoder;
@@ -22,23 +22,29 @@ use encoder::Encoder;
 
 pub use qwen_image::{AutoencoderKlQwenImage, AutoencoderKlQwenImageConfig};
 
+/// Most resolutions of an autoencoder; the published one has four.
+const RESOLUTIONS_MAX: usize = 16;
+
 /// An autoencoder's `config.json`, as diffusers writes it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct AutoencoderConfig {
     /// Channels of the images.
-    #[serde(default = "rgb")]
+    #[serde(default = "rgb", deserialize_with = "size")]
     pub in_channels: usize,
     /// Channels of the decoded images.
-    #[serde(default = "rgb")]
+    #[serde(default = "rgb", deserialize_with = "size")]
     pub out_channels: usize,
     /// Channels of the latents.
+    #[serde(deserialize_with = "size")]
     pub latent_channels: usize,
     /// Channels at each resolution, the finest first.
+    #[serde(deserialize_with = "sizes")]
     pub block_out_channels: Vec<usize>,
     /// Residual blocks per resolution of the encoder; the decoder has one more.
+    #[serde(deserialize_with = "size")]
     pub layers_per_block: usize,
     /// Groups of the group norms.
-    #[serde(default = "norm_num_groups")]
+    #[serde(default = "norm_num_groups", deserialize_with = "size")]
     pub norm_num_groups: usize,
     /// Latents are multiplied by this after encoding.
     pub scaling_factor: f64,
@@ -109,9 +115,27 @@ impl AutoencoderConfig {
         if let Some(kind) = self.up_block_types.iter().find(|kind| *kind != "UpDecoderBlock2D") {
             return unsupported("up_block_types", format!("`{kind}`"), "UpDecoderBlock2D");
         }
+        let sizes = [
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("latent_channels", self.latent_channels),
+            ("norm_num_groups", self.norm_num_groups),
+        ];
+        require_positive(&file, &sizes)?;
+        let resolutions = self.block_out_channels.len();
+        if resolutions > RESOLUTIONS_MAX || self.block_out_channels.contains(&0) {
+            let expected = format!("a list of 1 to {RESOLUTIONS_MAX} positive numbers");
+            return unsupported(
+                "block_out_channels",
+                format!("{:?}", self.block_out_channels),
+                &expected,
+            );
+        }
+        if !(self.scaling_factor.is_finite() && self.scaling_factor > 0.0) {
+            return unsupported("scaling_factor", self.scaling_factor.to_string(), "a positive number");
+        }
         let groups = self.norm_num_groups;
-        if self.block_out_channels.is_empty() || groups == 0 || self.block_out_channels.iter().any(|c| c % groups != 0)
-        {
+        if self.block_out_channels.is_empty() || self.block_out_channels.iter().any(|c| c % groups != 0) {
             let found = format!("{:?}", self.block_out_channels);
             return unsupported(
                 "block_out_channels",

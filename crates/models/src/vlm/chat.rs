@@ -1,11 +1,15 @@
 //! Chat templates.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde::Serialize;
 
-use crate::{LoadError, ModelError, load::read_json, text::token_text};
+use crate::{
+    LoadError, ModelError,
+    load::{read_json, read_text},
+    text::token_text,
+};
 
 /// Name of the template in its environment.
 const TEMPLATE: &str = "chat";
@@ -77,10 +81,7 @@ impl ChatTemplate {
         let jinja = dir.join("chat_template.jinja");
         let json = dir.join("chat_template.json");
         let (file, source) = if jinja.is_file() {
-            let source = fs::read_to_string(&jinja).map_err(|source| LoadError::Read {
-                file: jinja.clone(),
-                source,
-            })?;
+            let source = read_text(&jinja)?;
             (jinja, source)
         } else if let Some(source) = json
             .is_file()
@@ -150,7 +151,7 @@ mod tests {
 {%- if tools is defined and tools -%}tools{%- endif -%}
 {%- if add_generation_prompt and not messages[::-1][0].tool_calls -%}>{%- endif -%}"#;
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("chat_template.jinja"), source).unwrap();
+        std::fs::write(folder.path().join("chat_template.jinja"), source).unwrap();
         let messages = [
             Message::system("Be fair."),
             Message::user(vec![Content::Image, Content::text(" which one "), Content::Image]),

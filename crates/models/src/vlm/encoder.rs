@@ -4,7 +4,6 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
-use tokenizers::Tokenizer;
 
 use super::config::{Config, Family};
 use super::decoder::{Decoder, Prompt};
@@ -12,6 +11,7 @@ use super::preprocess::{Grid, ImageProcessor};
 use super::vision::VisionTower;
 use super::{Seen, expand, towers};
 use crate::layers::compute_dtype;
+use crate::text::WordTokenizer;
 use crate::{LoadError, ModelError, Weights};
 
 /// A frozen Qwen2.5-VL without its head: words and pictures in, states out.
@@ -23,7 +23,7 @@ use crate::{LoadError, ModelError, Weights};
 #[derive(Debug)]
 pub(crate) struct VlmEncoder {
     config: Config,
-    tokenizer: Tokenizer,
+    tokenizer: WordTokenizer,
     /// What pictures go through, where there are any.
     eyes: Option<(ImageProcessor, VisionTower)>,
     decoder: Decoder,
@@ -36,7 +36,7 @@ impl VlmEncoder {
     pub(crate) fn load(
         dir: &Path,
         processor: Option<&Path>,
-        tokenizer: Tokenizer,
+        tokenizer: WordTokenizer,
         device: &Device,
         dtype: DType,
     ) -> Result<Self, LoadError> {
@@ -75,13 +75,9 @@ impl VlmEncoder {
         Ok(Weights::open(dir, &Device::Cpu, DType::F32)?.parameters())
     }
 
-    /// Tokens of a text, in which special tokens are recognised.
-    pub(crate) fn tokenize(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let encoding = self
-            .tokenizer
-            .encode(text, false)
-            .map_err(|error| ModelError::Tokenize(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+    /// The tokenizer, which guards the words of a text.
+    pub(crate) fn tokenizer(&self) -> &WordTokenizer {
+        &self.tokenizer
     }
 
     /// The token ids of a text with an image token for each picture, repeated once per merged patch of the picture.
@@ -96,7 +92,7 @@ impl VlmEncoder {
                 .collect::<Result<_, _>>()?,
             None => Vec::new(),
         };
-        expand(&self.tokenize(text)?, self.config.image_token_id, &grids)
+        expand(&self.tokenizer.encode_text(text)?, self.config.image_token_id, &grids)
     }
 
     /// The states after the final norm of such a text.

@@ -40,7 +40,7 @@ impl VlmInspection {
     /// # Errors
     /// [`ModelError::Template`] and [`ModelError::Tokenize`].
     pub fn image_slots(&self, messages: &[Message]) -> Result<usize, ModelError> {
-        let tokens = self.settings.tokenize(&self.settings.template.render(messages)?)?;
+        let tokens = self.settings.tokenize(&self.settings.prompt(messages)?)?;
         let image = self.settings.config.image_token_id;
         Ok(tokens.iter().filter(|token| **token == image).count())
     }

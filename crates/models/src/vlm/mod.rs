@@ -23,6 +23,7 @@ use rayon::prelude::*;
 
 use crate::{
     LoadError, ModelError, Weights,
+    error::finite,
     layers::{Bias, Linear, compute_dtype},
 };
 pub use chat::{Content, Message};
@@ -116,7 +117,7 @@ impl Vlm {
     /// # Errors
     /// [`ModelError::Template`].
     pub fn chat_prompt(&self, messages: &[Message]) -> Result<String, ModelError> {
-        self.settings.template.render(messages)
+        self.settings.prompt(messages)
     }
 
     /// The token that an answer label is.
@@ -206,6 +207,7 @@ impl Vlm {
     fn see(&self, image: &RgbImage) -> Result<Seen, ModelError> {
         let (patches, grid) = self.settings.processor.patches(image)?;
         let features = self.vision.forward(&patches, grid, &self.device)?;
+        finite(&features.tokens, "view of a picture (the judge's vision tower)")?;
         Ok(Seen { features, grid })
     }
 
@@ -217,7 +219,8 @@ impl Vlm {
             image_token: self.settings.config.image_token_id,
             images,
         })?;
-        Ok(self.head.forward(&state)?.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()?)
+        let logits = self.head.forward(&state)?.squeeze(0)?.to_dtype(DType::F32)?;
+        Ok(finite(&logits, "answer (the judge's language model)")?.to_vec1()?)
     }
 
     fn expanded_ids(&self, messages: &[Message], grids: &[Grid]) -> Result<Vec<u32>, ModelError> {

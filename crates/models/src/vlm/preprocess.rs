@@ -90,10 +90,10 @@ fn bicubic() -> u32 {
     BICUBIC
 }
 
-/// transformers 5 nests the settings in `processor_config.json`.
+/// transformers 5 nests the settings in `processor_config.json`; earlier releases write that file without them.
 #[derive(Debug, Deserialize)]
 struct ProcessorFile {
-    image_processor: Settings,
+    image_processor: Option<Settings>,
 }
 
 /// The image processor of a model folder.
@@ -107,16 +107,21 @@ pub(super) struct ImageProcessor {
 }
 
 impl ImageProcessor {
-    /// Reads preprocessor_config.json or processor_config.json.
+    /// Reads processor_config.json or, where that says nothing of images, preprocessor_config.json: the order of transformers 5, which matters
+    /// for a folder with both.
     pub(super) fn load(dir: &Path, vision: &VisionConfig) -> Result<Self, LoadError> {
         let nested = dir.join("processor_config.json");
         let flat = dir.join("preprocessor_config.json");
-        let (file, settings) = if !flat.is_file() && nested.is_file() {
-            let settings = read_config::<ProcessorFile>(&nested)?.image_processor;
-            (nested, settings)
-        } else {
-            let settings = read_config(&flat)?;
-            (flat, settings)
+        let in_nested = match nested.is_file() {
+            true => read_config::<ProcessorFile>(&nested)?.image_processor,
+            false => None,
+        };
+        let (file, settings) = match in_nested {
+            Some(settings) => (nested, settings),
+            None => {
+                let settings = read_config(&flat)?;
+                (flat, settings)
+            }
         };
         if settings.do_resize && settings.resample != BICUBIC {
             return Err(LoadError::Unsupported {
@@ -155,11 +160,11 @@ impl ImageProcessor {
             })
         };
         if height == 0 || width == 0 {
-            return refused(format!("an image has {height}x{width} pixels"));
+            return refused(format!("an image has {width} x {height} pixels"));
         }
         if height.max(width) as f64 / height.min(width) as f64 > ASPECT_RATIO_MAX {
             return refused(format!(
-                "an image of {height}x{width} pixels is too elongated, the most is 1:{ASPECT_RATIO_MAX}"
+                "an image of {width} x {height} pixels is too elongated, the most is 1:{ASPECT_RATIO_MAX}"
             ));
         }
         let (height, width) = if self.settings.do_resize {
@@ -169,7 +174,7 @@ impl ImageProcessor {
         };
         if height == 0 || width == 0 || height % factor != 0 || width % factor != 0 {
             return refused(format!(
-                "an image of {height}x{width} pixels does not divide into blocks of {factor}"
+                "an image of {width} x {height} pixels does not divide into blocks of {factor}"
             ));
         }
         Ok(Grid {

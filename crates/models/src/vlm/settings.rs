@@ -3,21 +3,24 @@
 use std::path::Path;
 
 use serde_json::Value;
-use tokenizers::Tokenizer;
 
 use super::{
-    chat::ChatTemplate,
+    chat::{ChatTemplate, Content, Message},
     config::{Config, token_ids},
     preprocess::ImageProcessor,
 };
-use crate::{LoadError, ModelError, load::read_json, text::read_tokenizer};
+use crate::{
+    LoadError, ModelError,
+    load::read_json,
+    text::{WordTokenizer, check_settings, read_tokenizer},
+};
 
 /// Everything of a model folder but the weights.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) config: Config,
-    pub(super) tokenizer: Tokenizer,
-    pub(super) template: ChatTemplate,
+    pub(super) tokenizer: WordTokenizer,
+    template: ChatTemplate,
     pub(super) processor: ImageProcessor,
     /// Tokens that end an answer.
     pub(super) eos_token_ids: Vec<u32>,
@@ -39,25 +42,40 @@ impl Settings {
             file: tokenizer_file,
             problem: error.to_string(),
         })?;
+        check_settings(dir, &tokenizer, &[])?;
         let template = ChatTemplate::load(dir)?;
         let processor = ImageProcessor::load(dir, &config.vision)?;
         let eos_token_ids = eos_token_ids(dir, &config)?;
         Ok(Self {
             config,
-            tokenizer,
+            tokenizer: WordTokenizer::new(tokenizer),
             template,
             processor,
             eos_token_ids,
         })
     }
 
-    /// Token ids of a text, in which special tokens are recognised.
+    /// The prompt text of a conversation, in whose words no control token is found.
+    pub(super) fn prompt(&self, messages: &[Message]) -> Result<String, ModelError> {
+        let guard = |content: &Content| {
+            Ok(match content {
+                Content::Text { text } => Content::text(self.tokenizer.guarded(text)?),
+                Content::Image => Content::Image,
+            })
+        };
+        let messages = messages.iter().map(|message| {
+            let content = message.content.iter().map(guard).collect::<Result<_, ModelError>>()?;
+            Ok(Message {
+                role: message.role.clone(),
+                content,
+            })
+        });
+        self.template.render(&messages.collect::<Result<Vec<_>, ModelError>>()?)
+    }
+
+    /// Token ids of a text, in which special tokens are recognised except in the words of [`Self::prompt`].
     pub(super) fn tokenize(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let encoding = self
-            .tokenizer
-            .encode(text, false)
-            .map_err(|error| ModelError::Tokenize(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        self.tokenizer.encode_text(text)
     }
 
     pub(super) fn label_token(&self, label: &str) -> Result<u32, ModelError> {

@@ -198,7 +198,7 @@ pub enum Error {
 impl Hint for Error {
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Model(_) => None,
+            Self::Model(error) => error.hint(),
             Self::InitialLatents { .. } => Some("store packed latents for this image size (docs/formats.md)".into()),
             Self::NotFinite { .. } => {
                 Some("the weights or the adapter are not finite, or the number format overflows: try f32".into())

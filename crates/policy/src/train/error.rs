@@ -103,6 +103,18 @@ pub enum Error {
         /// Its norm.
         norm: f64,
     },
+    /// Trajectories of one update were sampled in different ways.
+    #[error("{trajectory} has {setting} {found}, the first one has {first}: one update trains one schedule")]
+    Mixed {
+        /// The trajectory, in words.
+        trajectory: String,
+        /// The setting in which it differs.
+        setting: &'static str,
+        /// Its value.
+        found: String,
+        /// The first trajectory's.
+        first: String,
+    },
     /// The rewards file does not fit the trajectories.
     #[error("rewards: {problem}")]
     Rewards {
@@ -130,10 +142,12 @@ impl Hint for Error {
         let hint = match self {
             Self::Load(error) => return error.hint(),
             Self::Lora(error) => return error.hint(),
-            Self::Model(_) | Self::Io(_) => return None,
+            Self::Model(error) => return error.hint(),
+            Self::Io(_) => return None,
             Self::File { source, .. } => return source.hint(),
             Self::OtherModel { .. } => "give samplers and trainers the same `model.path`, with the same files",
             Self::OtherAdapter { .. } => "sample and train with the same adapter",
+            Self::Mixed { .. } => "replay each kind by itself, one after the other with --adapter",
             Self::Trajectory { .. } | Self::Conditioning { .. } | Self::NoNoise { .. } => {
                 "train with the sampling settings that the trajectories were recorded with"
             }

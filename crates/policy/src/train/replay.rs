@@ -1,6 +1,7 @@
 //! One update offline, from recorded trajectories and a file of rewards.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -69,7 +70,7 @@ pub struct FileError {
 /// Every step with noise is trained, but for the last one of the schedule where `objective.ignore_last` says so.
 ///
 /// # Errors
-/// [`Error`]; trajectories without noise, or none at all, are refused.
+/// [`Error`]; trajectories without noise, of different schedules, or none at all, are refused.
 pub fn replay(
     trainer: &Trainer,
     state: &PolicyState,
@@ -81,6 +82,7 @@ pub fn replay(
         let problem = format!("{} rewards for {} trajectories", rewards.len(), trajectories.len());
         return Err(Error::Rewards { problem });
     }
+    check_alike(&trajectories)?;
     let first = &trajectories[0];
     let last = first.extents.steps - usize::from(settings.objective.ignore_last);
     let timesteps: Vec<usize> = (0..first.metadata.noise_steps.min(last)).collect();
@@ -139,6 +141,35 @@ pub fn replay(
         deviation,
         grad_norm,
     })
+}
+
+/// Refuses trajectories of more than one schedule: the steps to train are those of the first.
+fn check_alike(trajectories: &[Trajectory]) -> Result<(), Error> {
+    let settings = |trajectory: &Trajectory| {
+        let metadata = &trajectory.metadata;
+        [
+            ("steps", trajectory.extents.steps.to_string()),
+            ("noise_steps", metadata.noise_steps.to_string()),
+            ("sde", format!("{:?}", metadata.sde).to_lowercase()),
+            ("eta", metadata.eta.to_string()),
+            ("shift", metadata.shift.to_string()),
+        ]
+    };
+    let Some(first) = trajectories.first().map(settings) else {
+        return Ok(());
+    };
+    for (index, trajectory) in trajectories.iter().enumerate() {
+        let differs = settings(trajectory).into_iter().zip(&first);
+        if let Some(((setting, found), (_, first))) = differs.into_iter().find(|(found, first)| found != *first) {
+            return Err(Error::Mixed {
+                trajectory: format!("trajectory {}", index + 1),
+                setting,
+                found,
+                first: first.clone(),
+            });
+        }
+    }
+    Ok(())
 }
 
 impl Replayed {
@@ -230,6 +261,12 @@ pub fn parse_rewards(json: &str, trajectories: &[PathBuf]) -> Result<Vec<f64>, E
                 .iter()
                 .map(|file| file.file_name().unwrap_or_default().to_string_lossy())
                 .collect();
+            let mut distinct = BTreeSet::new();
+            if let Some(name) = names.iter().find(|name| !distinct.insert(*name)) {
+                return Err(fault(format!(
+                    "two trajectories are called `{name}`; give the rewards in order"
+                )));
+            }
             if let Some(name) = named.keys().find(|name| !names.iter().any(|known| known == *name)) {
                 return Err(fault(format!("a reward for `{name}`, which is no trajectory")));
             }
@@ -289,6 +326,12 @@ mod tests {
         check(r#"{"rewards": {"a": 1}}"#, "no reward for `b`");
         check(r#"{"rewards": {"a": 1, "b": 1, "c": 1}}"#, "a reward for `c`");
         check(r#"{"rewards": [1, "x"]}"#, "`\"x\"` is not a number");
+        let twins = [PathBuf::from("a/one"), PathBuf::from("b/one")];
+        let error = parse_rewards(r#"{"rewards": {"one": 1}}"#, &twins)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("two trajectories are called `one`"), "{error}");
+        assert_eq!(parse_rewards(r#"{"rewards": [1, 2]}"#, &twins).unwrap(), [1.0, 2.0]);
         check(r#"{"reward": [1, 2]}"#, "the one key `rewards`");
         check("[1, 2]", "the one key `rewards`");
         check("[1, 2", "EOF");

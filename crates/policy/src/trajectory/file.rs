@@ -91,12 +91,14 @@ impl Trajectory {
         let velocities = file.take("velocities")?;
         velocities.expect_shape("velocities", &[None, Some(tokens), None])?;
         let (steps, channels) = (velocities.shape[0], velocities.shape[2]);
+        // A tensor without tokens may say that it has any number of steps.
+        let states = steps.saturating_add(1);
         let latents = file.take("latents")?;
-        latents.expect_shape("latents", &[Some(steps + 1), Some(tokens), Some(channels)])?;
+        latents.expect_shape("latents", &[Some(states), Some(tokens), Some(channels)])?;
         let log_probs = file.take("log_probs")?;
         log_probs.expect_shape("log_probs", &[Some(steps)])?;
         let sigmas = file.take("sigmas")?;
-        sigmas.expect_shape("sigmas", &[Some(steps + 1)])?;
+        sigmas.expect_shape("sigmas", &[Some(states)])?;
         file.expect_empty()?;
         if metadata.noise_steps > steps {
             let found = Some(metadata.noise_steps.to_string());

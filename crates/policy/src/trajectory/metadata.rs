@@ -92,7 +92,6 @@ impl TrajectoryMetadata {
     /// Reads everything but the family, which files of the first format do not name.
     pub(super) fn from_file(file: &TensorFile, family: Family) -> Result<Self, TensorFileError> {
         const COUNT: &str = "a whole number";
-        const NUMBER: &str = "a number";
         Ok(Self {
             family,
             model: file.parse("model", "a SHA-256")?,
@@ -104,17 +103,46 @@ impl TrajectoryMetadata {
             prompt_index: file.parse("prompt_index", COUNT)?,
             candidate: file.parse("candidate", COUNT)?,
             sde: parse_sde(file)?,
-            eta: file.parse("eta", NUMBER)?,
-            noise_steps: file.parse("noise_steps", COUNT)?,
-            shift: file.parse("shift", NUMBER)?,
+            eta: finite(file, "eta")?,
+            noise_steps: extent(file, "noise_steps")?,
+            shift: finite(file, "shift")?,
             guidance_scale: parse_unless(file, "guidance_scale", NO_GUIDANCE, "a number or `none`")?,
-            width: file.parse("width", COUNT)?,
-            height: file.parse("height", COUNT)?,
+            width: extent(file, "width")?,
+            height: extent(file, "height")?,
             grid: Grid {
-                height: file.parse("height_tokens", COUNT)?,
-                width: file.parse("width_tokens", COUNT)?,
+                height: extent(file, "height_tokens")?,
+                width: extent(file, "width_tokens")?,
             },
         })
+    }
+}
+
+/// A number of pixels, tokens or steps. Two of them multiply without overflow.
+fn extent(file: &TensorFile, key: &'static str) -> Result<usize, TensorFileError> {
+    const MAX: usize = 1 << 24;
+    const EXPECTED: &str = "a whole number, at most 16777216";
+    let extent: usize = file.parse(key, EXPECTED)?;
+    match extent <= MAX {
+        true => Ok(extent),
+        false => Err(TensorFileError::Metadata {
+            key,
+            expected: EXPECTED,
+            found: file.metadata.get(key).cloned(),
+        }),
+    }
+}
+
+/// A number, which is none where it says NaN or infinity.
+fn finite(file: &TensorFile, key: &'static str) -> Result<f64, TensorFileError> {
+    const EXPECTED: &str = "a finite number";
+    let number: f64 = file.parse(key, EXPECTED)?;
+    match number.is_finite() {
+        true => Ok(number),
+        false => Err(TensorFileError::Metadata {
+            key,
+            expected: EXPECTED,
+            found: file.metadata.get(key).cloned(),
+        }),
     }
 }
 

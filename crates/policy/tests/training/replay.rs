@@ -121,6 +121,19 @@ fn an_update_that_cannot_be_is_refused() {
     let error = replay(&trainer, &state, deterministic, &rewards, &settings).unwrap_err();
     assert!(matches!(error, Error::NoNoise { noise_steps: 0, .. }), "{error}");
 
+    let mut mixed = trajectories.clone();
+    mixed[1].metadata.noise_steps -= 1;
+    let error = replay(&trainer, &state, mixed, &rewards, &settings)
+        .unwrap_err()
+        .to_string();
+    assert!(error.starts_with("trajectory 2 has noise_steps "), "{error}");
+    let mut mixed = trajectories.clone();
+    mixed[0].metadata.shift += 1.0;
+    let error = replay(&trainer, &state, mixed, &rewards, &settings)
+        .unwrap_err()
+        .to_string();
+    assert!(error.starts_with("trajectory 2 has shift "), "{error}");
+
     let without_average = PolicyState {
         optimizer: OptimizerState::fresh(&state.adapter, false),
         ..state

@@ -152,7 +152,9 @@ impl Accountant<'_> {
             Event::Failed {
                 unit, worker, fence, ..
             }
-            | Event::Released { unit, worker, fence } => {
+            | Event::Released {
+                unit, worker, fence, ..
+            } => {
                 self.close(location, &unit, fence, Some(&worker));
             }
             Event::Expired { unit, fence } => {
@@ -160,7 +162,7 @@ impl Accountant<'_> {
             }
             Event::Quarantined { worker, .. } => drop(self.quarantined.insert(worker)),
             Event::Resumed => self.quarantined.clear(),
-            Event::Cancelled { .. } => {}
+            Event::Cancelled { .. } | Event::GivenUp { .. } | Event::Recovered { .. } => {}
         }
     }
 

@@ -153,9 +153,9 @@ fn field((name, value): (&String, &Value)) -> (String, String) {
 }
 
 fn change(source: &Picture, edited: &Picture) -> Result<String, Error> {
-    let fault = |source| Error::Picture {
+    let fault = |source: image::ImageError| Error::Picture {
         image: edited.digest,
-        source,
+        source: source.into(),
     };
     let png = difference::png(&source.decode()?, &edited.decode()?).map_err(fault)?;
     Ok(STANDARD.encode(png))

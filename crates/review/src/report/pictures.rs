@@ -4,6 +4,7 @@ use gavel_core::ids::{Digest, PromptIndex};
 use gavel_core::run::Run;
 use gavel_core::work::{Task, VerdictRecord};
 use gavel_eval::{Answer, Evaluator};
+use gavel_rubric::data::{self, ReadOptions};
 use image::RgbImage;
 use serde_json::{Map, Value};
 
@@ -124,10 +125,9 @@ impl Picture {
     /// # Errors
     /// The blob is no picture.
     pub(super) fn decode(&self) -> Result<RgbImage, Error> {
-        let fault = |source| Error::Picture {
+        data::Picture::decode(&self.png, &ReadOptions::local()).map_err(|fault| Error::Picture {
             image: self.digest,
-            source,
-        };
-        Ok(image::load_from_memory(&self.png).map_err(fault)?.to_rgb8())
+            source: fault.into(),
+        })
     }
 }

@@ -4,14 +4,14 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use gavel_core::Hint;
+use gavel_core::{Hint, text};
 
 /// Where a record stands in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// Records before it.
     pub index: usize,
-    /// Its line, counted from 1; only JSON Lines have one for each record.
+    /// Its line, counted from 1; a JSON array and YAML have none.
     pub line: Option<usize>,
 }
 
@@ -53,12 +53,72 @@ impl Expected {
             }
             Self::Prompts => {
                 "write a text file with one prompt on each line, or records such as {\"prompt\": TEXT}: a JSON array, one on each \
-                 line (.jsonl), or YAML"
+                 line (.jsonl), YAML, or a table (.csv, .tsv) with a column `prompt`"
             }
             Self::Edits => {
-                "write records such as {\"instruction\": TEXT, \"source_image\": PICTURE}: a JSON array, one on each line (.jsonl), or \
-                 YAML"
+                "write records such as {\"instruction\": TEXT, \"source_image\": PICTURE}: a JSON array, one on each line (.jsonl), \
+                 YAML, or a table (.csv, .tsv) with these columns"
             }
+        }
+    }
+}
+
+/// A form of file that is not read here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Foreign {
+    /// Apache Parquet.
+    Parquet,
+    /// Apache Arrow or Feather.
+    Arrow,
+    /// A zip archive, which spreadsheets are too.
+    Zip,
+    /// Packed by gzip or zstd.
+    Packed,
+    /// JSON or JSON Lines in a file whose name does not say so.
+    NamelessJson,
+    /// CSV or TSV where records hold lists.
+    Table,
+}
+
+impl Foreign {
+    /// The form that the first bytes of a file say, where it is no text.
+    pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
+        const MARKS: &[(&[u8], Foreign)] = &[
+            (b"PAR1", Foreign::Parquet),
+            (b"ARROW1", Foreign::Arrow),
+            (b"PK\x03\x04", Foreign::Zip),
+            (b"\x1f\x8b", Foreign::Packed),
+            (b"\x28\xb5\x2f\xfd", Foreign::Packed),
+        ];
+        let found = MARKS.iter().find(|(mark, _)| bytes.starts_with(mark));
+        found.map(|(_, form)| *form)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Parquet => "a Parquet file",
+            Self::Arrow => "an Arrow file",
+            Self::Zip => "a spreadsheet or another zip archive",
+            Self::Packed => "a compressed file",
+            Self::NamelessJson => "JSON, and its name does not say so",
+            Self::Table => "a table",
+        }
+    }
+
+    fn hint(self) -> &'static str {
+        match self {
+            Self::Parquet => {
+                "convert it: python -c \"import pandas; pandas.read_parquet('IN.parquet').to_json('OUT.jsonl', orient='records', \
+                 lines=True)\""
+            }
+            Self::Arrow => {
+                "convert it: python -c \"import pandas; pandas.read_feather('IN.arrow').to_json('OUT.jsonl', orient='records', \
+                 lines=True)\""
+            }
+            Self::Zip => "save it as CSV, or unpack it",
+            Self::Packed => "unpack it with gunzip or unzstd",
+            Self::NamelessJson => "name it with .jsonl (a record on each line) or .json (a list of records) at the end",
+            Self::Table => "write JSON Lines: a labelled example holds lists, which a cell does not",
         }
     }
 }
@@ -76,6 +136,16 @@ pub enum DataError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// The file has a form that is not read.
+    #[error("{}: the {}s are {}", file.display(), expected.record(), form.name())]
+    Foreign {
+        /// The file.
+        file: PathBuf,
+        /// What it was to be.
+        expected: Expected,
+        /// What it is.
+        form: Foreign,
     },
     /// The file is no list at all.
     #[error("{}: not a list of {}s", file.display(), expected.record())]
@@ -284,7 +354,8 @@ impl Hint for PictureError {
 impl Hint for DataError {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Read { .. } => "check the path; the file is JSON, JSON Lines or YAML".to_owned(),
+            Self::Read { source, .. } => text::remedy(source).unwrap_or_else(|| "check the path".to_owned()),
+            Self::Foreign { form, .. } => form.hint().to_owned(),
             Self::Syntax { expected, .. } | Self::Record { expected, .. } | Self::Empty { expected, .. } => {
                 expected.hint().to_owned()
             }

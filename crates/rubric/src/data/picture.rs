@@ -10,21 +10,22 @@ use gavel_core::ids::Digest;
 use image::codecs::png::PngDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, RgbImage};
+use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, Rgb, RgbImage, Rgba};
 
-use super::{PictureError, ReadOptions, RecordFault};
+use super::{PictureError, ReadOptions, RecordFault, Transparency};
 
 /// A picture that decodes, held as it is encoded: a set of photographs fits into memory that way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
-    /// PNG, JPEG or WebP. A picture that its file turns (EXIF) is turned here, as PNG.
+    /// PNG, JPEG or WebP that every decoder shows alike: a picture that its file turns (EXIF), or through which one sees, is made anew as
+    /// PNG, turned and without transparency.
     pub encoded: Vec<u8>,
     /// Fingerprint of `encoded`.
     pub digest: Digest,
 }
 
 impl Picture {
-    /// The pixels, 8 bits a channel. Alpha is dropped and not blended, as diffusers' `load_image` does.
+    /// The pixels, 8 bits a channel.
     pub fn image(&self) -> RgbImage {
         #[expect(
             clippy::expect_used,
@@ -51,16 +52,46 @@ impl Picture {
         Self::checked(bytes(source, folder, options)?, options)
     }
 
+    /// Decodes the bytes of a picture, whatever their file is called: turned as its EXIF block says, without transparency. Bytes and pixels are counted before anything is decoded.
+    ///
+    /// # Errors
+    /// [`RecordFault`].
+    pub fn decode(bytes: &[u8], options: &ReadOptions<'_>) -> Result<RgbImage, RecordFault> {
+        Ok(Decoded::of(bytes, options)?.image)
+    }
+
     fn checked(bytes: Vec<u8>, options: &ReadOptions<'_>) -> Result<Self, RecordFault> {
+        let Decoded { image, is_plain } = Decoded::of(&bytes, options)?;
+        let encoded = if is_plain {
+            bytes
+        } else {
+            let mut png = Cursor::new(Vec::new());
+            image
+                .write_to(&mut png, ImageFormat::Png)
+                .map_err(|source| RecordFault::Picture { source })?;
+            png.into_inner()
+        };
+        Ok(Self {
+            digest: Digest::of(&encoded),
+            encoded,
+        })
+    }
+}
+
+/// A picture as it is meant to be seen.
+struct Decoded {
+    image: RgbImage,
+    /// Whether the bytes say the same to a decoder that knows neither EXIF nor white.
+    is_plain: bool,
+}
+
+impl Decoded {
+    fn of(bytes: &[u8], options: &ReadOptions<'_>) -> Result<Self, RecordFault> {
         if bytes.len() as u64 > options.picture_bytes_max {
             return Err(RecordFault::Bytes {
                 bytes_max: options.picture_bytes_max,
             });
         }
-        Self::decode(bytes, options.picture_pixels_max)
-    }
-
-    fn decode(bytes: Vec<u8>, pixels_max: u64) -> Result<Self, RecordFault> {
         if bytes.is_empty() {
             return Err(RecordFault::NoBytes);
         }
@@ -68,12 +99,12 @@ impl Picture {
         let io_fault = |source| RecordFault::Picture {
             source: image::ImageError::IoError(source),
         };
-        let reader = ImageReader::new(Cursor::new(&bytes))
+        let reader = ImageReader::new(Cursor::new(bytes))
             .with_guessed_format()
             .map_err(io_fault)?;
         let moves = match reader.format() {
-            Some(ImageFormat::Png) => PngDecoder::new(Cursor::new(&bytes)).and_then(|png| png.is_apng()),
-            Some(ImageFormat::WebP) => WebPDecoder::new(Cursor::new(&bytes)).map(|webp| webp.has_animation()),
+            Some(ImageFormat::Png) => PngDecoder::new(Cursor::new(bytes)).and_then(|png| png.is_apng()),
+            Some(ImageFormat::WebP) => WebPDecoder::new(Cursor::new(bytes)).map(|webp| webp.has_animation()),
             _ => Ok(false),
         };
         if moves.map_err(fault)? {
@@ -81,6 +112,7 @@ impl Picture {
         }
         let mut decoder = reader.into_decoder().map_err(fault)?;
         let (width, height) = decoder.dimensions();
+        let pixels_max = options.picture_pixels_max;
         if u64::from(width) * u64::from(height) > pixels_max {
             return Err(RecordFault::Pixels {
                 width,
@@ -91,19 +123,35 @@ impl Picture {
         // A picture whose EXIF block is damaged still has its pixels.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         let mut image = DynamicImage::from_decoder(decoder).map_err(fault)?;
-        let encoded = if orientation == Orientation::NoTransforms {
-            bytes
-        } else {
-            image.apply_orientation(orientation);
-            let mut png = Cursor::new(Vec::new());
-            image.to_rgb8().write_to(&mut png, ImageFormat::Png).map_err(fault)?;
-            png.into_inner()
-        };
+        image.apply_orientation(orientation);
+        let is_opaque = is_opaque(&image);
         Ok(Self {
-            digest: Digest::of(&encoded),
-            encoded,
+            is_plain: orientation == Orientation::NoTransforms && is_opaque,
+            image: match options.transparency {
+                Transparency::OverWhite if !is_opaque => over_white(&image),
+                Transparency::OverWhite | Transparency::Dropped => image.into_rgb8(),
+            },
         })
     }
+}
+
+const OPAQUE: u8 = u8::MAX;
+
+fn is_opaque(image: &DynamicImage) -> bool {
+    !image.color().has_alpha() || image.to_rgba8().pixels().all(|Rgba([.., alpha])| *alpha == OPAQUE)
+}
+
+fn over_white(image: &DynamicImage) -> RgbImage {
+    let image = image.to_rgba8();
+    let over = |colour: u8, alpha: u8| {
+        let (white, whole) = (u32::from(u8::MAX), u32::from(OPAQUE));
+        let (colour, alpha) = (u32::from(colour), u32::from(alpha));
+        ((colour * alpha + white * (whole - alpha) + whole / 2) / whole) as u8
+    };
+    RgbImage::from_fn(image.width(), image.height(), |x, y| {
+        let Rgba([red, green, blue, alpha]) = *image.get_pixel(x, y);
+        Rgb([over(red, alpha), over(green, alpha), over(blue, alpha)])
+    })
 }
 
 fn bytes(source: &str, folder: &Path, options: &ReadOptions<'_>) -> Result<Vec<u8>, RecordFault> {

@@ -13,6 +13,18 @@ use super::{DataError, Picture, Place, ReadOptions, RecordFault};
 
 /// Words under any of the names that sets give them.
 const WORDS: &[&str] = &["prompt", "instruction", "query", "edit_instruction", "edit_prompt"];
+/// Words under names that say something else beside one of [`WORDS`].
+const LOOSE_WORDS: &[&str] = &["text", "caption"];
+/// Both.
+const ALL_WORDS: &[&str] = &[
+    "prompt",
+    "instruction",
+    "query",
+    "edit_instruction",
+    "edit_prompt",
+    "text",
+    "caption",
+];
 const SOURCES: &[&str] = &[
     "source",
     "sources",
@@ -47,18 +59,14 @@ pub struct TaskRecord {
     pub fields: Map<String, Value>,
 }
 
-/// Reads the tasks of a `.json`, `.jsonl`, `.yaml` or text file with their pictures. `edits`: each task edits source pictures; else
+/// Reads the tasks of a text file, of JSON, JSON Lines, YAML or a table (CSV, TSV), with their pictures. `edits`: each task edits source pictures; else
 /// none does.
 ///
 /// # Errors
 /// [`DataError`], which names file, record and field.
 pub fn read(file: &Path, edits: bool, options: &ReadOptions<'_>) -> Result<Vec<TaskRecord>, DataError> {
     let expected = if edits { Expected::Edits } else { Expected::Prompts };
-    let records = if file::has_extension(file, &["json", "jsonl", "yaml", "yml"]) {
-        file::records(file, expected)?
-    } else {
-        lines(file, expected)?
-    };
+    let records = file::records(file, expected)?;
     if records.is_empty() {
         return Err(DataError::Empty {
             file: file.to_owned(),
@@ -82,29 +90,17 @@ pub fn read(file: &Path, edits: bool, options: &ReadOptions<'_>) -> Result<Vec<T
     records.into_iter().map(task).collect()
 }
 
-/// The lines of a text file. None may be empty: a prompt's place in the file decides its noise.
-fn lines(file: &Path, expected: Expected) -> Result<Vec<(Place, Value)>, DataError> {
-    let text = file::text(file, expected)?;
-    let line = |(index, line): (usize, &str)| {
-        let place = Place {
-            index,
-            line: Some(index + 1),
-        };
-        (place, Value::String(line.to_owned()))
-    };
-    Ok(text.lines().enumerate().map(line).collect())
-}
-
 impl Record<'_> {
     fn task(mut self, place: Place, edits: bool) -> Result<TaskRecord, Fault> {
-        let words = self.text(WORDS)?;
+        let words_names = self.words_names()?;
+        let words = self.text(words_names)?;
         let sources = self.source_pictures(edits)?;
         let target = self.one_picture(TARGET)?;
         let mask = self.one_picture(MASK)?;
         if let (Some((name, mask)), Some(source)) = (&mask, sources.first()) {
             same_size(name, mask, source)?;
         }
-        for name in [WORDS, SOURCES, TARGET, MASK].into_iter().flatten() {
+        for name in [words_names, SOURCES, TARGET, MASK].into_iter().flatten() {
             self.fields.shift_remove(*name);
         }
         Ok(TaskRecord {
@@ -115,6 +111,16 @@ impl Record<'_> {
             mask: mask.map(|(_, picture)| picture),
             fields: self.fields,
         })
+    }
+
+    /// The names among which the record's words stand.
+    fn words_names(&self) -> Result<&'static [&'static str], Fault> {
+        for names in [WORDS, LOOSE_WORDS] {
+            if self.optional(names)?.is_some() {
+                return Ok(names);
+            }
+        }
+        Err((WORDS[0].to_owned(), RecordFault::Missing { names: ALL_WORDS }))
     }
 
     fn source_pictures(&self, edits: bool) -> Result<Vec<Picture>, Fault> {
@@ -199,6 +205,49 @@ mod tests {
         );
         assert_eq!(words("p.json", "[\"a cat\", {\"instruction\": \"a dog\"}]"), expected);
         assert_eq!(words("p.yaml", "- a cat\n- prompt: a dog\n"), expected);
+        assert_eq!(
+            words("p.JSONL", "{\"prompt\": \"a cat\"}\n{\"text\": \"a dog\"}\n"),
+            expected
+        );
+        assert_eq!(
+            words("p.Json", "\u{feff}[{\"caption\": \"a cat\"}, \"a dog\"]"),
+            expected
+        );
+        assert_eq!(words("p.csv", "id,prompt\n1,a cat\n\n2,\" a dog\"\n"), expected);
+        assert_eq!(words("p.CSV", "\u{feff}prompt\r\na cat\r\na dog\r\n"), expected);
+        assert_eq!(words("p.tsv", "weight\tcaption\n1\ta cat\n2\ta dog\n"), expected);
+        assert_eq!(
+            words("p.txt", "a cat\na dog\n\n \n"),
+            expected,
+            "blank lines at the end"
+        );
+    }
+
+    #[test]
+    fn an_edit_is_read_from_a_table() {
+        let folder = folder();
+        let tasks = read_in(
+            folder.path(),
+            "e.csv",
+            "instruction,source_image,mask\nbluer,a.png,\n",
+            true,
+        )
+        .unwrap();
+        assert_eq!((tasks[0].words.as_str(), tasks[0].sources.len()), ("bluer", 1));
+        assert!(tasks[0].mask.is_none());
+    }
+
+    #[test]
+    fn an_object_of_named_records_is_read_in_its_order() {
+        let folder = folder();
+        let text = json!({
+            "b1": {"edit_prompt": "make it red", "source": "a.png", "edit_type": "alter"},
+            "a2": {"edit_prompt": "remove it", "source": "b.png", "id": 7},
+        });
+        let tasks = read_in(folder.path(), "e.json", &text.to_string(), true).unwrap();
+        assert_eq!([&*tasks[0].words, &*tasks[1].words], ["make it red", "remove it"]);
+        assert_eq!(tasks[0].fields["id"], "b1");
+        assert_eq!(tasks[1].fields["id"], 7);
     }
 
     #[test]
@@ -241,9 +290,48 @@ mod tests {
             ("p.json", "[1]".into(), false, "record 0 is no prompt"),
             (
                 "p.jsonl",
-                "{\"text\": 1}".into(),
+                "{\"words\": 1}".into(),
                 false,
                 "record 0 (line 1): `prompt` is missing",
+            ),
+            (
+                "p.jsonl",
+                "{\"text\": 1}".into(),
+                false,
+                "record 0 (line 1): `text` must be a text",
+            ),
+            (
+                "p.csv",
+                "id,words\n1,a cat\n".into(),
+                false,
+                "record 0 (line 2): `prompt` is missing; add `prompt` (also accepted: `instruction`, `query`,",
+            ),
+            (
+                "p.csv",
+                "prompt,prompt\na,b\n".into(),
+                false,
+                "p.csv: not a list of prompts",
+            ),
+            ("p.csv", "prompt\n\"a, b\n".into(), false, "record 0"),
+            (
+                "p.txt",
+                "{\"prompt\": \"a cat\"}\n".into(),
+                false,
+                "the prompts are JSON",
+            ),
+            ("p", "[\"a cat\"]\n".into(), false, "name it with .jsonl"),
+            (
+                "p.PARQUET",
+                "PAR1....".into(),
+                false,
+                "the prompts are a Parquet file; convert it: python",
+            ),
+            ("p.xlsx", "PK\u{3}\u{4}".into(), false, "save it as CSV"),
+            (
+                "p.jsonl",
+                "{\"prompt\": \"a\", \"query\": \"b\"}".into(),
+                false,
+                "`query` stands beside `prompt`",
             ),
             ("p.jsonl", "\"a\"\n{".into(), false, "record 1 (line 2) is no prompt"),
             (

@@ -15,6 +15,7 @@ impl World {
             Fault::Drain => self.faults.drain,
             Fault::Cancel => self.faults.cancel,
             Fault::BlobLoss => self.faults.blob_loss,
+            Fault::ClockStep => self.faults.clock_step,
         };
         if mean > 0 {
             let after = self.chance.wait(mean);
@@ -61,10 +62,6 @@ impl World {
             Fault::Drain => {
                 self.note(|| "the operator drains the fleet".into());
                 self.send(Caller::Operator, Request::Drain, 0);
-                // Whoever drains a fleet starts it again later.
-                let life = self.coordinator_life;
-                let after = self.chance.between(500, 5_000);
-                self.after(after, Happening::CoordinatorStops(life));
             }
             Fault::Cancel => {
                 let run = self.chance.below(self.plan.runs.len() as u64) as usize;
@@ -76,9 +73,20 @@ impl World {
                     self.tally.count("blobs lost");
                 }
             }
+            Fault::ClockStep => self.set_wall_clock(),
             Fault::WorkerCrash | Fault::WorkerLeaves | Fault::Freeze => {}
         }
         Ok(())
+    }
+
+    /// The wall clock of the coordinator's machine, or of the next one, says something else from now on.
+    pub(super) fn set_wall_clock(&mut self) {
+        if self.faults.clock > 0 {
+            self.tally.count("wall clocks set");
+            let either_way = 2 * self.faults.clock;
+            self.skew = self.chance.between(0, either_way) as i64 - self.faults.clock as i64;
+            self.note(|| "the wall clock is set".into());
+        }
     }
 
     pub(super) fn restart_in_order(&mut self) -> Result<(), String> {

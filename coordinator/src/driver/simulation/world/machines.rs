@@ -1,6 +1,8 @@
 //! The processes: workers that start and die, and the coordinator, which is checked whenever it has done something.
 
 use super::*;
+use crate::error::Error;
+use crate::ledger::LedgerError;
 
 impl World {
     pub(super) fn with_worker(&mut self, index: usize, act: impl FnOnce(&mut Worker, &mut Surroundings<'_>)) {
@@ -72,13 +74,22 @@ impl World {
         self.coordinator_life += 1;
         self.ends = false;
         self.round_is_due = false;
-        let clock = self.clock();
-        let process = Process::start(&self.ledger, &self.plan, clock)
-            .map_err(|error| format!("the coordinator does not start: {error:?}"))?;
-        let news = self.oracle.read(&self.ledger.pages(), &self.blobs)?;
+        let started = Process::start(&self.ledger, &self.plan, self.now, self.wall_clock());
+        let news = self.oracle.read(&self.ledger.pages(), &self.blobs, self.now)?;
         self.tell(&news);
-        self.oracle.restarted(process.now());
+        let process = match started {
+            Ok(process) => process,
+            Err(Error::Ledger(LedgerError::Database { .. })) => {
+                self.tally.count("ledger failures");
+                let after = self.chance.between(50, 3_000);
+                self.after(after, Happening::CoordinatorStarts);
+                return Ok(());
+            }
+            Err(error) => return Err(format!("the coordinator does not start: {error:?}")),
+        };
+        self.oracle.restarted();
         self.oracle.compare(process.state())?;
+        self.up_since = self.now;
         self.coordinator = Some(process);
         self.tally.count("coordinator starts");
         self.note(|| "the coordinator starts".into());
@@ -86,17 +97,17 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn clock(&self) -> u64 {
+    fn wall_clock(&self) -> u64 {
         self.now.saturating_add_signed(self.skew)
     }
 
     /// Lets the driver do something, then checks everything.
     pub(super) fn drive(&mut self, act: Act) -> Result<(), String> {
-        let clock = self.clock();
+        let wall = self.wall_clock();
         let Some(process) = &mut self.coordinator else {
             return Ok(());
         };
-        process.set_clock(clock);
+        process.set_clocks(self.now, wall);
         // A tick takes no messages: what has arrived is heard in the next round.
         let heard = if act == Act::Round { process.heard() } else { Vec::new() };
         let acted = match act {
@@ -111,17 +122,20 @@ impl World {
         let answered = process.answered();
         if acted.is_ok() {
             for (worker, registers) in heard {
-                self.oracle.hear(worker, registers, now);
+                self.oracle.hear(worker, registers, self.now);
             }
             for answered in &answered {
                 self.oracle
-                    .keep_alive(&answered.call.request, &answered.response, now)?;
+                    .keep_alive(&answered.call.request, &answered.response, now, self.now)?;
             }
         }
-        let news = self.oracle.read(&self.ledger.pages(), &self.blobs)?;
+        let news = self.oracle.read(&self.ledger.pages(), &self.blobs, self.now)?;
         self.tell(&news);
         if let (Some(process), true) = (&self.coordinator, acted.is_ok()) {
             self.oracle.compare(process.state())?;
+            if act == Act::Tick {
+                self.oracle.check_expired(self.now)?;
+            }
         }
         for answered in answered {
             self.oracle.check_answer(&answered)?;
@@ -146,15 +160,13 @@ impl World {
         let Some(process) = self.coordinator.take() else { return };
         self.note(|| format!("the coordinator {how}"));
         self.coordinator_life += 1;
+        self.up_before += self.now - self.up_since;
         for call in process.into_calls() {
             if self.chance.happens(0.8) {
                 self.reply(call.number, call.caller, Response::Failed(Code::Unavailable));
             }
         }
-        if self.faults.clock > 0 {
-            let either_way = 2 * self.faults.clock;
-            self.skew = self.chance.between(0, either_way) as i64 - self.faults.clock as i64;
-        }
+        self.set_wall_clock();
         let after = self.chance.between(50, 3_000);
         self.after(after, Happening::CoordinatorStarts);
     }

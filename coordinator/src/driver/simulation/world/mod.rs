@@ -78,6 +78,7 @@ enum Fault {
     Drain,
     Cancel,
     BlobLoss,
+    ClockStep,
 }
 
 /// What the driver does.
@@ -110,8 +111,11 @@ pub(super) struct World {
     blobs: Blobs,
     coordinator: Option<Process>,
     coordinator_life: u64,
-    /// The coordinator's clock minus the true time.
+    /// The coordinator's wall clock minus the true time.
     skew: i64,
+    /// Since when the coordinator is up, and how long it was up in its earlier lives.
+    up_since: u64,
+    up_before: u64,
     round_is_due: bool,
     ends: bool,
     machines: Vec<Machine>,
@@ -136,7 +140,7 @@ impl World {
             frozen: 0,
         });
         Self {
-            now: 1_000_000,
+            now: 10_000_000,
             faults: plan.faults,
             chance,
             queue: BTreeMap::new(),
@@ -147,6 +151,8 @@ impl World {
             coordinator: None,
             coordinator_life: 0,
             skew: 0,
+            up_since: 0,
+            up_before: 0,
             round_is_due: false,
             ends: false,
             machines: machines.collect(),
@@ -201,6 +207,7 @@ impl World {
             Fault::Drain,
             Fault::Cancel,
             Fault::BlobLoss,
+            Fault::ClockStep,
         ] {
             self.next_fault(fault);
         }
@@ -234,7 +241,8 @@ impl World {
             })
             .sum();
         let lease = self.plan.heartbeat * 6;
-        60_000 + 4 * (lease + self.plan.worker_timeout) + units * 5_000
+        // A unit may rest for a minute, and a worker be kept from a run for half a minute.
+        150_000 + 4 * (lease + self.plan.worker_timeout) + units * 5_000
     }
 
     fn after(&mut self, time: u64, happening: Happening) {
@@ -327,9 +335,6 @@ impl World {
     /// Submits what is not there yet and resumes what has stopped.
     fn look(&mut self) {
         self.after(1_000, Happening::OperatorLooks);
-        if self.healed && self.coordinator.as_ref().is_some_and(Process::drains) {
-            self.end_coordinator("is started again after a drain");
-        }
         for run in 0..self.plan.runs.len() {
             let id = self.plan.runs[run].id.clone();
             let request = match self.oracle.watched.get(&id).map(|watched| watched.shadow.phase()) {
@@ -355,6 +360,8 @@ impl World {
             return Ok(());
         };
         self.oracle.compare(process.state())?;
+        let up = self.up_before + (self.now - self.up_since);
+        self.oracle.check_seconds(up)?;
         let equal = self
             .oracle
             .check_end(process.state(), &self.ledger.pages(), process.now())?;

@@ -2,6 +2,8 @@ mod ahead;
 mod groups;
 mod redo;
 mod retention;
+mod time;
+mod trouble;
 
 use super::fixtures::{assets, judged, record, run, run_of, spec};
 use super::simulation::Fleet;
@@ -304,6 +306,7 @@ fn a_grant_needs_a_ready_unit_and_the_next_fence() {
         unit,
         worker: WorkerId("thief".into()),
         fence: Fence(1),
+        reason: None,
     };
     assert!(matches!(fleet.apply(other), Err(Refusal::OtherWorker { .. })));
 }
@@ -322,7 +325,8 @@ fn heartbeats_keep_leases_and_name_those_that_are_lost() {
             .keep_alive(&WorkerId("x".into()), &[(unit, fence)], Millis(90_000)),
         [(unit, fence)]
     );
-    fleet.run.recovered(Millis(1_000_000));
+    fleet.now = Millis(1_000_000);
+    fleet.apply(Event::Recovered { away_ms: 910_000 }).unwrap();
     assert_eq!(fleet.run.expired(Millis(1_060_000)), []);
     assert_eq!(fleet.run.expired(Millis(1_060_001)).len(), 1);
 }
@@ -668,6 +672,7 @@ fn waiting_names_the_missing_worker_and_then_the_slow_one() {
             unit: judging,
             worker: worker(),
             fence,
+            reason: None,
         })
         .unwrap();
     fleet.lease(Role::Sampler, "s").unwrap();

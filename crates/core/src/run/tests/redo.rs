@@ -40,6 +40,7 @@ fn lost_samples_are_painted_again_and_what_followed_from_them_is_done_again() {
             unit,
             worker: worker(),
             fence,
+            reason: None,
         })
         .unwrap();
     // Gradients are done; a corrupt trajectory shows only when somebody reads it, so a shard is taken again.

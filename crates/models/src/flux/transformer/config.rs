@@ -4,36 +4,43 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::load::{LoadError, read_config};
+use crate::load::{LoadError, optional_size, read_config, size, sizes};
 
 /// Architecture of a FLUX transformer: the fields of diffusers' `FluxTransformer2DModel` configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct FluxTransformerConfig {
     /// Side of the patches that the model itself would pack; FLUX packs outside, so only 1 is supported.
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "size")]
     pub patch_size: usize,
     /// Channels of a packed latent token.
+    #[serde(deserialize_with = "size")]
     pub in_channels: usize,
     /// Channels of a velocity token; as `in_channels` when absent.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional_size")]
     pub out_channels: Option<usize>,
     /// Double-stream blocks.
+    #[serde(deserialize_with = "size")]
     pub num_layers: usize,
     /// Single-stream blocks.
+    #[serde(deserialize_with = "size")]
     pub num_single_layers: usize,
     /// Channels per attention head.
+    #[serde(deserialize_with = "size")]
     pub attention_head_dim: usize,
     /// Attention heads.
+    #[serde(deserialize_with = "size")]
     pub num_attention_heads: usize,
     /// Channels of the prompt embeddings (T5).
+    #[serde(deserialize_with = "size")]
     pub joint_attention_dim: usize,
     /// Channels of the pooled prompt embedding (CLIP).
+    #[serde(deserialize_with = "size")]
     pub pooled_projection_dim: usize,
     /// Whether the guidance scale is an input.
     #[serde(default)]
     pub guidance_embeds: bool,
     /// Channels of a head that rotate with (index, row, column); their sum is `attention_head_dim`.
-    #[serde(default = "flux_axes")]
+    #[serde(default = "flux_axes", deserialize_with = "sizes")]
     pub axes_dims_rope: Vec<usize>,
 }
 
@@ -91,7 +98,7 @@ impl FluxTransformerConfig {
             return Some(("patch_size", self.patch_size.to_string(), "1".to_owned()));
         }
         let axes = &self.axes_dims_rope;
-        let rotated: usize = axes.iter().sum();
+        let rotated: usize = axes.iter().take(3).sum();
         if axes.len() != 3 || axes.iter().any(|dim| dim % 2 != 0) || rotated != self.attention_head_dim {
             let expected = format!(
                 "three even numbers that add up to `attention_head_dim`, {}",

@@ -4,30 +4,35 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::load::{LoadError, read_config};
+use crate::load::{LoadError, read_config, size, sizes};
 
 /// Architecture of a Qwen-Image transformer: the fields of diffusers' `QwenImageTransformer2DModel` configuration, with its
 /// defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct QwenImageTransformerConfig {
     /// Side of the square of latents that is packed into a token.
-    #[serde(default = "two")]
+    #[serde(default = "two", deserialize_with = "size")]
     pub patch_size: usize,
     /// Channels of a packed latent token.
+    #[serde(deserialize_with = "size")]
     pub in_channels: usize,
     /// Channels of the latents that a velocity token unpacks to.
-    #[serde(default = "sixteen")]
+    #[serde(default = "sixteen", deserialize_with = "size")]
     pub out_channels: usize,
     /// Blocks.
+    #[serde(deserialize_with = "size")]
     pub num_layers: usize,
     /// Channels per attention head.
+    #[serde(deserialize_with = "size")]
     pub attention_head_dim: usize,
     /// Attention heads.
+    #[serde(deserialize_with = "size")]
     pub num_attention_heads: usize,
     /// Channels of the prompt embeddings (Qwen2.5-VL).
+    #[serde(deserialize_with = "size")]
     pub joint_attention_dim: usize,
     /// Channels of a head that rotate with (picture, row, column); their sum is `attention_head_dim`.
-    #[serde(default = "qwen_axes")]
+    #[serde(default = "qwen_axes", deserialize_with = "sizes")]
     pub axes_dims_rope: Vec<usize>,
     /// Whether the tokens of source pictures are modulated as at time 0, as in release 2511.
     #[serde(default)]
@@ -110,7 +115,7 @@ impl QwenImageTransformerConfig {
             return Some(("out_channels", self.out_channels.to_string(), expected));
         }
         let axes = &self.axes_dims_rope;
-        let rotated: usize = axes.iter().sum();
+        let rotated: usize = axes.iter().take(3).sum();
         if axes.len() != 3 || axes.iter().any(|dim| dim % 2 != 0) || rotated != self.attention_head_dim {
             let expected = format!(
                 "three even numbers that add up to `attention_head_dim`, {}",

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{LoadError, load::read_config};
+use crate::LoadError;
+use crate::load::{read_config, size, sizes};
 
 /// Most resolutions of an autoencoder; the published one has four.
 const RESOLUTIONS_MAX: usize = 16;
@@ -13,12 +14,16 @@ const RESOLUTIONS_MAX: usize = 16;
 #[derive(Debug, Clone, Deserialize)]
 pub struct AutoencoderKlQwenImageConfig {
     /// Channels at the finest resolution of a factor 1.
+    #[serde(deserialize_with = "size")]
     pub base_dim: usize,
     /// Channels of the latents.
+    #[serde(deserialize_with = "size")]
     pub z_dim: usize,
     /// Factor of `base_dim` at each resolution, the finest first.
+    #[serde(deserialize_with = "sizes")]
     pub dim_mult: Vec<usize>,
     /// Residual blocks per resolution of the encoder; the decoder has one more.
+    #[serde(deserialize_with = "size")]
     pub num_res_blocks: usize,
     /// Which changes of resolution also change the number of frames, the finest first; spelled as in the file. A single
     /// frame only passes these by, but their weights are in the file.
@@ -29,7 +34,7 @@ pub struct AutoencoderKlQwenImageConfig {
     pub latents_std: Vec<f64>,
     #[serde(default)]
     attn_scales: Vec<f64>,
-    #[serde(default = "rgb")]
+    #[serde(default = "rgb", deserialize_with = "size")]
     input_channels: usize,
 }
 

@@ -11,7 +11,8 @@ use serde_json::Value;
 pub(super) use text::TextConfig;
 pub(super) use vision::{DeepstackConfig, VisionConfig, VisionKind, WindowConfig};
 
-use crate::{LoadError, load::read_json};
+use crate::LoadError;
+use crate::load::{optional_sizes, read_json};
 
 /// Both towers and what joins them.
 #[derive(Debug)]
@@ -38,6 +39,7 @@ pub(super) enum Family {
 /// Rotary settings: `rope_parameters` of transformers 5, `rope_scaling` before.
 #[derive(Debug, Clone, Deserialize)]
 struct RopeParameters {
+    #[serde(default, deserialize_with = "optional_sizes")]
     mrope_section: Option<Vec<usize>>,
     rope_theta: Option<f64>,
     rope_type: Option<String>,
@@ -47,9 +49,25 @@ struct RopeParameters {
 }
 
 impl RopeParameters {
-    /// The kind of rotary embedding, under either name.
-    fn kind(&self) -> Option<&str> {
-        self.rope_type.as_deref().or(self.older_type.as_deref())
+    /// The kind of rotary embedding, under either name or under both where they say the same. `mrope` is what `default` was called before.
+    fn kind(&self) -> Result<&str, Refused> {
+        const DEFAULT: &str = "default";
+        let plain = |kind: &Option<String>| match kind.as_deref() {
+            Some("mrope") => Some(DEFAULT.to_owned()),
+            _ => kind.clone(),
+        };
+        match (plain(&self.rope_type), plain(&self.older_type)) {
+            (Some(new), Some(old)) if new != old => {
+                let found = format!("`{new}` under `rope_type` and `{old}` under `type`");
+                Err(Refused::new("rope_parameters", found, "one kind"))
+            }
+            (None, None) => Ok(DEFAULT),
+            _ => Ok(self
+                .rope_type
+                .as_deref()
+                .or(self.older_type.as_deref())
+                .unwrap_or(DEFAULT)),
+        }
     }
 }
 

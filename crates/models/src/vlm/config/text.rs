@@ -4,16 +4,24 @@ use serde::Deserialize;
 
 use super::{Family, Refused, RopeParameters};
 use crate::layers::{Activation, Bias};
+use crate::load::{optional_size, size};
 
 /// The language model.
 #[derive(Debug, Deserialize)]
 pub(in crate::vlm) struct TextConfig {
+    #[serde(deserialize_with = "size")]
     pub(in crate::vlm) vocab_size: usize,
+    #[serde(deserialize_with = "size")]
     pub(in crate::vlm) hidden_size: usize,
+    #[serde(deserialize_with = "size")]
     pub(in crate::vlm) intermediate_size: usize,
+    #[serde(deserialize_with = "size")]
     pub(in crate::vlm) num_hidden_layers: usize,
+    #[serde(deserialize_with = "size")]
     pub(in crate::vlm) num_attention_heads: usize,
+    #[serde(default, deserialize_with = "optional_size")]
     num_key_value_heads: Option<usize>,
+    #[serde(default, deserialize_with = "optional_size")]
     head_dim: Option<usize>,
     pub(in crate::vlm) rms_norm_eps: f64,
     pub(in crate::vlm) hidden_act: Activation,
@@ -107,10 +115,22 @@ impl TextConfig {
         if self.use_sliding_window == Some(true) {
             return Err(Refused::new("use_sliding_window", true, "false"));
         }
-        let rope_type = self.rope().and_then(|rope| rope.kind()).unwrap_or("default");
+        let rope_type = match self.rope() {
+            Some(rope) => rope.kind()?,
+            None => "default",
+        };
         if !matches!(rope_type, "default" | "mrope") {
             let found = format!("`{rope_type}`");
             return Err(Refused::new("rope_parameters.rope_type", found, "default or mrope"));
+        }
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_attention_heads", self.num_attention_heads),
+        ];
+        if let Some((key, size)) = sizes.into_iter().find(|(_, size)| *size == 0) {
+            return Err(Refused::new(key, size, "at least 1"));
         }
         let (heads, keys) = (self.num_attention_heads, self.kv_heads());
         let shares_the_width = self.family == Family::Qwen3Vl || self.hidden_size.is_multiple_of(heads);

@@ -5,22 +5,31 @@ use serde_json::Value;
 
 use super::{Family, Refused, RopeParameters, TextConfig, part};
 use crate::layers::Activation;
+use crate::load::{size, sizes};
 
 /// The vision tower.
 #[derive(Debug, Deserialize)]
 pub(in crate::vlm) struct VisionConfig {
+    #[serde(deserialize_with = "size")]
     pub(in crate::vlm) depth: usize,
+    #[serde(deserialize_with = "size")]
     pub(in crate::vlm) hidden_size: usize,
+    #[serde(deserialize_with = "size")]
     pub(in crate::vlm) intermediate_size: usize,
+    #[serde(deserialize_with = "size")]
     pub(in crate::vlm) num_heads: usize,
-    #[serde(default = "rgb")]
+    #[serde(default = "rgb", deserialize_with = "size")]
     in_channels: usize,
     /// The older name of the same number. The text encoders of Qwen-Image's folders have both.
-    #[serde(default = "rgb")]
+    #[serde(default = "rgb", deserialize_with = "size")]
     in_chans: usize,
+    #[serde(deserialize_with = "size")]
     pub(in crate::vlm) patch_size: usize,
+    #[serde(deserialize_with = "size")]
     pub(in crate::vlm) spatial_merge_size: usize,
+    #[serde(deserialize_with = "size")]
     pub(in crate::vlm) temporal_patch_size: usize,
+    #[serde(deserialize_with = "size")]
     pub(in crate::vlm) out_hidden_size: usize,
     pub(in crate::vlm) hidden_act: Activation,
     rope_parameters: Option<RopeParameters>,
@@ -40,14 +49,18 @@ pub(in crate::vlm) enum VisionKind {
 /// Blocks that attend within windows, but for those in the list.
 #[derive(Debug, Default, Deserialize)]
 pub(in crate::vlm) struct WindowConfig {
+    #[serde(deserialize_with = "size")]
     pub(in crate::vlm) window_size: usize,
+    #[serde(deserialize_with = "sizes")]
     pub(in crate::vlm) fullatt_block_indexes: Vec<usize>,
 }
 
 /// A learned position table, and blocks whose output goes to the first layers of the language model.
 #[derive(Debug, Deserialize)]
 pub(in crate::vlm) struct DeepstackConfig {
+    #[serde(deserialize_with = "size")]
     pub(in crate::vlm) num_position_embeddings: usize,
+    #[serde(deserialize_with = "sizes")]
     pub(in crate::vlm) deepstack_visual_indexes: Vec<usize>,
 }
 
@@ -103,6 +116,14 @@ impl VisionConfig {
         for (key, channels) in [("in_channels", self.in_channels), ("in_chans", self.in_chans)] {
             if channels != rgb() {
                 return refuse(key, channels.to_string(), "3");
+            }
+        }
+        for (key, size) in [
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+        ] {
+            if size == 0 {
+                return refuse(key, size.to_string(), "at least 1");
             }
         }
         if self.num_heads == 0 || !self.hidden_size.is_multiple_of(self.num_heads) {

@@ -103,12 +103,12 @@ fn refused(problem: String) -> ModelError {
 /// The bytes that each token stands for; special tokens stand for none, and rows of the embedding without a token neither.
 fn token_bytes(settings: &Settings, count: usize) -> Result<Vec<Vec<u8>>, ModelError> {
     let bytes_of = byte_level_alphabet();
-    let added = settings.tokenizer.get_added_tokens_decoder();
+    let added = settings.tokenizer.tokenizer().get_added_tokens_decoder();
     let mut words = vec![Vec::new(); count];
     for (id, word) in (0..).zip(&mut words) {
         if let Some(token) = added.get(&id) {
             *word = marked(&token.content, token.special);
-        } else if let Some(token) = settings.tokenizer.id_to_token(id) {
+        } else if let Some(token) = settings.tokenizer.tokenizer().id_to_token(id) {
             let bytes: Option<Vec<u8>> = token.chars().map(|c| bytes_of.get(&c).copied()).collect();
             *word = bytes.ok_or_else(|| {
                 refused(format!(

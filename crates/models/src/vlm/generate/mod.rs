@@ -125,6 +125,7 @@ impl Vlm {
     fn decode(&self, tokens: &[u32]) -> Result<String, ModelError> {
         self.settings
             .tokenizer
+            .tokenizer()
             .decode(tokens, true)
             .map_err(|error| ModelError::Tokenize(error.to_string()))
     }

@@ -101,7 +101,12 @@ pub(super) fn events() -> Vec<Event> {
     let mut returned = false;
     drive(|_, unit, worker, fence| {
         let first = !std::mem::replace(&mut returned, true);
-        first.then_some(Event::Released { unit, worker, fence })
+        first.then_some(Event::Released {
+            unit,
+            worker,
+            fence,
+            reason: None,
+        })
     })
 }
 

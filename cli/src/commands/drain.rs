@@ -1,0 +1,24 @@
+//! `gavel drain`.
+
+use clap::Args;
+
+use super::connect::Connect;
+use crate::client;
+use crate::diagnostic::Result;
+use crate::output;
+use crate::runtime::block_on;
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArguments {
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+}
+
+pub(super) fn drain(arguments: &DrainArguments) -> Result<()> {
+    block_on(async {
+        let runs = client::connect(&arguments.connect.addresses).await?.runs();
+        Ok(runs.drain().await?)
+    })?;
+    output::tell("the workers finish what they hold and leave; workers that start later stay");
+    Ok(())
+}
