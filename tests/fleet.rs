@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
+use gavel_coordinator::ledger::{EventRecord, Ledger as _, SqliteLedger};
 use gavel_coordinator::read_run;
 use gavel_core::ids::{Digest, PromptIndex, RunId, Step};
 use gavel_core::run::{GroupResult, Phase, Results, Run, StepSeconds};
@@ -265,14 +265,24 @@ fn copy_changed(from: &Path, to: &Path, change: impl Fn(&mut Value)) {
         let after = SqliteLedger::open(&to.join("state/ledger.sqlite"))
             .await
             .expect("a new ledger");
-        for run in before.runs().await.expect("runs") {
-            after.create_run(&run).await.expect("a new run");
-        }
+        let run = before.run(&id).await.expect("an answer").expect("the run");
+        after.create_run(&run).await.expect("a new run");
         let mut events = before.events(&id).await.expect("events");
+        let mut chain = run.chain;
         for event in &mut events {
             let mut value = serde_json::from_str(&event.event).expect("an event is JSON");
             change(&mut value);
-            event.event = value.to_string();
+            // By somebody who knows how checksums are made.
+            let changed = EventRecord::new(
+                &chain,
+                id.clone(),
+                event.sequence,
+                event.at,
+                event.kind.clone(),
+                value.to_string(),
+            );
+            chain = changed.chain;
+            *event = changed;
         }
         after.append(&events).await.expect("new events");
         before.close().await;

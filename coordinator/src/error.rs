@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use gavel_core::hint::Hint;
 
+use crate::backup::BackupError;
+use crate::binding::BindingError;
 use crate::blobs::BlobError;
 use crate::ledger::LedgerError;
 use crate::lock::LockError;
@@ -40,6 +42,12 @@ pub enum Error {
     /// The blob store cannot be used.
     #[error("the blob store cannot be used")]
     Blobs(#[from] BlobError),
+    /// Ledger and blob store do not belong together.
+    #[error("the blob store does not belong to the ledger")]
+    Binding(#[from] BindingError),
+    /// Nothing was copied.
+    #[error("nothing was copied")]
+    Backup(#[from] BackupError),
     /// The ledger does not give back what was written.
     #[error("the ledger cannot be replayed")]
     Replay(#[from] ReplayError),
@@ -75,6 +83,8 @@ impl Hint for Error {
             Self::Lock(error) => error.hint(),
             Self::Ledger(error) => error.hint(),
             Self::Blobs(error) => error.hint(),
+            Self::Binding(error) => error.hint(),
+            Self::Backup(error) => error.hint(),
             Self::Replay(error) => error.hint(),
             Self::EndedAsStandby | Self::Serve { .. } | Self::Reflection(_) | Self::Panicked(_) => None,
         }

@@ -10,6 +10,8 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod backup;
+mod binding;
 pub mod blobs;
 mod driver;
 mod error;
@@ -19,6 +21,7 @@ pub mod ledger;
 mod lock;
 mod metrics;
 mod options;
+mod recovery;
 mod replay;
 mod server;
 mod standby;
@@ -29,10 +32,12 @@ mod waiters;
 mod worker;
 
 pub use address::{Address, InvalidAddress};
+pub use backup::{BackupError, Copied, copy};
+pub use binding::{Adoption, BindingError};
 pub use driver::{DriverError, DriverHandle, Submitted};
 pub use error::Error;
 pub use lock::{FolderLock, LockError};
 pub use options::CoordinatorOptions;
-pub use replay::{ReplayError, read_run, replay};
+pub use replay::{ReplayError, read_rows, read_run, replay};
 pub use server::{Coordinator, CoordinatorHandle, LOCK_FILE, Listeners, Stores};
 pub use worker::WorkerStatus;

@@ -38,7 +38,9 @@ impl Hint for LockError {
     fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Held { .. } => "wait until that process has ended, or end it (SIGTERM), or name another folder",
-            Self::Unwritable { .. } => "check that this user may write to the folder",
+            Self::Unwritable { .. } => {
+                "check that the folder exists and that this user may write to it, or name another one"
+            }
         };
         Some(text.to_owned())
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::binding::Adoption;
 
 /// What a coordinator is told when it starts.
 #[derive(Debug, Clone)]
@@ -20,6 +21,10 @@ pub struct CoordinatorOptions {
     pub worker_timeout: Duration,
     /// The largest blob, in bytes.
     pub blob_bytes_max: u64,
+    /// How long blobs that nobody needs any more are kept before they are deleted.
+    pub trash: Duration,
+    /// Whether blobs that belong to another ledger, or to a newer state of this one, are taken over.
+    pub adoption: Adoption,
     /// The folder in which people find the results of the runs, if somebody leaves them there.
     pub results: Option<PathBuf>,
     /// Names beside addresses and `localhost` under which the HTTP server answers.
@@ -30,7 +35,7 @@ pub struct CoordinatorOptions {
 
 impl CoordinatorOptions {
     /// The usual settings: a heartbeat every 5 seconds, workers given up after 20, blobs of at most 16 GiB,
-    /// runs that take 128 MiB at most.
+    /// a day in the trash, runs that take 128 MiB at most.
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             data: data.into(),
@@ -39,6 +44,8 @@ impl CoordinatorOptions {
             heartbeat: Duration::from_secs(5),
             worker_timeout: Duration::from_secs(20),
             blob_bytes_max: 16 << 30,
+            trash: Duration::from_secs(24 * 3600),
+            adoption: Adoption::Refused,
             results: None,
             host_names: Vec::new(),
             run_bytes_max: 128 << 20,

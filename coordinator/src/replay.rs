@@ -4,7 +4,7 @@ use gavel_core::hint::Hint;
 use gavel_core::ids::RunId;
 use gavel_core::run::{Event, Refusal, Run};
 
-use crate::ledger::{EventRecord, Ledger, LedgerError, RunRecord};
+use crate::ledger::{EventRecord, Ledger, LedgerError, Row, RunRecord};
 
 /// Why the ledger does not give a run.
 #[derive(Debug, thiserror::Error)]
@@ -43,24 +43,39 @@ impl Hint for ReplayError {
     }
 }
 
-/// Rebuilds a run from its row and its events.
+impl ReplayError {
+    /// Whether this one run is damaged, while the ledger itself answers.
+    pub(crate) fn is_of_this_run(&self) -> bool {
+        match self {
+            Self::Ledger(error) => error.is_damage(),
+            Self::NoSuchRun { .. } | Self::Refused { .. } => true,
+        }
+    }
+}
+
+/// Rebuilds a run from its row and its events, each of which must be as it was written.
 ///
 /// # Errors
 /// [`LedgerError::Corrupt`] and [`ReplayError::Refused`].
 pub fn replay(record: &RunRecord, events: &[EventRecord]) -> Result<Run, ReplayError> {
-    let corrupt = |sequence, problem: String| LedgerError::Corrupt {
+    let corrupt = |row, problem: String| LedgerError::Corrupt {
         run: record.run.clone(),
-        sequence,
+        row,
         problem,
     };
-    let spec = serde_json::from_str(&record.spec).map_err(|error| corrupt(0, format!("spec: {error}")))?;
-    let assets = serde_json::from_str(&record.assets).map_err(|error| corrupt(0, format!("assets: {error}")))?;
+    record.check()?;
+    let spec = serde_json::from_str(&record.spec).map_err(|error| corrupt(Row::Spec, error.to_string()))?;
+    let assets = serde_json::from_str(&record.assets).map_err(|error| corrupt(Row::Assets, error.to_string()))?;
     let mut run = Run::new(record.run.clone(), spec, assets).created(record.created);
+    let mut chain = record.chain;
     for (expected, stored) in (1..).zip(events) {
+        let row = Row::Event(expected);
         if stored.sequence != expected {
-            return Err(corrupt(stored.sequence, format!("event {expected} is missing")).into());
+            return Err(corrupt(row, "it is missing".to_owned()).into());
         }
-        let event: Event = serde_json::from_str(&stored.event).map_err(|error| corrupt(expected, error.to_string()))?;
+        stored.check(&chain)?;
+        chain = stored.chain;
+        let event: Event = serde_json::from_str(&stored.event).map_err(|error| corrupt(row, error.to_string()))?;
         // What followed from it was carried out when it happened, or does not matter any more.
         run.apply(event, stored.at).map_err(|refusal| ReplayError::Refused {
             run: record.run.clone(),
@@ -76,8 +91,16 @@ pub fn replay(record: &RunRecord, events: &[EventRecord]) -> Result<Run, ReplayE
 /// # Errors
 /// [`ReplayError::NoSuchRun`], and as [`replay`].
 pub async fn read_run(ledger: &dyn Ledger, run: &RunId) -> Result<Run, ReplayError> {
-    let records = ledger.runs().await?;
-    let record = records.iter().find(|record| record.run == *run);
+    let (record, events) = read_rows(ledger, run).await?;
+    replay(&record, &events)
+}
+
+/// What the ledger holds of one run, as it stands there.
+///
+/// # Errors
+/// [`ReplayError::NoSuchRun`]; the ledger cannot be read.
+pub async fn read_rows(ledger: &dyn Ledger, run: &RunId) -> Result<(RunRecord, Vec<EventRecord>), ReplayError> {
+    let record = ledger.run(run).await?;
     let record = record.ok_or_else(|| ReplayError::NoSuchRun { run: run.clone() })?;
-    replay(record, &ledger.events(run).await?)
+    Ok((record, ledger.events(run).await?))
 }

@@ -10,6 +10,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::address::LedgerPlace;
+use crate::binding;
 use crate::blobs::Blobs;
 use crate::driver::{Clock, Driver, DriverHandle};
 use crate::error::Error;
@@ -155,8 +156,9 @@ impl Coordinator {
             names: HostNames::new(&options.host_names),
             results: options.results.clone(),
         };
-        let (sweeper, bin) = Sweeper::new(stores.blobs.clone());
-        let (driver, handle) = Driver::recover(Arc::clone(&stores.ledger), options, bin, Clock::system()).await?;
+        let owner = binding::bind(&stores, options.adoption).await?;
+        let (sweeper, chores) = Sweeper::new(stores.blobs.clone(), owner, options.trash);
+        let (driver, handle) = Driver::recover(Arc::clone(&stores.ledger), options, chores, Clock::system()).await?;
 
         let stop_driver = CancellationToken::new();
         let driver = tokio::spawn(driver.run(shutdown.clone(), stop_driver.clone()));
@@ -181,7 +183,15 @@ impl Coordinator {
             settings,
             shutdown.clone(),
         ));
-        let ended = tokio::spawn(supervise(driver, servers, sweeper, leadership, shutdown, stop_driver));
+        let ended = tokio::spawn(supervise(
+            driver,
+            servers,
+            sweeper,
+            handle.clone(),
+            leadership,
+            shutdown,
+            stop_driver,
+        ));
         tracing::info!(grpc = %grpc_address, http = %http_address, "coordinator serves");
         Ok(CoordinatorHandle {
             grpc_address,
@@ -243,12 +253,13 @@ async fn supervise(
     mut driver: tokio::task::JoinHandle<Result<(), Error>>,
     mut servers: JoinSet<Result<(), Error>>,
     sweeper: Sweeper,
+    handle: DriverHandle,
     mut leadership: Leadership,
     shutdown: CancellationToken,
     stop_driver: CancellationToken,
 ) -> Result<(), Error> {
-    // It ends when the driver has, with everything deleted that the driver told it of.
-    let sweeper = tokio::spawn(sweeper.run());
+    // It ends when the driver has, with everything done that the driver told it of.
+    let sweeper = tokio::spawn(sweeper.run(handle));
     let first = tokio::select! {
         ended = &mut driver => {
             leadership.resign().await;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use gavel_core::bounds::{self, Exceeded};
 use gavel_core::ids::{Millis, RunId, WorkerId};
 use gavel_core::work::Role;
 use serde::Serialize;
@@ -64,6 +65,14 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
+    /// Refuses a worker beyond the most that are registered at a time; one that is known may register again.
+    pub(crate) fn find_room(&self, id: &WorkerId) -> Result<(), Exceeded> {
+        match self.known.contains_key(id) {
+            true => Ok(()),
+            false => bounds::WORKERS.check("worker", self.known.len() + 1),
+        }
+    }
+
     /// Adds a worker; one that is known keeps its counts.
     pub(crate) fn register(&mut self, introduction: Introduction, now: Millis) -> WorkerId {
         let id = introduction.id;
@@ -141,6 +150,18 @@ mod tests {
             device: "cpu".into(),
             version: "0".into(),
         }
+    }
+
+    #[test]
+    fn a_worker_beyond_the_most_is_refused_unless_it_is_known() {
+        let mut workers = Workers::default();
+        for number in 0..bounds::WORKERS.most {
+            let id = WorkerId(number.to_string());
+            assert_eq!(workers.find_room(&id), Ok(()));
+            workers.register(Introduction { id, ..introduction() }, Millis(0));
+        }
+        assert!(workers.find_room(&WorkerId("one more".into())).is_err());
+        assert_eq!(workers.find_room(&WorkerId("7".into())), Ok(()));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod s3;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
@@ -148,6 +149,73 @@ async fn bytes_that_changed_on_disk_are_detected_at_every_read() {
         blobs.put(pattern(size)).await.expect("stored again");
         assert!(blobs.get(&digest).await.expect("as it was") == pattern(size), "{size}");
     }
+}
+
+#[tokio::test]
+async fn the_trash_keeps_what_is_needed_again_and_what_was_stored_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let blobs = Blobs::open_folder(folder.path(), BOUND).await.expect("a store");
+    let mut digests = Vec::new();
+    for text in ["needed", "stored", "neither"] {
+        let digest = blobs.put(Bytes::from(text)).await.expect("stored");
+        let name = digest.to_string();
+        age(&folder.path().join(&name[..2]).join(&name[2..]));
+        digests.push(digest);
+    }
+    let [needed, stored, neither] = digests[..] else {
+        unreachable!("three texts")
+    };
+    blobs
+        .discard(&digests.iter().copied().collect())
+        .await
+        .expect("discarded");
+    let now = SystemTime::now();
+    let hour = Duration::from_secs(3600);
+    assert!(
+        blobs.discarded(now - hour).await.expect("lists").is_empty(),
+        "not old enough"
+    );
+    let lists = blobs.discarded(now + hour).await.expect("lists");
+    assert_eq!(lists.len(), 1);
+    for digest in &digests {
+        blobs.get(digest).await.expect("readable until it is deleted");
+    }
+    blobs.put(Bytes::from("stored")).await.expect("stored again");
+    let swept = blobs.empty(&lists[0], &[needed].into()).await.expect("emptied");
+    assert_eq!((swept.objects, swept.bytes), (1, 7));
+    assert_eq!(blobs.size(&neither).await.expect("an answer"), None);
+    for kept in [needed, stored] {
+        blobs.get(&kept).await.expect("kept");
+    }
+    assert!(blobs.discarded(now + hour).await.expect("lists").is_empty());
+}
+
+fn age(file: &Path) {
+    let long_ago = SystemTime::now() - Duration::from_secs(72 * 3600);
+    std::fs::File::open(file)
+        .expect("there")
+        .set_modified(long_ago)
+        .expect("aged");
+}
+
+#[tokio::test]
+async fn pieces_of_uploads_that_ended_with_their_coordinator_are_swept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let blobs = Blobs::open_folder(folder.path(), BOUND).await.expect("a store");
+    let digest = blobs.put(Bytes::from_static(b"abc")).await.expect("stored").to_string();
+    let blob = folder.path().join(&digest[..2]).join(&digest[2..]);
+    let [old, young] = [1, 2].map(|number| PathBuf::from(format!("{}#{number}", blob.display())));
+    let foreign = folder.path().join("notes#draft");
+    for file in [&old, &young, &foreign] {
+        std::fs::write(file, "half of it").expect("written");
+    }
+    for file in [&old, &foreign, &blob] {
+        age(file);
+    }
+    let day_ago = SystemTime::now() - Duration::from_secs(24 * 3600);
+    let swept = blobs.sweep(day_ago).await.expect("swept");
+    assert_eq!((swept.objects, swept.bytes), (1, 10));
+    assert!(!old.exists() && young.exists() && foreign.exists() && blob.exists());
 }
 
 #[tokio::test]

@@ -119,8 +119,20 @@ impl Ledger for Failing {
         self.ledger.append(events).await
     }
 
-    async fn runs(&self) -> Result<Vec<RunRecord>, LedgerError> {
+    async fn identity(&self) -> Result<uuid::Uuid, LedgerError> {
+        self.ledger.identity().await
+    }
+
+    async fn runs(&self) -> Result<Vec<RunId>, LedgerError> {
         self.ledger.runs().await
+    }
+
+    async fn run(&self, run: &RunId) -> Result<Option<RunRecord>, LedgerError> {
+        self.ledger.run(run).await
+    }
+
+    async fn chain(&self, run: &RunId, sequence: u64) -> Result<Option<Digest>, LedgerError> {
+        self.ledger.chain(run, sequence).await
     }
 
     async fn events(&self, run: &RunId) -> Result<Vec<EventRecord>, LedgerError> {

@@ -8,30 +8,38 @@ mod postgres;
 use std::path::Path;
 
 use gavel_coordinator::ledger::{
-    self, Candidacy, EventRecord, Leadership, Ledger, LedgerError, PostgresLedger, RunRecord, SqliteLedger,
+    self, Candidacy, EventRecord, Leadership, Ledger, LedgerError, PostgresLedger, Row, RunRecord, SqliteLedger,
 };
 use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, Millis, RunId};
 use postgres::Postgres;
+use sqlx::Connection as _;
 
 fn run(name: &str, created: u64) -> RunRecord {
-    RunRecord {
-        run: RunId(name.into()),
-        spec: "{\"spec\":1}".into(),
-        assets: "{\"prompts\":[\"ein rotes Quadrat ✓\"]}".into(),
-        spec_sha256: "00".repeat(32),
-        created: Millis(created),
-    }
+    RunRecord::new(
+        RunId(name.into()),
+        "{\"spec\":1}".into(),
+        "{\"prompts\":[\"ein rotes Quadrat ✓\"]}".into(),
+        "00".repeat(32),
+        Millis(created),
+    )
 }
 
+/// An event that follows something: a ledger stores checksums, and does not look at them.
 fn event(run: &str, sequence: u64) -> EventRecord {
-    EventRecord {
-        run: RunId(run.into()),
-        sequence,
-        at: Millis(1_700_000_000_000 + sequence),
-        kind: "granted".into(),
-        event: format!("{{\"n\":{sequence}}}"),
+    let previous = Digest::of(&(sequence - 1).to_le_bytes());
+    let text = format!("{{\"n\":{sequence}}}");
+    let at = Millis(1_700_000_000_000 + sequence);
+    EventRecord::new(&previous, RunId(run.into()), sequence, at, "granted".into(), text)
+}
+
+/// Every run's row, in order.
+async fn rows(ledger: &impl Ledger) -> Vec<RunRecord> {
+    let mut rows = Vec::new();
+    for id in ledger.runs().await.expect("runs") {
+        rows.push(ledger.run(&id).await.expect("its row").expect("it is listed"));
     }
+    rows
 }
 
 /// The promises. `reopen` gives a ledger over the same storage, as after a restart.
@@ -61,6 +69,16 @@ async fn keeps_its_promises<L: Ledger>(reopen: impl AsyncFn() -> L) {
         .await
         .expect("a known one stays");
     ledger.keep_verdicts(&[]).await.expect("nothing to do");
+    // More than one transaction of SQLite's takes.
+    let many = |n: u32| (Digest::of(&n.to_le_bytes()), format!("{{\"n\":{n}}}"));
+    ledger
+        .keep_verdicts(&(0..600).map(many).collect::<Vec<_>>())
+        .await
+        .expect("many");
+    assert_eq!(
+        ledger.verdicts(&[many(599).0]).await.expect("verdicts"),
+        [Some(many(599).1)]
+    );
     let found = ledger.verdicts(&[unknown, known, unknown]).await.expect("verdicts");
     assert_eq!(found, [None, Some("{\"n\":1}".into()), None]);
 
@@ -108,11 +126,24 @@ async fn keeps_its_promises<L: Ledger>(reopen: impl AsyncFn() -> L) {
     ledger.append(&many).await.expect("many events");
     assert_eq!(ledger.events(&RunId("Later".into())).await.expect("events"), many);
     ledger.ready().await.expect("open");
+    let identity = ledger.identity().await.expect("a name");
     ledger.close().await;
 
     let ledger = reopen().await;
+    assert_eq!(ledger.identity().await.expect("the same name"), identity);
+    for (sequence, chain) in [
+        (0, Some(run("later", 20).chain)),
+        (2, Some(event("later", 2).chain)),
+        (3, None),
+    ] {
+        let found = ledger.chain(&RunId("later".into()), sequence).await;
+        assert_eq!(found.expect("an answer"), chain, "{sequence}");
+    }
+    let unknown = RunId("unknown".into());
+    assert_eq!(ledger.run(&unknown).await.expect("an answer"), None);
+    assert_eq!(ledger.chain(&unknown, 0).await.expect("an answer"), None);
     assert_eq!(
-        ledger.runs().await.expect("runs"),
+        rows(&ledger).await,
         // Of the same moment, in the order of their bytes.
         vec![run("earlier", 10), run("Later", 20), run("later", 20), run("many", 30)]
     );
@@ -318,8 +349,104 @@ async fn a_file_that_is_no_ledger_is_refused_and_left_alone() {
     let text = "this is not a database, and long enough not to be taken for an empty one".repeat(20);
     std::fs::write(&file, &text).expect("a file");
     let error = SqliteLedger::open(&file).await.expect_err("not a database");
+    assert!(matches!(error, LedgerError::Damaged { .. }), "{error:?}");
     assert!(error.to_string().contains("ledger.sqlite"), "{error}");
+    assert!(
+        error.hint().is_some_and(|hint| hint.contains("gavel restore")),
+        "{error}"
+    );
     assert_eq!(std::fs::read_to_string(&file).expect("still there"), text);
+}
+
+#[tokio::test]
+async fn a_file_whose_pages_have_changed_is_said_to_be_damaged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("ledger.sqlite");
+    let ledger = SqliteLedger::open(&file).await.expect("a ledger");
+    ledger.create_run(&run("one", 1)).await.expect("a run");
+    ledger.close().await;
+    let mut bytes = std::fs::read(&file).expect("the file");
+    bytes[4096..].fill(0xff);
+    std::fs::write(&file, bytes).expect("written");
+    let error = match SqliteLedger::open(&file).await {
+        Ok(ledger) => ledger.run(&RunId("one".into())).await.expect_err("damaged"),
+        Err(error) => error,
+    };
+    assert!(error.is_damage(), "{error:?}");
+    assert!(
+        error.hint().is_some_and(|hint| hint.contains("gavel restore")),
+        "{error}"
+    );
+}
+
+/// The rows get the checksums that they would have had from the beginning.
+async fn seals_what_was_written_before<L: Ledger>(open: impl AsyncFn() -> L, unseal: impl AsyncFn(&str)) {
+    let ledger = open().await;
+    let before = run("before", 1);
+    let mut chain = before.chain;
+    let events: Vec<EventRecord> = (1..=2_500)
+        .map(|sequence| {
+            let event = event("before", sequence);
+            let event = EventRecord::new(&chain, event.run, sequence, event.at, event.kind, event.event);
+            chain = event.chain;
+            event
+        })
+        .collect();
+    ledger.create_run(&before).await.expect("a run");
+    ledger.append(&events).await.expect("events");
+    let identity = ledger.identity().await.expect("a name");
+    ledger.close().await;
+    for statement in [
+        "UPDATE runs SET spec_chain = NULL, chain = NULL",
+        "UPDATE events SET chain = NULL",
+        "DELETE FROM identity",
+    ] {
+        unseal(statement).await;
+    }
+    let ledger = open().await;
+    assert_ne!(ledger.identity().await.expect("a name"), identity);
+    assert_eq!(rows(&ledger).await, [before]);
+    assert_eq!(ledger.events(&RunId("before".into())).await.expect("events"), events);
+    ledger.close().await;
+    // Later on a row without a checksum is a damaged one.
+    unseal("UPDATE events SET chain = NULL WHERE sequence = 7").await;
+    let error = open()
+        .await
+        .events(&RunId("before".into()))
+        .await
+        .expect_err("no checksum");
+    assert!(
+        matches!(error, LedgerError::Corrupt { row: Row::Event(7), .. }),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn rows_of_before_there_were_checksums_get_them_once_in_sqlite() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("ledger.sqlite");
+    let url = format!("sqlite:{}", file.display());
+    seals_what_was_written_before(
+        async || SqliteLedger::open(&file).await.expect("a ledger"),
+        async |statement: &str| {
+            let mut connection = sqlx::SqliteConnection::connect(&url).await.expect("the ledger");
+            let statement = sqlx::query(sqlx::AssertSqlSafe(statement.to_owned()));
+            statement.execute(&mut connection).await.expect("SQL");
+            connection.close().await.expect("closed");
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn rows_of_before_there_were_checksums_get_them_once_in_postgres() {
+    let Some(server) = Postgres::start() else { return };
+    let url = server.url("postgres");
+    seals_what_was_written_before(
+        async || PostgresLedger::open(&url).await.expect("a ledger"),
+        async |statement: &str| drop(server.sql("postgres", statement)),
+    )
+    .await;
 }
 
 #[tokio::test]

@@ -167,7 +167,7 @@ fn a_pair_that_cannot_be_judged_fails_alone() {
     asked[1].prompt = &long;
     let records = verdicts(&judge, &asked);
     assert!(
-        matches!(&records[1].verdict, Verdict::Failed { reason } if reason.contains("26000 letters")),
+        matches!(&records[1].verdict, Verdict::Failed { reason } if reason.contains("26000 bytes")),
         "{records:?}"
     );
     for place in [0, 2] {

@@ -1,5 +1,6 @@
 """Pictures in every form that a task may name, with the pixels that Pillow reads of them: `python tests/golden/pictures.py` from the
-repository root. Writes `tests/golden/pictures/`; `expected.png` of each is what Pillow shows over white.
+repository root. Writes `tests/golden/pictures/`; `expected.png` of each is what `convert("RGB")` gives, as diffusers' `load_image` does,
+and `alpha.png.white.png` what Pillow shows of that picture over white.
 """
 
 import pathlib
@@ -37,9 +38,10 @@ def main():
     smooth.convert("CMYK").save(OUT / "cmyk.jpg", quality=95)
     smooth.save(OUT / "lossy.webp", quality=95)
     for file in ("palette.png", "gray.png", "alpha.png", "sixteen.png", "cmyk.jpg", "lossy.webp"):
-        shown = Image.open(OUT / file).convert("RGBA")
-        white = Image.new("RGBA", shown.size, "white")
-        Image.alpha_composite(white, shown).convert("RGB").save(OUT / f"{file}.expected.png")
+        Image.open(OUT / file).convert("RGB").save(OUT / f"{file}.expected.png")
+    shown = Image.open(OUT / "alpha.png").convert("RGBA")
+    white = Image.new("RGBA", shown.size, "white")
+    Image.alpha_composite(white, shown).convert("RGB").save(OUT / "alpha.png.white.png")
     frames = [picture, picture.transpose(Image.FLIP_LEFT_RIGHT)]
     for file in ("moving.png", "moving.webp"):
         frames[0].save(OUT / file, save_all=True, append_images=frames[1:], duration=100)

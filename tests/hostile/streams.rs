@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use gavel_client::persist;
 use gavel_core::ids::Digest;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -12,31 +13,25 @@ use crate::target::Target;
 
 /// Bytes of a blob that is larger than any window.
 const LARGE: usize = 8 << 20;
-/// How often something is tried that the coordinator may be too busy for.
-const TRIES: usize = 40;
+/// How long somebody honest may have to come back until there is room.
+const PATIENCE: Duration = Duration::from_secs(90);
 
+/// As a worker stores a blob: it comes back when it is told that there is no room.
 async fn store(target: &Target, bytes: Vec<u8>) -> Digest {
     let digest = Digest::of(&bytes);
     let blobs = target.connection().await.blobs();
     let bytes = bytes::Bytes::from(bytes);
-    for _ in 0..TRIES {
-        match blobs.put(digest, bytes.clone()).await {
-            Ok(()) => return digest,
-            Err(error) => assert!(error.passes(), "{error}"),
-        }
-    }
-    panic!("no room for an upload after {TRIES} attempts");
+    let stored = persist("store a blob", || blobs.put(digest, bytes.clone()));
+    let stored = tokio::time::timeout(PATIENCE, stored).await;
+    stored.expect("room for an upload").expect("stored");
+    digest
 }
 
 async fn fetch(target: &Target, digest: Digest) -> bytes::Bytes {
     let blobs = target.connection().await.blobs();
-    for _ in 0..TRIES {
-        match blobs.get(digest).await {
-            Ok(bytes) => return bytes,
-            Err(error) => assert!(error.passes(), "{error}"),
-        }
-    }
-    panic!("no room for a download after {TRIES} attempts");
+    let fetched = persist("fetch a blob", || blobs.get(digest));
+    let fetched = tokio::time::timeout(PATIENCE, fetched).await;
+    fetched.expect("room for a download").expect("kept")
 }
 
 async fn ask_and_do_not_read(http: SocketAddr, path: &str) -> Option<TcpStream> {
@@ -80,7 +75,9 @@ async fn uploads_that_come_to_a_halt_take_a_bounded_part_of_memory_and_give_way(
             chunk: vec![1; 1 << 20],
             sha256: Digest::of(&number.to_le_bytes()).to_string(),
         };
-        let beginning = tokio_stream::iter(vec![message; 4]);
+        // Some have begun to be large.
+        let messages = if number % 16 == 0 { 4 } else { 1 };
+        let beginning = tokio_stream::iter(vec![message; messages]);
         let halted = tokio_stream::StreamExt::chain(beginning, tokio_stream::pending());
         uploads.push(tokio::spawn(async move { blobs.put(halted).await }));
     }

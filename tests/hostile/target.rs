@@ -21,6 +21,7 @@ pub(crate) const DESCRIPTORS: usize = 256;
 pub(crate) struct Target {
     process: Process,
     folder: TempDir,
+    options: &'static [&'static str],
     pub(crate) good: SyntheticRun,
 }
 
@@ -41,7 +42,7 @@ impl Drop for Process {
 }
 
 impl Process {
-    fn start(folder: &TempDir) -> Self {
+    fn start(folder: &TempDir, options: &[&str]) -> Self {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -60,6 +61,7 @@ impl Process {
             ])
             .arg("--data")
             .arg(folder.path().join("data"))
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -95,11 +97,19 @@ impl Process {
 impl Target {
     /// Starts it, and submits the good run.
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// As [`Target::start`], with more options.
+    pub(crate) async fn start_with(options: &'static [&'static str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let good = synthetic_run(2, 4).expect("a valid run");
+        let mut good = synthetic_run(2, 4).expect("a valid run");
+        // Each lie counts as an attempt.
+        good.spec.limits.attempts = 100;
         let target = Self {
-            process: Process::start(&folder),
+            process: Process::start(&folder, options),
             folder,
+            options,
             good,
         };
         let submitted = target.connection().await.runs();
@@ -137,7 +147,7 @@ impl Target {
         drop(self.process.stdin.take());
         let ended = self.process.child.wait().expect("its end");
         assert!(ended.success(), "{ended}: {}", self.last_words());
-        self.process = Process::start(&self.folder);
+        self.process = Process::start(&self.folder, self.options);
         let again = self.connection().await.runs().status(&self.good.id()).await;
         assert_eq!(again.expect("the good run").phase, Phase::Finished);
     }

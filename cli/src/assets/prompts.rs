@@ -6,7 +6,7 @@ use std::path::Path;
 use gavel_core::Annotation;
 use gavel_core::ids::PromptIndex;
 use gavel_core::work::Task;
-use gavel_rubric::data::{DataError, Picture, ReadOptions, tasks};
+use gavel_rubric::data::{DataError, Picture, ReadOptions, Transparency, tasks};
 
 use super::Pictures;
 use crate::fetch::fetch;
@@ -25,6 +25,7 @@ pub(super) struct Prompts {
 pub(super) fn read(file: &Path, edits: bool, pictures: &mut Pictures) -> Result<Prompts, DataError> {
     let options = ReadOptions {
         fetch: &fetch,
+        transparency: Transparency::Dropped,
         ..ReadOptions::local()
     };
     let mut store = |picture: Picture| {

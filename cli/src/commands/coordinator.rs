@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use gavel_coordinator::{Address, Coordinator, CoordinatorOptions, Error, Listeners};
+use gavel_coordinator::{Address, Adoption, Coordinator, CoordinatorOptions, Error, Listeners};
 use gavel_core::spec::{FleetSpec, Problems, RunSpec};
 use gavel_review::CoordinatorAddresses;
 
@@ -37,6 +37,13 @@ pub(crate) struct CoordinatorArguments {
     /// A worker that was silent for this long is given up.
     #[arg(long, value_name = "DURATION", default_value = "20s")]
     pub(crate) worker_timeout: humantime::Duration,
+    /// How long blobs that no run needs any more are kept before they are deleted.
+    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    pub(crate) trash: humantime::Duration,
+    /// Start although the blobs belong to another ledger, or to a newer state of this one: blobs that this ledger does not name
+    /// are then deleted after --trash.
+    #[arg(long)]
+    pub(crate) adopt_blobs: bool,
     /// Folder in which `gavel run` leaves the results, for the dashboard to name at the end.
     #[arg(long, value_name = "DIR", hide = true)]
     pub(crate) results: Option<PathBuf>,
@@ -61,6 +68,10 @@ pub(super) fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
         options.results = arguments.results;
         options.heartbeat = arguments.heartbeat.into();
         options.worker_timeout = arguments.worker_timeout.into();
+        options.trash = arguments.trash.into();
+        if arguments.adopt_blobs {
+            options.adoption = Adoption::Allowed;
+        }
         options.host_names = arguments.allow_host;
         options.run_bytes_max = arguments.run_memory.saturating_mul(1 << 20);
         let handle = match Coordinator::start(options, listeners, shutdown).await {

@@ -1,6 +1,7 @@
 //! One file for each subcommand: its arguments, and what it does.
 
 mod audit;
+mod backup;
 mod bench;
 mod config;
 mod connect;
@@ -32,7 +33,8 @@ use crate::output;
 
 const EXIT_STATUS: &str = "Exit status:
   0    what was asked is done; of run and watch: the run has finished
-  1    it is not, and standard error says why; of doctor, audit, verify, rubric diff: something is not as it should be
+  1    it is not, and standard error says why
+       of doctor, audit, verify and rubric diff: what they looked at is not as it should be
   2    the command line cannot be understood
   129, 130, 143
        SIGHUP, Ctrl-C or SIGTERM ended `gavel run`; what is committed is kept, and --resume goes on
@@ -74,6 +76,10 @@ pub(crate) enum Command {
     Audit(audit::AuditArguments),
     /// Do a recorded step again from a run's ledger and blobs, and compare every byte.
     Verify(verify::VerifyArguments),
+    /// Copy a coordinator's runs and the blobs that they need to a folder, while it works or when it does not.
+    Backup(backup::BackupArguments),
+    /// Write a backup's runs and blobs to a new place.
+    Restore(backup::RestoreArguments),
     /// Check that a configuration will run: files, models, adapter, judge, memory, folders.
     Doctor(doctor::DoctorArguments),
     /// Time the parts of a configuration's step in one process, without a fleet.
@@ -133,6 +139,8 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Watch(arguments) => return watch::watch(&arguments),
         Command::Export(arguments) => export::export(&arguments)?,
         Command::Audit(arguments) => return audit::audit(&arguments),
+        Command::Backup(arguments) => return backup::backup(arguments),
+        Command::Restore(arguments) => return backup::restore(arguments),
         Command::Verify(arguments) => return verify::verify(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments)?,
         Command::Load(arguments) => load::load(&arguments)?,

@@ -166,9 +166,9 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_command_needs_no_quotes() {
-        let first = ["gavel", "run", "configs/quickstart.toml", "--set", "run.steps=2"];
-        let command = "gavel run configs/quickstart.toml --set run.steps=2 --resume";
+    fn variables_that_override_keys_stand_before_the_command() {
+        let first = ["gavel", "run", "configs/quickstart.toml", "--samplers", "2"];
+        let command = "gavel run configs/quickstart.toml --samplers 2 --resume";
         assert_eq!(again(&parsed(&first), &[]), command);
         let variables = [("GAVEL__RUN__NAME".to_owned(), "a b".to_owned())];
         let command = format!("GAVEL__RUN__NAME='a b' {command}");

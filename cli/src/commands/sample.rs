@@ -14,7 +14,7 @@ use gavel_models::denoiser::{Encoding, SourceAreas, Task};
 use gavel_models::load::dtype;
 use gavel_models::lora::LoraAdapter;
 use gavel_policy::{Levels, Method, Negative, Policy, Prompt, Request, Sampler, TensorFile, encode_png};
-use gavel_rubric::data::{Picture, ReadOptions};
+use gavel_rubric::data::{Picture, ReadOptions, Transparency};
 use image::{ImageFormat, RgbImage};
 
 use super::dtype::DtypeArgument;
@@ -201,10 +201,14 @@ pub(super) fn sample(arguments: &SampleArguments) -> Result<()> {
         },
         None => Policy::Base,
     };
+    let as_the_pipeline = ReadOptions {
+        transparency: Transparency::Dropped,
+        ..ReadOptions::local()
+    };
     let sources: Vec<Picture> = arguments
         .source
         .iter()
-        .map(|file| Picture::open(file, &ReadOptions::local()).context("`--source` cannot be used"))
+        .map(|file| Picture::open(file, &as_the_pipeline).context("`--source` cannot be used"))
         .collect::<Result<_>>()?;
     let digests: Vec<Digest> = sources.iter().map(|source| source.digest).collect();
     let pictures: Vec<RgbImage> = sources.iter().map(Picture::image).collect();

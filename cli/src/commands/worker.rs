@@ -103,15 +103,15 @@ impl AllowServers {
 
 /// The arguments that allow exactly this.
 pub(crate) fn as_arguments(allowed: &Allowed, role: Role) -> Vec<String> {
-    let folders = allowed.model_folders.iter().map(|folder| folder.display().to_string());
+    let folders = allowed.model_folders.iter();
     let mut arguments: Vec<String> = folders
-        .flat_map(|folder| ["--allow-model-folder".into(), folder])
+        .map(|folder| format!("--allow-model-folder={}", folder.display()))
         .collect();
     if role == Role::Judge {
-        let endpoints = allowed.endpoints.iter().map(ToString::to_string);
-        arguments.extend(endpoints.flat_map(|endpoint| ["--allow-endpoint".into(), endpoint]));
-        let variables = allowed.key_variables.iter().map(ToString::to_string);
-        arguments.extend(variables.flat_map(|variable| ["--allow-key-variable".into(), variable]));
+        let endpoints = allowed.endpoints.iter();
+        arguments.extend(endpoints.map(|endpoint| format!("--allow-endpoint={endpoint}")));
+        let variables = allowed.key_variables.iter();
+        arguments.extend(variables.map(|variable| format!("--allow-key-variable={variable}")));
     }
     arguments
 }
@@ -148,4 +148,49 @@ fn read_spec(file: &Path) -> Result<RunSpec> {
     serde_json::from_str(&text)
         .foreign()
         .with_context(|| format!("{}: not a run's configuration", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        folders: AllowFolders,
+        #[command(flatten)]
+        servers: AllowServers,
+    }
+
+    fn read(arguments: &[String]) -> Result<Allowed> {
+        let flags = Flags::parse_from(std::iter::once("judge").chain(arguments.iter().map(String::as_str)));
+        flags.servers.and(&flags.folders)
+    }
+
+    #[test]
+    fn what_a_run_allows_its_workers_is_what_they_read() {
+        let allowed = Allowed {
+            endpoints: vec!["loopback".parse().unwrap(), "https://judge.example/v1".parse().unwrap()],
+            key_variables: vec!["JUDGE_KEY".into(), "OTHER_*".into()],
+            model_folders: vec!["/models, and more".into(), "-models".into()],
+        };
+        assert_eq!(read(&as_arguments(&allowed, Role::Judge)).unwrap(), allowed);
+    }
+
+    #[test]
+    fn without_flags_little_is_allowed() {
+        assert_eq!(read(&[]).unwrap(), Allowed::default());
+    }
+
+    #[test]
+    fn an_address_that_is_refused_is_not_repeated() {
+        let refused = read(&["--allow-endpoint=http://user:secret@judge.example".to_owned()]).unwrap_err();
+        let told = refused.in_full();
+        assert!(
+            told.starts_with("--allow-endpoint must") && !told.contains("secret"),
+            "{told}"
+        );
+    }
 }

@@ -29,6 +29,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(15);
 /// How long a coordinator may take until it serves: after a crash it reads its ledger.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long a run's coordinator keeps blobs that the run does not need any more. Ledger and blobs lie in one folder, which nobody
+/// mounts apart, and a run on one machine must not fill its disk.
+const TRASH: &str = "1m";
 /// Heartbeats that a worker may miss before it is given up.
 const MISSED_HEARTBEATS: u32 = 4;
 
@@ -224,6 +227,8 @@ impl CoordinatorProcess {
                 &humantime::format_duration(heartbeat * MISSED_HEARTBEATS)
                     .to_string()
                     .replace(' ', ""),
+                "--trash",
+                TRASH,
             ]
             .map(str::to_owned)
             .to_vec(),

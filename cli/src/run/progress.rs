@@ -198,15 +198,15 @@ fn essentials(left: Option<Duration>, reward: Option<f64>) -> Vec<String> {
     left.into_iter().chain(reward).collect()
 }
 
-/// A duration as an estimate is told: to the second below ten minutes, to the minute above.
+/// A duration as an estimate is told: to the second below ten minutes, to the minute below a day, to the hour above.
 fn rounded(duration: Duration) -> humantime::FormattedDuration {
     let seconds = duration.as_secs();
-    let seconds = if seconds < 600 {
-        seconds
-    } else {
-        seconds.div_ceil(60) * 60
+    let unit = match seconds {
+        0..600 => 1,
+        600..86_400 => 60,
+        _ => 3600,
     };
-    humantime::format_duration(Duration::from_secs(seconds))
+    humantime::format_duration(Duration::from_secs(seconds.div_ceil(unit) * unit))
 }
 
 /// Time until the last step, from the mean of the recent ones.
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn eighty_columns_have_room_for_the_time_that_is_left_and_the_reward() {
         let before = "- [================] step 299/300  ".len();
-        for (seconds, left) in [(288, "4m 48s"), (27_360, "7h 36m"), (2_880_000, "33days 8h")] {
+        for (seconds, left) in [(288, "4m 48s"), (27_350, "7h 36m"), (183_590, "2days 3h")] {
             let shown = essentials(Some(Duration::from_secs(seconds)), Some(-0.5)).join("  ");
             assert_eq!(shown, format!("{left} left  reward -0.50"));
             assert!(before + shown.len() <= 80);

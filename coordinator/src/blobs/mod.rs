@@ -8,11 +8,13 @@
 #[cfg(feature = "cloud")]
 mod cloud;
 mod error;
+mod identity;
 mod open;
 mod sweep;
+mod trash;
 mod writer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,6 +27,7 @@ use sha2::Digest as _;
 
 pub use error::BlobError;
 pub use sweep::Swept;
+pub use trash::Discarded;
 pub use writer::BlobWriter;
 
 /// The size in which large blobs are written, so that a coordinator's memory does not grow with a model's size. S3 wants parts of
@@ -43,6 +46,8 @@ pub struct Blobs {
     blob_bytes_max: u64,
     /// Nobody but one coordinator stores blobs here.
     exclusive: bool,
+    /// The folder, where it is one: for what no store lists.
+    folder: Option<PathBuf>,
 }
 
 impl Blobs {
@@ -60,7 +65,10 @@ impl Blobs {
             .map_err(|source| BlobError::from_store(&location, "open", source))?
             // The ledger may only name blobs that outlive a power cut, so a blob is on disk before its name is told.
             .with_fsync(true);
-        let blobs = Self::over(Arc::new(store), &location, blob_bytes_max);
+        let blobs = Self {
+            folder: Some(folder.to_owned()),
+            ..Self::over(Arc::new(store), &location, blob_bytes_max)
+        };
         blobs.check_writable().await?;
         Ok(blobs)
     }
@@ -72,6 +80,7 @@ impl Blobs {
             location: location.into(),
             blob_bytes_max,
             exclusive: false,
+            folder: None,
         }
     }
 
@@ -85,6 +94,11 @@ impl Blobs {
 
     pub(crate) fn is_exclusive(&self) -> bool {
         self.exclusive
+    }
+
+    /// What people know this store by.
+    pub(crate) fn location(&self) -> &str {
+        &self.location
     }
 
     /// Writes and deletes a probe.

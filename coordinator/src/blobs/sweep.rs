@@ -1,6 +1,7 @@
-//! Deleting what nobody needs.
+//! Finding what nobody needs.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::SystemTime;
 
 use futures::TryStreamExt as _;
@@ -10,13 +11,21 @@ use object_store::{ObjectStore as _, ObjectStoreExt as _};
 
 use super::{BlobError, Blobs, CORRUPT, blob_at, place};
 
-/// What a sweep deleted.
+/// What was deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Number of objects.
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
+}
+
+impl Swept {
+    /// Counts what was deleted besides.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.objects += other.objects;
+        self.bytes += other.bytes;
+    }
 }
 
 impl Blobs {
@@ -31,21 +40,35 @@ impl Blobs {
         }
     }
 
-    /// Deletes what was last written before `before` and is none of `retained`: blobs of results that never counted, corrupt
-    /// blobs that were moved aside. Objects that are not laid out as blobs are left alone.
+    /// Blobs that were last written before `before` and are none of `retained`: those of results that never counted.
     ///
     /// # Errors
     /// [`BlobError::Store`] when the store cannot be listed.
-    pub async fn sweep(&self, retained: &BTreeSet<Digest>, before: SystemTime) -> Result<Swept, BlobError> {
+    pub async fn orphans(
+        &self,
+        retained: &BTreeSet<Digest>,
+        before: SystemTime,
+    ) -> Result<BTreeSet<Digest>, BlobError> {
+        let old = |modified| SystemTime::from(modified) < before;
+        let blobs = self.store.list(None).try_filter_map(|object| {
+            let blob = blob_at(&object.location).filter(|blob| old(object.last_modified) && !retained.contains(blob));
+            std::future::ready(Ok(blob))
+        });
+        let blobs = blobs.try_collect().await;
+        blobs.map_err(|source| BlobError::from_store(&self.location, "look into", source))
+    }
+
+    /// Deletes what is no blob and was last written before `before`: corrupt blobs that were moved aside, and the pieces of
+    /// uploads to a folder that ended with their coordinator. Objects that this program does not write are left alone.
+    ///
+    /// # Errors
+    /// [`BlobError::Store`] when the store cannot be listed.
+    pub async fn sweep(&self, before: SystemTime) -> Result<Swept, BlobError> {
         let failed = |source| BlobError::from_store(&self.location, "sweep", source);
         let mut swept = Swept::default();
-        let mut objects = self.store.list(None);
+        let mut objects = self.store.list(Some(&StorePath::from(CORRUPT)));
         while let Some(object) = objects.try_next().await.map_err(failed)? {
-            let ours = match blob_at(&object.location) {
-                Some(digest) => !retained.contains(&digest),
-                None => object.location.prefix_matches(&StorePath::from(CORRUPT)),
-            };
-            if !ours || SystemTime::from(object.last_modified) >= before {
+            if SystemTime::from(object.last_modified) >= before {
                 continue;
             }
             match self.store.delete(&object.location).await {
@@ -57,6 +80,34 @@ impl Blobs {
                 Err(source) => return Err(failed(source)),
             }
         }
+        if let Some(folder) = self.folder.clone() {
+            let pieces = tokio::task::spawn_blocking(move || sweep_pieces(&folder, before)).await;
+            swept.add(pieces.unwrap_or_default());
+        }
         Ok(swept)
     }
+}
+
+/// Deletes unfinished uploads: object_store writes to `NAME#NUMBER`, which it does not list, and renames at the end. One that
+/// cannot be deleted costs space, nothing else.
+fn sweep_pieces(folder: &Path, before: SystemTime) -> Swept {
+    let mut swept = Swept::default();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let Ok(metadata) = entry.metadata() else { continue };
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if metadata.is_dir() {
+            swept.add(sweep_pieces(&entry.path(), before));
+            continue;
+        }
+        let is_piece = name
+            .rsplit_once('#')
+            .is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()));
+        let is_old = metadata.modified().is_ok_and(|modified| modified < before);
+        if is_piece && is_old && std::fs::remove_file(entry.path()).is_ok() {
+            swept.objects += 1;
+            swept.bytes += metadata.len();
+        }
+    }
+    swept
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use gavel_core::bounds::Exceeded;
 use gavel_core::ids::{Digest, RunId, WorkerId};
 use gavel_core::run::Refusal;
 use gavel_core::work::Unit;
@@ -14,6 +15,14 @@ pub enum DriverError {
     /// No run of this name.
     #[error("no run `{0}`")]
     UnknownRun(RunId),
+    /// The ledger has a run of this name, which could not be read when the coordinator started.
+    #[error("run `{run}` is set aside: {reason}")]
+    SetAside {
+        /// The run.
+        run: RunId,
+        /// Why it cannot be read, and what to do.
+        reason: String,
+    },
     /// The worker is not registered (any more).
     #[error("no worker `{0}` is registered")]
     UnknownWorker(WorkerId),
@@ -60,6 +69,9 @@ pub enum DriverError {
         /// For all runs.
         most: u64,
     },
+    /// More workers than a coordinator knows at a time.
+    #[error(transparent)]
+    TooManyWorkers(#[from] Exceeded),
     /// Gradient sums are exchanged for a commit only.
     #[error("no gradient sums are exchanged for {0}")]
     NothingToExchange(Unit),
@@ -77,9 +89,9 @@ pub enum DriverError {
     /// The ledger does not take a new run.
     #[error("the run could not be written to the ledger")]
     Ledger(#[source] Arc<LedgerError>),
-    /// An event has no JSON form: a defect.
-    #[error("an event cannot be written as JSON: {0}")]
-    Unserializable(String),
+    /// The ledger would not give it back as it is.
+    #[error("it cannot be written down so that it reads back the same: {0}")]
+    NotReadable(String),
     /// The coordinator is ending.
     #[error("the coordinator is shutting down")]
     ShuttingDown,

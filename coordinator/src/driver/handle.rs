@@ -1,5 +1,7 @@
 //! The way to the driver, for servers and for programs that embed the coordinator.
 
+use std::collections::BTreeSet;
+
 use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, Millis, RunId, WorkerId};
 use gavel_core::run::{Event, Run, RunStatus};
@@ -39,7 +41,7 @@ impl DriverHandle {
     /// [`DriverError::UnknownRun`].
     pub async fn status(&self, run: &RunId) -> Result<RunStatus, DriverError> {
         let id = run.clone();
-        self.read(move |state, now| Ok(state.run(&id)?.status(now))).await
+        self.read(move |state, now| state.status(&id, now)).await
     }
 
     /// Every run's state, in the order of submission.
@@ -47,8 +49,7 @@ impl DriverHandle {
     /// # Errors
     /// Only [`DriverError::ShuttingDown`].
     pub async fn statuses(&self) -> Result<Vec<RunStatus>, DriverError> {
-        self.read(|state, now| Ok(state.runs().map(|(run, _)| run.status(now)).collect()))
-            .await
+        self.read(|state, now| Ok(state.statuses(now))).await
     }
 
     /// Looks at a run in the driver's own task: be quick.
@@ -79,6 +80,16 @@ impl DriverHandle {
     /// Only [`DriverError::ShuttingDown`].
     pub async fn workers(&self) -> Result<Vec<WorkerStatus>, DriverError> {
         self.read(|state, _| Ok(state.worker_table())).await
+    }
+
+    /// Which of these blobs a run needs; `None` while a run is set aside, whose needs are not known.
+    pub(crate) async fn needed(&self, mut blobs: BTreeSet<Digest>) -> Result<Option<BTreeSet<Digest>>, DriverError> {
+        self.read(move |state, _| {
+            let retained = state.retained();
+            blobs.retain(|blob| retained.contains(blob));
+            Ok(state.is_whole().then_some(blobs))
+        })
+        .await
     }
 
     /// Answers as soon as the driver's turn comes.

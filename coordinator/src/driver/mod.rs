@@ -25,9 +25,9 @@ use crate::error::Error;
 use crate::ledger::Ledger;
 use crate::metrics;
 use crate::options::CoordinatorOptions;
-use crate::replay::replay;
+use crate::recovery;
 use crate::state::{Answer, LeaseAnswer, LeaseReply, RallyReply, State};
-use crate::sweeper::{Garbage, GarbageSender};
+use crate::sweeper::{Chore, ChoreSender};
 use crate::waiters::Waiter;
 use crate::worker::Introduction;
 
@@ -112,7 +112,7 @@ pub(crate) struct Driver {
     state: State,
     ledger: Arc<dyn Ledger>,
     options: CoordinatorOptions,
-    garbage: GarbageSender,
+    chores: ChoreSender,
     commands: mpsc::Receiver<Command>,
     /// Heartbeats overtake everything else: they cost next to nothing, and a worker must not be taken for dead because its
     /// sign of life waits behind the results of others.
@@ -120,6 +120,8 @@ pub(crate) struct Driver {
     clock: Clock,
     /// The latest time that events carry: they never go back, whatever the clock does.
     latest: Millis,
+    /// A run has come since the blob store was last told.
+    submitted: bool,
     ends: bool,
 }
 
@@ -128,38 +130,30 @@ impl Driver {
     pub(crate) async fn recover(
         ledger: Arc<dyn Ledger>,
         options: CoordinatorOptions,
-        garbage: GarbageSender,
+        chores: ChoreSender,
         clock: Clock,
     ) -> Result<(Self, DriverHandle), Error> {
-        let mut state = State::default();
-        let mut latest = Millis(0);
-        for record in ledger.runs().await? {
-            let events = ledger.events(&record.run).await?;
-            latest = events.last().map_or(record.created, |event| event.at).max(latest);
-            let run = replay(&record, &events)?;
-            let sequence = events.len() as u64;
-            tracing::info!(run = %record.run, events = sequence, phase = ?run.phase(), "run read from the ledger");
-            if let Some(step) = run.results().steps.last() {
-                metrics::step(&record.run, &step.record);
-            }
-            state.insert(run, record.created, sequence);
-        }
+        let (state, latest) = recovery::recover(ledger.as_ref()).await?;
         let (sender, commands) = mpsc::channel(QUEUE);
         let (beat, heartbeats) = mpsc::channel(HEARTBEATS);
         let mut driver = Self {
             state,
             ledger,
             options,
-            garbage,
+            chores,
             commands,
             heartbeats,
             clock,
             latest,
+            submitted: false,
             ends: false,
         };
         let now = driver.now();
         driver.state.recovered(now);
-        driver.discard(Garbage::AllBut(driver.state.retained()));
+        driver.mark();
+        if driver.state.is_whole() {
+            driver.order(Chore::DiscardAllBut(driver.state.retained()));
+        }
         Ok((driver, DriverHandle::new(sender, beat)))
     }
 
@@ -185,6 +179,7 @@ impl Driver {
             }
             self.settle().await?;
         }
+        self.mark();
         self.ledger.close().await;
         Ok(())
     }
@@ -219,6 +214,9 @@ impl Driver {
         match command {
             Command::Register { introduction, reply } => {
                 let role = introduction.role;
+                if let Err(exceeded) = self.state.workers.find_room(&introduction.id) {
+                    return self.answer(reply, Err(exceeded.into()));
+                }
                 let id = self.state.workers.register(introduction, now);
                 tracing::info!(worker = %id, ?role, "worker registered");
                 self.answer(reply, Ok(id));
@@ -277,6 +275,7 @@ impl Driver {
             }
             Command::Submit { submission, reply } => {
                 let answer = self.submit(*submission, now).await;
+                self.submitted = true;
                 self.answer(reply, answer);
             }
             Command::Drain { reply } => {
@@ -345,6 +344,9 @@ impl Driver {
                 self.ledger.append(&batch.records).await?;
                 metrics::appended(batch.records.len(), began.elapsed().as_secs_f64());
             }
+            if std::mem::take(&mut self.submitted) || !batch.effects.is_empty() {
+                self.mark();
+            }
             for answer in std::mem::take(&mut batch.answers) {
                 answer();
             }
@@ -364,7 +366,7 @@ impl Driver {
             }
             let garbage = self.state.garbage();
             if !garbage.is_empty() {
-                self.discard(Garbage::Blobs(garbage));
+                self.order(Chore::Discard(garbage));
             }
         }
     }
@@ -386,9 +388,14 @@ impl Driver {
         }
     }
 
-    fn discard(&self, garbage: Garbage) {
-        if self.garbage.send(garbage).is_err() {
-            tracing::debug!("nobody deletes blobs any more");
+    /// Lets the blob store know how far the ledger reaches; to be called when the ledger holds all that was applied.
+    fn mark(&self) {
+        self.order(Chore::Mark(self.state.positions()));
+    }
+
+    fn order(&self, chore: Chore) {
+        if self.chores.send(chore).is_err() {
+            tracing::debug!("nobody keeps the blob store any more");
         }
     }
 

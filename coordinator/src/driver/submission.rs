@@ -8,8 +8,9 @@ use gavel_core::run::Run;
 use gavel_core::spec::RunSpec;
 
 use super::{Driver, DriverError};
-use crate::ledger::{LedgerError, RunRecord};
-use crate::replay::{ReplayError, replay};
+use crate::ledger::{LedgerError, NotReadable, RunRecord, write};
+use crate::recovery::take;
+use crate::replay::ReplayError;
 
 /// A run as it arrives.
 pub(super) struct Submission {
@@ -31,32 +32,37 @@ impl Driver {
     pub(super) async fn submit(&mut self, submission: Submission, now: Millis) -> Result<Submitted, DriverError> {
         let Submission { id, spec, assets } = submission;
         let submitted = spec.digest();
-        if self.state.run(&id).is_ok() {
-            return self.existing(id, submitted, &assets);
+        match self.state.run(&id) {
+            Ok(_) => return self.existing(id, submitted, &assets),
+            Err(DriverError::UnknownRun(_)) => {}
+            Err(set_aside) => return Err(set_aside),
         }
         self.find_room(&spec, &assets)?;
-        let json = |value: Result<String, serde_json::Error>| {
-            value.map_err(|error| DriverError::Unserializable(error.to_string()))
-        };
-        let record = RunRecord {
-            run: id.clone(),
-            spec: json(serde_json::to_string(&spec))?,
-            assets: json(serde_json::to_string(&assets))?,
-            spec_sha256: submitted.to_string(),
-            created: now,
-        };
+        let unreadable = |error: NotReadable| DriverError::NotReadable(error.to_string());
+        let spec = write(&spec).map_err(unreadable)?;
+        let assets = write(&assets).map_err(unreadable)?;
+        // Made from what the ledger will give back, and before the ledger has it: what cannot be made is never written.
+        let run = Run::new(id.clone(), spec.value, assets.value).created(now);
+        let record = RunRecord::new(id.clone(), spec.text, assets.text, submitted.to_string(), now);
         match self.ledger.create_run(&record).await {
             Ok(()) => {}
             Err(LedgerError::RunExists { .. }) => {
-                self.adopt(&id)
-                    .await
-                    .map_err(|error| DriverError::Ledger(Arc::new(error)))?;
-                return self.existing(id, submitted, &assets);
+                // A database may report a write as failed that came through.
+                match take(self.ledger.as_ref(), &id, &mut self.state).await {
+                    Ok(_) => {
+                        tracing::warn!(run = %id, "the run was in the ledger although storing it was reported as failed")
+                    }
+                    Err(ReplayError::Ledger(error)) if !error.is_damage() => {
+                        return Err(DriverError::Ledger(Arc::new(error)));
+                    }
+                    Err(damaged) => self.state.set_aside(id.clone(), &damaged),
+                }
+                return self.existing(id, submitted, run.assets());
             }
             Err(error) => return Err(DriverError::Ledger(Arc::new(error))),
         }
         tracing::info!(run = %id, spec = submitted.short(), "run submitted");
-        self.state.insert(Run::new(id, spec, assets).created(now), now, 0);
+        self.state.insert(run, now, record.position(&[]));
         Ok(Submitted {
             spec_sha256: submitted,
             existed: false,
@@ -93,25 +99,5 @@ impl Driver {
             spec_sha256: submitted,
             existed: true,
         })
-    }
-
-    /// Takes over a run that is in the ledger and was not known: a database may report a write as failed that came through.
-    async fn adopt(&mut self, id: &RunId) -> Result<(), LedgerError> {
-        let records = self.ledger.runs().await?;
-        let Some(record) = records.iter().find(|record| record.run == *id) else {
-            return Err(LedgerError::RunExists { run: id.clone() });
-        };
-        let events = self.ledger.events(id).await?;
-        let run = replay(record, &events).map_err(|error| match error {
-            ReplayError::Ledger(error) => error,
-            other => LedgerError::Corrupt {
-                run: id.clone(),
-                sequence: 0,
-                problem: other.to_string(),
-            },
-        })?;
-        tracing::warn!(run = %id, "the run was in the ledger although storing it was reported as failed");
-        self.state.insert(run, record.created, events.len() as u64);
-        Ok(())
     }
 }

@@ -16,7 +16,7 @@ use super::caller::{self, Caller};
 use super::status;
 use super::trace::LeaseTraces;
 use crate::driver::{DriverError, DriverHandle};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, write};
 use crate::state::{Grant, LeaseAnswer};
 use crate::worker::Introduction;
 
@@ -291,8 +291,8 @@ impl v1::fleet_server::Fleet for Fleet {
                 return Err(status::malformed("a verdict holds a number that is none"));
             }
             if record.is_judged() {
-                let text = serde_json::to_string(&record).map_err(|error| Status::internal(error.to_string()))?;
-                texts.push((key, text));
+                let written = write(&record).map_err(status::malformed)?;
+                texts.push((key, written.text));
             }
         }
         let kept = self.ledger.keep_verdicts(&texts).await;

@@ -27,6 +27,7 @@ pub(crate) fn of_driver(error: &DriverError) -> Status {
         DriverError::Refused(refused) => of_refusal(refused),
         // Not RESOURCE_EXHAUSTED: another attempt finds no more room.
         DriverError::NoRoom { .. } => refusal(Code::FailedPrecondition, error.to_string()),
+        DriverError::TooManyWorkers(_) => refusal(Code::ResourceExhausted, error.to_string()),
         DriverError::NothingToExchange(_) => refusal(Code::InvalidArgument, error.to_string()),
         DriverError::CalledElsewhere { .. } | DriverError::CallOver(_) => {
             refusal(Code::FailedPrecondition, error.to_string())
@@ -40,12 +41,15 @@ pub(crate) fn of_driver(error: &DriverError) -> Status {
             let code = match source.as_ref() {
                 LedgerError::Full { .. } => Code::ResourceExhausted,
                 LedgerError::RunExists { .. } => Code::AlreadyExists,
-                LedgerError::Unreachable { .. } | LedgerError::Deposed { .. } => Code::Unavailable,
+                LedgerError::Unreachable { .. } | LedgerError::Deposed { .. } | LedgerError::Locked { .. } => {
+                    Code::Unavailable
+                }
                 _ => Code::Internal,
             };
             in_full(code, source.as_ref())
         }
-        DriverError::Unserializable(_) => refusal(Code::Internal, error.to_string()),
+        DriverError::SetAside { .. } => refusal(Code::DataLoss, error.to_string()),
+        DriverError::NotReadable(_) => refusal(Code::InvalidArgument, error.to_string()),
         DriverError::ShuttingDown => refusal(Code::Unavailable, error.to_string()),
     }
 }

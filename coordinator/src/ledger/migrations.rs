@@ -19,6 +19,11 @@ pub(super) static SQLITE: LazyLock<Migrator> = LazyLock::new(|| {
             include_str!("../../migrations/sqlite/0001_runs_and_events.sql"),
         ),
         (2, "verdicts", include_str!("../../migrations/sqlite/0002_verdicts.sql")),
+        (
+            3,
+            "chain and identity",
+            include_str!("../../migrations/sqlite/0003_chain_and_identity.sql"),
+        ),
     ])
 });
 
@@ -34,6 +39,11 @@ pub(super) static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             2,
             "verdicts",
             include_str!("../../migrations/postgres/0002_verdicts.sql"),
+        ),
+        (
+            3,
+            "chain and identity",
+            include_str!("../../migrations/postgres/0003_chain_and_identity.sql"),
         ),
     ])
 });

@@ -1,12 +1,13 @@
 //! The ledger: what survives the coordinator. One row for each run, one for each event that was accepted.
 //!
 //! It stores text and knows nothing of what an event means, so that another database is one small implementation away
-//! (`tests/ledger.rs` runs the same promises against each).
+//! (`tests/ledger.rs` runs the same promises against each). `record` says what a row is, and how it is held to the one before.
 
 mod leadership;
 mod migrations;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod record;
 mod rows;
 mod sqlite;
 
@@ -14,13 +15,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use gavel_core::hint::Hint;
-use gavel_core::ids::{Digest, Millis, RunId};
+use gavel_core::ids::{Digest, RunId};
+use uuid::Uuid;
 
 use crate::address::{Address, LedgerPlace};
 
 pub use leadership::{Candidacy, Leadership};
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresLedger;
+pub use record::{EventRecord, Position, Row, RunRecord};
+pub(crate) use record::{NotReadable, Written, write};
 pub use sqlite::SqliteLedger;
 
 /// Opens the ledger at an address: `postgres://USER@HOST/DATABASE`, `sqlite:FILE`, or the plain path of a SQLite file.
@@ -54,36 +58,6 @@ pub(crate) fn place(address: &Address) -> Result<LedgerPlace<'_>, LedgerError> {
     })
 }
 
-/// A run as it was submitted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunRecord {
-    /// The run's name.
-    pub run: RunId,
-    /// `RunSpec` as JSON.
-    pub spec: String,
-    /// `RunAssets` as JSON.
-    pub assets: String,
-    /// `RunSpec::digest`, in hexadecimal.
-    pub spec_sha256: String,
-    /// When it was submitted.
-    pub created: Millis,
-}
-
-/// An accepted event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EventRecord {
-    /// The run that it belongs to.
-    pub run: RunId,
-    /// Its place among the run's events, from 1.
-    pub sequence: u64,
-    /// When it was accepted; the `now` that the state machine saw.
-    pub at: Millis,
-    /// Its kind in one word, for people who query the table.
-    pub kind: String,
-    /// `Event` as JSON.
-    pub event: String,
-}
-
 /// Durable storage for runs and their events.
 ///
 /// When a method answers `Ok`, what it wrote survives the loss of power. Only one coordinator writes to a ledger at a time:
@@ -103,11 +77,35 @@ pub trait Ledger: Send + Sync + 'static {
     /// [`LedgerError::Conflict`] when one of the sequence numbers is taken.
     async fn append(&self, events: &[EventRecord]) -> Result<(), LedgerError>;
 
-    /// Every run, in the order of submission.
-    async fn runs(&self) -> Result<Vec<RunRecord>, LedgerError>;
+    /// The ledger's own name, which no other ledger has: given when it was made.
+    ///
+    /// # Errors
+    /// The ledger does not answer.
+    async fn identity(&self) -> Result<Uuid, LedgerError>;
+
+    /// The names of all runs, in the order of submission.
+    ///
+    /// # Errors
+    /// The ledger does not answer.
+    async fn runs(&self) -> Result<Vec<RunId>, LedgerError>;
+
+    /// A run's row; `None` when there is no such run.
+    ///
+    /// # Errors
+    /// [`LedgerError::Corrupt`] when the row cannot be read. Whether it is as it was written, [`RunRecord::check`] says.
+    async fn run(&self, run: &RunId) -> Result<Option<RunRecord>, LedgerError>;
 
     /// Every event of a run, in order.
+    ///
+    /// # Errors
+    /// [`LedgerError::Corrupt`] when one cannot be read. Whether it is as it was written, [`EventRecord::check`] says.
     async fn events(&self, run: &RunId) -> Result<Vec<EventRecord>, LedgerError>;
+
+    /// The checksum of a run's event, of its own row for number 0; `None` where there is no such row.
+    ///
+    /// # Errors
+    /// The ledger does not answer.
+    async fn chain(&self, run: &RunId, sequence: u64) -> Result<Option<Digest>, LedgerError>;
 
     /// Verdicts, as JSON, that were kept under these keys, in order. They are no part of any run's state.
     ///
@@ -243,14 +241,29 @@ pub enum LedgerError {
         sequence: u64,
     },
     /// A row cannot be read back as what it must be.
-    #[error("run `{run}`, event {sequence}: {problem}")]
+    #[error("run `{run}`, {row}: {problem}")]
     Corrupt {
         /// The run.
         run: RunId,
-        /// The event's number; 0 is the run's own row.
-        sequence: u64,
+        /// The row, or a part of it.
+        row: Row,
         /// What is wrong with it.
         problem: String,
+    },
+    /// The file itself is damaged, or is no database.
+    #[error("{location}: the ledger's file is damaged")]
+    Damaged {
+        /// The file.
+        location: String,
+        /// What the database said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Another program keeps the ledger's file to itself, and did not let go of it in time.
+    #[error("{location}: another program has locked the ledger")]
+    Locked {
+        /// The file.
+        location: String,
     },
     /// Any other failure of the database.
     #[error("{location}: the ledger failed to {action}")]
@@ -263,6 +276,13 @@ pub enum LedgerError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl LedgerError {
+    /// Whether what was written cannot be read, however often one tries.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::Damaged { .. })
+    }
 }
 
 impl Hint for LedgerError {
@@ -295,7 +315,16 @@ impl Hint for LedgerError {
             Self::RunExists { .. } => "choose another `run.name`, or resume this run",
             Self::Conflict { .. } => "stop the other coordinator that uses this ledger, then start this one again",
             Self::Corrupt { .. } => {
-                "the ledger was changed from outside; restore it from a copy, or start with an empty one"
+                "the ledger was changed from outside, or its disk fails: `gavel restore` writes a backup to a new place; \
+                 the other runs of this ledger go on meanwhile"
+            }
+            Self::Damaged { .. } => {
+                "the disk fails, or another program wrote to the file: keep a copy of it, check the disk, and bring a backup back with \
+                 `gavel restore`, or what can still be read with `sqlite3 FILE .recover`"
+            }
+            Self::Locked { .. } => {
+                "end the program that holds it (`fuser FILE` names it: a backup, an open `sqlite3`) and start the coordinator again: \
+                 it goes on where it stopped"
             }
             Self::Database { .. } => return None,
         };

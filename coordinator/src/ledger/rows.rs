@@ -1,9 +1,61 @@
 //! Between database rows and records, the same for every database.
 
-use gavel_core::ids::{Millis, RunId};
-use sqlx::{ColumnIndex, Decode, Row, Type};
+use gavel_core::ids::{Digest, Millis, RunId};
+use sqlx::{ColumnIndex, Database, Decode, Type};
 
-use super::{EventRecord, RunRecord};
+use super::{EventRecord, LedgerError, Row, RunRecord};
+
+/// A row whose columns can be read as what the ledger stores.
+pub(super) trait Columns: sqlx::Row {
+    fn text(&self, column: &'static str) -> Result<String, sqlx::Error>;
+    fn bytes(&self, column: &'static str) -> Result<Vec<u8>, sqlx::Error>;
+    fn integer(&self, column: &'static str) -> Result<i64, sqlx::Error>;
+
+    /// Times and sequence numbers.
+    fn unsigned(&self, column: &'static str) -> Result<u64, sqlx::Error> {
+        u64::try_from(self.integer(column)?).map_err(|error| unreadable(column, error))
+    }
+
+    fn digest(&self, column: &'static str) -> Result<Digest, sqlx::Error> {
+        let bytes = self.bytes(column)?;
+        let bytes = bytes
+            .try_into()
+            .map_err(|_| unreadable(column, "a checksum has 32 bytes"))?;
+        Ok(Digest(bytes))
+    }
+}
+
+impl<R> Columns for R
+where
+    R: sqlx::Row,
+    &'static str: ColumnIndex<R>,
+    String: for<'row> Decode<'row, R::Database> + Type<R::Database>,
+    Vec<u8>: for<'row> Decode<'row, R::Database> + Type<R::Database>,
+    i64: for<'row> Decode<'row, R::Database> + Type<R::Database>,
+    R::Database: Database,
+{
+    fn text(&self, column: &'static str) -> Result<String, sqlx::Error> {
+        self.try_get(column)
+    }
+
+    fn bytes(&self, column: &'static str) -> Result<Vec<u8>, sqlx::Error> {
+        self.try_get(column)
+    }
+
+    fn integer(&self, column: &'static str) -> Result<i64, sqlx::Error> {
+        self.try_get(column)
+    }
+}
+
+fn unreadable(
+    column: &'static str,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync + 'static>>,
+) -> sqlx::Error {
+    sqlx::Error::ColumnDecode {
+        index: column.to_owned(),
+        source: source.into(),
+    }
+}
 
 /// Databases' integers are signed; what the ledger stores (times, sequence numbers) is far below 2^63.
 pub(super) fn signed(value: u64) -> i64 {
@@ -11,48 +63,59 @@ pub(super) fn signed(value: u64) -> i64 {
 }
 
 /// A row of `runs`.
-pub(super) fn run_record<'row, R>(row: &'row R) -> Result<RunRecord, sqlx::Error>
-where
-    R: Row,
-    &'static str: ColumnIndex<R>,
-    String: Decode<'row, R::Database> + Type<R::Database>,
-    i64: Decode<'row, R::Database> + Type<R::Database>,
-{
-    Ok(RunRecord {
-        run: RunId(row.try_get("run_id")?),
-        spec: row.try_get("spec")?,
-        assets: row.try_get("assets")?,
-        spec_sha256: row.try_get("spec_sha256")?,
-        created: Millis(unsigned(row, "created_unix_ms")?),
-    })
+pub(super) fn run_record(run: &RunId, row: &impl Columns) -> Result<RunRecord, LedgerError> {
+    let read = || -> Result<RunRecord, sqlx::Error> {
+        Ok(RunRecord {
+            spec_chain: row.digest("spec_chain")?,
+            chain: row.digest("chain")?,
+            ..unsealed_run(run, row)?
+        })
+    };
+    read().map_err(|error| corrupt(run, Row::Run, error))
 }
 
-/// A row of `events`, without the run that the query named.
-pub(super) fn event_record<'row, R>(run: &RunId, row: &'row R) -> Result<EventRecord, sqlx::Error>
-where
-    R: Row,
-    &'static str: ColumnIndex<R>,
-    String: Decode<'row, R::Database> + Type<R::Database>,
-    i64: Decode<'row, R::Database> + Type<R::Database>,
-{
-    Ok(EventRecord {
+/// Rows of `events`, in order.
+pub(super) fn event_records<R: Columns>(run: &RunId, rows: &[R]) -> Result<Vec<EventRecord>, LedgerError> {
+    let record = |(index, row): (u64, &R)| {
+        let read = || -> Result<EventRecord, sqlx::Error> {
+            Ok(EventRecord {
+                chain: row.digest("chain")?,
+                ..unsealed_event(&Digest([0; 32]), run, row)?
+            })
+        };
+        let sequence = || row.unsigned("sequence").unwrap_or(index);
+        read().map_err(|error| corrupt(run, Row::Event(sequence()), error))
+    };
+    (1..).zip(rows).map(record).collect()
+}
+
+/// A row of `runs` of before there were checksums, with those that it gets.
+pub(super) fn unsealed_run(run: &RunId, row: &impl Columns) -> Result<RunRecord, sqlx::Error> {
+    Ok(RunRecord::new(
+        run.clone(),
+        row.text("spec")?,
+        row.text("assets")?,
+        row.text("spec_sha256")?,
+        Millis(row.unsigned("created_unix_ms")?),
+    ))
+}
+
+/// A row of `events` of before there were checksums, with the one that it gets.
+pub(super) fn unsealed_event(previous: &Digest, run: &RunId, row: &impl Columns) -> Result<EventRecord, sqlx::Error> {
+    Ok(EventRecord::new(
+        previous,
+        run.clone(),
+        row.unsigned("sequence")?,
+        Millis(row.unsigned("at_unix_ms")?),
+        row.text("kind")?,
+        row.text("event")?,
+    ))
+}
+
+fn corrupt(run: &RunId, row: Row, error: sqlx::Error) -> LedgerError {
+    LedgerError::Corrupt {
         run: run.clone(),
-        sequence: unsigned(row, "sequence")?,
-        at: Millis(unsigned(row, "at_unix_ms")?),
-        kind: row.try_get("kind")?,
-        event: row.try_get("event")?,
-    })
-}
-
-fn unsigned<'row, R>(row: &'row R, column: &'static str) -> Result<u64, sqlx::Error>
-where
-    R: Row,
-    &'static str: ColumnIndex<R>,
-    i64: Decode<'row, R::Database> + Type<R::Database>,
-{
-    let value: i64 = row.try_get(column)?;
-    u64::try_from(value).map_err(|source| sqlx::Error::ColumnDecode {
-        index: column.to_owned(),
-        source: source.into(),
-    })
+        row,
+        problem: error.to_string(),
+    }
 }

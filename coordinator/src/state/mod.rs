@@ -1,5 +1,6 @@
 //! What the driver owns: the runs, the workers, those who wait for work, and the events that are not in the ledger yet.
 
+mod aside;
 mod rally;
 mod release;
 
@@ -13,10 +14,11 @@ use gavel_core::work::{Assignment, Role, Unit};
 use tokio::sync::{oneshot, watch};
 
 use crate::driver::DriverError;
-use crate::ledger::EventRecord;
+use crate::ledger::{EventRecord, Position, Written, write};
 use crate::metrics::{self, VerdictCounts};
 use crate::waiters::{Waiter, Waiters};
 use crate::worker::{HeldLease, WorkerStatus, Workers};
+use aside::SetAside;
 use rally::Calls;
 use release::Release;
 
@@ -52,7 +54,8 @@ pub(crate) type Answer = Box<dyn FnOnce() + Send>;
 pub(crate) struct RunState {
     pub(crate) run: Run,
     pub(crate) created: Millis,
-    sequence: u64,
+    /// Where its rows end, with those of the batch.
+    position: Position,
     /// The number of the last event that is in the ledger; whoever watches the run listens here.
     changed: watch::Sender<u64>,
 }
@@ -76,6 +79,8 @@ impl Batch {
 #[derive(Default)]
 pub(crate) struct State {
     runs: BTreeMap<RunId, RunState>,
+    /// Runs that the ledger has and that cannot be read.
+    aside: BTreeMap<RunId, SetAside>,
     /// The runs in the order of submission, which is the order in which they get workers.
     order: Vec<RunId>,
     pub(crate) workers: Workers,
@@ -87,7 +92,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn insert(&mut self, run: Run, created: Millis, sequence: u64) {
+    pub(crate) fn insert(&mut self, run: Run, created: Millis, position: Position) {
         let id = run.id().clone();
         self.order.push(id.clone());
         self.runs.insert(
@@ -95,8 +100,8 @@ impl State {
             RunState {
                 run,
                 created,
-                sequence,
-                changed: watch::Sender::new(sequence),
+                position,
+                changed: watch::Sender::new(position.events),
             },
         );
     }
@@ -105,7 +110,7 @@ impl State {
         self.runs
             .get(id)
             .map(|state| &state.run)
-            .ok_or_else(|| DriverError::UnknownRun(id.clone()))
+            .ok_or_else(|| self.absence(id))
     }
 
     /// The runs in the order of submission, with their times of submission.
@@ -116,9 +121,12 @@ impl State {
             .map(|state| (&state.run, state.created))
     }
 
-    pub(crate) fn watch(&self, id: &RunId) -> Result<watch::Receiver<u64>, DriverError> {
-        let state = self.runs.get(id).ok_or_else(|| DriverError::UnknownRun(id.clone()))?;
-        Ok(state.changed.subscribe())
+    /// Where the rows of each run end in the ledger, once the batch is there.
+    pub(crate) fn positions(&self) -> BTreeMap<RunId, Position> {
+        self.runs
+            .iter()
+            .map(|(id, state)| (id.clone(), state.position))
+            .collect()
     }
 
     /// The worker table with the leases that each holds.
@@ -141,27 +149,33 @@ impl State {
     }
 
     /// Applies an event and puts it into the batch. On `Err` nothing has changed.
+    ///
+    /// What is applied is the event as it reads back from the text that goes to the ledger. So the run has gone through exactly
+    /// what a replay will go through, and stands where a replay will stand: a copy of the run on which to try the event first
+    /// would show nothing more, and would cost as much as the run is large.
     pub(crate) fn apply(&mut self, id: &RunId, event: Event, now: Millis) -> Result<(), DriverError> {
         let state = self
             .runs
             .get_mut(id)
             .ok_or_else(|| DriverError::UnknownRun(id.clone()))?;
-        let kind = kind(&event);
-        let text = serde_json::to_string(&event).map_err(|error| DriverError::Unserializable(error.to_string()))?;
-        let reported = Reported::of(&event, &state.run, now);
-        let effects = state.run.apply(event, now).map_err(|refusal| {
+        let refused = |refusal: Refusal| {
             metrics::refused(reason(&refusal));
             DriverError::Refused(refusal)
-        })?;
-        state.sequence += 1;
+        };
+        state.run.precheck(&event).map_err(refused)?;
+        let kind = kind(&event);
+        let Written { text, value: event } =
+            write(&event).map_err(|error| DriverError::NotReadable(error.to_string()))?;
+        let reported = Reported::of(&event, &state.run, now);
+        let effects = state.run.apply(event, now).map_err(refused)?;
         reported.count(&mut self.workers);
-        self.batch.records.push(EventRecord {
-            run: id.clone(),
-            sequence: state.sequence,
-            at: now,
-            kind: kind.to_owned(),
-            event: text,
-        });
+        let Position { events, chain } = state.position;
+        let record = EventRecord::new(&chain, id.clone(), events + 1, now, kind.to_owned(), text);
+        state.position = Position {
+            events: record.sequence,
+            chain: record.chain,
+        };
+        self.batch.records.push(record);
         self.batch
             .effects
             .extend(effects.into_iter().map(|effect| (id.clone(), effect)));
@@ -361,7 +375,7 @@ impl State {
     /// Tells those who watch.
     pub(crate) fn announce(&self, batch: &Batch) {
         for state in batch.changed.iter().filter_map(|id| self.runs.get(id)) {
-            state.changed.send_replace(state.sequence);
+            state.changed.send_replace(state.position.events);
         }
     }
 }

@@ -36,7 +36,7 @@ impl State {
         self.releases.push(Release { blobs, leases });
     }
 
-    /// The released blobs that nobody can come to need any more.
+    /// The released blobs that nobody can come to need any more: none while a run is set aside, whose needs are not known.
     pub(crate) fn garbage(&mut self) -> BTreeSet<Digest> {
         let mut releases = std::mem::take(&mut self.releases);
         for release in &mut releases {
@@ -44,6 +44,9 @@ impl State {
         }
         let (waiting, over): (Vec<_>, Vec<_>) = releases.into_iter().partition(|release| !release.leases.is_empty());
         self.releases = waiting;
+        if !self.is_whole() {
+            return BTreeSet::new();
+        }
         let mut garbage: BTreeSet<Digest> = over.into_iter().flat_map(|release| release.blobs).collect();
         if !garbage.is_empty() {
             for (run, _) in self.runs() {
@@ -70,6 +73,7 @@ mod tests {
     use gavel_core::{RubricText, RunAssets};
 
     use super::*;
+    use crate::ledger::Position;
 
     const NOW: Millis = Millis(1);
 
@@ -88,7 +92,11 @@ mod tests {
                 rubric: RubricText::new("the first"),
                 ..RunAssets::default()
             };
-            state.insert(Run::new(spec.id(), spec, assets), NOW, 0);
+            let position = Position {
+                events: 0,
+                chain: Digest::of(name.as_bytes()),
+            };
+            state.insert(Run::new(spec.id(), spec, assets), NOW, position);
         }
         state
     }

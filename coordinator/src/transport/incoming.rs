@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
@@ -65,21 +65,30 @@ impl<B> Incoming<B> {
     }
 
     fn take(&mut self, bytes: &Bytes) -> Result<(), Status> {
-        let (Some(left), Some(most)) = (&mut self.left, self.limits.bytes) else {
+        let (Some(left), Some(most)) = (self.left, self.limits.bytes) else {
             return Ok(());
         };
-        let length = bytes.remaining();
-        *left = left.checked_sub(length).ok_or_else(|| {
-            Status::invalid_argument(format!(
+        let length = bytes.len();
+        // Memory for the whole message is taken as soon as its length is known.
+        let announced = if left == most { announced(bytes) } else { 0 };
+        if length > left || announced > most {
+            return Err(Status::invalid_argument(format!(
                 "the request is larger than {most} bytes, the most that this call may send"
-            ))
-        })?;
+            )));
+        }
+        self.left = Some(left - length);
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.budget.0).try_acquire_many_owned(length);
         let permit = permit.map_err(|_| Status::resource_exhausted("too many large requests at once: try again"))?;
         self.taken.add(permit);
         Ok(())
     }
+}
+
+/// The length of the message that these bytes begin: gRPC puts it into four bytes after a flag.
+fn announced(bytes: &Bytes) -> usize {
+    let length = bytes.get(1..5).and_then(|length| length.try_into().ok());
+    length.map_or(0, |length| u32::from_be_bytes(length) as usize)
 }
 
 impl<B> Body for Incoming<B>
@@ -111,5 +120,16 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_of_a_message_is_read_before_the_message() {
+        assert_eq!(announced(&Bytes::from_static(&[0, 0, 1, 0, 2, 9, 9])), (1 << 16) + 2);
+        assert_eq!(announced(&Bytes::from_static(&[0, 0, 1])), 0);
     }
 }

@@ -98,6 +98,8 @@ impl Work for Rehearsal {
 pub(crate) fn options(folder: &Path) -> CoordinatorOptions {
     let mut options = CoordinatorOptions::new(folder);
     options.heartbeat = Duration::from_millis(100);
+    // What is released is gone at once.
+    options.trash = Duration::ZERO;
     options
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use gavel_core::Hint;
+use gavel_core::bounds::Exceeded;
 use gavel_models::{LoadError, ModelError};
 use gavel_rubric::{AskError, TemplateError};
 
@@ -44,13 +45,8 @@ pub enum Error {
         expected: &'static str,
     },
     /// The prompt is longer than any judge is asked about.
-    #[error("the prompt has {letters} letters, and a judge is asked about {letters_max} at most")]
-    LongPrompt {
-        /// Its letters.
-        letters: usize,
-        /// The most that are allowed.
-        letters_max: usize,
-    },
+    #[error(transparent)]
+    LongPrompt(#[from] Exceeded),
     /// What is asked of the judge does not go together.
     #[error("{problem}")]
     Unfit {
@@ -89,7 +85,7 @@ impl Hint for Error {
             Self::Architecture { .. } => Some(
                 "set `judge.family` to what the folder holds; a server can host other models (docs/judges.md)".into(),
             ),
-            Self::LongPrompt { .. } => Some("shorten the prompt".into()),
+            Self::LongPrompt(_) => Some("shorten the prompt".into()),
             Self::Unfit { hint, .. } => Some((*hint).into()),
             Self::Client { hint, .. } => Some(hint.clone()),
         }
@@ -101,9 +97,7 @@ impl Error {
     pub(crate) fn is_of_the_pair(&self) -> bool {
         matches!(
             self,
-            Self::LongPrompt { .. }
-                | Self::Template(_)
-                | Self::Model(ModelError::Value { .. } | ModelError::Tokenize(_))
+            Self::LongPrompt(_) | Self::Template(_) | Self::Model(ModelError::Value { .. } | ModelError::Tokenize(_))
         )
     }
 }

@@ -1,12 +1,10 @@
 //! A template's words around one pair.
 
+use gavel_core::bounds;
 use gavel_rubric::{JudgeTemplate, JudgedPair, Message, Pictures, RubricSet};
 use image::RgbImage;
 
 use crate::Error;
-
-/// Longer words than a description or an instruction: what a model reads of them costs more than the judging is worth.
-const PROMPT_LETTERS_MAX: usize = 8192;
 
 /// What is asked about a pair, in one image order. `Part::Image(k)` of the messages stands for `images[k]`.
 pub(crate) struct Question<'a> {
@@ -23,13 +21,7 @@ impl<'a> Question<'a> {
         pair: &JudgedPair<'a>,
         pictures: Pictures,
     ) -> Result<Self, Error> {
-        let letters = pair.prompt.chars().count();
-        if letters > PROMPT_LETTERS_MAX {
-            return Err(Error::LongPrompt {
-                letters,
-                letters_max: PROMPT_LETTERS_MAX,
-            });
-        }
+        bounds::WORDS.check("prompt", pair.prompt.len())?;
         let mut images = vec![pair.first, pair.second];
         match (template.shows_base(), pair.sources) {
             (true, []) => {

@@ -18,15 +18,11 @@ pub(crate) fn first_of_answer<'a>(tokens: impl Iterator<Item = &'a str>) -> usiz
     let mut text = String::new();
     let mut first = 0;
     for (index, token) in tokens.enumerate() {
-        let searched = text.len().saturating_sub(END.len());
+        let before = text.len();
         text.push_str(token);
         // A token may hold no more than a part of the tag.
-        let from = (0..=searched).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        if text[from..].contains(END)
-            && text[from..]
-                .rfind(END)
-                .is_some_and(|at| from + at + END.len() > text.len() - token.len())
-        {
+        let from = text.floor_char_boundary(before.saturating_sub(END.len()));
+        if text[from..].rfind(END).is_some_and(|at| from + at + END.len() > before) {
             first = index + 1;
         }
     }

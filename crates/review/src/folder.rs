@@ -108,11 +108,9 @@ impl RunFolder {
             return Ok(());
         }
         let ledger = SqliteLedger::open(&self.ledger()).await?;
-        let records = ledger.runs().await?;
+        let record = ledger.run(&self.spec.id()).await?;
         ledger.close().await;
-        let Some(record) = records.into_iter().find(|record| record.run == self.spec.id()) else {
-            return Ok(());
-        };
+        let Some(record) = record else { return Ok(()) };
         let before: RunAssets = serde_json::from_str(&record.assets).map_err(|source| Error::Record {
             run: record.run,
             part: "assets",

@@ -31,13 +31,13 @@ fn assets(prompt: &str, template: &str) -> RunAssets {
 async fn begun(path: &Path, spec: &RunSpec, assets: &RunAssets) {
     let folder = RunFolder::create(path, spec).unwrap();
     std::fs::create_dir_all(folder.state()).unwrap();
-    let record = RunRecord {
-        run: spec.id(),
-        spec: serde_json::to_string(spec).unwrap(),
-        assets: serde_json::to_string(assets).unwrap(),
-        spec_sha256: spec.digest().to_string(),
-        created: Millis(0),
-    };
+    let record = RunRecord::new(
+        spec.id(),
+        serde_json::to_string(spec).unwrap(),
+        serde_json::to_string(assets).unwrap(),
+        spec.digest().to_string(),
+        Millis(0),
+    );
     let ledger = SqliteLedger::open(&folder.state().join("ledger.sqlite")).await.unwrap();
     ledger.create_run(&record).await.unwrap();
     ledger.close().await;

@@ -1,3 +1,4 @@
+use gavel_core::bounds::InvalidName;
 use gavel_core::ids::{Candidate, Digest, Fence, PromptIndex, RunId, Step, WorkerId};
 use gavel_core::work::rally::{Group, RallyOutcome};
 use gavel_core::work::*;
@@ -353,9 +354,7 @@ fn a_message_without_a_required_part_is_named() {
     };
     assert_eq!(
         LeaseKey::try_from(key),
-        Err(Malformed::Missing {
-            field: "LeaseKey.run_id"
-        })
+        Err(Malformed::Name(InvalidName::Empty { at: "LeaseKey.run_id" }))
     );
 }
 

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use gavel_core::ids::RunId;
+use gavel_core::ids::{Digest, RunId};
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use crate::driver::DriverError;
 use crate::ledger::{EventRecord, Ledger, LedgerError, RunRecord};
@@ -87,15 +88,37 @@ impl Ledger for SimulatedLedger {
         if fate == Fate::Stored { Ok(()) } else { Err(failure()) }
     }
 
-    async fn runs(&self) -> Result<Vec<RunRecord>, LedgerError> {
+    async fn identity(&self) -> Result<Uuid, LedgerError> {
+        Ok(Uuid::nil())
+    }
+
+    async fn runs(&self) -> Result<Vec<RunId>, LedgerError> {
         let mut runs = self.pages().runs.clone();
         runs.sort_by(|a, b| (a.created, &a.run).cmp(&(b.created, &b.run)));
-        Ok(runs)
+        Ok(runs.into_iter().map(|record| record.run).collect())
+    }
+
+    async fn run(&self, run: &RunId) -> Result<Option<RunRecord>, LedgerError> {
+        let pages = self.pages();
+        Ok(pages.runs.iter().find(|record| record.run == *run).cloned())
     }
 
     async fn events(&self, run: &RunId) -> Result<Vec<EventRecord>, LedgerError> {
         let pages = self.pages();
         Ok(pages.events.iter().filter(|event| event.run == *run).cloned().collect())
+    }
+
+    async fn chain(&self, run: &RunId, sequence: u64) -> Result<Option<Digest>, LedgerError> {
+        let pages = self.pages();
+        let event = |event: &&EventRecord| event.run == *run && event.sequence == sequence;
+        Ok(match sequence {
+            0 => pages
+                .runs
+                .iter()
+                .find(|record| record.run == *run)
+                .map(|record| record.chain),
+            _ => pages.events.iter().find(event).map(|event| event.chain),
+        })
     }
 
     async fn ready(&self) -> Result<(), LedgerError> {

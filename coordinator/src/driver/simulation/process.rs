@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::grpc::status::of_driver;
 use crate::options::CoordinatorOptions;
 use crate::state::{LeaseAnswer, State};
-use crate::sweeper::Garbage;
+use crate::sweeper::Chore;
 use crate::worker::Introduction;
 
 /// The running process.
@@ -31,7 +31,7 @@ pub(super) struct Process {
     driver: Driver,
     commands: mpsc::Sender<Command>,
     heartbeats: mpsc::Sender<Command>,
-    garbage: mpsc::UnboundedReceiver<Garbage>,
+    chores: mpsc::UnboundedReceiver<Chore>,
     clock: Arc<AtomicU64>,
     ledger: SimulatedLedger,
     arrived: Vec<Command>,
@@ -84,14 +84,14 @@ impl Process {
         options.worker_timeout = Duration::from_millis(plan.worker_timeout);
         let told = Arc::clone(&clock);
         let clock_of_driver = Clock::new(move || Millis(told.load(Ordering::Relaxed)));
-        let (bin, garbage) = mpsc::unbounded_channel();
+        let (sender, chores) = mpsc::unbounded_channel();
         let ledger_of_driver = Arc::new(ledger.clone());
-        let (driver, handle) = ready(Driver::recover(ledger_of_driver, options, bin, clock_of_driver))?;
+        let (driver, handle) = ready(Driver::recover(ledger_of_driver, options, sender, clock_of_driver))?;
         Ok(Self {
             driver,
             commands: handle.commands.clone(),
             heartbeats: handle.heartbeats.clone(),
-            garbage,
+            chores,
             clock,
             ledger: ledger.clone(),
             arrived: Vec::new(),
@@ -261,8 +261,8 @@ impl Process {
     /// Blobs that are to be deleted now. Those without an owner are left alone for a day, which is longer than a schedule.
     pub(super) fn garbage(&mut self) -> BTreeSet<Digest> {
         let mut blobs = BTreeSet::new();
-        while let Ok(garbage) = self.garbage.try_recv() {
-            if let Garbage::Blobs(released) = garbage {
+        while let Ok(chore) = self.chores.try_recv() {
+            if let Chore::Discard(released) = chore {
                 blobs.extend(released);
             }
         }

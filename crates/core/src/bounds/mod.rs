@@ -107,6 +107,7 @@ bounds! {
     VERDICTS = 4_096, "verdicts", "a judge's unit": "They are one event of the ledger.";
     KEPT = 65_536, "verdicts", "verdicts that are kept or recalled by one message": "Those of a unit, for each member of an ensemble.";
     VOTES = 64, "entries", "the votes or reasons of a verdict": "One for each member or theme.";
+    WORKERS = 65_536, "workers", "workers that are registered at a time": "The coordinator holds each in memory.";
     RUN_NAME = 100, "bytes", "`run.name`": "It is the name of a folder.";
     NAME = 128, "bytes", "names of workers, hosts, devices, versions and judges": "They stand in every event and log line.";
     PATH = 4_096, "bytes", "paths and addresses": "As long as a path of the system may be.";

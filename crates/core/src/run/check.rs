@@ -154,14 +154,6 @@ impl Run {
         if gradient.is_some() != (statistics.terms > 0) {
             return invalid("a gradient must be there exactly when it has terms");
         }
-        if ![statistics.kl, statistics.loss, statistics.ratio_deviation]
-            .iter()
-            .all(|figure| is_figure(*figure))
-        {
-            return invalid(
-                "statistics hold a figure that is not finite or too large to be added up; such pairs belong to `skipped`",
-            );
-        }
         if statistics.clipped > statistics.terms {
             return invalid("more terms are clipped than there are");
         }

@@ -41,7 +41,7 @@ use crate::assets::{ModelFingerprints, RunAssets};
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::schedule;
 use crate::spec::RunSpec;
-use crate::work::{Arm, Policy, Unit};
+use crate::work::{Arm, Outcome, Policy, Unit};
 use board::{Board, Trouble};
 
 /// The phase in a word or two, with the reason of an early end.
@@ -248,6 +248,34 @@ impl Run {
         Ok(effects)
     }
 
+    /// Whether a result may be looked at: its worker holds the unit, and its numbers are numbers. [`Run::apply`] asks the same;
+    /// who wants to write the event down first finds out here whether it can be written.
+    ///
+    /// # Errors
+    /// As [`Run::apply`].
+    pub fn precheck(&self, event: &Event) -> Result<(), Refusal> {
+        match event {
+            Event::Completed {
+                unit,
+                worker,
+                fence,
+                outcome,
+            } => self.check_completed(*unit, *fence, worker, outcome),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_completed(&self, unit: Unit, fence: Fence, worker: &WorkerId, outcome: &Outcome) -> Result<(), Refusal> {
+        if self.accepted.get(&unit).is_some_and(|accepted| accepted.fence == fence) {
+            return Err(Refusal::Repeated { unit, fence });
+        }
+        self.check_lease(&unit, fence, Some(worker))?;
+        match outcome.unusable_number() {
+            Some(problem) => Err(Refusal::InvalidOutcome { unit, problem }),
+            None => Ok(()),
+        }
+    }
+
     fn take(&mut self, event: Event, now: Millis) -> Result<(), Refusal> {
         match event {
             Event::Granted { unit, worker, fence } => self.grant(unit, worker, fence, now),
@@ -257,10 +285,7 @@ impl Run {
                 fence,
                 outcome,
             } => {
-                if self.accepted.get(&unit).is_some_and(|accepted| accepted.fence == fence) {
-                    return Err(Refusal::Repeated { unit, fence });
-                }
-                self.check_lease(&unit, fence, Some(&worker))?;
+                self.check_completed(unit, fence, &worker, &outcome)?;
                 self.accept(unit, Accepted { fence, worker }, outcome, now)
             }
             Event::Failed {

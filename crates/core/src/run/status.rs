@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Phase, Run, StepRecord, Waiting};
+use super::{Phase, Run, StepRecord, Waiting, WaitingFor};
 use crate::bounds::cut;
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::measure::{JudgeCounts, JudgeMeasure, WinRate};
@@ -43,6 +43,35 @@ pub struct RunStatus {
     pub evaluation: Option<EvaluationStatus>,
     /// The judge on labelled pairs; `None` without such pairs.
     pub judge: Option<JudgeMeasure>,
+}
+
+impl RunStatus {
+    /// Of a run that is there and cannot be read: it counts as failed, and nothing else is known of it.
+    pub fn unreadable(run: RunId, reason: &str, now: Millis) -> Self {
+        let reason = format!("set aside, the ledger does not give it back: {reason}");
+        Self {
+            run,
+            spec_sha256: Digest([0; 32]),
+            waiting: Waiting {
+                cause: WaitingFor::Nothing,
+                since_unix_ms: now.0,
+                text: "nothing: the run is set aside".into(),
+            },
+            phase: Phase::Failed { reason },
+            created_unix_ms: None,
+            now_unix_ms: now.0,
+            step: Step(0),
+            steps_total: 0,
+            progress: None,
+            matches_judged: 0,
+            pairs_skipped: 0,
+            steps: Vec::new(),
+            leases: Vec::new(),
+            policy: None,
+            evaluation: None,
+            judge: None,
+        }
+    }
 }
 
 /// How far the step in flight is.

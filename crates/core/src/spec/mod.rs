@@ -210,7 +210,6 @@ impl RunSpec {
 
     fn check_into(&self, problems: &mut Problems) {
         self.check_sections(problems);
-        self.check_products(problems);
         problems.require(
             self.evaluation.is_none() || self.prompts.held_out.is_some(),
             "prompts.held_out",
@@ -226,6 +225,9 @@ impl RunSpec {
             "objective.ignore_last",
             || "must be false when sampling.steps is 1: there would be no step to train".into(),
         );
+        if problems.is_empty() {
+            self.check_products(problems);
+        }
     }
 
     /// Bounds what keys that are each within their bounds come to together.

@@ -4,6 +4,7 @@ mod assignment;
 mod blobs;
 mod identity;
 mod lease_key;
+mod numbers;
 mod outcome;
 mod policy;
 pub mod rally;

@@ -69,11 +69,10 @@ impl EndpointJudge {
                     likelihoods: true,
                     ..wishes
                 };
-                let bounds = &LABEL_TOKENS;
                 let asked = Asked {
                     body,
                     wishes,
-                    bounds,
+                    bounds: &LABEL_TOKENS,
                     room,
                 };
                 self.endpoint.ask(asked, |said| self.label(said))
@@ -83,14 +82,13 @@ impl EndpointJudge {
                     schema: Some(rank_schema()),
                     ..wishes
                 };
-                let bounds = &REASON_TOKENS;
                 let asked = Asked {
                     body,
                     wishes,
-                    bounds,
+                    bounds: &REASON_TOKENS,
                     room,
                 };
-                self.endpoint.ask(asked, |said| read::rank(&said.text).map(certain))
+                self.endpoint.ask(asked, rank)
             }
         };
         match answered {
@@ -196,6 +194,15 @@ const OUTSIDE: Answer = Answer {
     probability_shown_first: 0.5,
     label_mass: 0.0,
 };
+
+/// Which picture an answer with a reason ranks first. One that was cut off might have gone on to say something else.
+fn rank(said: &Said) -> Result<Answer, String> {
+    let place = read::rank(&said.text)?;
+    match said.complete {
+        true => Ok(certain(place)),
+        false => Err("the answer has no end".into()),
+    }
+}
 
 /// What an answer with a reason looks like.
 fn rank_schema() -> Value {

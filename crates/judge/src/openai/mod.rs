@@ -158,7 +158,7 @@ impl Endpoint {
             }
             let bound = asked.bounds[place];
             asked.wishes.limit = Some(bound);
-            let is_complete = match self.complete(&asked)?.said() {
+            let is_complete = match self.once(&asked)? {
                 Err(Silence::Refused(words)) => return Err(NoAnswer::Silent(format!("the judge refused: {words}"))),
                 Err(Silence::Nothing(reason)) => {
                     nothing = reason;
@@ -187,7 +187,8 @@ impl Endpoint {
         Err(NoAnswer::Silent(nothing))
     }
 
-    fn complete(&self, asked: &Asked<'_>) -> Result<Completion, NoAnswer> {
+    /// One answer, or why it says nothing.
+    fn once(&self, asked: &Asked<'_>) -> Result<Result<Said, Silence>, NoAnswer> {
         let answer = self.accepted(&asked.body, &asked.wishes, |request| self.client.complete(request));
         let answer = answer.map_err(|failure| match failure.kind {
             Kind::TooLong => {
@@ -196,8 +197,9 @@ impl Endpoint {
             }
             _ => NoAnswer::Failed(failure.into_error(&self.base)),
         })?;
-        serde_json::from_value(answer)
-            .map_err(|error| NoAnswer::Silent(format!("the answer is no chat completion: {error}")))
+        // What is wrong with the form would quote the server.
+        let unreadable = |_| Err(Silence::Nothing("the answer is no chat completion".into()));
+        Ok(serde_json::from_value(answer).map_or_else(unreadable, Completion::said))
     }
 
     /// Sends a request in the words that the server takes, and finds out which these are.

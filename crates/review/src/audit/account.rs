@@ -76,13 +76,22 @@ impl Account {
             refused: 0,
             findings,
         };
+        if let Err(problem) = history.record.check() {
+            accountant
+                .findings
+                .add(Rule::Checksums, "the run's row", problem.to_string());
+        }
+        let mut chain = history.record.chain;
         for (expected, stored) in (1..).zip(&history.events) {
             let location = format!("event {}", stored.sequence);
             if stored.sequence != expected {
                 accountant
                     .findings
                     .add(Rule::Events, &location, format!("event {expected} is missing"));
+            } else if let Err(problem) = stored.check(&chain) {
+                accountant.findings.add(Rule::Checksums, &location, problem.to_string());
             }
+            chain = stored.chain;
             let event: Event = match serde_json::from_str(&stored.event) {
                 Ok(event) => event,
                 Err(error) => {

@@ -18,6 +18,8 @@ pub struct Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
+    /// The ledger's rows are as they were written.
+    Checksums,
     /// Events are complete, in order, and the state machine accepts them.
     Events,
     /// Fences count grants; what is handed in lies within an open lease of its worker.
@@ -80,6 +82,7 @@ impl Rule {
     /// The promise in a word.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Checksums => "checksums",
             Self::Events => "events",
             Self::Leases => "leases",
             Self::Once => "once",

@@ -20,7 +20,7 @@ impl RunSource for RunFolder {
     async fn history(&self) -> Result<History, Error> {
         let ledger = SqliteLedger::open(&self.ledger()).await?;
         let run = self.spec().id();
-        let record = ledger.runs().await?.into_iter().find(|record| record.run == run);
+        let record = ledger.run(&run).await?;
         let record = record.ok_or_else(|| Error::OtherRun {
             ledger: self.ledger(),
             run,

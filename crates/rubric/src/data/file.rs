@@ -14,7 +14,7 @@ use super::{DataError, Place};
 enum Form {
     /// One on each line, as it is.
     Text,
-    /// A JSON array, or JSON Lines.
+    /// A JSON array, JSON Lines, or an object of named records.
     Json,
     Yaml,
     /// A table with named columns, and what stands between two cells.
@@ -60,7 +60,10 @@ pub(crate) fn records(file: &Path, expected: Expected) -> Result<Vec<(Place, Val
             None => Ok(prompts(&text)),
         },
         Form::Json if text.trim_start().starts_with('[') => whole(serde_json::from_str(&text).map_err(Into::into)),
-        Form::Json => lines(file, expected, &text),
+        Form::Json => match dictionary(&text) {
+            Some(records) => whole(Ok(records)),
+            None => lines(file, expected, &text),
+        },
         Form::Yaml => whole(serde_saphyr::from_str(&text).map_err(Into::into)),
         Form::Table(_) if expected == Expected::Examples => Err(foreign(Foreign::Table)),
         Form::Table(delimiter) => table(&text, delimiter).map_err(|source| DataError::Syntax {
@@ -101,6 +104,21 @@ fn disguised(text: &str) -> Option<Foreign> {
     let is_record = |line: &str| serde_json::from_str::<Map<String, Value>>(line).is_ok();
     let is_list = |text: &str| text.trim_start().starts_with('[') && serde_json::from_str::<Vec<Value>>(text).is_ok();
     (text.lines().next().is_some_and(is_record) || is_list(text)).then_some(Foreign::NamelessJson)
+}
+
+/// The records of an object that has each under its name, as some sets are published. The name becomes the field `id` of a record without one.
+fn dictionary(text: &str) -> Option<Vec<Value>> {
+    let named: Map<String, Value> = serde_json::from_str(text).ok()?;
+    if named.is_empty() || !named.values().all(Value::is_object) {
+        return None;
+    }
+    let record = |(name, mut record): (String, Value)| {
+        if let Value::Object(fields) = &mut record {
+            fields.entry("id").or_insert(Value::String(name));
+        }
+        record
+    };
+    Some(named.into_iter().map(record).collect())
 }
 
 fn lines(file: &Path, expected: Expected, text: &str) -> Result<Vec<(Place, Value)>, DataError> {

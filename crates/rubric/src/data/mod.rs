@@ -27,18 +27,30 @@ pub struct ReadOptions<'a> {
     pub picture_bytes_max: u64,
     /// Most pixels of a picture.
     pub picture_pixels_max: u64,
+    /// What becomes of a picture through which one sees.
+    pub transparency: Transparency,
     /// Least and greatest score, where a record does not say.
     pub scores: Option<(i64, i64)>,
     /// Gets pictures from the web.
     pub fetch: &'a Fetch<'a>,
 }
 
+/// What becomes of a picture through which one sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transparency {
+    /// It is laid over white, as people see it on a page.
+    OverWhite,
+    /// Its colours are taken as if it were opaque, as diffusers' `load_image` does: an editing pipeline sees its sources so.
+    Dropped,
+}
+
 impl ReadOptions<'static> {
-    /// Pictures of at most 32 MiB and 64 megapixels, and none from the web.
+    /// Pictures of at most 32 MiB and 64 megapixels over white, and none from the web.
     pub fn local() -> Self {
         Self {
             picture_bytes_max: 32 << 20,
             picture_pixels_max: 64_000_000,
+            transparency: Transparency::OverWhite,
             scores: None,
             fetch: &|_, _| Err("pictures are not fetched from the web here".into()),
         }

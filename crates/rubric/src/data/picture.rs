@@ -12,13 +12,13 @@ use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, Rgb, RgbImage, Rgba};
 
-use super::{PictureError, ReadOptions, RecordFault};
+use super::{PictureError, ReadOptions, RecordFault, Transparency};
 
 /// A picture that decodes, held as it is encoded: a set of photographs fits into memory that way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
     /// PNG, JPEG or WebP that every decoder shows alike: a picture that its file turns (EXIF), or through which one sees, is made anew as
-    /// PNG, turned and laid over white.
+    /// PNG, turned and without transparency.
     pub encoded: Vec<u8>,
     /// Fingerprint of `encoded`.
     pub digest: Digest,
@@ -52,8 +52,7 @@ impl Picture {
         Self::checked(bytes(source, folder, options)?, options)
     }
 
-    /// Decodes the bytes of a picture, whatever their file is called: turned as its EXIF block says, laid over white where one sees through
-    /// it. Bytes and pixels are counted before anything is decoded.
+    /// Decodes the bytes of a picture, whatever their file is called: turned as its EXIF block says, without transparency. Bytes and pixels are counted before anything is decoded.
     ///
     /// # Errors
     /// [`RecordFault`].
@@ -125,33 +124,34 @@ impl Decoded {
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         let mut image = DynamicImage::from_decoder(decoder).map_err(fault)?;
         image.apply_orientation(orientation);
-        let over_white = over_white(&image);
+        let is_opaque = is_opaque(&image);
         Ok(Self {
-            is_plain: orientation == Orientation::NoTransforms && over_white.is_none(),
-            image: over_white.unwrap_or_else(|| image.into_rgb8()),
+            is_plain: orientation == Orientation::NoTransforms && is_opaque,
+            image: match options.transparency {
+                Transparency::OverWhite if !is_opaque => over_white(&image),
+                Transparency::OverWhite | Transparency::Dropped => image.into_rgb8(),
+            },
         })
     }
 }
 
-/// The picture laid over white; `None` for one through which nothing shines.
-fn over_white(image: &DynamicImage) -> Option<RgbImage> {
-    const OPAQUE: u8 = u8::MAX;
-    if !image.color().has_alpha() {
-        return None;
-    }
+const OPAQUE: u8 = u8::MAX;
+
+fn is_opaque(image: &DynamicImage) -> bool {
+    !image.color().has_alpha() || image.to_rgba8().pixels().all(|Rgba([.., alpha])| *alpha == OPAQUE)
+}
+
+fn over_white(image: &DynamicImage) -> RgbImage {
     let image = image.to_rgba8();
-    if image.pixels().all(|Rgba([.., alpha])| *alpha == OPAQUE) {
-        return None;
-    }
     let over = |colour: u8, alpha: u8| {
         let (white, whole) = (u32::from(u8::MAX), u32::from(OPAQUE));
         let (colour, alpha) = (u32::from(colour), u32::from(alpha));
         ((colour * alpha + white * (whole - alpha) + whole / 2) / whole) as u8
     };
-    Some(RgbImage::from_fn(image.width(), image.height(), |x, y| {
+    RgbImage::from_fn(image.width(), image.height(), |x, y| {
         let Rgba([red, green, blue, alpha]) = *image.get_pixel(x, y);
         Rgb([over(red, alpha), over(green, alpha), over(blue, alpha)])
-    }))
+    })
 }
 
 fn bytes(source: &str, folder: &Path, options: &ReadOptions<'_>) -> Result<Vec<u8>, RecordFault> {

@@ -101,7 +101,7 @@ impl Record<'_> {
             same_size(name, mask, source)?;
         }
         for name in [words_names, SOURCES, TARGET, MASK].into_iter().flatten() {
-            self.fields.remove(*name);
+            self.fields.shift_remove(*name);
         }
         Ok(TaskRecord {
             place,
@@ -235,6 +235,19 @@ mod tests {
         .unwrap();
         assert_eq!((tasks[0].words.as_str(), tasks[0].sources.len()), ("bluer", 1));
         assert!(tasks[0].mask.is_none());
+    }
+
+    #[test]
+    fn an_object_of_named_records_is_read_in_its_order() {
+        let folder = folder();
+        let text = json!({
+            "b1": {"edit_prompt": "make it red", "source": "a.png", "edit_type": "alter"},
+            "a2": {"edit_prompt": "remove it", "source": "b.png", "id": 7},
+        });
+        let tasks = read_in(folder.path(), "e.json", &text.to_string(), true).unwrap();
+        assert_eq!([&*tasks[0].words, &*tasks[1].words], ["make it red", "remove it"]);
+        assert_eq!(tasks[0].fields["id"], "b1");
+        assert_eq!(tasks[1].fields["id"], 7);
     }
 
     #[test]

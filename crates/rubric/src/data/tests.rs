@@ -201,18 +201,27 @@ fn a_photograph_is_turned_as_its_file_says() {
 #[test]
 fn every_form_of_picture_gives_the_pixels_that_pillow_reads() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/pictures");
-    for (name, levels) in [
-        ("palette.png", 0),
-        ("gray.png", 0),
-        ("alpha.png", 0),
-        ("sixteen.png", 1),
-        ("cmyk.jpg", 4),
-        ("lossy.webp", 4),
+    for (name, transparency, form, levels) in [
+        ("palette.png", Transparency::OverWhite, "expected", 0),
+        ("gray.png", Transparency::OverWhite, "expected", 0),
+        ("alpha.png", Transparency::OverWhite, "white", 0),
+        ("alpha.png", Transparency::Dropped, "expected", 0),
+        ("sixteen.png", Transparency::OverWhite, "expected", 1),
+        ("cmyk.jpg", Transparency::OverWhite, "expected", 4),
+        ("lossy.webp", Transparency::OverWhite, "expected", 4),
     ] {
-        let read = Picture::open(&golden.join(name), &ReadOptions::local())
-            .unwrap()
-            .image();
-        let expected = image::open(golden.join(format!("{name}.expected.png")))
+        let options = ReadOptions {
+            transparency,
+            ..ReadOptions::local()
+        };
+        let picture = Picture::open(&golden.join(name), &options).unwrap();
+        let read = picture.image();
+        assert_eq!(
+            Picture::decode(&picture.encoded, &ReadOptions::local()).unwrap(),
+            read,
+            "{name}: whoever reads what was stored sees the same"
+        );
+        let expected = image::open(golden.join(format!("{name}.{form}.png")))
             .unwrap()
             .to_rgb8();
         assert_eq!(read.dimensions(), expected.dimensions(), "{name}");

@@ -69,7 +69,9 @@ fn an_objection_to_something_else_is_told_and_nothing_is_learned_from_it() {
 fn an_answer_that_is_empty_or_an_error_is_asked_for_again_and_is_never_an_abstention() {
     let empty = json!({ "message": { "content": "" }, "finish_reason": "stop" });
     let broken = json!({ "message": { "content": "" }, "finish_reason": "error", "error": { "code": 502, "message": "upstream failed" } });
+    let odd = json!("a page of the intranet");
     for (template, choice, words) in [
+        ("ranking", odd, "the answer is no chat completion"),
         ("instruct", empty.clone(), "the answer is empty"),
         ("ranking", empty, "the answer is empty"),
         ("instruct", broken.clone(), "upstream failed"),
@@ -211,6 +213,6 @@ fn a_prompt_without_end_fails_its_own_pair_without_a_request() {
         second: &picture,
     };
     let records = judge.judge(&RubricSet::from_text("Bright.").unwrap(), &[pair]).unwrap();
-    assert!(failed(&records[0]).contains("50000 letters"), "{records:?}");
+    assert!(failed(&records[0]).contains("50000 bytes"), "{records:?}");
     assert_eq!(server.stub.calls(), 0);
 }

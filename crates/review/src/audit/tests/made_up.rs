@@ -131,22 +131,21 @@ pub(super) fn events_with_a_loss() -> Vec<Event> {
 
 pub(super) fn history(events: &[Event]) -> History {
     let run = run();
-    let record = RunRecord {
-        run: run.id().clone(),
-        spec: serde_json::to_string(run.spec()).unwrap(),
-        assets: serde_json::to_string(run.assets()).unwrap(),
-        spec_sha256: run.spec_sha256().to_string(),
-        created: Millis(0),
-    };
+    let record = RunRecord::new(
+        run.id().clone(),
+        serde_json::to_string(run.spec()).unwrap(),
+        serde_json::to_string(run.assets()).unwrap(),
+        run.spec_sha256().to_string(),
+        Millis(0),
+    );
+    let mut chain = record.chain;
     let events = (1..).zip(events).map(|(sequence, event)| {
         let value = serde_json::to_value(event).unwrap();
-        EventRecord {
-            run: record.run.clone(),
-            sequence,
-            at: Millis(sequence),
-            kind: value["kind"].as_str().unwrap().to_owned(),
-            event: value.to_string(),
-        }
+        let kind = value["kind"].as_str().unwrap().to_owned();
+        let at = Millis(sequence);
+        let event = EventRecord::new(&chain, record.run.clone(), sequence, at, kind, value.to_string());
+        chain = event.chain;
+        event
     });
     History {
         events: events.collect(),

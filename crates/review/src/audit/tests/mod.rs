@@ -196,6 +196,29 @@ fn an_event_that_is_missing_or_of_another_kind_is_found() {
 }
 
 #[test]
+fn an_event_whose_bytes_have_changed_is_found() {
+    let mut changed = history(&events());
+    changed.events[3].at.0 += 1;
+    let found = findings(&changed);
+    let [(Rule::Checksums, problem)] = &found[..] else {
+        panic!("{found:?}")
+    };
+    assert!(
+        problem.starts_with("event 4: ") && problem.contains("checksum"),
+        "{problem}"
+    );
+
+    let mut changed = history(&events());
+    changed.record.created.0 += 1;
+    let found = findings(&changed);
+    let found = found.iter().find(|(rule, _)| *rule == Rule::Checksums);
+    assert!(
+        found.is_some_and(|(_, problem)| problem.contains("its configuration")),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn a_verdict_that_its_probabilities_do_not_support_is_found() {
     check(
         |events| {

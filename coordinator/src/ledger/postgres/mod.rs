@@ -1,5 +1,8 @@
 //! The ledger in a PostgreSQL database, which several coordinators may reach.
 
+mod failure;
+mod seal;
+
 use std::collections::BTreeMap;
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -13,10 +16,12 @@ use sqlx::{Connection as _, Row as _};
 use tokio::sync::Mutex;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::leadership::{Candidacy, Leadership};
-use super::rows::{event_record, run_record, signed};
+use super::rows::{Columns as _, event_records, run_record, signed};
 use super::{EventRecord, Ledger, LedgerError, RunRecord, migrations};
+use failure::{failure, is_taken};
 
 /// How long a connection may take to come about.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -44,6 +49,7 @@ pub struct PostgresLedger {
     options: PgConnectOptions,
     /// The address without its password.
     location: Arc<str>,
+    identity: Uuid,
     /// The term of this process's leadership; 0 when it never led.
     term: Arc<AtomicI64>,
     /// The connection that waits for the lock.
@@ -79,6 +85,8 @@ impl PostgresLedger {
                 source: other.into(),
             },
         })?;
+        let identity = seal::identity(&mut connection).await;
+        let identity = identity.map_err(|source| failure(&location, "tell its name", source))?;
         // Nothing is lost with a connection that does not say goodbye.
         let _ = connection.close().await;
         let pool = PgPoolOptions::new()
@@ -90,6 +98,7 @@ impl PostgresLedger {
             pool,
             options,
             location: location.into(),
+            identity,
             term: Arc::default(),
             candidate: Arc::default(),
         })
@@ -165,8 +174,8 @@ impl PostgresLedger {
 impl Ledger for PostgresLedger {
     async fn create_run(&self, record: &RunRecord) -> Result<(), LedgerError> {
         let insert = format!(
-            "{FENCE} INSERT INTO runs (run_id, spec, assets, spec_sha256, created_unix_ms)
-             SELECT $2, $3, $4, $5, $6 FROM fence"
+            "{FENCE} INSERT INTO runs (run_id, spec, assets, spec_sha256, created_unix_ms, spec_chain, chain)
+             SELECT $2, $3, $4, $5, $6, $7, $8 FROM fence"
         );
         let stored = sqlx::query(sqlx::AssertSqlSafe(insert))
             .bind(self.term())
@@ -175,6 +184,8 @@ impl Ledger for PostgresLedger {
             .bind(&record.assets)
             .bind(&record.spec_sha256)
             .bind(signed(record.created.0))
+            .bind(record.spec_chain.0.as_slice())
+            .bind(record.chain.0.as_slice())
             .execute(&self.pool)
             .await
             .map_err(|error| match is_taken(&error) {
@@ -197,9 +208,11 @@ impl Ledger for PostgresLedger {
         let times: Vec<i64> = events.iter().map(|event| signed(event.at.0)).collect();
         let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
         let texts: Vec<&str> = events.iter().map(|event| event.event.as_str()).collect();
+        let chains: Vec<&[u8]> = events.iter().map(|event| event.chain.0.as_slice()).collect();
         let insert = format!(
-            "{FENCE} INSERT INTO events (run_id, sequence, at_unix_ms, kind, event)
-             SELECT event.* FROM UNNEST($2::TEXT[], $3::BIGINT[], $4::BIGINT[], $5::TEXT[], $6::TEXT[]) AS event, fence"
+            "{FENCE} INSERT INTO events (run_id, sequence, at_unix_ms, kind, event, chain)
+             SELECT event.* FROM UNNEST($2::TEXT[], $3::BIGINT[], $4::BIGINT[], $5::TEXT[], $6::TEXT[], $7::BYTEA[]) AS event,
+             fence"
         );
         // One statement is one transaction: all of them or none.
         let stored = sqlx::query(sqlx::AssertSqlSafe(insert))
@@ -209,6 +222,7 @@ impl Ledger for PostgresLedger {
             .bind(&times)
             .bind(&kinds)
             .bind(&texts)
+            .bind(&chains)
             .execute(&self.pool)
             .await;
         match stored {
@@ -219,30 +233,53 @@ impl Ledger for PostgresLedger {
         }
     }
 
-    async fn runs(&self) -> Result<Vec<RunRecord>, LedgerError> {
-        let rows = sqlx::query(
-            "SELECT run_id, spec, assets, spec_sha256, created_unix_ms FROM runs ORDER BY created_unix_ms, run_id",
+    async fn identity(&self) -> Result<Uuid, LedgerError> {
+        Ok(self.identity)
+    }
+
+    async fn runs(&self) -> Result<Vec<RunId>, LedgerError> {
+        let names = sqlx::query_scalar("SELECT run_id FROM runs ORDER BY created_unix_ms, run_id")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(|error| self.failure("list runs", error))?;
+        Ok(names.into_iter().map(RunId).collect())
+    }
+
+    async fn run(&self, run: &RunId) -> Result<Option<RunRecord>, LedgerError> {
+        let row = sqlx::query(
+            "SELECT spec, assets, spec_sha256, created_unix_ms, spec_chain, chain FROM runs WHERE run_id = $1",
         )
-        .fetch_all(&self.pool)
+        .bind(&run.0)
+        .fetch_optional(&self.pool)
         .await
-        .map_err(|error| self.failure("read runs", error))?;
-        rows.iter()
-            .map(run_record)
-            .collect::<Result<_, sqlx::Error>>()
-            .map_err(|error| self.failure("read runs", error))
+        .map_err(|error| self.failure("read a run", error))?;
+        row.map(|row| run_record(run, &row)).transpose()
     }
 
     async fn events(&self, run: &RunId) -> Result<Vec<EventRecord>, LedgerError> {
-        let rows =
-            sqlx::query("SELECT sequence, at_unix_ms, kind, event FROM events WHERE run_id = $1 ORDER BY sequence")
+        let rows = sqlx::query(
+            "SELECT sequence, at_unix_ms, kind, event, chain FROM events WHERE run_id = $1 ORDER BY sequence",
+        )
+        .bind(&run.0)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|error| self.failure("read events", error))?;
+        event_records(run, &rows)
+    }
+
+    async fn chain(&self, run: &RunId, sequence: u64) -> Result<Option<Digest>, LedgerError> {
+        const ACTION: &str = "read a checksum";
+        let row = match sequence {
+            0 => sqlx::query("SELECT chain FROM runs WHERE run_id = $1").bind(&run.0),
+            _ => sqlx::query("SELECT chain FROM events WHERE run_id = $1 AND sequence = $2")
                 .bind(&run.0)
-                .fetch_all(&self.pool)
-                .await
-                .map_err(|error| self.failure("read events", error))?;
-        rows.iter()
-            .map(|row| event_record(run, row))
-            .collect::<Result<_, sqlx::Error>>()
-            .map_err(|error| self.failure("read events", error))
+                .bind(signed(sequence)),
+        };
+        let row = row.fetch_optional(&self.pool).await;
+        let row = row.map_err(|error| self.failure(ACTION, error))?;
+        row.map(|row| row.digest("chain"))
+            .transpose()
+            .map_err(|error| self.failure(ACTION, error))
     }
 
     async fn verdicts(&self, keys: &[Digest]) -> Result<Vec<Option<String>>, LedgerError> {
@@ -367,46 +404,4 @@ fn location(options: &PgConnectOptions) -> String {
         None => format!("{}:{}", options.get_host(), options.get_port()),
     };
     format!("postgres://{user}@{host}/{}", options.get_database().unwrap_or(user))
-}
-
-fn is_taken(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .is_some_and(|error| error.is_unique_violation())
-}
-
-/// Sorts a failure by what its reader can do about it; the codes are PostgreSQL's SQLSTATE.
-fn failure(location: &str, action: &'static str, error: sqlx::Error) -> LedgerError {
-    let location = location.to_owned();
-    let code = error
-        .as_database_error()
-        .and_then(|error| error.code())
-        .map(String::from);
-    let is_connection = match (&error, code.as_deref()) {
-        // Connection exceptions, too many connections, the server stops or starts, an idle session was ended.
-        (_, Some(code)) => code.starts_with("08") || matches!(code, "53300" | "57P01" | "57P02" | "57P03" | "57P05"),
-        (other, None) => matches!(
-            other,
-            sqlx::Error::Io(_)
-                | sqlx::Error::Tls(_)
-                | sqlx::Error::PoolTimedOut
-                | sqlx::Error::PoolClosed
-                | sqlx::Error::WorkerCrashed
-        ),
-    };
-    let source = error.into();
-    match code.as_deref() {
-        _ if is_connection => LedgerError::Unreachable { location, source },
-        // Disk full.
-        Some("53100") => LedgerError::Full { location },
-        // Password or role refused; no such database.
-        Some("28P01" | "28000" | "3D000") => LedgerError::Login { location, source },
-        // No privilege; a read-only transaction, as on a replica.
-        Some("42501" | "25006") => LedgerError::Forbidden { location, source },
-        _ => LedgerError::Database {
-            location,
-            action,
-            source,
-        },
-    }
 }
