@@ -153,14 +153,20 @@ fn table(text: &str, delimiter: u8) -> Result<Vec<(Place, Value)>, Fault> {
         return Err(format!("two columns are called `{twice}`").into());
     }
     let mut records = Vec::new();
+    let mut spans_lines = false;
     for (index, row) in reader.records().enumerate() {
         let row = row?;
+        spans_lines = row.iter().any(|cell| cell.contains('\n'));
         let line = row.position().map(|position| position.line() as usize);
         let cells = columns.iter().zip(&row).filter(|(_, cell)| !cell.trim().is_empty());
         let fields: Map<String, Value> = cells
             .map(|(name, cell)| (name.clone(), Value::String(cell.to_owned())))
             .collect();
         records.push((Place { index, line }, Value::Object(fields)));
+    }
+    // An open quotation mark makes one cell of the rest of the file.
+    if spans_lines && !text.matches('"').count().is_multiple_of(2) {
+        return Err("a cell begins with a quotation mark that nothing closes".into());
     }
     Ok(records)
 }

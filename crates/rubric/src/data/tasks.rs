@@ -312,7 +312,12 @@ mod tests {
                 false,
                 "p.csv: not a list of prompts",
             ),
-            ("p.csv", "prompt\n\"a, b\n".into(), false, "record 0"),
+            (
+                "p.csv",
+                "prompt\n\"a, b\nc\n".into(),
+                false,
+                "p.csv: not a list of prompts",
+            ),
             (
                 "p.txt",
                 "{\"prompt\": \"a cat\"}\n".into(),
