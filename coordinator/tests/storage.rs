@@ -95,7 +95,7 @@ async fn refusal(options: CoordinatorOptions) -> Error {
     let stores = Stores::open(&options).await.expect("stores");
     let listeners = Listeners::bind(any_port(), any_port()).await.expect("free ports");
     let started = Coordinator::start_with(options, stores, listeners, CancellationToken::new()).await;
-    started.err().expect("it does not serve")
+    started.expect_err("it does not serve")
 }
 
 #[tokio::test(flavor = "multi_thread")]

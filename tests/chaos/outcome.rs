@@ -40,6 +40,8 @@ pub(crate) struct Tally {
     pub(crate) made_again: u32,
     /// Times that the run had to be submitted again, because a picture of its submission was lost.
     pub(crate) submitted_again: u32,
+    /// Times that a coordinator took the run over from one that was killed.
+    pub(crate) taken_over: u32,
 }
 
 /// Reads a finished run, and checks that each unit was accepted once, or once more for each loss of a result.
@@ -67,6 +69,7 @@ pub(crate) async fn read(state: &Path, id: &RunId) -> anyhow::Result<(Outcome, T
                 accepted.clear();
             }
             Event::Resumed => tally.submitted_again += 1,
+            Event::Recovered { .. } => tally.taken_over += 1,
             other => anyhow::bail!("an event that nobody caused: {other:?}"),
         }
     }

@@ -75,6 +75,11 @@ impl Report<'_> {
             "| runs submitted again, for a picture of the submission | {} |",
             sum(|round| round.tally.submitted_again)
         )?;
+        writeln!(
+            text,
+            "| times a coordinator took a run over | {} |",
+            sum(|round| round.tally.taken_over)
+        )?;
         writeln!(text, "| cores of the machine | {cores} |")?;
         writeln!(text, "| wall time | {} |", seconds(self.wall))?;
         writeln!(

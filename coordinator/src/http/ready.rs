@@ -21,7 +21,12 @@ pub(super) struct Readiness {
     ledger: Arc<dyn Ledger>,
     blobs: Blobs,
     /// Whoever asks while the parts are being asked waits for their answer.
-    latest: Arc<Mutex<Option<(Instant, Result<(), Problem>)>>>,
+    latest: Arc<Mutex<Option<Answer>>>,
+}
+
+struct Answer {
+    at: Instant,
+    is_ready: Result<(), Problem>,
 }
 
 impl Readiness {
@@ -38,14 +43,17 @@ impl Readiness {
     pub(super) async fn check(&self) -> Result<(), Problem> {
         self.driver.answers().await?;
         let mut latest = self.latest.lock().await;
-        if let Some((at, answer)) = &*latest
-            && at.elapsed() < HOLDS
+        if let Some(answer) = &*latest
+            && answer.at.elapsed() < HOLDS
         {
-            return answer.clone();
+            return answer.is_ready.clone();
         }
-        let answer = self.ask().await;
-        *latest = Some((Instant::now(), answer.clone()));
-        answer
+        let is_ready = self.ask().await;
+        *latest = Some(Answer {
+            at: Instant::now(),
+            is_ready: is_ready.clone(),
+        });
+        is_ready
     }
 
     async fn ask(&self) -> Result<(), Problem> {

@@ -115,10 +115,10 @@ pub fn verify(
         let of_part = |recorded: &&Recorded| recorded::part(&recorded.unit) == Some(part);
         let units: Vec<&Recorded> = recorded.iter().filter(of_part).collect();
         let goes_on = verify_part(part, &units, &mut verifier, &mut report)?;
-        if let Some(done) = report.parts.last().filter(|done| done.part == part) {
-            if progress(Progress::Done(done)).is_break() {
-                return Ok(report);
-            }
+        if let Some(done) = report.parts.last().filter(|done| done.part == part)
+            && progress(Progress::Done(done)).is_break()
+        {
+            return Ok(report);
         }
         if !goes_on {
             break;
