@@ -135,7 +135,11 @@ fn a_prompt_file_without_prompts_is_refused() {
 #[test]
 fn an_empty_line_among_the_prompts_is_named_by_number() {
     let folder = TempDir::new().unwrap();
-    let prompts = file(&folder, "prompts.txt", "a red circle on a white background\n\n");
+    let prompts = file(
+        &folder,
+        "prompts.txt",
+        "a red circle on a white background\n\na blue square on a white background\n",
+    );
     insta::assert_snapshot!(failed_run(&folder, &[&format!("prompts.train={prompts}")]));
 }
 
