@@ -17,7 +17,7 @@ use gavel_models::{
     load::{device, dtype},
     lora::LoraConfig,
 };
-use gavel_policy::{Prompt, Sampler, Trainer, local::Local};
+use gavel_policy::{Prompt, Sampler, Trainer, in_process::InProcess};
 use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet};
 use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
@@ -233,7 +233,7 @@ fn a_step_in_this_process_commits_the_bytes_of_a_fleet() {
             sources: &[],
         })
         .collect();
-    let mut local = Local {
+    let mut local = InProcess {
         spec: &spec,
         sampler: &mut Sampler::load(family, &model.path, &device, dtype).unwrap(),
         judge: &FirstWins,

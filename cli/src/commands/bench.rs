@@ -7,7 +7,7 @@ use gavel_judge::Templates;
 use gavel_models::load::{device, dtype};
 use gavel_models::lora::LoraConfig;
 use gavel_models::{Family, denoiser::Task};
-use gavel_policy::local::{Local, LocalStep};
+use gavel_policy::in_process::{InProcess, InProcessStep};
 use gavel_policy::{PolicyState, Prompt, Sampler, Trainer};
 use gavel_review::peak_memory_bytes;
 use gavel_rubric::{Judge, RubricSet};
@@ -149,13 +149,13 @@ impl Bench {
                 sources: &task.sources,
             })
             .collect();
-        let mut local = Local {
+        let mut local = InProcess {
             spec: &self.spec,
             sampler: &mut self.sampler,
             judge: self.judge.as_ref(),
             rubric: &self.rubric,
         };
-        let LocalStep {
+        let InProcessStep {
             updated,
             decided,
             sampling,

@@ -11,7 +11,7 @@ use gavel_judge::Templates;
 use gavel_models::load::{device, dtype};
 use gavel_models::lora::{LoraAdapter, LoraConfig};
 use gavel_models::{Family, denoiser::Task};
-use gavel_policy::local::{Labelled, judge_counts};
+use gavel_policy::in_process::{Labelled, judge_counts};
 use gavel_policy::{Policy, Prompt, Request, Sampler};
 use gavel_rubric::RubricSet;
 use gavel_trainer_worker::exchange;

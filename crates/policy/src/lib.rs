@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-pub mod local;
+pub mod in_process;
 pub mod sample;
 pub mod tensor_file;
 pub mod train;

@@ -23,8 +23,6 @@ mod waiting;
 #[cfg(test)]
 pub(crate) mod fixtures;
 #[cfg(test)]
-mod simulation;
-#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};

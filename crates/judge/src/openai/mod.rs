@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gavel_core::ids::Digest;
-use gavel_core::spec::ServerSpec;
+use gavel_core::spec::{ServerFamily, ServerSpec};
 use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Judge, Message, Spent, Usage};
 use image::RgbImage;
 use serde_json::{Value, json};
@@ -104,6 +104,8 @@ impl Endpoint {
     /// # Errors
     /// [`Error::Client`] when the key is missing or the address is none.
     pub fn new(spec: &ServerSpec) -> Result<Self, Error> {
+        // A second protocol is chosen here: this does not compile until it is.
+        let ServerFamily::Openai = spec.family;
         Self::with_client(spec, Client::new(spec, &Proxies::from_env())?)
     }
 

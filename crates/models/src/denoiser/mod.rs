@@ -4,6 +4,7 @@
 //! [`crate::Family`] chooses among the families; nobody else names one.
 
 pub(crate) mod block;
+pub(crate) mod cache;
 pub(crate) mod check;
 mod conditioning;
 pub(crate) mod embedding;
@@ -11,7 +12,6 @@ pub(crate) mod engine;
 pub(crate) mod loader;
 pub(crate) mod model_index;
 pub mod packing;
-pub(crate) mod recent;
 pub mod scheduler;
 
 use std::any::Any;
@@ -129,7 +129,7 @@ pub trait Denoiser: Send + Sync {
     /// [`ModelError::Candle`].
     ///
     /// # Source
-    /// diffusers 0.42, `true_cfg_scale` of `FluxPipeline`; families that guide otherwise override it.
+    /// diffusers 0.42, `true_cfg_scale` of the FLUX pipeline; families that guide otherwise override it.
     fn guided(&self, prompt: &Tensor, negative: &Tensor, scale: f32) -> Result<Tensor, ModelError> {
         let difference = (prompt - negative)?;
         let scale = Tensor::new(scale, difference.device())?;

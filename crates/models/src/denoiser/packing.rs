@@ -37,7 +37,7 @@ pub fn grid(scale: usize, height: usize, width: usize) -> Result<Grid, ModelErro
 /// [`ModelError::Shape`] when a side is odd.
 ///
 /// # Source
-/// diffusers 0.42 `_pack_latents` of `FluxPipeline` and `QwenImagePipeline`.
+/// diffusers 0.42 `_pack_latents` of the FLUX and Qwen-Image pipelines.
 pub fn pack_latents(latents: &Tensor) -> Result<Tensor, ModelError> {
     let &[batch, channels, height, width] = latents.dims() else {
         return Err(ModelError::Shape {

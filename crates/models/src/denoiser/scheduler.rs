@@ -131,7 +131,7 @@ impl SchedulerConfig {
     ///
     /// # Source
     /// diffusers 0.42: `FlowMatchEulerDiscreteScheduler.set_timesteps`, given the sigmas and the shift by which
-    /// `FluxPipeline` and the Qwen-Image pipelines call it. Deviation: in float64.
+    /// the FLUX and Qwen-Image pipelines call it. Deviation: in float64.
     pub fn sigmas(&self, steps: usize, target_tokens: usize) -> Result<Vec<f64>, ModelError> {
         let refused = |problem: String| ModelError::Value {
             input: "steps",

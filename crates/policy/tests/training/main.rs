@@ -4,6 +4,6 @@
 
 mod common;
 mod gradient;
-mod local;
+mod in_process;
 mod replay;
 mod shapes;

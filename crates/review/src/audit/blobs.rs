@@ -14,7 +14,7 @@ use gavel_core::work::{Outcome, Part, Policy, Unit, rules};
 use gavel_policy::{TensorFile, Trajectory};
 use serde::Serialize;
 
-use super::account::Account;
+use super::events::Account;
 use super::finding::{Findings, Rule};
 use super::steps::policies;
 use super::trajectory::{self, Expected};

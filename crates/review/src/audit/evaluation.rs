@@ -2,7 +2,7 @@
 
 use gavel_core::work::{Arm, Assignment, Outcome, Policy, Sampled, Unit, VerdictRecord};
 
-use super::account::{Accepted, Account};
+use super::events::{Accepted, Account};
 use super::finding::{Findings, Rule};
 use super::verdict;
 

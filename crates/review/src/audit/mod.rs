@@ -1,16 +1,16 @@
 //! Proves from ledger and blobs, without a model, that each pair was sampled, judged and trained on once, under the right policy
 //! version: `gavel audit`.
 //!
-//! `account` goes through the events, `steps` through what they add up to, `evaluation` through what was painted and
+//! `events` goes through the events, `steps` through what they add up to, `assignments` what each worker was given, `evaluation` through what was painted and
 //! judged to measure the run, `blobs` through the bytes that all of it names, `files` through the run's folder. Everything
 //! that does not fit is listed; none of them stops at the first finding.
 
-mod account;
+mod assignments;
 mod blobs;
 mod evaluation;
+mod events;
 mod files;
 mod finding;
-mod given;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -21,8 +21,8 @@ use gavel_core::ids::{Digest, RunId, Step};
 use serde::Serialize;
 
 use crate::{Error, RunSource};
-use account::Account;
 use blobs::BlobCounts;
+use events::Account;
 use files::{FileCounts, Fingerprint};
 use finding::Findings;
 pub use finding::{Finding, Rule};

@@ -1,4 +1,5 @@
 mod ahead;
+mod fleet;
 mod groups;
 mod redo;
 mod retention;
@@ -6,10 +7,10 @@ mod time;
 mod trouble;
 
 use super::fixtures::{assets, judged, record, run, run_of, spec};
-use super::simulation::Fleet;
 use super::*;
 use crate::Hint;
 use crate::work::{Assignment, Outcome, OutcomeKind, Reason, Role, ShardStatistics, Side, SkippedPair, Verdict};
+use fleet::Fleet;
 
 fn fleet() -> Fleet {
     Fleet::new(run())

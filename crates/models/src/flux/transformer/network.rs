@@ -8,10 +8,10 @@ use crate::denoiser::block::{
     BlockSizes, DoubleBlock, DoubleNames, DoubleTape, InputGradient, InputLayers, Kept, OutputLayers, Pass,
     StreamInputs, step,
 };
+use crate::denoiser::cache::Recent;
 use crate::denoiser::embedding::{Embedder, Position, Sinusoid, rotary_angles};
 use crate::denoiser::engine::Network;
 use crate::denoiser::loader::{AdaptableLinear, BoundAdapter, LayerSource, Loader};
-use crate::denoiser::recent::Recent;
 use crate::denoiser::{ActivationMemory, Grid, Input};
 use crate::flux::{POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
 use crate::ops::{Backend, Layout, Queries};

@@ -10,10 +10,10 @@ use crate::denoiser::block::{
     BlockSizes, DoubleBlock, DoubleNames, DoubleTape, InputGradient, InputLayers, Kept, OutputLayers, Pass,
     StreamInputs, step,
 };
+use crate::denoiser::cache::Recent;
 use crate::denoiser::embedding::{Embedder, Sinusoid, rotary_angles};
 use crate::denoiser::engine::Network;
 use crate::denoiser::loader::{AdaptableLinear, BoundAdapter, LayerSource, Loader};
-use crate::denoiser::recent::Recent;
 use crate::denoiser::{ActivationMemory, Conditioning, Grid, Input};
 use crate::ops::{Backend, Layout, Queries};
 use crate::qwen::{PROMPT_EMBEDS, source_latents};

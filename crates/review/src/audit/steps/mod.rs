@@ -14,9 +14,9 @@ use gavel_core::work::{
 };
 use serde::Serialize;
 
-use super::account::{Accepted, Account};
+use super::events::{Accepted, Account};
 use super::finding::{Findings, Rule};
-use super::{given, verdict};
+use super::{assignments, verdict};
 
 /// What became of the pairs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -400,6 +400,6 @@ impl<'a> StepAudit<'a> {
 
     /// Compares what a worker was given with what the step's earlier results imply.
     fn given(&mut self, rule: Rule, unit: &Unit, expected: &Assignment, accepted: &Accepted) {
-        given::check(rule, unit, expected, accepted.assignment.as_ref(), self.findings);
+        assignments::check(rule, unit, expected, accepted.assignment.as_ref(), self.findings);
     }
 }

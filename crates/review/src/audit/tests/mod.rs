@@ -8,7 +8,7 @@ use gavel_core::run::{Event, Phase};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::{Outcome, Policy, Side, Unit, Verdict};
 
-use super::account::Account;
+use super::events::Account;
 use super::files::FileCounts;
 use super::finding::{Findings, Rule};
 use super::steps;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::fixtures::{run_of, spec};
+use super::super::fixtures::{run_of, spec};
 use super::*;
 use crate::forecast::rehearsal::work;
 use crate::work::{Fault, Part, Role, Unusable};

@@ -51,7 +51,7 @@ impl Hint for Error {
 }
 
 /// What a run's steps and evaluations are done with in this process.
-pub struct Local<'a> {
+pub struct InProcess<'a> {
     /// The run.
     pub spec: &'a RunSpec,
     /// Its sampler.
@@ -64,7 +64,7 @@ pub struct Local<'a> {
 
 /// A whole step.
 #[derive(Debug, Clone)]
-pub struct LocalStep {
+pub struct InProcessStep {
     /// What came of it; the policy of before where nothing was decided.
     pub updated: Updated,
     /// Groups that the judge decided.
@@ -90,7 +90,7 @@ pub struct LocalEvaluation {
     pub win_rate: Option<WinRate>,
 }
 
-impl Local<'_> {
+impl InProcess<'_> {
     /// Samples a step's prompts, judges them, and takes the update.
     ///
     /// # Errors
@@ -101,7 +101,7 @@ impl Local<'_> {
         state: &PolicyState,
         step: Step,
         prompts: &[Prompt<'_>],
-    ) -> Result<LocalStep, Error> {
+    ) -> Result<InProcessStep, Error> {
         let spec = self.spec;
         let started = Instant::now();
         let digest = Digest::of(&state.adapter.to_safetensors().map_err(train::Error::from)?);
@@ -122,7 +122,7 @@ impl Local<'_> {
             &spec.optimizer,
             learning_rate(&spec.optimizer, step, spec.run.steps),
         )?;
-        Ok(LocalStep {
+        Ok(InProcessStep {
             updated,
             decided: groups.len(),
             sampling: sampled - started,

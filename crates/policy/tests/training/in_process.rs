@@ -10,7 +10,7 @@ use gavel_core::{
 use gavel_models::Family;
 use gavel_models::denoiser::Task;
 use gavel_models::lora::LoraConfig;
-use gavel_policy::local::{Labelled, Local, judge_counts};
+use gavel_policy::in_process::{InProcess, Labelled, judge_counts};
 use gavel_policy::{Policy, PolicyState, Prompt, Sampler};
 use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet};
 use image::RgbImage;
@@ -67,8 +67,8 @@ fn prompts() -> Vec<Prompt<'static>> {
     (0..).zip(words).map(prompt).collect()
 }
 
-fn with_local<T>(spec: &RunSpec, act: impl FnOnce(&mut Local<'_>) -> T) -> T {
-    act(&mut Local {
+fn with_local<T>(spec: &RunSpec, act: impl FnOnce(&mut InProcess<'_>) -> T) -> T {
+    act(&mut InProcess {
         spec,
         sampler: &mut Sampler::load(Family::Flux, &tiny_flux(), &Device::Cpu, DType::F32).unwrap(),
         judge: &ByIndex,
