@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gavel_core::bounds::Exceeded;
-use gavel_core::ids::{Digest, RunId, WorkerId};
+use gavel_core::ids::{RunId, WorkerId};
 use gavel_core::run::Refusal;
 use gavel_core::work::Unit;
 
@@ -40,14 +40,12 @@ pub enum DriverError {
         reason: String,
     },
     /// A run of this name exists with another spec.
-    #[error("run `{run}` exists with another spec ({} is there, {} was submitted)", existing.short(), submitted.short())]
+    #[error("run `{run}` exists with another {}", keys.join(", "))]
     RunDiffers {
         /// The run.
         run: RunId,
-        /// Fingerprint of its spec.
-        existing: Digest,
-        /// Fingerprint of the submitted spec.
-        submitted: Digest,
+        /// The keys whose values differ.
+        keys: Vec<String>,
     },
     /// A run of this name exists with this spec and other contents of the files that it names.
     #[error("run `{run}` exists with other contents of {}", differences.join(", "))]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gavel_core::RunAssets;
-use gavel_core::ids::{Digest, Millis, RunId, WorkerId};
+use gavel_core::ids::{Digest, Millis, RunId, Step, WorkerId};
 use gavel_core::run::{Event, Run, RunStatus};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::LeaseKey;
@@ -11,6 +11,7 @@ use gavel_core::work::rally::RallyOutcome;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Command, DriverError, Heartbeat, Reply, Submission, Submitted};
+use crate::metrics;
 use crate::state::{LeaseAnswer, State};
 use crate::worker::{Introduction, WorkerStatus};
 
@@ -92,6 +93,15 @@ impl DriverHandle {
         .await
     }
 
+    /// Has the figures of every run measured, for whoever reads the metrics next.
+    pub(crate) async fn measure(&self) -> Result<(), DriverError> {
+        self.read(|state, _| {
+            metrics::runs(state.runs().map(|(run, _)| run));
+            Ok(())
+        })
+        .await
+    }
+
     /// Answers as soon as the driver's turn comes.
     pub(crate) async fn answers(&self) -> Result<(), DriverError> {
         self.read(|_, _| Ok(())).await
@@ -106,7 +116,31 @@ impl DriverHandle {
             .await
     }
 
-    /// Lets a stopped or failed run go on.
+    /// Holds a run: what is in work comes to its end, and nothing more is handed out.
+    ///
+    /// # Errors
+    /// [`DriverError::UnknownRun`], [`DriverError::Refused`] when it has ended or is held already.
+    pub async fn pause(&self, run: &RunId, reason: impl Into<String>) -> Result<(), DriverError> {
+        self.report(run.clone(), Event::Paused { reason: reason.into() }).await
+    }
+
+    /// Has a run end after so many steps.
+    ///
+    /// # Errors
+    /// [`DriverError::UnknownRun`], [`DriverError::Refused`] when more are committed or the run would break a rule.
+    pub async fn change_steps(&self, run: &RunId, steps: u32) -> Result<(), DriverError> {
+        self.report(run.clone(), Event::StepsChanged { steps }).await
+    }
+
+    /// Takes the steps after `to` back, and pauses the run there.
+    ///
+    /// # Errors
+    /// [`DriverError::UnknownRun`], [`DriverError::Refused`] when there are none, or the policy of `to` is not kept.
+    pub async fn roll_back(&self, run: &RunId, to: Step) -> Result<(), DriverError> {
+        self.report(run.clone(), Event::RolledBack { to }).await
+    }
+
+    /// Lets a paused, stopped or failed run go on.
     ///
     /// # Errors
     /// [`DriverError::UnknownRun`], [`DriverError::Refused`] when there is nothing to resume.

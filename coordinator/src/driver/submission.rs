@@ -33,7 +33,7 @@ impl Driver {
         let Submission { id, spec, assets } = submission;
         let submitted = spec.digest();
         match self.state.run(&id) {
-            Ok(_) => return self.existing(id, submitted, &assets),
+            Ok(_) => return self.existing(id, &spec, &assets),
             Err(DriverError::UnknownRun(_)) => {}
             Err(set_aside) => return Err(set_aside),
         }
@@ -57,7 +57,7 @@ impl Driver {
                     }
                     Err(damaged) => self.state.set_aside(id.clone(), &damaged),
                 }
-                return self.existing(id, submitted, run.assets());
+                return self.existing(id, run.spec(), run.assets());
             }
             Err(error) => return Err(DriverError::Ledger(Arc::new(error))),
         }
@@ -80,15 +80,12 @@ impl Driver {
     }
 
     /// The answer where a run of this name is there: it is the same if its keys and the contents of its files are.
-    fn existing(&self, run: RunId, submitted: Digest, assets: &RunAssets) -> Result<Submitted, DriverError> {
+    fn existing(&self, run: RunId, spec: &RunSpec, assets: &RunAssets) -> Result<Submitted, DriverError> {
         let there = self.state.run(&run)?;
-        let existing = there.spec_sha256();
-        if existing != submitted {
-            return Err(DriverError::RunDiffers {
-                run,
-                existing,
-                submitted,
-            });
+        let submitted = spec.digest();
+        if there.spec_sha256() != submitted {
+            let keys = there.spec().differences(spec);
+            return Err(DriverError::RunDiffers { run, keys });
         }
         let differences = there.assets().differences(assets);
         if !differences.is_empty() {

@@ -1,11 +1,12 @@
 //! `gavel.v1.Runs`: what people do with runs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt as _};
 use gavel_core::RunAssets;
 use gavel_core::bounds::{self, cut};
-use gavel_core::ids::RunId;
+use gavel_core::ids::{RunId, Step};
 use gavel_core::run::{Run, RunStatus};
 use gavel_core::spec::{RunSpec, check_run_name};
 use gavel_proto::v1;
@@ -13,8 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::status;
+use super::{history, status};
 use crate::driver::DriverHandle;
+use crate::ledger::Ledger;
 use crate::transport::{Busy, Kept, Rooms};
 
 /// A watcher gets at most one state in this time; changes in between are told together.
@@ -22,14 +24,21 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) struct Runs {
     driver: DriverHandle,
+    ledger: Arc<dyn Ledger>,
     rooms: Rooms,
     shutdown: CancellationToken,
 }
 
 impl Runs {
-    pub(super) fn new(driver: DriverHandle, rooms: Rooms, shutdown: CancellationToken) -> Self {
+    pub(super) fn new(
+        driver: DriverHandle,
+        ledger: Arc<dyn Ledger>,
+        rooms: Rooms,
+        shutdown: CancellationToken,
+    ) -> Self {
         Self {
             driver,
+            ledger,
             rooms,
             shutdown,
         }
@@ -39,6 +48,7 @@ impl Runs {
 #[tonic::async_trait]
 impl v1::runs_server::Runs for Runs {
     type WatchStream = BoxStream<'static, Result<v1::GetRunResponse, Status>>;
+    type HistoryStream = BoxStream<'static, Result<v1::HistoryResponse, Status>>;
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         let request = request.into_inner();
@@ -116,11 +126,43 @@ impl v1::runs_server::Runs for Runs {
         ))
     }
 
+    async fn history(&self, request: Request<v1::HistoryRequest>) -> Result<Response<Self::HistoryStream>, Status> {
+        let run = RunId(request.into_inner().run_id);
+        let room = self.rooms.history().await.map_err(status::busy)?;
+        let mut response = Response::new(history::rows(Arc::clone(&self.ledger), run).await?);
+        response.extensions_mut().insert(room);
+        Ok(response)
+    }
+
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
         let request = request.into_inner();
         let cancelled = self.driver.cancel(&RunId(request.run_id), cut(request.reason)).await;
         cancelled.map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(v1::CancelResponse {}))
+    }
+
+    async fn pause(&self, request: Request<v1::PauseRequest>) -> Result<Response<v1::PauseResponse>, Status> {
+        let request = request.into_inner();
+        let paused = self.driver.pause(&RunId(request.run_id), cut(request.reason)).await;
+        paused.map_err(|error| status::of_driver(&error))?;
+        Ok(Response::new(v1::PauseResponse {}))
+    }
+
+    async fn change_steps(
+        &self,
+        request: Request<v1::ChangeStepsRequest>,
+    ) -> Result<Response<v1::ChangeStepsResponse>, Status> {
+        let request = request.into_inner();
+        let changed = self.driver.change_steps(&RunId(request.run_id), request.steps).await;
+        changed.map_err(|error| status::of_driver(&error))?;
+        Ok(Response::new(v1::ChangeStepsResponse {}))
+    }
+
+    async fn roll_back(&self, request: Request<v1::RollBackRequest>) -> Result<Response<v1::RollBackResponse>, Status> {
+        let request = request.into_inner();
+        let taken_back = self.driver.roll_back(&RunId(request.run_id), Step(request.step)).await;
+        taken_back.map_err(|error| status::of_driver(&error))?;
+        Ok(Response::new(v1::RollBackResponse {}))
     }
 
     async fn resume(&self, request: Request<v1::ResumeRequest>) -> Result<Response<v1::ResumeResponse>, Status> {

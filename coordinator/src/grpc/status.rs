@@ -37,21 +37,23 @@ pub(crate) fn of_driver(error: &DriverError) -> Status {
             Code::AlreadyExists,
             format!("{error} (choose another `run.name`, or resume the run as it is)"),
         ),
-        DriverError::Ledger(source) => {
-            let code = match source.as_ref() {
-                LedgerError::Full { .. } => Code::ResourceExhausted,
-                LedgerError::RunExists { .. } => Code::AlreadyExists,
-                LedgerError::Unreachable { .. } | LedgerError::Deposed { .. } | LedgerError::Locked { .. } => {
-                    Code::Unavailable
-                }
-                _ => Code::Internal,
-            };
-            in_full(code, source.as_ref())
-        }
+        DriverError::Ledger(source) => ledger_failed(source),
         DriverError::SetAside { .. } => refusal(Code::DataLoss, error.to_string()),
         DriverError::NotReadable(_) => refusal(Code::InvalidArgument, error.to_string()),
         DriverError::ShuttingDown => refusal(Code::Unavailable, error.to_string()),
     }
+}
+
+/// The ledger did not give or take a run.
+pub(super) fn ledger_failed(error: &LedgerError) -> Status {
+    let code = match error {
+        LedgerError::Full { .. } => Code::ResourceExhausted,
+        LedgerError::RunExists { .. } => Code::AlreadyExists,
+        LedgerError::Unreachable { .. } | LedgerError::Deposed { .. } | LedgerError::Locked { .. } => Code::Unavailable,
+        LedgerError::Corrupt { .. } | LedgerError::Damaged { .. } => Code::DataLoss,
+        _ => Code::Internal,
+    };
+    in_full(code, error)
 }
 
 fn of_refusal(refused: &Refusal) -> Status {
@@ -62,10 +64,16 @@ fn of_refusal(refused: &Refusal) -> Status {
         | Refusal::NotReady { .. }
         | Refusal::FenceOutOfSequence { .. }
         | Refusal::Ended
-        | Refusal::NotStopped => Code::FailedPrecondition,
+        | Refusal::NotStopped
+        | Refusal::Paused
+        | Refusal::StepsCommitted { .. }
+        | Refusal::NotCommitted { .. }
+        | Refusal::NotKept { .. } => Code::FailedPrecondition,
         Refusal::Quarantined { .. } => Code::PermissionDenied,
         Refusal::Repeated { .. } => Code::AlreadyExists,
-        Refusal::WrongOutcome { .. } | Refusal::InvalidOutcome { .. } => Code::InvalidArgument,
+        Refusal::WrongOutcome { .. } | Refusal::InvalidOutcome { .. } | Refusal::InvalidSteps { .. } => {
+            Code::InvalidArgument
+        }
     };
     in_full(code, refused)
 }
@@ -92,7 +100,7 @@ pub(super) fn busy(busy: Busy) -> Status {
     refusal(Code::ResourceExhausted, busy.to_string())
 }
 
-/// A ledger that does not answer.
+/// A ledger that does not answer for kept verdicts: whoever asks goes on asking.
 pub(super) fn of_ledger(error: &LedgerError) -> Status {
     refusal(Code::Unavailable, error.to_string())
 }

@@ -108,6 +108,9 @@ pub(crate) fn kind(event: &Event) -> &'static str {
         Event::GivenUp { .. } => "given_up",
         Event::Quarantined { .. } => "quarantined",
         Event::Cancelled { .. } => "cancelled",
+        Event::Paused { .. } => "paused",
+        Event::StepsChanged { .. } => "steps_changed",
+        Event::RolledBack { .. } => "rolled_back",
         Event::Resumed => "resumed",
         Event::Recovered { .. } => "recovered",
     }
@@ -127,5 +130,10 @@ pub(super) fn reason(refusal: &Refusal) -> &'static str {
         Refusal::InvalidOutcome { .. } => "invalid_outcome",
         Refusal::Ended => "ended",
         Refusal::NotStopped => "not_stopped",
+        Refusal::Paused => "paused",
+        Refusal::StepsCommitted { .. } => "steps_committed",
+        Refusal::InvalidSteps { .. } => "invalid_steps",
+        Refusal::NotCommitted { .. } => "not_committed",
+        Refusal::NotKept { .. } => "not_kept",
     }
 }

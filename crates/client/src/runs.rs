@@ -3,20 +3,21 @@
 use std::time::Duration;
 
 use gavel_core::RunAssets;
-use gavel_core::ids::{Digest, RunId};
+use gavel_core::ids::{Digest, RunId, Step};
 use gavel_core::run::RunStatus;
 use gavel_core::spec::RunSpec;
 use gavel_proto::MESSAGE_BYTES_MAX;
 use gavel_proto::v1::runs_client::RunsClient;
 use gavel_proto::v1::{
-    CancelRequest, DrainRequest, GetRunRequest, GetRunResponse, GetSpecRequest, ListRunsRequest, ResumeRequest,
-    SubmitRequest,
+    CancelRequest, ChangeStepsRequest, DrainRequest, GetRunRequest, GetRunResponse, GetSpecRequest, HistoryRequest,
+    ListRunsRequest, PauseRequest, ResumeRequest, RollBackRequest, SubmitRequest,
 };
 use tonic::{Request, Status, Streaming};
 
 use crate::connection::Connection;
 use crate::error::CallError;
 use crate::failover::Failover;
+use crate::history::HistoryRows;
 
 /// How long an answer may take, unless the caller says otherwise.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -155,10 +156,63 @@ impl Runs {
         })
     }
 
-    /// Lets a stopped or failed run go on from its last commit.
+    /// What the ledger holds of a run: its row first, then its events in order.
     ///
     /// # Errors
-    /// NOT_FOUND where there is no such run, FAILED_PRECONDITION where it has not stopped.
+    /// NOT_FOUND where there is no such run.
+    pub async fn history(&self, run: &RunId) -> Result<HistoryRows, CallError> {
+        let request = Request::new(HistoryRequest { run_id: run.0.clone() });
+        let answer = self.client().history(request).await;
+        Ok(HistoryRows {
+            stream: answer.map_err(|status| self.failed(&status))?.into_inner(),
+            connection: self.connection.clone(),
+        })
+    }
+
+    /// Holds a run: what is in work comes to its end, nothing more is handed out, and [`Runs::resume`] lets it go on.
+    ///
+    /// # Errors
+    /// NOT_FOUND where there is no such run, FAILED_PRECONDITION where it has ended or is held already.
+    pub async fn pause(&self, run: &RunId, reason: &str) -> Result<(), CallError> {
+        let request = self.request(PauseRequest {
+            run_id: run.0.clone(),
+            reason: reason.to_owned(),
+        });
+        let answer = self.client().pause(request).await;
+        answer.map(drop).map_err(|status| self.failed(&status))
+    }
+
+    /// Has a run end after so many steps: a finished one goes on, one that goes on may end earlier.
+    ///
+    /// # Errors
+    /// NOT_FOUND where there is no such run, FAILED_PRECONDITION where more steps are committed, INVALID_ARGUMENT where it would
+    /// break a rule.
+    pub async fn change_steps(&self, run: &RunId, steps: u32) -> Result<(), CallError> {
+        let request = self.request(ChangeStepsRequest {
+            run_id: run.0.clone(),
+            steps,
+        });
+        let answer = self.client().change_steps(request).await;
+        answer.map(drop).map_err(|status| self.failed(&status))
+    }
+
+    /// Takes the steps after `step` back, and pauses the run there.
+    ///
+    /// # Errors
+    /// NOT_FOUND where there is no such run, FAILED_PRECONDITION where there are none or the step's policy is not kept.
+    pub async fn roll_back(&self, run: &RunId, step: Step) -> Result<(), CallError> {
+        let request = self.request(RollBackRequest {
+            run_id: run.0.clone(),
+            step: step.0,
+        });
+        let answer = self.client().roll_back(request).await;
+        answer.map(drop).map_err(|status| self.failed(&status))
+    }
+
+    /// Lets a paused, stopped or failed run go on from where it stands.
+    ///
+    /// # Errors
+    /// NOT_FOUND where there is no such run, FAILED_PRECONDITION where it does not stand still.
     pub async fn resume(&self, run: &RunId) -> Result<(), CallError> {
         let request = self.request(ResumeRequest { run_id: run.0.clone() });
         let answer = self.client().resume(request).await;

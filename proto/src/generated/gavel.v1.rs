@@ -2306,6 +2306,62 @@ pub struct ListRunsResponse {
     pub status_json: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HistoryRequest {
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HistoryResponse {
+    #[prost(oneof = "history_response::Row", tags = "1, 2")]
+    pub row: ::core::option::Option<history_response::Row>,
+}
+/// Nested message and enum types in `HistoryResponse`.
+pub mod history_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Row {
+        #[prost(message, tag = "1")]
+        Run(super::LedgerRun),
+        #[prost(message, tag = "2")]
+        Event(super::LedgerEvent),
+    }
+}
+/// A run's row in the ledger.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerRun {
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// RunSpec and RunAssets, as JSON.
+    #[prost(string, tag = "2")]
+    pub spec_json: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub assets_json: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub spec_sha256: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub created_unix_ms: u64,
+    /// Checksums, 32 bytes each (docs/formats.md).
+    #[prost(bytes = "vec", tag = "6")]
+    pub spec_chain: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "7")]
+    pub chain: ::prost::alloc::vec::Vec<u8>,
+}
+/// An event's row in the ledger.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerEvent {
+    /// Its place among the run's events, from 1.
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    #[prost(uint64, tag = "2")]
+    pub at_unix_ms: u64,
+    #[prost(string, tag = "3")]
+    pub kind: ::prost::alloc::string::String,
+    /// Event, as JSON.
+    #[prost(string, tag = "4")]
+    pub event_json: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "5")]
+    pub chain: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelRequest {
     #[prost(string, tag = "1")]
     pub run_id: ::prost::alloc::string::String,
@@ -2314,6 +2370,35 @@ pub struct CancelRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PauseRequest {
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PauseResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeStepsRequest {
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// No fewer than are committed.
+    #[prost(uint32, tag = "2")]
+    pub steps: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeStepsResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RollBackRequest {
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// The last step that stays.
+    #[prost(uint32, tag = "2")]
+    pub step: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RollBackResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ResumeRequest {
     #[prost(string, tag = "1")]
@@ -2521,6 +2606,28 @@ pub mod runs_client {
             req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Runs", "Watch"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Sends what the ledger holds of a run: first the run as it was submitted, then its events in order.
+        pub async fn history(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HistoryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::HistoryResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/gavel.v1.Runs/History");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Runs", "History"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Stops a run; what is committed stays, and Resume goes on from there.
         pub async fn cancel(
             &mut self,
@@ -2540,7 +2647,26 @@ pub mod runs_client {
             req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Runs", "Cancel"));
             self.inner.unary(req, path, codec).await
         }
-        /// Lets a stopped or failed run go on from its last commit.
+        /// Hands out nothing of a run any more; what is in work comes to its end, and Resume lets it go on.
+        pub async fn pause(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PauseRequest>,
+        ) -> std::result::Result<tonic::Response<super::PauseResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/gavel.v1.Runs/Pause");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Runs", "Pause"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lets a paused, stopped or failed run go on from where it stands.
         pub async fn resume(
             &mut self,
             request: impl tonic::IntoRequest<super::ResumeRequest>,
@@ -2557,6 +2683,52 @@ pub mod runs_client {
             let path = http::uri::PathAndQuery::from_static("/gavel.v1.Runs/Resume");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Runs", "Resume"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Has a run end after another number of steps: a finished run goes on, one that goes on may end earlier.
+        pub async fn change_steps(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChangeStepsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeStepsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/gavel.v1.Runs/ChangeSteps",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Runs", "ChangeSteps"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes the steps of a run after one of them back, and pauses it there.
+        pub async fn roll_back(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RollBackRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RollBackResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/gavel.v1.Runs/RollBack");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Runs", "RollBack"));
             self.inner.unary(req, path, codec).await
         }
         /// Tells the workers that are registered now to finish what they have leased and to leave. Those that come later stay.
@@ -2627,16 +2799,48 @@ pub mod runs_server {
             &self,
             request: tonic::Request<super::GetRunRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
+        /// Server streaming response type for the History method.
+        type HistoryStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::HistoryResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Sends what the ledger holds of a run: first the run as it was submitted, then its events in order.
+        async fn history(
+            &self,
+            request: tonic::Request<super::HistoryRequest>,
+        ) -> std::result::Result<tonic::Response<Self::HistoryStream>, tonic::Status>;
         /// Stops a run; what is committed stays, and Resume goes on from there.
         async fn cancel(
             &self,
             request: tonic::Request<super::CancelRequest>,
         ) -> std::result::Result<tonic::Response<super::CancelResponse>, tonic::Status>;
-        /// Lets a stopped or failed run go on from its last commit.
+        /// Hands out nothing of a run any more; what is in work comes to its end, and Resume lets it go on.
+        async fn pause(
+            &self,
+            request: tonic::Request<super::PauseRequest>,
+        ) -> std::result::Result<tonic::Response<super::PauseResponse>, tonic::Status>;
+        /// Lets a paused, stopped or failed run go on from where it stands.
         async fn resume(
             &self,
             request: tonic::Request<super::ResumeRequest>,
         ) -> std::result::Result<tonic::Response<super::ResumeResponse>, tonic::Status>;
+        /// Has a run end after another number of steps: a finished run goes on, one that goes on may end earlier.
+        async fn change_steps(
+            &self,
+            request: tonic::Request<super::ChangeStepsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeStepsResponse>,
+            tonic::Status,
+        >;
+        /// Takes the steps of a run after one of them back, and pauses it there.
+        async fn roll_back(
+            &self,
+            request: tonic::Request<super::RollBackRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RollBackResponse>,
+            tonic::Status,
+        >;
         /// Tells the workers that are registered now to finish what they have leased and to leave. Those that come later stay.
         async fn drain(
             &self,
@@ -2938,6 +3142,52 @@ pub mod runs_server {
                     };
                     Box::pin(fut)
                 }
+                "/gavel.v1.Runs/History" => {
+                    #[allow(non_camel_case_types)]
+                    struct HistorySvc<T: Runs>(pub Arc<T>);
+                    impl<
+                        T: Runs,
+                    > tonic::server::ServerStreamingService<super::HistoryRequest>
+                    for HistorySvc<T> {
+                        type Response = super::HistoryResponse;
+                        type ResponseStream = T::HistoryStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HistoryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Runs>::history(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HistorySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/gavel.v1.Runs/Cancel" => {
                     #[allow(non_camel_case_types)]
                     struct CancelSvc<T: Runs>(pub Arc<T>);
@@ -2981,6 +3231,49 @@ pub mod runs_server {
                     };
                     Box::pin(fut)
                 }
+                "/gavel.v1.Runs/Pause" => {
+                    #[allow(non_camel_case_types)]
+                    struct PauseSvc<T: Runs>(pub Arc<T>);
+                    impl<T: Runs> tonic::server::UnaryService<super::PauseRequest>
+                    for PauseSvc<T> {
+                        type Response = super::PauseResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PauseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Runs>::pause(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PauseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/gavel.v1.Runs/Resume" => {
                     #[allow(non_camel_case_types)]
                     struct ResumeSvc<T: Runs>(pub Arc<T>);
@@ -3009,6 +3302,92 @@ pub mod runs_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ResumeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gavel.v1.Runs/ChangeSteps" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChangeStepsSvc<T: Runs>(pub Arc<T>);
+                    impl<T: Runs> tonic::server::UnaryService<super::ChangeStepsRequest>
+                    for ChangeStepsSvc<T> {
+                        type Response = super::ChangeStepsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChangeStepsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Runs>::change_steps(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChangeStepsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gavel.v1.Runs/RollBack" => {
+                    #[allow(non_camel_case_types)]
+                    struct RollBackSvc<T: Runs>(pub Arc<T>);
+                    impl<T: Runs> tonic::server::UnaryService<super::RollBackRequest>
+                    for RollBackSvc<T> {
+                        type Response = super::RollBackResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RollBackRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Runs>::roll_back(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RollBackSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -168,14 +168,14 @@ impl Invariants {
                 }
             }
             Event::Quarantined { worker, .. } => drop(self.quarantined.insert(worker.clone())),
-            Event::Resumed => self.quarantined.clear(),
+            Event::Resumed | Event::RolledBack { .. } => self.quarantined.clear(),
             Event::Recovered { .. } => {
                 self.open.values_mut().for_each(|open| open.deadline = now + lease);
             }
             Event::GivenUp { unit, .. } if self.open.contains_key(unit) => {
                 return Err(format!("{unit} was given up while somebody holds it"));
             }
-            Event::GivenUp { .. } | Event::Cancelled { .. } => {}
+            Event::GivenUp { .. } | Event::Cancelled { .. } | Event::Paused { .. } | Event::StepsChanged { .. } => {}
         }
         Ok(())
     }
@@ -227,12 +227,14 @@ impl Invariants {
             | Event::Granted { .. }
             | Event::GivenUp { .. }
             | Event::Cancelled { .. }
+            | Event::Paused { .. }
             | Event::Resumed
             | Event::Recovered { .. } => {}
+            Event::StepsChanged { .. } | Event::RolledBack { .. } => self.taken_back = self.events,
         }
         let takes_leases = match event {
             Event::Failed { unusable, .. } => !unusable.is_empty(),
-            Event::Quarantined { .. } => true,
+            Event::Quarantined { .. } | Event::StepsChanged { .. } | Event::RolledBack { .. } => true,
             _ => false,
         };
         if takes_leases || halted {

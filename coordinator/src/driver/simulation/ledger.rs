@@ -103,9 +103,16 @@ impl Ledger for SimulatedLedger {
         Ok(pages.runs.iter().find(|record| record.run == *run).cloned())
     }
 
-    async fn events(&self, run: &RunId) -> Result<Vec<EventRecord>, LedgerError> {
+    async fn events_after(&self, run: &RunId, after: u64, most: u64) -> Result<Vec<EventRecord>, LedgerError> {
         let pages = self.pages();
-        Ok(pages.events.iter().filter(|event| event.run == *run).cloned().collect())
+        let events = pages
+            .events
+            .iter()
+            .filter(|event| event.run == *run && event.sequence > after);
+        Ok(events
+            .take(usize::try_from(most).unwrap_or(usize::MAX))
+            .cloned()
+            .collect())
     }
 
     async fn chain(&self, run: &RunId, sequence: u64) -> Result<Option<Digest>, LedgerError> {

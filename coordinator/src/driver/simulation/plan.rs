@@ -70,7 +70,7 @@ pub(super) struct Faults {
     pub(super) ledger_failure: u64,
     pub(super) coordinator_restart: u64,
     pub(super) drain: u64,
-    pub(super) cancel: u64,
+    pub(super) order: u64,
     pub(super) blob_loss: u64,
     /// A coordinator's wall clock may be wrong by this much either way, differently in each of its lives.
     pub(super) clock: u64,
@@ -136,7 +136,7 @@ impl Faults {
             ledger_failure: every(chance, 0.5, 1_500, 10_000),
             coordinator_restart: every(chance, 0.2, 3_000, 10_000),
             drain: every(chance, 0.1, 3_000, 15_000),
-            cancel: every(chance, 0.2, 2_000, 15_000),
+            order: every(chance, 0.4, 1_000, 8_000),
             blob_loss: every(chance, 0.4, 700, 8_000),
             clock: chance.pick(&[0, 0, 3_000, HOUR]),
             clock_step: every(chance, 0.4, 1_000, 8_000),

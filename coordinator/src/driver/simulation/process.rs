@@ -217,13 +217,7 @@ impl Process {
                 });
                 (Awaited::Submitted(answer), vec![Command::Submit { submission, reply }])
             }
-            Request::Cancel(run) => order(
-                run,
-                Event::Cancelled {
-                    reason: "enough".into(),
-                },
-            ),
-            Request::Resume(run) => order(run, Event::Resumed),
+            Request::Order(run, event) => order(run, event.clone()),
             Request::Drain => {
                 let (reply, answer) = oneshot::channel();
                 (Awaited::Done(answer), vec![Command::Drain { reply }])

@@ -1,6 +1,7 @@
 //! What travels between the simulated workers, the operator and the coordinator.
 
 use gavel_core::ids::{RunId, WorkerId};
+use gavel_core::run::Event;
 use gavel_core::work::{LeaseKey, Outcome, Role, Unusable};
 use tonic::Code;
 
@@ -55,8 +56,8 @@ pub(super) enum Request {
     },
     /// Index of the run in the plan.
     Submit(usize),
-    Cancel(RunId),
-    Resume(RunId),
+    /// What somebody does to a run: stop, hold, take steps back, let go on.
+    Order(RunId, Event),
     Drain,
 }
 

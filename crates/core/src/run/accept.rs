@@ -266,10 +266,9 @@ impl Run {
             let (next, shards) = (next.step, 0..next.shards.len() as u32);
             self.open_training(next, shards);
         }
+        self.kept_from = self.kept_from.max(self.window());
         if self.is_trained() {
-            for chunk in 0..self.missing.tuned {
-                self.board.add(Unit::EvaluateSample { arm: Arm::Tuned, chunk });
-            }
+            self.begin_tuned();
         } else {
             self.begin_steps(now);
         }

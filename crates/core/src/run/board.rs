@@ -113,11 +113,11 @@ impl Board {
         }
     }
 
-    /// Counts a time of `away_ms` into no duration that is under way.
-    pub(super) fn skip(&mut self, away_ms: u64) {
+    /// Moves the moments since which something lasts.
+    pub(super) fn skip(&mut self, skipped: impl Fn(Millis) -> Millis) {
         let granted = self.leases.values_mut().map(|lease| &mut lease.granted);
         for since in granted.chain(self.unattended.values_mut()) {
-            *since = since.plus(away_ms);
+            *since = skipped(*since);
         }
     }
 

@@ -47,7 +47,13 @@ pub enum Event {
     GivenUp { unit: Unit, reason: String },
     /// Somebody stopped the run.
     Cancelled { reason: String },
-    /// Somebody lets a stopped or failed run go on. Accepted work is kept, failure counts start again, and so do the workers
+    /// The run is held, by somebody or by a rule of its own: nothing more is leased, and what is leased goes on.
+    Paused { reason: String },
+    /// The run ends after so many steps: more than before, or fewer, but no fewer than are committed.
+    StepsChanged { steps: u32 },
+    /// The steps after `to` are taken back, and the run is paused there.
+    RolledBack { to: Step },
+    /// Somebody lets a paused, stopped or failed run go on. Accepted work is kept, failure counts start again, and so do the workers
     /// that were in quarantine.
     Resumed,
     /// A coordinator took the run over from the ledger, after a time in which none served it.
@@ -106,9 +112,24 @@ pub enum Refusal {
     /// The run has ended.
     #[error("the run has ended")]
     Ended,
-    /// Only a stopped or failed run can be resumed.
-    #[error("the run has neither stopped nor failed, there is nothing to resume")]
+    /// Only a run that stands still can be resumed.
+    #[error("the run is neither paused nor stopped nor failed, there is nothing to resume")]
     NotStopped,
+    /// The run is held.
+    #[error("the run is paused")]
+    Paused,
+    /// A run cannot have fewer steps than it has committed.
+    #[error("run.steps: {found} is less than the {committed} steps that are committed")]
+    StepsCommitted { found: u32, committed: Step },
+    /// A run with so many steps would not pass its checks.
+    #[error("{problem}")]
+    InvalidSteps { problem: String },
+    /// There is nothing to take back.
+    #[error("step {step}: the run has committed {committed} steps, there is none after it to take back")]
+    NotCommitted { step: Step, committed: Step },
+    /// The policies are gone with which the run would go on.
+    #[error("step {step}: its policy is not kept any more, nothing can go on from there")]
+    NotKept { step: Step },
 }
 
 impl Hint for Refusal {
@@ -117,14 +138,26 @@ impl Hint for Refusal {
             Self::StaleFence { .. } | Self::NotLeased { .. } | Self::OtherWorker { .. } => {
                 "drop this result and lease again; raise `fleet.lease` if workers are merely slow to send heartbeats"
             }
-            Self::Ended => "`gavel run --resume` lets a stopped or failed run go on",
+            Self::Ended => {
+                "`gavel resume` lets a stopped or failed run go on, `gavel extend` gives a finished one more steps"
+            }
+            Self::Paused => "`gavel resume` lets it go on",
+            Self::StepsCommitted { .. } => "`gavel rollback` takes steps back",
+            Self::NotKept { .. } => {
+                "name a checkpoint (every `checkpoints.every` steps) or one of the latest `coordinator.keep_steps` steps"
+            }
             Self::Quarantined { .. } => {
                 "look at what differs on that machine (version, model folder, hardware) and start the worker again"
             }
             Self::WrongOutcome { .. } | Self::InvalidOutcome { .. } => {
                 "the worker and the coordinator disagree about the protocol; check that both have the same version"
             }
-            Self::Repeated { .. } | Self::NotReady { .. } | Self::FenceOutOfSequence { .. } | Self::NotStopped => {
+            Self::Repeated { .. }
+            | Self::NotReady { .. }
+            | Self::FenceOutOfSequence { .. }
+            | Self::NotStopped
+            | Self::InvalidSteps { .. }
+            | Self::NotCommitted { .. } => {
                 return None;
             }
         };

@@ -29,7 +29,7 @@ impl Run {
     }
 
     fn ready(&self, role: Role) -> impl Iterator<Item = Unit> {
-        let ready = (!self.is_ended()).then(|| self.board.ready(role));
+        let ready = (!self.is_ended() && self.paused.is_none()).then(|| self.board.ready(role));
         ready.into_iter().flatten().copied()
     }
 
@@ -46,6 +46,11 @@ impl Run {
     /// Every open lease.
     pub fn leases(&self) -> impl Iterator<Item = (&Unit, &Lease)> {
         self.board.leases()
+    }
+
+    /// How many units of a role can be leased.
+    pub fn ready_count(&self, role: Role) -> usize {
+        self.ready(role).count()
     }
 
     /// How many units of a role are leased.
@@ -89,6 +94,9 @@ impl Run {
     pub(super) fn grant(&mut self, unit: Unit, worker: WorkerId, fence: Fence, now: Millis) -> Result<(), Refusal> {
         if self.is_ended() {
             return Err(Refusal::Ended);
+        }
+        if self.paused.is_some() {
+            return Err(Refusal::Paused);
         }
         if let Some(reason) = self.quarantined.get(&worker).cloned() {
             return Err(Refusal::Quarantined { worker, reason });

@@ -1,11 +1,9 @@
-//! How a run begins, ends and goes on: its phases, what halts it and what resumes it.
+//! Where a run stands: its phases, what halts it, and what a time without a coordinator means.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Missing, Refusal, Run};
 use crate::ids::Millis;
-use crate::schedule;
-use crate::work::Unit;
 
 /// Where a run stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +19,11 @@ pub enum Phase {
     EvaluatingTuned,
     /// Everything is done.
     Finished,
+    /// The run is held: nothing is handed out, and what is in work comes to its end; it can be resumed.
+    Paused {
+        /// Why.
+        reason: String,
+    },
     /// Somebody stopped the run; it can be resumed.
     Stopped {
         /// Why.
@@ -34,6 +37,32 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// What [`Phase::name`] can be.
+    pub const NAMES: [&'static str; 8] = [
+        "preparing",
+        "training",
+        "evaluating_base",
+        "evaluating_tuned",
+        "finished",
+        "paused",
+        "stopped",
+        "failed",
+    ];
+
+    /// The kind of phase in a word, as its JSON has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Training => "training",
+            Self::EvaluatingBase => "evaluating_base",
+            Self::EvaluatingTuned => "evaluating_tuned",
+            Self::Finished => "finished",
+            Self::Paused { .. } => "paused",
+            Self::Stopped { .. } => "stopped",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
     /// Whether no work is handed out any more.
     pub fn is_ended(&self) -> bool {
         matches!(self, Self::Finished | Self::Stopped { .. } | Self::Failed { .. })
@@ -45,6 +74,10 @@ impl Run {
     pub fn phase(&self) -> Phase {
         match &self.halted {
             Some(phase) => phase.clone(),
+            None if self.is_ended() => Phase::Finished,
+            None if let Some(pause) = &self.paused => Phase::Paused {
+                reason: pause.reason.clone(),
+            },
             None if self.results.policies.is_empty() => Phase::Preparing,
             None if !self.is_trained() => Phase::Training,
             None if self.missing.base + self.missing.calibration > 0 => Phase::EvaluatingBase,
@@ -62,67 +95,37 @@ impl Run {
         self.halted.is_some() || (self.is_trained() && self.missing == Missing::default())
     }
 
-    /// Somebody stops the run.
-    pub(super) fn cancel(&mut self, reason: String) -> Result<(), Refusal> {
-        if self.is_ended() {
-            return Err(Refusal::Ended);
-        }
-        self.halt(Phase::Stopped { reason });
-        Ok(())
-    }
-
     /// The run cannot go on.
     pub(super) fn fail(&mut self, reason: String) {
         self.halt(Phase::Failed { reason });
     }
 
-    fn halt(&mut self, phase: Phase) {
+    pub(super) fn halt(&mut self, phase: Phase) {
         self.halted = Some(phase);
         self.board.end_all();
     }
 
-    /// Somebody lets a stopped or failed run go on.
-    pub(super) fn resume(&mut self, now: Millis) -> Result<(), Refusal> {
-        if self.halted.is_none() {
-            return Err(if self.is_ended() {
-                Refusal::Ended
-            } else {
-                Refusal::NotStopped
-            });
-        }
-        self.halted = None;
-        if let Some(ended) = self.ended.take() {
-            self.skip(now.since(ended));
-        }
-        self.troubles.clear();
-        self.quarantined.clear();
-        self.pairs_skipped_lately = 0;
-        // A step that nobody could judge is judged again; its samples are still good.
-        for flight in self.flights.iter_mut().filter(|flight| flight.unjudgeable().is_some()) {
-            flight.forget_verdicts();
-            let step = flight.step;
-            for chunk in 0..schedule::chunks(self.spec.prompts.per_step, self.spec.judge.batch) {
-                self.board.add(Unit::Judge { step, chunk });
-            }
-        }
-        Ok(())
-    }
     /// A coordinator has read the run from its ledger. Nobody could send heartbeats while none served, so that open leases get
     /// a fresh deadline.
     pub(super) fn recover(&mut self, away_ms: u64, now: Millis) -> Result<(), Refusal> {
         if self.is_ended() {
             return Err(Refusal::Ended);
         }
-        self.skip(away_ms);
+        self.skip(Millis(now.0.saturating_sub(away_ms)), now);
+        if let Some(pause) = &mut self.paused {
+            // Counted already.
+            pause.since = pause.since.plus(away_ms);
+        }
         self.board.renew_all(self.deadline(now));
         Ok(())
     }
 
-    /// Counts a time in which nobody served the run into no duration that is under way.
-    fn skip(&mut self, away_ms: u64) {
+    /// Counts the time from `from` to `now`, in which nobody served the run, into no duration that is under way.
+    pub(super) fn skip(&mut self, from: Millis, now: Millis) {
+        let skipped = |since: Millis| since.plus(now.since(since.max(from)));
         for flight in &mut self.flights {
-            flight.started = flight.started.plus(away_ms);
+            flight.started = skipped(flight.started);
         }
-        self.board.skip(away_ms);
+        self.board.skip(skipped);
     }
 }

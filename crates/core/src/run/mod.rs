@@ -9,6 +9,7 @@ mod assignment;
 mod board;
 mod check;
 mod completion;
+mod control;
 mod event;
 mod flight;
 mod lease;
@@ -43,6 +44,7 @@ use crate::schedule;
 use crate::spec::RunSpec;
 use crate::work::{Arm, Outcome, Policy, Unit};
 use board::Board;
+use control::Pause;
 use trouble::Trouble;
 
 /// The phase in a word or two, with the reason of an early end.
@@ -54,6 +56,7 @@ impl fmt::Display for Phase {
             Self::EvaluatingBase => f.write_str("evaluating the base"),
             Self::EvaluatingTuned => f.write_str("evaluating the adapter"),
             Self::Finished => f.write_str("finished"),
+            Self::Paused { reason } => write!(f, "paused ({reason})"),
             Self::Stopped { reason } => write!(f, "stopped ({reason})"),
             Self::Failed { reason } => write!(f, "failed ({reason})"),
         }
@@ -71,6 +74,8 @@ pub struct Run {
     created: Option<Millis>,
     /// `Stopped` or `Failed`; every other phase follows from the results.
     halted: Option<Phase>,
+    /// The run hands out nothing.
+    paused: Option<Pause>,
     /// When the run ended, for good or until it is resumed.
     ended: Option<Millis>,
     grants: u64,
@@ -87,6 +92,8 @@ pub struct Run {
     pairs_skipped: u32,
     /// Pairs skipped since the run was last resumed; `limits.skipped_pairs` bounds these.
     pairs_skipped_lately: u32,
+    /// What the steps before this one made was given away, but for their checkpoints.
+    kept_from: Step,
     results: Results,
 }
 
@@ -151,6 +158,7 @@ impl Run {
             assets: Arc::new(assets),
             created: None,
             halted: None,
+            paused: None,
             ended: None,
             grants: 0,
             board,
@@ -162,6 +170,7 @@ impl Run {
             matches_judged: 0,
             pairs_skipped: 0,
             pairs_skipped_lately: 0,
+            kept_from: Step(1),
             results,
         }
     }
@@ -337,6 +346,9 @@ impl Run {
             }
             Event::GivenUp { unit, reason } => self.give_up(unit, &reason),
             Event::Cancelled { reason } => self.cancel(reason),
+            Event::Paused { reason } => self.pause(reason, now),
+            Event::StepsChanged { steps } => self.change_steps(steps, now),
+            Event::RolledBack { to } => self.roll_back(to, now),
             Event::Resumed => self.resume(now),
             Event::Recovered { away_ms } => self.recover(away_ms, now),
         }

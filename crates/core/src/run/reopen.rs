@@ -222,13 +222,13 @@ impl Run {
     }
 
     /// Units that are neither ready nor leased nor accepted any more.
-    fn forget(&mut self, gone: impl Fn(&Unit) -> bool) {
+    pub(super) fn forget(&mut self, gone: impl Fn(&Unit) -> bool) {
         self.board.withdraw(&gone);
         self.accepted.retain(|unit, _| !gone(unit));
     }
 
     /// Goes back to before the policy of this version, and on from there: the steps from it on are taken again.
-    fn rewind(&mut self, version: u32, now: Millis) {
+    pub(super) fn rewind(&mut self, version: u32, now: Millis) {
         if self.results.policies.len() as u32 <= version {
             // Gone already, with an earlier one.
             return;
@@ -244,16 +244,11 @@ impl Run {
             | Unit::Judge { step, .. }
             | Unit::Gradient { step, .. }
             | Unit::Commit { step } => step.0 >= first,
-            Unit::EvaluateSample { arm, .. } => arm == Arm::Tuned,
-            Unit::EvaluateJudge { .. } => true,
-            Unit::CalibrateJudge { .. } => false,
+            Unit::EvaluateSample { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => false,
         });
-        self.results.tuned_images.fill(None);
-        self.results.comparisons.fill(None);
-        let held_out = self.results.base_images.len() as u32;
-        let batch = self.spec.evaluation.as_ref().map_or(1, |evaluation| evaluation.batch);
-        self.missing.tuned = schedule::chunks(held_out, batch);
-        self.missing.comparisons = schedule::chunks(held_out, self.spec.judge.batch);
+        self.forget_tuned();
+        // What came before was given away meanwhile, and does not come back.
+        self.kept_from = self.kept_from.min(Step(first));
         if version == 0 {
             self.board.add(Unit::Initialise);
         } else {

@@ -27,13 +27,8 @@ impl Run {
         for flight in &self.flights {
             blobs.extend(of_step(&flight.groups, flight.shards.iter().flatten()));
         }
-        for step in self
-            .results
-            .steps
-            .iter()
-            .rev()
-            .take(self.spec.coordinator.keep_steps as usize)
-        {
+        let kept_from = self.kept_from.0.saturating_sub(1) as usize;
+        for step in self.results.steps.iter().skip(kept_from) {
             blobs.extend(of_step(&step.groups, &step.shards));
         }
         blobs
@@ -59,9 +54,14 @@ impl Run {
     }
 
     /// The latest policies, those that the steps in the window or in flight start from, and the checkpoints.
-    fn keeps_policy(&self, version: u32) -> bool {
-        let first = self.committed().0.saturating_sub(self.spec.coordinator.keep_steps) + 1;
-        rules::is_checkpoint(&self.spec, Step(version)) || version >= rules::sampling_version(&self.spec, Step(first))
+    pub(super) fn keeps_policy(&self, version: u32) -> bool {
+        let first = self.kept_from;
+        rules::is_checkpoint(&self.spec, Step(version)) || version >= rules::sampling_version(&self.spec, first)
+    }
+
+    /// The first of the latest `coordinator.keep_steps` committed steps.
+    pub(super) fn window(&self) -> Step {
+        Step(self.committed().0.saturating_sub(self.spec.coordinator.keep_steps) + 1)
     }
 }
 

@@ -137,6 +137,7 @@ impl RunStatus {
 /// A state goes to many; what an earlier version let somebody say as a reason may be of any length.
 fn with_short_reason(phase: Phase) -> Phase {
     match phase {
+        Phase::Paused { reason } => Phase::Paused { reason: cut(reason) },
         Phase::Stopped { reason } => Phase::Stopped { reason: cut(reason) },
         Phase::Failed { reason } => Phase::Failed { reason: cut(reason) },
         phase => phase,
@@ -203,8 +204,13 @@ impl Run {
             base: results.base_images.iter().flatten().count() as u32,
             tuned: results.tuned_images.iter().flatten().count() as u32,
             compared: results.comparisons.iter().flatten().count() as u32,
-            win_rate: WinRate::of(results.comparisons.iter().flatten()),
+            win_rate: self.win_rate(),
         })
+    }
+
+    /// Tuned over base as far as the judge has compared them; `None` before the first comparison.
+    pub fn win_rate(&self) -> Option<WinRate> {
+        WinRate::of(self.results.comparisons.iter().flatten())
     }
 
     fn judge_measure(&self) -> Option<JudgeMeasure> {

@@ -40,7 +40,7 @@ pub enum WaitingFor {
         /// Its holder.
         worker: WorkerId,
     },
-    /// The run has ended.
+    /// The run has ended, or is paused and nothing is in work.
     Nothing,
 }
 
@@ -48,8 +48,10 @@ impl Run {
     /// Says what the run waits for at `now`.
     pub fn waiting_for(&self, now: Millis) -> Waiting {
         let phase = self.phase();
-        if phase.is_ended() {
+        let idle = self.paused.is_some() && self.board.leases().next().is_none();
+        if phase.is_ended() || idle {
             let text = match phase {
+                Phase::Paused { reason } => format!("nothing: the run is paused ({reason})"),
                 Phase::Stopped { reason } => format!("nothing: the run was stopped ({reason})"),
                 Phase::Failed { reason } => format!("nothing: the run failed ({reason})"),
                 _ => "nothing: the run has finished".into(),
@@ -63,6 +65,7 @@ impl Run {
         let patience = (self.spec.fleet.heartbeat * PATIENCE_HEARTBEATS).as_millis() as u64;
         let unattended = [Role::Sampler, Role::Judge, Role::Trainer]
             .into_iter()
+            .filter(|_| self.paused.is_none())
             .filter_map(|role| Some((self.board.unattended_since(role)?, role)))
             .min();
         let oldest = self.oldest_of_first_kind();

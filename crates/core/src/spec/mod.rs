@@ -153,6 +153,16 @@ impl RunSpec {
         fingerprint::of(self)
     }
 
+    /// The keys by which two specs differ, of those that are part of [`RunSpec::digest`]: `section.key`.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        fingerprint::differences(self, other)
+    }
+
+    /// Whether this is `other` with another number of steps.
+    pub fn differs_in_steps_alone(&self, other: &Self) -> bool {
+        self.differences(other) == ["run.steps"]
+    }
+
     /// These keys as people look for them: each with the files that it names here. `judge.members.template` stands for those of all
     /// members.
     pub fn with_files(&self, keys: &[&str]) -> Vec<String> {
@@ -199,6 +209,17 @@ impl RunSpec {
     pub fn check(&self) -> Result<(), Problems> {
         let mut problems = Problems::default();
         self.check_into(&mut problems);
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// Checks what depends on how many steps there are.
+    ///
+    /// # Errors
+    /// There are none, or more than a run may have.
+    pub fn check_steps(&self) -> Result<(), Problems> {
+        let mut problems = Problems::default();
+        run::check_steps(self.run.steps, &mut problems);
+        self.check_products(&mut problems);
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 

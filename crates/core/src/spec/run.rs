@@ -32,8 +32,12 @@ impl Section for RunSection {
     fn check(&self, problems: &mut Problems) {
         check_name(&self.name, problems);
         problems.at_most(self.seed, bounds::SEED, "run.seed");
-        problems.count(self.steps.into(), bounds::STEPS, "run.steps");
+        check_steps(self.steps, problems);
     }
+}
+
+pub(super) fn check_steps(steps: u32, problems: &mut Problems) {
+    problems.count(steps.into(), bounds::STEPS, "run.steps");
 }
 
 /// Says whether a run may have this name.

@@ -13,7 +13,7 @@ impl World {
             Fault::LedgerFailure => self.faults.ledger_failure,
             Fault::CoordinatorRestart => self.faults.coordinator_restart,
             Fault::Drain => self.faults.drain,
-            Fault::Cancel => self.faults.cancel,
+            Fault::Order => self.faults.order,
             Fault::BlobLoss => self.faults.blob_loss,
             Fault::ClockStep => self.faults.clock_step,
         };
@@ -63,11 +63,7 @@ impl World {
                 self.note(|| "the operator drains the fleet".into());
                 self.send(Caller::Operator, Request::Drain, 0);
             }
-            Fault::Cancel => {
-                let run = self.chance.below(self.plan.runs.len() as u64) as usize;
-                let id = self.plan.runs[run].id.clone();
-                self.send(Caller::Operator, Request::Cancel(id), 0);
-            }
+            Fault::Order => self.give_an_order(),
             Fault::BlobLoss => {
                 if self.blobs.lose(&mut self.chance) {
                     self.tally.count("blobs lost");
@@ -77,6 +73,25 @@ impl World {
             Fault::WorkerCrash | Fault::WorkerLeaves | Fault::Freeze => {}
         }
         Ok(())
+    }
+
+    /// The operator stops a run, holds it, lets it end earlier, or takes steps back; later he looks after it.
+    fn give_an_order(&mut self) {
+        let run = &self.plan.runs[self.chance.below(self.plan.runs.len() as u64) as usize];
+        let (id, steps) = (run.id.clone(), u64::from(run.spec.run.steps));
+        let reason = "enough".to_owned();
+        let event = match self.chance.below(4) {
+            0 => Event::Cancelled { reason },
+            1 => Event::Paused { reason },
+            2 => Event::StepsChanged {
+                steps: self.chance.between(1, steps) as u32,
+            },
+            _ => Event::RolledBack {
+                to: Step(self.chance.below(steps) as u32),
+            },
+        };
+        self.tally.count("orders");
+        self.send(Caller::Operator, Request::Order(id, event), 0);
     }
 
     /// The wall clock of the coordinator's machine, or of the next one, says something else from now on.
@@ -112,7 +127,7 @@ impl World {
         }
         self.queue.retain(|_, happening| match happening {
             Happening::Fault(_) => false,
-            Happening::Arrive { request, .. } => !matches!(request, Request::Drain | Request::Cancel(_)),
+            Happening::Arrive { request, .. } => !matches!(request, Request::Drain | Request::Order(..)),
             _ => true,
         });
         self.healed = true;

@@ -7,6 +7,7 @@ mod trace;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use gavel_core::ids::Step;
 use gavel_core::run::{Event, Phase};
 use tonic::Code;
 
@@ -14,7 +15,7 @@ use super::blobs::Blobs;
 use super::chance::Chance;
 use super::ledger::{Fate, SimulatedLedger};
 use super::oracle::Oracle;
-use super::plan::{Faults, Plan};
+use super::plan::{Faults, Plan, PlannedRun};
 use super::process::{Answered, Process};
 use super::protocol::{Caller, Request, Response, passes};
 use super::worker::{Bell, Surroundings, Wish, Worker};
@@ -76,7 +77,7 @@ enum Fault {
     LedgerFailure,
     CoordinatorRestart,
     Drain,
-    Cancel,
+    Order,
     BlobLoss,
     ClockStep,
 }
@@ -205,7 +206,7 @@ impl World {
             Fault::LedgerFailure,
             Fault::CoordinatorRestart,
             Fault::Drain,
-            Fault::Cancel,
+            Fault::Order,
             Fault::BlobLoss,
             Fault::ClockStep,
         ] {
@@ -332,14 +333,19 @@ impl World {
         Ok(())
     }
 
-    /// Submits what is not there yet and resumes what has stopped.
+    /// Submits what is not there yet, resumes what stands still, and has each run go as far as it was meant to.
     fn look(&mut self) {
         self.after(1_000, Happening::OperatorLooks);
         for run in 0..self.plan.runs.len() {
-            let id = self.plan.runs[run].id.clone();
-            let request = match self.oracle.watched.get(&id).map(|watched| watched.shadow.phase()) {
+            let PlannedRun { id, spec, .. } = &self.plan.runs[run];
+            let (id, steps) = (id.clone(), spec.run.steps);
+            let shadow = self.oracle.watched.get(&id).map(|watched| &watched.shadow);
+            let request = match shadow.map(|shadow| (shadow.phase(), shadow.spec().run.steps)) {
                 _ if !self.submitted[run] => Request::Submit(run),
-                Some(Phase::Failed { .. } | Phase::Stopped { .. }) => Request::Resume(id),
+                Some((_, fewer)) if fewer != steps => Request::Order(id, Event::StepsChanged { steps }),
+                Some((Phase::Failed { .. } | Phase::Stopped { .. } | Phase::Paused { .. }, _)) => {
+                    Request::Order(id, Event::Resumed)
+                }
                 _ => continue,
             };
             self.send(Caller::Operator, request, 0);
@@ -350,9 +356,10 @@ impl World {
         let watched = &self.oracle.watched;
         watched.len() == self.plan.runs.len()
             && self.coordinator.is_some()
-            && watched
-                .values()
-                .all(|watched| watched.shadow.phase() == Phase::Finished)
+            && self.plan.runs.iter().all(|planned| {
+                let shadow = watched.get(&planned.id).map(|watched| &watched.shadow);
+                shadow.is_some_and(|shadow| shadow.phase() == Phase::Finished && shadow.spec() == &planned.spec)
+            })
     }
 
     fn finish(&mut self) -> Result<(), String> {

@@ -12,6 +12,8 @@ use crate::work::{Fault, Part, Role, Unusable};
 /// A run with its ledger and some workers.
 pub(super) struct Fleet {
     pub(super) run: Run,
+    /// As it was before its first event.
+    begun: Run,
     pub(super) ledger: Vec<(Event, Millis)>,
     pub(super) now: Millis,
     accepted: BTreeMap<Unit, u32>,
@@ -24,6 +26,7 @@ pub(super) struct Fleet {
 impl Fleet {
     pub(super) fn new(run: Run) -> Self {
         Self {
+            begun: run.clone(),
             run,
             ledger: vec![],
             now: Millis(0),
@@ -211,8 +214,7 @@ impl Fleet {
     }
 
     pub(super) fn replay(&self) -> Run {
-        let mut run =
-            Run::new(self.run.id.clone(), self.run.spec.clone(), self.run.assets().clone()).created(Millis(0));
+        let mut run = self.begun.clone();
         for (event, now) in &self.ledger {
             run.apply(event.clone(), *now).unwrap();
         }

@@ -1,4 +1,5 @@
 mod ahead;
+mod control;
 mod fleet;
 mod groups;
 mod redo;

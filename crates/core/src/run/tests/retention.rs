@@ -96,12 +96,33 @@ fn accepted(fleet: &Fleet) -> BTreeMap<Unit, Outcome> {
     accepted
 }
 
+/// The first of the steps whose blobs were never given away: each commit gives away what leaves the window of the latest
+/// `coordinator.keep_steps` steps, and what is given away does not come back when steps are taken back.
+fn first_kept_step(fleet: &Fleet) -> u32 {
+    let mut run = Run::new(
+        fleet.run.id.clone(),
+        fleet.run.spec().clone(),
+        fleet.run.assets().clone(),
+    );
+    let keep = run.spec().coordinator.keep_steps;
+    let (mut first, mut committed) = (1, 0);
+    for (event, now) in &fleet.ledger {
+        run.apply(event.clone(), *now).unwrap();
+        let before = std::mem::replace(&mut committed, run.committed().0);
+        if committed > before {
+            first = first.max((committed + 1).saturating_sub(keep));
+        } else if committed < before {
+            first = first.min(committed + 1);
+        }
+    }
+    first
+}
+
 /// What a run must keep and may keep, told from its spec and its ledger alone: the list that [`Run::retained`] promises.
 fn kept_by_rule(fleet: &Fleet) -> BTreeSet<Digest> {
     let spec = fleet.run.spec();
-    let committed = fleet.run.committed().0;
     // The oldest step whose blobs are kept, and the oldest policy that it or a later step starts from.
-    let first_step = committed.saturating_sub(spec.coordinator.keep_steps) + 1;
+    let first_step = first_kept_step(fleet);
     let first_version = first_step.saturating_sub(1 + spec.sampling.max_policy_lag);
     let keeps_policy = |version: u32| {
         let every = spec.checkpoints.every;

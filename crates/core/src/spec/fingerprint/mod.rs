@@ -54,22 +54,60 @@ const NOT_PART: &[(&str, &str)] = &[
 ];
 
 pub(super) fn of(spec: &RunSpec) -> Digest {
+    of_json(without_paths(spec))
+}
+
+/// The keys whose values tell two specs apart, as in a file: `section.key`.
+pub(super) fn differences(one: &RunSpec, other: &RunSpec) -> Vec<String> {
+    let (one, other) = (parts(without_paths(one)), parts(without_paths(other)));
+    let mut keys = Vec::new();
+    compare("", &one, &other, &mut keys);
+    keys.sort();
+    keys
+}
+
+/// The deepest keys of two tables that have different values, or are in one of them only.
+fn compare(at: &str, one: &Value, other: &Value, keys: &mut Vec<String>) {
+    let (Value::Object(first), Value::Object(second)) = (one, other) else {
+        if one != other {
+            keys.push(at.to_owned());
+        }
+        return;
+    };
+    let more = second.keys().filter(|key| !first.contains_key(*key));
+    for key in first.keys().chain(more) {
+        let at = if at.is_empty() {
+            key.clone()
+        } else {
+            format!("{at}.{key}")
+        };
+        let value = |table: &serde_json::Map<String, Value>| table.get(key).cloned().unwrap_or_default();
+        compare(&at, &value(first), &value(second), keys);
+    }
+}
+
+fn without_paths(spec: &RunSpec) -> Value {
     let mut spec = spec.clone();
     for (_, path) in paths::of(&mut spec) {
         *path = PathBuf::new();
     }
-    of_json(serde_json::json!(spec))
+    serde_json::json!(spec)
 }
 
 /// Of a spec's JSON without paths.
-fn of_json(mut value: Value) -> Digest {
+fn of_json(value: Value) -> Digest {
+    let mut text = String::new();
+    canonical(&parts(value), &mut text);
+    Digest::of(text.as_bytes())
+}
+
+/// What is part of the fingerprint.
+fn parts(mut value: Value) -> Value {
     for (key, _) in NOT_PART {
         remove(&mut value, key);
     }
     normalise_endpoints(&mut value["judge"]);
-    let mut text = String::new();
-    canonical(&value, &mut text);
-    Digest::of(text.as_bytes())
+    value
 }
 
 /// Takes a section or a key out of a spec's JSON, and a key of `[judge]` out of the members too.

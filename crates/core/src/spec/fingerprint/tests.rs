@@ -142,6 +142,21 @@ fn a_changed_value_changes_the_fingerprint_exactly_where_the_key_is_part_of_it()
 }
 
 #[test]
+fn two_specs_differ_by_the_keys_that_are_part_of_the_fingerprint() {
+    let one = full();
+    let mut other = one.clone();
+    other.fleet.samplers += 1;
+    other.prompts.train = "elsewhere.txt".into();
+    assert!(one.differences(&other).is_empty());
+    other.run.steps += 1;
+    assert!(one.differs_in_steps_alone(&other));
+    other.lora.rank += 1;
+    other.evaluation = None;
+    assert_eq!(one.differences(&other), ["evaluation", "lora.rank", "run.steps"]);
+    assert!(!one.differs_in_steps_alone(&other));
+}
+
+#[test]
 fn where_the_files_are_is_no_part_of_the_fingerprint() {
     let mut elsewhere = full();
     for (_, path) in paths::of(&mut elsewhere) {
