@@ -1,6 +1,6 @@
 //! What the command line asks of a coordinator beyond a single call.
 
-use gavel_client::{ConnectOptions, Connection, Submitted};
+use gavel_client::{Code, ConnectOptions, Connection, Submitted};
 use gavel_core::ids::RunId;
 use gavel_core::run::Phase;
 use gavel_core::spec::RunSpec;
@@ -29,14 +29,31 @@ pub(crate) async fn submit(coordinator: &Connection, spec: &RunSpec, files: &Fil
     Ok(coordinator.runs().submit(&spec.id(), spec, &files.assets).await?)
 }
 
-/// Lets a stopped or failed run go on. One that is not stopped goes on as it is.
+/// Gives a run that is there as many steps as `spec` says, where that is all by which it differs.
+///
+/// # Errors
+/// More steps are committed, or nobody answers.
+pub(crate) async fn extend(coordinator: &Connection, spec: &RunSpec) -> Result<()> {
+    let runs = coordinator.runs();
+    let there = match runs.spec(&spec.id()).await {
+        Ok(there) => there.spec,
+        Err(error) if error.code() == Code::NotFound => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    if there.differs_in_steps_alone(spec) {
+        runs.change_steps(&spec.id(), spec.run.steps).await?;
+    }
+    Ok(())
+}
+
+/// Lets a paused, stopped or failed run go on. One that does not stand still goes on as it is.
 ///
 /// # Errors
 /// No such run.
 pub(crate) async fn resume(coordinator: &Connection, run: &RunId) -> Result<()> {
     let runs = coordinator.runs();
     match runs.status(run).await?.phase {
-        Phase::Stopped { .. } | Phase::Failed { .. } => Ok(runs.resume(run).await?),
+        Phase::Paused { .. } | Phase::Stopped { .. } | Phase::Failed { .. } => Ok(runs.resume(run).await?),
         _ => Ok(()),
     }
 }

@@ -2,8 +2,10 @@
 
 use std::future::Future;
 use std::io::Read as _;
+use std::sync::OnceLock;
 
 use clap::Args;
+use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::diagnostic::{Context as _, Result};
@@ -17,20 +19,21 @@ pub(crate) struct ParentArguments {
     pub(crate) until_stdin_closes: bool,
 }
 
+/// One for the whole process, so that a connection that one future opened serves the next. It is never shut down: a unit that does
+/// not look at its cancellation keeps a thread, which ends with the process.
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+
 /// Runs a future to its end.
 ///
 /// # Errors
 /// The future's, or that the system gives no threads.
 pub(crate) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the async runtime")?;
-    let result = runtime.block_on(future);
-    // A unit that does not look at its cancellation keeps a thread; it ends with the process.
-    runtime.shutdown_background();
-    result
+    if let Some(runtime) = RUNTIME.get() {
+        return runtime.block_on(future);
+    }
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.context("cannot start the async runtime")?;
+    RUNTIME.get_or_init(|| runtime).block_on(future)
 }
 
 /// A token that is cancelled by a signal that asks the program to end and, for a child process, when the parent closes its

@@ -135,6 +135,22 @@ impl Address {
         }
     }
 
+    /// Whether a ledger may be here: a SQLite file is there; a database says so when it is asked.
+    pub fn has_ledger(&self) -> bool {
+        match self.ledger() {
+            Ok(LedgerPlace::Sqlite(file)) => file.is_file(),
+            _ => true,
+        }
+    }
+
+    /// Whether blobs may be here: a folder is there; a cloud store says so when it is asked.
+    pub fn has_blobs(&self) -> bool {
+        match self.blobs() {
+            Ok(BlobPlace::Folder(folder)) => folder.is_dir(),
+            _ => true,
+        }
+    }
+
     /// The blob store that this names.
     ///
     /// # Errors

@@ -3,14 +3,14 @@
 use std::sync::OnceLock;
 
 use gavel_core::ids::RunId;
-use gavel_core::run::StepRecord;
+use gavel_core::run::{Phase, Run, StepRecord};
 use gavel_core::work::Verdict;
 use gavel_core::work::{Outcome, Role, Unit};
 use gavel_telemetry::metric::coordinator::{
-    BLOB_BYTES, COMPLETIONS, FAILURES, LEADS, LEASE_WAIT_SECONDS, LEASES_EXPIRED, LEASES_GRANTED,
-    LEDGER_APPEND_SECONDS, LEDGER_EVENTS, PAIRS_JUDGED, REFUSALS, STEP, STEP_CLIP_FRACTION, STEP_DECIDED_FRACTION,
-    STEP_GRAD_NORM, STEP_KL, STEP_LEARNING_RATE, STEP_LOSS, STEP_ORDER_CONSISTENCY, STEP_RATIO_DEVIATION,
-    STEP_REWARD_MEAN, STEP_SECONDS, UNIT_SECONDS, WORKERS,
+    BLOB_BYTES, BUILD_INFO, COMPLETIONS, FAILURES, LEADS, LEASE_WAIT_SECONDS, LEASES_EXPIRED, LEASES_GRANTED,
+    LEDGER_APPEND_SECONDS, LEDGER_EVENTS, PAIRS_JUDGED, REFUSALS, RUN_PHASE, STEP, STEP_CLIP_FRACTION,
+    STEP_DECIDED_FRACTION, STEP_GRAD_NORM, STEP_KL, STEP_LEARNING_RATE, STEP_LOSS, STEP_ORDER_CONSISTENCY,
+    STEP_RATIO_DEVIATION, STEP_REWARD_MEAN, STEP_SECONDS, UNIT_SECONDS, UNITS, WIN_RATE, WORKERS,
 };
 use gavel_telemetry::metric::{self, Metric};
 use metrics::{counter, gauge, histogram};
@@ -29,6 +29,7 @@ pub(crate) fn prometheus() -> Option<&'static PrometheusHandle> {
         let builder = PrometheusBuilder::new().set_buckets(SECONDS_BUCKETS).ok()?;
         let handle = builder.install_recorder().ok()?;
         metric::describe(metric::coordinator::ALL);
+        gauge!(BUILD_INFO.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Some(handle)
     });
     handle.as_ref()
@@ -114,6 +115,30 @@ pub(crate) fn tick(workers: &Workers) {
     }
     if let Some(prometheus) = prometheus() {
         prometheus.run_upkeep();
+    }
+}
+
+/// What is measured when somebody looks: how much of each run waits and is in work, where it stands, and how it does.
+pub(crate) fn runs<'a>(runs: impl Iterator<Item = &'a Run>) {
+    for run in runs {
+        let name = || run.id().0.clone();
+        for role in [Role::Sampler, Role::Judge, Role::Trainer] {
+            for (state, count) in [("ready", run.ready_count(role)), ("leased", run.leased_count(role))] {
+                gauge!(UNITS.name, "run" => name(), "role" => role.name(), "state" => state).set(count as f64);
+            }
+        }
+        let present = run.phase();
+        for phase in Phase::NAMES {
+            let is_present = f64::from(u8::from(phase == present.name()));
+            gauge!(RUN_PHASE.name, "run" => name(), "phase" => phase).set(is_present);
+        }
+        if let Some(rate) = run.win_rate() {
+            gauge!(WIN_RATE.name, "run" => name()).set(rate.value);
+        }
+        if let Some(step) = run.results().steps.last() {
+            // A coordinator that has just started has seen no commit yet.
+            self::step(run.id(), &step.record);
+        }
     }
 }
 

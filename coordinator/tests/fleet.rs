@@ -135,8 +135,8 @@ impl Ledger for Failing {
         self.ledger.chain(run, sequence).await
     }
 
-    async fn events(&self, run: &RunId) -> Result<Vec<EventRecord>, LedgerError> {
-        self.ledger.events(run).await
+    async fn events_after(&self, run: &RunId, after: u64, most: u64) -> Result<Vec<EventRecord>, LedgerError> {
+        self.ledger.events_after(run, after, most).await
     }
 
     async fn ready(&self) -> Result<(), LedgerError> {

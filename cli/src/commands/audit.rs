@@ -1,21 +1,19 @@
 //! `gavel audit`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use gavel_review::RunFolder;
 
 use super::print_json;
+use super::source::SourceArguments;
 use crate::diagnostic::Result;
 use crate::output;
 use crate::runtime::block_on;
 
 #[derive(Debug, Args)]
 pub(crate) struct AuditArguments {
-    /// The run's folder, or its name in runs/.
-    #[arg(value_name = "RUN")]
-    pub(crate) run: PathBuf,
+    #[command(flatten)]
+    pub(crate) source: SourceArguments,
     /// Print the findings as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -23,8 +21,8 @@ pub(crate) struct AuditArguments {
 
 /// Prints every finding; the exit status is 1 when there is one.
 pub(super) fn audit(arguments: &AuditArguments) -> Result<ExitCode> {
-    let folder = RunFolder::open(&arguments.run)?;
-    let report = block_on(async { Ok(gavel_review::audit::audit(&folder).await?) })?;
+    let source = arguments.source.open()?;
+    let report = block_on(async { Ok(gavel_review::audit::audit(source.as_ref()).await?) })?;
     if arguments.json {
         print_json(&report)?;
     } else {

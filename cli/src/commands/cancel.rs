@@ -26,8 +26,6 @@ pub(super) fn cancel(arguments: &CancelArguments) -> Result<()> {
         let runs = client::connect(&connect.addresses).await?.runs();
         Ok(runs.cancel(&RunId(run.clone()), reason).await?)
     })?;
-    output::tell(format_args!(
-        "run {run} is stopped; `gavel submit --resume` with its configuration lets it go on"
-    ));
+    output::tell(format_args!("run {run} is stopped; `gavel resume {run}` lets it go on"));
     Ok(())
 }

@@ -4,17 +4,17 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use gavel_core::ids::Step;
-use gavel_review::{RunFolder, Weights};
+use gavel_review::Weights;
 
+use super::source::SourceArguments;
 use crate::diagnostic::{Context as _, Diagnostic, Result};
 use crate::output;
 use crate::runtime::block_on;
 
 #[derive(Debug, Args)]
 pub(crate) struct ExportArguments {
-    /// The run's folder, or its name in runs/.
-    #[arg(value_name = "RUN")]
-    pub(crate) run: PathBuf,
+    #[command(flatten)]
+    pub(crate) source: SourceArguments,
     /// The step that committed the adapter; 0 is the initial one [default: the latest].
     #[arg(long, value_name = "N")]
     pub(crate) step: Option<u32>,
@@ -51,10 +51,10 @@ pub(super) fn export(arguments: &ExportArguments) -> Result<()> {
             Diagnostic::new(format!("{} is not empty", out.display())).with_hint("name a new folder with --out")
         );
     }
-    let folder = RunFolder::open(&arguments.run)?;
+    let source = arguments.source.open()?;
     let (step, weights) = (arguments.step.map(Step), arguments.weights.into());
-    let exported = block_on(async { Ok(gavel_review::export(&folder, step, weights, out).await?) })
-        .with_context(|| format!("{}: nothing was exported", arguments.run.display()))?;
+    let exported = block_on(async { Ok(gavel_review::export(source.as_ref(), step, weights, out).await?) })
+        .with_context(|| format!("{}: nothing was exported", arguments.source.run.display()))?;
     output::tell(format_args!("step {}, adapter {}", exported.step, exported.digest));
     output::tell(out.display());
     Ok(())

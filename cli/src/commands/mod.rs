@@ -11,13 +11,19 @@ mod doctor;
 mod drain;
 mod dtype;
 mod export;
+mod extend;
 mod judge;
 mod load;
+mod pause;
 mod plan;
 mod replay;
+mod report;
+mod resume;
+mod rollback;
 mod rubric;
 mod run;
 mod sample;
+mod source;
 mod status;
 mod submit;
 mod verify;
@@ -68,14 +74,24 @@ pub(crate) enum Command {
     Status(status::StatusArguments),
     /// Follow a run until it ends.
     Watch(watch::WatchArguments),
-    /// Stop a run; `gavel submit --resume` with its configuration lets it go on from its last commit.
+    /// Stop a run at once; `gavel resume` lets it go on from where it stands.
     Cancel(cancel::CancelArguments),
+    /// Hold a run: what is in work comes to its end, and nothing more is handed out.
+    Pause(pause::PauseArguments),
+    /// Let a paused, stopped or failed run go on.
+    Resume(resume::ResumeArguments),
+    /// Change how many steps a run has: a finished one goes on, one that goes on may end earlier.
+    Extend(extend::ExtendArguments),
+    /// Take the steps of a run after one of them back, and pause it there.
+    Rollback(rollback::RollbackArguments),
     /// Tell the workers of a coordinator to finish what they hold and to leave; workers that start later stay.
     Drain(drain::DrainArguments),
     /// Paint a picture from a prompt.
     Sample(sample::SampleArguments),
     /// Perform one RPO update offline from recorded trajectories and rewards.
     Replay(replay::ReplayArguments),
+    /// Write a run's adapter and its report, from its folder, its coordinator or its stores.
+    Report(report::ReportArguments),
     /// Write the adapter of a run's step as a folder that peft and diffusers load.
     Export(export::ExportArguments),
     /// Prove from a run's ledger and blobs that each pair was sampled, judged and trained on once, under the right policy.
@@ -141,10 +157,15 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Submit(arguments) => submit::submit(&arguments)?,
         Command::Status(arguments) => status::status(&arguments)?,
         Command::Cancel(arguments) => cancel::cancel(&arguments)?,
+        Command::Pause(arguments) => pause::pause(&arguments)?,
+        Command::Resume(arguments) => resume::resume(&arguments)?,
+        Command::Extend(arguments) => extend::extend(&arguments)?,
+        Command::Rollback(arguments) => rollback::rollback(&arguments)?,
         Command::Drain(arguments) => drain::drain(&arguments)?,
         Command::Sample(arguments) => sample::sample(&arguments)?,
         Command::Replay(arguments) => replay::replay(&arguments)?,
         Command::Watch(arguments) => return watch::watch(&arguments),
+        Command::Report(arguments) => report::report(&arguments)?,
         Command::Export(arguments) => export::export(&arguments)?,
         Command::Audit(arguments) => return audit::audit(&arguments),
         Command::Backup(arguments) => return backup::backup(arguments),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use gavel_core::run::Phase;
+use gavel_review::metrics::{JSONL_FILE, Metrics};
 use gavel_review::{Machine, RunFolder, report};
 
 use crate::config::{self, ConfigArguments, FleetArguments};
@@ -25,6 +26,9 @@ pub(crate) struct RunArguments {
     /// Folder of the run's results [default: runs/<run.name>].
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+    /// Write the steps' figures for TensorBoard too, to tensorboard/ in the run's folder; metrics.jsonl is always written.
+    #[arg(long)]
+    pub(crate) tensorboard: bool,
     /// Go on with the run that the folder holds.
     #[arg(long)]
     pub(crate) resume: bool,
@@ -50,7 +54,9 @@ pub(super) fn run(arguments: &RunArguments) -> Result<ExitCode> {
         RunFolder::create(&out, &spec)?
     };
     let threads = arguments.threads.unwrap_or_else(|| Machine::this().cores.min(2));
-    let ended = run_fleet(&spec, &files, &folder, threads)?;
+    let board = arguments.tensorboard.then(|| folder.path().join("tensorboard"));
+    let metrics = Metrics::begin(Some(&folder.path().join(JSONL_FILE)), board.as_deref())?;
+    let ended = run_fleet(&spec, &files, &folder, metrics, threads)?;
     drop(locked);
     conclude(ended, arguments, &folder)
 }
@@ -59,7 +65,7 @@ fn conclude(ended: Ended, arguments: &RunArguments, folder: &RunFolder) -> Resul
     let again = again(arguments, &config::variables());
     match ended {
         Ended::Finished => {
-            output::tell(report::summary(folder)?);
+            output::tell(report::summary(folder.path())?);
             Ok(ExitCode::SUCCESS)
         }
         Ended::Interrupted { signal, step } => {
@@ -93,6 +99,7 @@ fn again(arguments: &RunArguments, variables: &[(String, String)]) -> String {
             trainers,
         },
         out,
+        tensorboard,
         resume: _,
         threads,
     } = arguments;
@@ -110,6 +117,7 @@ fn again(arguments: &RunArguments, variables: &[(String, String)]) -> String {
     for (option, value) in options {
         words.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
     }
+    words.extend(tensorboard.then(|| "--tensorboard".to_owned()));
     words.push("--resume".to_owned());
     let variables = variables
         .iter()
@@ -154,6 +162,7 @@ mod tests {
             "4",
             "--out",
             "my runs/$HOME",
+            "--tensorboard",
         ];
         let command = again(&parsed(&first), &[]);
         let words = shlex::split(&command).unwrap();

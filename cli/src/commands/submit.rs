@@ -13,7 +13,8 @@ use crate::{assets, client, shell};
 pub(crate) struct SubmitArguments {
     #[command(flatten)]
     pub(crate) config: ConfigArguments,
-    /// Let the run go on where it stopped or failed; its labelled pictures are stored anew.
+    /// Let the run go on where it was paused, stopped or failed, with as many steps as the configuration says now; its labelled
+    /// pictures are stored anew.
     #[arg(long)]
     pub(crate) resume: bool,
     #[command(flatten)]
@@ -29,6 +30,9 @@ pub(super) fn submit(arguments: &SubmitArguments) -> Result<()> {
     block_on(async {
         let addresses = &arguments.connect.addresses;
         let coordinator = client::connect(addresses).await?;
+        if arguments.resume {
+            client::extend(&coordinator, &spec).await?;
+        }
         let submitted = client::submit(&coordinator, &spec, &files).await?;
         let what = if submitted.existed {
             "was there already, with this configuration"

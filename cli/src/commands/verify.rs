@@ -6,18 +6,17 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use gavel_core::ids::Step;
-use gavel_review::RunFolder;
 use gavel_review::verify::{Part, Progress, VerifyOptions, verify as verify_step};
 
 use super::print_json;
+use super::source::SourceArguments;
 use crate::diagnostic::Result;
 use crate::output;
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArguments {
-    /// The run's folder, or its name in runs/.
-    #[arg(value_name = "RUN")]
-    pub(crate) run: PathBuf,
+    #[command(flatten)]
+    pub(crate) source: SourceArguments,
     /// The step to do again [default: the latest committed one].
     #[arg(long, value_name = "N")]
     pub(crate) step: Option<u32>,
@@ -64,7 +63,7 @@ impl From<PartArgument> for Part {
 
 /// Prints what was the same, part by part; the exit status is 1 when something is not confirmed.
 pub(super) fn verify(arguments: &VerifyArguments) -> Result<ExitCode> {
-    let folder = RunFolder::open(&arguments.run)?;
+    let source = arguments.source.open()?;
     let options = VerifyOptions {
         step: arguments.step.map(Step),
         parts: arguments.part.iter().copied().map(Part::from).collect(),
@@ -72,7 +71,7 @@ pub(super) fn verify(arguments: &VerifyArguments) -> Result<ExitCode> {
         judge: arguments.judge.clone(),
     };
     let mut printed = Ok(());
-    let report = verify_step(&folder, &options, |progress| {
+    let report = verify_step(source.as_ref(), &options, |progress| {
         printed = match progress {
             _ if arguments.json => Ok(()),
             Progress::Begun(report) => output::print_line(report.head()),

@@ -1,6 +1,6 @@
 //! `gavel watch`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,6 +8,7 @@ use clap::Args;
 use gavel_client::Runs;
 use gavel_core::ids::{Millis, RunId};
 use gavel_core::run::{Phase, RunStatus};
+use gavel_review::metrics::Metrics;
 use gavel_review::{RunFolder, RunSource as _};
 
 use super::connect::Connect;
@@ -25,6 +26,12 @@ pub(crate) struct WatchArguments {
     pub(crate) what: Option<String>,
     #[command(flatten)]
     pub(crate) connect: Connect,
+    /// Write each step's figures to this file, one line of JSON a step.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metrics: Option<PathBuf>,
+    /// Write them to this folder, for TensorBoard.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tensorboard: Option<PathBuf>,
 }
 
 /// A coordinator is started again within this time, or not at all.
@@ -32,17 +39,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Follows a run until it ends; the exit status is 1 when it did not finish.
 pub(super) fn watch(arguments: &WatchArguments) -> Result<ExitCode> {
+    let mut metrics = Metrics::begin(arguments.metrics.as_deref(), arguments.tensorboard.as_deref())?;
     let status = block_on(async {
         match target(arguments) {
-            Target::Folder(folder) => watch_folder(&folder).await,
+            Target::Folder(folder) => watch_folder(&folder, &mut metrics).await,
             Target::Run(run) => {
                 let runs = client::connect(&arguments.connect.addresses).await?.runs();
-                watch_run(&runs, &RunId(run.to_owned())).await
+                watch_run(&runs, &RunId(run.to_owned()), &mut metrics).await
             }
             Target::Address(address) => {
                 let runs = client::connect(address).await?.runs();
                 let run = choose(&runs.list().await?, address)?;
-                watch_run(&runs, &run).await
+                watch_run(&runs, &run, &mut metrics).await
             }
         }
     })?;
@@ -71,31 +79,36 @@ fn target(arguments: &WatchArguments) -> Target<'_> {
     }
 }
 
-async fn watch_run(runs: &Runs, run: &RunId) -> Result<RunStatus> {
+async fn watch_run(runs: &Runs, run: &RunId, metrics: &mut Metrics) -> Result<RunStatus> {
     let first = runs.status(run).await?;
     let mut progress = Progress::start(first.steps_total, Lines::Printed);
-    let each = async |status: &RunStatus| progress.update(status);
+    let each = async |status: &RunStatus| {
+        metrics.note(status)?;
+        progress.update(status)
+    };
     let ended = follow(runs, run, Some(PATIENCE), each).await;
     progress.end();
     ended
 }
 
 /// Follows the run by its coordinator; where none serves any more, the ledger tells how the run ended.
-async fn watch_folder(folder: &RunFolder) -> Result<RunStatus> {
+async fn watch_folder(folder: &RunFolder, metrics: &mut Metrics) -> Result<RunStatus> {
     let id = folder.spec().id();
     if let Some(addresses) = folder.coordinator()
         && let Ok(coordinator) = client::connect(&addresses.grpc).await
         && coordinator.runs().status(&id).await.is_ok()
     {
         // A coordinator that ends with its run may be gone before it has told the end.
-        if let Ok(status) = watch_run(&coordinator.runs(), &id).await {
+        if let Ok(status) = watch_run(&coordinator.runs(), &id, metrics).await {
             return Ok(status);
         }
     }
     let run = folder.run().await?;
     if run.phase().is_ended() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        return Ok(run.status(Millis(now.as_millis() as u64)));
+        let status = run.status(Millis(now.as_millis() as u64));
+        metrics.note(&status)?;
+        return Ok(status);
     }
     Err(Diagnostic::new(format!(
         "run `{}` stands after step {}, and no coordinator serves it",

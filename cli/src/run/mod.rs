@@ -12,6 +12,7 @@ use gavel_core::spec::RunSpec;
 use gavel_core::work::Role;
 use gavel_core::work::rules::is_checkpoint;
 use gavel_review::RunFolder;
+use gavel_review::metrics::Metrics;
 use gavel_review::report;
 
 use crate::assets::{Files, evaluator};
@@ -40,10 +41,16 @@ pub(crate) enum Ended {
 ///
 /// # Errors
 /// Whatever keeps the run from its report. What is committed stays in the folder.
-pub(crate) fn run(spec: &RunSpec, files: &Files, folder: &RunFolder, threads: usize) -> Result<Ended> {
+pub(crate) fn run(
+    spec: &RunSpec,
+    files: &Files,
+    folder: &RunFolder,
+    metrics: Metrics,
+    threads: usize,
+) -> Result<Ended> {
     block_on(async {
         let mut signals = Signals::listen()?;
-        drive(spec, files, folder, threads, &mut signals).await
+        drive(spec, files, folder, metrics, threads, &mut signals).await
     })
 }
 
@@ -57,6 +64,7 @@ async fn drive(
     spec: &RunSpec,
     files: &Files,
     folder: &RunFolder,
+    metrics: Metrics,
     threads: usize,
     signals: &mut Signals,
 ) -> Result<Ended> {
@@ -64,6 +72,7 @@ async fn drive(
     lock::outlive_predecessor(&folder.state()).await?;
     let mut coordinator = CoordinatorProcess::start(spec, folder).await?;
     let connection = client::connect(&coordinator.addresses.grpc).await?;
+    client::extend(&connection, spec).await?;
     client::submit(&connection, spec, files).await?;
     client::resume(&connection, &spec.id()).await?;
     progress.say(&format!("dashboard    {}", coordinator.addresses.http))?;
@@ -77,7 +86,7 @@ async fn drive(
     let mut fleet = Fleet::start(spec, &coordinator.addresses.grpc, folder, threads);
 
     let followed = tokio::select! {
-        ended = show(spec, &runs, folder, &mut progress) => ended,
+        ended = show(spec, &runs, folder, metrics, &mut progress) => ended,
         failure = fleet.failure() => Err(failure),
         failure = coordinator.failure() => Err(failure),
         signal = signals.next() => Ok(Followed::Until(signal)),
@@ -97,7 +106,7 @@ async fn drive(
         }),
         Followed::ToItsEnd(status) if status.phase == Phase::Finished => {
             let evaluator = evaluator(spec);
-            report::write(folder, evaluator.as_deref())
+            report::finish(folder, evaluator.as_deref())
                 .await
                 .context("cannot write the report")?;
             Ok(Ended::Finished)
@@ -115,11 +124,18 @@ fn nobody_here(role: Role, coordinator: &str) -> String {
     format!("warning: `fleet.{role}s` is 0: the run waits until a {role} comes from elsewhere, with `{command}`")
 }
 
-/// Shows the run's states until it has ended, and writes checkpoints as they come. A coordinator that is away is waited for:
+/// Shows the run's states until it has ended, and writes figures and checkpoints as they come. A coordinator that is away is waited for:
 /// it is being started again.
-async fn show(spec: &RunSpec, runs: &Runs, folder: &RunFolder, progress: &mut Progress) -> Result<Followed> {
+async fn show(
+    spec: &RunSpec,
+    runs: &Runs,
+    folder: &RunFolder,
+    mut metrics: Metrics,
+    progress: &mut Progress,
+) -> Result<Followed> {
     let each = async |status: &RunStatus| {
         progress.update(status)?;
+        metrics.note(status)?;
         match status.policy.as_ref().filter(|_| is_checkpoint(spec, status.step)) {
             Some(policy) => Ok(folder.write_checkpoint(status.step, policy).await?),
             None => Ok(()),

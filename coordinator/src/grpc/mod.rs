@@ -3,6 +3,7 @@
 mod blobs;
 mod caller;
 mod fleet;
+mod history;
 mod runs;
 pub(crate) mod status;
 mod trace;
@@ -58,10 +59,10 @@ pub(crate) async fn serve(
         .build_v1()
         .map_err(|source| Error::Reflection(source.into()))?;
 
-    let fleet = FleetServer::new(fleet::Fleet::new(driver.clone(), ledger, heartbeat))
+    let fleet = FleetServer::new(fleet::Fleet::new(driver.clone(), Arc::clone(&ledger), heartbeat))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let runs = RunsServer::new(runs::Runs::new(driver, rooms.clone(), shutdown.clone()))
+    let runs = RunsServer::new(runs::Runs::new(driver, ledger, rooms.clone(), shutdown.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let blobs = BlobsServer::new(blobs::BlobService::new(blobs, rooms.clone()))

@@ -5,6 +5,7 @@ mod end;
 mod guard;
 mod pairs;
 mod ready;
+mod results;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -82,10 +83,12 @@ pub(crate) async fn serve(
         .route("/", get(async || Html(DASHBOARD)))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics_text))
+        .route("/metrics", get(metrics_page))
         .route("/api/v1/runs", get(runs))
         .route("/api/v1/runs/{run}", get(run))
         .route("/api/v1/runs/{run}/pairs", get(run_pairs))
+        .route("/api/v1/runs/{run}/steps", get(results::steps))
+        .route("/api/v1/runs/{run}/adapter", get(results::adapter))
         .route("/api/v1/workers", get(workers))
         .route("/api/v1/blobs/{sha256}", get(blob))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such page"))
@@ -110,6 +113,11 @@ pub(crate) async fn metrics_text() -> Result<Response, Problem> {
         prometheus.render(),
     )
         .into_response())
+}
+
+async fn metrics_page(State(parts): State<Parts>) -> Result<Response, Problem> {
+    parts.driver.measure().await?;
+    metrics_text().await
 }
 
 async fn readyz(State(parts): State<Parts>) -> Result<&'static str, Problem> {
@@ -192,8 +200,13 @@ async fn blob(State(parts): State<Parts>, Named(sha256): Named, _: Asked<Nothing
     let digest: Digest = sha256
         .parse()
         .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("{error}")))?;
+    blob_response(&parts, &digest).await
+}
+
+/// A blob's bytes, piece by piece.
+async fn blob_response(parts: &Parts, digest: &Digest) -> Result<Response, Problem> {
     let pace = parts.rooms.download().await?;
-    let mut pieces = parts.blobs.stream(&digest, PIECE_BYTES).await?;
+    let mut pieces = parts.blobs.stream(digest, PIECE_BYTES).await?;
     let first = pieces.next().await.transpose()?.unwrap_or_default();
     let content_type = if first.starts_with(PNG_SIGNATURE) {
         "image/png"

@@ -95,11 +95,19 @@ pub trait Ledger: Send + Sync + 'static {
     /// [`LedgerError::Corrupt`] when the row cannot be read. Whether it is as it was written, [`RunRecord::check`] says.
     async fn run(&self, run: &RunId) -> Result<Option<RunRecord>, LedgerError>;
 
-    /// Every event of a run, in order.
+    /// The events of a run that follow number `after`, in order; `most` at most.
     ///
     /// # Errors
     /// [`LedgerError::Corrupt`] when one cannot be read. Whether it is as it was written, [`EventRecord::check`] says.
-    async fn events(&self, run: &RunId) -> Result<Vec<EventRecord>, LedgerError>;
+    async fn events_after(&self, run: &RunId, after: u64, most: u64) -> Result<Vec<EventRecord>, LedgerError>;
+
+    /// Every event of a run, in order.
+    ///
+    /// # Errors
+    /// As [`Ledger::events_after`].
+    async fn events(&self, run: &RunId) -> Result<Vec<EventRecord>, LedgerError> {
+        self.events_after(run, 0, u64::MAX).await
+    }
 
     /// The checksum of a run's event, of its own row for number 0; `None` where there is no such row.
     ///

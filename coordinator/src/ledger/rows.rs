@@ -74,8 +74,8 @@ pub(super) fn run_record(run: &RunId, row: &impl Columns) -> Result<RunRecord, L
     read().map_err(|error| corrupt(run, Row::Run, error))
 }
 
-/// Rows of `events`, in order.
-pub(super) fn event_records<R: Columns>(run: &RunId, rows: &[R]) -> Result<Vec<EventRecord>, LedgerError> {
+/// Rows of `events` that follow number `after`, in order.
+pub(super) fn event_records<R: Columns>(run: &RunId, after: u64, rows: &[R]) -> Result<Vec<EventRecord>, LedgerError> {
     let record = |(index, row): (u64, &R)| {
         let read = || -> Result<EventRecord, sqlx::Error> {
             Ok(EventRecord {
@@ -86,7 +86,7 @@ pub(super) fn event_records<R: Columns>(run: &RunId, rows: &[R]) -> Result<Vec<E
         let sequence = || row.unsigned("sequence").unwrap_or(index);
         read().map_err(|error| corrupt(run, Row::Event(sequence()), error))
     };
-    (1..).zip(rows).map(record).collect()
+    (after + 1..).zip(rows).map(record).collect()
 }
 
 /// A row of `runs` of before there were checksums, with those that it gets.

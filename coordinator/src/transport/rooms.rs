@@ -17,6 +17,8 @@ const PIECES: usize = 192;
 const SUBMISSIONS: usize = 1;
 /// Descriptions of runs that are made or on their way at a time. Each may have the texts of the largest run, several times over.
 const SPECS: usize = 2;
+/// Histories of runs that are read and sent at a time, a few rows of each.
+const HISTORIES: usize = 2;
 /// States of runs and lists that are made or on their way at a time.
 const ANSWERS: usize = 8;
 /// Callers that are told of each change of a run.
@@ -41,6 +43,7 @@ pub(crate) struct Rooms {
     pieces: Arc<Semaphore>,
     submissions: Arc<Semaphore>,
     specs: Arc<Semaphore>,
+    histories: Arc<Semaphore>,
     answers: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
@@ -56,6 +59,7 @@ impl Rooms {
             pieces: room(PIECES),
             submissions: room(SUBMISSIONS),
             specs: room(SPECS),
+            histories: room(HISTORIES),
             answers: room(ANSWERS),
             watchers: room(WATCHERS),
             uploads: room(UPLOADS),
@@ -82,6 +86,11 @@ impl Rooms {
     /// Room for a run's description. To be put into the extensions of the answer, which keeps it until it is sent.
     pub(crate) async fn spec(&self) -> Result<Kept, Busy> {
         Kept::of_room(&self.specs).await
+    }
+
+    /// As [`Rooms::spec`], for a run's history.
+    pub(crate) async fn history(&self) -> Result<Kept, Busy> {
+        Kept::of_room(&self.histories).await
     }
 
     /// As [`Rooms::spec`], for states of runs and lists.

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use gavel_client::CallError;
 use gavel_coordinator::ReplayError;
 use gavel_coordinator::blobs::BlobError;
 use gavel_coordinator::ledger::LedgerError;
@@ -41,14 +42,12 @@ pub enum Error {
         source: io::Error,
     },
     /// The run was begun with another configuration.
-    #[error("{folder} was begun with another configuration (spec {before}, now {now})")]
+    #[error("{folder} was begun with another {}", keys.join(", "))]
     OtherSpec {
         /// The folder.
         folder: PathBuf,
-        /// The beginning of the fingerprint of the configuration that began the run.
-        before: String,
-        /// The same of the present one.
-        now: String,
+        /// The keys whose values differ.
+        keys: Vec<String>,
         /// The file that holds the run's own.
         file: PathBuf,
     },
@@ -92,6 +91,23 @@ pub enum Error {
         /// The run of `spec.json`.
         run: RunId,
     },
+    /// Nobody there has such a run.
+    #[error("{location} has no run `{run}`")]
+    NoSuchRun {
+        /// A ledger or a coordinator.
+        location: String,
+        /// The run that was asked for.
+        run: RunId,
+    },
+    /// There is nothing at an address.
+    #[error("{location} is not there")]
+    NoStore {
+        /// The address, without its password.
+        location: String,
+    },
+    /// The coordinator does not answer as it should.
+    #[error(transparent)]
+    Call(#[from] CallError),
     /// The ledger's row of the run is of another version.
     #[error("run `{run}`: the ledger's {part} cannot be read")]
     Record {
@@ -245,6 +261,9 @@ impl Hint for Error {
             Self::OtherRun { .. } => {
                 "spec.json and state/ are of different runs; put the folder together again from one copy"
             }
+            Self::NoSuchRun { .. } => "`gavel status` lists the runs of a coordinator",
+            Self::NoStore { .. } => "name the ledger with --ledger and the blobs with --blobs, as the coordinator does",
+            Self::Call(error) => return error.hint(),
             Self::Event { .. } => "`gavel audit` lists everything that is wrong with the ledger",
             Self::NothingAccepted { committed, .. } => {
                 return Some(format!("steps 1 to {committed} are committed"));

@@ -14,7 +14,7 @@ use gavel_policy::train::replay::OPTIMIZER_FILE;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
-use crate::Error;
+use crate::{Error, RunSource};
 
 /// The weights of an adapter folder, as peft names them.
 pub(crate) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
@@ -75,7 +75,7 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Opens the folder of a run that is to go on, and notes where its files are now.
+    /// Opens the folder of a run that is to go on, and notes where its files are now and how many steps it is to have.
     ///
     /// # Errors
     /// There is none, or it was made by another configuration or from other files.
@@ -86,11 +86,10 @@ impl RunFolder {
             source,
         })?;
         let before = parse_spec(&text, &file)?;
-        if before.digest() != spec.digest() {
+        if before.digest() != spec.digest() && !before.differs_in_steps_alone(spec) {
             return Err(Error::OtherSpec {
                 folder: path.to_owned(),
-                before: before.digest().short(),
-                now: spec.digest().short(),
+                keys: before.differences(spec),
                 file,
             });
         }
@@ -214,26 +213,11 @@ impl RunFolder {
         if optimizer.exists() {
             return Ok(());
         }
-        self.write_adapter(policy.adapter, &dir).await?;
+        write_adapter(self, policy.adapter, &dir).await?;
         if let Some(averaged) = policy.averaged {
-            self.write_adapter(averaged, &dir.join("averaged")).await?;
+            write_adapter(self, averaged, &dir.join("averaged")).await?;
         }
         write(&optimizer, self.blobs().await?.get(&policy.optimizer).await?)
-    }
-
-    /// Writes the final adapter to `adapter/` and returns the SHA-256 of its PEFT file.
-    ///
-    /// # Errors
-    /// As [`RunFolder::write_checkpoint`].
-    pub async fn write_final(&self, policy: &Policy) -> Result<Digest, Error> {
-        let dir = self.path.join("adapter");
-        self.write_adapter(policy.evaluated(), &dir).await?;
-        Ok(Digest::of(&read(&dir.join(WEIGHTS_FILE))?))
-    }
-
-    async fn write_adapter(&self, adapter: Digest, dir: &Path) -> Result<(), Error> {
-        let bytes = self.blobs().await?.get(&adapter).await?;
-        Ok(write_folder(&bytes, &LoraConfig::from(&self.spec.lora), dir)?)
     }
 
     fn make_logs(&self) -> Result<(), Error> {
@@ -246,6 +230,13 @@ impl RunFolder {
             source,
         }
     }
+}
+
+/// Writes an adapter as a folder and returns the SHA-256 of its PEFT file.
+pub(crate) async fn write_adapter(source: &dyn RunSource, adapter: Digest, dir: &Path) -> Result<Digest, Error> {
+    let bytes = source.blob(&adapter).await?;
+    write_folder(&bytes, &LoraConfig::from(&source.spec().lora), dir)?;
+    Ok(Digest::of(&read(&dir.join(WEIGHTS_FILE))?))
 }
 
 fn ledger_below(folder: &Path) -> PathBuf {

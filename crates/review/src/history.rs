@@ -2,6 +2,7 @@
 
 use gavel_coordinator::ledger::{EventRecord, RunRecord};
 use gavel_core::run::{Event, Run};
+use gavel_core::spec::RunSpec;
 
 use crate::Error;
 
@@ -27,6 +28,14 @@ impl History {
         let spec = serde_json::from_str(&self.record.spec).map_err(unknown("spec"))?;
         let assets = serde_json::from_str(&self.record.assets).map_err(unknown("assets"))?;
         Ok(Run::new(self.record.run.clone(), spec, assets).created(self.record.created))
+    }
+
+    /// The specification with which the run ends: somebody may have changed how many steps it has.
+    ///
+    /// # Errors
+    /// As [`History::replay`].
+    pub fn present_spec(&self) -> Result<RunSpec, Error> {
+        Ok(self.replay(|_, _| {}, |_, _| {})?.spec().clone())
     }
 
     /// Applies every event to the run, from its beginning; `before` sees each with the run that it is about to change, and

@@ -1,12 +1,11 @@
 //! Looks back at a run: what its ledger and its blobs hold, whether that fits together, and what it comes to.
 //!
-//! A [`RunSource`] is where a run is read from; the only one today is a [`RunFolder`], with its SQLite ledger and its folder of
-//! blobs. [`audit`] proves from the record alone that each pair was sampled, judged and trained on once; [`verify`] does a step
+//! A [`RunSource`] is where a run is read from: a [`RunFolder`], a [`StoredRun`] or a [`ServedRun`]. [`audit`] proves from the record alone that each pair was sampled, judged and trained on once; [`verify`] does a step
 //! again with the workers' code and compares every byte; [`report`] sums a finished run up; [`export`] writes one of its
 //! adapters as a folder of its own.
 //!
 //! Nothing here changes a ledger or a blob, prints, or parses arguments: results are values that the caller shows. Reports,
-//! checkpoints and adapters are written to the run's folder and nowhere else, except for an export.
+//! checkpoints and adapters are written to the run's folder, or to where the caller says, and nowhere else.
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +15,7 @@ mod export;
 mod folder;
 mod history;
 mod machine;
+pub mod metrics;
 pub mod report;
 mod source;
 mod verdict_file;
@@ -26,5 +26,5 @@ pub use export::{ExportedAdapter, Weights, export};
 pub use folder::{CoordinatorAddresses, RunFolder};
 pub use history::History;
 pub use machine::{Machine, Usage, peak_memory_bytes, usage};
-pub use source::RunSource;
+pub use source::{RunSource, ServedRun, StoredRun};
 pub use verdict_file::VerdictFile;

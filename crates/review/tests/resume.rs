@@ -73,7 +73,11 @@ async fn a_run_does_not_go_on_with_other_files_or_keys_and_says_which() {
     assert!(text.contains("other contents of judge.template"), "{text}");
     let other = quickstart(|spec| spec.run.seed = 9);
     let text = refused(&other, &assets("a cat", "template")).await;
-    assert!(text.contains("another configuration"), "{text}");
+    assert!(text.contains("was begun with another run.seed"), "{text}");
+    let longer = quickstart(|spec| spec.run.steps += 8);
+    RunFolder::resume(folder.path(), &longer, &assets("a cat", "template"))
+        .await
+        .unwrap();
     RunFolder::resume(folder.path(), &spec, &assets("a cat", "template"))
         .await
         .unwrap();

@@ -98,6 +98,10 @@ pub mod coordinator {
         LEDGER_APPEND_SECONDS = histogram("ledger_append_seconds", Seconds, "One transaction of the ledger.");
         LEDGER_EVENTS = counter("ledger_events_total", Count, "Events written to the ledger.");
         BLOB_BYTES = counter("blob_bytes_total", Bytes, "Bytes of blobs received and sent.");
+        UNITS = gauge("units", Count, "Units of a run that can be leased (`ready`) and that are (`leased`), by role.");
+        RUN_PHASE = gauge("run_phase", Count, "1 for the phase in which a run is, 0 for the others.");
+        WIN_RATE = gauge("win_rate_ratio", Count, "Tuned over base on held-out prompts, as far as the judge has compared them.");
+        BUILD_INFO = gauge("build_info", Count, "1, with the version of this coordinator.");
         STEP = gauge("step", Count, "The latest committed step.");
         STEP_SECONDS = gauge("step_seconds", Seconds, "Seconds of the latest step; `wall` is from commit to commit.");
         STEP_REWARD_MEAN = gauge("step_reward_mean", Count, "Mean reward of the latest step's decided candidates.");

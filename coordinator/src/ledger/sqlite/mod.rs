@@ -237,15 +237,18 @@ impl Ledger for SqliteLedger {
         row.map(|row| run_record(run, &row)).transpose()
     }
 
-    async fn events(&self, run: &RunId) -> Result<Vec<EventRecord>, LedgerError> {
+    async fn events_after(&self, run: &RunId, after: u64, most: u64) -> Result<Vec<EventRecord>, LedgerError> {
         let rows = sqlx::query(
-            "SELECT sequence, at_unix_ms, kind, event, chain FROM events WHERE run_id = ?1 ORDER BY sequence",
+            "SELECT sequence, at_unix_ms, kind, event, chain FROM events WHERE run_id = ?1 AND sequence > ?2
+             ORDER BY sequence LIMIT ?3",
         )
         .bind(&run.0)
+        .bind(signed(after))
+        .bind(signed(most))
         .fetch_all(&self.readers)
         .await
         .map_err(|error| self.failure("read events", error))?;
-        event_records(run, &rows)
+        event_records(run, after, &rows)
     }
 
     async fn chain(&self, run: &RunId, sequence: u64) -> Result<Option<Digest>, LedgerError> {

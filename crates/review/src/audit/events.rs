@@ -35,6 +35,8 @@ pub(super) struct Accepted {
     /// What the worker was given with the lease.
     pub(super) assignment: Option<Assignment>,
     pub(super) outcome: Outcome,
+    /// How many steps the run was to have at the time.
+    pub(super) steps: u32,
 }
 
 /// A lease as the events tell it.
@@ -146,6 +148,7 @@ impl Accountant<'_> {
                     worker,
                     assignment: lease.and_then(|lease| lease.assignment),
                     outcome,
+                    steps: self.account.run.spec().run.steps,
                 };
                 self.accept(location, unit, accepted);
             }
@@ -161,8 +164,10 @@ impl Accountant<'_> {
                 self.close(location, &unit, fence, None);
             }
             Event::Quarantined { worker, .. } => drop(self.quarantined.insert(worker)),
-            Event::Resumed => self.quarantined.clear(),
-            Event::Cancelled { .. } | Event::GivenUp { .. } | Event::Recovered { .. } => {}
+            Event::Resumed | Event::RolledBack { .. } => self.quarantined.clear(),
+            // Commits that are made again have the learning rates of the new number.
+            Event::StepsChanged { .. } => self.lost.retain(|unit, _| !matches!(unit, Unit::Commit { .. })),
+            Event::Cancelled { .. } | Event::GivenUp { .. } | Event::Paused { .. } | Event::Recovered { .. } => {}
         }
     }
 
@@ -248,7 +253,8 @@ impl Accountant<'_> {
             Event::Failed { unusable, .. } => unusable.iter().map(|input| input.fault).collect(),
             _ => Vec::new(),
         };
-        let takes_back = !faults.is_empty() || matches!(event, Event::Quarantined { .. });
+        let somebody = matches!(event, Event::StepsChanged { .. } | Event::RolledBack { .. });
+        let takes_back = somebody || !faults.is_empty() || matches!(event, Event::Quarantined { .. });
         let run = &mut self.account.run;
         let halted_before = run.phase().is_ended();
         if let Err(refusal) = run.apply(event, now) {
@@ -260,6 +266,8 @@ impl Accountant<'_> {
             return;
         }
         match run.phase() {
+            // The same work may give something else under other settings.
+            _ if somebody => self.take_back(false),
             Phase::Failed { .. } if !halted_before => {
                 self.open.clear();
                 // The result with which a run cannot go on is no result of its unit.

@@ -31,11 +31,16 @@ pub(super) fn check_fingerprints(
     fingerprint: &Fingerprint,
     findings: &mut Findings,
 ) {
-    for (location, found) in [
-        ("spec.json", spec.digest().to_string()),
-        ("the ledger's spec_sha256", record.spec_sha256.clone()),
+    let present = &fingerprint.present;
+    for (location, found, expected) in [
+        ("spec.json", spec.digest().to_string(), present),
+        (
+            "the ledger's spec_sha256",
+            record.spec_sha256.clone(),
+            &fingerprint.submitted,
+        ),
     ] {
-        let expected = fingerprint.expected(&found);
+        let expected = fingerprint.expected(expected, &found);
         findings.equal(Rule::Files, location, "the spec's fingerprint", &expected, &found);
     }
 }
@@ -121,23 +126,27 @@ fn adapter(dir: &Path, name: &str, expected: Digest, config: &LoraConfig, findin
 /// The run's fingerprint by the present rule and, where an earlier version wrote the run, by the rule of that time.
 pub(super) struct Fingerprint {
     present: Digest,
+    /// The one with which it was submitted, before somebody changed how many steps it has.
+    submitted: Digest,
     with_paths: Option<Digest>,
 }
 
 impl Fingerprint {
     pub(super) fn new(run: &Run, record: &RunRecord) -> Self {
+        let submitted = serde_json::from_str(&record.spec).map(|spec: RunSpec| spec.digest());
         Self {
             present: run.spec_sha256(),
+            submitted: submitted.unwrap_or_else(|_| run.spec_sha256()),
             with_paths: fingerprint_with_paths(&record.spec),
         }
     }
 
     /// What `found` has to be equal to.
-    fn expected(&self, found: &str) -> String {
+    fn expected(&self, present: &Digest, found: &str) -> String {
         let earlier = self.with_paths.map(|digest| digest.to_string());
         earlier
             .filter(|digest| digest == found)
-            .unwrap_or_else(|| self.present.to_string())
+            .unwrap_or_else(|| present.to_string())
     }
 }
 
@@ -150,7 +159,7 @@ fn report(folder: &Path, adapter: Digest, spec: &Fingerprint, findings: &mut Fin
     let found = |key: &str| report.get(key).and_then(serde_json::Value::as_str).unwrap_or("absent");
     for (key, expected) in [
         ("adapter_sha256", adapter.to_string()),
-        ("spec_sha256", spec.expected(found("spec_sha256"))),
+        ("spec_sha256", spec.expected(&spec.present, found("spec_sha256"))),
     ] {
         findings.equal(Rule::Files, "report.json", key, &expected.as_str(), &found(key));
     }

@@ -9,14 +9,17 @@ mod pictures;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
+
 use gavel_core::ids::Step;
+use gavel_core::run::Run;
 use gavel_core::work::rules::is_checkpoint;
 use gavel_eval::Evaluator;
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use crate::folder::{read, write as write_file};
-use crate::{Error, RunFolder, RunSource as _};
+use crate::folder::{read, write as write_file, write_adapter};
+use crate::{Error, RunFolder, RunSource};
 use axes::{Axes, Axis};
 use data::Report;
 use pictures::Pictures;
@@ -24,37 +27,55 @@ use pictures::Pictures;
 const JSON_FILE: &str = "report.json";
 const PAGE_FILE: &str = "report.html";
 
-/// Writes everything from the ledger and the blobs.
+/// Writes everything that a finished run leaves to its own folder.
 ///
 /// # Errors
 /// The ledger or a blob cannot be read, or a file not be written.
-pub async fn write(folder: &RunFolder, evaluator: Option<&dyn Evaluator>) -> Result<(), Error> {
+pub async fn finish(folder: &RunFolder, evaluator: Option<&dyn Evaluator>) -> Result<(), Error> {
     let run = folder.run().await?;
-    let policy = run
-        .policy()
-        .ok_or_else(|| Error::NothingTrained { run: run.id().clone() })?;
-    let adapter_sha256 = folder.write_final(policy).await?;
     for (version, policy) in run.results().policies.iter().enumerate() {
         if is_checkpoint(folder.spec(), Step(version as u32)) {
             folder.write_checkpoint(Step(version as u32), policy).await?;
         }
     }
-    let pictures = Pictures::read(&run, folder, evaluator).await?;
-    let report = Report::new(&run, adapter_sha256, evaluator, &pictures);
-    write_file(&folder.path().join(JSON_FILE), serde_json::to_string_pretty(&report)?)?;
-    write_file(&folder.path().join(PAGE_FILE), html::render(&report, &pictures)?)
+    write_from(&run, folder, folder.path(), evaluator).await
 }
 
-/// The report in a few lines, read back from `report.json`.
+/// Writes the adapter and the report of a run to the folder `out`, from wherever the run is read. Of one that goes on they say how far
+/// it is.
+///
+/// # Errors
+/// As [`finish`].
+pub async fn write(source: &dyn RunSource, out: &Path, evaluator: Option<&dyn Evaluator>) -> Result<(), Error> {
+    write_from(&source.run().await?, source, out, evaluator).await
+}
+
+async fn write_from(
+    run: &Run,
+    source: &dyn RunSource,
+    out: &Path,
+    evaluator: Option<&dyn Evaluator>,
+) -> Result<(), Error> {
+    let policy = run
+        .policy()
+        .ok_or_else(|| Error::NothingTrained { run: run.id().clone() })?;
+    let adapter_sha256 = write_adapter(source, policy.evaluated(), &out.join("adapter")).await?;
+    let pictures = Pictures::read(run, source, evaluator).await?;
+    let report = Report::new(run, adapter_sha256, evaluator, &pictures);
+    write_file(&out.join(JSON_FILE), serde_json::to_string_pretty(&report)?)?;
+    write_file(&out.join(PAGE_FILE), html::render(&report, &pictures)?)
+}
+
+/// The report in a few lines, read back from `report.json` in the folder `out`.
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn summary(folder: &RunFolder) -> Result<String, Error> {
-    let file = folder.path().join(JSON_FILE);
+pub fn summary(out: &Path) -> Result<String, Error> {
+    let file = out.join(JSON_FILE);
     let report: Value = serde_json::from_slice(&read(&file)?).map_err(|source| Error::Json { file, source })?;
     let mut lines = results(&report);
-    lines.push(format!("adapter      {}", folder.path().join("adapter").display()));
-    lines.push(format!("report       {}", folder.path().join(PAGE_FILE).display()));
+    lines.push(format!("adapter      {}", out.join("adapter").display()));
+    lines.push(format!("report       {}", out.join(PAGE_FILE).display()));
     Ok(lines.join("\n"))
 }
 

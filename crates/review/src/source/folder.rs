@@ -8,7 +8,7 @@ use gavel_core::ids::Digest;
 use gavel_core::run::Run;
 use gavel_core::spec::RunSpec;
 
-use super::RunSource;
+use super::{RunSource, stored};
 use crate::{Error, History, RunFolder};
 
 #[async_trait]
@@ -20,14 +20,12 @@ impl RunSource for RunFolder {
     async fn history(&self) -> Result<History, Error> {
         let ledger = SqliteLedger::open(&self.ledger()).await?;
         let run = self.spec().id();
-        let record = ledger.run(&run).await?;
-        let record = record.ok_or_else(|| Error::OtherRun {
+        let history = stored::read(&ledger, &run).await;
+        ledger.close().await;
+        history?.ok_or_else(|| Error::OtherRun {
             ledger: self.ledger(),
             run,
-        })?;
-        let events = ledger.events(&record.run).await?;
-        ledger.close().await;
-        Ok(History { record, events })
+        })
     }
 
     async fn run(&self) -> Result<Run, Error> {

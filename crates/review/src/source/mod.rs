@@ -1,6 +1,8 @@
 //! Where a run is read from.
 
 mod folder;
+mod served;
+mod stored;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,11 +12,11 @@ use gavel_core::run::Run;
 use gavel_core::spec::RunSpec;
 
 use crate::{Error, History, RunFolder};
+pub use served::ServedRun;
+pub use stored::StoredRun;
 
-/// A ledger and a blob store that hold a run.
-///
-/// A run that lives elsewhere (another kind of ledger, a coordinator's address) is one more file beside `folder.rs` that
-/// implements this; audit and verification ask for nothing else. Reading changes nothing: damaged bytes stay where they are.
+/// A ledger and a blob store that hold a run: in a folder of its own ([`RunFolder`]), at addresses ([`StoredRun`]), or behind a
+/// coordinator ([`ServedRun`]). Reading changes nothing: damaged bytes stay where they are.
 #[async_trait]
 pub trait RunSource: Send + Sync {
     /// The run's configuration, as whoever began the run wrote it down.

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use gavel_core::ids::Step;
 use gavel_core::run::Run;
-use gavel_core::work::rules;
+use gavel_core::work::{Unit, rules};
 use serde::Serialize;
 
 use crate::{Error, RunSource};
@@ -107,6 +107,9 @@ pub fn verify(
         return Ok(report);
     }
     let mut verifier = UnitVerifier::new(&run, Store::new(runtime, source));
+    if let Some(commit) = recorded.iter().find(|recorded| recorded.unit == Unit::Commit { step }) {
+        verifier.use_steps(commit.steps);
+    }
     verifier.use_models(options.model.as_deref(), options.judge.as_deref());
     for part in Part::ALL {
         if !options.parts.is_empty() && !options.parts.contains(&part) {

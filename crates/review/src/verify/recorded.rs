@@ -17,6 +17,8 @@ pub(super) struct Recorded {
     pub(super) assignment: Assignment,
     /// What was accepted.
     pub(super) outcome: Outcome,
+    /// How many steps the run was to have when it was given.
+    pub(super) steps: u32,
 }
 
 /// The part of a step that a unit belongs to; `None` for evaluations.
@@ -52,7 +54,7 @@ pub(super) fn read(history: &History, step: Option<Step>) -> Result<(Run, Step, 
         // Which step is the latest is known at the end only, and what its workers were given on the way there.
         None => history.replay(|_, _| {}, |_, _| {})?.committed().max(Step(1)),
     };
-    let mut given: BTreeMap<(Unit, Fence), Assignment> = BTreeMap::new();
+    let mut given: BTreeMap<(Unit, Fence), (Assignment, u32)> = BTreeMap::new();
     let mut accepted: BTreeMap<Unit, (Fence, Outcome)> = BTreeMap::new();
     let run = history.replay(
         |run, event| {
@@ -60,7 +62,7 @@ pub(super) fn read(history: &History, step: Option<Step>) -> Result<(Run, Step, 
                 && step_of(unit) == Some(step)
                 && let Some(assignment) = run.assignment(unit)
             {
-                given.insert((*unit, *fence), assignment);
+                given.insert((*unit, *fence), (assignment, run.spec().run.steps));
             }
         },
         |run, event| {
@@ -78,10 +80,12 @@ pub(super) fn read(history: &History, step: Option<Step>) -> Result<(Run, Step, 
     let recorded: Vec<Recorded> = accepted
         .into_iter()
         .filter_map(|(unit, (fence, outcome))| {
+            let (assignment, steps) = given.remove(&(unit, fence))?;
             Some(Recorded {
                 unit,
-                assignment: given.remove(&(unit, fence))?,
+                assignment,
                 outcome,
+                steps,
             })
         })
         .collect();

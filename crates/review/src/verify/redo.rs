@@ -58,6 +58,11 @@ impl<'a> UnitVerifier<'a> {
         }
     }
 
+    /// Reckons with the number of steps that the run was to have when the step was taken: learning rates follow from it.
+    pub(super) fn use_steps(&mut self, steps: u32) {
+        self.spec.run.steps = steps;
+    }
+
     pub(super) fn store(&self) -> &Store<'a> {
         &self.store
     }

@@ -386,7 +386,7 @@ impl<'a> StepAudit<'a> {
             return;
         };
         let spec = self.run.spec();
-        let expected = learning_rate(&spec.optimizer, self.step, spec.run.steps);
+        let expected = learning_rate(&spec.optimizer, self.step, accepted.steps);
         self.findings
             .equal(Rule::Commits, unit, "learning rate", &expected, found);
         if self.terms() == 0 && policy != self.policy {

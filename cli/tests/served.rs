@@ -1,0 +1,256 @@
+//! What people do with a run that a coordinator serves: read it from anywhere, hold it, take it back, change how far it goes.
+//!
+//! The run is the one of `tests/compatibility`: four steps, of which two are committed.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+const RUN: &str = "compatibility";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn gavel(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gavel"));
+    command.current_dir(root()).args(arguments).output().unwrap()
+}
+
+fn succeeds(arguments: &[&str]) -> String {
+    let output = gavel(arguments);
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{arguments:?}\n{out}\n{err}");
+    format!("{out}{err}")
+}
+
+fn fails(arguments: &[&str]) -> String {
+    let output = gavel(arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+/// The run in a folder that the test may change.
+fn run_folder() -> (TempDir, PathBuf) {
+    let folder = TempDir::new().unwrap();
+    let run = folder.path().join("run");
+    copy(&root().join("tests/compatibility/run"), &run);
+    (folder, run)
+}
+
+/// A coordinator that ends with the test.
+struct Coordinator {
+    process: Child,
+    address: String,
+    http: String,
+}
+
+impl Coordinator {
+    /// Serves the runs of a data folder.
+    fn start(data: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gavel"));
+        command
+            .args([
+                "coordinator",
+                "--grpc",
+                "127.0.0.1:0",
+                "--http",
+                "127.0.0.1:0",
+                "--data",
+            ])
+            .arg(data)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut process = command.spawn().unwrap();
+        let mut line = String::new();
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
+        let addresses: serde_json::Value = serde_json::from_str(&line).unwrap();
+        Self {
+            process,
+            address: addresses["grpc"].as_str().unwrap().to_owned(),
+            http: addresses["http"].as_str().unwrap().to_owned(),
+        }
+    }
+
+    fn asked(&self, arguments: &[&str]) -> String {
+        succeeds(&[arguments, &["--connect", &self.address]].concat())
+    }
+
+    /// The status line, the headers, and the body of a page.
+    fn page(&self, path: &str) -> (String, Vec<u8>) {
+        let address = self.http.trim_start_matches("http://").trim_end_matches('/');
+        let mut stream = TcpStream::connect(address).unwrap();
+        let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+        (head.to_lowercase(), answer[end + 4..].to_vec())
+    }
+
+    fn refuses(&self, arguments: &[&str]) -> String {
+        fails(&[arguments, &["--connect", &self.address]].concat())
+    }
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn bytes(folder: &Path) -> Vec<u8> {
+    std::fs::read(folder.join("adapter_model.safetensors")).unwrap()
+}
+
+#[test]
+fn a_run_is_the_same_in_its_folder_in_its_stores_and_behind_its_coordinator() {
+    let (folder, run) = run_folder();
+    let state = run.join("state");
+    let (ledger, blobs) = (state.join("ledger.sqlite"), state.join("blobs"));
+    let stores = ["--ledger", text(&ledger), "--blobs", text(&blobs)];
+    let stored = |arguments: &[&str]| succeeds(&[arguments, &stores].concat());
+    let out = |name: &str| folder.path().join(name);
+
+    let audited = stored(&["audit", RUN]);
+    assert!(
+        audited.contains("2 steps committed") && audited.contains("no findings"),
+        "{audited}"
+    );
+    stored(&["export", RUN, "--step", "1", "--out", text(&out("stored"))]);
+    assert!(stored(&["verify", RUN, "--part", "commit"]).contains("confirmed: the same bytes"));
+    succeeds(&["export", text(&run), "--step", "1", "--out", text(&out("folder"))]);
+    let expected = bytes(&out("folder"));
+    assert_eq!(bytes(&out("stored")), expected);
+
+    let coordinator = Coordinator::start(&state);
+    // That it was taken over is an event more.
+    let served = coordinator.asked(&["audit", RUN]);
+    assert!(
+        served.contains("2 steps committed") && served.contains("no findings"),
+        "{served}"
+    );
+    coordinator.asked(&["export", RUN, "--step", "1", "--out", text(&out("served"))]);
+    assert_eq!(bytes(&out("served")), expected);
+    assert!(
+        coordinator
+            .asked(&["verify", RUN, "--part", "commit"])
+            .contains("confirmed: the same bytes")
+    );
+    coordinator.asked(&["report", RUN, "--out", text(&out("report"))]);
+    assert!(out("report").join("report.html").is_file());
+    assert!(out("report").join("adapter/adapter_model.safetensors").is_file());
+}
+
+#[test]
+fn figures_and_adapters_are_served_as_files() {
+    let (folder, run) = run_folder();
+    let out = folder.path().join("out");
+    succeeds(&["export", text(&run), "--step", "1", "--out", text(&out)]);
+    let coordinator = Coordinator::start(&run.join("state"));
+    let (head, body) = coordinator.page("/api/v1/runs/compatibility/adapter?step=1");
+    assert!(head.starts_with("http/1.0 200"), "{head}");
+    assert!(head.contains("filename=\"compatibility-step-1.safetensors\""), "{head}");
+    assert!(body == bytes(&out), "{} bytes came", body.len());
+    let (head, _) = coordinator.page("/api/v1/runs/compatibility/adapter?step=9");
+    assert!(head.starts_with("http/1.0 404"), "{head}");
+
+    let steps = |query: &str| {
+        let (head, body) = coordinator.page(&format!("/api/v1/runs/compatibility/steps{query}"));
+        assert!(head.starts_with("http/1.0 200"), "{head}");
+        let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(answer["step"], 2);
+        let steps = answer["steps"].as_array().unwrap();
+        steps
+            .iter()
+            .map(|step| step["step"].as_u64().unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(steps(""), [1, 2]);
+    assert_eq!(steps("?since_step=1"), [2]);
+    assert_eq!(steps("?limit=1"), [1]);
+    assert!(steps("?since_step=2").is_empty());
+}
+
+#[test]
+fn a_run_that_is_nowhere_is_told_with_where_it_was_looked_for() {
+    let folder = TempDir::new().unwrap();
+    let nothing = folder.path().join("nothing.sqlite");
+    let told = fails(&["audit", RUN, "--ledger", text(&nothing), "--blobs", text(folder.path())]);
+    assert!(told.contains("nothing.sqlite is not there"), "{told}");
+    assert!(!nothing.exists(), "whoever looks makes nothing");
+    let coordinator = Coordinator::start(folder.path());
+    let told = coordinator.refuses(&["audit", RUN]);
+    assert!(told.contains("no run `compatibility`"), "{told}");
+    let told = coordinator.refuses(&["report", RUN]);
+    assert!(told.contains("no run `compatibility`"), "{told}");
+}
+
+#[test]
+fn a_run_is_held_taken_back_and_given_other_steps() {
+    let (_folder, run) = run_folder();
+    let state = run.join("state");
+    {
+        let coordinator = Coordinator::start(&state);
+        let status = || coordinator.asked(&["status", RUN]);
+        coordinator.asked(&["pause", RUN, "--reason", "lunch"]);
+        assert!(status().contains("paused (lunch)"), "{}", status());
+        assert!(coordinator.refuses(&["pause", RUN]).contains("the run is paused"));
+        coordinator.asked(&["resume", RUN]);
+        assert!(status().contains("training"), "{}", status());
+
+        let told = coordinator.refuses(&["extend", RUN, "--steps", "1"]);
+        assert!(told.contains("less than the 2 steps that are committed"), "{told}");
+        coordinator.asked(&["extend", RUN, "--steps", "8"]);
+        assert!(status().contains("step 2 of 8"), "{}", status());
+
+        let told = coordinator.refuses(&["rollback", RUN, "--step", "2"]);
+        assert!(told.contains("there is none after it to take back"), "{told}");
+        coordinator.asked(&["rollback", RUN, "--step", "1"]);
+        assert!(
+            status().contains("paused (taken back to step 1, from 2)"),
+            "{}",
+            status()
+        );
+        coordinator.asked(&["cancel", RUN]);
+    }
+    // It is all in the ledger, whose state the next coordinator finds.
+    let coordinator = Coordinator::start(&state);
+    let status = coordinator.asked(&["status", RUN]);
+    assert!(
+        status.contains("stopped (cancelled)") && status.contains("step 1 of 8"),
+        "{status}"
+    );
+    let audited = coordinator.asked(&["audit", RUN]);
+    assert!(
+        audited.contains("1 steps committed") && audited.contains("no findings"),
+        "{audited}"
+    );
+}

@@ -1,0 +1,95 @@
+//! What a run has come to: its steps' figures from one on, and its adapter as a file.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use gavel_core::ids::{Digest, RunId, Step};
+use gavel_core::run::{Phase, Run, StepRecord};
+use serde::{Deserialize, Serialize};
+
+use super::ask::{Asked, Named};
+use super::{Parts, Problem, answer, blob_response};
+
+/// Steps in one answer, unless the caller says otherwise, and at most.
+const STEPS: usize = 1_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StepsQuery {
+    /// Only steps after this one.
+    since_step: Option<u32>,
+    limit: Option<usize>,
+}
+
+/// The figures of some steps, and where the run stands.
+#[derive(Serialize)]
+struct Steps {
+    run: RunId,
+    phase: Phase,
+    /// The latest committed step: there are more to ask for while the last below is an earlier one.
+    step: Step,
+    steps: Vec<StepRecord>,
+}
+
+/// `GET /api/v1/runs/{run}/steps`.
+pub(super) async fn steps(
+    State(parts): State<Parts>,
+    Named(run): Named,
+    Asked(query): Asked<StepsQuery>,
+) -> Result<Response, Problem> {
+    let since = query.since_step.unwrap_or_default() as usize;
+    let limit = query.limit.unwrap_or(STEPS).min(STEPS);
+    let rooms = parts.rooms.clone();
+    let steps = async move {
+        let look = move |run: &Run| Steps {
+            run: run.id().clone(),
+            phase: run.phase(),
+            step: run.committed(),
+            steps: run
+                .results()
+                .steps
+                .iter()
+                .skip(since)
+                .take(limit)
+                .map(|step| step.record.clone())
+                .collect(),
+        };
+        parts.driver.inspect(&RunId(run), look).await
+    };
+    answer(&rooms, steps).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AdapterQuery {
+    step: Option<u32>,
+}
+
+/// `GET /api/v1/runs/{run}/adapter`: the file that peft calls `adapter_model.safetensors`, of the latest step or of the one that is
+/// named; the average where the run keeps one.
+pub(super) async fn adapter(
+    State(parts): State<Parts>,
+    Named(run): Named,
+    Asked(query): Asked<AdapterQuery>,
+) -> Result<Response, Problem> {
+    let look = move |run: &Run| -> Option<(Step, Digest)> {
+        let step = query.step.map_or(run.committed(), Step);
+        let policy = run.results().policies.get(step.0 as usize)?;
+        Some((step, policy.evaluated()))
+    };
+    let found = parts.driver.inspect(&RunId(run.clone()), look).await?;
+    let (step, digest) =
+        found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "the run has committed no such step"))?;
+    let mut response: Response<Body> = blob_response(&parts, &digest).await?;
+    // A run's name has letters, digits, `-`, `_` and `.` alone (`check_run_name`).
+    let name = format!("attachment; filename=\"{run}-step-{step}.safetensors\"");
+    if let Ok(name) = HeaderValue::from_str(&name) {
+        response.headers_mut().insert(header::CONTENT_DISPOSITION, name);
+    }
+    // Another step may be the latest in a moment.
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    Ok(response)
+}
