@@ -269,9 +269,7 @@ fn keeps_alpha_apart(module: &str, name: &str) -> bool {
 /// Refuses a module with another alpha than the settings say: an adapter has one.
 fn check_alphas(origin: &str, modules: &BTreeMap<String, Parts>, config: &LoraConfig) -> Result<(), LoraError> {
     let alphas: Vec<&(String, f32)> = modules.values().filter_map(|parts| parts.alpha.as_ref()).collect();
-    // A third of an alpha that was tripled in float32 may miss it by a rounding.
-    let differs = |alpha: f32| (alpha - config.alpha).abs() > 2.0 * f32::EPSILON * config.alpha.abs();
-    if let Some((name, found)) = alphas.iter().find(|(_, alpha)| differs(*alpha)) {
+    if let Some((name, found)) = alphas.iter().find(|(_, alpha)| !config.has_alpha(*alpha)) {
         return Err(LoraError::Alpha {
             origin: origin.to_owned(),
             name: name.clone(),

@@ -76,6 +76,7 @@ impl Card<'_> {
                 win_rate => self.evaluated.then_some(win_rate).flatten(),
                 date => self.committed.map(date),
                 adapter => self.adapter.to_string(),
+                start => self.run.assets().initial_adapter.map(|adapter| adapter.to_string()),
                 spec => self.run.spec_sha256().to_string(),
                 version => env!("CARGO_PKG_VERSION"),
             },
