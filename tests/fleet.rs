@@ -527,3 +527,80 @@ fn a_run_of_edits_gives_the_same_bytes_on_any_fleet_and_is_confirmed() {
         assert!(one.join("adapter").join(file).is_file(), "{file}");
     }
 }
+
+/// `gavel` with these arguments, which must succeed.
+fn gavel(arguments: &[&str]) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gavel"));
+    command.current_dir(root()).args(arguments);
+    finish(command);
+}
+
+#[test]
+fn a_run_starts_from_an_exported_adapter_on_any_fleet_and_is_confirmed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let text = |name: &str| path(name).display().to_string();
+    finish(short_run("quickstart", &path("before"), ONE_OF_EACH));
+    for format in ["peft", "diffusers", "kohya", "merged"] {
+        gavel(&["export", &text("before"), "--format", format, "--out", &text(format)]);
+        let card = std::fs::read_to_string(path(format).join("README.md")).expect("a model card");
+        assert!(
+            card.starts_with("---\n") && card.contains("win rate against the base | "),
+            "{card}"
+        );
+    }
+    let exported = std::fs::read(path("peft").join("adapter_model.safetensors")).expect("the adapter is exported");
+    let exported = Digest::of(&exported);
+
+    let warm = |out: &str, format: &str, shape: Shape| {
+        let mut command = short_run("quickstart", &path(out), shape);
+        command.arg("--set").arg(format!("lora.init={}", text(format)));
+        command
+    };
+    let shape = Shape {
+        samplers: 2,
+        judges: 2,
+        trainers: 2,
+        threads: 2,
+    };
+    finish(warm("one", "peft", ONE_OF_EACH));
+    finish(warm("many", "kohya", shape));
+    assert_eq!(
+        adapter_digest(&path("one")),
+        adapter_digest(&path("many")),
+        "{shape:?}: the adapter"
+    );
+    assert!(
+        results(&path("one")) == results(&path("many")),
+        "{shape:?}: what it was made from"
+    );
+
+    let run = ledger(&path("one"));
+    assert_eq!(run.phase(), Phase::Finished);
+    assert_eq!(run.assets().initial_adapter, Some(exported));
+    assert_eq!(
+        run.results().policies[0].adapter,
+        exported,
+        "policy 0 is the adapter, to the bit"
+    );
+    assert_ne!(run.results().policies[1].adapter, exported, "it is trained on");
+    assert!(
+        run.results().steps[0].record.kl > 0.0,
+        "the KL measures from the base, from the first step on"
+    );
+    let (code, text) = look_back(&["verify", "--step=1"], &path("one"));
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = look_back(&["audit"], &path("one"));
+    assert_eq!(code, Some(0), "{text}");
+
+    let other = path("other");
+    let mut refused = warm("other", "diffusers", ONE_OF_EACH);
+    refused.args(["--set", "lora.rank=8"]);
+    let refused = refused.output().expect("gavel starts");
+    let problem = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && !other.join("state").exists(), "{problem}");
+    assert!(
+        problem.contains("`lora.rank`: 8 asked for, the adapter has 4"),
+        "{problem}"
+    );
+}

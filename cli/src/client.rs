@@ -16,15 +16,15 @@ pub(crate) async fn connect(addresses: &str) -> Result<Connection> {
     Ok(Connection::open(&ConnectOptions::new(addresses)?).await?)
 }
 
-/// Stores the pictures that the run's files name and submits the run.
+/// Stores the pictures and the adapter that the run's files name, and submits the run.
 ///
 /// # Errors
 /// The coordinator refuses it, for example because another spec has this name.
 pub(crate) async fn submit(coordinator: &Connection, spec: &RunSpec, files: &Files) -> Result<Submitted> {
     let blobs = coordinator.blobs();
-    for (digest, picture) in &files.pictures {
-        let stored = blobs.put(*digest, picture.clone().into()).await;
-        stored.context("cannot store a picture of the run's files")?;
+    for (digest, bytes) in files.blobs() {
+        let stored = blobs.put(digest, bytes.clone().into()).await;
+        stored.context("cannot store a blob of the run's files")?;
     }
     Ok(coordinator.runs().submit(&spec.id(), spec, &files.assets).await?)
 }

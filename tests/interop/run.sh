@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains a short run, then checks with diffusers and peft (installed into target/interop-venv) that they load the adapter
-# unchanged and paint the same pictures as `gavel sample`.
+# unchanged and paint the same pictures as `gavel sample`, and that every layout of `gavel export` computes the same.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -25,7 +25,10 @@ short_run() {
 
 short_run configs/quickstart.toml "$out/run"
 "$venv/bin/python" tests/interop/check_adapter.py --gavel "$gavel" --model models/tiny-flux --adapter "$out/run/adapter"
+"$venv/bin/python" tests/interop/check_exports.py --gavel "$gavel" --model models/tiny-flux --run "$out/run"
 
 short_run configs/quickstart-edit.toml "$out/edit"
 "$venv/bin/python" tests/interop/check_edit_adapter.py --gavel "$gavel" --model models/tiny-qwen-edit \
     --adapter "$out/edit/adapter" --tasks configs/quickstart-edit/held-out.jsonl
+"$venv/bin/python" tests/interop/check_exports.py --gavel "$gavel" --model models/tiny-qwen-edit --run "$out/edit" \
+    --source "$(find configs examples -name '*.png' | sort | head -n 1)"

@@ -89,11 +89,12 @@ impl Work for TrainerWork {
         let ready = ready(&self.loaded, &self.spec, &self.run, context)?;
         let (spec, started) = (ready.spec, ready.started);
         match assignment {
-            Assignment::Initialise => {
-                let state =
-                    ready
-                        .trainer
-                        .initialise(&LoraConfig::from(&spec.lora), spec.run.seed, spec.optimizer.averages());
+            Assignment::Initialise { adapter } => {
+                let (lora, averages) = (LoraConfig::from(&spec.lora), spec.optimizer.averages());
+                let state = match adapter {
+                    Some(adapter) => ready.trainer.start_from(&context.get(adapter)?, &lora, averages),
+                    None => ready.trainer.initialise(&lora, spec.run.seed, averages),
+                };
                 let state = state.map_err(|error| fatal(&error))?;
                 let model = ready.trainer.model();
                 let policy = self.store(context, state)?;

@@ -40,13 +40,16 @@ fn prepared<W: Work + Default>(spec: &RunSpec) -> W {
 }
 
 fn initialise(trainer: &mut TrainerWork, context: &WorkContext) -> Policy {
-    let outcome = trainer
-        .perform(&Unit::Initialise, &Assignment::Initialise, context)
-        .unwrap();
+    begin(trainer, None, context).unwrap()
+}
+
+/// Has policy 0 made, fresh or of an adapter that is among the blobs.
+fn begin(trainer: &mut TrainerWork, adapter: Option<Digest>, context: &WorkContext) -> Result<Policy, WorkError> {
+    let outcome = trainer.perform(&Unit::Initialise, &Assignment::Initialise { adapter }, context)?;
     let Outcome::Initialised { policy, .. } = outcome else {
         panic!("{outcome:?}")
     };
-    policy
+    Ok(policy)
 }
 
 fn prompts() -> Vec<PromptTask> {
@@ -276,6 +279,40 @@ fn an_initial_policy_depends_on_the_seed_alone() {
     assert_eq!(initial.averaged, Some(initial.adapter));
     spec.run.seed += 1;
     assert_ne!(initialise(&mut prepared(&spec), &context).adapter, initial.adapter);
+}
+
+#[test]
+fn a_run_begins_with_exactly_the_adapter_that_it_is_given() {
+    let (spec, context) = (spec(), WorkContext::in_memory().unwrap());
+    let fresh = initialise(&mut prepared(&spec), &context);
+    let pairs = pairs(&mut prepared(&spec), &fresh, &context);
+    let mut trainer: TrainerWork = prepared(&spec);
+    let (sum, terms) = shard(&mut trainer, &fresh, &pairs, &context).unwrap();
+    let (trained, _) = commit(&mut trainer, &fresh, vec![sum], terms, &context);
+    assert_ne!(trained.adapter, fresh.adapter);
+
+    let begun = begin(&mut prepared(&spec), Some(trained.adapter), &context).unwrap();
+    assert_eq!(begun.adapter, trained.adapter);
+    assert_eq!(begun.averaged, Some(trained.adapter), "the average begins there too");
+    assert_eq!((begun.manifest, begun.tensors), (fresh.manifest, fresh.tensors));
+    assert_ne!(begun.optimizer, trained.optimizer, "its moments are fresh");
+
+    let mut longer = context.get(&trained.adapter).unwrap().to_vec();
+    let header = u64::from_le_bytes(longer[..8].try_into().unwrap());
+    longer[..8].copy_from_slice(&(header + 8).to_le_bytes());
+    longer.splice(8 + header as usize..8 + header as usize, *b"        ");
+    let other_form = context.put(longer);
+    let refused = begin(&mut prepared(&spec), Some(other_form), &context).unwrap_err();
+    assert!(
+        matches!(&refused, WorkError::Fatal(text) if text.contains("not stored as a policy is")),
+        "{refused}"
+    );
+    let lost = Digest([3; 32]);
+    let refused = begin(&mut prepared(&spec), Some(lost), &context).unwrap_err();
+    assert!(
+        matches!(&refused, WorkError::Unusable { inputs, .. } if inputs[0].blob == lost),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The files that a configuration names, read and checked before anything starts.
 
+mod adapter;
 mod labelled;
 mod prompts;
 
@@ -22,11 +23,13 @@ use crate::checks::Checks;
 use crate::diagnostic::{Context as _, Diagnostic, Result};
 use crate::files::read_text;
 
-/// A run's files. `pictures` are those that the assets name by hash ([`RunAssets::blobs`]); they have to be stored as blobs
+/// A run's files. `pictures` and `adapter` are what the assets name by hash ([`RunAssets::blobs`]); they have to be stored as blobs
 /// before the run is submitted.
 pub(crate) struct Files {
     pub(crate) assets: RunAssets,
     pub(crate) pictures: Pictures,
+    /// The adapter that policy 0 is, where the run begins with one.
+    adapter: Option<Vec<u8>>,
 }
 
 impl Files {
@@ -53,6 +56,12 @@ impl Files {
             (!fields.is_empty()).then_some(told)
         };
         files.into_iter().filter_map(notice).collect()
+    }
+
+    /// Everything that has to be stored as blobs, by hash.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = (Digest, &Vec<u8>)> {
+        let pictures = self.pictures.iter().map(|(digest, picture)| (*digest, picture));
+        pictures.chain(self.assets.initial_adapter.zip(self.adapter.as_ref()))
     }
 
     /// The pictures that a task edits.
@@ -110,9 +119,10 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
     let member_templates = checks.note(member_templates(spec, edits));
     let reasons = spec.judge.reasons.as_ref();
     let reason_template = reasons.map(|reasons| checks.note(reason_template(reasons)));
+    let adapter = checks.note(adapter::read(spec).context("`lora.init` cannot be used"));
     let labelled = labelled(spec, edits, &mut pictures);
     let labelled = checks.note(labelled.context("`evaluation.labelled` cannot be used"));
-    let (prompts, held_out) = (prompts?, held_out?);
+    let (prompts, held_out, adapter) = (prompts?, held_out?, adapter?);
     let assets = RunAssets {
         prompts: prompts.tasks,
         held_out: held_out.tasks,
@@ -127,6 +137,7 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
             Some(read) => Some(read?),
             None => None,
         },
+        initial_adapter: adapter.as_deref().map(Digest::of),
         labelled: labelled?,
         // Folders that are not there are reported by their own checks; a submitter may do without.
         models: ModelFingerprints {
@@ -135,7 +146,11 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
         },
     };
     checks.note(assets.check(spec))?;
-    Some(Files { assets, pictures })
+    Some(Files {
+        assets,
+        pictures,
+        adapter,
+    })
 }
 
 /// Whether the family of `model.family` edits source pictures.

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use gavel_core::ids::Step;
-use gavel_review::Weights;
+use gavel_core::spec::Dtype;
+use gavel_review::{Export, Format, Weights};
 
+use super::dtype::DtypeArgument;
 use super::source::SourceArguments;
 use crate::diagnostic::{Context as _, Diagnostic, Result};
 use crate::output;
@@ -21,9 +23,34 @@ pub(crate) struct ExportArguments {
     /// Which of the step's adapters, where the run keeps an average.
     #[arg(long, value_enum, default_value = "averaged")]
     pub(crate) weights: WeightsArgument,
+    /// Who is to read it.
+    #[arg(long, value_enum, default_value = "peft")]
+    pub(crate) format: FormatArgument,
+    /// Number format of the adapter's weights; merged weights keep the base's [default: f32].
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<DtypeArgument>,
+    /// Folder of the base model, in the diffusers layout, read for `kohya` and `merged` [default: the run's `model.path`].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// What the model card calls the base, as a model hub knows it [default: by the model's folder].
+    #[arg(long, value_name = "OWNER/NAME")]
+    pub(crate) base_model: Option<String>,
     /// The new folder.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+}
+
+/// The layouts of an adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FormatArgument {
+    /// A folder for peft, which diffusers loads too.
+    Peft,
+    /// One file for diffusers.
+    Diffusers,
+    /// One file for ComfyUI and kohya's scripts.
+    Kohya,
+    /// The denoiser's own folder, with the adapter merged into its weights.
+    Merged,
 }
 
 /// The adapters of a step.
@@ -44,6 +71,22 @@ impl From<WeightsArgument> for Weights {
     }
 }
 
+/// The layout with its number format, where it has the choice.
+fn format(arguments: &ExportArguments) -> Result<Format> {
+    let dtype = arguments.dtype.map_or(Dtype::F32, Dtype::from);
+    Ok(match arguments.format {
+        FormatArgument::Peft => Format::Peft(dtype),
+        FormatArgument::Diffusers => Format::Diffusers(dtype),
+        FormatArgument::Kohya => Format::Kohya(dtype),
+        FormatArgument::Merged if arguments.dtype.is_some() => {
+            return Err(
+                Diagnostic::new("merged weights have the number format of the base").with_hint("leave --dtype out")
+            );
+        }
+        FormatArgument::Merged => Format::Merged,
+    })
+}
+
 pub(super) fn export(arguments: &ExportArguments) -> Result<()> {
     let out = &arguments.out;
     if out.is_dir() && out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
@@ -52,8 +95,14 @@ pub(super) fn export(arguments: &ExportArguments) -> Result<()> {
         );
     }
     let source = arguments.source.open()?;
-    let (step, weights) = (arguments.step.map(Step), arguments.weights.into());
-    let exported = block_on(async { Ok(gavel_review::export(source.as_ref(), step, weights, out).await?) })
+    let what = Export {
+        step: arguments.step.map(Step),
+        weights: arguments.weights.into(),
+        format: format(arguments)?,
+        model: arguments.model.clone(),
+        base_model: arguments.base_model.clone(),
+    };
+    let exported = block_on(async { Ok(gavel_review::export(source.as_ref(), &what, out).await?) })
         .with_context(|| format!("{}: nothing was exported", arguments.source.run.display()))?;
     output::tell(format_args!("step {}, adapter {}", exported.step, exported.digest));
     output::tell(out.display());

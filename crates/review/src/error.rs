@@ -12,6 +12,7 @@ use gavel_core::ids::{Digest, RunId, Step};
 use gavel_core::work::Role;
 use gavel_eval::EvalError;
 use gavel_models::lora::LoraError;
+use gavel_models::{LoadError, UnknownFamily};
 use gavel_worker::WorkError;
 
 /// Why a run cannot be read, or what follows from it not be written. What is wrong *with* a run is no error but a finding.
@@ -231,6 +232,22 @@ pub enum Error {
     /// An adapter cannot be written as a folder.
     #[error(transparent)]
     Adapter(#[from] LoraError),
+    /// The base model's folder cannot be read, or the merged weights not be written.
+    #[error(transparent)]
+    Base(#[from] LoadError),
+    /// The run is of a family that this version does not know.
+    #[error(transparent)]
+    Family(#[from] UnknownFamily),
+    /// The adapter was trained on another base than the one that it would be merged into.
+    #[error("{folder} has fingerprint {found}, the run was trained on {expected}: another model")]
+    OtherBase {
+        /// The denoiser's folder.
+        folder: PathBuf,
+        /// The beginning of its fingerprint.
+        found: String,
+        /// The beginning of the run's.
+        expected: String,
+    },
     /// The evaluator does not understand a prompt or a picture.
     #[error(transparent)]
     Evaluator(#[from] EvalError),
@@ -286,6 +303,9 @@ impl Hint for Error {
             Self::Ledger(error) => return error.hint(),
             Self::Replay(error) => return error.hint(),
             Self::Adapter(error) => return error.hint(),
+            Self::Base(error) => return error.hint(),
+            Self::Family(error) => return error.hint(),
+            Self::OtherBase { .. } => "name the folder of the model that the run was trained on, with --model",
             Self::Evaluator(error) => return error.hint(),
             Self::Write { .. } => "choose a folder that this user may write to, and see whether its disk is full",
             Self::Picture { .. }

@@ -22,7 +22,7 @@ mod verdict_file;
 pub mod verify;
 
 pub use error::Error;
-pub use export::{ExportedAdapter, Weights, export};
+pub use export::{Export, ExportedAdapter, Format, Weights, export};
 pub use folder::{CoordinatorAddresses, RunFolder};
 pub use history::History;
 pub use machine::{Machine, Usage, peak_memory_bytes, usage};

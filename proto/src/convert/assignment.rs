@@ -136,7 +136,9 @@ impl TryFrom<v1::RewardedGroup> for RewardedGroup {
 impl From<Assignment> for v1::Assignment {
     fn from(assignment: Assignment) -> Self {
         let kind = match assignment {
-            Assignment::Initialise => Kind::Initialise(v1::assignment::Initialise {}),
+            Assignment::Initialise { adapter } => Kind::Initialise(v1::assignment::Initialise {
+                adapter: adapter.map(bytes),
+            }),
             Assignment::Sample { step, policy, prompts } => Kind::Sample(v1::assignment::Sample {
                 step: step.0,
                 policy: Some(policy.into()),
@@ -184,7 +186,9 @@ impl TryFrom<v1::Assignment> for Assignment {
 
     fn try_from(assignment: v1::Assignment) -> Result<Self, Malformed> {
         Ok(match required(assignment.kind, "Assignment.kind")? {
-            Kind::Initialise(_) => Self::Initialise,
+            Kind::Initialise(initialise) => Self::Initialise {
+                adapter: optional_digest(initialise.adapter.as_deref(), "Assignment.Initialise.adapter")?,
+            },
             Kind::Sample(sample) => Self::Sample {
                 step: Step(sample.step),
                 policy: required(sample.policy, "Assignment.Sample.policy")?.try_into()?,

@@ -163,7 +163,10 @@ fn every_assignment_survives_the_wire() {
         ],
     }];
     for assignment in [
-        Assignment::Initialise,
+        Assignment::Initialise { adapter: None },
+        Assignment::Initialise {
+            adapter: Some(digest("initial adapter")),
+        },
         Assignment::Sample {
             step: Step(1),
             policy: policy(None),

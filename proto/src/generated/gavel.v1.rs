@@ -552,8 +552,12 @@ pub struct Assignment {
 }
 /// Nested message and enum types in `Assignment`.
 pub mod assignment {
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct Initialise {}
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Initialise {
+        /// SHA-256 of the adapter that policy 0 is; absent for a fresh one.
+        #[prost(bytes = "vec", optional, tag = "1")]
+        pub adapter: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+    }
     #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct Sample {
         #[prost(uint32, tag = "1")]

@@ -206,6 +206,7 @@ fn assets(chance: &mut Chance) -> RunAssets {
         template: String::new(),
         member_templates: Vec::new(),
         reason_template: None,
+        initial_adapter: None,
         labelled: (0..chance.below(4) as u8)
             .map(|pair| LabelledPair {
                 task: format!("labelled {pair}").into(),

@@ -55,6 +55,14 @@ impl RunAssets {
         for (key, text) in self.documents() {
             problems.length(text, bounds::DOCUMENT, key);
         }
+        problems.require(
+            self.initial_adapter.is_some() == spec.lora.init.is_some(),
+            "lora.init",
+            || match spec.lora.init {
+                Some(_) => "the adapter did not come with the run's files".into(),
+                None => "an adapter came with the run's files, and the specification names none".into(),
+            },
+        );
         let members = spec.judge.back_end.members().len();
         problems.require(self.member_templates.len() == members, "judge.members", || {
             format!("{} templates came for {members} members", self.member_templates.len())

@@ -13,8 +13,8 @@ use crate::work::{Side, Task};
 
 pub use count::UnreadableAssets;
 
-/// Everything besides weights that a run reads, so that a worker needs no file of the machine that submitted it. The pictures
-/// that it names are blobs ([`RunAssets::blobs`]), stored before the run is submitted.
+/// Everything besides base weights that a run reads, so that a worker needs no file of the machine that submitted it. The pictures
+/// and the adapter that it names are blobs ([`RunAssets::blobs`]), stored before the run is submitted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunAssets {
@@ -35,6 +35,9 @@ pub struct RunAssets {
     /// The text of `judge.reasons.template`; none where no reasons are asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason_template: Option<String>,
+    /// The adapter that policy 0 is, a blob in the form of `LoraAdapter::to_safetensors`; none where it is made fresh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_adapter: Option<Digest>,
     /// Pairs with a known answer.
     pub labelled: Vec<LabelledPair>,
     /// The models that the submitter has in the spec's folders: every worker's must be the same.
@@ -63,6 +66,7 @@ impl RunAssets {
                 self.member_templates == other.member_templates,
             ),
             ("judge.reasons.template", self.reason_template == other.reason_template),
+            ("lora.init", self.initial_adapter == other.initial_adapter),
             ("evaluation.labelled", self.labelled == other.labelled),
             ("model.path", known(self.models.transformer, other.models.transformer)),
             ("judge.path", known(self.models.judge, other.models.judge)),

@@ -30,8 +30,8 @@ pub fn work_into(
     let manifest = Digest::of(b"manifest");
     let model = Digest::of(b"transformer");
     match assignment {
-        Assignment::Initialise => Outcome::Initialised {
-            policy: made_up.policy(manifest),
+        Assignment::Initialise { adapter } => Outcome::Initialised {
+            policy: made_up.policy(*adapter, manifest),
             model,
         },
         Assignment::Sample { prompts, .. } => {
@@ -118,7 +118,7 @@ pub fn work_into(
             policy: if *terms == 0 {
                 policy.clone()
             } else {
-                made_up.policy(manifest)
+                made_up.policy(None, manifest)
             },
             grad_norm: 0.5,
             learning_rate: rpo::learning_rate(&spec.optimizer, *step, spec.run.steps),
@@ -156,9 +156,10 @@ struct MadeUp<'a, P> {
 }
 
 impl<P: FnMut(Vec<u8>) -> Digest> MadeUp<'_, P> {
-    fn policy(&mut self, manifest: Digest) -> Policy {
+    /// A policy of this adapter, or of a made-up one.
+    fn policy(&mut self, adapter: Option<Digest>, manifest: Digest) -> Policy {
         Policy {
-            adapter: self.blob(b"adapter", 0),
+            adapter: adapter.unwrap_or_else(|| self.blob(b"adapter", 0)),
             optimizer: self.blob(b"optimizer", 0),
             averaged: self.spec.optimizer.averages().then(|| self.blob(b"averaged", 0)),
             manifest,

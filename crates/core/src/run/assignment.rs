@@ -12,7 +12,9 @@ impl Run {
     /// What a worker needs to do `unit`; `None` while its inputs do not exist, and once its step is committed.
     pub fn assignment(&self, unit: &Unit) -> Option<Assignment> {
         match *unit {
-            Unit::Initialise => Some(Assignment::Initialise),
+            Unit::Initialise => Some(Assignment::Initialise {
+                adapter: self.assets.initial_adapter,
+            }),
             Unit::Sample { step, chunk } => self.sample_assignment(step, chunk),
             Unit::Judge { step, .. } => {
                 let flight = self.flight(step)?;

@@ -40,7 +40,14 @@ impl Run {
             UnitResult::Initialised(policy) if policy.tensors == 0 => Err(Objection::Stop(
                 "the adapter has no tensors: `lora.target_modules` matched nothing".into(),
             )),
-            UnitResult::Initialised(_) => Ok(()),
+            UnitResult::Initialised(policy) => match self.assets.initial_adapter {
+                Some(adapter) if policy.adapter != adapter => invalid(format!(
+                    "policy 0 has adapter {}, the run starts from {}",
+                    policy.adapter.short(),
+                    adapter.short()
+                )),
+                _ => Ok(()),
+            },
             UnitResult::Sampled {
                 from,
                 samples,

@@ -32,6 +32,7 @@ pub(crate) fn assets() -> RunAssets {
         template: String::new(),
         member_templates: Vec::new(),
         reason_template: None,
+        initial_adapter: None,
         labelled: (0..3)
             .map(|pair| LabelledPair {
                 task: format!("labelled {pair}").into(),

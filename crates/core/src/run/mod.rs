@@ -236,6 +236,11 @@ impl Run {
         self.accepted.contains_key(unit)
     }
 
+    /// The fingerprint of the denoiser's folder that samplers and trainers loaded; `None` before one of them has said it.
+    pub fn denoiser(&self) -> Option<Digest> {
+        self.models.transformer
+    }
+
     /// The latest committed policy.
     pub fn policy(&self) -> Option<&Policy> {
         self.results.policies.last()

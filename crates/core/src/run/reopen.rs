@@ -54,7 +54,7 @@ impl Run {
         }
         if sources.contains(&Source::Submission) {
             let reason = format!(
-                "{unit}: {reason}: `gavel submit --resume`, or `gavel run --resume`, stores its pictures anew and lets it go on"
+                "{unit}: {reason}: `gavel submit --resume`, or `gavel run --resume`, stores its files anew and lets it go on"
             );
             return self.fail(reason);
         }
@@ -116,6 +116,10 @@ impl Run {
     fn source(&self, unit: &Unit, blob: &Digest) -> Option<Source> {
         let assignment = self.assignment(unit)?;
         let (_, part) = assignment.inputs().find(|(input, _)| input == blob)?;
+        // Policy 0 may be an adapter that came with the run: nobody here can make that again.
+        if self.assets.initial_adapter == Some(*blob) {
+            return Some(Source::Submission);
+        }
         match part {
             Part::Adapter | Part::OptimizerState | Part::AveragedAdapter => {
                 // A commit of nothing hands a policy on: whoever made it first makes it again.
@@ -135,7 +139,9 @@ impl Run {
                 let shard = shards.iter().position(made)? as u32;
                 Some(Source::Unit(Unit::Gradient { step, shard }))
             }
-            Part::Source { .. } | Part::Target { .. } | Part::Mask { .. } => Some(Source::Submission),
+            Part::InitialAdapter | Part::Source { .. } | Part::Target { .. } | Part::Mask { .. } => {
+                Some(Source::Submission)
+            }
         }
     }
 

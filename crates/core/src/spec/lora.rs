@@ -1,5 +1,7 @@
 //! `[lora]`: the adapter.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
@@ -18,6 +20,9 @@ pub struct LoraSpec {
     pub dropout: f64,
     /// Names that a module path must end with (after a dot) to carry an adapter, as PEFT matches them.
     pub target_modules: Vec<String>,
+    /// The adapter that policy 0 is: a folder, or one weight file. Without it policy 0 is a fresh adapter, which changes nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
 }
 
 impl Default for LoraSpec {
@@ -27,6 +32,7 @@ impl Default for LoraSpec {
             alpha: 32.0,
             dropout: 0.0,
             target_modules: Self::PUBLISHED_TARGETS.map(str::to_owned).to_vec(),
+            init: None,
         }
     }
 }

@@ -11,6 +11,7 @@ pub(super) const PATHS: &[&str] = &[
     "model.path",
     "prompts.train",
     "prompts.held_out",
+    "lora.init",
     "judge.template",
     "judge.rubric",
     "judge.reasons.template",
@@ -49,6 +50,7 @@ pub(super) fn of(spec: &mut RunSpec) -> Vec<(String, &mut PathBuf)> {
     let RunSpec {
         model,
         prompts,
+        lora,
         judge,
         evaluation,
         ..
@@ -59,6 +61,7 @@ pub(super) fn of(spec: &mut RunSpec) -> Vec<(String, &mut PathBuf)> {
     ];
     let held_out = prompts.held_out.as_mut();
     paths.extend(held_out.map(|path| ("prompts.held_out".to_owned(), path)));
+    paths.extend(lora.init.as_mut().map(|path| ("lora.init".to_owned(), path)));
     paths.push(("judge.template".to_owned(), &mut judge.template));
     paths.push(("judge.rubric".to_owned(), &mut judge.rubric));
     let reasons = judge.reasons.as_mut();

@@ -39,6 +39,10 @@ pub(super) fn full() -> RunSpec {
     .parse()
     .unwrap();
     table.insert("judge".into(), judge.into());
+    table["lora"]
+        .as_table_mut()
+        .unwrap()
+        .insert("init".into(), "adapter".into());
     RunSpec::from_value(table).unwrap()
 }
 

@@ -10,7 +10,11 @@ use crate::ids::{Digest, PromptIndex, Step, WorkerId};
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Assignment {
     /// For [`Unit::Initialise`](super::Unit::Initialise).
-    Initialise,
+    Initialise {
+        /// The adapter that policy 0 is; `None` for a fresh one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        adapter: Option<Digest>,
+    },
     /// For [`Unit::Sample`](super::Unit::Sample).
     Sample {
         /// Optimizer step, part of every noise key.

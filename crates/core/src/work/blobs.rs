@@ -12,6 +12,8 @@ use crate::ids::{Candidate, Digest, PromptIndex};
 /// What a blob is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
+    /// The adapter that was submitted with the run, to be policy 0.
+    InitialAdapter,
     /// A policy's adapter.
     Adapter,
     /// A policy's optimizer state.
@@ -71,6 +73,7 @@ impl Part {
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::InitialAdapter => f.write_str("initial adapter"),
             Self::Adapter => f.write_str("adapter"),
             Self::OptimizerState => f.write_str("optimizer state"),
             Self::AveragedAdapter => f.write_str("averaged adapter"),
@@ -102,8 +105,9 @@ impl Assignment {
     pub fn inputs(&self) -> impl Iterator<Item = (Digest, Part)> {
         let mut inputs = Vec::new();
         match self {
+            Self::Initialise { adapter } => inputs.extend(adapter.map(initial_adapter)),
             // A commit of nothing hands the policy on as it is.
-            Self::Initialise | Self::Commit { terms: 0, .. } => {}
+            Self::Commit { terms: 0, .. } => {}
             Self::Sample { policy, prompts, .. } => {
                 inputs.push((policy.adapter, Part::Adapter));
                 inputs.extend(prompts.iter().flat_map(prompt_sources));
@@ -187,7 +191,7 @@ impl Sampled {
 }
 
 impl RunAssets {
-    /// The pictures that were stored with the run.
+    /// The pictures, and the adapter to start from, that were stored with the run.
     pub fn blobs(&self) -> impl Iterator<Item = (Digest, Part)> {
         let tasks = |tasks| (0..).map(PromptIndex).zip(tasks);
         let prompts = tasks(&self.prompts).chain(tasks(&self.held_out));
@@ -201,6 +205,7 @@ impl RunAssets {
             .flat_map(|(index, task): (PromptIndex, &Task)| sources(index, task))
             .chain(self.annotations.blobs())
             .chain(labelled)
+            .chain(self.initial_adapter.map(initial_adapter))
     }
 }
 
@@ -234,6 +239,10 @@ pub(crate) fn candidate_blobs(
         candidate,
     };
     trajectory.into_iter().chain([(image, part)])
+}
+
+fn initial_adapter(adapter: Digest) -> (Digest, Part) {
+    (adapter, Part::InitialAdapter)
 }
 
 /// What a trainer loads of a policy, for a gradient as for a commit.

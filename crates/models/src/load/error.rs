@@ -40,6 +40,15 @@ pub enum LoadError {
         #[source]
         source: io::Error,
     },
+    /// The operating system refused to write a file.
+    #[error("{file}: cannot write")]
+    Write {
+        /// The file, or the folder.
+        file: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// A weight file is shorter (or longer) than its header says.
     #[error("{file}: {size} bytes, which is not what its header announces")]
     Truncated {
@@ -234,6 +243,7 @@ impl Hint for LoadError {
             }
             Self::ChatTemplateMissing { .. } => "copy `chat_template.json` of the model's repository into this folder",
             Self::Read { source, .. } => return gavel_core::text::remedy(source),
+            Self::Write { .. } => "choose a new folder that this user may write to, and see whether its disk is full",
             Self::Tokenizer { .. } | Self::ChatTemplate { .. } | Self::Candle { .. } => {
                 return None;
             }

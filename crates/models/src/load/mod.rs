@@ -7,6 +7,7 @@ mod config;
 mod error;
 mod fingerprint;
 mod placement;
+mod rewrite;
 mod weights;
 
 pub(crate) use config::{optional_size, optional_sizes, read_text, require_positive, size, sizes};

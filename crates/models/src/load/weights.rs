@@ -23,20 +23,20 @@ pub(super) const STEMS: [&str; 2] = ["model", "diffusion_pytorch_model"];
 /// tensor that is taken is remembered, so that [`Weights::finish`] can refuse a file that holds more than was used.
 #[derive(Debug)]
 pub struct Weights {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// The weight file, or the index of a sharded model.
     file: PathBuf,
     device: Device,
     dtype: DType,
-    shards: Vec<Shard>,
+    pub(super) shards: Vec<Shard>,
     entries: BTreeMap<String, Entry>,
     taken: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Debug)]
-struct Shard {
-    file: PathBuf,
-    map: Mmap,
+pub(super) struct Shard {
+    pub(super) file: PathBuf,
+    pub(super) map: Mmap,
 }
 
 /// Where a tensor lies.
@@ -308,7 +308,7 @@ fn map_file(file: &Path) -> Result<Mmap, LoadError> {
     unsafe { Mmap::map(&opened) }.map_err(refused)
 }
 
-fn read_header(file: &Path, map: &Mmap) -> Result<(usize, Metadata), LoadError> {
+pub(super) fn read_header(file: &Path, map: &Mmap) -> Result<(usize, Metadata), LoadError> {
     SafeTensors::read_metadata(map).map_err(|source| {
         let file = file.to_owned();
         if map.starts_with(b"version https://git-lfs") {
@@ -326,7 +326,7 @@ fn read_header(file: &Path, map: &Mmap) -> Result<(usize, Metadata), LoadError> 
     })
 }
 
-fn candle_dtype(dtype: safetensors::Dtype) -> Option<DType> {
+pub(super) fn candle_dtype(dtype: safetensors::Dtype) -> Option<DType> {
     match dtype {
         safetensors::Dtype::F64 => Some(DType::F64),
         safetensors::Dtype::F32 => Some(DType::F32),

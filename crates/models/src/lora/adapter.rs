@@ -1,7 +1,7 @@
 //! The adapter's weights.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -191,6 +191,42 @@ impl LoraAdapter {
             values,
             bound: BoundCache::default(),
         }
+    }
+
+    /// The same weights under the settings of a run, which say the same in other words at most: targets that mean the same layers, and an alpha
+    /// that differs by a rounding.
+    ///
+    /// # Errors
+    /// [`LoraError::OtherSettings`] where rank, alpha or the adapted layers differ; otherwise as [`Self::init`].
+    pub fn with_settings(&self, config: &LoraConfig, layers: &AdaptableLayers) -> Result<Self, LoraError> {
+        config.check_trainable()?;
+        let other = |setting, needed: String, found: String| LoraError::OtherSettings { setting, needed, found };
+        let found = &self.config;
+        if config.rank != found.rank {
+            return Err(other("rank", config.rank.to_string(), found.rank.to_string()));
+        }
+        if !config.has_alpha(found.alpha) {
+            return Err(other("alpha", config.alpha.to_string(), found.alpha.to_string()));
+        }
+        let slots = Slots::new(config, layers)?;
+        let modules = |slots: &Slots| {
+            slots
+                .slots
+                .iter()
+                .map(|slot| slot.module.clone())
+                .collect::<BTreeSet<_>>()
+        };
+        let (needed, held) = (modules(&slots), modules(&self.slots));
+        if needed != held {
+            let only = |some: &BTreeSet<String>, others: &BTreeSet<String>| match some.difference(others).next() {
+                Some(first) => format!("{} layers, `{first}` among them", some.len()),
+                None => format!("{} layers and no other", some.len()),
+            };
+            return Err(other("target_modules", only(&needed, &held), only(&held, &needed)));
+        }
+        let mut adapter = Self::zeros(config, slots);
+        adapter.values.copy_from_slice(&self.values);
+        Ok(adapter)
     }
 
     /// The settings it was made with.

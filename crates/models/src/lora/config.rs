@@ -41,6 +41,11 @@ impl LoraConfig {
         self.alpha / self.rank as f32
     }
 
+    /// Whether alpha is this, but for a rounding: a third of an alpha that was tripled in float32 may miss it.
+    pub(super) fn has_alpha(&self, alpha: f32) -> bool {
+        (self.alpha - alpha).abs() <= 2.0 * f32::EPSILON * self.alpha.abs()
+    }
+
     /// Refuses what cannot be trained as a policy.
     pub(super) fn check_trainable(&self) -> Result<(), LoraError> {
         if self.dropout == 0.0 {

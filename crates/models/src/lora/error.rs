@@ -167,6 +167,16 @@ pub enum LoraError {
         /// Rank of the tensor.
         found: usize,
     },
+    /// An adapter was made with other settings than those that are asked for.
+    #[error("`lora.{setting}`: {needed} asked for, the adapter has {found}")]
+    OtherSettings {
+        /// Name of the field of [`super::LoraConfig`].
+        setting: &'static str,
+        /// What is asked for.
+        needed: String,
+        /// What the adapter has.
+        found: String,
+    },
     /// A tensor does not fit the layer that it adapts.
     #[error("{origin}: tensor `{name}` has shape {found:?}, this transformer needs {expected:?}")]
     Shape {
@@ -239,6 +249,13 @@ impl Hint for LoraError {
             Self::Foreign { .. } => {
                 "names should be those of diffusers, ai-toolkit or kohya; check that the adapter was trained for this transformer"
             }
+            Self::OtherSettings {
+                setting: "target_modules",
+                ..
+            } => {
+                "set `lora.target_modules` to the layers that the adapter adapts: the end of a path means all that end so"
+            }
+            Self::OtherSettings { .. } => "set the key to what the adapter has, or start from another adapter",
             Self::AlphaUnknown { .. } => "put adapter_config.json beside it, and give the folder that holds both",
             Self::Alpha { .. } => "use an adapter with one alpha for all layers",
             Self::Dtype { .. } => "store the adapter as float32, float16 or bfloat16",

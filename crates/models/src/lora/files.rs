@@ -15,17 +15,13 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use super::adapter::Slots;
+use super::names::{DIFFUSERS_METADATA, DIFFUSERS_PREFIX, PEFT_PREFIX};
 use super::{AdaptableLayers, LoraAdapter, LoraConfig, LoraError};
 
-/// File names and key prefixes of the two layouts.
+/// File names of the two layouts.
 const CONFIG_FILE: &str = "adapter_config.json";
 const PEFT_FILE: &str = "adapter_model.safetensors";
-pub(super) const PEFT_PREFIX: &str = "base_model.model.";
-const DIFFUSERS_FILE: &str = "pytorch_lora_weights.safetensors";
-pub(super) const DIFFUSERS_PREFIX: &str = "transformer.";
-
-/// Header key under which diffusers looks for the settings.
-pub(super) const DIFFUSERS_METADATA: &str = "lora_adapter_metadata";
+pub(super) const DIFFUSERS_FILE: &str = "pytorch_lora_weights.safetensors";
 
 /// A safetensors file of `values`, with equal bytes for equal input.
 pub(super) fn serialize(slots: &Slots, values: &[f32], prefix: &str) -> Result<Vec<u8>, LoraError> {
@@ -224,6 +220,14 @@ impl LoraAdapter {
 /// # Errors
 /// [`LoraError::Safetensors`] for bytes that are no weight file, [`LoraError::Io`] when the folder cannot be written.
 pub fn write_folder(bytes: &[u8], config: &LoraConfig, dir: &Path) -> Result<(), LoraError> {
+    write_files(folder_files(bytes, config)?, dir)
+}
+
+/// Writes files, given as name and bytes, to a folder that is made where there is none.
+///
+/// # Errors
+/// [`LoraError::Io`].
+pub fn write_files<N: AsRef<Path>>(files: impl IntoIterator<Item = (N, Vec<u8>)>, dir: &Path) -> Result<(), LoraError> {
     let written = |file: &Path, result: io::Result<()>| {
         result.map_err(|source| LoraError::Io {
             file: file.to_owned(),
@@ -231,7 +235,6 @@ pub fn write_folder(bytes: &[u8], config: &LoraConfig, dir: &Path) -> Result<(),
             source,
         })
     };
-    let files = folder_files(bytes, config)?;
     written(dir, fs::create_dir_all(dir))?;
     for (name, bytes) in files {
         let file = dir.join(name);
@@ -267,7 +270,7 @@ pub fn folder_files_before(bytes: &[u8], config: &LoraConfig) -> Result<[(&'stat
 }
 
 /// The weight file that diffusers' `load_lora_weights` reads, from peft's; the header says alpha.
-fn diffusers_file(bytes: &[u8], header: &Value) -> Result<Vec<u8>, LoraError> {
+pub(super) fn diffusers_file(bytes: &[u8], header: &Value) -> Result<Vec<u8>, LoraError> {
     let fail = |source| LoraError::Safetensors {
         origin: "the adapter".to_owned(),
         source,

@@ -11,37 +11,16 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
-use super::files::{DIFFUSERS_METADATA, DIFFUSERS_PREFIX, PEFT_PREFIX, to_f32, twice};
-use super::{AdaptableLayers, LoraAdapter, LoraConfig, LoraError, original};
+use super::files::{to_f32, twice};
+use super::fused::{Factor, Pair, TakenApart, take_apart};
+use super::names::{self, ALPHA_END, DIFFUSERS_METADATA, DIFFUSERS_PREFIX, KOHYA_RANK, PEFT_ENDS, PEFT_PREFIX, Part};
+use super::{AdaptableLayers, LoraAdapter, LoraConfig, LoraError};
 
-/// ai-toolkit, ComfyUI.
-const COMFY_PREFIX: &str = "diffusion_model.";
-/// kohya's sd-scripts and musubi-tuner, which write each dot of a path as `_`.
-const KOHYA_PREFIX: &str = "lora_unet_";
-
-/// How the names of factor A and of factor B end, form by form.
-const FACTOR_ENDS: [(&str, &str); 4] = [
-    (".lora_A.weight", ".lora_B.weight"),
-    (".lora_A.default.weight", ".lora_B.default.weight"),
-    (".lora_down.weight", ".lora_up.weight"),
-    (".lora.down.weight", ".lora.up.weight"),
-];
-/// The form whose alpha stands in peft's `adapter_config.json` alone.
-const PEFT_ENDS: (&str, &str) = FACTOR_ENDS[0];
-const ALPHA_END: &str = ".alpha";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    A,
-    B,
-    Alpha,
-}
-
-/// What a file holds for one module.
+/// What a file holds for one layer, which may be several of the network's.
 #[derive(Default)]
 struct Parts<'a> {
-    a: Option<(String, TensorView<'a>)>,
-    b: Option<(String, TensorView<'a>)>,
+    a: Option<Factor<'a>>,
+    b: Option<Factor<'a>>,
     alpha: Option<(String, f32)>,
 }
 
@@ -69,69 +48,58 @@ impl LoraAdapter {
         };
         let weights = SafeTensors::deserialize(&bytes).map_err(damaged)?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
-        let settings = header
-            .metadata()
-            .as_ref()
-            .and_then(|metadata| metadata.get(DIFFUSERS_METADATA));
+        let note = |key| header.metadata().as_ref().and_then(|metadata| metadata.get(key));
 
-        let modules = sort(&origin, &weights, layers)?;
-        let config = match settings {
+        let stored = sort(&origin, &weights, layers)?;
+        let rank = note(KOHYA_RANK).and_then(|rank| rank.parse().ok());
+        let modules = by_module(&origin, stored, layers, rank)?;
+        let config = match note(DIFFUSERS_METADATA) {
             Some(settings) => from_header(file, settings, &modules)?,
             None => from_tensors(&origin, &modules)?,
         };
         check_alphas(&origin, &modules, &config)?;
         let mut factors = BTreeMap::new();
-        for (module, parts) in modules {
-            for (end, factor) in [(PEFT_ENDS.0, parts.a), (PEFT_ENDS.1, parts.b)] {
-                factors.extend(factor.map(|factor| (format!("{module}{end}"), factor)));
+        for (module, parts) in &modules {
+            for (end, factor) in [(PEFT_ENDS.0, &parts.a), (PEFT_ENDS.1, &parts.b)] {
+                if let Some(factor) = factor {
+                    factors.insert(format!("{module}{end}"), (factor.name.clone(), factor.view(&origin)?));
+                }
             }
         }
         Self::of_tensors(&origin, factors, &config, layers)
     }
 }
 
-/// The tensors of a file by module.
+/// The tensors of a file by the layers of the network that its layers are.
 fn sort<'a>(
     origin: &str,
     weights: &SafeTensors<'a>,
     layers: &AdaptableLayers,
-) -> Result<BTreeMap<String, Parts<'a>>, LoraError> {
-    let mut known: BTreeMap<String, Vec<&str>> = layers.paths().map(|path| (path.to_owned(), vec![path])).collect();
-    known.extend(original::names(layers));
-    let flattened: BTreeMap<String, &Vec<&str>> = known
-        .iter()
-        .map(|(name, paths)| (name.replace('.', "_"), paths))
+) -> Result<BTreeMap<Vec<String>, Parts<'a>>, LoraError> {
+    let mut known: BTreeMap<String, Vec<String>> = layers
+        .paths()
+        .map(|path| (path.to_owned(), vec![path.to_owned()]))
         .collect();
-    let mut modules: BTreeMap<String, Parts> = BTreeMap::new();
+    known.extend(layers.published.clone());
+    let of_kohya: BTreeMap<String, &Vec<String>> =
+        known.iter().map(|(name, paths)| (names::kohya(name), paths)).collect();
+    let mut stored: BTreeMap<Vec<String>, Parts> = BTreeMap::new();
     let mut foreign = Vec::new();
     for (name, view) in weights.tensors() {
-        let Some((path, part)) = split(&name) else {
-            foreign.push(name);
-            continue;
-        };
-        let found = match path.strip_prefix(KOHYA_PREFIX) {
-            Some(flat) => flattened.get(flat).copied(),
-            None => {
-                let prefixes = [DIFFUSERS_PREFIX, COMFY_PREFIX, PEFT_PREFIX];
-                let bare = prefixes.iter().find_map(|prefix| path.strip_prefix(prefix));
-                known.get(bare.unwrap_or(path))
-            }
-        };
-        let Some(found) = found else {
-            foreign.push(name);
-            continue;
-        };
-        let views = match part {
-            Part::B => rows_of(origin, &name, &view, found, layers)?,
-            Part::A | Part::Alpha => vec![view; found.len()],
-        };
-        for (module, view) in found.iter().zip(views) {
-            let parts = modules.entry((*module).to_owned()).or_default();
-            put(origin, parts, part, name.clone(), view)?;
+        let found = names::split(&name).and_then(|(path, part)| {
+            let paths = match names::is_kohya(path) {
+                true => of_kohya.get(path).copied(),
+                false => known.get(names::bare(path)),
+            };
+            Some((paths?, part))
+        });
+        match found {
+            Some((paths, part)) => put(origin, stored.entry(paths.clone()).or_default(), part, name, &view)?,
+            None => foreign.push(name),
         }
     }
     foreign.sort();
-    if modules.is_empty() {
+    if stored.is_empty() {
         return Err(LoraError::Foreign {
             origin: origin.to_owned(),
             names: foreign,
@@ -143,16 +111,16 @@ fn sort<'a>(
             names: foreign,
         });
     }
-    Ok(modules)
+    Ok(stored)
 }
 
-/// Puts a tensor in its place among the parts of a module.
+/// Puts a tensor in its place among the parts of a layer.
 fn put<'a>(
     origin: &str,
     parts: &mut Parts<'a>,
     part: Part,
     name: String,
-    view: TensorView<'a>,
+    view: &TensorView<'a>,
 ) -> Result<(), LoraError> {
     let factor = match part {
         Part::A => &mut parts.a,
@@ -161,64 +129,83 @@ fn put<'a>(
             if let Some((other, _)) = &parts.alpha {
                 return Err(twice(origin, name, other.clone()));
             }
-            let alpha = scalar(origin, &name, &view)?;
+            let alpha = scalar(origin, &name, view)?;
             parts.alpha = Some((name, alpha));
             return Ok(());
         }
     };
-    if let Some((other, _)) = factor {
-        return Err(twice(origin, name, other.clone()));
+    if let Some(other) = factor {
+        return Err(twice(origin, name, other.name.clone()));
     }
-    *factor = Some((name, view));
+    *factor = Some(Factor::of_view(name, view));
     Ok(())
 }
 
-/// The rows of a factor B that belong to each of the layers that are one layer in the file.
-fn rows_of<'a>(
+/// The tensors of a file by the network's own layers.
+fn by_module<'a>(
     origin: &str,
-    name: &str,
-    view: &TensorView<'a>,
-    modules: &[&str],
+    stored: BTreeMap<Vec<String>, Parts<'a>>,
     layers: &AdaptableLayers,
-) -> Result<Vec<TensorView<'a>>, LoraError> {
-    let outputs: Vec<usize> = modules.iter().map(|module| layers.layers[*module].outputs).collect();
-    let &[rows, columns] = view.shape() else {
-        // Told with the shape that is needed, where the adapter is filled.
-        return Ok(vec![view.clone(); modules.len()]);
-    };
-    if modules.len() == 1 || rows == 0 {
-        return Ok(vec![view.clone(); modules.len()]);
+    noted_rank: Option<usize>,
+) -> Result<BTreeMap<String, Parts<'a>>, LoraError> {
+    let single = stored
+        .iter()
+        .find_map(|(paths, parts)| (paths.len() == 1).then_some(parts.a.as_ref())?);
+    let rank = noted_rank.or_else(|| single?.shape.first().copied());
+    let mut modules: BTreeMap<String, Parts> = BTreeMap::new();
+    for (paths, parts) in stored {
+        for (path, parts) in of_each(origin, &paths, parts, layers, rank)? {
+            let before = modules.entry(path).or_default();
+            for (before, now) in [(&mut before.a, parts.a), (&mut before.b, parts.b)] {
+                match (before.as_ref(), now) {
+                    (Some(before), Some(now)) => return Err(twice(origin, now.name, before.name.clone())),
+                    (None, Some(now)) => *before = Some(now),
+                    (_, None) => {}
+                }
+            }
+            match (&before.alpha, parts.alpha) {
+                (Some((before, _)), Some((now, _))) => return Err(twice(origin, now, before.clone())),
+                (None, now) => before.alpha = now,
+                (_, None) => {}
+            }
+        }
     }
-    if outputs.iter().sum::<usize>() != rows {
-        return Err(LoraError::Shape {
-            origin: origin.to_owned(),
-            name: name.to_owned(),
-            expected: vec![outputs.iter().sum(), columns],
-            found: view.shape().to_vec(),
-        });
-    }
-    let row_bytes = view.data().len() / rows;
-    let mut rest = view.data();
-    let parts = outputs.iter().map(|outputs| {
-        let (part, others) = rest.split_at(outputs * row_bytes);
-        rest = others;
-        TensorView::new(view.dtype(), vec![*outputs, columns], part).map_err(|source| LoraError::Safetensors {
-            origin: origin.to_owned(),
-            source,
-        })
-    });
-    parts.collect()
+    Ok(modules)
 }
 
-/// The path in front of a name's end, and what the end says.
-fn split(name: &str) -> Option<(&str, Part)> {
-    if let Some(path) = name.strip_suffix(ALPHA_END) {
-        return Some((path, Part::Alpha));
-    }
-    FACTOR_ENDS.iter().find_map(|(a, b)| {
-        let a = name.strip_suffix(a).map(|path| (path, Part::A));
-        a.or_else(|| name.strip_suffix(b).map(|path| (path, Part::B)))
-    })
+/// What each of the network's layers has that one layer of the file is.
+fn of_each<'a>(
+    origin: &str,
+    paths: &[String],
+    parts: Parts<'a>,
+    layers: &AdaptableLayers,
+    rank: Option<usize>,
+) -> Result<Vec<(String, Parts<'a>)>, LoraError> {
+    let Parts { a, b, alpha } = parts;
+    let (a, b) = match (paths, a, b) {
+        ([_, _, ..], Some(a), Some(b)) => (a, b),
+        // One layer is itself; of a factor that is not there, it is told where the adapter is filled.
+        (_, a, b) => {
+            let same = |path: &String| {
+                let (a, b, alpha) = (a.clone(), b.clone(), alpha.clone());
+                (path.clone(), Parts { a, b, alpha })
+            };
+            return Ok(paths.iter().map(same).collect());
+        }
+    };
+    let outputs: Vec<usize> = paths.iter().map(|path| layers.layers[path].outputs).collect();
+    let (pairs, divisor) = match take_apart(origin, (a, b), &outputs, rank)? {
+        TakenApart::Shared(pairs) => (pairs.into_iter().map(Some).collect(), 1),
+        // A part of the rank goes with a part of alpha: their ratio is the scale.
+        TakenApart::Apart(pairs) => (pairs, paths.len()),
+    };
+    let each = paths.iter().zip(pairs).filter_map(|(path, pair): (_, Option<Pair>)| {
+        let (a, b) = pair?;
+        let alpha = alpha.clone().map(|(name, alpha)| (name, alpha / divisor as f32));
+        let (a, b) = (Some(a), Some(b));
+        Some((path.clone(), Parts { a, b, alpha }))
+    });
+    Ok(each.collect())
 }
 
 fn scalar(origin: &str, name: &str, view: &TensorView) -> Result<f32, LoraError> {
@@ -254,7 +241,7 @@ fn from_tensors(origin: &str, modules: &BTreeMap<String, Parts>) -> Result<LoraC
     let factors = modules
         .iter()
         .filter_map(|(module, parts)| Some((module, parts.a.as_ref()?)));
-    let rank = factors.clone().find_map(|(_, (_, view))| view.shape().first().copied());
+    let rank = factors.clone().find_map(|(_, factor)| factor.shape.first().copied());
     let alpha = modules.values().find_map(|parts| parts.alpha.as_ref());
     let config = LoraConfig {
         rank: rank.unwrap_or(0),
@@ -263,7 +250,7 @@ fn from_tensors(origin: &str, modules: &BTreeMap<String, Parts>) -> Result<LoraC
         target_modules: modules.keys().cloned().collect(),
     };
     match factors
-        .map(|(module, (name, _))| (module, name))
+        .map(|(module, factor)| (module, &factor.name))
         .find(|(module, name)| keeps_alpha_apart(module, name))
     {
         Some((_, name)) if alpha.is_none() => Err(LoraError::AlphaUnknown {
@@ -282,7 +269,7 @@ fn keeps_alpha_apart(module: &str, name: &str) -> bool {
 /// Refuses a module with another alpha than the settings say: an adapter has one.
 fn check_alphas(origin: &str, modules: &BTreeMap<String, Parts>, config: &LoraConfig) -> Result<(), LoraError> {
     let alphas: Vec<&(String, f32)> = modules.values().filter_map(|parts| parts.alpha.as_ref()).collect();
-    if let Some((name, found)) = alphas.iter().find(|(_, alpha)| *alpha != config.alpha) {
+    if let Some((name, found)) = alphas.iter().find(|(_, alpha)| !config.has_alpha(*alpha)) {
         return Err(LoraError::Alpha {
             origin: origin.to_owned(),
             name: name.clone(),

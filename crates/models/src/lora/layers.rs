@@ -20,6 +20,9 @@ pub struct AdaptableLayers {
     pub(crate) layers: BTreeMap<String, AdaptableLayer>,
     /// Linear layers that cannot take an adapter.
     pub(crate) fixed: Vec<String>,
+    /// The layers of the code that the family was published with, where they have other names: each with the layers here that its rows
+    /// are, in their order. Empty for a family that was published with diffusers' names.
+    pub(crate) published: BTreeMap<String, Vec<String>>,
     /// Fused layers so far.
     pub(crate) fused: usize,
 }

@@ -6,16 +6,20 @@
 mod adapter;
 mod config;
 mod error;
+mod export;
 mod files;
+mod fused;
 mod gradients;
 mod import;
 mod layers;
-mod original;
+mod merge;
+mod names;
 mod targets;
 
 pub use adapter::{LoraAdapter, Manifest};
 pub use config::LoraConfig;
 pub use error::LoraError;
-pub use files::{folder_files, folder_files_before, write_folder};
+pub use export::{Layout, export_files};
+pub use files::{folder_files, folder_files_before, write_files, write_folder};
 pub use gradients::LoraGradients;
 pub use layers::AdaptableLayers;

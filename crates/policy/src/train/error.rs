@@ -15,6 +15,9 @@ pub enum Error {
     /// An adapter does not fit.
     #[error(transparent)]
     Lora(#[from] LoraError),
+    /// The adapter that a run is to begin with is not as policies are stored.
+    #[error("the initial adapter is not stored as a policy is")]
+    InitialForm,
     /// The denoiser refused its input, or a tensor operation failed.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -140,6 +143,7 @@ impl From<candle_core::Error> for Error {
 impl Hint for Error {
     fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::InitialForm => "submit the run with `gavel submit` or `gavel run`, which store it so",
             Self::Load(error) => return error.hint(),
             Self::Lora(error) => return error.hint(),
             Self::Model(error) => return error.hint(),

@@ -17,4 +17,20 @@ impl Trainer {
         let optimizer = OptimizerState::fresh(&adapter, averages);
         Ok(PolicyState { adapter, optimizer })
     }
+
+    /// Makes policy 0 of an adapter that was trained before, given as the bytes of [`LoraAdapter::to_safetensors`], with a fresh optimizer state.
+    /// With `averages`, the average starts at this adapter. The KL term still measures from the base, which has none.
+    ///
+    /// # Errors
+    /// [`Error::Lora`] when it does not fit the settings or the denoiser; [`Error::InitialForm`] for other bytes of the same adapter, from which
+    /// policy 0 would have another name.
+    pub fn start_from(&self, adapter: &[u8], lora: &LoraConfig, averages: bool) -> Result<PolicyState, Error> {
+        let bytes = adapter;
+        let adapter = self.adapter(bytes, lora)?;
+        if adapter.to_safetensors()? != bytes {
+            return Err(Error::InitialForm);
+        }
+        let optimizer = OptimizerState::fresh(&adapter, averages);
+        Ok(PolicyState { adapter, optimizer })
+    }
 }

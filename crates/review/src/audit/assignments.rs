@@ -42,7 +42,7 @@ fn policy(assignment: &Assignment) -> Option<&Policy> {
             Some(policy)
         }
         Assignment::EvaluateSample { policy, .. } => policy.as_ref(),
-        Assignment::Initialise | Assignment::Judge { .. } => None,
+        Assignment::Initialise { .. } | Assignment::Judge { .. } => None,
     }
 }
 
@@ -56,7 +56,8 @@ fn in_words(assignment: &Assignment) -> String {
         }
     };
     match assignment {
-        Assignment::Initialise => "the initial policy".to_owned(),
+        Assignment::Initialise { adapter: None } => "a fresh policy".to_owned(),
+        Assignment::Initialise { adapter: Some(adapter) } => format!("the policy of adapter {}", adapter.short()),
         Assignment::Sample { prompts, .. } | Assignment::EvaluateSample { prompts, .. } => {
             let prompt = |prompt: &PromptTask| format!("prompt {} `{}`", prompt.index, prompt.task.words);
             list(prompts.iter().map(prompt).collect())

@@ -157,9 +157,11 @@ fn named(account: &Account) -> BTreeMap<Digest, Named> {
                     (format!("the image of {whose}"), Content::Opaque)
                 }
                 // Results name none of these.
-                Part::PairImage { .. } | Part::Source { .. } | Part::Target { .. } | Part::Mask { .. } => {
-                    (format!("{unit}: the {part}"), Content::Opaque)
-                }
+                Part::InitialAdapter
+                | Part::PairImage { .. }
+                | Part::Source { .. }
+                | Part::Target { .. }
+                | Part::Mask { .. } => (format!("{unit}: the {part}"), Content::Opaque),
             };
             add(digest, what, content);
         }

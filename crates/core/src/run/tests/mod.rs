@@ -6,6 +6,7 @@ mod redo;
 mod retention;
 mod time;
 mod trouble;
+mod warm_start;
 
 use super::fixtures::{assets, judged, record, run, run_of, spec};
 use super::*;

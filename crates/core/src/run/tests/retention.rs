@@ -130,6 +130,7 @@ fn kept_by_rule(fleet: &Fleet) -> BTreeSet<Digest> {
     };
     let assets = fleet.run.assets();
     let mut kept = named_in(&(&assets.prompts, &assets.held_out, &assets.annotations, &assets.labelled));
+    kept.extend(assets.initial_adapter);
     for (unit, outcome) in accepted(fleet) {
         let keeps = match unit {
             Unit::Initialise => keeps_policy(0),
@@ -182,7 +183,7 @@ fn read_from_now_on(run: &Run) -> BTreeSet<Digest> {
 fn any_run() -> impl Strategy<Value = Run> {
     let sizes = (1..5_u32, 1..6_u32, 1..4_u32, 1..4_u32, 1..4_u32);
     let rules = (0..3_u32, 0..3_u32, 0..3_u32, any::<bool>(), any::<bool>());
-    (sizes, rules, 2..4_u8, any::<bool>()).prop_map(|(sizes, rules, candidates, edits)| {
+    (sizes, rules, 2..4_u8, any::<bool>(), any::<bool>()).prop_map(|(sizes, rules, candidates, edits, warm)| {
         let mut spec = spec();
         (
             spec.run.steps,
@@ -202,6 +203,7 @@ fn any_run() -> impl Strategy<Value = Run> {
             spec.evaluation = None;
         }
         let mut assets = assets();
+        assets.initial_adapter = warm.then(|| Digest::of(b"initial adapter"));
         if edits {
             let edit = |kind: &str, index: usize, task: &mut Task| {
                 task.sources = vec![Digest::of(format!("{kind} source {index}").as_bytes())];

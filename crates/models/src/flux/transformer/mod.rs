@@ -4,6 +4,7 @@
 
 mod config;
 mod network;
+mod original;
 mod single;
 
 use std::collections::BTreeMap;
@@ -51,6 +52,7 @@ impl WithBackend for Load<'_> {
     fn run<B: Backend>(self, backend: B) -> Self::Output {
         let mut layers = AdaptableLayers::default();
         let network = FluxNetwork::load(Loader::new(&backend, self.weights, &mut layers), self.config)?;
+        layers.published = original::names(&layers);
         Ok(Box::new(Engine::new(backend, FluxOnBackend::new(network), layers)))
     }
 }
@@ -61,6 +63,7 @@ pub(super) fn inspect(dir: &Path) -> Result<(AdaptableLayers, u64), LoadError> {
     let weights = Weights::open(dir, &Device::Cpu, DType::F32)?;
     let mut layers = AdaptableLayers::default();
     FluxNetwork::load(Loader::new(&Headers, &weights, &mut layers), config)?;
+    layers.published = original::names(&layers);
     let parameters = weights.parameters();
     weights.finish(&[])?;
     Ok((layers, parameters))

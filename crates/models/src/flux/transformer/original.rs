@@ -1,8 +1,8 @@
-//! Names of the code that FLUX was published with, which ComfyUI and kohya's scripts write: what is one layer there is several of diffusers'.
+//! Names of the code that FLUX was published with, which ComfyUI and kohya's scripts use: what is one layer there is several of diffusers'.
 
 use std::collections::BTreeMap;
 
-use super::AdaptableLayers;
+use crate::lora::AdaptableLayers;
 
 /// A layer of the original code, and diffusers' layers that its rows are, in their order.
 type Layer = (&'static str, &'static [&'static str]);
@@ -30,21 +30,19 @@ const OUTSIDE: &[Layer] = &[
     ("final_layer.linear", &["proj_out"]),
 ];
 
-/// The original code's names of these layers, each with the layers that it is.
+/// The original code's names of these layers, each with the layers that its rows are.
 ///
 /// # Source
 /// diffusers 0.42, `_convert_kohya_flux_lora_to_diffusers`.
-pub(super) fn names(layers: &AdaptableLayers) -> BTreeMap<String, Vec<&str>> {
-    let known: BTreeMap<&str, &str> = layers.paths().map(|path| (path, path)).collect();
+pub(super) fn names(layers: &AdaptableLayers) -> BTreeMap<String, Vec<String>> {
     let mut names = BTreeMap::new();
     let mut add = |original: String, front: &str, parts: &[&str]| -> bool {
-        let paths = parts
-            .iter()
-            .map(|part| known.get(format!("{front}{part}").as_str()).copied());
-        match paths.collect::<Option<Vec<&str>>>() {
-            Some(paths) => names.insert(original, paths).is_none(),
-            None => false,
+        let paths: Vec<String> = parts.iter().map(|part| format!("{front}{part}")).collect();
+        let known = paths.iter().all(|path| layers.layers.contains_key(path));
+        if known {
+            names.insert(original, paths);
         }
+        known
     };
     for (name, parts) in OUTSIDE {
         add((*name).to_owned(), "", parts);
