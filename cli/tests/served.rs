@@ -170,6 +170,33 @@ fn a_run_is_the_same_in_its_folder_in_its_stores_and_behind_its_coordinator() {
 }
 
 #[test]
+fn a_run_goes_on_from_a_step_of_another_under_other_settings() {
+    let (_folder, run) = run_folder();
+    let coordinator = Coordinator::start(&run.join("state"));
+    let fork = |more: &[&str]| [&["fork", RUN, "--name", "fork", "--step", "1"], more].concat();
+    let told = coordinator.refuses(&fork(&["--set", "lora.rank=16"]));
+    assert!(told.contains("lora.rank: must stay as it is"), "{told}");
+    let told = coordinator.refuses(&["fork", RUN, "--name", "fork", "--step", "7"]);
+    assert!(told.contains("no policy of step 7"), "{told}");
+    let told = coordinator.refuses(&fork(&["--set", "run.name=compatibility"]));
+    assert!(told.contains("exists with another"), "{told}");
+
+    let told = coordinator.asked(&fork(&[
+        "--set",
+        "run.steps=9",
+        "--set",
+        "optimizer.learning_rate=1e-5",
+    ]));
+    assert!(told.contains("starts from step 1 of run compatibility"), "{told}");
+    let status = coordinator.asked(&["status", "fork"]);
+    assert!(
+        status.contains("preparing") && status.contains("step 0 of 9"),
+        "{status}"
+    );
+    assert!(coordinator.asked(&["audit", "fork"]).contains("no findings"));
+}
+
+#[test]
 fn figures_and_adapters_are_served_as_files() {
     let (folder, run) = run_folder();
     let out = folder.path().join("out");

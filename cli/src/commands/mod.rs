@@ -12,6 +12,7 @@ mod drain;
 mod dtype;
 mod export;
 mod extend;
+mod fork;
 mod judge;
 mod load;
 mod pause;
@@ -84,6 +85,8 @@ pub(crate) enum Command {
     Extend(extend::ExtendArguments),
     /// Take the steps of a run after one of them back, and pause it there.
     Rollback(rollback::RollbackArguments),
+    /// Begin a run with an adapter of another one, its files and other settings.
+    Fork(fork::ForkArguments),
     /// Tell the workers of a coordinator to finish what they hold and to leave; workers that start later stay.
     Drain(drain::DrainArguments),
     /// Paint a picture from a prompt.
@@ -160,6 +163,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Pause(arguments) => pause::pause(&arguments)?,
         Command::Resume(arguments) => resume::resume(&arguments)?,
         Command::Extend(arguments) => extend::extend(&arguments)?,
+        Command::Fork(arguments) => fork::fork(&arguments)?,
         Command::Rollback(arguments) => rollback::rollback(&arguments)?,
         Command::Drain(arguments) => drain::drain(&arguments)?,
         Command::Sample(arguments) => sample::sample(&arguments)?,

@@ -48,6 +48,26 @@ pub(crate) fn load_file(file: &Path, overrides: &[String]) -> Result<RunSpec> {
         .with_context(|| format!("{}: the configuration has problems", file.display()))
 }
 
+/// A spec that is there, with other values.
+///
+/// # Errors
+/// An override has no key, or the whole does not pass the checks.
+pub(crate) fn changed(spec: &RunSpec, overrides: &[String]) -> Result<RunSpec> {
+    let mut json = serde_json::to_value(spec).context("the configuration cannot be written")?;
+    drop_nulls(&mut json);
+    let table: toml::Table = serde_json::from_value(json).context("the configuration cannot be read")?;
+    let overrides = overrides::all(&[], overrides)?;
+    overrides::apply(&table, overrides, checked).context("the changed configuration has problems")
+}
+
+/// A key without a value is left out of a configuration.
+fn drop_nulls(value: &mut serde_json::Value) {
+    if let serde_json::Value::Object(table) = value {
+        table.retain(|_, value| !value.is_null());
+        table.values_mut().for_each(drop_nulls);
+    }
+}
+
 /// The spec, or all problems: those that core finds, and a family that this program does not train.
 fn checked(mut table: toml::Table) -> Result<RunSpec, Problems> {
     let family = family::check(&table);
@@ -80,6 +100,20 @@ pub(crate) fn out_folder(spec: &RunSpec, out: Option<&Path>) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_configuration_that_comes_with_gavel_can_be_changed_by_a_key() {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+        for entry in std::fs::read_dir(configs).unwrap() {
+            let file = entry.unwrap().path();
+            if file.extension().is_some_and(|extension| extension == "toml") {
+                let spec = load_file(&file, &[]).unwrap();
+                assert_eq!(changed(&spec, &[]).unwrap(), spec, "{}", file.display());
+                let other = changed(&spec, &["run.steps=7".into()]).unwrap();
+                assert_eq!(other.run.steps, 7);
+            }
+        }
+    }
 
     #[cfg(not(feature = "nccl"))]
     #[test]

@@ -10,6 +10,7 @@ mod duration;
 mod evaluation;
 mod fingerprint;
 mod fleet;
+mod fork;
 mod judge;
 mod keys;
 mod limits;
@@ -179,16 +180,19 @@ impl RunSpec {
         named.collect()
     }
 
+    /// Every file and folder that the spec names, by its key.
+    pub fn paths(&self) -> BTreeMap<String, PathBuf> {
+        let mut spec = self.clone();
+        let paths = paths::of(&mut spec).into_iter();
+        paths.map(|(key, path)| (key, std::mem::take(path))).collect()
+    }
+
     /// Takes the paths of `other` if it is the same run with its files elsewhere, and nothing if it is another run.
     pub fn relocate(&mut self, other: &Self) {
         if self.digest() != other.digest() {
             return;
         }
-        let mut other = other.clone();
-        let elsewhere: BTreeMap<String, PathBuf> = paths::of(&mut other)
-            .into_iter()
-            .map(|(key, path)| (key, std::mem::take(path)))
-            .collect();
+        let elsewhere = other.paths();
         for (key, path) in paths::of(self) {
             if let Some(found) = elsewhere.get(&key) {
                 path.clone_from(found);
