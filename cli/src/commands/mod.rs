@@ -20,6 +20,7 @@ mod run;
 mod sample;
 mod status;
 mod submit;
+mod token;
 mod verify;
 mod watch;
 pub(crate) mod worker;
@@ -92,6 +93,11 @@ pub(crate) enum Command {
     Bench(bench::BenchArguments),
     /// Drive a coordinator of this program with thousands of simulated workers, and say what a lease costs.
     Load(load::LoadArguments),
+    /// Make tokens, by which a coordinator knows its clients.
+    Token {
+        #[command(subcommand)]
+        command: token::TokenCommand,
+    },
     /// Forecast how long steps take on a fleet, from the seconds that each stage takes on one worker.
     Plan(plan::PlanArguments),
     /// Write rubric sets from labelled examples, check, show and compare them.
@@ -117,6 +123,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Sampler(arguments) => worker::worker(
             Role::Sampler,
             &arguments.connect.addresses,
+            &arguments.connect.credentials,
             arguments.parent,
             &arguments.relocation,
             arguments.folders.allowed(),
@@ -124,6 +131,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Trainer(arguments) => worker::worker(
             Role::Trainer,
             &arguments.connect.addresses,
+            &arguments.connect.credentials,
             arguments.parent,
             &arguments.relocation,
             arguments.folders.allowed(),
@@ -132,6 +140,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
             Some(addresses) => worker::worker(
                 Role::Judge,
                 &addresses,
+                &arguments.credentials,
                 arguments.parent,
                 &arguments.relocation,
                 arguments.servers.and(&arguments.folders)?,
@@ -152,6 +161,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Verify(arguments) => return verify::verify(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments)?,
         Command::Load(arguments) => load::load(&arguments)?,
+        Command::Token { command } => token::token(command)?,
         Command::Plan(arguments) => plan::plan(&arguments)?,
         Command::Doctor(arguments) => return doctor::doctor(&arguments),
         Command::Rubric { command } => return rubric::rubric(&command),

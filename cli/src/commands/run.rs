@@ -31,6 +31,9 @@ pub(crate) struct RunArguments {
     /// CPU threads of each process [default: 2, or fewer where the machine has fewer].
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub(crate) threads: Option<usize>,
+    /// Let the coordinator listen beyond this machine, where the configuration says so: whoever reaches a port may do all.
+    #[arg(long)]
+    pub(crate) insecure: bool,
 }
 
 /// Runs a configuration from start or, with `--resume`, from its last commit.
@@ -50,7 +53,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<ExitCode> {
         RunFolder::create(&out, &spec)?
     };
     let threads = arguments.threads.unwrap_or_else(|| Machine::this().cores.min(2));
-    let ended = run_fleet(&spec, &files, &folder, threads)?;
+    let ended = run_fleet(&spec, &files, &folder, threads, arguments.insecure)?;
     drop(locked);
     conclude(ended, arguments, &folder)
 }
@@ -95,6 +98,7 @@ fn again(arguments: &RunArguments, variables: &[(String, String)]) -> String {
         out,
         resume: _,
         threads,
+        insecure,
     } = arguments;
     let mut words = vec!["gavel".to_owned(), "run".to_owned(), file.display().to_string()];
     for entry in overrides {
@@ -110,6 +114,7 @@ fn again(arguments: &RunArguments, variables: &[(String, String)]) -> String {
     for (option, value) in options {
         words.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
     }
+    words.extend(insecure.then(|| "--insecure".to_owned()));
     words.push("--resume".to_owned());
     let variables = variables
         .iter()
@@ -154,6 +159,7 @@ mod tests {
             "4",
             "--out",
             "my runs/$HOME",
+            "--insecure",
         ];
         let command = again(&parsed(&first), &[]);
         let words = shlex::split(&command).unwrap();

@@ -28,7 +28,7 @@ pub(super) fn submit(arguments: &SubmitArguments) -> Result<()> {
     }
     block_on(async {
         let addresses = &arguments.connect.addresses;
-        let coordinator = client::connect(addresses).await?;
+        let coordinator = arguments.connect.open().await?;
         let submitted = client::submit(&coordinator, &spec, &files).await?;
         let what = if submitted.existed {
             "was there already, with this configuration"

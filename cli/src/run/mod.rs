@@ -36,14 +36,21 @@ pub(crate) enum Ended {
     Interrupted { signal: EndSignal, step: u32 },
 }
 
-/// Runs a fleet in processes of its own until the run has ended or somebody interrupts it.
+/// Runs a fleet in processes of its own until the run has ended or somebody interrupts it. With `insecure` its coordinator may
+/// listen beyond this machine.
 ///
 /// # Errors
 /// Whatever keeps the run from its report. What is committed stays in the folder.
-pub(crate) fn run(spec: &RunSpec, files: &Files, folder: &RunFolder, threads: usize) -> Result<Ended> {
+pub(crate) fn run(
+    spec: &RunSpec,
+    files: &Files,
+    folder: &RunFolder,
+    threads: usize,
+    insecure: bool,
+) -> Result<Ended> {
     block_on(async {
         let mut signals = Signals::listen()?;
-        drive(spec, files, folder, threads, &mut signals).await
+        drive(spec, files, folder, threads, insecure, &mut signals).await
     })
 }
 
@@ -58,12 +65,13 @@ async fn drive(
     files: &Files,
     folder: &RunFolder,
     threads: usize,
+    insecure: bool,
     signals: &mut Signals,
 ) -> Result<Ended> {
     let mut progress = Progress::start(spec.run.steps, Lines::Told);
     lock::outlive_predecessor(&folder.state()).await?;
-    let mut coordinator = CoordinatorProcess::start(spec, folder).await?;
-    let connection = client::connect(&coordinator.addresses.grpc).await?;
+    let mut coordinator = CoordinatorProcess::start(spec, folder, insecure).await?;
+    let connection = client::connect_to_own(&coordinator.addresses.grpc).await?;
     client::submit(&connection, spec, files).await?;
     client::resume(&connection, &spec.id()).await?;
     progress.say(&format!("dashboard    {}", coordinator.addresses.http))?;

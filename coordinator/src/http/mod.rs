@@ -3,6 +3,7 @@
 mod ask;
 mod end;
 mod guard;
+mod login;
 mod pairs;
 mod ready;
 
@@ -35,7 +36,7 @@ use crate::transport::{Busy, PIECE_BYTES, Rooms};
 use crate::worker::WorkerStatus;
 use crate::{metrics, transport};
 use ask::{Asked, Named, Nothing};
-pub(crate) use guard::{HostNames, guard};
+pub(crate) use guard::{Guard, HostNames, guard};
 use ready::Readiness;
 
 const DASHBOARD: &str = include_str!("dashboard.html");
@@ -55,8 +56,8 @@ struct Parts {
 
 /// What whoever starts the coordinator decides about its pages.
 pub(crate) struct Settings {
-    /// The names under which they are answered.
-    pub(crate) names: HostNames,
+    /// Who may ask for them, and under which names.
+    pub(crate) guard: Guard,
     /// The folder in which people find the results of the runs, if somebody leaves them there.
     pub(crate) results: Option<PathBuf>,
 }
@@ -71,6 +72,7 @@ pub(crate) async fn serve(
     settings: Settings,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let tls = settings.guard.security.tls.clone();
     let end = end::routes(driver.clone(), settings.results, shutdown.clone());
     let parts = Parts {
         readiness: Readiness::new(driver.clone(), ledger, blobs.clone()),
@@ -94,8 +96,9 @@ pub(crate) async fn serve(
         })
         .with_state(parts)
         .merge(end)
-        .layer(from_fn_with_state(settings.names, guard));
-    transport::serve_http(listener, routes, shutdown).await
+        .merge(login::routes(settings.guard.security.clone()))
+        .layer(from_fn_with_state(settings.guard, guard));
+    transport::serve_http(listener, routes, tls.as_ref(), shutdown).await
 }
 
 pub(crate) async fn metrics_text() -> Result<Response, Problem> {
@@ -204,7 +207,7 @@ async fn blob(State(parts): State<Parts>, Named(sha256): Named, _: Asked<Nothing
     let headers = [
         (header::CONTENT_TYPE, content_type),
         // A blob's name is its content, so it never changes.
-        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+        (header::CACHE_CONTROL, "private, max-age=31536000, immutable"),
     ];
     let mut response = (headers, body).into_response();
     response.extensions_mut().insert(pace);

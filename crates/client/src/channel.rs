@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
+use http::HeaderValue;
 use tonic::transport::Endpoint;
 
+use crate::credentials::Credentials;
 use crate::error::AddressError;
 
 /// How long a connection may take to come about.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long two sides may then take to agree on encryption.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Where the coordinators are, and how they are dialled.
 #[derive(Debug, Clone)]
@@ -15,13 +20,7 @@ pub struct ConnectOptions {
     /// At least one.
     addresses: Vec<Address>,
     connect_within: Duration,
-}
-
-/// How a connection is secured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Security {
-    /// Neither encrypted nor authenticated: whoever reaches the port may take part. For a network that is trusted.
-    Plaintext,
+    credentials: Credentials,
 }
 
 /// One coordinator.
@@ -29,41 +28,59 @@ pub enum Security {
 struct Address {
     uri: String,
     endpoint: Endpoint,
-    security: Security,
 }
 
 impl Address {
-    fn parse(text: &str) -> Result<Self, AddressError> {
-        let (uri, security) = match text.split_once("://") {
-            Some(("https", _)) => {
-                return Err(AddressError::Encrypted {
+    fn parse(text: &str, credentials: &Credentials) -> Result<Self, AddressError> {
+        let uri = match text.split_once("://") {
+            Some(("http" | "https", _)) => text.to_owned(),
+            Some((scheme, _)) => {
+                return Err(AddressError::UnknownScheme {
                     address: text.to_owned(),
+                    scheme: scheme.to_owned(),
                 });
             }
-            Some(_) => (text.to_owned(), Security::Plaintext),
-            None => (format!("http://{text}"), Security::Plaintext),
+            None => format!("http://{text}"),
         };
-        match Endpoint::from_shared(uri.clone()) {
-            Ok(endpoint) => Ok(Self {
-                uri,
-                endpoint,
-                security,
-            }),
-            Err(source) => Err(AddressError::Malformed { address: uri, source }),
-        }
+        let address = || uri.clone();
+        let endpoint = Endpoint::from_shared(uri.clone()).map_err(|source| AddressError::Malformed {
+            address: address(),
+            source,
+        })?;
+        let endpoint = match uri.starts_with("https://") {
+            true => {
+                let tls = credentials.tls().timeout(HANDSHAKE_WITHIN);
+                endpoint.tls_config(tls).map_err(|source| AddressError::Unencryptable {
+                    address: address(),
+                    source,
+                })?
+            }
+            false => endpoint,
+        };
+        Ok(Self { uri, endpoint })
     }
 }
 
 impl ConnectOptions {
-    /// Reads addresses that are separated by commas, each `http://HOST:PORT` or `HOST:PORT`.
+    /// Reads addresses that are separated by commas, each `https://HOST:PORT`, `http://HOST:PORT` or `HOST:PORT`, which is in the
+    /// clear. Coordinators are trusted that the system trusts, and nothing is shown to them.
     ///
     /// # Errors
-    /// [`AddressError`] names the first that is none, or that asks for what this version does not speak.
+    /// [`AddressError`] names the first that is none.
     pub fn new(addresses: &str) -> Result<Self, AddressError> {
-        let addresses = addresses.split(',').map(|text| Address::parse(text.trim()));
+        Self::with(addresses, Credentials::default())
+    }
+
+    /// As [`ConnectOptions::new`], with what the client trusts and shows.
+    ///
+    /// # Errors
+    /// [`AddressError`] names the first that is none, or for which the credentials cannot be used.
+    pub fn with(addresses: &str, credentials: Credentials) -> Result<Self, AddressError> {
+        let addresses = addresses.split(',').map(|text| Address::parse(text.trim(), &credentials));
         Ok(Self {
             addresses: addresses.collect::<Result<_, _>>()?,
             connect_within: CONNECT_WITHIN,
+            credentials,
         })
     }
 
@@ -81,13 +98,19 @@ impl ConnectOptions {
             .map(|address| (address.uri.as_str(), self.endpoint(address)))
     }
 
-    /// All that a connection is told is told here. A certificate to trust and a token to show would come in with another
-    /// [`Security`].
+    /// What every call shows of the client.
+    pub(crate) fn authorization(&self) -> Option<HeaderValue> {
+        let token = self.credentials.token()?;
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", token.reveal())).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+
+    /// All that a connection is told is told here.
     fn endpoint(&self, address: &Address) -> Endpoint {
-        let endpoint = match address.security {
-            Security::Plaintext => address.endpoint.clone(),
-        };
-        endpoint
+        address
+            .endpoint
+            .clone()
             .tcp_nodelay(true)
             .connect_timeout(self.connect_within)
             // A coordinator whose machine vanished is noticed in half a minute, not after TCP's many minutes.
@@ -120,8 +143,11 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_asks_for_encryption_is_refused_rather_than_dialled_in_the_clear() {
-        let refused = ConnectOptions::new("http://one:1,https://two:2").unwrap_err();
-        assert!(matches!(&refused, AddressError::Encrypted { address } if address == "https://two:2"));
+    fn an_address_is_asked_as_it_says_or_not_at_all() {
+        let options = ConnectOptions::new("https://one:1, http://two:2").unwrap();
+        let uris: Vec<&str> = options.endpoints().map(|(uri, _)| uri).collect();
+        assert_eq!(uris, ["https://one:1", "http://two:2"]);
+        let refused = ConnectOptions::new("http://one:1,ftp://two:2").unwrap_err();
+        assert!(matches!(&refused, AddressError::UnknownScheme { address, .. } if address == "ftp://two:2"));
     }
 }

@@ -24,7 +24,7 @@ impl Connection {
     /// A connection that comes about when it is first used.
     pub fn lazy(options: &ConnectOptions) -> Self {
         let channels = options.endpoints().map(|(_, endpoint)| endpoint.connect_lazy());
-        Self::over(options, Failover::new(channels.collect(), 0))
+        Self::over(options, Failover::new(channels.collect(), 0, options.authorization()))
     }
 
     /// Connects to the first coordinator that does not stand by, or else to the last one.
@@ -37,11 +37,11 @@ impl Connection {
         let with = |index: usize, channel: Channel| {
             let mut channels: Vec<Channel> = endpoints.iter().map(|(_, endpoint)| endpoint.connect_lazy()).collect();
             channels[index] = channel;
-            Self::over(options, Failover::new(channels, index))
+            Self::over(options, Failover::new(channels, index, options.authorization()))
         };
         for (index, (_, endpoint)) in endpoints.iter().enumerate().take(last) {
             if let Ok(channel) = endpoint.connect().await
-                && Self::over(options, Failover::new(vec![channel.clone()], 0))
+                && Self::over(options, Failover::new(vec![channel.clone()], 0, options.authorization()))
                     .leads()
                     .await
             {
@@ -50,10 +50,8 @@ impl Connection {
         }
         let (address, endpoint) = &endpoints[last];
         // The last address's trouble is told, as that of an only one.
-        let channel = endpoint.connect().await.map_err(|source| ConnectError {
-            address: (*address).to_owned(),
-            source,
-        })?;
+        let channel = endpoint.connect().await;
+        let channel = channel.map_err(|source| ConnectError::new(address, source))?;
         Ok(with(last, channel))
     }
 
@@ -96,7 +94,7 @@ impl Connection {
     }
 
     pub(crate) fn failed(&self, status: &Status) -> CallError {
-        CallError::new(&self.addresses, status.code(), status.message())
+        CallError::of_status(&self.addresses, status)
     }
 
     /// An answer that breaks the protocol is final: asking again would bring the same.

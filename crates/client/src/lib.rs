@@ -11,16 +11,19 @@
 mod blobs;
 mod channel;
 mod connection;
+mod credentials;
 mod error;
 mod failover;
 mod fleet;
 mod identity;
 mod retry;
 mod runs;
+mod trouble;
 
 pub use blobs::Blobs;
-pub use channel::{ConnectOptions, Security};
+pub use channel::ConnectOptions;
 pub use connection::Connection;
+pub use credentials::{Credentials, CredentialsError};
 pub use error::{AddressError, CallError, ConnectError};
 pub use fleet::{Failure, Fleet, Heartbeat, Introduction, Lease, LeaseAnswer, Registered};
 pub use identity::Identity;
