@@ -2,6 +2,10 @@
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
+#[expect(
+    dead_code,
+    reason = "workers and submitters have credentials here, and start in other ways"
+)]
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -39,10 +43,16 @@ impl Authority {
         let key = KeyPair::generate().expect("a key");
         write("ca.pem", params.self_signed(&key).expect("an authority").pem());
         let issuer = Issuer::new(params, key);
-        for (name, hosts) in [("server", vec!["localhost".to_owned(), "127.0.0.1".to_owned()]), ("client", vec![])] {
+        for (name, hosts) in [
+            ("server", vec!["localhost".to_owned(), "127.0.0.1".to_owned()]),
+            ("client", vec![]),
+        ] {
             let key = KeyPair::generate().expect("a key");
             let params = CertificateParams::new(hosts).expect("names");
-            write(&format!("{name}.pem"), params.signed_by(&key, &issuer).expect("a certificate").pem());
+            write(
+                &format!("{name}.pem"),
+                params.signed_by(&key, &issuer).expect("a certificate").pem(),
+            );
             write(&format!("{name}.key"), key.serialize_pem());
         }
         Self { folder }
@@ -68,7 +78,9 @@ impl Authority {
 
     /// What is trusted by this authority, with a certificate of the other one.
     fn trusted_with_certificate_of(&self, clients: &Self) -> Credentials {
-        let credentials = self.trusted().certified(&clients.file("client.pem"), &clients.file("client.key"));
+        let credentials = self
+            .trusted()
+            .certified(&clients.file("client.pem"), &clients.file("client.key"));
         credentials.expect("the files")
     }
 }
@@ -83,7 +95,9 @@ fn encrypted(folder: &Path, tls: ServerTls) -> CoordinatorOptions {
 async fn ask(address: &str, credentials: Credentials) -> Result<(), String> {
     let options = ConnectOptions::with(address, credentials).expect("an address");
     let told = |error: &dyn std::fmt::Display, hint: Option<String>| format!("{error} | {}", hint.unwrap_or_default());
-    let connection = Connection::open(&options).await.map_err(|error| told(&error, error.hint()))?;
+    let connection = Connection::open(&options)
+        .await
+        .map_err(|error| told(&error, error.hint()))?;
     let listed = connection.runs().list().await;
     listed.map(drop).map_err(|error| {
         assert!(!error.passes(), "a worker would try this for ever: {error}");
@@ -103,10 +117,16 @@ async fn an_encrypted_coordinator_is_asked_by_those_who_trust_it_and_by_nobody_i
     }
     let address = format!("https://127.0.0.1:{port}");
     let refused = ask(&address, other.trusted()).await.expect_err("another authority");
-    assert!(refused.contains("authority that this machine does not trust") && refused.contains("--tls-ca"), "{refused}");
+    assert!(
+        refused.contains("authority that this machine does not trust") && refused.contains("--tls-ca"),
+        "{refused}"
+    );
     let refused = ask(&format!("http://127.0.0.1:{port}"), Credentials::default()).await;
     let refused = refused.expect_err("in the clear");
-    assert!(refused.contains("does not speak gRPC in the clear") && refused.contains("https://HOST:PORT"), "{refused}");
+    assert!(
+        refused.contains("does not speak gRPC in the clear") && refused.contains("https://HOST:PORT"),
+        "{refused}"
+    );
 
     // Nothing that was refused has done harm.
     assert_eq!(ask(&address, authority.trusted()).await, Ok(()));
@@ -118,8 +138,13 @@ async fn who_encrypts_is_told_that_a_coordinator_does_not() {
     let folder = tempfile::tempdir().expect("a folder");
     let coordinator = Served::start(options(folder.path())).await;
     let address = format!("https://{}", coordinator.handle.grpc_address());
-    let refused = ask(&address, Authority::new().trusted()).await.expect_err("in the clear");
-    assert!(refused.contains("does not encrypt") && refused.contains("http://HOST:PORT"), "{refused}");
+    let refused = ask(&address, Authority::new().trusted())
+        .await
+        .expect_err("in the clear");
+    assert!(
+        refused.contains("does not encrypt") && refused.contains("http://HOST:PORT"),
+        "{refused}"
+    );
     coordinator.stop().await;
 }
 
@@ -130,21 +155,33 @@ async fn a_coordinator_that_asks_for_certificates_hears_those_who_show_one_of_it
     let tls = authority.server_for_clients_of(&authority);
     let coordinator = Served::start(encrypted(folder.path(), tls)).await;
     let address = format!("https://{}", coordinator.handle.grpc_address());
-    assert_eq!(ask(&address, authority.trusted_with_certificate_of(&authority)).await, Ok(()));
+    assert_eq!(
+        ask(&address, authority.trusted_with_certificate_of(&authority)).await,
+        Ok(())
+    );
     // What the other side says last may come too late to be read: often tried, it has to be told each time.
     for _ in 0..20 {
         let refused = ask(&address, authority.trusted()).await.expect_err("no certificate");
-        assert!(refused.contains("asks for a client certificate") && refused.contains("--tls-cert"), "{refused}");
+        assert!(
+            refused.contains("asks for a client certificate") && refused.contains("--tls-cert"),
+            "{refused}"
+        );
         let refused = ask(&address, authority.trusted_with_certificate_of(&other)).await;
         let refused = refused.expect_err("a certificate of another authority");
-        assert!(refused.contains("does not trust this client's certificate"), "{refused}");
+        assert!(
+            refused.contains("does not trust this client's certificate"),
+            "{refused}"
+        );
     }
 
     let http = coordinator.handle.http_address().port();
     let without = client_config(&authority, None);
     assert!(get(&without, http, "/healthz", "").await.starts_with("HTTP/1.1 200"));
     let refused = get(&without, http, "/api/v1/runs", "").await;
-    assert!(refused.starts_with("HTTP/1.1 403") && refused.contains("client certificate"), "{refused}");
+    assert!(
+        refused.starts_with("HTTP/1.1 403") && refused.contains("client certificate"),
+        "{refused}"
+    );
     let with = client_config(&authority, Some(&authority));
     assert!(get(&with, http, "/api/v1/runs", "").await.starts_with("HTTP/1.1 200"));
     coordinator.stop().await;
@@ -210,7 +247,11 @@ async fn each_role_can_what_it_may_and_nothing_else() {
         assert_eq!(refusal(blobs.missing(&[Digest::of(b"")]).await), None, "{role} reads");
         assert_eq!(refusal(runs.spec(&run).await), None, "{role} reads specs");
         let stores = expected(!is(&[viewer]));
-        assert_eq!(refusal(blobs.put(Digest::of(b"x"), "x".into()).await), stores, "{role} stores");
+        assert_eq!(
+            refusal(blobs.put(Digest::of(b"x"), "x".into()).await),
+            stores,
+            "{role} stores"
+        );
         let views = expected(is(&[admin, submitter, viewer]));
         assert_eq!(refusal(runs.list().await), views, "{role} lists");
         assert_eq!(refusal(runs.status(&run).await), views, "{role} looks");
@@ -226,7 +267,11 @@ async fn each_role_can_what_it_may_and_nothing_else() {
         ] {
             let identity = Identity::random(worker);
             let registered = refusal(fleet.register(&identity, &introduction()).await);
-            assert_eq!(registered, expected(is(&[admin, TokenRole::Worker, own])), "{role} is a {worker}");
+            assert_eq!(
+                registered,
+                expected(is(&[admin, TokenRole::Worker, own])),
+                "{role} is a {worker}"
+            );
             let heartbeat = refusal(fleet.heartbeat(&identity, &[]).await);
             assert_eq!(heartbeat, registered, "{role} lives as a {worker}");
         }
@@ -239,7 +284,10 @@ async fn each_role_can_what_it_may_and_nothing_else() {
         let connection = Connection::open(&options).await.expect("it listens");
         let refused = connection.runs().list().await.expect_err("a stranger");
         assert_eq!(refused.code(), Code::Unauthenticated);
-        assert!(refused.hint().is_some_and(|hint| hint.contains("GAVEL_TOKEN")), "{refused}");
+        assert!(
+            refused.hint().is_some_and(|hint| hint.contains("GAVEL_TOKEN")),
+            "{refused}"
+        );
         let told = format!("{refused} {refused:?}");
         assert!(!told.contains("gavel_") && !told.contains("0909"), "{told}");
     }
@@ -258,9 +306,18 @@ async fn a_worker_whose_token_does_not_do_ends_and_says_so() {
     let address = coordinator.handle.grpc_address().to_string();
     for (credentials, expected) in [
         (Credentials::default(), "asks for a token"),
-        (Credentials::default().with_token(Token::new([9; 32])), "does not know this token"),
-        (keys.credentials(TokenRole::Viewer), "this call needs a worker or an admin"),
-        (keys.credentials(TokenRole::Judge), "needs a token of the role sampler, worker or admin"),
+        (
+            Credentials::default().with_token(Token::new([9; 32])),
+            "does not know this token",
+        ),
+        (
+            keys.credentials(TokenRole::Viewer),
+            "this call needs a worker or an admin",
+        ),
+        (
+            keys.credentials(TokenRole::Judge),
+            "needs a token of the role sampler, worker or admin",
+        ),
     ] {
         let options = WorkerOptions {
             credentials,
@@ -269,7 +326,11 @@ async fn a_worker_whose_token_does_not_do_ends_and_says_so() {
         let ended = Working::start_with(options, Rehearsal::new()).ended().await;
         let error = ended.expect_err("it may not take part");
         assert!(error.to_string().contains(expected), "{error}");
-        assert!(error.hint().is_some_and(|hint| hint.contains("token")), "{:?}", error.hint());
+        assert!(
+            error.hint().is_some_and(|hint| hint.contains("token")),
+            "{:?}",
+            error.hint()
+        );
     }
     coordinator.stop().await;
 }
@@ -338,20 +399,36 @@ async fn nobody_beyond_this_machine_reaches_an_open_coordinator_unless_somebody_
         started.map(|handle| Served { handle, shutdown })
     };
     for (grpc, http, named) in [(everywhere(), any_port(), "gRPC"), (any_port(), everywhere(), "HTTP")] {
-        let refused = start(options(folder.path()), grpc, http).await.map(drop).expect_err("open to all");
-        assert!(matches!(refused, Error::Exposed { part, .. } if part == named), "{refused}");
+        let refused = start(options(folder.path()), grpc, http)
+            .await
+            .map(drop)
+            .expect_err("open to all");
+        assert!(
+            matches!(refused, Error::Exposed { part, .. } if part == named),
+            "{refused}"
+        );
         let hint = refused.hint().expect("a remedy");
-        assert!(["--tls-cert", "--tokens", "--insecure"].iter().all(|option| hint.contains(option)), "{hint}");
+        assert!(
+            ["--tls-cert", "--tokens", "--insecure"]
+                .iter()
+                .all(|option| hint.contains(option)),
+            "{hint}"
+        );
     }
     let insecure = CoordinatorOptions {
         insecure: true,
         ..options(folder.path())
     };
-    let open = start(insecure, everywhere(), everywhere()).await.expect("somebody said so");
+    let open = start(insecure, everywhere(), everywhere())
+        .await
+        .expect("somebody said so");
     let port = open.handle.http_address().port();
     let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
     let shown = http(stream, port, "/api/v1/security", "").await;
-    assert!(shown.contains("\"insecure\":true") && shown.contains("\"tokens\":false"), "{shown}");
+    assert!(
+        shown.contains("\"insecure\":true") && shown.contains("\"tokens\":false"),
+        "{shown}"
+    );
     open.stop().await;
 
     let authority = Authority::new();
@@ -359,13 +436,17 @@ async fn nobody_beyond_this_machine_reaches_an_open_coordinator_unless_somebody_
         tokens: Some(Keys::new().1),
         ..encrypted(folder.path(), authority.server())
     };
-    let open = start(protected, everywhere(), everywhere()).await.expect("it is protected");
+    let open = start(protected, everywhere(), everywhere())
+        .await
+        .expect("it is protected");
     open.stop().await;
 }
 
 fn client_config(authority: &Authority, clients: Option<&Authority>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(authority.file("ca.pem")).expect("PEM")).expect("a root");
+    roots
+        .add(CertificateDer::from_pem_file(authority.file("ca.pem")).expect("PEM"))
+        .expect("a root");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -390,7 +471,11 @@ async fn get(config: &ClientConfig, port: u16, path: &str, headers: &str) -> Str
 }
 
 async fn http(stream: impl AsyncRead + AsyncWrite + Unpin, port: u16, path: &str, headers: &str) -> String {
-    send(stream, &format!("GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\n{headers}Connection: close\r\n\r\n")).await
+    send(
+        stream,
+        &format!("GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\n{headers}Connection: close\r\n\r\n"),
+    )
+    .await
 }
 
 async fn send(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
@@ -423,11 +508,24 @@ async fn over_http_people_show_a_token_or_log_in_and_probes_need_neither() {
         let forbidden = get(path, &bearer(TokenRole::Sampler)).await;
         assert!(forbidden.starts_with("HTTP/1.1 403"), "{path}: {forbidden}");
         let shown = get(path, &bearer(TokenRole::Viewer)).await;
-        assert!(shown.starts_with(if path == "/nothing" { "HTTP/1.1 404" } else { "HTTP/1.1 200" }), "{shown}");
+        assert!(
+            shown.starts_with(if path == "/nothing" {
+                "HTTP/1.1 404"
+            } else {
+                "HTTP/1.1 200"
+            }),
+            "{shown}"
+        );
     }
     let form = get("/", "").await;
-    assert!(form.starts_with("HTTP/1.1 401") && form.contains("action=\"/login\""), "{form}");
-    assert!(form.contains("form-action 'self'") && !form.contains("script-src"), "{form}");
+    assert!(
+        form.starts_with("HTTP/1.1 401") && form.contains("action=\"/login\""),
+        "{form}"
+    );
+    assert!(
+        form.contains("form-action 'self'") && !form.contains("script-src"),
+        "{form}"
+    );
 
     let log_in = async |token: &str| {
         let body = format!("token={token}");
@@ -438,18 +536,34 @@ async fn over_http_people_show_a_token_or_log_in_and_probes_need_neither() {
     };
     for wrong in ["gavel_0", keys.of(TokenRole::Sampler).reveal(), &"x".repeat(10_000)] {
         let refused = log_in(wrong).await;
-        assert!(refused.starts_with("HTTP/1.1 40") && !refused.contains("gavel_session="), "{refused}");
+        assert!(
+            refused.starts_with("HTTP/1.1 40") && !refused.contains("gavel_session="),
+            "{refused}"
+        );
         assert!(!refused.contains(wrong), "{refused}");
     }
     let answer = log_in(keys.of(TokenRole::Viewer).reveal()).await;
-    assert!(answer.starts_with("HTTP/1.1 303") && answer.contains("HttpOnly; SameSite=Strict"), "{answer}");
-    assert!(!answer.contains(keys.of(TokenRole::Viewer).reveal()), "the cookie is no token");
-    let cookie = answer.split("gavel_session=").nth(1).and_then(|rest| rest.split(';').next()).expect("a cookie");
+    assert!(
+        answer.starts_with("HTTP/1.1 303") && answer.contains("HttpOnly; SameSite=Strict"),
+        "{answer}"
+    );
+    assert!(
+        !answer.contains(keys.of(TokenRole::Viewer).reveal()),
+        "the cookie is no token"
+    );
+    let cookie = answer
+        .split("gavel_session=")
+        .nth(1)
+        .and_then(|rest| rest.split(';').next())
+        .expect("a cookie");
     let cookie = format!("Cookie: gavel_session={cookie}\r\n");
     assert!(get("/", &cookie).await.contains("id=\"runs\""));
     assert!(get("/api/v1/runs", &cookie).await.starts_with("HTTP/1.1 200"));
     let order = format!("POST /api/v1/runs HTTP/1.1\r\nHost: localhost:{port}\r\n{cookie}Connection: close\r\n\r\n");
-    assert!(send(connect().await, &order).await.starts_with("HTTP/1.1 403"), "a viewer only looks");
+    assert!(
+        send(connect().await, &order).await.starts_with("HTTP/1.1 403"),
+        "a viewer only looks"
+    );
     let out = format!("POST /logout HTTP/1.1\r\nHost: localhost:{port}\r\n{cookie}Connection: close\r\n\r\n");
     assert!(send(connect().await, &out).await.starts_with("HTTP/1.1 303"));
     assert!(get("/api/v1/runs", &cookie).await.starts_with("HTTP/1.1 401"));

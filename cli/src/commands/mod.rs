@@ -4,6 +4,7 @@ mod audit;
 mod backup;
 mod bench;
 mod cancel;
+mod certificates;
 mod config;
 mod connect;
 mod coordinator;
@@ -93,6 +94,11 @@ pub(crate) enum Command {
     Bench(bench::BenchArguments),
     /// Drive a coordinator of this program with thousands of simulated workers, and say what a lease costs.
     Load(load::LoadArguments),
+    /// Make the certificates by which coordinator and clients trust each other.
+    Certificates {
+        #[command(subcommand)]
+        command: certificates::CertificatesCommand,
+    },
     /// Make tokens, by which a coordinator knows its clients.
     Token {
         #[command(subcommand)]
@@ -161,6 +167,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Verify(arguments) => return verify::verify(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments)?,
         Command::Load(arguments) => load::load(&arguments)?,
+        Command::Certificates { command } => certificates::certificates(command)?,
         Command::Token { command } => token::token(command)?,
         Command::Plan(arguments) => plan::plan(&arguments)?,
         Command::Doctor(arguments) => return doctor::doctor(&arguments),

@@ -38,8 +38,10 @@ pub(super) fn token(command: TokenCommand) -> Result<()> {
 fn new(arguments: NewArguments) -> Result<()> {
     let NewArguments { role, name, tokens } = arguments;
     if let Some(name) = name.as_deref().filter(|name| !KnownToken::is_name(name)) {
-        return Err(Diagnostic::new(format!("--name: `{name}` cannot be the name of a token"))
-            .with_hint("use letters, digits, - and _, at most 64"));
+        return Err(
+            Diagnostic::new(format!("--name: `{name}` cannot be the name of a token"))
+                .with_hint("use letters, digits, - and _, at most 64"),
+        );
     }
     let (token, known) = KnownToken::new(role, name);
     match &tokens {
@@ -56,8 +58,10 @@ fn new(arguments: NewArguments) -> Result<()> {
 fn add(file: &Path, known: &KnownToken) -> Result<()> {
     let is_there = file.metadata().is_ok_and(|file| file.len() > 0);
     if is_there && Tokens::read(file)?.has(&known.name) {
-        return Err(Diagnostic::new(format!("{}: there is a token `{}` already", file.display(), known.name))
-            .with_hint("choose another --name, or take its line out first"));
+        return Err(
+            Diagnostic::new(format!("{}: there is a token `{}` already", file.display(), known.name))
+                .with_hint("choose another --name, or take its line out first"),
+        );
     }
     let mut open = std::fs::OpenOptions::new();
     open.append(true).create(true).mode(0o600);

@@ -41,13 +41,7 @@ pub(crate) enum Ended {
 ///
 /// # Errors
 /// Whatever keeps the run from its report. What is committed stays in the folder.
-pub(crate) fn run(
-    spec: &RunSpec,
-    files: &Files,
-    folder: &RunFolder,
-    threads: usize,
-    insecure: bool,
-) -> Result<Ended> {
+pub(crate) fn run(spec: &RunSpec, files: &Files, folder: &RunFolder, threads: usize, insecure: bool) -> Result<Ended> {
     block_on(async {
         let mut signals = Signals::listen()?;
         drive(spec, files, folder, threads, insecure, &mut signals).await

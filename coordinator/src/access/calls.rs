@@ -52,7 +52,10 @@ mod tests {
     #[test]
     fn every_method_has_its_needed_permission() {
         let generated = include_str!("../../../proto/src/generated/gavel.v1.rs");
-        let paths: Vec<&str> = generated.split('"').filter(|text| text.starts_with("/gavel.v1.")).collect();
+        let paths: Vec<&str> = generated
+            .split('"')
+            .filter(|text| text.starts_with("/gavel.v1."))
+            .collect();
         assert!(paths.len() >= 22, "only {} paths found", paths.len());
         for path in paths {
             let needed = needed(path);

@@ -37,7 +37,9 @@ fn parse(text: &str) -> Result<Vec<KnownToken>, (usize, String)> {
     };
     let entries: BTreeMap<String, Entry> =
         toml::from_str(text).map_err(|error| (line_of(&error), problem(error.message())))?;
-    let tokens = entries.into_iter().map(|(name, Entry { role, sha256 })| KnownToken { name, role, sha256 });
+    let tokens = entries
+        .into_iter()
+        .map(|(name, Entry { role, sha256 })| KnownToken { name, role, sha256 });
     Ok(tokens.collect())
 }
 
@@ -90,8 +92,14 @@ mod tests {
         let secret = Token::new([0xcd; 32]).reveal().to_owned();
         let digest = Digest::of(b"");
         for (line, expected) in [
-            (format!("a = {{ role = \"viewer\", sha256 = \"{secret}\" }}"), "the sha256 is none"),
-            (format!("a = {{ role = \"{secret}\", sha256 = \"{digest}\" }}"), "the role is none"),
+            (
+                format!("a = {{ role = \"viewer\", sha256 = \"{secret}\" }}"),
+                "the sha256 is none",
+            ),
+            (
+                format!("a = {{ role = \"{secret}\", sha256 = \"{digest}\" }}"),
+                "the role is none",
+            ),
             (
                 format!("a = {{ role = \"viewer\", sha256 = \"{digest}\", token = \"{secret}\" }}"),
                 "and nothing else",
@@ -99,7 +107,9 @@ mod tests {
             (format!("a = \"{secret}\""), "not written as it should be"),
             (secret.clone(), ""),
             (
-                format!("a = {{ role = \"viewer\", sha256 = \"{digest}\" }}\na = {{ role = \"viewer\", sha256 = \"{digest}\" }}"),
+                format!(
+                    "a = {{ role = \"viewer\", sha256 = \"{digest}\" }}\na = {{ role = \"viewer\", sha256 = \"{digest}\" }}"
+                ),
                 "twice",
             ),
         ] {

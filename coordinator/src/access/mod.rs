@@ -242,10 +242,7 @@ mod tests {
             refused,
             "`ann` is the token of a viewer; this call needs a submitter or an admin"
         );
-        assert_eq!(
-            access.check(&HeaderMap::new(), Permission::View),
-            Err(Refused::NoToken)
-        );
+        assert_eq!(access.check(&HeaderMap::new(), Permission::View), Err(Refused::NoToken));
         for wrong in ["Basic eDp5", "Bearer", "Bearer ", "Bearer gavel_0", token.reveal()] {
             let refused = access.check(&headers(wrong), Permission::View).unwrap_err();
             assert!(!refused.to_string().contains("gavel_"), "{refused}");

@@ -140,7 +140,10 @@ mod tests {
         assert_eq!(sessions.begin(&Token::new([8; 32])), None);
         let cookie = sessions.begin(&token).unwrap();
         let text = cookie.to_str().unwrap();
-        assert!(text.ends_with("; Path=/; HttpOnly; SameSite=Strict; Max-Age=43200; Secure"), "{text}");
+        assert!(
+            text.ends_with("; Path=/; HttpOnly; SameSite=Strict; Max-Age=43200; Secure"),
+            "{text}"
+        );
         assert!(!text.contains(token.reveal()) && cookie.is_sensitive());
         let shown = shows(&cookie);
         assert!(sessions.check(&shown, Permission::View).is_ok());
@@ -162,6 +165,9 @@ mod tests {
             sessions.begin(&token).unwrap();
         }
         assert_eq!(sessions.open.lock().unwrap().len(), MOST);
-        assert!(sessions.check(&first, Permission::View).is_err(), "the oldest gives way");
+        assert!(
+            sessions.check(&first, Permission::View).is_err(),
+            "the oldest gives way"
+        );
     }
 }

@@ -95,5 +95,12 @@ pub(crate) async fn turn_away(
         .into_axum_router()
         .fallback(async move || Status::unavailable(reason.borrow().clone()).into_http::<axum::body::Body>());
     let rooms = Rooms::new();
-    transport::serve_grpc(listener, Routes::from(routes), &security, &rooms, shutdown.cancelled_owned()).await
+    transport::serve_grpc(
+        listener,
+        Routes::from(routes),
+        &security,
+        &rooms,
+        shutdown.cancelled_owned(),
+    )
+    .await
 }

@@ -55,13 +55,19 @@ impl Guard {
         if needed == Permission::Nothing {
             return Ok(());
         }
-        self.security.sessions.check(headers, needed).map(drop).map_err(|refused| {
-            // Whoever just opens the dashboard is not logged in yet.
-            if path != "/" || refused != Refused::NoToken {
-                self.security.refusals.tell(connection.map(Connection::peer), "HTTP", &refused);
-            }
-            login::refusal(path, &refused)
-        })
+        self.security
+            .sessions
+            .check(headers, needed)
+            .map(drop)
+            .map_err(|refused| {
+                // Whoever just opens the dashboard is not logged in yet.
+                if path != "/" || refused != Refused::NoToken {
+                    self.security
+                        .refusals
+                        .tell(connection.map(Connection::peer), "HTTP", &refused);
+                }
+                login::refusal(path, &refused)
+            })
     }
 }
 

@@ -90,7 +90,9 @@ pub(super) fn refusal(path: &str, refused: &Refused) -> Response {
     if path == "/" && *refused == Refused::NoToken {
         return page(status, "");
     }
-    let mut response = Problem::new(status, refused.to_string()).with_hint(TOKEN_HINT).into_response();
+    let mut response = Problem::new(status, refused.to_string())
+        .with_hint(TOKEN_HINT)
+        .into_response();
     if status == StatusCode::UNAUTHORIZED {
         let scheme = HeaderValue::from_static("Bearer realm=\"gavel\"");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);

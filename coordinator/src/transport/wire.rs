@@ -20,7 +20,9 @@ use super::connections::{Connection, Placed, Places};
 
 /// How long a new connection may take to agree on its encryption.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long it may then take to begin.
+/// How long somebody who is sent away may take to read why.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a connection may take to begin.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 /// How much that is: the preface of HTTP/2, and less than any request that names its host.
 const FIRST_WORD_BYTES: usize = 24;
@@ -49,26 +51,49 @@ pub(super) fn accept(
     wires.buffer_unordered(usize::MAX).filter_map(async |wire| wire.map(Ok))
 }
 
-/// Agrees on encryption, or tells whoever does not want any.
-async fn encrypt(mut placed: Placed, tls: TlsAcceptor) -> io::Result<Channel> {
+/// Agrees on encryption, or tells whoever is not trusted, or does not encrypt.
+async fn encrypt(placed: Placed, tls: TlsAcceptor) -> io::Result<Channel> {
     let connection = placed.connection().clone();
-    let shaken = timeout(HANDSHAKE, async {
-        if placed.peek().await? != HANDSHAKE_RECORD {
-            placed.write_all(SPEAKS_TLS).await?;
-            placed.shutdown().await?;
-            return Err(io::Error::other("it does not speak TLS"));
+    let shaken = timeout(HANDSHAKE, shake(placed, tls)).await;
+    let shaken = shaken.unwrap_or_else(|_| Err((io::ErrorKind::TimedOut.into(), None)));
+    let stream = match shaken {
+        Ok(stream) => stream,
+        Err((error, placed)) => {
+            tracing::debug!(peer = %connection.peer(), %error, "a connection did not agree on encryption");
+            if let Some(placed) = placed {
+                let _ = timeout(FAREWELL, say_farewell(placed)).await;
+            }
+            return Err(error);
         }
-        tls.accept(placed).await
-    });
-    let shaken = shaken.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    let stream = shaken.inspect_err(|error| {
-        tracing::debug!(peer = %connection.peer(), %error, "a connection did not agree on encryption");
-    })?;
+    };
     // The handshake has checked it, where there is one.
     if stream.get_ref().1.peer_certificates().is_some() {
         connection.certify();
     }
     Ok(Channel::Encrypted(Box::new(stream)))
+}
+
+async fn shake(mut placed: Placed, tls: TlsAcceptor) -> Result<TlsStream<Placed>, (io::Error, Option<Placed>)> {
+    match placed.peek().await {
+        Ok(HANDSHAKE_RECORD) => {
+            let accepted = tls.accept(placed).into_fallible().await;
+            accepted.map_err(|(error, placed)| (error, Some(placed)))
+        }
+        Ok(_) => {
+            let written = placed.write_all(SPEAKS_TLS).await;
+            let error = written
+                .err()
+                .unwrap_or_else(|| io::Error::other("it does not speak TLS"));
+            Err((error, Some(placed)))
+        }
+        Err(error) => Err((error, None)),
+    }
+}
+
+/// Ends a connection so that its other end reads what was said last: one that is closed with bytes unread loses it.
+async fn say_farewell(mut placed: Placed) -> io::Result<()> {
+    placed.shutdown().await?;
+    tokio::io::copy(&mut placed, &mut tokio::io::sink()).await.map(drop)
 }
 
 /// How bytes travel.

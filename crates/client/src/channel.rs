@@ -1,18 +1,22 @@
-//! How a coordinator is dialled: the one place where a channel is opened.
+//! Which coordinators are dialled, and how: the one place where a channel is opened.
 
+use std::error::Error;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use tonic::transport::Endpoint;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::credentials::Credentials;
+use crate::dial::{Dialler, LatestTrouble};
 use crate::error::AddressError;
 
 /// How long a connection may take to come about.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-
-/// How long two sides may then take to agree on encryption.
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Where the coordinators are, and how they are dialled.
 #[derive(Debug, Clone)]
@@ -28,6 +32,8 @@ pub struct ConnectOptions {
 struct Address {
     uri: String,
     endpoint: Endpoint,
+    /// How it is encrypted, and for which name.
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
 impl Address {
@@ -42,22 +48,55 @@ impl Address {
             }
             None => format!("http://{text}"),
         };
-        let address = || uri.clone();
         let endpoint = Endpoint::from_shared(uri.clone()).map_err(|source| AddressError::Malformed {
-            address: address(),
+            address: uri.clone(),
             source,
         })?;
-        let endpoint = match uri.starts_with("https://") {
-            true => {
-                let tls = credentials.tls().timeout(HANDSHAKE_WITHIN);
-                endpoint.tls_config(tls).map_err(|source| AddressError::Unencryptable {
-                    address: address(),
+        let tls = match uri.starts_with("https://") {
+            true => Some(
+                encryption(&endpoint, credentials).map_err(|source| AddressError::Unencryptable {
+                    address: uri.clone(),
                     source,
-                })?
-            }
-            false => endpoint,
+                })?,
+            ),
+            false => None,
         };
-        Ok(Self { uri, endpoint })
+        Ok(Self { uri, endpoint, tls })
+    }
+
+    /// Whether what is said there goes in the clear beyond this machine.
+    fn tells_the_network(&self) -> bool {
+        let host = self.endpoint.uri().host().unwrap_or_default();
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        let is_here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+        self.tls.is_none() && !is_here
+    }
+}
+
+fn encryption(
+    endpoint: &Endpoint,
+    credentials: &Credentials,
+) -> Result<(Arc<ClientConfig>, ServerName<'static>), Box<dyn Error + Send + Sync>> {
+    let host = endpoint.uri().host().unwrap_or_default();
+    let name = ServerName::try_from(host.trim_matches(['[', ']']))?.to_owned();
+    Ok((Arc::new(credentials.tls()?), name))
+}
+
+/// The way to one coordinator.
+pub(crate) struct Way<'a> {
+    pub(crate) address: &'a str,
+    endpoint: Endpoint,
+    dialler: Dialler,
+}
+
+impl Way<'_> {
+    /// A channel that comes about when it is first used.
+    pub(crate) fn lazy(&self) -> Channel {
+        self.endpoint.connect_with_connector_lazy(self.dialler.clone())
+    }
+
+    pub(crate) async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+        self.endpoint.connect_with_connector(self.dialler.clone()).await
     }
 }
 
@@ -76,9 +115,16 @@ impl ConnectOptions {
     /// # Errors
     /// [`AddressError`] names the first that is none, or for which the credentials cannot be used.
     pub fn with(addresses: &str, credentials: Credentials) -> Result<Self, AddressError> {
-        let addresses = addresses.split(',').map(|text| Address::parse(text.trim(), &credentials));
+        let addresses = addresses
+            .split(',')
+            .map(|text| Address::parse(text.trim(), &credentials));
+        let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
+        let in_the_clear = addresses.iter().find(|address| address.tells_the_network());
+        if let (Some(Address { uri, .. }), Some(_)) = (in_the_clear, credentials.token()) {
+            tracing::warn!("the token travels in the clear to {uri}: whoever reads the network may use it");
+        }
         Ok(Self {
-            addresses: addresses.collect::<Result<_, _>>()?,
+            addresses,
             connect_within: CONNECT_WITHIN,
             credentials,
         })
@@ -91,11 +137,30 @@ impl ConnectOptions {
         self
     }
 
-    /// How each coordinator is reached, with its address.
-    pub(crate) fn endpoints(&self) -> impl Iterator<Item = (&str, Endpoint)> {
+    /// The addresses, separated by commas.
+    pub(crate) fn addresses(&self) -> String {
+        let addresses: Vec<&str> = self.addresses.iter().map(|address| address.uri.as_str()).collect();
+        addresses.join(",")
+    }
+
+    /// The ways to all coordinators, in order. What keeps their connections from being used is noted in `trouble`.
+    pub(crate) fn ways(&self, trouble: &LatestTrouble) -> Vec<Way<'_>> {
+        let way = |address: &'_ Address| {
+            let tls = address.tls.clone();
+            let tls = tls.map(|(config, name)| (TlsConnector::from(config), name));
+            (self.endpoint(address), Dialler::new(tls, trouble.clone()))
+        };
         self.addresses
             .iter()
-            .map(|address| (address.uri.as_str(), self.endpoint(address)))
+            .map(|address| {
+                let (endpoint, dialler) = way(address);
+                Way {
+                    address: &address.uri,
+                    endpoint,
+                    dialler,
+                }
+            })
+            .collect()
     }
 
     /// What every call shows of the client.
@@ -111,7 +176,6 @@ impl ConnectOptions {
         address
             .endpoint
             .clone()
-            .tcp_nodelay(true)
             .connect_timeout(self.connect_within)
             // A coordinator whose machine vanished is noticed in half a minute, not after TCP's many minutes.
             .http2_keep_alive_interval(Duration::from_secs(10))
@@ -127,8 +191,7 @@ mod tests {
     #[test]
     fn addresses_are_read_with_and_without_a_scheme() {
         let options = ConnectOptions::new("one:7440, http://two:7440").unwrap();
-        let uris: Vec<&str> = options.endpoints().map(|(uri, _)| uri).collect();
-        assert_eq!(uris, ["http://one:7440", "http://two:7440"]);
+        assert_eq!(options.addresses(), "http://one:7440,http://two:7440");
     }
 
     #[test]
@@ -145,8 +208,7 @@ mod tests {
     #[test]
     fn an_address_is_asked_as_it_says_or_not_at_all() {
         let options = ConnectOptions::new("https://one:1, http://two:2").unwrap();
-        let uris: Vec<&str> = options.endpoints().map(|(uri, _)| uri).collect();
-        assert_eq!(uris, ["https://one:1", "http://two:2"]);
+        assert_eq!(options.addresses(), "https://one:1,http://two:2");
         let refused = ConnectOptions::new("http://one:1,ftp://two:2").unwrap_err();
         assert!(matches!(&refused, AddressError::UnknownScheme { address, .. } if address == "ftp://two:2"));
     }

@@ -1,19 +1,28 @@
 //! What a client trusts, and what it shows of itself.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gavel_core::hint::Hint;
 use gavel_core::token::{InvalidToken, Token};
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+use rustls::{ClientConfig, RootCertStore};
 
 /// What a client trusts, and what it shows of itself. Nothing of it shows in `Debug`.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
-    authority: Option<Certificate>,
-    certificate: Option<Identity>,
+    /// Where there is none, those that the system trusts.
+    authorities: Option<Arc<RootCertStore>>,
+    certificate: Option<Arc<Certificate>>,
     token: Option<Token>,
+}
+
+/// A certificate with those between it and its authority, and its key.
+#[derive(Debug)]
+struct Certificate {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
 }
 
 /// Why there are no credentials. No contents of a file are repeated.
@@ -69,12 +78,9 @@ impl Credentials {
     /// # Errors
     /// [`CredentialsError::Unreadable`].
     pub fn trusting(mut self, file: &Path) -> Result<Self, CredentialsError> {
-        let certificates = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        let unreadable = unreadable("the certificate of an authority", file);
-        if certificates.map_err(&unreadable)?.is_empty() {
-            return Err(unreadable(pem::Error::NoItemsFound));
-        }
-        self.authority = Some(Certificate::from_pem(read(file).map_err(unreadable)?));
+        let mut authorities = RootCertStore::empty();
+        authorities.add_parsable_certificates(certificates("the certificate of an authority", file)?);
+        self.authorities = Some(Arc::new(authorities));
         Ok(self)
     }
 
@@ -83,15 +89,9 @@ impl Credentials {
     /// # Errors
     /// [`CredentialsError::Unreadable`].
     pub fn certified(mut self, certificate: &Path, key: &Path) -> Result<Self, CredentialsError> {
-        let of_certificate = unreadable("a certificate", certificate);
-        let of_key = unreadable("a private key", key);
-        CertificateDer::from_pem_file(certificate).map_err(&of_certificate)?;
-        PrivateKeyDer::from_pem_file(key).map_err(&of_key)?;
-        let identity = Identity::from_pem(
-            read(certificate).map_err(of_certificate)?,
-            read(key).map_err(of_key)?,
-        );
-        self.certificate = Some(identity);
+        let chain = certificates("a certificate", certificate)?;
+        let key = PrivateKeyDer::from_pem_file(key).map_err(unreadable("a private key", key))?;
+        self.certificate = Some(Arc::new(Certificate { chain, key }));
         Ok(self)
     }
 
@@ -129,15 +129,37 @@ impl Credentials {
         self.token.as_ref()
     }
 
-    pub(crate) fn tls(&self) -> ClientTlsConfig {
-        let tls = match &self.authority {
-            Some(authority) => ClientTlsConfig::new().ca_certificate(authority.clone()),
-            None => ClientTlsConfig::new().with_native_roots(),
+    /// How connections are encrypted: HTTP/2 over TLS, by ring.
+    pub(crate) fn tls(&self) -> Result<ClientConfig, rustls::Error> {
+        let authorities = match &self.authorities {
+            Some(authorities) => Arc::clone(authorities),
+            None => {
+                let mut system = RootCertStore::empty();
+                system.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                Arc::new(system)
+            }
         };
-        match &self.certificate {
-            Some(certificate) => tls.identity(certificate.clone()),
-            None => tls,
-        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let builder = builder.with_root_certificates(authorities);
+        let mut config = match &self.certificate {
+            Some(certificate) => {
+                builder.with_client_auth_cert(certificate.chain.clone(), certificate.key.clone_key())?
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols.push(b"h2".to_vec());
+        Ok(config)
+    }
+}
+
+/// All certificates of a file, of which there is at least one.
+fn certificates(what: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
+    let unreadable = unreadable(what, file);
+    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match read.map_err(&unreadable)? {
+        none if none.is_empty() => Err(unreadable(pem::Error::NoItemsFound)),
+        certificates => Ok(certificates),
     }
 }
 
@@ -147,10 +169,6 @@ fn unreadable(what: &'static str, file: &Path) -> impl Fn(pem::Error) -> Credent
         file: file.to_owned(),
         source,
     }
-}
-
-fn read(file: &Path) -> Result<Vec<u8>, pem::Error> {
-    std::fs::read(file).map_err(pem::Error::Io)
 }
 
 #[cfg(test)]
@@ -166,7 +184,9 @@ mod tests {
             Credentials::default().trusting(&file).unwrap_err(),
             Credentials::default().certified(&file, &file).unwrap_err(),
             Credentials::default().with_token_of(&file).unwrap_err(),
-            Credentials::default().with_token_of(&folder.path().join("none")).unwrap_err(),
+            Credentials::default()
+                .with_token_of(&folder.path().join("none"))
+                .unwrap_err(),
         ];
         for error in refused {
             let told = format!("{error} {error:?} {:?}", error.hint());

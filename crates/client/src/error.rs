@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gavel_core::hint::Hint;
-use tonic::{Code, Status};
+use tonic::Code;
 
 use crate::trouble::Trouble;
 
@@ -27,14 +27,14 @@ pub enum AddressError {
         /// What it begins with.
         scheme: String,
     },
-    /// Certificate and key cannot be used, or the system trusts no authority.
+    /// Certificate and key cannot be used, or the host is none that a certificate could name.
     #[error("`{address}` cannot be asked over an encrypted connection")]
     Unencryptable {
         /// What was given.
         address: String,
         /// Why.
         #[source]
-        source: tonic::transport::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
@@ -67,10 +67,10 @@ fn after_colon(trouble: Option<Trouble>) -> String {
 }
 
 impl ConnectError {
-    pub(crate) fn new(address: &str, source: tonic::transport::Error) -> Self {
+    pub(crate) fn new(address: &str, trouble: Option<Trouble>, source: tonic::transport::Error) -> Self {
         Self {
             address: address.to_owned(),
-            trouble: Trouble::find(&source),
+            trouble,
             source,
         }
     }
@@ -106,14 +106,11 @@ impl CallError {
         }
     }
 
-    /// What a call came to. Two sides that do not trust each other will not by trying again.
-    pub(crate) fn of_status(addresses: &Arc<str>, status: &Status) -> Self {
-        match Trouble::find(status) {
-            Some(trouble) => Self {
-                trouble: Some(trouble),
-                ..Self::new(addresses, Code::Unauthenticated, trouble.words())
-            },
-            None => Self::new(addresses, status.code(), status.message()),
+    /// Two sides that do not trust each other will not by trying again.
+    pub(crate) fn of_trouble(addresses: &Arc<str>, trouble: Trouble) -> Self {
+        Self {
+            trouble: Some(trouble),
+            ..Self::new(addresses, Code::Unauthenticated, trouble.words())
         }
     }
 

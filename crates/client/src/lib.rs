@@ -1,7 +1,7 @@
 //! Gavel's gRPC client: the only way by which a worker, the command line or a load test talks to a coordinator.
 //!
-//! A [`Connection`] knows the coordinators' addresses, moves to the next one when nobody or a standby answers, and carries the
-//! trace of whoever calls. From it come [`Fleet`] (what workers do), [`Runs`] (what people do) and [`Blobs`] (bytes by their
+//! A [`Connection`] knows the coordinators' addresses, moves to the next one when nobody or a standby answers, shows the
+//! [`Credentials`] of its client, and carries the trace of whoever calls. From it come [`Fleet`] (what workers do), [`Runs`] (what people do) and [`Blobs`] (bytes by their
 //! hash). They take and give the core's types; generated types never leave this crate.
 //!
 //! A call is made once. Whoever has the patience to repeat it says so with [`persist`].
@@ -12,6 +12,7 @@ mod blobs;
 mod channel;
 mod connection;
 mod credentials;
+mod dial;
 mod error;
 mod failover;
 mod fleet;

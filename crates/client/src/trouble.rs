@@ -1,8 +1,5 @@
 //! What keeps two sides apart that reach each other: one encrypts and the other does not, or one does not trust the other.
-//!
-//! Transports tell it somewhere below "transport error"; here it becomes words and a remedy.
 
-use std::error::Error;
 use std::io;
 
 use rustls::{AlertDescription, CertificateError, InvalidMessage};
@@ -24,53 +21,30 @@ pub(crate) enum Trouble {
     CertificateRefused,
     /// The client encrypts, the coordinator does not.
     ServerIsPlain,
-    /// The coordinator encrypts, the client does not.
+    /// The coordinator encrypts, the client does not; or what is there is no gRPC.
     ServerEncrypts,
+    /// What is there does not speak gRPC.
+    ServerIsNoGrpc,
 }
 
 impl Trouble {
-    /// Looks for it in an error and its causes.
-    pub(crate) fn find(error: &(dyn Error + 'static)) -> Option<Self> {
-        Self::of(error).or_else(|| Self::find(error.source()?))
+    /// What an error of a connection tells of it.
+    pub(crate) fn of(error: &io::Error) -> Option<Self> {
+        Self::of_tls(error.get_ref()?.downcast_ref()?)
     }
 
-    fn of(error: &(dyn Error + 'static)) -> Option<Self> {
-        if let Some(error) = error.downcast_ref::<rustls::Error>() {
-            return Self::of_tls(error);
-        }
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            // What TLS or HTTP/1 says in place of a frame has no length that a frame has.
-            let is_no_frame = error.reason() == Some(h2::Reason::FRAME_SIZE_ERROR) && !error.is_remote();
-            return is_no_frame.then_some(Self::ServerEncrypts).or_else(|| Self::of_io(error.get_io()?));
-        }
-        Self::of_io(error.downcast_ref::<io::Error>()?)
-    }
-
-    fn of_io(error: &io::Error) -> Option<Self> {
-        let inner = error.get_ref()?;
-        if let Some(error) = inner.downcast_ref::<rustls::Error>() {
-            return Self::of_tls(error);
-        }
-        // HTTP/2 keeps only the words of what happened below it.
-        let words = inner.to_string();
-        let alerts = [
-            AlertDescription::CertificateRequired,
-            AlertDescription::UnknownCA,
-            AlertDescription::BadCertificate,
-            AlertDescription::CertificateExpired,
-            AlertDescription::CertificateUnknown,
-            AlertDescription::DecryptError,
-        ];
-        let told = alerts
-            .into_iter()
-            .find(|alert| words == rustls::Error::AlertReceived(*alert).to_string());
-        Self::of_alert(told?)
+    /// What the first byte tells that a server answers.
+    pub(crate) fn of_first_byte(byte: u8) -> Option<Self> {
+        // HTTP/2 begins with the length of a frame that is small; TLS with the kind of an alert; HTTP/1 with its name.
+        const ALERT: u8 = 21;
+        matches!(byte, ALERT | b'H').then_some(Self::ServerEncrypts)
     }
 
     fn of_tls(error: &rustls::Error) -> Option<Self> {
         match error {
             rustls::Error::InvalidCertificate(problem) => Some(match problem {
-                CertificateError::UnknownIssuer => Self::UnknownAuthority,
+                // An authority that was made anew under the same name signs otherwise.
+                CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownAuthority,
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Self::OtherName,
                 CertificateError::Expired
                 | CertificateError::ExpiredContext { .. }
@@ -87,6 +61,7 @@ impl Trouble {
     fn of_alert(alert: AlertDescription) -> Option<Self> {
         match alert {
             AlertDescription::CertificateRequired => Some(Self::CertificateWanted),
+            AlertDescription::NoApplicationProtocol => Some(Self::ServerIsNoGrpc),
             AlertDescription::UnknownCA
             | AlertDescription::BadCertificate
             | AlertDescription::CertificateExpired
@@ -107,6 +82,7 @@ impl Trouble {
             Self::CertificateRefused => "it does not trust this client's certificate",
             Self::ServerIsPlain => "it does not encrypt its connections",
             Self::ServerEncrypts => "it does not speak gRPC in the clear",
+            Self::ServerIsNoGrpc => "it does not speak gRPC",
         }
     }
 
@@ -125,10 +101,13 @@ impl Trouble {
             Self::CertificateRefused => {
                 "show one of the authority that the coordinator was started with (--tls-client-ca), and that has not run out"
             }
-            Self::ServerIsPlain => "write the address as http://HOST:PORT, or start the coordinator with --tls-cert and --tls-key",
-            Self::ServerEncrypts => {
-                "write the address as https://HOST:PORT if the coordinator was started with --tls-cert; this is its gRPC port, not the dashboard's?"
+            Self::ServerIsPlain => {
+                "write the address as http://HOST:PORT, or start the coordinator with --tls-cert and --tls-key"
             }
+            Self::ServerEncrypts => {
+                "write the address as https://HOST:PORT where the coordinator was started with --tls-cert, and take its gRPC port"
+            }
+            Self::ServerIsNoGrpc => "take the coordinator's gRPC port, 7440 unless another was chosen",
         }
     }
 }

@@ -82,7 +82,13 @@ mod tests {
     #[test]
     fn what_is_no_token_is_refused_and_not_repeated() {
         let whole = Token::new([0xab; 32]).reveal().to_owned();
-        for text in ["", "hunter2", &whole[1..], &whole[..whole.len() - 1], &whole.to_uppercase()] {
+        for text in [
+            "",
+            "hunter2",
+            &whole[1..],
+            &whole[..whole.len() - 1],
+            &whole.to_uppercase(),
+        ] {
             let refused = text.parse::<Token>().unwrap_err();
             assert!(text.is_empty() || !refused.to_string().contains(text), "{refused}");
         }
