@@ -8,12 +8,13 @@ use gavel_core::spec::RunSpec;
 use crate::assets::Files;
 use crate::diagnostic::{Context as _, Result};
 
-/// Connects to the first of these addresses, separated by commas, whose coordinator does not stand by.
+/// Connects to a coordinator that this program started on this machine, which asks for nothing. Others are reached by
+/// `commands/connect.rs`.
 ///
 /// # Errors
-/// Not an address, or nobody who leads answers there.
-pub(crate) async fn connect(addresses: &str) -> Result<Connection> {
-    Ok(Connection::open(&ConnectOptions::new(addresses)?).await?)
+/// Not an address, or nobody answers there.
+pub(crate) async fn connect_to_own(address: &str) -> Result<Connection> {
+    Ok(Connection::open(&ConnectOptions::new(address)?).await?)
 }
 
 /// Stores the pictures and the adapter that the run's files name, and submits the run.

@@ -99,9 +99,19 @@ impl Coordinator {
 
     /// The status line, the headers, and the body of a page.
     fn page(&self, path: &str) -> (String, Vec<u8>) {
+        self.http("GET", path, "", "")
+    }
+
+    fn posts(&self, path: &str, body: &str) -> (String, String) {
+        let headers = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+        let (head, body) = self.http("POST", path, &headers, body);
+        (head, String::from_utf8(body).unwrap())
+    }
+
+    fn http(&self, method: &str, path: &str, headers: &str, body: &str) -> (String, Vec<u8>) {
         let address = self.http.trim_start_matches("http://").trim_end_matches('/');
         let mut stream = TcpStream::connect(address).unwrap();
-        let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\n{headers}\r\n{body}");
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
@@ -224,6 +234,33 @@ fn figures_and_adapters_are_served_as_files() {
     assert_eq!(steps("?since_step=1"), [2]);
     assert_eq!(steps("?limit=1"), [1]);
     assert!(steps("?since_step=2").is_empty());
+}
+
+#[test]
+fn a_run_is_steered_over_http_by_whoever_can_send_json() {
+    let (_folder, run) = run_folder();
+    let coordinator = Coordinator::start(&run.join("state"));
+    let at = |what: &str| format!("/api/v1/runs/compatibility/{what}");
+    let (head, body) = coordinator.posts(&at("pause"), r#"{"reason": "lunch"}"#);
+    assert!(head.starts_with("http/1.0 200") && body.contains("lunch"), "{head}\n{body}");
+    let (head, body) = coordinator.posts(&at("pause"), r#"{"reason": "lunch"}"#);
+    assert!(head.starts_with("http/1.0 409"), "{head}");
+    assert!(body.contains("the run is paused") && body.contains("gavel resume"), "{body}");
+    let (head, body) = coordinator.posts(&at("extend"), r#"{"steps": 8}"#);
+    assert!(head.starts_with("http/1.0 200") && body.contains(r#""steps_total":8"#), "{head}\n{body}");
+    let (head, _) = coordinator.posts(&at("rollback"), r#"{"step": 1}"#);
+    assert!(head.starts_with("http/1.0 200"), "{head}");
+    let (head, _) = coordinator.posts(&at("resume"), "{}");
+    assert!(head.starts_with("http/1.0 200"), "{head}");
+    let (head, body) = coordinator.posts(&at("extend"), r#"{"step": 8}"#);
+    assert!(head.starts_with("http/1.0 400") && body.contains("unknown field"), "{head}\n{body}");
+    // What a form of another site could send.
+    let (head, _) = coordinator.http("POST", &at("cancel"), "Content-Length: 15\r\n", r#"{"reason": "x"}"#);
+    assert!(head.starts_with("http/1.0 415"), "{head}");
+    let (head, _) = coordinator.page(&at("cancel"));
+    assert!(head.starts_with("http/1.0 405"), "{head}");
+    let status = coordinator.asked(&["status", RUN]);
+    assert!(status.contains("training") && status.contains("step 1 of 8"), "{status}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use gavel_core::hint::Hint;
 
+use crate::access::Lacks;
 use crate::backup::BackupError;
 use crate::binding::BindingError;
 use crate::blobs::BlobError;
@@ -32,6 +33,16 @@ pub enum Error {
         /// What the system said.
         #[source]
         source: std::io::Error,
+    },
+    /// Others would reach a port that nothing protects.
+    #[error("{part}: refuses to listen on {address} {lacks}")]
+    Exposed {
+        /// "gRPC" or "HTTP".
+        part: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What is missing.
+        lacks: Lacks,
     },
     /// Another coordinator has the ledger or the blobs.
     #[error(transparent)]
@@ -80,6 +91,10 @@ impl Hint for Error {
             Self::Listen { .. } => {
                 Some("check that the address is one of this machine's; ports below 1024 need privileges".to_owned())
             }
+            Self::Exposed { .. } => Some(
+                "give --tls-cert, --tls-key and --tokens (`gavel certificates new` and `gavel token new` make them), or --insecure on a network that you trust"
+                    .to_owned(),
+            ),
             Self::Lock(error) => error.hint(),
             Self::Ledger(error) => error.hint(),
             Self::Blobs(error) => error.hint(),

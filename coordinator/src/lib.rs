@@ -2,13 +2,14 @@
 //!
 //! Requests come in through `grpc/` and `http/`, both thin. One task, the driver, owns the runs: it applies events to the
 //! pure state machine of `gavel-core`, appends them to the ledger, and only then answers. [`blobs`] holds the bytes that
-//! workers exchange; [`ledger`] holds what must survive. [`Coordinator::start`] puts the parts together. Of several
+//! workers exchange; [`ledger`] holds what must survive; `access` knows who may do what. [`Coordinator::start`] puts the parts together. Of several
 //! coordinators on one ledger one leads; the others wait in `standby`.
 //!
 //! It computes nothing itself, loads no model, and never dials a worker.
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod address;
 mod backup;
 mod binding;
@@ -31,6 +32,7 @@ mod transport;
 mod waiters;
 mod worker;
 
+pub use access::{KnownToken, Lacks, Permission, TokenRole, Tokens, TokensError, UnknownRole};
 pub use address::{Address, InvalidAddress};
 pub use backup::{BackupError, Copied, copy};
 pub use binding::{Adoption, BindingError};
@@ -40,4 +42,5 @@ pub use lock::{FolderLock, LockError};
 pub use options::CoordinatorOptions;
 pub use replay::{ReplayError, read_rows, read_run, replay};
 pub use server::{Coordinator, CoordinatorHandle, LOCK_FILE, Listeners, Stores};
+pub use transport::{ServerTls, TlsError};
 pub use worker::WorkerStatus;

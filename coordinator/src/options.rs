@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::access::Tokens;
 use crate::address::Address;
 use crate::binding::Adoption;
+use crate::transport::ServerTls;
 
 /// What a coordinator is told when it starts.
 #[derive(Debug, Clone)]
@@ -31,11 +33,19 @@ pub struct CoordinatorOptions {
     pub host_names: Vec<String>,
     /// The memory that the files and the steps in flight of all runs may take together, in bytes; a run beyond is refused.
     pub run_bytes_max: u64,
+    /// The encryption of both ports; `None` serves in the clear.
+    pub tls: Option<ServerTls>,
+    /// The tokens that callers show; `None` lets whoever reaches a port do all.
+    pub tokens: Option<Tokens>,
+    /// Whether the metrics are shown without a token and without a certificate.
+    pub open_metrics: bool,
+    /// Whether to serve beyond this machine without encryption, or without asking who calls.
+    pub insecure: bool,
 }
 
 impl CoordinatorOptions {
     /// The usual settings: a heartbeat every 5 seconds, workers given up after 20, blobs of at most 16 GiB,
-    /// a day in the trash, runs that take 128 MiB at most.
+    /// a day in the trash, runs that take 128 MiB at most, in the clear and without tokens, which serves this machine alone.
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             data: data.into(),
@@ -49,6 +59,10 @@ impl CoordinatorOptions {
             results: None,
             host_names: Vec::new(),
             run_bytes_max: 128 << 20,
+            tls: None,
+            tokens: None,
+            open_metrics: false,
+            insecure: false,
         }
     }
 }

@@ -9,12 +9,13 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Security;
 use crate::address::LedgerPlace;
 use crate::binding;
 use crate::blobs::Blobs;
 use crate::driver::{Clock, Driver, DriverHandle};
 use crate::error::Error;
-use crate::http::HostNames;
+use crate::http::{Guard, HostNames};
 use crate::ledger::{self, Leadership, Ledger, SqliteLedger};
 use crate::lock::FolderLock;
 use crate::options::CoordinatorOptions;
@@ -150,10 +151,14 @@ impl Coordinator {
         };
         let grpc_address = address("gRPC", &listeners.grpc)?;
         let http_address = address("HTTP", &listeners.http)?;
-        let leadership = standby::lead(&stores.ledger, &listeners, &options.host_names, &shutdown).await?;
+        let security = Security::new(&options);
+        security.check_exposure("gRPC", grpc_address)?;
+        security.check_exposure("HTTP", http_address)?;
+        let guard = Guard::new(HostNames::new(&options.host_names), security);
+        let leadership = standby::lead(&stores.ledger, &listeners, &guard, &shutdown).await?;
         let heartbeat = options.heartbeat;
         let settings = http::Settings {
-            names: HostNames::new(&options.host_names),
+            guard: guard.clone(),
             results: options.results.clone(),
         };
         let owner = binding::bind(&stores, options.adoption).await?;
@@ -171,6 +176,7 @@ impl Coordinator {
             blobs.clone(),
             Arc::clone(&ledger),
             heartbeat,
+            guard.security,
             rooms.clone(),
             shutdown.clone(),
         ));

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
-use crate::http::{HostNames, Problem, guard, metrics_text};
+use crate::http::{Guard, Problem, guard, metrics_text};
 use crate::ledger::{Candidacy, Leadership, Ledger};
 use crate::server::Listeners;
 use crate::{grpc, metrics, transport};
@@ -40,7 +40,7 @@ type Reason = watch::Receiver<String>;
 pub(crate) async fn lead(
     ledger: &Arc<dyn Ledger>,
     listeners: &Listeners,
-    host_names: &[String],
+    guard: &Guard,
     shutdown: &CancellationToken,
 ) -> Result<Leadership, Error> {
     let name = name(listeners);
@@ -59,12 +59,13 @@ pub(crate) async fn lead(
     servers.spawn(serve_http(
         second(&listeners.http, "HTTP")?,
         reason.subscribe(),
-        HostNames::new(host_names),
+        guard.clone(),
         promoted.clone(),
     ));
     servers.spawn(grpc::turn_away(
         second(&listeners.grpc, "gRPC")?,
         reason.subscribe(),
+        guard.security.clone(),
         promoted.clone(),
     ));
     loop {
@@ -128,9 +129,10 @@ fn second(listener: &TcpListener, part: &'static str) -> Result<TcpListener, Err
 async fn serve_http(
     listener: TcpListener,
     reason: Reason,
-    names: HostNames,
+    protection: Guard,
     promoted: CancellationToken,
 ) -> Result<(), Error> {
+    let tls = protection.security.tls.clone();
     let routes = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
@@ -138,9 +140,9 @@ async fn serve_http(
         .fallback(async |State(reason): State<Reason>| {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason.borrow().clone())
         })
-        .layer(from_fn_with_state(names, guard))
+        .layer(from_fn_with_state(protection, guard))
         .with_state(reason);
-    transport::serve_http(listener, routes, promoted).await
+    transport::serve_http(listener, routes, tls.as_ref(), promoted).await
 }
 
 async fn readyz(State(reason): State<Reason>) -> Response {

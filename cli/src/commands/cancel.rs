@@ -4,7 +4,6 @@ use clap::Args;
 use gavel_core::ids::RunId;
 
 use super::connect::Connect;
-use crate::client;
 use crate::diagnostic::Result;
 use crate::output;
 use crate::runtime::block_on;
@@ -23,7 +22,7 @@ pub(crate) struct CancelArguments {
 pub(super) fn cancel(arguments: &CancelArguments) -> Result<()> {
     let CancelArguments { run, reason, connect } = arguments;
     block_on(async {
-        let runs = client::connect(&connect.addresses).await?.runs();
+        let runs = connect.open().await?.runs();
         Ok(runs.cancel(&RunId(run.clone()), reason).await?)
     })?;
     output::tell(format_args!("run {run} is stopped; `gavel resume {run}` lets it go on"));

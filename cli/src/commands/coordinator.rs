@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use gavel_coordinator::{Address, Adoption, Coordinator, CoordinatorOptions, Error, Listeners};
+use gavel_coordinator::{Address, Adoption, Coordinator, CoordinatorOptions, Error, Listeners, ServerTls, Tokens};
 use gavel_core::spec::{FleetSpec, Problems, RunSpec};
 use gavel_review::CoordinatorAddresses;
 
@@ -54,15 +54,55 @@ pub(crate) struct CoordinatorArguments {
     #[arg(long, value_name = "MIB", default_value_t = 128)]
     pub(crate) run_memory: u64,
     #[command(flatten)]
+    pub(crate) security: SecurityArguments,
+    #[command(flatten)]
     pub(crate) parent: ParentArguments,
+}
+
+/// Who may do what, and who may read along.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Encryption and tokens")]
+pub(crate) struct SecurityArguments {
+    /// Certificate of both ports, with those between it and its authority, PEM; read once.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of --tls-cert, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Authority of clients, PEM: whoever shows no certificate of it is refused, on the HTTP port all but probes.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
+    /// File of tokens, a line for each, as `gavel token new` writes it; read once. Whoever shows none of them is refused.
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<PathBuf>,
+    /// Show /metrics to whoever asks, without a token or a certificate.
+    #[arg(long)]
+    open_metrics: bool,
+    /// Listen beyond this machine without encryption, or without tokens or certificates: whoever reaches a port may do all.
+    #[arg(long)]
+    insecure: bool,
+}
+
+impl SecurityArguments {
+    fn read(&self, options: &mut CoordinatorOptions) -> Result<()> {
+        if let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            options.tls = Some(ServerTls::read(certificate, key, self.tls_client_ca.as_deref())?);
+        }
+        options.tokens = self.tokens.as_deref().map(Tokens::read).transpose()?;
+        options.open_metrics = self.open_metrics;
+        options.insecure = self.insecure;
+        Ok(())
+    }
 }
 
 pub(super) fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
     block_on(async {
         check_times(arguments.heartbeat.into(), arguments.worker_timeout.into())?;
         let shutdown = shutdown_token(arguments.parent)?;
-        let listeners = Listeners::bind(arguments.grpc, arguments.http).await?;
         let mut options = CoordinatorOptions::new(arguments.data);
+        arguments.security.read(&mut options)?;
+        let scheme = if options.tls.is_some() { "https" } else { "http" };
+        let listeners = Listeners::bind(arguments.grpc, arguments.http).await?;
         options.ledger = arguments.ledger;
         options.blobs = arguments.blobs;
         options.results = arguments.results;
@@ -79,8 +119,8 @@ pub(super) fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
             started => started?,
         };
         let addresses = CoordinatorAddresses {
-            grpc: link(handle.grpc_address()),
-            http: link(handle.http_address()),
+            grpc: link(scheme, handle.grpc_address()),
+            http: link(scheme, handle.http_address()),
         };
         output::tell(serde_json::to_string(&addresses)?);
         handle.join().await?;
@@ -111,13 +151,13 @@ fn check_times(heartbeat: Duration, worker_timeout: Duration) -> Result<(), Prob
 
 /// How somebody on this machine reaches a server that listens there. One that listens at every address has none of its own to
 /// dial.
-fn link(listens: SocketAddr) -> String {
+fn link(scheme: &str, listens: SocketAddr) -> String {
     let ip = match listens.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
-    format!("http://{}", SocketAddr::new(ip, listens.port()))
+    format!("{scheme}://{}", SocketAddr::new(ip, listens.port()))
 }
 
 #[cfg(test)]
@@ -141,7 +181,7 @@ mod tests {
 
     #[test]
     fn every_address_that_is_announced_is_one_to_dial() {
-        let link = |listens: &str| link(listens.parse().unwrap());
+        let link = |listens: &str| link("http", listens.parse().unwrap());
         assert_eq!(link("0.0.0.0:7441"), "http://127.0.0.1:7441");
         assert_eq!(link("[::]:7441"), "http://[::1]:7441");
         assert_eq!(link("10.0.0.7:7441"), "http://10.0.0.7:7441");

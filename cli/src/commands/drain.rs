@@ -3,7 +3,6 @@
 use clap::Args;
 
 use super::connect::Connect;
-use crate::client;
 use crate::diagnostic::Result;
 use crate::output;
 use crate::runtime::block_on;
@@ -16,7 +15,7 @@ pub(crate) struct DrainArguments {
 
 pub(super) fn drain(arguments: &DrainArguments) -> Result<()> {
     block_on(async {
-        let runs = client::connect(&arguments.connect.addresses).await?.runs();
+        let runs = arguments.connect.open().await?.runs();
         Ok(runs.drain().await?)
     })?;
     output::tell("the workers finish what they hold and leave; workers that start later stay");

@@ -4,7 +4,6 @@ use clap::Args;
 use gavel_core::ids::RunId;
 
 use super::connect::Connect;
-use crate::client;
 use crate::diagnostic::Result;
 use crate::output;
 use crate::runtime::block_on;
@@ -23,7 +22,7 @@ pub(crate) struct ExtendArguments {
 pub(super) fn extend(arguments: &ExtendArguments) -> Result<()> {
     let ExtendArguments { run, steps, connect } = arguments;
     let status = block_on(async {
-        let runs = client::connect(&connect.addresses).await?.runs();
+        let runs = connect.open().await?.runs();
         let run = RunId(run.clone());
         runs.change_steps(&run, *steps).await?;
         Ok(runs.status(&run).await?)

@@ -10,7 +10,7 @@ use super::connect::Connect;
 use crate::diagnostic::{Context as _, Diagnostic, Result};
 use crate::output;
 use crate::runtime::block_on;
-use crate::{client, config};
+use crate::config;
 
 #[derive(Debug, Args)]
 pub(crate) struct ForkArguments {
@@ -32,7 +32,7 @@ pub(crate) struct ForkArguments {
 /// Submits a run with the files of another one, which begins with one of its adapters.
 pub(super) fn fork(arguments: &ForkArguments) -> Result<()> {
     block_on(async {
-        let coordinator = client::connect(&arguments.connect.addresses).await?;
+        let coordinator = arguments.connect.open().await?;
         let run = RunId(arguments.run.clone());
         let origin = coordinator.runs().spec(&run).await?;
         let there = ServedRun::open(coordinator.clone(), &run).await?.run().await?;

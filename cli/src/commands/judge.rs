@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgGroup, Args};
+use clap::{ArgGroup, Args};
 use gavel_core::ids::PromptIndex;
 use gavel_core::spec::{InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, ReasonsSpec, ServerSpec};
 use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord};
@@ -13,7 +13,7 @@ use gavel_rubric::{JudgeTemplate, JudgedPair, ReasonTemplate, RubricSet, Spent};
 use image::RgbImage;
 use serde::Serialize;
 
-use super::connect::{COORDINATOR, Connect};
+use super::connect::{COORDINATOR, CredentialArguments};
 use super::dtype::DtypeArgument;
 use super::print_json;
 use crate::config::{self, ConfigArguments};
@@ -29,10 +29,16 @@ use super::worker::{AllowFolders, AllowServers, RelocationArguments};
        gavel judge --endpoint URL --model-name NAME --rubric FILE --prompt TEXT [--json] A.png B.png
        gavel judge --config FILE --prompt TEXT [--json] A.png B.png")]
 #[command(group = ArgGroup::new("judge").args(["model", "endpoint", "config"]))]
-#[command(mut_arg("addresses", judges_for))]
 pub(crate) struct JudgeArguments {
+    /// Work as a judge for the coordinator at this address, http://HOST:PORT, or https://HOST:PORT where it encrypts; several,
+    /// separated by commas, where others stand by [env: GAVEL_COORDINATOR].
+    // Where it is given decides which of two things the command does; so its variable is read in `coordinators`.
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = [
+        "judge", "rubric", "prompt", "template", "reasons", "json", "cache", "source", "images",
+    ])]
+    pub(crate) connect: Option<String>,
     #[command(flatten)]
-    pub(crate) connect: Option<Connect>,
+    pub(crate) credentials: CredentialArguments,
     /// Judge once: folder of the vision-language model.
     #[arg(long, value_name = "DIR", requires_all = ["rubric", "prompt", "images"])]
     pub(crate) model: Option<PathBuf>,
@@ -94,7 +100,7 @@ impl JudgeArguments {
     pub(crate) fn coordinators(&self) -> Result<Option<String>> {
         let judges_once = self.model.is_some() || self.endpoint.is_some() || self.config.is_some();
         match &self.connect {
-            Some(connect) => Ok(Some(connect.addresses.clone())),
+            Some(addresses) => Ok(Some(addresses.clone())),
             None if judges_once => Ok(None),
             None => match std::env::var(COORDINATOR) {
                 Ok(addresses) if !addresses.is_empty() => Ok(Some(addresses)),
@@ -104,17 +110,6 @@ impl JudgeArguments {
             },
         }
     }
-}
-
-/// `--connect` of `gavel judge`, where it decides which of two things the command does; see [`JudgeArguments::coordinators`].
-fn judges_for(connect: Arg) -> Arg {
-    connect
-        .default_value(None)
-        .env(None)
-        .conflicts_with_all([
-            "judge", "rubric", "prompt", "template", "reasons", "json", "cache", "source", "images",
-        ])
-        .help("Work as a judge for the coordinator at this address, http://HOST:PORT; several, separated by commas, where others stand by [env: GAVEL_COORDINATOR]")
 }
 
 /// A model folder may say which words its model was trained on.

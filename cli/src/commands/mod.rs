@@ -4,6 +4,7 @@ mod audit;
 mod backup;
 mod bench;
 mod cancel;
+mod certificates;
 mod config;
 mod connect;
 mod coordinator;
@@ -27,6 +28,7 @@ mod sample;
 mod source;
 mod status;
 mod submit;
+mod token;
 mod verify;
 mod watch;
 pub(crate) mod worker;
@@ -111,6 +113,16 @@ pub(crate) enum Command {
     Bench(bench::BenchArguments),
     /// Drive a coordinator of this program with thousands of simulated workers, and say what a lease costs.
     Load(load::LoadArguments),
+    /// Make the certificates by which coordinator and clients trust each other.
+    Certificates {
+        #[command(subcommand)]
+        command: certificates::CertificatesCommand,
+    },
+    /// Make tokens, by which a coordinator knows its clients.
+    Token {
+        #[command(subcommand)]
+        command: token::TokenCommand,
+    },
     /// Forecast how long steps take on a fleet, from the seconds that each stage takes on one worker.
     Plan(plan::PlanArguments),
     /// Write rubric sets from labelled examples, check, show and compare them.
@@ -136,6 +148,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Sampler(arguments) => worker::worker(
             Role::Sampler,
             &arguments.connect.addresses,
+            &arguments.connect.credentials,
             arguments.parent,
             &arguments.relocation,
             arguments.folders.allowed(),
@@ -143,6 +156,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Trainer(arguments) => worker::worker(
             Role::Trainer,
             &arguments.connect.addresses,
+            &arguments.connect.credentials,
             arguments.parent,
             &arguments.relocation,
             arguments.folders.allowed(),
@@ -151,6 +165,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
             Some(addresses) => worker::worker(
                 Role::Judge,
                 &addresses,
+                &arguments.credentials,
                 arguments.parent,
                 &arguments.relocation,
                 arguments.servers.and(&arguments.folders)?,
@@ -177,6 +192,8 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Verify(arguments) => return verify::verify(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments)?,
         Command::Load(arguments) => load::load(&arguments)?,
+        Command::Certificates { command } => certificates::certificates(command)?,
+        Command::Token { command } => token::token(command)?,
         Command::Plan(arguments) => plan::plan(&arguments)?,
         Command::Doctor(arguments) => return doctor::doctor(&arguments),
         Command::Rubric { command } => return rubric::rubric(&command),

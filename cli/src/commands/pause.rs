@@ -4,7 +4,6 @@ use clap::Args;
 use gavel_core::ids::RunId;
 
 use super::connect::Connect;
-use crate::client;
 use crate::diagnostic::Result;
 use crate::output;
 use crate::runtime::block_on;
@@ -23,7 +22,7 @@ pub(crate) struct PauseArguments {
 pub(super) fn pause(arguments: &PauseArguments) -> Result<()> {
     let PauseArguments { run, reason, connect } = arguments;
     block_on(async {
-        let runs = client::connect(&connect.addresses).await?.runs();
+        let runs = connect.open().await?.runs();
         Ok(runs.pause(&RunId(run.clone()), reason).await?)
     })?;
     output::tell(format_args!(

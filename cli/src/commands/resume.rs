@@ -4,7 +4,6 @@ use clap::Args;
 use gavel_core::ids::RunId;
 
 use super::connect::Connect;
-use crate::client;
 use crate::diagnostic::Result;
 use crate::output;
 use crate::runtime::block_on;
@@ -20,7 +19,7 @@ pub(crate) struct ResumeArguments {
 pub(super) fn resume(arguments: &ResumeArguments) -> Result<()> {
     let ResumeArguments { run, connect } = arguments;
     let status = block_on(async {
-        let runs = client::connect(&connect.addresses).await?.runs();
+        let runs = connect.open().await?.runs();
         let run = RunId(run.clone());
         runs.resume(&run).await?;
         Ok(runs.status(&run).await?)

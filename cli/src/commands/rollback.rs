@@ -4,7 +4,6 @@ use clap::Args;
 use gavel_core::ids::{RunId, Step};
 
 use super::connect::Connect;
-use crate::client;
 use crate::diagnostic::Result;
 use crate::output;
 use crate::runtime::block_on;
@@ -23,7 +22,7 @@ pub(crate) struct RollbackArguments {
 pub(super) fn rollback(arguments: &RollbackArguments) -> Result<()> {
     let RollbackArguments { run, step, connect } = arguments;
     block_on(async {
-        let runs = client::connect(&connect.addresses).await?.runs();
+        let runs = connect.open().await?.runs();
         Ok(runs.roll_back(&RunId(run.clone()), Step(*step)).await?)
     })?;
     output::tell(format_args!(

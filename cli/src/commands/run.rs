@@ -35,6 +35,9 @@ pub(crate) struct RunArguments {
     /// CPU threads of each process [default: 2, or fewer where the machine has fewer].
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub(crate) threads: Option<usize>,
+    /// Let the coordinator listen beyond this machine, where the configuration says so: whoever reaches a port may do all.
+    #[arg(long)]
+    pub(crate) insecure: bool,
 }
 
 /// Runs a configuration from start or, with `--resume`, from its last commit.
@@ -56,7 +59,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<ExitCode> {
     let threads = arguments.threads.unwrap_or_else(|| Machine::this().cores.min(2));
     let board = arguments.tensorboard.then(|| folder.path().join("tensorboard"));
     let metrics = Metrics::begin(Some(&folder.path().join(JSONL_FILE)), board.as_deref())?;
-    let ended = run_fleet(&spec, &files, &folder, metrics, threads)?;
+    let ended = run_fleet(&spec, &files, &folder, metrics, threads, arguments.insecure)?;
     drop(locked);
     conclude(ended, arguments, &folder)
 }
@@ -102,6 +105,7 @@ fn again(arguments: &RunArguments, variables: &[(String, String)]) -> String {
         tensorboard,
         resume: _,
         threads,
+        insecure,
     } = arguments;
     let mut words = vec!["gavel".to_owned(), "run".to_owned(), file.display().to_string()];
     for entry in overrides {
@@ -118,6 +122,7 @@ fn again(arguments: &RunArguments, variables: &[(String, String)]) -> String {
         words.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
     }
     words.extend(tensorboard.then(|| "--tensorboard".to_owned()));
+    words.extend(insecure.then(|| "--insecure".to_owned()));
     words.push("--resume".to_owned());
     let variables = variables
         .iter()
@@ -163,6 +168,7 @@ mod tests {
             "--out",
             "my runs/$HOME",
             "--tensorboard",
+            "--insecure",
         ];
         let command = again(&parsed(&first), &[]);
         let words = shlex::split(&command).unwrap();

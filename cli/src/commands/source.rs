@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use gavel_client::{ConnectOptions, Connection};
 use gavel_coordinator::Address;
 use gavel_core::ids::RunId;
 use gavel_review::{RunFolder, RunSource, ServedRun, StoredRun};
 
-use crate::client;
+use super::connect::CredentialArguments;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::runtime::block_on;
 
@@ -17,7 +18,7 @@ pub(crate) struct SourceArguments {
     /// The run's folder, or its name in runs/; its name alone with --connect, or with --ledger and --blobs.
     #[arg(value_name = "RUN")]
     pub(crate) run: PathBuf,
-    /// Read the run from the coordinator at this address, http://HOST:PORT.
+    /// Read the run from the coordinator at this address, http://HOST:PORT or https://HOST:PORT.
     #[arg(long, value_name = "ADDRESS", conflicts_with = "ledger")]
     pub(crate) connect: Option<String>,
     /// Read the run from this ledger: postgres://USER@HOST/DATABASE, or a SQLite file.
@@ -26,6 +27,8 @@ pub(crate) struct SourceArguments {
     /// The blobs of --ledger: a folder, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX.
     #[arg(long, value_name = "URL", requires = "ledger")]
     pub(crate) blobs: Option<Address>,
+    #[command(flatten)]
+    pub(crate) credentials: CredentialArguments,
 }
 
 impl SourceArguments {
@@ -38,7 +41,8 @@ impl SourceArguments {
             (Some(addresses), ..) => {
                 let run = self.name()?;
                 block_on(async {
-                    let coordinator = client::connect(addresses).await?;
+                    let options = ConnectOptions::with(addresses, self.credentials.read()?)?;
+                    let coordinator = Connection::open(&options).await?;
                     Ok(Box::new(ServedRun::open(coordinator, &run).await?) as Box<dyn RunSource>)
                 })
             }

@@ -8,7 +8,6 @@ use gavel_core::run::RunStatus;
 
 use super::connect::Connect;
 use super::print_json;
-use crate::client;
 use crate::diagnostic::Result;
 use crate::output;
 use crate::runtime::block_on;
@@ -26,7 +25,7 @@ pub(crate) struct StatusArguments {
 
 pub(super) fn status(arguments: &StatusArguments) -> Result<()> {
     let runs = block_on(async {
-        let runs = client::connect(&arguments.connect.addresses).await?.runs();
+        let runs = arguments.connect.open().await?.runs();
         match &arguments.run {
             Some(run) => Ok(vec![runs.status(&RunId(run.clone())).await?]),
             None => Ok(runs.list().await?),

@@ -29,7 +29,7 @@ pub(super) fn submit(arguments: &SubmitArguments) -> Result<()> {
     }
     block_on(async {
         let addresses = &arguments.connect.addresses;
-        let coordinator = client::connect(addresses).await?;
+        let coordinator = arguments.connect.open().await?;
         if arguments.resume {
             client::extend(&coordinator, &spec).await?;
         }

@@ -44,11 +44,11 @@ pub(super) fn watch(arguments: &WatchArguments) -> Result<ExitCode> {
         match target(arguments) {
             Target::Folder(folder) => watch_folder(&folder, &mut metrics).await,
             Target::Run(run) => {
-                let runs = client::connect(&arguments.connect.addresses).await?.runs();
+                let runs = arguments.connect.open().await?.runs();
                 watch_run(&runs, &RunId(run.to_owned()), &mut metrics).await
             }
             Target::Address(address) => {
-                let runs = client::connect(address).await?.runs();
+                let runs = arguments.connect.open_at(address).await?.runs();
                 let run = choose(&runs.list().await?, address)?;
                 watch_run(&runs, &run, &mut metrics).await
             }
@@ -95,7 +95,7 @@ async fn watch_run(runs: &Runs, run: &RunId, metrics: &mut Metrics) -> Result<Ru
 async fn watch_folder(folder: &RunFolder, metrics: &mut Metrics) -> Result<RunStatus> {
     let id = folder.spec().id();
     if let Some(addresses) = folder.coordinator()
-        && let Ok(coordinator) = client::connect(&addresses.grpc).await
+        && let Ok(coordinator) = client::connect_to_own(&addresses.grpc).await
         && coordinator.runs().status(&id).await.is_ok()
     {
         // A coordinator that ends with its run may be gone before it has told the end.

@@ -10,7 +10,7 @@ use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
 use gavel_worker::{Allowed, AllowedEndpoint, WorkerOptions};
 
-use super::connect::{self, Connect};
+use super::connect::{self, Connect, CredentialArguments};
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
 use crate::files::read_text;
 use crate::runtime::{ParentArguments, block_on, shutdown_token};
@@ -122,14 +122,17 @@ const DEVICE: &str = "as the run says";
 pub(super) fn worker(
     role: Role,
     address: &str,
+    credentials: &CredentialArguments,
     parent: ParentArguments,
     relocation: &RelocationArguments,
     allowed: Allowed,
 ) -> Result<()> {
     let relocated = relocation.paths_from.as_deref().map(read_spec).transpose()?;
+    let credentials = credentials.read()?;
     block_on(async {
         let shutdown = shutdown_token(parent)?;
         let options = WorkerOptions {
+            credentials,
             relocated,
             allowed,
             ..WorkerOptions::new(address, role, DEVICE)

@@ -207,7 +207,7 @@ impl CoordinatorProcess {
     ///
     /// # Errors
     /// What it printed when it ended instead, for example that a port is in use.
-    pub(super) async fn start(spec: &RunSpec, folder: &RunFolder) -> Result<Self> {
+    pub(super) async fn start(spec: &RunSpec, folder: &RunFolder, insecure: bool) -> Result<Self> {
         let heartbeat = spec.fleet.heartbeat;
         let command = |grpc: &str, http: &str| ProcessCommand {
             name: "coordinator".to_owned(),
@@ -230,8 +230,10 @@ impl CoordinatorProcess {
                 "--trash",
                 TRASH,
             ]
+            .into_iter()
+            .chain(insecure.then_some("--insecure"))
             .map(str::to_owned)
-            .to_vec(),
+            .collect(),
             threads: 1,
             log: folder.logs().join("coordinator.log"),
         };

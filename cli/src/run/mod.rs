@@ -37,7 +37,8 @@ pub(crate) enum Ended {
     Interrupted { signal: EndSignal, step: u32 },
 }
 
-/// Runs a fleet in processes of its own until the run has ended or somebody interrupts it.
+/// Runs a fleet in processes of its own until the run has ended or somebody interrupts it. With `insecure` its coordinator may
+/// listen beyond this machine.
 ///
 /// # Errors
 /// Whatever keeps the run from its report. What is committed stays in the folder.
@@ -47,10 +48,11 @@ pub(crate) fn run(
     folder: &RunFolder,
     metrics: Metrics,
     threads: usize,
+    insecure: bool,
 ) -> Result<Ended> {
     block_on(async {
         let mut signals = Signals::listen()?;
-        drive(spec, files, folder, metrics, threads, &mut signals).await
+        drive(spec, files, folder, metrics, threads, insecure, &mut signals).await
     })
 }
 
@@ -66,12 +68,13 @@ async fn drive(
     folder: &RunFolder,
     metrics: Metrics,
     threads: usize,
+    insecure: bool,
     signals: &mut Signals,
 ) -> Result<Ended> {
     let mut progress = Progress::start(spec.run.steps, Lines::Told);
     lock::outlive_predecessor(&folder.state()).await?;
-    let mut coordinator = CoordinatorProcess::start(spec, folder).await?;
-    let connection = client::connect(&coordinator.addresses.grpc).await?;
+    let mut coordinator = CoordinatorProcess::start(spec, folder, insecure).await?;
+    let connection = client::connect_to_own(&coordinator.addresses.grpc).await?;
     client::extend(&connection, spec).await?;
     client::submit(&connection, spec, files).await?;
     client::resume(&connection, &spec.id()).await?;

@@ -4,7 +4,9 @@ use gavel_core::ids::WorkerId;
 use gavel_core::work::{Role, WorkerSecret};
 use gavel_proto::{SECRET_METADATA, v1};
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Status};
+use tonic::{Extensions, Request, Status};
+
+use crate::access::Granted;
 
 /// The worker that a call is from. Whoever holds one has seen the secret that its name belongs to.
 #[derive(Debug)]
@@ -36,13 +38,26 @@ from_worker! {
 /// The message, and the worker that it is from beyond doubt.
 pub(super) fn read<T: FromWorker>(request: Request<T>) -> Result<(Caller, T), Status> {
     let secret = secret(request.metadata())?;
-    let message = request.into_inner();
+    let (_, extensions, message) = request.into_parts();
     let worker = WorkerId(message.worker_id().to_owned());
     match secret.role_of(&worker) {
-        Some(role) => Ok((Caller { worker, role }, message)),
+        Some(role) => {
+            check_role(&extensions, role)?;
+            Ok((Caller { worker, role }, message))
+        }
         None => Err(Status::unauthenticated(
             "the call names a worker that its secret does not belong to",
         )),
+    }
+}
+
+/// Sends away a worker whose token is for another role.
+pub(super) fn check_role(extensions: &Extensions, role: Role) -> Result<(), Status> {
+    match extensions.get::<Granted>() {
+        Some(granted) if granted.works_as(role) => Ok(()),
+        _ => Err(Status::permission_denied(format!(
+            "the token does not let its holder work as a {role}: this call needs a token of the role {role}, worker or admin"
+        ))),
     }
 }
 

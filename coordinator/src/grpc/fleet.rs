@@ -88,7 +88,7 @@ impl Fleet {
 #[tonic::async_trait]
 impl v1::fleet_server::Fleet for Fleet {
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::RegisterResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         if request.protocol_version != gavel_proto::PROTOCOL_VERSION {
             return Err(Status::failed_precondition(format!(
                 "the worker (Gavel {}) speaks protocol {}, this coordinator (Gavel {}) speaks protocol {}: install the same version on both",
@@ -100,6 +100,7 @@ impl v1::fleet_server::Fleet for Fleet {
         }
         let role = v1::Role::try_from(request.role).map_err(status::malformed)?;
         let role = Role::try_from(role).map_err(status::malformed)?;
+        caller::check_role(&extensions, role)?;
         for (at, text) in [
             ("host", &request.host),
             ("device", &request.device),

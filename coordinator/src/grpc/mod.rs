@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::Routes;
 
+use crate::access::Security;
 use crate::blobs::Blobs;
 use crate::driver::DriverHandle;
 use crate::error::Error;
@@ -46,6 +47,7 @@ pub(crate) async fn serve(
     blobs: Blobs,
     ledger: Arc<dyn Ledger>,
     heartbeat: Duration,
+    security: Security,
     rooms: Rooms,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
@@ -79,13 +81,14 @@ pub(crate) async fn serve(
         .add_service(fleet)
         .add_service(runs)
         .add_service(blobs);
-    transport::serve_grpc(listener, routes, &rooms, stop_advertising).await
+    transport::serve_grpc(listener, routes, &security, &rooms, stop_advertising).await
 }
 
 /// Sends every caller away with UNAVAILABLE and these words, until `shutdown`.
 pub(crate) async fn turn_away(
     listener: TcpListener,
     reason: watch::Receiver<String>,
+    security: Security,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let (_health, health_service) = tonic_health::server::health_reporter();
@@ -93,5 +96,12 @@ pub(crate) async fn turn_away(
         .into_axum_router()
         .fallback(async move || Status::unavailable(reason.borrow().clone()).into_http::<axum::body::Body>());
     let rooms = Rooms::new();
-    transport::serve_grpc(listener, Routes::from(routes), &rooms, shutdown.cancelled_owned()).await
+    transport::serve_grpc(
+        listener,
+        Routes::from(routes),
+        &security,
+        &rooms,
+        shutdown.cancelled_owned(),
+    )
+    .await
 }

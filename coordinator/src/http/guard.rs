@@ -11,10 +11,65 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest as _, Sha256};
 
-use super::{DASHBOARD, Problem};
+use super::{DASHBOARD, Problem, login};
+use crate::access::calls::{METRICS, PROBES, needed_over_http};
+use crate::access::{Permission, Refused, Security};
+use crate::transport::Connection;
 
-/// Paths that probes ask for, who may name the server as they like and learn nothing about it.
-const PROBES: &[&str] = &["/healthz", "/readyz"];
+/// What stands before every page.
+#[derive(Debug, Clone)]
+pub(crate) struct Guard {
+    names: HostNames,
+    pub(crate) security: Security,
+}
+
+impl Guard {
+    pub(crate) fn new(names: HostNames, security: Security) -> Self {
+        Self { names, security }
+    }
+
+    /// The answer to a request that is sent away.
+    fn refuse(&self, request: &Request) -> Result<(), Response> {
+        let (headers, path) = (request.headers(), request.uri().path());
+        if PROBES.contains(&path) {
+            return Ok(());
+        }
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        if !host.is_some_and(|host| self.names.knows(host)) {
+            let problem = Problem::new(
+                StatusCode::MISDIRECTED_REQUEST,
+                "this server does not answer under the name that the request's Host gives it",
+            );
+            let hint = "ask by address or as localhost, or start the coordinator with --allow-host NAME";
+            return Err(problem.with_hint(hint).into_response());
+        }
+        if path == METRICS && self.security.open_metrics {
+            return Ok(());
+        }
+        let connection = request.extensions().get::<Connection>();
+        if self.security.asks_for_certificates() && !connection.is_some_and(Connection::is_certified) {
+            let problem = Problem::new(StatusCode::FORBIDDEN, "this server asks for a client certificate");
+            return Err(problem.with_hint(login::CERTIFICATE_HINT).into_response());
+        }
+        let needed = needed_over_http(request.method(), path);
+        if needed == Permission::Nothing {
+            return Ok(());
+        }
+        self.security
+            .sessions
+            .check(headers, needed)
+            .map(drop)
+            .map_err(|refused| {
+                // Whoever just opens the dashboard is not logged in yet.
+                if path != "/" || refused != Refused::NoToken {
+                    self.security
+                        .refusals
+                        .tell(connection.map(Connection::peer), "HTTP", &refused);
+                }
+                login::refusal(path, &refused)
+            })
+    }
+}
 
 /// The names that a browser may know this server by, beside addresses and `localhost`.
 ///
@@ -48,18 +103,11 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// Sends away who asks under a name that is not this server's, and adds the headers of every answer.
-pub(crate) async fn guard(State(names): State<HostNames>, request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let is_known = host.is_some_and(|host| names.knows(host)) || PROBES.contains(&request.uri().path());
-    let mut response = match is_known {
-        true => next.run(request).await,
-        false => Problem::new(
-            StatusCode::MISDIRECTED_REQUEST,
-            "this server does not answer under the name that the request's Host gives it",
-        )
-        .with_hint("ask by address or as localhost, or start the coordinator with --allow-host NAME")
-        .into_response(),
+/// Sends away who asks under a name that is not this server's, or may not ask, and adds the headers of every answer.
+pub(crate) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let mut response = match guard.refuse(&request) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal,
     };
     harden(response.headers_mut());
     response
@@ -67,8 +115,7 @@ pub(crate) async fn guard(State(names): State<HostNames>, request: Request, next
 
 fn harden(headers: &mut HeaderMap) {
     let fixed = |value: &'static str| HeaderValue::from_static(value);
-    let all: [(HeaderName, HeaderValue); 7] = [
-        (header::CONTENT_SECURITY_POLICY, POLICY.clone()),
+    let all: [(HeaderName, HeaderValue); 6] = [
         (header::X_CONTENT_TYPE_OPTIONS, fixed("nosniff")),
         (header::X_FRAME_OPTIONS, fixed("DENY")),
         (header::REFERRER_POLICY, fixed("no-referrer")),
@@ -86,6 +133,9 @@ fn harden(headers: &mut HeaderMap) {
         ),
     ];
     headers.extend(all);
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert_with(|| POLICY.clone());
     // States change at any moment; a blob says that it never does.
     headers
         .entry(header::CACHE_CONTROL)

@@ -1,8 +1,10 @@
-//! HTTP: probes, metrics, the state as JSON, and the dashboard. It only reads.
+//! HTTP: probes, metrics, the state as JSON, and the dashboard, from which a run can be steered.
 
 mod ask;
+mod control;
 mod end;
 mod guard;
+mod login;
 mod pairs;
 mod ready;
 mod results;
@@ -17,7 +19,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use futures::StreamExt as _;
 use gavel_core::bounds::cut;
 use gavel_core::hint::Hint;
@@ -36,7 +38,7 @@ use crate::transport::{Busy, PIECE_BYTES, Rooms};
 use crate::worker::WorkerStatus;
 use crate::{metrics, transport};
 use ask::{Asked, Named, Nothing};
-pub(crate) use guard::{HostNames, guard};
+pub(crate) use guard::{Guard, HostNames, guard};
 use ready::Readiness;
 
 const DASHBOARD: &str = include_str!("dashboard.html");
@@ -56,8 +58,8 @@ struct Parts {
 
 /// What whoever starts the coordinator decides about its pages.
 pub(crate) struct Settings {
-    /// The names under which they are answered.
-    pub(crate) names: HostNames,
+    /// Who may ask for them, and under which names.
+    pub(crate) guard: Guard,
     /// The folder in which people find the results of the runs, if somebody leaves them there.
     pub(crate) results: Option<PathBuf>,
 }
@@ -72,6 +74,7 @@ pub(crate) async fn serve(
     settings: Settings,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let tls = settings.guard.security.tls.clone();
     let end = end::routes(driver.clone(), settings.results, shutdown.clone());
     let parts = Parts {
         readiness: Readiness::new(driver.clone(), ledger, blobs.clone()),
@@ -89,6 +92,11 @@ pub(crate) async fn serve(
         .route("/api/v1/runs/{run}/pairs", get(run_pairs))
         .route("/api/v1/runs/{run}/steps", get(results::steps))
         .route("/api/v1/runs/{run}/adapter", get(results::adapter))
+        .route("/api/v1/runs/{run}/pause", post(control::pause))
+        .route("/api/v1/runs/{run}/resume", post(control::resume))
+        .route("/api/v1/runs/{run}/cancel", post(control::cancel))
+        .route("/api/v1/runs/{run}/extend", post(control::extend))
+        .route("/api/v1/runs/{run}/rollback", post(control::rollback))
         .route("/api/v1/workers", get(workers))
         .route("/api/v1/blobs/{sha256}", get(blob))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such page"))
@@ -97,8 +105,9 @@ pub(crate) async fn serve(
         })
         .with_state(parts)
         .merge(end)
-        .layer(from_fn_with_state(settings.names, guard));
-    transport::serve_http(listener, routes, shutdown).await
+        .merge(login::routes(settings.guard.security.clone()))
+        .layer(from_fn_with_state(settings.guard, guard));
+    transport::serve_http(listener, routes, tls.as_ref(), shutdown).await
 }
 
 pub(crate) async fn metrics_text() -> Result<Response, Problem> {
@@ -217,7 +226,7 @@ async fn blob_response(parts: &Parts, digest: &Digest) -> Result<Response, Probl
     let headers = [
         (header::CONTENT_TYPE, content_type),
         // A blob's name is its content, so it never changes.
-        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+        (header::CACHE_CONTROL, "private, max-age=31536000, immutable"),
     ];
     let mut response = (headers, body).into_response();
     response.extensions_mut().insert(pace);
@@ -278,9 +287,17 @@ impl From<DriverError> for Problem {
         let status = match error {
             DriverError::UnknownRun(_) | DriverError::UnknownWorker(_) => StatusCode::NOT_FOUND,
             DriverError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            DriverError::Refused(_) => StatusCode::CONFLICT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self::new(status, error.to_string())
+        let hint = match &error {
+            DriverError::Refused(refusal) => refusal.hint(),
+            _ => None,
+        };
+        Self {
+            hint,
+            ..Self::new(status, error.to_string())
+        }
     }
 }
 

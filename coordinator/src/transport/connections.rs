@@ -5,23 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::Connected;
 
-/// How long a new connection may take to begin.
-const FIRST_WORD: Duration = Duration::from_secs(10);
-/// How much that is: the preface of HTTP/2, and less than any request that names its host.
-const FIRST_WORD_BYTES: usize = 24;
 /// The pause after an accept that failed because the process has no descriptor or memory left.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -61,6 +56,10 @@ pub(crate) struct Connection(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    /// Who is at the other end.
+    peer: SocketAddr,
+    /// Whether the other end has shown a certificate that is trusted.
+    is_certified: AtomicBool,
     closed: CancellationToken,
     /// Requests that are being answered.
     asked: AtomicUsize,
@@ -70,13 +69,29 @@ struct Shared {
 }
 
 impl Connection {
-    fn new() -> Self {
+    fn new(peer: SocketAddr) -> Self {
         Self(Arc::new(Shared {
+            peer,
+            is_certified: AtomicBool::new(false),
             closed: CancellationToken::new(),
             asked: AtomicUsize::new(0),
             has_asked: AtomicBool::new(false),
             unread: AtomicUsize::new(0),
         }))
+    }
+
+    /// Who is at the other end.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.0.peer
+    }
+
+    /// Whether the other end has shown a certificate that is trusted.
+    pub(crate) fn is_certified(&self) -> bool {
+        self.0.is_certified.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn certify(&self) {
+        self.0.is_certified.store(true, Ordering::Relaxed);
     }
 
     /// Cuts the connection off: what was to be sent on it is dropped.
@@ -139,15 +154,15 @@ impl Places {
     }
 
     /// Accepts connections, without end.
-    pub(super) fn accept(self: Arc<Self>, listener: TcpListener) -> impl Stream<Item = io::Result<Placed>> {
+    pub(super) fn accept(self: Arc<Self>, listener: TcpListener) -> impl Stream<Item = Placed> {
         futures::stream::unfold((self, listener), async |(places, listener)| {
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => {
+                    Ok((stream, peer)) => {
                         // Calls are small and answered at once. A socket that cannot be told so works as well.
                         let _ = stream.set_nodelay(true);
-                        if let Some(placed) = places.place(stream) {
-                            return Some((Ok(placed), (places, listener)));
+                        if let Some(placed) = places.place(stream, peer) {
+                            return Some((placed, (places, listener)));
                         }
                     }
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -161,7 +176,7 @@ impl Places {
     }
 
     /// A place for the connection; `None` where every other one is at work.
-    fn place(self: &Arc<Self>, stream: TcpStream) -> Option<Placed> {
+    fn place(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> Option<Placed> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.connections.len() >= self.most {
             let Some(number) = open.idlest() else {
@@ -174,14 +189,13 @@ impl Places {
         }
         let number = open.next;
         open.next += 1;
-        let connection = Connection::new();
+        let connection = Connection::new(peer);
         open.connections.insert(number, connection.clone());
         Some(Placed {
             stream,
             number,
             closed: Box::pin(connection.0.closed.clone().cancelled_owned()),
             connection,
-            first_word: Some((Box::pin(tokio::time::sleep(FIRST_WORD)), FIRST_WORD_BYTES)),
             places: Arc::clone(self),
         })
     }
@@ -199,8 +213,6 @@ pub(super) struct Placed {
     number: u64,
     connection: Connection,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Runs out unless so many bytes are read before.
-    first_word: Option<(Pin<Box<Sleep>>, usize)>,
     places: Arc<Places>,
 }
 
@@ -211,6 +223,22 @@ impl Drop for Placed {
 }
 
 impl Placed {
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The first byte that comes, which stays to be read.
+    pub(super) async fn peek(&self) -> io::Result<u8> {
+        let mut byte = [0];
+        tokio::select! {
+            peeked = self.stream.peek(&mut byte) => match peeked? {
+                0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                _ => Ok(byte[0]),
+            },
+            () = self.connection.0.closed.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+    }
+
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.closed.as_mut().poll(cx) {
             Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -219,32 +247,10 @@ impl Placed {
     }
 }
 
-impl Connected for Placed {
-    type ConnectInfo = Connection;
-
-    fn connect_info(&self) -> Connection {
-        self.connection.clone()
-    }
-}
-
 impl AsyncRead for Placed {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.poll_closed(cx)?;
-        let before = buffer.filled().len();
-        let this = &mut *self;
-        if let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buffer) {
-            let said = buffer.filled().len() - before;
-            this.first_word = this.first_word.take().filter(|(_, left)| said < *left);
-            if let Some((_, left)) = &mut this.first_word {
-                *left -= said;
-            }
-            return Poll::Ready(read);
-        }
-        if let Some((first_word, _)) = &mut this.first_word {
-            ready!(first_word.as_mut().poll(cx));
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        Poll::Pending
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
@@ -289,7 +295,7 @@ mod tests {
 
     #[test]
     fn the_connection_that_is_missed_least_gives_way() {
-        let [working, unread, idle, silent] = [(); 4].map(|()| Connection::new());
+        let [working, unread, idle, silent] = [1, 2, 3, 4].map(|port| Connection::new(([127, 0, 0, 1], port).into()));
         let (_works, _asks) = (working.asks(), unread.asks());
         let _lies_unsent = unread.does_not_read();
         drop(idle.asks());

@@ -1,5 +1,5 @@
 //! Where listening sockets become servers: the one set-up for gRPC and the one for HTTP, which the leading coordinator and a
-//! standby share. Encryption would be put here, and whoever may not call would be sent away here.
+//! standby share. Connections are encrypted here, and calls that may not be made are sent away here.
 //!
 //! Whoever reaches the ports may send anything: connections, requests and unsent answers are bounded here, each in a module of
 //! its own.
@@ -7,10 +7,13 @@
 mod calls;
 mod connections;
 mod descriptors;
+mod gate;
 mod incoming;
 mod meter;
 mod outgoing;
 mod rooms;
+mod tls;
+mod wire;
 
 use std::pin::pin;
 use std::time::Duration;
@@ -30,11 +33,15 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tower_service::Service as _;
 
+pub(crate) use connections::Connection;
 pub(crate) use rooms::{Busy, Kept, PIECE_BYTES, Rooms};
+pub use tls::{ServerTls, TlsError};
 
+use crate::access::Security;
 use crate::error::Error;
-use connections::{Connection, Places};
+use connections::Places;
 use descriptors::Shares;
+use gate::GateLayer;
 use meter::MeterLayer;
 use outgoing::Outgoing;
 
@@ -52,14 +59,16 @@ const HEADER_BYTES: usize = 16 << 10;
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Serves gRPC until `shutdown`, then until open calls have ended. A call that belongs to a trace is answered in a span that
-/// names it.
+/// names it, and finds in its extensions what is granted to it ([`crate::access::Granted`]).
 pub(crate) async fn serve_grpc(
     listener: TcpListener,
     routes: Routes,
+    security: &Security,
     rooms: &Rooms,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let places = Places::new(Shares::of_this_process().grpc);
+    let wires = wire::accept(listener, places, security.tls.as_ref().map(ServerTls::grpc));
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -68,9 +77,10 @@ pub(crate) async fn serve_grpc(
         .max_concurrent_streams(STREAMS)
         .http2_max_header_list_size(HEADER_BYTES as u32)
         .trace_fn(|request| span::request(request.uri().path(), request.headers()))
+        .layer(GateLayer::new(security.access.clone(), security.refusals.clone()))
         .layer(MeterLayer::new(rooms.requests.clone()))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(places.accept(listener), shutdown)
+        .serve_with_incoming_shutdown(wires, shutdown)
         .await
         .map_err(|source| Error::Serve {
             part: "gRPC",
@@ -78,10 +88,11 @@ pub(crate) async fn serve_grpc(
         })
 }
 
-/// Serves HTTP until `shutdown`, then until open answers have been read.
+/// Serves HTTP until `shutdown`, then until open answers have been read. A request finds its [`Connection`] in its extensions.
 pub(crate) async fn serve_http(
     listener: TcpListener,
     routes: Router,
+    tls: Option<&ServerTls>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let mut server = http1::Builder::new();
@@ -90,7 +101,8 @@ pub(crate) async fn serve_http(
         .header_read_timeout(HEADERS_WITHIN)
         .max_buf_size(HEADER_BYTES);
     let places = Places::new(Shares::of_this_process().http);
-    let mut incoming = pin!(places.accept(listener).take_until(shutdown.clone().cancelled_owned()));
+    let wires = wire::accept(listener, places, tls.map(ServerTls::http));
+    let mut incoming = pin!(wires.take_until(shutdown.clone().cancelled_owned()));
     let mut open = JoinSet::new();
     while let Some(accepted) = incoming.next().await {
         // One that is gone already.
@@ -119,14 +131,16 @@ pub(crate) async fn serve_http(
     Ok(())
 }
 
-/// One HTTP request. Its body is not read: this server only shows.
+/// One HTTP request.
 async fn answer(
     mut routes: Router,
     connection: Connection,
     request: Request<HyperBody>,
 ) -> Result<http::Response<Outgoing<axum::body::Body>>, std::convert::Infallible> {
     let asking = connection.asks();
-    let answer = routes.call(request.map(axum::body::Body::new)).await?;
+    let mut request = request.map(axum::body::Body::new);
+    request.extensions_mut().insert(connection.clone());
+    let answer = routes.call(request).await?;
     let (parts, body) = answer.into_parts();
     let body = Outgoing::new(body, &parts.extensions, Some(connection), Some(asking), None);
     Ok(http::Response::from_parts(parts, body))

@@ -1,9 +1,18 @@
-//! How a coordinator is dialled: the one place where a channel is opened.
+//! Which coordinators are dialled, and how: the one place where a channel is opened.
 
+use std::error::Error;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tonic::transport::Endpoint;
+use http::HeaderValue;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
 
+use crate::credentials::Credentials;
+use crate::dial::{Dialler, LatestTrouble};
 use crate::error::AddressError;
 
 /// How long a connection may take to come about.
@@ -15,13 +24,7 @@ pub struct ConnectOptions {
     /// At least one.
     addresses: Vec<Address>,
     connect_within: Duration,
-}
-
-/// How a connection is secured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Security {
-    /// Neither encrypted nor authenticated: whoever reaches the port may take part. For a network that is trusted.
-    Plaintext,
+    credentials: Credentials,
 }
 
 /// One coordinator.
@@ -29,41 +32,101 @@ pub enum Security {
 struct Address {
     uri: String,
     endpoint: Endpoint,
-    security: Security,
+    /// How it is encrypted, and for which name.
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
 impl Address {
-    fn parse(text: &str) -> Result<Self, AddressError> {
-        let (uri, security) = match text.split_once("://") {
-            Some(("https", _)) => {
-                return Err(AddressError::Encrypted {
+    fn parse(text: &str, credentials: &Credentials) -> Result<Self, AddressError> {
+        let uri = match text.split_once("://") {
+            Some(("http" | "https", _)) => text.to_owned(),
+            Some((scheme, _)) => {
+                return Err(AddressError::UnknownScheme {
                     address: text.to_owned(),
+                    scheme: scheme.to_owned(),
                 });
             }
-            Some(_) => (text.to_owned(), Security::Plaintext),
-            None => (format!("http://{text}"), Security::Plaintext),
+            None => format!("http://{text}"),
         };
-        match Endpoint::from_shared(uri.clone()) {
-            Ok(endpoint) => Ok(Self {
-                uri,
-                endpoint,
-                security,
-            }),
-            Err(source) => Err(AddressError::Malformed { address: uri, source }),
-        }
+        let endpoint = Endpoint::from_shared(uri.clone()).map_err(|source| AddressError::Malformed {
+            address: uri.clone(),
+            source,
+        })?;
+        let tls = match uri.starts_with("https://") {
+            true => Some(
+                encryption(&endpoint, credentials).map_err(|source| AddressError::Unencryptable {
+                    address: uri.clone(),
+                    source,
+                })?,
+            ),
+            false => None,
+        };
+        Ok(Self { uri, endpoint, tls })
+    }
+
+    /// Whether what is said there goes in the clear beyond this machine.
+    fn tells_the_network(&self) -> bool {
+        let host = self.endpoint.uri().host().unwrap_or_default();
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        let is_here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+        self.tls.is_none() && !is_here
+    }
+}
+
+fn encryption(
+    endpoint: &Endpoint,
+    credentials: &Credentials,
+) -> Result<(Arc<ClientConfig>, ServerName<'static>), Box<dyn Error + Send + Sync>> {
+    let host = endpoint.uri().host().unwrap_or_default();
+    let name = ServerName::try_from(host.trim_matches(['[', ']']))?.to_owned();
+    Ok((Arc::new(credentials.tls()?), name))
+}
+
+/// The way to one coordinator.
+pub(crate) struct Way<'a> {
+    pub(crate) address: &'a str,
+    endpoint: Endpoint,
+    dialler: Dialler,
+}
+
+impl Way<'_> {
+    /// A channel that comes about when it is first used.
+    pub(crate) fn lazy(&self) -> Channel {
+        self.endpoint.connect_with_connector_lazy(self.dialler.clone())
+    }
+
+    pub(crate) async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+        self.endpoint.connect_with_connector(self.dialler.clone()).await
     }
 }
 
 impl ConnectOptions {
-    /// Reads addresses that are separated by commas, each `http://HOST:PORT` or `HOST:PORT`.
+    /// Reads addresses that are separated by commas, each `https://HOST:PORT`, `http://HOST:PORT` or `HOST:PORT`, which is in the
+    /// clear. Coordinators are trusted that the system trusts, and nothing is shown to them.
     ///
     /// # Errors
-    /// [`AddressError`] names the first that is none, or that asks for what this version does not speak.
+    /// [`AddressError`] names the first that is none.
     pub fn new(addresses: &str) -> Result<Self, AddressError> {
-        let addresses = addresses.split(',').map(|text| Address::parse(text.trim()));
+        Self::with(addresses, Credentials::default())
+    }
+
+    /// As [`ConnectOptions::new`], with what the client trusts and shows.
+    ///
+    /// # Errors
+    /// [`AddressError`] names the first that is none, or for which the credentials cannot be used.
+    pub fn with(addresses: &str, credentials: Credentials) -> Result<Self, AddressError> {
+        let addresses = addresses
+            .split(',')
+            .map(|text| Address::parse(text.trim(), &credentials));
+        let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
+        let in_the_clear = addresses.iter().find(|address| address.tells_the_network());
+        if let (Some(Address { uri, .. }), Some(_)) = (in_the_clear, credentials.token()) {
+            tracing::warn!("the token travels in the clear to {uri}: whoever reads the network may use it");
+        }
         Ok(Self {
-            addresses: addresses.collect::<Result<_, _>>()?,
+            addresses,
             connect_within: CONNECT_WITHIN,
+            credentials,
         })
     }
 
@@ -74,21 +137,45 @@ impl ConnectOptions {
         self
     }
 
-    /// How each coordinator is reached, with its address.
-    pub(crate) fn endpoints(&self) -> impl Iterator<Item = (&str, Endpoint)> {
-        self.addresses
-            .iter()
-            .map(|address| (address.uri.as_str(), self.endpoint(address)))
+    /// The addresses, separated by commas.
+    pub(crate) fn addresses(&self) -> String {
+        let addresses: Vec<&str> = self.addresses.iter().map(|address| address.uri.as_str()).collect();
+        addresses.join(",")
     }
 
-    /// All that a connection is told is told here. A certificate to trust and a token to show would come in with another
-    /// [`Security`].
-    fn endpoint(&self, address: &Address) -> Endpoint {
-        let endpoint = match address.security {
-            Security::Plaintext => address.endpoint.clone(),
+    /// The ways to all coordinators, in order. What keeps their connections from being used is noted in `trouble`.
+    pub(crate) fn ways(&self, trouble: &LatestTrouble) -> Vec<Way<'_>> {
+        let way = |address: &'_ Address| {
+            let tls = address.tls.clone();
+            let tls = tls.map(|(config, name)| (TlsConnector::from(config), name));
+            (self.endpoint(address), Dialler::new(tls, trouble.clone()))
         };
-        endpoint
-            .tcp_nodelay(true)
+        self.addresses
+            .iter()
+            .map(|address| {
+                let (endpoint, dialler) = way(address);
+                Way {
+                    address: &address.uri,
+                    endpoint,
+                    dialler,
+                }
+            })
+            .collect()
+    }
+
+    /// What every call shows of the client.
+    pub(crate) fn authorization(&self) -> Option<HeaderValue> {
+        let token = self.credentials.token()?;
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", token.reveal())).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+
+    /// All that a connection is told is told here.
+    fn endpoint(&self, address: &Address) -> Endpoint {
+        address
+            .endpoint
+            .clone()
             .connect_timeout(self.connect_within)
             // A coordinator whose machine vanished is noticed in half a minute, not after TCP's many minutes.
             .http2_keep_alive_interval(Duration::from_secs(10))
@@ -104,8 +191,7 @@ mod tests {
     #[test]
     fn addresses_are_read_with_and_without_a_scheme() {
         let options = ConnectOptions::new("one:7440, http://two:7440").unwrap();
-        let uris: Vec<&str> = options.endpoints().map(|(uri, _)| uri).collect();
-        assert_eq!(uris, ["http://one:7440", "http://two:7440"]);
+        assert_eq!(options.addresses(), "http://one:7440,http://two:7440");
     }
 
     #[test]
@@ -120,8 +206,10 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_asks_for_encryption_is_refused_rather_than_dialled_in_the_clear() {
-        let refused = ConnectOptions::new("http://one:1,https://two:2").unwrap_err();
-        assert!(matches!(&refused, AddressError::Encrypted { address } if address == "https://two:2"));
+    fn an_address_is_asked_as_it_says_or_not_at_all() {
+        let options = ConnectOptions::new("https://one:1, http://two:2").unwrap();
+        assert_eq!(options.addresses(), "https://one:1,http://two:2");
+        let refused = ConnectOptions::new("http://one:1,ftp://two:2").unwrap_err();
+        assert!(matches!(&refused, AddressError::UnknownScheme { address, .. } if address == "ftp://two:2"));
     }
 }

@@ -1,12 +1,14 @@
 //! The way to the coordinators.
 
+use std::error::Error as _;
 use std::sync::Arc;
 
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::blobs::Blobs;
-use crate::channel::ConnectOptions;
+use crate::channel::{ConnectOptions, Way};
+use crate::dial::LatestTrouble;
 use crate::error::{CallError, ConnectError};
 use crate::failover::Failover;
 use crate::fleet::Fleet;
@@ -18,13 +20,15 @@ pub struct Connection {
     /// All of them, for people.
     addresses: Arc<str>,
     transport: Failover,
+    trouble: LatestTrouble,
 }
 
 impl Connection {
     /// A connection that comes about when it is first used.
     pub fn lazy(options: &ConnectOptions) -> Self {
-        let channels = options.endpoints().map(|(_, endpoint)| endpoint.connect_lazy());
-        Self::over(options, Failover::new(channels.collect(), 0))
+        let trouble = LatestTrouble::default();
+        let channels = options.ways(&trouble).iter().map(Way::lazy).collect();
+        Self::over(options, channels, 0, trouble)
     }
 
     /// Connects to the first coordinator that does not stand by, or else to the last one.
@@ -32,36 +36,35 @@ impl Connection {
     /// # Errors
     /// [`ConnectError`] when nobody answers at the last address either.
     pub async fn open(options: &ConnectOptions) -> Result<Self, ConnectError> {
-        let endpoints: Vec<(&str, Endpoint)> = options.endpoints().collect();
-        let last = endpoints.len() - 1;
+        let trouble = LatestTrouble::default();
+        let ways = options.ways(&trouble);
+        let last = ways.len() - 1;
         let with = |index: usize, channel: Channel| {
-            let mut channels: Vec<Channel> = endpoints.iter().map(|(_, endpoint)| endpoint.connect_lazy()).collect();
+            let mut channels: Vec<Channel> = ways.iter().map(Way::lazy).collect();
             channels[index] = channel;
-            Self::over(options, Failover::new(channels, index))
+            Self::over(options, channels, index, trouble.clone())
         };
-        for (index, (_, endpoint)) in endpoints.iter().enumerate().take(last) {
-            if let Ok(channel) = endpoint.connect().await
-                && Self::over(options, Failover::new(vec![channel.clone()], 0))
+        for (index, way) in ways.iter().enumerate().take(last) {
+            if let Ok(channel) = way.connect().await
+                && Self::over(options, vec![channel.clone()], 0, trouble.clone())
                     .leads()
                     .await
             {
                 return Ok(with(index, channel));
             }
         }
-        let (address, endpoint) = &endpoints[last];
         // The last address's trouble is told, as that of an only one.
-        let channel = endpoint.connect().await.map_err(|source| ConnectError {
-            address: (*address).to_owned(),
-            source,
-        })?;
-        Ok(with(last, channel))
+        match ways[last].connect().await {
+            Ok(channel) => Ok(with(last, channel)),
+            Err(source) => Err(ConnectError::new(ways[last].address, trouble.get(), source)),
+        }
     }
 
-    fn over(options: &ConnectOptions, transport: Failover) -> Self {
-        let addresses: Vec<&str> = options.endpoints().map(|(address, _)| address).collect();
+    fn over(options: &ConnectOptions, channels: Vec<Channel>, first: usize, trouble: LatestTrouble) -> Self {
         Self {
-            addresses: addresses.join(",").into(),
-            transport,
+            addresses: options.addresses().into(),
+            transport: Failover::new(channels, first, options.authorization()),
+            trouble,
         }
     }
 
@@ -96,7 +99,12 @@ impl Connection {
     }
 
     pub(crate) fn failed(&self, status: &Status) -> CallError {
-        CallError::new(&self.addresses, status.code(), status.message())
+        // What a coordinator answers has no cause here.
+        let trouble = status.source().and_then(|_| self.trouble.get());
+        match trouble {
+            Some(trouble) => CallError::of_trouble(&self.addresses, trouble),
+            None => CallError::new(&self.addresses, status.code(), status.message()),
+        }
     }
 
     /// An answer that breaks the protocol is final: asking again would bring the same.

@@ -1,5 +1,5 @@
 //! One channel made of several, for coordinators of which one leads and the others stand by. Every call goes through here, so
-//! that here it is also given the trace that it belongs to.
+//! that here it is also given the token of its client and the trace that it belongs to.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use gavel_telemetry::TraceContext;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use tonic::Code;
 use tonic::body::Body;
 use tonic::transport::{Channel, Error};
@@ -23,14 +23,17 @@ pub(crate) struct Failover {
     channels: Arc<[Channel]>,
     /// The first channel's index, and one more for each time that this moved on; the index in the ring is the remainder.
     moves: Arc<AtomicUsize>,
+    /// What every call shows of the client.
+    authorization: Option<HeaderValue>,
 }
 
 impl Failover {
     /// Begins with the channel at index `first`.
-    pub(crate) fn new(channels: Vec<Channel>, first: usize) -> Self {
+    pub(crate) fn new(channels: Vec<Channel>, first: usize, authorization: Option<HeaderValue>) -> Self {
         Self {
             channels: channels.into(),
             moves: Arc::new(AtomicUsize::new(first)),
+            authorization,
         }
     }
 }
@@ -48,6 +51,10 @@ impl Service<Request<Body>> for Failover {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         if let Some(context) = TraceContext::current() {
             context.inject(request.headers_mut());
+        }
+        if let Some(authorization) = &self.authorization {
+            let headers = request.headers_mut();
+            headers.insert(header::AUTHORIZATION, authorization.clone());
         }
         let moves = Arc::clone(&self.moves);
         let moved = moves.load(Ordering::Relaxed);

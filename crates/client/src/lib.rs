@@ -1,7 +1,7 @@
 //! Gavel's gRPC client: the only way by which a worker, the command line or a load test talks to a coordinator.
 //!
-//! A [`Connection`] knows the coordinators' addresses, moves to the next one when nobody or a standby answers, and carries the
-//! trace of whoever calls. From it come [`Fleet`] (what workers do), [`Runs`] (what people do) and [`Blobs`] (bytes by their
+//! A [`Connection`] knows the coordinators' addresses, moves to the next one when nobody or a standby answers, shows the
+//! [`Credentials`] of its client, and carries the trace of whoever calls. From it come [`Fleet`] (what workers do), [`Runs`] (what people do) and [`Blobs`] (bytes by their
 //! hash). They take and give the core's types; generated types never leave this crate.
 //!
 //! A call is made once. Whoever has the patience to repeat it says so with [`persist`].
@@ -11,6 +11,8 @@
 mod blobs;
 mod channel;
 mod connection;
+mod credentials;
+mod dial;
 mod error;
 mod failover;
 mod fleet;
@@ -18,10 +20,12 @@ mod history;
 mod identity;
 mod retry;
 mod runs;
+mod trouble;
 
 pub use blobs::Blobs;
-pub use channel::{ConnectOptions, Security};
+pub use channel::ConnectOptions;
 pub use connection::Connection;
+pub use credentials::{Credentials, CredentialsError};
 pub use error::{AddressError, CallError, ConnectError};
 pub use fleet::{Failure, Fleet, Heartbeat, Introduction, Lease, LeaseAnswer, Registered};
 pub use history::{HistoryRows, LedgerRow};

@@ -17,6 +17,7 @@ pub mod run;
 pub mod schedule;
 pub mod spec;
 pub mod text;
+pub mod token;
 pub mod work;
 
 pub use assets::{Annotation, Annotations, LabelledPair, ModelFingerprints, RubricText, RunAssets, UnreadableAssets};

@@ -26,6 +26,8 @@ pub enum Error {
         addresses: String,
         /// Its words.
         reason: String,
+        /// What to do about it, where that is known.
+        remedy: Option<String>,
     },
     /// What this worker handed in contradicts what it was asked for, and it gets no more work.
     #[error("the coordinator at {addresses} has put this worker into quarantine: {reason}")]
@@ -53,7 +55,10 @@ impl Hint for Error {
             Self::Unreachable { .. } => {
                 "start `gavel coordinator` first, and check the address and the firewall between"
             }
-            Self::Refused { .. } => "run the same version of Gavel on every machine of the fleet",
+            Self::Refused {
+                remedy: Some(remedy), ..
+            } => remedy,
+            Self::Refused { remedy: None, .. } => "run the same version of Gavel on every machine of the fleet",
             Self::Quarantined { .. } => {
                 "look at what differs on this machine (version, model folder, hardware); a worker that is started again gets work again"
             }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gavel_client::Credentials;
 use gavel_core::spec::RunSpec;
 use gavel_core::work::Role;
 
@@ -10,8 +11,10 @@ use crate::allowed::Allowed;
 /// What a worker is told when it starts.
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
-    /// Where the coordinator listens: `http://host:port` or `host:port`; several, separated by commas, where others stand by.
+    /// Where the coordinator listens: `https://host:port`, `http://host:port` or `host:port`; several, separated by commas, where others stand by.
     pub coordinator: String,
+    /// What this worker trusts, and what it shows of itself.
+    pub credentials: Credentials,
     /// What this worker does.
     pub role: Role,
     /// "cpu", "cuda:0", ...: shown to people, not interpreted.
@@ -35,11 +38,12 @@ pub struct WorkerOptions {
 }
 
 impl WorkerOptions {
-    /// The usual settings: 512 MiB of cache, nothing leased ahead, 10 seconds to drain, the coordinator waited for, and little
-    /// of this machine open to runs.
+    /// The usual settings: 512 MiB of cache, nothing leased ahead, 10 seconds to drain, the coordinator waited for, nothing
+    /// shown to it, and little of this machine open to runs.
     pub fn new(coordinator: impl Into<String>, role: Role, device: impl Into<String>) -> Self {
         Self {
             coordinator: coordinator.into(),
+            credentials: Credentials::default(),
             role,
             device: device.into(),
             cache_bytes: 512 << 20,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gavel_client::{CallError, Code, ConnectOptions, Connection, Failure, Lease, LeaseAnswer, persist};
+use gavel_core::hint::Hint as _;
 use gavel_core::work::Outcome;
 use gavel_telemetry::span;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -34,7 +35,8 @@ const UNREADABLE_PAUSE: Duration = Duration::from_secs(5);
 /// # Errors
 /// [`Error::Unreachable`] and [`Error::Refused`] at the start; [`Error::Panicked`] at any time.
 pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: CancellationToken) -> Result<(), Error> {
-    let connection = Connection::lazy(&ConnectOptions::new(&options.coordinator)?);
+    let coordinator = ConnectOptions::with(&options.coordinator, options.credentials.clone())?;
+    let connection = Connection::lazy(&coordinator);
     let session = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
         session = Session::register(&connection, &options) => session?,
@@ -176,9 +178,14 @@ impl Worker {
     fn refused(&self, error: &CallError) -> Error {
         let addresses = self.session.addresses().to_owned();
         let reason = error.message().to_owned();
+        let remedy = error.hint();
         match error.code() {
             Code::PermissionDenied | Code::InvalidArgument => Error::Quarantined { addresses, reason },
-            _ => Error::Refused { addresses, reason },
+            _ => Error::Refused {
+                addresses,
+                reason,
+                remedy,
+            },
         }
     }
 

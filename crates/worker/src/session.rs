@@ -5,6 +5,7 @@ use std::time::Duration;
 use gavel_client::{
     CallError, Code, Connection, Failure, Fleet, Heartbeat, Identity, Introduction, LeaseAnswer, persist,
 };
+use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::work::rally::RallyOutcome;
 use gavel_core::work::{LeaseKey, Outcome, VerdictRecord};
@@ -53,6 +54,7 @@ impl Session {
         let registered = answer.map_err(|error| Error::Refused {
             addresses: fleet.addresses().to_owned(),
             reason: error.message().to_owned(),
+            remedy: error.hint(),
         })?;
         tracing::info!(worker = %identity.worker(), address = fleet.addresses(), "registered");
         Ok(Self {

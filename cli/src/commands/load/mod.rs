@@ -195,7 +195,7 @@ fn per_second(window: &(Moment, Moment), count: usize) -> f64 {
 
 /// Steps that the run has committed; it must not have ended.
 async fn committed(coordinator: &CoordinatorProcess, run: &SyntheticRun) -> Result<u32> {
-    let runs = client::connect(coordinator.address()).await?.runs();
+    let runs = client::connect_to_own(coordinator.address()).await?.runs();
     let status = runs.status(&run.id()).await?;
     if status.phase.is_ended() {
         let fault = Diagnostic::new(format!(

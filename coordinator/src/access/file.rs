@@ -1,0 +1,122 @@
+//! The file of tokens: `NAME = { role = "ROLE", sha256 = "HEX" }`, a line for each.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use gavel_core::ids::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::{KnownToken, TokenRole, TokensError};
+
+/// What the file says of a token beside its name.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    role: TokenRole,
+    sha256: Digest,
+}
+
+pub(super) fn read(file: &Path) -> Result<Vec<KnownToken>, TokensError> {
+    let text = std::fs::read_to_string(file).map_err(|source| TokensError::Unreadable {
+        file: file.to_owned(),
+        source,
+    })?;
+    parse(&text).map_err(|(line, problem)| TokensError::Malformed {
+        file: file.to_owned(),
+        line,
+        problem,
+    })
+}
+
+/// The tokens of a text, or the line and what is wrong with it.
+fn parse(text: &str) -> Result<Vec<KnownToken>, (usize, String)> {
+    // TOML's own error quotes the line, in which a token may stand by mistake.
+    let line_of = |error: &toml::de::Error| {
+        let start = error.span().map_or(0, |span| span.start);
+        text.get(..start).map_or(1, |before| before.matches('\n').count() + 1)
+    };
+    let entries: BTreeMap<String, Entry> =
+        toml::from_str(text).map_err(|error| (line_of(&error), problem(error.message())))?;
+    let tokens = entries
+        .into_iter()
+        .map(|(name, Entry { role, sha256 })| KnownToken { name, role, sha256 });
+    Ok(tokens.collect())
+}
+
+/// What TOML says, without values: those of the file may be secrets.
+fn problem(message: &str) -> String {
+    match message.contains(['`', '"', '\'']) {
+        true if message.starts_with("unknown variant") => "the role is none".to_owned(),
+        true if message.starts_with("unknown field") => "a token has a role and a sha256, and nothing else".to_owned(),
+        true if message.starts_with("missing field") => "the role or the sha256 is missing".to_owned(),
+        true if message.starts_with("duplicate key") => "the name stands there twice".to_owned(),
+        true if message.contains("is not a SHA-256") => "the sha256 is none: it has 64 hexadecimal digits".to_owned(),
+        true => "a token's line is not written as it should be".to_owned(),
+        false => message.to_owned(),
+    }
+}
+
+impl KnownToken {
+    /// Its line in the file.
+    pub fn line(&self) -> String {
+        let Self { name, role, sha256 } = self;
+        format!("{name} = {{ role = \"{}\", sha256 = \"{sha256}\" }}", role.name())
+    }
+
+    /// Whether this may be the name of a token: letters, digits, `-` and `_`, at most 64.
+    pub fn is_name(text: &str) -> bool {
+        let is_letter = |letter: u8| letter.is_ascii_alphanumeric() || matches!(letter, b'-' | b'_');
+        (1..=64).contains(&text.len()) && text.bytes().all(is_letter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gavel_core::token::Token;
+
+    use super::*;
+
+    #[test]
+    fn a_line_is_read_as_it_is_written() {
+        let known = KnownToken {
+            name: "farm-1".to_owned(),
+            role: TokenRole::Sampler,
+            sha256: Token::new([1; 32]).digest(),
+        };
+        let text = format!("# the farm\n{}\n", known.line());
+        assert_eq!(parse(&text), Ok(vec![known]));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_by_line_without_what_stands_there() {
+        let secret = Token::new([0xcd; 32]).reveal().to_owned();
+        let digest = Digest::of(b"");
+        for (line, expected) in [
+            (
+                format!("a = {{ role = \"viewer\", sha256 = \"{secret}\" }}"),
+                "the sha256 is none",
+            ),
+            (
+                format!("a = {{ role = \"{secret}\", sha256 = \"{digest}\" }}"),
+                "the role is none",
+            ),
+            (
+                format!("a = {{ role = \"viewer\", sha256 = \"{digest}\", token = \"{secret}\" }}"),
+                "and nothing else",
+            ),
+            (format!("a = \"{secret}\""), "not written as it should be"),
+            (secret.clone(), ""),
+            (
+                format!(
+                    "a = {{ role = \"viewer\", sha256 = \"{digest}\" }}\na = {{ role = \"viewer\", sha256 = \"{digest}\" }}"
+                ),
+                "twice",
+            ),
+        ] {
+            let (number, problem) = parse(&format!("# one\n{line}\n")).unwrap_err();
+            assert!(problem.contains(expected), "{line}: {problem}");
+            assert!(!problem.contains("cdcd"), "{problem}");
+            assert!((2..=3).contains(&number), "{line}: line {number}");
+        }
+    }
+}
