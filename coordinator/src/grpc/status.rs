@@ -50,6 +50,7 @@ pub(crate) fn of_driver(error: &DriverError) -> Status {
         }
         DriverError::SetAside { .. } => refusal(Code::DataLoss, error.to_string()),
         DriverError::NotReadable(_) => refusal(Code::InvalidArgument, error.to_string()),
+        DriverError::Panicked(_) => refusal(Code::Internal, error.to_string()),
         DriverError::ShuttingDown => refusal(Code::Unavailable, error.to_string()),
     }
 }
