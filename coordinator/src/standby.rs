@@ -1,8 +1,9 @@
-//! A coordinator that waits for another one's end.
+//! A coordinator that cannot serve yet: it waits for another one's end, or reads its ledger.
 //!
 //! It has its addresses already, so that a port in use is found at the start and not in the moment of need. HTTP says that the
-//! process lives and that it is not ready; gRPC answers every call with UNAVAILABLE, which sends a worker to its next address
-//! without a pause for a connection that nobody accepts.
+//! process lives and that it is not ready, so that nobody who probes it starts it again in the middle of a long ledger; gRPC
+//! answers every call with UNAVAILABLE, which sends a worker to its next address without a pause for a connection that nobody
+//! accepts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,71 +27,102 @@ use crate::{grpc, metrics, transport};
 
 /// How often a standby tries to lead.
 const TRY_EVERY: Duration = Duration::from_secs(1);
-/// How long a standby's open answers may take to end when it becomes the leader.
+/// How long open answers may take to end when the coordinator begins to serve.
 const GRACE: Duration = Duration::from_secs(1);
+/// What whoever asks is told before the ledger has been read.
+const READS: &str = "starts; the ledger is being read";
 
 /// Why this coordinator does not serve, in words.
 type Reason = watch::Receiver<String>;
 
-/// Waits until this coordinator leads, serving as a standby meanwhile.
-///
-/// # Errors
-/// The first attempt fails, a socket cannot be used, or [`Error::EndedAsStandby`]. Once it stands by, a ledger that does not
-/// answer is waited for.
-pub(crate) async fn lead(
-    ledger: &Arc<dyn Ledger>,
-    listeners: &Listeners,
-    host_names: &[String],
-    shutdown: &CancellationToken,
-) -> Result<Leadership, Error> {
-    let name = name(listeners);
-    let leader = match ledger.lead(&name).await? {
-        Candidacy::Leads(leadership) => {
-            metrics::leads(true);
-            return Ok(leadership);
-        }
-        Candidacy::StandsBy { leader } => leader,
-    };
-    metrics::leads(false);
-    tracing::info!(leader, "stands by");
-    let reason = watch::Sender::new(stands_by(&leader));
-    let promoted = CancellationToken::new();
-    let mut servers = JoinSet::new();
-    servers.spawn(serve_http(
-        second(&listeners.http, "HTTP")?,
-        reason.subscribe(),
-        HostNames::new(host_names),
-        promoted.clone(),
-    ));
-    servers.spawn(grpc::turn_away(
-        second(&listeners.grpc, "gRPC")?,
-        reason.subscribe(),
-        promoted.clone(),
-    ));
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return Err(Error::EndedAsStandby),
-            Some(ended) = servers.join_next() => ended??,
-            () = tokio::time::sleep(TRY_EVERY) => {}
-        }
-        match ledger.lead(&name).await {
-            Ok(Candidacy::Leads(leadership)) => {
+/// Answers on the coordinator's sockets until it serves.
+pub(crate) struct Standby {
+    reason: watch::Sender<String>,
+    promoted: CancellationToken,
+    servers: JoinSet<Result<(), Error>>,
+}
+
+impl Standby {
+    /// Begins to answer.
+    ///
+    /// # Errors
+    /// A socket cannot be used.
+    pub(crate) fn start(listeners: &Listeners, host_names: &[String]) -> Result<Self, Error> {
+        // Before the first count, which would be lost without a recorder.
+        let _ = metrics::prometheus();
+        let reason = watch::Sender::new(READS.to_owned());
+        let promoted = CancellationToken::new();
+        let mut servers = JoinSet::new();
+        servers.spawn(serve_http(
+            second(&listeners.http, "HTTP")?,
+            reason.subscribe(),
+            HostNames::new(host_names),
+            promoted.clone(),
+        ));
+        servers.spawn(grpc::turn_away(
+            second(&listeners.grpc, "gRPC")?,
+            reason.subscribe(),
+            promoted.clone(),
+        ));
+        Ok(Self {
+            reason,
+            promoted,
+            servers,
+        })
+    }
+
+    /// Waits until this coordinator leads; `name` is what people know it by.
+    ///
+    /// # Errors
+    /// The first attempt fails, a socket cannot be used, or [`Error::EndedAsStandby`]. Once it stands by, a ledger that does not
+    /// answer is waited for.
+    pub(crate) async fn lead(
+        &mut self,
+        ledger: &Arc<dyn Ledger>,
+        name: &str,
+        shutdown: &CancellationToken,
+    ) -> Result<Leadership, Error> {
+        let leader = match ledger.lead(name).await? {
+            Candidacy::Leads(leadership) => {
                 metrics::leads(true);
-                tracing::info!("the leader is gone, this coordinator takes over");
-                promoted.cancel();
-                let ended = async { while servers.join_next().await.is_some() {} };
-                if tokio::time::timeout(GRACE, ended).await.is_err() {
-                    servers.shutdown().await;
-                }
                 return Ok(leadership);
             }
-            Ok(Candidacy::StandsBy { leader }) => {
-                reason.send_replace(stands_by(&leader));
+            Candidacy::StandsBy { leader } => leader,
+        };
+        metrics::leads(false);
+        tracing::info!(leader, "stands by");
+        self.reason.send_replace(stands_by(&leader));
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Err(Error::EndedAsStandby),
+                Some(ended) = self.servers.join_next() => ended??,
+                () = tokio::time::sleep(TRY_EVERY) => {}
             }
-            Err(error) => {
-                tracing::warn!(%error, "the ledger does not say who leads; tries again");
-                reason.send_replace(format!("standby; the ledger does not say who leads: {error}"));
+            match ledger.lead(name).await {
+                Ok(Candidacy::Leads(leadership)) => {
+                    metrics::leads(true);
+                    tracing::info!("the leader is gone, this coordinator takes over");
+                    self.reason.send_replace(READS.to_owned());
+                    return Ok(leadership);
+                }
+                Ok(Candidacy::StandsBy { leader }) => {
+                    self.reason.send_replace(stands_by(&leader));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the ledger does not say who leads; tries again");
+                    let reason = format!("standby; the ledger does not say who leads: {error}");
+                    self.reason.send_replace(reason);
+                }
             }
+        }
+    }
+
+    /// Leaves the sockets to the servers that come now.
+    pub(crate) async fn end(mut self) {
+        self.promoted.cancel();
+        let ended = async { while self.servers.join_next().await.is_some() {} };
+        if tokio::time::timeout(GRACE, ended).await.is_err() {
+            self.servers.shutdown().await;
         }
     }
 }
@@ -100,7 +132,7 @@ fn stands_by(leader: &str) -> String {
 }
 
 /// How people tell coordinators apart.
-fn name(listeners: &Listeners) -> String {
+pub(crate) fn name(listeners: &Listeners) -> String {
     // Linux tells the machine's name in a file.
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
     let host = host.map_or_else(|_| "an unnamed host".to_owned(), |name| name.trim().to_owned());
@@ -111,7 +143,7 @@ fn name(listeners: &Listeners) -> String {
     }
 }
 
-/// The same socket once more: what the standby does not accept stays in the queue for the leader.
+/// The same socket once more: what is not accepted here stays in the queue for the servers that come.
 fn second(listener: &TcpListener, part: &'static str) -> Result<TcpListener, Error> {
     let address = listener.local_addr();
     let again = || -> std::io::Result<TcpListener> {

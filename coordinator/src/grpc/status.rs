@@ -41,9 +41,10 @@ pub(crate) fn of_driver(error: &DriverError) -> Status {
             let code = match source.as_ref() {
                 LedgerError::Full { .. } => Code::ResourceExhausted,
                 LedgerError::RunExists { .. } => Code::AlreadyExists,
-                LedgerError::Unreachable { .. } | LedgerError::Deposed { .. } | LedgerError::Locked { .. } => {
-                    Code::Unavailable
-                }
+                LedgerError::Unreachable { .. }
+                | LedgerError::Deposed { .. }
+                | LedgerError::Locked { .. }
+                | LedgerError::LockedAtEnd { .. } => Code::Unavailable,
                 _ => Code::Internal,
             };
             in_full(code, source.as_ref())
