@@ -58,6 +58,10 @@ trait Gate: Send + Sync + 'static {
 
     async fn runs(&self) {}
 
+    async fn ready(&self) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
     fn end_with(&self, _shutdown: CancellationToken) {}
 }
 
@@ -94,6 +98,7 @@ impl<G: Gate> Ledger for Gated<G> {
     }
 
     async fn ready(&self) -> Result<(), LedgerError> {
+        self.gate.ready().await?;
         self.ledger.ready().await
     }
 
@@ -220,6 +225,30 @@ async fn a_coordinator_that_reads_its_ledger_says_that_it_lives_and_is_not_ready
     assert!(get(http, "/readyz").await.starts_with("HTTP/1.1 200"));
     shutdown.cancel();
     coordinator.join().await.expect("an orderly end");
+}
+
+/// A database that does not answer.
+struct Silent;
+
+#[async_trait]
+impl Gate for Silent {
+    async fn ready(&self) -> Result<(), LedgerError> {
+        let location = "the test's database".into();
+        Err(LedgerError::Locked { location })
+    }
+}
+
+// A probe that found a store away was told of a fault of the server, 500.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_whose_ledger_does_not_answer_lives_and_is_not_ready() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let stores = gated(folder.path(), Silent).await;
+    let coordinator = Served::start_with(options(folder.path()), stores, support::any_port()).await;
+    let http = coordinator.handle.http_address();
+    assert!(get(http, "/healthz").await.starts_with("HTTP/1.1 200"));
+    let ready = get(http, "/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+    coordinator.stop().await;
 }
 
 /// After some appends the disk is full.
