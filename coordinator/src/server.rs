@@ -18,10 +18,9 @@ use crate::http::HostNames;
 use crate::ledger::{self, Leadership, Ledger, SqliteLedger};
 use crate::lock::FolderLock;
 use crate::options::CoordinatorOptions;
-use crate::standby::Standby;
 use crate::sweeper::Sweeper;
 use crate::transport::Rooms;
-use crate::{grpc, http, standby};
+use crate::{grpc, http, metrics, standby};
 
 /// The lock of a coordinator, in its data folder.
 pub const LOCK_FILE: &str = "coordinator.lock";
@@ -110,10 +109,10 @@ fn lock(options: &CoordinatorOptions) -> Result<Vec<FolderLock>, Error> {
 pub struct Coordinator;
 
 impl Coordinator {
-    /// Opens the stores, reads the ledger, and serves until `shutdown`. Returns as soon as it serves; until then it answers probes,
-    /// and sends workers and clients away with UNAVAILABLE.
+    /// Opens the stores, reads the ledger, and serves until `shutdown`. Returns as soon as it serves. While it reads it answers
+    /// probes, and sends workers and clients away with UNAVAILABLE.
     ///
-    /// On a ledger that several coordinators reach, only one serves. The others wait here until the leader is gone.
+    /// On a ledger that several coordinators reach, only one serves. The others wait here in the same way until the leader is gone.
     ///
     /// # Errors
     /// Whatever keeps it from serving; [`Error::EndedAsStandby`] when `shutdown` came first.
@@ -123,9 +122,8 @@ impl Coordinator {
         shutdown: CancellationToken,
     ) -> Result<CoordinatorHandle, Error> {
         let locks = lock(&options)?;
-        let standby = Standby::start(&listeners, &options.host_names)?;
         let stores = Stores::open(&options).await?;
-        let mut handle = Self::serve(options, stores, listeners, standby, shutdown).await?;
+        let mut handle = Self::start_with(options, stores, listeners, shutdown).await?;
         handle.locks = locks;
         Ok(handle)
     }
@@ -140,17 +138,8 @@ impl Coordinator {
         listeners: Listeners,
         shutdown: CancellationToken,
     ) -> Result<CoordinatorHandle, Error> {
-        let standby = Standby::start(&listeners, &options.host_names)?;
-        Self::serve(options, stores, listeners, standby, shutdown).await
-    }
-
-    async fn serve(
-        options: CoordinatorOptions,
-        stores: Stores,
-        listeners: Listeners,
-        mut standby: Standby,
-        shutdown: CancellationToken,
-    ) -> Result<CoordinatorHandle, Error> {
+        // Before the first count, which would be lost without a recorder.
+        let _ = metrics::prometheus();
         let address = |part, listener: &TcpListener| {
             let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
             listener.local_addr().map_err(|source| Error::Listen {
@@ -162,8 +151,7 @@ impl Coordinator {
         let grpc_address = address("gRPC", &listeners.grpc)?;
         let http_address = address("HTTP", &listeners.http)?;
         stores.ledger.end_with(shutdown.clone());
-        let name = standby::name(&listeners);
-        let leadership = standby.lead(&stores.ledger, &name, &shutdown).await?;
+        let (leadership, standby) = standby::lead(&stores.ledger, &listeners, &options.host_names, &shutdown).await?;
         let heartbeat = options.heartbeat;
         let settings = http::Settings {
             names: HostNames::new(&options.host_names),

@@ -42,15 +42,56 @@ pub(crate) struct Standby {
     servers: JoinSet<Result<(), Error>>,
 }
 
+/// Waits until this coordinator leads. What it answers with until it serves is returned beside the leadership.
+///
+/// # Errors
+/// The first attempt fails, a socket cannot be used, or [`Error::EndedAsStandby`]. Once it stands by, a ledger that does not
+/// answer is waited for.
+pub(crate) async fn lead(
+    ledger: &Arc<dyn Ledger>,
+    listeners: &Listeners,
+    host_names: &[String],
+    shutdown: &CancellationToken,
+) -> Result<(Leadership, Standby), Error> {
+    let name = name(listeners);
+    let leader = match ledger.lead(&name).await? {
+        Candidacy::Leads(leadership) => {
+            metrics::leads(true);
+            return Ok((leadership, Standby::start(listeners, host_names, READS.to_owned())?));
+        }
+        Candidacy::StandsBy { leader } => leader,
+    };
+    metrics::leads(false);
+    tracing::info!(leader, "stands by");
+    let mut standby = Standby::start(listeners, host_names, stands_by(&leader))?;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Err(Error::EndedAsStandby),
+            Some(ended) = standby.servers.join_next() => ended??,
+            () = tokio::time::sleep(TRY_EVERY) => {}
+        }
+        match ledger.lead(&name).await {
+            Ok(Candidacy::Leads(leadership)) => {
+                metrics::leads(true);
+                tracing::info!("the leader is gone, this coordinator takes over");
+                standby.reason.send_replace(READS.to_owned());
+                return Ok((leadership, standby));
+            }
+            Ok(Candidacy::StandsBy { leader }) => {
+                standby.reason.send_replace(stands_by(&leader));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the ledger does not say who leads; tries again");
+                let reason = format!("standby; the ledger does not say who leads: {error}");
+                standby.reason.send_replace(reason);
+            }
+        }
+    }
+}
+
 impl Standby {
-    /// Begins to answer.
-    ///
-    /// # Errors
-    /// A socket cannot be used.
-    pub(crate) fn start(listeners: &Listeners, host_names: &[String]) -> Result<Self, Error> {
-        // Before the first count, which would be lost without a recorder.
-        let _ = metrics::prometheus();
-        let reason = watch::Sender::new(READS.to_owned());
+    fn start(listeners: &Listeners, host_names: &[String], reason: String) -> Result<Self, Error> {
+        let reason = watch::Sender::new(reason);
         let promoted = CancellationToken::new();
         let mut servers = JoinSet::new();
         servers.spawn(serve_http(
@@ -71,52 +112,6 @@ impl Standby {
         })
     }
 
-    /// Waits until this coordinator leads; `name` is what people know it by.
-    ///
-    /// # Errors
-    /// The first attempt fails, a socket cannot be used, or [`Error::EndedAsStandby`]. Once it stands by, a ledger that does not
-    /// answer is waited for.
-    pub(crate) async fn lead(
-        &mut self,
-        ledger: &Arc<dyn Ledger>,
-        name: &str,
-        shutdown: &CancellationToken,
-    ) -> Result<Leadership, Error> {
-        let leader = match ledger.lead(name).await? {
-            Candidacy::Leads(leadership) => {
-                metrics::leads(true);
-                return Ok(leadership);
-            }
-            Candidacy::StandsBy { leader } => leader,
-        };
-        metrics::leads(false);
-        tracing::info!(leader, "stands by");
-        self.reason.send_replace(stands_by(&leader));
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return Err(Error::EndedAsStandby),
-                Some(ended) = self.servers.join_next() => ended??,
-                () = tokio::time::sleep(TRY_EVERY) => {}
-            }
-            match ledger.lead(name).await {
-                Ok(Candidacy::Leads(leadership)) => {
-                    metrics::leads(true);
-                    tracing::info!("the leader is gone, this coordinator takes over");
-                    self.reason.send_replace(READS.to_owned());
-                    return Ok(leadership);
-                }
-                Ok(Candidacy::StandsBy { leader }) => {
-                    self.reason.send_replace(stands_by(&leader));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the ledger does not say who leads; tries again");
-                    let reason = format!("standby; the ledger does not say who leads: {error}");
-                    self.reason.send_replace(reason);
-                }
-            }
-        }
-    }
-
     /// Leaves the sockets to the servers that come now.
     pub(crate) async fn end(mut self) {
         self.promoted.cancel();
@@ -132,7 +127,7 @@ fn stands_by(leader: &str) -> String {
 }
 
 /// How people tell coordinators apart.
-pub(crate) fn name(listeners: &Listeners) -> String {
+fn name(listeners: &Listeners) -> String {
     // Linux tells the machine's name in a file.
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
     let host = host.map_or_else(|_| "an unnamed host".to_owned(), |name| name.trim().to_owned());
