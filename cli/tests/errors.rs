@@ -317,6 +317,34 @@ fn a_coordinator_that_is_not_there_is_named() {
     insta::assert_snapshot!(first.join("\n").replace(&address, "[address]"));
 }
 
+// Every other worker took it from the environment.
+#[test]
+fn a_judge_finds_its_coordinator_in_the_environment_unless_it_judges_once() {
+    let folder = TempDir::new().unwrap();
+    let fleet = [("GAVEL_COORDINATOR", "no address")];
+    let told = failure(&["judge"], &fleet, &folder);
+    assert!(
+        told.contains("`http://no address` is not the address of a coordinator"),
+        "{told}"
+    );
+    let once = [
+        "judge",
+        "--model",
+        "models/tiny-judge",
+        "--rubric",
+        "configs/quickstart/rubric.toml",
+        "--prompt",
+        "x",
+    ];
+    let told = failure(&[once.as_slice(), &["a.png", "b.png"]].concat(), &fleet, &folder);
+    assert!(told.contains("a.png") && !told.contains("no address"), "{told}");
+    let told = failure(&["judge"], &[("GAVEL_COORDINATOR", "")], &folder);
+    assert!(
+        told.contains("neither a coordinator to judge for nor a judge is named"),
+        "{told}"
+    );
+}
+
 #[test]
 fn guidance_by_a_negative_prompt_needs_a_scale_above_one() {
     let folder = TempDir::new().unwrap();

@@ -1,9 +1,9 @@
 //! Copies of a ledger with its blobs: `gavel backup` and `gavel restore`, which are one thing in two directions.
 //!
-//! A backup is a folder with a SQLite ledger and the blobs that its runs need, whatever the coordinator itself keeps them in; so it
-//! is a data folder of its own, and moves runs from one kind of store to another. It is taken while the coordinator works: each
-//! run is copied as far as it has come, then its blobs, which stay readable for the trash period should they be released
-//! meanwhile. What is copied is checked: the chain of checksums, every event by applying it, every blob by its hash.
+//! A backup is a folder with a SQLite ledger, kept verdicts included, and the blobs that its runs need, whatever the coordinator
+//! itself keeps them in; so it is a data folder of its own, and moves runs from one kind of store to another. It is taken while
+//! the coordinator works: each run is copied as far as it has come, then its blobs, which stay readable for the trash period
+//! should they be released meanwhile. What is copied is checked: the chain of checksums, every event by applying it, every blob by its hash.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +11,7 @@ use futures::StreamExt as _;
 use gavel_core::hint::Hint;
 use gavel_core::ids::{Digest, RunId};
 use gavel_core::run::Run;
+use gavel_core::work::VerdictRecord;
 
 use crate::binding::{self, Owner};
 use crate::blobs::BlobError;
@@ -35,6 +36,8 @@ pub struct Copied {
     pub blobs: u64,
     /// The bytes of these.
     pub bytes: u64,
+    /// Verdicts that are kept for asking again, as far as they can be read.
+    pub verdicts: u64,
     /// Runs that the ledger does not give back, and why. They are not in the copy.
     pub unreadable: Vec<(RunId, String)>,
     /// Blobs that runs need and the store does not have. A run that reads one makes it again.
@@ -93,6 +96,7 @@ pub async fn copy(from: &Stores, to: &Stores) -> Result<Copied, Error> {
         copied.runs += 1;
         copied.events += events.len() as u64;
     }
+    copied.verdicts = copy_verdicts(from, to).await?;
     for digest in needed {
         match copy_blob(from, to, digest).await {
             Ok(bytes) => {
@@ -116,6 +120,25 @@ async fn read(from: &Stores, id: &RunId) -> Result<(RunRecord, Vec<EventRecord>,
     let (record, events) = read_rows(from.ledger.as_ref(), id).await?;
     let run = replay(&record, &events)?;
     Ok((record, events, run))
+}
+
+/// Copies the kept verdicts, and returns how many. A row that cannot be read is as good as none: its pair is asked about again.
+async fn copy_verdicts(from: &Stores, to: &Stores) -> Result<u64, Error> {
+    let (mut after, mut copied) = (String::new(), 0);
+    loop {
+        let rows = from.ledger.verdicts_after(&after).await?;
+        let Some((last, _)) = rows.last() else {
+            return Ok(copied);
+        };
+        after.clone_from(last);
+        let readable = rows.into_iter().filter_map(|(key, verdict)| {
+            serde_json::from_str::<VerdictRecord>(&verdict).ok()?;
+            Some((key.parse::<Digest>().ok()?, verdict))
+        });
+        let readable: Vec<(Digest, String)> = readable.collect();
+        to.ledger.keep_verdicts(&readable).await?;
+        copied += readable.len() as u64;
+    }
 }
 
 async fn copy_blob(from: &Stores, to: &Stores, digest: Digest) -> Result<u64, BlobError> {

@@ -3,7 +3,6 @@
 //! A run that cannot be read is set aside with the reason: it is shown as failed, nothing is taken for it, and nothing is deleted
 //! while it is there, since nobody knows what it needs. The others go on.
 
-use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Millis, RunId};
 
 use crate::error::Error;
@@ -22,11 +21,7 @@ pub(crate) async fn recover(ledger: &dyn Ledger) -> Result<(State, Millis), Erro
     for id in ledger.runs().await? {
         match take(ledger, &id, &mut state).await {
             Ok(at) => latest = latest.max(at),
-            Err(error) if error.is_of_this_run() => {
-                let hint = error.hint();
-                tracing::error!(run = %id, %error, hint, "the run cannot be read from the ledger and is set aside");
-                state.set_aside(id, &error);
-            }
+            Err(error) if error.is_of_this_run() => state.set_aside(id, &error),
             Err(error) => return Err(error.into()),
         }
     }

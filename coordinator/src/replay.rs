@@ -2,6 +2,7 @@
 
 use gavel_core::hint::Hint;
 use gavel_core::ids::RunId;
+use gavel_core::panics::{Panicked, catch};
 use gavel_core::run::{Event, Refusal, Run};
 
 use crate::ledger::{EventRecord, Ledger, LedgerError, Row, RunRecord};
@@ -29,6 +30,17 @@ pub enum ReplayError {
         #[source]
         refusal: Refusal,
     },
+    /// The state machine panics at what the ledger holds.
+    #[error("run `{run}`, {row}: cannot be taken up")]
+    Panicked {
+        /// The run.
+        run: RunId,
+        /// What it was about to take up.
+        row: Row,
+        /// What the panic said.
+        #[source]
+        panicked: Panicked,
+    },
 }
 
 impl Hint for ReplayError {
@@ -36,7 +48,7 @@ impl Hint for ReplayError {
         match self {
             Self::Ledger(error) => error.hint(),
             Self::NoSuchRun { .. } => Some("`gavel status` lists the runs".to_owned()),
-            Self::Refused { .. } => Some(
+            Self::Refused { .. } | Self::Panicked { .. } => Some(
                 "open the ledger with the Gavel version that wrote it; if that fails too, this is a defect".to_owned(),
             ),
         }
@@ -48,7 +60,7 @@ impl ReplayError {
     pub(crate) fn is_of_this_run(&self) -> bool {
         match self {
             Self::Ledger(error) => error.is_damage(),
-            Self::NoSuchRun { .. } | Self::Refused { .. } => true,
+            Self::NoSuchRun { .. } | Self::Refused { .. } | Self::Panicked { .. } => true,
         }
     }
 }
@@ -56,17 +68,23 @@ impl ReplayError {
 /// Rebuilds a run from its row and its events, each of which must be as it was written.
 ///
 /// # Errors
-/// [`LedgerError::Corrupt`] and [`ReplayError::Refused`].
+/// [`LedgerError::Corrupt`], [`ReplayError::Refused`] and [`ReplayError::Panicked`].
 pub fn replay(record: &RunRecord, events: &[EventRecord]) -> Result<Run, ReplayError> {
     let corrupt = |row, problem: String| LedgerError::Corrupt {
         run: record.run.clone(),
         row,
         problem,
     };
+    let panicked = |row, panicked| ReplayError::Panicked {
+        run: record.run.clone(),
+        row,
+        panicked,
+    };
     record.check()?;
     let spec = serde_json::from_str(&record.spec).map_err(|error| corrupt(Row::Spec, error.to_string()))?;
     let assets = serde_json::from_str(&record.assets).map_err(|error| corrupt(Row::Assets, error.to_string()))?;
-    let mut run = Run::new(record.run.clone(), spec, assets).created(record.created);
+    let made = catch(|| Run::new(record.run.clone(), spec, assets).created(record.created));
+    let mut run = made.map_err(|caught| panicked(Row::Run, caught))?;
     let mut chain = record.chain;
     for (expected, stored) in (1..).zip(events) {
         let row = Row::Event(expected);
@@ -77,7 +95,8 @@ pub fn replay(record: &RunRecord, events: &[EventRecord]) -> Result<Run, ReplayE
         chain = stored.chain;
         let event: Event = serde_json::from_str(&stored.event).map_err(|error| corrupt(row, error.to_string()))?;
         // What followed from it was carried out when it happened, or does not matter any more.
-        run.apply(event, stored.at).map_err(|refusal| ReplayError::Refused {
+        let applied = catch(|| run.apply(event, stored.at)).map_err(|caught| panicked(row, caught))?;
+        applied.map_err(|refusal| ReplayError::Refused {
             run: record.run.clone(),
             sequence: expected,
             refusal,

@@ -110,10 +110,10 @@ fn lock(options: &CoordinatorOptions) -> Result<Vec<FolderLock>, Error> {
 pub struct Coordinator;
 
 impl Coordinator {
-    /// Opens the stores, reads the ledger, and serves until `shutdown`. Returns as soon as it serves.
+    /// Opens the stores, reads the ledger, and serves until `shutdown`. Returns as soon as it serves. While it reads it answers
+    /// probes, and sends workers and clients away with UNAVAILABLE.
     ///
-    /// On a ledger that several coordinators reach, only one serves. The others wait here: they answer probes, and send workers
-    /// and clients away with UNAVAILABLE, until the leader is gone.
+    /// On a ledger that several coordinators reach, only one serves. The others wait here in the same way until the leader is gone.
     ///
     /// # Errors
     /// Whatever keeps it from serving; [`Error::EndedAsStandby`] when `shutdown` came first.
@@ -155,7 +155,8 @@ impl Coordinator {
         security.check_exposure("gRPC", grpc_address)?;
         security.check_exposure("HTTP", http_address)?;
         let guard = Guard::new(HostNames::new(&options.host_names), security);
-        let leadership = standby::lead(&stores.ledger, &listeners, &guard, &shutdown).await?;
+        stores.ledger.end_with(shutdown.clone());
+        let (leadership, standby) = standby::lead(&stores.ledger, &listeners, &guard, &shutdown).await?;
         let heartbeat = options.heartbeat;
         let settings = http::Settings {
             guard: guard.clone(),
@@ -164,6 +165,7 @@ impl Coordinator {
         let owner = binding::bind(&stores, options.adoption).await?;
         let (sweeper, chores) = Sweeper::new(stores.blobs.clone(), owner, options.trash);
         let (driver, handle) = Driver::recover(Arc::clone(&stores.ledger), options, chores, Clock::system()).await?;
+        standby.end().await;
 
         let stop_driver = CancellationToken::new();
         let driver = tokio::spawn(driver.run(shutdown.clone(), stop_driver.clone()));

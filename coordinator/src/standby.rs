@@ -1,8 +1,9 @@
-//! A coordinator that waits for another one's end.
+//! A coordinator that cannot serve yet: it waits for another one's end, or reads its ledger.
 //!
 //! It has its addresses already, so that a port in use is found at the start and not in the moment of need. HTTP says that the
-//! process lives and that it is not ready; gRPC answers every call with UNAVAILABLE, which sends a worker to its next address
-//! without a pause for a connection that nobody accepts.
+//! process lives and that it is not ready, so that nobody who probes it starts it again in the middle of a long ledger; gRPC
+//! answers every call with UNAVAILABLE, which sends a worker to its next address without a pause for a connection that nobody
+//! accepts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,13 +27,22 @@ use crate::{grpc, metrics, transport};
 
 /// How often a standby tries to lead.
 const TRY_EVERY: Duration = Duration::from_secs(1);
-/// How long a standby's open answers may take to end when it becomes the leader.
+/// How long open answers may take to end when the coordinator begins to serve.
 const GRACE: Duration = Duration::from_secs(1);
+/// What whoever asks is told before the ledger has been read.
+const READS: &str = "starts; the ledger is being read";
 
 /// Why this coordinator does not serve, in words.
 type Reason = watch::Receiver<String>;
 
-/// Waits until this coordinator leads, serving as a standby meanwhile.
+/// Answers on the coordinator's sockets until it serves.
+pub(crate) struct Standby {
+    reason: watch::Sender<String>,
+    promoted: CancellationToken,
+    servers: JoinSet<Result<(), Error>>,
+}
+
+/// Waits until this coordinator leads. What it answers with until it serves is returned beside the leadership.
 ///
 /// # Errors
 /// The first attempt fails, a socket cannot be used, or [`Error::EndedAsStandby`]. Once it stands by, a ledger that does not
@@ -42,56 +52,73 @@ pub(crate) async fn lead(
     listeners: &Listeners,
     guard: &Guard,
     shutdown: &CancellationToken,
-) -> Result<Leadership, Error> {
+) -> Result<(Leadership, Standby), Error> {
     let name = name(listeners);
     let leader = match ledger.lead(&name).await? {
         Candidacy::Leads(leadership) => {
             metrics::leads(true);
-            return Ok(leadership);
+            return Ok((leadership, Standby::start(listeners, guard, READS.to_owned())?));
         }
         Candidacy::StandsBy { leader } => leader,
     };
     metrics::leads(false);
     tracing::info!(leader, "stands by");
-    let reason = watch::Sender::new(stands_by(&leader));
-    let promoted = CancellationToken::new();
-    let mut servers = JoinSet::new();
-    servers.spawn(serve_http(
-        second(&listeners.http, "HTTP")?,
-        reason.subscribe(),
-        guard.clone(),
-        promoted.clone(),
-    ));
-    servers.spawn(grpc::turn_away(
-        second(&listeners.grpc, "gRPC")?,
-        reason.subscribe(),
-        guard.security.clone(),
-        promoted.clone(),
-    ));
+    let mut standby = Standby::start(listeners, guard, stands_by(&leader))?;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Err(Error::EndedAsStandby),
-            Some(ended) = servers.join_next() => ended??,
+            Some(ended) = standby.servers.join_next() => ended??,
             () = tokio::time::sleep(TRY_EVERY) => {}
         }
         match ledger.lead(&name).await {
             Ok(Candidacy::Leads(leadership)) => {
                 metrics::leads(true);
                 tracing::info!("the leader is gone, this coordinator takes over");
-                promoted.cancel();
-                let ended = async { while servers.join_next().await.is_some() {} };
-                if tokio::time::timeout(GRACE, ended).await.is_err() {
-                    servers.shutdown().await;
-                }
-                return Ok(leadership);
+                standby.reason.send_replace(READS.to_owned());
+                return Ok((leadership, standby));
             }
             Ok(Candidacy::StandsBy { leader }) => {
-                reason.send_replace(stands_by(&leader));
+                standby.reason.send_replace(stands_by(&leader));
             }
             Err(error) => {
                 tracing::warn!(%error, "the ledger does not say who leads; tries again");
-                reason.send_replace(format!("standby; the ledger does not say who leads: {error}"));
+                let reason = format!("standby; the ledger does not say who leads: {error}");
+                standby.reason.send_replace(reason);
             }
+        }
+    }
+}
+
+impl Standby {
+    fn start(listeners: &Listeners, guard: &Guard, reason: String) -> Result<Self, Error> {
+        let reason = watch::Sender::new(reason);
+        let promoted = CancellationToken::new();
+        let mut servers = JoinSet::new();
+        servers.spawn(serve_http(
+            second(&listeners.http, "HTTP")?,
+            reason.subscribe(),
+            guard.clone(),
+            promoted.clone(),
+        ));
+        servers.spawn(grpc::turn_away(
+            second(&listeners.grpc, "gRPC")?,
+            reason.subscribe(),
+            guard.security.clone(),
+            promoted.clone(),
+        ));
+        Ok(Self {
+            reason,
+            promoted,
+            servers,
+        })
+    }
+
+    /// Leaves the sockets to the servers that come now.
+    pub(crate) async fn end(mut self) {
+        self.promoted.cancel();
+        let ended = async { while self.servers.join_next().await.is_some() {} };
+        if tokio::time::timeout(GRACE, ended).await.is_err() {
+            self.servers.shutdown().await;
         }
     }
 }
@@ -112,7 +139,7 @@ fn name(listeners: &Listeners) -> String {
     }
 }
 
-/// The same socket once more: what the standby does not accept stays in the queue for the leader.
+/// The same socket once more: what is not accepted here stays in the queue for the servers that come.
 fn second(listener: &TcpListener, part: &'static str) -> Result<TcpListener, Error> {
     let address = listener.local_addr();
     let again = || -> std::io::Result<TcpListener> {

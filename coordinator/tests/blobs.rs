@@ -6,6 +6,7 @@
 #[path = "servers/s3.rs"]
 mod s3;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,10 +14,14 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use gavel_coordinator::blobs::{BlobError, Blobs};
+use gavel_coordinator::{BindingError, Coordinator, CoordinatorOptions, Error, Listeners};
+use gavel_core::RunAssets;
 use gavel_core::hint::Hint as _;
-use gavel_core::ids::Digest;
+use gavel_core::ids::{Digest, RunId};
+use gavel_core::spec::RunSpec;
 use object_store::memory::InMemory;
 use s3::{BUCKET, S3};
+use tokio_util::sync::CancellationToken;
 
 const BOUND: u64 = 64 << 20;
 
@@ -238,24 +243,30 @@ async fn an_address_chooses_the_store() {
 const ADDRESS: &str = "GAVEL_TEST_S3";
 
 /// The environment tells where an S3 server is and with which keys, and a process cannot change its own while other tests read
-/// it: so this test runs the one below in a process of its own.
-#[test]
-fn an_s3_server_keeps_its_promises_and_holds_nothing_but_blobs() {
-    let Some(server) = S3::start() else { return };
+/// it: so a test of a server runs in a process of its own.
+fn runs_with(server: &S3, test: &str) {
     let status = std::process::Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", "s3_keeps_its_promises", "--ignored", "--nocapture"])
+        .args(["--exact", test, "--ignored", "--nocapture"])
         .env(ADDRESS, format!("s3://{BUCKET}/some/prefix"))
         .envs(server.environment())
         .status();
     assert!(status.expect("a process").success());
+}
 
+/// The names of the bucket's objects.
+fn keys(server: &S3) -> Vec<String> {
     let objects = server.request("GET", &format!("/{BUCKET}?list-type=2"));
-    let names: Vec<&str> = objects
-        .split("<Key>")
-        .skip(1)
-        .filter_map(|rest| rest.split_once("</Key>"))
-        .map(|(name, _)| name)
-        .collect();
+    let names = objects.split("<Key>").skip(1);
+    let names = names.filter_map(|rest| rest.split_once("</Key>"));
+    names.map(|(name, _)| name.to_owned()).collect()
+}
+
+#[test]
+fn an_s3_server_keeps_its_promises_and_holds_nothing_but_blobs() {
+    let Some(server) = S3::start() else { return };
+    runs_with(&server, "s3_keeps_its_promises");
+
+    let names = keys(&server);
     assert_eq!(names.len(), 7, "one object for each blob: {names:?}");
     for name in names {
         let blob = name.strip_prefix("some/prefix/").expect("below the prefix");
@@ -276,6 +287,62 @@ async fn s3_keeps_its_promises() {
     let error = missing.expect_err("no such bucket");
     assert!(matches!(error, BlobError::Denied { .. }), "{error:?}");
     assert!(error.hint().is_some_and(|hint| hint.contains("AWS_")), "{error}");
+}
+
+#[test]
+fn an_s3_bucket_belongs_to_the_ledger_that_used_it_first() {
+    let Some(server) = S3::start() else { return };
+    runs_with(&server, "s3_knows_its_ledger");
+    assert_eq!(keys(&server), ["some/prefix/identity.json"], "of a run without blobs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs an S3 server: started by the test above"]
+async fn s3_knows_its_ledger() {
+    let Ok(address) = std::env::var(ADDRESS) else { return };
+    let folders = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
+    let [own, older, other] = folders.each_ref().map(|folder| folder.path());
+    let start = async |folder: &Path| {
+        let mut options = CoordinatorOptions::new(folder);
+        options.blobs = Some(address.as_str().into());
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listeners = Listeners::bind(any_port, any_port).await.expect("free ports");
+        let shutdown = CancellationToken::new();
+        let started = Coordinator::start(options, listeners, shutdown.clone()).await;
+        started.map(|coordinator| (coordinator, shutdown))
+    };
+    for is_submitted in [false, true, false] {
+        let (coordinator, shutdown) = start(own).await.expect("it serves");
+        if is_submitted {
+            let assets = RunAssets {
+                prompts: vec!["a cat".into()],
+                ..RunAssets::default()
+            };
+            let submitted = coordinator
+                .driver()
+                .submit(RunId("known".into()), RunSpec::default(), assets);
+            submitted.await.expect("a run");
+        }
+        shutdown.cancel();
+        coordinator.join().await.expect("an orderly end");
+        if !older.join("ledger.sqlite").exists() {
+            std::fs::copy(own.join("ledger.sqlite"), older.join("ledger.sqlite")).expect("copied");
+        }
+    }
+    let refused = async |folder: &Path| match start(folder).await.expect_err("not its blobs") {
+        Error::Binding(problem) => problem,
+        error => panic!("{error}"),
+    };
+    let problem = refused(older).await;
+    assert!(
+        matches!(&problem, BindingError::OlderLedger { run, .. } if run.0 == "known"),
+        "{problem}"
+    );
+    let problem = refused(other).await;
+    assert!(
+        matches!(problem, BindingError::OtherLedger { is_empty: true, .. }),
+        "{problem}"
+    );
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Whole runs with fake work: undisturbed, over a restart, over a ledger that breaks, with workers that fail or lose a lease.
+//! Whole runs with fake work: undisturbed, over a restart, with workers that fail or lose a lease.
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -7,16 +7,14 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use async_trait::async_trait;
-use gavel_coordinator::blobs::Blobs;
-use gavel_coordinator::ledger::{EventRecord, Ledger, LedgerError, RunRecord, SqliteLedger};
-use gavel_coordinator::{Error, Stores, read_run};
+use gavel_coordinator::ledger::SqliteLedger;
+use gavel_coordinator::read_run;
 use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, RunId, Step};
 use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::{RunSpec, ServerSpec};
-use gavel_core::work::{Assignment, Outcome, Role, Unit};
-use gavel_worker::{Work, WorkContext, WorkError, WorkerOptions};
+use gavel_core::work::{Assignment, Outcome, Role, Unit, VerdictRecord};
+use gavel_worker::{Allowed, Work, WorkContext, WorkError, WorkerOptions};
 use support::{RUN, Rehearsal, Served, Working, options, whole_fleet};
 
 fn is_ended(status: &RunStatus) -> bool {
@@ -92,100 +90,6 @@ async fn a_coordinator_that_restarts_in_the_middle_changes_nothing_in_the_result
         worker.stop().await;
     }
     second.stop().await;
-}
-
-/// A ledger whose `n`-th append fails, as on a full disk.
-struct Failing {
-    ledger: SqliteLedger,
-    left: AtomicUsize,
-}
-
-#[async_trait]
-impl Ledger for Failing {
-    async fn create_run(&self, record: &RunRecord) -> Result<(), LedgerError> {
-        self.ledger.create_run(record).await
-    }
-
-    async fn append(&self, events: &[EventRecord]) -> Result<(), LedgerError> {
-        if self
-            .left
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
-            .is_err()
-        {
-            return Err(LedgerError::Full {
-                location: "the test's disk".into(),
-            });
-        }
-        self.ledger.append(events).await
-    }
-
-    async fn identity(&self) -> Result<uuid::Uuid, LedgerError> {
-        self.ledger.identity().await
-    }
-
-    async fn runs(&self) -> Result<Vec<RunId>, LedgerError> {
-        self.ledger.runs().await
-    }
-
-    async fn run(&self, run: &RunId) -> Result<Option<RunRecord>, LedgerError> {
-        self.ledger.run(run).await
-    }
-
-    async fn chain(&self, run: &RunId, sequence: u64) -> Result<Option<Digest>, LedgerError> {
-        self.ledger.chain(run, sequence).await
-    }
-
-    async fn events_after(&self, run: &RunId, after: u64, most: u64) -> Result<Vec<EventRecord>, LedgerError> {
-        self.ledger.events_after(run, after, most).await
-    }
-
-    async fn ready(&self) -> Result<(), LedgerError> {
-        self.ledger.ready().await
-    }
-
-    async fn close(&self) {
-        self.ledger.close().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_that_fails_ends_the_coordinator_and_the_next_one_goes_on_to_the_same_result() {
-    let expected = undisturbed().await;
-    // The steps alone take more than 12 rounds one after the other, however many events share an append.
-    for appends in [1, 5, 12] {
-        let folder = tempfile::tempdir().expect("a folder");
-        let ledger = SqliteLedger::open(&folder.path().join("ledger.sqlite"))
-            .await
-            .expect("a ledger");
-        let blobs = Blobs::open_folder(&folder.path().join("blobs"), 1 << 20)
-            .await
-            .expect("blobs");
-        let stores = Stores {
-            ledger: Arc::new(Failing {
-                ledger,
-                left: AtomicUsize::new(appends),
-            }),
-            blobs,
-        };
-        let first = Served::start_with(options(folder.path()), stores, support::any_port()).await;
-        let address = first.handle.grpc_address();
-        first.submit().await;
-        let workers = whole_fleet(address);
-        let error = first.handle.join().await.expect_err("the ledger fails");
-        assert!(matches!(&error, Error::Ledger(LedgerError::Full { .. })), "{error}");
-
-        let second = Served::start_at(options(folder.path()), address).await;
-        let status = second.until(is_ended).await;
-        assert_eq!(
-            (status.phase.clone(), adapter(&status)),
-            (Phase::Finished, expected),
-            "after {appends} appends"
-        );
-        for worker in workers {
-            worker.stop().await;
-        }
-        second.stop().await;
-    }
 }
 
 /// Fails in the way that it is told, once, then works.
@@ -429,12 +333,28 @@ async fn a_read_only_store_costs_no_attempt() {
     coordinator.stop().await;
 }
 
+/// Another machine, where a run's judge has no folder.
+struct Elsewhere;
+
+impl Work for Elsewhere {
+    fn prepare(&mut self, _: &RunId, _: &RunSpec, _: &RunAssets) -> Result<(), WorkError> {
+        Err(WorkError::Retry("models/judge: no such folder".to_owned()))
+    }
+
+    fn perform(&mut self, unit: &Unit, _: &Assignment, _: &WorkContext) -> Result<Outcome, WorkError> {
+        Err(WorkError::Fatal(format!("{unit} is not for a judge that is not ready")))
+    }
+}
+
+// The pairs of such a run were counted as failed, chunk by chunk, until after some 20 minutes there were too many of them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_wants_more_than_a_worker_allows_ends_with_the_flag_that_would() {
+async fn a_run_waits_for_a_judge_that_can_get_ready_and_says_at_once_what_the_others_lack() {
     let folder = tempfile::tempdir().expect("a folder");
     let coordinator = Served::start(options(folder.path())).await;
+    let address = coordinator.handle.grpc_address();
     let mut spec = support::spec();
     spec.limits.attempts = 1;
+    spec.limits.skipped_pairs = 0;
     spec.judge.back_end = ServerSpec {
         endpoint: "http://judge.example/v1".into(),
         model: "vlm".into(),
@@ -442,13 +362,48 @@ async fn a_run_that_wants_more_than_a_worker_allows_ends_with_the_flag_that_woul
         ..ServerSpec::default()
     }
     .into();
-    coordinator.submit_spec(spec).await;
-    let workers = whole_fleet(coordinator.handle.grpc_address());
-    let status = coordinator.until(is_ended).await;
-    let Phase::Failed { reason } = status.phase else {
-        panic!("no judge may ask that server: {:?}", status.phase)
+    let asks = Allowed {
+        endpoints: vec!["http://judge.example/v1".parse().expect("an address")],
+        key_variables: vec!["PGPASSWORD".into()],
+        ..Allowed::default()
     };
-    assert!(reason.contains("--allow-endpoint http://judge.example/v1"), "{reason}");
+    let judge = |allowed: &Allowed| WorkerOptions {
+        allowed: allowed.clone(),
+        ..WorkerOptions::new(address.to_string(), Role::Judge, "cpu")
+    };
+    coordinator.submit_spec(spec).await;
+    let mut workers: Vec<Working> = [Role::Sampler, Role::Trainer]
+        .map(|role| Working::start(role, address, Rehearsal::new()))
+        .into();
+    for (lacking, reason) in [
+        (
+            Working::start_with(judge(&Allowed::default()), Rehearsal::new()),
+            "--allow-endpoint http://judge.example/v1",
+        ),
+        (
+            Working::start_with(judge(&asks), Elsewhere),
+            "models/judge: no such folder",
+        ),
+    ] {
+        let told = |status: &RunStatus| {
+            let text = &status.waiting.text;
+            text.contains("given back") && text.contains(reason)
+        };
+        coordinator.until(told).await;
+        workers.push(lacking);
+    }
+    workers.push(Working::start_with(judge(&asks), Rehearsal::new()));
+    assert_eq!(coordinator.until(is_ended).await.phase, Phase::Finished);
+    let run = RunId(RUN.into());
+    let results = coordinator.handle.driver().inspect(&run, |run| run.results().clone());
+    let results = results.await.expect("the run");
+    let groups = results.steps.iter().flat_map(|step| &step.groups);
+    let verdicts = groups.flat_map(|group| &group.verdicts);
+    let held_out = results.comparisons.iter().chain(&results.calibration).flatten();
+    assert!(
+        verdicts.chain(held_out).all(VerdictRecord::is_judged),
+        "no pair paid for it"
+    );
     for worker in workers {
         worker.stop().await;
     }

@@ -19,10 +19,10 @@ use gavel_coordinator::{
 };
 use gavel_core::RunAssets;
 use gavel_core::hint::Hint as _;
-use gavel_core::ids::{Digest, RunId};
+use gavel_core::ids::{Digest, PromptIndex, RunId};
 use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::RunSpec;
-use gavel_core::work::{Assignment, Outcome, Role, Unit, Verdict, Vote};
+use gavel_core::work::{Assignment, Outcome, Role, Unit, Verdict, VerdictRecord, Vote};
 use gavel_worker::{Work, WorkContext, WorkError};
 use postgres::Postgres;
 use sqlx::Connection as _;
@@ -344,7 +344,15 @@ async fn sqlite_stores(data: &Path) -> Stores {
 /// Copies there and back, and goes on with what comes back.
 async fn there_and_back(source: &Path, to: Stores) {
     let from = sqlite_stores(source).await;
+    // More than are listed at a time, and one that nobody can read.
+    let record = VerdictRecord::failed(PromptIndex(0), "as an example".to_owned(), Digest::of(b"rubric"));
+    let record = serde_json::to_string(&record).expect("JSON");
+    let key = |number: u32| Digest::of(&number.to_le_bytes());
+    let mut verdicts: Vec<_> = (0..1100).map(|number| (key(number), record.clone())).collect();
+    verdicts.push((key(1100), "no verdict".to_owned()));
+    from.ledger.keep_verdicts(&verdicts).await.expect("kept");
     let there = copy(&from, &to).await.expect("a copy");
+    assert_eq!(there.verdicts, 1100);
     assert!(there.runs == 1 && there.events > 20 && there.blobs > 10 && there.missing.is_empty());
     let error = copy(&from, &to).await.expect_err("a copy is there");
     assert!(matches!(error, Error::Backup(BackupError::Taken { .. })), "{error}");
@@ -354,6 +362,10 @@ async fn there_and_back(source: &Path, to: Stores) {
     let back = sqlite_stores(folder.path()).await;
     let copied = copy(&to, &back).await.expect("a copy of the copy");
     assert_eq!((copied.events, copied.bytes), (there.events, there.bytes));
+    let keys: Vec<Digest> = verdicts.iter().map(|(key, _)| *key).collect();
+    let kept = back.ledger.verdicts(&keys).await.expect("verdicts");
+    assert!(kept[..1100].iter().all(|verdict| verdict.as_ref() == Some(&record)));
+    assert_eq!(kept[1100], None);
     let run = RunId(RUN.into());
     let [before, after] = [&from, &back].map(|stores| stores.ledger.clone());
     let (before, after) = (

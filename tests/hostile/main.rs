@@ -1,6 +1,6 @@
 //! Whoever reaches a coordinator's ports may send anything. Here somebody does: each test starts a real coordinator with a good
 //! run, does its worst, and then asks that the coordinator has lived on within its memory, finishes the good run, and starts
-//! again on what it has written.
+//! again on what it has written. `coordinator` is the other way round.
 //!
 //! `cargo test -p gavel --test hostile`
 
@@ -8,6 +8,7 @@
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod connections;
+mod coordinator;
 mod messages;
 mod results;
 mod stranger;

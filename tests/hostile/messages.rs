@@ -53,6 +53,15 @@ async fn millions_of_prompts_are_refused_before_memory_is_taken_for_them() {
             "{error}"
         );
     }
+    // Numbers that are all allowed, of a run that may need more than there is for all runs where nobody says how much.
+    let large = submission(&target, |spec, _| {
+        spec["prompts"]["per_step"] = json!(16_384);
+        spec["sampling"]["candidates"] = json!(4);
+        spec["sampling"]["max_policy_lag"] = json!(8);
+    });
+    let answer = Stranger::new(target.grpc()).runs().submit(large).await;
+    let error = answer.expect_err("a refusal");
+    assert!(error.message().contains("it has 134217728 for all of them"), "{error}");
     target.has_survived().await;
 }
 

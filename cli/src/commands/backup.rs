@@ -72,11 +72,12 @@ fn copy_runs(from: &CoordinatorOptions, to: &CoordinatorOptions) -> Result<ExitC
         events,
         blobs,
         bytes,
+        verdicts,
         unreadable,
         missing,
     } = &copied;
     output::print_line(format_args!(
-        "{runs} runs, {events} events, {blobs} blobs of {bytes} bytes; every checksum and hash is right"
+        "{runs} runs, {events} events, {blobs} blobs of {bytes} bytes, {verdicts} kept verdicts; every checksum and hash is right"
     ))?;
     for (run, reason) in unreadable {
         output::print_line(format_args!("NOT COPIED   run {run}: {reason}"))?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use gavel_core::bounds::Exceeded;
 use gavel_core::ids::{RunId, WorkerId};
+use gavel_core::panics::Panicked;
 use gavel_core::run::Refusal;
 use gavel_core::work::Unit;
 
@@ -15,7 +16,7 @@ pub enum DriverError {
     /// No run of this name.
     #[error("no run `{0}`")]
     UnknownRun(RunId),
-    /// The ledger has a run of this name, which could not be read when the coordinator started.
+    /// There is a run of this name, which could not be read when the coordinator started or has broken since.
     #[error("run `{run}` is set aside: {reason}")]
     SetAside {
         /// The run.
@@ -90,6 +91,9 @@ pub enum DriverError {
     /// The ledger would not give it back as it is.
     #[error("it cannot be written down so that it reads back the same: {0}")]
     NotReadable(String),
+    /// A run could not be made or looked at.
+    #[error("the coordinator has a defect, please report it: it {0}")]
+    Panicked(#[from] Panicked),
     /// The coordinator is ending.
     #[error("the coordinator is shutting down")]
     ShuttingDown,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, Millis, RunId, Step, WorkerId};
+use gavel_core::panics::catch;
 use gavel_core::run::{Event, Run, RunStatus};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::LeaseKey;
@@ -247,7 +248,7 @@ impl DriverHandle {
     ) -> Result<T, DriverError> {
         self.call(|reply| {
             Command::Read(Box::new(move |state, now| {
-                let answer = read(state, now);
+                let answer = catch(|| read(state, now)).unwrap_or_else(|panicked| Err(panicked.into()));
                 // A caller that hung up needs no answer.
                 Box::new(move || drop(reply.send(answer)))
             }))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, Millis, RunId};
+use gavel_core::panics::catch;
 use gavel_core::run::Run;
 use gavel_core::spec::RunSpec;
 
@@ -42,7 +43,7 @@ impl Driver {
         let spec = write(&spec).map_err(unreadable)?;
         let assets = write(&assets).map_err(unreadable)?;
         // Made from what the ledger will give back, and before the ledger has it: what cannot be made is never written.
-        let run = Run::new(id.clone(), spec.value, assets.value).created(now);
+        let run = catch(|| Run::new(id.clone(), spec.value, assets.value).created(now))?;
         let record = RunRecord::new(id.clone(), spec.text, assets.text, submitted.to_string(), now);
         match self.ledger.create_run(&record).await {
             Ok(()) => {}

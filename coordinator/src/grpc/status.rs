@@ -40,6 +40,7 @@ pub(crate) fn of_driver(error: &DriverError) -> Status {
         DriverError::Ledger(source) => ledger_failed(source),
         DriverError::SetAside { .. } => refusal(Code::DataLoss, error.to_string()),
         DriverError::NotReadable(_) => refusal(Code::InvalidArgument, error.to_string()),
+        DriverError::Panicked(_) => refusal(Code::Internal, error.to_string()),
         DriverError::ShuttingDown => refusal(Code::Unavailable, error.to_string()),
     }
 }
@@ -49,7 +50,10 @@ pub(super) fn ledger_failed(error: &LedgerError) -> Status {
     let code = match error {
         LedgerError::Full { .. } => Code::ResourceExhausted,
         LedgerError::RunExists { .. } => Code::AlreadyExists,
-        LedgerError::Unreachable { .. } | LedgerError::Deposed { .. } | LedgerError::Locked { .. } => Code::Unavailable,
+        LedgerError::Unreachable { .. }
+        | LedgerError::Deposed { .. }
+        | LedgerError::Locked { .. }
+        | LedgerError::LockedAtEnd { .. } => Code::Unavailable,
         LedgerError::Corrupt { .. } | LedgerError::Damaged { .. } => Code::DataLoss,
         _ => Code::Internal,
     };

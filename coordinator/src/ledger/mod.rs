@@ -16,6 +16,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use gavel_core::hint::Hint;
 use gavel_core::ids::{Digest, RunId};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::address::{Address, LedgerPlace};
@@ -134,6 +135,18 @@ pub trait Ledger: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Kept verdicts, as JSON, with their keys as they are stored: some of those whose keys come after `after`, in order; none
+    /// after the last.
+    ///
+    /// A ledger that keeps none answers as this method does by itself.
+    ///
+    /// # Errors
+    /// The ledger does not answer.
+    async fn verdicts_after(&self, after: &str) -> Result<Vec<(String, String)>, LedgerError> {
+        tracing::debug!(after, "this ledger keeps no verdicts");
+        Ok(Vec::new())
+    }
+
     /// Answers when the ledger can be written to.
     async fn ready(&self) -> Result<(), LedgerError>;
 
@@ -148,6 +161,12 @@ pub trait Ledger: Send + Sync + 'static {
         tracing::debug!(candidate, "leads undisputed");
         Ok(Candidacy::Leads(Leadership::undisputed()))
     }
+
+    /// Once `shutdown` has begun, a write that another program holds up is given up after some seconds, with
+    /// [`LedgerError::LockedAtEnd`].
+    ///
+    /// A ledger that no other program holds up does as this method does by itself.
+    fn end_with(&self, _shutdown: CancellationToken) {}
 
     /// Writes what is buffered and closes files and connections.
     async fn close(&self);
@@ -273,6 +292,14 @@ pub enum LedgerError {
         /// The file.
         location: String,
     },
+    /// Another program keeps the ledger's file to itself, and the coordinator was told to end.
+    #[error(
+        "{location}: another program has locked the ledger, so the last events could not be written before the end"
+    )]
+    LockedAtEnd {
+        /// The file.
+        location: String,
+    },
     /// Any other failure of the database.
     #[error("{location}: the ledger failed to {action}")]
     Database {
@@ -333,6 +360,10 @@ impl Hint for LedgerError {
             Self::Locked { .. } => {
                 "end the program that holds it (`fuser FILE` names it: a backup, an open `sqlite3`) and start the coordinator again: \
                  it goes on where it stopped"
+            }
+            Self::LockedAtEnd { .. } => {
+                "end the program that holds it (`fuser FILE` names it) before the next start: the coordinator goes on where the \
+                 ledger ends, and what nobody was told of is done again"
             }
             Self::Database { .. } => return None,
         };

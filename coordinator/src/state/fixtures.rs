@@ -18,8 +18,8 @@ pub(super) fn id(name: &str) -> RunId {
     RunId(name.into())
 }
 
-/// Adds a run of small steps, changed by `change`.
-pub(super) fn add_run(state: &mut State, name: &str, change: impl FnOnce(&mut RunSpec, &mut RunAssets)) {
+/// A run of small steps, changed by `change`.
+pub(super) fn small(name: &str, change: impl FnOnce(&mut RunSpec, &mut RunAssets)) -> (RunSpec, RunAssets) {
     let mut spec = RunSpec::default();
     spec.run.name = name.into();
     spec.run.steps = 2;
@@ -32,6 +32,12 @@ pub(super) fn add_run(state: &mut State, name: &str, change: impl FnOnce(&mut Ru
         ..RunAssets::default()
     };
     change(&mut spec, &mut assets);
+    (spec, assets)
+}
+
+/// Adds a run of small steps, changed by `change`.
+pub(super) fn add_run(state: &mut State, name: &str, change: impl FnOnce(&mut RunSpec, &mut RunAssets)) {
+    let (spec, assets) = small(name, change);
     let position = Position {
         events: 0,
         chain: Digest::of(name.as_bytes()),
@@ -40,18 +46,24 @@ pub(super) fn add_run(state: &mut State, name: &str, change: impl FnOnce(&mut Ru
 }
 
 /// Hands in what the holder of a lease was asked for.
-pub(super) fn complete(state: &mut State, LeaseKey { run, unit, fence }: LeaseKey) {
+pub(super) fn complete(state: &mut State, lease: LeaseKey) {
+    let run = lease.run.clone();
+    let completed = completed(state, lease);
+    state.apply(&run, completed, NOW).unwrap();
+}
+
+/// The event of what the holder of a lease was asked for.
+pub(super) fn completed(state: &State, LeaseKey { run, unit, fence }: LeaseKey) -> Event {
     let leased = state.run(&run).unwrap();
     let worker = leased.lease(&unit).unwrap().worker.clone();
     let assignment = leased.assignment(&unit).unwrap();
     let outcome = rehearsal::work(leased.spec(), leased.assets().rubric.digest, &assignment);
-    let completed = Event::Completed {
+    Event::Completed {
         unit,
         worker,
         fence,
         outcome: rehearsal::decided(outcome),
-    };
-    state.apply(&run, completed, NOW).unwrap();
+    }
 }
 
 /// Grants the next unit of a run, of whichever role.

@@ -13,6 +13,7 @@ mod turns;
 use std::collections::{BTreeMap, BTreeSet};
 
 use gavel_core::ids::{Digest, Fence, Millis, RunId, WorkerId};
+use gavel_core::panics::catch;
 use gavel_core::run::{Effect, Event, Refusal, Run};
 use gavel_core::work::LeaseKey;
 use gavel_core::work::rally::Group;
@@ -24,7 +25,7 @@ use crate::ledger::{EventRecord, Position, Written, write};
 use crate::metrics;
 use crate::waiters::{Waiter, Waiters};
 use crate::worker::{HeldLease, WorkerStatus, Workers};
-use aside::SetAside;
+use aside::{NotApplied, SetAside};
 use backoff::Backoffs;
 use rally::Calls;
 use release::Release;
@@ -86,10 +87,37 @@ impl Batch {
     }
 }
 
+/// An event that a run has taken, and what follows from it.
+struct Applied {
+    /// As it goes to the ledger.
+    text: String,
+    reported: Reported,
+    effects: Vec<Effect>,
+}
+
+impl Applied {
+    fn to(run: &mut Run, event: Event, now: Millis) -> Result<Self, DriverError> {
+        let refused = |refusal: Refusal| {
+            metrics::refused(reason(&refusal));
+            DriverError::Refused(refusal)
+        };
+        run.precheck(&event).map_err(refused)?;
+        let Written { text, value: event } =
+            write(&event).map_err(|error| DriverError::NotReadable(error.to_string()))?;
+        let reported = Reported::of(&event, run, now);
+        let effects = run.apply(event, now).map_err(refused)?;
+        Ok(Self {
+            text,
+            reported,
+            effects,
+        })
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct State {
     runs: BTreeMap<RunId, RunState>,
-    /// Runs that the ledger has and that cannot be read.
+    /// Runs that the ledger has and that cannot be read, or that have broken.
     aside: BTreeMap<RunId, SetAside>,
     /// The runs in the order of submission.
     order: Vec<RunId>,
@@ -163,26 +191,34 @@ impl State {
     ///
     /// What is applied is the event as it reads back from the text that goes to the ledger. So the run has gone through exactly
     /// what a replay will go through, and stands where a replay will stand: a copy of the run on which to try the event first
-    /// would show nothing more, and would cost as much as the run is large.
+    /// would show nothing more, and would cost as much as the run is large. Should the state machine panic, the run is set aside:
+    /// the others go on, and the ledger still has this one as it was before the event.
     pub(crate) fn apply(&mut self, id: &RunId, event: Event, now: Millis) -> Result<(), DriverError> {
-        let state = self
-            .runs
-            .get_mut(id)
-            .ok_or_else(|| DriverError::UnknownRun(id.clone()))?;
-        let refused = |refusal: Refusal| {
-            metrics::refused(reason(&refusal));
-            DriverError::Refused(refusal)
+        let Some(state) = self.runs.get_mut(id) else {
+            return Err(self.absence(id));
         };
-        state.run.precheck(&event).map_err(refused)?;
         let kind = kind(&event);
-        let Written { text, value: event } =
-            write(&event).map_err(|error| DriverError::NotReadable(error.to_string()))?;
-        let reported = Reported::of(&event, &state.run, now);
-        let effects = state.run.apply(event, now).map_err(refused)?;
+        let sequence = state.position.events + 1;
+        let applied = match catch(|| Applied::to(&mut state.run, event, now)) {
+            Ok(applied) => applied?,
+            Err(panicked) => {
+                let error = NotApplied {
+                    sequence,
+                    kind,
+                    panicked,
+                };
+                self.set_aside(id.clone(), &error);
+                return Err(self.absence(id));
+            }
+        };
+        let Applied {
+            text,
+            reported,
+            effects,
+        } = applied;
         reported.count(&mut self.workers);
         reported.hold_off(&mut self.backoffs, id, now);
-        let Position { events, chain } = state.position;
-        let record = EventRecord::new(&chain, id.clone(), events + 1, now, kind.to_owned(), text);
+        let record = EventRecord::new(&state.position.chain, id.clone(), sequence, now, kind.to_owned(), text);
         state.position = Position {
             events: record.sequence,
             chain: record.chain,

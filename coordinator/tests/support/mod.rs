@@ -191,7 +191,7 @@ impl Working {
         let options = WorkerOptions {
             allowed: Allowed {
                 model_folders: vec!["..".into()],
-                ..Allowed::default()
+                ..options.allowed
             },
             ..options
         };

@@ -12,6 +12,7 @@ pub mod hint;
 pub mod ids;
 pub mod measure;
 pub mod noise;
+pub mod panics;
 pub mod rpo;
 pub mod run;
 pub mod schedule;

@@ -25,7 +25,7 @@ use crate::thread::{self, Done, Job};
 use crate::work::{Work, WorkError};
 
 /// How long a worker waits before it asks again, when it was granted what it could not read.
-const UNREADABLE_PAUSE: Duration = Duration::from_secs(5);
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Works for the coordinator until `shutdown` or until it wants the fleet to leave. Then the unit at work is finished
 /// within [`WorkerOptions::drain`] or given back, and the worker leaves.

@@ -1,9 +1,8 @@
 //! The thread that does the work.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use gavel_core::panics::catch;
 use gavel_core::work::rally::Group;
 use gavel_core::work::{Assignment, Outcome, Unit};
 use tokio::sync::{mpsc, oneshot};
@@ -47,12 +46,10 @@ pub(crate) fn start(work: impl Work + 'static, waiting_max: usize) -> Result<mps
 fn serve(mut work: impl Work, mut jobs: mpsc::Receiver<Job>) {
     let mut prepared: Option<Arc<Specified>> = None;
     while let Some(job) = jobs.blocking_recv() {
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            job.span.in_scope(|| perform(&mut work, &mut prepared, &job))
-        }));
+        let result = catch(|| job.span.in_scope(|| perform(&mut work, &mut prepared, &job)));
         let (done, goes_on) = match result {
             Ok(returned) => (Done::Returned(returned), true),
-            Err(panic) => (Done::Panicked(words(panic.as_ref())), false),
+            Err(panicked) => (Done::Panicked(panicked.message), false),
         };
         // Nobody listens any more after a shutdown; the unit was given back.
         let _ = job.done.send(done);
@@ -83,10 +80,4 @@ fn perform(
         None => work.perform(&job.unit, &job.assignment, &job.context).map(Some),
         Some(group) => work.assist(&job.assignment, group, &job.context).map(|()| None),
     }
-}
-
-fn words(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
 }

@@ -14,7 +14,8 @@ pub trait Work: Send {
     /// the next unit belongs to another run.
     ///
     /// # Errors
-    /// [`WorkError::Fatal`] when this run cannot work anywhere, [`WorkError::Retry`] when another worker might manage.
+    /// [`WorkError::Fatal`] when this run cannot work anywhere, [`WorkError::Retry`] when another worker might manage: an attempt
+    /// of a sampler's or trainer's unit, while a judge's is given back.
     fn prepare(&mut self, run: &RunId, spec: &RunSpec, assets: &RunAssets) -> Result<(), WorkError>;
 
     /// Does one unit of the run that was prepared last. Looks at [`WorkContext::cancelled`] now and then.

@@ -316,6 +316,16 @@ impl Ledger for PostgresLedger {
         Ok(())
     }
 
+    async fn verdicts_after(&self, after: &str) -> Result<Vec<(String, String)>, LedgerError> {
+        sqlx::query_as(
+            "SELECT verdict_key, verdict FROM verdicts WHERE verdict_key > $1 ORDER BY verdict_key LIMIT 1000",
+        )
+        .bind(after)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|error| self.failure("list verdicts", error))
+    }
+
     async fn ready(&self) -> Result<(), LedgerError> {
         sqlx::query("SELECT 1")
             .execute(&self.pool)

@@ -4,7 +4,7 @@ mod failure;
 mod seal;
 
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use backon::{ExponentialBuilder, Retryable as _};
 use gavel_core::ids::{Digest, RunId};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, Transaction};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::rows::{Columns as _, event_records, run_record, signed};
@@ -20,7 +21,8 @@ use failure::{cannot_open, failure, is_locked, is_taken};
 
 /// How long a statement waits for a lock of another program, before it is tried again.
 const BUSY: Duration = Duration::from_secs(5);
-/// How often a write is tried while another program holds the lock: for about ten minutes. Callers wait meanwhile.
+/// How often a write is tried while another program holds the lock: for about ten minutes. Callers wait meanwhile. A coordinator
+/// that was told to end tries no more.
 const ATTEMPTS: usize = 100;
 /// Verdicts in one transaction, so that nobody who writes waits for long.
 const VERDICTS_AT_ONCE: usize = 256;
@@ -44,6 +46,8 @@ pub struct SqliteLedger {
     readers: SqlitePool,
     identity: Uuid,
     file: PathBuf,
+    /// The end of the coordinator that writes here.
+    ending: Arc<Mutex<CancellationToken>>,
 }
 
 impl SqliteLedger {
@@ -53,6 +57,10 @@ impl SqliteLedger {
     /// [`LedgerError::Open`] when the file cannot be created, [`LedgerError::Damaged`] when it is not SQLite's;
     /// [`LedgerError::Schema`] when a newer version wrote it.
     pub async fn open(file: &Path) -> Result<Self, LedgerError> {
+        Self::open_with(file, BUSY).await
+    }
+
+    async fn open_with(file: &Path, busy: Duration) -> Result<Self, LedgerError> {
         let location = file.display().to_string();
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder).map_err(|source| LedgerError::Open {
@@ -69,7 +77,7 @@ impl SqliteLedger {
             // with the power, FULL may not; concurrent appends share one transaction, so the price is one fsync per batch.
             .synchronous(SqliteSynchronous::Full)
             // Readers (a report, `sqlite3` at a shell) may hold the file for a moment.
-            .busy_timeout(BUSY);
+            .busy_timeout(busy);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(BUSY * ATTEMPTS as u32)
@@ -95,14 +103,19 @@ impl SqliteLedger {
             readers,
             identity,
             file: file.to_owned(),
+            ending: Arc::default(),
         })
     }
 
     /// Begins a transaction that may write. While another program holds the lock it is tried again.
     async fn begin(&self, action: &'static str) -> Result<Transaction<'static, Sqlite>, LedgerError> {
         // Taking the lock at once means that nothing has been done yet when somebody else has it.
-        let begun = when_free(&self.file, || self.writer.begin_with("BEGIN IMMEDIATE")).await;
-        begun.map_err(|error| self.failure(action, error))
+        let ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let begun = when_free(&self.file, &ending, || self.writer.begin_with("BEGIN IMMEDIATE")).await;
+        begun.map_err(|error| match self.failure(action, error) {
+            LedgerError::Locked { location } if ending.is_cancelled() => LedgerError::LockedAtEnd { location },
+            failure => failure,
+        })
     }
 
     /// Names the first of these events that is in the ledger already; SQLite says only that there is one.
@@ -137,8 +150,9 @@ impl SqliteLedger {
     }
 }
 
-/// Tries until no other program holds the lock, within bounds.
-async fn when_free<T, F>(file: &Path, attempt: impl FnMut() -> F) -> Result<T, sqlx::Error>
+/// Tries until no other program holds the lock, within bounds: no longer than the attempt under way, or the next one, once the
+/// end has come.
+async fn when_free<T, F>(file: &Path, ending: &CancellationToken, attempt: impl FnMut() -> F) -> Result<T, sqlx::Error>
 where
     F: Future<Output = Result<T, sqlx::Error>>,
 {
@@ -146,7 +160,8 @@ where
         .with_min_delay(Duration::from_millis(10))
         .with_max_delay(Duration::from_secs(1))
         .with_max_times(ATTEMPTS);
-    let patient = attempt.retry(pauses).when(is_locked).notify(|_, _| {
+    let goes_on = |error: &sqlx::Error| is_locked(error) && !ending.is_cancelled();
+    let patient = attempt.retry(pauses).when(goes_on).notify(|_, _| {
         tracing::warn!(ledger = %file.display(), "another program has locked the ledger; waits for it");
     });
     patient.await
@@ -298,12 +313,26 @@ impl Ledger for SqliteLedger {
         Ok(())
     }
 
+    async fn verdicts_after(&self, after: &str) -> Result<Vec<(String, String)>, LedgerError> {
+        sqlx::query_as(
+            "SELECT verdict_key, verdict FROM verdicts WHERE verdict_key > ?1 ORDER BY verdict_key LIMIT 1000",
+        )
+        .bind(after)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|error| self.failure("list verdicts", error))
+    }
+
     async fn ready(&self) -> Result<(), LedgerError> {
         sqlx::query("SELECT 1")
             .execute(&self.readers)
             .await
             .map_err(|error| self.failure("answer", error))?;
         Ok(())
+    }
+
+    fn end_with(&self, shutdown: CancellationToken) {
+        *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = shutdown;
     }
 
     async fn close(&self) {
@@ -314,6 +343,8 @@ impl Ledger for SqliteLedger {
 
 #[cfg(test)]
 mod tests {
+    use gavel_core::hint::Hint as _;
+
     use super::*;
 
     async fn ledger(folder: &Path) -> SqliteLedger {
@@ -333,21 +364,25 @@ mod tests {
         assert!(version >= vec![3, 51, 3], "{version:?}");
     }
 
-    #[tokio::test]
-    async fn a_write_waits_for_another_program_that_holds_the_lock() {
+    /// A ledger, and what another program does with its file.
+    async fn shared() -> (tempfile::TempDir, SqliteLedger, SqliteLedger) {
         let folder = tempfile::tempdir().unwrap();
         let ledger = ledger(folder.path()).await;
-        let other = SqliteConnectOptions::new()
-            .filename(&ledger.file)
-            .busy_timeout(Duration::ZERO);
-        let other = SqlitePool::connect_with(other).await.unwrap();
+        // It is told at once that the file is locked.
+        let other = SqliteLedger::open_with(&ledger.file, Duration::ZERO).await.unwrap();
+        (folder, ledger, other)
+    }
+
+    #[tokio::test]
+    async fn a_write_waits_for_another_program_that_holds_the_lock() {
+        let (_folder, ledger, other) = shared().await;
         let mut holder = Some(ledger.begin("hold the lock").await.unwrap());
-        let mut attempts = 0;
-        let begun = when_free(&ledger.file, || {
+        let (never, mut attempts) = (CancellationToken::new(), 0);
+        let begun = when_free(&ledger.file, &never, || {
             attempts += 1;
             // It is let go of at the fourth attempt.
             let held = if attempts == 4 { holder.take() } else { None };
-            let other = other.clone();
+            let other = other.writer.clone();
             async move {
                 drop(held);
                 other.begin_with("BEGIN IMMEDIATE").await
@@ -355,5 +390,30 @@ mod tests {
         });
         begun.await.unwrap();
         assert!(attempts >= 4);
+    }
+
+    // A coordinator that was told to end waited for up to ten minutes.
+    #[tokio::test]
+    async fn a_write_is_given_up_at_the_end_while_another_program_holds_the_lock() {
+        let (_folder, ledger, other) = shared().await;
+        let holder = ledger.begin("hold the lock").await.unwrap();
+        let (ending, mut attempts) = (CancellationToken::new(), 0);
+        let begun = when_free(&other.file, &ending, || {
+            attempts += 1;
+            if attempts == 3 {
+                ending.cancel();
+            }
+            other.writer.begin_with("BEGIN IMMEDIATE")
+        });
+        assert!(is_locked(&begun.await.unwrap_err()));
+        assert_eq!(attempts, 3);
+
+        other.end_with(ending);
+        let verdict = [(Digest([7; 32]), "{}".to_owned())];
+        let error = other.keep_verdicts(&verdict).await.unwrap_err();
+        assert!(matches!(error, LedgerError::LockedAtEnd { .. }), "{error}");
+        assert!(error.hint().unwrap().contains("done again"));
+        holder.rollback().await.unwrap();
+        other.keep_verdicts(&verdict).await.unwrap();
     }
 }

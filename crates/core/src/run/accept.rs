@@ -101,7 +101,7 @@ impl Run {
             return self.fail(format!("{unit}, worker {worker}: {reason}"));
         }
         let trouble = self.troubles.entry(unit).or_default();
-        trouble.failed(&reason);
+        trouble.failed(worker, &reason);
         let failures = trouble.failures;
         if failures < self.spec.limits.attempts {
             return self.give_back(unit);

@@ -338,7 +338,7 @@ impl Run {
             } => {
                 self.check_lease(&unit, fence, Some(&worker))?;
                 if let Some(reason) = reason {
-                    self.troubles.entry(unit).or_default().returned(reason);
+                    self.troubles.entry(unit).or_default().returned(&worker, &reason);
                 }
                 self.give_back(unit);
                 Ok(())

@@ -48,7 +48,7 @@ pub struct RunStatus {
 impl RunStatus {
     /// Of a run that is there and cannot be read: it counts as failed, and nothing else is known of it.
     pub fn unreadable(run: RunId, reason: &str, now: Millis) -> Self {
-        let reason = format!("set aside, the ledger does not give it back: {reason}");
+        let reason = format!("set aside: {reason}");
         Self {
             run,
             spec_sha256: Digest([0; 32]),

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Refusal, Run};
-use crate::ids::Millis;
+use crate::ids::{Millis, WorkerId};
 use crate::work::Unit;
 
 /// How long a unit rests when its lease was lost for the second time in a row; each further loss doubles it.
@@ -24,7 +24,7 @@ pub(super) struct Trouble {
     returns: u32,
     /// Until then nobody is asked to do the unit.
     rests_until: Option<Millis>,
-    /// The last failure's reason.
+    /// The last failure's reason, with the worker's name where one told it.
     pub(super) last: String,
 }
 
@@ -40,18 +40,18 @@ impl Trouble {
     }
 
     /// A worker gave it back, because something that it needs is unavailable.
-    pub(super) fn returned(&mut self, reason: String) {
+    pub(super) fn returned(&mut self, worker: &WorkerId, reason: &str) {
         self.returns += 1;
         // Its worker lived.
         self.lost_leases = 0;
-        self.last = reason;
+        self.last = format!("{worker}: {reason}");
     }
 
     /// A worker's attempt at it has failed.
-    pub(super) fn failed(&mut self, reason: &str) {
+    pub(super) fn failed(&mut self, worker: &WorkerId, reason: &str) {
         self.failures += 1;
         self.lost_leases = 0;
-        reason.clone_into(&mut self.last);
+        self.last = format!("{worker}: {reason}");
     }
 
     /// Its result was lost, or was not what it should have been.

@@ -143,6 +143,7 @@ fn values_out_of_range_are_all_told_together() {
         ("[run]\nsteps = 0", "run.steps"),
         ("[model]\npath = \"\"", "model.path"),
         ("[model]\nfamily = \"FLUX.1\"", "model.family"),
+        ("[model]\ndtype = \"f16\"", "model.dtype"),
         ("[prompts]\nper_step = 0", "prompts.per_step"),
         ("[prompts]\ntrain = \"\"", "prompts.train"),
         ("[sampling]\neta = nan", "sampling.eta"),

@@ -27,8 +27,14 @@ impl<W: Work> Work for Guarded<W> {
     fn prepare(&mut self, run: &RunId, spec: &RunSpec, assets: &RunAssets) -> Result<(), WorkError> {
         // Another worker's owner may allow it.
         let allowed = self.allowed.check(spec, self.role);
-        allowed.map_err(|refusal| WorkError::retry(&refusal))?;
-        self.work.prepare(run, spec, assets)
+        let allowed = allowed.map_err(|refusal| WorkError::retry(&refusal));
+        let ready = allowed.and_then(|()| self.work.prepare(run, spec, assets));
+        ready.map_err(|error| match (self.role, error) {
+            // Failed attempts of a judge are held against the pairs, of which nothing has been said yet: they wait for a judge
+            // that has the folder, the device, the key or the leave that this one lacks.
+            (Role::Judge, WorkError::Retry(reason)) => WorkError::Unavailable(reason),
+            (_, error) => error,
+        })
     }
 
     fn perform(&mut self, unit: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {

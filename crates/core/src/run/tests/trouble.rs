@@ -87,7 +87,10 @@ fn a_unit_that_is_given_back_for_want_of_something_costs_no_attempt_and_says_so(
     }
     let text = fleet.run.waiting_for(fleet.now.plus(100_000)).text;
     assert!(
-        text.contains("given back 6 times, the last: the store is read-only"),
+        text.contains(&format!(
+            "given back 6 times, the last: {}: the store is read-only",
+            worker()
+        )),
         "{text}"
     );
     fleet.work_until(|_| false);
