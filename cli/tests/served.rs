@@ -183,7 +183,9 @@ fn a_run_is_the_same_in_its_folder_in_its_stores_and_behind_its_coordinator() {
 fn a_run_goes_on_from_a_step_of_another_under_other_settings() {
     let (_folder, run) = run_folder();
     let coordinator = Coordinator::start(&run.join("state"));
-    let fork = |more: &[&str]| [&["fork", RUN, "--name", "fork", "--step", "1"], more].concat();
+    fn fork<'a>(more: &[&'a str]) -> Vec<&'a str> {
+        [&["fork", RUN, "--name", "fork", "--step", "1"], more].concat()
+    }
     let told = coordinator.refuses(&fork(&["--set", "lora.rank=16"]));
     assert!(told.contains("lora.rank: must stay as it is"), "{told}");
     let told = coordinator.refuses(&["fork", RUN, "--name", "fork", "--step", "7"]);
@@ -242,25 +244,40 @@ fn a_run_is_steered_over_http_by_whoever_can_send_json() {
     let coordinator = Coordinator::start(&run.join("state"));
     let at = |what: &str| format!("/api/v1/runs/compatibility/{what}");
     let (head, body) = coordinator.posts(&at("pause"), r#"{"reason": "lunch"}"#);
-    assert!(head.starts_with("http/1.0 200") && body.contains("lunch"), "{head}\n{body}");
+    assert!(
+        head.starts_with("http/1.0 200") && body.contains("lunch"),
+        "{head}\n{body}"
+    );
     let (head, body) = coordinator.posts(&at("pause"), r#"{"reason": "lunch"}"#);
     assert!(head.starts_with("http/1.0 409"), "{head}");
-    assert!(body.contains("the run is paused") && body.contains("gavel resume"), "{body}");
+    assert!(
+        body.contains("the run is paused") && body.contains("gavel resume"),
+        "{body}"
+    );
     let (head, body) = coordinator.posts(&at("extend"), r#"{"steps": 8}"#);
-    assert!(head.starts_with("http/1.0 200") && body.contains(r#""steps_total":8"#), "{head}\n{body}");
+    assert!(
+        head.starts_with("http/1.0 200") && body.contains(r#""steps_total":8"#),
+        "{head}\n{body}"
+    );
     let (head, _) = coordinator.posts(&at("rollback"), r#"{"step": 1}"#);
     assert!(head.starts_with("http/1.0 200"), "{head}");
     let (head, _) = coordinator.posts(&at("resume"), "{}");
     assert!(head.starts_with("http/1.0 200"), "{head}");
     let (head, body) = coordinator.posts(&at("extend"), r#"{"step": 8}"#);
-    assert!(head.starts_with("http/1.0 400") && body.contains("unknown field"), "{head}\n{body}");
+    assert!(
+        head.starts_with("http/1.0 400") && body.contains("unknown field"),
+        "{head}\n{body}"
+    );
     // What a form of another site could send.
     let (head, _) = coordinator.http("POST", &at("cancel"), "Content-Length: 15\r\n", r#"{"reason": "x"}"#);
     assert!(head.starts_with("http/1.0 415"), "{head}");
     let (head, _) = coordinator.page(&at("cancel"));
     assert!(head.starts_with("http/1.0 405"), "{head}");
     let status = coordinator.asked(&["status", RUN]);
-    assert!(status.contains("training") && status.contains("step 1 of 8"), "{status}");
+    assert!(
+        status.contains("training") && status.contains("step 1 of 8"),
+        "{status}"
+    );
 }
 
 #[test]

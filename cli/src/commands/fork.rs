@@ -7,10 +7,10 @@ use gavel_core::work::Policy;
 use gavel_review::{RunSource as _, ServedRun};
 
 use super::connect::Connect;
+use crate::config;
 use crate::diagnostic::{Context as _, Diagnostic, Result};
 use crate::output;
 use crate::runtime::block_on;
-use crate::config;
 
 #[derive(Debug, Args)]
 pub(crate) struct ForkArguments {

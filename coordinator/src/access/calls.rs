@@ -8,7 +8,9 @@ use super::Permission;
 pub(crate) fn needed(path: &str) -> Option<Permission> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     let needed = match (service, method) {
-        ("gavel.v1.Runs", "Submit" | "Cancel" | "Pause" | "Resume" | "ChangeSteps" | "RollBack" | "Drain") => Permission::Submit,
+        ("gavel.v1.Runs", "Submit" | "Cancel" | "Pause" | "Resume" | "ChangeSteps" | "RollBack" | "Drain") => {
+            Permission::Submit
+        }
         ("gavel.v1.Runs", "Get" | "List" | "Watch" | "History") => Permission::View,
         // Workers read the run that they have a unit of.
         ("gavel.v1.Runs", "GetSpec") => Permission::Read,

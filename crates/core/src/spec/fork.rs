@@ -35,7 +35,6 @@ impl RunSpec {
 #[cfg(test)]
 mod tests {
     use super::super::tests::full;
-    use super::*;
 
     #[test]
     fn a_fork_may_change_everything_but_its_adapter_and_its_files() {
