@@ -16,6 +16,7 @@ mod run;
 mod runtime;
 mod shell;
 mod signals;
+mod version;
 
 use std::process::ExitCode;
 

@@ -5,19 +5,27 @@ use gavel_models::Family;
 
 use crate::assets;
 use crate::config::{self, ConfigArguments};
-use crate::diagnostic::Result;
+use crate::diagnostic::{Context as _, Result};
 use crate::{output, preflight};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Check a configuration file and print every problem.
     Check(ConfigArguments),
+    /// Print a configuration with every key: those of the file and of overrides, and the defaults of all others.
+    Show(ConfigArguments),
 }
 
 pub(super) fn config(command: &ConfigCommand) -> Result<()> {
     match command {
         ConfigCommand::Check(arguments) => check(arguments),
+        ConfigCommand::Show(arguments) => show(arguments),
     }
+}
+
+fn show(arguments: &ConfigArguments) -> Result<()> {
+    let table = config::table(&config::load(arguments)?)?;
+    output::print(toml::to_string(&table).context("the configuration cannot be written as TOML")?)
 }
 
 fn check(arguments: &ConfigArguments) -> Result<()> {

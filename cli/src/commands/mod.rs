@@ -5,6 +5,7 @@ mod backup;
 mod bench;
 mod cancel;
 mod certificates;
+mod completions;
 mod config;
 mod connect;
 mod coordinator;
@@ -14,6 +15,7 @@ mod dtype;
 mod export;
 mod extend;
 mod fork;
+mod init;
 mod judge;
 mod load;
 mod pause;
@@ -41,6 +43,7 @@ use serde::Serialize;
 
 use crate::diagnostic::{Context as _, Result};
 use crate::output;
+use crate::version::version;
 
 const EXIT_STATUS: &str = "Exit status:
   0    what was asked is done; of run and watch: the run has finished
@@ -53,7 +56,7 @@ const EXIT_STATUS: &str = "Exit status:
 
 /// Trains LoRA adapters for image diffusion models with rubric-judged reinforcement learning.
 #[derive(Debug, Parser)]
-#[command(name = "gavel", version, propagate_version = true, after_help = EXIT_STATUS)]
+#[command(name = "gavel", version = version(), propagate_version = true, after_help = EXIT_STATUS)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -61,6 +64,8 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Make a folder with all that a run needs but the models: a published recipe, prompts, a rubric, to be changed.
+    Init(init::InitArguments),
     /// Run a configuration on this machine: coordinator and workers as processes, progress, report.
     Run(run::RunArguments),
     /// Start a coordinator, which hands out work and keeps the ledger and the blobs.
@@ -130,6 +135,10 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: rubric::RubricCommand,
     },
+    /// Print a script that completes commands and options in a shell.
+    Completions(completions::CompletionsArguments),
+    /// Write the manual: a page for each command.
+    Man(completions::ManArguments),
     /// Look into configuration files.
     Config {
         #[command(subcommand)]
@@ -143,6 +152,7 @@ pub(crate) enum Command {
 /// Whatever keeps it from being done.
 pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
+        Command::Init(arguments) => init::init(&arguments)?,
         Command::Run(arguments) => return run::run(&arguments),
         Command::Coordinator(arguments) => coordinator::coordinator(arguments)?,
         Command::Sampler(arguments) => worker::worker(
@@ -197,6 +207,8 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Plan(arguments) => plan::plan(&arguments)?,
         Command::Doctor(arguments) => return doctor::doctor(&arguments),
         Command::Rubric { command } => return rubric::rubric(&command),
+        Command::Completions(arguments) => completions::completions(&arguments)?,
+        Command::Man(arguments) => completions::man(&arguments)?,
         Command::Config { command } => config::config(&command)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -53,11 +53,19 @@ pub(crate) fn load_file(file: &Path, overrides: &[String]) -> Result<RunSpec> {
 /// # Errors
 /// An override has no key, or the whole does not pass the checks.
 pub(crate) fn changed(spec: &RunSpec, overrides: &[String]) -> Result<RunSpec> {
-    let mut json = serde_json::to_value(spec).context("the configuration cannot be written")?;
-    drop_nulls(&mut json);
-    let table: toml::Table = serde_json::from_value(json).context("the configuration cannot be read")?;
+    let table = table(spec)?;
     let overrides = overrides::all(&[], overrides)?;
     overrides::apply(&table, overrides, checked).context("the changed configuration has problems")
+}
+
+/// A spec as a configuration file has it, every key that has a value included.
+///
+/// # Errors
+/// None that a spec which passed its checks has.
+pub(crate) fn table(spec: &RunSpec) -> Result<toml::Table> {
+    let mut json = serde_json::to_value(spec).context("the configuration cannot be written")?;
+    drop_nulls(&mut json);
+    serde_json::from_value(json).context("the configuration cannot be written as TOML")
 }
 
 /// A key without a value is left out of a configuration.

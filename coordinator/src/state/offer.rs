@@ -206,6 +206,34 @@ mod tests {
     }
 
     #[test]
+    fn runs_have_workers_and_turns_by_their_weights() {
+        let mut state = runs(&["light"]);
+        add_run(&mut state, "heavy", |spec, _| spec.fleet.weight = 3);
+        let workers = ["1", "2", "3", "4"];
+        let mut at_work: Vec<_> = workers.map(|worker| serve_one(&mut state, worker, NOW).unwrap()).into();
+        for round in 0..40 {
+            let next = round % workers.len();
+            complete(&mut state, at_work[next].clone());
+            at_work[next] = serve_one(&mut state, workers[next], NOW).unwrap();
+        }
+        let heavy = at_work.iter().filter(|key| key.run == id("heavy")).count();
+        assert_eq!(heavy, 3);
+
+        let mut state = runs(&["light"]);
+        add_run(&mut state, "heavy", |spec, _| spec.fleet.weight = 3);
+        let mut units = (0, 0);
+        for _ in 0..2 * 4 * TURN {
+            let key = serve_one(&mut state, "only", NOW).unwrap();
+            match key.run == id("heavy") {
+                true => units.0 += 1,
+                false => units.1 += 1,
+            }
+            complete(&mut state, key);
+        }
+        assert_eq!(units, (2 * 3 * TURN, 2 * TURN));
+    }
+
+    #[test]
     fn a_run_that_a_worker_cannot_serve_holds_up_neither_the_worker_nor_the_run() {
         let mut state = runs(&["bad", "good"]);
         let mut now = NOW;

@@ -1,7 +1,8 @@
 //! Whose turn it is: how runs share the workers of a role.
 //!
-//! The run that has the fewest units in other hands comes first, so that each run gets as many workers as any other, however
-//! long its units take. Among equals a worker stays with the run that it works for until its turn of [`TURN`] units is over,
+//! The run that has the fewest units in other hands for its weight (`fleet.weight`) comes first, so that each run gets as many
+//! workers as its weight says, however long its units take. Among equals a worker stays with the run that it works for until its
+//! turn of [`TURN`] units times the weight is over,
 //! because another run may mean another model to load; then it goes to the run that was served least recently. Soft state:
 //! nothing of a result depends on it.
 
@@ -12,8 +13,11 @@ use gavel_core::ids::{RunId, WorkerId};
 use gavel_core::run::Run;
 use gavel_core::work::Role;
 
-/// Units of one run that a worker gets in a row while others wait.
+/// Units of one run of weight 1 that a worker gets in a row while others wait.
 pub(super) const TURN: u32 = 8;
+
+/// Shares of a unit, so that integers divided by weights compare.
+const WHOLE: u64 = 1_000_000;
 
 /// Who was served when, and who works for whom.
 #[derive(Debug, Default)]
@@ -42,8 +46,10 @@ impl Turns {
     ) -> Option<&'a Run> {
         let (turn, served) = (self.turns.get(worker), self.served.get(&role));
         runs.min_by_key(|run| {
+            let weight = run.spec().fleet.weight.max(1);
             let in_other_hands = run.leased_count(role).saturating_sub(run.leases_of(worker).len());
-            let stays = turn.is_some_and(|turn| turn.run == *run.id() && turn.units < TURN);
+            let in_other_hands = in_other_hands as u64 * WHOLE / u64::from(weight);
+            let stays = turn.is_some_and(|turn| turn.run == *run.id() && turn.units < TURN * weight);
             let latest = served.and_then(|served| served.get(run.id()));
             (in_other_hands, Reverse(stays), latest.copied())
         })

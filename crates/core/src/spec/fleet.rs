@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::problems::Problems;
 use super::section::Section;
 
+/// A run that is to have a hundred times as much as another one is the only run.
+const WEIGHT_MAX: u32 = 100;
+
 /// `[fleet]`: the local workers that `gavel run` starts, and how workers are watched. No part of the result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -17,6 +20,8 @@ pub struct FleetSpec {
     pub judges: u32,
     /// Trainer processes.
     pub trainers: u32,
+    /// The run's share of workers that other runs want too: one of weight 2 gets twice as many as one of weight 1.
+    pub weight: u32,
     /// A lease that no heartbeat has renewed for this long goes to somebody else.
     #[serde(with = "super::duration")]
     pub lease: Duration,
@@ -31,6 +36,7 @@ impl Default for FleetSpec {
             samplers: 1,
             judges: 1,
             trainers: 1,
+            weight: 1,
             lease: Duration::from_secs(60),
             heartbeat: Duration::from_secs(5),
         }
@@ -46,6 +52,10 @@ impl Section for FleetSpec {
         ] {
             problems.require(count <= 1024, key, || format!("must lie in 0 to 1024, not {count}"));
         }
+        let weight = self.weight;
+        problems.require((1..=WEIGHT_MAX).contains(&weight), "fleet.weight", || {
+            format!("must lie in 1 to {WEIGHT_MAX}, not {weight}")
+        });
         problems.require(self.heartbeat >= Duration::from_millis(10), "fleet.heartbeat", || {
             "must be at least 10ms".into()
         });
