@@ -174,10 +174,12 @@ impl Coordinator {
         let Stores { ledger, blobs } = stores;
         servers.spawn(grpc::serve(
             listeners.grpc,
-            handle.clone(),
-            blobs.clone(),
-            Arc::clone(&ledger),
-            heartbeat,
+            grpc::Parts {
+                driver: handle.clone(),
+                blobs: blobs.clone(),
+                ledger: Arc::clone(&ledger),
+                heartbeat,
+            },
             guard.security,
             rooms.clone(),
             shutdown.clone(),

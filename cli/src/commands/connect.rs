@@ -11,6 +11,8 @@ use crate::diagnostic::{Diagnostic, Result};
 pub(super) const COORDINATOR: &str = "GAVEL_COORDINATOR";
 /// The variable that may hold a token. No argument does: others of the machine see arguments.
 pub(super) const TOKEN: &str = "GAVEL_TOKEN";
+/// Where the help lists what is for these.
+pub(super) const SECURITY: &str = "Encryption and tokens";
 
 /// Where the coordinator is. A command that means something else by leaving it out says so with `mut_arg`.
 #[derive(Debug, Clone, Args)]
@@ -30,19 +32,18 @@ pub(crate) struct Connect {
 
 /// What a command trusts, and what it shows of itself. A token may also stand in `GAVEL_TOKEN`.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Encryption and tokens")]
 pub(crate) struct CredentialArguments {
     /// Authorities of coordinators that are trusted, PEM [default: those that the system trusts].
-    #[arg(long, value_name = "FILE", env = "GAVEL_TLS_CA")]
+    #[arg(long, help_heading = SECURITY, value_name = "FILE", env = "GAVEL_TLS_CA")]
     tls_ca: Option<PathBuf>,
     /// Certificate to show to a coordinator that asks for one, PEM.
-    #[arg(long, value_name = "FILE", env = "GAVEL_TLS_CERT", requires = "tls_key")]
+    #[arg(long, help_heading = SECURITY, value_name = "FILE", env = "GAVEL_TLS_CERT", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// The key of --tls-cert, PEM.
-    #[arg(long, value_name = "FILE", env = "GAVEL_TLS_KEY", requires = "tls_cert")]
+    #[arg(long, help_heading = SECURITY, value_name = "FILE", env = "GAVEL_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
     /// File that holds the token to show [default: the token in GAVEL_TOKEN, if there is one].
-    #[arg(long, value_name = "FILE", env = "GAVEL_TOKEN_FILE")]
+    #[arg(long, help_heading = SECURITY, value_name = "FILE", env = "GAVEL_TOKEN_FILE")]
     token_file: Option<PathBuf>,
 }
 

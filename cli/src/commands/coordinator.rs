@@ -9,6 +9,7 @@ use gavel_coordinator::{Address, Adoption, Coordinator, CoordinatorOptions, Erro
 use gavel_core::spec::{FleetSpec, Problems, RunSpec};
 use gavel_review::CoordinatorAddresses;
 
+use super::connect::SECURITY;
 use crate::diagnostic::Result;
 use crate::output;
 use crate::runtime::{ParentArguments, block_on, shutdown_token};
@@ -61,25 +62,24 @@ pub(crate) struct CoordinatorArguments {
 
 /// Who may do what, and who may read along.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Encryption and tokens")]
 pub(crate) struct SecurityArguments {
     /// Certificate of both ports, with those between it and its authority, PEM; read once.
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    #[arg(long, help_heading = SECURITY, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// The key of --tls-cert, PEM.
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, help_heading = SECURITY, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
     /// Authority of clients, PEM: whoever shows no certificate of it is refused, on the HTTP port all but probes.
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, help_heading = SECURITY, value_name = "FILE", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
     /// File of tokens, a line for each, as `gavel token new` writes it; read once. Whoever shows none of them is refused.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = SECURITY, value_name = "FILE")]
     tokens: Option<PathBuf>,
     /// Show /metrics to whoever asks, without a token or a certificate.
-    #[arg(long)]
+    #[arg(long, help_heading = SECURITY)]
     open_metrics: bool,
     /// Listen beyond this machine without encryption, or without tokens or certificates: whoever reaches a port may do all.
-    #[arg(long)]
+    #[arg(long, help_heading = SECURITY)]
     insecure: bool,
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use gavel_core::ids::Digest;
+use gavel_core::text;
 use serde::{Deserialize, Serialize};
 
 use super::{KnownToken, TokenRole, TokensError};
@@ -17,7 +18,7 @@ struct Entry {
 }
 
 pub(super) fn read(file: &Path) -> Result<Vec<KnownToken>, TokensError> {
-    let text = std::fs::read_to_string(file).map_err(|source| TokensError::Unreadable {
+    let text = text::of(std::fs::read(file)).map_err(|source| TokensError::Unreadable {
         file: file.to_owned(),
         source,
     })?;

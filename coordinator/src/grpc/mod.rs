@@ -40,17 +40,30 @@ pub(crate) fn assignment_bytes(assignment: Assignment) -> usize {
     gavel_proto::convert::encoded_len(assignment)
 }
 
+/// What the services work with.
+pub(crate) struct Parts {
+    pub(crate) driver: DriverHandle,
+    pub(crate) blobs: Blobs,
+    /// For verdicts that are kept.
+    pub(crate) ledger: Arc<dyn Ledger>,
+    /// How often workers send heartbeats.
+    pub(crate) heartbeat: Duration,
+}
+
 /// Serves until `shutdown`, then until open calls have ended.
 pub(crate) async fn serve(
     listener: TcpListener,
-    driver: DriverHandle,
-    blobs: Blobs,
-    ledger: Arc<dyn Ledger>,
-    heartbeat: Duration,
+    parts: Parts,
     security: Security,
     rooms: Rooms,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let Parts {
+        driver,
+        blobs,
+        ledger,
+        heartbeat,
+    } = parts;
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<FleetServer<fleet::Fleet>>().await;
     health.set_serving::<BlobsServer<blobs::BlobService>>().await;

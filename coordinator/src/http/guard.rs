@@ -28,11 +28,11 @@ impl Guard {
         Self { names, security }
     }
 
-    /// The answer to a request that is sent away.
-    fn refuse(&self, request: &Request) -> Result<(), Response> {
+    /// The answer to a request that is sent away; `None` lets it through.
+    fn refusal(&self, request: &Request) -> Option<Response> {
         let (headers, path) = (request.headers(), request.uri().path());
         if PROBES.contains(&path) {
-            return Ok(());
+            return None;
         }
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
         if !host.is_some_and(|host| self.names.knows(host)) {
@@ -41,33 +41,27 @@ impl Guard {
                 "this server does not answer under the name that the request's Host gives it",
             );
             let hint = "ask by address or as localhost, or start the coordinator with --allow-host NAME";
-            return Err(problem.with_hint(hint).into_response());
+            return Some(problem.with_hint(hint).into_response());
         }
         if path == METRICS && self.security.open_metrics {
-            return Ok(());
+            return None;
         }
         let connection = request.extensions().get::<Connection>();
         if self.security.asks_for_certificates() && !connection.is_some_and(Connection::is_certified) {
             let problem = Problem::new(StatusCode::FORBIDDEN, "this server asks for a client certificate");
-            return Err(problem.with_hint(login::CERTIFICATE_HINT).into_response());
+            return Some(problem.with_hint(login::CERTIFICATE_HINT).into_response());
         }
         let needed = needed_over_http(request.method(), path);
         if needed == Permission::Nothing {
-            return Ok(());
+            return None;
         }
-        self.security
-            .sessions
-            .check(headers, needed)
-            .map(drop)
-            .map_err(|refused| {
-                // Whoever just opens the dashboard is not logged in yet.
-                if path != "/" || refused != Refused::NoToken {
-                    self.security
-                        .refusals
-                        .tell(connection.map(Connection::peer), "HTTP", &refused);
-                }
-                login::refusal(path, &refused)
-            })
+        let refused = self.security.sessions.check(headers, needed).err()?;
+        // Whoever just opens the dashboard is not logged in yet.
+        if path != "/" || refused != Refused::NoToken {
+            let peer = connection.map(Connection::peer);
+            self.security.refusals.tell(peer, "HTTP", &refused);
+        }
+        Some(login::refusal(path, &refused))
     }
 }
 
@@ -105,9 +99,9 @@ fn without_port(host: &str) -> &str {
 
 /// Sends away who asks under a name that is not this server's, or may not ask, and adds the headers of every answer.
 pub(crate) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    let mut response = match guard.refuse(&request) {
-        Ok(()) => next.run(request).await,
-        Err(refusal) => refusal,
+    let mut response = match guard.refusal(&request) {
+        None => next.run(request).await,
+        Some(refusal) => refusal,
     };
     harden(response.headers_mut());
     response

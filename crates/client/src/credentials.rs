@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gavel_core::hint::Hint;
+use gavel_core::text;
 use gavel_core::token::{InvalidToken, Token};
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -107,7 +108,7 @@ impl Credentials {
     /// # Errors
     /// [`CredentialsError::UnreadableToken`], [`CredentialsError::NoToken`].
     pub fn with_token_of(self, file: &Path) -> Result<Self, CredentialsError> {
-        let text = std::fs::read_to_string(file).map_err(|source| CredentialsError::UnreadableToken {
+        let text = text::of(std::fs::read(file)).map_err(|source| CredentialsError::UnreadableToken {
             file: file.to_owned(),
             source,
         })?;
