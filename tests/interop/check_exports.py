@@ -28,8 +28,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 SIZE, STEPS = 64, 4
-# float32: sums in another order; bfloat16 has 8 bits of mantissa.
-TOLERANCE = {"f32": 2e-5, "bf16": 1e-2}
+# float32: sums in another order; float16 and bfloat16: 11 and 8 bits of mantissa.
+TOLERANCE = {"f32": 2e-5, "f16": 1e-3, "bf16": 1e-2}
+ROUNDING = {"f32": 1e-6, "f16": 2**-11, "bf16": 2**-8}
 
 # FLUX's original layers and the diffusers' layers that their rows are, as `comfy.utils.flux_to_diffusers` has them.
 DOUBLE = {
@@ -119,10 +120,10 @@ def export(args, layout: str, folder: Path, dtype: str | None = None) -> Path:
 
 
 def bound(model) -> set[str]:
-    """The layers that carry an adapter, and one that is not zero."""
+    """The layers that carry an adapter; one of nothing but zeros is a part of a fused layer that has none."""
 
     def is_adapted(layer) -> bool:
-        return isinstance(layer, LoraLayer) and any(b.weight.abs().max() > 0 for b in layer.lora_B.values())
+        return isinstance(layer, LoraLayer) and any(a.weight.abs().max() > 0 for a in layer.lora_A.values())
 
     return {name.removeprefix("base_model.model.") for name, layer in model.named_modules() if is_adapted(layer)}
 
@@ -187,6 +188,8 @@ def main() -> int:
             if error > TOLERANCE[dtype]:
                 problems.append(f"{what}: velocities differ by {error:.1e}, {TOLERANCE[dtype]:.0e} allowed")
 
+        if flux:
+            with_widths_of(transformer())
         effect = recorded.error(transformer())
         print(f"base without adapter: relative difference {effect:.1e}")
         if effect < 4 * max(TOLERANCE.values()):
@@ -200,8 +203,6 @@ def main() -> int:
             for layout in ("peft", "diffusers", "kohya"):
                 out = peft_folder if (layout, dtype) == ("peft", "f32") else export(args, layout, folder, dtype)
                 pipe = Pipeline.from_pretrained(args.model, torch_dtype=torch.float32)
-                if flux:
-                    with_widths_of(pipe.transformer)
                 pipe.load_lora_weights(out)
                 layers = bound(pipe.transformer)
                 print(f"{layout}, {dtype}: diffusers bound {len(layers)} of {len(named)} layers")
@@ -215,7 +216,7 @@ def main() -> int:
 
         merged = export(args, "merged", folder)
         with safe_open(next(merged.glob("*.safetensors")), "pt") as file:
-            stored = {"F32": "f32", "BF16": "bf16"}[file.get_slice(file.keys()[0]).get_dtype()]
+            stored = {"F32": "f32", "F16": "f16", "BF16": "bf16"}[file.get_slice(file.keys()[0]).get_dtype()]
         check(f"merged into {stored}: diffusers without an adapter against gavel", transformer(merged), stored)
         base, sum_ = transformer().state_dict(), transformer(merged).state_dict()
         (kohya,) = (folder / "kohya-f32").glob("*.safetensors")
@@ -224,7 +225,7 @@ def main() -> int:
             weight = base[f"{path}.weight"]
             error = float(((added[path] - (sum_[f"{path}.weight"] - weight)).abs() / weight.abs().max()).max())
             # A rounding of the sum.
-            if error > {"f32": 1e-6, "bf16": 2**-8}[stored]:
+            if error > ROUNDING[stored]:
                 problems.append(f"kohya: the change of {path} differs from the merged one by {error:.1e}")
         others = [name for name in base if not torch.equal(base[name], sum_[name]) and name.removesuffix(".weight") not in named]
         if others:
