@@ -76,7 +76,7 @@ pub(crate) enum Command {
     Sample(sample::SampleArguments),
     /// Perform one RPO update offline from recorded trajectories and rewards.
     Replay(replay::ReplayArguments),
-    /// Write the adapter of a run's step as a folder that peft and diffusers load.
+    /// Write an adapter of a run for peft, diffusers or ComfyUI, or merged into its base.
     Export(export::ExportArguments),
     /// Prove from a run's ledger and blobs that each pair was sampled, judged and trained on once, under the right policy.
     Audit(audit::AuditArguments),
