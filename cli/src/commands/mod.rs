@@ -102,7 +102,7 @@ pub(crate) enum Command {
     Replay(replay::ReplayArguments),
     /// Write a run's adapter and its report, from its folder, its coordinator or its stores.
     Report(report::ReportArguments),
-    /// Write the adapter of a run's step as a folder that peft and diffusers load.
+    /// Write an adapter of a run for peft, diffusers or ComfyUI, or merged into its base.
     Export(export::ExportArguments),
     /// Prove from a run's ledger and blobs that each pair was sampled, judged and trained on once, under the right policy.
     Audit(audit::AuditArguments),
