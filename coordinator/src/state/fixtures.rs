@@ -51,7 +51,7 @@ pub(super) fn complete(state: &mut State, LeaseKey { run, unit, fence }: LeaseKe
         fence,
         outcome: rehearsal::decided(outcome),
     };
-    state.apply(&run, completed, NOW).unwrap();
+    state.report(&run, completed, NOW).unwrap();
 }
 
 /// Grants the next unit of a run, of whichever role.
