@@ -49,7 +49,7 @@ pub(super) fn add_run(state: &mut State, name: &str, change: impl FnOnce(&mut Ru
 pub(super) fn complete(state: &mut State, lease: LeaseKey) {
     let run = lease.run.clone();
     let completed = completed(state, lease);
-    state.apply(&run, completed, NOW).unwrap();
+    state.report(&run, completed, NOW).unwrap();
 }
 
 /// The event of what the holder of a lease was asked for.

@@ -8,6 +8,7 @@ mod offer;
 mod rally;
 mod release;
 mod reported;
+mod rules;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -246,6 +247,7 @@ impl State {
             tracing::error!(run = %id, %worker, reason, "worker put into quarantine");
             self.end_lease(id, Event::Quarantined { worker, reason }, now);
         }
+        self.pause_by_rule(id, now);
         answer
     }
 
@@ -402,6 +404,8 @@ impl State {
             if let Err(error) = self.apply(&id, Event::Recovered { away_ms }, now) {
                 tracing::error!(run = %id, %error, "a run could not be taken over");
             }
+            // What the coordinator before had no time to decide.
+            self.pause_by_rule(&id, now);
         }
     }
 

@@ -3,7 +3,7 @@
 use gavel_core::ids::{PromptIndex, Step, WorkerId};
 use gavel_core::work::{Assignment, Pair, Policy, PromptTask, RewardedCandidate, RewardedGroup, Task};
 
-use super::unit::arm;
+use super::unit::{arm, probe};
 use super::{Malformed, all, bytes, digest, digests, each, optional_digest, required};
 use crate::v1;
 use crate::v1::assignment::Kind;
@@ -149,6 +149,7 @@ impl From<Assignment> for v1::Assignment {
                     arm: v1::Arm::from(arm).into(),
                     policy: policy.map(Into::into),
                     prompts: each(prompts),
+                    probe: probe(arm),
                 })
             }
             Assignment::Judge { pairs } => Kind::Judge(v1::assignment::Judge { pairs: each(pairs) }),
@@ -195,7 +196,7 @@ impl TryFrom<v1::Assignment> for Assignment {
                 prompts: all(sample.prompts)?,
             },
             Kind::EvaluateSample(sample) => Self::EvaluateSample {
-                arm: arm(sample.arm, "Assignment.EvaluateSample.arm")?,
+                arm: arm(sample.arm, sample.probe, "Assignment.EvaluateSample.arm")?,
                 policy: sample.policy.map(Policy::try_from).transpose()?,
                 prompts: all(sample.prompts)?,
             },

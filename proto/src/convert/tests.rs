@@ -57,7 +57,15 @@ fn units() -> Vec<Unit> {
             arm: Arm::Tuned,
             chunk: 2,
         },
-        Unit::EvaluateJudge { chunk: 3 },
+        Unit::EvaluateSample {
+            arm: Arm::Probe(Step(4)),
+            chunk: 2,
+        },
+        Unit::EvaluateJudge { probe: None, chunk: 3 },
+        Unit::EvaluateJudge {
+            probe: Some(Step(4)),
+            chunk: 3,
+        },
         Unit::CalibrateJudge { chunk: 4 },
     ]
 }
@@ -175,6 +183,11 @@ fn every_assignment_survives_the_wire() {
         Assignment::EvaluateSample {
             arm: Arm::Base,
             policy: None,
+            prompts: prompts.clone(),
+        },
+        Assignment::EvaluateSample {
+            arm: Arm::Probe(Step(4)),
+            policy: Some(policy(None)),
             prompts: prompts.clone(),
         },
         Assignment::EvaluateSample {

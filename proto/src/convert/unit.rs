@@ -59,15 +59,25 @@ impl From<Arm> for v1::Arm {
         match arm {
             Arm::Base => Self::Base,
             Arm::Tuned => Self::Tuned,
+            Arm::Probe(_) => Self::Probe,
         }
     }
 }
 
-/// Reads an arm from its number on the wire.
-pub(super) fn arm(number: i32, field: &'static str) -> Result<Arm, Malformed> {
+/// The step of the arm that is a probe's.
+pub(super) fn probe(arm: Arm) -> Option<u32> {
+    match arm {
+        Arm::Probe(step) => Some(step.0),
+        Arm::Base | Arm::Tuned => None,
+    }
+}
+
+/// Reads an arm from its number on the wire and, for a probe, its step.
+pub(super) fn arm(number: i32, probe: Option<u32>, field: &'static str) -> Result<Arm, Malformed> {
     match v1::Arm::try_from(number) {
         Ok(v1::Arm::Base) => Ok(Arm::Base),
         Ok(v1::Arm::Tuned) => Ok(Arm::Tuned),
+        Ok(v1::Arm::Probe) => Ok(Arm::Probe(Step(probe.ok_or(Malformed::Missing { field })?))),
         Ok(v1::Arm::Unspecified) => Err(Malformed::Missing { field }),
         Err(_) => Err(Malformed::Range {
             field,
@@ -88,8 +98,12 @@ impl From<Unit> for v1::Unit {
             Unit::EvaluateSample { arm, chunk } => Kind::EvaluateSample(v1::unit::EvaluationChunk {
                 arm: v1::Arm::from(arm).into(),
                 chunk,
+                probe: probe(arm),
             }),
-            Unit::EvaluateJudge { chunk } => Kind::EvaluateJudge(v1::unit::Chunk { chunk }),
+            Unit::EvaluateJudge { probe, chunk } => Kind::EvaluateJudge(v1::unit::ComparisonChunk {
+                chunk,
+                probe: probe.map(|step| step.0),
+            }),
             Unit::CalibrateJudge { chunk } => Kind::CalibrateJudge(v1::unit::Chunk { chunk }),
         };
         Self { kind: Some(kind) }
@@ -118,10 +132,13 @@ impl TryFrom<v1::Unit> for Unit {
                 step: Step(commit.step),
             },
             Kind::EvaluateSample(chunk) => Self::EvaluateSample {
-                arm: arm(chunk.arm, "Unit.EvaluationChunk.arm")?,
+                arm: arm(chunk.arm, chunk.probe, "Unit.EvaluationChunk.arm")?,
                 chunk: chunk.chunk,
             },
-            Kind::EvaluateJudge(chunk) => Self::EvaluateJudge { chunk: chunk.chunk },
+            Kind::EvaluateJudge(chunk) => Self::EvaluateJudge {
+                probe: chunk.probe.map(Step),
+                chunk: chunk.chunk,
+            },
             Kind::CalibrateJudge(chunk) => Self::CalibrateJudge { chunk: chunk.chunk },
         })
     }

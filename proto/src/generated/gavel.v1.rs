@@ -506,6 +506,17 @@ pub mod unit {
         pub arm: i32,
         #[prost(uint32, tag = "2")]
         pub chunk: u32,
+        /// The step of a probe.
+        #[prost(uint32, optional, tag = "3")]
+        pub probe: ::core::option::Option<u32>,
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct ComparisonChunk {
+        #[prost(uint32, tag = "1")]
+        pub chunk: u32,
+        /// The step of a probe; without it the tuned policy is compared.
+        #[prost(uint32, optional, tag = "2")]
+        pub probe: ::core::option::Option<u32>,
     }
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Chunk {
@@ -527,7 +538,7 @@ pub mod unit {
         #[prost(message, tag = "6")]
         EvaluateSample(EvaluationChunk),
         #[prost(message, tag = "7")]
-        EvaluateJudge(Chunk),
+        EvaluateJudge(ComparisonChunk),
         #[prost(message, tag = "8")]
         CalibrateJudge(Chunk),
     }
@@ -575,6 +586,9 @@ pub mod assignment {
         pub policy: ::core::option::Option<super::Policy>,
         #[prost(message, repeated, tag = "3")]
         pub prompts: ::prost::alloc::vec::Vec<super::Prompt>,
+        /// The step of a probe.
+        #[prost(uint32, optional, tag = "4")]
+        pub probe: ::core::option::Option<u32>,
     }
     #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct Judge {
@@ -834,6 +848,7 @@ pub enum Arm {
     Unspecified = 0,
     Base = 1,
     Tuned = 2,
+    Probe = 3,
 }
 impl Arm {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -845,6 +860,7 @@ impl Arm {
             Self::Unspecified => "ARM_UNSPECIFIED",
             Self::Base => "ARM_BASE",
             Self::Tuned => "ARM_TUNED",
+            Self::Probe => "ARM_PROBE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -853,6 +869,7 @@ impl Arm {
             "ARM_UNSPECIFIED" => Some(Self::Unspecified),
             "ARM_BASE" => Some(Self::Base),
             "ARM_TUNED" => Some(Self::Tuned),
+            "ARM_PROBE" => Some(Self::Probe),
             _ => None,
         }
     }

@@ -356,6 +356,12 @@ pub(super) fn judged_by_failure(run: &Run) -> bool {
     let mut verdicts = groups
         .flat_map(|group| &group.verdicts)
         .chain(results.comparisons.iter().flatten())
+        .chain(
+            results
+                .probes
+                .iter()
+                .flat_map(|probe| probe.comparisons.iter().flatten()),
+        )
         .chain(results.calibration.iter().flatten());
     verdicts.any(|record| !record.is_judged())
 }

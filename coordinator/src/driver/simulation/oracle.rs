@@ -337,6 +337,7 @@ fn same_results(found: &Run, expected: &Run) -> Result<(), String> {
     same("base pictures", found.base_images == expected.base_images)?;
     same("tuned pictures", found.tuned_images == expected.tuned_images)?;
     same("comparisons", found.comparisons == expected.comparisons)?;
+    same("probes", found.probes == expected.probes)?;
     same("judge's measurements", found.calibration == expected.calibration)?;
     same("numbers of steps", found.steps.len() == expected.steps.len())?;
     for (found, expected) in found.steps.iter().zip(&expected.steps) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gavel_core::ids::{Digest, RunId};
-use gavel_core::spec::RunSpec;
+use gavel_core::spec::{RunSpec, StopSpec};
 use gavel_core::work::Role;
 use gavel_core::work::{Side, Task};
 use gavel_core::{Annotations, LabelledPair, RubricText, RunAssets};
@@ -179,6 +179,18 @@ fn spec(chance: &mut Chance, heartbeat: u64) -> RunSpec {
     spec.fleet.lease = Duration::from_millis(heartbeat * chance.between(2, 6));
     if let Some(evaluation) = &mut spec.evaluation {
         evaluation.batch = chance.between(1, 3) as u32;
+        if chance.happens(0.5) {
+            evaluation.every = Some(chance.between(1, 2) as u32);
+            evaluation.subset = Some(chance.between(1, 5) as u32);
+        }
+    }
+    if chance.happens(0.2) {
+        // Whoever watches over the simulated runs resumes them.
+        spec.stop = Some(StopSpec {
+            patience: spec.evaluation.as_ref().and_then(|evaluation| evaluation.every),
+            kl_max: chance.happens(0.5).then_some(0.1),
+            decided_min: chance.happens(0.5).then_some(0.9),
+        });
     }
     spec
 }

@@ -159,24 +159,17 @@ impl Run {
     }
 
     fn note_held_out(&mut self, arm: Arm, extent: &Range<u32>, samples: &[Sampled]) {
-        let images = match arm {
-            Arm::Base => &mut self.results.base_images,
-            Arm::Tuned => &mut self.results.tuned_images,
-        };
+        let images = self.results.images_mut(arm);
         for sampled in samples {
             images[sampled.prompt_index.0 as usize] = Some(sampled.image);
         }
         match arm {
             Arm::Base => self.missing.base -= 1,
             Arm::Tuned => self.missing.tuned -= 1,
+            Arm::Probe(_) => {}
         }
-        for chunk in schedule::overlapping(extent, self.spec.judge.batch) {
-            let unit = Unit::EvaluateJudge { chunk };
-            let complete = self.extent(&unit).all(|index| {
-                let index = index as usize;
-                self.results.base_images[index].is_some() && self.results.tuned_images[index].is_some()
-            });
-            if complete {
+        for unit in self.comparisons_of(arm, extent) {
+            if self.assignment(&unit).is_some() {
                 self.board.add(unit);
             }
         }
@@ -185,9 +178,9 @@ impl Run {
     fn note_verdicts(&mut self, of: JudgedOf, extent: Range<u32>, verdicts: Vec<VerdictRecord>) {
         let judged = match of {
             JudgedOf::Step(step) => return self.note_matches(step, &extent, &verdicts),
-            JudgedOf::Comparison => {
-                self.missing.comparisons -= 1;
-                &mut self.results.comparisons
+            JudgedOf::Comparison(probe) => {
+                self.missing.comparisons -= u32::from(probe.is_none());
+                self.results.comparisons_mut(probe)
             }
             JudgedOf::Calibration => {
                 self.missing.calibration -= 1;
@@ -197,6 +190,7 @@ impl Run {
         for (index, record) in extent.zip(verdicts) {
             judged[index as usize] = Some(record);
         }
+        self.let_probed_policies_go();
     }
 
     /// The verdicts on the matches of a step's groups.
@@ -267,6 +261,7 @@ impl Run {
             self.open_training(next, shards);
         }
         self.kept_from = self.kept_from.max(self.window());
+        self.begin_probe();
         if self.is_trained() {
             self.begin_tuned();
         } else {

@@ -79,13 +79,14 @@ impl Run {
                         .collect(),
                 })
             }
-            Unit::EvaluateJudge { .. } => {
+            Unit::EvaluateJudge { probe, .. } => {
+                let painted = self.results.images(Arm::compared(probe));
                 let pairs = self.extent(unit).map(|index| {
                     Some(Pair {
                         prompt_index: PromptIndex(index),
                         task: self.assets.held_out.get(index as usize)?.clone(),
                         first: (*self.results.base_images.get(index as usize)?)?,
-                        second: (*self.results.tuned_images.get(index as usize)?)?,
+                        second: (*painted.get(index as usize)?)?,
                     })
                 });
                 Some(Assignment::Judge {
@@ -114,17 +115,17 @@ impl Run {
     pub(super) fn extent(&self, unit: &Unit) -> Range<u32> {
         let spec = &self.spec;
         let per_step = spec.prompts.per_step;
-        let held_out = self.results.base_images.len() as u32;
         match *unit {
             Unit::Initialise | Unit::Commit { .. } => 0..0,
             Unit::Sample { chunk, .. } => schedule::extent(chunk, spec.sampling.batch, per_step),
             Unit::Judge { chunk, .. } => schedule::extent(chunk, spec.judge.batch, per_step),
             Unit::Gradient { shard, .. } => schedule::extent(shard, spec.trainer.shard, per_step),
-            Unit::EvaluateSample { chunk, .. } => {
-                let batch = spec.evaluation.as_ref().map_or(1, |evaluation| evaluation.batch);
-                schedule::extent(chunk, batch, held_out)
+            Unit::EvaluateSample { arm, chunk } => {
+                schedule::extent(chunk, spec.evaluation_batch(), self.results.images(arm).len() as u32)
             }
-            Unit::EvaluateJudge { chunk } => schedule::extent(chunk, spec.judge.batch, held_out),
+            Unit::EvaluateJudge { probe, chunk } => {
+                schedule::extent(chunk, spec.judge.batch, self.results.comparisons(probe).len() as u32)
+            }
             Unit::CalibrateJudge { chunk } => {
                 schedule::extent(chunk, spec.judge.batch, self.results.calibration.len() as u32)
             }
@@ -161,10 +162,11 @@ impl Run {
         })
     }
 
-    /// `Some(None)` for the base, `None` while the tuned policy does not exist.
+    /// `Some(None)` for the base, `None` while the policy does not exist.
     pub(super) fn arm_policy(&self, arm: Arm) -> Option<Option<Policy>> {
         match arm {
             Arm::Base => Some(None),
+            Arm::Probe(step) => self.results.policies.get(step.0 as usize).cloned().map(Some),
             Arm::Tuned if self.committed().0 == self.spec.run.steps => self.policy().cloned().map(Some),
             Arm::Tuned => None,
         }

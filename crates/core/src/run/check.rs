@@ -4,7 +4,7 @@ use super::completion::{Completion, SampledFor, UnitResult};
 use super::{Run, ShardResult};
 use crate::bounds::is_figure;
 use crate::ids::{Candidate, Digest, PromptIndex, Step};
-use crate::work::{Arm, Policy, Role, Sampled, SkippedPair, Unit, VerdictRecord};
+use crate::work::{Policy, Role, Sampled, SkippedPair, Unit, VerdictRecord};
 
 /// What a check has against a result.
 pub(super) enum Objection {
@@ -55,10 +55,10 @@ impl Run {
             } => {
                 self.check_samples(unit, samples)?;
                 let policy = match from {
-                    SampledFor::Evaluation(Arm::Base) => None,
-                    SampledFor::Evaluation(Arm::Tuned) | SampledFor::Step(_) => self.policy(),
+                    SampledFor::Evaluation(arm) => self.arm_policy(*arm).flatten(),
+                    SampledFor::Step(_) => self.policy().cloned(),
                 };
-                match (policy, manifest) {
+                match (&policy, manifest) {
                     (None, _) => Ok(()),
                     (Some(_), None) => invalid("the worker sampled an adapter without reporting its manifest"),
                     (Some(policy), Some(found)) => check_manifest("sampler", policy, *found),

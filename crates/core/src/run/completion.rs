@@ -53,7 +53,8 @@ pub(super) enum SampledFor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JudgedOf {
     Step(Step),
-    Comparison,
+    /// Base and a probe's policy, or without one the tuned policy.
+    Comparison(Option<Step>),
     Calibration,
 }
 
@@ -62,7 +63,7 @@ impl JudgedOf {
     pub(super) fn unit(unit: &Unit) -> Option<Self> {
         match *unit {
             Unit::Judge { step, .. } => Some(Self::Step(step)),
-            Unit::EvaluateJudge { .. } => Some(Self::Comparison),
+            Unit::EvaluateJudge { probe, .. } => Some(Self::Comparison(probe)),
             Unit::CalibrateJudge { .. } => Some(Self::Calibration),
             Unit::Initialise
             | Unit::Sample { .. }
@@ -124,8 +125,8 @@ impl Completion {
                 let of = JudgedOf::Step(step);
                 (Some(seconds), UnitResult::Judged { of, verdicts })
             }
-            (Unit::EvaluateJudge { .. }, Outcome::Judged { verdicts, seconds, .. }) => {
-                let of = JudgedOf::Comparison;
+            (Unit::EvaluateJudge { probe, .. }, Outcome::Judged { verdicts, seconds, .. }) => {
+                let of = JudgedOf::Comparison(probe);
                 (Some(seconds), UnitResult::Judged { of, verdicts })
             }
             (Unit::CalibrateJudge { .. }, Outcome::Judged { verdicts, seconds, .. }) => {

@@ -56,6 +56,7 @@ impl Run {
     fn begin_anew(&mut self) {
         self.troubles.clear();
         self.quarantined.clear();
+        self.watched_from = self.committed();
         self.pairs_skipped_lately = 0;
         // A step that nobody could judge is judged again; its samples are still good.
         for flight in self.flights.iter_mut().filter(|flight| flight.unjudgeable().is_some()) {
@@ -86,6 +87,8 @@ impl Run {
             problem: problems.to_string(),
         })?;
         let was_trained = self.is_trained();
+        // The last policy is measured at the end, and no policy is measured twice.
+        self.forget_probes(Step(steps));
         self.spec_sha256 = spec.digest();
         self.spec = spec;
         self.flights.retain(|flight| flight.step.0 <= steps);
@@ -102,6 +105,7 @@ impl Run {
                     self.ended = None;
                 }
                 self.forget_tuned();
+                self.begin_probe();
                 self.begin_steps(now);
             }
             (false, true) => self.begin_tuned(),
@@ -148,14 +152,13 @@ impl Run {
     pub(super) fn forget_tuned(&mut self) {
         self.forget(|unit| match *unit {
             Unit::EvaluateSample { arm, .. } => arm == Arm::Tuned,
-            Unit::EvaluateJudge { .. } => true,
+            Unit::EvaluateJudge { probe, .. } => probe.is_none(),
             _ => false,
         });
         self.results.tuned_images.fill(None);
         self.results.comparisons.fill(None);
         let held_out = self.results.base_images.len() as u32;
-        let batch = self.spec.evaluation.as_ref().map_or(1, |evaluation| evaluation.batch);
-        self.missing.tuned = schedule::chunks(held_out, batch);
+        self.missing.tuned = schedule::chunks(held_out, self.spec.evaluation_batch());
         self.missing.comparisons = schedule::chunks(held_out, self.spec.judge.batch);
     }
 }

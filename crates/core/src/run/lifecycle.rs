@@ -15,7 +15,7 @@ pub enum Phase {
     Training,
     /// All steps are committed; held-out pictures of the base or labelled pairs are still missing.
     EvaluatingBase,
-    /// The tuned policy is being compared with the base.
+    /// The tuned policy, and what is left of the probes, is being compared with the base.
     EvaluatingTuned,
     /// Everything is done.
     Finished,
@@ -81,8 +81,7 @@ impl Run {
             None if self.results.policies.is_empty() => Phase::Preparing,
             None if !self.is_trained() => Phase::Training,
             None if self.missing.base + self.missing.calibration > 0 => Phase::EvaluatingBase,
-            None if self.missing.tuned + self.missing.comparisons > 0 => Phase::EvaluatingTuned,
-            None => Phase::Finished,
+            None => Phase::EvaluatingTuned,
         }
     }
 
@@ -92,7 +91,7 @@ impl Run {
     }
 
     pub(super) fn is_ended(&self) -> bool {
-        self.halted.is_some() || (self.is_trained() && self.missing == Missing::default())
+        self.halted.is_some() || (self.is_trained() && self.missing == Missing::default() && !self.has_open_probes())
     }
 
     /// The run cannot go on.

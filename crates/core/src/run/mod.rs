@@ -14,10 +14,12 @@ mod event;
 mod flight;
 mod lease;
 mod lifecycle;
+mod probes;
 mod reopen;
 mod results;
 mod retention;
 mod status;
+mod stop;
 mod trouble;
 mod waiting;
 
@@ -26,7 +28,7 @@ pub(crate) mod fixtures;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -34,8 +36,8 @@ pub use event::{Effect, Event, Refusal};
 pub use flight::StepInFlight;
 pub use lease::Lease;
 pub use lifecycle::Phase;
-pub use results::{CandidateResult, GroupResult, Results, ShardResult, StepRecord, StepResult, StepSeconds};
-pub use status::{EvaluationStatus, LeaseStatus, Progress, RunStatus};
+pub use results::{CandidateResult, GroupResult, Probe, Results, ShardResult, StepRecord, StepResult, StepSeconds};
+pub use status::{EvaluationStatus, LeaseStatus, ProbeStatus, Progress, RunStatus};
 pub use waiting::{Waiting, WaitingFor};
 
 use crate::assets::{ModelFingerprints, RunAssets};
@@ -94,6 +96,11 @@ pub struct Run {
     pairs_skipped_lately: u32,
     /// What the steps before this one made was given away, but for their checkpoints.
     kept_from: Step,
+    /// Steps whose policies are kept because a probe still measures them, or found the best of all in them. One that is let go
+    /// does not come back.
+    kept_for_probes: BTreeSet<Step>,
+    /// The rules of `[stop]` look at what came after this step: what somebody resumed from has been seen.
+    watched_from: Step,
     results: Results,
 }
 
@@ -171,6 +178,8 @@ impl Run {
             pairs_skipped: 0,
             pairs_skipped_lately: 0,
             kept_from: Step(1),
+            kept_for_probes: BTreeSet::new(),
+            watched_from: Step(0),
             results,
         }
     }

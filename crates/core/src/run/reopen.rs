@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use super::{Refusal, Run, ShardResult};
 use crate::ids::{Digest, Millis, PromptIndex, Step, WorkerId};
-use crate::schedule;
 use crate::work::{Arm, Fault, Part, Side, Unit, Unusable};
 
 /// What made a blob.
@@ -153,12 +152,18 @@ impl Run {
                 step,
                 chunk: chunk_of(self.spec.sampling.batch),
             })),
-            Unit::EvaluateJudge { .. } => {
+            Unit::EvaluateJudge { probe, .. } => {
                 let arm = match side? {
                     Side::First => Arm::Base,
-                    Side::Second => Arm::Tuned,
+                    Side::Second => Arm::compared(probe),
                 };
-                let chunk = chunk_of(self.spec.evaluation.as_ref()?.batch);
+                if let Arm::Probe(step) = arm
+                    && !self.keeps_policy(step.0)
+                {
+                    // The picture cannot be painted again before its policy is made again.
+                    return Some(Source::Policy(step.0));
+                }
+                let chunk = chunk_of(self.spec.evaluation_batch());
                 Some(Source::Unit(Unit::EvaluateSample { arm, chunk }))
             }
             Unit::CalibrateJudge { .. } => Some(Source::Submission),
@@ -194,17 +199,14 @@ impl Run {
                 self.forget(|unit| *unit == Unit::Commit { step });
             }
             Unit::EvaluateSample { arm, .. } => {
-                let images = match arm {
-                    Arm::Base => &mut self.results.base_images,
-                    Arm::Tuned => &mut self.results.tuned_images,
-                };
-                images[extent.start as usize..extent.end as usize].fill(None);
+                self.results.images_mut(arm)[extent.start as usize..extent.end as usize].fill(None);
                 match arm {
                     Arm::Base => self.missing.base += 1,
                     Arm::Tuned => self.missing.tuned += 1,
+                    Arm::Probe(_) => {}
                 }
-                for chunk in schedule::overlapping(&extent, self.spec.judge.batch) {
-                    self.forget_comparison(Unit::EvaluateJudge { chunk });
+                for unit in self.comparisons_of(arm, &extent) {
+                    self.forget_comparison(unit);
                 }
             }
             // A policy is made again by going back to before it, and verdicts are no blobs.
@@ -218,11 +220,14 @@ impl Run {
     }
 
     fn forget_comparison(&mut self, unit: Unit) {
+        let Unit::EvaluateJudge { probe, .. } = unit else {
+            return;
+        };
         let extent = self.extent(&unit);
-        let comparisons = &mut self.results.comparisons[extent.start as usize..extent.end as usize];
+        let comparisons = &mut self.results.comparisons_mut(probe)[extent.start as usize..extent.end as usize];
         if comparisons.iter().any(Option::is_some) {
             comparisons.fill(None);
-            self.missing.comparisons += 1;
+            self.missing.comparisons += u32::from(probe.is_none());
         }
         self.forget(|other| *other == unit);
     }
@@ -253,6 +258,8 @@ impl Run {
             Unit::EvaluateSample { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => false,
         });
         self.forget_tuned();
+        self.forget_probes(Step(version));
+        self.watched_from = self.watched_from.min(self.committed());
         // What came before was given away meanwhile, and does not come back.
         self.kept_from = self.kept_from.min(Step(first));
         if version == 0 {

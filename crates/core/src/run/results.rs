@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Candidate, Digest, PromptIndex, Step};
 use crate::rpo::ranks;
-use crate::work::{Part, Policy, ShardStatistics, Verdict, VerdictRecord, candidate_blobs};
+use crate::work::{Arm, Part, Policy, ShardStatistics, Verdict, VerdictRecord, candidate_blobs};
 
 /// Everything that report and audit read.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,80 @@ pub struct Results {
     pub comparisons: Vec<Option<VerdictRecord>>,
     /// The judge's verdict on each labelled pair.
     pub calibration: Vec<Option<VerdictRecord>>,
+    /// What was measured of policies before the last, in the order of their steps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<Probe>,
+}
+
+/// A step's policy on the first held-out prompts: painted from the same noise as the base, and judged against it, while the run
+/// goes on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Probe {
+    /// The step that committed the policy.
+    pub step: Step,
+    /// Its picture of each of these prompts.
+    pub images: Vec<Option<Digest>>,
+    /// The judge's verdict on each of them: first is the base, second the policy.
+    pub comparisons: Vec<Option<VerdictRecord>>,
+}
+
+impl Probe {
+    /// One of a policy that nobody has asked about yet.
+    pub(super) fn new(step: Step, prompts: usize) -> Self {
+        Self {
+            step,
+            images: vec![None; prompts],
+            comparisons: vec![None; prompts],
+        }
+    }
+
+    /// Whether every verdict is there.
+    pub fn is_complete(&self) -> bool {
+        self.comparisons.iter().all(Option::is_some)
+    }
+}
+
+impl Results {
+    /// What was measured of a step's policy.
+    pub fn probe(&self, step: Step) -> Option<&Probe> {
+        self.probes.iter().find(|probe| probe.step == step)
+    }
+
+    fn probe_mut(&mut self, step: Step) -> Option<&mut Probe> {
+        self.probes.iter_mut().find(|probe| probe.step == step)
+    }
+
+    /// The held-out pictures of an arm; none of a probe that there is not.
+    pub fn images(&self, arm: Arm) -> &[Option<Digest>] {
+        match arm {
+            Arm::Base => &self.base_images,
+            Arm::Tuned => &self.tuned_images,
+            Arm::Probe(step) => self.probe(step).map_or(&[], |probe| &probe.images),
+        }
+    }
+
+    pub(super) fn images_mut(&mut self, arm: Arm) -> &mut [Option<Digest>] {
+        match arm {
+            Arm::Base => &mut self.base_images,
+            Arm::Tuned => &mut self.tuned_images,
+            Arm::Probe(step) => self.probe_mut(step).map_or(&mut [], |probe| &mut probe.images),
+        }
+    }
+
+    /// The verdicts on a probe's pictures, or without one on those of the tuned policy.
+    pub fn comparisons(&self, probe: Option<Step>) -> &[Option<VerdictRecord>] {
+        match probe {
+            None => &self.comparisons,
+            Some(step) => self.probe(step).map_or(&[], |probe| &probe.comparisons),
+        }
+    }
+
+    pub(super) fn comparisons_mut(&mut self, probe: Option<Step>) -> &mut [Option<VerdictRecord>] {
+        match probe {
+            None => &mut self.comparisons,
+            Some(step) => self.probe_mut(step).map_or(&mut [], |probe| &mut probe.comparisons),
+        }
+    }
 }
 
 /// One committed step.

@@ -12,13 +12,20 @@ impl Run {
     ///
     /// - the pictures that were submitted with the run, and those of the held-out prompts, which its report shows;
     /// - all that the steps in flight have made, because a blob that is lost has its readers do their units again;
-    /// - whole policies: checkpoints, the latest, and those that the steps below start from;
+    /// - whole policies: checkpoints, the latest, those that the steps below start from, those that a probe still measures, and
+    ///   the best of the measured ones;
     /// - what the latest `coordinator.keep_steps` committed steps have made, for people and for `gavel verify`.
     pub fn retained(&self) -> BTreeSet<Digest> {
         let mut blobs = BTreeSet::new();
         blobs.extend(digests(self.assets.blobs()));
         blobs.extend(self.results.base_images.iter().flatten());
         blobs.extend(self.results.tuned_images.iter().flatten());
+        blobs.extend(
+            self.results
+                .probes
+                .iter()
+                .flat_map(|probe| probe.images.iter().flatten()),
+        );
         for (version, policy) in (0..).zip(&self.results.policies) {
             if self.keeps_policy(version) {
                 blobs.extend(digests(policy.blobs()));
@@ -53,10 +60,13 @@ impl Run {
         blobs
     }
 
-    /// The latest policies, those that the steps in the window or in flight start from, and the checkpoints.
-    pub(super) fn keeps_policy(&self, version: u32) -> bool {
+    /// The latest policies, those that the steps in the window or in flight start from, the checkpoints, and those that are kept
+    /// for what probes say of them.
+    pub fn keeps_policy(&self, version: u32) -> bool {
         let first = self.kept_from;
-        rules::is_checkpoint(&self.spec, Step(version)) || version >= rules::sampling_version(&self.spec, first)
+        rules::is_checkpoint(&self.spec, Step(version))
+            || version >= rules::sampling_version(&self.spec, first)
+            || self.kept_for_probes.contains(&Step(version))
     }
 
     /// The first of the latest `coordinator.keep_steps` committed steps.

@@ -43,6 +43,13 @@ pub struct RunStatus {
     pub evaluation: Option<EvaluationStatus>,
     /// The judge on labelled pairs; `None` without such pairs.
     pub judge: Option<JudgeMeasure>,
+    /// The policies that were measured on the first held-out prompts, in the order of their steps; the last step's is among them
+    /// once it is committed. Empty in a run without `evaluation.every`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<ProbeStatus>,
+    /// Of these steps the one with the highest win rate whose policy is kept; the earlier of two that are alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Step>,
 }
 
 impl RunStatus {
@@ -70,6 +77,8 @@ impl RunStatus {
             policy: None,
             evaluation: None,
             judge: None,
+            probes: Vec::new(),
+            best: None,
         }
     }
 }
@@ -122,6 +131,21 @@ pub struct EvaluationStatus {
     /// Prompts on which the judge has compared both.
     pub compared: u32,
     /// Tuned over base; `None` before the first comparison.
+    pub win_rate: Option<WinRate>,
+}
+
+/// A step's policy on the prompts of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ProbeStatus {
+    /// The step that committed the policy.
+    pub step: Step,
+    /// Prompts of a probe: the first of the held-out ones.
+    pub prompts: u32,
+    /// Those that the policy has painted.
+    pub painted: u32,
+    /// Those on which the judge has compared it with the base.
+    pub compared: u32,
+    /// The policy over the base; `None` before the first comparison.
     pub win_rate: Option<WinRate>,
 }
 
@@ -178,6 +202,8 @@ impl Run {
             policy: self.policy().cloned(),
             evaluation: self.evaluation_status(),
             judge: self.judge_measure(),
+            probes: self.probes(),
+            best: self.best(),
         }
     }
 

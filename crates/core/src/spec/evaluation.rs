@@ -26,10 +26,27 @@ pub struct EvaluationSpec {
     pub evaluator: Option<EvaluatorName>,
     /// How many of the held-out prompts are painted, from the first on; left out, all of them.
     pub prompts: Option<u32>,
+    /// Steps between two probes, which measure the policy of the moment on the first held-out prompts; left out, there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every: Option<u32>,
+    /// How many of the held-out prompts a probe paints, from the first on; left out, 32, or all where there are fewer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subset: Option<u32>,
     /// Held-out prompts that a sampler leases at a time.
     pub batch: u32,
     /// Labelled pairs on which the judge itself is measured.
     pub labelled: Option<PathBuf>,
+}
+
+/// Held-out prompts of a probe, where `subset` says nothing.
+const SUBSET: u32 = 32;
+
+impl EvaluationSpec {
+    /// How many held-out prompts a probe paints, of as many as the evaluation paints; 0 without probes.
+    pub fn probed(&self, held_out: usize) -> usize {
+        let most = self.every.map_or(0, |_| self.subset.unwrap_or(SUBSET));
+        held_out.min(most as usize)
+    }
 }
 
 impl Default for EvaluationSpec {
@@ -37,6 +54,8 @@ impl Default for EvaluationSpec {
         Self {
             evaluator: None,
             prompts: None,
+            every: None,
+            subset: None,
             batch: 1,
             labelled: None,
         }
@@ -46,6 +65,13 @@ impl Default for EvaluationSpec {
 impl Section for EvaluationSpec {
     fn check(&self, problems: &mut Problems) {
         problems.at_least_one(self.prompts.unwrap_or(1), "evaluation.prompts");
+        problems.at_least_one(self.every.unwrap_or(1), "evaluation.every");
+        problems.at_least_one(self.subset.unwrap_or(1), "evaluation.subset");
+        problems.require(
+            self.subset.is_none() || self.every.is_some(),
+            "evaluation.subset",
+            || "says how many prompts a probe paints, and there are no probes: set evaluation.every too".into(),
+        );
         problems.count(self.batch.into(), bounds::PER_STEP, "evaluation.batch");
         if let Some(path) = &self.labelled {
             problems.require_set(path, "evaluation.labelled", "a file of labelled pairs, or leave it out");

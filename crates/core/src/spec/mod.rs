@@ -26,6 +26,7 @@ mod prompts;
 mod run;
 mod sampling;
 mod section;
+mod stop;
 mod trainer;
 
 #[cfg(test)]
@@ -58,6 +59,7 @@ pub use problems::{Problem, Problems};
 pub use prompts::PromptsSpec;
 pub use run::{RunSection, check_run_name};
 pub use sampling::SamplingSpec;
+pub use stop::StopSpec;
 pub use trainer::{GradientExchange, TrainerSpec};
 
 use crate::bounds;
@@ -118,6 +120,9 @@ sections! {
     /// Base against tuned on held-out prompts; `None` for a run without evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     evaluation: Option<EvaluationSpec>,
+    /// Rules by which the run pauses itself; `None` for a run without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stop: Option<StopSpec>,
     /// What a run puts up with.
     limits: LimitsSpec,
     /// Local workers and leases.
@@ -227,6 +232,11 @@ impl RunSpec {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
+    /// Held-out prompts that a sampler leases at a time.
+    pub fn evaluation_batch(&self) -> u32 {
+        self.evaluation.as_ref().map_or(1, |evaluation| evaluation.batch)
+    }
+
     /// Matches of one step: each candidate of a prompt against each other.
     pub fn matches_per_step(&self) -> u64 {
         let matches = rpo::match_count(self.sampling.candidates.into()) as u64;
@@ -240,6 +250,11 @@ impl RunSpec {
             "prompts.held_out",
             || "must be set when there is an `[evaluation]` section: a text file of held-out prompts".into(),
         );
+        let patience = self.stop.as_ref().and_then(|stop| stop.patience);
+        let every = self.evaluation.as_ref().and_then(|evaluation| evaluation.every);
+        problems.require(patience.is_none() || every.is_some(), "stop.patience", || {
+            "counts probes, and there are none: set evaluation.every too".into()
+        });
         problems.require(
             self.trainer.exchange == GradientExchange::Blobs || self.model.device != Device::Cpu,
             "trainer.exchange",

@@ -26,7 +26,7 @@ pub enum Assignment {
     },
     /// For [`Unit::EvaluateSample`](super::Unit::EvaluateSample).
     EvaluateSample {
-        /// Base or tuned.
+        /// Base, tuned, or a step's policy.
         arm: Arm,
         /// The policy; `None` for the base.
         policy: Option<Policy>,

@@ -26,6 +26,12 @@ pub fn is_checkpoint(spec: &RunSpec, step: Step) -> bool {
     every > 0 && step.0 > 0 && step.0.is_multiple_of(every)
 }
 
+/// Whether the policy that a step commits is measured while the run goes on; that of the last step is measured at its end.
+pub fn is_probed(spec: &RunSpec, step: Step) -> bool {
+    let every = spec.evaluation.as_ref().and_then(|evaluation| evaluation.every);
+    step.0 > 0 && step.0 < spec.run.steps && every.is_some_and(|every| step.0.is_multiple_of(every))
+}
+
 /// Whose noise is drawn: one candidate of one prompt of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CandidateNoise {
@@ -94,6 +100,18 @@ mod tests {
         assert_eq!(kept(&spec), [2, 4, 6]);
         spec.checkpoints.every = 0;
         assert!(kept(&spec).is_empty());
+    }
+
+    #[test]
+    fn probes_are_multiples_before_the_last_step() {
+        let mut spec = spec();
+        spec.run.steps = 6;
+        let probed = |spec: &RunSpec| (0..9).filter(|step| is_probed(spec, Step(*step))).collect::<Vec<_>>();
+        assert!(probed(&spec).is_empty());
+        spec.evaluation.as_mut().unwrap().every = Some(2);
+        assert_eq!(probed(&spec), [2, 4]);
+        spec.evaluation = None;
+        assert!(probed(&spec).is_empty());
     }
 
     #[test]

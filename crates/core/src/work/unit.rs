@@ -45,8 +45,17 @@ impl fmt::Display for Role {
 pub enum Arm {
     /// The frozen base, without the adapter.
     Base,
+    /// The base with the adapter that this step committed, while the run goes on.
+    Probe(Step),
     /// The base with the final adapter (its EMA where the run keeps one).
     Tuned,
+}
+
+impl Arm {
+    /// What a comparison sets against the base: the policy of a probe, or at the end the tuned one.
+    pub fn compared(probe: Option<Step>) -> Self {
+        probe.map_or(Self::Tuned, Self::Probe)
+    }
 }
 
 /// One leasable piece of a run. Its extent follows from the spec alone, never from how many workers there are, so that the
@@ -70,8 +79,12 @@ pub enum Unit {
     Commit { step: Step },
     /// Sample held-out prompts deterministically.
     EvaluateSample { arm: Arm, chunk: u32 },
-    /// Judge the tuned policy's held-out images against the base's.
-    EvaluateJudge { chunk: u32 },
+    /// Judge the tuned policy's held-out images against the base's, or those of the policy that `probe` committed.
+    EvaluateJudge {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        probe: Option<Step>,
+        chunk: u32,
+    },
     /// Judge labelled pairs, to measure the judge itself.
     CalibrateJudge { chunk: u32 },
 }
@@ -124,7 +137,19 @@ impl fmt::Display for Unit {
             Self::EvaluateSample { arm: Arm::Tuned, chunk } => {
                 write!(f, "held-out sample chunk {chunk} of the tuned policy")
             }
-            Self::EvaluateJudge { chunk } => write!(f, "held-out judge chunk {chunk}"),
+            Self::EvaluateSample {
+                arm: Arm::Probe(step),
+                chunk,
+            } => {
+                write!(f, "held-out sample chunk {chunk} of step {step}'s policy")
+            }
+            Self::EvaluateJudge { probe: None, chunk } => write!(f, "held-out judge chunk {chunk}"),
+            Self::EvaluateJudge {
+                probe: Some(step),
+                chunk,
+            } => {
+                write!(f, "held-out judge chunk {chunk} of step {step}'s policy")
+            }
             Self::CalibrateJudge { chunk } => write!(f, "labelled judge chunk {chunk}"),
         }
     }

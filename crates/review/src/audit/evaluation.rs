@@ -1,4 +1,5 @@
-//! Held-out pictures, comparisons and labelled pairs: painted by base and final policy, judged once, as their evidence says.
+//! Held-out pictures, comparisons and labelled pairs: painted by base, final policy and those of the probes, judged once, as their
+//! evidence says.
 
 use gavel_core::work::{Arm, Assignment, Outcome, Policy, Sampled, Unit, VerdictRecord};
 
@@ -12,10 +13,12 @@ pub(super) fn check(account: &Account, policies: &[&Policy], findings: &mut Find
     for (unit, accepted) in &account.accepted {
         match (unit, &accepted.outcome) {
             (Unit::EvaluateSample { arm, .. }, Outcome::Sampled { samples, .. }) => {
-                let (policy, images) = match arm {
-                    Arm::Base => (None, &results.base_images),
-                    Arm::Tuned => (policies.last().copied(), &results.tuned_images),
+                let policy = match arm {
+                    Arm::Base => None,
+                    Arm::Tuned => policies.last().copied(),
+                    Arm::Probe(step) => policies.get(step.0 as usize).copied(),
                 };
+                let images = results.images(*arm);
                 painted(unit, accepted, policy, findings);
                 for Sampled {
                     prompt_index: prompt,
@@ -28,8 +31,8 @@ pub(super) fn check(account: &Account, policies: &[&Policy], findings: &mut Find
                     findings.equal(Rule::State, location, "image", &Some(*image), &recorded);
                 }
             }
-            (Unit::EvaluateJudge { .. }, Outcome::Judged { verdicts, .. }) => {
-                judged(unit, verdicts, &results.comparisons, account, findings);
+            (Unit::EvaluateJudge { probe, .. }, Outcome::Judged { verdicts, .. }) => {
+                judged(unit, verdicts, results.comparisons(*probe), account, findings);
             }
             (Unit::CalibrateJudge { .. }, Outcome::Judged { verdicts, .. }) => {
                 judged(unit, verdicts, &results.calibration, account, findings);
@@ -39,7 +42,7 @@ pub(super) fn check(account: &Account, policies: &[&Policy], findings: &mut Find
     }
 }
 
-/// Base pictures come from no policy, tuned ones from the last.
+/// Base pictures come from no policy, tuned ones from the last, a probe's from that of its step.
 fn painted(unit: &Unit, accepted: &Accepted, expected: Option<&Policy>, findings: &mut Findings) {
     match &accepted.assignment {
         Some(Assignment::EvaluateSample { policy, .. }) if policy.as_ref() == expected => {}

@@ -222,16 +222,19 @@ impl Fleet {
     }
 }
 
-/// A run that samples ahead by `lag` steps, and that no number of lost results ends.
-fn patient(lag: u32) -> Run {
+/// A run that samples ahead by `lag` steps, probes as often as `every` says, and that no number of lost results ends.
+fn patient(lag: u32, every: Option<u32>) -> Run {
     let mut spec = spec();
+    let evaluation = spec.evaluation.as_mut().unwrap();
+    evaluation.every = every;
+    evaluation.subset = every.map(|_| 3);
     spec.sampling.max_policy_lag = lag;
     spec.limits.attempts = 1_000_000;
     run_of(spec)
 }
 
-fn undisturbed(lag: u32) -> Run {
-    let mut fleet = Fleet::new(patient(lag));
+fn undisturbed(lag: u32, every: Option<u32>) -> Run {
+    let mut fleet = Fleet::new(patient(lag, every));
     fleet.work_until(|_| false);
     assert_eq!(fleet.run.phase(), Phase::Finished);
     fleet.run
@@ -243,9 +246,10 @@ proptest! {
     #[test]
     fn whatever_happens_the_run_ends_with_the_same_results(
         lag in 0..3_u32,
+        every in prop::option::of(1..3_u32),
         moves in prop::collection::vec((any::<u8>(), any::<usize>()), 0..400),
     ) {
-        let mut fleet = Fleet::new(patient(lag));
+        let mut fleet = Fleet::new(patient(lag, every));
         for (choice, pick) in moves {
             fleet.act(choice, pick);
         }
@@ -258,10 +262,11 @@ proptest! {
         prop_assert_eq!(fleet.run.phase(), Phase::Finished);
         prop_assert!(fleet.losses > 0 || fleet.accepted.values().all(|count| *count == 1));
 
-        let expected = undisturbed(lag);
+        let expected = undisturbed(lag, every);
         prop_assert_eq!(&fleet.run.results().policies, &expected.results().policies);
         prop_assert_eq!(&fleet.run.results().tuned_images, &expected.results().tuned_images);
         prop_assert_eq!(&fleet.run.results().comparisons, &expected.results().comparisons);
+        prop_assert_eq!(&fleet.run.results().probes, &expected.results().probes);
         prop_assert_eq!(&fleet.run.results().calibration, &expected.results().calibration);
         for (found, expected) in fleet.run.results().steps.iter().zip(&expected.results().steps) {
             prop_assert_eq!(&found.groups, &expected.groups);
@@ -276,9 +281,10 @@ proptest! {
     #[test]
     fn a_replay_of_any_beginning_equals_the_run(
         lag in 0..3_u32,
+        every in prop::option::of(1..3_u32),
         moves in prop::collection::vec((any::<u8>(), any::<usize>()), 0..120),
     ) {
-        let mut fleet = Fleet::new(patient(lag));
+        let mut fleet = Fleet::new(patient(lag, every));
         for (choice, pick) in moves {
             fleet.act(choice, pick);
         }

@@ -2,8 +2,10 @@ mod ahead;
 mod control;
 mod fleet;
 mod groups;
+mod probes;
 mod redo;
 mod retention;
+mod stop;
 mod time;
 mod trouble;
 mod warm_start;
@@ -99,9 +101,9 @@ fn a_run_goes_through_its_phases_and_says_what_to_do() {
         "{effects:?}"
     );
 
-    lease(&mut fleet, |unit| matches!(unit, Unit::EvaluateJudge { chunk: 2 }));
+    lease(&mut fleet, |unit| matches!(unit, Unit::EvaluateJudge { chunk: 2, .. }));
     assert_eq!(fleet.run.phase(), Phase::EvaluatingTuned);
-    let effects = fleet.complete(Unit::EvaluateJudge { chunk: 2 });
+    let effects = fleet.complete(Unit::EvaluateJudge { probe: None, chunk: 2 });
     assert_eq!(effects, [Effect::Ended]);
     assert_eq!(fleet.run.phase(), Phase::Finished);
     for role in [Role::Sampler, Role::Judge, Role::Trainer] {

@@ -102,7 +102,7 @@ fn a_lost_policy_sends_the_run_back_to_the_last_intact_one() {
 #[test]
 fn held_out_pictures_that_are_lost_are_painted_and_compared_again() {
     let mut fleet = fleet();
-    let (unit, fence) = lease(&mut fleet, |unit| matches!(unit, Unit::EvaluateJudge { chunk: 1 }));
+    let (unit, fence) = lease(&mut fleet, |unit| matches!(unit, Unit::EvaluateJudge { chunk: 1, .. }));
     let results = fleet.run.results();
     let lost = [results.base_images[2].unwrap(), results.tuned_images[3].unwrap()];
     fail(&mut fleet, unit, fence, &lost, Fault::Storage);

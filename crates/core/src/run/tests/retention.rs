@@ -8,6 +8,7 @@ use super::*;
 use crate::assets::Annotation;
 use crate::forecast::rehearsal;
 use crate::ids::PromptIndex;
+use crate::measure::WinRate;
 use crate::work::{Task, rules};
 
 fn digests(blobs: impl Iterator<Item = (Digest, crate::work::Part)>) -> BTreeSet<Digest> {
@@ -59,6 +60,24 @@ fn a_run_finds_every_blob_that_it_needs_and_leaves_no_other() {
         let image = |step: usize| results.steps[step - 1].groups[0].candidates[0].image;
         assert_eq!(left.contains(&image(7)), keep > 0);
         assert_eq!(left.contains(&image(1)), keep > 6);
+    }
+}
+
+#[test]
+fn a_run_with_probes_finds_every_blob_that_it_needs() {
+    for (lag, keep) in [(0, 0), (1, 0), (2, 1)] {
+        let mut fleet = with(|spec| {
+            spec.run.steps = 7;
+            spec.sampling.max_policy_lag = lag;
+            spec.coordinator.keep_steps = keep;
+            spec.checkpoints.every = 0;
+            spec.evaluation.as_mut().unwrap().every = Some(1);
+        });
+        let left = collected(&mut fleet);
+        assert_eq!(fleet.run.phase(), Phase::Finished);
+        assert!(fleet.run.retained().is_subset(&left), "lag {lag}, keep {keep}");
+        let best = fleet.run.best().unwrap();
+        assert!(left.contains(&fleet.run.results().policies[best.0 as usize].optimizer));
     }
 }
 
@@ -118,15 +137,47 @@ fn first_kept_step(fleet: &Fleet) -> u32 {
     first
 }
 
+/// The steps whose policies are kept for what probes say: those that are not judged to the end, and the best of the others. What was
+/// let go does not come back.
+fn kept_for_probes(fleet: &Fleet) -> BTreeSet<u32> {
+    let mut run = Run::new(
+        fleet.run.id.clone(),
+        fleet.run.spec().clone(),
+        fleet.run.assets().clone(),
+    );
+    let (mut kept, mut committed) = (BTreeSet::new(), 0);
+    for (event, now) in &fleet.ledger {
+        run.apply(event.clone(), *now).unwrap();
+        if run.committed().0 > committed {
+            kept.extend(run.results().probe(run.committed()).map(|probe| probe.step.0));
+        }
+        committed = run.committed().0;
+        let there = run.results().probes.iter().filter(|probe| kept.contains(&probe.step.0));
+        let (judged, open): (Vec<_>, Vec<_>) = there.partition(|probe| probe.comparisons.iter().all(Option::is_some));
+        let rates = judged.iter().filter_map(|probe| {
+            let rate = WinRate::of(probe.comparisons.iter().flatten())?.value;
+            Some((probe.step.0, (rate * 1e6) as u64))
+        });
+        let best = rates
+            .max_by_key(|(step, rate)| (*rate, u32::MAX - step))
+            .map(|(step, _)| step);
+        kept = open.iter().map(|probe| probe.step.0).chain(best).collect();
+    }
+    kept
+}
+
 /// What a run must keep and may keep, told from its spec and its ledger alone: the list that [`Run::retained`] promises.
 fn kept_by_rule(fleet: &Fleet) -> BTreeSet<Digest> {
     let spec = fleet.run.spec();
     // The oldest step whose blobs are kept, and the oldest policy that it or a later step starts from.
     let first_step = first_kept_step(fleet);
     let first_version = first_step.saturating_sub(1 + spec.sampling.max_policy_lag);
+    let for_probes = kept_for_probes(fleet);
     let keeps_policy = |version: u32| {
         let every = spec.checkpoints.every;
-        version >= first_version || (every > 0 && version > 0 && version.is_multiple_of(every))
+        for_probes.contains(&version)
+            || version >= first_version
+            || (every > 0 && version > 0 && version.is_multiple_of(every))
     };
     let assets = fleet.run.assets();
     let mut kept = named_in(&(&assets.prompts, &assets.held_out, &assets.annotations, &assets.labelled));
@@ -182,7 +233,8 @@ fn read_from_now_on(run: &Run) -> BTreeSet<Digest> {
 /// A small run of any shape, of a family that edits as often as not.
 fn any_run() -> impl Strategy<Value = Run> {
     let sizes = (1..5_u32, 1..6_u32, 1..4_u32, 1..4_u32, 1..4_u32);
-    let rules = (0..3_u32, 0..3_u32, 0..3_u32, any::<bool>(), any::<bool>());
+    let probes = prop::option::of((1..3_u32, 1..6_u32));
+    let rules = (0..3_u32, 0..3_u32, 0..3_u32, any::<bool>(), prop::option::of(probes));
     (sizes, rules, 2..4_u8, any::<bool>(), any::<bool>()).prop_map(|(sizes, rules, candidates, edits, warm)| {
         let mut spec = spec();
         (
@@ -199,8 +251,12 @@ fn any_run() -> impl Strategy<Value = Run> {
         spec.optimizer.ema_decay = if averages { 0.9 } else { 0.0 };
         spec.sampling.candidates = candidates;
         spec.limits.attempts = 1_000_000;
-        if !evaluates {
-            spec.evaluation = None;
+        match evaluates {
+            None => spec.evaluation = None,
+            Some(probes) => {
+                let evaluation = spec.evaluation.as_mut().unwrap();
+                (evaluation.every, evaluation.subset) = probes.unzip();
+            }
         }
         let mut assets = assets();
         assets.initial_adapter = warm.then(|| Digest::of(b"initial adapter"));

@@ -20,12 +20,24 @@ pub use with_paths::with_paths;
 /// serialised while it says nothing (`Option` with `skip_serializing_if`).
 const NOT_PART: &[(&str, &str)] = &[
     (
+        "stop",
+        "a run that pauses itself and is resumed has the same result as one that did not pause",
+    ),
+    (
         "fleet",
         "how many workers there are and how they are watched changes no byte of the result",
     ),
     (
         "coordinator",
         "where it listens and what it keeps changes no byte of the result",
+    ),
+    (
+        "evaluation.every",
+        "probes look at policies and change no byte of them, nor of the evaluation at the end",
+    ),
+    (
+        "evaluation.subset",
+        "probes look at policies and change no byte of them, nor of the evaluation at the end",
     ),
     (
         "limits.lost_leases",

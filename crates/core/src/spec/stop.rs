@@ -1,0 +1,39 @@
+//! `[stop]`: rules by which a run pauses itself.
+
+use serde::{Deserialize, Serialize};
+
+use super::problems::Problems;
+use super::section::Section;
+use crate::bounds;
+
+/// `[stop]`: what a run pauses at by itself, as `gavel pause` would. A rule that is left out never fires.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StopSpec {
+    /// Probes in a row that may bring no win rate above the best before them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u32>,
+    /// The largest KL of a step, as the report has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl_max: Option<f64>,
+    /// The smallest share of a step's pairs, or larger groups, that the judge decides, in 0 to 1. Below it the policy paints
+    /// all candidates alike, or the judge sees no difference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decided_min: Option<f64>,
+}
+
+impl Section for StopSpec {
+    fn check(&self, problems: &mut Problems) {
+        if let Some(patience) = self.patience {
+            problems.count(patience.into(), bounds::ATTEMPTS, "stop.patience");
+        }
+        if let Some(kl) = self.kl_max {
+            problems.positive(kl, "stop.kl_max");
+        }
+        if let Some(share) = self.decided_min {
+            problems.require((0.0..=1.0).contains(&share), "stop.decided_min", || {
+                format!("must lie in 0 to 1, not {share}")
+            });
+        }
+    }
+}
