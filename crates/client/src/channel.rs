@@ -145,22 +145,16 @@ impl ConnectOptions {
 
     /// The ways to all coordinators, in order. What keeps their connections from being used is noted in `trouble`.
     pub(crate) fn ways(&self, trouble: &LatestTrouble) -> Vec<Way<'_>> {
-        let way = |address: &'_ Address| {
+        let ways = self.addresses.iter().map(|address| {
             let tls = address.tls.clone();
             let tls = tls.map(|(config, name)| (TlsConnector::from(config), name));
-            (self.endpoint(address), Dialler::new(tls, trouble.clone()))
-        };
-        self.addresses
-            .iter()
-            .map(|address| {
-                let (endpoint, dialler) = way(address);
-                Way {
-                    address: &address.uri,
-                    endpoint,
-                    dialler,
-                }
-            })
-            .collect()
+            Way {
+                address: &address.uri,
+                endpoint: self.endpoint(address),
+                dialler: Dialler::new(tls, trouble.clone()),
+            }
+        });
+        ways.collect()
     }
 
     /// What every call shows of the client.
