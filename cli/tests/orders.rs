@@ -92,7 +92,7 @@ fn a_run_is_submitted_cancelled_and_resumed_and_nothing_counts_as_a_refusal() {
     assert!(
         coordinator
             .order(&["cancel", "quickstart", "--reason", "lunch"])
-            .contains("--resume")
+            .contains("gavel resume quickstart")
     );
     assert!(coordinator.order(&["status"]).contains("stopped (lunch)"));
     coordinator.order(&submit);

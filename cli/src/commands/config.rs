@@ -5,7 +5,7 @@ use gavel_models::Family;
 
 use crate::assets;
 use crate::config::{self, ConfigArguments};
-use crate::diagnostic::{Context as _, Result};
+use crate::diagnostic::Result;
 use crate::{output, preflight};
 
 #[derive(Debug, Subcommand)]
@@ -25,7 +25,7 @@ pub(super) fn config(command: &ConfigCommand) -> Result<()> {
 
 fn show(arguments: &ConfigArguments) -> Result<()> {
     let table = config::table(&config::load(arguments)?)?;
-    output::print(toml::to_string(&table).context("the configuration cannot be written as TOML")?)
+    output::print(table)
 }
 
 fn check(arguments: &ConfigArguments) -> Result<()> {

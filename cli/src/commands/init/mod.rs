@@ -123,10 +123,12 @@ fn config(recipe: &Recipe, name: &str, model: Option<&Path>, judge: Option<&Path
     config = config.replacen("[prompts]", &held_out, 1);
     let (head, sections) = config.split_once("[run]").unwrap_or(("", &config));
     let notes = head.lines().take(1).map(|line| format!("{line}\n")).collect::<String>();
-    let own = sections.split_once("name = ").map_or(sections.to_owned(), |(before, after)| {
-        let rest = after.split_once('\n').map_or("", |(_, rest)| rest);
-        format!("{before}name = {}\n{rest}", quoted(name.trim_start_matches('.')))
-    });
+    let own = sections
+        .split_once("name = ")
+        .map_or(sections.to_owned(), |(before, after)| {
+            let rest = after.split_once('\n').map_or("", |(_, rest)| rest);
+            format!("{before}name = {}\n{rest}", quoted(name.trim_start_matches('.')))
+        });
     format!("{notes}\n[run]{own}\n[evaluation]\n")
 }
 

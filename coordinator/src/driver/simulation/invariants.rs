@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gavel_core::ids::{Candidate, Fence, Millis, PromptIndex, Step, WorkerId};
 use gavel_core::run::{Event, Phase, Run};
-use gavel_core::work::{Assignment, LeaseKey, Outcome, Unit};
+use gavel_core::work::{Arm, Assignment, LeaseKey, Outcome, Unit};
 
 use super::blobs::Blobs;
 
@@ -16,6 +16,8 @@ pub(super) struct Invariants {
     finished: BTreeMap<Unit, Finished>,
     /// What was finished and had to be done again, as it was before.
     earlier: BTreeMap<Unit, Outcome>,
+    /// The last event that gave the run another last step, or may have.
+    another_end: u64,
     /// Events so far, and which of them was the last that took results back.
     events: u64,
     taken_back: u64,
@@ -230,7 +232,11 @@ impl Invariants {
             | Event::Paused { .. }
             | Event::Resumed
             | Event::Recovered { .. } => {}
-            Event::StepsChanged { .. } | Event::RolledBack { .. } => self.taken_back = self.events,
+            Event::StepsChanged { .. } | Event::RolledBack { .. } => {
+                self.taken_back = self.events;
+                self.another_end = self.events;
+                self.earlier.retain(|unit, _| !is_of_the_end(unit));
+            }
         }
         let takes_leases = match event {
             Event::Failed { unusable, .. } => !unusable.is_empty(),
@@ -278,7 +284,10 @@ impl Invariants {
             (Unit::Commit { step }, _) => self.committed.retain(|committed| committed < step),
             _ => {}
         }
-        self.earlier.insert(*unit, finished.outcome);
+        // What is measured at another end is something else.
+        if !is_of_the_end(unit) || finished.event > self.another_end {
+            self.earlier.insert(*unit, finished.outcome);
+        }
     }
 
     fn count(&mut self, unit: &Unit, outcome: &Outcome, pairs: &[PromptIndex]) -> Result<(), String> {
@@ -364,4 +373,12 @@ pub(super) fn judged_by_failure(run: &Run) -> bool {
         )
         .chain(results.calibration.iter().flatten());
     verdicts.any(|record| !record.is_judged())
+}
+
+/// Whether a unit measures the run's last policy, whichever that is.
+fn is_of_the_end(unit: &Unit) -> bool {
+    matches!(
+        unit,
+        Unit::EvaluateSample { arm: Arm::Tuned, .. } | Unit::EvaluateJudge { probe: None, .. }
+    )
 }

@@ -14,7 +14,9 @@ impl RunSpec {
     /// Names each key that would have to stay.
     pub fn check_fork(&self, origin: &Self) -> Result<(), Problems> {
         let mut problems = Problems::default();
-        let belongs = |key: &String| key.starts_with("model.") || (key.starts_with("lora.") && key != "lora.dropout");
+        let belongs = |key: &String| {
+            key.starts_with("model.") || (key.starts_with("lora.") && !["lora.dropout", INIT].contains(&key.as_str()))
+        };
         for key in origin.differences(self).iter().filter(|key| belongs(key)) {
             problems.require(false, key, || {
                 "must stay as it is: the adapter was made under it".into()
