@@ -43,6 +43,8 @@ fn gavel_run(out: &Path, shape: Shape, more: &[&str]) -> Command {
     for setting in [
         "judge.reasons.fraction=0.5",
         "judge.reasons.template=configs/rubric/small/reason.toml",
+        "evaluation.every=1",
+        "evaluation.subset=2",
     ] {
         command.args(["--set", setting]);
     }
@@ -208,6 +210,17 @@ fn check_finished(out: &Path) {
         "{}",
         report["judge"]
     );
+    let probes = report["probes"].as_array().expect("probes");
+    let steps: Vec<u64> = probes.iter().filter_map(|probe| probe["step"].as_u64()).collect();
+    assert_eq!(steps, [1, 2, 3], "each step is measured, the last one at the end");
+    for probe in probes {
+        assert!(probe["compared"] == 2 && probe["score"].is_f64(), "{probe}");
+    }
+    let best = run.best().expect("a step is the best");
+    let bytes = std::fs::read(out.join("adapter-best/adapter_model.safetensors")).expect("the best adapter");
+    assert_eq!(Some(Digest::of(&bytes)), results.policies[best.0 as usize].averaged);
+    let metrics = std::fs::read_to_string(out.join("metrics.jsonl")).expect("metrics.jsonl is written");
+    assert_eq!(metrics.matches("\"probe\":").count(), STEPS);
     assert!(out.join("report.html").is_file());
     assert!(out.join("checkpoints/step-2/adapter_model.safetensors").is_file());
     assert!(out.join("adapter/adapter_config.json").is_file());
@@ -395,6 +408,13 @@ fn a_run_gives_the_same_bytes_whatever_the_number_of_workers_and_threads() {
     assert_eq!(Some(Digest::of(&bytes)), ledger(&one).results().policies[1].averaged);
     let (code, _) = look_back(&arguments, &one);
     assert_eq!(code, Some(1), "what is there is not overwritten");
+
+    let exported = folder.path().join("best");
+    let arguments = ["export", "--step=best", "--out", &exported.display().to_string()];
+    let (code, text) = look_back(&arguments, &one);
+    assert_eq!(code, Some(0), "{text}");
+    let read = |folder: &Path| std::fs::read(folder.join("adapter_model.safetensors")).expect("an adapter");
+    assert!(read(&exported) == read(&one.join("adapter-best")));
 
     let again = gavel_run(&one, ONE_OF_EACH, &[]).output().expect("gavel starts");
     assert!(!again.status.success(), "a finished run is not overwritten");

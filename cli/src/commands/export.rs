@@ -1,11 +1,12 @@
 //! `gavel export`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use gavel_core::ids::Step;
 use gavel_core::spec::Dtype;
-use gavel_review::{Export, Format, Weights};
+use gavel_review::{Export, Format, RunSource, Weights};
 
 use super::dtype::DtypeArgument;
 use super::source::SourceArguments;
@@ -17,9 +18,9 @@ use crate::runtime::block_on;
 pub(crate) struct ExportArguments {
     #[command(flatten)]
     pub(crate) source: SourceArguments,
-    /// The step that committed the adapter; 0 is the initial one [default: the latest].
+    /// The step that committed the adapter, or `best`: the probed one with the highest win rate; 0 is the initial one [default: the latest].
     #[arg(long, value_name = "N")]
-    pub(crate) step: Option<u32>,
+    pub(crate) step: Option<StepArgument>,
     /// Which of the step's adapters, where the run keeps an average.
     #[arg(long, value_enum, default_value = "averaged")]
     pub(crate) weights: WeightsArgument,
@@ -51,6 +52,42 @@ pub(crate) enum FormatArgument {
     Kohya,
     /// The denoiser's own folder, with the adapter merged into its weights.
     Merged,
+}
+
+/// Which step's adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StepArgument {
+    Number(Step),
+    Best,
+}
+
+impl FromStr for StepArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "best" => Ok(Self::Best),
+            number => {
+                let number = number
+                    .parse()
+                    .map_err(|_| "expected a step's number, or `best`".to_owned())?;
+                Ok(Self::Number(Step(number)))
+            }
+        }
+    }
+}
+
+impl StepArgument {
+    /// The step that is meant.
+    async fn of(self, source: &dyn RunSource) -> Result<Step> {
+        match self {
+            Self::Number(step) => Ok(step),
+            Self::Best => source.run().await?.best().ok_or_else(|| {
+                Diagnostic::new("no step of the run is the best: no probe is judged to the end")
+                    .with_hint("a run has probes with `evaluation.every`; name a step by its number")
+            }),
+        }
+    }
 }
 
 /// The adapters of a step.
@@ -95,15 +132,22 @@ pub(super) fn export(arguments: &ExportArguments) -> Result<()> {
         );
     }
     let source = arguments.source.open()?;
-    let what = Export {
-        step: arguments.step.map(Step),
-        weights: arguments.weights.into(),
-        format: format(arguments)?,
-        model: arguments.model.clone(),
-        base_model: arguments.base_model.clone(),
-    };
-    let exported = block_on(async { Ok(gavel_review::export(source.as_ref(), &what, out).await?) })
-        .with_context(|| format!("{}: nothing was exported", arguments.source.run.display()))?;
+    let (step, format) = (arguments.step, format(arguments)?);
+    let exported = block_on(async {
+        let step = match step {
+            Some(step) => Some(step.of(source.as_ref()).await?),
+            None => None,
+        };
+        let what = Export {
+            step,
+            weights: arguments.weights.into(),
+            format,
+            model: arguments.model.clone(),
+            base_model: arguments.base_model.clone(),
+        };
+        Ok(gavel_review::export(source.as_ref(), &what, out).await?)
+    })
+    .with_context(|| format!("{}: nothing was exported", arguments.source.run.display()))?;
     output::tell(format_args!("step {}, adapter {}", exported.step, exported.digest));
     output::tell(out.display());
     Ok(())

@@ -119,11 +119,16 @@ mod tests {
 
     /// A coordinator of some runs whose first policies exist: samplers have much to do.
     fn runs(names: &[&str]) -> State {
+        weighted(names.iter().map(|name| (*name, 1)))
+    }
+
+    fn weighted<'a>(runs: impl IntoIterator<Item = (&'a str, u32)>) -> State {
         let mut state = State::default();
-        for name in names {
+        for (name, weight) in runs {
             add_run(&mut state, name, |spec, _| {
                 spec.prompts.per_step = 64;
                 spec.sampling.batch = 1;
+                spec.fleet.weight = weight;
             });
             let first = grant(&mut state, &id(name));
             complete(&mut state, first);
@@ -207,8 +212,7 @@ mod tests {
 
     #[test]
     fn runs_have_workers_and_turns_by_their_weights() {
-        let mut state = runs(&["light"]);
-        add_run(&mut state, "heavy", |spec, _| spec.fleet.weight = 3);
+        let mut state = weighted([("light", 1), ("heavy", 3)]);
         let workers = ["1", "2", "3", "4"];
         let mut at_work: Vec<_> = workers.map(|worker| serve_one(&mut state, worker, NOW).unwrap()).into();
         for round in 0..40 {
@@ -219,8 +223,7 @@ mod tests {
         let heavy = at_work.iter().filter(|key| key.run == id("heavy")).count();
         assert_eq!(heavy, 3);
 
-        let mut state = runs(&["light"]);
-        add_run(&mut state, "heavy", |spec, _| spec.fleet.weight = 3);
+        let mut state = weighted([("light", 1), ("heavy", 3)]);
         let mut units = (0, 0);
         for _ in 0..2 * 4 * TURN {
             let key = serve_one(&mut state, "only", NOW).unwrap();

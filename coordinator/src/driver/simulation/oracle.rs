@@ -11,6 +11,7 @@ use gavel_core::ids::{Millis, RunId, WorkerId};
 use gavel_core::run::{Event, Phase, Refusal, Run};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::{LeaseKey, Role};
+use tonic::Code;
 
 use super::blobs::Blobs;
 use super::invariants::{Invariants, Moment, judged_by_failure};
@@ -34,6 +35,8 @@ pub(super) struct Oracle {
 /// A run under observation.
 pub(super) struct Watched {
     pub(super) shadow: Run,
+    /// As it was submitted, before somebody changed how many steps it has.
+    submitted: RunSpec,
     pub(super) invariants: Invariants,
 }
 
@@ -45,12 +48,18 @@ impl Oracle {
         }
     }
 
+    fn has_other_steps(&self, run: usize) -> bool {
+        let watched = self.watched.get(&RunId(format!("run-{run}")));
+        watched.is_some_and(|watched| watched.submitted.differs_in_steps_alone(watched.shadow.spec()))
+    }
+
     /// Reads what the ledger holds since the last look, which was written at the true time `now`. Returns the new events.
     pub(super) fn read(&mut self, pages: &Pages, blobs: &Blobs, now: u64) -> Result<Vec<(RunId, Event)>, String> {
         for record in &pages.runs {
             if !self.watched.contains_key(&record.run) {
                 let begun = replay(record, &[]).map_err(|error| format!("{}: {error:?}", record.run))?;
                 let watched = Watched {
+                    submitted: begun.spec().clone(),
                     shadow: begun,
                     invariants: Invariants::default(),
                 };
@@ -234,6 +243,8 @@ impl Oracle {
                     return Err(format!("{worker} was told that it lost {}, which it holds", key.unit));
                 }
             }
+            // The first submission, once more, after somebody has given the run other steps.
+            (Request::Submit(run), Response::Failed(Code::AlreadyExists)) if self.has_other_steps(*run) => {}
             (Request::Submit(_), Response::Failed(code)) if !super::protocol::passes(*code) => {
                 return Err(format!("a submission was refused for good: {code:?}"));
             }

@@ -47,6 +47,12 @@ impl EvaluationSpec {
         let most = self.every.map_or(0, |_| self.subset.unwrap_or(SUBSET));
         held_out.min(most as usize)
     }
+
+    /// The most pictures that the probes of so many steps paint.
+    pub(super) fn probed_pictures(&self, steps: u32) -> u64 {
+        let probes = steps / self.every.unwrap_or(u32::MAX).max(1);
+        u64::from(probes) * u64::from(self.subset.unwrap_or(SUBSET))
+    }
 }
 
 impl Default for EvaluationSpec {

@@ -284,6 +284,16 @@ impl RunSpec {
         problems.require(all <= most, "run.steps", || {
             format!("{} steps of {prompts} prompts with {candidates} candidates are {all} candidates, at most {most} are taken", self.run.steps)
         });
+        let probed = self
+            .evaluation
+            .as_ref()
+            .map_or(0, |evaluation| evaluation.probed_pictures(self.run.steps));
+        problems.require(probed <= most, "evaluation.every", || {
+            format!(
+                "probes of {} steps paint {probed} pictures, at most {most} are taken",
+                self.run.steps
+            )
+        });
     }
 }
 

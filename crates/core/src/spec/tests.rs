@@ -303,3 +303,40 @@ fn documented_defaults_are_the_defaults() {
     }
     assert!(checked > 40, "only {checked} defaults were found");
 }
+
+#[test]
+fn probes_and_rules_that_come_to_nothing_or_to_too_much_are_refused() {
+    let keys = |more: &str| -> Vec<String> {
+        let mut table = quickstart();
+        for (section, values) in more.parse::<Table>().unwrap() {
+            let section = table.entry(section).or_insert_with(|| Table::new().into());
+            section
+                .as_table_mut()
+                .unwrap()
+                .extend(values.as_table().unwrap().clone());
+        }
+        let problems = RunSpec::from_value(table).err().unwrap_or_default();
+        problems.0.into_iter().map(|problem| problem.key).collect()
+    };
+    for (more, key) in [
+        (
+            "evaluation.every = 10\nstop = { patience = 3, kl_max = 0.5, decided_min = 0.1 }",
+            None,
+        ),
+        ("evaluation.every = 0", Some("evaluation.every")),
+        ("evaluation.subset = 8", Some("evaluation.subset")),
+        ("stop.patience = 3", Some("stop.patience")),
+        (
+            "evaluation.every = 1\nevaluation.subset = 4_000_000_000",
+            Some("evaluation.every"),
+        ),
+        ("stop.kl_max = 0.0", Some("stop.kl_max")),
+        ("stop.decided_min = 1.5", Some("stop.decided_min")),
+    ] {
+        assert_eq!(
+            keys(more),
+            key.map(str::to_owned).into_iter().collect::<Vec<_>>(),
+            "{more}"
+        );
+    }
+}

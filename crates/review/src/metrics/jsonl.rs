@@ -1,4 +1,4 @@
-//! One line of JSON a step.
+//! One line of JSON a step, and one a probe.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use gavel_core::ids::{RunId, Step};
 use gavel_core::measure::{JudgeMeasure, WinRate};
-use gavel_core::run::{RunStatus, StepRecord};
+use gavel_core::run::{ProbeStatus, RunStatus, StepRecord};
 use serde::Serialize;
 
 use crate::Error;
@@ -24,6 +24,14 @@ struct StepLine<'a> {
     run: &'a RunId,
     #[serde(flatten)]
     record: &'a StepRecord,
+}
+
+/// A probe's line.
+#[derive(Serialize)]
+struct ProbeLine<'a> {
+    run: &'a RunId,
+    step: Step,
+    probe: &'a ProbeStatus,
 }
 
 /// The line of a run that has finished.
@@ -55,6 +63,11 @@ impl JsonLines {
 
     pub(super) fn step(&mut self, run: &RunId, record: &StepRecord) -> Result<(), Error> {
         self.line(&StepLine { run, record })
+    }
+
+    pub(super) fn probe(&mut self, run: &RunId, probe: &ProbeStatus) -> Result<(), Error> {
+        let step = probe.step;
+        self.line(&ProbeLine { run, step, probe })
     }
 
     pub(super) fn end(&mut self, status: &RunStatus) -> Result<(), Error> {

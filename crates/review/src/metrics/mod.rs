@@ -1,10 +1,12 @@
-//! The figures of a run's steps as files that grow with it: `metrics.jsonl`, and event files for TensorBoard.
+//! The figures of a run's steps and probes as files that grow with it: `metrics.jsonl`, and event files for TensorBoard.
 
 mod jsonl;
 mod tensorboard;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use gavel_core::ids::Step;
 use gavel_core::run::{Phase, RunStatus};
 
 use crate::Error;
@@ -22,6 +24,8 @@ pub struct Metrics {
     tensorboard: Option<EventFile>,
     /// The last step that is written.
     step: u32,
+    /// The probes that are written.
+    probes: BTreeSet<Step>,
     measured: bool,
 }
 
@@ -35,6 +39,7 @@ impl Metrics {
             jsonl: jsonl.map(JsonLines::begin).transpose()?,
             tensorboard: tensorboard.map(EventFile::begin).transpose()?,
             step: 0,
+            probes: BTreeSet::new(),
             measured: false,
         })
     }
@@ -47,6 +52,7 @@ impl Metrics {
         if status.step.0 < self.step {
             // Steps were taken back, and will be taken again. A board drops what it has of them when it sees that.
             self.step = 0;
+            self.probes.clear();
             self.measured = false;
             if let Some(jsonl) = &mut self.jsonl {
                 jsonl.begin_anew()?;
@@ -61,6 +67,17 @@ impl Metrics {
             }
         }
         self.step = status.step.0;
+        for probe in status.probes.iter().filter(|probe| probe.compared == probe.prompts) {
+            if !self.probes.insert(probe.step) {
+                continue;
+            }
+            if let Some(jsonl) = &mut self.jsonl {
+                jsonl.probe(&status.run, probe)?;
+            }
+            if let Some(board) = &mut self.tensorboard {
+                board.probe(probe, status.now_unix_ms)?;
+            }
+        }
         if status.phase == Phase::Finished && !self.measured {
             self.measured = true;
             if let Some(jsonl) = &mut self.jsonl {
@@ -131,6 +148,42 @@ mod tests {
         let mut resumed = Metrics::begin(Some(&file), None).unwrap();
         resumed.note(&after(3)).unwrap();
         assert_eq!(lines(&file).len(), 3);
+    }
+
+    #[test]
+    fn each_probe_is_one_line_as_soon_as_it_is_judged_to_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(JSONL_FILE);
+        let board = folder.path().join("tensorboard");
+        let mut metrics = Metrics::begin(Some(&file), Some(&board)).unwrap();
+        let rate = serde_json::json!({
+            "prompts": 4, "wins": 3, "losses": 1, "abstained": 0, "failed": 0, "value": 0.75, "low": 0.25, "high": 0.9,
+        });
+        let probe = |step: u32, compared: u32| {
+            let probe =
+                serde_json::json!({"step": step, "prompts": 4, "painted": 4, "compared": compared, "win_rate": rate});
+            serde_json::from_value(probe).unwrap()
+        };
+        let mut status = after(3);
+        status.probes = vec![probe(2, 3)];
+        metrics.note(&status).unwrap();
+        assert_eq!(lines(&file).len(), 3);
+        status.probes = vec![probe(2, 4), probe(3, 0)];
+        metrics.note(&status).unwrap();
+        metrics.note(&status).unwrap();
+        let written = lines(&file);
+        assert_eq!(written.len(), 4);
+        assert_eq!(
+            (&written[3]["step"], &written[3]["probe"]["win_rate"]["value"]),
+            (&2.into(), &0.75.into())
+        );
+        let events = std::fs::read_dir(&board).unwrap().next().unwrap().unwrap().path();
+        let events = std::fs::read(events).unwrap();
+        assert!(events.windows(14).any(|part| part == b"probe/win_rate"));
+
+        // A step that is taken back takes its probe with it.
+        metrics.note(&after(1)).unwrap();
+        assert_eq!(lines(&file).len(), 1);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use gavel_core::run::{RunStatus, StepRecord};
+use gavel_core::run::{ProbeStatus, RunStatus, StepRecord};
 use prost::Message;
 
 use crate::Error;
@@ -97,6 +97,16 @@ impl EventFile {
             ("seconds/wall", seconds.wall),
         ];
         self.scalars(record.step.0, now_unix_ms, &figures)
+    }
+
+    pub(super) fn probe(&mut self, probe: &ProbeStatus, now_unix_ms: u64) -> Result<(), Error> {
+        let Some(rate) = probe.win_rate else { return Ok(()) };
+        let figures = [
+            ("probe/win_rate", rate.value),
+            ("probe/win_rate_low", rate.low),
+            ("probe/win_rate_high", rate.high),
+        ];
+        self.scalars(probe.step.0, now_unix_ms, &figures)
     }
 
     pub(super) fn end(&mut self, status: &RunStatus) -> Result<(), Error> {

@@ -11,19 +11,34 @@ const BOTTOM: f64 = 24.0;
 
 /// Draws `points` (step, value) as a line with its extremes at the axes. Values that are not finite leave a gap.
 pub(super) fn line(points: &[(f64, f64)]) -> String {
-    let finite: Vec<(f64, f64)> = points.iter().copied().filter(|point| point.1.is_finite()).collect();
-    let (Some(first), Some(last)) = (finite.first(), finite.last()) else {
-        return String::new();
-    };
+    let finite: Vec<f64> = points
+        .iter()
+        .map(|point| point.1)
+        .filter(|value| value.is_finite())
+        .collect();
     let (mut low, mut high) = finite
         .iter()
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), point| {
-            (low.min(point.1), high.max(point.1))
+            (low.min(*point), high.max(*point))
         });
     if low == high {
         let room = if low == 0.0 { 1.0 } else { low.abs() * 0.1 };
         (low, high) = (low - room, high + room);
     }
+    draw(points, &[], (low, high))
+}
+
+/// Draws shares (step, value) as a line between 0 and 1, each with the interval (low, high) in which it lies.
+pub(super) fn shares(points: &[(f64, f64)], intervals: &[(f64, f64)]) -> String {
+    draw(points, intervals, (0.0, 1.0))
+}
+
+fn draw(points: &[(f64, f64)], intervals: &[(f64, f64)], (low, high): (f64, f64)) -> String {
+    let mut finite = points.iter().filter(|point| point.1.is_finite());
+    let Some(first) = finite.next() else {
+        return String::new();
+    };
+    let last = finite.next_back().unwrap_or(first);
     let span = (last.0 - first.0).max(1.0);
     let x = |step: f64| LEFT + (step - first.0) / span * (WIDTH - LEFT - RIGHT);
     let y = |value: f64| TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM);
@@ -38,6 +53,13 @@ pub(super) fn line(points: &[(f64, f64)]) -> String {
             pen = 'M';
         }
     }
+    let mut bars = String::new();
+    for ((step, _), (from, to)) in points.iter().zip(intervals) {
+        let _ = write!(bars, "M{:.1} {:.1}V{:.1}", x(*step), y(*from), y(*to));
+    }
+    if !bars.is_empty() {
+        bars = format!("<path class=\"interval\" d=\"{bars}\"/>");
+    }
     let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
     format!(
         "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\
@@ -46,7 +68,7 @@ pub(super) fn line(points: &[(f64, f64)]) -> String {
          <text x=\"{tick}\" y=\"{bottom}\" text-anchor=\"end\">{}</text>\
          <text x=\"{LEFT}\" y=\"{label}\">step {}</text>\
          <text x=\"{right}\" y=\"{label}\" text-anchor=\"end\">{}</text>\
-         <path class=\"line\" d=\"{path}\"/></svg>",
+         {bars}<path class=\"line\" d=\"{path}\"/></svg>",
         number(high),
         number(low),
         first.0,
@@ -91,6 +113,17 @@ mod tests {
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }
         assert_eq!(line(&[]), "");
+    }
+
+    #[test]
+    fn shares_stand_between_0_and_1_with_their_intervals() {
+        let svg = shares(&[(10.0, 0.5), (20.0, 0.75)], &[(0.25, 0.75), (0.5, 1.0)]);
+        assert!(
+            svg.contains("<path class=\"interval\" d=\"M58.0 119.5V46.5M410.0 83.0V10.0\"/>"),
+            "{svg}"
+        );
+        assert!(svg.contains(">1</text>") && svg.contains(">0</text>"));
+        assert_eq!(shares(&[], &[]), "");
     }
 
     #[test]

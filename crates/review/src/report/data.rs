@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gavel_core::ids::{Digest, Millis};
+use gavel_core::ids::{Digest, Millis, Step};
 use gavel_core::measure::{JudgeMeasure, WinRate};
 use gavel_core::run::{Run, StepRecord};
 use gavel_eval::{Adherence, Evaluator, Facts};
@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::axes::Axes;
 use super::pictures::{Comparison, Picture, Pictures};
+use super::probes::{ProbedStep, Probes};
 use crate::Machine;
 
 /// The whole report (docs/formats.md).
@@ -24,6 +25,15 @@ pub(super) struct Report {
     /// The judge on labelled pairs; `None` without such pairs.
     pub(super) judge: Option<JudgeMeasure>,
     pub(super) steps: Vec<StepRecord>,
+    /// What was measured on the way, in the order of the steps; left out without `evaluation.every`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) probes: Vec<ProbedStep>,
+    /// The evaluator's score of the base on the prompts of a probe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) probes_base: Option<f64>,
+    /// The best of the probed steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) best: Option<Step>,
     pub(super) pairs_skipped: u32,
     pub(super) seconds_total: f64,
     pub(super) adapter_sha256: Digest,
@@ -72,6 +82,7 @@ impl Report {
         adapter_sha256: Digest,
         evaluator: Option<&dyn Evaluator>,
         pictures: &Pictures,
+        probes: &Probes,
     ) -> Self {
         // The moment matters only for what a run waits for, which a report does not tell.
         let status = run.status(Millis(0));
@@ -83,6 +94,9 @@ impl Report {
             judge: status.judge,
             seconds_total: status.steps.iter().map(|step| step.seconds.wall).sum(),
             steps: status.steps,
+            probes: probes.steps.clone(),
+            probes_base: probes.base_score,
+            best: status.best,
             pairs_skipped: status.pairs_skipped,
             adapter_sha256,
             spec_sha256: run.spec_sha256(),

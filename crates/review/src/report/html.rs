@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::data::Report;
 use super::pictures::{Comparison, Picture, Pictures};
+use super::probes::{ProbedStep, Probes};
 use super::{charts, difference};
 use crate::Error;
 
@@ -63,7 +64,7 @@ struct PictureCell {
 ///
 /// # Errors
 /// A picture cannot be read; the template does not render: a defect.
-pub(super) fn render(report: &Report, pictures: &Pictures) -> Result<String, Error> {
+pub(super) fn render(report: &Report, pictures: &Pictures, probes: &Probes) -> Result<String, Error> {
     let mut environment = Environment::new();
     environment.add_template("report.html", include_str!("report.html"))?;
     let grid: Vec<Cell> = pictures.0.iter().take(GRID).map(cell).collect::<Result<_, _>>()?;
@@ -71,6 +72,9 @@ pub(super) fn render(report: &Report, pictures: &Pictures) -> Result<String, Err
     let page = context! {
         report,
         charts => charts(&report.steps),
+        probe_charts => probe_charts(report),
+        probe_columns => probes.columns,
+        probe_rows => probes.rows.iter().map(probe_row).collect::<Vec<_>>(),
         edits => grid.iter().any(|cell| !cell.sources.is_empty()),
         statement => axes.map(|axes| axes.statement()),
         amplification => difference::AMPLIFICATION,
@@ -89,10 +93,7 @@ fn charts(steps: &[StepRecord]) -> Vec<Chart> {
             svg: charts::line(&points),
         }
     };
-    vec![
-        chart("Reward", "mean over the candidates of decided pairs", |step| {
-            step.reward_mean
-        }),
+    let mut charts = vec![
         chart(
             "Decided pairs",
             "share of the step's pairs with a verdict in both image orders",
@@ -104,13 +105,51 @@ fn charts(steps: &[StepRecord]) -> Vec<Chart> {
             |step| step.order_consistency,
         ),
         chart("KL", "mean estimate against the base, per trained term", |step| step.kl),
-        chart("Clip fraction", "share of terms whose ratio was clipped", |step| {
-            step.clip_fraction
-        }),
         chart("Ratio deviation", "largest |ratio - 1|", |step| step.ratio_deviation),
         chart("Gradient norm", "before clipping", |step| step.grad_norm),
         chart("Seconds", "from commit to commit", |step| step.seconds.wall),
-    ]
+    ];
+    // A policy that is sampled and trained in turn has a ratio of 1: nothing is ever clipped.
+    if steps.iter().any(|step| step.clip_fraction > 0.0) {
+        charts.push(chart(
+            "Clip fraction",
+            "share of terms whose ratio was clipped",
+            |step| step.clip_fraction,
+        ));
+    }
+    charts
+}
+
+/// Win rate and score over the probed steps; none of what was not measured.
+fn probe_charts(report: &Report) -> Vec<Chart> {
+    let at = |probe: &ProbedStep| f64::from(probe.status.step.0);
+    let rated = report
+        .probes
+        .iter()
+        .filter_map(|probe| Some((at(probe), probe.status.win_rate?)));
+    let (points, intervals): (Vec<_>, Vec<_>) = rated
+        .map(|(step, rate)| ((step, rate.value), (rate.low, rate.high)))
+        .unzip();
+    let win_rate = Chart {
+        title: "Win rate",
+        about: "over the base on the prompts of a probe, by the judge, with its 95 % interval",
+        svg: charts::shares(&points, &intervals),
+    };
+    let base = report.probes_base.map(|score| (0.0, score));
+    let scores = report.probes.iter().filter_map(|probe| Some((at(probe), probe.score?)));
+    let score = Chart {
+        title: "Score",
+        about: "mean share of facts that hold, by the evaluator that the judge does not use; step 0 is the base",
+        svg: charts::shares(&base.into_iter().chain(scores).collect::<Vec<_>>(), &[]),
+    };
+    let drawn = [win_rate, score].into_iter().filter(|chart| !chart.svg.is_empty());
+    drawn.collect()
+}
+
+/// A prompt with its pictures as PNG, `None` where there is none yet.
+fn probe_row((words, pictures): &(String, Vec<Option<Picture>>)) -> (String, Vec<Option<String>>) {
+    let png = |picture: &Option<Picture>| picture.as_ref().map(|picture| STANDARD.encode(&picture.png));
+    (words.clone(), pictures.iter().map(png).collect())
 }
 
 fn cell(comparison: &Comparison) -> Result<Cell, Error> {

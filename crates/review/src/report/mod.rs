@@ -1,4 +1,4 @@
-//! What a finished run leaves: `adapter/`, `checkpoints/`, `report.json` and `report.html`.
+//! What a finished run leaves: `adapter/`, `adapter-best/`, `checkpoints/`, `report.json` and `report.html`.
 
 mod axes;
 mod charts;
@@ -6,6 +6,7 @@ mod data;
 mod difference;
 mod html;
 mod pictures;
+mod probes;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ use crate::{Error, RunFolder, RunSource};
 use axes::{Axes, Axis};
 use data::Report;
 use pictures::Pictures;
+use probes::Probes;
 
 const JSON_FILE: &str = "report.json";
 const PAGE_FILE: &str = "report.html";
@@ -60,10 +62,15 @@ async fn write_from(
         .policy()
         .ok_or_else(|| Error::NothingTrained { run: run.id().clone() })?;
     let adapter_sha256 = write_adapter(source, policy.evaluated(), &out.join("adapter")).await?;
+    let best = run.best().and_then(|step| run.results().policies.get(step.0 as usize));
+    if let Some(best) = best {
+        write_adapter(source, best.evaluated(), &out.join("adapter-best")).await?;
+    }
     let pictures = Pictures::read(run, source, evaluator).await?;
-    let report = Report::new(run, adapter_sha256, evaluator, &pictures);
+    let probes = Probes::read(run, source, evaluator).await?;
+    let report = Report::new(run, adapter_sha256, evaluator, &pictures, &probes);
     write_file(&out.join(JSON_FILE), serde_json::to_string_pretty(&report)?)?;
-    write_file(&out.join(PAGE_FILE), html::render(&report, &pictures)?)
+    write_file(&out.join(PAGE_FILE), html::render(&report, &pictures, &probes)?)
 }
 
 /// The report in a few lines, read back from `report.json` in the folder `out`.
@@ -75,6 +82,10 @@ pub fn summary(out: &Path) -> Result<String, Error> {
     let report: Value = serde_json::from_slice(&read(&file)?).map_err(|source| Error::Json { file, source })?;
     let mut lines = results(&report);
     lines.push(format!("adapter      {}", out.join("adapter").display()));
+    if let Some(best) = report.get("best").and_then(Value::as_u64) {
+        let folder = out.join("adapter-best");
+        lines.push(format!("best probe   step {best}, {}", folder.display()));
+    }
     lines.push(format!("report       {}", out.join(PAGE_FILE).display()));
     Ok(lines.join("\n"))
 }

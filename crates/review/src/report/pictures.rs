@@ -105,7 +105,7 @@ impl Comparison {
 }
 
 impl Picture {
-    async fn read(digest: Digest, source: &dyn RunSource) -> Result<Self, Error> {
+    pub(super) async fn read(digest: Digest, source: &dyn RunSource) -> Result<Self, Error> {
         Ok(Self {
             digest,
             png: source.blob(&digest).await?.to_vec(),

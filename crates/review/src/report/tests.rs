@@ -1,13 +1,15 @@
 //! What the report says, of edits and of pictures made from words.
 
-use gavel_core::ids::Digest;
+use gavel_core::ids::{Digest, Step};
 use gavel_core::measure::WinRate;
+use gavel_core::run::ProbeStatus;
 use gavel_eval::{Edits, Evaluator, Scenes, Task};
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::{Map, json};
 
 use super::data::{Evaluation, Report, Versions};
 use super::pictures::{Comparison, Picture, Pictures};
+use super::probes::{ProbedStep, Probes};
 use super::{html, results};
 use crate::Machine;
 
@@ -69,6 +71,9 @@ fn report(evaluation: Option<Evaluation>) -> Report {
         }),
         judge: None,
         steps: Vec::new(),
+        probes: Vec::new(),
+        probes_base: None,
+        best: None,
         pairs_skipped: 0,
         seconds_total: 90.0,
         adapter_sha256: Digest::of(b"adapter"),
@@ -100,7 +105,10 @@ fn a_report_of_pictures_made_from_words_knows_nothing_of_edits() {
     }]);
     let report = report(Evaluation::new("scenes", &pictures));
     insta::assert_snapshot!("text_to_image_json", serde_json::to_string_pretty(&report).unwrap());
-    insta::assert_snapshot!("text_to_image_html", html::render(&report, &pictures).unwrap());
+    insta::assert_snapshot!(
+        "text_to_image_html",
+        html::render(&report, &pictures, &Probes::default()).unwrap()
+    );
     assert_eq!(
         results(&serde_json::to_value(&report).unwrap()),
         [
@@ -153,7 +161,12 @@ fn the_page_shows_source_and_difference_and_says_when_the_adapter_repaints() {
         &square(RED, WHITE),
         &square(BLUE, PINK),
     )]);
-    let page = html::render(&report(Evaluation::new("edits", &repainted)), &repainted).unwrap();
+    let page = html::render(
+        &report(Evaluation::new("edits", &repainted)),
+        &repainted,
+        &Probes::default(),
+    )
+    .unwrap();
     insta::assert_snapshot!("repainted_edit_html", page);
     assert!(page.contains(
         "<p class=\"statement failure\">Failure: fulfilment rose by 1.000 while preservation fell by 1.000."
@@ -164,7 +177,12 @@ fn the_page_shows_source_and_difference_and_says_when_the_adapter_repaints() {
         &square(RED, WHITE),
         &square(BLUE, WHITE),
     )]);
-    let page = html::render(&report(Evaluation::new("edits", &faithful)), &faithful).unwrap();
+    let page = html::render(
+        &report(Evaluation::new("edits", &faithful)),
+        &faithful,
+        &Probes::default(),
+    )
+    .unwrap();
     assert!(page.contains("<p class=\"statement\">Fulfilment rose by 1.000, and preservation is unchanged.</p>"));
     assert!(!page.contains("Failure"));
 }
@@ -173,7 +191,7 @@ fn the_page_shows_source_and_difference_and_says_when_the_adapter_repaints() {
 fn the_page_shows_what_the_task_file_gave_along() {
     let shown = |comparison: Comparison| {
         let pictures = Pictures(vec![comparison]);
-        html::render(&report(None), &pictures).unwrap()
+        html::render(&report(None), &pictures, &Probes::default()).unwrap()
     };
     let plain = || edit("make the red square blue", &square(RED, WHITE), &square(BLUE, WHITE));
     let page = shown(plain());
@@ -202,7 +220,7 @@ fn edits_without_an_evaluator_are_shown_without_figures() {
     }
     let pictures = Pictures(vec![comparison]);
     assert!(Evaluation::new("edits", &pictures).is_none());
-    let page = html::render(&report(None), &pictures).unwrap();
+    let page = html::render(&report(None), &pictures, &Probes::default()).unwrap();
     for part in [
         "alt=\"source\"",
         "alt=\"before\"",
@@ -212,4 +230,48 @@ fn edits_without_an_evaluator_are_shown_without_figures() {
         assert_eq!(page.matches(part).count(), 1, "{part}");
     }
     assert!(!page.contains("Fulfilment") && !page.contains("kept"));
+}
+
+#[test]
+fn probes_are_a_curve_with_pictures_and_the_best_is_named() {
+    let rate = report(None).win_rate;
+    let step = |step, win_rate, score| ProbedStep {
+        status: ProbeStatus {
+            step: Step(step),
+            prompts: 2,
+            painted: 2,
+            compared: 2,
+            win_rate,
+        },
+        score,
+    };
+    let mut report = report(None);
+    report.probes = vec![step(10, rate, Some(0.5)), step(20, None, None)];
+    report.probes_base = Some(0.25);
+    report.best = Some(Step(10));
+    let task = Task {
+        words: "a red square",
+        sources: &[],
+    };
+    let painted = || Some(picture(&square(RED, WHITE), &Scenes, &task));
+    let probes = Probes {
+        rows: vec![("a red square".to_owned(), vec![painted(), painted(), None])],
+        columns: vec![10, 20],
+        ..Probes::default()
+    };
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["probes"][0]["win_rate"]["value"], 0.75);
+    assert_eq!(json["probes"][0]["score"], 0.5);
+    assert_eq!((&json["best"], &json["probes_base"]), (&json!(10), &json!(0.25)));
+    let page = html::render(&report, &Pictures(Vec::new()), &probes).unwrap();
+    for part in [
+        "<p>Win rate",
+        "<p>Score",
+        "<th>step 10</th><th>step 20</th>",
+        "The best is that of step 10",
+        "class=\"interval\"",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert_eq!(page.matches("<img").count(), 2);
 }

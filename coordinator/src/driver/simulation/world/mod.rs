@@ -341,8 +341,8 @@ impl World {
             let (id, steps) = (id.clone(), spec.run.steps);
             let shadow = self.oracle.watched.get(&id).map(|watched| &watched.shadow);
             let request = match shadow.map(|shadow| (shadow.phase(), shadow.spec().run.steps)) {
-                _ if !self.submitted[run] => Request::Submit(run),
                 Some((_, fewer)) if fewer != steps => Request::Order(id, Event::StepsChanged { steps }),
+                _ if !self.submitted[run] => Request::Submit(run),
                 Some((Phase::Failed { .. } | Phase::Stopped { .. } | Phase::Paused { .. }, _)) => {
                     Request::Order(id, Event::Resumed)
                 }
