@@ -162,10 +162,14 @@ impl Coordinator {
             guard: guard.clone(),
             results: options.results.clone(),
         };
-        let owner = binding::bind(&stores, options.adoption).await?;
-        let (sweeper, chores) = Sweeper::new(stores.blobs.clone(), owner, options.trash);
-        let (driver, handle) = Driver::recover(Arc::clone(&stores.ledger), options, chores, Clock::system()).await?;
-        standby.end().await;
+        let recovered = async {
+            let owner = binding::bind(&stores, options.adoption).await?;
+            let (sweeper, chores) = Sweeper::new(stores.blobs.clone(), owner, options.trash);
+            let ledger = Arc::clone(&stores.ledger);
+            let (driver, handle) = Driver::recover(ledger, options, chores, Clock::system()).await?;
+            Ok((sweeper, driver, handle))
+        };
+        let (sweeper, driver, handle) = standby::answer_while(recovered, standby, &listeners, &guard).await?;
 
         let stop_driver = CancellationToken::new();
         let driver = tokio::spawn(driver.run(shutdown.clone(), stop_driver.clone()));

@@ -29,6 +29,8 @@ use crate::{grpc, metrics, transport};
 const TRY_EVERY: Duration = Duration::from_secs(1);
 /// How long open answers may take to end when the coordinator begins to serve.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long whoever asks waits for a ledger that is being read before they are told.
+const MOMENT: Duration = Duration::from_secs(1);
 /// What whoever asks is told before the ledger has been read.
 const READS: &str = "starts; the ledger is being read";
 
@@ -42,7 +44,7 @@ pub(crate) struct Standby {
     servers: JoinSet<Result<(), Error>>,
 }
 
-/// Waits until this coordinator leads. What it answers with until it serves is returned beside the leadership.
+/// Waits until this coordinator leads. What it answered with meanwhile, if it stood by, is returned beside the leadership.
 ///
 /// # Errors
 /// The first attempt fails, a socket cannot be used, or [`Error::EndedAsStandby`]. Once it stands by, a ledger that does not
@@ -52,18 +54,18 @@ pub(crate) async fn lead(
     listeners: &Listeners,
     guard: &Guard,
     shutdown: &CancellationToken,
-) -> Result<(Leadership, Standby), Error> {
+) -> Result<(Leadership, Option<Standby>), Error> {
     let name = name(listeners);
     let leader = match ledger.lead(&name).await? {
         Candidacy::Leads(leadership) => {
             metrics::leads(true);
-            return Ok((leadership, Standby::start(listeners, guard, READS.to_owned())?));
+            return Ok((leadership, None));
         }
         Candidacy::StandsBy { leader } => leader,
     };
     metrics::leads(false);
     tracing::info!(leader, "stands by");
-    let mut standby = Standby::start(listeners, guard, stands_by(&leader))?;
+    let mut standby = Standby::start(Sockets::of(listeners)?, guard.clone(), stands_by(&leader));
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Err(Error::EndedAsStandby),
@@ -75,7 +77,7 @@ pub(crate) async fn lead(
                 metrics::leads(true);
                 tracing::info!("the leader is gone, this coordinator takes over");
                 standby.reason.send_replace(READS.to_owned());
-                return Ok((leadership, standby));
+                return Ok((leadership, Some(standby)));
             }
             Ok(Candidacy::StandsBy { leader }) => {
                 standby.reason.send_replace(stands_by(&leader));
@@ -89,32 +91,81 @@ pub(crate) async fn lead(
     }
 }
 
+/// Answers on the coordinator's sockets while `work` is done, where that takes longer than a moment. What comes within the moment
+/// waits, and is answered by the servers that come: a coordinator that starts sends nobody away.
+///
+/// # Errors
+/// Those of `work`, or a socket cannot be used.
+pub(crate) async fn answer_while<T>(
+    work: impl Future<Output = Result<T, Error>>,
+    standby: Option<Standby>,
+    listeners: &Listeners,
+    guard: &Guard,
+) -> Result<T, Error> {
+    let (sockets, guard) = (Sockets::of(listeners)?, guard.clone());
+    let done = CancellationToken::new();
+    let is_done = done.clone();
+    // A task of its own: the work may keep its thread for long.
+    let answers = tokio::spawn(async move {
+        let standby = match standby {
+            Some(standby) => standby,
+            None => tokio::select! {
+                () = is_done.cancelled() => return,
+                () = tokio::time::sleep(MOMENT) => Standby::start(sockets, guard, READS.to_owned()),
+            },
+        };
+        is_done.cancelled().await;
+        standby.end().await;
+    });
+    let worked = work.await;
+    done.cancel();
+    if answers.await.is_err() {
+        tracing::debug!("what answered until now has ended by itself");
+    }
+    worked
+}
+
+/// The coordinator's sockets once more.
+struct Sockets {
+    http: TcpListener,
+    grpc: TcpListener,
+}
+
+impl Sockets {
+    fn of(listeners: &Listeners) -> Result<Self, Error> {
+        Ok(Self {
+            http: second(&listeners.http, "HTTP")?,
+            grpc: second(&listeners.grpc, "gRPC")?,
+        })
+    }
+}
+
 impl Standby {
-    fn start(listeners: &Listeners, guard: &Guard, reason: String) -> Result<Self, Error> {
+    fn start(sockets: Sockets, guard: Guard, reason: String) -> Self {
         let reason = watch::Sender::new(reason);
         let promoted = CancellationToken::new();
         let mut servers = JoinSet::new();
         servers.spawn(serve_http(
-            second(&listeners.http, "HTTP")?,
+            sockets.http,
             reason.subscribe(),
             guard.clone(),
             promoted.clone(),
         ));
         servers.spawn(grpc::turn_away(
-            second(&listeners.grpc, "gRPC")?,
+            sockets.grpc,
             reason.subscribe(),
-            guard.security.clone(),
+            guard.security,
             promoted.clone(),
         ));
-        Ok(Self {
+        Self {
             reason,
             promoted,
             servers,
-        })
+        }
     }
 
     /// Leaves the sockets to the servers that come now.
-    pub(crate) async fn end(mut self) {
+    async fn end(mut self) {
         self.promoted.cancel();
         let ended = async { while self.servers.join_next().await.is_some() {} };
         if tokio::time::timeout(GRACE, ended).await.is_err() {
