@@ -9,12 +9,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use gavel_core::bounds::cut;
 use gavel_core::ids::{RunId, Step};
+use gavel_core::run::Event;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::ask::{Asked, Named, Nothing};
 use super::{Parts, Problem, answer};
-use crate::driver::DriverError;
 
 /// A body of JSON. A key that is not known is refused, and so is a value that cannot be read.
 pub(super) struct Body<T>(T);
@@ -33,87 +33,78 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
+/// `POST /api/v1/runs/{run}/pause`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Reason {
+pub(super) struct Pause {
     reason: String,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Steps {
-    steps: u32,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct To {
-    step: u32,
-}
-
-/// `POST /api/v1/runs/{run}/pause`.
-pub(super) async fn pause(
-    State(parts): State<Parts>,
-    Named(run): Named,
-    _: Asked<Nothing>,
-    Body(Reason { reason }): Body<Reason>,
-) -> Result<Response, Problem> {
-    let run = RunId(run);
-    let done = parts.driver.pause(&run, cut(reason)).await;
-    then_state(parts, run, done).await
-}
-
 /// `POST /api/v1/runs/{run}/resume`.
-pub(super) async fn resume(
-    State(parts): State<Parts>,
-    Named(run): Named,
-    _: Asked<Nothing>,
-    Body(Nothing {}): Body<Nothing>,
-) -> Result<Response, Problem> {
-    let run = RunId(run);
-    let done = parts.driver.resume(&run).await;
-    then_state(parts, run, done).await
-}
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Resume {}
 
 /// `POST /api/v1/runs/{run}/cancel`.
-pub(super) async fn cancel(
-    State(parts): State<Parts>,
-    Named(run): Named,
-    _: Asked<Nothing>,
-    Body(Reason { reason }): Body<Reason>,
-) -> Result<Response, Problem> {
-    let run = RunId(run);
-    let done = parts.driver.cancel(&run, cut(reason)).await;
-    then_state(parts, run, done).await
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cancel {
+    reason: String,
 }
 
 /// `POST /api/v1/runs/{run}/extend`.
-pub(super) async fn extend(
-    State(parts): State<Parts>,
-    Named(run): Named,
-    _: Asked<Nothing>,
-    Body(Steps { steps }): Body<Steps>,
-) -> Result<Response, Problem> {
-    let run = RunId(run);
-    let done = parts.driver.change_steps(&run, steps).await;
-    then_state(parts, run, done).await
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Extend {
+    steps: u32,
 }
 
 /// `POST /api/v1/runs/{run}/rollback`.
-pub(super) async fn rollback(
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rollback {
+    step: u32,
+}
+
+impl From<Pause> for Event {
+    fn from(Pause { reason }: Pause) -> Self {
+        Self::Paused { reason: cut(reason) }
+    }
+}
+
+impl From<Resume> for Event {
+    fn from(Resume {}: Resume) -> Self {
+        Self::Resumed
+    }
+}
+
+impl From<Cancel> for Event {
+    fn from(Cancel { reason }: Cancel) -> Self {
+        Self::Cancelled { reason: cut(reason) }
+    }
+}
+
+impl From<Extend> for Event {
+    fn from(Extend { steps }: Extend) -> Self {
+        Self::StepsChanged { steps }
+    }
+}
+
+impl From<Rollback> for Event {
+    fn from(Rollback { step }: Rollback) -> Self {
+        Self::RolledBack { to: Step(step) }
+    }
+}
+
+/// Does what the body says; the answer is where the run stands then.
+pub(super) async fn steer<T: Into<Event>>(
     State(parts): State<Parts>,
     Named(run): Named,
     _: Asked<Nothing>,
-    Body(To { step }): Body<To>,
+    Body(order): Body<T>,
 ) -> Result<Response, Problem> {
     let run = RunId(run);
-    let done = parts.driver.roll_back(&run, Step(step)).await;
-    then_state(parts, run, done).await
-}
-
-/// Where the run stands after what was done.
-async fn then_state(parts: Parts, run: RunId, done: Result<(), DriverError>) -> Result<Response, Problem> {
-    done?;
+    parts.driver.report(run.clone(), order.into()).await?;
     let rooms = parts.rooms.clone();
     let state = async move { parts.driver.status(&run).await.map(|state| state.in_short()) };
     answer(&rooms, state).await

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures::future::Either;
 use futures::{Stream, StreamExt as _, future};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::time::{Sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::server::Connected;
 
@@ -41,7 +41,7 @@ pub(super) fn accept(
     tls: Option<TlsAcceptor>,
 ) -> impl Stream<Item = io::Result<Wire>> {
     let wires = places.accept(listener).map(move |placed| match tls.clone() {
-        None => Either::Left(future::ready(Some(Wire::new(Channel::Plain(placed))))),
+        None => Either::Left(future::ready(Some(Wire::new(Either::Left(placed))))),
         Some(tls) => {
             let encrypted = AbortOnDropHandle::new(tokio::spawn(encrypt(placed, tls)));
             Either::Right(async move { Some(Wire::new(encrypted.await.ok()?.ok()?)) })
@@ -70,7 +70,7 @@ async fn encrypt(placed: Placed, tls: TlsAcceptor) -> io::Result<Channel> {
     if stream.get_ref().1.peer_certificates().is_some() {
         connection.certify();
     }
-    Ok(Channel::Encrypted(Box::new(stream)))
+    Ok(Either::Right(Box::new(stream)))
 }
 
 async fn shake(mut placed: Placed, tls: TlsAcceptor) -> Result<TlsStream<Placed>, (io::Error, Option<Placed>)> {
@@ -96,12 +96,8 @@ async fn say_farewell(mut placed: Placed) -> io::Result<()> {
     tokio::io::copy(&mut placed, &mut tokio::io::sink()).await.map(drop)
 }
 
-/// How bytes travel.
-#[derive(Debug)]
-enum Channel {
-    Plain(Placed),
-    Encrypted(Box<TlsStream<Placed>>),
-}
+/// How bytes travel: plain, or encrypted.
+type Channel = Either<Placed, Box<TlsStream<Placed>>>;
 
 /// A connection that a server reads and writes.
 #[derive(Debug)]
@@ -125,8 +121,8 @@ impl Connected for Wire {
 
     fn connect_info(&self) -> Connection {
         let placed = match &self.channel {
-            Channel::Plain(placed) => placed,
-            Channel::Encrypted(stream) => stream.get_ref().0,
+            Either::Left(placed) => placed,
+            Either::Right(stream) => stream.get_ref().0,
         };
         placed.connection().clone()
     }
@@ -136,10 +132,7 @@ impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let this = &mut *self;
-        let read = match &mut this.channel {
-            Channel::Plain(placed) => Pin::new(placed).poll_read(cx, buffer),
-            Channel::Encrypted(stream) => Pin::new(stream).poll_read(cx, buffer),
-        };
+        let read = Pin::new(&mut this.channel).poll_read(cx, buffer);
         if let Poll::Ready(read) = read {
             let said = buffer.filled().len() - before;
             this.first_word = this.first_word.take().filter(|(_, left)| said < *left);
@@ -158,10 +151,7 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.channel {
-            Channel::Plain(placed) => Pin::new(placed).poll_write(cx, bytes),
-            Channel::Encrypted(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
+        Pin::new(&mut self.channel).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -169,30 +159,18 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.channel {
-            Channel::Plain(placed) => Pin::new(placed).poll_write_vectored(cx, pieces),
-            Channel::Encrypted(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
-        }
+        Pin::new(&mut self.channel).poll_write_vectored(cx, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.channel {
-            Channel::Plain(placed) => placed.is_write_vectored(),
-            Channel::Encrypted(stream) => stream.is_write_vectored(),
-        }
+        self.channel.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.channel {
-            Channel::Plain(placed) => Pin::new(placed).poll_flush(cx),
-            Channel::Encrypted(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        Pin::new(&mut self.channel).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.channel {
-            Channel::Plain(placed) => Pin::new(placed).poll_shutdown(cx),
-            Channel::Encrypted(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        Pin::new(&mut self.channel).poll_shutdown(cx)
     }
 }

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 use tower_service::Service;
 
 use crate::trouble::Trouble;
@@ -80,11 +81,11 @@ impl Service<Uri> for Dialler {
             let stream = connected.await?.into_inner();
             trouble.set(None);
             let channel = match tls {
-                None => Channel::Plain(stream),
+                None => Either::Left(stream),
                 Some((tls, name)) => {
                     let shaken = timeout(HANDSHAKE_WITHIN, tls.connect(name, stream)).await;
                     let shaken = shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-                    Channel::Encrypted(Box::new(shaken.inspect_err(|error| trouble.note(error))?))
+                    Either::Right(Box::new(shaken.inspect_err(|error| trouble.note(error))?))
                 }
             };
             Ok(TokioIo::new(Wire {
@@ -96,11 +97,8 @@ impl Service<Uri> for Dialler {
     }
 }
 
-/// How bytes travel.
-enum Channel {
-    Plain(TcpStream),
-    Encrypted(Box<TlsStream<TcpStream>>),
-}
+/// How bytes travel: plain, or encrypted.
+type Channel = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// A connection that notes what keeps it from being used.
 pub(crate) struct Wire {
@@ -113,10 +111,7 @@ impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buffer.filled().len();
-        let read = match &mut this.channel {
-            Channel::Plain(stream) => ready!(Pin::new(stream).poll_read(cx, buffer)),
-            Channel::Encrypted(stream) => ready!(Pin::new(stream).poll_read(cx, buffer)),
-        };
+        let read = ready!(Pin::new(&mut this.channel).poll_read(cx, buffer));
         match (&read, buffer.filled().get(before)) {
             (Err(error), _) => this.trouble.note(error),
             (Ok(()), Some(first)) if !this.has_read => {
@@ -133,10 +128,7 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.channel {
-            Channel::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Channel::Encrypted(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
+        Pin::new(&mut self.channel).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -144,30 +136,18 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.channel {
-            Channel::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
-            Channel::Encrypted(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
-        }
+        Pin::new(&mut self.channel).poll_write_vectored(cx, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.channel {
-            Channel::Plain(stream) => stream.is_write_vectored(),
-            Channel::Encrypted(stream) => stream.is_write_vectored(),
-        }
+        self.channel.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.channel {
-            Channel::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Channel::Encrypted(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        Pin::new(&mut self.channel).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.channel {
-            Channel::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Channel::Encrypted(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        Pin::new(&mut self.channel).poll_shutdown(cx)
     }
 }

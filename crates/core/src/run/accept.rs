@@ -169,7 +169,9 @@ impl Run {
             Arm::Probe(_) => {}
         }
         for unit in self.comparisons_of(arm, extent) {
-            if self.assignment(&unit).is_some() {
+            // A probe looks at fewer prompts than a chunk may have, and may have been judged without these pictures.
+            let is_open = !self.is_compared(&unit) && self.board.lease(&unit).is_none();
+            if is_open && self.assignment(&unit).is_some() {
                 self.board.add(unit);
             }
         }

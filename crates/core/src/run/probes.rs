@@ -74,6 +74,16 @@ impl Run {
             .collect()
     }
 
+    /// Whether a judge unit's held-out prompts have their verdicts.
+    pub(super) fn is_compared(&self, unit: &Unit) -> bool {
+        let Unit::EvaluateJudge { probe, .. } = *unit else {
+            return false;
+        };
+        let extent = self.extent(unit);
+        let comparisons = &self.results.comparisons(probe)[extent.start as usize..extent.end as usize];
+        comparisons.iter().all(Option::is_some)
+    }
+
     /// What was measured while the run went on, step by step, and at the end the last step on the same prompts.
     pub fn probes(&self) -> Vec<ProbeStatus> {
         let mut probes: Vec<ProbeStatus> = self

@@ -250,12 +250,12 @@ fn probes_are_a_curve_with_pictures_and_the_best_is_named() {
     report.probes_base = Some(0.25);
     report.best = Some(Step(10));
     let task = Task {
-        words: "a red square",
+        words: "a red square on a white background",
         sources: &[],
     };
     let painted = || Some(picture(&square(RED, WHITE), &Scenes, &task));
     let probes = Probes {
-        rows: vec![("a red square".to_owned(), vec![painted(), painted(), None])],
+        rows: vec![(task.words.to_owned(), vec![painted(), painted(), None])],
         columns: vec![10, 20],
         ..Probes::default()
     };

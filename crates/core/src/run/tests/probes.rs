@@ -232,3 +232,41 @@ fn a_result_of_a_probe_that_there_is_not_any_more_is_refused() {
     fleet.work_until(|_| false);
     assert_eq!(fleet.run.results().probes, finished(4).results().probes);
 }
+
+#[test]
+fn a_probe_that_is_judged_is_not_judged_again_when_more_of_the_base_is_painted() {
+    let mut fleet = with(|spec| {
+        spec.run.steps = 3;
+        spec.judge.batch = 4;
+        let evaluation = spec.evaluation.as_mut().unwrap();
+        evaluation.batch = 2;
+        evaluation.every = Some(1);
+        evaluation.subset = Some(2);
+    });
+    // Beyond the prompts of a probe, and within the first chunk of judges.
+    let (unit, _) = lease(&mut fleet, |unit| {
+        matches!(
+            unit,
+            Unit::EvaluateSample {
+                arm: Arm::Base,
+                chunk: 1
+            }
+        )
+    });
+    fleet.work_until(|run| {
+        run.results()
+            .probes
+            .first()
+            .is_some_and(|probe| probe.comparisons.iter().all(Option::is_some))
+    });
+    fleet.complete(unit);
+    fleet.work_until(|_| false);
+    assert_eq!(fleet.run.phase(), Phase::Finished);
+    let mut completed = BTreeMap::new();
+    for (event, _) in &fleet.ledger {
+        if let Event::Completed { unit, .. } = event {
+            *completed.entry(*unit).or_insert(0) += 1;
+        }
+    }
+    assert!(completed.values().all(|count| *count == 1), "{completed:?}");
+}
