@@ -16,6 +16,9 @@ use super::proxy::Network;
 /// Among how many of the newest blobs the damaged one is chosen: those of the step in flight.
 const NEWEST: usize = 12;
 
+/// In seconds.
+const HOUR: usize = 3_600;
+
 /// Whom a fault hits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Target {
@@ -46,10 +49,12 @@ pub(crate) enum Fault {
     Delete,
     /// The disk of ledger and blobs is full for a while.
     FillDisk,
+    /// Somebody sets the wall clock of the coordinator's machine, by up to an hour either way.
+    SetClock,
 }
 
-/// Every kind of fault, the more likely ones more often: 39 kills among 28 faults.
-pub(crate) const DECK: [Fault; 28] = [
+/// Every kind of fault, the more likely ones more often: 39 kills among 30 faults.
+pub(crate) const DECK: [Fault; 30] = [
     Fault::Kill(Target::Worker),
     Fault::Kill(Target::Worker),
     Fault::Kill(Target::Worker),
@@ -78,6 +83,8 @@ pub(crate) const DECK: [Fault; 28] = [
     Fault::Delete,
     Fault::Delete,
     Fault::FillDisk,
+    Fault::SetClock,
+    Fault::SetClock,
 ];
 
 impl fmt::Display for Target {
@@ -101,6 +108,7 @@ impl fmt::Display for Fault {
             Self::Flip => f.write_str("a blob's bytes changed"),
             Self::Delete => f.write_str("a blob deleted"),
             Self::FillDisk => f.write_str("disk full"),
+            Self::SetClock => f.write_str("wall clock set"),
         }
     }
 }
@@ -190,6 +198,13 @@ impl Fault {
                     Ok(Done::Over { kills: 0 })
                 }
                 None => Ok(Done::Skipped("no blob yet".to_owned())),
+            },
+            Self::SetClock => match &fleet.clock {
+                Some(clock) => {
+                    clock.set(dice.below(2 * HOUR + 1) as i64 - HOUR as i64)?;
+                    Ok(Done::Over { kills: 0 })
+                }
+                None => Ok(Done::Skipped("libfaketime is not here".to_owned())),
             },
             Self::FillDisk => match disk {
                 Some(disk) => {

@@ -11,6 +11,7 @@ use gavel_core::ids::RunId;
 use gavel_core::run::RunStatus;
 use gavel_core::work::Role;
 
+use super::clock::WallClock;
 use super::process::{End, Part};
 use super::proxy::Proxy;
 
@@ -47,6 +48,8 @@ pub(crate) struct Fleet {
     pub(crate) proxies: Vec<Proxy>,
     pub(crate) shape: Shape,
     pub(crate) state: PathBuf,
+    /// The coordinator's, where it can be set.
+    pub(crate) clock: Option<WallClock>,
     grpc: SocketAddr,
     runs: Runs,
     settings: Vec<String>,
@@ -87,6 +90,10 @@ impl Fleet {
             coordinator.map(str::to_owned).to_vec(),
             logs.join("coordinator.log"),
         )];
+        let clock = WallClock::new(folder)?;
+        if let Some(clock) = &clock {
+            parts[0].environment = clock.environment();
+        }
         let (mut roles, mut proxies) = (Vec::new(), Vec::new());
         for (role, count) in [
             (Role::Sampler, shape.samplers),
@@ -115,6 +122,7 @@ impl Fleet {
             proxies,
             shape: shape.clone(),
             state: state.to_owned(),
+            clock,
             grpc,
             runs: connection.runs(),
             settings: settings.to_vec(),

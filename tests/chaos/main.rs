@@ -10,6 +10,7 @@
     reason = "this is a program that talks to people"
 )]
 
+mod clock;
 mod dice;
 mod disk;
 mod faults;

@@ -15,6 +15,8 @@ pub(crate) struct Part {
     pub(crate) name: String,
     pub(crate) arguments: Vec<String>,
     pub(crate) log: PathBuf,
+    /// Variables that it has besides this process's.
+    pub(crate) environment: Vec<(String, String)>,
     process: Option<Process>,
     started: Option<Instant>,
 }
@@ -48,6 +50,7 @@ impl Part {
             name,
             arguments,
             log,
+            environment: Vec::new(),
             process: None,
             started: None,
         }
@@ -63,6 +66,7 @@ impl Part {
             .args(&self.arguments)
             .arg("--until-stdin-closes")
             .env("RAYON_NUM_THREADS", "1")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(log)
             .stderr(second)
