@@ -7,7 +7,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::files::{self, diffusers_file, to_f32};
-use super::fused::put_together;
+use super::fused::{Portion, put_together};
 use super::names::{ALPHA_END, KOHYA_ENDS, KOHYA_RANK, PEFT_ENDS, PEFT_PREFIX, Part};
 use super::{AdaptableLayers, LoraConfig, LoraError, names};
 
@@ -92,7 +92,7 @@ fn kohya_file(
             continue;
         }
         left.retain(|module| !paths.iter().any(|path| path == module));
-        let parts: Vec<(usize, Option<(&[f32], &[f32])>)> = paths
+        let parts: Vec<Portion<'_>> = paths
             .iter()
             .map(|path| {
                 let factors = pair(path).map(|((_, a), (_, b))| (a.as_slice(), b.as_slice()));

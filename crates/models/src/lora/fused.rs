@@ -143,16 +143,14 @@ fn is_diagonal(origin: &str, b: &Factor, rows: &[Range<usize>], rank: usize) -> 
     Ok(true)
 }
 
-/// The factors of the layer that several are: the opposite of [`take_apart`]. Each part is given with its outputs; one that is not adapted has
-/// zeros.
+/// One of the layers that are put together: its outputs, and its factors A and B; `None` where it is not adapted.
+pub(super) type Portion<'a> = (usize, Option<(&'a [f32], &'a [f32])>);
+
+/// The factors of the layer that several are: the opposite of [`take_apart`]. One that is not adapted has zeros.
 ///
 /// # Shapes
 /// A (parts x `rank`, `inputs`), B (sum of outputs, parts x `rank`), both row-major.
-pub(super) fn put_together(
-    parts: &[(usize, Option<(&[f32], &[f32])>)],
-    rank: usize,
-    inputs: usize,
-) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn put_together(parts: &[Portion<'_>], rank: usize, inputs: usize) -> (Vec<f32>, Vec<f32>) {
     let columns = rank * parts.len();
     let (mut a, mut b) = (Vec::new(), Vec::new());
     for (index, (outputs, factors)) in parts.iter().enumerate() {
