@@ -4,96 +4,31 @@
 //! the answers alone, not on the number of threads nor on kills.
 
 mod answer;
+mod case;
 mod embed;
+mod error;
 mod prompts;
 mod select;
+mod settings;
 mod structure;
 
-use gavel_core::Hint;
 use gavel_core::ids::PromptIndex;
-use gavel_core::work::{Side, Verdict};
+use gavel_core::work::Verdict;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
-use serde::{Deserialize, Serialize};
 
 pub use embed::{Embed, HashedNgrams};
+pub use error::GenerateError;
 pub use prompts::{Language, Prompts};
+pub use settings::Settings;
 
-use crate::data::{Example, Label, LabelledSet, Labelling, Picture, RankedPair, Task};
+use crate::data::{Label, LabelledSet, Labelling, Task};
 use crate::recorded::{Question, Recorded, RecordedPair, number};
 use crate::set::VERSION;
-use crate::{
-    AskError, Chat, Generation, Journal, Judge, Provenance, RubricSet, TemplateError, Theme, Verification, threads,
-};
+use crate::{AskError, Chat, Generation, Journal, Judge, Provenance, RubricSet, Theme, Verification, threads};
+use case::Case;
 use prompts::{Template, Values};
 use select::Selection;
-
-/// What steers a generation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// Criteria that are asked for at a time.
-    pub criteria: usize,
-    /// Most revisions of an example's criteria.
-    pub rounds: usize,
-    /// Most themes.
-    pub themes: usize,
-    /// Examples beyond which they are taken in batches, and criteria are selected.
-    pub select_above: usize,
-    /// Examples in a batch.
-    pub batch: usize,
-    /// Distance below which two criteria count as the same in the coding rate, eps.
-    pub epsilon: f64,
-    /// Least gain in coding rate, in nats, of a batch or of a criterion.
-    pub gain_min: f64,
-    /// Gains below it, one after another, that are enough.
-    pub patience: usize,
-    /// Most criteria that are selected.
-    pub criteria_max: usize,
-    /// Greatest difference between scores that counts as recovered.
-    pub score_tolerance: i64,
-    /// Of the writing; 0 takes the likeliest token each time.
-    pub temperature: f64,
-    /// Most tokens of an answer.
-    pub max_tokens: u32,
-    /// Times that an unreadable answer is asked for.
-    pub attempts: usize,
-    /// Of the order of the examples, where not all may be used, and of the writing.
-    pub seed: u32,
-}
-
-impl Default for Settings {
-    /// The published numbers.
-    fn default() -> Self {
-        Self {
-            criteria: 5,
-            rounds: 5,
-            themes: 5,
-            select_above: 100,
-            batch: 10,
-            epsilon: 0.1,
-            gain_min: 0.002,
-            patience: 2,
-            criteria_max: 200,
-            score_tolerance: 0,
-            temperature: 0.0,
-            max_tokens: 1024,
-            attempts: 3,
-            seed: 0,
-        }
-    }
-}
-
-impl Settings {
-    /// An answer that was of no use is not asked for again in the very same way.
-    fn temperature_of(&self, attempt: usize) -> f64 {
-        if attempt == 0 {
-            self.temperature
-        } else {
-            self.temperature.max(0.7)
-        }
-    }
-}
 
 /// Who writes, judges and embeds, and how.
 pub struct Generator<'a> {
@@ -144,64 +79,6 @@ pub struct Generated {
     pub asked: usize,
     /// Answers that the journal held.
     pub found: usize,
-}
-
-/// A generation that ended without a rubric.
-#[derive(Debug, thiserror::Error)]
-pub enum GenerateError {
-    /// A model does not answer.
-    #[error("the generation stopped: a question got no answer")]
-    Ask(#[from] AskError),
-    /// A template does not render.
-    #[error(transparent)]
-    Template(#[from] TemplateError),
-    /// Nothing was verified.
-    #[error(
-        "no criteria could be verified: {dropped} examples dropped, {unreadable} of them without a readable answer"
-    )]
-    NothingVerified {
-        /// Examples whose criteria were dropped.
-        dropped: usize,
-        /// Of these, those without readable criteria.
-        unreadable: usize,
-    },
-    /// A setting out of its range.
-    #[error("`{name}` {problem}")]
-    Setting {
-        /// The setting.
-        name: &'static str,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
-}
-
-impl Hint for GenerateError {
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Ask(error) => error.hint(),
-            Self::Template(error) => error.hint(),
-            Self::NothingVerified { dropped, unreadable } if dropped == unreadable => {
-                Some("look at the answers in the journal: the model does not keep to the JSON that it is asked for".to_owned())
-            }
-            Self::NothingVerified { .. } => Some(
-                "try the judge on the examples with `gavel rubric check`; it may not follow criteria, or the labels may be wrong"
-                    .to_owned(),
-            ),
-            Self::Setting { .. } => None,
-        }
-    }
-}
-
-/// What is to be explained: a pair, or a scored picture.
-#[derive(Clone, Copy)]
-enum Case<'a> {
-    Pair(RankedPair<'a>),
-    Score {
-        example: &'a Example,
-        value: i64,
-        min: i64,
-        max: i64,
-    },
 }
 
 /// What became of it.
@@ -517,51 +394,6 @@ impl Generator<'_> {
         };
         let taken = select::select(&slices, &selection);
         Ok(taken.into_iter().map(|index| criteria[index].clone()).collect())
-    }
-}
-
-impl<'a> Case<'a> {
-    fn example(&self) -> &'a Example {
-        match self {
-            Self::Pair(pair) => pair.example,
-            Self::Score { example, .. } => example,
-        }
-    }
-
-    /// The candidates, then the base.
-    fn pictures(&self) -> Vec<&'a Picture> {
-        let candidates: Vec<&Picture> = match self {
-            Self::Pair(pair) => pair.pictures.to_vec(),
-            Self::Score { example, .. } => example.responses.iter().take(1).collect(),
-        };
-        candidates.into_iter().chain(&self.example().source).collect()
-    }
-
-    /// What a template may say of the case; `given` is what the judge said.
-    fn values(&self, given: Option<i64>) -> Values<'a> {
-        let example = self.example();
-        let values = Values {
-            caption: &example.prompt,
-            editing: example.source.is_some(),
-            ..Values::default()
-        };
-        match *self {
-            Self::Pair(pair) => Values {
-                better: number(pair.preferred),
-                chosen: number(match pair.preferred {
-                    Side::First => Side::Second,
-                    Side::Second => Side::First,
-                }),
-                ..values
-            },
-            Self::Score { value, min, max, .. } => Values {
-                score: value,
-                given: given.unwrap_or(min),
-                score_min: min,
-                score_max: max,
-                ..values
-            },
-        }
     }
 }
 

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use gavel_core::Hint as _;
 use gavel_core::ids::Digest;
-use gavel_core::work::{AbstainReason, VerdictRecord};
+use gavel_core::work::{AbstainReason, Side, VerdictRecord};
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
+use crate::data::{Example, Picture};
 use crate::{ChatReply, ChatRequest, JudgedPair, Part, Usage};
 
 /// Writes numbered criteria: the caption's number, the round, and the word "good" from the second round on.
