@@ -22,7 +22,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("caption", "crates/rubric/src/template.rs", VARIABLE),
     ("caption", "crates/rubric/src/reason.rs", VARIABLE),
     ("caption", "crates/rubric/src/recorded.rs", VARIABLE),
-    ("caption", "crates/rubric/src/generate/mod.rs", VARIABLE),
+    ("caption", "crates/rubric/src/generate/case.rs", VARIABLE),
     ("caption", "crates/rubric/src/generate/prompts.rs", VARIABLE),
 ];
 
