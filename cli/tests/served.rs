@@ -281,6 +281,29 @@ fn a_run_is_steered_over_http_by_whoever_can_send_json() {
 }
 
 #[test]
+fn a_damaged_history_is_audited_from_its_stores_like_from_its_folder() {
+    let (_folder, run) = run_folder();
+    let ledger = run.join("state/ledger.sqlite");
+    let blobs = run.join("state/blobs");
+    // The first audit seals a ledger of before there were checksums.
+    succeeds(&["audit", text(&run)]);
+    let mut bytes = std::fs::read(&ledger).unwrap();
+    let lease = b"\"kind\":\"granted\"";
+    let at = bytes.windows(lease.len()).rposition(|window| window == lease).unwrap();
+    bytes[at + 8..at + 15].copy_from_slice(b"gramted");
+    std::fs::write(&ledger, bytes).unwrap();
+    let findings = |arguments: &[&str]| {
+        let output = gavel(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let expected = findings(&["audit", text(&run)]);
+    assert!(expected.contains("cannot be read"), "{expected}");
+    let stored = findings(&["audit", RUN, "--ledger", text(&ledger), "--blobs", text(&blobs)]);
+    assert!(stored.contains("cannot be read"), "{stored}");
+}
+
+#[test]
 fn a_run_that_is_nowhere_is_told_with_where_it_was_looked_for() {
     let folder = TempDir::new().unwrap();
     let nothing = folder.path().join("nothing.sqlite");

@@ -99,9 +99,20 @@ rm -rf runs/slurm-*
 
 echo "== a worker that dies ends nothing: the run goes on to its end"
 id=$(job deploy/slurm.sbatch tests/compatibility/small.toml)
-workers_are_there() { pgrep -f "$place/bin/gavel sampler" >/dev/null || pgrep -x gavel -a | grep -q ' sampler '; }
-until_it "samplers are at work" workers_are_there
-pkill -KILL -o -f 'gavel sampler' || true
+# The job's own processes: others of this machine are nobody's business here.
+processes_of() { scontrol listpids "$1" 2>/dev/null | awk 'NR > 1 && $1 > 0 { print $1 }'; }
+sampler_of() {
+    local process
+    for process in $(processes_of "$1"); do
+        if tr '\0' ' ' <"/proc/$process/cmdline" 2>/dev/null | grep -q '^gavel sampler '; then
+            echo "$process"
+            return
+        fi
+    done
+    return 1
+}
+until_it "samplers are at work" sampler_of "$id"
+kill -KILL "$(sampler_of "$id")"
 for _ in $(seq 600); do
     has_ended "$id" && break
     sleep 0.5
@@ -111,13 +122,14 @@ rm -rf "runs/slurm-$id"
 
 echo "== a job that is cancelled takes all its processes along"
 id=$(job deploy/slurm.sbatch tests/compatibility/small.toml)
-until_it "samplers are at work" workers_are_there
+until_it "samplers are at work" sampler_of "$id"
+processes=$(processes_of "$id")
 scancel "$id"
 for _ in $(seq 300); do
     has_ended "$id" && break
     sleep 0.2
 done
 has_ended "$id"
-nobody_is_left() { ! pgrep -x gavel >/dev/null; }
+nobody_is_left() { for process in $processes; do [ ! -e "/proc/$process" ] || return 1; done; }
 until_it "no process is left" nobody_is_left
 rm -rf "runs/slurm-$id"

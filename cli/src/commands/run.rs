@@ -77,16 +77,19 @@ fn conclude(ended: Ended, arguments: &RunArguments, folder: &RunFolder) -> Resul
         }
         Ended::Halted { phase, step } => {
             let (what, reason) = match &phase {
+                Phase::Paused { reason } => ("is paused", reason.as_str()),
                 Phase::Failed { reason } => ("failed", reason.as_str()),
                 Phase::Stopped { reason } => ("was stopped", reason.as_str()),
                 _ => ("ended", "for a reason that this version does not know"),
             };
-            Err(
-                Diagnostic::new(format!("the run {what} after step {step}: {reason}")).with_hint(format!(
+            let hint = match &phase {
+                Phase::Paused { .. } => format!("what is committed is kept; go on with: {again}"),
+                _ => format!(
                     "what is committed is kept; {} tells more; once the cause is gone, go on with: {again}",
                     folder.logs().display()
-                )),
-            )
+                ),
+            };
+            Err(Diagnostic::new(format!("the run {what} after step {step}: {reason}")).with_hint(hint))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A run's states as they come, until it has ended.
+//! A run's states as they come, until it has ended or stands still.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// Pause before looking again for a coordinator that is away.
 const RECONNECT: Duration = Duration::from_millis(500);
 
-/// Calls `each` with every state, with the latest again where none came for a while, and returns the last. `patience` is how long a coordinator may be away; without it, for ever.
+/// Calls `each` with every state, with the latest again where none came for a while, and returns the last: of a run that has ended, or that
+/// is paused with nothing in work. `patience` is how long a coordinator may be away; without it, for ever.
 ///
 /// # Errors
 /// What `each` says, or that the coordinator stayed away.
@@ -32,7 +33,7 @@ pub(crate) async fn follow(
                     (Ok(Ok(Some(status))), _) => {
                         heard = Instant::now();
                         each(&status).await?;
-                        if status.phase.is_ended() {
+                        if status.stands_still() {
                             return Ok(status);
                         }
                         latest = Some(status);

@@ -31,7 +31,7 @@ pub(crate) use progress::{Lines, Progress};
 pub(crate) enum Ended {
     /// The report is written.
     Finished,
-    /// The run stopped or failed.
+    /// The run is paused, stopped or failed.
     Halted { phase: Phase, step: Step },
     /// A signal asked for the end.
     Interrupted { signal: EndSignal, step: u32 },

@@ -234,6 +234,7 @@ impl State {
 
     /// Applies what a worker reports. A result that contradicts its unit is refused, and its worker set apart.
     pub(crate) fn report(&mut self, id: &RunId, event: Event, now: Millis) -> Result<(), DriverError> {
+        let may_break_a_rule = event.is_measured();
         let suspect = match &event {
             Event::Completed { worker, .. } => Some(worker.clone()),
             _ => None,
@@ -247,7 +248,9 @@ impl State {
             tracing::error!(run = %id, %worker, reason, "worker put into quarantine");
             self.end_lease(id, Event::Quarantined { worker, reason }, now);
         }
-        self.pause_by_rule(id, now);
+        if may_break_a_rule {
+            self.pause_by_rule(id, now);
+        }
         answer
     }
 

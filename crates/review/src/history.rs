@@ -33,9 +33,17 @@ impl History {
     /// The specification with which the run ends: somebody may have changed how many steps it has.
     ///
     /// # Errors
-    /// As [`History::replay`].
+    /// The ledger's spec is not what this version knows. Events that cannot be read change nothing here: who looks at them tells of
+    /// them.
     pub fn present_spec(&self) -> Result<RunSpec, Error> {
-        Ok(self.replay(|_, _| {}, |_, _| {})?.spec().clone())
+        let mut spec = self.begin()?.spec().clone();
+        let changes = self.events.iter().rev().filter(|stored| stored.kind == "steps_changed");
+        let mut steps = changes.filter_map(|stored| match serde_json::from_str(&stored.event) {
+            Ok(Event::StepsChanged { steps }) => Some(steps),
+            _ => None,
+        });
+        spec.run.steps = steps.next().unwrap_or(spec.run.steps);
+        Ok(spec)
     }
 
     /// Applies every event to the run, from its beginning; `before` sees each with the run that it is about to change, and

@@ -60,6 +60,19 @@ pub enum Event {
     Recovered { away_ms: u64 },
 }
 
+impl Event {
+    /// Whether it may bring figures of a step or of a probe, which rules of the run look at.
+    pub fn is_measured(&self) -> bool {
+        match self {
+            // A comparison that failed too often is judged as failed.
+            Self::Completed { unit, .. } | Self::Failed { unit, .. } => {
+                matches!(unit, Unit::Commit { .. } | Unit::EvaluateJudge { .. })
+            }
+            _ => false,
+        }
+    }
+}
+
 /// What has followed from an event; the driver acts on it once the event is in the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {

@@ -150,6 +150,11 @@ pub struct ProbeStatus {
 }
 
 impl RunStatus {
+    /// Whether nothing happens until somebody does something: the run has ended, or it is paused and nothing is in work.
+    pub fn stands_still(&self) -> bool {
+        self.phase.is_ended() || (matches!(self.phase, Phase::Paused { .. }) && self.leases.is_empty())
+    }
+
     /// The same for a list of many runs: of the committed steps only the latest.
     #[must_use]
     pub fn in_short(mut self) -> Self {

@@ -12,16 +12,19 @@ const REMEDY: &str = "`gavel resume` lets it go on, `gavel rollback` takes steps
 
 impl Run {
     /// Why the run should be held now, by a rule of its own: which rule, the figures, and what to do. Whoever drives the run asks
-    /// after each event, and holds it with [`Event::Paused`](super::Event::Paused).
+    /// after each event that [`Event::is_measured`](super::Event::is_measured), and when it takes the run over, and holds it with [`Event::Paused`](super::Event::Paused).
     pub fn stop_rule(&self) -> Option<String> {
         let stop = self.spec.stop.as_ref()?;
         if self.paused.is_some() || self.is_trained() || self.is_ended() {
             return None;
         }
-        let unseen = self.results.steps.iter().skip(self.watched_from.0 as usize);
-        let of_a_step = unseen
-            .map(|step| &step.record)
-            .find_map(|record| broken_by(stop, record));
+        // Earlier steps were looked at when they were the latest.
+        let latest = self
+            .results
+            .steps
+            .last()
+            .filter(|step| step.record.step > self.watched_from);
+        let of_a_step = latest.and_then(|step| broken_by(stop, &step.record));
         let reason = of_a_step.or_else(|| self.out_of_patience(stop.patience?))?;
         Some(format!("{reason}; {REMEDY}"))
     }
