@@ -61,7 +61,7 @@ fn broken_by(stop: &StopSpec, record: &StepRecord) -> Option<String> {
     } = record;
     if let Some(most) = stop.kl_max.filter(|most| kl > most) {
         return Some(format!(
-            "`stop.kl_max`: the KL of step {step} is {kl:.4}, more than {most}: the policy moves away faster than was meant, a \
+            "`stop.kl_max`: the KL of step {step} is {kl:.3e}, more than {most:e}: the policy moves away faster than was meant, a \
              smaller `optimizer.learning_rate` or a larger `objective.kl_beta` holds it"
         ));
     }

@@ -53,7 +53,7 @@ fn a_step_whose_kl_is_too_large_holds_the_run_and_resuming_looks_at_later_steps_
     let mut fleet = with_rules(stop, 4);
     let reason = work(&mut fleet).unwrap();
     assert!(
-        reason.starts_with("`stop.kl_max`: the KL of step 1 is 0.2500, more than 0.2"),
+        reason.starts_with("`stop.kl_max`: the KL of step 1 is 2.500e-1, more than 2e-1"),
         "{reason}"
     );
     assert!(reason.contains("gavel resume"), "{reason}");
