@@ -143,7 +143,7 @@ impl Fleet {
         })
     }
 
-    /// Asks for work once, and waits for it at most `wait`.
+    /// Asks for work once, and waits for it at most `wait`. A wait of nothing may end before the coordinator has looked.
     ///
     /// # Errors
     /// NOT_FOUND where the worker is not registered (any more), PERMISSION_DENIED where a run has put it into quarantine.
