@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Serves a short run and follows it with the bridges to MLflow and Weights & Biases (offline), whose clients are installed into
+# target/bridges-venv: both must have every figure of every step.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+venv=target/bridges-venv
+if [ ! -x "$venv/bin/python" ]; then
+    python3 -m venv "$venv"
+fi
+"$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/bridges/requirements.txt
+
+cargo build --quiet --bin gavel
+gavel=${CARGO_TARGET_DIR:-target}/debug/gavel
+
+out=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$out"' EXIT
+
+"$gavel" run configs/quickstart.toml --out "$out/run" \
+    --set run.steps=2 --set prompts.per_step=4 --set evaluation.prompts=2 >"$out/run.log" 2>&1 ||
+    { tail -n 40 "$out/run.log"; exit 1; }
+"$gavel" coordinator --data "$out/run/state" --grpc 127.0.0.1:0 --http 127.0.0.1:0 >"$out/coordinator.log" 2>&1 &
+serving=$!
+until http=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["http"])' "$out/run/state/coordinator.json" 2>/dev/null) &&
+    python3 -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "/api/v1/runs")' "$http" 2>/dev/null; do
+    kill -0 "$serving" 2>/dev/null || { cat "$out/coordinator.log"; exit 1; }
+    sleep 0.2
+done
+"$venv/bin/python" tests/bridges/check.py "$http" quickstart
