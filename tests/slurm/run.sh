@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs deploy/slurm.sbatch on a real Slurm of one node, which this script starts and ends:
+# Runs deploy/slurm.sbatch on a real Slurm of two nodes with made-up GPUs, both on this machine, which this script starts and ends:
 #
 #   tests/slurm/run.sh target/debug/gavel
 #
@@ -35,27 +35,32 @@ ClusterName=gavel
 SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 SlurmctldPort=16817
-SlurmdPort=16818
 AuthType=auth/munge
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
+GresTypes=gpu
 MpiDefault=none
 SlurmdParameters=config_overrides
 StateSaveLocation=$place/state
-SlurmdSpoolDir=$place/spool
+SlurmdSpoolDir=$place/spool-%n
 SlurmctldPidFile=$place/slurmctld.pid
-SlurmdPidFile=$place/slurmd.pid
+SlurmdPidFile=$place/slurmd-%n.pid
 ReturnToService=2
 KillWait=30
-NodeName=$host NodeAddr=127.0.0.1 CPUs=64 State=UNKNOWN
+NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 Port=16818 CPUs=64 Gres=gpu:4 State=UNKNOWN
+NodeName=node2 NodeHostname=$host NodeAddr=127.0.0.1 Port=16819 CPUs=64 Gres=gpu:4 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES State=UP
 CONF
-mkdir -p "$place/state" "$place/spool"
+touch "$place"/gpu{0..3}
+echo "NodeName=node[1-2] Name=gpu File=$place/gpu[0-3]" >"$place/gres.conf"
+mkdir -p "$place"/{state,spool-node1,spool-node2}
 slurmctld -D >"$place/slurmctld.log" 2>&1 &
 daemons+=($!)
-slurmd -D -N "$host" >"$place/slurmd.log" 2>&1 &
-daemons+=($!)
+for node in node1 node2; do
+    slurmd -D -N "$node" >"$place/$node.log" 2>&1 &
+    daemons+=($!)
+done
 
 # Waits, a minute at most, until a command succeeds.
 until_it() {
@@ -68,37 +73,48 @@ until_it() {
     echo "not within a minute: $what"
     return 1
 }
-node_is_idle() { sinfo --noheader --format=%T | grep -qx idle; }
-until_it "the node is there" node_is_idle
+nodes_are_idle() { [ "$(sinfo --noheader --Node --format=%T | grep -cx idle)" = 2 ]; }
+until_it "the nodes are there" nodes_are_idle
 
 mkdir "$place/bin"
 ln -s "$gavel" "$place/bin/gavel"
 export PATH=$place/bin:$PATH RAYON_NUM_THREADS=1
 
 # Its job: cores are counted and not had.
-job() { sbatch --parsable --cpus-per-task=1 --output="$place/%j.out" "$@"; }
+script=$PWD/deploy/slurm.sbatch
+config=$PWD/tests/compatibility/small.toml
+export GAVEL_ALLOW_MODEL_FOLDER=$PWD
+job() { sbatch --parsable --cpus-per-task=1 --chdir="$place" --output="$place/%j.out" "$@"; }
 state_of() { scontrol show job "$1" | sed -n 's/.*JobState=\([A-Z]*\).*/\1/p'; }
 has_ended() { case $(state_of "$1") in PENDING | RUNNING | COMPLETING) return 1 ;; esac; }
 
 echo "== a job ends with its run, and its result can be got out"
-id=$(job --wait deploy/slurm.sbatch tests/compatibility/small.toml)
+id=$(job --wait "$script" "$config")
 [ "$(state_of "$id")" = COMPLETED ]
-data=runs/slurm-$id
+data=$place/runs/slurm-$id
 gavel export compatibility --ledger "$data/ledger.sqlite" --blobs "$data/blobs" --out "$place/adapter"
 # The bytes that the run has on one machine (tests/compatibility/main.rs).
 sha256sum "$place/adapter/adapter_model.safetensors" | grep -q ^65e51690a65434c2
-rm -rf "$data"
+
+echo "== workers of several machines, each with a GPU of its own"
+id=$(job --wait --nodes=2 --gpus-per-task=1 "$script" "$config")
+[ "$(state_of "$id")" = COMPLETED ]
+shown=$(scontrol show job --details "$id")
+for part in NumNodes=2 JOB_GRES=gpu:6; do
+    [[ $shown == *"$part "* || $shown == *"$part"$'\n'* ]] || { echo "$part is not in: $shown"; exit 1; }
+done
+gavel export compatibility --ledger "$place/runs/slurm-$id/ledger.sqlite" --blobs "$place/runs/slurm-$id/blobs" --out "$place/on-two"
+cmp "$place/adapter/adapter_model.safetensors" "$place/on-two/adapter_model.safetensors"
 
 echo "== a run that cannot be submitted ends its job, with an error"
-sed 's/rank = .*/rank = 0/' tests/compatibility/small.toml >"$place/broken.toml"
-if id=$(job --wait deploy/slurm.sbatch "$place/broken.toml"); then
+sed 's/rank = .*/rank = 0/' "$config" >"$place/broken.toml"
+if id=$(job --wait "$script" "$place/broken.toml"); then
     echo "the job of a broken configuration succeeded"
     exit 1
 fi
-rm -rf runs/slurm-*
 
 echo "== a worker that dies ends nothing: the run goes on to its end"
-id=$(job deploy/slurm.sbatch tests/compatibility/small.toml)
+id=$(job "$script" "$config")
 # The job's own processes: others of this machine are nobody's business here.
 processes_of() { scontrol listpids "$1" 2>/dev/null | awk 'NR > 1 && $1 > 0 { print $1 }'; }
 sampler_of() {
@@ -118,10 +134,9 @@ for _ in $(seq 600); do
     sleep 0.5
 done
 [ "$(state_of "$id")" = COMPLETED ]
-rm -rf "runs/slurm-$id"
 
 echo "== a job that is cancelled takes all its processes along"
-id=$(job deploy/slurm.sbatch tests/compatibility/small.toml)
+id=$(job "$script" "$config")
 until_it "samplers are at work" sampler_of "$id"
 processes=$(processes_of "$id")
 scancel "$id"
@@ -132,4 +147,3 @@ done
 has_ended "$id"
 nobody_is_left() { for process in $processes; do [ ! -e "/proc/$process" ] || return 1; done; }
 until_it "no process is left" nobody_is_left
-rm -rf "runs/slurm-$id"
