@@ -71,6 +71,9 @@ def check(address):
     rules = [rule for group in get(address, "rules")["groups"] for rule in group["rules"]]
     written = (MONITORING / "alerts.yaml").read_text().count("- alert:")
     assert len(rules) == written, f"{len(rules)} rules are loaded, {written} are written"
+    for rule in rules:
+        file, section = rule["annotations"]["runbook"].split("#")
+        assert f"### {section.replace('-', ' ')}\n" in (ROOT / file).read_text().lower(), f"{rule['name']}: {section}"
     until("every rule is evaluated", lambda: all(rule_health(address)))
     dashboard = json.loads((MONITORING / "grafana.json").read_text())
     for panel in dashboard["panels"]:
