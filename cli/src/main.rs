@@ -10,6 +10,7 @@ mod config;
 mod diagnostic;
 mod fetch;
 mod files;
+mod memory;
 mod output;
 mod preflight;
 mod run;

@@ -66,6 +66,17 @@ impl Coordinator {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// What an order that is refused says.
+    fn refuses(&self, arguments: &[&str]) -> String {
+        let output = gavel()
+            .args(arguments)
+            .args(["--connect", &self.grpc])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
     fn metrics(&self) -> String {
         let address = self.http.strip_prefix("http://").unwrap();
         let mut connection = TcpStream::connect(address).unwrap();
@@ -97,7 +108,14 @@ fn a_run_is_submitted_cancelled_and_resumed_and_nothing_counts_as_a_refusal() {
     assert!(coordinator.order(&["status"]).contains("stopped (lunch)"));
     coordinator.order(&submit);
     assert!(coordinator.order(&["status"]).contains("preparing"));
-    assert!(coordinator.order(&["drain"]).contains("leave"));
+    assert!(coordinator.order(&["workers"]).contains("no workers"));
+    assert_eq!(coordinator.order(&["workers", "--json"]).trim(), "[]");
+    assert!(coordinator.order(&["drain"]).contains("0 workers"));
+    assert!(
+        coordinator
+            .refuses(&["drain", "--host", "node-7", "--role", "judge"])
+            .contains("no registered worker fits")
+    );
     let metrics = coordinator.metrics();
     assert!(
         metrics.contains("gavel_coordinator") && !metrics.contains("refusals_total"),

@@ -43,4 +43,3 @@ pub use options::CoordinatorOptions;
 pub use replay::{ReplayError, read_rows, read_run, replay};
 pub use server::{Coordinator, CoordinatorHandle, LOCK_FILE, Listeners, Stores};
 pub use transport::{ServerTls, TlsError};
-pub use worker::WorkerStatus;

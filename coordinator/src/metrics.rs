@@ -4,13 +4,13 @@ use std::sync::OnceLock;
 
 use gavel_core::ids::RunId;
 use gavel_core::run::{Phase, Run, StepRecord};
-use gavel_core::work::Verdict;
-use gavel_core::work::{Outcome, Role, Unit};
+use gavel_core::work::{Outcome, Role, Spent, Unit, Verdict};
 use gavel_telemetry::metric::coordinator::{
-    BLOB_BYTES, BUILD_INFO, COMPLETIONS, FAILURES, LEADS, LEASE_WAIT_SECONDS, LEASES_EXPIRED, LEASES_GRANTED,
-    LEDGER_APPEND_SECONDS, LEDGER_EVENTS, PAIRS_JUDGED, REFUSALS, RUN_PHASE, STEP, STEP_CLIP_FRACTION,
-    STEP_DECIDED_FRACTION, STEP_GRAD_NORM, STEP_KL, STEP_LEARNING_RATE, STEP_LOSS, STEP_ORDER_CONSISTENCY,
-    STEP_RATIO_DEVIATION, STEP_REWARD_MEAN, STEP_SECONDS, UNIT_SECONDS, UNITS, WIN_RATE, WORKERS,
+    BLOB_BYTES, BUILD_INFO, COMPLETIONS, FAILURES, JUDGE_COST, JUDGE_REQUESTS, JUDGE_TOKENS, LEADS, LEASE_WAIT_SECONDS,
+    LEASES_EXPIRED, LEASES_GRANTED, LEDGER_APPEND_SECONDS, LEDGER_EVENTS, PAIRS_JUDGED, REFUSALS, RUN_PHASE, STEP,
+    STEP_CLIP_FRACTION, STEP_DECIDED_FRACTION, STEP_DIVERSITY, STEP_GRAD_NORM, STEP_KL, STEP_LEARNING_RATE, STEP_LOSS,
+    STEP_ORDER_CONSISTENCY, STEP_RATIO_DEVIATION, STEP_REWARD_MEAN, STEP_SECONDS, UNIT_SECONDS, UNITS, WIN_RATE,
+    WORKER_MEMORY_BYTES, WORKERS,
 };
 use gavel_telemetry::metric::{self, Metric};
 use metrics::{counter, gauge, histogram};
@@ -112,6 +112,9 @@ pub(crate) fn tick(workers: &Workers) {
     for role in [Role::Sampler, Role::Judge, Role::Trainer] {
         let count = workers.iter().filter(|worker| worker.role == role).count();
         gauge!(WORKERS.name, "role" => role.name()).set(count as f64);
+        for (state, bytes) in workers.memory(role) {
+            gauge!(WORKER_MEMORY_BYTES.name, "role" => role.name(), "state" => state).set(bytes as f64);
+        }
     }
     if let Some(prometheus) = prometheus() {
         prometheus.run_upkeep();
@@ -135,10 +138,32 @@ pub(crate) fn runs<'a>(runs: impl Iterator<Item = &'a Run>) {
         if let Some(rate) = run.win_rate() {
             gauge!(WIN_RATE.name, "run" => name()).set(rate.value);
         }
+        spent(run.id(), &run.spent());
         if let Some(step) = run.results().steps.last() {
             // A coordinator that has just started has seen no commit yet.
             self::step(run.id(), &step.record);
         }
+    }
+}
+
+fn spent(run: &RunId, spent: &Spent) {
+    if spent.is_nothing() {
+        return;
+    }
+    let name = || run.0.clone();
+    let answered = spent.requests.saturating_sub(spent.failures);
+    for (result, count) in [("answered", answered), ("failed", spent.failures)] {
+        gauge!(JUDGE_REQUESTS.name, "run" => name(), "result" => result).set(count as f64);
+    }
+    let tokens = [
+        ("prompt", spent.usage.prompt_tokens),
+        ("completion", spent.usage.completion_tokens),
+    ];
+    for (kind, count) in tokens {
+        gauge!(JUDGE_TOKENS.name, "run" => name(), "kind" => kind).set(count as f64);
+    }
+    if let Some(cost) = spent.cost {
+        gauge!(JUDGE_COST.name, "run" => name()).set(cost);
     }
 }
 
@@ -151,6 +176,9 @@ pub(crate) fn step(run: &RunId, record: &StepRecord) {
         f64::from(record.decided) / f64::from(record.pairs.max(1)),
     );
     set(STEP_ORDER_CONSISTENCY, record.order_consistency);
+    if let Some(diversity) = record.diversity {
+        set(STEP_DIVERSITY, diversity);
+    }
     set(STEP_LOSS, record.loss);
     set(STEP_KL, record.kl);
     set(STEP_CLIP_FRACTION, record.clip_fraction);

@@ -37,6 +37,8 @@ pub struct CoordinatorOptions {
     pub tls: Option<ServerTls>,
     /// The tokens that callers show; `None` lets whoever reaches a port do all.
     pub tokens: Option<Tokens>,
+    /// How often the files of certificates and tokens are read again.
+    pub renew: Duration,
     /// Whether the metrics are shown without a token and without a certificate.
     pub open_metrics: bool,
     /// Whether to serve beyond this machine without encryption, or without asking who calls.
@@ -61,6 +63,7 @@ impl CoordinatorOptions {
             run_bytes_max: 128 << 20,
             tls: None,
             tokens: None,
+            renew: Duration::from_secs(60),
             open_metrics: false,
             insecure: false,
         }

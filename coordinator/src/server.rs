@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::access::Security;
+use crate::access::{Security, renewal};
 use crate::address::LedgerPlace;
 use crate::binding;
 use crate::blobs::Blobs;
@@ -154,6 +155,8 @@ impl Coordinator {
         let security = Security::new(&options);
         security.check_exposure("gRPC", grpc_address)?;
         security.check_exposure("HTTP", http_address)?;
+        let renewal = renewal::renew(security.clone(), options.renew, shutdown.clone());
+        let renewal = AbortOnDropHandle::new(tokio::spawn(renewal));
         let guard = Guard::new(HostNames::new(&options.host_names), security);
         stores.ledger.end_with(shutdown.clone());
         let (leadership, standby) = standby::lead(&stores.ledger, &listeners, &guard, &shutdown).await?;
@@ -213,6 +216,7 @@ impl Coordinator {
             driver: handle,
             blobs,
             ended,
+            renewal,
             locks: Vec::new(),
         })
     }
@@ -226,6 +230,9 @@ pub struct CoordinatorHandle {
     driver: DriverHandle,
     blobs: Blobs,
     ended: tokio::task::JoinHandle<Result<(), Error>>,
+    /// Reads certificates and tokens again, as long as this lives.
+    #[expect(dead_code, reason = "held for its drop")]
+    renewal: AbortOnDropHandle<()>,
     /// What keeps other coordinators of this machine away for as long.
     locks: Vec<FolderLock>,
 }

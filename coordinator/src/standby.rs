@@ -220,7 +220,7 @@ async fn serve_http(
         })
         .layer(from_fn_with_state(protection, guard))
         .with_state(reason);
-    transport::serve_http(listener, routes, tls.as_ref(), promoted).await
+    transport::serve_http(listener, routes, tls, promoted).await
 }
 
 async fn readyz(State(reason): State<Reason>) -> Response {

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gavel_core::bounds::{self, Exceeded};
-use gavel_core::ids::{Millis, RunId, WorkerId};
-use gavel_core::work::Role;
-use serde::Serialize;
+use gavel_core::ids::{Millis, WorkerId};
+use gavel_core::work::{DeviceUse, Role, WorkerFilter, WorkerStatus};
 
 /// How a worker introduces itself.
 #[derive(Debug, Clone)]
@@ -18,46 +17,6 @@ pub(crate) struct Introduction {
     pub(crate) pid: u32,
     pub(crate) device: String,
     pub(crate) version: String,
-}
-
-/// One row of the worker table.
-#[derive(Debug, Clone, Serialize)]
-pub struct WorkerStatus {
-    /// Its name.
-    pub id: WorkerId,
-    /// What it does.
-    pub role: Role,
-    /// Where it runs.
-    pub host: String,
-    /// Its process.
-    pub pid: u32,
-    /// What it computes on.
-    pub device: String,
-    /// Its Gavel version.
-    pub version: String,
-    /// Since when it is known.
-    pub registered_unix_ms: u64,
-    /// When it was last heard of.
-    pub seen_unix_ms: u64,
-    /// Results accepted from it.
-    pub completed: u64,
-    /// Attempts that it reported as failed.
-    pub failed: u64,
-    /// Whether it was told to leave: it finishes what it holds.
-    pub leaves: bool,
-    /// What it holds: run and unit.
-    pub leases: Vec<HeldLease>,
-}
-
-/// A lease in the worker table.
-#[derive(Debug, Clone, Serialize)]
-pub struct HeldLease {
-    /// The run.
-    pub run: RunId,
-    /// The unit, in words.
-    pub unit: String,
-    /// Since when.
-    pub granted_unix_ms: u64,
 }
 
 /// The worker table.
@@ -85,6 +44,7 @@ impl Workers {
             host: introduction.host,
             pid: introduction.pid,
             device: introduction.device,
+            memory: None,
             version: introduction.version,
             registered_unix_ms: earlier.as_ref().map_or(now.0, |worker| worker.registered_unix_ms),
             seen_unix_ms: now.0,
@@ -108,9 +68,38 @@ impl Workers {
         Some(worker.role)
     }
 
-    /// Tells every worker that is known to leave. Those that come later are none of them.
-    pub(crate) fn drain(&mut self) {
-        self.known.values_mut().for_each(|worker| worker.leaves = true);
+    /// Notes what a worker says that it uses; without a word it stays as it was.
+    pub(crate) fn note_use(&mut self, id: &WorkerId, used: Option<DeviceUse>) {
+        if let Some(worker) = self.known.get_mut(id)
+            && let Some(DeviceUse { device, memory }) = used
+        {
+            worker.device = device.to_string();
+            worker.memory = memory;
+        }
+    }
+
+    /// The memory that the workers of a role use and have, summed, as far as they tell it. Workers on one device each count it.
+    pub(crate) fn memory(&self, role: Role) -> [(&'static str, u64); 2] {
+        let told = self.known.values().filter(|worker| worker.role == role);
+        let told = told.filter_map(|worker| worker.memory);
+        let (used, total) = told.fold((0_u64, 0_u64), |(used, total), memory| {
+            (
+                used.saturating_add(memory.used_bytes),
+                total.saturating_add(memory.total_bytes),
+            )
+        });
+        [("used", used), ("total", total)]
+    }
+
+    /// Tells those who are meant to leave, and names them. Those that come later are none of them.
+    pub(crate) fn drain(&mut self, meant: &WorkerFilter) -> Vec<WorkerId> {
+        let known = self.known.values_mut();
+        let leaving = known.filter(|worker| meant.fits(&worker.id, &worker.host, worker.role));
+        let told = leaving.map(|worker| {
+            worker.leaves = true;
+            worker.id.clone()
+        });
+        told.collect()
     }
 
     /// Whether the worker was told to leave.
@@ -152,6 +141,9 @@ impl Workers {
 
 #[cfg(test)]
 mod tests {
+    use gavel_core::spec::Device;
+    use gavel_core::work::Memory;
+
     use super::*;
 
     fn introduction() -> Introduction {
@@ -191,16 +183,47 @@ mod tests {
     }
 
     #[test]
+    fn what_a_worker_uses_is_shown_until_it_says_something_else() {
+        let mut workers = Workers::default();
+        let id = workers.register(introduction(), Millis(0));
+        assert_eq!(workers.memory(Role::Judge), [("used", 0), ("total", 0)]);
+        let used = DeviceUse {
+            device: Device::Cuda(1),
+            memory: Some(Memory {
+                used_bytes: 3,
+                total_bytes: u64::MAX,
+            }),
+        };
+        workers.note_use(&id, Some(used));
+        workers.note_use(&id, None);
+        let other = Introduction {
+            id: WorkerId("judge-2".into()),
+            ..introduction()
+        };
+        let other = workers.register(other, Millis(0));
+        workers.note_use(&other, Some(used));
+        let shown: Vec<_> = workers.iter().map(|worker| worker.device.as_str()).collect();
+        assert_eq!(shown, ["cuda:1", "cuda:1"]);
+        assert_eq!(workers.memory(Role::Judge), [("used", 6), ("total", u64::MAX)]);
+        assert_eq!(workers.memory(Role::Trainer), [("used", 0), ("total", 0)]);
+    }
+
+    #[test]
     fn who_is_told_to_leave_leaves_and_who_comes_later_stays() {
         let mut workers = Workers::default();
         let id = workers.register(introduction(), Millis(0));
         assert!(!workers.leaves(&id));
-        workers.drain();
+        assert_eq!(workers.drain(&WorkerFilter::default()), std::slice::from_ref(&id));
         assert!(workers.leaves(&id));
         let later = Introduction {
             id: WorkerId("judge-2".into()),
             ..introduction()
         };
+        let elsewhere = WorkerFilter {
+            hosts: vec!["elsewhere".into()],
+            ..WorkerFilter::default()
+        };
+        assert_eq!(workers.drain(&elsewhere), []);
         assert_eq!(
             [later, introduction()]
                 .map(|again| workers.register(again, Millis(1)))

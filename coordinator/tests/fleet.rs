@@ -13,7 +13,7 @@ use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, RunId, Step};
 use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::{RunSpec, ServerSpec};
-use gavel_core::work::{Assignment, Outcome, Role, Unit, VerdictRecord};
+use gavel_core::work::{Assignment, Outcome, Role, Unit, VerdictRecord, WorkerFilter};
 use gavel_worker::{Allowed, Work, WorkContext, WorkError, WorkerOptions};
 use support::{RUN, Rehearsal, Served, Working, options, whole_fleet};
 
@@ -279,7 +279,12 @@ async fn a_drained_fleet_leaves_and_whoever_comes_later_finishes_the_run() {
     };
     let workers = [Role::Sampler, Role::Judge, Role::Trainer].map(ahead);
     first.until(|status| status.step >= Step(1)).await;
-    first.handle.driver().drain().await.expect("draining");
+    first
+        .handle
+        .driver()
+        .drain(WorkerFilter::default())
+        .await
+        .expect("draining");
     for worker in workers {
         worker.ended().await.expect("left by itself");
     }

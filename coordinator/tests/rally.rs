@@ -105,7 +105,7 @@ impl Trainer {
     async fn heartbeat(&self, key: &LeaseKey) -> Vec<LeaseKey> {
         let held = std::slice::from_ref(key);
         self.fleet
-            .heartbeat(&self.identity, held)
+            .heartbeat(&self.identity, held, None)
             .await
             .expect("an answer")
             .lost

@@ -133,6 +133,7 @@ impl Work for Confused {
         Ok(Outcome::Judged {
             verdicts: Vec::new(),
             model: Digest::of(b"judge"),
+            spent: None,
             seconds: 0.0,
         })
     }

@@ -97,7 +97,7 @@ async fn a_stale_fence_is_refused_and_changes_nothing() {
         .expect("a policy")
         .adapter;
     assert_eq!(adapter, Digest::of(b"latest"));
-    let heartbeat = fleet.heartbeat(&worker, std::slice::from_ref(&stale)).await;
+    let heartbeat = fleet.heartbeat(&worker, std::slice::from_ref(&stale), None).await;
     assert_eq!(heartbeat.expect("known").lost, vec![stale]);
     coordinator.stop().await;
 }
@@ -108,7 +108,9 @@ async fn a_worker_that_is_not_registered_gets_no_work() {
     let coordinator = Served::start(options(folder.path())).await;
     let fleet = connection(&coordinator).await.fleet();
     // A refusal does not wait: only a coordinator that would let the stranger queue takes this long.
-    let refused = fleet.lease(&Identity::random(Role::Judge), Duration::from_secs(60)).await;
+    let refused = fleet
+        .lease(&Identity::random(Role::Judge), Duration::from_secs(60))
+        .await;
     assert_eq!(refused.expect_err("not registered").code(), Code::NotFound);
     coordinator.stop().await;
 }

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod difference;
 mod work;
 
 pub use work::JudgeWork;

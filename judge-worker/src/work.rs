@@ -6,14 +6,15 @@ use gavel_core::{
     Diagnostic, RunAssets,
     ids::{Digest, RunId},
     spec::{JudgeSpec, ReasonsSpec, RunSpec},
-    work::VerdictRecord,
-    work::{Assignment, Outcome, Pair, Unit},
+    work::{Assignment, Outcome, Pair, Spent, Unit, VerdictRecord},
 };
 use gavel_judge::{Error, Explainer, Models, Templates, VerdictCache, fingerprint, judge_with};
 use gavel_rubric::data::{Picture, ReadOptions};
-use gavel_rubric::{AskError, Judge, JudgedPair, ReasonTemplate, RubricSet, Spent};
+use gavel_rubric::{AskError, Judge, JudgedPair, ReasonTemplate, RubricSet};
 use gavel_worker::{Work, WorkContext, WorkError};
 use image::RgbImage;
+
+use crate::difference::difference;
 
 /// [`Work`] of a judge: training pairs, held-out pairs and labelled pairs alike.
 #[derive(Default)]
@@ -31,6 +32,8 @@ struct Ready {
     caches: bool,
     /// Which pairs are explained, and by whom.
     reasons: Option<(ReasonsSpec, Explainer)>,
+    /// What the coordinator has been told of [`Ready::spent`].
+    told: Spent,
 }
 
 impl Ready {
@@ -53,6 +56,14 @@ impl Ready {
             spent.add(&explainer.spent());
         }
         spent
+    }
+
+    /// What they have used since this was asked last; `None` for nothing.
+    fn spent_anew(&mut self) -> Option<Spent> {
+        let spent = self.spent();
+        let anew = spent.since(&self.told);
+        self.told = spent;
+        (!anew.is_nothing()).then_some(anew)
     }
 
     /// Adds reasons to the verdicts on the pairs that are shown to people. Without an answer they are left out: no verdict
@@ -115,19 +126,22 @@ impl Work for JudgeWork {
         })?;
         let reasons = self.explainer(&spec.judge, assets)?;
         tracing::info!(%run, judge = judge.name(), identity = %judge.identity().short(), "judge ready");
-        self.ready = Some(Ready {
+        let ready = self.ready.insert(Ready {
             model: fingerprint(&spec.judge).map_err(|error| WorkError::retry(&error))?,
             judge,
             rubric,
             caches: spec.judge.caches(),
             reasons,
+            told: Spent::default(),
         });
+        // A back end may have been in use before.
+        ready.told = ready.spent();
         Ok(())
     }
 
     fn perform(&mut self, unit: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {
         let started = Instant::now();
-        let Some(ready) = &self.ready else {
+        let Some(ready) = &mut self.ready else {
             return Err(WorkError::Retry(
                 "this judge was given work before it was prepared".into(),
             ));
@@ -156,30 +170,18 @@ impl Work for JudgeWork {
         }
         let verdicts = ready.judge(context, &ready.rubric, &judged);
         let mut verdicts = verdicts.map_err(|error| unanswered(&error))?;
+        // A verdict that is kept for every run speaks of the pictures; how far apart they are is looked at anew.
+        for (record, pair) in verdicts.iter_mut().zip(&judged) {
+            record.difference = difference(pair.first, pair.second);
+        }
         // Labelled pairs measure the judge and are shown to nobody.
         if !matches!(unit, Unit::CalibrateJudge { .. }) {
             ready.explain(context, pairs, &judged, &mut verdicts);
         }
-        let Spent {
-            requests,
-            failures,
-            usage,
-            cost,
-        } = ready.spent();
-        if requests > 0 {
-            let (prompt_tokens, completion_tokens) = (usage.prompt_tokens, usage.completion_tokens);
-            tracing::info!(
-                requests,
-                failures,
-                prompt_tokens,
-                completion_tokens,
-                cost,
-                "spent since the judge was opened"
-            );
-        }
         Ok(Outcome::Judged {
             verdicts,
             model: ready.model,
+            spent: ready.spent_anew(),
             seconds: started.elapsed().as_secs_f64(),
         })
     }

@@ -267,12 +267,17 @@ fn the_unit_gives_the_verdicts_of_the_offline_judge() {
         .perform(&unit(), &Assignment::Judge { pairs: assigned }, &context)
         .unwrap();
     let Outcome::Judged {
-        verdicts: judged_by_unit,
+        verdicts: mut judged_by_unit,
+        spent: None,
         ..
     } = outcome
     else {
         panic!("{outcome:?}")
     };
+    for record in &mut judged_by_unit {
+        let difference = record.difference.take().expect("both pictures have one size");
+        assert!(difference > 0.0 && difference < 1.0, "{difference}");
+    }
     assert_eq!(judged_by_unit, verdicts(&judge(spec().judge.margin), &judged(&pairs)));
 }
 

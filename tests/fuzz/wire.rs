@@ -113,8 +113,10 @@ fn outcomes() {
                 rubric: digest(),
                 votes: Vec::new(),
                 reasons: Vec::new(),
+                difference: None,
             }],
             model: digest(),
+            spent: None,
             seconds: 0.5,
         },
         Outcome::Committed {

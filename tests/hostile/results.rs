@@ -143,6 +143,7 @@ async fn wrong_fences_workers_and_giant_results_change_nothing() {
         let giant = Outcome::Judged {
             verdicts: vec![record.clone(); count],
             model: Digest::of(b""),
+            spent: None,
             seconds: 1.0,
         };
         let refused = liar.fleet.complete(&liar.identity, &lease.key, giant).await;

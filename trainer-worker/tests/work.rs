@@ -199,6 +199,7 @@ impl Judge for FirstWins {
             rubric: rubric.digest(),
             votes: Vec::new(),
             reasons: Vec::new(),
+            difference: None,
         };
         Ok(pairs.iter().map(record).collect())
     }

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, Args};
 use gavel_core::ids::PromptIndex;
 use gavel_core::spec::{InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, ReasonsSpec, ServerSpec};
-use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord};
+use gavel_core::work::{AbstainReason, Side, Spent, Verdict, VerdictRecord};
 use gavel_judge::{Models, Templates, judge_with};
 use gavel_review::VerdictFile;
 use gavel_rubric::data::{Picture, ReadOptions};
-use gavel_rubric::{JudgeTemplate, JudgedPair, ReasonTemplate, RubricSet, Spent};
+use gavel_rubric::{JudgeTemplate, JudgedPair, ReasonTemplate, RubricSet};
 use image::RgbImage;
 use serde::Serialize;
 

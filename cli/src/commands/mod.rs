@@ -34,6 +34,7 @@ mod token;
 mod verify;
 mod watch;
 pub(crate) mod worker;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -80,6 +81,8 @@ pub(crate) enum Command {
     Submit(submit::SubmitArguments),
     /// Show what the runs of a coordinator do and what they wait for.
     Status(status::StatusArguments),
+    /// List the workers of a coordinator: what they do, where, and how full their memory is.
+    Workers(workers::WorkersArguments),
     /// Follow a run until it ends.
     Watch(watch::WatchArguments),
     /// Stop a run at once; `gavel resume` lets it go on from where it stands.
@@ -184,6 +187,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         },
         Command::Submit(arguments) => submit::submit(&arguments)?,
         Command::Status(arguments) => status::status(&arguments)?,
+        Command::Workers(arguments) => workers::workers(&arguments)?,
         Command::Cancel(arguments) => cancel::cancel(&arguments)?,
         Command::Pause(arguments) => pause::pause(&arguments)?,
         Command::Resume(arguments) => resume::resume(&arguments)?,

@@ -13,6 +13,7 @@ use gavel_worker::{Allowed, AllowedEndpoint, WorkerOptions};
 use super::connect::{self, Connect, CredentialArguments};
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
 use crate::files::read_text;
+use crate::memory;
 use crate::runtime::{ParentArguments, block_on, shutdown_token};
 
 #[derive(Debug, Args)]
@@ -135,6 +136,7 @@ pub(super) fn worker(
             credentials,
             relocated,
             allowed,
+            memory: memory::of,
             ..WorkerOptions::new(address, role, DEVICE)
         };
         match role {

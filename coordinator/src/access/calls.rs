@@ -11,7 +11,7 @@ pub(crate) fn needed(path: &str) -> Option<Permission> {
         ("gavel.v1.Runs", "Submit" | "Cancel" | "Pause" | "Resume" | "ChangeSteps" | "RollBack" | "Drain") => {
             Permission::Submit
         }
-        ("gavel.v1.Runs", "Get" | "List" | "Watch" | "History") => Permission::View,
+        ("gavel.v1.Runs", "Get" | "List" | "Watch" | "History" | "ListWorkers") => Permission::View,
         // Workers read the run that they have a unit of.
         ("gavel.v1.Runs", "GetSpec") => Permission::Read,
         ("gavel.v1.Blobs", "Get" | "Missing") => Permission::Read,

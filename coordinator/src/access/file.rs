@@ -17,16 +17,21 @@ struct Entry {
     sha256: Digest,
 }
 
+/// The tokens of a file, of which there is at least one.
 pub(super) fn read(file: &Path) -> Result<Vec<KnownToken>, TokensError> {
     let text = text::of(std::fs::read(file)).map_err(|source| TokensError::Unreadable {
         file: file.to_owned(),
         source,
     })?;
-    parse(&text).map_err(|(line, problem)| TokensError::Malformed {
+    let tokens = parse(&text).map_err(|(line, problem)| TokensError::Malformed {
         file: file.to_owned(),
         line,
         problem,
-    })
+    })?;
+    match tokens.is_empty() {
+        true => Err(TokensError::Empty { file: file.to_owned() }),
+        false => Ok(tokens),
+    }
 }
 
 /// The tokens of a text, or the line and what is wrong with it.

@@ -6,12 +6,13 @@
 pub(crate) mod calls;
 mod file;
 mod refusals;
+pub(crate) mod renewal;
+mod renewed;
 mod role;
 mod security;
 mod sessions;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use gavel_core::hint::Hint;
 use gavel_core::ids::Digest;
@@ -20,6 +21,7 @@ use http::{HeaderMap, header};
 use subtle::{Choice, ConstantTimeEq as _};
 
 pub(crate) use refusals::Refusals;
+pub(crate) use renewed::Renewed;
 pub use role::{Permission, TokenRole, UnknownRole};
 pub use security::Lacks;
 pub(crate) use security::Security;
@@ -36,9 +38,13 @@ pub struct KnownToken {
     pub sha256: Digest,
 }
 
-/// The tokens that a coordinator knows. Clones share them.
+/// The tokens that a coordinator knows. Clones share them, and what their file says later.
 #[derive(Debug, Clone)]
-pub struct Tokens(Arc<[KnownToken]>);
+pub struct Tokens {
+    known: Renewed<Vec<KnownToken>>,
+    /// Where they were read.
+    file: Option<PathBuf>,
+}
 
 /// Why there are no tokens.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +120,10 @@ impl KnownToken {
 impl Tokens {
     /// These tokens.
     pub fn new(tokens: impl IntoIterator<Item = KnownToken>) -> Self {
-        Self(tokens.into_iter().collect())
+        Self {
+            known: Renewed::new(tokens.into_iter().collect()),
+            file: None,
+        }
     }
 
     /// Reads a file of tokens.
@@ -122,29 +131,48 @@ impl Tokens {
     /// # Errors
     /// [`TokensError`]: it cannot be read, a line is wrong, or it holds none.
     pub fn read(file: &Path) -> Result<Self, TokensError> {
-        let tokens = file::read(file)?;
-        match tokens.is_empty() {
-            true => Err(TokensError::Empty { file: file.to_owned() }),
-            false => Ok(Self::new(tokens)),
+        Ok(Self {
+            known: Renewed::new(file::read(file)?),
+            file: Some(file.to_owned()),
+        })
+    }
+
+    /// Reads the file again; whether it says something else. Tokens that it does not name any more are unknown from now on.
+    ///
+    /// # Errors
+    /// As [`Tokens::read`]; what was known stays known.
+    fn renew(&self) -> Result<bool, TokensError> {
+        let Some(file) = &self.file else { return Ok(false) };
+        let known = file::read(file)?;
+        let changed = *self.known.present() != known;
+        if changed {
+            self.known.replace(known);
         }
+        Ok(changed)
     }
 
     /// Whether one has this name.
     pub fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|known| known.name == name)
+        self.known.present().iter().any(|known| known.name == name)
+    }
+
+    /// Whether one with these words and this role is known (still).
+    fn has_same(&self, token: &KnownToken) -> bool {
+        self.known.present().contains(token)
     }
 
     /// The token that this is; looks at every one, each in the same time.
-    fn find(&self, shown: &[u8]) -> Option<&KnownToken> {
+    fn find(&self, shown: &[u8]) -> Option<KnownToken> {
         let digest = Digest::of(shown);
         let mut found = None;
-        for known in self.0.iter() {
+        let present = self.known.present();
+        for known in present.iter() {
             let is_it: Choice = known.sha256.0.ct_eq(&digest.0);
             if is_it.into() {
                 found = Some(known);
             }
         }
-        found
+        found.cloned()
     }
 }
 
@@ -172,11 +200,21 @@ impl Access {
         };
         let shown = bearer(headers).ok_or(Refused::NoToken)?;
         let known = tokens.find(shown).ok_or(Refused::UnknownToken)?;
-        allow(known, needed)
+        allow(&known, needed)
+    }
+
+    /// Reads the tokens again; `None` where none are asked for.
+    fn renew(&self) -> Option<Result<bool, TokensError>> {
+        self.tokens.as_ref().map(Tokens::renew)
+    }
+
+    /// Whether a token is known still.
+    fn knows(&self, token: &KnownToken) -> bool {
+        self.tokens.as_ref().is_some_and(|tokens| tokens.has_same(token))
     }
 
     /// The token that this text is.
-    fn known(&self, token: &Token) -> Option<&KnownToken> {
+    fn known(&self, token: &Token) -> Option<KnownToken> {
         self.tokens.as_ref()?.find(token.reveal().as_bytes())
     }
 }

@@ -63,7 +63,7 @@ impl Sessions {
     fn find(&self, headers: &HeaderMap, now: Instant) -> Option<KnownToken> {
         let sha256 = Digest::of(cookie(headers)?);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|session| session.until > now);
+        open.retain(|session| session.until > now && self.access.knows(&session.token));
         let mut sessions = open.iter();
         let found = sessions.find(|session| session.sha256.0.ct_eq(&sha256.0).into());
         found.map(|session| session.token.clone())
@@ -71,7 +71,7 @@ impl Sessions {
 
     /// Logs the holder of a token in; the answer's `Set-Cookie`. `None` where the token is unknown or is not one for looking.
     pub(crate) fn begin(&self, token: &Token) -> Option<HeaderValue> {
-        let known = self.access.known(token)?.clone();
+        let known = self.access.known(token)?;
         allow(&known, Permission::View).ok()?;
         let value = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,6 +154,27 @@ mod tests {
 
         let shown = shows(&sessions.begin(&token).unwrap());
         sessions.end(&shown);
+        assert_eq!(sessions.check(&shown, Permission::View), Err(Refused::NoToken));
+    }
+
+    #[test]
+    fn a_session_ends_with_its_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tokens.toml");
+        let (token, known) = KnownToken::new(TokenRole::Viewer, Some("ann".to_owned()));
+        let write = |role| {
+            let known = KnownToken { role, ..known.clone() };
+            std::fs::write(&file, known.line()).unwrap();
+        };
+        write(TokenRole::Viewer);
+        let access = Access::new(Some(Tokens::read(&file).unwrap()));
+        let sessions = Sessions::new(access.clone(), false);
+        let shown = shows(&sessions.begin(&token).unwrap());
+        assert!(matches!(access.renew(), Some(Ok(false))));
+        assert!(sessions.check(&shown, Permission::View).is_ok());
+        // It may do something else from now on: who holds it logs in again.
+        write(TokenRole::Submitter);
+        assert!(matches!(access.renew(), Some(Ok(true))));
         assert_eq!(sessions.check(&shown, Permission::View), Err(Refused::NoToken));
     }
 

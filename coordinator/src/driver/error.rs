@@ -27,6 +27,9 @@ pub enum DriverError {
     /// The worker is not registered (any more).
     #[error("no worker `{0}` is registered")]
     UnknownWorker(WorkerId),
+    /// Nobody of those who are meant is registered.
+    #[error("no registered worker fits what is named; `gavel workers` lists them")]
+    NoneMeant,
     /// The state machine refuses.
     #[error(transparent)]
     Refused(#[from] Refusal),

@@ -7,14 +7,14 @@ use gavel_core::ids::{Digest, Millis, RunId, Step, WorkerId};
 use gavel_core::panics::catch;
 use gavel_core::run::{Event, Run, RunStatus};
 use gavel_core::spec::RunSpec;
-use gavel_core::work::LeaseKey;
 use gavel_core::work::rally::RallyOutcome;
+use gavel_core::work::{DeviceUse, LeaseKey, WorkerFilter, WorkerStatus};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Command, DriverError, Heartbeat, Reply, Submission, Submitted};
 use crate::metrics;
 use crate::state::{LeaseAnswer, State};
-use crate::worker::{Introduction, WorkerStatus};
+use crate::worker::Introduction;
 
 /// The way to the driver. Clones lead to the same one. Every method fails with [`DriverError::ShuttingDown`] when it has ended.
 #[derive(Debug, Clone)]
@@ -149,12 +149,12 @@ impl DriverHandle {
         self.report(run.clone(), Event::Resumed).await
     }
 
-    /// Tells every worker to finish what it holds and to leave.
+    /// Tells some of the workers that are there to finish what they hold and to leave; how many there were.
     ///
     /// # Errors
-    /// Only [`DriverError::ShuttingDown`].
-    pub async fn drain(&self) -> Result<(), DriverError> {
-        self.call(|reply| Command::Drain { reply }).await
+    /// [`DriverError::NoneMeant`].
+    pub async fn drain(&self, meant: WorkerFilter) -> Result<usize, DriverError> {
+        self.call(|reply| Command::Drain { meant, reply }).await
     }
 
     pub(crate) async fn report(&self, run: RunId, event: Event) -> Result<(), DriverError> {
@@ -179,9 +179,19 @@ impl DriverHandle {
         .await
     }
 
-    pub(crate) async fn heartbeat(&self, worker: WorkerId, leases: Vec<LeaseKey>) -> Result<Heartbeat, DriverError> {
+    pub(crate) async fn heartbeat(
+        &self,
+        worker: WorkerId,
+        leases: Vec<LeaseKey>,
+        used: Option<DeviceUse>,
+    ) -> Result<Heartbeat, DriverError> {
         let (reply, answer) = oneshot::channel();
-        let heartbeat = Command::Heartbeat { worker, leases, reply };
+        let heartbeat = Command::Heartbeat {
+            worker,
+            leases,
+            used,
+            reply,
+        };
         let sent = self.heartbeats.send(heartbeat).await;
         sent.map_err(|_| DriverError::ShuttingDown)?;
         answer.await.unwrap_or(Err(DriverError::ShuttingDown))

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use gavel_core::ids::{Digest, Millis, RunId, WorkerId};
 use gavel_core::run::{Effect, Event, Run};
-use gavel_core::work::LeaseKey;
+use gavel_core::work::{DeviceUse, LeaseKey, WorkerFilter};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -62,6 +62,7 @@ enum Command {
     Heartbeat {
         worker: WorkerId,
         leases: Vec<LeaseKey>,
+        used: Option<DeviceUse>,
         reply: Reply<Heartbeat>,
     },
     Lease {
@@ -95,7 +96,8 @@ enum Command {
         reply: Reply<Submitted>,
     },
     Drain {
-        reply: Reply<()>,
+        meant: WorkerFilter,
+        reply: Reply<usize>,
     },
     Read(Read),
 }
@@ -221,9 +223,15 @@ impl Driver {
                 tracing::info!(worker = %id, ?role, "worker registered");
                 self.answer(reply, Ok(id));
             }
-            Command::Heartbeat { worker, leases, reply } => {
+            Command::Heartbeat {
+                worker,
+                leases,
+                used,
+                reply,
+            } => {
                 let answer = match self.state.workers.seen(&worker, now) {
                     Some(_) => {
+                        self.state.workers.note_use(&worker, used);
                         let lost = self.state.keep_alive(&worker, leases, now);
                         Ok(Heartbeat {
                             lost,
@@ -276,11 +284,14 @@ impl Driver {
                 self.submitted = true;
                 self.answer(reply, answer);
             }
-            Command::Drain { reply } => {
-                tracing::info!("the workers of this moment are told to leave");
-                self.state.workers.drain();
-                self.state.dismiss_waiters(|| Ok(LeaseAnswer::Drain));
-                self.answer(reply, Ok(()));
+            Command::Drain { meant, reply } => {
+                let leaving = self.state.drain(&meant);
+                tracing::info!(workers = leaving, "workers of this moment are told to leave");
+                let answer = match leaving {
+                    0 if !meant.is_all() => Err(DriverError::NoneMeant),
+                    leaving => Ok(leaving),
+                };
+                self.answer(reply, answer);
             }
             Command::Read(read) => {
                 let answer = read(&self.state, now);

@@ -119,7 +119,13 @@ impl Bench {
 
     async fn beat(&mut self, worker: &str, held: &LeaseKey) -> Result<Heartbeat, DriverError> {
         let (worker, leases) = (WorkerId(worker.into()), vec![held.clone()]);
-        self.call(|reply| Command::Heartbeat { worker, leases, reply }).await
+        let beat = |reply| Command::Heartbeat {
+            worker,
+            leases,
+            used: None,
+            reply,
+        };
+        self.call(beat).await
     }
 
     fn run(&self) -> &Run {

@@ -154,7 +154,9 @@ impl v1::fleet_server::Fleet for Fleet {
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let (caller, request) = caller::read(request)?;
         let leases = request.leases.into_iter().map(read_key).collect::<Result<_, _>>()?;
-        let answer = self.driver.heartbeat(caller.worker, leases).await;
+        let used = request.used.map(TryInto::try_into).transpose();
+        let used = used.map_err(|error: Malformed| status::malformed(error))?;
+        let answer = self.driver.heartbeat(caller.worker, leases, used).await;
         let answer = answer.map_err(|error| status::of_driver(&error))?;
         let lost = answer.lost.into_iter().map(Into::into).collect();
         Ok(Response::new(v1::HeartbeatResponse {

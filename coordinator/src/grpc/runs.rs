@@ -6,9 +6,10 @@ use std::time::Duration;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use gavel_core::RunAssets;
 use gavel_core::bounds::{self, cut};
-use gavel_core::ids::{RunId, Step};
+use gavel_core::ids::{RunId, Step, WorkerId};
 use gavel_core::run::{Run, RunStatus};
 use gavel_core::spec::{RunSpec, check_run_name};
+use gavel_core::work::{Role, WorkerFilter};
 use gavel_proto::v1;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
@@ -171,9 +172,35 @@ impl v1::runs_server::Runs for Runs {
         Ok(Response::new(v1::ResumeResponse {}))
     }
 
-    async fn drain(&self, _: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
-        self.driver.drain().await.map_err(|error| status::of_driver(&error))?;
-        Ok(Response::new(v1::DrainResponse {}))
+    async fn list_workers(
+        &self,
+        _: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        let driver = self.driver.clone();
+        let workers = async move {
+            let workers = driver.workers().await.map_err(|error| status::of_driver(&error))?;
+            let worker_json = workers.iter().map(json).collect::<Result<_, _>>()?;
+            Ok(v1::ListWorkersResponse { worker_json })
+        };
+        answer(self.rooms.answer().await, workers).await
+    }
+
+    async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
+        let request = request.into_inner();
+        let roles = request.roles.into_iter().map(|number| {
+            let role = v1::Role::try_from(number).map_err(status::malformed)?;
+            Role::try_from(role).map_err(status::malformed)
+        });
+        let meant = WorkerFilter {
+            workers: request.workers.into_iter().map(WorkerId).collect(),
+            hosts: request.hosts,
+            roles: roles.collect::<Result<_, Status>>()?,
+        };
+        let told = self.driver.drain(meant).await;
+        let workers = told.map_err(|error| status::of_driver(&error))?;
+        Ok(Response::new(v1::DrainResponse {
+            workers: u32::try_from(workers).unwrap_or(u32::MAX),
+        }))
     }
 }
 

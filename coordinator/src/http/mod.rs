@@ -25,6 +25,7 @@ use gavel_core::bounds::cut;
 use gavel_core::hint::Hint;
 use gavel_core::ids::{Digest, RunId};
 use gavel_core::run::{Run, RunStatus};
+use gavel_core::work::WorkerStatus;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -35,7 +36,6 @@ use crate::driver::{DriverError, DriverHandle};
 use crate::error::Error;
 use crate::ledger::Ledger;
 use crate::transport::{Busy, PIECE_BYTES, Rooms};
-use crate::worker::WorkerStatus;
 use crate::{metrics, transport};
 use ask::{Asked, Named, Nothing};
 pub(crate) use guard::{Guard, HostNames, guard};
@@ -107,7 +107,7 @@ pub(crate) async fn serve(
         .merge(end)
         .merge(login::routes(settings.guard.security.clone()))
         .layer(from_fn_with_state(settings.guard, guard));
-    transport::serve_http(listener, routes, tls.as_ref(), shutdown).await
+    transport::serve_http(listener, routes, tls, shutdown).await
 }
 
 pub(crate) async fn metrics_text() -> Result<Response, Problem> {

@@ -18,14 +18,14 @@ use gavel_core::panics::catch;
 use gavel_core::run::{Effect, Event, Refusal, Run};
 use gavel_core::work::LeaseKey;
 use gavel_core::work::rally::Group;
-use gavel_core::work::{Assignment, Role, Unit};
+use gavel_core::work::{Assignment, HeldLease, Role, Unit, WorkerFilter, WorkerStatus};
 use tokio::sync::{oneshot, watch};
 
 use crate::driver::DriverError;
 use crate::ledger::{EventRecord, Position, Written, write};
 use crate::metrics;
 use crate::waiters::{Waiter, Waiters};
-use crate::worker::{HeldLease, WorkerStatus, Workers};
+use crate::worker::Workers;
 use aside::{NotApplied, SetAside};
 use backoff::Backoffs;
 use rally::Calls;
@@ -312,6 +312,16 @@ impl State {
             // A caller that hung up needs no answer.
             let _ = waiter.reply.send(answer());
         }
+    }
+
+    /// Tells some workers to leave, also those that wait for work; how many there are.
+    pub(crate) fn drain(&mut self, meant: &WorkerFilter) -> usize {
+        let leaving = self.workers.drain(meant);
+        for waiter in leaving.iter().flat_map(|worker| self.waiters.take_of(worker)) {
+            // A caller that hung up needs no answer.
+            let _ = waiter.reply.send(Ok(LeaseAnswer::Drain));
+        }
+        leaving.len()
     }
 
     /// Tells a worker that is not known any more, should it still wait for work. A unit that it got now would lie idle until

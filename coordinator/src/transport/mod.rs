@@ -68,7 +68,7 @@ pub(crate) async fn serve_grpc(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let places = Places::new(Shares::of_this_process().grpc);
-    let wires = wire::accept(listener, places, security.tls.as_ref().map(ServerTls::grpc));
+    let wires = wire::accept(listener, places, security.tls.clone().map(|tls| move || tls.grpc()));
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -92,7 +92,7 @@ pub(crate) async fn serve_grpc(
 pub(crate) async fn serve_http(
     listener: TcpListener,
     routes: Router,
-    tls: Option<&ServerTls>,
+    tls: Option<ServerTls>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let mut server = http1::Builder::new();
@@ -101,7 +101,7 @@ pub(crate) async fn serve_http(
         .header_read_timeout(HEADERS_WITHIN)
         .max_buf_size(HEADER_BYTES);
     let places = Places::new(Shares::of_this_process().http);
-    let wires = wire::accept(listener, places, tls.map(ServerTls::http));
+    let wires = wire::accept(listener, places, tls.map(|tls| move || tls.http()));
     let mut incoming = pin!(wires.take_until(shutdown.clone().cancelled_owned()));
     let mut open = JoinSet::new();
     while let Some(accepted) = incoming.next().await {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gavel_core::hint::Hint;
+use gavel_core::ids::Digest;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -11,13 +12,31 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
+use crate::access::Renewed;
+
 /// The encryption of both ports: certificate and key, and the authority of the clients where they have to show a certificate
-/// too. Read once; clones share it.
+/// too. Clones share it, and what the files say later.
 #[derive(Debug, Clone)]
 pub struct ServerTls {
+    files: Arc<Files>,
+    configs: Renewed<Configs>,
+}
+
+/// Where all of it is read.
+#[derive(Debug)]
+struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+    client_authority: Option<PathBuf>,
+}
+
+/// What the servers are given.
+#[derive(Debug)]
+struct Configs {
+    /// Of what the files held.
+    sha256: Digest,
     grpc: Arc<ServerConfig>,
     http: Arc<ServerConfig>,
-    asks_for_certificates: bool,
 }
 
 /// Why the ports cannot be encrypted.
@@ -75,6 +94,59 @@ impl ServerTls {
     /// # Errors
     /// [`TlsError`] names the file.
     pub fn read(certificate: &Path, key: &Path, client_authority: Option<&Path>) -> Result<Self, TlsError> {
+        let files = Files {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            client_authority: client_authority.map(Path::to_owned),
+        };
+        Ok(Self {
+            configs: Renewed::new(files.read()?),
+            files: Arc::new(files),
+        })
+    }
+
+    /// Reads the files again; whether they hold something else, which is then used for new connections.
+    ///
+    /// # Errors
+    /// As [`ServerTls::read`]; what was read before stays in use.
+    pub(crate) fn renew(&self) -> Result<bool, TlsError> {
+        let changed = self.files.digest() != self.configs.present().sha256;
+        if changed {
+            self.configs.replace(self.files.read()?);
+        }
+        Ok(changed)
+    }
+
+    /// Whether clients have to show a certificate.
+    pub(crate) fn asks_for_certificates(&self) -> bool {
+        self.files.client_authority.is_some()
+    }
+
+    pub(super) fn grpc(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.configs.present().grpc))
+    }
+
+    pub(super) fn http(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.configs.present().http))
+    }
+}
+
+impl Files {
+    /// Of what they hold. One that cannot be read counts as empty: reading it says what is wrong.
+    fn digest(&self) -> Digest {
+        let files = [&self.certificate, &self.key].into_iter().chain(&self.client_authority);
+        let digests = files.map(|file| Digest::of(&std::fs::read(file).unwrap_or_default()).0);
+        Digest::of(digests.collect::<Vec<_>>().as_flattened())
+    }
+
+    fn read(&self) -> Result<Configs, TlsError> {
+        let Self {
+            certificate,
+            key,
+            client_authority,
+        } = self;
+        // Before they are read: files that change meanwhile are read again.
+        let sha256 = self.digest();
         let chain = certificates(certificate)?;
         let secret = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Unreadable {
             what: "a private key",
@@ -82,8 +154,8 @@ impl ServerTls {
             source,
         })?;
         let verifier = |without_certificate| {
-            let verifier = |file: &Path| client_verifier(file, without_certificate);
-            client_authority.map(verifier).transpose()
+            let verifier = |file: &PathBuf| client_verifier(file, without_certificate);
+            client_authority.as_ref().map(verifier).transpose()
         };
         let config = |protocol: &[u8], verifier| {
             let config = server_config(&chain, &secret, protocol, verifier);
@@ -93,27 +165,12 @@ impl ServerTls {
                 source,
             })
         };
-        let grpc = config(b"h2", verifier(WithoutCertificate::Refused)?)?;
-        // Probes have no certificate; what else may be asked without one is `http/guard.rs`'s matter.
-        let http = config(b"http/1.1", verifier(WithoutCertificate::Heard)?)?;
-        Ok(Self {
-            grpc,
-            http,
-            asks_for_certificates: client_authority.is_some(),
+        Ok(Configs {
+            sha256,
+            grpc: config(b"h2", verifier(WithoutCertificate::Refused)?)?,
+            // Probes have no certificate; what else may be asked without one is `http/guard.rs`'s matter.
+            http: config(b"http/1.1", verifier(WithoutCertificate::Heard)?)?,
         })
-    }
-
-    /// Whether clients have to show a certificate.
-    pub(crate) fn asks_for_certificates(&self) -> bool {
-        self.asks_for_certificates
-    }
-
-    pub(super) fn grpc(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.grpc))
-    }
-
-    pub(super) fn http(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.http))
     }
 }
 

@@ -34,16 +34,16 @@ const SPEAKS_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain
     this port is encrypted: ask by https://\n";
 
 /// Accepts connections, without end. Each has its place before a byte of it is read, and keeps it until it is closed; whoever
-/// takes long to agree on encryption keeps nobody waiting.
+/// takes long to agree on encryption keeps nobody waiting. `tls` gives the encryption of the moment.
 pub(super) fn accept(
     listener: TcpListener,
     places: Arc<Places>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<impl Fn() -> TlsAcceptor>,
 ) -> impl Stream<Item = io::Result<Wire>> {
-    let wires = places.accept(listener).map(move |placed| match tls.clone() {
+    let wires = places.accept(listener).map(move |placed| match &tls {
         None => Either::Left(future::ready(Some(Wire::new(Either::Left(placed))))),
         Some(tls) => {
-            let encrypted = AbortOnDropHandle::new(tokio::spawn(encrypt(placed, tls)));
+            let encrypted = AbortOnDropHandle::new(tokio::spawn(encrypt(placed, tls())));
             Either::Right(async move { Some(Wire::new(encrypted.await.ok()?.ok()?)) })
         }
     });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gavel_core::ids::Digest;
 use gavel_core::work::rally::{Group, RallyOutcome};
-use gavel_core::work::{Assignment, LeaseKey, Outcome, Unusable, VerdictRecord};
+use gavel_core::work::{Assignment, DeviceUse, LeaseKey, Outcome, Unusable, VerdictRecord};
 use gavel_proto::v1::fleet_client::FleetClient;
 use gavel_proto::{MESSAGE_BYTES_MAX, Malformed, PROTOCOL_VERSION, SECRET_METADATA, v1};
 use gavel_telemetry::TraceContext;
@@ -170,14 +170,20 @@ impl Fleet {
         }
     }
 
-    /// Says that a worker lives, and keeps the leases that it holds alive.
+    /// Says that a worker lives and what it uses, and keeps the leases that it holds alive.
     ///
     /// # Errors
     /// NOT_FOUND where the worker is not registered (any more).
-    pub async fn heartbeat(&self, caller: &Identity, held: &[LeaseKey]) -> Result<Heartbeat, CallError> {
+    pub async fn heartbeat(
+        &self,
+        caller: &Identity,
+        held: &[LeaseKey],
+        used: Option<DeviceUse>,
+    ) -> Result<Heartbeat, CallError> {
         let message = v1::HeartbeatRequest {
             worker_id: caller.worker().0.clone(),
             leases: held.iter().cloned().map(Into::into).collect(),
+            used: used.map(Into::into),
         };
         let answer = self.read(self.client().heartbeat(self.request(caller, message)).await)?;
         let lost = answer.lost.into_iter().map(LeaseKey::try_from);

@@ -6,11 +6,13 @@ use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, RunId, Step};
 use gavel_core::run::RunStatus;
 use gavel_core::spec::RunSpec;
+use gavel_core::work::{WorkerFilter, WorkerStatus};
 use gavel_proto::MESSAGE_BYTES_MAX;
+use gavel_proto::v1;
 use gavel_proto::v1::runs_client::RunsClient;
 use gavel_proto::v1::{
     CancelRequest, ChangeStepsRequest, DrainRequest, GetRunRequest, GetRunResponse, GetSpecRequest, HistoryRequest,
-    ListRunsRequest, PauseRequest, ResumeRequest, RollBackRequest, SubmitRequest,
+    ListRunsRequest, ListWorkersRequest, PauseRequest, ResumeRequest, RollBackRequest, SubmitRequest,
 };
 use tonic::{Request, Status, Streaming};
 
@@ -232,13 +234,32 @@ impl Runs {
         answer.map(drop).map_err(|status| self.failed(&status))
     }
 
-    /// Tells the workers that are registered now to finish what they have leased and to leave.
+    /// The workers that are registered now, by name.
     ///
     /// # Errors
     /// Whatever keeps the coordinator from an answer.
-    pub async fn drain(&self) -> Result<(), CallError> {
-        let answer = self.client().drain(self.request(DrainRequest {})).await;
-        answer.map(drop).map_err(|status| self.failed(&status))
+    pub async fn workers(&self) -> Result<Vec<WorkerStatus>, CallError> {
+        let answer = self.client().list_workers(self.request(ListWorkersRequest {})).await;
+        let answer = answer.map_err(|status| self.failed(&status))?.into_inner();
+        let workers = answer.worker_json.iter().map(|text| serde_json::from_str(text));
+        workers
+            .collect::<Result<_, _>>()
+            .map_err(|error| self.connection.unreadable(error))
+    }
+
+    /// Tells those of the workers that are registered now to finish what they have leased and to leave; how many there were.
+    ///
+    /// # Errors
+    /// NOT_FOUND where some are named and none of them is there.
+    pub async fn drain(&self, meant: &WorkerFilter) -> Result<u32, CallError> {
+        let request = self.request(DrainRequest {
+            workers: meant.workers.iter().map(|worker| worker.0.clone()).collect(),
+            hosts: meant.hosts.clone(),
+            roles: meant.roles.iter().map(|role| v1::Role::from(*role).into()).collect(),
+        });
+        let answer = self.client().drain(request).await;
+        let answer = answer.map_err(|status| self.failed(&status))?;
+        Ok(answer.into_inner().workers)
     }
 
     fn read_digest(&self, text: &str) -> Result<Digest, CallError> {

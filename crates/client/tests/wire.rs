@@ -102,6 +102,7 @@ async fn a_name_is_used_by_nobody_but_the_worker_whose_secret_it_comes_from() {
     let heartbeat = || v1::HeartbeatRequest {
         worker_id: name.clone(),
         leases: Vec::new(),
+        used: None,
     };
 
     // Under another secret or in another role one is somebody else.

@@ -3,8 +3,8 @@
 use gavel_core::Diagnostic;
 use gavel_core::ids::Digest;
 use gavel_core::spec::EnsembleSpec;
-use gavel_core::work::{AbstainReason, Verdict, VerdictRecord, Vote, majority};
-use gavel_rubric::{AskError, Chat, Judge, JudgedPair, RubricSet, Spent};
+use gavel_core::work::{AbstainReason, Spent, Verdict, VerdictRecord, Vote, majority};
+use gavel_rubric::{AskError, Chat, Judge, JudgedPair, RubricSet};
 
 use crate::Error;
 use crate::open::{BackEnd, Models, OpenOptions, back_end};
@@ -111,6 +111,7 @@ impl Ensemble {
             rubric,
             votes,
             reasons: Vec::new(),
+            difference: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Reasons for the pairs that are shown to people.
 
-use gavel_core::work::{Reason, Side, Verdict, VerdictRecord};
-use gavel_rubric::{AskError, Chat, ChatRequest, JudgedPair, ReasonTemplate, RubricSet, Spent, Theme, threads};
+use gavel_core::work::{Reason, Side, Spent, Verdict, VerdictRecord};
+use gavel_rubric::{AskError, Chat, ChatRequest, JudgedPair, ReasonTemplate, RubricSet, Theme, threads};
 
 /// Says what each theme of a rubric decides about a pair, and why in a sentence.
 pub struct Explainer {
@@ -88,8 +88,8 @@ mod tests {
     use std::path::Path;
 
     use gavel_core::ids::{Digest, PromptIndex};
-    use gavel_core::work::AbstainReason;
-    use gavel_rubric::{ChatReply, Part, Usage};
+    use gavel_core::work::{AbstainReason, Usage};
+    use gavel_rubric::{ChatReply, Part};
     use image::RgbImage;
 
     use super::*;

@@ -105,6 +105,7 @@ impl VlmJudge {
             rubric,
             votes: Vec::new(),
             reasons: Vec::new(),
+            difference: None,
         })
     }
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use gavel_core::ids::Digest;
+use gavel_core::work::Usage;
 use gavel_models::ModelError;
 use gavel_models::vlm::{Generation, Vlm};
-use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Usage};
+use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest};
 
 use crate::Error;
 use crate::question::Question;

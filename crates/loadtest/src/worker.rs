@@ -126,7 +126,7 @@ impl Worker {
             beats.tick().await;
             let held = self.held();
             let sent = Instant::now();
-            match self.coordinator.heartbeat(&self.identity, held.as_slice()).await {
+            match self.coordinator.heartbeat(&self.identity, held.as_slice(), None).await {
                 Ok(_) => self.shared.counts.heartbeat(sent.elapsed()),
                 Err(error) => self.recover("heartbeat", &error).await,
             }

@@ -4,7 +4,7 @@
 //! wants answers under way. Back ends live in `gavel-judge`.
 
 use gavel_core::ids::{Digest, PromptIndex};
-use gavel_core::work::VerdictRecord;
+use gavel_core::work::{Spent, Usage, VerdictRecord};
 use gavel_core::{Diagnostic, Hint};
 use image::RgbImage;
 
@@ -58,42 +58,6 @@ pub struct ChatReply {
     pub complete: bool,
     /// What it took.
     pub usage: Usage,
-}
-
-/// Tokens that requests took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-pub struct Usage {
-    /// Tokens read, pictures included.
-    pub prompt_tokens: u64,
-    /// Tokens written.
-    pub completion_tokens: u64,
-}
-
-/// What a back end has used since it was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
-pub struct Spent {
-    /// Requests that were sent, repeated ones included.
-    pub requests: u64,
-    /// Requests that brought no answer.
-    pub failures: u64,
-    /// Tokens read and written.
-    pub usage: Usage,
-    /// Their price, where the configuration says what a token costs; in its currency.
-    pub cost: Option<f64>,
-}
-
-impl Spent {
-    /// Adds what another back end has used.
-    pub fn add(&mut self, other: &Self) {
-        self.requests += other.requests;
-        self.failures += other.failures;
-        self.usage.prompt_tokens += other.usage.prompt_tokens;
-        self.usage.completion_tokens += other.usage.completion_tokens;
-        self.cost = match (self.cost, other.cost) {
-            (Some(own), Some(others)) => Some(own + others),
-            (own, others) => own.or(others),
-        };
-    }
 }
 
 /// A frozen model that says which of two pictures is better by a rubric.

@@ -18,7 +18,7 @@ mod set;
 mod template;
 pub mod threads;
 
-pub use ask::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgedPair, ServerWords, Spent, Usage};
+pub use ask::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgedPair, ServerWords};
 pub use conversation::{Message, Part};
 pub use error::{RubricError, TemplateError};
 pub use journal::{Journal, JournalError};

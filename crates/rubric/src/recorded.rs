@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gavel_core::Hint as _;
 use gavel_core::ids::{Digest, PromptIndex};
-use gavel_core::work::{Side, VerdictRecord};
+use gavel_core::work::{Side, Usage, VerdictRecord};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -12,9 +12,7 @@ use serde_json::{Value, json};
 use crate::data::{Picture, RankedPair};
 use crate::generate::Embed;
 use crate::threads;
-use crate::{
-    AskError, Chat, ChatReply, ChatRequest, Journal, JournalError, Judge, JudgedPair, Message, RubricSet, Usage,
-};
+use crate::{AskError, Chat, ChatReply, ChatRequest, Journal, JournalError, Judge, JudgedPair, Message, RubricSet};
 
 /// Asks through a journal: what it holds is not asked again.
 pub struct Recorded<'a> {

@@ -101,12 +101,17 @@ pub mod coordinator {
         UNITS = gauge("units", Count, "Units of a run that can be leased (`ready`) and that are (`leased`), by role.");
         RUN_PHASE = gauge("run_phase", Count, "1 for the phase in which a run is, 0 for the others.");
         WIN_RATE = gauge("win_rate_ratio", Count, "Tuned over base on held-out prompts, as far as the judge has compared them.");
+        JUDGE_REQUESTS = gauge("judge_requests", Count, "Requests that a run's judges have sent to servers, by `result`.");
+        JUDGE_TOKENS = gauge("judge_tokens", Count, "Tokens that a run's judges have had servers read (`prompt`) and write (`completion`).");
+        JUDGE_COST = gauge("judge_cost", Count, "What these cost, in the currency of `judge.prompt_price`, where the run names prices.");
+        WORKER_MEMORY_BYTES = gauge("worker_memory_bytes", Bytes, "Memory of what the workers compute on, by role, `used` and `total`: of a GPU, or of the process and its machine.");
         BUILD_INFO = gauge("build_info", Count, "1, with the version of this coordinator.");
         STEP = gauge("step", Count, "The latest committed step.");
         STEP_SECONDS = gauge("step_seconds", Seconds, "Seconds of the latest step; `wall` is from commit to commit.");
         STEP_REWARD_MEAN = gauge("step_reward_mean", Count, "Mean reward of the latest step's decided candidates.");
         STEP_DECIDED_FRACTION = gauge("step_decided_ratio", Count, "Share of the latest step's pairs with a preferred candidate.");
         STEP_ORDER_CONSISTENCY = gauge("step_order_consistency_ratio", Count, "Share of judged pairs whose two image orders agree.");
+        STEP_DIVERSITY = gauge("step_diversity", Count, "Mean absolute difference of the RGB values of one prompt's pictures, in 0 to 1.");
         STEP_LOSS = gauge("step_loss", Count, "Mean loss over the latest step's terms.");
         STEP_KL = gauge("step_kl", Count, "Mean KL estimate over the latest step's terms.");
         STEP_CLIP_FRACTION = gauge("step_clip_ratio", Count, "Share of the latest step's terms whose ratio was clipped.");

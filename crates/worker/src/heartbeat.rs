@@ -1,6 +1,7 @@
 //! Keeps the leases alive, and hears which are lost.
 
 use gavel_client::{Code, Heartbeat};
+use gavel_core::work::DeviceUse;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -8,7 +9,13 @@ use crate::lease::Held;
 use crate::session::Session;
 
 /// Beats until `stop`. Cancels `drain` when the coordinator wants the fleet to leave.
-pub(crate) async fn beat(session: Session, held: Held, drain: CancellationToken, stop: CancellationToken) {
+pub(crate) async fn beat(
+    session: Session,
+    held: Held,
+    used: impl Fn() -> Option<DeviceUse>,
+    drain: CancellationToken,
+    stop: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(session.heartbeat);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -16,7 +23,7 @@ pub(crate) async fn beat(session: Session, held: Held, drain: CancellationToken,
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        match session.heartbeat(&held.keys()).await {
+        match session.heartbeat(&held.keys(), used()).await {
             Ok(Heartbeat { lost, drain: drains }) => {
                 lost.iter().for_each(|key| held.lose(key));
                 if drains {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use gavel_client::Credentials;
-use gavel_core::spec::RunSpec;
-use gavel_core::work::Role;
+use gavel_core::spec::{Device, RunSpec};
+use gavel_core::work::{Memory, Role};
 
 use crate::allowed::Allowed;
 
@@ -17,8 +17,10 @@ pub struct WorkerOptions {
     pub credentials: Credentials,
     /// What this worker does.
     pub role: Role,
-    /// "cpu", "cuda:0", ...: shown to people, not interpreted.
+    /// "cpu", "cuda:0", ...: shown to people until the worker works for a run and has its device; not interpreted.
     pub device: String,
+    /// How much memory a device has and how much of it is used, as far as this program can tell: for people.
+    pub memory: fn(Device) -> Option<Memory>,
     /// How many bytes of blobs are kept in memory.
     pub cache_bytes: usize,
     /// How many units are leased beyond the one at work. With 0 the next unit is leased while the finished one is being
@@ -46,6 +48,7 @@ impl WorkerOptions {
             credentials: Credentials::default(),
             role,
             device: device.into(),
+            memory: |_| None,
             cache_bytes: 512 << 20,
             prefetch: 0,
             drain: Duration::from_secs(10),

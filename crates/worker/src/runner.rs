@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use gavel_client::{CallError, Code, ConnectOptions, Connection, Failure, Lease, LeaseAnswer, persist};
 use gavel_core::hint::Hint as _;
-use gavel_core::work::Outcome;
+use gavel_core::spec::Device;
+use gavel_core::work::{DeviceUse, Outcome, Role};
 use gavel_telemetry::span;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
@@ -44,9 +45,18 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
     let held = Held::default();
     let drain = shutdown.child_token();
     let left = CancellationToken::new();
+    let device = watch::Sender::new(None);
     let heartbeat = tokio::spawn(heartbeat::beat(
         session.clone(),
         held.clone(),
+        {
+            let (device, memory) = (device.subscribe(), options.memory);
+            move || {
+                let device: Device = (*device.borrow())?;
+                let memory = memory(device);
+                Some(DeviceUse { device, memory })
+            }
+        },
         drain.clone(),
         left.clone(),
     ));
@@ -60,6 +70,8 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
         session: session.clone(),
         held: held.clone(),
         drain: drain.clone(),
+        role: options.role,
+        device,
     });
 
     let mut units = JoinSet::new();
@@ -96,6 +108,9 @@ struct Worker {
     specs: Specs,
     jobs: mpsc::Sender<Job>,
     drain: CancellationToken,
+    role: Role,
+    /// That of the latest run, once there is one.
+    device: watch::Sender<Option<Device>>,
 }
 
 /// Leases units and starts a task for each, until the drain begins or a unit ends the worker.
@@ -251,6 +266,9 @@ impl Worker {
             Ok(specified) => specified,
             Err(error) => return Done::Returned(Err(error)),
         };
+        if let Some(device) = specified.spec.device(self.role) {
+            self.device.send_replace(Some(device));
+        }
         let (done, answer) = oneshot::channel();
         let job = Job {
             specified,

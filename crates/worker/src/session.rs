@@ -8,7 +8,7 @@ use gavel_client::{
 use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::work::rally::RallyOutcome;
-use gavel_core::work::{LeaseKey, Outcome, VerdictRecord};
+use gavel_core::work::{DeviceUse, LeaseKey, Outcome, VerdictRecord};
 
 use crate::error::Error;
 use crate::options::WorkerOptions;
@@ -105,10 +105,10 @@ impl Session {
         persist("join", || self.fleet.join(&self.identity, key, lost)).await
     }
 
-    /// Says that this worker lives.
-    pub(crate) async fn heartbeat(&self, held: &[LeaseKey]) -> Result<Heartbeat, CallError> {
+    /// Says that this worker lives, and what it uses.
+    pub(crate) async fn heartbeat(&self, held: &[LeaseKey], used: Option<DeviceUse>) -> Result<Heartbeat, CallError> {
         let fleet = self.fleet.within(self.heartbeat.max(HEARTBEAT_ANSWER_WITHIN));
-        fleet.heartbeat(&self.identity, held).await
+        fleet.heartbeat(&self.identity, held, used).await
     }
 
     /// Hands a result in, over restarts of the coordinator.

@@ -4,6 +4,7 @@ mod assignment;
 mod outcome;
 mod rally;
 mod unit;
+mod usage;
 
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,12 @@ pub enum Malformed {
         field: &'static str,
         /// What it holds.
         found: i64,
+    },
+    /// A text that names no device.
+    #[error("field `{field}` names no device; expected \"cpu\" or \"cuda:N\"")]
+    Device {
+        /// The field, as `Message.field`.
+        field: &'static str,
     },
     /// More of something than is taken.
     #[error(transparent)]

@@ -2,7 +2,7 @@
 
 use gavel_core::bounds::{VERDICTS, VOTES, cut};
 use gavel_core::ids::{Candidate, PromptIndex};
-use gavel_core::work::{AbstainReason, Reason, Side, Verdict, VerdictRecord, Vote};
+use gavel_core::work::{AbstainReason, Reason, Side, Spent, Usage, Verdict, VerdictRecord, Vote};
 use gavel_core::work::{Fault, Outcome, Sampled, ShardStatistics, SkippedPair, Unusable};
 
 use super::{Malformed, all, bytes, digest, each, few, optional_digest, required};
@@ -122,6 +122,7 @@ impl From<VerdictRecord> for v1::VerdictRecord {
             rubric: bytes(record.rubric),
             votes: each(record.votes),
             reasons: each(record.reasons),
+            difference: record.difference,
         }
     }
 }
@@ -138,7 +139,38 @@ impl TryFrom<v1::VerdictRecord> for VerdictRecord {
             rubric: digest(&record.rubric, "VerdictRecord.rubric")?,
             votes: few(record.votes, VOTES, "VerdictRecord.votes")?,
             reasons: few(record.reasons, VOTES, "VerdictRecord.reasons")?,
+            difference: record.difference,
         })
+    }
+}
+
+impl From<Spent> for v1::Spent {
+    fn from(spent: Spent) -> Self {
+        let Usage {
+            prompt_tokens,
+            completion_tokens,
+        } = spent.usage;
+        Self {
+            requests: spent.requests,
+            failures: spent.failures,
+            prompt_tokens,
+            completion_tokens,
+            cost: spent.cost,
+        }
+    }
+}
+
+impl From<v1::Spent> for Spent {
+    fn from(spent: v1::Spent) -> Self {
+        Self {
+            requests: spent.requests,
+            failures: spent.failures,
+            usage: Usage {
+                prompt_tokens: spent.prompt_tokens,
+                completion_tokens: spent.completion_tokens,
+            },
+            cost: spent.cost,
+        }
     }
 }
 
@@ -306,10 +338,12 @@ impl From<Outcome> for v1::Outcome {
             Outcome::Judged {
                 verdicts,
                 model,
+                spent,
                 seconds,
             } => Kind::Judged(v1::outcome::Judged {
                 verdicts: each(verdicts),
                 model: bytes(model),
+                spent: spent.map(Into::into),
                 seconds,
             }),
             Outcome::Gradient {
@@ -361,6 +395,7 @@ impl TryFrom<v1::Outcome> for Outcome {
             Kind::Judged(judged) => Self::Judged {
                 verdicts: few(judged.verdicts, VERDICTS, "Outcome.Judged.verdicts")?,
                 model: digest(&judged.model, "Outcome.Judged.model")?,
+                spent: judged.spent.map(Into::into),
                 seconds: judged.seconds,
             },
             Kind::Gradient(gradient) => Self::Gradient {

@@ -1,5 +1,6 @@
 use gavel_core::bounds::InvalidName;
 use gavel_core::ids::{Candidate, Digest, Fence, PromptIndex, RunId, Step, WorkerId};
+use gavel_core::spec::Device;
 use gavel_core::work::rally::{Group, RallyOutcome};
 use gavel_core::work::*;
 use gavel_core::work::{AbstainReason, Reason, Side, Verdict, VerdictRecord};
@@ -97,6 +98,7 @@ fn verdicts() -> Vec<VerdictRecord> {
         rubric: digest("rubric"),
         votes: Vec::new(),
         reasons: reasons(),
+        difference: (index > 0).then_some(0.1 * index as f64),
     })
     .collect()
 }
@@ -309,7 +311,28 @@ fn every_outcome_survives_the_wire() {
         Outcome::Judged {
             verdicts: verdicts(),
             model: digest("model"),
+            spent: Some(Spent {
+                requests: 4,
+                failures: 1,
+                usage: Usage {
+                    prompt_tokens: u64::MAX,
+                    completion_tokens: 3,
+                },
+                cost: Some(0.1 + 0.2),
+            }),
             seconds: 2.5,
+        },
+        Outcome::Judged {
+            verdicts: vec![],
+            model: digest("model"),
+            spent: Some(Spent::default()),
+            seconds: 0.0,
+        },
+        Outcome::Judged {
+            verdicts: vec![],
+            model: digest("model"),
+            spent: None,
+            seconds: 0.0,
         },
         Outcome::Gradient {
             gradient: Some(digest("g")),
@@ -428,4 +451,25 @@ fn the_descriptor_set_names_every_service() {
     for service in ["Fleet", "Runs", "Blobs"] {
         assert!(text.contains(service), "{service} is missing");
     }
+}
+
+#[test]
+fn what_a_worker_uses_survives_the_wire_and_a_text_that_names_no_device_is_refused() {
+    let memory = Memory {
+        used_bytes: 1,
+        total_bytes: u64::MAX,
+    };
+    for (device, memory) in [(Device::Cpu, None), (Device::Cuda(7), Some(memory))] {
+        check::<_, v1::DeviceUse>(DeviceUse { device, memory });
+    }
+    let toaster = v1::DeviceUse {
+        device: "toaster".into(),
+        memory: None,
+    };
+    assert_eq!(
+        DeviceUse::try_from(toaster),
+        Err(Malformed::Device {
+            field: "DeviceUse.device"
+        })
+    );
 }

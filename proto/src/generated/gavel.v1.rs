@@ -710,6 +710,9 @@ pub mod outcome {
         pub seconds: f64,
         #[prost(bytes = "vec", tag = "3")]
         pub model: ::prost::alloc::vec::Vec<u8>,
+        /// Absent where no server was asked.
+        #[prost(message, optional, tag = "4")]
+        pub spent: ::core::option::Option<super::Spent>,
     }
     #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct Gradient {
@@ -799,6 +802,25 @@ pub struct VerdictRecord {
     /// For pairs that are shown to people: what each theme of the rubric says.
     #[prost(message, repeated, tag = "8")]
     pub reasons: ::prost::alloc::vec::Vec<Reason>,
+    /// Mean absolute difference of the two pictures' RGB values, in 0 to 1; absent where nobody looked.
+    #[prost(double, optional, tag = "9")]
+    pub difference: ::core::option::Option<f64>,
+}
+/// What a judge has asked of servers since its last result.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct Spent {
+    /// Sent, repeated ones included, and those of them without an answer.
+    #[prost(uint64, tag = "1")]
+    pub requests: u64,
+    #[prost(uint64, tag = "2")]
+    pub failures: u64,
+    #[prost(uint64, tag = "3")]
+    pub prompt_tokens: u64,
+    #[prost(uint64, tag = "4")]
+    pub completion_tokens: u64,
+    /// In the currency of the configuration; absent where it names no prices.
+    #[prost(double, optional, tag = "5")]
+    pub cost: ::core::option::Option<f64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Reason {
@@ -969,6 +991,27 @@ pub struct HeartbeatRequest {
     pub worker_id: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "2")]
     pub leases: ::prost::alloc::vec::Vec<LeaseKey>,
+    /// Absent before the worker has worked for a run, and from a judge that asks servers alone.
+    #[prost(message, optional, tag = "3")]
+    pub used: ::core::option::Option<DeviceUse>,
+}
+/// What a worker computes on, for people.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeviceUse {
+    /// "cpu", "cuda:0", ...
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+    /// Absent where it cannot be told.
+    #[prost(message, optional, tag = "2")]
+    pub memory: ::core::option::Option<Memory>,
+}
+/// Of a GPU, whoever uses it; on a CPU, of this process among that of its machine.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Memory {
+    #[prost(uint64, tag = "1")]
+    pub used_bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub total_bytes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LeaseKey {
@@ -2428,9 +2471,29 @@ pub struct ResumeRequest {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ResumeResponse {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DrainRequest {}
+pub struct ListWorkersRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListWorkersResponse {
+    /// WorkerStatus, as JSON (docs/formats.md), by name.
+    #[prost(string, repeated, tag = "1")]
+    pub worker_json: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Meant are the workers that fit all that is named; what is left empty fits every worker.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub workers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "2")]
+    pub hosts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(enumeration = "Role", repeated, tag = "3")]
+    pub roles: ::prost::alloc::vec::Vec<i32>,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DrainResponse {}
+pub struct DrainResponse {
+    /// How many were told to leave.
+    #[prost(uint32, tag = "1")]
+    pub workers: u32,
+}
 /// Generated client implementations.
 pub mod runs_client {
     #![allow(
@@ -2771,6 +2834,30 @@ pub mod runs_client {
             req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Runs", "Drain"));
             self.inner.unary(req, path, codec).await
         }
+        /// The workers that are registered now.
+        pub async fn list_workers(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListWorkersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListWorkersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/gavel.v1.Runs/ListWorkers",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Runs", "ListWorkers"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2867,6 +2954,14 @@ pub mod runs_server {
             &self,
             request: tonic::Request<super::DrainRequest>,
         ) -> std::result::Result<tonic::Response<super::DrainResponse>, tonic::Status>;
+        /// The workers that are registered now.
+        async fn list_workers(
+            &self,
+            request: tonic::Request<super::ListWorkersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListWorkersResponse>,
+            tonic::Status,
+        >;
     }
     /// What people do with runs.
     #[derive(Debug)]
@@ -3452,6 +3547,49 @@ pub mod runs_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DrainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gavel.v1.Runs/ListWorkers" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListWorkersSvc<T: Runs>(pub Arc<T>);
+                    impl<T: Runs> tonic::server::UnaryService<super::ListWorkersRequest>
+                    for ListWorkersSvc<T> {
+                        type Response = super::ListWorkersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListWorkersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Runs>::list_workers(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListWorkersSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

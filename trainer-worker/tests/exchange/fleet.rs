@@ -79,11 +79,13 @@ impl Work for FakeJudge {
                 rubric: self.0.unwrap(),
                 votes: Vec::new(),
                 reasons: Vec::new(),
+                difference: None,
             }
         };
         Ok(Outcome::Judged {
             verdicts: pairs.iter().map(verdict).collect(),
             model: Digest::of(b"judge"),
+            spent: None,
             seconds: 0.1,
         })
     }

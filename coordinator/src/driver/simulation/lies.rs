@@ -21,6 +21,7 @@ pub(super) fn twist(unit: &Unit, outcome: &mut Outcome, chance: &mut Chance) -> 
             _ => Outcome::Judged {
                 verdicts: vec![],
                 model: Digest::of(b"judge"),
+                spent: None,
                 seconds: 0.0,
             },
         };

@@ -190,6 +190,7 @@ fn spec(chance: &mut Chance, heartbeat: u64) -> RunSpec {
             patience: spec.evaluation.as_ref().and_then(|evaluation| evaluation.every),
             kl_max: chance.happens(0.5).then_some(0.1),
             decided_min: chance.happens(0.5).then_some(0.9),
+            diversity_min: chance.happens(0.5).then_some(0.05),
         });
     }
     spec

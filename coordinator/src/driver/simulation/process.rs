@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use gavel_core::ids::{Digest, Millis, WorkerId};
 use gavel_core::run::{Event, Refusal};
-use gavel_core::work::LeaseKey;
+use gavel_core::work::{LeaseKey, WorkerFilter};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Code;
 
@@ -72,6 +72,7 @@ enum Awaited {
     Lease(oneshot::Receiver<Result<LeaseAnswer, DriverError>>),
     Submitted(oneshot::Receiver<Result<Submitted, DriverError>>),
     Done(oneshot::Receiver<Result<(), DriverError>>),
+    Drained(oneshot::Receiver<Result<usize, DriverError>>),
     /// Several reports, of which those that are refused do not matter.
     Reports(Vec<oneshot::Receiver<Result<(), DriverError>>>),
 }
@@ -155,6 +156,7 @@ impl Process {
                 let command = Command::Heartbeat {
                     worker: worker.clone(),
                     leases: held.clone(),
+                    used: None,
                     reply,
                 };
                 (Awaited::Heartbeat(answer), vec![command])
@@ -220,7 +222,8 @@ impl Process {
             Request::Order(run, event) => order(run, event.clone()),
             Request::Drain => {
                 let (reply, answer) = oneshot::channel();
-                (Awaited::Done(answer), vec![Command::Drain { reply }])
+                let meant = WorkerFilter::default();
+                (Awaited::Drained(answer), vec![Command::Drain { meant, reply }])
             }
         };
         self.arrived.extend(command);
@@ -385,6 +388,7 @@ impl Call {
             }),
             Awaited::Submitted(answer) => poll(answer, |_| Response::Done),
             Awaited::Done(answer) => poll(answer, |()| Response::Done),
+            Awaited::Drained(answer) => poll(answer, |_| Response::Done),
             Awaited::Reports(answers) => {
                 let mut died = false;
                 answers.retain_mut(|answer| match poll(answer, |()| Response::Done) {

@@ -87,11 +87,13 @@ pub fn work_into(
                     rubric,
                     votes: Vec::new(),
                     reasons: Vec::new(),
+                    difference: Some(0.1),
                 }
             });
             Outcome::Judged {
                 verdicts: verdicts.collect(),
                 model: Digest::of(b"judge"),
+                spent: None,
                 seconds: 0.5,
             }
         }

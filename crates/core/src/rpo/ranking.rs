@@ -73,6 +73,7 @@ mod tests {
             rubric: Digest([0; 32]),
             votes: Vec::new(),
             reasons: Vec::new(),
+            difference: None,
         }
     }
 

@@ -42,9 +42,16 @@ impl Run {
             self.troubles.insert(unit, trouble);
         }
         let Completion {
-            model, seconds, result, ..
+            model,
+            seconds,
+            spent,
+            result,
+            ..
         } = completion;
         self.pin_model(unit.role(), model);
+        if let Some(spent) = spent {
+            self.spent.add(&spent);
+        }
         let seconds = seconds.unwrap_or_default();
         match result {
             UnitResult::Initialised(policy) => {

@@ -25,6 +25,8 @@ impl Run {
             unit,
             model,
             seconds,
+            // Counted, whatever it is: its numbers were looked at before.
+            spent: _,
             result,
         } = completion;
         if let Some(seconds) = seconds {

@@ -2,7 +2,7 @@
 
 use super::{Refusal, ShardResult};
 use crate::ids::{Digest, Step};
-use crate::work::{Arm, Outcome, Policy, Sampled, SkippedPair, Unit, VerdictRecord};
+use crate::work::{Arm, Outcome, Policy, Sampled, SkippedPair, Spent, Unit, VerdictRecord};
 
 /// A result of the kind that its unit asks for.
 #[derive(Debug)]
@@ -12,6 +12,8 @@ pub(super) struct Completion {
     pub(super) model: Option<Digest>,
     /// How long the work took; the initial policy is not timed.
     pub(super) seconds: Option<f64>,
+    /// What a judge has asked of servers for it.
+    pub(super) spent: Option<Spent>,
     pub(super) result: UnitResult,
 }
 
@@ -80,7 +82,7 @@ impl Completion {
     /// # Errors
     /// [`Refusal::WrongOutcome`]: the unit asks for a result of another kind.
     pub(super) fn new(unit: Unit, outcome: Outcome) -> Result<Self, Refusal> {
-        let model = outcome.model().copied();
+        let (model, spent) = (outcome.model().copied(), outcome.spent().copied());
         let (seconds, result) = match (unit, outcome) {
             (Unit::Initialise, Outcome::Initialised { policy, .. }) => (None, UnitResult::Initialised(policy)),
             (
@@ -192,6 +194,7 @@ impl Completion {
             unit,
             model,
             seconds,
+            spent,
             result,
         })
     }

@@ -59,6 +59,7 @@ pub(crate) fn judged(verdicts: Vec<VerdictRecord>) -> Outcome {
     Outcome::Judged {
         verdicts,
         model: Digest::of(b"judge"),
+        spent: None,
         seconds: 0.0,
     }
 }
@@ -73,5 +74,6 @@ pub(crate) fn record(prompt: u32, verdict: Verdict, run: &Run) -> VerdictRecord 
         rubric: run.assets().rubric.digest,
         votes: Vec::new(),
         reasons: Vec::new(),
+        difference: Some(0.125),
     }
 }

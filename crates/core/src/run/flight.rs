@@ -195,6 +195,9 @@ impl StepInFlight {
                 consistent += u32::from(record.orders_agree());
             }
         }
+        let judged = self.groups.iter().flat_map(|group| &group.verdicts);
+        let differences: Vec<f64> = judged.filter_map(|record| record.difference).collect();
+        let diversity = (!differences.is_empty()).then(|| differences.iter().sum::<f64>() / differences.len() as f64);
         let terms = self.terms();
         let mean = |sum: f64| if terms == 0 { 0.0 } else { sum / terms as f64 };
         let shards = || self.shards.iter().flatten().map(|shard| &shard.statistics);
@@ -206,6 +209,7 @@ impl StepInFlight {
             failed,
             skipped,
             order_consistency: f64::from(consistent) / f64::from(matches.max(1)),
+            diversity,
             reward_mean: reward_mean / f64::from(decided.max(1)),
             loss: mean(shards().map(|statistics| statistics.loss).sum()),
             kl: mean(shards().map(|statistics| statistics.kl).sum()),

@@ -44,7 +44,7 @@ use crate::assets::{ModelFingerprints, RunAssets};
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::schedule;
 use crate::spec::RunSpec;
-use crate::work::{Arm, Outcome, Policy, Unit};
+use crate::work::{Arm, Outcome, Policy, Spent, Unit};
 use board::Board;
 use control::Pause;
 use trouble::Trouble;
@@ -94,6 +94,8 @@ pub struct Run {
     pairs_skipped: u32,
     /// Pairs skipped since the run was last resumed; `limits.skipped_pairs` bounds these.
     pairs_skipped_lately: u32,
+    /// What its judges have asked of servers.
+    spent: Spent,
     /// What the steps before this one made was given away, but for their checkpoints.
     kept_from: Step,
     /// Steps whose policies are kept because a probe still measures them, or found the best of all in them. One that is let go
@@ -180,6 +182,7 @@ impl Run {
             kept_from: Step(1),
             kept_for_probes: BTreeSet::new(),
             watched_from: Step(0),
+            spent: Spent::default(),
             results,
         }
     }
@@ -233,6 +236,11 @@ impl Run {
 
     fn flight_mut(&mut self, step: Step) -> Option<&mut StepInFlight> {
         self.flights.iter_mut().find(|flight| flight.step == step)
+    }
+
+    /// What its judges have asked of servers, as far as results were accepted.
+    pub fn spent(&self) -> Spent {
+        self.spent
     }
 
     /// Why the run takes nothing more from this worker.

@@ -194,6 +194,10 @@ pub struct StepRecord {
     pub skipped: u32,
     /// Share of judged matches whose two image orders gave the same side.
     pub order_consistency: f64,
+    /// How far apart the pictures of one prompt are: the mean of [`VerdictRecord::difference`] over the judged matches, in
+    /// [0, 1]. `None` where none of them has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diversity: Option<f64>,
     /// Mean reward over the candidates of decided pairs; 0 without any.
     pub reward_mean: f64,
     /// Mean loss over the trained terms.

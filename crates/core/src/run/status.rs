@@ -6,7 +6,7 @@ use super::{Phase, Run, StepRecord, Waiting, WaitingFor};
 use crate::bounds::cut;
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::measure::{JudgeCounts, JudgeMeasure, WinRate};
-use crate::work::{Policy, Unit};
+use crate::work::{Policy, Spent, Unit};
 
 /// A run's state at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +50,9 @@ pub struct RunStatus {
     /// Of these steps the one with the highest win rate whose policy is kept; the earlier of two that are alike.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Step>,
+    /// What its judges have asked of servers, as far as results were accepted; absent where they asked none.
+    #[serde(default, skip_serializing_if = "Spent::is_nothing")]
+    pub spent: Spent,
 }
 
 impl RunStatus {
@@ -78,6 +81,7 @@ impl RunStatus {
             evaluation: None,
             judge: None,
             probes: Vec::new(),
+            spent: Spent::default(),
             best: None,
         }
     }
@@ -209,6 +213,7 @@ impl Run {
             judge: self.judge_measure(),
             probes: self.probes(),
             best: self.best(),
+            spent: self.spent,
         }
     }
 

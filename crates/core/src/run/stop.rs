@@ -57,12 +57,23 @@ fn broken_by(stop: &StopSpec, record: &StepRecord) -> Option<String> {
         kl,
         decided,
         pairs,
+        diversity,
         ..
     } = record;
     if let Some(most) = stop.kl_max.filter(|most| kl > most) {
         return Some(format!(
             "`stop.kl_max`: the KL of step {step} is {kl:.3e}, more than {most:e}: the policy moves away faster than was meant, a \
              smaller `optimizer.learning_rate` or a larger `objective.kl_beta` holds it"
+        ));
+    }
+    if let Some((least, found)) = stop
+        .diversity_min
+        .zip(*diversity)
+        .filter(|(least, found)| found < least)
+    {
+        return Some(format!(
+            "`stop.diversity_min`: the pictures of a prompt differ by {found:.4} on average in step {step}, less than {least}: look at \
+             them, the policy may paint the same whatever the noise, and earlier steps may be better"
         ));
     }
     let share = f64::from(*decided) / f64::from((*pairs).max(1));

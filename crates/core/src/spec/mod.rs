@@ -65,6 +65,7 @@ pub use trainer::{GradientExchange, TrainerSpec};
 use crate::bounds;
 use crate::ids::{Digest, RunId};
 use crate::rpo;
+use crate::work::Role;
 use section::Section;
 
 /// Makes [`RunSpec`] and everything that must know each section from the one list of them.
@@ -151,6 +152,14 @@ impl RunSpec {
     /// The run's id: `run.name`.
     pub fn id(&self) -> RunId {
         RunId(self.run.name.clone())
+    }
+
+    /// What the workers of a role compute on; `None` for judges that ask servers alone. Of an ensemble, the first that is loaded.
+    pub fn device(&self, role: Role) -> Option<Device> {
+        match role {
+            Role::Sampler | Role::Trainer => Some(self.model.device),
+            Role::Judge => self.judge.hosted().next().map(|judge| judge.spec.device),
+        }
     }
 
     /// Fingerprint of what determines the result, as far as the keys say it. What the files and folders hold that the spec

@@ -20,6 +20,10 @@ pub struct StopSpec {
     /// all candidates alike, or the judge sees no difference.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decided_min: Option<f64>,
+    /// The smallest diversity of a step, in 0 to 1: the mean absolute difference between the RGB values of the pictures of one
+    /// prompt. Below it the policy has forgotten all but one picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diversity_min: Option<f64>,
 }
 
 impl Section for StopSpec {
@@ -30,10 +34,15 @@ impl Section for StopSpec {
         if let Some(kl) = self.kl_max {
             problems.positive(kl, "stop.kl_max");
         }
-        if let Some(share) = self.decided_min {
-            problems.require((0.0..=1.0).contains(&share), "stop.decided_min", || {
-                format!("must lie in 0 to 1, not {share}")
-            });
+        for (share, key) in [
+            (self.decided_min, "stop.decided_min"),
+            (self.diversity_min, "stop.diversity_min"),
+        ] {
+            if let Some(share) = share {
+                problems.require((0.0..=1.0).contains(&share), key, || {
+                    format!("must lie in 0 to 1, not {share}")
+                });
+            }
         }
     }
 }

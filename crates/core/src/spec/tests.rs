@@ -320,7 +320,7 @@ fn probes_and_rules_that_come_to_nothing_or_to_too_much_are_refused() {
     };
     for (more, key) in [
         (
-            "evaluation.every = 10\nstop = { patience = 3, kl_max = 0.5, decided_min = 0.1 }",
+            "evaluation.every = 10\nstop = { patience = 3, kl_max = 0.5, decided_min = 0.1, diversity_min = 0.01 }",
             None,
         ),
         ("evaluation.every = 0", Some("evaluation.every")),
@@ -332,6 +332,7 @@ fn probes_and_rules_that_come_to_nothing_or_to_too_much_are_refused() {
         ),
         ("stop.kl_max = 0.0", Some("stop.kl_max")),
         ("stop.decided_min = 1.5", Some("stop.decided_min")),
+        ("stop.diversity_min = -0.1", Some("stop.diversity_min")),
     ] {
         assert_eq!(
             keys(more),

@@ -2,6 +2,7 @@
 
 mod assignment;
 mod blobs;
+mod filter;
 mod identity;
 mod lease_key;
 mod numbers;
@@ -9,19 +10,26 @@ mod outcome;
 mod policy;
 pub mod rally;
 pub mod rules;
+mod spent;
 mod task;
 mod unit;
 mod unusable;
+mod usage;
 mod verdict;
+mod worker_status;
 
 pub use assignment::{Assignment, Pair, PromptTask, RewardedCandidate, RewardedGroup};
 pub use blobs::Part;
 pub(crate) use blobs::candidate_blobs;
+pub use filter::WorkerFilter;
 pub use identity::WorkerSecret;
 pub use lease_key::LeaseKey;
 pub use outcome::{Outcome, OutcomeKind, Sampled, ShardStatistics, SkippedPair};
 pub use policy::Policy;
+pub use spent::{Spent, Usage};
 pub use task::Task;
 pub use unit::{Arm, Role, Unit};
 pub use unusable::{Fault, Unusable};
+pub use usage::{DeviceUse, Memory};
 pub use verdict::{AbstainReason, Reason, Side, Verdict, VerdictRecord, Vote, majority};
+pub use worker_status::{HeldLease, WorkerStatus};

@@ -32,9 +32,11 @@ impl Outcome {
             Self::Judged {
                 verdicts,
                 model: _,
+                spent,
                 seconds,
             } => {
                 into.push(("seconds", *seconds));
+                into.extend(spent.and_then(|spent| spent.cost).map(|cost| ("spent.cost", cost)));
                 verdicts.iter().for_each(|record| record.numbers(into));
             }
             Self::Gradient {
@@ -68,9 +70,11 @@ impl VerdictRecord {
             rubric: _,
             votes,
             reasons,
+            difference,
         } = self;
         into.push(("probability_first", *probability_first));
         into.extend([("order_probabilities", *first), ("order_probabilities", *second)]);
+        into.extend(difference.map(|difference| ("difference", difference)));
         for Vote {
             judge: _,
             weight,
@@ -108,6 +112,7 @@ impl ShardStatistics {
 mod tests {
     use super::*;
     use crate::ids::{Digest, PromptIndex};
+    use crate::work::Spent;
     use crate::work::Verdict;
 
     fn judged(change: impl FnOnce(&mut VerdictRecord)) -> Outcome {
@@ -128,6 +133,7 @@ mod tests {
         Outcome::Judged {
             verdicts: vec![record],
             model: Digest::of(b"judge"),
+            spent: None,
             seconds: 1.0,
         }
     }
@@ -154,6 +160,29 @@ mod tests {
                 assert!(loses_a_number(&outcome));
                 assert!(outcome.unusable_number().is_some(), "{outcome:?}");
             }
+        }
+    }
+
+    #[test]
+    fn numbers_that_may_be_missing_must_be_finite_where_they_are_there() {
+        let spent = |cost| Outcome::Judged {
+            verdicts: Vec::new(),
+            model: Digest::of(b"judge"),
+            spent: Some(Spent {
+                cost,
+                ..Spent::default()
+            }),
+            seconds: 1.0,
+        };
+        assert_eq!(spent(Some(0.5)).unusable_number(), None);
+        assert_eq!(judged(|record| record.difference = Some(0.5)).unusable_number(), None);
+        for bad in [f64::NAN, f64::INFINITY] {
+            let cost = spent(Some(bad)).unusable_number().unwrap();
+            assert!(cost.contains("`spent.cost`"), "{cost}");
+            let difference = judged(|record| record.difference = Some(bad))
+                .unusable_number()
+                .unwrap();
+            assert!(difference.contains("`difference`"), "{difference}");
         }
     }
 

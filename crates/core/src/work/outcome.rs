@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Policy, VerdictRecord};
+use super::{Policy, Spent, VerdictRecord};
 use crate::ids::{Candidate, Digest, PromptIndex};
 
 /// What a worker returns for a unit. Seconds are wall-clock seconds of the work itself; `model` is the fingerprint of the
@@ -23,9 +23,14 @@ pub enum Outcome {
         seconds: f64,
     },
     /// Of the three judge units; one record for each pair, in order.
+    ///
+    /// `spent` is what the judge has asked of servers since its last result, attempts that failed included; absent where it
+    /// asked none.
     Judged {
         verdicts: Vec<VerdictRecord>,
         model: Digest,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spent: Option<Spent>,
         seconds: f64,
     },
     /// Of [`Unit::Gradient`](super::Unit::Gradient). `gradient` is absent when no pair of the shard gave one.
@@ -95,6 +100,14 @@ impl Outcome {
             | Self::Judged { model, .. }
             | Self::Gradient { model, .. } => Some(model),
             Self::Committed { .. } => None,
+        }
+    }
+
+    /// What a judge has asked of servers; `None` where it asked none, and for the other roles.
+    pub fn spent(&self) -> Option<&Spent> {
+        match self {
+            Self::Judged { spent, .. } => spent.as_ref(),
+            Self::Initialised { .. } | Self::Sampled { .. } | Self::Gradient { .. } | Self::Committed { .. } => None,
         }
     }
 }

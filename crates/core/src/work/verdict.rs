@@ -71,6 +71,10 @@ pub struct VerdictRecord {
     /// does not cover. Nothing is rewarded for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<Reason>,
+    /// How far apart the two pictures are: the mean absolute difference of their RGB values, in [0, 1]. `None` where nobody
+    /// looked, where their sizes differ, and in records of before it was measured. Nothing is rewarded for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difference: Option<f64>,
 }
 
 /// What a member of an ensemble says of a pair.
@@ -124,15 +128,17 @@ impl VerdictRecord {
             rubric,
             votes: Vec::new(),
             reasons: Vec::new(),
+            difference: None,
         }
     }
 
-    /// Whether every number is one: probabilities in 0 to 1, weights that can be added up.
+    /// Whether every number is one: probabilities and the difference in 0 to 1, weights that can be added up.
     pub fn is_numeric(&self) -> bool {
         let [first, second] = self.order_probabilities;
         let reasons = self.reasons.iter().map(|reason| reason.probability_first);
-        let mut probabilities = [self.probability_first, first, second].into_iter().chain(reasons);
-        probabilities.all(|p| (0.0..=1.0).contains(&p)) && self.votes.iter().all(|vote| is_figure(vote.weight))
+        let shares = [self.probability_first, first, second].into_iter();
+        let mut shares = shares.chain(reasons).chain(self.difference);
+        shares.all(|share| (0.0..=1.0).contains(&share)) && self.votes.iter().all(|vote| is_figure(vote.weight))
     }
 
     /// Whether a judge has looked at the pair, decided or not.

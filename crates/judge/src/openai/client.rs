@@ -10,7 +10,7 @@ use backon::{BackoffBuilder as _, ExponentialBuilder, Retryable as _};
 use bytes::{Bytes, BytesMut};
 use gavel_core::Diagnostic;
 use gavel_core::spec::{ServerAddress, ServerSpec};
-use gavel_rubric::Spent;
+use gavel_core::work::Spent;
 use reqwest::{Method, StatusCode, header, redirect};
 use serde_json::Value;
 use tokio::runtime::Runtime;

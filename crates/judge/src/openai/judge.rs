@@ -6,8 +6,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gavel_core::ids::Digest;
-use gavel_core::work::VerdictRecord;
-use gavel_rubric::{AnswerKind, AskError, Chat as _, Judge, JudgeTemplate, JudgedPair, Pictures, RubricSet, Spent};
+use gavel_core::work::{Spent, VerdictRecord};
+use gavel_rubric::{AnswerKind, AskError, Chat as _, Judge, JudgeTemplate, JudgedPair, Pictures, RubricSet};
 use serde_json::{Value, json};
 
 use super::dialect::Wishes;
@@ -126,6 +126,7 @@ impl EndpointJudge {
             rubric,
             votes: Vec::new(),
             reasons: Vec::new(),
+            difference: None,
         }
     }
 }

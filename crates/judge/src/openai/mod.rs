@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gavel_core::ids::Digest;
 use gavel_core::spec::{ServerFamily, ServerSpec};
-use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Judge, Message, Spent, Usage};
+use gavel_core::work::{Spent, Usage};
+use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Judge, Message};
 use image::RgbImage;
 use serde_json::{Value, json};
 

@@ -2,6 +2,7 @@
 
 use candle_core::DType;
 use gavel_core::spec;
+use gavel_core::work::Memory;
 
 /// Opens a device.
 ///
@@ -21,4 +22,22 @@ pub fn dtype(dtype: spec::Dtype) -> DType {
         spec::Dtype::Bf16 => DType::BF16,
         spec::Dtype::F16 => DType::F16,
     }
+}
+
+/// The memory of a GPU, whoever uses it; `None` without it, and in a build without GPU support.
+#[cfg(feature = "cuda")]
+pub fn gpu_memory(ordinal: usize) -> Option<Memory> {
+    // The device's primary context, which its models use too.
+    let context = candle_core::cuda_backend::cudarc::driver::CudaContext::new(ordinal).ok()?;
+    let (free, total) = context.mem_get_info().ok()?;
+    Some(Memory {
+        used_bytes: total.saturating_sub(free) as u64,
+        total_bytes: total as u64,
+    })
+}
+
+/// The memory of a GPU, whoever uses it; `None` without it, and in a build without GPU support.
+#[cfg(not(feature = "cuda"))]
+pub fn gpu_memory(_ordinal: usize) -> Option<Memory> {
+    None
 }

@@ -42,6 +42,7 @@ impl Judge for ByIndex {
             rubric: rubric.digest(),
             votes: Vec::new(),
             reasons: Vec::new(),
+            difference: None,
         };
         Ok(pairs.iter().map(record).collect())
     }

@@ -96,6 +96,8 @@ impl EventFile {
             ("seconds/commit", seconds.commit),
             ("seconds/wall", seconds.wall),
         ];
+        let diversity = record.diversity.map(|diversity| ("sample/diversity", diversity));
+        let figures: Vec<_> = figures.into_iter().chain(diversity).collect();
         self.scalars(record.step.0, now_unix_ms, &figures)
     }
 

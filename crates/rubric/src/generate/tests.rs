@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gavel_core::Hint as _;
 use gavel_core::ids::Digest;
-use gavel_core::work::{AbstainReason, Side, VerdictRecord};
+use gavel_core::work::{AbstainReason, Side, Usage, VerdictRecord};
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
 use crate::data::{Example, Picture};
-use crate::{ChatReply, ChatRequest, JudgedPair, Part, Usage};
+use crate::{ChatReply, ChatRequest, JudgedPair, Part};
 
 /// Writes numbered criteria: the caption's number, the round, and the word "good" from the second round on.
 #[derive(Default)]
@@ -129,6 +129,7 @@ impl Judge for Sage {
                 rubric: rubric.digest(),
                 votes: Vec::new(),
                 reasons: Vec::new(),
+                difference: None,
             }
         };
         Ok(pairs.iter().map(record).collect())

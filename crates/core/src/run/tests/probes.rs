@@ -16,14 +16,8 @@ fn probing(steps: u32) -> Fleet {
 
 /// Works to the end, with a judge that prefers the probed policies' pictures of so many prompts, by step.
 fn finish_with_wins(fleet: &mut Fleet, wins: &[(Option<u32>, u32)]) {
-    while fleet.run.phase() != Phase::Finished {
-        fleet.now.0 += 1;
-        let roles = [Role::Trainer, Role::Judge, Role::Sampler];
-        let (unit, fence) = roles.into_iter().find_map(|role| fleet.lease(role, "w")).unwrap();
-        let Event::Completed { mut outcome, .. } = fleet.completion(unit) else {
-            unreachable!()
-        };
-        if let (Unit::EvaluateJudge { probe, .. }, Outcome::Judged { verdicts, .. }) = (unit, &mut outcome) {
+    fleet.finish_with(|unit, outcome| {
+        if let (Unit::EvaluateJudge { probe, .. }, Outcome::Judged { verdicts, .. }) = (unit, outcome) {
             let of = |(step, _): &&(Option<u32>, u32)| *step == probe.map(|step| step.0);
             let won = wins.iter().find(of).map_or(0, |(_, won)| *won);
             for record in verdicts {
@@ -35,14 +29,7 @@ fn finish_with_wins(fleet: &mut Fleet, wins: &[(Option<u32>, u32)]) {
                 record.verdict = Verdict::Preferred { side };
             }
         }
-        let completed = Event::Completed {
-            unit,
-            worker: worker(),
-            fence,
-            outcome,
-        };
-        fleet.apply(completed).unwrap();
-    }
+    });
 }
 
 fn finished(steps: u32) -> Run {

@@ -135,3 +135,23 @@ fn the_last_step_holds_nothing_up() {
     assert_eq!(work(&mut fleet), None);
     assert_eq!(fleet.run.phase(), Phase::Finished);
 }
+
+#[test]
+fn a_step_whose_pictures_are_alike_holds_the_run() {
+    // Every made-up pair differs by an eighth.
+    let stop = |least| StopSpec {
+        diversity_min: Some(least),
+        ..StopSpec::default()
+    };
+    assert_eq!(work(&mut with_rules(stop(0.125), 2)), None);
+    let mut fleet = with_rules(stop(0.2), 2);
+    let reason = work(&mut fleet).unwrap();
+    assert!(
+        reason.starts_with(
+            "`stop.diversity_min`: the pictures of a prompt differ by 0.1250 on average in step 1, less than 0.2"
+        ),
+        "{reason}"
+    );
+    let record = &fleet.run.results.steps[0].record;
+    assert_eq!(record.diversity, Some(0.125));
+}

@@ -53,6 +53,7 @@ fn verdict(run: &Run, prompt: PromptIndex, step: u32) -> VerdictRecord {
         rubric: run.assets().rubric.digest,
         votes: Vec::new(),
         reasons: Vec::new(),
+        difference: None,
     }
 }
 
