@@ -11,6 +11,7 @@ mod diagnostic;
 mod fetch;
 mod files;
 mod output;
+mod own;
 mod preflight;
 mod run;
 mod runtime;
@@ -24,7 +25,7 @@ use clap::Parser as _;
 
 fn main() -> ExitCode {
     let arguments = commands::Arguments::parse();
-    gavel_telemetry::log::start();
+    gavel_telemetry::log::start(arguments.log_format.into());
     match commands::dispatch(arguments.command) {
         Ok(code) => code,
         Err(error) => output::abandoned().unwrap_or_else(|| {

@@ -64,7 +64,9 @@ impl Stranger {
 impl Hint for LockError {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Held { .. } => "wait until that process has ended, or end it (SIGTERM), or name another folder".into(),
+            Self::Held { .. } => {
+                "wait until that process has ended, or end it (SIGTERM), or name another folder".into()
+            }
             Self::Unwritable { stranger: None, .. } => {
                 "check that the folder exists and that this user may write to it, or name another one".into()
             }
@@ -172,7 +174,10 @@ mod tests {
             source: io::ErrorKind::PermissionDenied.into(),
         };
         let hint = refused.hint().unwrap();
-        assert!(hint.starts_with("/data belongs to user 0 and this process is user 999"), "{hint}");
+        assert!(
+            hint.starts_with("/data belongs to user 0 and this process is user 999"),
+            "{hint}"
+        );
         assert!(hint.contains("chown 999 /data") && hint.contains("fsGroup"), "{hint}");
     }
 }

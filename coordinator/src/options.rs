@@ -39,6 +39,8 @@ pub struct CoordinatorOptions {
     pub tokens: Option<Tokens>,
     /// Whether the metrics are shown without a token and without a certificate.
     pub open_metrics: bool,
+    /// Whether HTTP answers without a token to whoever only looks. Changing something takes one all the same.
+    pub open_dashboard: bool,
     /// Whether to serve beyond this machine without encryption, or without asking who calls.
     pub insecure: bool,
 }
@@ -62,6 +64,7 @@ impl CoordinatorOptions {
             tls: None,
             tokens: None,
             open_metrics: false,
+            open_dashboard: false,
             insecure: false,
         }
     }
