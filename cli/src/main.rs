@@ -25,7 +25,7 @@ use clap::Parser as _;
 
 fn main() -> ExitCode {
     let arguments = commands::Arguments::parse();
-    gavel_telemetry::log::start(arguments.log_format.into());
+    let _log = gavel_telemetry::log::start(arguments.log_format.into());
     match commands::dispatch(arguments.command) {
         Ok(code) => code,
         Err(error) => output::abandoned().unwrap_or_else(|| {

@@ -5,21 +5,19 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use gavel_core::token::Token;
-
 use crate::diagnostic::{Context as _, Result};
 
-/// A token's file, which is there for as long as this value is.
+/// A file that this user alone reads, in a folder that this user alone enters; it is there for as long as this value is.
 #[derive(Debug)]
-pub(crate) struct TokenFile(PathBuf);
+pub(crate) struct PrivateFile(PathBuf);
 
-impl TokenFile {
-    /// Writes a token to a file that this user alone reads, in a folder that this user alone enters.
+impl PrivateFile {
+    /// Writes the file, instead of one that is there.
     ///
     /// # Errors
     /// Folder or file cannot be written.
-    pub(crate) fn write(file: PathBuf, token: &Token) -> Result<Self> {
-        write_private(&file, token.reveal())?;
+    pub(crate) fn write(file: PathBuf, text: &str) -> Result<Self> {
+        write_private(&file, text)?;
         Ok(Self(file))
     }
 
@@ -29,18 +27,15 @@ impl TokenFile {
     }
 }
 
-impl Drop for TokenFile {
+impl Drop for PrivateFile {
     fn drop(&mut self) {
-        // Its token is worth nothing any more; a file that stays is one that nobody minds.
+        // What it says is worth nothing any more: one that stays is one that nobody minds, and so is a folder that others still use.
         let _ = std::fs::remove_file(&self.0);
+        let _ = self.0.parent().map(std::fs::remove_dir);
     }
 }
 
-/// Writes a file for this user alone, in a folder for this user alone, instead of one that is there.
-///
-/// # Errors
-/// Folder or file cannot be written.
-pub(crate) fn write_private(file: &Path, text: &str) -> Result<()> {
+fn write_private(file: &Path, text: &str) -> Result<()> {
     let unwritable = || format!("{}: cannot write", file.display());
     if let Some(folder) = file.parent() {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
@@ -108,14 +103,13 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_for_its_user_alone_and_for_as_long_as_it_is_worth_something() {
+    fn a_file_is_for_its_user_alone_and_for_as_long_as_it_is_worth_something() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("deep/4711.token");
-        let token = Token::new([7; 32]);
-        let kept = TokenFile::write(file.clone(), &token).unwrap();
+        let kept = PrivateFile::write(file.clone(), "secret").unwrap();
         // Another run at the same port.
-        let again = TokenFile::write(file.clone(), &token).unwrap();
-        assert_eq!(std::fs::read_to_string(kept.path()).unwrap().trim(), token.reveal());
+        let again = PrivateFile::write(file.clone(), "secret").unwrap();
+        assert_eq!(std::fs::read_to_string(kept.path()).unwrap().trim(), "secret");
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&file), mode(file.parent().unwrap())), (0o600, 0o700));
         drop(again);

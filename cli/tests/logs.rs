@@ -84,8 +84,6 @@ fn an_error_is_a_line_of_json_too() {
         .output()
         .unwrap();
     let told = lines("gavel", &String::from_utf8(output.stderr).unwrap());
-    let [error] = told.as_slice() else {
-        panic!("{told:?}")
-    };
+    let [error] = told.as_slice() else { panic!("{told:?}") };
     assert!(error["error"].as_str().unwrap().contains("/none.toml"), "{error}");
 }

@@ -12,7 +12,7 @@ use gavel_review::RunFolder;
 use crate::commands::SECURITY;
 use crate::diagnostic::Result;
 use crate::files::read_text;
-use crate::own::{self, TokenFile};
+use crate::own::{self, PrivateFile};
 
 /// What a run needs whose coordinator others are to reach.
 #[derive(Debug, Clone, Args)]
@@ -47,11 +47,11 @@ pub(super) struct RunAccess {
 struct OwnToken {
     token: Token,
     /// Where the run's processes read it.
-    file: TokenFile,
+    file: PrivateFile,
     /// Where this user's commands find it, once it is known where the coordinator listens.
-    found_by_address: Option<TokenFile>,
+    found_by_address: Option<PrivateFile>,
     /// What the coordinator knows.
-    known: PathBuf,
+    known: PrivateFile,
 }
 
 /// The token's name in the coordinator's log.
@@ -75,8 +75,8 @@ impl RunAccess {
             .transpose()?
             .unwrap_or_default();
         let known = place(folder).join("tokens.toml");
-        own::write_private(&known, &format!("{others}\n{}", line.line()))?;
-        let file = TokenFile::write(token_file(folder), &token)?;
+        let known = PrivateFile::write(known, &format!("{others}\n{}", line.line()))?;
+        let file = PrivateFile::write(token_file(folder), token.reveal())?;
         let token = OwnToken {
             token,
             file,
@@ -93,7 +93,7 @@ impl RunAccess {
     pub(super) fn announce(&mut self, address: &str) {
         let Some(own) = &mut self.token else { return };
         // A user without such a folder names the token's file.
-        own.found_by_address = own::file_of(address).and_then(|file| TokenFile::write(file, &own.token).ok());
+        own.found_by_address = own::file_of(address).and_then(|file| PrivateFile::write(file, own.token.reveal()).ok());
     }
 
     /// The coordinator's arguments. Whoever is on this machine may look at the dashboard, as long as it listens there alone.
@@ -107,7 +107,7 @@ impl RunAccess {
         let files = [
             ("--tls-cert", tls_cert.as_deref()),
             ("--tls-key", tls_key.as_deref()),
-            ("--tokens", self.token.as_ref().map(|own| own.known.as_path())),
+            ("--tokens", self.token.as_ref().map(|own| own.known.path())),
         ];
         let mut arguments = with_files(files);
         arguments.extend(insecure.then(|| "--insecure".to_owned()));

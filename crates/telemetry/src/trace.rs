@@ -1,7 +1,7 @@
 //! Traces: what belongs together although several processes did it, as W3C Trace Context (level 1) writes it.
 //!
-//! <https://www.w3.org/TR/trace-context-1/>. Gavel exports no spans; the context is there so that log lines can be joined,
-//! and so that the traces of whoever calls or is called are not broken here.
+//! <https://www.w3.org/TR/trace-context-1/>. The context joins log lines and, where they are exported, spans; and the traces of whoever
+//! calls or is called are not broken here.
 
 use std::fmt;
 use std::future::Future;
@@ -64,6 +64,16 @@ impl TraceContext {
     /// The trace's id: 32 hexadecimal digits.
     pub fn trace_id(&self) -> String {
         hex::encode(self.trace_id)
+    }
+
+    #[cfg(feature = "otlp")]
+    pub(crate) fn trace_id_bytes(&self) -> [u8; 16] {
+        self.trace_id
+    }
+
+    #[cfg(feature = "otlp")]
+    pub(crate) fn parent_id_bytes(&self) -> [u8; 8] {
+        self.parent_id
     }
 
     /// The context that the present task works in.
