@@ -1,6 +1,6 @@
 //! What the command line asks of a coordinator beyond a single call.
 
-use gavel_client::{Code, ConnectOptions, Connection, Submitted};
+use gavel_client::{Code, ConnectOptions, Connection, Credentials, Submitted};
 use gavel_core::ids::RunId;
 use gavel_core::run::Phase;
 use gavel_core::spec::RunSpec;
@@ -8,13 +8,12 @@ use gavel_core::spec::RunSpec;
 use crate::assets::Files;
 use crate::diagnostic::{Context as _, Result};
 
-/// Connects to a coordinator that this program started on this machine, which asks for nothing. Others are reached by
-/// `commands/connect.rs`.
+/// Connects to a coordinator that this program started on this machine. Others are reached by `commands/connect.rs`.
 ///
 /// # Errors
 /// Not an address, or nobody answers there.
-pub(crate) async fn connect_to_own(address: &str) -> Result<Connection> {
-    Ok(Connection::open(&ConnectOptions::new(address)?).await?)
+pub(crate) async fn connect_to_own(address: &str, credentials: Credentials) -> Result<Connection> {
+    Ok(Connection::open(&ConnectOptions::with(address, credentials)?).await?)
 }
 
 /// Stores the pictures and the adapter that the run's files name, and submits the run.

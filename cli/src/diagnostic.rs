@@ -8,6 +8,8 @@ use std::error::Error;
 
 pub(crate) use gavel_core::Diagnostic;
 
+use gavel_telemetry::log::{self, Format};
+
 use crate::output;
 
 /// What a command, or a part of one, comes to.
@@ -57,11 +59,14 @@ impl<T, E: Error> Foreign<T> for Result<T, E> {
     }
 }
 
-/// Prints an error: for people and, where a parent process asked for it, once more for that.
+/// Prints an error: for people and, where a parent process asked for it, once more for that. A log of JSON has it as JSON alone.
 pub(crate) fn tell(diagnostic: &Diagnostic) {
-    output::note(diagnostic.render().trim_end());
+    let is_json = log::format() == Format::Json;
+    if !is_json {
+        output::note(diagnostic.render().trim_end());
+    }
     let (variable, format) = ERROR_FORMAT;
-    if std::env::var_os(variable).is_some_and(|value| value == format)
+    if (is_json || std::env::var_os(variable).is_some_and(|value| value == format))
         && let Ok(line) = serde_json::to_string(diagnostic)
     {
         output::note(line);

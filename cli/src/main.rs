@@ -12,6 +12,7 @@ mod fetch;
 mod files;
 mod memory;
 mod output;
+mod own;
 mod preflight;
 mod run;
 mod runtime;
@@ -25,7 +26,7 @@ use clap::Parser as _;
 
 fn main() -> ExitCode {
     let arguments = commands::Arguments::parse();
-    gavel_telemetry::log::start();
+    let _log = gavel_telemetry::log::start(arguments.log_format.into());
     match commands::dispatch(arguments.command) {
         Ok(code) => code,
         Err(error) => output::abandoned().unwrap_or_else(|| {

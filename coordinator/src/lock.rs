@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use gavel_core::hint::Hint;
@@ -28,21 +29,56 @@ pub enum LockError {
     Unwritable {
         /// The lock's file.
         file: PathBuf,
+        /// Whose folder it is, where it is not this process's own.
+        stranger: Option<Stranger>,
         /// What the system said.
         #[source]
         source: io::Error,
     },
 }
 
+/// A process in a folder that belongs to another user.
+#[derive(Debug)]
+pub struct Stranger {
+    folder: PathBuf,
+    owner: u32,
+    process: u32,
+}
+
+impl Stranger {
+    /// This process in the folder that this path is in, or would be; `None` in one of its own.
+    fn at(path: &Path) -> Option<Self> {
+        let process = std::fs::metadata("/proc/self").ok()?.uid();
+        let (folder, owner) = path
+            .ancestors()
+            .skip(1)
+            .find_map(|folder| Some((folder, folder.metadata().ok()?.uid())))?;
+        (owner != process).then(|| Self {
+            folder: folder.to_owned(),
+            owner,
+            process,
+        })
+    }
+}
+
 impl Hint for LockError {
     fn hint(&self) -> Option<String> {
-        let text = match self {
-            Self::Held { .. } => "wait until that process has ended, or end it (SIGTERM), or name another folder",
-            Self::Unwritable { .. } => {
-                "check that the folder exists and that this user may write to it, or name another one"
+        Some(match self {
+            Self::Held { .. } => {
+                "wait until that process has ended, or end it (SIGTERM), or name another folder".into()
             }
-        };
-        Some(text.to_owned())
+            Self::Unwritable { stranger: None, .. } => {
+                "check that the folder exists and that this user may write to it, or name another one".into()
+            }
+            Self::Unwritable {
+                stranger: Some(Stranger { folder, owner, process }),
+                ..
+            } => format!(
+                "{0} belongs to user {owner} and this process is user {process}: give it to that user (chown {process} {0}; for a volume of \
+                 Kubernetes, fsGroup), or name another folder",
+                folder.display()
+            ),
+        })
     }
 }
 
@@ -54,8 +90,12 @@ impl FolderLock {
     /// # Errors
     /// [`LockError`].
     pub fn take(file: &Path) -> Result<Self, LockError> {
-        let unwritable = |source| LockError::Unwritable {
+        let unwritable = |source: io::Error| LockError::Unwritable {
             file: file.to_owned(),
+            stranger: match source.kind() {
+                io::ErrorKind::PermissionDenied => Stranger::at(file),
+                _ => None,
+            },
             source,
         };
         if let Some(folder) = file.parent() {
@@ -118,5 +158,26 @@ mod tests {
         assert!(refused.to_string().starts_with(&expected), "{refused}");
         drop(first);
         FolderLock::take(&file).unwrap();
+    }
+
+    #[test]
+    fn a_folder_of_another_user_is_told_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Stranger::at(&folder.path().join("not/there/yet")).is_none());
+        let refused = LockError::Unwritable {
+            file: "/data/coordinator.lock".into(),
+            stranger: Some(Stranger {
+                folder: "/data".into(),
+                owner: 0,
+                process: 999,
+            }),
+            source: io::ErrorKind::PermissionDenied.into(),
+        };
+        let hint = refused.hint().unwrap();
+        assert!(
+            hint.starts_with("/data belongs to user 0 and this process is user 999"),
+            "{hint}"
+        );
+        assert!(hint.contains("chown 999 /data") && hint.contains("fsGroup"), "{hint}");
     }
 }

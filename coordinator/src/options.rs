@@ -41,6 +41,8 @@ pub struct CoordinatorOptions {
     pub renew: Duration,
     /// Whether the metrics are shown without a token and without a certificate.
     pub open_metrics: bool,
+    /// Whether HTTP answers without a token to whoever only looks. Changing something takes one all the same.
+    pub open_dashboard: bool,
     /// Whether to serve beyond this machine without encryption, or without asking who calls.
     pub insecure: bool,
 }
@@ -65,6 +67,7 @@ impl CoordinatorOptions {
             tokens: None,
             renew: Duration::from_secs(60),
             open_metrics: false,
+            open_dashboard: false,
             insecure: false,
         }
     }

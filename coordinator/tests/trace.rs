@@ -8,7 +8,7 @@
 #[expect(dead_code, reason = "this test's workers say what they do")]
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -121,8 +121,17 @@ async fn the_lines_about_a_unit_share_its_fields_and_its_trace_on_both_sides() {
             "{trace}"
         );
     }
-    // No two units share one.
+    // The units of a step share one, from its pictures to its policy, and no two steps do.
     let done = log.lines_with("unit done");
-    let traces: BTreeSet<&str> = done.iter().map(|line| value(line, field::TRACE)).collect();
-    assert_eq!(traces.len(), done.len());
+    let mut steps: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for line in done.iter().filter(|line| line.contains(&format!(" {}=", field::STEP))) {
+        steps
+            .entry(value(line, field::STEP))
+            .or_default()
+            .insert(value(line, field::TRACE));
+    }
+    assert!(steps.len() >= 3, "{steps:?}");
+    assert!(steps.values().all(|traces| traces.len() == 1), "{steps:?}");
+    let traces: BTreeSet<&str> = steps.values().flatten().copied().collect();
+    assert_eq!(traces.len(), steps.len(), "{steps:?}");
 }

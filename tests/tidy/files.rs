@@ -62,21 +62,14 @@ fn the_folder_of_configurations_holds_toml_and_text() {
 
 /// The coordinator of Kubernetes could not write to its own volume, which belonged to root.
 #[test]
-fn the_volume_of_the_coordinator_is_its_images_users() {
+fn pods_and_their_volumes_are_of_the_images_user() {
     let read = |name: &str| std::fs::read_to_string(root().join("deploy").join(name)).expect("the file is readable");
     let image = read("Dockerfile");
     let user = image.lines().find_map(|line| line.strip_prefix("USER "));
     let (user, group) = user.and_then(|user| user.split_once(':')).expect("a user and a group");
     assert!(user.parse::<u32>().is_ok_and(|user| user > 0), "{user} is no number");
-    let deployment = read("kubernetes.yaml");
-    let coordinator = deployment
-        .split("\n---\n")
-        .find(|part| part.contains("claimName: gavel-data"));
-    let coordinator = coordinator.expect("the pod with the volume");
+    let pods = read("helm/gavel/templates/_helpers.tpl");
     for setting in [format!("runAsUser: {user}"), format!("fsGroup: {group}")] {
-        assert!(
-            coordinator.contains(&setting),
-            "`{setting}` is missing beside the volume"
-        );
+        assert!(pods.contains(&setting), "`{setting}` is missing in what all pods have");
     }
 }

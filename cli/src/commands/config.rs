@@ -3,6 +3,7 @@
 use clap::Subcommand;
 use gavel_models::Family;
 
+use super::print_json;
 use crate::assets;
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::Result;
@@ -14,13 +15,25 @@ pub(crate) enum ConfigCommand {
     Check(ConfigArguments),
     /// Print a configuration with every key: those of the file and of overrides, and the defaults of all others.
     Show(ConfigArguments),
+    /// Print the JSON Schema of configuration files, by which editors complete and check them.
+    Schema,
 }
 
 pub(super) fn config(command: &ConfigCommand) -> Result<()> {
     match command {
         ConfigCommand::Check(arguments) => check(arguments),
         ConfigCommand::Show(arguments) => show(arguments),
+        ConfigCommand::Schema => print_json(&schema()),
     }
+}
+
+/// The schema of a configuration, with the families that this program knows.
+pub(super) fn schema() -> serde_json::Value {
+    let mut schema = gavel_core::spec::schema().to_value();
+    if let Some(family) = schema.pointer_mut("/properties/model/properties/family") {
+        family["enum"] = Family::ALL.iter().map(|family| family.name()).collect();
+    }
+    schema
 }
 
 fn show(arguments: &ConfigArguments) -> Result<()> {
@@ -54,4 +67,24 @@ fn check(arguments: &ConfigArguments) -> Result<()> {
         text += &format!("  notice     {notice}\n");
     }
     output::print(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_published_schema_is_the_programs() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/gavel.schema.json");
+        let schema = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
+        if std::env::var_os("GAVEL_REGENERATE").is_some() {
+            std::fs::write(file, &schema).unwrap();
+        }
+        let published = std::fs::read_to_string(file).unwrap_or_default();
+        assert!(
+            published == schema,
+            "docs/gavel.schema.json is not what `gavel config schema` prints: \
+             GAVEL_REGENERATE=1 cargo test --workspace --bin gavel the_published_schema"
+        );
+    }
 }

@@ -6,13 +6,14 @@ use clap::{Arg, Args};
 use gavel_client::{ConnectOptions, Connection, Credentials};
 
 use crate::diagnostic::{Diagnostic, Result};
+use crate::own;
 
 /// The variable that may say it for a whole machine.
 pub(super) const COORDINATOR: &str = "GAVEL_COORDINATOR";
 /// The variable that may hold a token. No argument does: others of the machine see arguments.
 pub(super) const TOKEN: &str = "GAVEL_TOKEN";
 /// Where the help lists what is for these.
-pub(super) const SECURITY: &str = "Encryption and tokens";
+pub(crate) const SECURITY: &str = "Encryption and tokens";
 
 /// Where the coordinator is. A command that means something else by leaving it out says so with `mut_arg`.
 #[derive(Debug, Clone, Args)]
@@ -42,7 +43,7 @@ pub(crate) struct CredentialArguments {
     /// The key of --tls-cert, PEM.
     #[arg(long, help_heading = SECURITY, value_name = "FILE", env = "GAVEL_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// File that holds the token to show [default: the token in GAVEL_TOKEN, if there is one].
+    /// File that holds the token to show [default: the token in GAVEL_TOKEN, or that of this user's own `gavel run`].
     #[arg(long, help_heading = SECURITY, value_name = "FILE", env = "GAVEL_TOKEN_FILE")]
     token_file: Option<PathBuf>,
 }
@@ -66,17 +67,17 @@ impl Connect {
     /// # Errors
     /// As [`Connect::open`].
     pub(super) async fn open_at(&self, addresses: &str) -> Result<Connection> {
-        let options = ConnectOptions::with(addresses, self.credentials.read()?)?;
+        let options = ConnectOptions::with(addresses, self.credentials.read(addresses)?)?;
         Ok(Connection::open(&options).await?)
     }
 }
 
 impl CredentialArguments {
-    /// Reads the files.
+    /// Reads the files. Where none says otherwise, the coordinator of this user's own `gavel run` is shown the token of that run.
     ///
     /// # Errors
     /// One cannot be read, or does not hold what it should.
-    pub(super) fn read(&self) -> Result<Credentials> {
+    pub(super) fn read(&self, addresses: &str) -> Result<Credentials> {
         let mut credentials = Credentials::default();
         if let Some(file) = &self.tls_ca {
             credentials = credentials.trusting(file)?;
@@ -91,7 +92,10 @@ impl CredentialArguments {
             Ok(token) if !token.is_empty() => Ok(credentials.read_token(TOKEN.to_owned(), &token)?),
             Err(std::env::VarError::NotUnicode(_)) => Err(Diagnostic::new(format!("{TOKEN}: not a token"))
                 .with_hint("`gavel token new` makes one; check that it was copied as a whole")),
-            _ => Ok(credentials),
+            _ => match own::file_of(addresses).filter(|file| file.exists()) {
+                Some(file) => Ok(credentials.with_token_of(&file)?),
+                None => Ok(credentials),
+            },
         }
     }
 }

@@ -78,6 +78,9 @@ pub(crate) struct SecurityArguments {
     /// Show /metrics to whoever asks, without a token or a certificate.
     #[arg(long, help_heading = SECURITY)]
     open_metrics: bool,
+    /// Show runs, pictures and metrics over HTTP to whoever asks, without a token; to change something takes one.
+    #[arg(long, help_heading = SECURITY)]
+    open_dashboard: bool,
     /// Listen beyond this machine without encryption, or without tokens or certificates: whoever reaches a port may do all.
     #[arg(long, help_heading = SECURITY)]
     insecure: bool,
@@ -90,6 +93,7 @@ impl SecurityArguments {
         }
         options.tokens = self.tokens.as_deref().map(Tokens::read).transpose()?;
         options.open_metrics = self.open_metrics;
+        options.open_dashboard = self.open_dashboard;
         options.insecure = self.insecure;
         Ok(())
     }

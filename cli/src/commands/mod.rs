@@ -38,13 +38,15 @@ mod workers;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use gavel_core::work::Role;
+use gavel_telemetry::log::Format;
 use serde::Serialize;
 
 use crate::diagnostic::{Context as _, Result};
 use crate::output;
 use crate::version::version;
+pub(crate) use connect::SECURITY;
 
 const EXIT_STATUS: &str = "Exit status:
   0    what was asked is done; of run and watch: the run has finished
@@ -61,6 +63,31 @@ const EXIT_STATUS: &str = "Exit status:
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// How the log is written to standard error: for people, or an object of JSON on each line.
+    #[arg(long, global = true, value_name = "FORMAT", env = LOG_FORMAT, value_enum, default_value_t, hide_env = true)]
+    pub(crate) log_format: LogFormat,
+}
+
+/// The variable that says how the log is written, for a whole fleet and for the processes of a run.
+pub(crate) const LOG_FORMAT: &str = "GAVEL_LOG_FORMAT";
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// Lines for programs.
+    Json,
+}
+
+impl From<LogFormat> for Format {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Text => Self::Text,
+            LogFormat::Json => Self::Json,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

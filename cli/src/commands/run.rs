@@ -13,7 +13,7 @@ use crate::config::{self, ConfigArguments, FleetArguments};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::output;
 use crate::preflight;
-use crate::run::{Ended, lock, run as run_fleet};
+use crate::run::{Ended, ExposureArguments, lock, run as run_fleet};
 use crate::runtime::block_on;
 use crate::shell;
 
@@ -35,9 +35,8 @@ pub(crate) struct RunArguments {
     /// CPU threads of each process [default: 2, or fewer where the machine has fewer].
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub(crate) threads: Option<usize>,
-    /// Let the coordinator listen beyond this machine, where the configuration says so: whoever reaches a port may do all.
-    #[arg(long)]
-    pub(crate) insecure: bool,
+    #[command(flatten)]
+    pub(crate) exposure: ExposureArguments,
 }
 
 /// Runs a configuration from start or, with `--resume`, from its last commit.
@@ -59,7 +58,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<ExitCode> {
     let threads = arguments.threads.unwrap_or_else(|| Machine::this().cores.min(2));
     let board = arguments.tensorboard.then(|| folder.path().join("tensorboard"));
     let metrics = Metrics::begin(Some(&folder.path().join(JSONL_FILE)), board.as_deref())?;
-    let ended = run_fleet(&spec, &files, &folder, metrics, threads, arguments.insecure)?;
+    let ended = run_fleet(&spec, &files, &folder, metrics, threads, &arguments.exposure)?;
     drop(locked);
     conclude(ended, arguments, &folder)
 }
@@ -98,7 +97,10 @@ fn conclude(ended: Ended, arguments: &RunArguments, folder: &RunFolder) -> Resul
 /// variables that override keys.
 fn again(arguments: &RunArguments, variables: &[(String, String)]) -> String {
     let RunArguments {
-        config: ConfigArguments { file, overrides },
+        config: ConfigArguments {
+            file: config,
+            overrides,
+        },
         fleet: FleetArguments {
             samplers,
             judges,
@@ -108,9 +110,17 @@ fn again(arguments: &RunArguments, variables: &[(String, String)]) -> String {
         tensorboard,
         resume: _,
         threads,
-        insecure,
+        exposure:
+            ExposureArguments {
+                tls_cert,
+                tls_key,
+                tls_ca,
+                tokens,
+                insecure,
+            },
     } = arguments;
-    let mut words = vec!["gavel".to_owned(), "run".to_owned(), file.display().to_string()];
+    let file = |file: &Option<PathBuf>| file.as_ref().map(|file| file.display().to_string());
+    let mut words = vec!["gavel".to_owned(), "run".to_owned(), config.display().to_string()];
     for entry in overrides {
         words.extend(["--set".to_owned(), entry.clone()]);
     }
@@ -119,7 +129,11 @@ fn again(arguments: &RunArguments, variables: &[(String, String)]) -> String {
         ("--judges", judges.as_ref().map(u32::to_string)),
         ("--trainers", trainers.as_ref().map(u32::to_string)),
         ("--threads", threads.as_ref().map(usize::to_string)),
-        ("--out", out.as_ref().map(|out| out.display().to_string())),
+        ("--out", file(out)),
+        ("--tls-cert", file(tls_cert)),
+        ("--tls-key", file(tls_key)),
+        ("--tls-ca", file(tls_ca)),
+        ("--tokens", file(tokens)),
     ];
     for (option, value) in options {
         words.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
@@ -170,6 +184,14 @@ mod tests {
             "4",
             "--out",
             "my runs/$HOME",
+            "--tls-cert",
+            "server.pem",
+            "--tls-key",
+            "server.key",
+            "--tls-ca",
+            "ca.pem",
+            "--tokens",
+            "tokens.toml",
             "--tensorboard",
             "--insecure",
         ];

@@ -41,7 +41,7 @@ impl SourceArguments {
             (Some(addresses), ..) => {
                 let run = self.name()?;
                 block_on(async {
-                    let options = ConnectOptions::with(addresses, self.credentials.read()?)?;
+                    let options = ConnectOptions::with(addresses, self.credentials.read(addresses)?)?;
                     let coordinator = Connection::open(&options).await?;
                     Ok(Box::new(ServedRun::open(coordinator, &run).await?) as Box<dyn RunSource>)
                 })

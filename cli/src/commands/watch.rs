@@ -16,7 +16,7 @@ use super::status::describe;
 use crate::client;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::output;
-use crate::run::{Lines, Progress, follow};
+use crate::run::{Lines, Progress, credentials_of, follow};
 use crate::runtime::block_on;
 
 #[derive(Debug, Args)]
@@ -95,7 +95,7 @@ async fn watch_run(runs: &Runs, run: &RunId, metrics: &mut Metrics) -> Result<Ru
 async fn watch_folder(folder: &RunFolder, metrics: &mut Metrics) -> Result<RunStatus> {
     let id = folder.spec().id();
     if let Some(addresses) = folder.coordinator()
-        && let Ok(coordinator) = client::connect_to_own(&addresses.grpc).await
+        && let Ok(coordinator) = client::connect_to_own(&addresses.grpc, credentials_of(folder)?).await
         && coordinator.runs().status(&id).await.is_ok()
     {
         // A coordinator that ends with its run may be gone before it has told the end.

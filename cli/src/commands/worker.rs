@@ -129,7 +129,7 @@ pub(super) fn worker(
     allowed: Allowed,
 ) -> Result<()> {
     let relocated = relocation.paths_from.as_deref().map(read_spec).transpose()?;
-    let credentials = credentials.read()?;
+    let credentials = credentials.read(address)?;
     block_on(async {
         let shutdown = shutdown_token(parent)?;
         let options = WorkerOptions {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use gavel_core::spec::{FleetSpec, RunSpec};
 use gavel_core::work::Role;
 use gavel_review::{CoordinatorAddresses, RunFolder};
+use gavel_telemetry::log::{self, Format};
 use gavel_worker::Allowed;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
@@ -16,6 +17,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::access::RunAccess;
+use crate::commands::LOG_FORMAT;
 use crate::commands::worker::as_arguments;
 use crate::diagnostic::{Context as _, Diagnostic, ERROR_FORMAT, Result, told_in};
 
@@ -65,11 +68,16 @@ impl ProcessCommand {
         let second = log.try_clone().with_context(unwritable)?;
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let (variable, format) = ERROR_FORMAT;
+        let log_format = match log::format() {
+            Format::Text => "text",
+            Format::Json => "json",
+        };
         let mut child = Command::new(program)
             .args(&self.arguments)
             .arg("--until-stdin-closes")
             .env("RAYON_NUM_THREADS", self.threads.to_string())
             .env(variable, format)
+            .env(LOG_FORMAT, log_format)
             .stdin(Stdio::piped())
             .stdout(stdout(second))
             .stderr(log)
@@ -207,7 +215,7 @@ impl CoordinatorProcess {
     ///
     /// # Errors
     /// What it printed when it ended instead, for example that a port is in use.
-    pub(super) async fn start(spec: &RunSpec, folder: &RunFolder, insecure: bool) -> Result<Self> {
+    pub(super) async fn start(spec: &RunSpec, folder: &RunFolder, access: &RunAccess) -> Result<Self> {
         let heartbeat = spec.fleet.heartbeat;
         let command = |grpc: &str, http: &str| ProcessCommand {
             name: "coordinator".to_owned(),
@@ -231,8 +239,8 @@ impl CoordinatorProcess {
                 TRASH,
             ]
             .into_iter()
-            .chain(insecure.then_some("--insecure"))
             .map(str::to_owned)
+            .chain(access.of_the_coordinator(spec.coordinator.http.ip()))
             .collect(),
             threads: 1,
             log: folder.logs().join("coordinator.log"),
@@ -300,7 +308,13 @@ pub(super) struct Fleet {
 
 impl Fleet {
     /// Starts all workers.
-    pub(super) fn start(spec: &RunSpec, coordinator: &str, folder: &RunFolder, threads: usize) -> Self {
+    pub(super) fn start(
+        spec: &RunSpec,
+        coordinator: &str,
+        folder: &RunFolder,
+        access: &RunAccess,
+        threads: usize,
+    ) -> Self {
         // The run may have been begun in another folder; here is where its files are now.
         let paths_from = folder.spec_file().to_string_lossy().into_owned();
         let mut supervisor = Supervisor::new();
@@ -312,6 +326,7 @@ impl Fleet {
                     .to_vec();
                 // The run is its user's own, and others that reach this coordinator get no more than it names.
                 arguments.extend(as_arguments(&Allowed::by(spec, role), role));
+                arguments.extend(access.of_a_worker());
                 let command = ProcessCommand {
                     arguments,
                     threads,

@@ -1,5 +1,6 @@
 //! A whole fleet on one machine, until the report is written.
 
+mod access;
 mod children;
 mod follow;
 mod lock;
@@ -22,6 +23,8 @@ use crate::output;
 use crate::runtime::block_on;
 use crate::shell;
 use crate::signals::{EndSignal, Signals};
+use access::RunAccess;
+pub(crate) use access::{ExposureArguments, credentials_of};
 use children::{CoordinatorProcess, Fleet};
 pub(crate) use follow::follow;
 pub(crate) use lock::lock;
@@ -37,8 +40,8 @@ pub(crate) enum Ended {
     Interrupted { signal: EndSignal, step: u32 },
 }
 
-/// Runs a fleet in processes of its own until the run has ended or somebody interrupts it. With `insecure` its coordinator may
-/// listen beyond this machine.
+/// Runs a fleet in processes of its own until the run has ended or somebody interrupts it. `exposure` is for a coordinator that others
+/// reach.
 ///
 /// # Errors
 /// Whatever keeps the run from its report. What is committed stays in the folder.
@@ -48,11 +51,11 @@ pub(crate) fn run(
     folder: &RunFolder,
     metrics: Metrics,
     threads: usize,
-    insecure: bool,
+    exposure: &ExposureArguments,
 ) -> Result<Ended> {
     block_on(async {
         let mut signals = Signals::listen()?;
-        drive(spec, files, folder, metrics, threads, insecure, &mut signals).await
+        drive(spec, files, folder, metrics, threads, exposure, &mut signals).await
     })
 }
 
@@ -68,13 +71,15 @@ async fn drive(
     folder: &RunFolder,
     metrics: Metrics,
     threads: usize,
-    insecure: bool,
+    exposure: &ExposureArguments,
     signals: &mut Signals,
 ) -> Result<Ended> {
     let mut progress = Progress::start(spec.run.steps, Lines::Told);
     lock::outlive_predecessor(&folder.state()).await?;
-    let mut coordinator = CoordinatorProcess::start(spec, folder, insecure).await?;
-    let connection = client::connect_to_own(&coordinator.addresses.grpc).await?;
+    let mut access = RunAccess::make(folder, exposure)?;
+    let mut coordinator = CoordinatorProcess::start(spec, folder, &access).await?;
+    access.announce(&coordinator.addresses.grpc);
+    let connection = client::connect_to_own(&coordinator.addresses.grpc, access.credentials()?).await?;
     client::extend(&connection, spec).await?;
     client::submit(&connection, spec, files).await?;
     client::resume(&connection, &spec.id()).await?;
@@ -86,7 +91,7 @@ async fn drive(
         }
     }
     let runs = connection.runs();
-    let mut fleet = Fleet::start(spec, &coordinator.addresses.grpc, folder, threads);
+    let mut fleet = Fleet::start(spec, &coordinator.addresses.grpc, folder, &access, threads);
 
     let followed = tokio::select! {
         ended = show(spec, &runs, folder, metrics, &mut progress) => ended,

@@ -19,6 +19,8 @@ pub(crate) struct Security {
     pub(crate) tls: Option<ServerTls>,
     /// Whether the metrics are shown to everybody.
     pub(crate) open_metrics: bool,
+    /// Whether everybody who reaches the HTTP port may look.
+    pub(crate) open_dashboard: bool,
     is_insecure: bool,
 }
 
@@ -62,6 +64,7 @@ impl Security {
             refusals: Refusals::default(),
             tls: options.tls.clone(),
             open_metrics: options.open_metrics,
+            open_dashboard: options.open_dashboard,
             is_insecure: options.insecure,
         }
     }

@@ -4,10 +4,13 @@
 //! line inside names the unit in the same words, at the worker and at the coordinator. A [`TraceContext`] goes with the unit
 //! from the one to the other. [`metric`] lists what is measured.
 //!
-//! This crate sends nothing anywhere: lines go to stderr, and metrics to whatever recorder the process installs.
+//! Lines go to stderr, and metrics to whatever recorder the process installs. Spans go to a collector of OpenTelemetry where one is named
+//! and the feature `otlp` is on; nothing else is sent anywhere.
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "otlp")]
+mod export;
 pub mod field;
 mod line;
 pub mod log;

@@ -9,7 +9,7 @@ use crate::field::{FENCE, METHOD, RUN, STEP, TRACE, UNIT, WORKER};
 
 /// The span of what a worker does for a unit, or the coordinator with its result.
 pub fn unit(key: &LeaseKey, worker: &WorkerId, trace: Option<&TraceContext>) -> Span {
-    tracing::info_span!(
+    let span = tracing::info_span!(
         "unit",
         { RUN } = %key.run,
         { STEP } = key.unit.step().map(|step| step.0),
@@ -17,14 +17,29 @@ pub fn unit(key: &LeaseKey, worker: &WorkerId, trace: Option<&TraceContext>) -> 
         { FENCE } = key.fence.0,
         { WORKER } = %worker,
         { TRACE } = trace.map(|trace| tracing::field::display(trace.trace_id())),
-    )
+    );
+    if let Some(trace) = trace {
+        join(&span, trace);
+    }
+    span
 }
+
+#[cfg(feature = "otlp")]
+use crate::export::join;
+
+/// Nothing is exported by this build.
+#[cfg(not(feature = "otlp"))]
+fn join(_: &Span, _: &TraceContext) {}
 
 /// The span of an answer to a gRPC call that belongs to a trace. Other calls (heartbeats, requests for work) have none:
 /// there are thousands in a second, and nothing to tell apart.
 pub fn request(method: &str, headers: &http::HeaderMap) -> Span {
     match TraceContext::extract(headers) {
-        Some(trace) => tracing::info_span!("request", { METHOD } = method, { TRACE } = %trace.trace_id()),
+        Some(trace) => {
+            let span = tracing::info_span!("request", { METHOD } = method, { TRACE } = %trace.trace_id());
+            join(&span, &trace);
+            span
+        }
         None => Span::none(),
     }
 }

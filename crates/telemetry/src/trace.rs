@@ -1,7 +1,7 @@
 //! Traces: what belongs together although several processes did it, as W3C Trace Context (level 1) writes it.
 //!
-//! <https://www.w3.org/TR/trace-context-1/>. Gavel exports no spans; the context is there so that log lines can be joined,
-//! and so that the traces of whoever calls or is called are not broken here.
+//! <https://www.w3.org/TR/trace-context-1/>. The context joins log lines and, where they are exported, spans; and the traces of whoever
+//! calls or is called are not broken here.
 
 use std::fmt;
 use std::future::Future;
@@ -35,14 +35,15 @@ pub struct InvalidTraceparent(pub String);
 impl TraceContext {
     /// A new trace.
     pub fn generate() -> Self {
-        Self::of(&Digest::of(Uuid::new_v4().as_bytes()))
+        let seed = || Digest::of(Uuid::new_v4().as_bytes());
+        Self::of(&seed(), &seed())
     }
 
-    /// The trace that follows from `seed`: the same one wherever the seed is known.
-    pub fn of(seed: &Digest) -> Self {
+    /// The trace and the span in it that follow from seeds: the same ones wherever the seeds are known.
+    pub fn of(trace: &Digest, span: &Digest) -> Self {
         let (mut trace_id, mut parent_id) = ([0; 16], [0; 8]);
-        trace_id.copy_from_slice(&seed.0[..16]);
-        parent_id.copy_from_slice(&seed.0[16..24]);
+        trace_id.copy_from_slice(&trace.0[..16]);
+        parent_id.copy_from_slice(&span.0[..8]);
         Self {
             trace_id,
             parent_id,
@@ -63,6 +64,16 @@ impl TraceContext {
     /// The trace's id: 32 hexadecimal digits.
     pub fn trace_id(&self) -> String {
         hex::encode(self.trace_id)
+    }
+
+    #[cfg(feature = "otlp")]
+    pub(crate) fn trace_id_bytes(&self) -> [u8; 16] {
+        self.trace_id
+    }
+
+    #[cfg(feature = "otlp")]
+    pub(crate) fn parent_id_bytes(&self) -> [u8; 8] {
+        self.parent_id
     }
 
     /// The context that the present task works in.
@@ -148,10 +159,13 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_trace() {
-        let of = |text: &str| TraceContext::of(&Digest::of(text.as_bytes()));
-        assert_eq!(of("a lease"), of("a lease"));
-        assert_ne!(of("a lease").trace_id, of("another").trace_id);
+    fn the_same_seeds_give_the_same_trace_and_the_same_span() {
+        let of =
+            |trace: &str, span: &str| TraceContext::of(&Digest::of(trace.as_bytes()), &Digest::of(span.as_bytes()));
+        assert_eq!(of("a step", "a lease"), of("a step", "a lease"));
+        assert_eq!(of("a step", "a lease").trace_id, of("a step", "another").trace_id);
+        assert_ne!(of("a step", "a lease").parent_id, of("a step", "another").parent_id);
+        assert_ne!(of("a step", "a lease").trace_id, of("the next", "a lease").trace_id);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::config::schema;
 use crate::diagnostic::{Context as _, Diagnostic, Result};
 use crate::{output, shell};
 
@@ -32,6 +33,9 @@ struct Recipe {
     files: &'static [(&'static str, &'static str, &'static str)],
     held_out: (&'static str, &'static str),
 }
+
+/// By this file editors complete and check the configuration.
+const SCHEMA: &str = "gavel.schema.json";
 
 const JUDGE: &str = "\"../models/Qwen3-VL-8B-Instruct\"";
 
@@ -86,6 +90,7 @@ pub(super) fn init(arguments: &InitArguments) -> Result<()> {
     };
     let config = config(recipe, name, arguments.model.as_deref(), arguments.judge.as_deref());
     write("gavel.toml", &config)?;
+    write(SCHEMA, &serde_json::to_string_pretty(&schema())?)?;
     for (_, file, text) in recipe.files {
         write(file, text)?;
     }
@@ -129,7 +134,7 @@ fn config(recipe: &Recipe, name: &str, model: Option<&Path>, judge: Option<&Path
             let rest = after.split_once('\n').map_or("", |(_, rest)| rest);
             format!("{before}name = {}\n{rest}", quoted(name.trim_start_matches('.')))
         });
-    format!("{notes}\n[run]{own}\n[evaluation]\n")
+    format!("#:schema {SCHEMA}\n{notes}\n[run]{own}\n[evaluation]\n")
 }
 
 #[cfg(test)]
@@ -153,6 +158,11 @@ mod tests {
             assert_eq!(spec.run.name, "my-run");
             assert_eq!(spec.model.path, Path::new("/models/base"));
             assert!(spec.evaluation.is_some());
+            let text = std::fs::read_to_string(dir.join("gavel.toml")).unwrap();
+            assert!(
+                text.starts_with("#:schema gavel.schema.json\n") && dir.join(SCHEMA).is_file(),
+                "{text}"
+            );
             for (key, path) in spec.paths() {
                 let is_model = ["model.path", "judge.path"].contains(&key.as_str());
                 assert!(is_model || path.is_file(), "{key}: {}", path.display());

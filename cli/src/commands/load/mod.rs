@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use gavel_client::Credentials;
 use gavel_loadtest::{Fleet, FleetOptions, SyntheticRun, Tally, submit, synthetic_run};
 use gavel_review::{Machine, Usage, usage};
 
@@ -195,7 +196,9 @@ fn per_second(window: &(Moment, Moment), count: usize) -> f64 {
 
 /// Steps that the run has committed; it must not have ended.
 async fn committed(coordinator: &CoordinatorProcess, run: &SyntheticRun) -> Result<u32> {
-    let runs = client::connect_to_own(coordinator.address()).await?.runs();
+    let runs = client::connect_to_own(coordinator.address(), Credentials::default())
+        .await?
+        .runs();
     let status = runs.status(&run.id()).await?;
     if status.phase.is_ended() {
         let fault = Diagnostic::new(format!(

@@ -1,12 +1,13 @@
 //! The clipped policy-gradient loss with a KL term, and its gradient.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sampler::{StepCoefficients, same_length};
 use crate::spec::ObjectiveSpec;
 
 /// How the divergence of the policy from the base is estimated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kl {
     /// log p_new - log p_ref: the published recipe. Its expected gradient on-policy is zero.

@@ -1,9 +1,10 @@
 //! The sampler's arithmetic.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The stochastic differential equation that the sampler integrates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Sde {
     /// DanceGRPO's: noise of standard deviation eta sqrt(-d), the same at every sigma.

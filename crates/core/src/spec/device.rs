@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A compute device: `"cpu"`, `"cuda"` (the same as `"cuda:0"`) or `"cuda:N"`.
@@ -23,6 +24,9 @@ impl fmt::Display for Device {
         }
     }
 }
+
+/// How a device is written, for schemas.
+pub(super) const DEVICE: &str = "^(cpu|cuda(:[0-9]+)?)$";
 
 /// A text that names no device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,7 +64,7 @@ impl<'de> Deserialize<'de> for Device {
 }
 
 /// The number format that a network computes in. Latents, adapters and log-probabilities stay f32 whatever this says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Dtype {
     /// 32 bits.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
@@ -9,7 +10,7 @@ use super::section::Section;
 use crate::bounds;
 
 /// An independent metric on held-out pictures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EvaluatorName {
     /// The pixel rules of the quickstart's scenes.
@@ -19,20 +20,24 @@ pub enum EvaluatorName {
 }
 
 /// `[evaluation]`: base against tuned on held-out prompts, and the judge on labelled pairs. Without this section there is none.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluationSpec {
     /// The metric that the judge does not use; left out, only the win rate is measured.
     pub evaluator: Option<EvaluatorName>,
     /// How many of the held-out prompts are painted, from the first on; left out, all of them.
+    #[schemars(range(min = 1))]
     pub prompts: Option<u32>,
     /// Steps between two probes, which measure the policy of the moment on the first held-out prompts; left out, there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub every: Option<u32>,
     /// How many of the held-out prompts a probe paints, from the first on; left out, 32, or all where there are fewer.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub subset: Option<u32>,
     /// Held-out prompts that a sampler leases at a time.
+    #[schemars(range(min = 1, max = bounds::PER_STEP.most))]
     pub batch: u32,
     /// Labelled pairs on which the judge itself is measured.
     pub labelled: Option<PathBuf>,

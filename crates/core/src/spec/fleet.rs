@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
@@ -11,22 +12,28 @@ use super::section::Section;
 const WEIGHT_MAX: u32 = 100;
 
 /// `[fleet]`: the local workers that `gavel run` starts, and how workers are watched. No part of the result.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FleetSpec {
     /// Sampler processes.
+    #[schemars(range(max = 1024))]
     pub samplers: u32,
     /// Judge processes.
+    #[schemars(range(max = 1024))]
     pub judges: u32,
     /// Trainer processes.
+    #[schemars(range(max = 1024))]
     pub trainers: u32,
     /// The run's share of workers that other runs want too: one of weight 2 gets twice as many as one of weight 1.
+    #[schemars(range(min = 1, max = WEIGHT_MAX))]
     pub weight: u32,
     /// A lease that no heartbeat has renewed for this long goes to somebody else.
     #[serde(with = "super::duration")]
+    #[schemars(with = "String")]
     pub lease: Duration,
     /// Time between two heartbeats.
     #[serde(with = "super::duration")]
+    #[schemars(with = "String")]
     pub heartbeat: Duration,
 }
 

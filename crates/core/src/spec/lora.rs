@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
@@ -9,16 +10,20 @@ use super::section::Section;
 use crate::bounds;
 
 /// `[lora]`: the adapter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraSpec {
     /// Inner dimension r of A (r x in) and B (out x r).
+    #[schemars(range(min = 1, max = bounds::RANK.most))]
     pub rank: usize,
     /// Scale numerator: the update is (alpha / rank) B A.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub alpha: f64,
     /// Must be 0: a forward with dropped units would not reproduce the sampler's log-probabilities.
+    #[schemars(range(min = 0, max = 0))]
     pub dropout: f64,
     /// Names that a module path must end with (after a dot) to carry an adapter, as PEFT matches them.
+    #[schemars(length(min = 1, max = bounds::MODULES.most))]
     pub target_modules: Vec<String>,
     /// The adapter that policy 0 is: a folder, or one weight file. Without it policy 0 is a fresh adapter, which changes nothing.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -25,6 +25,7 @@ mod problems;
 mod prompts;
 mod run;
 mod sampling;
+mod schema;
 mod section;
 mod stop;
 mod trainer;
@@ -35,6 +36,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
@@ -59,6 +61,7 @@ pub use problems::{Problem, Problems};
 pub use prompts::PromptsSpec;
 pub use run::{RunSection, check_run_name};
 pub use sampling::SamplingSpec;
+pub use schema::schema;
 pub use stop::StopSpec;
 pub use trainer::{GradientExchange, TrainerSpec};
 
@@ -72,8 +75,9 @@ use section::Section;
 macro_rules! sections {
     ($($(#[$attribute:meta])* $name:ident: $section:ty,)*) => {
         /// A whole run, as the configuration file says it. What [`RunSpec::from_value`] returns has passed every check.
-        #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields)]
+        #[schemars(extend("required" = ["run", "model", "prompts", "judge"]))]
         pub struct RunSpec {
             $($(#[$attribute])* pub $name: $section,)*
         }

@@ -3,15 +3,16 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::device::{Device, Dtype};
+use super::device::{DEVICE, Device, Dtype};
 use super::problems::Problems;
 use super::section::Section;
 use crate::bounds;
 
 /// The name of an architecture. Which names there are is known to those who load models.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct FamilyName(String);
 
@@ -58,14 +59,16 @@ impl From<FamilyName> for String {
 }
 
 /// `[model]`: the frozen base.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["path"]))]
 pub struct ModelSpec {
     /// Architecture.
     pub family: FamilyName,
     /// Folder in the diffusers layout (`model_index.json` at its root).
     pub path: PathBuf,
     /// Device of samplers and trainers.
+    #[schemars(with = "String", regex(pattern = DEVICE))]
     pub device: Device,
     /// Number format of the frozen weights.
     pub dtype: Dtype,

@@ -1,5 +1,6 @@
 //! `[objective]`: the loss.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problems::{NUMBER_MAX, Problems};
@@ -7,20 +8,23 @@ use super::section::Section;
 use crate::rpo::Kl;
 
 /// `[objective]`: the clipped policy-gradient loss with a KL term against the base.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ObjectiveSpec {
     /// Half-width of the ratio clip, in (0, 1).
+    #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
     pub clip_range: f64,
     /// KL estimator.
     pub kl: Kl,
     /// Weight of the KL term.
+    #[schemars(range(min = 0))]
     pub kl_beta: f64,
     /// Reward of the preferred candidate.
     pub reward_preferred: f64,
     /// Reward of the other candidate.
     pub reward_dispreferred: f64,
     /// Rewards are clamped to plus or minus this before they become advantages.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub advantage_clip: f64,
     /// Leave the last denoising step out of training.
     pub ignore_last: bool,

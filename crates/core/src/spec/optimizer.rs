@@ -1,12 +1,13 @@
 //! `[optimizer]`: what is done with the gradient.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
 use super::section::Section;
 
 /// How the learning rate moves after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LearningRateSchedule {
     /// Stays.
@@ -19,26 +20,33 @@ pub enum LearningRateSchedule {
 }
 
 /// `[optimizer]`: AdamW with decoupled weight decay.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerSpec {
     /// Peak learning rate.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
     /// Decay of the first moment.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub beta1: f64,
     /// Decay of the second moment.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub beta2: f64,
     /// Added to the root of the second moment.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub epsilon: f64,
     /// Decoupled weight decay.
+    #[schemars(range(min = 0))]
     pub weight_decay: f64,
     /// Largest Euclidean norm of the whole gradient; a longer one is scaled down to it.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub gradient_clip: f64,
     /// Learning-rate schedule after the warm-up.
     pub schedule: LearningRateSchedule,
     /// Steps over which the learning rate rises on a straight line; step n has n / warmup_steps of it.
     pub warmup_steps: u32,
     /// Decay of the adapter's exponential moving average; 0 keeps none.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub ema_decay: f64,
 }
 

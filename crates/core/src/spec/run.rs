@@ -1,5 +1,6 @@
 //! `[run]`: name, seed and length.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
@@ -7,14 +8,18 @@ use super::section::Section;
 use crate::bounds;
 
 /// `[run]`: name, seed and length.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["name"]))]
 pub struct RunSection {
     /// The run's id and the name of its folder: letters, digits, `-`, `_`, `.`.
+    #[schemars(length(min = 1, max = bounds::RUN_NAME.most), regex(pattern = "^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"))]
     pub name: String,
     /// Every random number of the run is derived from this.
+    #[schemars(range(max = bounds::SEED.most))]
     pub seed: u64,
     /// Optimizer steps.
+    #[schemars(range(min = 1, max = bounds::STEPS.most))]
     pub steps: u32,
 }
 

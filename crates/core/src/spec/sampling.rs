@@ -2,6 +2,7 @@
 
 use std::ops::Not;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
@@ -10,37 +11,47 @@ use crate::bounds;
 use crate::rpo::Sde;
 
 /// `[sampling]`: the stochastic sampler.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SamplingSpec {
     /// Denoising steps T.
+    #[schemars(range(min = 1, max = 1000))]
     pub steps: usize,
     /// Time shift of the sigma schedule; 1 leaves it linear.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub shift: f64,
     /// The stochastic differential equation.
     pub sde: Sde,
     /// Noise level.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub eta: f64,
     /// Noise in the first k steps only, plain ODE steps after them. Left out: every step that is trained.
+    #[schemars(range(min = 1))]
     pub noise_steps: usize,
     /// Guidance embedding's input, for models that have one; others ignore it.
+    #[schemars(range(min = 0))]
     pub guidance_scale: f64,
     /// Picture width in pixels.
+    #[schemars(range(min = 16, max = 8192), extend("multipleOf" = 16))]
     pub width: usize,
     /// Picture height in pixels.
+    #[schemars(range(min = 16, max = 8192), extend("multipleOf" = 16))]
     pub height: usize,
     /// Edits take the aspect ratio of their last source picture, at about `width` x `height` pixels, as the model's own pipeline
     /// does.
     #[serde(skip_serializing_if = "Not::not")]
     pub source_aspect: bool,
     /// Pictures of each prompt. The judge compares each with each other: 2 have one match, 4 have six.
+    #[schemars(range(min = 2, max = 16))]
     pub candidates: u8,
     /// All candidates of a prompt start from the same noise.
     pub shared_noise: bool,
     /// Prompts that a sampler leases at a time; all candidates of each.
+    #[schemars(range(min = 1, max = bounds::PER_STEP.most))]
     pub batch: u32,
     /// Steps by which the policy that samples is behind the one that is trained. 0: exactly on-policy; more lets samplers
     /// work while trainers do, and the ratio corrects for it. Part of the result.
+    #[schemars(range(max = 16))]
     pub max_policy_lag: u32,
 }
 

@@ -1,5 +1,6 @@
 //! `[stop]`: rules by which a run pauses itself.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
@@ -7,18 +8,21 @@ use super::section::Section;
 use crate::bounds;
 
 /// `[stop]`: what a run pauses at by itself, as `gavel pause` would. A rule that is left out never fires.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StopSpec {
     /// Probes in a row that may bring no win rate above the best before them.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = bounds::ATTEMPTS.most))]
     pub patience: Option<u32>,
     /// The largest KL of a step, as the report has it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub kl_max: Option<f64>,
     /// The smallest share of a step's pairs, or larger groups, that the judge decides, in 0 to 1. Below it the policy paints
     /// all candidates alike, or the judge sees no difference.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
     pub decided_min: Option<f64>,
     /// The smallest diversity of a step, in 0 to 1: the mean absolute difference between the RGB values of the pictures of one
     /// prompt. Below it the policy has forgotten all but one picture.

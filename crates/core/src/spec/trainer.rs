@@ -1,5 +1,6 @@
 //! `[trainer]`: how gradient work is cut and done.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problems::Problems;
@@ -7,10 +8,11 @@ use super::section::Section;
 use crate::bounds;
 
 /// `[trainer]`: how gradient work is cut and done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainerSpec {
     /// Pairs whose gradient one unit sums. Part of the result: sums are taken shard by shard.
+    #[schemars(range(min = 1, max = bounds::PER_STEP.most))]
     pub shard: u32,
     /// Keep only block inputs in the forward and run each block again in its backward.
     pub checkpoint_activations: bool,
@@ -19,7 +21,7 @@ pub struct TrainerSpec {
 }
 
 /// How the gradient sums of a step's shards get to the trainer that commits.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GradientExchange {
     /// Each sum is stored as a blob, and read from there.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::{Table, Value};
 
@@ -14,7 +15,7 @@ use crate::spec::problems::Problems;
 use crate::spec::section;
 
 /// The one kind of ensemble that there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EnsembleFamily {
     /// The members vote, each with its weight.
@@ -23,26 +24,30 @@ pub enum EnsembleFamily {
 }
 
 /// Several judges that vote.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EnsembleSpec {
     /// How the members decide.
     pub family: EnsembleFamily,
     /// The judges that vote.
+    #[schemars(length(min = 2, max = bounds::MEMBERS.most))]
     pub members: Vec<MemberSpec>,
 }
 
 /// A judge of an ensemble. Rubric, batch, cache and reasons are the ensemble's.
 //
 // `remote = "Self"`: as for `JudgeSpec`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = super::schema::of_a_member)]
 pub struct MemberSpec {
     /// Its votes.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub weight: f64,
     /// Its own prompt template. Where this is empty, the member is asked with the template of the ensemble.
     pub template: PathBuf,
     /// The member abstains when its mean probability is closer than this to one half.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 0.5))]
     pub margin: f64,
     /// What answers. No ensemble.
     #[serde(skip)]

@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::back_end::BackEnd;
-use crate::spec::device::{Device, Dtype};
+use crate::spec::device::{DEVICE, Device, Dtype};
 use crate::spec::problems::Problems;
 
 /// The architecture of a model that a judge worker loads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub enum InProcessFamily {
     /// The one that the folder's `config.json` names.
     #[serde(rename = "auto")]
@@ -24,7 +25,7 @@ pub enum InProcessFamily {
 }
 
 /// A model in the judge worker's own memory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct InProcessSpec {
     /// Architecture.
@@ -32,6 +33,7 @@ pub struct InProcessSpec {
     /// Folder in the transformers layout (`config.json` at its root).
     pub path: PathBuf,
     /// Device.
+    #[schemars(with = "String", regex(pattern = DEVICE))]
     pub device: Device,
     /// Number format.
     pub dtype: Dtype,

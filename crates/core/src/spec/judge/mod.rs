@@ -8,6 +8,7 @@ mod back_end;
 mod ensemble;
 mod in_process;
 mod reasons;
+mod schema;
 mod server;
 mod table;
 
@@ -16,6 +17,7 @@ mod tests;
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Table;
 
@@ -35,16 +37,19 @@ pub(super) use table::defaults;
 /// `[judge]`: judge, template and rubric.
 //
 // `remote = "Self"` makes serde derive functions for the common keys alone; the traits below add those of the back end.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = schema::of_a_judge)]
 pub struct JudgeSpec {
     /// The prompt template around pair, prompt and rubric.
     pub template: PathBuf,
     /// The rubric set: TOML, or a bare text of criteria.
     pub rubric: PathBuf,
     /// The judge abstains when the mean probability is closer than this to one half.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 0.5))]
     pub margin: f64,
     /// Pairs that a judge leases at a time.
+    #[schemars(range(min = 1, max = bounds::PER_STEP.most))]
     pub batch: u32,
     /// Whether verdicts are kept and not asked for twice; `None` does so where the judge or a member is a server.
     #[serde(skip_serializing_if = "Option::is_none")]

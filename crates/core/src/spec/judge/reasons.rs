@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bounds;
@@ -11,14 +12,17 @@ use crate::work::Pair;
 
 /// `[judge.reasons]`: for some pairs the judge says what each theme of the rubric decides, and why in a sentence. Rewards do not
 /// depend on it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["template"]))]
 pub struct ReasonsSpec {
     /// Share of the pairs, in (0, 1]; which ones follows from their pictures.
+    #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
     pub fraction: f64,
     /// How the model is asked for a sentence.
     pub template: PathBuf,
     /// Most tokens of a sentence.
+    #[schemars(range(min = 1, max = bounds::TOKENS.most))]
     pub max_tokens: u32,
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::address::{ServerAddress, ServerAddressError};
@@ -13,7 +14,7 @@ use crate::spec::problems::Problems;
 const TIMEOUT_MAX: Duration = Duration::from_secs(86_400);
 
 /// The protocol that a judge's server speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerFamily {
     /// OpenAI's chat completions.
@@ -22,7 +23,7 @@ pub enum ServerFamily {
 }
 
 /// A model behind a server.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerSpec {
     /// Protocol.
@@ -36,16 +37,21 @@ pub struct ServerSpec {
     pub api_key_env: Option<String>,
     /// How long one answer of the server may take.
     #[serde(with = "crate::spec::duration")]
+    #[schemars(with = "String")]
     pub timeout: Duration,
     /// Requests under way at a time, for each judge worker.
+    #[schemars(range(min = 1, max = bounds::REQUESTS.most))]
     pub concurrency: u32,
     /// Requests for one answer before the server counts as unavailable.
+    #[schemars(range(min = 1, max = bounds::ATTEMPTS.most))]
     pub attempts: u32,
     /// Price of a million tokens read, in a currency of one's choice; with it costs are counted.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub prompt_price: Option<f64>,
     /// Price of a million tokens written.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub completion_price: Option<f64>,
 }
 
