@@ -6,6 +6,7 @@ use std::time::Duration;
 use gavel_core::bounds::{self, Exceeded};
 use gavel_core::ids::{Millis, RunId, WorkerId};
 use gavel_core::work::Role;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// How a worker introduces itself.
@@ -21,7 +22,7 @@ pub(crate) struct Introduction {
 }
 
 /// One row of the worker table.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct WorkerStatus {
     /// Its name.
     pub id: WorkerId,
@@ -50,7 +51,7 @@ pub struct WorkerStatus {
 }
 
 /// A lease in the worker table.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct HeldLease {
     /// The run.
     pub run: RunId,

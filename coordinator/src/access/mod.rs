@@ -22,7 +22,7 @@ use subtle::{Choice, ConstantTimeEq as _};
 pub(crate) use refusals::Refusals;
 pub use role::{Permission, TokenRole, UnknownRole};
 pub use security::Lacks;
-pub(crate) use security::Security;
+pub(crate) use security::{Security, Shown};
 pub(crate) use sessions::Sessions;
 
 /// What a coordinator knows of a token.
@@ -173,6 +173,11 @@ impl Access {
         let shown = bearer(headers).ok_or(Refused::NoToken)?;
         let known = tokens.find(shown).ok_or(Refused::UnknownToken)?;
         allow(known, needed)
+    }
+
+    /// The token that a call with these headers shows.
+    fn holder(&self, headers: &HeaderMap) -> Option<&KnownToken> {
+        self.tokens.as_ref()?.find(bearer(headers)?)
     }
 
     /// The token that this text is.

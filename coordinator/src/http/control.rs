@@ -1,4 +1,4 @@
-//! What somebody does to a run from the dashboard, or with `curl`: as `gavel pause`, `resume`, `cancel`, `extend`, `rollback`.
+//! What somebody does to a run from the dashboard, or with `curl`: as `gavel pause`, `resume`, `cancel`, `extend`, `rollback`, `drain`.
 //!
 //! A body of JSON is asked for, which no page from elsewhere can send without this server's leave.
 
@@ -10,11 +10,14 @@ use axum::response::Response;
 use gavel_core::bounds::cut;
 use gavel_core::ids::{RunId, Step};
 use gavel_core::run::Event;
-use serde::Deserialize;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
+use super::answer::answer;
 use super::ask::{Asked, Named, Nothing};
-use super::{Parts, Problem, answer};
+use super::{Parts, Problem, stream};
+use crate::driver::DriverError;
 
 /// A body of JSON. A key that is not known is refused, and so is a value that cannot be read.
 pub(super) struct Body<T>(T);
@@ -34,35 +37,39 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 }
 
 /// `POST /api/v1/runs/{run}/pause`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Pause {
+    /// Why, for people.
     reason: String,
 }
 
 /// `POST /api/v1/runs/{run}/resume`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Resume {}
 
 /// `POST /api/v1/runs/{run}/cancel`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Cancel {
+    /// Why, for people.
     reason: String,
 }
 
 /// `POST /api/v1/runs/{run}/extend`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Extend {
+    /// How many steps the whole run has from now on.
     steps: u32,
 }
 
 /// `POST /api/v1/runs/{run}/rollback`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rollback {
+    /// The last step that is kept.
     step: u32,
 }
 
@@ -106,6 +113,34 @@ pub(super) async fn steer<T: Into<Event>>(
     let run = RunId(run);
     parts.driver.report(run.clone(), order.into()).await?;
     let rooms = parts.rooms.clone();
-    let state = async move { parts.driver.status(&run).await.map(|state| state.in_short()) };
+    let state = async move { parts.driver.status(&run).await.map(stream::in_short) };
     answer(&rooms, state).await
+}
+
+/// `POST /api/v1/drain`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Drain {}
+
+/// The answer to `drain`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Drained {
+    /// Workers that were told to finish what they hold and to leave.
+    workers: usize,
+}
+
+/// Tells every worker to finish what it holds and to leave.
+pub(super) async fn drain(
+    State(parts): State<Parts>,
+    _: Asked<Nothing>,
+    Body(Drain {}): Body<Drain>,
+) -> Result<Response, Problem> {
+    parts.driver.drain().await?;
+    let rooms = parts.rooms.clone();
+    let told = async move {
+        let workers = parts.driver.workers().await?;
+        let leaving = workers.iter().filter(|worker| worker.leaves).count();
+        Ok::<_, DriverError>(Drained { workers: leaving })
+    };
+    answer(&rooms, told).await
 }
