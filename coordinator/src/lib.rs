@@ -16,6 +16,7 @@ mod binding;
 pub mod blobs;
 mod driver;
 mod error;
+pub mod gallery;
 mod grpc;
 mod http;
 pub mod ledger;
@@ -30,6 +31,7 @@ mod state;
 mod sweeper;
 mod transport;
 mod waiters;
+pub mod web;
 mod worker;
 
 pub use access::{KnownToken, Lacks, Permission, TokenRole, Tokens, TokensError, UnknownRole};

@@ -35,8 +35,10 @@ fn error_of(answer: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_answer_tells_a_browser_to_do_nothing_with_it_that_the_dashboard_does_not() {
     let target = Target::start().await;
+    let page = get(target.http(), "/").await.to_lowercase();
+    let policy = "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self';";
+    assert!(page.contains(policy) && !page.contains("unsafe-inline"), "{page}");
     for path in [
-        "/",
         "/healthz",
         "/readyz",
         "/metrics",
@@ -46,7 +48,7 @@ async fn every_answer_tells_a_browser_to_do_nothing_with_it_that_the_dashboard_d
     ] {
         let answer = get(target.http(), path).await.to_lowercase();
         for header in [
-            "content-security-policy: default-src 'none'; script-src 'sha256-",
+            "content-security-policy: default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n",
             "x-content-type-options: nosniff",
             "x-frame-options: deny",
             "referrer-policy: no-referrer",
@@ -99,7 +101,23 @@ async fn what_cannot_be_read_is_refused_in_json() {
             400,
             "limit: invalid digit",
         ),
-        (format!("/api/v1/runs/{run}/pairs?step=1"), 400, "unknown field `step`"),
+        (
+            format!("/api/v1/runs/{run}/pairs?steps=1"),
+            400,
+            "unknown field `steps`",
+        ),
+        (
+            format!("/api/v1/runs/{run}/events?before=-1"),
+            400,
+            "before: invalid digit",
+        ),
+        (
+            format!("/api/v1/runs/{run}/pairs?outcome=won"),
+            400,
+            "unknown variant `won`",
+        ),
+        ("/assets/0/style.css".to_owned(), 404, "no such file"),
+        ("/assets/0/..%2f..%2fCargo.toml".to_owned(), 404, "no such file"),
         (format!("/api/v1/runs/{run}?offset=3"), 400, "unknown field `offset`"),
         ("/api/v1/runs?page=2".to_owned(), 400, "unknown field `page`"),
         ("/api/v1/runs/%ff".to_owned(), 400, "Invalid UTF-8"),

@@ -31,6 +31,8 @@ pub(crate) fn needed(path: &str) -> Option<Permission> {
 /// Where somebody shows a token to the dashboard, and gives it back.
 pub(crate) const LOGIN: &str = "/login";
 pub(crate) const LOGOUT: &str = "/logout";
+/// The picture of a browser's tab, which the page to log in has too.
+pub(crate) const FAVICON: &str = "/favicon.ico";
 /// What Prometheus asks for.
 pub(crate) const METRICS: &str = "/metrics";
 /// What probes ask for, which name the server as they like and learn nothing about it.
@@ -40,7 +42,7 @@ pub(crate) const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 pub(crate) fn needed_over_http(method: &Method, path: &str) -> Permission {
     match path {
         path if PROBES.contains(&path) => Permission::Nothing,
-        LOGIN | LOGOUT => Permission::Nothing,
+        LOGIN | LOGOUT | FAVICON => Permission::Nothing,
         _ if matches!(*method, Method::GET | Method::HEAD) => Permission::View,
         _ => Permission::Submit,
     }
@@ -77,11 +79,15 @@ mod tests {
             (Method::GET, "/healthz", Permission::Nothing),
             (Method::GET, "/readyz", Permission::Nothing),
             (Method::POST, "/login", Permission::Nothing),
+            (Method::GET, "/favicon.ico", Permission::Nothing),
             (Method::GET, "/", Permission::View),
+            (Method::GET, "/runs/quickstart", Permission::View),
+            (Method::GET, "/assets/x/style.css", Permission::View),
             (Method::GET, "/metrics", Permission::View),
             (Method::GET, "/api/v1/blobs/x", Permission::View),
             (Method::HEAD, "/api/v1/runs", Permission::View),
             (Method::POST, "/api/v1/runs/x/cancel", Permission::Submit),
+            (Method::POST, "/api/v1/drain", Permission::Submit),
             (Method::DELETE, "/healthz/x", Permission::Submit),
         ] {
             assert_eq!(needed_over_http(&method, path), expected, "{method} {path}");

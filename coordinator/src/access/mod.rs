@@ -24,7 +24,7 @@ pub(crate) use refusals::Refusals;
 pub(crate) use renewed::Renewed;
 pub use role::{Permission, TokenRole, UnknownRole};
 pub use security::Lacks;
-pub(crate) use security::Security;
+pub(crate) use security::{Security, Shown};
 pub(crate) use sessions::Sessions;
 
 /// What a coordinator knows of a token.
@@ -211,6 +211,11 @@ impl Access {
     /// Whether a token is known still.
     fn knows(&self, token: &KnownToken) -> bool {
         self.tokens.as_ref().is_some_and(|tokens| tokens.has_same(token))
+    }
+
+    /// The token that a call with these headers shows.
+    fn holder(&self, headers: &HeaderMap) -> Option<KnownToken> {
+        self.tokens.as_ref()?.find(bearer(headers)?)
     }
 
     /// The token that this text is.

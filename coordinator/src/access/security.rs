@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Access, Refusals, Sessions};
@@ -46,10 +47,14 @@ impl fmt::Display for Lacks {
 }
 
 /// As `/api/v1/security` shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Security")]
 pub(crate) struct Shown {
+    /// Whether both ports are encrypted.
     encrypted: bool,
+    /// Whether clients have to show a certificate.
     client_certificates: bool,
+    /// Whether clients have to show a token.
     tokens: bool,
     /// Whether the ports were opened to others although something of this is missing.
     insecure: bool,

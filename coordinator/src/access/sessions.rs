@@ -60,6 +60,12 @@ impl Sessions {
         }
     }
 
+    /// Whose token or cookie a request with these headers shows; `None` where it shows none that is known.
+    pub(crate) fn holder(&self, headers: &HeaderMap) -> Option<KnownToken> {
+        let shown = self.access.holder(headers);
+        shown.or_else(|| self.find(headers, Instant::now()))
+    }
+
     fn find(&self, headers: &HeaderMap, now: Instant) -> Option<KnownToken> {
         let sha256 = Digest::of(cookie(headers)?);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -148,6 +154,7 @@ mod tests {
         let shown = shows(&cookie);
         assert!(sessions.check(&shown, Permission::View).is_ok());
         assert!(sessions.check(&shown, Permission::Submit).is_err());
+        assert_eq!(sessions.holder(&shown).map(|token| token.name), Some("ann".to_owned()));
         let now = Instant::now();
         assert!(sessions.find(&shown, now).is_some());
         assert_eq!(sessions.find(&shown, now + LASTS), None);
@@ -155,6 +162,7 @@ mod tests {
         let shown = shows(&sessions.begin(&token).unwrap());
         sessions.end(&shown);
         assert_eq!(sessions.check(&shown, Permission::View), Err(Refused::NoToken));
+        assert_eq!(sessions.holder(&shown), None);
     }
 
     #[test]

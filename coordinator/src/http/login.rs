@@ -2,22 +2,25 @@
 
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Form, FromRequest as _, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Form, FromRequest as _, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use gavel_core::token::Token;
 use serde::Deserialize;
 
-use super::Problem;
+use super::{Problem, pages};
 use crate::access::calls::{LOGIN, LOGOUT};
 use crate::access::{Refused, Security};
 use crate::transport::Connection;
 
-const PAGE: &str = include_str!("login.html");
-/// Where the page says why it is shown.
+const PAGE: &str = include_str!("../../web/login.html");
+/// Where the page says why it is shown, and which page was asked for.
 const PROBLEM: &str = "<!-- problem -->";
+const ASKED: &str = "<!-- page -->";
+/// The page to which those go who asked for none.
+const FIRST: &str = "/";
 /// The form may be sent to this server, and nothing else happens on the page.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -31,64 +34,86 @@ pub(super) const CERTIFICATE_HINT: &str =
     "give your client a certificate of the authority that the coordinator was started with (--tls-client-ca)";
 const TOKEN_HINT: &str = "show a token as `Authorization: Bearer TOKEN`, or log in at / with a browser";
 
-/// To log in and out, and what protects this server.
+/// To log in and out.
 pub(super) fn routes(security: Security) -> Router {
     Router::new()
-        .route(LOGIN, post(log_in).layer(DefaultBodyLimit::max(FORM_BYTES)))
+        .route(
+            LOGIN,
+            get(form).post(log_in).layer(DefaultBodyLimit::max(FORM_BYTES)),
+        )
         .route(LOGOUT, post(log_out))
-        .route("/api/v1/security", get(shown))
         .with_state(security)
-}
-
-async fn shown(State(security): State<Security>) -> Response {
-    Json(security.shown()).into_response()
 }
 
 /// A form. What it holds is shown nowhere.
 #[derive(Deserialize)]
 struct Login {
     token: String,
+    /// The page that was asked for.
+    #[serde(default)]
+    page: String,
+}
+
+/// What somebody asks for who may look without a token and wants to do more.
+#[derive(Deserialize)]
+struct Wish {
+    #[serde(default)]
+    page: String,
+}
+
+async fn form(wish: Option<Query<Wish>>) -> Response {
+    let wished = wish.map(|Query(wish)| wish.page).filter(|page| is_page_here(page));
+    page(StatusCode::OK, "", wished.as_deref().unwrap_or(FIRST))
 }
 
 async fn log_in(State(security): State<Security>, request: Request) -> Response {
     let peer = request.extensions().get::<Connection>().map(Connection::peer);
     let form = tokio::time::timeout(FORM_WITHIN, Form::<Login>::from_request(request, &()));
-    let Ok(Ok(Form(Login { token }))) = form.await else {
-        return page(StatusCode::BAD_REQUEST, "The form did not arrive as a whole.");
+    let Ok(Ok(Form(Login { token, page: asked }))) = form.await else {
+        return page(StatusCode::BAD_REQUEST, "The form did not arrive as a whole.", FIRST);
     };
+    let asked = if is_page_here(&asked) { &asked } else { FIRST };
     let token = token.parse::<Token>().ok();
     match token.and_then(|token| security.sessions.begin(&token)) {
-        Some(cookie) => to_dashboard(cookie),
+        Some(cookie) => to_page(asked, cookie),
         None => {
             security.refusals.tell(peer, "HTTP login", &Refused::UnknownToken);
-            page(StatusCode::UNAUTHORIZED, "This token does not let its holder look.")
+            page(
+                StatusCode::UNAUTHORIZED,
+                "This token does not let its holder look.",
+                asked,
+            )
         }
     }
 }
 
 async fn log_out(State(security): State<Security>, headers: HeaderMap) -> Response {
     match security.sessions.end(&headers) {
-        Some(cookie) => to_dashboard(cookie),
-        None => page(StatusCode::BAD_REQUEST, ""),
+        Some(cookie) => to_page(FIRST, cookie),
+        None => page(StatusCode::BAD_REQUEST, "", FIRST),
     }
 }
 
-fn to_dashboard(cookie: HeaderValue) -> Response {
-    let headers = [
-        (header::LOCATION, HeaderValue::from_static("/")),
-        (header::SET_COOKIE, cookie),
-    ];
+/// Whether an address that a form gives is a page of this server: none that leads elsewhere is.
+fn is_page_here(asked: &str) -> bool {
+    let path = asked.split(['?', '#']).next().unwrap_or_default();
+    pages::is_page(path) && asked.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
+}
+
+fn to_page(page: &str, cookie: HeaderValue) -> Response {
+    let page = HeaderValue::from_str(page).unwrap_or(HeaderValue::from_static(FIRST));
+    let headers = [(header::LOCATION, page), (header::SET_COOKIE, cookie)];
     (StatusCode::SEE_OTHER, headers).into_response()
 }
 
 /// What is said to whoever may not do what they ask for.
-pub(super) fn refusal(path: &str, refused: &Refused) -> Response {
+pub(super) fn refusal(asked: &Uri, refused: &Refused) -> Response {
     let status = match refused {
         Refused::NotEnough { .. } => StatusCode::FORBIDDEN,
         Refused::NoToken | Refused::UnknownToken => StatusCode::UNAUTHORIZED,
     };
-    if path == "/" && *refused == Refused::NoToken {
-        return page(status, "");
+    if pages::is_page(asked.path()) && *refused == Refused::NoToken {
+        return page(status, "", &asked.to_string());
     }
     let mut response = Problem::new(status, refused.to_string())
         .with_hint(TOKEN_HINT)
@@ -100,8 +125,37 @@ pub(super) fn refusal(path: &str, refused: &Refused) -> Response {
     response
 }
 
-/// The form. `problem` is one of this file's own sentences.
-fn page(status: StatusCode, problem: &'static str) -> Response {
+/// The form. `problem` is one of this file's own sentences, `asked` the page to go to then.
+fn page(status: StatusCode, problem: &'static str, asked: &str) -> Response {
     let policy = [(header::CONTENT_SECURITY_POLICY, POLICY)];
-    (status, policy, Html(PAGE.replace(PROBLEM, problem))).into_response()
+    let asked = asked.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;");
+    (
+        status,
+        policy,
+        Html(PAGE.replace(PROBLEM, problem).replace(ASKED, &asked)),
+    )
+        .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_leads_to_a_page_of_this_server_and_nowhere_else() {
+        for page in ["/", "/runs/quickstart", "/compare?runs=a,b", "/runs/a%20b#events"] {
+            assert!(is_page_here(page), "{page}");
+        }
+        for page in [
+            "",
+            "//evil.example",
+            "https://evil.example/",
+            "/\\evil.example",
+            "/runs/a\r\nSet-Cookie: b",
+            "/api/v1/runs",
+            "/runs/a b",
+        ] {
+            assert!(!is_page_here(page), "{page}");
+        }
+    }
 }

@@ -1,59 +1,59 @@
-//! HTTP: probes, metrics, the state as JSON, and the dashboard, from which a run can be steered.
+//! HTTP: probes, metrics, the API that [`endpoints`] lists, and the dashboard, from which a run can be steered.
 
+mod answer;
 mod ask;
+mod blobs;
 mod control;
-mod end;
+mod endpoints;
+mod evaluation;
+mod events;
 mod guard;
 mod login;
+mod merge_patch;
+mod openapi;
+mod overview;
+mod pages;
 mod pairs;
+mod problem;
 mod ready;
 mod results;
+mod runs;
+mod session;
+mod stream;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use axum::Json;
-use axum::Router;
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::middleware::from_fn_with_state;
-use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{get, post};
-use futures::StreamExt as _;
-use gavel_core::bounds::cut;
-use gavel_core::hint::Hint;
-use gavel_core::ids::{Digest, RunId};
-use gavel_core::run::{Run, RunStatus};
-use gavel_core::work::WorkerStatus;
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate as _};
 
-use crate::blobs::{BlobError, Blobs};
-use crate::driver::{DriverError, DriverHandle};
+use crate::access::Security;
+use crate::blobs::Blobs;
+use crate::driver::DriverHandle;
 use crate::error::Error;
 use crate::ledger::Ledger;
-use crate::transport::{Busy, PIECE_BYTES, Rooms};
+use crate::transport::Rooms;
 use crate::{metrics, transport};
-use ask::{Asked, Named, Nothing};
 pub(crate) use guard::{Guard, HostNames, guard};
+pub(crate) use problem::Problem;
 use ready::Readiness;
-
-const DASHBOARD: &str = include_str!("dashboard.html");
-/// What every PNG begins with.
-const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
-/// Pairs in a gallery, unless the caller says otherwise, and at most.
-const PAIRS: usize = 12;
-const PAIRS_MAX: usize = 500;
+use stream::Streams;
 
 #[derive(Clone)]
 struct Parts {
     driver: DriverHandle,
     blobs: Blobs,
+    ledger: Arc<dyn Ledger>,
     readiness: Readiness,
     rooms: Rooms,
+    security: Security,
+    streams: Streams,
 }
 
 /// What whoever starts the coordinator decides about its pages.
@@ -74,38 +74,29 @@ pub(crate) async fn serve(
     settings: Settings,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let tls = settings.guard.security.tls.clone();
-    let end = end::routes(driver.clone(), settings.results, shutdown.clone());
+    let security = settings.guard.security.clone();
+    let tls = security.tls.clone();
     let parts = Parts {
-        readiness: Readiness::new(driver.clone(), ledger, blobs.clone()),
+        readiness: Readiness::new(driver.clone(), Arc::clone(&ledger), blobs.clone()),
+        streams: Streams::new(driver.clone(), settings.results, shutdown.clone()),
         driver,
         blobs,
+        ledger,
         rooms,
+        security: security.clone(),
     };
-    let routes = Router::new()
-        .route("/", get(async || Html(DASHBOARD)))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics_page))
-        .route("/api/v1/runs", get(runs))
-        .route("/api/v1/runs/{run}", get(run))
-        .route("/api/v1/runs/{run}/pairs", get(run_pairs))
-        .route("/api/v1/runs/{run}/steps", get(results::steps))
-        .route("/api/v1/runs/{run}/adapter", get(results::adapter))
-        .route("/api/v1/runs/{run}/pause", post(control::steer::<control::Pause>))
-        .route("/api/v1/runs/{run}/resume", post(control::steer::<control::Resume>))
-        .route("/api/v1/runs/{run}/cancel", post(control::steer::<control::Cancel>))
-        .route("/api/v1/runs/{run}/extend", post(control::steer::<control::Extend>))
-        .route("/api/v1/runs/{run}/rollback", post(control::steer::<control::Rollback>))
-        .route("/api/v1/workers", get(workers))
-        .route("/api/v1/blobs/{sha256}", get(blob))
+    // What is compressed already, and bytes that do not get smaller.
+    let is_compressible = DefaultPredicate::new().and(NotForContentType::const_new("application/octet-stream"));
+    let routes = endpoints::router()
+        .merge(pages::routes())
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such page"))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this page can only be read")
         })
         .with_state(parts)
-        .merge(end)
-        .merge(login::routes(settings.guard.security.clone()))
+        .merge(login::routes(security))
+        .layer(CompressionLayer::new().compress_when(is_compressible))
+        .layer(from_fn(answer::not_modified))
         .layer(from_fn_with_state(settings.guard, guard));
     transport::serve_http(listener, routes, tls, shutdown).await
 }
@@ -132,185 +123,4 @@ async fn metrics_page(State(parts): State<Parts>) -> Result<Response, Problem> {
 async fn readyz(State(parts): State<Parts>) -> Result<&'static str, Problem> {
     parts.readiness.check().await?;
     Ok("ready\n")
-}
-
-/// The answer takes room until it is sent: many who ask and do not read cost no more than a few.
-async fn answer<T: Serialize + Send + 'static>(
-    rooms: &Rooms,
-    make: impl Future<Output = Result<T, DriverError>> + Send + 'static,
-) -> Result<Response, Problem> {
-    let (made, room) = rooms.answer().await?.fill(make).await?;
-    let mut response = Json(made?).into_response();
-    response.extensions_mut().insert(room);
-    Ok(response)
-}
-
-#[derive(Serialize)]
-struct Runs {
-    runs: Vec<RunStatus>,
-}
-
-async fn runs(State(parts): State<Parts>, _: Asked<Nothing>) -> Result<Response, Problem> {
-    let rooms = parts.rooms.clone();
-    let runs = async move {
-        let runs = parts.driver.statuses().await?;
-        Ok(Runs { runs })
-    };
-    answer(&rooms, runs).await
-}
-
-async fn run(State(parts): State<Parts>, Named(run): Named, _: Asked<Nothing>) -> Result<Response, Problem> {
-    let rooms = parts.rooms.clone();
-    let state = async move { parts.driver.status(&RunId(run)).await };
-    answer(&rooms, state).await
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PairsQuery {
-    limit: Option<usize>,
-}
-
-#[derive(Serialize)]
-struct Pairs {
-    pairs: Vec<pairs::JudgedPair>,
-}
-
-async fn run_pairs(
-    State(parts): State<Parts>,
-    Named(run): Named,
-    Asked(query): Asked<PairsQuery>,
-) -> Result<Response, Problem> {
-    let limit = query.limit.unwrap_or(PAIRS).min(PAIRS_MAX);
-    let rooms = parts.rooms.clone();
-    let pairs = async move {
-        let look = move |run: &Run| pairs::latest(run, limit);
-        let pairs = parts.driver.inspect(&RunId(run), look).await?;
-        Ok(Pairs { pairs })
-    };
-    answer(&rooms, pairs).await
-}
-
-#[derive(Serialize)]
-struct Workers {
-    workers: Vec<WorkerStatus>,
-}
-
-async fn workers(State(parts): State<Parts>, _: Asked<Nothing>) -> Result<Response, Problem> {
-    let rooms = parts.rooms.clone();
-    let workers = async move {
-        let workers = parts.driver.workers().await?;
-        Ok(Workers { workers })
-    };
-    answer(&rooms, workers).await
-}
-
-async fn blob(State(parts): State<Parts>, Named(sha256): Named, _: Asked<Nothing>) -> Result<Response, Problem> {
-    let digest: Digest = sha256
-        .parse()
-        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("{error}")))?;
-    blob_response(&parts, &digest).await
-}
-
-/// A blob's bytes, piece by piece.
-async fn blob_response(parts: &Parts, digest: &Digest) -> Result<Response, Problem> {
-    let pace = parts.rooms.download().await?;
-    let mut pieces = parts.blobs.stream(digest, PIECE_BYTES).await?;
-    let first = pieces.next().await.transpose()?.unwrap_or_default();
-    let content_type = if first.starts_with(PNG_SIGNATURE) {
-        "image/png"
-    } else {
-        "application/octet-stream"
-    };
-    let body = Body::from_stream(futures::stream::once(async { Ok(first) }).chain(pieces));
-    let headers = [
-        (header::CONTENT_TYPE, content_type),
-        // A blob's name is its content, so it never changes.
-        (header::CACHE_CONTROL, "private, max-age=31536000, immutable"),
-    ];
-    let mut response = (headers, body).into_response();
-    response.extensions_mut().insert(pace);
-    Ok(response)
-}
-
-/// What a caller reads instead of an answer.
-#[derive(Debug, Clone)]
-pub(crate) struct Problem {
-    status: StatusCode,
-    error: String,
-    hint: Option<String>,
-}
-
-impl Problem {
-    pub(crate) fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Self {
-            status,
-            error: cut(error.into()),
-            hint: None,
-        }
-    }
-
-    /// A part that does not work at the moment.
-    fn unavailable(error: impl std::error::Error + Hint) -> Self {
-        Self {
-            hint: error.hint(),
-            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
-        }
-    }
-
-    fn with_status(self, status: StatusCode) -> Self {
-        Self { status, ..self }
-    }
-
-    fn with_hint(self, hint: &str) -> Self {
-        Self {
-            hint: Some(hint.to_owned()),
-            ..self
-        }
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        (self.status, Json(json!({ "error": self.error, "hint": self.hint }))).into_response()
-    }
-}
-
-impl From<Busy> for Problem {
-    fn from(busy: Busy) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, busy.to_string())
-    }
-}
-
-impl From<DriverError> for Problem {
-    fn from(error: DriverError) -> Self {
-        let status = match error {
-            DriverError::UnknownRun(_) | DriverError::UnknownWorker(_) => StatusCode::NOT_FOUND,
-            DriverError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
-            DriverError::Refused(_) => StatusCode::CONFLICT,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        let hint = match &error {
-            DriverError::Refused(refusal) => refusal.hint(),
-            _ => None,
-        };
-        Self {
-            hint,
-            ..Self::new(status, error.to_string())
-        }
-    }
-}
-
-impl From<BlobError> for Problem {
-    fn from(error: BlobError) -> Self {
-        let status = match error {
-            BlobError::Missing { .. } => StatusCode::NOT_FOUND,
-            BlobError::Corrupt { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            _ => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        Self {
-            hint: error.hint(),
-            ..Self::new(status, error.told())
-        }
-    }
 }

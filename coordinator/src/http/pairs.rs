@@ -1,74 +1,70 @@
-//! The latest judged pairs, or larger groups, for the gallery.
+//! `GET /api/v1/runs/{run}/pairs`: the judged pairs, a page at a time.
 
-use gavel_core::Annotation;
-use gavel_core::ids::{Digest, PromptIndex, Step};
-use gavel_core::run::{GroupResult, Run};
-use gavel_core::work::VerdictRecord;
-use serde::Serialize;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use gavel_core::ids::{RunId, Step};
+use gavel_core::run::Run;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-/// A judged pair, or larger group, with its pictures.
-#[derive(Debug, Serialize)]
-pub(super) struct JudgedPair {
-    step: Step,
-    /// The prompt's index in the step.
-    index: usize,
-    prompt: String,
-    /// PNG blobs of the pictures that were edited; none for text-to-image.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    sources: Vec<Digest>,
-    /// What the task's file says besides.
-    #[serde(flatten)]
-    given: Annotation,
-    /// PNG blobs of the candidates.
-    images: Vec<Digest>,
-    /// On each match: of the first against the second, against the third, and so on.
-    verdicts: Vec<VerdictRecord>,
-    /// The candidates' ranks, 1 being the best; absent where the judge does not set them apart.
-    ranks: Option<Vec<u32>>,
-    /// Why the group gave no gradient although it was decided.
-    skipped: Option<String>,
+use super::answer::answer;
+use super::ask::{Asked, Named};
+use super::{Parts, Problem};
+use crate::gallery::{self, Cursor, Filter, JudgedPair, Outcome};
+
+/// Pairs on a page, unless the caller says otherwise, and at most.
+const PAIRS: usize = 12;
+const PAIRS_MAX: usize = 500;
+
+/// Which pairs are asked for.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PairsQuery {
+    /// At most so many (12, and no more than 500).
+    limit: Option<usize>,
+    /// What an earlier answer gave as `next`.
+    after: Option<String>,
+    /// Those of this step.
+    step: Option<u32>,
+    /// Those whose prompt contains these words.
+    prompt: Option<String>,
+    /// Those of which this came.
+    outcome: Option<Outcome>,
+    /// Those whose best candidate is this one, counted from 1.
+    winner: Option<usize>,
 }
 
-/// The `limit` latest judged pairs, the newest step first.
-pub(super) fn latest(run: &Run, limit: usize) -> Vec<JudgedPair> {
-    let in_flight = run.in_flight().map(|flight| (flight.step, flight.groups.as_slice()));
-    let mut in_flight: Vec<_> = in_flight.collect();
-    in_flight.reverse();
-    let committed = run
-        .results()
-        .steps
-        .iter()
-        .rev()
-        .map(|step| (step.record.step, step.groups.as_slice()));
-    in_flight
-        .into_iter()
-        .chain(committed)
-        .flat_map(|(step, groups)| {
-            groups
-                .iter()
-                .enumerate()
-                .map(move |(index, group)| (step, index, group))
+/// A page of judged pairs, the newest step first.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Pairs {
+    pairs: Vec<JudgedPair>,
+    /// What to ask for with `after` to go on; null at the end. A page may be shorter than was asked for, and not the last.
+    next: Option<String>,
+}
+
+pub(super) async fn pairs(
+    State(parts): State<Parts>,
+    Named(run): Named,
+    Asked(query): Asked<PairsQuery>,
+) -> Result<Response, Problem> {
+    let refused = |error: gallery::InvalidCursor| Problem::new(StatusCode::BAD_REQUEST, format!("after: {error}"));
+    let after: Option<Cursor> = query.after.as_deref().map(str::parse).transpose().map_err(refused)?;
+    let limit = query.limit.unwrap_or(PAIRS).min(PAIRS_MAX);
+    let filter = Filter {
+        step: query.step.map(Step),
+        prompt: query.prompt,
+        outcome: query.outcome,
+        winner: query.winner,
+    };
+    let rooms = parts.rooms.clone();
+    let look = move |run: &Run| gallery::page(run, &filter, after, limit);
+    answer(&rooms, async move {
+        let page = parts.driver.inspect(&RunId(run), look).await?;
+        Ok::<_, Problem>(Pairs {
+            pairs: page.pairs,
+            next: page.next.map(|next| next.to_string()),
         })
-        .filter_map(|(step, index, group)| view(run, step, index, group))
-        .take(limit)
-        .collect()
-}
-
-fn view(run: &Run, step: Step, index: usize, group: &GroupResult) -> Option<JudgedPair> {
-    if !group.is_judged() {
-        return None;
-    }
-    let task = run.assets().prompts.get(group.line as usize)?;
-    let given = run.assets().annotations.prompts.get(&PromptIndex(group.line));
-    Some(JudgedPair {
-        step,
-        index,
-        prompt: task.words.clone(),
-        sources: task.sources.clone(),
-        given: given.cloned().unwrap_or_default(),
-        images: group.candidates.iter().map(|candidate| candidate.image).collect(),
-        verdicts: group.verdicts.clone(),
-        ranks: group.ranks(),
-        skipped: group.skipped.clone(),
     })
+    .await
 }

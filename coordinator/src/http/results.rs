@@ -1,4 +1,4 @@
-//! What a run has come to: its steps' figures from one on, and its adapter as a file.
+//! What a run is and has come to: its settings, its steps' figures from one on, and its adapter as a file.
 
 use axum::body::Body;
 use axum::extract::State;
@@ -6,25 +6,31 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use gavel_core::ids::{Digest, RunId, Step};
 use gavel_core::run::{Phase, Run, StepRecord};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::ask::{Asked, Named};
-use super::{Parts, Problem, answer, blob_response};
+use super::answer::answer;
+use super::ask::{Asked, Named, Nothing};
+use super::blobs::blob_response;
+use super::{Parts, Problem};
 
 /// Steps in one answer, unless the caller says otherwise, and at most.
 const STEPS: usize = 1_000;
 
-#[derive(Deserialize)]
+/// Which steps are asked for.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StepsQuery {
     /// Only steps after this one.
     since_step: Option<u32>,
+    /// At most so many (1,000).
     limit: Option<usize>,
 }
 
 /// The figures of some steps, and where the run stands.
-#[derive(Serialize)]
-struct Steps {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Steps {
     run: RunId,
     phase: Phase,
     /// The latest committed step: there are more to ask for while the last below is an earlier one.
@@ -60,9 +66,11 @@ pub(super) async fn steps(
     answer(&rooms, steps).await
 }
 
-#[derive(Deserialize)]
+/// Which adapter is asked for.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AdapterQuery {
+    /// The one that this step committed; without it the latest.
     step: Option<u32>,
 }
 
@@ -92,4 +100,46 @@ pub(super) async fn adapter(
         .headers_mut()
         .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     Ok(response)
+}
+
+/// What a run was submitted with.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Settings {
+    run: RunId,
+    /// The specification, with every key (docs/configuration.md).
+    spec: Value,
+    /// What the judge reads.
+    rubric: Rubric,
+}
+
+/// A rubric's text.
+#[derive(Serialize, JsonSchema)]
+struct Rubric {
+    /// Its fingerprint, which every verdict repeats.
+    sha256: Digest,
+    /// Themes with their lines, between empty lines.
+    text: String,
+}
+
+/// `GET /api/v1/runs/{run}/settings`.
+pub(super) async fn settings(
+    State(parts): State<Parts>,
+    Named(run): Named,
+    _: Asked<Nothing>,
+) -> Result<Response, Problem> {
+    let rooms = parts.rooms.clone();
+    let look = |run: &Run| (run.id().clone(), run.spec().clone(), run.assets().rubric.clone());
+    let settings = async move {
+        let (run, spec, rubric) = parts.driver.inspect(&RunId(run), look).await?;
+        let unwritten = |error: serde_json::Error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+        Ok::<_, Problem>(Settings {
+            run,
+            spec: serde_json::to_value(&spec).map_err(unwritten)?,
+            rubric: Rubric {
+                sha256: rubric.digest,
+                text: rubric.text,
+            },
+        })
+    };
+    answer(&rooms, settings).await
 }

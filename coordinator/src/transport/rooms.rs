@@ -23,6 +23,8 @@ const HISTORIES: usize = 2;
 const ANSWERS: usize = 8;
 /// Callers that are told of each change of a run.
 const WATCHERS: usize = 512;
+/// Browsers that follow a state over HTTP; others ask again and again.
+const STREAMS: usize = 64;
 /// Uploads that are received at a time, and those that wait for their turn.
 const UPLOADS: usize = 16;
 const UPLOADS_WAITING: usize = 64;
@@ -46,6 +48,7 @@ pub(crate) struct Rooms {
     histories: Arc<Semaphore>,
     answers: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
     uploads_waiting: Arc<Semaphore>,
     large_uploads: Arc<Semaphore>,
@@ -62,6 +65,7 @@ impl Rooms {
             histories: room(HISTORIES),
             answers: room(ANSWERS),
             watchers: room(WATCHERS),
+            streams: room(STREAMS),
             uploads: room(UPLOADS),
             uploads_waiting: room(UPLOADS_WAITING),
             large_uploads: room(LARGE_UPLOADS),
@@ -101,6 +105,15 @@ impl Rooms {
     /// A place among those who are told of changes.
     pub(crate) fn watcher(&self) -> Result<OwnedSemaphorePermit, Busy> {
         Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| Busy)
+    }
+
+    /// A place among those who follow a state over HTTP. To be put into the extensions of the answer: a caller who does not read loses it.
+    pub(crate) fn stream(&self) -> Result<Kept, Busy> {
+        let permit = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| Busy)?;
+        Ok(Kept {
+            _permit: Arc::new(permit),
+            room: Arc::clone(&self.streams),
+        })
     }
 
     /// Room for an upload.

@@ -99,8 +99,22 @@ async fn over_http_people_show_a_token_or_log_in_and_probes_need_neither() {
         "{form}"
     );
 
+    let form = get("/runs/quickstart?a=%22b", "").await;
+    assert!(
+        form.starts_with("HTTP/1.1 401") && form.contains("name=\"page\" value=\"/runs/quickstart?a=%22b\""),
+        "{form}"
+    );
+    assert!(get("/favicon.ico", "").await.starts_with("HTTP/1.1 200"));
+    assert!(get("/assets/x/style.css", "").await.starts_with("HTTP/1.1 401"));
+
+    for (asked, leads) in [("/runs/a", "/runs/a"), ("//evil.example", "/"), ("", "/")] {
+        let form = get(&format!("/login?page={asked}"), "").await;
+        assert!(form.starts_with("HTTP/1.1 200"), "{form}");
+        assert!(form.contains(&format!("name=\"page\" value=\"{leads}\"")), "{asked}: {form}");
+    }
+
     let log_in = async |token: &str| {
-        let body = format!("token={token}");
+        let body = format!("page=/runs/quickstart&token={token}");
         let length = body.len();
         let kind = "Content-Type: application/x-www-form-urlencoded";
         let head = format!("POST /login HTTP/1.1\r\nHost: localhost:{port}\r\n{kind}\r\nContent-Length: {length}");
@@ -119,6 +133,7 @@ async fn over_http_people_show_a_token_or_log_in_and_probes_need_neither() {
         answer.starts_with("HTTP/1.1 303") && answer.contains("HttpOnly; SameSite=Strict"),
         "{answer}"
     );
+    assert!(answer.contains("location: /runs/quickstart\r\n"), "{answer}");
     assert!(
         !answer.contains(keys.of(TokenRole::Viewer).reveal()),
         "the cookie is no token"
@@ -131,6 +146,10 @@ async fn over_http_people_show_a_token_or_log_in_and_probes_need_neither() {
     let cookie = format!("Cookie: gavel_session={cookie}\r\n");
     assert!(get("/", &cookie).await.contains("id=\"runs\""));
     assert!(get("/api/v1/runs", &cookie).await.starts_with("HTTP/1.1 200"));
+    let session = get("/api/v1/session", &cookie).await;
+    assert!(session.contains(r#""role":"viewer","may_steer":false}"#), "{session}");
+    let session = get("/api/v1/session", &bearer(TokenRole::Submitter)).await;
+    assert!(session.contains(r#""role":"submitter","may_steer":true}"#), "{session}");
     let order = format!("POST /api/v1/runs HTTP/1.1\r\nHost: localhost:{port}\r\n{cookie}Connection: close\r\n\r\n");
     assert!(
         send(connect().await, &order).await.starts_with("HTTP/1.1 403"),

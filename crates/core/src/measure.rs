@@ -1,6 +1,7 @@
 //! Figures about judges and policies, each defined once: shares with their uncertainty, how good a judge is on pairs with a
 //! known answer, and how often the tuned policy wins.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::work::{AbstainReason, Side, Verdict, VerdictRecord};
@@ -181,7 +182,7 @@ fn leaning(probability_shown_first: f64) -> f64 {
 
 /// The judge measured on the labelled pairs of a run; see [`JudgeCounts`] for what the shares mean. 0 stands for a share of
 /// nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct JudgeMeasure {
     /// Labelled pairs.
     pub pairs: u32,
@@ -216,7 +217,7 @@ impl JudgeMeasure {
 }
 
 /// How often the judge prefers the tuned policy's picture.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WinRate {
     /// Prompts that were compared and judged: wins + losses + abstained.
     pub prompts: u32,

@@ -1,12 +1,13 @@
 //! Where a run stands: its phases, what halts it, and what a time without a coordinator means.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Missing, Refusal, Run};
 use crate::ids::Millis;
 
 /// Where a run stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Phase {
     /// The initial adapter is being made.

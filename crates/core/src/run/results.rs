@@ -1,5 +1,6 @@
 //! What a run has produced so far.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Candidate, Digest, PromptIndex, Step};
@@ -178,7 +179,7 @@ pub struct ShardResult {
 }
 
 /// One committed step in figures: an element of report.json's `steps`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StepRecord {
     /// The step, counted from 1.
     pub step: Step,
@@ -219,7 +220,7 @@ pub struct StepRecord {
 }
 
 /// Seconds of one step. Parts are summed over the workers that did them, so that with several of a kind a part may exceed `wall`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StepSeconds {
     /// Sampling.
     pub sample: f64,

@@ -1,5 +1,6 @@
 //! A run in figures: one document for HTTP, progress display and report.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Phase, Run, StepRecord, Waiting, WaitingFor};
@@ -9,7 +10,7 @@ use crate::measure::{JudgeCounts, JudgeMeasure, WinRate};
 use crate::work::{Policy, Spent, Unit};
 
 /// A run's state at one moment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunStatus {
     /// The run.
     pub run: RunId,
@@ -88,7 +89,7 @@ impl RunStatus {
 }
 
 /// How far the step in flight is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Progress {
     /// The step in flight.
     pub step: Step,
@@ -109,7 +110,7 @@ pub struct Progress {
 }
 
 /// One open lease.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LeaseStatus {
     /// The holder.
     pub worker: WorkerId,
@@ -124,7 +125,7 @@ pub struct LeaseStatus {
 }
 
 /// How far the evaluation is, and what it says so far.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EvaluationStatus {
     /// Held-out prompts.
     pub prompts: u32,
@@ -139,7 +140,7 @@ pub struct EvaluationStatus {
 }
 
 /// A step's policy on the prompts of a probe.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ProbeStatus {
     /// The step that committed the policy.
     pub step: Step,

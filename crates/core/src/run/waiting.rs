@@ -1,5 +1,6 @@
 //! What a run waits for, since when.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Lease, Phase, Run};
@@ -11,7 +12,7 @@ use crate::work::{Role, Unit};
 const PATIENCE_HEARTBEATS: u32 = 2;
 
 /// What the run waits for, typed and in words.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Waiting {
     /// What for.
     #[serde(rename = "for")]
@@ -23,7 +24,7 @@ pub struct Waiting {
 }
 
 /// What a run can wait for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum WaitingFor {
     /// No worker of this role holds a lease although work is ready.

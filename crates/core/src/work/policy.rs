@@ -1,11 +1,12 @@
 //! A committed policy.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Digest;
 
 /// A committed policy: everything that the next step, or a resumed run, starts from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Policy {
     /// `adapter_model.safetensors`, PEFT layout, f32.
     pub adapter: Digest,

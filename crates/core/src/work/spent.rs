@@ -1,9 +1,10 @@
 //! What judging costs.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Tokens that requests took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// Tokens read, pictures included.
     pub prompt_tokens: u64,
@@ -12,7 +13,7 @@ pub struct Usage {
 }
 
 /// What a back end has used since it was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Spent {
     /// Requests that were sent, repeated ones included.
     pub requests: u64,

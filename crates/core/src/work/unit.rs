@@ -2,13 +2,14 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::OutcomeKind;
 use crate::ids::Step;
 
 /// What a worker can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Samples candidates from the policy.
@@ -40,7 +41,7 @@ impl fmt::Display for Role {
 }
 
 /// Which policy an evaluation samples from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Arm {
     /// The frozen base, without the adapter.
@@ -64,7 +65,7 @@ impl Arm {
 /// The order of the variants, and of the fields in each, is the order of urgency: of the units that a worker could do, it is
 /// given the least one.
 #[expect(missing_docs, reason = "the fields are named after the types that document them")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Unit {
     /// Create the initial adapter and optimizer state (policy version 0).

@@ -1,5 +1,6 @@
 //! What a worker uses of its machine.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::Device;
@@ -15,7 +16,7 @@ pub struct DeviceUse {
 }
 
 /// Memory in bytes: of a GPU, whoever uses it; on a CPU, this process's among that of its machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Memory {
     /// In use.
     pub used_bytes: u64,

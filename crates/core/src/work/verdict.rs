@@ -1,12 +1,13 @@
 //! What a judge says of a pair.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::is_figure;
 use crate::ids::{Digest, PromptIndex};
 
 /// Which of two candidates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
     /// Candidate 0, or the base's image in an evaluation.
@@ -16,7 +17,7 @@ pub enum Side {
 }
 
 /// The outcome of judging one pair. Only `Preferred` ever reaches a gradient.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Verdict {
     /// One candidate is better, in both image orders.
@@ -37,7 +38,7 @@ pub enum Verdict {
 }
 
 /// Why a judge abstains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AbstainReason {
     /// The two image orders gave different answers.
@@ -51,7 +52,7 @@ pub enum AbstainReason {
 }
 
 /// A verdict with its evidence.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct VerdictRecord {
     /// The pair: its prompt's index in the step, the held-out set or the labelled set.
     #[serde(rename = "prompt")]
@@ -78,7 +79,7 @@ pub struct VerdictRecord {
 }
 
 /// What a member of an ensemble says of a pair.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Vote {
     /// The member's name.
     pub judge: String,
@@ -89,7 +90,7 @@ pub struct Vote {
 }
 
 /// What the judge says of a pair under one theme of the rubric alone.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Reason {
     /// The theme's name; `None` for a theme without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

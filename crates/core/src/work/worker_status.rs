@@ -1,12 +1,13 @@
 //! A worker, as people see it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Memory, Role};
 use crate::ids::{RunId, WorkerId};
 
 /// One row of the worker table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerStatus {
     /// Its name.
     pub id: WorkerId,
@@ -38,7 +39,7 @@ pub struct WorkerStatus {
 }
 
 /// A lease in the worker table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HeldLease {
     /// The run.
     pub run: RunId,

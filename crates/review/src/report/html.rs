@@ -1,7 +1,8 @@
-//! `report.html`: one file, no outside assets, readable in light and dark.
+//! `report.html`: one file that asks nobody for anything. Charts and gallery are the dashboard's, of figures and pictures that the page carries.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use gavel_coordinator::web;
 use gavel_core::run::StepRecord;
 use gavel_core::work::{Reason, Side, Verdict};
 use minijinja::{Environment, context};
@@ -9,19 +10,23 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::data::Report;
+use super::difference;
+use super::gallery::Gallery;
 use super::pictures::{Comparison, Picture, Pictures};
 use super::probes::{ProbedStep, Probes};
-use super::{charts, difference};
 use crate::Error;
 
 /// Prompts in the grid; every one counts in the figures.
 const GRID: usize = 36;
 
+/// What the page's script reads.
 #[derive(Serialize)]
-struct Chart {
-    title: &'static str,
-    about: &'static str,
-    svg: String,
+struct Data<'a> {
+    steps: &'a [StepRecord],
+    probes: &'a [ProbedStep],
+    probes_base: Option<f64>,
+    #[serde(flatten)]
+    gallery: &'a Gallery,
 }
 
 #[derive(Serialize)]
@@ -64,15 +69,25 @@ struct PictureCell {
 ///
 /// # Errors
 /// A picture cannot be read; the template does not render: a defect.
-pub(super) fn render(report: &Report, pictures: &Pictures, probes: &Probes) -> Result<String, Error> {
+pub(super) fn render(
+    report: &Report,
+    pictures: &Pictures,
+    probes: &Probes,
+    gallery: &Gallery,
+) -> Result<String, Error> {
     let mut environment = Environment::new();
     environment.add_template("report.html", include_str!("report.html"))?;
     let grid: Vec<Cell> = pictures.0.iter().take(GRID).map(cell).collect::<Result<_, _>>()?;
     let axes = report.evaluation.as_ref().and_then(|evaluation| evaluation.axes);
     let page = context! {
         report,
-        charts => charts(&report.steps),
-        probe_charts => probe_charts(report),
+        style => [web::CHARTS_STYLE, web::PAGE_STYLE].concat(),
+        icon => STANDARD.encode(web::FAVICON),
+        draws => web::CHARTS,
+        script => web::bundle("report_page.js"),
+        data => data(report, gallery)?,
+        pairs => gallery.pairs.len(),
+        more_pairs => gallery.has_more,
         probe_columns => probes.columns,
         probe_rows => probes.rows.iter().map(probe_row).collect::<Vec<_>>(),
         edits => grid.iter().any(|cell| !cell.sources.is_empty()),
@@ -84,66 +99,15 @@ pub(super) fn render(report: &Report, pictures: &Pictures, probes: &Probes) -> R
     Ok(environment.get_template("report.html")?.render(page)?)
 }
 
-fn charts(steps: &[StepRecord]) -> Vec<Chart> {
-    let chart = |title, about, value: fn(&StepRecord) -> f64| {
-        let points: Vec<(f64, f64)> = steps.iter().map(|step| (f64::from(step.step.0), value(step))).collect();
-        Chart {
-            title,
-            about,
-            svg: charts::line(&points),
-        }
+/// JSON that stands in a script element: `<` would begin the end of it.
+fn data(report: &Report, gallery: &Gallery) -> Result<String, Error> {
+    let data = Data {
+        steps: &report.steps,
+        probes: &report.probes,
+        probes_base: report.probes_base,
+        gallery,
     };
-    let mut charts = vec![
-        chart(
-            "Decided pairs",
-            "share of the step's pairs with a verdict in both image orders",
-            |step| f64::from(step.decided) / f64::from(step.pairs.max(1)),
-        ),
-        chart(
-            "Order consistency",
-            "share of judged pairs whose two image orders agree",
-            |step| step.order_consistency,
-        ),
-        chart("KL", "mean estimate against the base, per trained term", |step| step.kl),
-        chart("Ratio deviation", "largest |ratio - 1|", |step| step.ratio_deviation),
-        chart("Gradient norm", "before clipping", |step| step.grad_norm),
-        chart("Seconds", "from commit to commit", |step| step.seconds.wall),
-    ];
-    // A policy that is sampled and trained in turn has a ratio of 1: nothing is ever clipped.
-    if steps.iter().any(|step| step.clip_fraction > 0.0) {
-        charts.push(chart(
-            "Clip fraction",
-            "share of terms whose ratio was clipped",
-            |step| step.clip_fraction,
-        ));
-    }
-    charts
-}
-
-/// Win rate and score over the probed steps; none of what was not measured.
-fn probe_charts(report: &Report) -> Vec<Chart> {
-    let at = |probe: &ProbedStep| f64::from(probe.status.step.0);
-    let rated = report
-        .probes
-        .iter()
-        .filter_map(|probe| Some((at(probe), probe.status.win_rate?)));
-    let (points, intervals): (Vec<_>, Vec<_>) = rated
-        .map(|(step, rate)| ((step, rate.value), (rate.low, rate.high)))
-        .unzip();
-    let win_rate = Chart {
-        title: "Win rate",
-        about: "over the base on the prompts of a probe, by the judge, with its 95 % interval",
-        svg: charts::shares(&points, &intervals),
-    };
-    let base = report.probes_base.map(|score| (0.0, score));
-    let scores = report.probes.iter().filter_map(|probe| Some((at(probe), probe.score?)));
-    let score = Chart {
-        title: "Score",
-        about: "mean share of facts that hold, by the evaluator that the judge does not use; step 0 is the base",
-        svg: charts::shares(&base.into_iter().chain(scores).collect::<Vec<_>>(), &[]),
-    };
-    let drawn = [win_rate, score].into_iter().filter(|chart| !chart.svg.is_empty());
-    drawn.collect()
+    Ok(serde_json::to_string(&data)?.replace('<', "\\u003c"))
 }
 
 /// A prompt with its pictures as PNG, `None` where there is none yet.

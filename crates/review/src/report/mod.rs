@@ -1,9 +1,9 @@
 //! What a finished run leaves: `adapter/`, `adapter-best/`, `checkpoints/`, `report.json` and `report.html`.
 
 mod axes;
-mod charts;
 mod data;
 mod difference;
+mod gallery;
 mod html;
 mod pictures;
 mod probes;
@@ -23,6 +23,7 @@ use crate::folder::{read, write as write_file, write_adapter};
 use crate::{Error, RunFolder, RunSource};
 use axes::{Axes, Axis};
 use data::Report;
+use gallery::Gallery;
 use pictures::Pictures;
 use probes::Probes;
 
@@ -70,7 +71,11 @@ async fn write_from(
     let probes = Probes::read(run, source, evaluator).await?;
     let report = Report::new(run, adapter_sha256, evaluator, &pictures, &probes);
     write_file(&out.join(JSON_FILE), serde_json::to_string_pretty(&report)?)?;
-    write_file(&out.join(PAGE_FILE), html::render(&report, &pictures, &probes)?)
+    let gallery = Gallery::read(run, source).await?;
+    write_file(
+        &out.join(PAGE_FILE),
+        html::render(&report, &pictures, &probes, &gallery)?,
+    )
 }
 
 /// The report in a few lines, read back from `report.json` in the folder `out`.

@@ -1,5 +1,6 @@
 //! What the report says, of edits and of pictures made from words.
 
+use gavel_coordinator::web;
 use gavel_core::ids::{Digest, Step};
 use gavel_core::measure::WinRate;
 use gavel_core::run::ProbeStatus;
@@ -8,6 +9,7 @@ use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::{Map, json};
 
 use super::data::{Evaluation, Report, Versions};
+use super::gallery::Gallery;
 use super::pictures::{Comparison, Picture, Pictures};
 use super::probes::{ProbedStep, Probes};
 use super::{html, results};
@@ -89,6 +91,22 @@ fn report(evaluation: Option<Evaluation>) -> Report {
     }
 }
 
+/// The page without the files of the dashboard that it carries, which are looked at where they are.
+fn rendered(report: &Report, pictures: &Pictures, probes: &Probes) -> String {
+    let page = html::render(report, pictures, probes, &Gallery::default()).unwrap();
+    let script = web::bundle("report_page.js");
+    let files = [
+        (web::CHARTS_STYLE, "(style of the charts)"),
+        (web::PAGE_STYLE, "(style of the pages)"),
+        (web::CHARTS, "(script of the charts)"),
+        (&script, "(script of the page)"),
+    ];
+    files.into_iter().fold(page, |page, (text, mark)| {
+        assert_eq!(page.matches(text).count(), 1, "{mark}");
+        page.replace(text, mark)
+    })
+}
+
 #[test]
 fn a_report_of_pictures_made_from_words_knows_nothing_of_edits() {
     let words = "a red square on a white background";
@@ -105,10 +123,7 @@ fn a_report_of_pictures_made_from_words_knows_nothing_of_edits() {
     }]);
     let report = report(Evaluation::new("scenes", &pictures));
     insta::assert_snapshot!("text_to_image_json", serde_json::to_string_pretty(&report).unwrap());
-    insta::assert_snapshot!(
-        "text_to_image_html",
-        html::render(&report, &pictures, &Probes::default()).unwrap()
-    );
+    insta::assert_snapshot!("text_to_image_html", rendered(&report, &pictures, &Probes::default()));
     assert_eq!(
         results(&serde_json::to_value(&report).unwrap()),
         [
@@ -161,12 +176,11 @@ fn the_page_shows_source_and_difference_and_says_when_the_adapter_repaints() {
         &square(RED, WHITE),
         &square(BLUE, PINK),
     )]);
-    let page = html::render(
+    let page = rendered(
         &report(Evaluation::new("edits", &repainted)),
         &repainted,
         &Probes::default(),
-    )
-    .unwrap();
+    );
     insta::assert_snapshot!("repainted_edit_html", page);
     assert!(page.contains(
         "<p class=\"statement failure\">Failure: fulfilment rose by 1.000 while preservation fell by 1.000."
@@ -177,12 +191,11 @@ fn the_page_shows_source_and_difference_and_says_when_the_adapter_repaints() {
         &square(RED, WHITE),
         &square(BLUE, WHITE),
     )]);
-    let page = html::render(
+    let page = rendered(
         &report(Evaluation::new("edits", &faithful)),
         &faithful,
         &Probes::default(),
-    )
-    .unwrap();
+    );
     assert!(page.contains("<p class=\"statement\">Fulfilment rose by 1.000, and preservation is unchanged.</p>"));
     assert!(!page.contains("Failure"));
 }
@@ -191,7 +204,7 @@ fn the_page_shows_source_and_difference_and_says_when_the_adapter_repaints() {
 fn the_page_shows_what_the_task_file_gave_along() {
     let shown = |comparison: Comparison| {
         let pictures = Pictures(vec![comparison]);
-        html::render(&report(None), &pictures, &Probes::default()).unwrap()
+        rendered(&report(None), &pictures, &Probes::default())
     };
     let plain = || edit("make the red square blue", &square(RED, WHITE), &square(BLUE, WHITE));
     let page = shown(plain());
@@ -220,7 +233,7 @@ fn edits_without_an_evaluator_are_shown_without_figures() {
     }
     let pictures = Pictures(vec![comparison]);
     assert!(Evaluation::new("edits", &pictures).is_none());
-    let page = html::render(&report(None), &pictures, &Probes::default()).unwrap();
+    let page = rendered(&report(None), &pictures, &Probes::default());
     for part in [
         "alt=\"source\"",
         "alt=\"before\"",
@@ -263,15 +276,15 @@ fn probes_are_a_curve_with_pictures_and_the_best_is_named() {
     assert_eq!(json["probes"][0]["win_rate"]["value"], 0.75);
     assert_eq!(json["probes"][0]["score"], 0.5);
     assert_eq!((&json["best"], &json["probes_base"]), (&json!(10), &json!(0.25)));
-    let page = html::render(&report, &Pictures(Vec::new()), &probes).unwrap();
+    let page = rendered(&report, &Pictures(Vec::new()), &probes);
     for part in [
-        "<p>Win rate",
-        "<p>Score",
+        "id=\"probe-charts\" class=\"charts\"",
+        "\"win_rate\":{\"prompts\":2",
+        "\"score\":0.5",
         "<th>step 10</th><th>step 20</th>",
         "The best is that of step 10",
-        "class=\"interval\"",
     ] {
         assert!(page.contains(part), "{part}");
     }
-    assert_eq!(page.matches("<img").count(), 2);
+    assert_eq!(page.matches("<img alt=\"\"").count(), 2);
 }

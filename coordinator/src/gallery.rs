@@ -1,0 +1,219 @@
+//! The judged pairs of a run, or larger groups, as people look at them: the newest step first.
+
+use std::fmt;
+use std::str::FromStr;
+
+use gavel_core::Annotation;
+use gavel_core::ids::{Digest, PromptIndex, Step};
+use gavel_core::run::{GroupResult, Run};
+use gavel_core::work::{Verdict, VerdictRecord};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Groups that are looked at for one page: whoever asks for what there is little of gets a short page, and goes on from there.
+const LOOKS: usize = 20_000;
+
+/// A judged pair, or larger group, with its pictures.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct JudgedPair {
+    /// The step.
+    pub step: Step,
+    /// The prompt's index in the step.
+    pub index: usize,
+    /// The words.
+    pub prompt: String,
+    /// PNG blobs of the pictures that were edited; none for text-to-image.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Digest>,
+    /// What the task's file says besides.
+    #[serde(flatten)]
+    pub given: Annotation,
+    /// PNG blobs of the candidates.
+    pub images: Vec<Digest>,
+    /// On each match: of the first against the second, against the third, and so on.
+    pub verdicts: Vec<VerdictRecord>,
+    /// The candidates' ranks, 1 being the best; absent where the judge does not set them apart.
+    pub ranks: Option<Vec<u32>>,
+    /// Why the group gave no gradient although it was decided.
+    pub skipped: Option<String>,
+}
+
+impl JudgedPair {
+    /// Every picture that belongs to it.
+    pub fn pictures(&self) -> impl Iterator<Item = Digest> {
+        let given = [self.given.target, self.given.mask].into_iter().flatten();
+        self.images.iter().chain(&self.sources).copied().chain(given)
+    }
+}
+
+/// Which pairs are asked for. Without anything, all.
+#[derive(Debug, Default, Clone)]
+pub struct Filter {
+    /// Those of this step.
+    pub step: Option<Step>,
+    /// Those whose prompt contains these words, be they large or small.
+    pub prompt: Option<String>,
+    /// Those of which this came.
+    pub outcome: Option<Outcome>,
+    /// Those whose best candidate is this one, counted from 1.
+    pub winner: Option<usize>,
+}
+
+/// What came of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The judge sets its candidates apart.
+    Decided,
+    /// The judge looked and does not set them apart.
+    Undecided,
+    /// The judge could not look at all of it.
+    Failed,
+    /// It was decided and gave no gradient.
+    Skipped,
+}
+
+/// Where a page ends: the next begins behind this pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    step: Step,
+    index: usize,
+}
+
+/// Not a cursor.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not what an earlier page gave as `next`")]
+pub struct InvalidCursor(String);
+
+/// A page of pairs.
+#[derive(Debug)]
+pub struct Page {
+    /// The pairs, the newest step first.
+    pub pairs: Vec<JudgedPair>,
+    /// Behind what the next page begins; `None` at the end.
+    pub next: Option<Cursor>,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.step, self.index)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = InvalidCursor;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCursor> {
+        let parts = text.split_once('.');
+        let parsed = parts.and_then(|(step, index)| Some((step.parse().ok()?, index.parse().ok()?)));
+        let (step, index) = parsed.ok_or_else(|| InvalidCursor(gavel_core::bounds::cut(text.to_owned())))?;
+        Ok(Self {
+            step: Step(step),
+            index,
+        })
+    }
+}
+
+impl Filter {
+    fn admits(&self, run: &Run, step: Step, group: &GroupResult) -> bool {
+        group.is_judged()
+            && self.step.is_none_or(|wanted| wanted == step)
+            && self.outcome.is_none_or(|outcome| outcome.is_of(group))
+            && self.winner.is_none_or(|winner| is_best(group, winner))
+            && self.prompt.as_ref().is_none_or(|words| contains(run, group, words))
+    }
+}
+
+fn is_best(group: &GroupResult, winner: usize) -> bool {
+    let ranks = group.ranks();
+    ranks.is_some_and(|ranks| winner.checked_sub(1).and_then(|index| ranks.get(index)) == Some(&1))
+}
+
+fn contains(run: &Run, group: &GroupResult, words: &str) -> bool {
+    let task = run.assets().prompts.get(group.line as usize);
+    task.is_some_and(|task| task.words.to_lowercase().contains(&words.to_lowercase()))
+}
+
+impl Outcome {
+    fn is_of(self, group: &GroupResult) -> bool {
+        let failed = |record: &VerdictRecord| matches!(record.verdict, Verdict::Failed { .. });
+        match self {
+            Self::Decided => group.is_decided(),
+            Self::Undecided => !group.is_decided() && !group.verdicts.iter().any(failed),
+            Self::Failed => group.verdicts.iter().any(failed),
+            Self::Skipped => group.skipped.is_some(),
+        }
+    }
+}
+
+/// A page of at most `limit` pairs that the filter admits, behind `after`.
+pub fn page(run: &Run, filter: &Filter, after: Option<Cursor>, limit: usize) -> Page {
+    let mut page = Page {
+        pairs: Vec::new(),
+        next: None,
+    };
+    let is_behind = |step: Step, index: usize| {
+        after.is_none_or(|after| step < after.step || (step == after.step && index > after.index))
+    };
+    let mut last = None;
+    for (looks, (step, index, group)) in groups(run)
+        .filter(|(step, index, _)| is_behind(*step, *index))
+        .enumerate()
+    {
+        if page.pairs.len() == limit || looks == LOOKS {
+            page.next = last;
+            break;
+        }
+        last = Some(Cursor { step, index });
+        if filter.admits(run, step, group) {
+            page.pairs.extend(view(run, step, index, group));
+        }
+    }
+    page
+}
+
+/// Every group, judged or not: the steps in flight before the committed ones, the newest first, and in a step by prompt.
+fn groups(run: &Run) -> impl Iterator<Item = (Step, usize, &GroupResult)> {
+    let in_flight = run.in_flight().map(|flight| (flight.step, flight.groups.as_slice()));
+    let mut in_flight: Vec<_> = in_flight.collect();
+    in_flight.reverse();
+    let committed = run.results().steps.iter().rev();
+    let committed = committed.map(|step| (step.record.step, step.groups.as_slice()));
+    in_flight.into_iter().chain(committed).flat_map(|(step, groups)| {
+        let numbered = groups.iter().enumerate();
+        numbered.map(move |(index, group)| (step, index, group))
+    })
+}
+
+fn view(run: &Run, step: Step, index: usize, group: &GroupResult) -> Option<JudgedPair> {
+    let task = run.assets().prompts.get(group.line as usize)?;
+    let given = run.assets().annotations.prompts.get(&PromptIndex(group.line));
+    Some(JudgedPair {
+        step,
+        index,
+        prompt: task.words.clone(),
+        sources: task.sources.clone(),
+        given: given.cloned().unwrap_or_default(),
+        images: group.candidates.iter().map(|candidate| candidate.image).collect(),
+        verdicts: group.verdicts.clone(),
+        ranks: group.ranks(),
+        skipped: group.skipped.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_reads_back_and_other_texts_are_refused() {
+        let cursor = Cursor {
+            step: Step(12),
+            index: 3,
+        };
+        assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);
+        for text in ["", "12", "12.", ".3", "12.3.4", "-1.0", "a.b"] {
+            assert!(text.parse::<Cursor>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The judged pairs that the page carries with it, with as many of their pictures as a file should hold.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use gavel_coordinator::blobs::BlobError;
+use gavel_coordinator::gallery::{Filter, JudgedPair, page};
+use gavel_core::ids::Digest;
+use gavel_core::run::Run;
+use serde::Serialize;
+
+use crate::{Error, RunSource};
+
+/// Pairs in the file, the newest; the coordinator's pages and the ledger have all.
+const PAIRS: usize = 2_000;
+/// Bytes of pictures in the file. Beyond, pairs are shown without.
+const PICTURE_BYTES: usize = 24 << 20;
+
+/// Pairs and pictures.
+#[derive(Default, Serialize)]
+pub(super) struct Gallery {
+    /// The newest step first.
+    pub(super) pairs: Vec<JudgedPair>,
+    /// Whether the run has more than these.
+    #[serde(skip)]
+    pub(super) has_more: bool,
+    /// PNG in base64.
+    pub(super) pictures: BTreeMap<Digest, String>,
+    /// What the judge read.
+    pub(super) rubric: String,
+}
+
+impl Gallery {
+    /// Takes the pairs from the run and their pictures from the blobs. Pictures of steps that are long past are not kept, and are left out.
+    ///
+    /// # Errors
+    /// The blobs do not answer.
+    pub(super) async fn read(run: &Run, source: &dyn RunSource) -> Result<Self, Error> {
+        let page = page(run, &Filter::default(), None, PAIRS);
+        let mut gallery = Self {
+            pairs: page.pairs,
+            has_more: page.next.is_some(),
+            pictures: BTreeMap::new(),
+            rubric: run.assets().rubric.text.clone(),
+        };
+        let mut bytes = 0;
+        for digest in gallery.pairs.iter().flat_map(JudgedPair::pictures) {
+            if gallery.pictures.contains_key(&digest) {
+                continue;
+            }
+            let png = match source.blob(&digest).await {
+                Ok(png) => png,
+                Err(BlobError::Missing { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            bytes += png.len();
+            if bytes > PICTURE_BYTES {
+                break;
+            }
+            gallery.pictures.insert(digest, STANDARD.encode(&png));
+        }
+        Ok(gallery)
+    }
+}

@@ -1,0 +1,27 @@
+// Takes the pictures of docs/operations.md: node tests/dashboard/shots.mjs HTTP RUN FOLDER
+//
+// HTTP is the address of a coordinator that serves RUN, for example a quickstart with evaluation.every = 2.
+
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+import { openBrowser } from "./browser.mjs";
+
+const [http, run, folder] = process.argv.slice(2);
+const profile = mkdtempSync(join(tmpdir(), "gavel-shots-"));
+const browser = openBrowser(profile);
+const loaded = `document.body?.dataset.ready === "yes" && [...document.images].every((image) => image.complete)`;
+
+async function shoot(path, file, { height, ready = "true" }) {
+  const page = await browser.openPage({ width: 1280, height });
+  await page.go(`${http}${path}`);
+  await page.until(`${loaded} && ${ready}`);
+  await page.shoot(join(folder, file));
+  await page.close();
+}
+
+await shoot(`/runs/${run}`, "run-page.png", { height: 2350, ready: "document.querySelectorAll('#charts canvas').length > 6 && document.querySelectorAll('#pairs .pair').length > 3" });
+await shoot("/", "dashboard.png", { height: 420 });
+await browser.close();
+rmSync(profile, { recursive: true, force: true });
