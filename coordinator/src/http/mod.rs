@@ -24,7 +24,7 @@ use futures::StreamExt as _;
 use gavel_core::bounds::cut;
 use gavel_core::hint::Hint;
 use gavel_core::ids::{Digest, RunId};
-use gavel_core::run::{Run, RunStatus};
+use gavel_core::run::RunStatus;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -184,8 +184,7 @@ async fn run_pairs(
     let limit = query.limit.unwrap_or(PAIRS).min(PAIRS_MAX);
     let rooms = parts.rooms.clone();
     let pairs = async move {
-        let look = move |run: &Run| pairs::latest(run, limit);
-        let pairs = parts.driver.inspect(&RunId(run), look).await?;
+        let pairs = pairs::latest(&parts.driver, &RunId(run), limit).await?;
         Ok(Pairs { pairs })
     };
     answer(&rooms, pairs).await

@@ -1,10 +1,12 @@
 //! The latest judged pairs, or larger groups, for the gallery.
 
 use gavel_core::Annotation;
-use gavel_core::ids::{Digest, PromptIndex, Step};
-use gavel_core::run::{GroupResult, Run};
+use gavel_core::ids::{Digest, PromptIndex, RunId, Step};
+use gavel_core::run::{GroupResult, Run, StepResult};
 use gavel_core::work::VerdictRecord;
 use serde::Serialize;
+
+use crate::driver::{DriverError, DriverHandle};
 
 /// A judged pair, or larger group, with its pictures.
 #[derive(Debug, Serialize)]
@@ -29,26 +31,51 @@ pub(super) struct JudgedPair {
     skipped: Option<String>,
 }
 
+/// Steps that are read from the ledger at a time, once those that the run has are through.
+const STEPS_AT_ONCE: u32 = 8;
+
 /// The `limit` latest judged pairs, the newest step first.
-pub(super) fn latest(run: &Run, limit: usize) -> Vec<JudgedPair> {
+///
+/// # Errors
+/// [`DriverError::UnknownRun`]; the ledger does not answer.
+pub(super) async fn latest(driver: &DriverHandle, run: &RunId, limit: usize) -> Result<Vec<JudgedPair>, DriverError> {
+    let look = move |run: &Run| (present(run, limit), run.details_from());
+    let (mut pairs, mut before) = driver.inspect(run, look).await?;
+    while pairs.len() < limit && before > Step(1) {
+        let first = Step(before.0.saturating_sub(STEPS_AT_ONCE).max(1));
+        let steps = driver.steps(run, first, (before.0 - first.0) as usize).await?;
+        let missing = limit - pairs.len();
+        let look = move |run: &Run| views(run, of_steps(&steps), missing);
+        pairs.extend(driver.inspect(run, look).await?);
+        before = first;
+    }
+    Ok(pairs)
+}
+
+/// Those that the run itself still has.
+fn present(run: &Run, limit: usize) -> Vec<JudgedPair> {
     let in_flight = run.in_flight().map(|flight| (flight.step, flight.groups.as_slice()));
     let mut in_flight: Vec<_> = in_flight.collect();
     in_flight.reverse();
-    let committed = run
-        .results()
-        .steps
-        .iter()
-        .rev()
-        .map(|step| (step.record.step, step.groups.as_slice()));
-    in_flight
-        .into_iter()
-        .chain(committed)
-        .flat_map(|(step, groups)| {
-            groups
-                .iter()
-                .enumerate()
-                .map(move |(index, group)| (step, index, group))
-        })
+    let steps = in_flight.into_iter().chain(of_steps(&run.results().steps));
+    views(run, steps, limit)
+}
+
+/// Committed steps with their groups, the newest first.
+fn of_steps(steps: &[StepResult]) -> impl Iterator<Item = (Step, &[GroupResult])> {
+    steps.iter().rev().map(|step| (step.record.step, step.groups.as_slice()))
+}
+
+fn views<'a>(
+    run: &Run,
+    steps: impl Iterator<Item = (Step, &'a [GroupResult])>,
+    limit: usize,
+) -> Vec<JudgedPair> {
+    let groups = steps.flat_map(|(step, groups)| {
+        let numbered = groups.iter().enumerate();
+        numbered.map(move |(index, group)| (step, index, group))
+    });
+    groups
         .filter_map(|(step, index, group)| view(run, step, index, group))
         .take(limit)
         .collect()
