@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use gavel_core::Annotation;
 use gavel_core::ids::{Digest, PromptIndex, Step};
-use gavel_core::run::{GroupResult, Run};
+use gavel_core::run::{GroupResult, Run, StepResult};
 use gavel_core::work::{Verdict, VerdictRecord};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -146,46 +146,90 @@ impl Outcome {
     }
 }
 
-/// A page of at most `limit` pairs that the filter admits, behind `after`.
-pub fn page(run: &Run, filter: &Filter, after: Option<Cursor>, limit: usize) -> Page {
-    let mut page = Page {
-        pairs: Vec::new(),
-        next: None,
-    };
-    let is_behind = |step: Step, index: usize| {
-        after.is_none_or(|after| step < after.step || (step == after.step && index > after.index))
-    };
-    let mut last = None;
-    for (looks, (step, index, group)) in groups(run)
-        .filter(|(step, index, _)| is_behind(*step, *index))
-        .enumerate()
-    {
-        if page.pairs.len() == limit || looks == LOOKS {
-            page.next = last;
-            break;
-        }
-        last = Some(Cursor { step, index });
-        if filter.admits(run, step, group) {
-            page.pairs.extend(view(run, step, index, group));
-        }
-    }
-    page
-}
-
-/// Every group, judged or not: the steps in flight before the committed ones, the newest first, and in a step by prompt.
-fn groups(run: &Run) -> impl Iterator<Item = (Step, usize, &GroupResult)> {
+/// The committed steps and those in flight that a run has with their candidates and verdicts: the newest first.
+pub fn steps(run: &Run) -> impl Iterator<Item = (Step, &[GroupResult])> {
     let in_flight = run.in_flight().map(|flight| (flight.step, flight.groups.as_slice()));
     let mut in_flight: Vec<_> = in_flight.collect();
     in_flight.reverse();
-    let committed = run.results().steps.iter().rev();
-    let committed = committed.map(|step| (step.record.step, step.groups.as_slice()));
-    in_flight.into_iter().chain(committed).flat_map(|(step, groups)| {
-        let numbered = groups.iter().enumerate();
-        numbered.map(move |(index, group)| (step, index, group))
-    })
+    in_flight.into_iter().chain(committed(&run.results().steps))
 }
 
-fn view(run: &Run, step: Step, index: usize, group: &GroupResult) -> Option<JudgedPair> {
+/// Committed steps with their candidates and verdicts: the newest first.
+pub fn committed(steps: &[StepResult]) -> impl Iterator<Item = (Step, &[GroupResult])> {
+    steps.iter().rev().map(|step| (step.record.step, step.groups.as_slice()))
+}
+
+/// A page that is being filled.
+#[derive(Debug)]
+pub struct Filling {
+    filter: Filter,
+    after: Option<Cursor>,
+    limit: usize,
+    looks: usize,
+    last: Option<Cursor>,
+    page: Page,
+}
+
+impl Filling {
+    /// An empty page, for at most `limit` pairs that the filter admits, behind `after`.
+    pub fn new(filter: Filter, after: Option<Cursor>, limit: usize) -> Self {
+        let page = Page {
+            pairs: Vec::new(),
+            next: None,
+        };
+        Self {
+            filter,
+            after,
+            limit,
+            looks: 0,
+            last: None,
+            page,
+        }
+    }
+
+    /// Looks at steps of a run, the newest first and each older than those before; whether the page could take more.
+    pub fn add<'a>(&mut self, run: &Run, steps: impl Iterator<Item = (Step, &'a [GroupResult])>) -> bool {
+        let groups = steps.flat_map(|(step, groups)| {
+            let numbered = groups.iter().enumerate();
+            numbered.map(move |(index, group)| (Cursor { step, index }, group))
+        });
+        for (at, group) in groups {
+            if !self.after.is_none_or(|after| at.is_behind(after)) {
+                continue;
+            }
+            if self.page.pairs.len() == self.limit || self.looks == LOOKS {
+                self.page.next = self.last;
+                return false;
+            }
+            self.looks += 1;
+            self.last = Some(at);
+            if self.filter.admits(run, at.step, group) {
+                self.page.pairs.extend(view(run, at, group));
+            }
+        }
+        true
+    }
+
+    /// The page.
+    pub fn end(self) -> Page {
+        self.page
+    }
+
+    /// The steps that there can be anything of on this page: the oldest, and the newest if that is known.
+    pub(crate) fn reach(&self) -> (Step, Option<Step>) {
+        let newest = [self.filter.step, self.after.map(|after| after.step)];
+        (self.filter.step.unwrap_or(Step(1)), newest.into_iter().flatten().min())
+    }
+}
+
+impl Cursor {
+    /// Whether this comes after the other one, in the order of pages.
+    fn is_behind(self, other: Self) -> bool {
+        self.step < other.step || (self.step == other.step && self.index > other.index)
+    }
+}
+
+fn view(run: &Run, Cursor { step, index }: Cursor, group: &GroupResult) -> Option<JudgedPair> {
     let task = run.assets().prompts.get(group.line as usize)?;
     let given = run.assets().annotations.prompts.get(&PromptIndex(group.line));
     Some(JudgedPair {

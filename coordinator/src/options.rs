@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::access::Tokens;
 use crate::address::Address;
 use crate::binding::Adoption;
+use crate::snapshots;
 use crate::transport::ServerTls;
 
 /// What a coordinator is told when it starts.
@@ -33,6 +34,8 @@ pub struct CoordinatorOptions {
     pub host_names: Vec<String>,
     /// The memory that the files and the steps in flight of all runs may take together, in bytes; a run beyond is refused.
     pub run_bytes_max: u64,
+    /// Events of a run from one snapshot of its state to the next: a coordinator that starts replays about so many.
+    pub snapshot_events: u64,
     /// The encryption of both ports; `None` serves in the clear.
     pub tls: Option<ServerTls>,
     /// The tokens that callers show; `None` lets whoever reaches a port do all.
@@ -63,6 +66,7 @@ impl CoordinatorOptions {
             results: None,
             host_names: Vec::new(),
             run_bytes_max: 128 << 20,
+            snapshot_events: snapshots::EVENTS,
             tls: None,
             tokens: None,
             renew: Duration::from_secs(60),

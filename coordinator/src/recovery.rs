@@ -1,15 +1,22 @@
-//! The runs of a ledger at the start of a coordinator.
+//! The runs of a ledger at the start of a coordinator: each from its snapshot, if it has one, and the events after it.
 //!
 //! A run that cannot be read is set aside with the reason: it is shown as failed, nothing is taken for it, and nothing is deleted
 //! while it is there, since nobody knows what it needs. The others go on.
 
+use std::collections::BTreeMap;
+
 use gavel_core::ids::{Millis, RunId};
 
+use crate::details;
 use crate::error::Error;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, RunRecord};
 use crate::metrics;
-use crate::replay::{ReplayError, read_rows, replay};
+use crate::replay::{Replay, ReplayError};
+use crate::snapshots::{self, Kept};
 use crate::state::State;
+
+/// Events in memory at a time.
+const EVENTS_AT_ONCE: u64 = 1024;
 
 /// Reads every run. Also returns the latest time that an event bears.
 ///
@@ -30,12 +37,56 @@ pub(crate) async fn recover(ledger: &dyn Ledger) -> Result<(State, Millis), Erro
 
 /// Takes over one run from the ledger. Returns the time of its last event.
 pub(crate) async fn take(ledger: &dyn Ledger, id: &RunId, state: &mut State) -> Result<Millis, ReplayError> {
-    let (record, events) = read_rows(ledger, id).await?;
-    let run = replay(&record, &events)?;
-    tracing::info!(run = %id, events = events.len(), phase = ?run.phase(), "run read from the ledger");
+    let record = ledger.run(id).await?;
+    let record = record.ok_or_else(|| ReplayError::NoSuchRun { run: id.clone() })?;
+    let (replay, kept) = read(ledger, &record).await?;
+    let (at, position) = (replay.at(), replay.position());
+    let run = replay.into_run();
     if let Some(step) = run.results().steps.last() {
         metrics::step(id, &step.record);
     }
-    state.insert(run, record.created, record.position(&events));
-    Ok(events.last().map_or(record.created, |event| event.at))
+    state.insert(run, record.created, position, at, kept);
+    Ok(at)
+}
+
+/// A run as it stands, and how far the snapshot reached.
+async fn read(ledger: &dyn Ledger, record: &RunRecord) -> Result<(Replay, Kept), ReplayError> {
+    if let Some((mut replay, kept)) = snapshots::read(ledger, record).await? {
+        match go_on(ledger, &mut replay).await {
+            Ok(()) => return Ok((replay, kept)),
+            Err(error) if error.is_of_this_run() => {
+                let run = &record.run;
+                tracing::warn!(%run, %error, "the events after the snapshot do not follow from it, every event is replayed");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let mut replay = Replay::begin(record)?.lean();
+    go_on(ledger, &mut replay).await?;
+    Ok((replay, Kept::default()))
+}
+
+/// Applies the events that follow, and keeps the details of the steps that they commit.
+async fn go_on(ledger: &dyn Ledger, replay: &mut Replay) -> Result<(), ReplayError> {
+    let (run, begun) = (replay.run().id().clone(), replay.position().events);
+    loop {
+        let events = ledger.events_after(&run, replay.position().events, EVENTS_AT_ONCE).await?;
+        if events.is_empty() {
+            break;
+        }
+        // A step that was taken back and taken again counts as it was taken last.
+        let mut committed = BTreeMap::new();
+        for event in &events {
+            let effects = replay.take(event)?;
+            let steps = details::committed(replay.run(), &effects);
+            committed.extend(steps.map(|step| (step.record.step, step.clone())));
+        }
+        let records = details::records(&run, committed.into_values());
+        if let Err(error) = ledger.keep_details(&records).await {
+            tracing::warn!(%run, %error, "the details of some steps could not be kept and cannot be shown");
+        }
+    }
+    let (events, phase) = (replay.position().events, replay.run().phase());
+    tracing::info!(%run, events, replayed = events - begun, ?phase, "run read from the ledger");
+    Ok(())
 }

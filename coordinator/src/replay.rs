@@ -1,11 +1,13 @@
 //! From the ledger back to a run. Recovery and normal running are the same code: `Run::apply`.
 
+use gavel_core::RunAssets;
 use gavel_core::hint::Hint;
-use gavel_core::ids::RunId;
+use gavel_core::ids::{Millis, RunId};
 use gavel_core::panics::{Panicked, catch};
-use gavel_core::run::{Event, Refusal, Run};
+use gavel_core::run::{Effect, Event, Refusal, Run};
+use gavel_core::spec::RunSpec;
 
-use crate::ledger::{EventRecord, Ledger, LedgerError, Row, RunRecord};
+use crate::ledger::{EventRecord, Ledger, LedgerError, Position, Row, RunRecord};
 
 /// Why the ledger does not give a run.
 #[derive(Debug, thiserror::Error)]
@@ -65,44 +67,133 @@ impl ReplayError {
     }
 }
 
-/// Rebuilds a run from its row and its events, each of which must be as it was written.
+/// A run on its way back from the ledger, row by row, each of which must be as it was written.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    run: Run,
+    position: Position,
+    at: Millis,
+}
+
+impl Replay {
+    /// The run before its first event.
+    ///
+    /// # Errors
+    /// [`LedgerError::Corrupt`] and [`ReplayError::Panicked`].
+    pub(crate) fn begin(record: &RunRecord) -> Result<Self, ReplayError> {
+        let (spec, assets) = contents(record)?;
+        let made = catch(|| Run::new(record.run.clone(), spec, assets).created(record.created));
+        let run = made.map_err(|panicked| ReplayError::Panicked {
+            run: record.run.clone(),
+            row: Row::Run,
+            panicked,
+        })?;
+        Ok(Self {
+            run,
+            position: record.position(&[]),
+            at: record.created,
+        })
+    }
+
+    /// The run after the events that are in a snapshot of it.
+    pub(crate) fn after(run: Run, position: Position, at: Millis) -> Self {
+        Self { run, position, at }
+    }
+
+    /// The same for a coordinator, which looks back at few steps; to be said before the first event.
+    #[must_use]
+    pub(crate) fn lean(mut self) -> Self {
+        self.run = self.run.lean();
+        self
+    }
+
+    /// Applies the event that follows. Returns the effects: what followed from them was carried out when it happened, or does not
+    /// matter any more.
+    ///
+    /// # Errors
+    /// [`LedgerError::Corrupt`], [`ReplayError::Refused`] and [`ReplayError::Panicked`].
+    pub(crate) fn take(&mut self, stored: &EventRecord) -> Result<Vec<Effect>, ReplayError> {
+        let sequence = self.position.events + 1;
+        let row = Row::Event(sequence);
+        let corrupt = |problem| LedgerError::Corrupt {
+            run: self.run.id().clone(),
+            row,
+            problem,
+        };
+        if stored.sequence != sequence {
+            return Err(corrupt("it is missing".to_owned()).into());
+        }
+        stored.check(&self.position.chain)?;
+        let event: Event = serde_json::from_str(&stored.event).map_err(|error| corrupt(error.to_string()))?;
+        let applied = catch(|| self.run.apply(event, stored.at));
+        let id = self.run.id();
+        let applied = applied.map_err(|panicked| ReplayError::Panicked {
+            run: id.clone(),
+            row,
+            panicked,
+        })?;
+        let effects = applied.map_err(|refusal| ReplayError::Refused {
+            run: id.clone(),
+            sequence,
+            refusal,
+        })?;
+        self.position = Position {
+            events: sequence,
+            chain: stored.chain,
+        };
+        self.at = stored.at;
+        Ok(effects)
+    }
+
+    /// The run after the events so far.
+    pub(crate) fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// The last of these events.
+    pub(crate) fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The time of the last of these events, or that of the submission.
+    pub(crate) fn at(&self) -> Millis {
+        self.at
+    }
+
+    /// The run when the events are through.
+    pub(crate) fn into_run(self) -> Run {
+        self.run
+    }
+}
+
+/// What a run's row, which must be as it was written, says of the run.
+///
+/// # Errors
+/// [`LedgerError::Corrupt`].
+pub(crate) fn contents(record: &RunRecord) -> Result<(RunSpec, RunAssets), LedgerError> {
+    let corrupt = |row| {
+        move |error: serde_json::Error| LedgerError::Corrupt {
+            run: record.run.clone(),
+            row,
+            problem: error.to_string(),
+        }
+    };
+    record.check()?;
+    let spec = serde_json::from_str(&record.spec).map_err(corrupt(Row::Spec))?;
+    let assets = serde_json::from_str(&record.assets).map_err(corrupt(Row::Assets))?;
+    Ok((spec, assets))
+}
+
+/// Rebuilds a run with its whole history from its row and its events, each of which must be as it was written.
 ///
 /// # Errors
 /// [`LedgerError::Corrupt`], [`ReplayError::Refused`] and [`ReplayError::Panicked`].
 pub fn replay(record: &RunRecord, events: &[EventRecord]) -> Result<Run, ReplayError> {
-    let corrupt = |row, problem: String| LedgerError::Corrupt {
-        run: record.run.clone(),
-        row,
-        problem,
-    };
-    let panicked = |row, panicked| ReplayError::Panicked {
-        run: record.run.clone(),
-        row,
-        panicked,
-    };
-    record.check()?;
-    let spec = serde_json::from_str(&record.spec).map_err(|error| corrupt(Row::Spec, error.to_string()))?;
-    let assets = serde_json::from_str(&record.assets).map_err(|error| corrupt(Row::Assets, error.to_string()))?;
-    let made = catch(|| Run::new(record.run.clone(), spec, assets).created(record.created));
-    let mut run = made.map_err(|caught| panicked(Row::Run, caught))?;
-    let mut chain = record.chain;
-    for (expected, stored) in (1..).zip(events) {
-        let row = Row::Event(expected);
-        if stored.sequence != expected {
-            return Err(corrupt(row, "it is missing".to_owned()).into());
-        }
-        stored.check(&chain)?;
-        chain = stored.chain;
-        let event: Event = serde_json::from_str(&stored.event).map_err(|error| corrupt(row, error.to_string()))?;
-        // What followed from it was carried out when it happened, or does not matter any more.
-        let applied = catch(|| run.apply(event, stored.at)).map_err(|caught| panicked(row, caught))?;
-        applied.map_err(|refusal| ReplayError::Refused {
-            run: record.run.clone(),
-            sequence: expected,
-            refusal,
-        })?;
+    let mut replay = Replay::begin(record)?;
+    for event in events {
+        replay.take(event)?;
     }
-    Ok(run)
+    Ok(replay.into_run())
 }
 
 /// Reads one run from a ledger, also while a coordinator writes to it.

@@ -1,31 +1,51 @@
 //! The way to the driver, for servers and for programs that embed the coordinator.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
 
 use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, Millis, RunId, Step, WorkerId};
 use gavel_core::panics::catch;
-use gavel_core::run::{Event, Run, RunStatus};
+use gavel_core::run::{Event, Run, RunStatus, StepResult};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::rally::RallyOutcome;
 use gavel_core::work::{DeviceUse, LeaseKey, WorkerFilter, WorkerStatus};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Command, DriverError, Heartbeat, Reply, Submission, Submitted};
+use crate::details;
+use crate::ledger::Ledger;
 use crate::metrics;
 use crate::state::{LeaseAnswer, State};
 use crate::worker::Introduction;
 
 /// The way to the driver. Clones lead to the same one. Every method fails with [`DriverError::ShuttingDown`] when it has ended.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct DriverHandle {
+    /// For what the runs have let go of.
+    ledger: Arc<dyn Ledger>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) heartbeats: mpsc::Sender<Command>,
 }
 
+impl fmt::Debug for DriverHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DriverHandle")
+    }
+}
+
 impl DriverHandle {
-    pub(super) fn new(commands: mpsc::Sender<Command>, heartbeats: mpsc::Sender<Command>) -> Self {
-        Self { commands, heartbeats }
+    pub(super) fn new(
+        ledger: Arc<dyn Ledger>,
+        commands: mpsc::Sender<Command>,
+        heartbeats: mpsc::Sender<Command>,
+    ) -> Self {
+        Self {
+            ledger,
+            commands,
+            heartbeats,
+        }
     }
 
     /// Creates a run. `spec` has passed its checks. Submitting the same spec under the same name again is harmless.
@@ -65,6 +85,31 @@ impl DriverHandle {
     ) -> Result<T, DriverError> {
         let id = run.clone();
         self.read(move |state, _| Ok(look(state.run(&id)?))).await
+    }
+
+    /// The committed steps of a run from `first` on with their candidates, verdicts and gradients, in order, `most` at most: from the run, and
+    /// from the ledger where the run has let them go. A step whose details the ledger has lost is left out.
+    ///
+    /// # Errors
+    /// [`DriverError::UnknownRun`]; [`DriverError::NotRead`] where the ledger does not answer.
+    pub async fn steps(&self, run: &RunId, first: Step, most: usize) -> Result<Vec<StepResult>, DriverError> {
+        let first = first.max(Step(1));
+        let look = move |run: &Run| {
+            let from = run.details_from();
+            let index = first.max(from).0 as usize - 1;
+            let present = run.results().steps.iter().skip(index).take(most).cloned();
+            (from, present.collect::<Vec<_>>())
+        };
+        let (from, present) = self.inspect(run, look).await?;
+        if from <= first {
+            return Ok(present);
+        }
+        let gone = most.min((from.0 - first.0) as usize);
+        let read = details::read(self.ledger.as_ref(), run, first, gone as u64).await;
+        let mut steps = read.map_err(|error| DriverError::NotRead(Arc::new(error)))?;
+        steps.retain(|step| step.record.step < from);
+        steps.extend(present.into_iter().take(most - gone));
+        Ok(steps)
     }
 
     /// A receiver that changes whenever the run does.

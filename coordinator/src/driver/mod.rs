@@ -23,12 +23,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::details;
 use crate::error::Error;
-use crate::ledger::Ledger;
+use crate::ledger::{DetailsRecord, Ledger, SnapshotRecord};
 use crate::metrics;
 use crate::options::CoordinatorOptions;
 use crate::recovery;
-use crate::state::{Answer, LeaseAnswer, LeaseReply, RallyReply, State};
+use crate::snapshots::Occasion;
+use crate::state::{Answer, Batch, LeaseAnswer, LeaseReply, RallyReply, State};
 use crate::sweeper::{Chore, ChoreSender};
 use crate::waiters::Waiter;
 use crate::worker::Introduction;
@@ -125,6 +127,8 @@ pub(crate) struct Driver {
     time: Time,
     /// A run has come since the blob store was last told.
     submitted: bool,
+    /// Details of steps that could not be written yet.
+    unwritten: Vec<DetailsRecord>,
     ends: bool,
 }
 
@@ -139,6 +143,7 @@ impl Driver {
         let (state, latest) = recovery::recover(ledger.as_ref()).await?;
         let (sender, commands) = mpsc::channel(QUEUE);
         let (beat, heartbeats) = mpsc::channel(HEARTBEATS);
+        let handle = DriverHandle::new(Arc::clone(&ledger), sender, beat);
         let mut driver = Self {
             state,
             ledger,
@@ -148,15 +153,17 @@ impl Driver {
             heartbeats,
             time: Time::after(latest, clock),
             submitted: false,
+            unwritten: Vec::new(),
             ends: false,
         };
         driver.state.recover(driver.time.away_ms, driver.time.now());
         driver.settle().await?;
+        driver.keep_snapshots_of_all(Occasion::Events).await;
         driver.mark();
         if driver.state.is_whole() {
             driver.order(Chore::DiscardAllBut(driver.state.retained()));
         }
-        Ok((driver, DriverHandle::new(sender, beat)))
+        Ok((driver, handle))
     }
 
     /// Serves until `stop`. When `shutdown` begins, those who wait for work are sent away; results are still accepted, so
@@ -182,6 +189,7 @@ impl Driver {
             self.settle().await?;
         }
         self.mark();
+        self.keep_snapshots_of_all(Occasion::End).await;
         self.ledger.close().await;
         Ok(())
     }
@@ -378,6 +386,40 @@ impl Driver {
             let garbage = self.state.garbage();
             if !garbage.is_empty() {
                 self.order(Chore::Discard(garbage));
+            }
+            self.keep(&mut batch).await;
+        }
+    }
+
+    /// Spares the next coordinator the events so far, and keeps the details of steps for those who look back. Everybody has been
+    /// answered; and as all of it follows from events that are in the ledger, whatever fails here is a warning.
+    async fn keep(&mut self, batch: &mut Batch) {
+        for (run, step) in std::mem::take(&mut batch.committed) {
+            self.unwritten.extend(details::records(&run, std::iter::once(step)));
+        }
+        let due = self.state.due_after(batch, self.options.snapshot_events);
+        self.keep_snapshots(due).await;
+    }
+
+    async fn keep_snapshots_of_all(&mut self, occasion: Occasion) {
+        let due = self.state.due_of_all(occasion, self.options.snapshot_events);
+        self.keep_snapshots(due).await;
+    }
+
+    /// Details come first: who begins at a snapshot never sees again what was committed before it.
+    async fn keep_snapshots(&mut self, due: Vec<SnapshotRecord>) {
+        if !self.unwritten.is_empty() {
+            if let Err(error) = self.ledger.keep_details(&self.unwritten).await {
+                tracing::warn!(%error, "the details of some steps could not be kept");
+                return;
+            }
+            self.unwritten.clear();
+        }
+        for snapshot in due {
+            let (run, events) = (&snapshot.run, snapshot.position.events);
+            match self.ledger.keep_snapshot(&snapshot).await {
+                Ok(()) => tracing::debug!(%run, events, bytes = snapshot.state.len(), "snapshot written"),
+                Err(error) => tracing::warn!(%run, %error, "a snapshot could not be written"),
             }
         }
     }

@@ -12,6 +12,7 @@ use super::{Driver, DriverError};
 use crate::ledger::{LedgerError, NotReadable, RunRecord, write};
 use crate::recovery::take;
 use crate::replay::ReplayError;
+use crate::snapshots::Kept;
 
 /// A run as it arrives.
 pub(super) struct Submission {
@@ -43,7 +44,7 @@ impl Driver {
         let spec = write(&spec).map_err(unreadable)?;
         let assets = write(&assets).map_err(unreadable)?;
         // Made from what the ledger will give back, and before the ledger has it: what cannot be made is never written.
-        let run = catch(|| Run::new(id.clone(), spec.value, assets.value).created(now))?;
+        let run = catch(|| Run::new(id.clone(), spec.value, assets.value).created(now).lean())?;
         let record = RunRecord::new(id.clone(), spec.text, assets.text, submitted.to_string(), now);
         match self.ledger.create_run(&record).await {
             Ok(()) => {}
@@ -63,7 +64,7 @@ impl Driver {
             Err(error) => return Err(DriverError::Ledger(Arc::new(error))),
         }
         tracing::info!(run = %id, spec = submitted.short(), "run submitted");
-        self.state.insert(run, now, record.position(&[]));
+        self.state.insert(run, now, record.position(&[]), now, Kept::default());
         Ok(Submitted {
             spec_sha256: submitted,
             existed: false,

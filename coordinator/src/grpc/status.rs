@@ -39,7 +39,7 @@ pub(crate) fn of_driver(error: &DriverError) -> Status {
             Code::AlreadyExists,
             format!("{error} (choose another `run.name`, or resume the run as it is)"),
         ),
-        DriverError::Ledger(source) => ledger_failed(source),
+        DriverError::Ledger(source) | DriverError::NotRead(source) => ledger_failed(source),
         DriverError::SetAside { .. } => refusal(Code::DataLoss, error.to_string()),
         DriverError::NotReadable(_) => refusal(Code::InvalidArgument, error.to_string()),
         DriverError::Panicked(_) => refusal(Code::Internal, error.to_string()),

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::answer::answer;
 use super::ask::{Asked, Named};
 use super::{Parts, Problem};
-use crate::gallery::{self, Cursor, Filter, JudgedPair, Outcome};
+use crate::driver::{DriverError, DriverHandle};
+use crate::gallery::{self, Cursor, Filling, Filter, JudgedPair, Outcome, Page};
 
 /// Pairs on a page, unless the caller says otherwise, and at most.
 const PAIRS: usize = 12;
@@ -58,13 +59,38 @@ pub(super) async fn pairs(
         winner: query.winner,
     };
     let rooms = parts.rooms.clone();
-    let look = move |run: &Run| gallery::page(run, &filter, after, limit);
     answer(&rooms, async move {
-        let page = parts.driver.inspect(&RunId(run), look).await?;
+        let filling = Filling::new(filter, after, limit);
+        let page = fill(&parts.driver, &RunId(run), filling).await?;
         Ok::<_, Problem>(Pairs {
             pairs: page.pairs,
             next: page.next.map(|next| next.to_string()),
         })
     })
     .await
+}
+
+/// Steps that are read from the ledger at a time, once those that the run has are through.
+const STEPS_AT_ONCE: u32 = 8;
+
+async fn fill(driver: &DriverHandle, run: &RunId, mut filling: Filling) -> Result<Page, DriverError> {
+    let (oldest, newest) = filling.reach();
+    let look = move |run: &Run| {
+        let has_room = filling.add(run, gallery::steps(run));
+        (filling, has_room, run.details_from())
+    };
+    let (filled, mut has_room, details_from) = driver.inspect(run, look).await?;
+    filling = filled;
+    let mut before = newest.map_or(details_from, |newest| details_from.min(Step(newest.0.saturating_add(1))));
+    while has_room && before > oldest {
+        let first = Step(before.0.saturating_sub(STEPS_AT_ONCE).max(oldest.0));
+        let steps = driver.steps(run, first, (before.0 - first.0) as usize).await?;
+        let look = move |run: &Run| {
+            let has_room = filling.add(run, gallery::committed(&steps));
+            (filling, has_room)
+        };
+        (filling, has_room) = driver.inspect(run, look).await?;
+        before = first;
+    }
+    Ok(filling.end())
 }

@@ -24,6 +24,11 @@ pub(super) static SQLITE: LazyLock<Migrator> = LazyLock::new(|| {
             "chain and identity",
             include_str!("../../migrations/sqlite/0003_chain_and_identity.sql"),
         ),
+        (
+            4,
+            "snapshots and details",
+            include_str!("../../migrations/sqlite/0004_snapshots_and_details.sql"),
+        ),
     ])
 });
 
@@ -44,6 +49,11 @@ pub(super) static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             3,
             "chain and identity",
             include_str!("../../migrations/postgres/0003_chain_and_identity.sql"),
+        ),
+        (
+            4,
+            "snapshots and details",
+            include_str!("../../migrations/postgres/0004_snapshots_and_details.sql"),
         ),
     ])
 });

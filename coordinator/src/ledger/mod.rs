@@ -3,6 +3,7 @@
 //! It stores text and knows nothing of what an event means, so that another database is one small implementation away
 //! (`tests/ledger.rs` runs the same promises against each). `record` says what a row is, and how it is held to the one before.
 
+mod derived;
 mod leadership;
 mod migrations;
 #[cfg(feature = "postgres")]
@@ -15,12 +16,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use gavel_core::hint::Hint;
-use gavel_core::ids::{Digest, RunId};
+use gavel_core::ids::{Digest, RunId, Step};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::address::{Address, LedgerPlace};
 
+pub use derived::{DetailsRecord, SnapshotRecord};
 pub use leadership::{Candidacy, Leadership};
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresLedger;
@@ -115,6 +117,48 @@ pub trait Ledger: Send + Sync + 'static {
     /// # Errors
     /// The ledger does not answer.
     async fn chain(&self, run: &RunId, sequence: u64) -> Result<Option<Digest>, LedgerError>;
+
+    /// The snapshot of a run that was kept last; `None` where there is none. Whether it is as it was written,
+    /// [`SnapshotRecord::check`] says.
+    ///
+    /// A ledger that keeps none answers as this method does by itself.
+    ///
+    /// # Errors
+    /// [`LedgerError::Corrupt`] when it cannot be read.
+    async fn snapshot(&self, run: &RunId) -> Result<Option<SnapshotRecord>, LedgerError> {
+        tracing::debug!(%run, "this ledger keeps no snapshots");
+        Ok(None)
+    }
+
+    /// Keeps a snapshot in the place of the one before.
+    ///
+    /// # Errors
+    /// The ledger does not answer or cannot be written.
+    async fn keep_snapshot(&self, snapshot: &SnapshotRecord) -> Result<(), LedgerError> {
+        tracing::debug!(run = %snapshot.run, "this ledger keeps no snapshots");
+        Ok(())
+    }
+
+    /// The kept details of a run's steps from `first` on, in order; `most` at most. Whether they are as they were written,
+    /// [`DetailsRecord::check`] says.
+    ///
+    /// A ledger that keeps none answers as this method does by itself.
+    ///
+    /// # Errors
+    /// [`LedgerError::Corrupt`] when some cannot be read.
+    async fn details(&self, run: &RunId, first: Step, most: u64) -> Result<Vec<DetailsRecord>, LedgerError> {
+        tracing::debug!(%run, %first, most, "this ledger keeps no details");
+        Ok(Vec::new())
+    }
+
+    /// Keeps the details of steps in the place of those that are kept of the same steps.
+    ///
+    /// # Errors
+    /// The ledger does not answer or cannot be written.
+    async fn keep_details(&self, details: &[DetailsRecord]) -> Result<(), LedgerError> {
+        tracing::debug!(count = details.len(), "this ledger keeps no details");
+        Ok(())
+    }
 
     /// Verdicts, as JSON, that were kept under these keys, in order. They are no part of any run's state.
     ///

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use gavel_core::ids::{Digest, Millis, RunId};
+use gavel_core::ids::{Digest, Millis, RunId, Step};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
@@ -167,6 +167,10 @@ pub enum Row {
     Assets,
     /// The event of this number.
     Event(u64),
+    /// The snapshot of the run's state.
+    Snapshot,
+    /// The details of this step.
+    Details(Step),
 }
 
 impl fmt::Display for Row {
@@ -176,12 +180,14 @@ impl fmt::Display for Row {
             Self::Spec => f.write_str("its configuration"),
             Self::Assets => f.write_str("the contents of its files"),
             Self::Event(sequence) => write!(f, "event {sequence}"),
+            Self::Snapshot => f.write_str("its snapshot"),
+            Self::Details(step) => write!(f, "the details of step {step}"),
         }
     }
 }
 
 /// SHA-256 over the previous checksum and over these parts, each after its length.
-fn link(previous: &Digest, parts: &[&[u8]]) -> Digest {
+pub(super) fn link(previous: &Digest, parts: &[&[u8]]) -> Digest {
     let mut hash = sha2::Sha256::new();
     hash.update(previous.0);
     for part in parts {
@@ -191,7 +197,7 @@ fn link(previous: &Digest, parts: &[&[u8]]) -> Digest {
     Digest(hash.finalize().into())
 }
 
-fn changed(run: &RunId, row: Row) -> LedgerError {
+pub(super) fn changed(run: &RunId, row: Row) -> LedgerError {
     LedgerError::Corrupt {
         run: run.clone(),
         row,

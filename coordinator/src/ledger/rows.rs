@@ -1,9 +1,9 @@
 //! Between database rows and records, the same for every database.
 
-use gavel_core::ids::{Digest, Millis, RunId};
+use gavel_core::ids::{Digest, Millis, RunId, Step};
 use sqlx::{ColumnIndex, Database, Decode, Type};
 
-use super::{EventRecord, LedgerError, Row, RunRecord};
+use super::{DetailsRecord, EventRecord, LedgerError, Position, Row, RunRecord, SnapshotRecord};
 
 /// A row whose columns can be read as what the ledger stores.
 pub(super) trait Columns: sqlx::Row {
@@ -87,6 +87,49 @@ pub(super) fn event_records<R: Columns>(run: &RunId, after: u64, rows: &[R]) -> 
         read().map_err(|error| corrupt(run, Row::Event(sequence()), error))
     };
     (after + 1..).zip(rows).map(record).collect()
+}
+
+/// A row of `snapshots`.
+pub(super) fn snapshot_record(run: &RunId, row: &impl Columns) -> Result<SnapshotRecord, LedgerError> {
+    let read = || -> Result<SnapshotRecord, sqlx::Error> {
+        let version = row.unsigned("version")?;
+        Ok(SnapshotRecord {
+            run: run.clone(),
+            position: Position {
+                events: row.unsigned("sequence")?,
+                chain: row.digest("chain")?,
+            },
+            at: Millis(row.unsigned("at_unix_ms")?),
+            version: u32::try_from(version).map_err(|error| unreadable("version", error))?,
+            state: row.text("state")?,
+            checksum: row.digest("checksum")?,
+        })
+    };
+    read().map_err(|error| corrupt(run, Row::Snapshot, error))
+}
+
+/// Rows of `details` of steps from `first` on, in order.
+pub(super) fn details_records<R: Columns>(
+    run: &RunId,
+    first: Step,
+    rows: &[R],
+) -> Result<Vec<DetailsRecord>, LedgerError> {
+    let step = |row: &R| -> Result<Step, sqlx::Error> {
+        let step = u32::try_from(row.unsigned("step")?);
+        Ok(Step(step.map_err(|error| unreadable("step", error))?))
+    };
+    let record = |row: &R| {
+        let read = || -> Result<DetailsRecord, sqlx::Error> {
+            Ok(DetailsRecord {
+                run: run.clone(),
+                step: step(row)?,
+                result: row.text("result")?,
+                checksum: row.digest("checksum")?,
+            })
+        };
+        read().map_err(|error| corrupt(run, Row::Details(step(row).unwrap_or(first)), error))
+    };
+    rows.iter().map(record).collect()
 }
 
 /// A row of `runs` of before there were checksums, with those that it gets.

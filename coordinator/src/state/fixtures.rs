@@ -9,6 +9,7 @@ use gavel_core::{RubricText, RunAssets};
 
 use super::State;
 use crate::ledger::Position;
+use crate::snapshots::Kept;
 
 pub(super) const NOW: Millis = Millis(1);
 
@@ -42,7 +43,8 @@ pub(super) fn add_run(state: &mut State, name: &str, change: impl FnOnce(&mut Ru
         events: 0,
         chain: Digest::of(name.as_bytes()),
     };
-    state.insert(Run::new(spec.id(), spec, assets).created(NOW), NOW, position);
+    let run = Run::new(spec.id(), spec, assets).created(NOW).lean();
+    state.insert(run, NOW, position, NOW, Kept::default());
 }
 
 /// Hands in what the holder of a lease was asked for.

@@ -15,15 +15,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gavel_core::ids::{Digest, Fence, Millis, RunId, WorkerId};
 use gavel_core::panics::catch;
-use gavel_core::run::{Effect, Event, Refusal, Run};
+use gavel_core::run::{Effect, Event, Refusal, Run, StepResult};
 use gavel_core::work::LeaseKey;
 use gavel_core::work::rally::Group;
 use gavel_core::work::{Assignment, HeldLease, Role, Unit, WorkerFilter, WorkerStatus};
 use tokio::sync::{oneshot, watch};
 
+use crate::details;
 use crate::driver::DriverError;
-use crate::ledger::{EventRecord, Position, Written, write};
+use crate::ledger::{EventRecord, Position, SnapshotRecord, Written, write};
 use crate::metrics;
+use crate::snapshots::{self, Kept, Occasion};
 use crate::waiters::{Waiter, Waiters};
 use crate::worker::Workers;
 use aside::{NotApplied, SetAside};
@@ -68,6 +70,9 @@ pub(crate) struct RunState {
     pub(crate) created: Millis,
     /// Where its rows end, with those of the batch.
     position: Position,
+    /// The time of its last event, or of its submission.
+    at: Millis,
+    kept: Kept,
     /// The number of the last event that is in the ledger; whoever watches the run listens here.
     changed: watch::Sender<u64>,
 }
@@ -77,6 +82,8 @@ pub(crate) struct RunState {
 pub(crate) struct Batch {
     pub(crate) records: Vec<EventRecord>,
     pub(crate) effects: Vec<(RunId, Effect)>,
+    /// Steps that were committed, as they were then.
+    pub(crate) committed: Vec<(RunId, StepResult)>,
     pub(crate) grants: Vec<(LeaseReply, Box<Grant>, WorkerId)>,
     pub(crate) answers: Vec<Answer>,
     changed: BTreeSet<RunId>,
@@ -132,7 +139,8 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn insert(&mut self, run: Run, created: Millis, position: Position) {
+    /// Takes a run in, which stands where `position` says since `at`.
+    pub(crate) fn insert(&mut self, run: Run, created: Millis, position: Position, at: Millis, kept: Kept) {
         let id = run.id().clone();
         self.order.push(id.clone());
         self.runs.insert(
@@ -141,6 +149,8 @@ impl State {
                 run,
                 created,
                 position,
+                at,
+                kept,
                 changed: watch::Sender::new(position.events),
             },
         );
@@ -224,6 +234,10 @@ impl State {
             events: record.sequence,
             chain: record.chain,
         };
+        state.at = now;
+        let committed = details::committed(&state.run, &effects);
+        let committed = committed.map(|step| (id.clone(), step.clone()));
+        self.batch.committed.extend(committed);
         self.batch.records.push(record);
         self.batch
             .effects
@@ -432,5 +446,32 @@ impl State {
         for state in batch.changed.iter().filter_map(|id| self.runs.get(id)) {
             state.changed.send_replace(state.position.events);
         }
+    }
+    /// The snapshots that are due of the runs that this batch has changed.
+    pub(crate) fn due_after(&mut self, batch: &Batch, every: u64) -> Vec<SnapshotRecord> {
+        let changed = batch.changed.iter();
+        changed.filter_map(|id| self.due(id, Occasion::Events, every)).collect()
+    }
+
+    /// The snapshots that are due of all runs.
+    pub(crate) fn due_of_all(&mut self, occasion: Occasion, every: u64) -> Vec<SnapshotRecord> {
+        let runs = self.order.clone();
+        runs.iter().filter_map(|id| self.due(id, occasion, every)).collect()
+    }
+
+    fn due(&mut self, id: &RunId, occasion: Occasion, every: u64) -> Option<SnapshotRecord> {
+        let state = self.runs.get_mut(id)?;
+        let occasion = match state.run.phase().is_ended() {
+            true => Occasion::End,
+            false => occasion,
+        };
+        if !state.kept.is_due(occasion, state.position.events, every) {
+            return None;
+        }
+        let made = snapshots::of(&state.run, state.position, state.at);
+        let snapshot = made.inspect_err(|error| tracing::warn!(run = %id, %error, "no snapshot can be written"));
+        let snapshot = snapshot.ok()??;
+        state.kept = Kept::of(&snapshot);
+        Some(snapshot)
     }
 }

@@ -26,5 +26,5 @@ pub use export::{Export, ExportedAdapter, Format, Weights, export};
 pub use folder::{CoordinatorAddresses, RunFolder};
 pub use history::History;
 pub use machine::{Machine, Usage, peak_memory_bytes, usage};
-pub use source::{RunSource, ServedRun, StoredRun};
+pub use source::{Derived, RunSource, ServedRun, StoredRun};
 pub use verdict_file::VerdictFile;

@@ -1,7 +1,8 @@
-//! `gavel load`: what a lease costs a coordinator, in fleets of several sizes.
+//! `gavel load`: what a lease costs a coordinator, in fleets of several sizes, and what a start does after runs of several lengths.
 
 mod measured;
 mod process;
+mod restart;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -36,9 +37,9 @@ pub(crate) struct LoadArguments {
     /// many as the coordinator gives].
     #[arg(long, value_name = "LEASES", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rate: Option<u32>,
-    /// Prompts of a step; a step has three units for each, and a commit.
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    pub(crate) prompts: u32,
+    /// Prompts of a step; a step has three units for each, and a commit [default: 10,000].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) prompts: Option<u32>,
     /// How long the fleet is watched while there is no work.
     #[arg(long, value_name = "DURATION", default_value = "10s")]
     pub(crate) idle: humantime::Duration,
@@ -48,11 +49,23 @@ pub(crate) struct LoadArguments {
     /// Program whose coordinator is measured, to compare two builds [default: this one].
     #[arg(long, value_name = "FILE")]
     pub(crate) program: Option<PathBuf>,
+    /// Measure something else: a start. A run takes so many steps, its coordinator is killed, and the next one is watched until it
+    /// serves; one line for each number of steps. A step has 8 prompts, unless --prompts says otherwise.
+    #[arg(
+        long,
+        value_name = "STEPS,STEPS,..",
+        value_delimiter = ',',
+        conflicts_with_all = ["workers", "rate", "idle", "duration"],
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
+    pub(crate) restart_after: Vec<u32>,
     /// Print the measurements as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
+/// Prompts of a step, unless somebody says otherwise: so many that no fleet runs out of work.
+const PROMPTS: u32 = 10_000;
 /// More steps than any measurement takes: the run must not end before the measurement does.
 const STEPS: u32 = 10_000;
 /// A fleet settles for this long after it was registered, and after it got work.
@@ -61,15 +74,19 @@ const SETTLE: Duration = Duration::from_secs(2);
 const STAGES: u32 = 3;
 
 pub(super) fn load(arguments: &LoadArguments) -> Result<()> {
+    if !arguments.restart_after.is_empty() {
+        return restart::measure_restarts(arguments);
+    }
+    let prompts = arguments.prompts.unwrap_or(PROMPTS);
     let report = block_on(async {
         let mut fleets = Vec::with_capacity(arguments.workers.len());
         for workers in &arguments.workers {
             output::note(format_args!("{workers} workers"));
-            fleets.push(measure(*workers, arguments).await?);
+            fleets.push(measure(*workers, prompts, arguments).await?);
         }
         Ok(Report {
             machine: Machine::this(),
-            prompts_per_step: arguments.prompts,
+            prompts_per_step: prompts,
             rate: arguments.rate,
             fleets,
         })
@@ -100,8 +117,8 @@ impl Moment {
 }
 
 /// One fleet on a coordinator of its own: first without work, then at work.
-async fn measure(workers: u32, arguments: &LoadArguments) -> Result<Measured> {
-    let run = synthetic_run(STEPS, arguments.prompts)?;
+async fn measure(workers: u32, prompts: u32, arguments: &LoadArguments) -> Result<Measured> {
+    let run = synthetic_run(STEPS, prompts)?;
     let coordinator = CoordinatorProcess::start(arguments.program.as_deref()).await?;
     let options = FleetOptions {
         coordinator: coordinator.address().to_owned(),

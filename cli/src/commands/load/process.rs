@@ -1,8 +1,8 @@
 //! The coordinator that is measured: a process of its own, so that its memory and time can be told from the generator's.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gavel_review::{CoordinatorAddresses, Usage, usage};
 use tempfile::TempDir;
@@ -20,6 +20,7 @@ const END_WITHIN: Duration = Duration::from_secs(60);
 pub(super) struct CoordinatorProcess {
     child: Child,
     addresses: CoordinatorAddresses,
+    program: PathBuf,
     folder: TempDir,
 }
 
@@ -34,6 +35,10 @@ impl CoordinatorProcess {
             Some(program) => program.to_owned(),
             None => std::env::current_exe().context("cannot find this program's own file")?,
         };
+        Self::start_in(folder, program).await
+    }
+
+    async fn start_in(folder: TempDir, program: PathBuf) -> Result<Self> {
         let mut child = Command::new(&program)
             .args([
                 "coordinator",
@@ -63,8 +68,20 @@ impl CoordinatorProcess {
         Ok(Self {
             child,
             addresses,
+            program,
             folder,
         })
+    }
+
+    /// Kills it, and starts another one on what it has left. Also returns how long it took from there until that one serves.
+    ///
+    /// # Errors
+    /// It cannot be killed; and as [`CoordinatorProcess::start`].
+    pub(super) async fn start_again(mut self) -> Result<(Self, Duration)> {
+        self.child.kill().await.context("cannot kill the coordinator")?;
+        let begun = Instant::now();
+        let started = Self::start_in(self.folder, self.program).await?;
+        Ok((started, begun.elapsed()))
     }
 
     /// Where it listens for workers.
@@ -94,6 +111,14 @@ impl CoordinatorProcess {
             .foreign()
             .context("the coordinator does not end")?
             .context("cannot wait for the coordinator")?;
+        self.ledger_bytes()
+    }
+
+    /// The size of its ledger in bytes.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn ledger_bytes(&self) -> Result<u64> {
         ledger_bytes(self.folder.path()).context("cannot read the size of the ledger")
     }
 }

@@ -1,14 +1,15 @@
 //! A ledger in memory that fails on demand: before or after the write is durable.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use gavel_core::ids::{Digest, RunId};
+use gavel_core::ids::{Digest, RunId, Step};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::driver::DriverError;
-use crate::ledger::{EventRecord, Ledger, LedgerError, RunRecord};
+use crate::ledger::{DetailsRecord, EventRecord, Ledger, LedgerError, RunRecord, SnapshotRecord};
 use crate::state::LeaseAnswer;
 
 /// What becomes of the next write.
@@ -31,6 +32,10 @@ pub(super) struct Pages {
     pub(super) append: Fate,
     /// Of the next run.
     pub(super) creation: Fate,
+    pub(super) snapshots: BTreeMap<RunId, SnapshotRecord>,
+    pub(super) details: BTreeMap<(RunId, Step), DetailsRecord>,
+    /// Of the next snapshot or details of steps.
+    pub(super) kept: Fate,
     /// Callers that wait for work and are gone by the time that the next batch is written.
     pub(super) hang_up_while_writing: Vec<oneshot::Receiver<Result<LeaseAnswer, DriverError>>>,
 }
@@ -126,6 +131,35 @@ impl Ledger for SimulatedLedger {
                 .map(|record| record.chain),
             _ => pages.events.iter().find(event).map(|event| event.chain),
         })
+    }
+
+    async fn snapshot(&self, run: &RunId) -> Result<Option<SnapshotRecord>, LedgerError> {
+        Ok(self.pages().snapshots.get(run).cloned())
+    }
+
+    async fn keep_snapshot(&self, snapshot: &SnapshotRecord) -> Result<(), LedgerError> {
+        let mut pages = self.pages();
+        let fate = std::mem::take(&mut pages.kept);
+        if fate != Fate::Lost {
+            pages.snapshots.insert(snapshot.run.clone(), snapshot.clone());
+        }
+        if fate == Fate::Stored { Ok(()) } else { Err(failure()) }
+    }
+
+    async fn details(&self, run: &RunId, first: Step, most: u64) -> Result<Vec<DetailsRecord>, LedgerError> {
+        let pages = self.pages();
+        let of_run = pages.details.values().filter(|record| record.run == *run && record.step >= first);
+        Ok(of_run.take(usize::try_from(most).unwrap_or(usize::MAX)).cloned().collect())
+    }
+
+    async fn keep_details(&self, details: &[DetailsRecord]) -> Result<(), LedgerError> {
+        let mut pages = self.pages();
+        let fate = std::mem::take(&mut pages.kept);
+        if fate != Fate::Lost {
+            let keyed = details.iter().map(|record| ((record.run.clone(), record.step), record.clone()));
+            pages.details.extend(keyed);
+        }
+        if fate == Fate::Stored { Ok(()) } else { Err(failure()) }
     }
 
     async fn ready(&self) -> Result<(), LedgerError> {

@@ -30,7 +30,7 @@ use world::World;
 const SCHEDULES: u64 = 10_000;
 
 /// What must have happened over all schedules.
-const HAPPENS: [&str; 24] = [
+const HAPPENS: [&str; 26] = [
     "blobs deleted as garbage",
     "blobs lost",
     "calls refused",
@@ -50,6 +50,8 @@ const HAPPENS: [&str; 24] = [
     "resumed",
     "runs",
     "runs equal to the undisturbed",
+    "snapshots damaged",
+    "starts at a snapshot",
     "wall clocks set",
     "worker crashes",
     "workers cut off",

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use gavel_core::RunAssets;
 use gavel_core::ids::{Millis, RunId, WorkerId};
-use gavel_core::run::{Event, Phase, Refusal, Run};
+use gavel_core::run::{Event, Phase, Refusal, Run, StepResult};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::{LeaseKey, Role};
 use tonic::Code;
@@ -18,7 +18,9 @@ use super::invariants::{Invariants, Moment, judged_by_failure};
 use super::ledger::Pages;
 use super::process::Answered;
 use super::protocol::{Request, Response};
-use crate::replay::replay;
+use crate::ledger::{EventRecord, RunRecord};
+use crate::replay::{Replay, replay};
+use crate::snapshots;
 use crate::state::State;
 
 /// The observer of one schedule.
@@ -58,6 +60,8 @@ impl Oracle {
         for record in &pages.runs {
             if !self.watched.contains_key(&record.run) {
                 let begun = replay(record, &[]).map_err(|error| format!("{}: {error:?}", record.run))?;
+                // The driver's is lean too.
+                let begun = begun.lean();
                 let watched = Watched {
                     submitted: begun.spec().clone(),
                     shadow: begun,
@@ -264,8 +268,9 @@ impl Oracle {
                 .filter(|event| event.run == record.run)
                 .cloned()
                 .collect();
-            let mut replayed =
-                replay(record, &events).map_err(|error| format!("the ledger cannot be replayed: {error:?}"))?;
+            let whole = replay(record, &events).map_err(|error| format!("the ledger cannot be replayed: {error:?}"))?;
+            check_kept(record, &events, &whole, pages)?;
+            let mut replayed = replay_as_coordinator(record, &events)?.into_run();
             let mut live = state
                 .run(&record.run)
                 .map_err(|_| format!("{} is gone", record.run))?
@@ -277,9 +282,9 @@ impl Oracle {
             if replayed != live {
                 return Err("a replay of the whole ledger gives another run".into());
             }
-            watched.invariants.check_end(&live)?;
-            if !judged_by_failure(&live) {
-                same_results(&live, &undisturbed(live.spec(), live.assets())?)?;
+            watched.invariants.check_end(&whole)?;
+            if !judged_by_failure(&whole) {
+                same_results(&whole, &undisturbed(whole.spec(), whole.assets())?)?;
                 equal += 1;
             }
         }
@@ -305,6 +310,43 @@ impl Watched {
             .map_err(|refusal| format!("the ledger holds an event that does not apply: {refusal}"))?;
         self.invariants.after(event, &self.shadow, blobs)
     }
+}
+
+/// What the ledger keeps of a run besides its rows is what these come to.
+fn check_kept(record: &RunRecord, events: &[EventRecord], whole: &Run, pages: &Pages) -> Result<(), String> {
+    let steps = &whole.results().steps;
+    for (index, step) in steps.iter().enumerate() {
+        let key = (record.run.clone(), step.record.step);
+        let kept = pages.details.get(&key).map(|details| serde_json::from_str::<StepResult>(&details.result));
+        match kept {
+            Some(Ok(kept)) if kept == *step => {}
+            // Writing them failed, and will be tried again with those of the next step.
+            None if index + 1 == steps.len() => {}
+            kept => return Err(format!("of step {} the ledger keeps {kept:?}, and it is {step:?}", step.record.step)),
+        }
+    }
+    let kept = pages.snapshots.get(&record.run);
+    // One that was damaged is not used, and replaced when the next is due.
+    let Some(kept) = kept.filter(|kept| kept.check().is_ok()) else {
+        return Ok(());
+    };
+    let replay = replay_as_coordinator(record, &events[..kept.position.events as usize])?;
+    let replayed = snapshots::of(replay.run(), replay.position(), replay.at());
+    match replayed.map_err(|error| error.to_string())? {
+        Some(replayed) if replayed == *kept => Ok(()),
+        replayed => Err(format!("the ledger keeps {kept:?}, and a replay gives {replayed:?}")),
+    }
+}
+
+fn replay_as_coordinator(record: &RunRecord, events: &[EventRecord]) -> Result<Replay, String> {
+    let begun = Replay::begin(record).map(Replay::lean);
+    let replayed = begun.and_then(|mut replay| {
+        for event in events {
+            replay.take(event)?;
+        }
+        Ok(replay)
+    });
+    replayed.map_err(|error| format!("the ledger cannot be replayed: {error:?}"))
 }
 
 /// The run without any disturbance: one worker, one unit at a time.

@@ -20,6 +20,8 @@ pub(super) struct Plan {
     pub(super) worker_timeout: u64,
     /// How long the coordinator holds a request for work.
     pub(super) lease_wait: u64,
+    /// Events from one snapshot to the next.
+    pub(super) snapshot_events: u64,
     /// After this nothing goes wrong any more, and the runs must finish.
     pub(super) faults_until: u64,
     pub(super) faults: Faults,
@@ -62,6 +64,8 @@ pub(super) struct Faults {
     pub(super) hang_up: f64,
     /// A run's row that is written, or is not, while the ledger reports a failure.
     pub(super) creation: f64,
+    /// Snapshots that are not what they were when a coordinator starts.
+    pub(super) damage: f64,
     pub(super) worker_crash: u64,
     pub(super) worker_leaves: u64,
     pub(super) freeze: u64,
@@ -107,6 +111,7 @@ impl Plan {
             heartbeat,
             worker_timeout: heartbeat * chance.between(3, 6),
             lease_wait: chance.between(500, 4_000),
+            snapshot_events: chance.pick(&[1, 8, 40, 1_000]),
             faults_until: chance.between(3_000, 20_000),
             faults: Faults::draw(chance),
         }
@@ -128,6 +133,7 @@ impl Faults {
             forgery: share(chance, 0.4, 0.2),
             hang_up: share(chance, 0.3, 0.2),
             creation: share(chance, 0.2, 0.5),
+            damage: share(chance, 0.3, 0.5),
             worker_crash: every(chance, 0.6, 2_000, 10_000),
             worker_leaves: every(chance, 0.3, 2_000, 10_000),
             freeze: every(chance, 0.4, 2_000, 10_000),

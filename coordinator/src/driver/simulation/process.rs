@@ -98,6 +98,7 @@ impl Process {
         let mut options = CoordinatorOptions::new("nowhere");
         options.heartbeat = Duration::from_millis(plan.heartbeat);
         options.worker_timeout = Duration::from_millis(plan.worker_timeout);
+        options.snapshot_events = plan.snapshot_events;
         let (told, passed) = (Arc::clone(&clocks), Arc::clone(&clocks));
         let clock_of_driver = Clock::new(
             move || Millis(told.wall.load(Ordering::Relaxed)),

@@ -1,5 +1,6 @@
 //! The ledger in a PostgreSQL database, which several coordinators may reach.
 
+mod derived;
 mod failure;
 mod seal;
 
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use gavel_core::ids::{Digest, RunId};
+use gavel_core::ids::{Digest, RunId, Step};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{Connection as _, Row as _};
 use tokio::sync::Mutex;
@@ -20,7 +21,7 @@ use uuid::Uuid;
 
 use super::leadership::{Candidacy, Leadership};
 use super::rows::{Columns as _, event_records, run_record, signed};
-use super::{EventRecord, Ledger, LedgerError, RunRecord, migrations};
+use super::{DetailsRecord, EventRecord, Ledger, LedgerError, RunRecord, SnapshotRecord, migrations};
 use failure::{failure, is_taken};
 
 /// How long a connection may take to come about.
@@ -283,6 +284,22 @@ impl Ledger for PostgresLedger {
         row.map(|row| row.digest("chain"))
             .transpose()
             .map_err(|error| self.failure(ACTION, error))
+    }
+
+    async fn snapshot(&self, run: &RunId) -> Result<Option<SnapshotRecord>, LedgerError> {
+        self.read_snapshot(run).await
+    }
+
+    async fn keep_snapshot(&self, snapshot: &SnapshotRecord) -> Result<(), LedgerError> {
+        self.write_snapshot(snapshot).await
+    }
+
+    async fn details(&self, run: &RunId, first: Step, most: u64) -> Result<Vec<DetailsRecord>, LedgerError> {
+        self.read_details(run, first, most).await
+    }
+
+    async fn keep_details(&self, details: &[DetailsRecord]) -> Result<(), LedgerError> {
+        self.write_details(details).await
     }
 
     async fn verdicts(&self, keys: &[Digest]) -> Result<Vec<Option<String>>, LedgerError> {

@@ -1,5 +1,6 @@
 //! The ledger in one SQLite file.
 
+mod derived;
 mod failure;
 mod seal;
 
@@ -9,14 +10,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable as _};
-use gavel_core::ids::{Digest, RunId};
+use gavel_core::ids::{Digest, RunId, Step};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, Transaction};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::rows::{Columns as _, event_records, run_record, signed};
-use super::{EventRecord, Ledger, LedgerError, RunRecord, migrations};
+use super::{DetailsRecord, EventRecord, Ledger, LedgerError, RunRecord, SnapshotRecord, migrations};
 use failure::{cannot_open, failure, is_locked, is_taken};
 
 /// How long a statement waits for a lock of another program, before it is tried again.
@@ -279,6 +280,22 @@ impl Ledger for SqliteLedger {
         row.map(|row| row.digest("chain"))
             .transpose()
             .map_err(|error| self.failure(ACTION, error))
+    }
+
+    async fn snapshot(&self, run: &RunId) -> Result<Option<SnapshotRecord>, LedgerError> {
+        self.read_snapshot(run).await
+    }
+
+    async fn keep_snapshot(&self, snapshot: &SnapshotRecord) -> Result<(), LedgerError> {
+        self.write_snapshot(snapshot).await
+    }
+
+    async fn details(&self, run: &RunId, first: Step, most: u64) -> Result<Vec<DetailsRecord>, LedgerError> {
+        self.read_details(run, first, most).await
+    }
+
+    async fn keep_details(&self, details: &[DetailsRecord]) -> Result<(), LedgerError> {
+        self.write_details(details).await
     }
 
     async fn verdicts(&self, keys: &[Digest]) -> Result<Vec<Option<String>>, LedgerError> {

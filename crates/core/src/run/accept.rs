@@ -270,6 +270,7 @@ impl Run {
             self.open_training(next, shards);
         }
         self.kept_from = self.kept_from.max(self.window());
+        self.let_details_go();
         self.begin_probe();
         if self.is_trained() {
             self.begin_tuned();

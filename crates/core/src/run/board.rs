@@ -9,10 +9,11 @@ use crate::work::{Role, Unit};
 /// Which units can be leased and which are.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Board {
-    /// By role; the first is the next to be leased, because the order of [`Unit`] is the order of urgency.
+    /// By role, none without units; the first is the next to be leased, because the order of [`Unit`] is the order of urgency.
     ready: BTreeMap<Role, BTreeSet<Unit>>,
     leases: BTreeMap<Unit, Lease>,
-    /// The units among `leases` by their holders, and how many there are of each role: no event may cost more in a larger fleet.
+    /// The units among `leases` by their holders, and how many there are of each role that has any: no event may cost more
+    /// in a larger fleet.
     held: BTreeMap<WorkerId, BTreeSet<Unit>>,
     leased: BTreeMap<Role, usize>,
     /// Since when a role has work that nobody holds any of.
@@ -20,6 +21,19 @@ pub(super) struct Board {
 }
 
 impl Board {
+    /// A board with these units.
+    pub(super) fn restored(
+        ready: BTreeSet<Unit>,
+        leases: BTreeMap<Unit, Lease>,
+        unattended: BTreeMap<Role, Millis>,
+    ) -> Self {
+        let mut board = Self::default();
+        ready.into_iter().for_each(|unit| board.add(unit));
+        leases.into_iter().for_each(|(unit, lease)| board.grant(unit, lease));
+        board.unattended = unattended;
+        board
+    }
+
     pub(super) fn add(&mut self, unit: Unit) {
         self.ready.entry(unit.role()).or_default().insert(unit);
     }
@@ -27,6 +41,11 @@ impl Board {
     /// The units that can be leased, the most urgent first.
     pub(super) fn ready(&self, role: Role) -> impl Iterator<Item = &Unit> {
         self.ready.get(&role).into_iter().flatten()
+    }
+
+    /// The units of all roles that can be leased.
+    pub(super) fn all_ready(&self) -> impl Iterator<Item = Unit> {
+        self.ready.values().flatten().copied()
     }
 
     pub(super) fn is_ready(&self, unit: &Unit) -> bool {
@@ -49,6 +68,10 @@ impl Board {
         self.leases.iter()
     }
 
+    pub(super) fn unattended(&self) -> &BTreeMap<Role, Millis> {
+        &self.unattended
+    }
+
     pub(super) fn unattended_since(&self, role: Role) -> Option<Millis> {
         self.unattended.get(&role).copied()
     }
@@ -56,6 +79,9 @@ impl Board {
     pub(super) fn grant(&mut self, unit: Unit, lease: Lease) {
         if let Some(units) = self.ready.get_mut(&unit.role()) {
             units.remove(&unit);
+            if units.is_empty() {
+                self.ready.remove(&unit.role());
+            }
         }
         self.end(&unit);
         self.held.entry(lease.worker.clone()).or_default().insert(unit);
@@ -74,14 +100,18 @@ impl Board {
         }
         if let Some(count) = self.leased.get_mut(&unit.role()) {
             *count -= 1;
+            if *count == 0 {
+                self.leased.remove(&unit.role());
+            }
         }
     }
 
     /// Takes back every unit that `gone` picks, ready or leased.
     pub(super) fn withdraw(&mut self, gone: impl Fn(&Unit) -> bool) {
-        for units in self.ready.values_mut() {
+        self.ready.retain(|_, units| {
             units.retain(|unit| !gone(unit));
-        }
+            !units.is_empty()
+        });
         let leased: Vec<Unit> = self.leases.keys().filter(|unit| gone(unit)).copied().collect();
         leased.iter().for_each(|unit| self.end(unit));
     }

@@ -1,12 +1,14 @@
 //! What people do to a run while it lives: stop it, hold it, let it go on, change how far it goes, take steps back.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Phase, Refusal, Run};
 use crate::ids::{Millis, Step};
 use crate::schedule;
 use crate::work::{Arm, Unit, rules};
 
 /// A run that hands out nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pause {
     pub(super) reason: String,
     pub(super) since: Millis,

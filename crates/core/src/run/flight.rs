@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use super::results::{CandidateResult, GroupResult, ShardResult, StepRecord, StepSeconds};
 use crate::ids::{Millis, Step};
 use crate::rpo;
@@ -10,7 +12,7 @@ use crate::spec::ObjectiveSpec;
 use crate::work::VerdictRecord;
 
 /// A step that is not committed yet.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepInFlight {
     /// The step.
     pub step: Step,

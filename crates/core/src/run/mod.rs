@@ -10,6 +10,7 @@ mod board;
 mod check;
 mod completion;
 mod control;
+mod details;
 mod event;
 mod flight;
 mod lease;
@@ -18,6 +19,7 @@ mod probes;
 mod reopen;
 mod results;
 mod retention;
+mod snapshot;
 mod status;
 mod stop;
 mod trouble;
@@ -37,8 +39,11 @@ pub use flight::StepInFlight;
 pub use lease::Lease;
 pub use lifecycle::Phase;
 pub use results::{CandidateResult, GroupResult, Probe, Results, ShardResult, StepRecord, StepResult, StepSeconds};
+pub use snapshot::{NotOfThisRun, Snapshot, VERSION as SNAPSHOT_VERSION};
 pub use status::{EvaluationStatus, LeaseStatus, ProbeStatus, Progress, RunStatus};
 pub use waiting::{Waiting, WaitingFor};
+
+use serde::{Deserialize, Serialize};
 
 use crate::assets::{ModelFingerprints, RunAssets};
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
@@ -103,6 +108,10 @@ pub struct Run {
     kept_for_probes: BTreeSet<Step>,
     /// The rules of `[stop]` look at what came after this step: what somebody resumed from has been seen.
     watched_from: Step,
+    /// Whether the run leaves details of its committed steps to the ledger.
+    is_lean: bool,
+    /// The details of the steps before this one are left to the ledger.
+    details_from: Step,
     results: Results,
 }
 
@@ -114,7 +123,7 @@ struct Accepted {
 }
 
 /// Evaluation units that are not done yet.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Missing {
     base: u32,
     tuned: u32,
@@ -183,6 +192,8 @@ impl Run {
             kept_for_probes: BTreeSet::new(),
             watched_from: Step(0),
             spent: Spent::default(),
+            is_lean: false,
+            details_from: Step(1),
             results,
         }
     }

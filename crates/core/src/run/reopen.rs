@@ -262,6 +262,7 @@ impl Run {
         self.watched_from = self.watched_from.min(self.committed());
         // What came before was given away meanwhile, and does not come back.
         self.kept_from = self.kept_from.min(Step(first));
+        self.details_from = self.details_from.min(Step(first));
         if version == 0 {
             self.board.add(Unit::Initialise);
         } else {

@@ -12,7 +12,7 @@ use crate::work::{Arm, Part, Policy, ShardStatistics, Verdict, VerdictRecord, ca
 pub struct Results {
     /// Committed policies; version n at index n.
     pub policies: Vec<Policy>,
-    /// Committed steps; step n at index n - 1.
+    /// Committed steps; step n at index n - 1. Of early ones a [lean](super::Run::lean) run has the figures alone.
     pub steps: Vec<StepResult>,
     /// The base's picture of each held-out prompt.
     pub base_images: Vec<Option<Digest>>,
@@ -103,9 +103,10 @@ impl Results {
 pub struct StepResult {
     /// Its figures.
     pub record: StepRecord,
-    /// Its prompts' candidates, by the prompt's index in the step.
+    /// Its prompts' candidates, by the prompt's index in the step; empty where the run has left them to its ledger
+    /// ([`Run::details_from`](super::Run::details_from)).
     pub groups: Vec<GroupResult>,
-    /// Its gradient shards, in order.
+    /// Its gradient shards, in order; empty where the groups are.
     pub shards: Vec<ShardResult>,
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Refusal, Run};
 use crate::ids::{Millis, WorkerId};
 use crate::work::Unit;
@@ -12,7 +14,8 @@ const REST_MS: u64 = 1_000;
 const REST_MS_MAX: u64 = 60_000;
 
 /// What went wrong with a unit so far.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Trouble {
     /// Attempts that a worker reported as failed; `limits.attempts` bounds them.
     pub(super) failures: u32,

@@ -38,6 +38,8 @@ pub enum Rule {
     Commits,
     /// What the run's state says is what was accepted.
     State,
+    /// What the ledger keeps of a replay is what a replay gives.
+    Derived,
     /// A trajectory's metadata and noise are those of its place.
     Trajectories,
     /// Named blobs are there, with the right bytes.
@@ -92,6 +94,7 @@ impl Rule {
             Self::Gradients => "gradients",
             Self::Commits => "commits",
             Self::State => "state",
+            Self::Derived => "derived",
             Self::Trajectories => "trajectories",
             Self::Blobs => "blobs",
             Self::Files => "files",

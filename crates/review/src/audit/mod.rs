@@ -2,11 +2,12 @@
 //! version: `gavel audit`.
 //!
 //! `events` goes through the events, `steps` through what they add up to, `assignments` what each worker was given, `evaluation` through what was painted and
-//! judged to measure the run, `blobs` through the bytes that all of it names, `files` through the run's folder. Everything
+//! judged to measure the run, `derived` through the snapshot and the details that the ledger keeps, `blobs` through the bytes that all of it names, `files` through the run's folder. Everything
 //! that does not fit is listed; none of them stops at the first finding.
 
 mod assignments;
 mod blobs;
+mod derived;
 mod evaluation;
 mod events;
 mod files;
@@ -22,6 +23,7 @@ use serde::Serialize;
 
 use crate::{Error, RunSource};
 use blobs::BlobCounts;
+use derived::DerivedCounts;
 use events::Account;
 use files::{FileCounts, Fingerprint};
 use finding::Findings;
@@ -44,6 +46,7 @@ pub struct AuditReport {
     /// Committed steps.
     steps: Step,
     pairs: Pairs,
+    derived: DerivedCounts,
     blobs: BlobCounts,
     files: FileCounts,
     /// Everything that does not fit.
@@ -55,6 +58,8 @@ pub struct AuditReport {
 /// # Errors
 /// The run cannot be read at all. What is wrong with it is a finding.
 pub async fn audit(source: &dyn RunSource) -> Result<AuditReport, Error> {
+    // First what follows from the events: a coordinator may be writing.
+    let derived = source.derived().await?;
     let history = source.history().await?;
     let mut findings = Findings::default();
     let account = Account::read(&history, &mut findings)?;
@@ -62,6 +67,7 @@ pub async fn audit(source: &dyn RunSource) -> Result<AuditReport, Error> {
     let run = &account.run;
     let policies = steps::policies(&account);
     evaluation::check(&account, &policies, &mut findings);
+    let derived = derived::check(&history, run, &derived, &mut findings);
     let blobs = blobs::check(&account, source, &mut findings).await?;
     let fingerprint = Fingerprint::new(run, &history.record);
     files::check_fingerprints(source.spec(), &history.record, &fingerprint, &mut findings);
@@ -77,6 +83,7 @@ pub async fn audit(source: &dyn RunSource) -> Result<AuditReport, Error> {
         taken_back: account.taken_back,
         steps: run.committed(),
         pairs,
+        derived,
         blobs,
         files,
         findings: findings.0,
@@ -100,6 +107,10 @@ impl AuditReport {
             "pairs        {} sampled; {} decided, {} abstained, {} failed; {} trained on, {} skipped\n",
             pairs.sampled, pairs.decided, pairs.abstained, pairs.failed, pairs.trained, pairs.skipped
         );
+        if let Some(events) = self.derived.snapshot {
+            let details = self.derived.details;
+            text += &format!("snapshot     after event {events}, with the details of {details} steps: compared with a replay\n");
+        }
         text += &format!(
             "trajectories {} of {} there and right: policy, place, noise, every transition\n",
             blobs.trajectories, blobs.trajectories_named

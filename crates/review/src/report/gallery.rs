@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gavel_coordinator::blobs::BlobError;
-use gavel_coordinator::gallery::{Filter, JudgedPair, page};
+use gavel_coordinator::gallery::{Filling, Filter, JudgedPair, steps};
 use gavel_core::ids::Digest;
 use gavel_core::run::Run;
 use serde::Serialize;
@@ -37,7 +37,9 @@ impl Gallery {
     /// # Errors
     /// The blobs do not answer.
     pub(super) async fn read(run: &Run, source: &dyn RunSource) -> Result<Self, Error> {
-        let page = page(run, &Filter::default(), None, PAIRS);
+        let mut filling = Filling::new(Filter::default(), None, PAIRS);
+        filling.add(run, steps(run));
+        let page = filling.end();
         let mut gallery = Self {
             pairs: page.pairs,
             has_more: page.next.is_some(),

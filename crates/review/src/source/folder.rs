@@ -8,7 +8,7 @@ use gavel_core::ids::Digest;
 use gavel_core::run::Run;
 use gavel_core::spec::RunSpec;
 
-use super::{RunSource, stored};
+use super::{Derived, RunSource, stored};
 use crate::{Error, History, RunFolder};
 
 #[async_trait]
@@ -26,6 +26,13 @@ impl RunSource for RunFolder {
             ledger: self.ledger(),
             run,
         })
+    }
+
+    async fn derived(&self) -> Result<Derived, Error> {
+        let ledger = SqliteLedger::open(&self.ledger()).await?;
+        let derived = Derived::read(&ledger, &self.spec().id()).await;
+        ledger.close().await;
+        Ok(derived?)
     }
 
     async fn run(&self) -> Result<Run, Error> {

@@ -1,5 +1,6 @@
 //! Where a run is read from.
 
+mod derived;
 mod folder;
 mod served;
 mod stored;
@@ -12,6 +13,7 @@ use gavel_core::run::Run;
 use gavel_core::spec::RunSpec;
 
 use crate::{Error, History, RunFolder};
+pub use derived::Derived;
 pub use served::ServedRun;
 pub use stored::StoredRun;
 
@@ -27,6 +29,14 @@ pub trait RunSource: Send + Sync {
     /// # Errors
     /// The ledger cannot be read, or does not hold the run.
     async fn history(&self) -> Result<History, Error>;
+
+    /// What the ledger keeps of the run besides; nothing where the source shows rows alone.
+    ///
+    /// # Errors
+    /// The ledger does not answer.
+    async fn derived(&self) -> Result<Derived, Error> {
+        Ok(Derived::default())
+    }
 
     /// The run that the ledger's events lead to.
     ///

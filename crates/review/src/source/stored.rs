@@ -8,7 +8,7 @@ use gavel_coordinator::ledger::{self, Ledger, LedgerError};
 use gavel_core::ids::{Digest, RunId};
 use gavel_core::spec::RunSpec;
 
-use super::RunSource;
+use super::{Derived, RunSource};
 use crate::{Error, History};
 
 /// Blobs are read here, never stored.
@@ -17,6 +17,7 @@ const BLOB_BYTES_MAX: u64 = u64::MAX;
 /// A run in the stores at two addresses, such as PostgreSQL and S3. What is read is what they had when it was opened.
 pub struct StoredRun {
     blobs: Blobs,
+    derived: Derived,
     history: History,
     spec: RunSpec,
 }
@@ -34,15 +35,17 @@ impl StoredRun {
                 });
             }
         }
-        let location = ledger.to_string();
-        let ledger = ledger::open(ledger.clone()).await?;
-        let history = read(ledger.as_ref(), run).await?;
-        ledger.close().await;
+        let opened = ledger::open(ledger.clone()).await?;
+        // First what follows from the events: a coordinator may be writing.
+        let derived = Derived::read(opened.as_ref(), run).await?;
+        let history = read(opened.as_ref(), run).await?;
+        opened.close().await;
         let history = history.ok_or_else(|| Error::NoSuchRun {
-            location,
+            location: ledger.to_string(),
             run: run.clone(),
         })?;
         Ok(Self {
+            derived,
             blobs: Blobs::open(blobs.clone(), BLOB_BYTES_MAX).await?,
             spec: history.present_spec()?,
             history,
@@ -67,6 +70,10 @@ impl RunSource for StoredRun {
 
     async fn history(&self) -> Result<History, Error> {
         Ok(self.history.clone())
+    }
+
+    async fn derived(&self) -> Result<Derived, Error> {
+        Ok(self.derived.clone())
     }
 
     async fn blob(&self, digest: &Digest) -> Result<Bytes, BlobError> {

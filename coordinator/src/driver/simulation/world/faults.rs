@@ -53,7 +53,10 @@ impl World {
             Fault::CoordinatorCrash => self.end_coordinator("crashes"),
             Fault::LedgerFailure => {
                 let fate = self.chance.pick(&[Fate::Lost, Fate::StoredAndReportedLost]);
-                self.ledger.pages().append = fate;
+                match self.chance.happens(0.7) {
+                    true => self.ledger.pages().append = fate,
+                    false => self.ledger.pages().kept = fate,
+                }
                 if self.chance.happens(self.faults.creation) {
                     self.ledger.pages().creation = self.chance.pick(&[Fate::Lost, Fate::StoredAndReportedLost]);
                 }
@@ -94,6 +97,23 @@ impl World {
         self.send(Caller::Operator, Request::Order(id, event), 0);
     }
 
+    /// The next coordinator finds snapshots that are not what they were.
+    pub(super) fn damage_snapshots(&mut self) {
+        let mut pages = self.ledger.pages();
+        for snapshot in pages.snapshots.values_mut() {
+            if self.chance.happens(self.faults.damage) {
+                self.tally.count("snapshots damaged");
+                match self.chance.below(3) {
+                    0 => snapshot.state = snapshot.state.replacen('1', "2", 1),
+                    1 => snapshot.version += 1,
+                    _ => snapshot.position.events += 1,
+                }
+            } else {
+                self.tally.count("starts at a snapshot");
+            }
+        }
+    }
+
     /// The wall clock of the coordinator's machine, or of the next one, says something else from now on.
     pub(super) fn set_wall_clock(&mut self) {
         if self.faults.clock > 0 {
@@ -123,6 +143,7 @@ impl World {
         {
             let mut pages = self.ledger.pages();
             pages.append = Fate::Stored;
+            pages.kept = Fate::Stored;
             pages.creation = Fate::Stored;
         }
         self.queue.retain(|_, happening| match happening {

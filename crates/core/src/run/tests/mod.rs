@@ -5,6 +5,7 @@ mod groups;
 mod probes;
 mod redo;
 mod retention;
+mod snapshot;
 mod spent;
 mod stop;
 mod time;

@@ -1,0 +1,166 @@
+//! What a snapshot has for each step of the run, written so that ten thousand steps are read in a moment: rows without names.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::results::{StepRecord, StepSeconds};
+use crate::ids::{Digest, Step, WorkerId};
+use crate::work::Policy;
+
+/// A step's figures: step; pairs, decided, abstained, failed, skipped; terms; order consistency, mean reward, loss, KL, clip
+/// fraction, ratio deviation, gradient norm, learning rate; seconds of sampling, judging, training, commit, wall.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct RecordRow((Step, [u32; 5], u64, [f64; 8], [f64; 5]));
+
+impl From<&StepRecord> for RecordRow {
+    fn from(record: &StepRecord) -> Self {
+        // Each field is named, so that a new one does not compile before it has a place in the row.
+        let StepRecord {
+            step,
+            pairs,
+            decided,
+            abstained,
+            failed,
+            skipped,
+            order_consistency,
+            reward_mean,
+            loss,
+            kl,
+            clip_fraction,
+            ratio_deviation,
+            grad_norm,
+            learning_rate,
+            terms,
+            seconds:
+                StepSeconds {
+                    sample,
+                    judge,
+                    train,
+                    commit,
+                    wall,
+                },
+        } = *record;
+        Self((
+            step,
+            [pairs, decided, abstained, failed, skipped],
+            terms,
+            [
+                order_consistency,
+                reward_mean,
+                loss,
+                kl,
+                clip_fraction,
+                ratio_deviation,
+                grad_norm,
+                learning_rate,
+            ],
+            [sample, judge, train, commit, wall],
+        ))
+    }
+}
+
+impl From<RecordRow> for StepRecord {
+    fn from(RecordRow((step, counts, terms, figures, seconds)): RecordRow) -> Self {
+        let [pairs, decided, abstained, failed, skipped] = counts;
+        let [
+            order_consistency,
+            reward_mean,
+            loss,
+            kl,
+            clip_fraction,
+            ratio_deviation,
+            grad_norm,
+            learning_rate,
+        ] = figures;
+        let [sample, judge, train, commit, wall] = seconds;
+        Self {
+            step,
+            pairs,
+            decided,
+            abstained,
+            failed,
+            skipped,
+            order_consistency,
+            reward_mean,
+            loss,
+            kl,
+            clip_fraction,
+            ratio_deviation,
+            grad_norm,
+            learning_rate,
+            terms,
+            seconds: StepSeconds {
+                sample,
+                judge,
+                train,
+                commit,
+                wall,
+            },
+        }
+    }
+}
+
+/// A policy: adapter, optimizer state, averaged adapter; manifest and number of tensors where they are not those of the policy
+/// before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct PolicyRow(Digest, Digest, Option<Digest>, Option<(Digest, u32)>);
+
+impl PolicyRow {
+    pub(super) fn of(policies: &[Policy]) -> Vec<Self> {
+        let mut shape = None;
+        let row = |policy: &Policy| {
+            let Policy {
+                adapter,
+                optimizer,
+                averaged,
+                manifest,
+                tensors,
+            } = *policy;
+            let other = (shape != Some((manifest, tensors))).then_some((manifest, tensors));
+            shape = Some((manifest, tensors));
+            Self(adapter, optimizer, averaged, other)
+        };
+        policies.iter().map(row).collect()
+    }
+
+    /// The policies of such rows. A first row without a shape is none that [`PolicyRow::of`] writes, and gets that of nothing.
+    pub(super) fn policies(rows: Vec<Self>) -> Vec<Policy> {
+        let (mut manifest, mut tensors) = (Digest([0; 32]), 0);
+        let policy = |Self(adapter, optimizer, averaged, other)| {
+            (manifest, tensors) = other.unwrap_or((manifest, tensors));
+            Policy {
+                adapter,
+                optimizer,
+                averaged,
+                manifest,
+                tensors,
+            }
+        };
+        rows.into_iter().map(policy).collect()
+    }
+}
+
+/// Numbers for workers: a snapshot names each once.
+#[derive(Debug, Default)]
+pub(super) struct WorkerNumbers(BTreeMap<WorkerId, usize>);
+
+impl WorkerNumbers {
+    /// The worker's number, a new one where it has none.
+    pub(super) fn of(&mut self, worker: &WorkerId) -> usize {
+        if let Some(number) = self.0.get(worker) {
+            return *number;
+        }
+        let number = self.0.len();
+        self.0.insert(worker.clone(), number);
+        number
+    }
+
+    /// The workers in the order of their numbers.
+    pub(super) fn names(self) -> Vec<WorkerId> {
+        let mut numbered: Vec<_> = self.0.into_iter().collect();
+        numbered.sort_by_key(|(_, number)| *number);
+        numbered.into_iter().map(|(worker, _)| worker).collect()
+    }
+}
