@@ -156,7 +156,10 @@ pub fn steps(run: &Run) -> impl Iterator<Item = (Step, &[GroupResult])> {
 
 /// Committed steps with their candidates and verdicts: the newest first.
 pub fn committed(steps: &[StepResult]) -> impl Iterator<Item = (Step, &[GroupResult])> {
-    steps.iter().rev().map(|step| (step.record.step, step.groups.as_slice()))
+    steps
+        .iter()
+        .rev()
+        .map(|step| (step.record.step, step.groups.as_slice()))
 }
 
 /// A page that is being filled.

@@ -10,6 +10,7 @@ use super::connect::Connect;
 use super::print_json;
 use crate::diagnostic::Result;
 use crate::output;
+use crate::run::figures;
 use crate::runtime::block_on;
 
 #[derive(Debug, Args)]
@@ -68,16 +69,7 @@ pub(super) fn describe(run: &RunStatus) -> String {
         );
     }
     if let Some(step) = run.steps.last() {
-        text += &format!(
-            "  last step: {} pairs, {} decided, reward {:+.3}, kl {:.5}, clipped {:.1} %, ratio deviation {:.1e}, {:.1} s\n",
-            step.pairs,
-            step.decided,
-            step.reward_mean,
-            step.kl,
-            100.0 * step.clip_fraction,
-            step.ratio_deviation,
-            step.seconds.wall
-        );
+        text += &format!("  last step: {}\n", figures(step));
     }
     if let Some(rate) = run.evaluation.and_then(|evaluation| evaluation.win_rate) {
         text += &format!(

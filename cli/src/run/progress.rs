@@ -92,7 +92,7 @@ impl Progress {
         self.first = false;
         for step in status.steps.iter().skip(self.steps_shown) {
             if self.bar.is_none() {
-                self.say(&step_line(step, status.steps_total))?;
+                self.say(&format!("step {}/{}  {}", step.step, status.steps_total, figures(step)))?;
             }
         }
         let phase = status.phase.to_string();
@@ -158,25 +158,25 @@ impl Quiet {
     }
 }
 
-fn step_line(step: &StepRecord, total: u32) -> String {
-    format!(
-        "step {}/{total}  pairs {} decided {}  reward {:+.3}  kl {:.5}  clipped {:.1} %  ratio deviation {:.1e}  grad norm {:.4}  {:.1} s",
-        step.step,
-        step.pairs,
-        step.decided,
-        step.reward_mean,
-        step.kl,
-        100.0 * step.clip_fraction,
-        step.ratio_deviation,
-        step.grad_norm,
-        step.seconds.wall
-    )
+/// A step's figures, but for those that are what they are by construction: the rewards of a pair are given, and a policy that is
+/// sampled and trained in turn has nothing clipped.
+pub(crate) fn figures(step: &StepRecord) -> String {
+    let mut parts = vec![format!("pairs {} decided {}", step.pairs, step.decided)];
+    parts.extend(step.diversity.map(|diversity| format!("diversity {diversity:.3}")));
+    parts.push(format!("kl {:.5}", step.kl));
+    if step.clip_fraction > 0.0 {
+        parts.push(format!("clipped {:.1} %", 100.0 * step.clip_fraction));
+    }
+    parts.push(format!("ratio deviation {:.1e}", step.ratio_deviation));
+    parts.push(format!("grad norm {:.4}", step.grad_norm));
+    parts.push(format!("{:.1} s", step.seconds.wall));
+    parts.join("  ")
 }
 
 /// What matters most comes first: what a narrow terminal has no room for is cut off at the end.
 fn message(status: &RunStatus) -> String {
     let last = status.steps.last();
-    let mut parts = essentials(remaining(status), last.map(|step| step.reward_mean));
+    let mut parts = essentials(remaining(status), last.map(|step| (step.decided, step.pairs)));
     if let Some(rate) = status.evaluation.and_then(|evaluation| evaluation.win_rate) {
         parts.push(format!("win rate {:.2}", rate.value));
     }
@@ -186,16 +186,16 @@ fn message(status: &RunStatus) -> String {
             progress.samples, progress.samples_total, progress.groups_judged, progress.groups_total
         ));
     }
-    parts.extend(last.map(|step| format!("decided {}/{} kl {:.4}", step.decided, step.pairs, step.kl)));
+    parts.extend(last.map(|step| format!("kl {:.4}", step.kl)));
     parts.push(format!("waits for {}", status.waiting.text));
     parts.join("  ")
 }
 
 /// What the narrowest terminal shows.
-fn essentials(left: Option<Duration>, reward: Option<f64>) -> Vec<String> {
+fn essentials(left: Option<Duration>, decided: Option<(u32, u32)>) -> Vec<String> {
     let left = left.map(|left| format!("{} left", rounded(left)));
-    let reward = reward.map(|reward| format!("reward {reward:+.2}"));
-    left.into_iter().chain(reward).collect()
+    let decided = decided.map(|(decided, pairs)| format!("decided {decided}/{pairs}"));
+    left.into_iter().chain(decided).collect()
 }
 
 /// A duration as an estimate is told: to the second below ten minutes, to the minute below a day, to the hour above.
@@ -225,11 +225,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn eighty_columns_have_room_for_the_time_that_is_left_and_the_reward() {
+    fn eighty_columns_have_room_for_the_time_that_is_left_and_what_was_decided() {
         let before = "- [================] step 299/300  ".len();
         for (seconds, left) in [(288, "4m 48s"), (27_350, "7h 36m"), (183_590, "2days 3h")] {
-            let shown = essentials(Some(Duration::from_secs(seconds)), Some(-0.5)).join("  ");
-            assert_eq!(shown, format!("{left} left  reward -0.50"));
+            let shown = essentials(Some(Duration::from_secs(seconds)), Some((15_000, 16_384))).join("  ");
+            assert_eq!(shown, format!("{left} left  decided 15000/16384"));
             assert!(before + shown.len() <= 80);
         }
     }

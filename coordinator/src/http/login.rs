@@ -37,10 +37,7 @@ const TOKEN_HINT: &str = "show a token as `Authorization: Bearer TOKEN`, or log 
 /// To log in and out.
 pub(super) fn routes(security: Security) -> Router {
     Router::new()
-        .route(
-            LOGIN,
-            get(form).post(log_in).layer(DefaultBodyLimit::max(FORM_BYTES)),
-        )
+        .route(LOGIN, get(form).post(log_in).layer(DefaultBodyLimit::max(FORM_BYTES)))
         .route(LOGOUT, post(log_out))
         .with_state(security)
 }

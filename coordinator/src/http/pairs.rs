@@ -81,7 +81,9 @@ async fn fill(driver: &DriverHandle, run: &RunId, mut filling: Filling) -> Resul
     };
     let (filled, mut has_room, details_from) = driver.inspect(run, look).await?;
     filling = filled;
-    let mut before = newest.map_or(details_from, |newest| details_from.min(Step(newest.0.saturating_add(1))));
+    let mut before = newest.map_or(details_from, |newest| {
+        details_from.min(Step(newest.0.saturating_add(1)))
+    });
     while has_room && before > oldest {
         let first = Step(before.0.saturating_sub(STEPS_AT_ONCE).max(oldest.0));
         let steps = driver.steps(run, first, (before.0 - first.0) as usize).await?;

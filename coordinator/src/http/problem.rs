@@ -73,7 +73,9 @@ impl From<Busy> for Problem {
 impl From<DriverError> for Problem {
     fn from(error: DriverError) -> Self {
         let status = match error {
-            DriverError::UnknownRun(_) | DriverError::UnknownWorker(_) | DriverError::NoneMeant => StatusCode::NOT_FOUND,
+            DriverError::UnknownRun(_) | DriverError::UnknownWorker(_) | DriverError::NoneMeant => {
+                StatusCode::NOT_FOUND
+            }
             DriverError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             DriverError::Refused(_) => StatusCode::CONFLICT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,

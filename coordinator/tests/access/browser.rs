@@ -110,7 +110,10 @@ async fn over_http_people_show_a_token_or_log_in_and_probes_need_neither() {
     for (asked, leads) in [("/runs/a", "/runs/a"), ("//evil.example", "/"), ("", "/")] {
         let form = get(&format!("/login?page={asked}"), "").await;
         assert!(form.starts_with("HTTP/1.1 200"), "{form}");
-        assert!(form.contains(&format!("name=\"page\" value=\"{leads}\"")), "{asked}: {form}");
+        assert!(
+            form.contains(&format!("name=\"page\" value=\"{leads}\"")),
+            "{asked}: {form}"
+        );
     }
 
     let log_in = async |token: &str| {

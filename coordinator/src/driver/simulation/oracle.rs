@@ -317,12 +317,20 @@ fn check_kept(record: &RunRecord, events: &[EventRecord], whole: &Run, pages: &P
     let steps = &whole.results().steps;
     for (index, step) in steps.iter().enumerate() {
         let key = (record.run.clone(), step.record.step);
-        let kept = pages.details.get(&key).map(|details| serde_json::from_str::<StepResult>(&details.result));
+        let kept = pages
+            .details
+            .get(&key)
+            .map(|details| serde_json::from_str::<StepResult>(&details.result));
         match kept {
             Some(Ok(kept)) if kept == *step => {}
             // Writing them failed, and will be tried again with those of the next step.
             None if index + 1 == steps.len() => {}
-            kept => return Err(format!("of step {} the ledger keeps {kept:?}, and it is {step:?}", step.record.step)),
+            kept => {
+                return Err(format!(
+                    "of step {} the ledger keeps {kept:?}, and it is {step:?}",
+                    step.record.step
+                ));
+            }
         }
     }
     let kept = pages.snapshots.get(&record.run);
