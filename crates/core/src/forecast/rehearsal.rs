@@ -87,7 +87,7 @@ pub fn work_into(
                     rubric,
                     votes: Vec::new(),
                     reasons: Vec::new(),
-                    difference: Some(0.1),
+                    difference: Some(0.125),
                 }
             });
             Outcome::Judged {
