@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Form, FromRequest as _, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Form, FromRequest as _, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use gavel_core::token::Token;
 use serde::Deserialize;
 
+use super::ask::Asked;
 use super::{Problem, pages};
 use crate::access::calls::{LOGIN, LOGOUT};
 use crate::access::{Refused, Security};
@@ -58,9 +59,8 @@ struct Wish {
     page: String,
 }
 
-async fn form(wish: Option<Query<Wish>>) -> Response {
-    let wished = wish.map(|Query(wish)| wish.page).filter(|page| is_page_here(page));
-    page(StatusCode::OK, "", wished.as_deref().unwrap_or(FIRST))
+async fn form(Asked(Wish { page: asked }): Asked<Wish>) -> Response {
+    page(StatusCode::OK, "", if is_page_here(&asked) { &asked } else { FIRST })
 }
 
 async fn log_in(State(security): State<Security>, request: Request) -> Response {

@@ -18,7 +18,7 @@ use super::{Accepted, Lease, Missing, Phase, Probe, Results, Run, StepInFlight, 
 use crate::assets::{ModelFingerprints, RunAssets};
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::spec::RunSpec;
-use crate::work::{Role, Unit, VerdictRecord};
+use crate::work::{Role, Spent, Unit, VerdictRecord};
 use rows::{PolicyRow, RecordRow, WorkerNumbers};
 
 /// The version of [`Snapshot`] and of what [`Run::apply`] makes of events.
@@ -61,6 +61,7 @@ pub struct Snapshot {
     kept_from: Step,
     kept_for_probes: BTreeSet<Step>,
     watched_from: Step,
+    spent: Spent,
     details_from: Step,
     policies: Vec<PolicyRow>,
     records: Vec<RecordRow>,
@@ -137,6 +138,7 @@ impl Run {
             kept_from: self.kept_from,
             kept_for_probes: self.kept_for_probes.clone(),
             watched_from: self.watched_from,
+            spent: self.spent,
             details_from: self.details_from,
             policies: PolicyRow::of(&results.policies),
             records: results.steps.iter().map(|step| RecordRow::from(&step.record)).collect(),
@@ -255,6 +257,7 @@ impl Run {
         run.kept_from = snapshot.kept_from;
         run.kept_for_probes = snapshot.kept_for_probes;
         run.watched_from = snapshot.watched_from;
+        run.spent = snapshot.spent;
         run.details_from = snapshot.details_from;
         Ok(run)
     }

@@ -9,10 +9,10 @@ use crate::ids::{Digest, Step, WorkerId};
 use crate::work::Policy;
 
 /// A step's figures: step; pairs, decided, abstained, failed, skipped; terms; order consistency, mean reward, loss, KL, clip
-/// fraction, ratio deviation, gradient norm, learning rate; seconds of sampling, judging, training, commit, wall.
+/// fraction, ratio deviation, gradient norm, learning rate; seconds of sampling, judging, training, commit, wall; diversity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(super) struct RecordRow((Step, [u32; 5], u64, [f64; 8], [f64; 5]));
+pub(super) struct RecordRow((Step, [u32; 5], u64, [f64; 8], [f64; 5], Option<f64>));
 
 impl From<&StepRecord> for RecordRow {
     fn from(record: &StepRecord) -> Self {
@@ -25,6 +25,7 @@ impl From<&StepRecord> for RecordRow {
             failed,
             skipped,
             order_consistency,
+            diversity,
             reward_mean,
             loss,
             kl,
@@ -57,12 +58,13 @@ impl From<&StepRecord> for RecordRow {
                 learning_rate,
             ],
             [sample, judge, train, commit, wall],
+            diversity,
         ))
     }
 }
 
 impl From<RecordRow> for StepRecord {
-    fn from(RecordRow((step, counts, terms, figures, seconds)): RecordRow) -> Self {
+    fn from(RecordRow((step, counts, terms, figures, seconds, diversity)): RecordRow) -> Self {
         let [pairs, decided, abstained, failed, skipped] = counts;
         let [
             order_consistency,
@@ -83,6 +85,7 @@ impl From<RecordRow> for StepRecord {
             failed,
             skipped,
             order_consistency,
+            diversity,
             reward_mean,
             loss,
             kl,
