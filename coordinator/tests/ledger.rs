@@ -8,10 +8,11 @@ mod postgres;
 use std::path::Path;
 
 use gavel_coordinator::ledger::{
-    self, Candidacy, EventRecord, Leadership, Ledger, LedgerError, PostgresLedger, Row, RunRecord, SqliteLedger,
+    self, Candidacy, DetailsRecord, EventRecord, Leadership, Ledger, LedgerError, Position, PostgresLedger, Row, RunRecord,
+    SnapshotRecord, SqliteLedger,
 };
 use gavel_core::hint::Hint as _;
-use gavel_core::ids::{Digest, Millis, RunId};
+use gavel_core::ids::{Digest, Millis, RunId, Step};
 use postgres::Postgres;
 use sqlx::Connection as _;
 
@@ -40,6 +41,44 @@ async fn rows(ledger: &impl Ledger) -> Vec<RunRecord> {
         rows.push(ledger.run(&id).await.expect("its row").expect("it is listed"));
     }
     rows
+}
+
+fn snapshot(run: &str, events: u64, state: &str) -> SnapshotRecord {
+    let position = Position {
+        events,
+        chain: event(run, events).chain,
+    };
+    SnapshotRecord::new(RunId(run.into()), position, event(run, events).at, 3, state.into())
+}
+
+fn details(step: u32, result: &str) -> DetailsRecord {
+    DetailsRecord::new(RunId("later".into()), Step(step), result.into())
+}
+
+/// Snapshots, of which the latest stays, and details of steps, of which the latest of each step stays.
+async fn keeps_what_follows_from_events(ledger: &impl Ledger) {
+    let run = RunId("later".into());
+    assert_eq!(ledger.snapshot(&run).await.expect("an answer"), None);
+    for kept in [snapshot("later", 1, "{\"n\":1}"), snapshot("later", 2, "{\"it's\":\"✓\"}")] {
+        ledger.keep_snapshot(&kept).await.expect("kept");
+        assert_eq!(ledger.snapshot(&run).await.expect("an answer"), Some(kept));
+    }
+    assert_eq!(ledger.snapshot(&RunId("earlier".into())).await.expect("an answer"), None);
+    ledger
+        .keep_snapshot(&snapshot("nobody", 1, "{}"))
+        .await
+        .expect_err("there is no such run");
+
+    ledger.keep_details(&[]).await.expect("nothing to do");
+    ledger
+        .keep_details(&[details(3, "3"), details(1, "1"), details(2, "2")])
+        .await
+        .expect("kept");
+    ledger.keep_details(&[details(2, "taken again")]).await.expect("kept");
+    let of = async |first: u32, most: u64| ledger.details(&run, Step(first), most).await.expect("an answer");
+    assert_eq!(of(1, 9).await, [details(1, "1"), details(2, "taken again"), details(3, "3")]);
+    assert_eq!(of(2, 1).await, [details(2, "taken again")]);
+    assert_eq!(of(4, 9).await, []);
 }
 
 /// The promises. `reopen` gives a ledger over the same storage, as after a restart.
@@ -125,6 +164,7 @@ async fn keeps_its_promises<L: Ledger>(reopen: impl AsyncFn() -> L) {
         .collect();
     ledger.append(&many).await.expect("many events");
     assert_eq!(ledger.events(&RunId("Later".into())).await.expect("events"), many);
+    keeps_what_follows_from_events(&ledger).await;
     ledger.ready().await.expect("open");
     let identity = ledger.identity().await.expect("a name");
     ledger.close().await;
@@ -329,6 +369,8 @@ async fn one_coordinator_leads_a_postgres_ledger_and_the_writes_of_an_earlier_le
     for refused in [
         first.append(&[event("one", 2)]).await,
         first.create_run(&run("two", 2)).await,
+        first.keep_snapshot(&snapshot("one", 1, "{}")).await,
+        first.keep_details(&[DetailsRecord::new(RunId("one".into()), Step(1), "{}".into())]).await,
     ] {
         let error = refused.expect_err("deposed");
         assert!(matches!(error, LedgerError::Deposed { .. }), "{error:?}");

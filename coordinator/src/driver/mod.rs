@@ -383,6 +383,9 @@ impl Driver {
             for (run, effect) in &batch.effects {
                 self.carry_out(run, effect);
             }
+            for (run, blobs) in std::mem::take(&mut batch.released) {
+                self.state.release(&run, blobs);
+            }
             let garbage = self.state.garbage();
             if !garbage.is_empty() {
                 self.order(Chore::Discard(garbage));
@@ -424,7 +427,7 @@ impl Driver {
         }
     }
 
-    /// Tells people and metrics what happened, and gives away what nobody needs any more.
+    /// Tells people and metrics what happened.
     fn carry_out(&mut self, run: &RunId, effect: &Effect) {
         match effect {
             Effect::StepCommitted(step, policy) => {
@@ -432,7 +435,6 @@ impl Driver {
                     metrics::step(run, &result.record);
                 }
                 tracing::info!(%run, step = step.0, adapter = policy.adapter.short(), "step committed");
-                self.state.release(run);
             }
             Effect::Ended => {
                 let phase = self.state.run(run).map(Run::phase).ok();

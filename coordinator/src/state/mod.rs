@@ -84,6 +84,8 @@ pub(crate) struct Batch {
     pub(crate) effects: Vec<(RunId, Effect)>,
     /// Steps that were committed, as they were then.
     pub(crate) committed: Vec<(RunId, StepResult)>,
+    /// What their commits made superfluous.
+    pub(crate) released: Vec<(RunId, BTreeSet<Digest>)>,
     pub(crate) grants: Vec<(LeaseReply, Box<Grant>, WorkerId)>,
     pub(crate) answers: Vec<Answer>,
     changed: BTreeSet<RunId>,
@@ -238,6 +240,9 @@ impl State {
         let committed = details::committed(&state.run, &effects);
         let committed = committed.map(|step| (id.clone(), step.clone()));
         self.batch.committed.extend(committed);
+        if effects.iter().any(|effect| matches!(effect, Effect::StepCommitted(..))) {
+            self.batch.released.push((id.clone(), state.run.released()));
+        }
         self.batch.records.push(record);
         self.batch
             .effects

@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 
 use gavel_core::ids::{Digest, RunId};
-use gavel_core::run::Run;
 use gavel_core::work::LeaseKey;
 
 use super::State;
@@ -21,9 +20,8 @@ pub(super) struct Release {
 }
 
 impl State {
-    /// Notes the blobs that a run's latest commit made superfluous.
-    pub(crate) fn release(&mut self, id: &RunId) {
-        let blobs = self.run(id).map(Run::released).unwrap_or_default();
+    /// Notes the blobs that a commit of a run made superfluous, once it is in the ledger.
+    pub(crate) fn release(&mut self, id: &RunId, blobs: BTreeSet<Digest>) {
         let others = self.runs().filter(|(run, _)| run.id() != id);
         let leases = others.flat_map(|(run, _)| {
             run.leases().map(|(unit, lease)| LeaseKey {
@@ -84,7 +82,9 @@ mod tests {
             let lease = grant(state, run);
             complete(state, lease);
         }
-        state.release(run);
+        for (run, blobs) in state.take_batch().released {
+            state.release(&run, blobs);
+        }
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl Moment {
 /// One fleet on a coordinator of its own: first without work, then at work.
 async fn measure(workers: u32, prompts: u32, arguments: &LoadArguments) -> Result<Measured> {
     let run = synthetic_run(STEPS, prompts)?;
-    let coordinator = CoordinatorProcess::start(arguments.program.as_deref()).await?;
+    let coordinator = CoordinatorProcess::start(arguments.program.as_deref(), &[]).await?;
     let options = FleetOptions {
         coordinator: coordinator.address().to_owned(),
         workers,

@@ -21,24 +21,25 @@ pub(super) struct CoordinatorProcess {
     child: Child,
     addresses: CoordinatorAddresses,
     program: PathBuf,
+    options: &'static [&'static str],
     folder: TempDir,
 }
 
 impl CoordinatorProcess {
-    /// Starts the coordinator of `program`, or of this one, and waits until it serves.
+    /// Starts the coordinator of `program`, or of this one, with these options besides, and waits until it serves.
     ///
     /// # Errors
     /// No temporary folder, no process, or it did not serve in time.
-    pub(super) async fn start(program: Option<&Path>) -> Result<Self> {
+    pub(super) async fn start(program: Option<&Path>, options: &'static [&'static str]) -> Result<Self> {
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
         let program = match program {
             Some(program) => program.to_owned(),
             None => std::env::current_exe().context("cannot find this program's own file")?,
         };
-        Self::start_in(folder, program).await
+        Self::start_in(folder, program, options).await
     }
 
-    async fn start_in(folder: TempDir, program: PathBuf) -> Result<Self> {
+    async fn start_in(folder: TempDir, program: PathBuf, options: &'static [&'static str]) -> Result<Self> {
         let mut child = Command::new(&program)
             .args([
                 "coordinator",
@@ -50,6 +51,7 @@ impl CoordinatorProcess {
             ])
             .arg(folder.path())
             .arg("--until-stdin-closes")
+            .args(options)
             // A line for each worker that comes or goes would be measured too.
             .env("RUST_LOG", "error")
             .stdin(Stdio::piped())
@@ -69,6 +71,7 @@ impl CoordinatorProcess {
             child,
             addresses,
             program,
+            options,
             folder,
         })
     }
@@ -80,7 +83,7 @@ impl CoordinatorProcess {
     pub(super) async fn start_again(mut self) -> Result<(Self, Duration)> {
         self.child.kill().await.context("cannot kill the coordinator")?;
         let begun = Instant::now();
-        let started = Self::start_in(self.folder, self.program).await?;
+        let started = Self::start_in(self.folder, self.program, self.options).await?;
         Ok((started, begun.elapsed()))
     }
 

@@ -16,6 +16,8 @@ use crate::runtime::block_on;
 const PROMPTS: u32 = 8;
 /// Workers that take the steps.
 const WORKERS: u32 = 32;
+/// Ten thousand steps in a few minutes would have the trash of a day's worth of them, of which a start reads the lists.
+const NO_TRASH: &[&str] = &["--trash", "0s"];
 /// How often the run is looked at while it takes its steps.
 const LOOK: Duration = Duration::from_millis(100);
 /// Starts on the same ledger, of which the median counts.
@@ -71,7 +73,7 @@ pub(super) fn measure_restarts(arguments: &LoadArguments) -> Result<()> {
 /// Takes the steps, and starts the coordinator again: the run goes on, so that everything in it is needed.
 async fn measure(steps: u32, prompts: u32, arguments: &LoadArguments) -> Result<Restarted> {
     let run = synthetic_run(steps + 1_000, prompts)?;
-    let mut coordinator = CoordinatorProcess::start(arguments.program.as_deref()).await?;
+    let mut coordinator = CoordinatorProcess::start(arguments.program.as_deref(), NO_TRASH).await?;
     let options = FleetOptions {
         coordinator: coordinator.address().to_owned(),
         workers: WORKERS,

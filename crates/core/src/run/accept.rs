@@ -272,6 +272,7 @@ impl Run {
         self.kept_from = self.kept_from.max(self.window());
         self.let_details_go();
         self.begin_probe();
+        self.let_policies_go();
         if self.is_trained() {
             self.begin_tuned();
         } else {

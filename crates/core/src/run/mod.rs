@@ -106,6 +106,10 @@ pub struct Run {
     /// Steps whose policies are kept because a probe still measures them, or found the best of all in them. One that is let go
     /// does not come back.
     kept_for_probes: BTreeSet<Step>,
+    /// The steps whose policies were kept at the latest commit.
+    held_policies: BTreeSet<Step>,
+    /// The steps whose policies the latest commit has let go.
+    released_policies: BTreeSet<Step>,
     /// The rules of `[stop]` look at what came after this step: what somebody resumed from has been seen.
     watched_from: Step,
     /// Whether the run leaves details of its committed steps to the ledger.
@@ -190,6 +194,8 @@ impl Run {
             pairs_skipped_lately: 0,
             kept_from: Step(1),
             kept_for_probes: BTreeSet::new(),
+            held_policies: BTreeSet::new(),
+            released_policies: BTreeSet::new(),
             watched_from: Step(0),
             spent: Spent::default(),
             is_lean: false,

@@ -246,6 +246,7 @@ impl Run {
         }
         let first = version.max(1);
         self.results.policies.truncate(version as usize);
+        self.held_policies.retain(|step| step.0 < version);
         self.results.steps.truncate(first as usize - 1);
         self.flights.clear();
         self.forget(|unit| match *unit {

@@ -50,10 +50,9 @@ impl Run {
         if let Some(step) = oldest.and_then(|index| self.results.steps.get(index as usize)) {
             blobs.extend(of_step(&step.groups, &step.shards));
         }
-        for (version, policy) in (0..).zip(&self.results.policies) {
-            if !self.keeps_policy(version) {
-                blobs.extend(digests(policy.blobs()));
-            }
+        let policies = self.released_policies.iter();
+        for policy in policies.filter_map(|step| self.results.policies.get(step.0 as usize)) {
+            blobs.extend(digests(policy.blobs()));
         }
         let retained = self.retained();
         blobs.retain(|blob| !retained.contains(blob));
@@ -67,6 +66,17 @@ impl Run {
         rules::is_checkpoint(&self.spec, Step(version))
             || version >= rules::sampling_version(&self.spec, first)
             || self.kept_for_probes.contains(&Step(version))
+    }
+
+    /// Notes which policies are kept no more now that a step is committed. Each is released once, however long the run goes on.
+    pub(super) fn let_policies_go(&mut self) {
+        self.held_policies.insert(self.committed());
+        if self.committed() == Step(1) {
+            self.held_policies.insert(Step(0));
+        }
+        let held = std::mem::take(&mut self.held_policies);
+        let (kept, gone) = held.into_iter().partition(|step| self.keeps_policy(step.0));
+        (self.held_policies, self.released_policies) = (kept, gone);
     }
 
     /// The first of the latest `coordinator.keep_steps` committed steps.

@@ -60,6 +60,8 @@ pub struct Snapshot {
     pairs_skipped_lately: u32,
     kept_from: Step,
     kept_for_probes: BTreeSet<Step>,
+    held_policies: BTreeSet<Step>,
+    released_policies: BTreeSet<Step>,
     watched_from: Step,
     spent: Spent,
     details_from: Step,
@@ -137,6 +139,8 @@ impl Run {
             pairs_skipped_lately: self.pairs_skipped_lately,
             kept_from: self.kept_from,
             kept_for_probes: self.kept_for_probes.clone(),
+            held_policies: self.held_policies.clone(),
+            released_policies: self.released_policies.clone(),
             watched_from: self.watched_from,
             spent: self.spent,
             details_from: self.details_from,
@@ -256,6 +260,8 @@ impl Run {
         run.pairs_skipped_lately = snapshot.pairs_skipped_lately;
         run.kept_from = snapshot.kept_from;
         run.kept_for_probes = snapshot.kept_for_probes;
+        run.held_policies = snapshot.held_policies;
+        run.released_policies = snapshot.released_policies;
         run.watched_from = snapshot.watched_from;
         run.spent = snapshot.spent;
         run.details_from = snapshot.details_from;

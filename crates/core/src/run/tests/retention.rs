@@ -34,6 +34,7 @@ fn collected(fleet: &mut Fleet) -> BTreeSet<Digest> {
         if effects.iter().any(|effect| matches!(effect, Effect::StepCommitted(..))) {
             let released = fleet.run.released();
             assert!(released.is_disjoint(&fleet.run.retained()));
+            assert!(released.is_subset(&store), "a blob is released twice");
             store.retain(|blob| !released.contains(blob));
         }
     }

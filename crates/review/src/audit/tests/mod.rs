@@ -1,5 +1,6 @@
 //! Made-up ledgers: a whole run with made-up results, and what an audit says when somebody has changed it afterwards.
 
+mod derived;
 mod made_up;
 
 use gavel_coordinator::blobs::BlobError;
