@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -66,14 +67,26 @@ impl Run {
         self.folder.path().join("run/access/token")
     }
 
+    /// The run's judge and its trainer, which start when the coordinator serves.
+    fn until_its_workers_are_there(&self) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while self.answer("GET /api/v1/workers").matches("\"role\"").count() < 2 {
+            assert!(Instant::now() < end, "{}", self.answer("GET /api/v1/workers"));
+        }
+    }
+
     /// The status of an answer over HTTP.
     fn http(&self, request: &str) -> String {
+        self.answer(request).split(' ').nth(1).unwrap().to_owned()
+    }
+
+    fn answer(&self, request: &str) -> String {
         let host = self.http.strip_prefix("http://").unwrap();
         let mut stream = TcpStream::connect(host).unwrap();
         write!(stream, "{request} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        answer.split(' ').nth(1).unwrap().to_owned()
+        answer
     }
 
     /// Ends it as Ctrl-C in another terminal would.
@@ -141,6 +154,7 @@ fn the_token_of_a_run_is_in_files_of_its_user_alone_and_ends_with_the_run() {
     for file in ["token", "tokens.toml"] {
         assert_eq!(mode(&access.join(file)), 0o600, "{file}");
     }
+    run.until_its_workers_are_there();
     // What others of the machine see of its processes.
     let mut seen = 0;
     for process in std::fs::read_dir("/proc").unwrap().flatten() {

@@ -49,7 +49,7 @@ impl TraceService for Collector {
                     .next()
                     .unwrap_or_default()
                     .to_owned(),
-                step: number(&span.attributes, "step"),
+                step: text(&span.attributes, "step").parse().ok(),
             });
             self.0.lock().unwrap().extend(read);
         }
@@ -100,13 +100,14 @@ async fn one_trace_goes_from_the_pictures_of_a_pair_to_its_gradient_over_process
 
     // Each process sends what it has before it ends, and all of them have ended.
     let spans = collector.0.lock().unwrap().clone();
+    assert!(!spans.is_empty(), "no span came");
     let mut steps: BTreeMap<i64, Vec<&Span>> = BTreeMap::new();
     for span in spans.iter().filter(|span| span.name == "unit") {
         if let Some(step) = span.step {
             steps.entry(step).or_default().push(span);
         }
     }
-    let of_step = &steps[&1];
+    let of_step = steps.get(&1).unwrap_or_else(|| panic!("nothing of step 1: {spans:?}"));
     let traces: BTreeSet<&[u8]> = of_step.iter().map(|span| span.trace.as_slice()).collect();
     assert_eq!(traces.len(), 1, "{of_step:?}");
     for role in ["sampler", "judge", "trainer"] {
