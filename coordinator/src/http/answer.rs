@@ -53,10 +53,19 @@ fn tag(json: &str) -> HeaderValue {
             let stem = key.trim_end_matches("_unix_ms");
             before.strip_suffix(stem).is_some_and(|before| before.ends_with('"'))
         });
-        rest = if is_moment { after.trim_start_matches(|letter: char| letter.is_ascii_digit()) } else { after };
+        rest = if is_moment {
+            after.trim_start_matches(|letter: char| letter.is_ascii_digit())
+        } else {
+            after
+        };
     }
     hash.update(rest);
-    let digits: String = hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    let digits: String = hash
+        .finalize()
+        .iter()
+        .take(12)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     // Digits and quotation marks are what a header may hold.
     HeaderValue::from_str(&format!("W/\"{digits}\"")).unwrap_or(HeaderValue::from_static("W/\"\""))
 }
@@ -130,9 +139,7 @@ mod tests {
 
     #[test]
     fn a_tag_changes_with_what_is_told_and_not_with_the_moment() {
-        let state = |now: u64, step: u64| {
-            json!({ "now_unix_ms": now, "step": step, "seen_unix_ms": 7, "leases": [{ "unit": 1, "deadline_unix_ms": now }] })
-        };
+        let state = |now: u64, step: u64| json!({ "now_unix_ms": now, "step": step, "seen_unix_ms": 7, "leases": [{ "unit": 1, "deadline_unix_ms": now }] });
         let tagged = |value: &Value| tag(&value.to_string());
         assert_eq!(tagged(&state(1, 5)), tagged(&state(22, 5)));
         assert_ne!(tagged(&state(1, 5)), tagged(&state(1, 6)));
@@ -141,7 +148,10 @@ mod tests {
         for (one, other) in [
             (json!({ "seen_unix_ms": 1 }), json!({ "seen_unix_ms": 2 })),
             (json!({ "is_now_unix_ms": 1 }), json!({ "is_now_unix_ms": 2 })),
-            (json!({ "reason": "\"now_unix_ms\":1" }), json!({ "reason": "\"now_unix_ms\":2" })),
+            (
+                json!({ "reason": "\"now_unix_ms\":1" }),
+                json!({ "reason": "\"now_unix_ms\":2" }),
+            ),
         ] {
             assert_ne!(tagged(&one), tagged(&other), "{one}");
             assert!(!is_same(&one, &other), "{one}");
