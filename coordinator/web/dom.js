@@ -41,7 +41,7 @@ export function number(value) {
 }
 
 /** A share in percent. */
-export const percent = (share) => (share == null ? "–" : `${number(100 * share)} %`);
+export const percent = (share) => (share == null ? "–" : `${+(100 * share).toFixed(1)} %`);
 
 /** The time between two moments in milliseconds. */
 export function since(from, to) {

@@ -6,14 +6,14 @@ import { createGallery } from "./gallery.js";
 import { pairsOf } from "./pairs_of_file.js";
 import { themesOf } from "./verdict.js";
 
-const { steps, probes, probes_base: base, pairs, pictures, rubric } = JSON.parse(document.getElementById("data").textContent);
+const carried = JSON.parse(document.getElementById("data").textContent);
 
-const showProbes = createCharts(document.getElementById("probe-charts"));
-showProbes(figuresOfProbes(probes, base));
-const showSteps = createCharts(document.getElementById("charts"));
-showSteps(figuresOfSteps(steps));
+createCharts(document.getElementById("probe-charts"))(figuresOfProbes(carried.probes, carried.probes_base));
+createCharts(document.getElementById("charts"))(figuresOfSteps(carried.steps));
 
-const themes = themesOf(rubric);
-const link = (sha256) => pictures[sha256] && `data:image/png;base64,${pictures[sha256]}`;
-if (pairs.length) createGallery(document.getElementById("pairs"), { load: pairsOf(pairs), link, themes: () => themes }).refresh();
+if (carried.pairs.length) {
+  const themes = themesOf(carried.rubric);
+  const link = (sha256) => carried.pictures[sha256] && `data:image/png;base64,${carried.pictures[sha256]}`;
+  createGallery(document.getElementById("pairs"), { load: pairsOf(carried.pairs), link, themes: () => themes }).refresh();
+}
 document.body.dataset.ready = "yes";

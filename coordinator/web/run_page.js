@@ -80,7 +80,7 @@ function tiles(run) {
   const rated = (run.probes || []).findLast(({ win_rate: rate, compared, prompts }) => rate && compared === prompts);
   const [rate, of] = run.evaluation?.win_rate ? [run.evaluation.win_rate, "the adapter"] : rated ? [rated.win_rate, `the policy of step ${rated.step}`] : [null];
   if (rate) shown.push(tile("Win rate over the base", number(rate.value), `${of}, 95 % interval ${number(rate.low)} to ${number(rate.high)}, ${rate.prompts} prompts`));
-  if (run.best) shown.push(tile("Best probe", `step ${run.best}`, "kept: gavel export --step best"));
+  if (run.best) shown.push(tile("Best probe", `step ${run.best}`, "its policy is kept (--step best)"));
   const latest = run.steps[run.steps.length - 1];
   if (latest) {
     shown.push(tile("Pairs decided", percent(latest.decided / Math.max(1, latest.pairs)), `${latest.decided} of ${latest.pairs} in step ${latest.step}`));
