@@ -141,7 +141,9 @@ mod tests {
             let lease = grant(&mut state, &good);
             complete(&mut state, lease);
         }
-        state.release(&good);
+        for (run, blobs) in state.take_batch().released {
+            state.release(&run, blobs);
+        }
         assert!(state.garbage().is_empty(), "nobody knows what the broken run needs");
     }
 
