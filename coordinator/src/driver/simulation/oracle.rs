@@ -18,8 +18,8 @@ use super::invariants::{Invariants, Moment, judged_by_failure};
 use super::ledger::Pages;
 use super::process::Answered;
 use super::protocol::{Request, Response};
-use crate::ledger::{EventRecord, RunRecord};
-use crate::replay::{Replay, replay};
+use crate::ledger::{EventRecord, RunRecord, SnapshotRecord};
+use crate::replay::{Replay, ReplayError, replay};
 use crate::snapshots;
 use crate::state::State;
 
@@ -36,7 +36,10 @@ pub(super) struct Oracle {
 
 /// A run under observation.
 pub(super) struct Watched {
+    /// As lean as the driver's.
     pub(super) shadow: Run,
+    /// The same with its whole history.
+    whole: Run,
     /// As it was submitted, before somebody changed how many steps it has.
     submitted: RunSpec,
     pub(super) invariants: Invariants,
@@ -60,11 +63,10 @@ impl Oracle {
         for record in &pages.runs {
             if !self.watched.contains_key(&record.run) {
                 let begun = replay(record, &[]).map_err(|error| format!("{}: {error:?}", record.run))?;
-                // The driver's is lean too.
-                let begun = begun.lean();
                 let watched = Watched {
                     submitted: begun.spec().clone(),
-                    shadow: begun,
+                    shadow: begun.clone().lean(),
+                    whole: begun,
                     invariants: Invariants::default(),
                 };
                 self.watched.insert(record.run.clone(), watched);
@@ -268,9 +270,9 @@ impl Oracle {
                 .filter(|event| event.run == record.run)
                 .cloned()
                 .collect();
-            let whole = replay(record, &events).map_err(|error| format!("the ledger cannot be replayed: {error:?}"))?;
-            check_kept(record, &events, &whole, pages)?;
-            let mut replayed = replay_as_coordinator(record, &events)?.into_run();
+            let whole = &watched.whole;
+            check_details(whole, pages)?;
+            let mut replayed = replay_to_the_end(record, &events, pages.snapshots.get(&record.run))?;
             let mut live = state
                 .run(&record.run)
                 .map_err(|_| format!("{} is gone", record.run))?
@@ -282,9 +284,9 @@ impl Oracle {
             if replayed != live {
                 return Err("a replay of the whole ledger gives another run".into());
             }
-            watched.invariants.check_end(&whole)?;
-            if !judged_by_failure(&whole) {
-                same_results(&whole, &undisturbed(whole.spec(), whole.assets())?)?;
+            watched.invariants.check_end(whole)?;
+            if !judged_by_failure(whole) {
+                same_results(whole, &undisturbed(whole.spec(), whole.assets())?)?;
                 equal += 1;
             }
         }
@@ -308,15 +310,18 @@ impl Watched {
         self.shadow
             .apply(event.clone(), at)
             .map_err(|refusal| format!("the ledger holds an event that does not apply: {refusal}"))?;
+        self.whole
+            .apply(event.clone(), at)
+            .map_err(|refusal| format!("a lean run takes an event that another does not: {refusal}"))?;
         self.invariants.after(event, &self.shadow, blobs)
     }
 }
 
-/// What the ledger keeps of a run besides its rows is what these come to.
-fn check_kept(record: &RunRecord, events: &[EventRecord], whole: &Run, pages: &Pages) -> Result<(), String> {
+/// The details that the ledger keeps are those of the run's steps.
+fn check_details(whole: &Run, pages: &Pages) -> Result<(), String> {
     let steps = &whole.results().steps;
     for (index, step) in steps.iter().enumerate() {
-        let key = (record.run.clone(), step.record.step);
+        let key = (whole.id().clone(), step.record.step);
         let kept = pages
             .details
             .get(&key)
@@ -333,28 +338,27 @@ fn check_kept(record: &RunRecord, events: &[EventRecord], whole: &Run, pages: &P
             }
         }
     }
-    let kept = pages.snapshots.get(&record.run);
-    // One that was damaged is not used, and replaced when the next is due.
-    let Some(kept) = kept.filter(|kept| kept.check().is_ok()) else {
-        return Ok(());
-    };
-    let replay = replay_as_coordinator(record, &events[..kept.position.events as usize])?;
-    let replayed = snapshots::of(replay.run(), replay.position(), replay.at());
-    match replayed.map_err(|error| error.to_string())? {
-        Some(replayed) if replayed == *kept => Ok(()),
-        replayed => Err(format!("the ledger keeps {kept:?}, and a replay gives {replayed:?}")),
-    }
+    Ok(())
 }
 
-fn replay_as_coordinator(record: &RunRecord, events: &[EventRecord]) -> Result<Replay, String> {
-    let begun = Replay::begin(record).map(Replay::lean);
-    let replayed = begun.and_then(|mut replay| {
-        for event in events {
-            replay.take(event)?;
+/// Replays a run as a coordinator without a snapshot does, and holds the snapshot that the ledger keeps against it on the way.
+fn replay_to_the_end(record: &RunRecord, events: &[EventRecord], kept: Option<&SnapshotRecord>) -> Result<Run, String> {
+    // One that was damaged is not used, and replaced when the next is due.
+    let kept = kept.filter(|kept| kept.check().is_ok());
+    let broken = |error: ReplayError| format!("the ledger cannot be replayed: {error:?}");
+    let mut replay = Replay::begin(record).map_err(broken)?.lean();
+    for event in events {
+        replay.take(event).map_err(broken)?;
+        let Some(kept) = kept.filter(|kept| kept.position == replay.position()) else {
+            continue;
+        };
+        let replayed = snapshots::of(replay.run(), replay.position(), replay.at());
+        match replayed.map_err(|error| error.to_string())? {
+            Some(replayed) if replayed == *kept => {}
+            replayed => return Err(format!("the ledger keeps {kept:?}, and a replay gives {replayed:?}")),
         }
-        Ok(replay)
-    });
-    replayed.map_err(|error| format!("the ledger cannot be replayed: {error:?}"))
+    }
+    Ok(replay.into_run())
 }
 
 /// The run without any disturbance: one worker, one unit at a time.

@@ -111,7 +111,7 @@ impl Plan {
             heartbeat,
             worker_timeout: heartbeat * chance.between(3, 6),
             lease_wait: chance.between(500, 4_000),
-            snapshot_events: chance.pick(&[1, 8, 40, 1_000]),
+            snapshot_events: chance.pick(&[30, 100, 300, 1_000]),
             faults_until: chance.between(3_000, 20_000),
             faults: Faults::draw(chance),
         }
