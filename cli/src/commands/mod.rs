@@ -71,13 +71,11 @@ pub(crate) struct Arguments {
 /// The variable that says how the log is written, for a whole fleet and for the processes of a run.
 pub(crate) const LOG_FORMAT: &str = "GAVEL_LOG_FORMAT";
 
-/// How the log is written.
+/// How the log is written. A value with a description of its own would make every help text twice as long.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// Lines for people.
     #[default]
     Text,
-    /// Lines for programs.
     Json,
 }
 
