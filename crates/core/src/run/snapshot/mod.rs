@@ -96,11 +96,42 @@ pub struct NotOfThisRun {
 impl Run {
     /// The state as a value; `None` of a run that is not [lean](Run::lean).
     pub fn snapshot(&self) -> Option<Snapshot> {
-        if !self.is_lean {
+        // Each field is named, so that a new one does not compile before somebody has said where it goes.
+        let Self {
+            id: _,
+            spec,
+            spec_sha256: _,
+            assets: _,
+            created: _,
+            halted,
+            paused,
+            ended,
+            grants,
+            board,
+            accepted: all_accepted,
+            troubles,
+            flights,
+            quarantined,
+            models,
+            missing,
+            matches_judged,
+            pairs_skipped,
+            pairs_skipped_lately,
+            kept_from,
+            kept_for_probes,
+            held_policies,
+            released_policies,
+            watched_from,
+            spent,
+            is_lean,
+            details_from,
+            results,
+        } = self;
+        if !is_lean {
             return None;
         }
         let mut workers = WorkerNumbers::default();
-        let leases = self.board.leases().map(|(unit, lease)| LeaseRow {
+        let leases = board.leases().map(|(unit, lease)| LeaseRow {
             unit: *unit,
             worker: workers.of(&lease.worker),
             fence: lease.fence,
@@ -108,52 +139,60 @@ impl Run {
         });
         let leases = leases.collect();
         let (mut commits, mut accepted) = (Vec::new(), Vec::new());
-        for (unit, Accepted { fence, worker }) in &self.accepted {
+        for (unit, Accepted { fence, worker }) in all_accepted {
             let worker = workers.of(worker);
             match *unit {
                 Unit::Commit { step } => commits.push((step, *fence, worker)),
                 unit => accepted.push((unit, *fence, worker)),
             }
         }
-        let results = &self.results;
-        let detailed = results.steps.iter().skip(self.steps_without_details());
+        let Results {
+            policies,
+            steps,
+            base_images,
+            tuned_images,
+            comparisons,
+            calibration,
+            probes,
+        } = results;
+        let detailed = steps.iter().skip(self.steps_without_details());
         Some(Snapshot {
-            steps_total: self.spec.run.steps,
-            halted: self.halted.clone(),
-            paused: self.paused.clone(),
-            ended: self.ended,
-            grants: self.grants,
+            steps_total: spec.run.steps,
+            halted: halted.clone(),
+            paused: paused.clone(),
+            ended: *ended,
+            grants: *grants,
             workers: workers.names(),
-            ready: self.board.all_ready().collect(),
+            ready: board.all_ready().collect(),
             leases,
-            unattended: self.board.unattended().clone(),
+            unattended: board.unattended().clone(),
             commits,
             accepted,
-            troubles: self.troubles.clone().into_iter().collect(),
-            flights: self.flights.clone(),
-            quarantined: self.quarantined.clone(),
-            models: self.models,
-            missing: self.missing,
-            matches_judged: self.matches_judged,
-            pairs_skipped: self.pairs_skipped,
-            pairs_skipped_lately: self.pairs_skipped_lately,
-            kept_from: self.kept_from,
-            kept_for_probes: self.kept_for_probes.clone(),
-            held_policies: self.held_policies.clone(),
-            released_policies: self.released_policies.clone(),
-            watched_from: self.watched_from,
-            spent: self.spent,
-            details_from: self.details_from,
-            policies: PolicyRow::of(&results.policies),
-            records: results.steps.iter().map(|step| RecordRow::from(&step.record)).collect(),
+            troubles: troubles.clone().into_iter().collect(),
+            flights: flights.clone(),
+            quarantined: quarantined.clone(),
+            models: *models,
+            missing: *missing,
+            matches_judged: *matches_judged,
+            pairs_skipped: *pairs_skipped,
+            pairs_skipped_lately: *pairs_skipped_lately,
+            kept_from: *kept_from,
+            kept_for_probes: kept_for_probes.clone(),
+            held_policies: held_policies.clone(),
+            released_policies: released_policies.clone(),
+            watched_from: *watched_from,
+            spent: *spent,
+            details_from: *details_from,
+            policies: PolicyRow::of(policies),
+            records: steps.iter().map(|step| RecordRow::from(&step.record)).collect(),
             details: detailed
                 .map(|step| (step.groups.clone(), step.shards.clone()))
                 .collect(),
-            base_images: results.base_images.clone(),
-            tuned_images: results.tuned_images.clone(),
-            comparisons: results.comparisons.clone(),
-            calibration: results.calibration.clone(),
-            probes: results.probes.clone(),
+            base_images: base_images.clone(),
+            tuned_images: tuned_images.clone(),
+            comparisons: comparisons.clone(),
+            calibration: calibration.clone(),
+            probes: probes.clone(),
         })
     }
 
