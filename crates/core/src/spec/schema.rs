@@ -129,12 +129,11 @@ mod tests {
             });
             let of_key = |value: f64| {
                 let (section, name) = key.split_once('.').unwrap();
-                let overlay = format!("[evaluation]\nevery = 10\n[{section}]\n{name} = {}", written(value));
-                let overlay = if section == "evaluation" {
-                    format!("[{section}]\n{name} = {}", written(value))
-                } else {
-                    overlay
-                };
+                // What some limits need of other keys.
+                let others = [("evaluation", "every = 10"), ("prompts", "per_step = 8")];
+                let others = others.iter().filter(|(other, _)| *other != section);
+                let mut overlay: String = others.map(|(other, line)| format!("[{other}]\n{line}\n")).collect();
+                overlay += &format!("[{section}]\n{name} = {}", written(value));
                 let mut found = problems(&overlay);
                 found.retain(|problem| problem.starts_with(&format!("{key}: ")));
                 found
