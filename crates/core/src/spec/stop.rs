@@ -27,6 +27,7 @@ pub struct StopSpec {
     /// The smallest diversity of a step, in 0 to 1: the mean absolute difference between the RGB values of the pictures of one
     /// prompt. Below it the policy has forgotten all but one picture.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
     pub diversity_min: Option<f64>,
 }
 
