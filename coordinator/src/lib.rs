@@ -43,7 +43,7 @@ pub use error::Error;
 pub use lock::{FolderLock, LockError};
 pub use options::CoordinatorOptions;
 pub use replay::{ReplayError, read_rows, read_run, replay};
-pub use snapshots::replayed as replayed_snapshot;
 pub use server::{Coordinator, CoordinatorHandle, LOCK_FILE, Listeners, Stores};
+pub use snapshots::replayed as replayed_snapshot;
 pub use transport::{ServerTls, TlsError};
 pub use worker::WorkerStatus;

@@ -70,7 +70,9 @@ async fn read(ledger: &dyn Ledger, record: &RunRecord) -> Result<(Replay, Kept),
 async fn go_on(ledger: &dyn Ledger, replay: &mut Replay) -> Result<(), ReplayError> {
     let (run, begun) = (replay.run().id().clone(), replay.position().events);
     loop {
-        let events = ledger.events_after(&run, replay.position().events, EVENTS_AT_ONCE).await?;
+        let events = ledger
+            .events_after(&run, replay.position().events, EVENTS_AT_ONCE)
+            .await?;
         if events.is_empty() {
             break;
         }

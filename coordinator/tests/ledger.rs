@@ -8,8 +8,8 @@ mod postgres;
 use std::path::Path;
 
 use gavel_coordinator::ledger::{
-    self, Candidacy, DetailsRecord, EventRecord, Leadership, Ledger, LedgerError, Position, PostgresLedger, Row, RunRecord,
-    SnapshotRecord, SqliteLedger,
+    self, Candidacy, DetailsRecord, EventRecord, Leadership, Ledger, LedgerError, Position, PostgresLedger, Row,
+    RunRecord, SnapshotRecord, SqliteLedger,
 };
 use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, Millis, RunId, Step};
@@ -59,11 +59,17 @@ fn details(step: u32, result: &str) -> DetailsRecord {
 async fn keeps_what_follows_from_events(ledger: &impl Ledger) {
     let run = RunId("later".into());
     assert_eq!(ledger.snapshot(&run).await.expect("an answer"), None);
-    for kept in [snapshot("later", 1, "{\"n\":1}"), snapshot("later", 2, "{\"it's\":\"✓\"}")] {
+    for kept in [
+        snapshot("later", 1, "{\"n\":1}"),
+        snapshot("later", 2, "{\"it's\":\"✓\"}"),
+    ] {
         ledger.keep_snapshot(&kept).await.expect("kept");
         assert_eq!(ledger.snapshot(&run).await.expect("an answer"), Some(kept));
     }
-    assert_eq!(ledger.snapshot(&RunId("earlier".into())).await.expect("an answer"), None);
+    assert_eq!(
+        ledger.snapshot(&RunId("earlier".into())).await.expect("an answer"),
+        None
+    );
     ledger
         .keep_snapshot(&snapshot("nobody", 1, "{}"))
         .await
@@ -76,7 +82,10 @@ async fn keeps_what_follows_from_events(ledger: &impl Ledger) {
         .expect("kept");
     ledger.keep_details(&[details(2, "taken again")]).await.expect("kept");
     let of = async |first: u32, most: u64| ledger.details(&run, Step(first), most).await.expect("an answer");
-    assert_eq!(of(1, 9).await, [details(1, "1"), details(2, "taken again"), details(3, "3")]);
+    assert_eq!(
+        of(1, 9).await,
+        [details(1, "1"), details(2, "taken again"), details(3, "3")]
+    );
     assert_eq!(of(2, 1).await, [details(2, "taken again")]);
     assert_eq!(of(4, 9).await, []);
 }
@@ -370,7 +379,9 @@ async fn one_coordinator_leads_a_postgres_ledger_and_the_writes_of_an_earlier_le
         first.append(&[event("one", 2)]).await,
         first.create_run(&run("two", 2)).await,
         first.keep_snapshot(&snapshot("one", 1, "{}")).await,
-        first.keep_details(&[DetailsRecord::new(RunId("one".into()), Step(1), "{}".into())]).await,
+        first
+            .keep_details(&[DetailsRecord::new(RunId("one".into()), Step(1), "{}".into())])
+            .await,
     ] {
         let error = refused.expect_err("deposed");
         assert!(matches!(error, LedgerError::Deposed { .. }), "{error:?}");

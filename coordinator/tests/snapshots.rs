@@ -3,12 +3,13 @@
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
+#[expect(dead_code, reason = "every run here is a longer one")]
 mod support;
 
 use std::path::Path;
 
 use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
-use gavel_coordinator::{CoordinatorOptions, read_run, read_rows, replayed_snapshot};
+use gavel_coordinator::{CoordinatorOptions, read_rows, read_run, replayed_snapshot};
 use gavel_core::ids::{Digest, RunId, Step};
 use gavel_core::run::{Phase, RunStatus, StepResult};
 use gavel_core::spec::RunSpec;
@@ -58,7 +59,9 @@ async fn work(folder: &Path, until: Option<Step>) -> RunStatus {
 }
 
 async fn ledger(folder: &Path) -> SqliteLedger {
-    SqliteLedger::open(&folder.join("ledger.sqlite")).await.expect("the ledger")
+    SqliteLedger::open(&folder.join("ledger.sqlite"))
+        .await
+        .expect("the ledger")
 }
 
 /// What somebody does to the ledger while no coordinator serves.
@@ -79,8 +82,13 @@ async fn a_coordinator_begins_at_the_snapshot_and_reads_nothing_before_it() {
     // Whoever read it would set the run aside.
     change(folder.path(), "UPDATE events SET event = '{}' WHERE sequence = 1").await;
     let status = work(folder.path(), None).await;
-    assert_eq!((status.phase.clone(), adapter(&status)), (Phase::Finished, adapter(&expected)));
-    let error = read_run(&ledger(folder.path()).await, &run()).await.expect_err("damaged");
+    assert_eq!(
+        (status.phase.clone(), adapter(&status)),
+        (Phase::Finished, adapter(&expected))
+    );
+    let error = read_run(&ledger(folder.path()).await, &run())
+        .await
+        .expect_err("damaged");
     assert!(error.to_string().contains("event 1"), "{error}");
 }
 
@@ -114,7 +122,11 @@ async fn a_snapshot_that_is_of_no_use_is_left_alone() {
         work(folder.path(), Some(Step(2))).await;
         change(folder.path(), damage).await;
         let status = work(folder.path(), None).await;
-        assert_eq!((status.phase.clone(), adapter(&status)), (Phase::Finished, expected), "{damage}");
+        assert_eq!(
+            (status.phase.clone(), adapter(&status)),
+            (Phase::Finished, expected),
+            "{damage}"
+        );
         let ledger = ledger(folder.path()).await;
         let (record, events) = read_rows(&ledger, &run()).await.expect("the run");
         let kept = ledger.snapshot(&run()).await.expect("read").expect("a snapshot");
@@ -144,7 +156,11 @@ async fn steps_that_a_run_has_let_go_of_are_read_from_the_ledger() {
     assert_eq!(shown(folder.path()).await, (whole.clone(), Step(5)));
 
     // What is damaged is left out, and what is gone with the snapshot is made anew.
-    change(folder.path(), "UPDATE details SET result = replace(result, '\"line\":', '\"line\":1') WHERE step = 2").await;
+    change(
+        folder.path(),
+        "UPDATE details SET result = replace(result, '\"line\":', '\"line\":1') WHERE step = 2",
+    )
+    .await;
     let (steps, _) = shown(folder.path()).await;
     assert_eq!(steps, [&whole[..1], &whole[2..]].concat());
     change(folder.path(), "DELETE FROM details").await;

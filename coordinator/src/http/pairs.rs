@@ -63,14 +63,13 @@ fn present(run: &Run, limit: usize) -> Vec<JudgedPair> {
 
 /// Committed steps with their groups, the newest first.
 fn of_steps(steps: &[StepResult]) -> impl Iterator<Item = (Step, &[GroupResult])> {
-    steps.iter().rev().map(|step| (step.record.step, step.groups.as_slice()))
+    steps
+        .iter()
+        .rev()
+        .map(|step| (step.record.step, step.groups.as_slice()))
 }
 
-fn views<'a>(
-    run: &Run,
-    steps: impl Iterator<Item = (Step, &'a [GroupResult])>,
-    limit: usize,
-) -> Vec<JudgedPair> {
+fn views<'a>(run: &Run, steps: impl Iterator<Item = (Step, &'a [GroupResult])>, limit: usize) -> Vec<JudgedPair> {
     let groups = steps.flat_map(|(step, groups)| {
         let numbered = groups.iter().enumerate();
         numbered.map(move |(index, group)| (step, index, group))

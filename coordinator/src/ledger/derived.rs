@@ -104,7 +104,10 @@ impl DetailsRecord {
 
     fn sum(&self) -> Digest {
         let step = self.step.0.to_le_bytes();
-        link(&Digest([0; 32]), &[self.run.0.as_bytes(), &step, self.result.as_bytes()])
+        link(
+            &Digest([0; 32]),
+            &[self.run.0.as_bytes(), &step, self.result.as_bytes()],
+        )
     }
 }
 

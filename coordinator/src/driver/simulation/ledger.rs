@@ -148,15 +148,23 @@ impl Ledger for SimulatedLedger {
 
     async fn details(&self, run: &RunId, first: Step, most: u64) -> Result<Vec<DetailsRecord>, LedgerError> {
         let pages = self.pages();
-        let of_run = pages.details.values().filter(|record| record.run == *run && record.step >= first);
-        Ok(of_run.take(usize::try_from(most).unwrap_or(usize::MAX)).cloned().collect())
+        let of_run = pages
+            .details
+            .values()
+            .filter(|record| record.run == *run && record.step >= first);
+        Ok(of_run
+            .take(usize::try_from(most).unwrap_or(usize::MAX))
+            .cloned()
+            .collect())
     }
 
     async fn keep_details(&self, details: &[DetailsRecord]) -> Result<(), LedgerError> {
         let mut pages = self.pages();
         let fate = std::mem::take(&mut pages.kept);
         if fate != Fate::Lost {
-            let keyed = details.iter().map(|record| ((record.run.clone(), record.step), record.clone()));
+            let keyed = details
+                .iter()
+                .map(|record| ((record.run.clone(), record.step), record.clone()));
             pages.details.extend(keyed);
         }
         if fate == Fate::Stored { Ok(()) } else { Err(failure()) }

@@ -322,23 +322,27 @@ fn check_details(whole: &Run, pages: &Pages) -> Result<(), String> {
     let steps = &whole.results().steps;
     for (index, step) in steps.iter().enumerate() {
         let key = (whole.id().clone(), step.record.step);
-        let kept = pages.details.get(&key).map(|details| serde_json::from_str::<StepResult>(&details.result));
+        let kept = pages
+            .details
+            .get(&key)
+            .map(|details| serde_json::from_str::<StepResult>(&details.result));
         match kept {
             Some(Ok(kept)) if kept == *step => {}
             // Writing them failed, and will be tried again with those of the next step.
             None if index + 1 == steps.len() => {}
-            kept => return Err(format!("of step {} the ledger keeps {kept:?}, and it is {step:?}", step.record.step)),
+            kept => {
+                return Err(format!(
+                    "of step {} the ledger keeps {kept:?}, and it is {step:?}",
+                    step.record.step
+                ));
+            }
         }
     }
     Ok(())
 }
 
 /// Replays a run as a coordinator without a snapshot does, and holds the snapshot that the ledger keeps against it on the way.
-fn replay_to_the_end(
-    record: &RunRecord,
-    events: &[EventRecord],
-    kept: Option<&SnapshotRecord>,
-) -> Result<Run, String> {
+fn replay_to_the_end(record: &RunRecord, events: &[EventRecord], kept: Option<&SnapshotRecord>) -> Result<Run, String> {
     // One that was damaged is not used, and replaced when the next is due.
     let kept = kept.filter(|kept| kept.check().is_ok());
     let broken = |error: ReplayError| format!("the ledger cannot be replayed: {error:?}");

@@ -43,7 +43,12 @@ impl PostgresLedger {
         }
     }
 
-    pub(super) async fn read_details(&self, run: &RunId, first: Step, most: u64) -> Result<Vec<DetailsRecord>, LedgerError> {
+    pub(super) async fn read_details(
+        &self,
+        run: &RunId,
+        first: Step,
+        most: u64,
+    ) -> Result<Vec<DetailsRecord>, LedgerError> {
         let rows = sqlx::query(
             "SELECT step, result, checksum FROM details WHERE run_id = $1 AND step >= $2 ORDER BY step LIMIT $3",
         )

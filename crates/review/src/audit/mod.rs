@@ -109,7 +109,9 @@ impl AuditReport {
         );
         if let Some(events) = self.derived.snapshot {
             let details = self.derived.details;
-            text += &format!("snapshot     after event {events}, with the details of {details} steps: compared with a replay\n");
+            text += &format!(
+                "snapshot     after event {events}, with the details of {details} steps: compared with a replay\n"
+            );
         }
         text += &format!(
             "trajectories {} of {} there and right: policy, place, noise, every transition\n",

@@ -144,7 +144,9 @@ impl Run {
             details_from: self.details_from,
             policies: PolicyRow::of(&results.policies),
             records: results.steps.iter().map(|step| RecordRow::from(&step.record)).collect(),
-            details: detailed.map(|step| (step.groups.clone(), step.shards.clone())).collect(),
+            details: detailed
+                .map(|step| (step.groups.clone(), step.shards.clone()))
+                .collect(),
             base_images: results.base_images.clone(),
             tuned_images: results.tuned_images.clone(),
             comparisons: results.comparisons.clone(),
@@ -177,23 +179,51 @@ impl Run {
             fits(kept == begun, "it has another number of held-out prompts")?;
         }
         let labelled = run.results.calibration.len();
-        fits(snapshot.calibration.len() == labelled, "it has another number of labelled pairs")?;
+        fits(
+            snapshot.calibration.len() == labelled,
+            "it has another number of labelled pairs",
+        )?;
         let without = snapshot.details_from.0.saturating_sub(1) as usize;
         let details = without + snapshot.details.len();
-        fits(details == snapshot.records.len(), "its steps and their details differ in number")?;
+        fits(
+            details == snapshot.records.len(),
+            "its steps and their details differ in number",
+        )?;
         let worker = |index: usize| {
             let worker = snapshot.workers.get(index).cloned();
-            worker.ok_or(NotOfThisRun { problem: "it names no worker where there must be one" })
+            worker.ok_or(NotOfThisRun {
+                problem: "it names no worker where there must be one",
+            })
         };
 
         let mut leases = BTreeMap::new();
-        for LeaseRow { unit, worker: index, fence, granted } in snapshot.leases {
-            let lease = Lease { worker: worker(index)?, fence, granted, deadline: run.deadline(granted) };
+        for LeaseRow {
+            unit,
+            worker: index,
+            fence,
+            granted,
+        } in snapshot.leases
+        {
+            let lease = Lease {
+                worker: worker(index)?,
+                fence,
+                granted,
+                deadline: run.deadline(granted),
+            };
             leases.insert(unit, lease);
         }
-        let commits = snapshot.commits.into_iter().map(|(step, fence, index)| (Unit::Commit { step }, fence, index));
+        let commits = snapshot
+            .commits
+            .into_iter()
+            .map(|(step, fence, index)| (Unit::Commit { step }, fence, index));
         for (unit, fence, index) in commits.chain(snapshot.accepted) {
-            run.accepted.insert(unit, Accepted { fence, worker: worker(index)? });
+            run.accepted.insert(
+                unit,
+                Accepted {
+                    fence,
+                    worker: worker(index)?,
+                },
+            );
         }
         let without = std::iter::repeat_with(Default::default).take(without);
         let details = without.chain(snapshot.details);
@@ -201,7 +231,11 @@ impl Run {
         run.results = Results {
             policies: PolicyRow::policies(snapshot.policies),
             steps: steps
-                .map(|(record, (groups, shards))| StepResult { record: record.into(), groups, shards })
+                .map(|(record, (groups, shards))| StepResult {
+                    record: record.into(),
+                    groups,
+                    shards,
+                })
                 .collect(),
             base_images: snapshot.base_images,
             tuned_images: snapshot.tuned_images,

@@ -103,8 +103,16 @@ fn a_lean_run_keeps_the_details_of_its_latest_steps_alone() {
     // One step is kept by rule, and one more has just been released.
     assert_eq!(run.details_from(), Step(4));
     let with_details = run.results().steps.iter().filter(|step| !step.groups.is_empty());
-    assert_eq!(with_details.map(|step| step.record.step).collect::<Vec<_>>(), [Step(4), Step(5)]);
-    let accepted = |step| run.is_accepted(&Unit::Sample { step: Step(step), chunk: 0 });
+    assert_eq!(
+        with_details.map(|step| step.record.step).collect::<Vec<_>>(),
+        [Step(4), Step(5)]
+    );
+    let accepted = |step| {
+        run.is_accepted(&Unit::Sample {
+            step: Step(step),
+            chunk: 0,
+        })
+    };
     assert_eq!((accepted(3), accepted(4)), (false, true));
     assert!(run.is_accepted(&Unit::Commit { step: Step(1) }));
 }

@@ -49,7 +49,13 @@ fn a_snapshot_that_is_not_its_replays_is_named_with_the_fields_and_the_remedy() 
         findings(&history, &derived)
     };
     let sealed = |snapshot: &SnapshotRecord, state: String| {
-        let SnapshotRecord { run, position, at, version, .. } = snapshot.clone();
+        let SnapshotRecord {
+            run,
+            position,
+            at,
+            version,
+            ..
+        } = snapshot.clone();
         SnapshotRecord::new(run, position, at, version, state)
     };
     let found = change(|snapshot| SnapshotRecord {
@@ -63,7 +69,9 @@ fn a_snapshot_that_is_not_its_replays_is_named_with_the_fields_and_the_remedy() 
     let state = snapshot.state.replace("\"matches_judged\":", "\"matches_judged\":9");
     derived.snapshot = Some(sealed(&snapshot, state));
     let found = findings(&history, &derived);
-    let [(location, problem)] = &found[..] else { panic!("{found:?}") };
+    let [(location, problem)] = &found[..] else {
+        panic!("{found:?}")
+    };
     assert_eq!(location, "the snapshot after event 20");
     for words in ["`matches_judged` differ", "DELETE FROM snapshots WHERE run_id = "] {
         assert!(problem.contains(words), "{problem}");
@@ -84,7 +92,9 @@ fn details_that_are_not_their_steps_are_named() {
     let result = derived.details[1].result.replace("\"line\":", "\"line\":1");
     derived.details[1] = DetailsRecord::new(history.record.run.clone(), derived.details[1].step, result);
     let found = findings(&history, &derived);
-    let [(location, problem)] = &found[..] else { panic!("{found:?}") };
+    let [(location, problem)] = &found[..] else {
+        panic!("{found:?}")
+    };
     assert_eq!(location, "the details of step 2");
     assert!(problem.contains("are not what the events come to"), "{problem}");
 }
