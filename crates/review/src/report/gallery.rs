@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use crate::{Error, RunSource};
 
-/// Pairs in the file, the newest; the coordinator's pages and the ledger have all.
-const PAIRS: usize = 2_000;
+/// Pairs in the file, the newest: their pictures are read one after another, perhaps from afar. The dashboard shows all.
+const PAIRS: usize = 500;
 /// Bytes of pictures in the file. Beyond, pairs are shown without.
 const PICTURE_BYTES: usize = 24 << 20;
 
