@@ -24,6 +24,8 @@ pub struct CoordinatorOptions {
     pub worker_timeout: Duration,
     /// The largest blob, in bytes.
     pub blob_bytes_max: u64,
+    /// The most that all blobs may take together, in bytes; `None` for as much as the store takes.
+    pub blobs_bytes_max: Option<u64>,
     /// How long blobs that nobody needs any more are kept before they are deleted.
     pub trash: Duration,
     /// Whether blobs that belong to another ledger, or to a newer state of this one, are taken over.
@@ -36,6 +38,8 @@ pub struct CoordinatorOptions {
     pub run_bytes_max: u64,
     /// Events of a run from one snapshot of its state to the next: a coordinator that starts replays about so many.
     pub snapshot_events: u64,
+    /// Runs that have not ended, at a time; one more is refused.
+    pub runs_max: usize,
     /// The encryption of both ports; `None` serves in the clear.
     pub tls: Option<ServerTls>,
     /// The tokens that callers show; `None` lets whoever reaches a port do all.
@@ -61,11 +65,13 @@ impl CoordinatorOptions {
             heartbeat: Duration::from_secs(5),
             worker_timeout: Duration::from_secs(20),
             blob_bytes_max: 16 << 30,
+            blobs_bytes_max: None,
             trash: Duration::from_secs(24 * 3600),
             adoption: Adoption::Refused,
             results: None,
             host_names: Vec::new(),
             run_bytes_max: 128 << 20,
+            runs_max: 1_000,
             snapshot_events: snapshots::EVENTS,
             tls: None,
             tokens: None,

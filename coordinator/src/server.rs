@@ -85,6 +85,10 @@ impl Stores {
                 .await?
                 .exclusive(),
         };
+        let blobs = match options.blobs_bytes_max {
+            Some(most) => blobs.with_quota(most).await?,
+            None => blobs,
+        };
         Ok(Self { ledger, blobs })
     }
 }

@@ -83,6 +83,51 @@ async fn keeps_its_promises(blobs: Blobs) {
     assert!(matches!(refused, Some(BlobError::TooLarge { blob_bytes_max: BOUND })));
 }
 
+#[tokio::test]
+async fn blobs_come_until_they_take_what_they_may_and_again_when_some_are_gone() {
+    let store = Arc::new(InMemory::new());
+    let blobs = Blobs::over(store.clone(), "memory", BOUND);
+    let first = blobs.put(pattern(600)).await.expect("there is no quota yet");
+    let blobs = blobs.with_quota(1_000).await.expect("the store is listed");
+
+    let refused = blobs.put(pattern(401)).await.expect_err("no room");
+    assert!(
+        matches!(
+            refused,
+            BlobError::OverQuota {
+                taken: 600,
+                most: 1_000
+            }
+        ),
+        "{refused}"
+    );
+    assert!(refused.hint().is_some_and(|hint| hint.contains("--blobs-max")));
+    blobs.put(pattern(300)).await.expect("what was refused takes no room");
+    let mut unfinished = blobs.writer(Digest::of(b"whatever it is"));
+    unfinished.write(pattern(100)).await.expect("it fits");
+    assert!(
+        blobs.put(pattern(1)).await.is_err(),
+        "what is on its way takes room too"
+    );
+    drop(unfinished);
+    blobs
+        .put(pattern(300))
+        .await
+        .expect_err("storing it again takes its size for a moment");
+    blobs.put(pattern(100)).await.expect("it fits exactly");
+
+    blobs.delete(&first).await.expect("deleted");
+    blobs.delete(&first).await.expect("there is none, which is no error");
+    blobs.put(pattern(300)).await.expect("stored again, in its own place");
+    blobs.put(pattern(600)).await.expect("there is room again");
+    assert!(blobs.put(pattern(2)).await.is_err(), "and no more than that");
+    let counted = Blobs::over(store, "memory", BOUND).with_quota(1_000).await;
+    assert!(
+        counted.expect("the store is listed").put(pattern(2)).await.is_err(),
+        "counted anew, it is the same"
+    );
+}
+
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).expect("a folder").flatten() {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use gavel_client::{Code, ConnectOptions, Connection, Identity, Introduction, Lease, LeaseAnswer};
-use gavel_coordinator::{Error, Listeners};
+use gavel_coordinator::{CoordinatorOptions, Error, Listeners};
 use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, PromptIndex, RunId};
 use gavel_core::work::{LeaseKey, Outcome, Policy, Role, Side, Verdict, VerdictRecord};
@@ -368,4 +368,34 @@ async fn a_port_in_use_is_named_with_a_remedy() {
         "{error}"
     );
     assert!(error.hint().is_some_and(|hint| hint.contains("port 0")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_come_until_as_many_go_on_as_may() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let coordinator = Served::start(CoordinatorOptions {
+        runs_max: 1,
+        ..options(folder.path())
+    })
+    .await;
+    coordinator.submit().await;
+    let runs = connection(&coordinator).await.runs();
+    let second = RunId("second".into());
+    let mut spec = spec();
+    spec.run.name = second.0.clone();
+    let refused = runs.submit(&second, &spec, &assets()).await.expect_err("one is enough");
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(
+        refused.message().contains("1 runs have not ended") && refused.message().contains("--runs-max"),
+        "{refused}"
+    );
+    coordinator.submit().await;
+
+    runs.cancel(&RunId(RUN.into()), "for the other")
+        .await
+        .expect("cancelled");
+    runs.submit(&second, &spec, &assets())
+        .await
+        .expect("there is a place again");
+    coordinator.stop().await;
 }

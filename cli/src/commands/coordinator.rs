@@ -54,6 +54,13 @@ pub(crate) struct CoordinatorArguments {
     /// Memory that all runs' files and steps in flight may take together, in MiB; a run beyond is refused.
     #[arg(long, value_name = "MIB", default_value_t = 128)]
     pub(crate) run_memory: u64,
+    /// Runs that may be going on at a time; one more is refused.
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub(crate) runs_max: usize,
+    /// What all blobs may take together, in GiB; beyond, uploads are refused until there is room, and workers wait [default: what the store
+    /// takes].
+    #[arg(long, value_name = "GIB")]
+    pub(crate) blobs_max: Option<u64>,
     #[command(flatten)]
     pub(crate) security: SecurityArguments,
     #[command(flatten)]
@@ -63,7 +70,7 @@ pub(crate) struct CoordinatorArguments {
 /// Who may do what, and who may read along.
 #[derive(Debug, Args)]
 pub(crate) struct SecurityArguments {
-    /// Certificate of both ports, with those between it and its authority, PEM; read once.
+    /// Certificate of both ports, with those between it and its authority, PEM; read again every minute.
     #[arg(long, help_heading = SECURITY, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// The key of --tls-cert, PEM.
@@ -72,7 +79,7 @@ pub(crate) struct SecurityArguments {
     /// Authority of clients, PEM: whoever shows no certificate of it is refused, on the HTTP port all but probes.
     #[arg(long, help_heading = SECURITY, value_name = "FILE", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
-    /// File of tokens, a line for each, as `gavel token new` writes it; read once. Whoever shows none of them is refused.
+    /// File of tokens, a line for each, as `gavel token new` writes it; read again every minute. Whoever shows none of them is refused.
     #[arg(long, help_heading = SECURITY, value_name = "FILE")]
     tokens: Option<PathBuf>,
     /// Show /metrics to whoever asks, without a token or a certificate.
@@ -117,6 +124,8 @@ pub(super) fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
             options.adoption = Adoption::Allowed;
         }
         options.host_names = arguments.allow_host;
+        options.runs_max = arguments.runs_max;
+        options.blobs_bytes_max = arguments.blobs_max.map(|gib| gib.saturating_mul(1 << 30));
         options.run_bytes_max = arguments.run_memory.saturating_mul(1 << 20);
         let handle = match Coordinator::start(options, listeners, shutdown).await {
             Err(Error::EndedAsStandby) => return Ok(()),

@@ -41,6 +41,14 @@ pub enum BlobError {
         /// The bound.
         blob_bytes_max: u64,
     },
+    /// All blobs together would take more than they may.
+    #[error("the blobs of this coordinator take {taken} bytes, and may take {most}: there is no room for more")]
+    OverQuota {
+        /// What they take.
+        taken: u64,
+        /// What they may take.
+        most: u64,
+    },
     /// The address is not one of a blob store.
     #[error("`{location}` is not the address of a blob store")]
     Url {
@@ -108,7 +116,7 @@ impl BlobError {
         match self {
             Self::Missing { digest, .. } => format!("no blob {digest}"),
             Self::Corrupt { digest, found, .. } => format!("blob {digest} is corrupt, its bytes hash to {found}"),
-            Self::Misnamed { .. } | Self::TooLarge { .. } => self.to_string(),
+            Self::Misnamed { .. } | Self::TooLarge { .. } | Self::OverQuota { .. } => self.to_string(),
             Self::NoSpace { .. } => "no space left for blobs".to_owned(),
             Self::Unwritable { .. } => "blobs cannot be written".to_owned(),
             Self::Store { action, .. } => format!("cannot {action} the blob store"),
@@ -184,6 +192,9 @@ impl Hint for BlobError {
                 "check the bucket's name, and endpoint, region and credentials in the environment (AWS_*, GOOGLE_*, AZURE_*)"
             }
             Self::TooLarge { .. } => "raise the coordinator's largest blob size, or make the unit of work smaller",
+            Self::OverQuota { .. } => {
+                "raise --blobs-max, let runs keep less (checkpoints.every, coordinator.keep_steps), or wait for --trash; workers try again by themselves"
+            }
             Self::NoSpace { .. } => "free some space on this disk; workers try again by themselves",
             Self::Unwritable { .. } => "check that this user may write to the folder, or name another one with --data",
             Self::Store { .. } => "check that the store is up and its address right; workers try again by themselves",

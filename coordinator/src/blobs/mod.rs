@@ -10,6 +10,7 @@ mod cloud;
 mod error;
 mod identity;
 mod open;
+mod quota;
 mod sweep;
 mod trash;
 mod writer;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use gavel_core::ids::Digest;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as StorePath;
@@ -26,6 +27,7 @@ use object_store::{ObjectStore, ObjectStoreExt as _};
 use sha2::Digest as _;
 
 pub use error::BlobError;
+use quota::Quota;
 pub use sweep::Swept;
 pub use trash::Discarded;
 pub use writer::BlobWriter;
@@ -48,6 +50,8 @@ pub struct Blobs {
     exclusive: bool,
     /// The folder, where it is one: for what no store lists.
     folder: Option<PathBuf>,
+    /// What all blobs together may take; `None` for whatever the store takes.
+    quota: Option<Quota>,
 }
 
 impl Blobs {
@@ -81,6 +85,7 @@ impl Blobs {
             blob_bytes_max,
             exclusive: false,
             folder: None,
+            quota: None,
         }
     }
 
@@ -90,6 +95,21 @@ impl Blobs {
     pub fn exclusive(mut self) -> Self {
         self.exclusive = true;
         self
+    }
+
+    /// Bounds what all blobs together may take, those that are there included.
+    ///
+    /// # Errors
+    /// [`BlobError::Store`] when the store cannot be listed.
+    pub async fn with_quota(mut self, most: u64) -> Result<Self, BlobError> {
+        let blobs = self.store.list(None);
+        let blobs = blobs.try_filter(|object| std::future::ready(blob_at(&object.location).is_some()));
+        let taken = blobs
+            .try_fold(0_u64, async |sum, blob| Ok(sum.saturating_add(blob.size)))
+            .await;
+        let taken = taken.map_err(|source| BlobError::from_store(&self.location, "look into", source))?;
+        self.quota = Some(Quota::new(most, taken));
+        Ok(self)
     }
 
     pub(crate) fn is_exclusive(&self) -> bool {
@@ -207,6 +227,9 @@ impl Blobs {
             return Ok(());
         }
         let aside = StorePath::from(format!("{CORRUPT}/{digest}"));
+        if let Some(quota) = &self.quota {
+            quota.free(self.size(digest).await?.unwrap_or_default());
+        }
         if let Err(error) = self.store.rename(&place(digest), &aside).await {
             tracing::error!(%digest, %error, "a corrupt blob could not be moved aside");
         }

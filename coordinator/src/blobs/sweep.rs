@@ -34,6 +34,9 @@ impl Blobs {
     /// # Errors
     /// [`BlobError::Store`] when the store does not answer.
     pub async fn delete(&self, digest: &Digest) -> Result<(), BlobError> {
+        if let Some(quota) = &self.quota {
+            quota.free(self.size(digest).await?.unwrap_or_default());
+        }
         match self.store.delete(&place(digest)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(source) => Err(BlobError::from_store(&self.location, "delete from", source)),

@@ -10,6 +10,7 @@ use gavel_core::ids::Digest;
 use object_store::{ObjectStoreExt as _, WriteMultipart};
 use sha2::Digest as _;
 
+use super::quota::{Quota, Room};
 use super::{BlobError, Blobs, PART_BYTES, place};
 
 /// Parts of one blob on their way at a time: enough to keep a long road busy, and a bound for the coordinator's memory.
@@ -27,11 +28,14 @@ pub struct BlobWriter {
     /// What is not in the upload, if there is one.
     buffer: BytesMut,
     upload: Option<WriteMultipart>,
+    /// Where there is a quota.
+    room: Option<Room>,
 }
 
 impl BlobWriter {
     pub(super) fn new(blobs: Blobs, name: Digest) -> Self {
         Self {
+            room: blobs.quota.as_ref().map(Quota::room),
             blobs,
             name,
             hash: sha2::Sha256::new(),
@@ -49,7 +53,7 @@ impl BlobWriter {
     /// Adds bytes.
     ///
     /// # Errors
-    /// [`BlobError::TooLarge`] beyond the store's bound; otherwise as for any write.
+    /// [`BlobError::TooLarge`] beyond the store's bound, [`BlobError::OverQuota`] beyond that of all blobs; otherwise as for any write.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), BlobError> {
         self.size += bytes.len() as u64;
         if self.size > self.blobs.blob_bytes_max {
@@ -57,6 +61,11 @@ impl BlobWriter {
             return Err(BlobError::TooLarge {
                 blob_bytes_max: self.blobs.blob_bytes_max,
             });
+        }
+        let grown = self.room.as_mut().map_or(Ok(()), |room| room.grow(bytes.len() as u64));
+        if let Err(full) = grown {
+            self.give_up().await;
+            return Err(full);
         }
         self.hash.update(&bytes);
         if self.upload.is_none() {
@@ -91,6 +100,10 @@ impl BlobWriter {
                 found,
             });
         }
+        let before = match &self.room {
+            Some(_) => self.blobs.size(&self.name).await?.unwrap_or_default(),
+            None => 0,
+        };
         let stored = match self.upload.take() {
             Some(upload) => upload.finish().await,
             None => {
@@ -99,6 +112,9 @@ impl BlobWriter {
             }
         };
         stored.map_err(|source| self.failed(source))?;
+        if let Some(room) = self.room.take() {
+            room.keep(before);
+        }
         Ok(self.size)
     }
 

@@ -71,6 +71,16 @@ pub enum DriverError {
         /// For all runs.
         most: u64,
     },
+    /// As many runs as this coordinator takes at a time have not ended.
+    #[error(
+        "{open} runs have not ended, and this coordinator takes {most} at a time (cancel some, or give it more with --runs-max)"
+    )]
+    TooManyRuns {
+        /// Those that have not ended.
+        open: usize,
+        /// The most that may be.
+        most: usize,
+    },
     /// More workers than a coordinator knows at a time.
     #[error(transparent)]
     TooManyWorkers(#[from] Exceeded),

@@ -71,8 +71,13 @@ impl Driver {
         })
     }
 
-    /// Refuses a run for which there is no memory beside the runs that are there.
+    /// Refuses a run for which there is no place and no memory beside the runs that are there.
     fn find_room(&self, spec: &RunSpec, assets: &RunAssets) -> Result<(), DriverError> {
+        let open = self.state.runs().filter(|(run, _)| !run.phase().is_ended()).count();
+        let most = self.options.runs_max;
+        if open >= most {
+            return Err(DriverError::TooManyRuns { open, most });
+        }
         let taken = self.state.runs().map(|(run, _)| run.assets().footprint(run.spec()));
         let (taken, needed, most) = (taken.sum(), assets.footprint(spec), self.options.run_bytes_max);
         match needed.saturating_add(taken) <= most {

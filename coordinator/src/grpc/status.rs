@@ -28,7 +28,9 @@ pub(crate) fn of_driver(error: &DriverError) -> Status {
         }
         DriverError::Refused(refused) => of_refusal(refused),
         // Not RESOURCE_EXHAUSTED: another attempt finds no more room.
-        DriverError::NoRoom { .. } => refusal(Code::FailedPrecondition, error.to_string()),
+        DriverError::NoRoom { .. } | DriverError::TooManyRuns { .. } => {
+            refusal(Code::FailedPrecondition, error.to_string())
+        }
         DriverError::TooManyWorkers(_) => refusal(Code::ResourceExhausted, error.to_string()),
         DriverError::NothingToExchange(_) => refusal(Code::InvalidArgument, error.to_string()),
         DriverError::CalledElsewhere { .. } | DriverError::CallOver(_) => {
@@ -91,7 +93,7 @@ pub(super) fn of_blob(error: &BlobError) -> Status {
         // The next attempt may arrive unchanged.
         BlobError::Misnamed { .. } => Code::Aborted,
         BlobError::TooLarge { .. } | BlobError::Url { .. } => Code::InvalidArgument,
-        BlobError::NoSpace { .. } => Code::ResourceExhausted,
+        BlobError::NoSpace { .. } | BlobError::OverQuota { .. } => Code::ResourceExhausted,
         BlobError::Unwritable { .. }
         | BlobError::Denied { .. }
         | BlobError::Settings { .. }
