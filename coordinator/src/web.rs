@@ -172,7 +172,10 @@ mod tests {
             let ["function" | "class" | "const" | "let", name, ..] = words[..] else {
                 continue;
             };
-            assert!(!name.starts_with(['{', '[']), "several names at once are not looked through: {line}");
+            assert!(
+                !name.starts_with(['{', '[']),
+                "several names at once are not looked through: {line}"
+            );
             assert!(names.insert(name), "{name} is declared twice");
         }
         assert!(names.len() > 40, "{names:?}");
