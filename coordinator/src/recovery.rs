@@ -67,6 +67,9 @@ async fn read(ledger: &dyn Ledger, record: &RunRecord) -> Result<(Replay, Kept),
 }
 
 /// Applies the events that follow, and keeps the details of the steps that they commit.
+///
+/// # Errors
+/// The ledger does not answer or cannot be written; the events are damaged or do not apply.
 async fn go_on(ledger: &dyn Ledger, replay: &mut Replay) -> Result<(), ReplayError> {
     let (run, begun) = (replay.run().id().clone(), replay.position().events);
     loop {
@@ -83,10 +86,10 @@ async fn go_on(ledger: &dyn Ledger, replay: &mut Replay) -> Result<(), ReplayErr
             let steps = details::committed(replay.run(), &effects);
             committed.extend(steps.map(|step| (step.record.step, step.clone())));
         }
+        // Those of the last step may not have been written before the coordinator before this one ended. A ledger that does not take
+        // them takes no events either.
         let records = details::records(&run, committed.into_values());
-        if let Err(error) = ledger.keep_details(&records).await {
-            tracing::warn!(%run, %error, "the details of some steps could not be kept and cannot be shown");
-        }
+        ledger.keep_details(&records).await?;
     }
     let (events, phase) = (replay.position().events, replay.run().phase());
     tracing::info!(%run, events, replayed = events - begun, ?phase, "run read from the ledger");

@@ -19,11 +19,12 @@ trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$out"' EXIT
 "$gavel" run configs/quickstart.toml --out "$out/run" \
     --set run.steps=2 --set prompts.per_step=4 --set evaluation.prompts=2 >"$out/run.log" 2>&1 ||
     { tail -n 40 "$out/run.log"; exit 1; }
-"$gavel" coordinator --data "$out/run/state" --grpc 127.0.0.1:0 --http 127.0.0.1:0 >"$out/coordinator.log" 2>&1 &
+# It says where it serves in a line of JSON, once it does.
+"$gavel" coordinator --data "$out/run/state" --grpc 127.0.0.1:0 --http 127.0.0.1:0 >"$out/addresses" 2>"$out/coordinator.log" &
 serving=$!
-until http=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["http"])' "$out/run/state/coordinator.json" 2>/dev/null) &&
-    python3 -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "/api/v1/runs")' "$http" 2>/dev/null; do
+until [ -s "$out/addresses" ]; do
     kill -0 "$serving" 2>/dev/null || { cat "$out/coordinator.log"; exit 1; }
     sleep 0.2
 done
+http=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["http"])' "$out/addresses")
 "$venv/bin/python" tests/bridges/check.py "$http" quickstart

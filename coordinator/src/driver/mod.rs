@@ -50,6 +50,9 @@ const HEARTBEATS: usize = 1 << 16;
 /// Commands that share one transaction at most. Much work makes large rounds by itself, and each round waits for the disk once:
 /// a bound below what has arrived would bound the leases per second by the disk's latency.
 const ROUND: usize = 4096;
+/// Steps whose details may wait for a ledger that takes events and no details. Beyond, the coordinator ends: the next one finds them
+/// in the events again.
+const UNWRITTEN_MAX: usize = 64;
 /// How often leases and workers are looked at.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -158,7 +161,7 @@ impl Driver {
         };
         driver.state.recover(driver.time.away_ms, driver.time.now());
         driver.settle().await?;
-        driver.keep_snapshots_of_all(Occasion::Events).await;
+        driver.keep_snapshots_of_all(Occasion::Events).await?;
         driver.mark();
         if driver.state.is_whole() {
             driver.order(Chore::DiscardAllBut(driver.state.retained()));
@@ -189,9 +192,9 @@ impl Driver {
             self.settle().await?;
         }
         self.mark();
-        self.keep_snapshots_of_all(Occasion::End).await;
+        let kept = self.keep_snapshots_of_all(Occasion::End).await;
         self.ledger.close().await;
-        Ok(())
+        kept
     }
 
     fn begin_to_end(&mut self) {
@@ -390,33 +393,36 @@ impl Driver {
             if !garbage.is_empty() {
                 self.order(Chore::Discard(garbage));
             }
-            self.keep(&mut batch).await;
+            self.keep(&mut batch).await?;
         }
     }
 
     /// Spares the next coordinator the events so far, and keeps the details of steps for those who look back. Everybody has been
-    /// answered; and as all of it follows from events that are in the ledger, whatever fails here is a warning.
-    async fn keep(&mut self, batch: &mut Batch) {
+    /// answered; and as all of it follows from events that are in the ledger, what fails here is a warning, unless it goes on failing.
+    async fn keep(&mut self, batch: &mut Batch) -> Result<(), Error> {
         for (run, step) in std::mem::take(&mut batch.committed) {
             self.unwritten.extend(details::records(&run, std::iter::once(step)));
         }
         let due = self.state.due_after(batch, self.options.snapshot_events);
-        self.keep_snapshots(due).await;
+        self.keep_snapshots(due).await
     }
 
-    async fn keep_snapshots_of_all(&mut self, occasion: Occasion) {
+    async fn keep_snapshots_of_all(&mut self, occasion: Occasion) -> Result<(), Error> {
         let due = self.state.due_of_all(occasion, self.options.snapshot_events);
-        self.keep_snapshots(due).await;
+        self.keep_snapshots(due).await
     }
 
     /// Details come first: who begins at a snapshot never sees again what was committed before it.
-    async fn keep_snapshots(&mut self, due: Vec<SnapshotRecord>) {
+    async fn keep_snapshots(&mut self, due: Vec<SnapshotRecord>) -> Result<(), Error> {
         if !self.unwritten.is_empty() {
-            if let Err(error) = self.ledger.keep_details(&self.unwritten).await {
-                tracing::warn!(%error, "the details of some steps could not be kept");
-                return;
+            match self.ledger.keep_details(&self.unwritten).await {
+                Ok(()) => self.unwritten.clear(),
+                Err(error) if self.unwritten.len() < UNWRITTEN_MAX => {
+                    tracing::warn!(%error, "the details of some steps could not be kept, and will be tried again with the next");
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
             }
-            self.unwritten.clear();
         }
         for snapshot in due {
             let (run, events) = (&snapshot.run, snapshot.position.events);
@@ -425,6 +431,7 @@ impl Driver {
                 Err(error) => tracing::warn!(%run, %error, "a snapshot could not be written"),
             }
         }
+        Ok(())
     }
 
     /// Tells people and metrics what happened.

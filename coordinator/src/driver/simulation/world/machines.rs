@@ -3,6 +3,7 @@
 use super::*;
 use crate::error::Error;
 use crate::ledger::LedgerError;
+use crate::replay::ReplayError;
 
 impl World {
     pub(super) fn with_worker(&mut self, index: usize, act: impl FnOnce(&mut Worker, &mut Surroundings<'_>)) {
@@ -80,7 +81,10 @@ impl World {
         self.tell(&news);
         let process = match started {
             Ok(process) => process,
-            Err(Error::Ledger(LedgerError::Database { .. })) => {
+            Err(
+                Error::Ledger(LedgerError::Database { .. })
+                | Error::Replay(ReplayError::Ledger(LedgerError::Database { .. })),
+            ) => {
                 self.tally.count("ledger failures");
                 let after = self.chance.between(50, 3_000);
                 self.after(after, Happening::CoordinatorStarts);
