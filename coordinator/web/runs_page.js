@@ -57,6 +57,11 @@ function showRuns(runs) {
   offerComparison();
 }
 
+function worksOn({ leases, leaves }, now) {
+  const units = leases.map(({ run, unit, granted_unix_ms: granted }) => `${unit} of ${run} for ${since(granted, now)}`);
+  return units.join(", ") || (leaves ? "leaves" : "nothing");
+}
+
 function showWorkers(workers, now) {
   if (!workers.length) {
     return crew.replaceChildren(el("p", { class: "dim" }, "None is registered. Start ", el("code", {}, "gavel sampler"), ", ", el("code", {}, "gavel judge"), " and ", el("code", {}, "gavel trainer"), " against this coordinator."));
@@ -68,7 +73,7 @@ function showWorkers(workers, now) {
     worker.role,
     worker.device,
     ...(hasMemory ? [worker.memory ? `${mebibytes(worker.memory.used_bytes)} of ${mebibytes(worker.memory.total_bytes)}` : "–"] : []),
-    worker.leases.map(({ run, unit, granted_unix_ms: granted }) => `${unit} of ${run} for ${since(granted, now)}`).join(", ") || (worker.leaves ? "leaves" : "nothing"),
+    el("span", { class: "wrap" }, worksOn(worker, now)),
     worker.completed,
     worker.failed,
     `${since(worker.seen_unix_ms, now)} ago`,

@@ -68,7 +68,7 @@ fn add(file: &Path, known: &KnownToken) -> Result<()> {
     let written = open.open(file).and_then(|mut file| writeln!(file, "{}", known.line()));
     written.with_context(|| format!("{}: cannot write", file.display()))?;
     output::note(format_args!(
-        "{}: `{}` is added; a coordinator reads it when it starts",
+        "{}: `{}` is added; a coordinator that reads it takes it up within a minute",
         file.display(),
         known.name
     ));

@@ -23,9 +23,9 @@ fn in_full<E: std::error::Error + Hint>(code: Code, error: &E) -> Status {
 
 pub(crate) fn of_driver(error: &DriverError) -> Status {
     match error {
-        DriverError::UnknownRun(_) | DriverError::UnknownWorker(_) | DriverError::NoneMeant => {
-            refusal(Code::NotFound, error.to_string())
-        }
+        DriverError::UnknownRun(_) | DriverError::UnknownWorker(_) => refusal(Code::NotFound, error.to_string()),
+        // No run is missing, which is what people are told of NOT_FOUND.
+        DriverError::NoneMeant => refusal(Code::FailedPrecondition, error.to_string()),
         DriverError::Refused(refused) => of_refusal(refused),
         // Not RESOURCE_EXHAUSTED: another attempt finds no more room.
         DriverError::NoRoom { .. } | DriverError::TooManyRuns { .. } => {

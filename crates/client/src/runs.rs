@@ -250,7 +250,7 @@ impl Runs {
     /// Tells those of the workers that are registered now to finish what they have leased and to leave; how many there were.
     ///
     /// # Errors
-    /// NOT_FOUND where some are named and none of them is there.
+    /// FAILED_PRECONDITION where some are named and none of them is there.
     pub async fn drain(&self, meant: &WorkerFilter) -> Result<u32, CallError> {
         let request = self.request(DrainRequest {
             workers: meant.workers.iter().map(|worker| worker.0.clone()).collect(),
