@@ -227,13 +227,27 @@ impl Blobs {
             return Ok(());
         }
         let aside = StorePath::from(format!("{CORRUPT}/{digest}"));
-        if let Some(quota) = &self.quota {
-            quota.free(self.size(digest).await?.unwrap_or_default());
-        }
-        if let Err(error) = self.store.rename(&place(digest), &aside).await {
-            tracing::error!(%digest, %error, "a corrupt blob could not be moved aside");
+        let counted = self.counted(digest).await?;
+        match self.store.rename(&place(digest), &aside).await {
+            Ok(()) => self.uncount(counted),
+            Err(error) => tracing::error!(%digest, %error, "a corrupt blob could not be moved aside"),
         }
         Err(self.corrupt(digest, found))
+    }
+
+    /// The bytes that the quota counts for a blob; 0 without a quota, where nobody asks the store for them.
+    async fn counted(&self, digest: &Digest) -> Result<u64, BlobError> {
+        match self.quota {
+            Some(_) => Ok(self.size(digest).await?.unwrap_or_default()),
+            None => Ok(0),
+        }
+    }
+
+    /// Notes that so many bytes are gone from where they count.
+    fn uncount(&self, bytes: u64) {
+        if let Some(quota) = &self.quota {
+            quota.free(bytes);
+        }
     }
 
     fn corrupt(&self, digest: &Digest, found: Digest) -> BlobError {

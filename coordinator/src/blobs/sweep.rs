@@ -34,11 +34,12 @@ impl Blobs {
     /// # Errors
     /// [`BlobError::Store`] when the store does not answer.
     pub async fn delete(&self, digest: &Digest) -> Result<(), BlobError> {
-        if let Some(quota) = &self.quota {
-            quota.free(self.size(digest).await?.unwrap_or_default());
-        }
+        let counted = self.counted(digest).await?;
         match self.store.delete(&place(digest)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {
+                self.uncount(counted);
+                Ok(())
+            }
             Err(source) => Err(BlobError::from_store(&self.location, "delete from", source)),
         }
     }

@@ -100,10 +100,7 @@ impl BlobWriter {
                 found,
             });
         }
-        let before = match &self.room {
-            Some(_) => self.blobs.size(&self.name).await?.unwrap_or_default(),
-            None => 0,
-        };
+        let before = self.blobs.counted(&self.name).await?;
         let stored = match self.upload.take() {
             Some(upload) => upload.finish().await,
             None => {
