@@ -13,6 +13,7 @@ mod files;
 mod memory;
 mod output;
 mod own;
+mod placement;
 mod preflight;
 mod run;
 mod runtime;

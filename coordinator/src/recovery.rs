@@ -37,9 +37,7 @@ pub(crate) async fn recover(ledger: &dyn Ledger) -> Result<(State, Millis), Erro
 
 /// Takes over one run from the ledger. Returns the time of its last event.
 pub(crate) async fn take(ledger: &dyn Ledger, id: &RunId, state: &mut State) -> Result<Millis, ReplayError> {
-    let record = ledger.run(id).await?;
-    let record = record.ok_or_else(|| ReplayError::NoSuchRun { run: id.clone() })?;
-    let (replay, kept) = read(ledger, &record).await?;
+    let (record, replay, kept) = read(ledger, id).await?;
     let (at, position) = (replay.at(), replay.position());
     let run = replay.into_run();
     if let Some(step) = run.results().steps.last() {
@@ -50,10 +48,15 @@ pub(crate) async fn take(ledger: &dyn Ledger, id: &RunId, state: &mut State) -> 
 }
 
 /// A run as it stands, and how far the snapshot reached.
-async fn read(ledger: &dyn Ledger, record: &RunRecord) -> Result<(Replay, Kept), ReplayError> {
-    if let Some((mut replay, kept)) = snapshots::read(ledger, record).await? {
+///
+/// # Errors
+/// The ledger does not answer; it has no such run; the run is damaged.
+pub(crate) async fn read(ledger: &dyn Ledger, id: &RunId) -> Result<(RunRecord, Replay, Kept), ReplayError> {
+    let record = ledger.run(id).await?;
+    let record = record.ok_or_else(|| ReplayError::NoSuchRun { run: id.clone() })?;
+    if let Some((mut replay, kept)) = snapshots::read(ledger, &record).await? {
         match go_on(ledger, &mut replay).await {
-            Ok(()) => return Ok((replay, kept)),
+            Ok(()) => return Ok((record, replay, kept)),
             Err(error) if error.is_of_this_run() => {
                 let run = &record.run;
                 tracing::warn!(%run, %error, "the events after the snapshot do not follow from it, every event is replayed");
@@ -61,9 +64,9 @@ async fn read(ledger: &dyn Ledger, record: &RunRecord) -> Result<(Replay, Kept),
             Err(error) => return Err(error),
         }
     }
-    let mut replay = Replay::begin(record)?.lean();
+    let mut replay = Replay::begin(&record)?.lean();
     go_on(ledger, &mut replay).await?;
-    Ok((replay, Kept::default()))
+    Ok((record, replay, Kept::default()))
 }
 
 /// Applies the events that follow, and keeps the details of the steps that they commit.

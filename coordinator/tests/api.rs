@@ -4,8 +4,10 @@
 
 mod support;
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 
+use flate2::write::GzDecoder;
 use gavel_core::ids::RunId;
 use serde_json::{Value, json};
 use support::{RUN, Served, Working, options, spec, whole_fleet};
@@ -280,24 +282,30 @@ async fn events_and_held_out_prompts_come_page_by_page() {
 struct Followed {
     stream: TcpStream,
     unread: String,
+    /// Of a body that comes compressed.
+    decoder: Option<GzDecoder<Vec<u8>>>,
 }
 
 impl Followed {
-    async fn open(address: SocketAddr, path: &str) -> Self {
+    async fn open(address: SocketAddr, path: &str, encoding: &str) -> Self {
         let mut stream = TcpStream::connect(address).await.expect("a server");
-        let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept-Encoding: gzip\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept-Encoding: {encoding}\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("sent");
-        let mut followed = Self {
-            stream,
-            unread: String::new(),
-        };
-        let head = followed.until("\r\n\r\n").await.to_lowercase();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("a head"));
+        }
+        let head = String::from_utf8(head).expect("text").to_lowercase();
         assert!(
             head.starts_with("http/1.0 200") && head.contains("text/event-stream"),
             "{head}"
         );
-        assert_eq!(header(&head, "content-encoding"), "");
-        followed
+        assert_eq!(header(&head, "content-encoding"), encoding);
+        Self {
+            stream,
+            unread: String::new(),
+            decoder: (!encoding.is_empty()).then(|| GzDecoder::new(Vec::new())),
+        }
     }
 
     async fn until(&mut self, mark: &str) -> String {
@@ -310,8 +318,13 @@ impl Followed {
             let mut bytes = vec![0; 1 << 16];
             let count = self.stream.read(&mut bytes).await.expect("it goes on");
             assert!(count > 0, "the stream ended before {mark:?}: {}", self.unread);
-            self.unread
-                .push_str(std::str::from_utf8(&bytes[..count]).expect("text"));
+            bytes.truncate(count);
+            if let Some(decoder) = &mut self.decoder {
+                decoder.write_all(&bytes).expect("gzip");
+                decoder.flush().expect("gzip");
+                bytes = std::mem::take(decoder.get_mut());
+            }
+            self.unread.push_str(std::str::from_utf8(&bytes).expect("text"));
         }
     }
 
@@ -337,8 +350,8 @@ async fn a_state_is_followed_by_what_changes_of_it_until_the_coordinator_ends() 
     let coordinator = Served::start(options).await;
     coordinator.submit().await;
     let address = coordinator.handle.http_address();
-    let mut run = Followed::open(address, &format!("/api/v1/runs/{RUN}/stream")).await;
-    let mut all = Followed::open(address, "/api/v1/stream").await;
+    let mut run = Followed::open(address, &format!("/api/v1/runs/{RUN}/stream"), "gzip").await;
+    let mut all = Followed::open(address, "/api/v1/stream", "").await;
     let (name, state) = run.next().await;
     assert_eq!((name.as_str(), &state["phase"]["kind"]), ("state", &json!("preparing")));
     let (name, overview) = all.next().await;

@@ -11,7 +11,10 @@ use gavel_client::{Code, ConnectOptions, Connection, Identity, Introduction, Lea
 use gavel_coordinator::{CoordinatorOptions, Error, Listeners};
 use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, PromptIndex, RunId};
+use gavel_core::run::RunStatus;
 use gavel_core::work::{LeaseKey, Outcome, Policy, Role, Side, Verdict, VerdictRecord};
+use gavel_proto::v1;
+use gavel_proto::v1::runs_client::RunsClient;
 use support::{RUN, Rehearsal, Served, Working, assets, options, picture, spec, whole_fleet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::transport::Channel;
@@ -199,6 +202,11 @@ async fn watching_shows_the_run_from_its_present_state_to_its_end() {
     let mut states = runs.watch(&RunId(RUN.into())).await.expect("the run");
     let first = states.next().await.expect("a stream");
     assert_eq!(first.expect("the present state").step.0, 0);
+    let mut raw = RunsClient::connect(format!("http://{}", coordinator.handle.grpc_address()))
+        .await
+        .expect("a coordinator");
+    let request = v1::GetRunRequest { run_id: RUN.into() };
+    let mut messages = raw.watch(request).await.expect("the run").into_inner();
     let workers = whole_fleet(coordinator.handle.grpc_address());
     let mut last = None;
     while let Some(status) = states.next().await.expect("a stream") {
@@ -206,6 +214,13 @@ async fn watching_shows_the_run_from_its_present_state_to_its_end() {
     }
     let last = last.expect("changes");
     assert_eq!((last.phase.is_ended(), last.step.0), (true, 3));
+    let numbers = |status: &RunStatus| status.steps.iter().map(|step| step.step.0).collect::<Vec<_>>();
+    assert_eq!(numbers(&last), [1, 2, 3]);
+    let mut sent = Vec::new();
+    while let Some(message) = messages.message().await.expect("a stream") {
+        sent.extend(numbers(&serde_json::from_str(&message.status_json).expect("a state")));
+    }
+    assert_eq!(sent, [1, 2, 3], "each step is sent once");
     for worker in workers {
         worker.stop().await;
     }

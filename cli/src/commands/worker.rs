@@ -29,9 +29,12 @@ pub(crate) struct WorkerArguments {
     pub(crate) folders: AllowFolders,
 }
 
-/// Where a run's files are now.
+/// Where a run's files and models are on this machine.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RelocationArguments {
+    /// GPU of this worker, by ordinal: what a run has on a GPU is on this one here
+    #[arg(long, value_name = "N", env = "GAVEL_GPU")]
+    pub(crate) gpu: Option<usize>,
     /// A spec as JSON: if it is that of the run, its paths are taken instead of those that the run was submitted with.
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) paths_from: Option<PathBuf>,
@@ -135,6 +138,7 @@ pub(super) fn worker(
         let options = WorkerOptions {
             credentials,
             relocated,
+            gpu: relocation.gpu,
             allowed,
             memory: memory::of,
             ..WorkerOptions::new(address, role, DEVICE)

@@ -1,50 +1,66 @@
 //! What a run needs of this machine.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use gavel_coordinator::{CoordinatorOptions, Error, Stores};
 use gavel_core::spec::{Device, Dtype, RunSpec};
+use gavel_core::work::Role;
 use gavel_models::denoiser::Inspection;
+use gavel_models::load::gpu_memory;
 use gavel_review::Machine;
 
 use crate::diagnostic::{Context as _, Diagnostic, Result};
+use crate::placement::placed;
 use crate::preflight::HostedJudge;
 use crate::runtime::block_on;
 
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// Memory that the weights take in each process of the local fleet, in bytes; 0 for a process that keeps them on a GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The weights of one process of each role of the local fleet, in bytes, on the devices that the configuration names.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Weights {
-    sampler: u64,
-    judge: u64,
-    trainer: u64,
+    sampler: Vec<(Device, u64)>,
+    judge: Vec<(Device, u64)>,
+    trainer: Vec<(Device, u64)>,
 }
 
 impl Weights {
     /// Counts them from the folders' headers.
     pub(crate) fn of(spec: &RunSpec, model: &dyn Inspection, judges: &[HostedJudge<'_>]) -> Self {
-        let on_cpu = |device: Device, bytes: u64| match device {
-            Device::Cpu => bytes,
-            Device::Cuda(_) => 0,
-        };
         let size = number_bytes(spec.model.dtype);
         // The fused kernels of the CPU keep each linear layer in both orders.
-        let orders = if spec.model.dtype == Dtype::F32 { 2 } else { 1 };
+        let orders = match (spec.model.device, spec.model.dtype) {
+            (Device::Cpu, Dtype::F32) => 2,
+            _ => 1,
+        };
         let denoiser = model.denoiser_parameters() * size * orders;
-        let sampler = denoiser + model.other_parameters() * size;
+        let judges = judges.iter().map(|judge| {
+            let bytes = judge.folder.parameters * number_bytes(judge.named.spec.dtype);
+            (judge.named.spec.device, bytes)
+        });
         Self {
-            sampler: on_cpu(spec.model.device, sampler),
-            judge: judges
-                .iter()
-                .map(|judge| {
-                    let bytes = judge.folder.parameters * number_bytes(judge.named.spec.dtype);
-                    on_cpu(judge.named.spec.device, bytes)
-                })
-                .sum(),
-            trainer: on_cpu(spec.model.device, denoiser),
+            sampler: vec![(spec.model.device, denoiser + model.other_parameters() * size)],
+            judge: judges.collect(),
+            trainer: vec![(spec.model.device, denoiser)],
         }
+    }
+
+    /// What they come to on each device, over the whole local fleet.
+    fn by_device(&self, spec: &RunSpec) -> BTreeMap<Device, u64> {
+        let mut sums = BTreeMap::from([(Device::Cpu, 0)]);
+        for worker in placed(spec) {
+            let weights = match worker.role {
+                Role::Sampler => &self.sampler,
+                Role::Judge => &self.judge,
+                Role::Trainer => &self.trainer,
+            };
+            for (device, bytes) in weights {
+                *sums.entry(worker.device(*device)).or_default() += bytes;
+            }
+        }
+        sums
     }
 }
 
@@ -55,15 +71,20 @@ fn number_bytes(dtype: Dtype) -> u64 {
     }
 }
 
-/// Weights have to be in memory once for each process that holds them; activations come on top.
+/// Weights have to be in a device's memory once for each process that holds them; activations come on top.
 ///
 /// # Errors
-/// The machine has less memory than that.
+/// The machine, or a GPU of it, has less memory than that.
 pub(crate) fn memory(spec: &RunSpec, weights: &Weights) -> Result<String> {
-    let fleet = &spec.fleet;
-    let needed = weights.sampler * u64::from(fleet.samplers)
-        + weights.trainer * u64::from(fleet.trainers)
-        + weights.judge * u64::from(fleet.judges);
+    let devices = weights.by_device(spec).into_iter();
+    let checked = devices.map(|(device, needed)| match device {
+        Device::Cpu => machine_memory(needed),
+        Device::Cuda(ordinal) => gpu_memory_for(ordinal, needed),
+    });
+    Ok(checked.collect::<Result<Vec<_>>>()?.join("; "))
+}
+
+fn machine_memory(needed: u64) -> Result<String> {
     let text = format!(
         "about {:.1} GiB of weights over the local fleet, activations on top",
         needed as f64 / GIB
@@ -79,6 +100,21 @@ pub(crate) fn memory(spec: &RunSpec, weights: &Weights) -> Result<String> {
             None => text,
         }),
     }
+}
+
+fn gpu_memory_for(ordinal: usize, needed: u64) -> Result<String> {
+    let text = format!("{:.1} GiB of weights on GPU {ordinal}", needed as f64 / GIB);
+    let Some(memory) = gpu_memory(ordinal) else {
+        return Ok(text);
+    };
+    if needed > memory.total_bytes {
+        let total = memory.total_bytes as f64 / GIB;
+        return Err(Diagnostic::new(format!("{text}, which has {total:.1} GiB")).with_hint(
+            "spread the workers over more GPUs with fleet.gpus, start fewer of them here, or have a server judge",
+        ));
+    }
+    let free = memory.total_bytes.saturating_sub(memory.used_bytes);
+    Ok(format!("{text}, of which {:.1} GiB are free", free as f64 / GIB))
 }
 
 /// Opens a ledger and a blob store where the run would have them, in a folder that is removed again.
@@ -132,5 +168,28 @@ fn listen(part: &'static str, address: SocketAddr) -> Result<(), Error> {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(Error::AddressInUse { part, address }),
         Err(source) => Err(Error::Listen { part, address, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_counted_on_the_device_that_each_worker_has() {
+        let mut spec = RunSpec::default();
+        spec.model.device = Device::Cuda(0);
+        (spec.fleet.samplers, spec.fleet.judges, spec.fleet.trainers) = (1, 1, 2);
+        spec.fleet.gpus = vec![2, 3];
+        let weights = Weights {
+            sampler: vec![(Device::Cuda(0), 100)],
+            judge: vec![(Device::Cpu, 10)],
+            trainer: vec![(Device::Cuda(0), 7)],
+        };
+        let sums = weights.by_device(&spec);
+        assert_eq!(
+            sums.into_iter().collect::<Vec<_>>(),
+            [(Device::Cpu, 10), (Device::Cuda(2), 107), (Device::Cuda(3), 7)]
+        );
     }
 }

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use gavel_core::spec::{FleetSpec, RunSpec};
-use gavel_core::work::Role;
+use gavel_core::spec::RunSpec;
 use gavel_review::{CoordinatorAddresses, RunFolder};
 use gavel_telemetry::log::{self, Format};
 use gavel_worker::Allowed;
@@ -21,6 +20,7 @@ use super::access::RunAccess;
 use crate::commands::LOG_FORMAT;
 use crate::commands::worker::as_arguments;
 use crate::diagnostic::{Context as _, Diagnostic, ERROR_FORMAT, Result, told_in};
+use crate::placement::{Placed, placed};
 
 /// How often a process may end unasked before the run gives up.
 const RESTARTS: u32 = 5;
@@ -292,15 +292,6 @@ impl CoordinatorProcess {
     }
 }
 
-/// How many workers of each role a run starts on its machine.
-pub(super) fn counts(fleet: &FleetSpec) -> [(Role, u32); 3] {
-    [
-        (Role::Sampler, fleet.samplers),
-        (Role::Judge, fleet.judges),
-        (Role::Trainer, fleet.trainers),
-    ]
-}
-
 /// The workers' processes.
 pub(super) struct Fleet {
     supervisor: Supervisor,
@@ -318,27 +309,26 @@ impl Fleet {
         // The run may have been begun in another folder; here is where its files are now.
         let paths_from = folder.spec_file().to_string_lossy().into_owned();
         let mut supervisor = Supervisor::new();
-        for (role, count) in counts(&spec.fleet) {
-            for index in 0..count {
-                let name = format!("{role}-{index}");
-                let mut arguments = [role.name(), "--connect", coordinator, "--paths-from", &paths_from]
-                    .map(str::to_owned)
-                    .to_vec();
-                // The run is its user's own, and others that reach this coordinator get no more than it names.
-                arguments.extend(as_arguments(&Allowed::by(spec, role), role));
-                arguments.extend(access.of_a_worker());
-                let command = ProcessCommand {
-                    arguments,
-                    threads,
-                    log: folder.logs().join(format!("{name}.log")),
-                    name,
-                };
-                let stop = supervisor.stop.clone();
-                supervisor.add(async move {
-                    let process = command.spawn(Stdio::from)?;
-                    supervise(command, process, stop, Stdio::from).await
-                });
-            }
+        for Placed { role, index, gpu } in placed(spec) {
+            let name = format!("{role}-{index}");
+            let mut arguments = [role.name(), "--connect", coordinator, "--paths-from", &paths_from]
+                .map(str::to_owned)
+                .to_vec();
+            arguments.extend(gpu.map(|gpu| format!("--gpu={gpu}")));
+            // The run is its user's own, and others that reach this coordinator get no more than it names.
+            arguments.extend(as_arguments(&Allowed::by(spec, role), role));
+            arguments.extend(access.of_a_worker());
+            let command = ProcessCommand {
+                arguments,
+                threads,
+                log: folder.logs().join(format!("{name}.log")),
+                name,
+            };
+            let stop = supervisor.stop.clone();
+            supervisor.add(async move {
+                let process = command.spawn(Stdio::from)?;
+                supervise(command, process, stop, Stdio::from).await
+            });
         }
         Self { supervisor }
     }

@@ -20,6 +20,7 @@ use crate::assets::{Files, evaluator};
 use crate::client;
 use crate::diagnostic::{Context as _, Result};
 use crate::output;
+use crate::placement::counts;
 use crate::runtime::block_on;
 use crate::shell;
 use crate::signals::{EndSignal, Signals};
@@ -85,7 +86,7 @@ async fn drive(
     client::resume(&connection, &spec.id()).await?;
     progress.say(&format!("dashboard    {}", coordinator.addresses.http))?;
     progress.say(&format!("results      {}", folder.path().display()))?;
-    for (role, count) in children::counts(&spec.fleet) {
+    for (role, count) in counts(&spec.fleet) {
         if count == 0 {
             progress.say(&nobody_here(role, &coordinator.addresses.grpc))?;
         }

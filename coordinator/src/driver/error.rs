@@ -101,8 +101,8 @@ pub enum DriverError {
     /// The ledger does not take a new run.
     #[error("the run could not be written to the ledger")]
     Ledger(#[source] Arc<LedgerError>),
-    /// The ledger does not give what it keeps of a run's earlier steps.
-    #[error("what the ledger keeps of the run's earlier steps could not be read")]
+    /// The ledger does not give what it keeps of a run's earlier steps, or of a run that has ended.
+    #[error("what the ledger keeps of the run could not be read")]
     NotRead(#[source] Arc<LedgerError>),
     /// The ledger would not give it back as it is.
     #[error("it cannot be written down so that it reads back the same: {0}")]

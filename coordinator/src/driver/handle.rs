@@ -7,7 +7,7 @@ use std::sync::Arc;
 use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, Millis, RunId, Step, WorkerId};
 use gavel_core::panics::catch;
-use gavel_core::run::{Event, Run, RunStatus, StepResult};
+use gavel_core::run::{Event, Run, RunStatus, StepRecord, StepResult};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::rally::RallyOutcome;
 use gavel_core::work::{DeviceUse, LeaseKey, WorkerFilter, WorkerStatus};
@@ -63,10 +63,40 @@ impl DriverHandle {
     /// [`DriverError::UnknownRun`].
     pub async fn status(&self, run: &RunId) -> Result<RunStatus, DriverError> {
         let id = run.clone();
-        self.read(move |state, now| state.status(&id, now)).await
+        self.look(run, move |state, now| state.status(&id, now)).await
     }
 
-    /// Every run's state, in the order of submission.
+    /// The same [in short](Run::status_in_short).
+    ///
+    /// # Errors
+    /// [`DriverError::UnknownRun`].
+    pub async fn status_in_short(&self, run: &RunId) -> Result<RunStatus, DriverError> {
+        let id = run.clone();
+        self.look(run, move |state, now| {
+            state.status_by(&id, now, |run| run.status_in_short(now))
+        })
+        .await
+    }
+
+    /// The same for somebody who was told the steps up to this one: with all steps where that one was taken back since, and else with those
+    /// after it.
+    ///
+    /// # Errors
+    /// [`DriverError::UnknownRun`].
+    pub(crate) async fn status_after(&self, run: &RunId, told: Option<StepRecord>) -> Result<RunStatus, DriverError> {
+        let id = run.clone();
+        self.look(run, move |state, now| {
+            state.status_by(&id, now, |run| {
+                let present = |told: &StepRecord| run.results().steps.get((told.step.0 as usize).wrapping_sub(1));
+                let stands = |told: &StepRecord| present(told).is_some_and(|step| step.record == *told);
+                let known = told.filter(stands).map_or(Step(0), |told| told.step);
+                run.status_since(known, now)
+            })
+        })
+        .await
+    }
+
+    /// Every run's state [in short](Run::status_in_short), in the order of submission.
     ///
     /// # Errors
     /// Only [`DriverError::ShuttingDown`].
@@ -84,7 +114,7 @@ impl DriverHandle {
         look: impl FnOnce(&Run) -> T + Send + 'static,
     ) -> Result<T, DriverError> {
         let id = run.clone();
-        self.read(move |state, _| Ok(look(state.run(&id)?))).await
+        self.look(run, move |state, _| Ok(look(state.run(&id)?))).await
     }
 
     /// The committed steps of a run from `first` on with their candidates, verdicts and gradients, in order, `most` at most: from the run, and
@@ -307,6 +337,25 @@ impl DriverHandle {
                 // A caller that hung up needs no answer.
                 Box::new(move || drop(reply.send(answer)))
             }))
+        })
+        .await
+    }
+
+    /// The same for one run, which is read from the ledger if it is asleep.
+    async fn look<T: Send + 'static>(
+        &self,
+        run: &RunId,
+        look: impl FnOnce(&State, Millis) -> Result<T, DriverError> + Send + 'static,
+    ) -> Result<T, DriverError> {
+        let run = run.clone();
+        self.call(|reply| Command::Look {
+            run,
+            look: Box::new(move |state, now| {
+                let answer =
+                    state.and_then(|state| catch(|| look(state, now)).unwrap_or_else(|panicked| Err(panicked.into())));
+                // A caller that hung up needs no answer.
+                Box::new(move || drop(reply.send(answer)))
+            }),
         })
         .await
     }

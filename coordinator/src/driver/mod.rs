@@ -25,10 +25,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::details;
 use crate::error::Error;
-use crate::ledger::{DetailsRecord, Ledger, SnapshotRecord};
+use crate::ledger::{DetailsRecord, Ledger, LedgerError, Row, SnapshotRecord};
 use crate::metrics;
 use crate::options::CoordinatorOptions;
 use crate::recovery;
+use crate::replay::ReplayError;
 use crate::snapshots::Occasion;
 use crate::state::{Answer, Batch, LeaseAnswer, LeaseReply, RallyReply, State};
 use crate::sweeper::{Chore, ChoreSender};
@@ -105,10 +106,17 @@ enum Command {
         reply: Reply<usize>,
     },
     Read(Read),
+    Look {
+        run: RunId,
+        look: Look,
+    },
 }
 
 /// A look at the state; its answer is sent with the round's others.
 type Read = Box<dyn FnOnce(&State, Millis) -> Answer + Send>;
+
+/// The same for one run, which is awake then; an error where the ledger does not give it.
+type Look = Box<dyn FnOnce(Result<&State, DriverError>, Millis) -> Answer + Send>;
 
 /// The answer to a heartbeat.
 #[derive(Debug)]
@@ -275,7 +283,8 @@ impl Driver {
                 self.answer(reply, answer);
             }
             Command::Report { run, event, reply } => {
-                let answer = self.state.report(&run, *event, now);
+                let awake = self.awaken(&run, now).await;
+                let answer = awake.and_then(|()| self.state.report(&run, *event, now));
                 self.answer(reply, answer);
             }
             Command::Deregister { worker, reply } => {
@@ -308,7 +317,36 @@ impl Driver {
                 let answer = read(&self.state, now);
                 self.state.batch.answers.push(answer);
             }
+            Command::Look { run, look } => {
+                let awake = self.awaken(&run, now).await;
+                let answer = look(awake.map(|()| &self.state), now);
+                self.state.batch.answers.push(answer);
+            }
         }
+    }
+
+    /// Has a run at hand that somebody names: one that is asleep is read from the ledger. One that cannot be read is set aside.
+    async fn awaken(&mut self, id: &RunId, now: Millis) -> Result<(), DriverError> {
+        let Some(position) = self.state.asleep_at(id) else {
+            self.state.named(id, now);
+            return Ok(());
+        };
+        let damaged = match recovery::read(self.ledger.as_ref(), id).await {
+            Ok((_, replay, kept)) if replay.position() == position => {
+                let at = replay.at();
+                self.state.awaken(replay.into_run(), at, kept, now);
+                return Ok(());
+            }
+            Ok((_, replay, _)) => ReplayError::from(LedgerError::Corrupt {
+                run: id.clone(),
+                row: Row::Event(replay.position().events),
+                problem: format!("its events are others than the {} that it ended with", position.events),
+            }),
+            Err(ReplayError::Ledger(error)) if !error.is_damage() => return Err(DriverError::NotRead(Arc::new(error))),
+            Err(damaged) => damaged,
+        };
+        self.state.set_aside(id.clone(), &damaged);
+        Ok(())
     }
 
     fn lease(&mut self, worker: WorkerId, reply: LeaseReply, now: Millis) {
@@ -335,6 +373,8 @@ impl Driver {
 
     fn tick(&mut self) {
         let now = self.time.now();
+        // Between two rounds the ledger has every event.
+        self.state.fall_asleep(now);
         self.state.expire(now);
         self.state.sweep_waiters();
         for worker in self.state.workers.silent(now, self.options.worker_timeout) {

@@ -34,6 +34,7 @@ impl Driver {
     pub(super) async fn submit(&mut self, submission: Submission, now: Millis) -> Result<Submitted, DriverError> {
         let Submission { id, spec, assets } = submission;
         let submitted = spec.digest();
+        self.awaken(&id, now).await?;
         match self.state.run(&id) {
             Ok(_) => return self.existing(id, &spec, &assets),
             Err(DriverError::UnknownRun(_)) => {}
@@ -78,6 +79,7 @@ impl Driver {
         if open >= most {
             return Err(DriverError::TooManyRuns { open, most });
         }
+        // Runs that are asleep take next to nothing, and few of them are awake at a time.
         let taken = self.state.runs().map(|(run, _)| run.assets().footprint(run.spec()));
         let (taken, needed, most) = (taken.sum(), assets.footprint(spec), self.options.run_bytes_max);
         match needed.saturating_add(taken) <= most {

@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gavel_core::ids::{Fence, Millis, RunId, WorkerId};
-use gavel_core::run::{Phase, Run};
+use gavel_core::run::{Event, Phase, Run, RunStatus};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::{LeaseKey, Role};
 use gavel_core::{RubricText, RunAssets};
+use sqlx::ConnectOptions as _;
+use sqlx::sqlite::SqliteConnectOptions;
 use tokio::sync::{mpsc, oneshot};
 
-use super::submission::Submission;
+use super::submission::{Submission, Submitted};
 use super::{Clock, Command, Driver, Heartbeat, Reply};
 use crate::driver::DriverError;
 use crate::ledger::SqliteLedger;
@@ -70,7 +72,7 @@ impl Bench {
         answer.await.unwrap()
     }
 
-    async fn submit(&mut self) {
+    async fn submit(&mut self) -> Submitted {
         let mut spec = RunSpec {
             evaluation: Some(Default::default()),
             ..RunSpec::default()
@@ -90,7 +92,31 @@ impl Bench {
             spec,
             assets,
         });
-        self.call(|reply| Command::Submit { submission, reply }).await.unwrap();
+        self.call(|reply| Command::Submit { submission, reply }).await.unwrap()
+    }
+
+    async fn report(&mut self, event: Event) {
+        let (run, event) = (RunId("run".into()), Box::new(event));
+        self.call(|reply| Command::Report { run, event, reply }).await.unwrap();
+    }
+
+    /// The run's state, asked for as a page asks.
+    async fn status(&mut self) -> RunStatus {
+        let run = RunId("run".into());
+        let id = run.clone();
+        self.call(|reply| Command::Look {
+            run,
+            look: Box::new(move |state, now| {
+                let status = state.and_then(|state| state.status(&id, now));
+                Box::new(move || drop(reply.send(status)))
+            }),
+        })
+        .await
+        .unwrap()
+    }
+
+    fn is_asleep(&self) -> bool {
+        self.driver.state.asleep_at(&RunId("run".into())).is_some()
     }
 
     /// A sampler comes and leases a unit.
@@ -196,4 +222,68 @@ async fn a_standby_with_another_clock_gives_everybody_one_term_and_no_more() {
         assert_eq!(standby.holders(), [("living", living.fence)]);
         assert_eq!(standby.run().phase(), Phase::Preparing);
     }
+}
+
+#[tokio::test]
+async fn an_ended_run_is_left_to_the_ledger_until_somebody_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = Bench::start(folder.path(), TODAY).await;
+    bench.submit().await;
+    bench.lease("sampler").await;
+    let reason = "enough".to_owned();
+    bench.report(Event::Cancelled { reason }).await;
+    let ended = bench.status().await;
+    let ended_in_short = bench.run().status_in_short(Millis(ended.now_unix_ms));
+    let retained = bench.driver.state.retained();
+    let positions = bench.driver.state.positions();
+    bench.pass(TERM - 1).await;
+    assert!(!bench.is_asleep());
+
+    bench.pass(1).await;
+    assert!(bench.is_asleep());
+    assert_eq!(bench.driver.state.retained(), retained);
+    assert_eq!(bench.driver.state.positions(), positions);
+    let now = Millis(ended.now_unix_ms);
+    assert_eq!(bench.driver.state.statuses(now), [ended_in_short]);
+
+    let named = bench.status().await;
+    assert!(!bench.is_asleep());
+    assert_eq!(
+        RunStatus {
+            now_unix_ms: ended.now_unix_ms,
+            ..named
+        },
+        ended
+    );
+
+    bench.pass(TERM).await;
+    assert!(bench.is_asleep() && bench.submit().await.existed);
+    bench.pass(TERM).await;
+    assert!(bench.is_asleep());
+    bench.report(Event::Resumed).await;
+    assert_eq!(bench.run().phase(), Phase::Preparing);
+    bench.pass(TERM).await;
+    assert!(!bench.is_asleep(), "it goes on");
+}
+
+#[tokio::test]
+async fn a_run_that_is_damaged_while_it_sleeps_is_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = Bench::start(folder.path(), TODAY).await;
+    bench.submit().await;
+    let reason = "enough".to_owned();
+    bench.report(Event::Cancelled { reason }).await;
+    bench.pass(TERM).await;
+    let options = SqliteConnectOptions::new().filename(folder.path().join("ledger.sqlite"));
+    let mut ledger = options.connect().await.unwrap();
+    sqlx::query("DELETE FROM events").execute(&mut ledger).await.unwrap();
+
+    let Phase::Failed { reason } = bench.status().await.phase else {
+        panic!("it cannot be read");
+    };
+    assert!(
+        reason.contains("its events are others than the 1 that it ended with"),
+        "{reason}"
+    );
+    assert!(!bench.is_asleep() && !bench.driver.state.is_whole());
 }

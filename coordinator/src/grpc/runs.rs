@@ -7,7 +7,7 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use gavel_core::RunAssets;
 use gavel_core::bounds::{self, cut};
 use gavel_core::ids::{RunId, Step, WorkerId};
-use gavel_core::run::{Run, RunStatus};
+use gavel_core::run::{Run, RunStatus, StepRecord};
 use gavel_core::spec::{RunSpec, check_run_name};
 use gavel_core::work::{Role, WorkerFilter};
 use gavel_proto::v1;
@@ -96,7 +96,7 @@ impl v1::runs_server::Runs for Runs {
         let states = async move {
             let states = driver.statuses().await;
             let states = states.map_err(|error| status::of_driver(&error))?;
-            let status_json = states.into_iter().map(|state| json(&state.in_short()));
+            let status_json = states.into_iter().map(|state| json(&state));
             Ok(v1::ListRunsResponse {
                 status_json: status_json.collect::<Result<_, _>>()?,
             })
@@ -119,6 +119,7 @@ impl v1::runs_server::Runs for Runs {
             run,
             changes,
             told: Told::Nothing,
+            step: None,
             _place: place,
         };
         let states = stream::try_unfold(watching, Watching::next);
@@ -210,6 +211,8 @@ struct Watching {
     run: RunId,
     changes: watch::Receiver<u64>,
     told: Told,
+    /// The latest step that was told.
+    step: Option<StepRecord>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -230,7 +233,9 @@ impl Watching {
             tokio::time::sleep(WATCH_INTERVAL).await;
         }
         self.changes.mark_unchanged();
-        let status = current(&self.driver, &self.run).await?;
+        let status = self.driver.status_after(&self.run, self.step.clone()).await;
+        let status = status.map_err(|error| status::of_driver(&error))?;
+        self.step = status.steps.last().cloned().or(self.step);
         self.told = if status.phase.is_ended() {
             Told::TheEnd
         } else {

@@ -114,7 +114,7 @@ pub(super) async fn steer<T: Into<Event>>(
     let run = RunId(run);
     parts.driver.report(run.clone(), order.into()).await?;
     let rooms = parts.rooms.clone();
-    let state = async move { parts.driver.status(&run).await.map(stream::in_short) };
+    let state = async move { stream::in_short(&parts.driver, &run).await };
     answer(&rooms, state).await
 }
 

@@ -31,7 +31,7 @@ use axum::response::{IntoResponse as _, Response};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::compression::CompressionLayer;
-use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate as _};
+use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 
 use crate::access::Security;
 use crate::blobs::Blobs;
@@ -85,8 +85,10 @@ pub(crate) async fn serve(
         rooms,
         security: security.clone(),
     };
-    // What is compressed already, and bytes that do not get smaller.
-    let is_compressible = DefaultPredicate::new().and(NotForContentType::const_new("application/octet-stream"));
+    // All but what is compressed already, and bytes that do not get smaller. A stream is flushed whenever it waits.
+    let is_compressible = SizeAbove::default()
+        .and(NotForContentType::IMAGES)
+        .and(NotForContentType::const_new("application/octet-stream"));
     let routes = endpoints::router()
         .merge(pages::routes())
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such page"))

@@ -55,9 +55,10 @@ pub(super) async fn state(
     _: Asked<Nothing>,
 ) -> Result<Response, Problem> {
     let rooms = parts.rooms.clone();
-    answer(&rooms, async move {
-        parts.driver.status(&RunId(run)).await.map(stream::in_short)
-    })
+    answer(
+        &rooms,
+        async move { stream::in_short(&parts.driver, &RunId(run)).await },
+    )
     .await
 }
 

@@ -1,8 +1,8 @@
 //! States that are followed: first the whole, then what changes of it, as server-sent events.
 //!
 //! A reader is told of the state as it is when the reader is ready for it: whoever reads slowly is told less often, and nothing piles up. Each
-//! message `state` is whole; `patch` is a JSON merge patch (RFC 7386) on the state before it; `end` says that the coordinator ends. Messages
-//! are small and are sent as they are: compressing them would hold them back.
+//! message `state` is whole; `patch` is a JSON merge patch (RFC 7386) on the state before it; `end` says that the coordinator ends. Whoever takes
+//! gzip gets one that is flushed after each message.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -36,11 +36,11 @@ const LASTS: Duration = Duration::from_secs(3_600);
 /// Leases in a run's state: thousands would say no more than these.
 const LEASES: usize = 100;
 
-/// A run in short, as its stream tells it: of its steps the latest alone, and of its leases some.
-pub(super) fn in_short(status: RunStatus) -> RunStatus {
-    let mut status = status.in_short();
+/// A run as its stream tells it: of its steps the latest alone, and of its leases some.
+pub(super) async fn in_short(driver: &DriverHandle, run: &RunId) -> Result<RunStatus, DriverError> {
+    let mut status = driver.status_in_short(run).await?;
     status.leases.truncate(LEASES);
-    status
+    Ok(status)
 }
 
 /// What `end` says.
@@ -99,7 +99,7 @@ impl Streams {
         }
         let state = match subject {
             Subject::All => serde_json::to_value(Overview::of(&self.driver).await?),
-            Subject::Run(run) => serde_json::to_value(in_short(self.driver.status(run).await?)),
+            Subject::Run(run) => serde_json::to_value(in_short(&self.driver, run).await?),
         };
         // Both are made of what JSON has.
         let state = Arc::new(state.unwrap_or_default());

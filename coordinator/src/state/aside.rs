@@ -4,7 +4,7 @@ use gavel_core::Diagnostic;
 use gavel_core::hint::Hint;
 use gavel_core::ids::{Millis, RunId};
 use gavel_core::panics::Panicked;
-use gavel_core::run::RunStatus;
+use gavel_core::run::{Run, RunStatus};
 use tokio::sync::watch;
 
 use super::State;
@@ -45,8 +45,9 @@ impl State {
         let reason = Diagnostic::of(error).in_full();
         tracing::error!(%run, reason, "run set aside");
         self.order.retain(|known| *known != run);
-        let watched = self.runs.remove(&run).map(|state| state.changed);
-        let changed = watched.unwrap_or_else(|| watch::Sender::new(0));
+        let awake = self.runs.remove(&run).map(|state| state.changed);
+        let asleep = self.asleep.remove(&run).map(|asleep| asleep.changed);
+        let changed = awake.or(asleep).unwrap_or_else(|| watch::Sender::new(0));
         changed.send_modify(|events| *events += 1);
         self.aside.insert(run, SetAside { reason, changed });
     }
@@ -69,22 +70,36 @@ impl State {
 
     /// A run's status, also of one that is set aside.
     pub(crate) fn status(&self, id: &RunId, now: Millis) -> Result<RunStatus, DriverError> {
+        self.status_by(id, now, |run| run.status(now))
+    }
+
+    /// The same, where `status` says what of a run that can be read.
+    pub(crate) fn status_by(
+        &self,
+        id: &RunId,
+        now: Millis,
+        status: impl FnOnce(&Run) -> RunStatus,
+    ) -> Result<RunStatus, DriverError> {
         match self.run(id) {
             Err(DriverError::SetAside { run, reason }) => Ok(RunStatus::unreadable(run, &reason, now)),
-            known => Ok(known?.status(now)),
+            known => known.map(status),
         }
     }
 
-    /// Every run's status: the runs in the order of submission, then those that are set aside.
+    /// Every run's status [in short](Run::status_in_short): the runs in the order of submission, then those that are set aside.
     pub(crate) fn statuses(&self, now: Millis) -> Vec<RunStatus> {
-        let known = self.runs().map(|(run, _)| run.status(now));
+        let known = self.order.iter().filter_map(|id| match self.runs.get(id) {
+            Some(awake) => Some(awake.run.status_in_short(now)),
+            None => self.asleep.get(id).map(|asleep| asleep.status(now)),
+        });
         let unreadable = |(run, aside): (&RunId, &SetAside)| RunStatus::unreadable(run.clone(), &aside.reason, now);
         known.chain(self.aside.iter().map(unreadable)).collect()
     }
 
     pub(crate) fn watch(&self, id: &RunId) -> Result<watch::Receiver<u64>, DriverError> {
         let known = self.runs.get(id).map(|state| &state.changed);
-        let changed = known.or(self.aside.get(id).map(|aside| &aside.changed));
+        let asleep = self.asleep.get(id).map(|asleep| &asleep.changed);
+        let changed = known.or(asleep).or(self.aside.get(id).map(|aside| &aside.changed));
         Ok(changed.ok_or_else(|| self.absence(id))?.subscribe())
     }
 }

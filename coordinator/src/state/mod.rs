@@ -1,6 +1,7 @@
 //! What the driver owns: the runs, the workers, those who wait for work, and the events that are not in the ledger yet.
 
 mod aside;
+mod asleep;
 mod backoff;
 #[cfg(test)]
 mod fixtures;
@@ -29,6 +30,7 @@ use crate::snapshots::{self, Kept, Occasion};
 use crate::waiters::{Waiter, Waiters};
 use crate::worker::Workers;
 use aside::{NotApplied, SetAside};
+use asleep::Asleep;
 use backoff::Backoffs;
 use rally::Calls;
 use release::Release;
@@ -72,6 +74,8 @@ pub(crate) struct RunState {
     position: Position,
     /// The time of its last event, or of its submission.
     at: Millis,
+    /// When somebody last named it.
+    named: Millis,
     kept: Kept,
     /// The number of the last event that is in the ledger; whoever watches the run listens here.
     changed: watch::Sender<u64>,
@@ -127,9 +131,11 @@ impl Applied {
 #[derive(Default)]
 pub(crate) struct State {
     runs: BTreeMap<RunId, RunState>,
+    /// Ended runs at which nobody looks.
+    asleep: BTreeMap<RunId, Asleep>,
     /// Runs that the ledger has and that cannot be read, or that have broken.
     aside: BTreeMap<RunId, SetAside>,
-    /// The runs in the order of submission.
+    /// The runs in the order of submission, also those that are asleep.
     order: Vec<RunId>,
     pub(crate) workers: Workers,
     waiters: Waiters,
@@ -152,6 +158,7 @@ impl State {
                 created,
                 position,
                 at,
+                named: at,
                 kept,
                 changed: watch::Sender::new(position.events),
             },
@@ -165,7 +172,7 @@ impl State {
             .ok_or_else(|| self.absence(id))
     }
 
-    /// The runs in the order of submission, with their times of submission.
+    /// The runs that are not asleep in the order of submission, with their times of submission.
     pub(crate) fn runs(&self) -> impl Iterator<Item = (&Run, Millis)> {
         self.order
             .iter()
@@ -175,9 +182,11 @@ impl State {
 
     /// Where the rows of each run end in the ledger, once the batch is there.
     pub(crate) fn positions(&self) -> BTreeMap<RunId, Position> {
-        self.runs
-            .iter()
-            .map(|(id, state)| (id.clone(), state.position))
+        let awake = self.runs.iter().map(|(id, state)| (id, state.position));
+        let asleep = self.asleep.iter().map(|(id, asleep)| (id, asleep.position()));
+        awake
+            .chain(asleep)
+            .map(|(id, position)| (id.clone(), position))
             .collect()
     }
 
@@ -288,7 +297,12 @@ impl State {
 
     /// Every blob that some run needs.
     pub(crate) fn retained(&self) -> BTreeSet<Digest> {
-        self.runs().flat_map(|(run, _)| run.retained()).collect()
+        let awake = self.runs().flat_map(|(run, _)| run.retained());
+        let asleep = self
+            .asleep
+            .values()
+            .flat_map(|asleep| asleep.retained().iter().copied());
+        awake.chain(asleep).collect()
     }
 
     /// Renews a worker's leases; returns those that it has lost.

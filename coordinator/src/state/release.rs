@@ -51,6 +51,11 @@ impl State {
                 let needed = run.retained();
                 garbage.retain(|blob| !needed.contains(blob));
             }
+            for asleep in self.asleep.values() {
+                for blob in asleep.retained() {
+                    garbage.remove(blob);
+                }
+            }
         }
         garbage
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, RunId, Step};
-use gavel_core::run::RunStatus;
+use gavel_core::run::{RunStatus, StepRecord};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::{WorkerFilter, WorkerStatus};
 use gavel_proto::MESSAGE_BYTES_MAX;
@@ -154,6 +154,7 @@ impl Runs {
         let answer = self.client().watch(request).await;
         Ok(Watch {
             stream: answer.map_err(|status| self.failed(&status))?.into_inner(),
+            steps: Vec::new(),
             connection: self.connection.clone(),
         })
     }
@@ -275,19 +276,29 @@ fn read_status(connection: &Connection, text: &str) -> Result<RunStatus, CallErr
 #[derive(Debug)]
 pub struct Watch {
     stream: Streaming<GetRunResponse>,
+    /// The committed steps so far: each message has those that are new.
+    steps: Vec<StepRecord>,
     connection: Connection,
 }
 
 impl Watch {
-    /// The next state; `None` when the coordinator ended the stream.
+    /// The next state, with all of its steps; `None` when the coordinator ended the stream.
     ///
     /// # Errors
     /// The stream broke, or what came is no state.
     pub async fn next(&mut self) -> Result<Option<RunStatus>, CallError> {
         let message = self.stream.message().await;
-        match message.map_err(|status| self.connection.failed(&status))? {
-            Some(message) => read_status(&self.connection, &message.status_json).map(Some),
-            None => Ok(None),
-        }
+        let Some(message) = message.map_err(|status| self.connection.failed(&status))? else {
+            return Ok(None);
+        };
+        let mut status = read_status(&self.connection, &message.status_json)?;
+        let known = match status.steps.first() {
+            Some(new) => new.step.0.saturating_sub(1),
+            None => status.step.0,
+        };
+        self.steps.truncate(known as usize);
+        self.steps.append(&mut status.steps);
+        status.steps.clone_from(&self.steps);
+        Ok(Some(status))
     }
 }

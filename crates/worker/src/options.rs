@@ -35,6 +35,8 @@ pub struct WorkerOptions {
     /// A spec whose paths are taken instead of those that a run was submitted with, if it is that run's: where this machine has
     /// the files now.
     pub relocated: Option<RunSpec>,
+    /// The GPU on which this worker has what a run has on a GPU, instead of the one that the run names.
+    pub gpu: Option<usize>,
     /// What runs may use of this machine.
     pub allowed: Allowed,
 }
@@ -54,6 +56,7 @@ impl WorkerOptions {
             drain: Duration::from_secs(10),
             connect_within: None,
             relocated: None,
+            gpu: None,
             allowed: Allowed::default(),
         }
     }

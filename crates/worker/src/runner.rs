@@ -62,7 +62,7 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
     ));
     let worker = Arc::new(Worker {
         blobs: Blobs::remote(&connection, options.cache_bytes),
-        specs: Specs::new(&connection, options.relocated.clone()),
+        specs: Specs::new(&connection, options.relocated.clone(), options.gpu),
         jobs: thread::start(
             Guarded::new(work, options.allowed.clone(), options.role),
             options.prefetch + 1,

@@ -29,14 +29,17 @@ pub(crate) struct Specs {
     runs: Runs,
     /// See [`crate::WorkerOptions::relocated`].
     relocated: Option<RunSpec>,
+    /// See [`crate::WorkerOptions::gpu`].
+    gpu: Option<usize>,
     known: Mutex<VecDeque<Arc<Specified>>>,
 }
 
 impl Specs {
-    pub(crate) fn new(connection: &Connection, relocated: Option<RunSpec>) -> Self {
+    pub(crate) fn new(connection: &Connection, relocated: Option<RunSpec>, gpu: Option<usize>) -> Self {
         Self {
             runs: connection.runs(),
             relocated,
+            gpu,
             known: Mutex::default(),
         }
     }
@@ -61,6 +64,9 @@ impl Specs {
         let mut spec = found.spec;
         if let Some(relocated) = &self.relocated {
             spec.relocate(relocated);
+        }
+        if let Some(gpu) = self.gpu {
+            spec.place_on_gpu(gpu);
         }
         Ok(Specified {
             run: run.clone(),

@@ -6,8 +6,8 @@ use super::check::Objection;
 use super::completion::{Completion, JudgedOf, SampledFor, UnitResult};
 use super::results::{CandidateResult, ShardResult, StepResult};
 use super::trouble::Trouble;
-use super::{Accepted, Refusal, Run, StepInFlight};
-use crate::ids::{Digest, Millis, PromptIndex, Step, WorkerId};
+use super::{Refusal, Run, StepInFlight};
+use crate::ids::{Digest, Fence, Millis, PromptIndex, Step, WorkerId};
 use crate::rpo;
 use crate::schedule;
 use crate::work::{Arm, Outcome, Policy, Role, Sampled, SkippedPair, Unit, VerdictRecord, rules};
@@ -23,7 +23,8 @@ impl Run {
     pub(super) fn accept(
         &mut self,
         unit: Unit,
-        accepted: Accepted,
+        fence: Fence,
+        worker: WorkerId,
         outcome: Outcome,
         now: Millis,
     ) -> Result<(), Refusal> {
@@ -37,7 +38,7 @@ impl Run {
             }
         }
         self.board.end(&unit);
-        self.accepted.insert(unit, accepted);
+        self.accepted.insert(unit, fence, worker);
         if let Some(trouble) = self.troubles.remove(&unit).and_then(Trouble::done) {
             self.troubles.insert(unit, trouble);
         }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{GroupResult, Run};
-use crate::ids::{PromptIndex, Step};
+use crate::ids::{PromptIndex, Step, WorkerId};
 use crate::rpo;
 use crate::schedule;
 use crate::work::{Arm, Assignment, Pair, Policy, PromptTask, RewardedCandidate, RewardedGroup, Task, Unit, rules};
@@ -54,7 +54,7 @@ impl Run {
                 let sums = (0..).zip(&flight.shards).filter_map(|(shard, result)| {
                     let gradient = result.as_ref()?.gradient?;
                     let maker = self.accepted.get(&Unit::Gradient { step, shard })?;
-                    Some((gradient, maker.worker.clone()))
+                    Some((gradient, WorkerId::clone(&maker.worker)))
                 });
                 let (gradients, holders) = sums.unzip();
                 Some(Assignment::Commit {

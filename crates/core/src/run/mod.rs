@@ -5,6 +5,7 @@
 //! the ledger's events again rebuilds an equal run.
 
 mod accept;
+mod accepted;
 mod assignment;
 mod board;
 mod check;
@@ -50,6 +51,7 @@ use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::schedule;
 use crate::spec::RunSpec;
 use crate::work::{Arm, Outcome, Policy, Spent, Unit};
+use accepted::AcceptedUnits;
 use board::Board;
 use control::Pause;
 use trouble::Trouble;
@@ -87,7 +89,7 @@ pub struct Run {
     ended: Option<Millis>,
     grants: u64,
     board: Board,
-    accepted: BTreeMap<Unit, Accepted>,
+    accepted: AcceptedUnits,
     troubles: BTreeMap<Unit, Trouble>,
     /// The steps that are not committed yet: the first is being trained, those behind it are sampled and judged ahead.
     flights: VecDeque<StepInFlight>,
@@ -117,13 +119,6 @@ pub struct Run {
     /// The details of the steps before this one are left to the ledger.
     details_from: Step,
     results: Results,
-}
-
-/// A result that counts: by which grant, and from whom.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Accepted {
-    fence: Fence,
-    worker: WorkerId,
 }
 
 /// Evaluation units that are not done yet.
@@ -184,7 +179,7 @@ impl Run {
             ended: None,
             grants: 0,
             board,
-            accepted: BTreeMap::new(),
+            accepted: AcceptedUnits::default(),
             troubles: BTreeMap::new(),
             flights: VecDeque::new(),
             quarantined: BTreeMap::new(),
@@ -267,7 +262,7 @@ impl Run {
 
     /// Whether a result of the unit counts. One that did may be taken back, to be made again.
     pub fn is_accepted(&self, unit: &Unit) -> bool {
-        self.accepted.contains_key(unit)
+        self.accepted.contains(unit)
     }
 
     /// The fingerprint of the denoiser's folder that samplers and trainers loaded; `None` before one of them has said it.
@@ -345,7 +340,7 @@ impl Run {
                 outcome,
             } => {
                 self.check_completed(unit, fence, &worker, &outcome)?;
-                self.accept(unit, Accepted { fence, worker }, outcome, now)
+                self.accept(unit, fence, worker, outcome, now)
             }
             Event::Failed {
                 unit,

@@ -44,7 +44,7 @@ impl Run {
             if let Some(accepted) = maker.and_then(|maker| self.accepted.get(&maker))
                 && *fault == Fault::Producer
             {
-                suspects.insert(accepted.worker.clone());
+                suspects.insert(WorkerId::clone(&accepted.worker));
             }
         }
         if sources.is_empty() {
@@ -173,7 +173,7 @@ impl Run {
 
     /// Makes an accepted unit ready again and takes back all that followed from it.
     fn reopen(&mut self, unit: Unit) {
-        if self.accepted.remove(&unit).is_none() {
+        if !self.accepted.remove(&unit) {
             // Only accepted units have blobs that others read.
             return;
         }
@@ -235,7 +235,7 @@ impl Run {
     /// Units that are neither ready nor leased nor accepted any more.
     pub(super) fn forget(&mut self, gone: impl Fn(&Unit) -> bool) {
         self.board.withdraw(&gone);
-        self.accepted.retain(|unit, _| !gone(unit));
+        self.accepted.retain(|unit| !gone(unit));
     }
 
     /// Goes back to before the policy of this version, and on from there: the steps from it on are taken again.

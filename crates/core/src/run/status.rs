@@ -32,7 +32,7 @@ pub struct RunStatus {
     pub matches_judged: u64,
     /// Groups without a finite gradient so far.
     pub pairs_skipped: u32,
-    /// Committed steps, in order.
+    /// Committed steps, in order: all of them, or the latest where the state is one of a list or of a stream.
     pub steps: Vec<StepRecord>,
     /// What the run waits for.
     pub waiting: Waiting,
@@ -159,13 +159,6 @@ impl RunStatus {
     pub fn stands_still(&self) -> bool {
         self.phase.is_ended() || (matches!(self.phase, Phase::Paused { .. }) && self.leases.is_empty())
     }
-
-    /// The same for a list of many runs: of the committed steps only the latest.
-    #[must_use]
-    pub fn in_short(mut self) -> Self {
-        self.steps.drain(..self.steps.len().saturating_sub(1));
-        self
-    }
 }
 
 /// A state goes to many; what an earlier version let somebody say as a reason may be of any length.
@@ -181,6 +174,17 @@ fn with_short_reason(phase: Phase) -> Phase {
 impl Run {
     /// The run's state at `now`.
     pub fn status(&self, now: Millis) -> RunStatus {
+        self.status_since(Step(0), now)
+    }
+
+    /// The same for a list of many runs: of the committed steps only the latest.
+    pub fn status_in_short(&self, now: Millis) -> RunStatus {
+        self.status_since(Step(self.committed().0.saturating_sub(1)), now)
+    }
+
+    /// The same for somebody who knows the steps up to this one: of the committed steps only those after it.
+    pub fn status_since(&self, known: Step, now: Millis) -> RunStatus {
+        let steps = self.results.steps.iter().skip(known.0 as usize);
         let waiting = self.waiting_for(now);
         RunStatus {
             run: self.id.clone(),
@@ -193,7 +197,7 @@ impl Run {
             progress: self.progress(),
             matches_judged: self.matches_judged,
             pairs_skipped: self.pairs_skipped,
-            steps: self.results.steps.iter().map(|step| step.record.clone()).collect(),
+            steps: steps.map(|step| step.record.clone()).collect(),
             waiting: Waiting {
                 text: cut(waiting.text),
                 ..waiting

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::problems::Problems;
 use super::section::Section;
 
+/// As many GPUs as a machine may have.
+const GPUS_MAX: usize = 64;
+
 /// A run that is to have a hundred times as much as another one is the only run.
 const WEIGHT_MAX: u32 = 100;
 
@@ -24,6 +27,10 @@ pub struct FleetSpec {
     /// Trainer processes.
     #[schemars(range(max = 1024))]
     pub trainers: u32,
+    /// GPUs of this machine, by ordinal, over which `gavel run` spreads its workers: one each, in this order and again from the first, judges
+    /// before trainers before samplers. Without any each worker uses the GPU that `model.device` or `judge.device` names.
+    #[schemars(length(max = GPUS_MAX))]
+    pub gpus: Vec<usize>,
     /// The run's share of workers that other runs want too: one of weight 2 gets twice as many as one of weight 1.
     #[schemars(range(min = 1, max = WEIGHT_MAX))]
     pub weight: u32,
@@ -43,6 +50,7 @@ impl Default for FleetSpec {
             samplers: 1,
             judges: 1,
             trainers: 1,
+            gpus: Vec::new(),
             weight: 1,
             lease: Duration::from_secs(60),
             heartbeat: Duration::from_secs(5),
@@ -58,6 +66,13 @@ impl Section for FleetSpec {
             (self.trainers, "fleet.trainers"),
         ] {
             problems.require(count <= 1024, key, || format!("must lie in 0 to 1024, not {count}"));
+        }
+        problems.require(self.gpus.len() <= GPUS_MAX, "fleet.gpus", || {
+            format!("may name {GPUS_MAX} GPUs at most, not {}", self.gpus.len())
+        });
+        let twice = (1..self.gpus.len()).find(|&index| self.gpus[..index].contains(&self.gpus[index]));
+        if let Some(index) = twice {
+            problems.add("fleet.gpus", format!("names GPU {} twice", self.gpus[index]), None);
         }
         let weight = self.weight;
         problems.require((1..=WEIGHT_MAX).contains(&weight), "fleet.weight", || {

@@ -218,6 +218,24 @@ impl RunSpec {
         }
     }
 
+    /// Whether workers of this role open a model on a GPU.
+    pub fn uses_gpu(&self, role: Role) -> bool {
+        match role {
+            Role::Judge => self.judge.hosted().any(|judge| judge.spec.device != Device::Cpu),
+            Role::Sampler | Role::Trainer => self.model.device != Device::Cpu,
+        }
+    }
+
+    /// Puts what is on a GPU on this one, by ordinal.
+    pub fn place_on_gpu(&mut self, ordinal: usize) {
+        let judges = self.judge.hosted_mut().map(|judge| &mut judge.device);
+        for device in judges.chain([&mut self.model.device]) {
+            if *device != Device::Cpu {
+                *device = Device::Cuda(ordinal);
+            }
+        }
+    }
+
     /// The denoising steps that carry noise and a gradient, in sampling order.
     pub fn trained_steps(&self) -> Vec<usize> {
         let last = self.sampling.steps - usize::from(self.objective.ignore_last);
@@ -273,6 +291,10 @@ impl RunSpec {
             "trainer.exchange",
             || "\"nccl\" works between NVIDIA GPUs, and model.device is \"cpu\": set it to \"cuda\", or this key to \"blobs\"".into(),
         );
+        let uses_gpus = [Role::Judge, Role::Trainer].into_iter().any(|role| self.uses_gpu(role));
+        problems.require(self.fleet.gpus.is_empty() || uses_gpus, "fleet.gpus", || {
+            "names GPUs, and every model of the run is on the \"cpu\": set model.device to \"cuda\", or this key to []".into()
+        });
         problems.require(
             !(self.objective.ignore_last && self.sampling.steps == 1),
             "objective.ignore_last",

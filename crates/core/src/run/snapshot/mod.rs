@@ -14,7 +14,7 @@ use super::board::Board;
 use super::control::Pause;
 use super::results::{GroupResult, ShardResult};
 use super::trouble::Trouble;
-use super::{Accepted, Lease, Missing, Phase, Probe, Results, Run, StepInFlight, StepResult};
+use super::{Lease, Missing, Phase, Probe, Results, Run, StepInFlight, StepResult};
 use crate::assets::{ModelFingerprints, RunAssets};
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::spec::RunSpec;
@@ -26,7 +26,7 @@ use rows::{PolicyRow, RecordRow, WorkerNumbers};
 /// Raise it whenever the snapshot has other fields, or the same events lead to another state: snapshots of other versions are
 /// left alone, and their events are replayed. `a_snapshot_has_the_shape_of_its_version` shows the shape as text; whoever has to
 /// change that text has to raise this number too.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Where a run stands after some number of its events.
 ///
@@ -108,7 +108,7 @@ impl Run {
             ended,
             grants,
             board,
-            accepted: all_accepted,
+            accepted,
             troubles,
             flights,
             quarantined,
@@ -138,14 +138,12 @@ impl Run {
             granted: lease.granted,
         });
         let leases = leases.collect();
-        let (mut commits, mut accepted) = (Vec::new(), Vec::new());
-        for (unit, Accepted { fence, worker }) in all_accepted {
-            let worker = workers.of(worker);
-            match *unit {
-                Unit::Commit { step } => commits.push((step, *fence, worker)),
-                unit => accepted.push((unit, *fence, worker)),
-            }
-        }
+        let commits = accepted.commits();
+        let commits = commits.map(|(step, commit)| (step, commit.fence, workers.of(&commit.worker)));
+        let commits = commits.collect();
+        let others = accepted.others();
+        let others = others.map(|(unit, other)| (unit, other.fence, workers.of(&other.worker)));
+        let others = others.collect();
         let Results {
             policies,
             steps,
@@ -167,7 +165,7 @@ impl Run {
             leases,
             unattended: board.unattended().clone(),
             commits,
-            accepted,
+            accepted: others,
             troubles: troubles.clone().into_iter().collect(),
             flights: flights.clone(),
             quarantined: quarantined.clone(),
@@ -258,13 +256,7 @@ impl Run {
             .into_iter()
             .map(|(step, fence, index)| (Unit::Commit { step }, fence, index));
         for (unit, fence, index) in commits.chain(snapshot.accepted) {
-            run.accepted.insert(
-                unit,
-                Accepted {
-                    fence,
-                    worker: worker(index)?,
-                },
-            );
+            run.accepted.insert(unit, fence, worker(index)?);
         }
         let without = std::iter::repeat_with(Default::default).take(without);
         let details = without.chain(snapshot.details);

@@ -161,6 +161,21 @@ impl JudgeSpec {
             })
     }
 
+    /// The same, to change them.
+    pub fn hosted_mut(&mut self) -> impl Iterator<Item = &mut InProcessSpec> {
+        let (own, members) = match &mut self.back_end {
+            JudgeBackEnd::InProcess(spec) => (Some(spec), None),
+            JudgeBackEnd::Ensemble(ensemble) => (None, Some(&mut ensemble.members)),
+            JudgeBackEnd::Server(_) => (None, None),
+        };
+        let members = members.into_iter().flatten();
+        own.into_iter()
+            .chain(members.filter_map(|member| match &mut member.back_end {
+                JudgeBackEnd::InProcess(spec) => Some(spec),
+                _ => None,
+            }))
+    }
+
     /// The servers among these.
     pub fn servers(&self) -> impl Iterator<Item = &ServerSpec> {
         self.back_ends().filter_map(|back_end| match back_end {
