@@ -45,6 +45,7 @@ impl Workers {
             pid: introduction.pid,
             device: introduction.device,
             memory: None,
+            busy_percent: None,
             version: introduction.version,
             registered_unix_ms: earlier.as_ref().map_or(now.0, |worker| worker.registered_unix_ms),
             seen_unix_ms: now.0,
@@ -71,10 +72,15 @@ impl Workers {
     /// Notes what a worker says that it uses; without a word it stays as it was.
     pub(crate) fn note_use(&mut self, id: &WorkerId, used: Option<DeviceUse>) {
         if let Some(worker) = self.known.get_mut(id)
-            && let Some(DeviceUse { device, memory }) = used
+            && let Some(DeviceUse {
+                device,
+                memory,
+                busy_percent,
+            }) = used
         {
             worker.device = device.to_string();
             worker.memory = memory;
+            worker.busy_percent = busy_percent;
         }
     }
 
@@ -193,6 +199,7 @@ mod tests {
                 used_bytes: 3,
                 total_bytes: u64::MAX,
             }),
+            busy_percent: Some(40),
         };
         workers.note_use(&id, Some(used));
         workers.note_use(&id, None);
@@ -204,6 +211,7 @@ mod tests {
         workers.note_use(&other, Some(used));
         let shown: Vec<_> = workers.iter().map(|worker| worker.device.as_str()).collect();
         assert_eq!(shown, ["cuda:1", "cuda:1"]);
+        assert!(workers.iter().all(|worker| worker.busy_percent == Some(40)));
         assert_eq!(workers.memory(Role::Judge), [("used", 6), ("total", u64::MAX)]);
         assert_eq!(workers.memory(Role::Trainer), [("used", 0), ("total", 0)]);
     }

@@ -67,12 +67,14 @@ function showWorkers(workers, now) {
     return crew.replaceChildren(el("p", { class: "dim" }, "None is registered. Start ", el("code", {}, "gavel sampler"), ", ", el("code", {}, "gavel judge"), " and ", el("code", {}, "gavel trainer"), " against this coordinator."));
   }
   const hasMemory = workers.some(({ memory }) => memory);
-  const names = ["worker", "role", "device", ...(hasMemory ? ["memory"] : []), "works on", "done", "failed", "last heard of", "host", "version"];
+  const hasBusy = workers.some(({ busy_percent: busy }) => busy !== undefined);
+  const names = ["worker", "role", "device", ...(hasMemory ? ["memory"] : []), ...(hasBusy ? ["busy"] : []), "works on", "done", "failed", "last heard of", "host", "version"];
   const rows = workers.map((worker) => [
     worker.id,
     worker.role,
     worker.device,
     ...(hasMemory ? [worker.memory ? `${mebibytes(worker.memory.used_bytes)} of ${mebibytes(worker.memory.total_bytes)}` : "–"] : []),
+    ...(hasBusy ? [worker.busy_percent === undefined ? "–" : `${worker.busy_percent} %`] : []),
     el("span", { class: "wrap" }, worksOn(worker, now)),
     worker.completed,
     worker.failed,

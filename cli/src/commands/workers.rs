@@ -43,6 +43,7 @@ fn describe(worker: &WorkerStatus) -> String {
         pid,
         device,
         memory,
+        busy_percent,
         completed,
         failed,
         leaves,
@@ -50,6 +51,7 @@ fn describe(worker: &WorkerStatus) -> String {
         ..
     } = worker;
     let memory = memory.map_or_else(String::new, |memory| format!(" {}", in_gib(memory)));
+    let busy = busy_percent.map_or_else(String::new, |percent| format!(" {percent}% busy"));
     let held: Vec<String> = leases
         .iter()
         .map(|lease| format!("{} of {}", lease.unit, lease.run))
@@ -59,7 +61,7 @@ fn describe(worker: &WorkerStatus) -> String {
         held => held.join(", "),
     };
     let leaves = if *leaves { ", leaves" } else { "" };
-    format!("{id}  {host}:{pid}  {device}{memory}  {completed} done, {failed} failed{leaves}  {holds}")
+    format!("{id}  {host}:{pid}  {device}{memory}{busy}  {completed} done, {failed} failed{leaves}  {holds}")
 }
 
 fn in_gib(memory: Memory) -> String {
@@ -83,6 +85,7 @@ mod tests {
             pid: 12,
             device: "as the run says".into(),
             memory: None,
+            busy_percent: None,
             version: "0.1.0".into(),
             registered_unix_ms: 0,
             seen_unix_ms: 0,
@@ -100,6 +103,7 @@ mod tests {
             used_bytes: 3 << 29,
             total_bytes: 80 << 30,
         });
+        worker.busy_percent = Some(93);
         (worker.completed, worker.failed, worker.leaves) = (5, 1, true);
         worker.leases = vec![HeldLease {
             run: RunId("quickstart".into()),
@@ -108,7 +112,7 @@ mod tests {
         }];
         assert_eq!(
             describe(&worker),
-            "judge-0a1b2c3d  node-7:12  cuda:1 1.5 of 80.0 GiB  5 done, 1 failed, leaves  judge 3.0 of quickstart"
+            "judge-0a1b2c3d  node-7:12  cuda:1 1.5 of 80.0 GiB 93% busy  5 done, 1 failed, leaves  judge 3.0 of quickstart"
         );
     }
 }

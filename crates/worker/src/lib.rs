@@ -7,6 +7,7 @@
 
 mod allowed;
 mod blobs;
+mod busy;
 mod cache;
 mod context;
 mod error;

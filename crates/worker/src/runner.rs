@@ -15,6 +15,7 @@ use tracing::{Instrument as _, Span};
 
 use crate::allowed::Guarded;
 use crate::blobs::Blobs;
+use crate::busy::Busy;
 use crate::context::WorkContext;
 use crate::error::Error;
 use crate::heartbeat;
@@ -46,15 +47,19 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
     let drain = shutdown.child_token();
     let left = CancellationToken::new();
     let device = watch::Sender::new(None);
+    let busy = Busy::new(Instant::now());
     let heartbeat = tokio::spawn(heartbeat::beat(
         session.clone(),
         held.clone(),
         {
-            let (device, memory) = (device.subscribe(), options.memory);
+            let (device, memory, busy) = (device.subscribe(), options.memory, busy.clone());
             move || {
                 let device: Device = (*device.borrow())?;
-                let memory = memory(device);
-                Some(DeviceUse { device, memory })
+                Some(DeviceUse {
+                    device,
+                    memory: memory(device),
+                    busy_percent: Some(busy.percent(Instant::now())),
+                })
             }
         },
         drain.clone(),
@@ -65,6 +70,7 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
         specs: Specs::new(&connection, options.relocated.clone(), options.gpu),
         jobs: thread::start(
             Guarded::new(work, options.allowed.clone(), options.role),
+            busy,
             options.prefetch + 1,
         )?,
         session: session.clone(),

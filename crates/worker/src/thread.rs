@@ -1,6 +1,7 @@
 //! The thread that does the work.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use gavel_core::panics::catch;
 use gavel_core::work::rally::Group;
@@ -8,6 +9,7 @@ use gavel_core::work::{Assignment, Outcome, Unit};
 use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
 
+use crate::busy::Busy;
 use crate::context::WorkContext;
 use crate::error::Error;
 use crate::specs::Specified;
@@ -34,19 +36,21 @@ pub(crate) enum Done {
 }
 
 /// Starts the thread. It ends when the sender is dropped, or after a panic, since nobody knows what state that left.
-pub(crate) fn start(work: impl Work + 'static, waiting_max: usize) -> Result<mpsc::Sender<Job>, Error> {
+pub(crate) fn start(work: impl Work + 'static, busy: Busy, waiting_max: usize) -> Result<mpsc::Sender<Job>, Error> {
     let (sender, receiver) = mpsc::channel(waiting_max.max(1));
     std::thread::Builder::new()
         .name("gavel-work".to_owned())
-        .spawn(move || serve(work, receiver))
+        .spawn(move || serve(work, &busy, receiver))
         .map_err(Error::Thread)?;
     Ok(sender)
 }
 
-fn serve(mut work: impl Work, mut jobs: mpsc::Receiver<Job>) {
+fn serve(mut work: impl Work, busy: &Busy, mut jobs: mpsc::Receiver<Job>) {
     let mut prepared: Option<Arc<Specified>> = None;
     while let Some(job) = jobs.blocking_recv() {
+        busy.begin(Instant::now());
         let result = catch(|| job.span.in_scope(|| perform(&mut work, &mut prepared, &job)));
+        busy.end(Instant::now());
         let (done, goes_on) = match result {
             Ok(returned) => (Done::Returned(returned), true),
             Err(panicked) => (Done::Panicked(panicked.message), false),

@@ -459,12 +459,30 @@ fn what_a_worker_uses_survives_the_wire_and_a_text_that_names_no_device_is_refus
         used_bytes: 1,
         total_bytes: u64::MAX,
     };
-    for (device, memory) in [(Device::Cpu, None), (Device::Cuda(7), Some(memory))] {
-        check::<_, v1::DeviceUse>(DeviceUse { device, memory });
+    let full = (Device::Cuda(7), Some(memory), Some(100));
+    for (device, memory, busy_percent) in [(Device::Cpu, None, None), full] {
+        check::<_, v1::DeviceUse>(DeviceUse {
+            device,
+            memory,
+            busy_percent,
+        });
     }
+    let overworked = v1::DeviceUse {
+        device: "cpu".into(),
+        memory: None,
+        busy_percent: Some(101),
+    };
+    assert_eq!(
+        DeviceUse::try_from(overworked),
+        Err(Malformed::Range {
+            field: "DeviceUse.busy_percent",
+            found: 101
+        })
+    );
     let toaster = v1::DeviceUse {
         device: "toaster".into(),
         memory: None,
+        busy_percent: None,
     };
     assert_eq!(
         DeviceUse::try_from(toaster),

@@ -13,6 +13,7 @@ impl From<DeviceUse> for v1::DeviceUse {
                 used_bytes: memory.used_bytes,
                 total_bytes: memory.total_bytes,
             }),
+            busy_percent: used.busy_percent.map(u32::from),
         }
     }
 }
@@ -29,6 +30,15 @@ impl TryFrom<v1::DeviceUse> for DeviceUse {
                 used_bytes: memory.used_bytes,
                 total_bytes: memory.total_bytes,
             }),
+            busy_percent: used.busy_percent.map(busy).transpose()?,
         })
     }
+}
+
+fn busy(percent: u32) -> Result<u8, Malformed> {
+    let read = u8::try_from(percent).ok().filter(|percent| *percent <= 100);
+    read.ok_or(Malformed::Range {
+        field: "DeviceUse.busy_percent",
+        found: percent.into(),
+    })
 }

@@ -1004,6 +1004,9 @@ pub struct DeviceUse {
     /// Absent where it cannot be told.
     #[prost(message, optional, tag = "2")]
     pub memory: ::core::option::Option<Memory>,
+    /// The share of the time since the heartbeat before in which it worked on a unit, 0 to 100.
+    #[prost(uint32, optional, tag = "3")]
+    pub busy_percent: ::core::option::Option<u32>,
 }
 /// Of a GPU, whoever uses it; on a CPU, of this process among that of its machine.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2668,7 +2671,8 @@ pub mod runs_client {
             req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Runs", "List"));
             self.inner.unary(req, path, codec).await
         }
-        /// Sends the run's state now and after each change, until it has ended.
+        /// Sends the run's state now and after each change, until it has ended. Of the committed steps each message has those that no message
+        /// before it had; one that begins with an earlier step says that this step and those after it were taken back and taken again.
         pub async fn watch(
             &mut self,
             request: impl tonic::IntoRequest<super::GetRunRequest>,
@@ -2902,7 +2906,8 @@ pub mod runs_server {
             >
             + std::marker::Send
             + 'static;
-        /// Sends the run's state now and after each change, until it has ended.
+        /// Sends the run's state now and after each change, until it has ended. Of the committed steps each message has those that no message
+        /// before it had; one that begins with an earlier step says that this step and those after it were taken back and taken again.
         async fn watch(
             &self,
             request: tonic::Request<super::GetRunRequest>,

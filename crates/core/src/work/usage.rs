@@ -13,6 +13,9 @@ pub struct DeviceUse {
     /// Its memory, where that can be told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
+    /// The share of the time since the heartbeat before in which it worked on a unit, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub busy_percent: Option<u8>,
 }
 
 /// Memory in bytes: of a GPU, whoever uses it; on a CPU, this process's among that of its machine.

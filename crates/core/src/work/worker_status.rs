@@ -22,6 +22,9 @@ pub struct WorkerStatus {
     /// The memory of that, where the worker can tell it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
+    /// The share of the time between its latest two heartbeats in which it worked on a unit, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub busy_percent: Option<u8>,
     /// Its Gavel version.
     pub version: String,
     /// Since when it is known.
