@@ -31,7 +31,8 @@ struct Recipe {
     judge: &'static str,
     /// What a path is there, what it is here, and what the file holds.
     files: &'static [(&'static str, &'static str, &'static str)],
-    held_out: (&'static str, &'static str),
+    /// Held-out tasks for a recipe that names none.
+    held_out: Option<(&'static str, &'static str)>,
 }
 
 /// By this file editors complete and check the configuration.
@@ -44,15 +45,28 @@ const PICTURES: Recipe = Recipe {
     model: "\"../models/FLUX.1-dev\"",
     judge: JUDGE,
     files: &[
-        ("../data/prompts.txt", "prompts.txt", include_str!("prompts.txt")),
-        ("../data/rubric.toml", "rubric.toml", include_str!("rubric.toml")),
+        (
+            "flux-dev/prompts.txt",
+            "prompts.txt",
+            include_str!("../../../../configs/flux-dev/prompts.txt"),
+        ),
+        (
+            "flux-dev/held-out.txt",
+            "held-out.txt",
+            include_str!("../../../../configs/flux-dev/held-out.txt"),
+        ),
+        (
+            "flux-dev/rubric.toml",
+            "rubric.toml",
+            include_str!("../../../../configs/flux-dev/rubric.toml"),
+        ),
         (
             "judge/instruct.toml",
             "judge.toml",
             include_str!("../../../../configs/judge/instruct.toml"),
         ),
     ],
-    held_out: ("held-out.txt", include_str!("held-out.txt")),
+    held_out: None,
 };
 
 const EDITS: Recipe = Recipe {
@@ -72,7 +86,7 @@ const EDITS: Recipe = Recipe {
             include_str!("../../../../configs/judge/instruct-edit.toml"),
         ),
     ],
-    held_out: ("held-out.jsonl", include_str!("held-out-edits.jsonl")),
+    held_out: Some(("held-out.jsonl", include_str!("held-out-edits.jsonl"))),
 };
 
 /// Writes a folder with all that a run needs but the models: the published recipe, prompts, a rubric and the judge's words, to be changed.
@@ -94,7 +108,9 @@ pub(super) fn init(arguments: &InitArguments) -> Result<()> {
     for (_, file, text) in recipe.files {
         write(file, text)?;
     }
-    write(recipe.held_out.0, recipe.held_out.1)?;
+    if let Some((file, text)) = recipe.held_out {
+        write(file, text)?;
+    }
     output::tell(format_args!(
         "{}: gavel.toml, and the files that it names; change them as you like",
         dir.display()
@@ -124,8 +140,12 @@ fn config(recipe: &Recipe, name: &str, model: Option<&Path>, judge: Option<&Path
     }
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let name: String = name.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
-    let held_out = format!("[prompts]\nheld_out = {}", quoted(recipe.held_out.0));
-    config = config.replacen("[prompts]", &held_out, 1);
+    let mut evaluation = "";
+    if let Some((file, _)) = recipe.held_out {
+        let held_out = format!("[prompts]\nheld_out = {}", quoted(file));
+        config = config.replacen("[prompts]", &held_out, 1);
+        evaluation = "\n[evaluation]\n";
+    }
     let (head, sections) = config.split_once("[run]").unwrap_or(("", &config));
     let notes = head.lines().take(1).map(|line| format!("{line}\n")).collect::<String>();
     let own = sections
@@ -134,7 +154,7 @@ fn config(recipe: &Recipe, name: &str, model: Option<&Path>, judge: Option<&Path
             let rest = after.split_once('\n').map_or("", |(_, rest)| rest);
             format!("{before}name = {}\n{rest}", quoted(name.trim_start_matches('.')))
         });
-    format!("#:schema {SCHEMA}\n{notes}\n[run]{own}\n[evaluation]\n")
+    format!("#:schema {SCHEMA}\n{notes}\n[run]{own}{evaluation}")
 }
 
 #[cfg(test)]
