@@ -118,15 +118,12 @@ pub(crate) enum Unusable {
     Panicked(#[from] Panicked),
 }
 
-/// The run that a snapshot gives, to go on from there. `chain` is the ledger's checksum of the snapshot's last event.
+/// The run that a snapshot gives, to go on from there. `chain` is the ledger's checksum of the snapshot's last event. The text, which may
+/// have megabytes, is gone before the run is made.
 ///
 /// # Errors
 /// Why nothing is to be begun with it.
-pub(crate) fn restore(
-    record: &RunRecord,
-    snapshot: &SnapshotRecord,
-    chain: Option<Digest>,
-) -> Result<Replay, Unusable> {
+pub(crate) fn restore(record: &RunRecord, snapshot: SnapshotRecord, chain: Option<Digest>) -> Result<Replay, Unusable> {
     snapshot.check()?;
     if snapshot.version != SNAPSHOT_VERSION {
         return Err(Unusable::Version {
@@ -138,10 +135,14 @@ pub(crate) fn restore(
             sequence: snapshot.position.events,
         });
     }
-    let state = serde_json::from_str(&snapshot.state)?;
+    let SnapshotRecord {
+        position, at, state, ..
+    } = snapshot;
+    let read = serde_json::from_str(&state)?;
+    drop(state);
     let (spec, assets) = contents(record)?;
-    let run = catch(|| Run::restore(record.run.clone(), spec, assets, record.created, state))??;
-    Ok(Replay::after(run, snapshot.position, snapshot.at))
+    let run = catch(|| Run::restore(record.run.clone(), spec, assets, record.created, read))??;
+    Ok(Replay::after(run, position, at))
 }
 
 /// The run as its snapshot has it; `None` where there is none, or none that is of use.
@@ -163,8 +164,9 @@ pub(crate) async fn read(ledger: &dyn Ledger, record: &RunRecord) -> Result<Opti
         Err(error) => return Err(error),
     };
     let chain = ledger.chain(&record.run, snapshot.position.events).await?;
-    match restore(record, &snapshot, chain) {
-        Ok(replay) => Ok(Some((replay, Kept::of(&snapshot)))),
+    let kept = Kept::of(&snapshot);
+    match restore(record, snapshot, chain) {
+        Ok(replay) => Ok(Some((replay, kept))),
         Err(reason) => {
             unusable(&record.run, reason);
             Ok(None)

@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use gavel_core::ids::RunId;
 use gavel_core::run::{Phase, RunStatus};
 use schemars::JsonSchema;
@@ -179,7 +179,7 @@ async fn follow(parts: Parts, subject: Subject) -> Result<Response, Problem> {
         told: None,
         has_ended: false,
     };
-    let mut response = Sse::new(stream::unfold(reader, Reader::next))
+    let mut response = Sse::new(stream::unfold(reader, Reader::next).fuse())
         .keep_alive(KeepAlive::default())
         .into_response();
     response.extensions_mut().insert(room);

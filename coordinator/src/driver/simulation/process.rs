@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use gavel_core::ids::{Digest, Millis, WorkerId};
+use gavel_core::ids::{Digest, Millis, RunId, WorkerId};
 use gavel_core::run::{Event, Refusal};
 use gavel_core::work::{LeaseKey, WorkerFilter};
 use tokio::sync::{mpsc, oneshot};
@@ -122,6 +122,15 @@ impl Process {
 
     pub(super) fn state(&self) -> &State {
         &self.driver.state
+    }
+
+    /// Somebody names these runs, so that those that are asleep are read from the ledger again.
+    pub(super) fn name_all<'a>(&mut self, runs: impl Iterator<Item = &'a RunId>) {
+        let now = self.now();
+        for run in runs {
+            // What the ledger does not give is missing afterwards.
+            let _ = ready(self.driver.awaken(run, now));
+        }
     }
 
     /// The time that the driver goes by.
@@ -367,7 +376,7 @@ fn done(key: &LeaseKey, event: impl FnOnce(&LeaseKey) -> Event) -> (Awaited, Vec
     (Awaited::Done(answer), vec![command])
 }
 
-fn order(run: &gavel_core::ids::RunId, event: Event) -> (Awaited, Vec<Command>) {
+fn order(run: &RunId, event: Event) -> (Awaited, Vec<Command>) {
     let (reply, answer) = oneshot::channel();
     let command = Command::Report {
         run: run.clone(),

@@ -363,10 +363,11 @@ impl World {
     }
 
     fn finish(&mut self) -> Result<(), String> {
-        let Some(process) = &self.coordinator else {
+        let Some(process) = &mut self.coordinator else {
             return Ok(());
         };
         self.oracle.compare(process.state())?;
+        process.name_all(self.plan.runs.iter().map(|planned| &planned.id));
         let up = self.up_before + (self.now - self.up_since);
         self.oracle.check_seconds(up)?;
         let equal = self

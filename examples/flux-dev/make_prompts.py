@@ -1,4 +1,4 @@
-"""Writes prompts.txt and held-out.txt beside this file: what FLUX.1-dev is trained and measured on where nobody brings a list.
+"""Writes prompts.txt and held-out.txt of configs/flux-dev: what FLUX.1-dev is trained and measured on where nobody brings a list.
 
 Each kind asks for something that a judge can see to be there or not: how many, which colour, where, which words, which material, what is
 done. Held-out prompts use words that no training prompt has. Same lists for the same Python (`random.Random` of a fixed seed).
@@ -122,7 +122,7 @@ class Writer:
 
 
 if __name__ == "__main__":
-    here = Path(__file__).parent
+    folder = Path(__file__).parents[2] / "configs" / "flux-dev"
     for name, held_out, count in [("prompts.txt", False, 320), ("held-out.txt", True, 48)]:
         text = "\n".join(Writer(held_out, 7 + held_out).list(count))
-        (here / name).write_text(f"{text}\n", encoding="utf-8")
+        (folder / name).write_text(f"{text}\n", encoding="utf-8")
