@@ -103,3 +103,39 @@ fn an_earlier_run_is_resumed_to_the_adapter_that_it_would_have_had() {
         "{audited}"
     );
 }
+
+#[test]
+fn it_is_judged_again_as_it_was_and_by_another_rubric_and_stays_as_it_is() {
+    let (folder, run) = run();
+    let (run, kept) = (run.display().to_string(), folder.path().join("kept.sqlite"));
+    let kept = kept.display().to_string();
+    let again = |more: &[&str]| -> serde_json::Value {
+        let arguments = ["rejudge", &run, "--cache", &kept, "--json"];
+        serde_json::from_str(&succeeds(&[&arguments, more].concat())).expect("JSON")
+    };
+    let count = |of: &serde_json::Value, what: &str| of[what].as_u64().expect("a number");
+
+    succeeds(&["rejudge", &run, "--cache", &kept, "--dry-run"]);
+    assert!(!Path::new(&kept).exists(), "it only says what it would ask");
+    let same = again(&[]);
+    let total = &same["total"];
+    assert!(
+        count(total, "matches") > 0 && count(total, "decided_before") > 0,
+        "{same}"
+    );
+    assert_eq!(count(total, "same"), count(total, "decided_before"));
+    assert_eq!(count(total, "decided_after"), count(total, "decided_before"));
+    assert_eq!((count(total, "flipped"), count(total, "rewards_changed")), (0, 0));
+    assert_eq!(same["steps"].as_array().map(Vec::len), Some(2));
+
+    let rubric = folder.path().join("other.txt");
+    std::fs::write(&rubric, "The background has the stated colour.\n").expect("written");
+    let other = again(&["--rubric", &rubric.display().to_string(), "--by-theme", "--steps", "2"]);
+    assert_ne!(other["rubric"], same["rubric"]);
+    assert_eq!(other["steps"].as_array().map(Vec::len), Some(1));
+    // One theme by itself is the whole rubric.
+    for what in ["matches", "decided_after", "same", "flipped"] {
+        assert_eq!(other["themes"][0][what], other["total"][what], "{what}");
+    }
+    succeeds(&["audit", &run]);
+}

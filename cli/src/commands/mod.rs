@@ -20,6 +20,7 @@ mod judge;
 mod load;
 mod pause;
 mod plan;
+mod rejudge;
 mod replay;
 mod report;
 mod resume;
@@ -136,6 +137,8 @@ pub(crate) enum Command {
     Audit(audit::AuditArguments),
     /// Do a recorded step again from a run's ledger and blobs, and compare every byte.
     Verify(verify::VerifyArguments),
+    /// Judge a run's pairs again, by another rubric or judge, and say what would have changed; the run stays as it is.
+    Rejudge(rejudge::RejudgeArguments),
     /// Copy a coordinator's runs and the blobs that they need to a folder, while it works or when it does not.
     Backup(backup::BackupArguments),
     /// Write a backup's runs and blobs to a new place.
@@ -229,6 +232,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Backup(arguments) => return backup::backup(arguments),
         Command::Restore(arguments) => return backup::restore(arguments),
         Command::Verify(arguments) => return verify::verify(&arguments),
+        Command::Rejudge(arguments) => rejudge::rejudge(&arguments)?,
         Command::Bench(arguments) => bench::bench(&arguments)?,
         Command::Load(arguments) => load::load(&arguments)?,
         Command::Certificates { command } => certificates::certificates(command)?,

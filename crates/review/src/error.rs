@@ -13,6 +13,7 @@ use gavel_core::work::Role;
 use gavel_eval::EvalError;
 use gavel_models::lora::LoraError;
 use gavel_models::{LoadError, UnknownFamily};
+use gavel_rubric::AskError;
 use gavel_worker::WorkError;
 
 /// Why a run cannot be read, or what follows from it not be written. What is wrong *with* a run is no error but a finding.
@@ -223,6 +224,9 @@ pub enum Error {
     /// The blobs cannot be read.
     #[error("cannot read the run's blobs")]
     Blobs(#[from] BlobError),
+    /// The judge does not answer.
+    #[error("the judge gives no verdict")]
+    Judge(#[source] AskError),
     /// The ledger cannot be read.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -300,6 +304,7 @@ impl Hint for Error {
                 "the file was changed or the disk is failing: restore it from a copy, or resume the run, which makes it again"
             }
             Self::Blobs(error) => return error.hint(),
+            Self::Judge(error) => return error.hint(),
             Self::Ledger(error) => return error.hint(),
             Self::Replay(error) => return error.hint(),
             Self::Adapter(error) => return error.hint(),

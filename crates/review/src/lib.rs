@@ -1,7 +1,7 @@
 //! Looks back at a run: what its ledger and its blobs hold, whether that fits together, and what it comes to.
 //!
 //! A [`RunSource`] is where a run is read from: a [`RunFolder`], a [`StoredRun`] or a [`ServedRun`]. [`audit`] proves from the record alone that each pair was sampled, judged and trained on once; [`verify`] does a step
-//! again with the workers' code and compares every byte; [`report`] sums a finished run up; [`export`] writes one of its
+//! again with the workers' code and compares every byte; [`rejudge`] asks another judge; [`report`] sums a finished run up; [`export`] writes one of its
 //! adapters as a folder of its own.
 //!
 //! Nothing here changes a ledger or a blob, prints, or parses arguments: results are values that the caller shows. Reports,
@@ -16,6 +16,7 @@ mod folder;
 mod history;
 mod machine;
 pub mod metrics;
+pub mod rejudge;
 pub mod report;
 mod source;
 mod verdict_file;

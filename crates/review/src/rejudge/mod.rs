@@ -1,0 +1,303 @@
+//! Judges the matches of a recorded run again, with another rubric or another judge, and says what would have changed: `gavel
+//! rejudge`. Nothing of the run changes.
+
+mod change;
+
+use std::collections::BTreeMap;
+use std::ops::{ControlFlow, RangeInclusive};
+
+use gavel_core::ids::{Digest, Millis, PromptIndex, RunId, Step};
+use gavel_core::rpo;
+use gavel_core::run::GroupResult;
+use gavel_core::work::{Spent, Task, VerdictRecord};
+use gavel_judge::{VerdictCache, judge_with};
+use gavel_rubric::data::{Picture, ReadOptions};
+use gavel_rubric::{Judge, JudgedPair, RubricSet};
+use image::RgbImage;
+use serde::Serialize;
+use tokio::runtime::Runtime;
+
+use crate::{Error, RunSource};
+pub use change::Change;
+
+/// Which matches of a run are judged again.
+#[derive(Debug, Clone)]
+pub struct RejudgeOptions {
+    /// Their steps; without it every step whose pictures are kept.
+    pub steps: Option<RangeInclusive<u32>>,
+    /// Prompts of a step at most, from its first on.
+    pub prompts: usize,
+}
+
+/// By whom they are judged, and by what.
+pub struct Again<'a> {
+    /// The judge.
+    pub judge: &'a dyn Judge,
+    /// The rubric.
+    pub rubric: &'a RubricSet,
+    /// Where verdicts are kept, so that none is asked for twice.
+    pub kept: &'a dyn VerdictCache,
+    /// Whether each theme of the rubric judges by itself too.
+    pub by_theme: bool,
+}
+
+/// The matches of a run that can be judged again: they were judged, and their pictures are kept.
+pub struct Rejudge<'a> {
+    source: &'a dyn RunSource,
+    runtime: Runtime,
+    run: RunId,
+    /// Rewards of the best and of the worst.
+    rewards: (f64, f64),
+    steps: Vec<(Step, Vec<Group>)>,
+    lost: u64,
+    spent: Spent,
+    judged: u64,
+}
+
+struct Group {
+    prompt_index: PromptIndex,
+    task: Task,
+    pictures: Vec<Digest>,
+    verdicts: Vec<VerdictRecord>,
+}
+
+/// What would have changed.
+#[derive(Debug, Clone, Serialize)]
+pub struct RejudgeReport {
+    /// The run.
+    pub run: RunId,
+    /// Who judged now.
+    pub judge: String,
+    /// Fingerprint of the rubric that it judged by.
+    pub rubric: Digest,
+    /// By step.
+    pub steps: Vec<StepChange>,
+    /// Over all of them.
+    pub total: Change,
+    /// Each theme of the rubric by itself against the run's verdicts; empty unless that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub themes: Vec<ThemeChange>,
+    /// Matches that were judged in the run and whose pictures are not kept any more.
+    pub lost: u64,
+    /// What was asked of servers for it.
+    pub spent: Spent,
+}
+
+/// What would have changed in one step.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepChange {
+    /// The step.
+    pub step: Step,
+    /// Its matches.
+    #[serde(flatten)]
+    pub change: Change,
+}
+
+/// What one theme of the rubric says by itself.
+#[derive(Debug, Clone, Serialize)]
+pub struct ThemeChange {
+    /// Its name, or its first criterion.
+    pub theme: String,
+    /// Its verdicts against those of the run. Rewards are not counted.
+    #[serde(flatten)]
+    pub change: Change,
+}
+
+impl<'a> Rejudge<'a> {
+    /// Reads the run, and finds out which pictures are kept. Blocks, and must not be called from async code.
+    ///
+    /// # Errors
+    /// The run cannot be read.
+    pub fn read(source: &'a dyn RunSource, options: &RejudgeOptions) -> Result<Self, Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Error::Runtime)?;
+        let run = runtime.block_on(source.run())?;
+        let objective = &run.spec().objective;
+        let mut rejudge = Self {
+            source,
+            run: run.id().clone(),
+            rewards: (objective.reward_preferred, objective.reward_dispreferred),
+            steps: Vec::new(),
+            lost: 0,
+            spent: run.spent(),
+            judged: run.status(Millis(0)).matches_judged,
+            runtime,
+        };
+        for result in &run.results().steps {
+            let step = result.record.step;
+            if options.steps.as_ref().is_some_and(|steps| !steps.contains(&step.0)) {
+                continue;
+            }
+            let mut groups = Vec::new();
+            for (index, group) in (0..).zip(&result.groups).take(options.prompts) {
+                let Some(task) = run.assets().prompts.get(group.line as usize) else {
+                    continue;
+                };
+                if !group.is_judged() {
+                    continue;
+                }
+                match rejudge.is_kept(group, task)? {
+                    true => groups.push(Group::of(PromptIndex(index), task, group)),
+                    false => rejudge.lost += group.verdicts.len() as u64,
+                }
+            }
+            if !groups.is_empty() {
+                rejudge.steps.push((step, groups));
+            }
+        }
+        Ok(rejudge)
+    }
+
+    /// The run.
+    pub fn run(&self) -> &RunId {
+        &self.run
+    }
+
+    /// Matches that can be judged again.
+    pub fn matches(&self) -> u64 {
+        let groups = self.steps.iter().flat_map(|(_, groups)| groups);
+        groups.map(|group| group.verdicts.len() as u64).sum()
+    }
+
+    /// Matches that were judged in the run and whose pictures are not kept any more.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// What the run's judges have asked of servers for a match, on the average: what the same judge may take again.
+    pub fn tokens_per_match(&self) -> Option<f64> {
+        let usage = self.spent.usage;
+        let tokens = usage.prompt_tokens + usage.completion_tokens;
+        (tokens > 0 && self.judged > 0).then(|| tokens as f64 / self.judged as f64)
+    }
+
+    /// Judges them, step by step. Where `progress` breaks off, the report has the steps so far. Blocks, as [`Rejudge::read`] does.
+    ///
+    /// # Errors
+    /// A picture cannot be read, or the judge does not answer.
+    pub fn judge(
+        &self,
+        again: &Again<'_>,
+        mut progress: impl FnMut(&StepChange) -> ControlFlow<()>,
+    ) -> Result<RejudgeReport, Error> {
+        let before = again.judge.spent();
+        let mut report = RejudgeReport {
+            run: self.run.clone(),
+            judge: again.judge.name().to_owned(),
+            rubric: again.rubric.digest(),
+            steps: Vec::new(),
+            total: Change::default(),
+            themes: again.themes().map(|(theme, _)| ThemeChange::new(theme)).collect(),
+            lost: self.lost,
+            spent: Spent::default(),
+        };
+        for (step, groups) in &self.steps {
+            let mut change = Change::default();
+            for group in groups {
+                self.judge_group(group, again, &mut change, &mut report.themes)?;
+            }
+            report.total.add(&change);
+            let done = StepChange { step: *step, change };
+            let goes_on = progress(&done);
+            report.steps.push(done);
+            if goes_on.is_break() {
+                break;
+            }
+        }
+        report.spent = again.judge.spent().since(&before);
+        Ok(report)
+    }
+
+    fn judge_group(
+        &self,
+        group: &Group,
+        again: &Again<'_>,
+        change: &mut Change,
+        themes: &mut [ThemeChange],
+    ) -> Result<(), Error> {
+        let images = self.pictures(group)?;
+        let sources: Vec<RgbImage> = group.task.sources.iter().map(|source| images[source].clone()).collect();
+        let pairs: Vec<JudgedPair<'_>> = rpo::matches(group.pictures.len())
+            .map(|(first, second)| JudgedPair {
+                prompt_index: group.prompt_index,
+                prompt: &group.task.words,
+                sources: &sources,
+                first: &images[&group.pictures[first]],
+                second: &images[&group.pictures[second]],
+            })
+            .collect();
+        let ask = |rubric: &RubricSet| judge_with(again.kept, again.judge, rubric, &pairs);
+        let verdicts = ask(again.rubric).map_err(Error::Judge)?;
+        for (before, after) in group.verdicts.iter().zip(&verdicts) {
+            change.count(before, after);
+        }
+        change.count_rewards(group.pictures.len(), [&group.verdicts, &verdicts], self.rewards);
+        for ((_, rubric), theme) in again.themes().zip(themes) {
+            for (before, after) in group.verdicts.iter().zip(&ask(&rubric).map_err(Error::Judge)?) {
+                theme.change.count(before, after);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all that the judge is shown is there.
+    fn is_kept(&self, group: &GroupResult, task: &Task) -> Result<bool, Error> {
+        let candidates = group.candidates.iter().map(|candidate| candidate.image);
+        for digest in candidates.chain(task.sources.iter().copied()) {
+            if self.runtime.block_on(self.source.blob_size(&digest))?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn pictures(&self, group: &Group) -> Result<BTreeMap<Digest, RgbImage>, Error> {
+        let mut images = BTreeMap::new();
+        for digest in group.pictures.iter().chain(&group.task.sources) {
+            if images.contains_key(digest) {
+                continue;
+            }
+            let bytes = self.runtime.block_on(self.source.blob(digest))?;
+            let image = Picture::decode(&bytes, &ReadOptions::local());
+            let image = image.map_err(|fault| Error::Picture {
+                image: *digest,
+                source: fault.into(),
+            })?;
+            images.insert(*digest, image);
+        }
+        Ok(images)
+    }
+}
+
+impl Group {
+    fn of(prompt_index: PromptIndex, task: &Task, group: &GroupResult) -> Self {
+        Self {
+            prompt_index,
+            task: task.clone(),
+            pictures: group.candidates.iter().map(|candidate| candidate.image).collect(),
+            verdicts: group.verdicts.clone(),
+        }
+    }
+}
+
+impl Again<'_> {
+    /// Each theme as a rubric of its own, with what people call it; none where nobody asked for them.
+    fn themes(&self) -> impl Iterator<Item = (String, RubricSet)> {
+        let themes = self.rubric.themes.iter().filter(|_| self.by_theme);
+        themes.map(|theme| {
+            let name = theme.name.clone().or_else(|| theme.tips.first().cloned());
+            (name.unwrap_or_default(), RubricSet::of_themes(vec![theme.clone()]))
+        })
+    }
+}
+
+impl ThemeChange {
+    fn new(theme: String) -> Self {
+        Self {
+            theme,
+            change: Change::default(),
+        }
+    }
+}
