@@ -12,7 +12,7 @@ use gavel_core::{
 };
 use gavel_models::{
     Family,
-    load::{device, dtype},
+    load::Placement,
     lora::{LoraAdapter, LoraConfig},
 };
 use gavel_policy::{
@@ -239,8 +239,9 @@ struct Ready<'a> {
 
 fn load(model: &ModelSpec) -> Result<Trainer, WorkError> {
     let family = Family::from_name(model.family.as_str()).map_err(|error| WorkError::fatal(&error))?;
-    let device = device(model.device).map_err(|error| WorkError::Retry(format!("device {}: {error}", model.device)))?;
-    Trainer::load(family, &model.path, &device, dtype(model.dtype)).map_err(|error| WorkError::retry(&error))
+    let placement = Placement::open(model.device, model.dtype)
+        .map_err(|error| WorkError::Retry(format!("device {}: {error}", model.device)))?;
+    Trainer::load(family, &model.path, &placement).map_err(|error| WorkError::retry(&error))
 }
 
 fn ready<'a>(

@@ -26,12 +26,13 @@ impl Weights {
     /// Counts them from the folders' headers.
     pub(crate) fn of(spec: &RunSpec, model: &dyn Inspection, judges: &[HostedJudge<'_>]) -> Self {
         let on_cpu = |device: Device, bytes: u64| match device {
-            Device::Cpu => bytes,
+            Device::Cpu | Device::CpuCandle => bytes,
             Device::Cuda(_) => 0,
         };
         let size = number_bytes(spec.model.dtype);
         // The fused kernels of the CPU keep each linear layer in both orders.
-        let orders = if spec.model.dtype == Dtype::F32 { 2 } else { 1 };
+        let fused = spec.model.device == Device::Cpu && spec.model.dtype == Dtype::F32;
+        let orders = if fused { 2 } else { 1 };
         let denoiser = model.denoiser_parameters() * size * orders;
         let sampler = denoiser + model.other_parameters() * size;
         Self {

@@ -459,7 +459,11 @@ fn what_a_worker_uses_survives_the_wire_and_a_text_that_names_no_device_is_refus
         used_bytes: 1,
         total_bytes: u64::MAX,
     };
-    for (device, memory) in [(Device::Cpu, None), (Device::Cuda(7), Some(memory))] {
+    for (device, memory) in [
+        (Device::Cpu, None),
+        (Device::CpuCandle, None),
+        (Device::Cuda(7), Some(memory)),
+    ] {
         check::<_, v1::DeviceUse>(DeviceUse { device, memory });
     }
     let toaster = v1::DeviceUse {

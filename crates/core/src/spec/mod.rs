@@ -269,9 +269,9 @@ impl RunSpec {
             "counts probes, and there are none: set evaluation.every too".into()
         });
         problems.require(
-            self.trainer.exchange == GradientExchange::Blobs || self.model.device != Device::Cpu,
+            self.trainer.exchange == GradientExchange::Blobs || matches!(self.model.device, Device::Cuda(_)),
             "trainer.exchange",
-            || "\"nccl\" works between NVIDIA GPUs, and model.device is \"cpu\": set it to \"cuda\", or this key to \"blobs\"".into(),
+            || "\"nccl\" works between NVIDIA GPUs, and model.device is the CPU: set it to \"cuda\", or this key to \"blobs\"".into(),
         );
         problems.require(
             !(self.objective.ignore_last && self.sampling.steps == 1),

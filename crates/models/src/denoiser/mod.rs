@@ -23,6 +23,7 @@ use image::RgbImage;
 
 pub use conditioning::Conditioning;
 
+use crate::load::Placement;
 use crate::lora::{AdaptableLayers, LoraAdapter, LoraConfig, LoraError, LoraGradients, Manifest};
 use crate::{Family, ModelError};
 
@@ -92,8 +93,13 @@ pub trait Denoiser: Send + Sync {
     /// The family that it belongs to.
     fn family(&self) -> Family;
 
+    /// Where it computes.
+    fn placement(&self) -> &Placement;
+
     /// The device on which it reads its input and leaves its velocity.
-    fn device(&self) -> &Device;
+    fn device(&self) -> &Device {
+        self.placement().device()
+    }
 
     /// The linear layers that an adapter binds to.
     fn layers(&self) -> &AdaptableLayers;

@@ -188,10 +188,7 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
 
     /// Cuts a batch of samples of `tokens` rows each into the chunks that should run apart. The cut decides the order in which
     /// gradients are summed, so it must depend on the sizes only.
-    fn chunks(&self, batch: usize, tokens: usize) -> Vec<Range<usize>> {
-        let _ = tokens;
-        std::iter::once(0..batch).collect()
-    }
+    fn chunks(&self, batch: usize, tokens: usize) -> Vec<Range<usize>>;
     /// Runs `work` for each chunk, on this backend or on one that suits the number of chunks better. Returns the results in order.
     fn each_chunk<T: Send, R: Send>(
         &self,

@@ -19,10 +19,10 @@ use rayon::prelude::*;
 
 use crate::ModelError;
 
-/// Applies `encode` to each token sequence and stacks the results; in parallel on the CPU.
+/// Applies `encode` to each token sequence and stacks the results; in parallel where threads may share the work.
 fn stacked(
     sequences: &[Vec<u32>],
-    on_cpu: bool,
+    is_host: bool,
     encode: impl Fn(&[u32]) -> Result<Tensor, ModelError> + Sync,
 ) -> Result<Tensor, ModelError> {
     if sequences.is_empty() {
@@ -31,7 +31,7 @@ fn stacked(
             problem: "is empty".to_owned(),
         });
     }
-    let encoded: Result<Vec<Tensor>, ModelError> = if on_cpu {
+    let encoded: Result<Vec<Tensor>, ModelError> = if is_host {
         sequences.par_iter().map(|ids| encode(ids)).collect()
     } else {
         sequences.iter().map(|ids| encode(ids)).collect()

@@ -208,7 +208,7 @@ impl Trainer {
             let input = batch.as_input();
             let reference = self.denoiser.velocity(None, &input)?;
             let (velocity, tape) = self.denoiser.velocity_for_vjp(adapter, &input, settings.memory)?;
-            let terms = match self.denoiser.device().is_cpu() {
+            let terms = match self.denoiser.placement().is_host() {
                 true => term::on_slices(settings.objective, rows, &velocity, &reference)?,
                 false => {
                     let next = self.stack(rows, Row::next)?;

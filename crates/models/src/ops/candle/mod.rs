@@ -168,6 +168,12 @@ impl Backend for CandleOps {
     type Rotary = Rotary;
     type Gradients = BTreeMap<usize, Tensor>;
 
+    /// One sample at a time: how a library rounds a product depends on its number of rows, and a sampler has other batches than a
+    /// trainer.
+    fn chunks(&self, batch: usize, _tokens: usize) -> Vec<Range<usize>> {
+        (0..batch).map(|sample| sample..sample + 1).collect()
+    }
+
     fn projection(&self, weight: &Tensor, bias: &Tensor) -> Result<Projection, ModelError> {
         Ok(Projection {
             weight: weight.contiguous()?,
