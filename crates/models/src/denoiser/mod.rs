@@ -4,6 +4,8 @@
 //! [`crate::Family`] chooses among the families; nobody else names one.
 
 pub(crate) mod block;
+#[cfg(test)]
+pub(crate) mod budget;
 pub(crate) mod cache;
 pub(crate) mod check;
 mod conditioning;

@@ -35,8 +35,8 @@ pub(crate) fn on_backend<W: WithBackend>(placement: &Placement, with: W) -> W::O
     let (device, dtype) = (placement.device(), placement.dtype());
     match placement.kernels() {
         Kernels::Fastest if device.is_cpu() && dtype == DType::F32 => with.run(Cpu::default()),
-        Kernels::Fastest | Kernels::Candle => with.run(CandleOps {
-            device: device.clone(),
+        Kernels::Fastest | Kernels::Candle => with.run(CandleOps::<Tensor> {
+            place: device.clone(),
             dtype,
         }),
     }

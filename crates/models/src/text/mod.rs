@@ -38,3 +38,22 @@ fn stacked(
     };
     Ok(Tensor::stack(&encoded?, 0)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    /// A GPU's stream and its cuBLAS handle belong to the thread that opened it.
+    #[test]
+    fn prompts_that_are_no_host_memory_are_encoded_on_the_thread_that_asks() {
+        let own = std::thread::current().id();
+        let encode = |_: &[u32]| {
+            assert_eq!(std::thread::current().id(), own);
+            Ok(Tensor::zeros(1, DType::F32, &Device::Cpu)?)
+        };
+        let states = stacked(&vec![vec![1]; 64], false, encode).unwrap();
+        assert_eq!(states.dims(), [64, 1]);
+    }
+}

@@ -96,7 +96,7 @@ fn a_cached_token_has_the_logits_of_a_whole_computation() {
         ])];
         let mut ids = model.expanded_ids(&messages, &grids).unwrap();
         let image_token = model.settings.config.image_token_id;
-        let logits = |state: &Tensor| flat(&model.head.forward(state).unwrap());
+        let logits = |state: &Tensor| flat(&model.head.logits(state).unwrap());
         let prompt = |ids: &[u32]| {
             model
                 .decoder

@@ -27,7 +27,6 @@ impl Kernels {
 
     /// Largest difference allowed, relative to the largest value of a tensor. In float32 sums have another order; in bfloat16, with
     /// its 8 bits, weights and activations are rounded at every layer.
-    #[allow(dead_code, reason = "texts are compared as they are")]
     pub(crate) fn tolerance(self) -> f64 {
         match self {
             Self::Fused | Self::CandleF32 => 2e-4,

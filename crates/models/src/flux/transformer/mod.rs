@@ -2,6 +2,8 @@
 //!
 //! Forward and backward are hand-written per block, once for all backends.
 
+#[cfg(test)]
+mod budget;
 mod config;
 mod network;
 mod original;

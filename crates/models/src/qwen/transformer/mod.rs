@@ -3,6 +3,8 @@
 //! Its blocks are the double-stream blocks that FLUX has too, under other names; what is its own are the positions, the source
 //! pictures beside the target, and their modulation at time 0 in release 2511.
 
+#[cfg(test)]
+mod budget;
 mod config;
 mod embedding;
 mod network;
