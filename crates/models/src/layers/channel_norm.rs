@@ -55,12 +55,13 @@ impl ChannelNorm {
         }
         let wide = widened(x)?;
         let length = wide.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(f64::from(LENGTH_MIN))?;
-        let unit = wide.broadcast_div(&length)?.to_dtype(x.dtype())?;
-        let y = (unit * (channels as f64).sqrt())?.broadcast_mul(&self.gamma.reshape((1, channels, 1, 1))?)?;
-        Ok(match then {
+        let gamma = widened(&self.gamma)?.reshape((1, channels, 1, 1))?;
+        let y = (wide.broadcast_div(&length)? * (channels as f64).sqrt())?.broadcast_mul(&gamma)?;
+        let y = match then {
             Then::Nothing => y,
             Then::Silu => y.silu()?,
-        })
+        };
+        Ok(y.to_dtype(x.dtype())?)
     }
 }
 

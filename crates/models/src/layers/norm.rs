@@ -101,8 +101,12 @@ impl LayerNorm {
         let wide = x.to_dtype(DType::F32)?;
         let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
         let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
-        let normed = centred.broadcast_div(&deviation)?.to_dtype(x.dtype())?;
-        Ok(normed.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)?)
+        // As PyTorch does, half types are rounded once, at the end.
+        let y = centred
+            .broadcast_div(&deviation)?
+            .broadcast_mul(&self.weight.to_dtype(DType::F32)?)?
+            .broadcast_add(&self.bias.to_dtype(DType::F32)?)?;
+        Ok(y.to_dtype(x.dtype())?)
     }
 }
 
@@ -181,17 +185,17 @@ impl GroupNorm {
         let grouped = x.to_dtype(DType::F32)?.reshape((batch, self.groups, ()))?;
         let centred = grouped.broadcast_sub(&grouped.mean_keepdim(D::Minus1)?)?;
         let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
-        let normed = centred
+        let per_channel = |values: &Tensor| values.to_dtype(DType::F32)?.reshape((1, channels, 1, 1));
+        let y = centred
             .broadcast_div(&deviation)?
             .reshape(x.dims())?
-            .to_dtype(x.dtype())?;
-        let weight = self.weight.reshape((1, channels, 1, 1))?;
-        let bias = self.bias.reshape((1, channels, 1, 1))?;
-        let y = normed.broadcast_mul(&weight)?.broadcast_add(&bias)?;
-        Ok(match then {
+            .broadcast_mul(&per_channel(&self.weight)?)?
+            .broadcast_add(&per_channel(&self.bias)?)?;
+        let y = match then {
             Then::Nothing => y,
             Then::Silu => y.silu()?,
-        })
+        };
+        Ok(y.to_dtype(x.dtype())?)
     }
 }
 

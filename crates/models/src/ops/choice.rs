@@ -12,7 +12,7 @@ use crate::load::Placement;
 pub(crate) enum Kernels {
     /// The fastest for the device.
     Fastest,
-    /// Plain candle calls: what the others are checked against.
+    /// Plain candle calls: what GPUs run, and what the fused kernels are held against.
     Candle,
 }
 
