@@ -13,7 +13,7 @@ static MACHINE_BYTES: LazyLock<Option<u64>> = LazyLock::new(|| Machine::this().m
 /// Of a GPU, what everybody uses of it; of a CPU, what this process uses of its machine's memory.
 pub(crate) fn of(device: Device) -> Option<Memory> {
     match device {
-        Device::Cpu => Some(Memory {
+        Device::Cpu | Device::CpuCandle => Some(Memory {
             used_bytes: usage(std::process::id())?.resident_bytes,
             total_bytes: (*MACHINE_BYTES)?,
         }),

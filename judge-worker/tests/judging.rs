@@ -7,7 +7,6 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use candle_core::{DType, Device};
 use gavel_core::{
     RubricText, RunAssets,
     ids::{Digest, PromptIndex, RunId, Step},
@@ -17,6 +16,7 @@ use gavel_core::{
 };
 use gavel_judge::{Error, VlmJudge};
 use gavel_judge_worker::JudgeWork;
+use gavel_models::load::Placement;
 use gavel_models::vlm::Vlm;
 use gavel_rubric::{Judge as _, JudgeTemplate, JudgedPair, RubricSet};
 use gavel_worker::{Work, WorkContext, WorkError};
@@ -28,7 +28,7 @@ fn root() -> PathBuf {
 }
 
 static MODEL: LazyLock<Arc<Vlm>> =
-    LazyLock::new(|| Arc::new(Vlm::load(&root().join("models/tiny-judge"), &Device::Cpu, DType::F32).unwrap()));
+    LazyLock::new(|| Arc::new(Vlm::load(&root().join("models/tiny-judge"), &Placement::cpu()).unwrap()));
 
 fn rubric() -> RubricSet {
     RubricSet::load(&root().join("configs/quickstart/rubric.toml")).unwrap()

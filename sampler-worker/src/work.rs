@@ -11,7 +11,7 @@ use gavel_core::{
 use gavel_models::{
     Family,
     denoiser::Task,
-    load::{device, dtype},
+    load::Placement,
     lora::{LoraAdapter, LoraConfig},
 };
 use gavel_policy::{Method, Policy, Prompt, Request, Sample, Sampler, encode_png};
@@ -118,8 +118,9 @@ impl Work for SamplerWork {
 
 fn load(model: &ModelSpec) -> Result<Sampler, WorkError> {
     let family = Family::from_name(model.family.as_str()).map_err(|error| WorkError::fatal(&error))?;
-    let device = device(model.device).map_err(|error| WorkError::Retry(format!("device {}: {error}", model.device)))?;
-    Sampler::load(family, &model.path, &device, dtype(model.dtype)).map_err(|error| WorkError::retry(&error))
+    let placement = Placement::open(model.device, model.dtype)
+        .map_err(|error| WorkError::Retry(format!("device {}: {error}", model.device)))?;
+    Sampler::load(family, &model.path, &placement).map_err(|error| WorkError::retry(&error))
 }
 
 /// The pictures that a task edits.

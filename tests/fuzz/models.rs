@@ -147,9 +147,9 @@ fn settings_of_a_pipeline() {
         "vae/config.json",
     ];
     settings(MODEL, &files, |folder| {
-        let (device, dtype) = (candle_core::Device::Cpu, candle_core::DType::F32);
-        let _ = gavel_models::flux::pipeline::FluxTextEncoders::load(folder, &device, dtype);
-        let _ = gavel_models::vae::AutoencoderKl::load(&folder.join("vae"), &device, dtype);
+        let cpu = gavel_models::load::Placement::cpu();
+        let _ = gavel_models::flux::pipeline::FluxTextEncoders::load(folder, &cpu);
+        let _ = gavel_models::vae::AutoencoderKl::load(&folder.join("vae"), &cpu);
     });
 }
 

@@ -12,14 +12,14 @@ use gavel_core::{
 };
 use gavel_models::{
     Family,
-    load::{device, dtype},
+    load::Placement,
     lora::{LoraAdapter, LoraConfig},
 };
 use gavel_policy::{
     Trajectory,
     train::{
-        Committed, EncodedPolicy, Error, GradientSettings, Group, OptimizerState, PolicyState, RewardedTrajectory,
-        Trainer, Wanted, check_on_policy, check_provenance, commit, read_gradient, reduce, write_gradient,
+        Committed, EncodedPolicy, Error, GradientSettings, Group, OptimizerState, PolicyState, Reduction,
+        RewardedTrajectory, Trainer, Wanted, check_on_policy, check_provenance, commit, read_gradient, write_gradient,
     },
 };
 use gavel_worker::{Work, WorkContext, WorkError};
@@ -239,8 +239,9 @@ struct Ready<'a> {
 
 fn load(model: &ModelSpec) -> Result<Trainer, WorkError> {
     let family = Family::from_name(model.family.as_str()).map_err(|error| WorkError::fatal(&error))?;
-    let device = device(model.device).map_err(|error| WorkError::Retry(format!("device {}: {error}", model.device)))?;
-    Trainer::load(family, &model.path, &device, dtype(model.dtype)).map_err(|error| WorkError::retry(&error))
+    let placement = Placement::open(model.device, model.dtype)
+        .map_err(|error| WorkError::Retry(format!("device {}: {error}", model.device)))?;
+    Trainer::load(family, &model.path, &placement).map_err(|error| WorkError::retry(&error))
 }
 
 fn ready<'a>(
@@ -361,16 +362,14 @@ impl Ready<'_> {
     }
 
     fn mean_gradient(&self, adapter: &LoraAdapter, gradients: &[Digest], terms: u64) -> Result<Vec<f32>, WorkError> {
-        let blobs = self.context.get_many(gradients)?;
-        let shards: Vec<Vec<f32>> = gradients
-            .iter()
-            .zip(&blobs)
-            .map(|(digest, blob)| {
-                read_gradient(adapter, blob)
-                    .map_err(|error| WorkError::misleading(*digest, format!("gradient blob {digest}: {error}")))
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(reduce(adapter.parameter_count(), &shards, terms))
+        let mut reduction = Reduction::new(adapter.parameter_count());
+        self.context.each(gradients, |digest, blob| {
+            let shard = read_gradient(adapter, &blob)
+                .map_err(|error| WorkError::misleading(*digest, format!("gradient blob {digest}: {error}")))?;
+            reduction.add(&shard);
+            Ok(())
+        })?;
+        Ok(reduction.mean(terms))
     }
 
     fn load(&self, policy: &Policy) -> Result<PolicyState, WorkError> {

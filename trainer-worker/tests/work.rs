@@ -11,12 +11,7 @@ use gavel_core::{
     spec::RunSpec,
     work::{Arm, Assignment, Fault, Outcome, Policy, PromptTask, RewardedCandidate, RewardedGroup, Unit},
 };
-use gavel_models::{
-    Family,
-    denoiser::Task,
-    load::{device, dtype},
-    lora::LoraConfig,
-};
+use gavel_models::{Family, denoiser::Task, load::Placement, lora::LoraConfig};
 use gavel_policy::{Prompt, Sampler, Trainer, in_process::InProcess};
 use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet};
 use gavel_sampler_worker::SamplerWork;
@@ -219,8 +214,8 @@ fn a_step_in_this_process_commits_the_bytes_of_a_fleet() {
 
     let model = &spec.model;
     let family = Family::from_name(model.family.as_str()).unwrap();
-    let (device, dtype) = (device(model.device).unwrap(), dtype(model.dtype));
-    let trainer = Trainer::load(family, &model.path, &device, dtype).unwrap();
+    let placement = Placement::open(model.device, model.dtype).unwrap();
+    let trainer = Trainer::load(family, &model.path, &placement).unwrap();
     let lora = LoraConfig::from(&spec.lora);
     let state = trainer
         .initialise(&lora, spec.run.seed, spec.optimizer.averages())
@@ -239,7 +234,7 @@ fn a_step_in_this_process_commits_the_bytes_of_a_fleet() {
         .collect();
     let mut local = InProcess {
         spec: &spec,
-        sampler: &mut Sampler::load(family, &model.path, &device, dtype).unwrap(),
+        sampler: &mut Sampler::load(family, &model.path, &placement).unwrap(),
         judge: &FirstWins,
         rubric: &RubricSet::from_text("the first is better").unwrap(),
     };

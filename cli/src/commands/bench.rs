@@ -4,7 +4,7 @@ use clap::Args;
 use gavel_core::ids::{PromptIndex, Step};
 use gavel_core::spec::RunSpec;
 use gavel_judge::Templates;
-use gavel_models::load::{device, dtype};
+use gavel_models::load::Placement;
 use gavel_models::lora::LoraConfig;
 use gavel_models::{Family, denoiser::Task};
 use gavel_policy::in_process::{InProcess, InProcessStep};
@@ -112,14 +112,14 @@ impl Bench {
     fn load(spec: RunSpec) -> Result<Self> {
         let files = assets::read(&spec)?;
         let family = Family::from_name(spec.model.family.as_str())?;
-        let (folder, model_dtype) = (&spec.model.path, dtype(spec.model.dtype));
-        let model_device = device(spec.model.device).foreign()?;
+        let folder = &spec.model.path;
+        let placement = Placement::open(spec.model.device, spec.model.dtype).foreign()?;
         let rubric = RubricSet::load(&spec.judge.rubric)?;
-        let trainer = Trainer::load(family, folder, &model_device, model_dtype)?;
+        let trainer = Trainer::load(family, folder, &placement)?;
         let lora = LoraConfig::from(&spec.lora);
         Ok(Self {
             files,
-            sampler: Sampler::load(family, folder, &model_device, model_dtype)?,
+            sampler: Sampler::load(family, folder, &placement)?,
             judge: gavel_judge::open(&spec.judge, &Templates::load(&spec.judge)?)?,
             rubric,
             state: trainer.initialise(&lora, spec.run.seed, spec.optimizer.averages())?,

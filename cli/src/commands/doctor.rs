@@ -8,7 +8,7 @@ use gavel_core::ids::PromptIndex;
 use gavel_core::measure::JudgeCounts;
 use gavel_core::spec::{GradientExchange, RunSpec, SamplingSpec};
 use gavel_judge::Templates;
-use gavel_models::load::{device, dtype};
+use gavel_models::load::Placement;
 use gavel_models::lora::{LoraAdapter, LoraConfig};
 use gavel_models::{Family, denoiser::Task};
 use gavel_policy::in_process::{Labelled, judge_counts};
@@ -114,11 +114,11 @@ fn prompts(spec: &RunSpec, files: &Files) -> Result<String> {
 
 /// Loads the whole pipeline, paints a picture of one token from the first task in one step, and binds a new adapter.
 fn model(spec: &RunSpec, files: Option<&Files>) -> Result<(String, ())> {
-    let device = device(spec.model.device)
+    let placement = Placement::open(spec.model.device, spec.model.dtype)
         .foreign()
         .with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
     let family = Family::from_name(spec.model.family.as_str())?;
-    let mut sampler = Sampler::load(family, &spec.model.path, &device, dtype(spec.model.dtype))?;
+    let mut sampler = Sampler::load(family, &spec.model.path, &placement)?;
     let (height, width) = (spec.sampling.height, spec.sampling.width);
     let grid = sampler
         .pipeline()

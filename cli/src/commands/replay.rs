@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use candle_core::{DType, Device};
 use clap::Args;
 use gavel_core::spec::{LimitsSpec, LoraSpec, ObjectiveSpec, OptimizerSpec};
+use gavel_models::load::Placement;
 use gavel_models::lora::{LoraAdapter, LoraConfig};
 use gavel_models::{Family, denoiser::ActivationMemory};
 use gavel_policy::train::replay::{ReplaySettings, optimizer_beside, parse_rewards, read_trajectory, replay as update};
@@ -63,7 +63,7 @@ pub(super) fn replay(arguments: &ReplayArguments) -> Result<()> {
         Some(trajectory) => trajectory.metadata.family,
         None => Family::of_folder(&arguments.model)?,
     };
-    let trainer = Trainer::load(family, &arguments.model, &Device::Cpu, DType::F32)?;
+    let trainer = Trainer::load(family, &arguments.model, &Placement::cpu())?;
     let averages = settings.optimizer.averages();
     let state = match &arguments.adapter {
         Some(dir) => {

@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use candle_core::Device;
 use clap::{Args, ValueEnum};
 use gavel_core::ids::{Digest, PromptIndex, Step};
 use gavel_core::noise::Use;
 use gavel_core::rpo::Sde;
+use gavel_core::spec::Device;
 use gavel_core::spec::{Problems, PromptsSpec, RunSpec, SamplingSpec};
 use gavel_models::Family;
 use gavel_models::denoiser::{Encoding, SourceAreas, Task};
-use gavel_models::load::dtype;
+use gavel_models::load::Placement;
 use gavel_models::lora::LoraAdapter;
 use gavel_policy::{Levels, Method, Negative, Policy, Prompt, Request, Sampler, TensorFile, encode_png};
 use gavel_rubric::data::{Picture, ReadOptions, Transparency};
@@ -188,7 +188,8 @@ pub(super) fn sample(arguments: &SampleArguments) -> Result<()> {
     let sampling = sampling(arguments)?;
     let latents = arguments.latents.as_deref().map(read_latents).transpose()?;
     let family = Family::of_folder(&arguments.model)?;
-    let mut sampler = Sampler::load(family, &arguments.model, &Device::Cpu, dtype(arguments.dtype.into()))?;
+    let placement = Placement::open(Device::Cpu, arguments.dtype.into()).foreign()?;
+    let mut sampler = Sampler::load(family, &arguments.model, &placement)?;
     let adapter = arguments
         .adapter
         .as_deref()

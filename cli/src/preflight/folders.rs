@@ -5,7 +5,7 @@ use std::time::Duration;
 use gavel_core::RunAssets;
 use gavel_core::spec::{NamedJudge, RunSpec, ServerSpec};
 use gavel_judge::{Endpoint, check_question};
-use gavel_models::load::device;
+use gavel_models::load::Placement;
 use gavel_models::lora::LoraConfig;
 use gavel_models::vlm::VlmInspection;
 use gavel_models::{Family, denoiser::Inspection};
@@ -21,7 +21,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 pub(super) fn model(spec: &RunSpec) -> Result<Box<dyn Inspection>> {
     let family = Family::from_name(spec.model.family.as_str()).context("`model.family`")?;
     assets::check_model_folder(spec)?;
-    device(spec.model.device)
+    Placement::open(spec.model.device, spec.model.dtype)
         .foreign()
         .with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
     family.inspect(&spec.model.path).context("`model.path` cannot be used")
@@ -124,7 +124,7 @@ pub(crate) fn judges(spec: &RunSpec) -> Result<Vec<HostedJudge<'_>>> {
     let inspect = |named| {
         let NamedJudge { at, spec: judge, .. } = &named;
         assets::check_judge_folder(judge, at)?;
-        device(judge.device)
+        Placement::open(judge.device, judge.dtype)
             .foreign()
             .with_context(|| format!("`{at}.device`: {} cannot be used", judge.device))?;
         let folder = VlmInspection::read(&judge.path).with_context(|| format!("`{at}.path` cannot be used"))?;

@@ -57,7 +57,11 @@ impl Weights {
                 Role::Trainer => &self.trainer,
             };
             for (device, bytes) in weights {
-                *sums.entry(worker.device(*device)).or_default() += bytes;
+                let device = match worker.device(*device) {
+                    Device::CpuCandle => Device::Cpu,
+                    device => device,
+                };
+                *sums.entry(device).or_default() += bytes;
             }
         }
         sums
@@ -78,7 +82,7 @@ fn number_bytes(dtype: Dtype) -> u64 {
 pub(crate) fn memory(spec: &RunSpec, weights: &Weights) -> Result<String> {
     let devices = weights.by_device(spec).into_iter();
     let checked = devices.map(|(device, needed)| match device {
-        Device::Cpu => machine_memory(needed),
+        Device::Cpu | Device::CpuCandle => machine_memory(needed),
         Device::Cuda(ordinal) => gpu_memory_for(ordinal, needed),
     });
     Ok(checked.collect::<Result<Vec<_>>>()?.join("; "))

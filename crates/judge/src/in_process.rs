@@ -6,6 +6,7 @@ use std::sync::Arc;
 use gavel_core::ids::Digest;
 use gavel_core::spec::{Device, Dtype, InProcessFamily, InProcessSpec};
 use gavel_models::load;
+use gavel_models::load::Placement;
 use gavel_models::vlm::Vlm;
 use gavel_rubric::{Chat, Judge};
 use serde::Deserialize;
@@ -55,11 +56,11 @@ impl LoadedModels {
             return Ok((loaded.fingerprint, Arc::clone(&loaded.model)));
         }
         check_architecture(spec)?;
-        let device = load::device(spec.device).map_err(|source| Error::Device {
+        let placement = Placement::open(spec.device, spec.dtype).map_err(|source| Error::Device {
             device: spec.device.to_string(),
             source,
         })?;
-        let model = Arc::new(Vlm::load(&spec.path, &device, load::dtype(spec.dtype))?);
+        let model = Arc::new(Vlm::load(&spec.path, &placement)?);
         let fingerprint = load::fingerprint(&spec.path)?;
         tracing::debug!(model = %spec.path.display(), fingerprint = %fingerprint.short(), "judge loaded");
         self.0.push(Loaded {

@@ -7,8 +7,9 @@
 
 use std::{hint::black_box, path::Path, time::Duration};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
+use gavel_models::load::Placement;
 use gavel_models::{
     denoiser::{Grid, packing::unpack_latents},
     vae::AutoencoderKl,
@@ -25,7 +26,7 @@ fn shipped(part: &str) -> std::path::PathBuf {
 }
 
 fn vae_decode(criterion: &mut Criterion) {
-    let vae = AutoencoderKl::load(&shipped("tiny-flux/vae"), &Device::Cpu, DType::F32).unwrap();
+    let vae = AutoencoderKl::load(&shipped("tiny-flux/vae"), &Placement::cpu()).unwrap();
     let packed: Vec<f32> = (0..IMAGES * 16 * 64)
         .map(|i| ((i * 7919) % 1013) as f32 / 506.5 - 1.0)
         .collect();
@@ -37,7 +38,7 @@ fn vae_decode(criterion: &mut Criterion) {
 }
 
 fn judge(criterion: &mut Criterion) {
-    let model = Vlm::load(&shipped("tiny-judge"), &Device::Cpu, DType::F32).unwrap();
+    let model = Vlm::load(&shipped("tiny-judge"), &Placement::cpu()).unwrap();
     let images: Vec<RgbImage> = (0..2 * PAIRS as u32)
         .map(|seed| {
             RgbImage::from_fn(64, 64, |x, y| {

@@ -6,11 +6,12 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use gavel_models::Family;
 use gavel_models::denoiser::{ActivationMemory, Conditioning, Denoiser, Grid, Input};
 use gavel_models::flux::{FluxTransformer, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
+use gavel_models::load::Placement;
 use gavel_models::lora::{LoraAdapter, LoraConfig, LoraGradients};
 
 fn values(shape: &[usize]) -> Tensor {
@@ -21,7 +22,7 @@ fn values(shape: &[usize]) -> Tensor {
 
 fn transformer(criterion: &mut Criterion) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-flux/transformer");
-    let model = FluxTransformer::load(&folder, &Device::Cpu, DType::F32).expect("the shipped model");
+    let model = FluxTransformer::load(&folder, &Placement::cpu()).expect("the shipped model");
     let target_modules = Family::Flux
         .published_targets()
         .iter()

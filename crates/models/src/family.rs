@@ -5,12 +5,12 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
 use gavel_core::spec::LoraSpec;
 
 use crate::LoadError;
 use crate::denoiser::{Denoiser, Inspection, Pipeline};
 use crate::flux::{FluxInspection, FluxPipeline, FluxTransformer};
+use crate::load::Placement;
 use crate::load::read_json;
 use crate::qwen::{QwenImageInspection, QwenImagePipeline, QwenImageTransformer};
 
@@ -154,13 +154,11 @@ impl Family {
     ///
     /// # Errors
     /// Any [`LoadError`].
-    pub fn load_denoiser(self, dir: &Path, device: &Device, dtype: DType) -> Result<Box<dyn Denoiser>, LoadError> {
+    pub fn load_denoiser(self, dir: &Path, placement: &Placement) -> Result<Box<dyn Denoiser>, LoadError> {
         let dir = self.denoiser_dir(dir);
         match self {
-            Self::Flux => Ok(Box::new(FluxTransformer::load(&dir, device, dtype)?)),
-            Self::QwenImage | Self::QwenImageEdit => {
-                Ok(Box::new(QwenImageTransformer::load(self, &dir, device, dtype)?))
-            }
+            Self::Flux => Ok(Box::new(FluxTransformer::load(&dir, placement)?)),
+            Self::QwenImage | Self::QwenImageEdit => Ok(Box::new(QwenImageTransformer::load(self, &dir, placement)?)),
         }
     }
 
@@ -168,10 +166,10 @@ impl Family {
     ///
     /// # Errors
     /// Any [`LoadError`]; [`LoadError::Unsupported`] when the folder holds another family.
-    pub fn load_pipeline(self, dir: &Path, device: &Device, dtype: DType) -> Result<Box<dyn Pipeline>, LoadError> {
+    pub fn load_pipeline(self, dir: &Path, placement: &Placement) -> Result<Box<dyn Pipeline>, LoadError> {
         match self {
-            Self::Flux => Ok(Box::new(FluxPipeline::load(dir, device, dtype)?)),
-            Self::QwenImage | Self::QwenImageEdit => Ok(Box::new(QwenImagePipeline::load(self, dir, device, dtype)?)),
+            Self::Flux => Ok(Box::new(FluxPipeline::load(dir, placement)?)),
+            Self::QwenImage | Self::QwenImageEdit => Ok(Box::new(QwenImagePipeline::load(self, dir, placement)?)),
         }
     }
 

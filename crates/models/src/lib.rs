@@ -3,7 +3,7 @@
 //! Whoever samples or trains goes through [`Family`], which opens a folder as a [`denoiser::Denoiser`] or a
 //! [`denoiser::Pipeline`]; no other crate names a family.
 //!
-//! Loads unmodified Hugging Face folders, computes in float32 on the CPU (or the dtype of the device), and knows nothing of
+//! Loads unmodified Hugging Face folders, computes where and as a [`load::Placement`] says, and knows nothing of
 //! the fleet: no async, no gRPC. Gradients come from explicit vector-Jacobian products, never from candle's autograd.
 
 pub mod denoiser;

@@ -8,8 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::{DType, Device};
 use gavel_core::Hint;
+use gavel_models::load::Placement;
 use gavel_models::{
     LoadError, Weights,
     flux::pipeline::{FluxPipeline, FluxTextEncoders},
@@ -56,15 +56,15 @@ fn edit(file: &Path, from: &str, to: &str) {
 }
 
 fn open(dir: &Path) -> Result<Weights, LoadError> {
-    Weights::open(dir, &Device::Cpu, DType::F32)
+    Weights::open(dir, &Placement::cpu())
 }
 
 fn judge(dir: &Path) -> LoadError {
-    Vlm::load(dir, &Device::Cpu, DType::F32).unwrap_err()
+    Vlm::load(dir, &Placement::cpu()).unwrap_err()
 }
 
 fn vae(dir: &Path) -> LoadError {
-    AutoencoderKl::load(dir, &Device::Cpu, DType::F32).unwrap_err()
+    AutoencoderKl::load(dir, &Placement::cpu()).unwrap_err()
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn channels_under_their_old_and_new_name_are_read() {
     edit(&config, "\"num_heads\": 4", "\"in_chans\": 3, \"num_heads\": 4");
     let text = fs::read_to_string(&config).unwrap();
     assert!(text.contains("\"in_channels\": 3"), "{text}");
-    Vlm::load(folder.path(), &Device::Cpu, DType::F32).unwrap();
+    Vlm::load(folder.path(), &Placement::cpu()).unwrap();
 
     edit(&config, "\"in_chans\": 3", "\"in_chans\": 4");
     let error = judge(folder.path()).to_string();
@@ -222,7 +222,7 @@ fn a_rope_type_under_its_old_and_new_name_is_read_where_they_agree() {
         "\"rope_type\": \"default\"",
         "\"rope_type\": \"default\", \"type\": \"mrope\"",
     );
-    Vlm::load(folder.path(), &Device::Cpu, DType::F32).unwrap();
+    Vlm::load(folder.path(), &Placement::cpu()).unwrap();
     edit(&config, "\"type\": \"mrope\"", "\"type\": \"yarn\"");
     let error = judge(folder.path()).to_string();
     assert!(error.contains("`yarn` under `type`"), "{error}");
@@ -234,7 +234,7 @@ fn the_image_processor_is_read_from_where_transformers_reads_it() {
     let folder = copy(&shipped("tiny-judge"));
     let nested = folder.path().join("processor_config.json");
     fs::write(&nested, "{\"processor_class\": \"Qwen2_5_VLProcessor\"}").unwrap();
-    Vlm::load(folder.path(), &Device::Cpu, DType::F32).unwrap();
+    Vlm::load(folder.path(), &Placement::cpu()).unwrap();
     fs::write(&nested, "{\"image_processor\": {\"resample\": 0}}").unwrap();
     let error = judge(folder.path()).to_string();
     assert!(
@@ -248,7 +248,7 @@ fn absurd_sizes_are_refused_before_anything_is_made_of_them() {
     let flux = |file: &str, from: &str, to: &str| {
         let folder = copy(&shipped("tiny-flux"));
         edit(&folder.path().join(file), from, to);
-        FluxPipeline::load(folder.path(), &Device::Cpu, DType::F32)
+        FluxPipeline::load(folder.path(), &Placement::cpu())
             .unwrap_err()
             .to_string()
     };
@@ -404,7 +404,7 @@ fn models_of_another_family_or_size_are_refused() {
         "\"FluxPipeline\"",
         "\"StableDiffusionPipeline\"",
     );
-    let error = FluxPipeline::load(folder.path(), &Device::Cpu, DType::F32)
+    let error = FluxPipeline::load(folder.path(), &Placement::cpu())
         .unwrap_err()
         .to_string();
     assert!(
@@ -412,14 +412,14 @@ fn models_of_another_family_or_size_are_refused() {
         "{error}"
     );
 
-    let error = ClipTextEncoder::load(&shipped("tiny-flux/text_encoder_2"), &Device::Cpu, DType::F32).unwrap_err();
+    let error = ClipTextEncoder::load(&shipped("tiny-flux/text_encoder_2"), &Placement::cpu()).unwrap_err();
     assert!(matches!(error, LoadError::Config { .. }), "{error}");
 }
 
 #[test]
 fn missing_tokenizer_files_are_named() {
     let folder = copy(&shipped("tiny-flux"));
-    let load = || FluxTextEncoders::load(folder.path(), &Device::Cpu, DType::F32).unwrap_err();
+    let load = || FluxTextEncoders::load(folder.path(), &Placement::cpu()).unwrap_err();
 
     fs::remove_file(folder.path().join("tokenizer/tokenizer.json")).unwrap();
     fs::remove_file(folder.path().join("tokenizer/merges.txt")).unwrap();
@@ -459,7 +459,7 @@ fn chat_templates_are_found_in_three_places_and_missed_with_an_error() {
         gavel_models::vlm::Content::text("Which?"),
     ])];
     let prompt = |folder: &TempDir| {
-        Vlm::load(folder.path(), &Device::Cpu, DType::F32)
+        Vlm::load(folder.path(), &Placement::cpu())
             .unwrap()
             .chat_prompt(&messages)
             .unwrap()

@@ -5,9 +5,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
 use gavel_core::Hint;
 use gavel_models::denoiser::{Encoding, SourceAreas, Task};
+use gavel_models::load::Placement;
 use gavel_models::qwen::{PROMPT_EMBEDS, source_latents};
 use gavel_models::{Family, LoadError};
 use image::{Rgb, RgbImage};
@@ -45,7 +45,7 @@ fn edit_folder(text_encoder: &str) -> TempDir {
 
 fn load(folder: &TempDir) -> LoadError {
     Family::QwenImageEdit
-        .load_pipeline(folder.path(), &Device::Cpu, DType::F32)
+        .load_pipeline(folder.path(), &Placement::cpu())
         .map(drop)
         .unwrap_err()
 }
@@ -78,7 +78,7 @@ fn an_intact_folder_is_looked_into_and_loaded_and_takes_an_empty_prompt() {
         let folder = edit_folder(text_encoder);
         let inspection = Family::QwenImageEdit.inspect(folder.path()).unwrap();
         let pipeline = Family::QwenImageEdit
-            .load_pipeline(folder.path(), &Device::Cpu, DType::F32)
+            .load_pipeline(folder.path(), &Placement::cpu())
             .unwrap();
         assert_eq!(inspection.source_pictures(), 1..=1);
         assert_eq!(inspection.grid(32, 80).unwrap(), pipeline.grid(32, 80).unwrap());

@@ -3,14 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod golden;
+mod kernels;
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use gavel_models::denoiser::{ActivationMemory, Conditioning, Denoiser, Grid, Input};
 use gavel_models::flux::{FluxTransformer, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
 use gavel_models::lora::{LoraAdapter, LoraGradients};
 use golden::{Golden, to_vec};
+use kernels::Kernels;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -28,12 +30,6 @@ struct Case {
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-#[derive(Clone, Copy)]
-enum Implementation {
-    Fused,
-    CandleOps,
 }
 
 /// Owns what an [`Input`] borrows.
@@ -73,7 +69,7 @@ impl Pass {
 }
 
 impl Case {
-    fn open(name: &str, implementation: Implementation) -> Self {
+    fn open(name: &str, kernels: Kernels) -> Self {
         let folder = root().join("tests/golden/flux_transformer").join(name);
         let own_model = folder.join("transformer");
         let model = if own_model.exists() {
@@ -81,12 +77,8 @@ impl Case {
         } else {
             root().join("models/tiny-flux/transformer")
         };
-        let load = match implementation {
-            Implementation::Fused => FluxTransformer::load,
-            Implementation::CandleOps => FluxTransformer::load_with_candle_ops,
-        };
-        let transformer = load(&model, &Device::Cpu, DType::F32).unwrap();
-        let golden = Golden::open(&folder, &model, "tests/golden/flux_transformer.py");
+        let transformer = FluxTransformer::load(&model, &kernels.placement()).unwrap();
+        let golden = Golden::open(&folder, &model, "tests/golden/flux_transformer.py", kernels);
         let adapter = LoraAdapter::load(&folder.join("adapter"), transformer.layers()).unwrap();
         Self {
             golden,
@@ -139,8 +131,8 @@ impl Case {
     }
 }
 
-fn check_case(name: &str, implementation: Implementation) {
-    let case = Case::open(name, implementation);
+fn check_case(name: &str, kernels: Kernels) {
+    let case = Case::open(name, kernels);
     case.golden
         .check("velocity_base", &case.velocity(None, &case.golden_pass()));
     case.golden
@@ -174,34 +166,36 @@ const CASES: [&str; 5] = [
 
 #[test]
 fn fused_kernels_match_diffusers_and_peft() {
-    CASES
-        .into_iter()
-        .for_each(|name| check_case(name, Implementation::Fused));
+    CASES.into_iter().for_each(|name| check_case(name, Kernels::Fused));
 }
 
 #[test]
-fn plain_candle_operations_match_diffusers_and_peft() {
-    CASES
-        .into_iter()
-        .for_each(|name| check_case(name, Implementation::CandleOps));
+fn the_code_of_gpus_matches_diffusers_and_peft() {
+    for name in CASES {
+        check_case(name, Kernels::CandleF32);
+        check_case(name, Kernels::CandleBf16);
+    }
 }
 
 #[test]
 fn a_batch_equals_its_samples_one_by_one_bit_for_bit() {
-    for name in CASES {
-        let case = Case::open(name, Implementation::Fused);
+    for (name, kernels) in CASES
+        .into_iter()
+        .flat_map(|name| Kernels::ALL.map(|kernels| (name, kernels)))
+    {
+        let case = Case::open(name, kernels);
         let pass = case.golden_pass();
         let batch = to_vec(&case.velocity(Some(&case.adapter), &pass));
         let singles: Vec<f64> = (0..pass.sigma.len())
             .flat_map(|sample| to_vec(&case.velocity(Some(&case.adapter), &pass.single(sample))))
             .collect();
-        assert!(batch == singles, "{name}");
+        assert!(batch == singles, "{name} by {kernels:?}");
     }
 }
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    let case = Case::open("wide_picture", Implementation::Fused);
+    let case = Case::open("wide_picture", Kernels::Fused);
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
@@ -217,7 +211,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
 
 #[test]
 fn the_text_branch_of_a_last_double_block_gets_no_gradient() {
-    let case = Case::open("double_blocks_only", Implementation::Fused);
+    let case = Case::open("double_blocks_only", Kernels::Fused);
     let bytes = case.gradients(ActivationMemory::KeepAll).to_safetensors().unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let silent = tensors
@@ -228,7 +222,7 @@ fn the_text_branch_of_a_last_double_block_gets_no_gradient() {
 
 #[test]
 fn gradients_of_two_backwards_add_up() {
-    let case = Case::open("wide_picture", Implementation::Fused);
+    let case = Case::open("wide_picture", Kernels::Fused);
     let once = case.gradients(ActivationMemory::KeepAll);
     let (velocity, tape) = case
         .transformer
@@ -246,8 +240,8 @@ fn gradients_of_two_backwards_add_up() {
 #[test]
 fn a_tape_of_another_transformer_is_refused() {
     let (case, other) = (
-        Case::open("wide_picture", Implementation::Fused),
-        Case::open("wide_picture", Implementation::Fused),
+        Case::open("wide_picture", Kernels::Fused),
+        Case::open("wide_picture", Kernels::Fused),
     );
     let (velocity, tape) = case
         .transformer
@@ -263,7 +257,7 @@ fn a_tape_of_another_transformer_is_refused() {
 
 #[test]
 fn conditioning_of_another_family_is_refused_by_name() {
-    let case = Case::open("wide_picture", Implementation::Fused);
+    let case = Case::open("wide_picture", Kernels::Fused);
     let refusal = |change: &dyn Fn(&mut Conditioning)| {
         let mut pass = case.golden_pass();
         change(&mut pass.conditioning);

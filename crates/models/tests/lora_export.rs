@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use gavel_core::spec;
 use gavel_models::denoiser::{Conditioning, Denoiser, Grid, Input};
 use gavel_models::flux::{POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
+use gavel_models::load::Placement;
 use gavel_models::lora::{Layout, LoraAdapter, LoraConfig, LoraError, export_files, write_files};
 use gavel_models::qwen::{self, source_latents};
 use gavel_models::{Family, LoadError};
@@ -27,7 +28,7 @@ struct Model {
 
 impl Model {
     fn open(family: Family, dir: PathBuf) -> Self {
-        let denoiser = family.load_denoiser(&dir, &Device::Cpu, DType::F32).unwrap();
+        let denoiser = family.load_denoiser(&dir, &Placement::cpu()).unwrap();
         Self { family, dir, denoiser }
     }
 
@@ -231,10 +232,7 @@ fn merged(model: &Model, adapter: &LoraAdapter) -> (tempfile::TempDir, Box<dyn D
     let folder = tempfile::tempdir().unwrap();
     let out = model.family.denoiser_dir(folder.path());
     adapter.merge(&model.family.denoiser_dir(&model.dir), &out).unwrap();
-    let denoiser = model
-        .family
-        .load_denoiser(folder.path(), &Device::Cpu, DType::F32)
-        .unwrap();
+    let denoiser = model.family.load_denoiser(folder.path(), &Placement::cpu()).unwrap();
     (folder, denoiser)
 }
 

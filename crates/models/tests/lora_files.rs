@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use gavel_core::Hint as _;
 use gavel_models::denoiser::{Conditioning, Denoiser, Grid, Input};
 use gavel_models::flux::{FluxTransformer, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
+use gavel_models::load::Placement;
 use gavel_models::lora::{LoraAdapter, LoraConfig, LoraError, LoraGradients};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -18,7 +19,7 @@ fn transformer(case: &str) -> FluxTransformer {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../tests/golden/flux_transformer")
         .join(case);
-    FluxTransformer::load(&folder.join("transformer"), &Device::Cpu, DType::F32).unwrap()
+    FluxTransformer::load(&folder.join("transformer"), &Placement::cpu()).unwrap()
 }
 
 fn config(targets: &[&str]) -> LoraConfig {

@@ -5,9 +5,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
 use gavel_models::Family;
 use gavel_models::denoiser::Denoiser;
+use gavel_models::load::Placement;
 use gavel_models::lora::{LoraAdapter, LoraError};
 use gavel_models::qwen::QwenImageTransformer;
 use safetensors::tensor::TensorView;
@@ -19,7 +19,7 @@ fn folder() -> PathBuf {
 
 fn transformer() -> QwenImageTransformer {
     let dir = folder().join("transformer");
-    QwenImageTransformer::load(Family::QwenImageEdit, &dir, &Device::Cpu, DType::F32).unwrap()
+    QwenImageTransformer::load(Family::QwenImageEdit, &dir, &Placement::cpu()).unwrap()
 }
 
 /// From a module to the name of its alpha and that one's value.

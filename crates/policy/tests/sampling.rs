@@ -4,12 +4,12 @@
 
 use std::{path::PathBuf, sync::LazyLock};
 
-use candle_core::{DType, Device};
 use gavel_core::{
     ids::{Digest, PromptIndex, Step},
     noise::Use,
     spec::SamplingSpec,
 };
+use gavel_models::load::Placement;
 use gavel_models::{
     Family,
     denoiser::{Encoding, SourceAreas, Task},
@@ -22,7 +22,7 @@ fn tiny_flux() -> PathBuf {
 }
 
 fn load() -> Sampler {
-    Sampler::load(Family::Flux, &tiny_flux(), &Device::Cpu, DType::F32).unwrap()
+    Sampler::load(Family::Flux, &tiny_flux(), &Placement::cpu()).unwrap()
 }
 
 static SAMPLING: LazyLock<SamplingSpec> = LazyLock::new(|| SamplingSpec {
@@ -264,7 +264,7 @@ fn an_adapter_that_is_not_finite_is_named_as_such() {
 
 #[test]
 fn a_folder_that_does_not_exist_is_named() {
-    let error = Sampler::load(Family::Flux, &tiny_flux().join("none"), &Device::Cpu, DType::F32)
+    let error = Sampler::load(Family::Flux, &tiny_flux().join("none"), &Placement::cpu())
         .err()
         .unwrap();
     assert!(error.to_string().contains("none"), "{error}");
@@ -273,7 +273,7 @@ fn a_folder_that_does_not_exist_is_named() {
 #[test]
 fn an_edit_takes_the_aspect_ratio_of_its_source_where_it_is_asked_to_and_names_it() {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-qwen-edit"));
-    let mut sampler = Sampler::load(Family::QwenImageEdit, &folder, &Device::Cpu, DType::F32).unwrap();
+    let mut sampler = Sampler::load(Family::QwenImageEdit, &folder, &Placement::cpu()).unwrap();
     let source = image::RgbImage::from_pixel(128, 32, image::Rgb([220, 40, 40]));
     let names = [Digest::of(b"the source's file")];
     let edit = [Prompt {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use gavel_client::{CallError, Code};
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::work::rally::RallyOutcome;
-use gavel_core::work::{LeaseKey, VerdictRecord};
+use gavel_core::work::{LeaseKey, Unusable, VerdictRecord};
 use gavel_telemetry::TraceContext;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -103,6 +103,36 @@ impl WorkContext {
                 reason: reason.clone(),
                 inputs: lost.into_iter().flat_map(|(inputs, _)| inputs).collect(),
             }),
+        }
+    }
+
+    /// Fetches blobs two at a time and hands them over in order, so that few of many large ones are in memory.
+    ///
+    /// # Errors
+    /// As [`WorkContext::get_many`], which names all blobs that cannot be had; and those of `take`.
+    pub fn each(
+        &self,
+        digests: &[Digest],
+        mut take: impl FnMut(&Digest, Bytes) -> Result<(), WorkError>,
+    ) -> Result<(), WorkError> {
+        const TOGETHER: usize = 2;
+        let mut lost: Option<(Vec<Unusable>, String)> = None;
+        for digests in digests.chunks(TOGETHER) {
+            match (self.get_many(digests), &mut lost) {
+                (Ok(blobs), None) => {
+                    for (digest, blob) in digests.iter().zip(blobs) {
+                        take(digest, blob)?;
+                    }
+                }
+                (Ok(_), Some(_)) => {}
+                (Err(WorkError::Unusable { inputs, .. }), Some((all, _))) => all.extend(inputs),
+                (Err(WorkError::Unusable { inputs, reason }), None) => lost = Some((inputs, reason)),
+                (Err(error), _) => return Err(error),
+            }
+        }
+        match lost {
+            None => Ok(()),
+            Some((inputs, reason)) => Err(WorkError::Unusable { inputs, reason }),
         }
     }
 
@@ -257,5 +287,31 @@ mod tests {
         };
         let named = inputs.iter().map(|input| (input.blob, input.fault));
         assert!(named.eq(lost.map(|blob| (blob, Fault::Storage))));
+    }
+
+    #[test]
+    fn blobs_are_handed_over_in_order_and_none_after_one_that_is_missing() {
+        let context = WorkContext::in_memory().expect("a runtime");
+        let stored = [1_u8, 2, 3].map(|byte| context.put(vec![byte]));
+        let fetch = |digests: &[Digest]| {
+            let mut taken = Vec::new();
+            let fetched = context.each(digests, |digest, blob| {
+                taken.push((*digest, blob));
+                Ok(())
+            });
+            (fetched, taken)
+        };
+        let (fetched, taken) = fetch(&stored);
+        assert!(fetched.is_ok());
+        let expected = (1..).map(|byte| Bytes::from(vec![byte]));
+        assert!(taken.into_iter().eq(stored.into_iter().zip(expected)));
+
+        let lost = [Digest::of(b"one"), Digest::of(b"other")];
+        let (fetched, taken) = fetch(&[stored[0], stored[1], lost[0], stored[2], lost[1]]);
+        let Err(WorkError::Unusable { inputs, .. }) = fetched else {
+            panic!("two blobs are not there")
+        };
+        assert!(inputs.iter().map(|input| input.blob).eq(lost), "each is named");
+        assert_eq!(taken.len(), 2);
     }
 }

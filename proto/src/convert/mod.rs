@@ -41,7 +41,7 @@ pub enum Malformed {
         found: i64,
     },
     /// A text that names no device.
-    #[error("field `{field}` names no device; expected \"cpu\" or \"cuda:N\"")]
+    #[error("field `{field}` names no device; expected \"cpu\", \"cpu:candle\" or \"cuda:N\"")]
     Device {
         /// The field, as `Message.field`.
         field: &'static str,

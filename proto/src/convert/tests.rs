@@ -460,7 +460,7 @@ fn what_a_worker_uses_survives_the_wire_and_a_text_that_names_no_device_is_refus
         total_bytes: u64::MAX,
     };
     let full = (Device::Cuda(7), Some(memory), Some(100));
-    for (device, memory, busy_percent) in [(Device::Cpu, None, None), full] {
+    for (device, memory, busy_percent) in [(Device::Cpu, None, None), (Device::CpuCandle, None, Some(0)), full] {
         check::<_, v1::DeviceUse>(DeviceUse {
             device,
             memory,

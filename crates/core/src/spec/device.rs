@@ -12,25 +12,35 @@ pub enum Device {
     /// The processor.
     #[default]
     Cpu,
+    /// The processor, by the code that a GPU runs: candle's own kernels in the number format that the run names.
+    CpuCandle,
     /// An NVIDIA GPU by ordinal.
     Cuda(usize),
+}
+
+impl Device {
+    /// Whether it is a GPU.
+    pub fn is_gpu(self) -> bool {
+        matches!(self, Self::Cuda(_))
+    }
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
+            Self::CpuCandle => f.write_str("cpu:candle"),
             Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
         }
     }
 }
 
 /// How a device is written, for schemas.
-pub(super) const DEVICE: &str = "^(cpu|cuda(:[0-9]+)?)$";
+pub(super) const DEVICE: &str = "^(cpu(:candle)?|cuda(:[0-9]+)?)$";
 
 /// A text that names no device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a device; expected \"cpu\", \"cuda\" or \"cuda:N\"")]
+#[error("`{0}` is not a device; expected \"cpu\", \"cpu:candle\", \"cuda\" or \"cuda:N\"")]
 pub struct InvalidDevice(pub String);
 
 impl FromStr for Device {
@@ -39,6 +49,7 @@ impl FromStr for Device {
     fn from_str(text: &str) -> Result<Self, InvalidDevice> {
         match text {
             "cpu" => Ok(Self::Cpu),
+            "cpu:candle" => Ok(Self::CpuCandle),
             "cuda" => Ok(Self::Cuda(0)),
             _ => text
                 .strip_prefix("cuda:")

@@ -221,8 +221,8 @@ impl RunSpec {
     /// Whether workers of this role open a model on a GPU.
     pub fn uses_gpu(&self, role: Role) -> bool {
         match role {
-            Role::Judge => self.judge.hosted().any(|judge| judge.spec.device != Device::Cpu),
-            Role::Sampler | Role::Trainer => self.model.device != Device::Cpu,
+            Role::Judge => self.judge.hosted().any(|judge| judge.spec.device.is_gpu()),
+            Role::Sampler | Role::Trainer => self.model.device.is_gpu(),
         }
     }
 
@@ -230,7 +230,7 @@ impl RunSpec {
     pub fn place_on_gpu(&mut self, ordinal: usize) {
         let judges = self.judge.hosted_mut().map(|judge| &mut judge.device);
         for device in judges.chain([&mut self.model.device]) {
-            if *device != Device::Cpu {
+            if device.is_gpu() {
                 *device = Device::Cuda(ordinal);
             }
         }
@@ -287,9 +287,9 @@ impl RunSpec {
             "counts probes, and there are none: set evaluation.every too".into()
         });
         problems.require(
-            self.trainer.exchange == GradientExchange::Blobs || self.model.device != Device::Cpu,
+            self.trainer.exchange == GradientExchange::Blobs || self.model.device.is_gpu(),
             "trainer.exchange",
-            || "\"nccl\" works between NVIDIA GPUs, and model.device is \"cpu\": set it to \"cuda\", or this key to \"blobs\"".into(),
+            || "\"nccl\" works between NVIDIA GPUs, and model.device is the CPU: set it to \"cuda\", or this key to \"blobs\"".into(),
         );
         let uses_gpus = [Role::Judge, Role::Trainer].into_iter().any(|role| self.uses_gpu(role));
         problems.require(self.fleet.gpus.is_empty() || uses_gpus, "fleet.gpus", || {

@@ -4,6 +4,8 @@
 //! [`crate::Family`] chooses among the families; nobody else names one.
 
 pub(crate) mod block;
+#[cfg(test)]
+pub(crate) mod budget;
 pub(crate) mod cache;
 pub(crate) mod check;
 mod conditioning;
@@ -23,6 +25,7 @@ use image::RgbImage;
 
 pub use conditioning::Conditioning;
 
+use crate::load::Placement;
 use crate::lora::{AdaptableLayers, LoraAdapter, LoraConfig, LoraError, LoraGradients, Manifest};
 use crate::{Family, ModelError};
 
@@ -92,8 +95,13 @@ pub trait Denoiser: Send + Sync {
     /// The family that it belongs to.
     fn family(&self) -> Family;
 
+    /// Where it computes.
+    fn placement(&self) -> &Placement;
+
     /// The device on which it reads its input and leaves its velocity.
-    fn device(&self) -> &Device;
+    fn device(&self) -> &Device {
+        self.placement().device()
+    }
 
     /// The linear layers that an adapter binds to.
     fn layers(&self) -> &AdaptableLayers;

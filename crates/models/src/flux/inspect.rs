@@ -3,11 +3,10 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use candle_core::{DType, Device};
-
 use super::pipeline::check_classes;
 use super::transformer;
 use crate::denoiser::{Grid, Inspection, packing, scheduler::SchedulerConfig};
+use crate::load::Placement;
 use crate::lora::AdaptableLayers;
 use crate::text::PromptTokenizer;
 use crate::vae::AutoencoderConfig;
@@ -38,7 +37,7 @@ impl FluxInspection {
         let vae = AutoencoderConfig::read(&dir.join("vae"))?;
         let mut other_parameters = 0;
         for part in ["vae", "text_encoder", "text_encoder_2"] {
-            other_parameters += Weights::open(&dir.join(part), &Device::Cpu, DType::F32)?.parameters();
+            other_parameters += Weights::open(&dir.join(part), &Placement::cpu())?.parameters();
         }
         let (layers, transformer_parameters) = transformer::inspect(&dir.join("transformer"))?;
         Ok(Self {
@@ -102,7 +101,7 @@ mod tests {
     #[test]
     fn an_adapter_binds_to_a_folder_as_to_the_loaded_transformer() {
         let folder = FluxInspection::read(&tiny()).unwrap();
-        let loaded = FluxTransformer::load(&tiny().join("transformer"), &Device::Cpu, DType::F32).unwrap();
+        let loaded = FluxTransformer::load(&tiny().join("transformer"), &Placement::cpu()).unwrap();
         for target in ["attn.to_q", "proj_mlp", "nowhere", "norm_out.linear"] {
             let bound = folder.bind(&config(target)).map_err(|error| error.to_string());
             let made = LoraAdapter::init(loaded.layers(), &config(target), [0; 32]);

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
 use super::transformer::FluxTransformer;
+use crate::load::Placement;
 use crate::{
     Family, LoadError, ModelError,
     denoiser::{
@@ -54,12 +55,12 @@ impl FluxTextEncoders {
     ///
     /// # Errors
     /// Any [`LoadError`].
-    pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
+    pub fn load(dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
         Ok(Self {
             clip_tokenizer: PromptTokenizer::load_clip(&dir.join("tokenizer"))?,
             t5_tokenizer: PromptTokenizer::load_t5(&dir.join("tokenizer_2"))?,
-            clip: ClipTextEncoder::load(&dir.join("text_encoder"), device, dtype)?,
-            t5: T5Encoder::load(&dir.join("text_encoder_2"), device, dtype)?,
+            clip: ClipTextEncoder::load(&dir.join("text_encoder"), placement)?,
+            t5: T5Encoder::load(&dir.join("text_encoder_2"), placement)?,
         })
     }
 
@@ -106,14 +107,14 @@ impl FluxPipeline {
     ///
     /// # Errors
     /// Any [`LoadError`]; [`LoadError::Unsupported`] when `model_index.json` names classes of another family.
-    pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
+    pub fn load(dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
         check_classes(dir)?;
         Ok(Self {
             scheduler: SchedulerConfig::read(&dir.join("scheduler"))?,
-            text: FluxTextEncoders::load(dir, device, dtype)?,
-            vae: AutoencoderKl::load(&dir.join("vae"), device, dtype)?,
-            transformer: FluxTransformer::load(&dir.join("transformer"), device, dtype)?,
-            device: device.clone(),
+            text: FluxTextEncoders::load(dir, placement)?,
+            vae: AutoencoderKl::load(&dir.join("vae"), placement)?,
+            transformer: FluxTransformer::load(&dir.join("transformer"), placement)?,
+            device: placement.device().clone(),
         })
     }
 

@@ -4,10 +4,13 @@ use candle_core::Tensor;
 use candle_nn::ops;
 use serde::Deserialize;
 
-use super::{is_fused, values};
+use super::{values, view::widened};
 use crate::{
     ModelError,
-    ops::cpu::math::{self, vectorized},
+    ops::{
+        Kernels,
+        cpu::math::{self, vectorized},
+    },
 };
 
 /// An activation by its name in transformers' `ACT2FN`.
@@ -31,21 +34,28 @@ pub(crate) enum Activation {
 }
 
 impl Activation {
-    /// Applies the activation to each element.
+    /// Applies the activation to each element; half types are computed in float32, as PyTorch does.
     pub(crate) fn forward(self, x: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(match self {
-            Self::Silu => x.silu()?,
-            Self::Gelu => x.gelu_erf()?,
-            Self::GeluTanh => x.gelu()?,
-            Self::QuickGelu => (x * ops::sigmoid(&(x * 1.702)?)?)?,
-            Self::Relu => x.relu()?,
-        })
+        let wide = widened(x)?;
+        let y = match self {
+            Self::Silu => wide.silu()?,
+            Self::Gelu => wide.gelu_erf()?,
+            Self::GeluTanh => wide.gelu()?,
+            Self::QuickGelu => (&wide * ops::sigmoid(&(&wide * 1.702)?)?)?,
+            Self::Relu => wide.relu()?,
+        };
+        Ok(y.to_dtype(x.dtype())?)
     }
 }
 
 /// activation(gate) * up, for tensors of one shape.
-pub(crate) fn gated(activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor, ModelError> {
-    if activation != Activation::Silu || !is_fused(gate) {
+pub(crate) fn gated(
+    activation: Activation,
+    kernels: Kernels,
+    gate: &Tensor,
+    up: &Tensor,
+) -> Result<Tensor, ModelError> {
+    if activation != Activation::Silu || !kernels.fuse(gate) {
         return Ok((activation.forward(gate)? * up)?);
     }
     let mut product = values(up)?.slice().to_vec();

@@ -5,12 +5,15 @@ use std::ops::Range;
 use candle_core::{D, DType, Tensor};
 use rayon::prelude::*;
 
-use super::{is_fused, matrix, values};
+use super::{matrix, values, view::widened};
 use crate::{
     ModelError,
-    ops::cpu::{
-        math::{self, vectorized},
-        matmul::{Left, Order, Right, Start, matmul},
+    ops::{
+        Kernels,
+        cpu::{
+            math::{self, vectorized},
+            matmul::{Left, Order, Right, Start, matmul},
+        },
     },
 };
 
@@ -42,13 +45,15 @@ pub(crate) struct Attention<'a> {
     pub(crate) mask: Mask<'a>,
     /// Added to the scores: (heads, queries, keys), float32.
     pub(crate) bias: Option<&'a Tensor>,
+    /// The kernels that it may take.
+    pub(crate) kernels: Kernels,
 }
 
 /// softmax(scale q k^T + bias) v for queries (queries, heads * head_dim), keys and values (keys, kv_heads * head_dim).
 ///
 /// Returns (queries, heads * head_dim). The queries are the last rows of the sequence that the keys span.
 pub(crate) fn attention(shape: Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, ModelError> {
-    if is_fused(q) {
+    if shape.kernels.fuse(q) {
         fused(shape, q, k, v)
     } else {
         reference(shape, q, k, v)
@@ -220,9 +225,10 @@ fn reference(shape: Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Ten
     let split = |x: &Tensor, heads: usize| -> Result<Tensor, ModelError> {
         Ok(x.reshape(((), heads, head_dim))?.transpose(0, 1)?.contiguous()?)
     };
+    // Scores keep float32's digits: with large keys those of a half type are further apart than what decides.
     let (q, k, v) = (
-        split(q, shape.heads)?,
-        split(k, shape.kv_heads)?,
+        split(&widened(q)?, shape.heads)?,
+        split(&widened(k)?, shape.kv_heads)?,
         split(v, shape.kv_heads)?,
     );
     let repeat = |x: Tensor| -> Result<Tensor, ModelError> {
@@ -245,7 +251,7 @@ fn reference(shape: Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Ten
         let k = k.narrow(1, seen.start, seen.len())?;
         let v = v.narrow(1, seen.start, seen.len())?.contiguous()?;
         let q = q.narrow(1, rows.start, rows.len())?.contiguous()?;
-        let mut scores = (q.matmul(&k.transpose(1, 2)?.contiguous()?)?.to_dtype(DType::F32)? * shape.scale)?;
+        let mut scores = (q.matmul(&k.transpose(1, 2)?)?.to_dtype(DType::F32)? * shape.scale)?;
         if let Some(bias) = shape.bias {
             let bias = bias
                 .narrow(1, rows.start, rows.len())?

@@ -1,11 +1,14 @@
 //! Root-mean-square normalisation of each pixel over its channels.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
-use super::{Then, is_fused, values};
+use super::{Then, values, view::widened};
 use crate::{
     LoadError, ModelError, Weights,
-    ops::cpu::math::{self, vectorized},
+    ops::{
+        Kernels,
+        cpu::math::{self, vectorized},
+    },
 };
 
 /// The smallest length that a pixel is divided by; torch's `normalize`.
@@ -19,6 +22,7 @@ const LENGTH_MIN: f32 = 1e-12;
 pub(crate) struct ChannelNorm {
     /// (channels,)
     gamma: Tensor,
+    kernels: Kernels,
 }
 
 impl ChannelNorm {
@@ -29,19 +33,19 @@ impl ChannelNorm {
         let gamma = weights.get(&format!("{name}.gamma"), &shape)?;
         gamma
             .reshape(channels)
-            .map(Self::new)
+            .map(|gamma| Self::new(gamma, weights.kernels()))
             .map_err(|source| weights.candle(source))
     }
 
     /// Makes a norm of its weight (channels,).
-    pub(super) fn new(gamma: Tensor) -> Self {
-        Self { gamma }
+    pub(super) fn new(gamma: Tensor, kernels: Kernels) -> Self {
+        Self { gamma, kernels }
     }
 
     /// Normalises each pixel of (batch, channels, height, width).
     pub(crate) fn forward(&self, x: &Tensor, then: Then) -> Result<Tensor, ModelError> {
         let (_, channels, height, width) = x.dims4()?;
-        if is_fused(x) {
+        if self.kernels.fuse(x) {
             let mut y = values(x)?.slice().to_vec();
             let gamma = values(&self.gamma)?;
             for image in y.chunks_exact_mut(channels * height * width) {
@@ -49,18 +53,15 @@ impl ChannelNorm {
             }
             return Ok(Tensor::from_vec(y, x.dims(), x.device())?);
         }
-        // Half types have too few digits for a sum of squares; float64 keeps its own.
-        let wide = match x.dtype() {
-            DType::F64 => x.clone(),
-            _ => x.to_dtype(DType::F32)?,
-        };
+        let wide = widened(x)?;
         let length = wide.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(f64::from(LENGTH_MIN))?;
-        let unit = wide.broadcast_div(&length)?.to_dtype(x.dtype())?;
-        let y = (unit * (channels as f64).sqrt())?.broadcast_mul(&self.gamma.reshape((1, channels, 1, 1))?)?;
-        Ok(match then {
+        let gamma = widened(&self.gamma)?.reshape((1, channels, 1, 1))?;
+        let y = (wide.broadcast_div(&length)? * (channels as f64).sqrt())?.broadcast_mul(&gamma)?;
+        let y = match then {
             Then::Nothing => y,
             Then::Silu => y.silu()?,
-        })
+        };
+        Ok(y.to_dtype(x.dtype())?)
     }
 }
 

@@ -5,9 +5,10 @@ use rayon::prelude::*;
 
 use super::{
     conv_kernel::{Lines, SLACK},
-    is_fused, values,
+    values,
+    view::widened,
 };
-use crate::{LoadError, ModelError, Weights};
+use crate::{LoadError, ModelError, Weights, ops::Kernels};
 
 /// Multiplications above which one image is shared among threads; below, threads work on different images.
 const SHARED_WORK: usize = 1 << 28;
@@ -76,6 +77,7 @@ pub(crate) struct Conv2d {
     weight: Tensor,
     bias: Tensor,
     shape: ConvShape,
+    kernels: Kernels,
 }
 
 impl Conv2d {
@@ -88,16 +90,18 @@ impl Conv2d {
             ..
         } = shape;
         let weight = weights.get(&format!("{name}.weight"), &[outputs, inputs, kernel, kernel])?;
-        Ok(Self::new(
-            weight,
-            weights.get(&format!("{name}.bias"), &[outputs])?,
-            shape,
-        ))
+        let bias = weights.get(&format!("{name}.bias"), &[outputs])?;
+        Ok(Self::new(weight, bias, shape, weights.kernels()))
     }
 
     /// Makes a layer of a weight (outputs, inputs, kernel, kernel) and a bias (outputs,).
-    pub(crate) fn new(weight: Tensor, bias: Tensor, shape: ConvShape) -> Self {
-        Self { weight, bias, shape }
+    pub(crate) fn new(weight: Tensor, bias: Tensor, shape: ConvShape, kernels: Kernels) -> Self {
+        Self {
+            weight,
+            bias,
+            shape,
+            kernels,
+        }
     }
 
     /// Maps (batch, inputs, height, width) to (batch, outputs, height', width').
@@ -111,14 +115,20 @@ impl Conv2d {
             after,
             ..
         } = self.shape;
-        if !is_fused(x) {
+        if !self.kernels.fuse(x) {
             let x = if scale == 2 {
                 x.upsample_nearest2d(2 * height, 2 * width)?
             } else {
                 x.clone()
             };
             let x = x.pad_with_zeros(2, before, after)?.pad_with_zeros(3, before, after)?;
-            let y = x.conv2d(&self.weight, 0, stride, 1, 1)?;
+            let y = match x.device().is_cpu() {
+                // candle 0.11.1 has no convolution of half types for the CPU. A GPU's sums are float32 too, and rounded once.
+                true => widened(&x)?
+                    .conv2d(&widened(&self.weight)?, 0, stride, 1, 1)?
+                    .to_dtype(x.dtype())?,
+                false => x.conv2d(&self.weight, 0, stride, 1, 1)?,
+            };
             return Ok(y.broadcast_add(&self.bias.reshape((1, outputs, 1, 1))?)?);
         }
         let (rows, columns) = (self.shape.output(scale * height), self.shape.output(scale * width));

@@ -3,10 +3,13 @@
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use super::{is_fused, matrix, values};
+use super::{matrix, values};
 use crate::{
     LoadError, ModelError, Weights,
-    ops::cpu::matmul::{Left, Order, Right, Start, matmul},
+    ops::{
+        Kernels,
+        cpu::matmul::{Left, Order, Right, Start, matmul},
+    },
 };
 
 /// Multiplications above which one product is shared among threads; below, threads work on different samples.
@@ -27,9 +30,10 @@ pub(crate) enum Bias {
 /// y = x W^T + b.
 #[derive(Debug)]
 pub(crate) struct Linear {
-    /// (inputs, outputs); contiguous on the CPU.
+    /// (inputs, outputs); contiguous for the fused kernels.
     weight: Tensor,
     bias: Option<Tensor>,
+    kernels: Kernels,
 }
 
 impl Linear {
@@ -46,18 +50,18 @@ impl Linear {
             Bias::None => None,
             Bias::Added => Some(weights.get(&format!("{name}.bias"), &[outputs])?),
         };
-        Self::new(&weight, bias).map_err(|source| weights.candle(source))
+        Self::new(&weight, bias, weights.kernels()).map_err(|source| weights.candle(source))
     }
 
     /// Makes a layer of a weight (outputs, inputs).
-    pub(crate) fn new(weight: &Tensor, bias: Option<Tensor>) -> candle_core::Result<Self> {
+    pub(crate) fn new(weight: &Tensor, bias: Option<Tensor>, kernels: Kernels) -> candle_core::Result<Self> {
         let transposed = weight.t()?;
-        let weight = if weight.device().is_cpu() {
+        let weight = if kernels.fuse(weight) {
             transposed.contiguous()?
         } else {
             transposed
         };
-        Ok(Self { weight, bias })
+        Ok(Self { weight, bias, kernels })
     }
 
     /// The dtype in which the layer computes.
@@ -65,11 +69,16 @@ impl Linear {
         self.weight.dtype()
     }
 
+    /// The kernels that the layer takes.
+    pub(crate) fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
     /// Maps (rows, inputs) to (rows, outputs).
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         let (rows, _) = x.dims2()?;
         let (inputs, outputs) = self.weight.dims2()?;
-        if !is_fused(x) {
+        if !self.kernels.fuse(x) {
             let y = x.matmul(&self.weight)?;
             return Ok(match &self.bias {
                 Some(bias) => y.broadcast_add(bias)?,

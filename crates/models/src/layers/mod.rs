@@ -1,6 +1,7 @@
 //! Layers of the frozen encoders and decoders: forward only, no adapters.
 //!
-//! Each layer has one implementation in plain candle tensor calls, for any device, and a fused one for float32 on the CPU.
+//! Each layer has one implementation in plain candle tensor calls, for any device, and a fused one for float32 on the CPU. Its
+//! `Kernels` say which it may take.
 //! The fused ones compute each output element by a fixed sequence of operations, so that a result depends neither on the
 //! number of threads nor on what else is computed beside it.
 
@@ -23,11 +24,4 @@ pub(crate) use conv::{Conv2d, ConvShape, Upsampling};
 pub(crate) use linear::{Bias, Linear};
 pub(crate) use norm::{GroupNorm, LayerNorm, RmsNorm, Then};
 pub(crate) use rotary::Rotary;
-pub(crate) use view::{Values, is_fused, matrix, values};
-
-use candle_core::{DType, Device};
-
-/// The dtype in which a model computes: the CPU kernels are float32 only.
-pub(crate) fn compute_dtype(device: &Device, wanted: DType) -> DType {
-    if device.is_cpu() { DType::F32 } else { wanted }
-}
+pub(crate) use view::{Values, matrix, values};

@@ -2,10 +2,13 @@
 
 use candle_core::{D, DType, Tensor};
 
-use super::{is_fused, values};
+use super::values;
 use crate::{
     LoadError, ModelError, Weights,
-    ops::cpu::math::{self, vectorized},
+    ops::{
+        Kernels,
+        cpu::math::{self, vectorized},
+    },
 };
 
 /// x / rms(x) * weight, over the last dimension of (rows, width).
@@ -13,22 +16,24 @@ use crate::{
 pub(crate) struct RmsNorm {
     weight: Tensor,
     eps: f64,
+    kernels: Kernels,
 }
 
 impl RmsNorm {
     /// Takes `{name}.weight`.
     pub(crate) fn load(weights: &Weights, name: &str, width: usize, eps: f64) -> Result<Self, LoadError> {
-        Ok(Self::new(weights.get(&format!("{name}.weight"), &[width])?, eps))
+        let weight = weights.get(&format!("{name}.weight"), &[width])?;
+        Ok(Self::new(weight, eps, weights.kernels()))
     }
 
     /// Makes a norm of its weight (width,).
-    pub(super) fn new(weight: Tensor, eps: f64) -> Self {
-        Self { weight, eps }
+    pub(super) fn new(weight: Tensor, eps: f64, kernels: Kernels) -> Self {
+        Self { weight, eps, kernels }
     }
 
     /// Normalises each row.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        if is_fused(x) {
+        if self.kernels.fuse(x) {
             let mut y = values(x)?.slice().to_vec();
             rms_rows(&mut y, values(&self.weight)?.slice(), self.eps as f32);
             return Ok(Tensor::from_vec(y, x.dims(), x.device())?);
@@ -60,23 +65,30 @@ pub(crate) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     eps: f64,
+    kernels: Kernels,
 }
 
 impl LayerNorm {
     /// Takes `{name}.weight` and `{name}.bias`.
     pub(crate) fn load(weights: &Weights, name: &str, width: usize, eps: f64) -> Result<Self, LoadError> {
         let weight = weights.get(&format!("{name}.weight"), &[width])?;
-        Ok(Self::new(weight, weights.get(&format!("{name}.bias"), &[width])?, eps))
+        let bias = weights.get(&format!("{name}.bias"), &[width])?;
+        Ok(Self::new(weight, bias, eps, weights.kernels()))
     }
 
     /// Makes a norm of its weight and bias (width,).
-    pub(super) fn new(weight: Tensor, bias: Tensor, eps: f64) -> Self {
-        Self { weight, bias, eps }
+    pub(super) fn new(weight: Tensor, bias: Tensor, eps: f64, kernels: Kernels) -> Self {
+        Self {
+            weight,
+            bias,
+            eps,
+            kernels,
+        }
     }
 
     /// Normalises each row.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        if is_fused(x) {
+        if self.kernels.fuse(x) {
             let mut y = values(x)?.slice().to_vec();
             layer_rows(
                 &mut y,
@@ -89,8 +101,12 @@ impl LayerNorm {
         let wide = x.to_dtype(DType::F32)?;
         let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
         let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
-        let normed = centred.broadcast_div(&deviation)?.to_dtype(x.dtype())?;
-        Ok(normed.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)?)
+        // As PyTorch does, half types are rounded once, at the end.
+        let y = centred
+            .broadcast_div(&deviation)?
+            .broadcast_mul(&self.weight.to_dtype(DType::F32)?)?
+            .broadcast_add(&self.bias.to_dtype(DType::F32)?)?;
+        Ok(y.to_dtype(x.dtype())?)
     }
 }
 
@@ -124,6 +140,7 @@ pub(crate) struct GroupNorm {
     bias: Tensor,
     groups: usize,
     eps: f64,
+    kernels: Kernels,
 }
 
 impl GroupNorm {
@@ -136,28 +153,25 @@ impl GroupNorm {
         eps: f64,
     ) -> Result<Self, LoadError> {
         let weight = weights.get(&format!("{name}.weight"), &[channels])?;
-        Ok(Self::new(
-            weight,
-            weights.get(&format!("{name}.bias"), &[channels])?,
-            groups,
-            eps,
-        ))
+        let bias = weights.get(&format!("{name}.bias"), &[channels])?;
+        Ok(Self::new(weight, bias, groups, eps, weights.kernels()))
     }
 
     /// Makes a norm of its weight and bias (channels,).
-    pub(super) fn new(weight: Tensor, bias: Tensor, groups: usize, eps: f64) -> Self {
+    pub(super) fn new(weight: Tensor, bias: Tensor, groups: usize, eps: f64, kernels: Kernels) -> Self {
         Self {
             weight,
             bias,
             groups,
             eps,
+            kernels,
         }
     }
 
     /// Normalises each group of each image.
     pub(crate) fn forward(&self, x: &Tensor, then: Then) -> Result<Tensor, ModelError> {
         let (batch, channels, height, width) = x.dims4()?;
-        if is_fused(x) {
+        if self.kernels.fuse(x) {
             let mut y = values(x)?.slice().to_vec();
             let (weight, bias) = (values(&self.weight)?, values(&self.bias)?);
             let size = channels / self.groups;
@@ -171,17 +185,17 @@ impl GroupNorm {
         let grouped = x.to_dtype(DType::F32)?.reshape((batch, self.groups, ()))?;
         let centred = grouped.broadcast_sub(&grouped.mean_keepdim(D::Minus1)?)?;
         let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
-        let normed = centred
+        let per_channel = |values: &Tensor| values.to_dtype(DType::F32)?.reshape((1, channels, 1, 1));
+        let y = centred
             .broadcast_div(&deviation)?
             .reshape(x.dims())?
-            .to_dtype(x.dtype())?;
-        let weight = self.weight.reshape((1, channels, 1, 1))?;
-        let bias = self.bias.reshape((1, channels, 1, 1))?;
-        let y = normed.broadcast_mul(&weight)?.broadcast_add(&bias)?;
-        Ok(match then {
+            .broadcast_mul(&per_channel(&self.weight)?)?
+            .broadcast_add(&per_channel(&self.bias)?)?;
+        let y = match then {
             Then::Nothing => y,
             Then::Silu => y.silu()?,
-        })
+        };
+        Ok(y.to_dtype(x.dtype())?)
     }
 }
 

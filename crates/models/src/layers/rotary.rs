@@ -2,19 +2,20 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{is_fused, matrix, values};
-use crate::ModelError;
+use super::{matrix, values};
+use crate::{ModelError, ops::Kernels};
 
 /// Cosines and sines (tokens, head_dim / 2), float32, of the rotary position embedding in its half-split form.
 #[derive(Debug)]
 pub(crate) struct Rotary {
     cos: Tensor,
     sin: Tensor,
+    kernels: Kernels,
 }
 
 impl Rotary {
     /// The table of angles (tokens, head_dim / 2) in radians.
-    pub(crate) fn new(angles: &[f32], tokens: usize, device: &Device) -> Result<Self, ModelError> {
+    pub(crate) fn new(angles: &[f32], tokens: usize, device: &Device, kernels: Kernels) -> Result<Self, ModelError> {
         let table = |function: fn(f32) -> f32| {
             let values: Vec<f32> = angles.iter().map(|angle| function(*angle)).collect();
             Tensor::from_vec(values, (tokens, angles.len() / tokens), device)
@@ -22,6 +23,7 @@ impl Rotary {
         Ok(Self {
             cos: table(f32::cos)?,
             sin: table(f32::sin)?,
+            kernels,
         })
     }
 
@@ -29,7 +31,7 @@ impl Rotary {
     pub(crate) fn rotate(&self, x: &Tensor, first: usize) -> Result<Tensor, ModelError> {
         let (rows, width) = x.dims2()?;
         let half = self.cos.dims()[1];
-        if is_fused(x) {
+        if self.kernels.fuse(x) {
             let mut rotated = Vec::with_capacity(rows * width);
             {
                 let (x, cos, sin) = (matrix(x)?, values(&self.cos)?, values(&self.sin)?);

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::*;
-use crate::ModelError;
+use crate::{ModelError, ops::Kernels};
 
 /// float32 sums of a few hundred products of numbers around one.
 const TOLERANCE: f64 = 2e-5;
@@ -41,8 +41,8 @@ fn linear_layers_agree() {
     for (rows, inputs, outputs) in [(1, 5, 3), (7, 33, 20), (70, 700, 900), (1, 4000, 9000)] {
         let (weight, bias) = (random(1, &[outputs, inputs]), random(2, &[outputs]));
         let x = (random(3, &[rows, inputs]) / (inputs as f64).sqrt()).unwrap();
-        let fused = Linear::new(&weight, Some(bias.clone())).unwrap();
-        let reference = Linear::new(&wide(&weight), Some(wide(&bias))).unwrap();
+        let fused = Linear::new(&weight, Some(bias.clone()), Kernels::Fastest).unwrap();
+        let reference = Linear::new(&wide(&weight), Some(wide(&bias)), Kernels::Fastest).unwrap();
         assert_close(
             fused.forward(&x),
             reference.forward(&wide(&x)),
@@ -74,8 +74,8 @@ fn convolutions_agree() {
             ..
         } = shape;
         let (weight, bias) = (random(1, &[outputs, inputs, kernel, kernel]), random(2, &[outputs]));
-        let reference = Conv2d::new(wide(&weight), wide(&bias), shape);
-        let fused = Conv2d::new(weight, bias, shape);
+        let reference = Conv2d::new(wide(&weight), wide(&bias), shape, Kernels::Fastest);
+        let fused = Conv2d::new(weight, bias, shape, Kernels::Fastest);
         for (height, width) in [(4, 4), (7, 12), (9, 130)] {
             let x = random(3, &[2, inputs, height, width]);
             for upsampling in [Upsampling::None, Upsampling::Nearest2] {
@@ -95,8 +95,8 @@ fn group_norms_agree_on_shifted_values() {
     for (channels, groups, size) in [(6, 3, 5), (4, 1, 90), (8, 8, 3)] {
         let (weight, bias) = (random(1, &[channels]), random(2, &[channels]));
         let x = (random(3, &[2, channels, size, size]) + 3.0).unwrap();
-        let reference = GroupNorm::new(wide(&weight), wide(&bias), groups, 1e-6);
-        let fused = GroupNorm::new(weight, bias, groups, 1e-6);
+        let reference = GroupNorm::new(wide(&weight), wide(&bias), groups, 1e-6, Kernels::Fastest);
+        let fused = GroupNorm::new(weight, bias, groups, 1e-6, Kernels::Fastest);
         for then in [Then::Nothing, Then::Silu] {
             // The reference normalises in float32.
             assert_close(
@@ -115,8 +115,8 @@ fn channel_norms_agree_also_on_black_pixels() {
         let gamma = random(1, &[channels]);
         let x = random(2, &[2, channels, height, width]);
         let x = Tensor::cat(&[&x, &x.zeros_like().unwrap()], 3).unwrap();
-        let reference = ChannelNorm::new(wide(&gamma));
-        let fused = ChannelNorm::new(gamma);
+        let reference = ChannelNorm::new(wide(&gamma), Kernels::Fastest);
+        let fused = ChannelNorm::new(gamma, Kernels::Fastest);
         for then in [Then::Nothing, Then::Silu] {
             assert_close(
                 fused.forward(&x, then),
@@ -130,22 +130,30 @@ fn channel_norms_agree_also_on_black_pixels() {
 #[test]
 fn row_norms_agree() {
     let (weight, bias, x) = (random(1, &[37]), random(2, &[37]), (random(3, &[5, 37]) + 0.5).unwrap());
-    let reference = LayerNorm::new(wide(&weight), wide(&bias), 1e-5).forward(&wide(&x));
+    let reference = LayerNorm::new(wide(&weight), wide(&bias), 1e-5, Kernels::Fastest).forward(&wide(&x));
     assert_close(
-        LayerNorm::new(weight.clone(), bias, 1e-5).forward(&x),
+        LayerNorm::new(weight.clone(), bias, 1e-5, Kernels::Fastest).forward(&x),
         reference,
         "layer norm",
     );
-    let reference = RmsNorm::new(wide(&weight), 1e-6).forward(&wide(&x));
-    assert_close(RmsNorm::new(weight, 1e-6).forward(&x), reference, "rms norm");
+    let reference = RmsNorm::new(wide(&weight), 1e-6, Kernels::Fastest).forward(&wide(&x));
+    assert_close(
+        RmsNorm::new(weight, 1e-6, Kernels::Fastest).forward(&x),
+        reference,
+        "rms norm",
+    );
 }
 
 #[test]
 fn gated_activations_agree() {
     let (gate, up) = (random(1, &[3, 50]), random(2, &[3, 50]));
     for activation in [Activation::Silu, Activation::GeluTanh] {
-        let reference = gated(activation, &wide(&gate), &wide(&up));
-        assert_close(gated(activation, &gate, &up), reference, &format!("{activation:?}"));
+        let reference = gated(activation, Kernels::Fastest, &wide(&gate), &wide(&up));
+        assert_close(
+            gated(activation, Kernels::Fastest, &gate, &up),
+            reference,
+            &format!("{activation:?}"),
+        );
     }
 }
 
@@ -171,6 +179,7 @@ fn attentions_agree() {
                     scale: 0.7,
                     mask,
                     bias,
+                    kernels: Kernels::Fastest,
                 };
                 let what = format!("{queries} {mask:?} {}", bias.is_some());
                 let reference = attention(shape, &wide(&q), &wide(&k), &wide(&v));
@@ -184,7 +193,7 @@ fn attentions_agree() {
 fn rotations_agree() {
     let (tokens, heads, head_dim) = (12, 3, 10);
     let angles: Vec<f32> = random(4, &[tokens * head_dim / 2]).to_vec1().unwrap();
-    let rotary = Rotary::new(&angles, tokens, &Device::Cpu).unwrap();
+    let rotary = Rotary::new(&angles, tokens, &Device::Cpu, Kernels::Fastest).unwrap();
     for (rows, first) in [(12, 0), (5, 7), (1, 11)] {
         // A column range of a wider matrix, as one part of a joint projection is.
         let x = random(1, &[rows, 2 * heads * head_dim])
@@ -206,6 +215,7 @@ fn a_slice_of_columns_is_read_in_place() {
         scale: 1.0,
         mask: Mask::Segments(std::slice::from_ref(&rows)),
         bias: None,
+        kernels: Kernels::Fastest,
     };
     let copied = |i: usize| part(i).contiguous().unwrap();
     assert_close(
@@ -213,4 +223,54 @@ fn a_slice_of_columns_is_read_in_place() {
         attention(shape, &copied(0), &copied(1), &copied(2)),
         "columns",
     );
+}
+
+/// A half-precision tensor of a value with more digits than bfloat16 has.
+fn half(tensor: &Tensor) -> Tensor {
+    tensor.to_dtype(DType::BF16).unwrap()
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
+    let difference = (wide(a) - wide(b)).unwrap().abs().unwrap();
+    difference
+        .flatten_all()
+        .unwrap()
+        .max(0)
+        .unwrap()
+        .to_scalar::<f64>()
+        .unwrap()
+}
+
+/// Large keys, as Qwen2.5's biases make them, have scores of hundreds, whose differences bfloat16 does not hold.
+#[test]
+fn scores_of_half_precision_keys_keep_float32_digits() {
+    let (tokens, head_dim) = (6, 64);
+    let q = half(&(random(1, &[tokens, head_dim]) + 4.0).unwrap());
+    let k = half(&(random(2, &[tokens, head_dim]) + 4.0).unwrap());
+    let v = half(&random(3, &[tokens, head_dim]));
+    let rows = 0..tokens;
+    let shape = Attention {
+        heads: 1,
+        kv_heads: 1,
+        scale: 0.125,
+        mask: Mask::Segments(std::slice::from_ref(&rows)),
+        bias: None,
+        kernels: Kernels::Candle,
+    };
+    let found = attention(shape, &q, &k, &v).unwrap();
+    let exact = attention(shape, &wide(&q), &wide(&k), &wide(&v)).unwrap();
+    let off = largest_difference(&found, &exact);
+    assert!(off < 6e-3, "off by {off}; scores rounded to bfloat16 lead further away");
+}
+
+/// PyTorch computes activations of half types in float32 and rounds once.
+#[test]
+fn activations_of_half_types_are_rounded_once() {
+    let x = half(&(random(1, &[999]) * 6.0).unwrap());
+    for activation in [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu] {
+        let exact = activation.forward(&wide(&x)).unwrap();
+        let found = activation.forward(&x).unwrap();
+        let errors = |y: &Tensor| largest_difference(y, &exact);
+        assert!(errors(&found) <= errors(&half(&exact)) * 1.001, "{activation:?}");
+    }
 }

@@ -6,9 +6,12 @@ use candle_core::{CpuStorage, DType, Storage, Tensor};
 
 use crate::ModelError;
 
-/// Says whether a tensor is computed by the fused CPU kernels.
-pub(crate) fn is_fused(tensor: &Tensor) -> bool {
-    tensor.device().is_cpu() && tensor.dtype() == DType::F32
+/// The tensor in a type with digits enough for sums and exponentials: half types become float32, others stay.
+pub(super) fn widened(tensor: &Tensor) -> candle_core::Result<Tensor> {
+    match tensor.dtype() {
+        DType::BF16 | DType::F16 => tensor.to_dtype(DType::F32),
+        _ => Ok(tensor.clone()),
+    }
 }
 
 /// The memory of a float32 CPU tensor, held for reading.

@@ -14,5 +14,5 @@ pub(crate) use config::{optional_size, optional_sizes, read_text, require_positi
 pub use config::{read_config, read_json};
 pub use error::LoadError;
 pub use fingerprint::fingerprint;
-pub use placement::{device, dtype, gpu_memory};
+pub use placement::{Placement, gpu_memory};
 pub use weights::Weights;

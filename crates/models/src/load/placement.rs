@@ -1,26 +1,88 @@
-//! From the words of a run specification to candle's device and number format.
+//! Where a model computes: from the words of a run specification to candle's device and number format.
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 use gavel_core::spec;
 use gavel_core::work::Memory;
 
-/// Opens a device.
+use crate::ops::Kernels;
+
+/// Where a model computes, in which number format, and by which kernels.
 ///
-/// # Errors
-/// A GPU that does not exist, or a build without GPU support.
-pub fn device(device: spec::Device) -> candle_core::Result<candle_core::Device> {
-    match device {
-        spec::Device::Cpu => Ok(candle_core::Device::Cpu),
-        spec::Device::Cuda(ordinal) => candle_core::Device::new_cuda(ordinal),
-    }
+/// It is chosen once, where a folder is opened; denoiser, encoders, autoencoder and judge follow it.
+#[derive(Debug, Clone)]
+pub struct Placement {
+    device: Device,
+    dtype: DType,
+    kernels: Kernels,
 }
 
-/// The number format of that name.
-pub fn dtype(dtype: spec::Dtype) -> DType {
-    match dtype {
-        spec::Dtype::F32 => DType::F32,
-        spec::Dtype::Bf16 => DType::BF16,
-        spec::Dtype::F16 => DType::F16,
+impl Placement {
+    /// What the `device` and the `dtype` of a run say.
+    ///
+    /// # Errors
+    /// A GPU that does not exist, or a build without GPU support.
+    pub fn open(device: spec::Device, dtype: spec::Dtype) -> candle_core::Result<Self> {
+        let dtype = match dtype {
+            spec::Dtype::F32 => DType::F32,
+            spec::Dtype::Bf16 => DType::BF16,
+            spec::Dtype::F16 => DType::F16,
+        };
+        Ok(match device {
+            spec::Device::Cpu => Self::fastest(Device::Cpu, dtype),
+            spec::Device::CpuCandle => Self::candle(Device::Cpu, dtype),
+            spec::Device::Cuda(ordinal) => Self::fastest(Device::new_cuda(ordinal)?, dtype),
+        })
+    }
+
+    /// The CPU in float32, by its fused kernels.
+    pub fn cpu() -> Self {
+        Self::fastest(Device::Cpu, DType::F32)
+    }
+
+    /// candle's own kernels, whatever the device. On the CPU this is the code that a GPU runs.
+    pub fn candle(device: Device, dtype: DType) -> Self {
+        Self {
+            device,
+            dtype,
+            kernels: Kernels::Candle,
+        }
+    }
+
+    fn fastest(device: Device, dtype: DType) -> Self {
+        Self {
+            device,
+            dtype,
+            kernels: Kernels::Fastest,
+        }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The number format of frozen weights and activations.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Whether values are worked on in this process's memory, by any of its threads. Otherwise they are candle's tensors, which stay
+    /// with the thread that opened the model: a GPU's stream and cuBLAS handle belong to a thread.
+    pub fn is_host(&self) -> bool {
+        self.kernels == Kernels::Fastest && self.device.is_cpu()
+    }
+
+    pub(crate) fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    /// The same for encoders, autoencoders and judges: the CPU's fused kernels compute these in float32 whatever the run says, which
+    /// on the CPU is both faster and closer than half a format.
+    pub(crate) fn for_encoders(&self) -> Self {
+        Self {
+            dtype: if self.is_host() { DType::F32 } else { self.dtype },
+            ..self.clone()
+        }
     }
 }
 

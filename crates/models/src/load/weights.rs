@@ -12,7 +12,8 @@ use memmap2::Mmap;
 use safetensors::{SafeTensorError, SafeTensors, tensor::Metadata};
 use serde::Deserialize;
 
-use super::{LoadError, read_config};
+use super::{LoadError, Placement, read_config};
+use crate::ops::Kernels;
 
 /// File stems under which transformers and diffusers store weights.
 pub(super) const STEMS: [&str; 2] = ["model", "diffusion_pytorch_model"];
@@ -26,8 +27,7 @@ pub struct Weights {
     pub(super) dir: PathBuf,
     /// The weight file, or the index of a sharded model.
     file: PathBuf,
-    device: Device,
-    dtype: DType,
+    placement: Placement,
     pub(super) shards: Vec<Shard>,
     entries: BTreeMap<String, Entry>,
     taken: Mutex<BTreeSet<String>>,
@@ -55,20 +55,19 @@ struct Index {
 }
 
 impl Weights {
-    /// Maps the weights of `dir`; [`Weights::get`] gives them in `dtype` on `device`.
+    /// Maps the weights of `dir`; [`Weights::get`] gives them as `placement` says.
     ///
     /// # Errors
     /// A missing folder or file, a truncated or damaged file, an index that does not fit its shards: each its own
     /// variant of [`LoadError`].
-    pub fn open(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
+    pub fn open(dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
         if !dir.is_dir() {
             return Err(LoadError::FolderMissing { dir: dir.to_owned() });
         }
         let mut weights = Self {
             dir: dir.to_owned(),
             file: dir.to_owned(),
-            device: device.clone(),
-            dtype,
+            placement: placement.clone(),
             shards: Vec::new(),
             entries: BTreeMap::new(),
             taken: Mutex::default(),
@@ -97,7 +96,17 @@ impl Weights {
         })
     }
 
-    /// Takes the tensor `name`, which must have `shape`, converted to the dtype and device given to [`Weights::open`].
+    /// Where and as what the tensors are given.
+    pub(crate) fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// The kernels of the layers that these weights are for.
+    pub(crate) fn kernels(&self) -> Kernels {
+        self.placement.kernels()
+    }
+
+    /// Takes the tensor `name`, which must have `shape`, in the dtype and on the device given to [`Weights::open`].
     ///
     /// # Errors
     /// [`LoadError::TensorMissing`] with the nearest name, [`LoadError::Shape`], [`LoadError::Dtype`].
@@ -118,8 +127,8 @@ impl Weights {
         };
         let shard = &self.shards[entry.shard];
         let tensor = Tensor::from_raw_buffer(&shard.map[entry.range.clone()], dtype, shape, &Device::Cpu)
-            .and_then(|tensor| tensor.to_dtype(self.dtype))
-            .and_then(|tensor| tensor.to_device(&self.device))
+            .and_then(|tensor| tensor.to_dtype(self.placement.dtype()))
+            .and_then(|tensor| tensor.to_device(self.placement.device()))
             .map_err(|source| self.candle(source))?;
         self.take(name);
         Ok(Some(tensor))

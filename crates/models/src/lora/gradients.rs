@@ -87,7 +87,10 @@ impl LoraGradients {
                 }
             }
             (GradientSums::Factors(added), Sums::Host(values)) => {
-                add(values, &read_back(&added, self.slots.parameters)?);
+                for (offset, gradient) in added {
+                    let gradient: Vec<f32> = gradient.flatten_all()?.to_vec1()?;
+                    add(&mut values[offset..offset + gradient.len()], &gradient);
+                }
             }
         }
         Ok(())
@@ -129,7 +132,10 @@ impl LoraGradients {
             });
         }
         match &other.sums {
-            Sums::Device { factors, .. } => Ok(self.accumulate(GradientSums::Factors(factors.clone()))?),
+            Sums::Device { factors, .. } => {
+                let factors = factors.iter().map(|(offset, sum)| (*offset, sum.clone()));
+                Ok(self.accumulate(GradientSums::Factors(factors.collect()))?)
+            }
             Sums::Host(values) => {
                 add(self.host()?, values);
                 Ok(())
@@ -197,7 +203,7 @@ mod tests {
 
     fn on_device(offset: usize, values: &[f32]) -> GradientSums {
         let tensor = Tensor::from_slice(values, (1, values.len()), &Device::Cpu).unwrap();
-        GradientSums::Factors(BTreeMap::from([(offset, tensor)]))
+        GradientSums::Factors(vec![(offset, tensor)])
     }
 
     #[test]

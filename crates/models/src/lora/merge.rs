@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::LoraAdapter;
 use super::adapter::Slot;
+use crate::load::Placement;
 use crate::{LoadError, Weights};
 
 impl LoraAdapter {
@@ -17,7 +18,7 @@ impl LoraAdapter {
     /// # Errors
     /// Any [`LoadError`] for a folder that cannot be read or has other layers; [`LoadError::Write`] when `out` cannot be written.
     pub fn merge(&self, base: &Path, out: &Path) -> Result<(), LoadError> {
-        let weights = Weights::open(base, &Device::Cpu, DType::F32)?;
+        let weights = Weights::open(base, &Placement::cpu())?;
         let mut slots: BTreeMap<String, &Slot> = self
             .slots
             .slots

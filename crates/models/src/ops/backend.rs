@@ -1,6 +1,5 @@
 //! What a device must be able to compute for a diffusion transformer.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::Tensor;
@@ -63,15 +62,6 @@ impl Layout {
         let first = sample * self.image;
         first..first + self.target()
     }
-}
-
-/// The two token streams of a joint block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stream {
-    /// Prompt tokens.
-    Text,
-    /// Latent tokens.
-    Image,
 }
 
 /// What modulates a block: per stream a matrix (batch, chunks * dim) of shifts, scales and gates.
@@ -162,8 +152,9 @@ pub(crate) struct Attention<'a, B: Backend> {
 pub(crate) enum GradientSums {
     /// All values in the adapter's flat order.
     Flat(Vec<f32>),
-    /// A tensor per factor on the device, by the offset of the factor in the flat order. A factor without one has the gradient 0.
-    Factors(BTreeMap<usize, Tensor>),
+    /// Tensors on the device, each with the offset of its factor in the flat order, to be added in their order. A factor without one has
+    /// the gradient 0.
+    Factors(Vec<(usize, Tensor)>),
 }
 
 /// The operations of a diffusion transformer on one kind of device.
@@ -188,10 +179,7 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
 
     /// Cuts a batch of samples of `tokens` rows each into the chunks that should run apart. The cut decides the order in which
     /// gradients are summed, so it must depend on the sizes only.
-    fn chunks(&self, batch: usize, tokens: usize) -> Vec<Range<usize>> {
-        let _ = tokens;
-        std::iter::once(0..batch).collect()
-    }
+    fn chunks(&self, batch: usize, tokens: usize) -> Vec<Range<usize>>;
     /// Runs `work` for each chunk, on this backend or on one that suits the number of chunks better. Returns the results in order.
     fn each_chunk<T: Send, R: Send>(
         &self,
@@ -218,7 +206,7 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
 
     /// Starts the gradients of an adapter of so many parameters at zero.
     fn gradients(&self, parameters: usize) -> Self::Gradients;
-    /// Adds up the gradients of all chunks, in their order.
+    /// The gradients of all chunks, added up in their order or to be added in it.
     fn total(&self, chunks: Vec<Self::Gradients>) -> Result<GradientSums, ModelError>;
 
     /// Applies each segment's layer to its rows; the segments cover all rows in order.
@@ -276,9 +264,11 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
 
     /// RMS norm and rotary embedding of queries and keys, then softmax attention over the tokens of each sample.
     ///
-    /// `qkv` is (rows, 3 * dim). Returns the output (asking rows, dim) and the log-sum-exp per head (asking rows, heads).
+    /// `qkv` is (rows, 3 * dim). Returns the output (asking rows, dim) and the log-sum-exp per head
+    /// (asking rows, heads), or no rows where the gradient does without.
     fn attention(&self, qkv: &Self::Array, op: &Attention<Self>) -> Result<(Self::Array, Self::Array), ModelError>;
-    /// Gradient of [`Self::attention`] with respect to `qkv`; probabilities are computed again from the log-sum-exp.
+    /// Gradient of [`Self::attention`] with respect to `qkv`; probabilities are computed again, from the log-sum-exp where there is
+    /// one.
     fn attention_vjp(
         &self,
         qkv: &Self::Array,

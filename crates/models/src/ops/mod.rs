@@ -13,5 +13,5 @@ pub(crate) mod cpu;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use backend::{Attention, Backend, Factors, GradientSums, Layout, Modulation, Queries, Segment, Stream};
+pub(crate) use backend::{Attention, Backend, Factors, GradientSums, Layout, Modulation, Queries, Segment};
 pub(crate) use choice::{Kernels, WithBackend, on_backend};

@@ -316,8 +316,8 @@ fn gradients_match_finite_differences_and_both_backends_agree() {
         run(&Cpu { split: Split::Rows }),
         "sharing rows among threads changes a result"
     );
-    let reference = run(&CandleOps {
-        device: Device::Cpu,
+    let reference = run(&CandleOps::<Tensor> {
+        place: Device::Cpu,
         dtype: DType::F32,
     });
     assert_eq!(fused.len(), reference.len());
@@ -384,8 +384,8 @@ fn attention_over_more_queries_than_a_block_holds_matches_plain_operations() {
     }
     let fused = run(&Cpu { split: Split::Rows }, layout, &weights, &inputs, &grad);
     let reference = run(
-        &CandleOps {
-            device: Device::Cpu,
+        &CandleOps::<Tensor> {
+            place: Device::Cpu,
             dtype: DType::F32,
         },
         layout,

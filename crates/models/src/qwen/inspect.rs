@@ -3,13 +3,12 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use candle_core::{DType, Device};
-
 use super::folder::Kind;
 use super::{prompt, transformer};
 use crate::denoiser::packing::grid;
 use crate::denoiser::scheduler::SchedulerConfig;
 use crate::denoiser::{Grid, Inspection};
+use crate::load::Placement;
 use crate::lora::AdaptableLayers;
 use crate::text::{WordTokenizer, load_qwen2};
 use crate::vae::AutoencoderKlQwenImageConfig;
@@ -41,7 +40,7 @@ impl QwenImageInspection {
         let tokenizer = load_qwen2(&kind.tokenizer_dirs(dir))?;
         let sees = kind != Kind::TextToImage;
         let text = VlmEncoder::inspect(&dir.join("text_encoder"), sees.then_some(processor.as_path()))?;
-        let vae = Weights::open(&dir.join("vae"), &Device::Cpu, DType::F32)?.parameters();
+        let vae = Weights::open(&dir.join("vae"), &Placement::cpu())?.parameters();
         let (layers, transformer_parameters) = transformer::inspect(&dir.join("transformer"))?;
         Ok(Self {
             kind,

@@ -12,6 +12,7 @@ use crate::denoiser::packing::{grid, pack_latents, to_images, to_pixels, unpack_
 use crate::denoiser::scheduler::SchedulerConfig;
 use crate::denoiser::{Conditioning, Denoiser, Encoding, Grid, Pipeline, Task};
 use crate::error::finite;
+use crate::load::Placement;
 use crate::text::load_qwen2;
 use crate::vae::AutoencoderKlQwenImage;
 use crate::vlm::VlmEncoder;
@@ -33,7 +34,7 @@ impl QwenImagePipeline {
     ///
     /// # Errors
     /// Any [`LoadError`]; [`LoadError::Unsupported`] when `model_index.json` names classes of another family.
-    pub fn load(family: Family, dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
+    pub fn load(family: Family, dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
         let kind = Kind::of(family, dir)?;
         let processor = dir.join("processor");
         let sees = kind != Kind::TextToImage;
@@ -44,12 +45,11 @@ impl QwenImagePipeline {
                 &dir.join("text_encoder"),
                 sees.then_some(processor.as_path()),
                 load_qwen2(&kind.tokenizer_dirs(dir))?,
-                device,
-                dtype,
+                placement,
             )?,
-            vae: AutoencoderKlQwenImage::load(&dir.join("vae"), device, dtype)?,
-            transformer: QwenImageTransformer::load(family, &dir.join("transformer"), device, dtype)?,
-            device: device.clone(),
+            vae: AutoencoderKlQwenImage::load(&dir.join("vae"), placement)?,
+            transformer: QwenImageTransformer::load(family, &dir.join("transformer"), placement)?,
+            device: placement.device().clone(),
         })
     }
 

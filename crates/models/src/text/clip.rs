@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use serde::Deserialize;
 
 use super::stacked;
+use crate::load::Placement;
 use crate::{
     LoadError, ModelError, Weights,
-    layers::{Activation, Attention, Bias, LayerNorm, Linear, Mask, attention, compute_dtype},
+    layers::{Activation, Attention, Bias, LayerNorm, Linear, Mask, attention},
     load::{read_config, require_positive, size},
 };
 
@@ -83,7 +84,7 @@ pub struct ClipTextEncoder {
     final_norm: LayerNorm,
     eos_token_id: u32,
     max_positions: usize,
-    device: Device,
+    placement: Placement,
 }
 
 #[derive(Debug)]
@@ -106,8 +107,8 @@ impl ClipTextEncoder {
     ///
     /// # Errors
     /// Any [`LoadError`].
-    pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
-        let weights = Weights::open(dir, device, compute_dtype(device, dtype))?;
+    pub fn load(dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
+        let weights = Weights::open(dir, &placement.for_encoders())?;
         let config_file = dir.join("config.json");
         let config: Config = read_config(&config_file)?;
         config.check(&config_file)?;
@@ -155,7 +156,7 @@ impl ClipTextEncoder {
             final_norm: norm(&format!("{root}final_layer_norm"))?,
             eos_token_id: config.eos_token_id,
             max_positions: config.max_position_embeddings,
-            device: device.clone(),
+            placement: weights.placement().clone(),
         };
         weights.finish(&[&format!("{root}embeddings.position_ids")])?;
         Ok(encoder)
@@ -174,7 +175,7 @@ impl ClipTextEncoder {
     /// # Errors
     /// [`ModelError::Value`] for an empty list or a sequence longer than the position table.
     pub fn pooled(&self, sequences: &[Vec<u32>]) -> Result<Tensor, ModelError> {
-        stacked(sequences, self.device.is_cpu(), |ids| self.pooled_one(ids))
+        stacked(sequences, self.placement.is_host(), |ids| self.pooled_one(ids))
     }
 
     fn pooled_one(&self, ids: &[u32]) -> Result<Tensor, ModelError> {
@@ -184,7 +185,7 @@ impl ClipTextEncoder {
                 problem: format!("{} tokens, this encoder takes 1 to {}", ids.len(), self.max_positions),
             });
         }
-        let tokens = Tensor::new(ids, &self.device)?;
+        let tokens = Tensor::new(ids, self.placement.device())?;
         let positions = self.position_embedding.narrow(0, 0, ids.len())?;
         let mut x = (self.token_embedding.index_select(&tokens, 0)? + positions)?;
         for layer in &self.layers {
@@ -214,6 +215,7 @@ impl Layer {
             scale: self.scale,
             mask: Mask::Causal,
             bias: None,
+            kernels: self.q.kernels(),
         };
         let (q, k, v) = (
             self.q.forward(&normed)?,

@@ -19,10 +19,10 @@ use rayon::prelude::*;
 
 use crate::ModelError;
 
-/// Applies `encode` to each token sequence and stacks the results; in parallel on the CPU.
+/// Applies `encode` to each token sequence and stacks the results; in parallel where threads may share the work.
 fn stacked(
     sequences: &[Vec<u32>],
-    on_cpu: bool,
+    is_host: bool,
     encode: impl Fn(&[u32]) -> Result<Tensor, ModelError> + Sync,
 ) -> Result<Tensor, ModelError> {
     if sequences.is_empty() {
@@ -31,10 +31,29 @@ fn stacked(
             problem: "is empty".to_owned(),
         });
     }
-    let encoded: Result<Vec<Tensor>, ModelError> = if on_cpu {
+    let encoded: Result<Vec<Tensor>, ModelError> = if is_host {
         sequences.par_iter().map(|ids| encode(ids)).collect()
     } else {
         sequences.iter().map(|ids| encode(ids)).collect()
     };
     Ok(Tensor::stack(&encoded?, 0)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    /// A GPU's stream and its cuBLAS handle belong to the thread that opened it.
+    #[test]
+    fn prompts_that_are_no_host_memory_are_encoded_on_the_thread_that_asks() {
+        let own = std::thread::current().id();
+        let encode = |_: &[u32]| {
+            assert_eq!(std::thread::current().id(), own);
+            Ok(Tensor::zeros(1, DType::F32, &Device::Cpu)?)
+        };
+        let states = stacked(&vec![vec![1]; 64], false, encode).unwrap();
+        assert_eq!(states.dims(), [64, 1]);
+    }
 }

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use serde::Deserialize;
 
 use super::stacked;
 use crate::{
     LoadError, ModelError, Weights,
-    layers::{Activation, Attention, Bias, Linear, Mask, RmsNorm, attention, compute_dtype, gated},
-    load::{read_config, require_positive, size},
+    layers::{Activation, Attention, Bias, Linear, Mask, RmsNorm, attention, gated},
+    load::{Placement, read_config, require_positive, size},
 };
 
 #[derive(Debug, Deserialize)]
@@ -101,7 +101,7 @@ pub struct T5Encoder {
     relative_bias: Tensor,
     max_distance: usize,
     heads: usize,
-    device: Device,
+    placement: Placement,
 }
 
 #[derive(Debug)]
@@ -129,8 +129,8 @@ impl T5Encoder {
     ///
     /// # Errors
     /// Any [`LoadError`].
-    pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
-        let weights = Weights::open(dir, device, compute_dtype(device, dtype))?;
+    pub fn load(dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
+        let weights = Weights::open(dir, &placement.for_encoders())?;
         let config_file = dir.join("config.json");
         let config: Config = read_config(&config_file)?;
         config.check(&config_file)?;
@@ -200,7 +200,7 @@ impl T5Encoder {
             )?,
             max_distance: config.relative_attention_max_distance,
             heads: config.num_heads,
-            device: device.clone(),
+            placement: weights.placement().clone(),
         };
         // A full T5 checkpoint holds the decoder too.
         weights.finish(&["decoder.", "lm_head.", "encoder.embed_tokens."])?;
@@ -224,11 +224,13 @@ impl T5Encoder {
             });
         }
         let bias = self.position_bias(length)?;
-        stacked(sequences, self.device.is_cpu(), |ids| self.encode_one(ids, &bias))
+        stacked(sequences, self.placement.is_host(), |ids| self.encode_one(ids, &bias))
     }
 
     fn encode_one(&self, ids: &[u32], bias: &Tensor) -> Result<Tensor, ModelError> {
-        let mut x = self.embedding.index_select(&Tensor::new(ids, &self.device)?, 0)?;
+        let mut x = self
+            .embedding
+            .index_select(&Tensor::new(ids, self.placement.device())?, 0)?;
         let rows = 0..ids.len();
         let shape = Attention {
             heads: self.heads,
@@ -236,6 +238,7 @@ impl T5Encoder {
             scale: 1.0,
             mask: Mask::Segments(std::slice::from_ref(&rows)),
             bias: Some(bias),
+            kernels: self.placement.kernels(),
         };
         for layer in &self.layers {
             let normed = layer.attention_norm.forward(&x)?;
@@ -259,7 +262,7 @@ impl T5Encoder {
             .map(|(query, key)| relative_bucket(query, key, buckets, self.max_distance))
             .collect();
         let table = self.relative_bias.to_dtype(DType::F32)?;
-        let bias = table.index_select(&Tensor::new(indices, &self.device)?, 0)?;
+        let bias = table.index_select(&Tensor::new(indices, self.placement.device())?, 0)?;
         Ok(bias
             .reshape((length, length, self.heads))?
             .permute((2, 0, 1))?
@@ -271,7 +274,7 @@ impl FeedForward {
     fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         let hidden = self.wi.forward(x)?;
         let hidden = match &self.wi_up {
-            Some(up) => gated(self.activation, &hidden, &up.forward(x)?)?,
+            Some(up) => gated(self.activation, self.wi.kernels(), &hidden, &up.forward(x)?)?,
             None => self.activation.forward(&hidden)?,
         };
         self.wo.forward(&hidden)

@@ -3,9 +3,9 @@
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use crate::ModelError;
+use crate::{ModelError, load::Placement};
 
-/// Computes each sample of `batch` in `dtype`, and stacks the results in float32; on the CPU, samples run in parallel.
+/// Computes each sample of `batch` where `placement` says, and stacks the results in float32; where threads may share the work, samples run in parallel.
 ///
 /// # Shapes
 /// `batch` is (batch, `channels`, height, width); `compute` takes and returns tensors with a batch of one.
@@ -16,7 +16,7 @@ pub(super) fn each(
     batch: &Tensor,
     input: &'static str,
     channels: usize,
-    dtype: DType,
+    placement: &Placement,
     compute: impl Fn(&Tensor) -> Result<Tensor, ModelError> + Sync,
 ) -> Result<Tensor, ModelError> {
     let count = match *batch.dims() {
@@ -30,9 +30,9 @@ pub(super) fn each(
             });
         }
     };
-    let batch = batch.to_dtype(dtype)?.contiguous()?;
+    let batch = batch.to_dtype(placement.dtype())?.contiguous()?;
     let one = |index: usize| compute(&batch.narrow(0, index, 1)?);
-    let outputs: Result<Vec<Tensor>, ModelError> = if batch.device().is_cpu() {
+    let outputs: Result<Vec<Tensor>, ModelError> = if placement.is_host() {
         (0..count).into_par_iter().map(one).collect()
     } else {
         (0..count).map(one).collect()

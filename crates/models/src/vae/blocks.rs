@@ -89,6 +89,7 @@ impl PixelAttention {
             scale: (channels as f64).sqrt().recip(),
             mask: Mask::Segments(std::slice::from_ref(&all)),
             bias: None,
+            kernels: self.q.kernels(),
         };
         let (q, k, v) = (
             self.q.forward(&pixels)?,

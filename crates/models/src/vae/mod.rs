@@ -8,12 +8,13 @@ mod qwen_image;
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use serde::Deserialize;
 
+use crate::load::Placement;
 use crate::{
     LoadError, ModelError, Weights,
-    layers::{Conv2d, ConvShape, Upsampling, compute_dtype},
+    layers::{Conv2d, ConvShape, Upsampling},
     load::{read_config, require_positive, size, sizes},
 };
 use batch::each;
@@ -158,7 +159,7 @@ pub struct AutoencoderKl {
     decoder: Decoder,
     quant_conv: Option<Conv2d>,
     post_quant_conv: Option<Conv2d>,
-    dtype: DType,
+    placement: Placement,
 }
 
 impl AutoencoderKl {
@@ -166,9 +167,8 @@ impl AutoencoderKl {
     ///
     /// # Errors
     /// Any [`LoadError`].
-    pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
-        let dtype = compute_dtype(device, dtype);
-        let weights = Weights::open(dir, device, dtype)?;
+    pub fn load(dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
+        let weights = Weights::open(dir, &placement.for_encoders())?;
         let config = AutoencoderConfig::read(dir)?;
         let moments = 2 * config.latent_channels;
         let pointwise = |name: &str, wanted: bool, channels: usize| {
@@ -182,7 +182,7 @@ impl AutoencoderKl {
             quant_conv: pointwise("quant_conv", config.use_quant_conv, moments)?,
             post_quant_conv: pointwise("post_quant_conv", config.use_post_quant_conv, config.latent_channels)?,
             config,
-            dtype,
+            placement: weights.placement().clone(),
         };
         weights.finish(&[])?;
         Ok(autoencoder)
@@ -202,7 +202,7 @@ impl AutoencoderKl {
     /// [`ModelError::Shape`] for another number of channels.
     pub fn encode_mean(&self, images: &Tensor) -> Result<Tensor, ModelError> {
         let channels = self.config.in_channels;
-        each(images, "images", channels, self.dtype, |image| {
+        each(images, "images", channels, &self.placement, |image| {
             let mut moments = self.encoder.forward(image)?;
             if let Some(quant_conv) = &self.quant_conv {
                 moments = quant_conv.forward(&moments, Upsampling::None)?;
@@ -221,7 +221,7 @@ impl AutoencoderKl {
     /// [`ModelError::Shape`] for another number of channels.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
         let channels = self.config.latent_channels;
-        each(latents, "latents", channels, self.dtype, |latent| {
+        each(latents, "latents", channels, &self.placement, |latent| {
             match &self.post_quant_conv {
                 Some(post_quant_conv) => self
                     .decoder

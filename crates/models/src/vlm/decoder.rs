@@ -68,7 +68,7 @@ pub(super) struct Cache {
 }
 
 impl Decoder {
-    pub(super) fn load(weights: &Weights, name: &str, config: &TextConfig, device: &Device) -> Result<Self, LoadError> {
+    pub(super) fn load(weights: &Weights, name: &str, config: &TextConfig) -> Result<Self, LoadError> {
         let width = config.hidden_size;
         Ok(Self {
             embedding: weights.get(&format!("{name}.embed_tokens.weight"), &[config.vocab_size, width])?,
@@ -76,8 +76,8 @@ impl Decoder {
                 .map(|i| Layer::load(weights, &format!("{name}.layers.{i}"), config))
                 .collect::<Result<_, _>>()?,
             norm: RmsNorm::load(weights, &format!("{name}.norm"), width, config.rms_norm_eps)?,
-            positions: RotaryPositions::new(config),
-            device: device.clone(),
+            positions: RotaryPositions::new(config, weights.kernels()),
+            device: weights.placement().device().clone(),
         })
     }
 
@@ -273,12 +273,14 @@ impl Layer {
             scale: (self.head_dim as f64).sqrt().recip(),
             mask: Mask::Causal,
             bias: None,
+            kernels: self.q.kernels(),
         };
         let mixed = attention(shape, &q, &k, &v)?;
         let x = (x.narrow(0, first, count)? + self.o.forward(&mixed)?)?;
         let normed = self.post_norm.forward(&x)?;
         let hidden = gated(
             self.activation,
+            self.gate.kernels(),
             &self.gate.forward(&normed)?,
             &self.up.forward(&normed)?,
         )?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use image::RgbImage;
 
 use super::config::{Config, Family};
@@ -10,7 +10,7 @@ use super::decoder::{Decoder, Prompt};
 use super::preprocess::{Grid, ImageProcessor};
 use super::vision::VisionTower;
 use super::{Seen, expand, towers};
-use crate::layers::compute_dtype;
+use crate::load::Placement;
 use crate::text::WordTokenizer;
 use crate::{LoadError, ModelError, Weights};
 
@@ -37,10 +37,9 @@ impl VlmEncoder {
         dir: &Path,
         processor: Option<&Path>,
         tokenizer: WordTokenizer,
-        device: &Device,
-        dtype: DType,
+        placement: &Placement,
     ) -> Result<Self, LoadError> {
-        let weights = Weights::open(dir, device, compute_dtype(device, dtype))?;
+        let weights = Weights::open(dir, &placement.for_encoders())?;
         let config = qwen2_5(dir)?;
         let (visual, text) = towers(&weights);
         let eyes = match processor {
@@ -50,7 +49,8 @@ impl VlmEncoder {
             )),
             None => None,
         };
-        let decoder = Decoder::load(&weights, text, &config.text, device)?;
+        let decoder = Decoder::load(&weights, text, &config.text)?;
+        let device = weights.placement().device().clone();
         // Nothing is generated; without pictures nothing is seen.
         weights.finish(&if eyes.is_some() {
             vec!["lm_head."]
@@ -62,7 +62,7 @@ impl VlmEncoder {
             tokenizer,
             eyes,
             decoder,
-            device: device.clone(),
+            device,
         })
     }
 
@@ -72,7 +72,7 @@ impl VlmEncoder {
         if let Some(processor) = processor {
             ImageProcessor::load(processor, &config.vision)?;
         }
-        Ok(Weights::open(dir, &Device::Cpu, DType::F32)?.parameters())
+        Ok(Weights::open(dir, &Placement::cpu())?.parameters())
     }
 
     /// The tokenizer, which guards the words of a text.

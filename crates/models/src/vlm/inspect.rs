@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device};
-
 use super::{Message, Settings};
+use crate::load::Placement;
 use crate::{LoadError, ModelError, Weights};
 
 /// The folder of a [`super::Vlm`] that was looked into, without its weights.
@@ -20,7 +19,7 @@ impl VlmInspection {
     /// # Errors
     /// Any [`LoadError`].
     pub fn read(dir: &Path) -> Result<Self, LoadError> {
-        let parameters = Weights::open(dir, &Device::Cpu, DType::F32)?.parameters();
+        let parameters = Weights::open(dir, &Placement::cpu())?.parameters();
         Ok(Self {
             settings: Settings::read(dir)?,
             parameters,

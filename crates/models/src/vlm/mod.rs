@@ -7,6 +7,7 @@ mod config;
 mod decoder;
 mod encoder;
 mod generate;
+mod head;
 mod inspect;
 mod positions;
 mod preprocess;
@@ -17,21 +18,18 @@ mod vision;
 
 use std::{collections::HashMap, path::Path, sync::OnceLock};
 
-use candle_core::{DType, Device};
 use image::RgbImage;
 use rayon::prelude::*;
 
-use crate::{
-    LoadError, ModelError, Weights,
-    error::finite,
-    layers::{Bias, Linear, compute_dtype},
-};
+use crate::load::Placement;
+use crate::{LoadError, ModelError, Weights, error::finite};
 pub use chat::{Content, Message};
 use config::Family;
 use decoder::{Decoder, Prompt};
 pub(crate) use encoder::VlmEncoder;
 use generate::Vocabulary;
 pub use generate::{Generated, Generation};
+use head::Head;
 pub use inspect::VlmInspection;
 use preprocess::Grid;
 use settings::Settings;
@@ -56,8 +54,8 @@ pub struct Vlm {
     settings: Settings,
     vision: VisionTower,
     decoder: Decoder,
-    head: Linear,
-    device: Device,
+    head: Head,
+    placement: Placement,
     /// Made when a schema first asks for it.
     vocabulary: OnceLock<Vocabulary>,
 }
@@ -73,33 +71,24 @@ impl Vlm {
     ///
     /// # Errors
     /// Any [`LoadError`].
-    pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
-        let weights = Weights::open(dir, device, compute_dtype(device, dtype))?;
+    pub fn load(dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
+        let weights = Weights::open(dir, &placement.for_encoders())?;
         let settings = Settings::read(dir)?;
         let config = &settings.config;
 
         let (visual, text) = towers(&weights);
         let vision = VisionTower::load(&weights, visual, &config.vision)?;
-        let decoder = Decoder::load(&weights, text, &config.text, device)?;
-        let head = if config.tie_word_embeddings {
-            Linear::new(decoder.embedding(), None).map_err(|source| weights.candle(source))?
-        } else {
-            Linear::load(
-                &weights,
-                "lm_head",
-                config.text.hidden_size,
-                config.text.vocab_size,
-                Bias::None,
-            )?
-        };
+        let decoder = Decoder::load(&weights, text, &config.text)?;
+        let head = Head::load(&weights, config, &decoder)?;
         let ignored: &[&str] = if config.tie_word_embeddings { &["lm_head."] } else { &[] };
+        let placement = weights.placement().clone();
         weights.finish(ignored)?;
         Ok(Self {
             settings,
             vision,
             decoder,
             head,
-            device: device.clone(),
+            placement,
             vocabulary: OnceLock::new(),
         })
     }
@@ -197,7 +186,7 @@ impl Vlm {
         items: &[I],
         compute: impl Fn(&I) -> Result<O, ModelError> + Send + Sync,
     ) -> Result<Vec<O>, ModelError> {
-        if self.device.is_cpu() {
+        if self.placement.is_host() {
             items.par_iter().map(compute).collect()
         } else {
             items.iter().map(compute).collect()
@@ -206,7 +195,7 @@ impl Vlm {
 
     fn see(&self, image: &RgbImage) -> Result<Seen, ModelError> {
         let (patches, grid) = self.settings.processor.patches(image)?;
-        let features = self.vision.forward(&patches, grid, &self.device)?;
+        let features = self.vision.forward(&patches, grid, self.placement.device())?;
         finite(&features.tokens, "view of a picture (the judge's vision tower)")?;
         Ok(Seen { features, grid })
     }
@@ -219,7 +208,7 @@ impl Vlm {
             image_token: self.settings.config.image_token_id,
             images,
         })?;
-        let logits = self.head.forward(&state)?.squeeze(0)?.to_dtype(DType::F32)?;
+        let logits = self.head.logits(&state)?;
         Ok(finite(&logits, "answer (the judge's language model)")?.to_vec1()?)
     }
 

@@ -3,7 +3,7 @@
 use candle_core::Device;
 
 use super::{config::TextConfig, preprocess::Grid, vision::inverse_frequencies};
-use crate::{ModelError, layers::Rotary};
+use crate::{ModelError, layers::Rotary, ops::Kernels};
 
 /// Which frequency turns with which axis of a position.
 #[derive(Debug)]
@@ -11,6 +11,7 @@ pub(super) struct RotaryPositions {
     frequencies: Vec<f32>,
     /// For each frequency: 0 temporal, 1 vertical, 2 horizontal.
     axes: Vec<usize>,
+    kernels: Kernels,
 }
 
 /// The temporal, vertical and horizontal position of each token of a prompt.
@@ -21,10 +22,11 @@ pub(super) struct PromptPositions {
 }
 
 impl RotaryPositions {
-    pub(super) fn new(config: &TextConfig) -> Self {
+    pub(super) fn new(config: &TextConfig, kernels: Kernels) -> Self {
         Self {
             frequencies: inverse_frequencies(config.rope_theta(), config.head_dim()),
             axes: config.rotary_axes(),
+            kernels,
         }
     }
 
@@ -38,7 +40,7 @@ impl RotaryPositions {
                     .map(|(frequency, axis)| position[*axis] as f32 * frequency)
             })
             .collect();
-        Rotary::new(&angles, positions.len(), device)
+        Rotary::new(&angles, positions.len(), device, self.kernels)
     }
 }
 

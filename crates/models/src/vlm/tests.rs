@@ -1,11 +1,12 @@
 //! What does not show outside: features of the vision tower, cached against recomputed states.
 
+use crate::load::Placement;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
 };
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use image::RgbImage;
 
 use super::*;
@@ -53,7 +54,7 @@ fn assert_close(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
 fn vision_features_of_every_depth_match_transformers() {
     for name in ["qwen3-two-levels", "qwen3-every-layer"] {
         let folder = golden().join("vlm").join(name);
-        let model = Vlm::load(&folder, &Device::Cpu, DType::F32).unwrap();
+        let model = Vlm::load(&folder, &Placement::cpu()).unwrap();
         let expected = expected(&folder);
         for (i, image) in images(&expected).iter().enumerate() {
             let Features { tokens, deepstack } = model.see(image).unwrap().features;
@@ -83,7 +84,7 @@ fn a_cached_token_has_the_logits_of_a_whole_computation() {
         golden().join("vlm/qwen3-two-levels"),
         golden().join("vlm/qwen3-every-layer"),
     ] {
-        let model = Vlm::load(&folder, &Device::Cpu, DType::F32).unwrap();
+        let model = Vlm::load(&folder, &Placement::cpu()).unwrap();
         let images = images(&expected(&folder));
         let seen: Vec<Seen> = images[..2].iter().map(|image| model.see(image).unwrap()).collect();
         let seen: Vec<&Seen> = seen.iter().collect();
@@ -95,7 +96,7 @@ fn a_cached_token_has_the_logits_of_a_whole_computation() {
         ])];
         let mut ids = model.expanded_ids(&messages, &grids).unwrap();
         let image_token = model.settings.config.image_token_id;
-        let logits = |state: &Tensor| flat(&model.head.forward(state).unwrap());
+        let logits = |state: &Tensor| flat(&model.head.logits(state).unwrap());
         let prompt = |ids: &[u32]| {
             model
                 .decoder

@@ -8,11 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use gavel_models::vlm::{Content, Conversation, Message, Vlm};
 use image::RgbImage;
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::kernels::Kernels;
 
 #[derive(Deserialize)]
 struct Spec {
@@ -54,18 +56,18 @@ fn part(json: &Value) -> Content {
 
 impl Case {
     /// Loads a folder of tests/golden.
-    pub(crate) fn load(name: &str) -> Self {
+    pub(crate) fn load(name: &str, kernels: Kernels) -> Self {
         let dir = root().join("tests/golden").join(name);
         let folder = if name == "judge/tiny-judge" {
             root().join("models/tiny-judge")
         } else {
             dir.clone()
         };
-        Self::of(&dir, &folder)
+        Self::of(&dir, &folder, kernels)
     }
 
     /// Loads the conversations in `dir` with the model in `folder`.
-    pub(crate) fn of(dir: &Path, folder: &Path) -> Self {
+    pub(crate) fn of(dir: &Path, folder: &Path, kernels: Kernels) -> Self {
         let expected = candle_core::safetensors::load(dir.join("expected.safetensors"), &Device::Cpu).unwrap();
         let specs: Vec<Spec> = serde_json::from_slice(&fs::read(dir.join("conversations.json")).unwrap()).unwrap();
         let images = (0..)
@@ -87,7 +89,7 @@ impl Case {
             })
             .collect();
         Self {
-            model: Vlm::load(folder, &Device::Cpu, DType::F32).unwrap(),
+            model: Vlm::load(folder, &kernels.placement()).unwrap(),
             images,
             conversations,
             expected,

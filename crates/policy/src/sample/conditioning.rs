@@ -68,14 +68,15 @@ impl ConditioningCache {
         encoding: Encoding,
     ) -> Result<Vec<Arc<Conditioning>>, ModelError> {
         let keys: Vec<Key> = tasks.iter().map(|task| Key::new(task, encoding)).collect();
-        let fetched: Vec<Arc<Conditioning>> = keys
-            .par_iter()
-            .zip(tasks)
-            .map(|(key, task)| match self.entries.get(key) {
-                Some(conditioning) => Ok(conditioning.clone()),
-                None => pipeline.condition(task, &encoding).map(Arc::new),
-            })
-            .collect::<Result<_, _>>()?;
+        let one = |(key, task): (&Key, &Task<'_>)| match self.entries.get(key) {
+            Some(conditioning) => Ok(conditioning.clone()),
+            None => pipeline.condition(task, &encoding).map(Arc::new),
+        };
+        let fetched: Result<Vec<Arc<Conditioning>>, ModelError> = match pipeline.denoiser().placement().is_host() {
+            true => keys.par_iter().zip(tasks).map(one).collect(),
+            false => keys.iter().zip(tasks).map(one).collect(),
+        };
+        let fetched = fetched?;
         let bytes_max = match pipeline.denoiser().device().is_cpu() {
             true => Self::HOST_BYTES_MAX,
             false => Self::DEVICE_BYTES_MAX,

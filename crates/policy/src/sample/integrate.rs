@@ -54,7 +54,7 @@ impl Batch<'_> {
     pub(super) fn integrate(&self, initial: Vec<Vec<f32>>) -> Result<(Vec<Way>, Tensor), Stop> {
         let (tokens, channels) = (self.grid.tokens(), self.denoiser.latent_channels());
         let steps = self.schedule.sigmas.len() - 1;
-        let mut states = States::new(initial, tokens, channels, steps, self.denoiser.device())?;
+        let mut states = States::new(initial, tokens, channels, steps, self.denoiser.placement())?;
         for (timestep, transition) in self.schedule.transitions().enumerate() {
             let velocity = self.velocity(&states.latents()?, transition.sigma)?;
             let noise = |row: usize| self.noise[row].step(timestep).normal(tokens * channels);

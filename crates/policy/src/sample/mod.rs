@@ -12,11 +12,11 @@ mod step;
 
 use std::{path::Path, sync::Arc};
 
-use candle_core::{DType, Device};
 use gavel_core::ids::{Candidate, Digest};
 use gavel_core::rpo;
 use gavel_core::spec::SamplingSpec;
 use gavel_core::work::rules::CandidateNoise;
+use gavel_models::load::Placement;
 use gavel_models::{
     Family, LoadError, ModelError,
     denoiser::{Conditioning, Denoiser, Grid, Pipeline, Task},
@@ -90,9 +90,9 @@ impl Sampler {
     ///
     /// # Errors
     /// [`LoadError`] for anything wrong with the folder.
-    pub fn load(family: Family, dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
+    pub fn load(family: Family, dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
         let model = fingerprint(&family.denoiser_dir(dir))?;
-        Ok(Self::new(family.load_pipeline(dir, device, dtype)?, model))
+        Ok(Self::new(family.load_pipeline(dir, placement)?, model))
     }
 
     /// A sampler of a loaded pipeline whose denoiser's folder has this fingerprint.

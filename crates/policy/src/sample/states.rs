@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use gavel_models::ModelError;
+use gavel_models::load::Placement;
 
 use super::step::Transition;
 use crate::values::with_values;
@@ -53,11 +54,11 @@ impl States {
         tokens: usize,
         channels: usize,
         steps: usize,
-        device: &Device,
+        placement: &Placement,
     ) -> Result<Self, ModelError> {
-        Ok(match device.is_cpu() {
+        Ok(match placement.is_host() {
             true => Self::Host(HostStates::new(initial, tokens, channels, steps)),
-            false => Self::Device(DeviceStates::new(&initial, tokens, channels, device)?),
+            false => Self::Device(DeviceStates::new(&initial, tokens, channels, placement.device())?),
         })
     }
 

@@ -134,6 +134,10 @@ impl fmt::Display for Deviation {
 /// Token rows of the groups that run as one batch, unless a single group has more; bounds the memory of a pass.
 const BATCH_ROWS: usize = 2560;
 
+/// Rows whose activations are kept on a device at a time. A row of FLUX.1-dev at 512 x 512 keeps about 5 GB; the sums are the same
+/// however many rows are together, because a device adds the gradients row by row.
+const ROWS_KEPT_ON_DEVICE: usize = 4;
+
 impl Trainer {
     /// Sums the gradient of `groups`, in their order. The base's velocity is always computed too: the KL against it is
     /// reported even where `kl_beta` is 0 and nothing flows from it.
@@ -200,7 +204,8 @@ impl Trainer {
             deviation: None,
         };
         let together = match settings.memory {
-            ActivationMemory::KeepAll => rows.len().max(1),
+            ActivationMemory::KeepAll if self.denoiser.placement().is_host() => rows.len().max(1),
+            ActivationMemory::KeepAll => ROWS_KEPT_ON_DEVICE,
             ActivationMemory::Checkpoint => 1,
         };
         for rows in batches(rows, together) {
@@ -208,7 +213,7 @@ impl Trainer {
             let input = batch.as_input();
             let reference = self.denoiser.velocity(None, &input)?;
             let (velocity, tape) = self.denoiser.velocity_for_vjp(adapter, &input, settings.memory)?;
-            let terms = match self.denoiser.device().is_cpu() {
+            let terms = match self.denoiser.placement().is_host() {
                 true => term::on_slices(settings.objective, rows, &velocity, &reference)?,
                 false => {
                     let next = self.stack(rows, Row::next)?;

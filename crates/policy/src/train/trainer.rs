@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device};
 use gavel_core::ids::Digest;
 use gavel_models::{
     Family, LoadError,
     denoiser::Denoiser,
-    load::fingerprint,
+    load::{Placement, fingerprint},
     lora::{LoraAdapter, LoraConfig},
 };
 
@@ -25,8 +24,8 @@ impl Trainer {
     ///
     /// # Errors
     /// [`LoadError`] for anything wrong with the folder.
-    pub fn load(family: Family, dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
-        let denoiser = family.load_denoiser(dir, device, dtype)?;
+    pub fn load(family: Family, dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
+        let denoiser = family.load_denoiser(dir, placement)?;
         Ok(Self::new(denoiser, fingerprint(&family.denoiser_dir(dir))?))
     }
 

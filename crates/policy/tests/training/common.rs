@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use candle_core::{DType, Device};
 use gavel_core::{
     ids::{Digest, PromptIndex, Step},
     noise::{NoiseKey, Use},
     spec::{ObjectiveSpec, SamplingSpec},
 };
+use gavel_models::load::Placement;
 use gavel_models::{
     Family,
     denoiser::{ActivationMemory, Encoding, Task},
@@ -22,7 +22,7 @@ pub(crate) fn tiny_flux() -> PathBuf {
 }
 
 pub(crate) fn trainer() -> Trainer {
-    Trainer::load(Family::Flux, &tiny_flux(), &Device::Cpu, DType::F32).unwrap()
+    Trainer::load(Family::Flux, &tiny_flux(), &Placement::cpu()).unwrap()
 }
 
 pub(crate) fn lora() -> LoraConfig {
@@ -77,7 +77,7 @@ pub(crate) fn sampling() -> SamplingSpec {
 
 /// `count` pairs with rewards +1 and -1.
 pub(crate) fn groups(digest: Digest, adapter: &LoraAdapter, count: u32) -> Vec<Group> {
-    let mut sampler = Sampler::load(Family::Flux, &tiny_flux(), &Device::Cpu, DType::F32).unwrap();
+    let mut sampler = Sampler::load(Family::Flux, &tiny_flux(), &Placement::cpu()).unwrap();
     let texts = [
         "a red circle on a blue background",
         "a green square on a white background",

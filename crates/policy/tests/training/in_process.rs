@@ -1,7 +1,6 @@
 //! A step and an evaluation in this process, on the shipped small model.
 
 use crate::common::{tiny_flux, trainer};
-use candle_core::{DType, Device};
 use gavel_core::{
     ids::{Digest, PromptIndex, Step},
     spec::RunSpec,
@@ -9,6 +8,7 @@ use gavel_core::{
 };
 use gavel_models::Family;
 use gavel_models::denoiser::Task;
+use gavel_models::load::Placement;
 use gavel_models::lora::LoraConfig;
 use gavel_policy::in_process::{InProcess, Labelled, judge_counts};
 use gavel_policy::{Policy, PolicyState, Prompt, Sampler};
@@ -71,7 +71,7 @@ fn prompts() -> Vec<Prompt<'static>> {
 fn with_local<T>(spec: &RunSpec, act: impl FnOnce(&mut InProcess<'_>) -> T) -> T {
     act(&mut InProcess {
         spec,
-        sampler: &mut Sampler::load(Family::Flux, &tiny_flux(), &Device::Cpu, DType::F32).unwrap(),
+        sampler: &mut Sampler::load(Family::Flux, &tiny_flux(), &Placement::cpu()).unwrap(),
         judge: &ByIndex,
         rubric: &RubricSet::from_text("by index").unwrap(),
     })

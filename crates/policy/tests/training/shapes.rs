@@ -1,12 +1,13 @@
 //! Prompts whose conditioning differs in shape, as those of a family that does not pad its words.
 
 use crate::common::{adapter, lora, objective, sampling, settings, tiny_flux, trainer};
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use gavel_core::{
     ids::{Digest, PromptIndex, Step},
     noise::Use,
 };
 use gavel_models::denoiser::{Conditioning, Denoiser, Encoding, Grid, Pipeline, Task};
+use gavel_models::load::Placement;
 use gavel_models::{Family, ModelError};
 use gavel_policy::{Group, Levels, Method, Policy, Prompt, Request, RewardedTrajectory, Sample, Sampler};
 use image::RgbImage;
@@ -65,9 +66,7 @@ fn prompts() -> Vec<Prompt<'static>> {
 }
 
 fn sample(prompts: &[Prompt<'_>], model: Digest, policy: Policy<'_>) -> Vec<Sample> {
-    let pipeline = Family::Flux
-        .load_pipeline(&tiny_flux(), &Device::Cpu, DType::F32)
-        .unwrap();
+    let pipeline = Family::Flux.load_pipeline(&tiny_flux(), &Placement::cpu()).unwrap();
     let request = Request {
         prompts,
         candidates: 2,

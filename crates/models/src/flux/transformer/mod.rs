@@ -2,6 +2,8 @@
 //!
 //! Forward and backward are hand-written per block, once for all backends.
 
+#[cfg(test)]
+mod budget;
 mod config;
 mod network;
 mod original;
@@ -10,16 +12,16 @@ mod single;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 
 use super::{POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
 use crate::denoiser::check::{check_batch, misfit};
 use crate::denoiser::engine::{Compute, Engine};
 use crate::denoiser::loader::{Headers, Loader};
 use crate::denoiser::{ActivationMemory, Denoiser, Input, Tape};
-use crate::load::{LoadError, Weights};
+use crate::load::{LoadError, Placement, Weights};
 use crate::lora::{AdaptableLayers, LoraAdapter, LoraGradients};
-use crate::ops::{Backend, Kernels, WithBackend, on_backend};
+use crate::ops::{Backend, WithBackend, on_backend};
 use crate::{Family, ModelError};
 pub use config::FluxTransformerConfig;
 use network::{FluxNetwork, FluxOnBackend};
@@ -27,7 +29,7 @@ use network::{FluxNetwork, FluxOnBackend};
 /// A frozen FLUX transformer.
 pub struct FluxTransformer {
     config: FluxTransformerConfig,
-    device: Device,
+    placement: Placement,
     engine: Box<dyn Compute>,
 }
 
@@ -60,7 +62,7 @@ impl WithBackend for Load<'_> {
 /// The layers of a `transformer` folder and the numbers in its weights, by settings and headers alone.
 pub(super) fn inspect(dir: &Path) -> Result<(AdaptableLayers, u64), LoadError> {
     let config = FluxTransformerConfig::read(dir)?;
-    let weights = Weights::open(dir, &Device::Cpu, DType::F32)?;
+    let weights = Weights::open(dir, &Placement::cpu())?;
     let mut layers = AdaptableLayers::default();
     FluxNetwork::load(Loader::new(&Headers, &weights, &mut layers), config)?;
     layers.published = original::names(&layers);
@@ -73,35 +75,23 @@ impl FluxTransformer {
     /// Reads `config.json` and the weights, single or sharded, of a diffusers `transformer` folder.
     ///
     /// On the CPU in float32 the fused kernels compute; they hold the linear weights in both orders, which doubles their memory.
-    /// Any other device or dtype is served by plain candle operations.
+    /// Any other device or dtype, and [`Placement::candle`] on every one, is served by plain candle operations.
     ///
     /// # Errors
     /// [`LoadError`] when a file is missing or damaged, a tensor is missing, misshapen or unused, or the configuration is one
     /// that FLUX does not have.
-    pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
-        Self::open(dir, device, dtype, Kernels::Fastest)
-    }
-
-    /// Reads the same for plain candle operations on every device: what the fused kernels are checked against.
-    ///
-    /// # Errors
-    /// As [`Self::load`].
-    pub fn load_with_candle_ops(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
-        Self::open(dir, device, dtype, Kernels::Candle)
-    }
-
-    fn open(dir: &Path, device: &Device, dtype: DType, kernels: Kernels) -> Result<Self, LoadError> {
+    pub fn load(dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
         let config = FluxTransformerConfig::read(dir)?;
-        let weights = Weights::open(dir, device, dtype)?;
+        let weights = Weights::open(dir, placement)?;
         let load = Load {
             config: config.clone(),
             weights: &weights,
         };
-        let engine = on_backend(device, dtype, kernels, load)?;
+        let engine = on_backend(placement, load)?;
         weights.finish(&[])?;
         Ok(Self {
             config,
-            device: device.clone(),
+            placement: placement.clone(),
             engine,
         })
     }
@@ -136,8 +126,8 @@ impl Denoiser for FluxTransformer {
         Family::Flux
     }
 
-    fn device(&self) -> &Device {
-        &self.device
+    fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     fn layers(&self) -> &AdaptableLayers {

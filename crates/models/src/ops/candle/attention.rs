@@ -1,217 +1,237 @@
 //! Joint attention in plain candle calls.
 
-use candle_core::{D, DType, Device, Result, Tensor};
+use candle_core::{DType, Result};
 
-use super::super::{Attention, Layout, Queries, Stream};
-use super::{CandleOps, map_streams, stream};
+use super::super::{Attention, Layout, Queries};
+use super::{Calls, CandleOps, inverse_root_mean_square, mean};
 
 /// Epsilon of the RMS norms of queries and keys.
 const RMS_NORM_EPSILON: f64 = 1e-6;
 
 /// Weights of the RMS norms over the head dimension, float32.
 #[derive(Debug)]
-pub(crate) struct HeadNorm {
-    pub(super) query: Tensor,
-    pub(super) key: Tensor,
+pub(crate) struct HeadNorm<T> {
+    /// (2, 1, 1, head_dim): of the queries, times the scale of the scores, and of the keys.
+    weights: T,
+    /// (head_dim,).
+    ones: T,
 }
 
-/// Cosines and sines as (tokens, head_dim / 2, 1), float32.
+impl<T: Calls> HeadNorm<T> {
+    pub(super) fn new(query: &T, key: &T) -> Result<Self> {
+        let head_dim = query.width();
+        let scale = 1.0 / (head_dim as f64).sqrt();
+        let query = query.to_dtype(DType::F32)?.affine(scale, 0.0)?;
+        Ok(Self {
+            weights: T::cat(&[query, key.to_dtype(DType::F32)?], 0)?.reshape((2, 1, 1, head_dim))?,
+            ones: T::upload(&vec![1.0; head_dim], head_dim, &key.place())?,
+        })
+    }
+}
+
+/// Cosines and sines as (tokens, head_dim / 2), float32.
 #[derive(Debug)]
-pub(crate) struct Rotary {
-    cos: Tensor,
-    sin: Tensor,
+pub(crate) struct Rotary<T> {
+    cos: T,
+    sin: T,
     /// -sin, which rotates back.
-    inverse_sin: Tensor,
+    inverse_sin: T,
 }
 
-impl Rotary {
-    pub(super) fn new(angles: &[f64], tokens: usize, device: &Device) -> Result<Self> {
+impl<T: Calls> Rotary<T> {
+    pub(super) fn new(angles: &[f64], tokens: usize, place: &T::Place) -> Result<Self> {
         let pairs = angles.len() / tokens.max(1);
         let table = |of: fn(f64) -> f64| {
             let values: Vec<f32> = angles.iter().map(|angle| of(*angle) as f32).collect();
-            Tensor::from_vec(values, (tokens, pairs, 1), device)
+            T::upload(&values, (tokens, pairs), place)
         };
-        let sin = table(f64::sin)?;
         Ok(Self {
             cos: table(f64::cos)?,
-            inverse_sin: sin.neg()?,
-            sin,
+            sin: table(f64::sin)?,
+            inverse_sin: table(|angle| -angle.sin())?,
         })
     }
-
-    /// Rotates the interleaved pairs of (batch, heads, tokens, head_dim); `tokens` are the last ones of the table.
-    fn rotate(&self, x: &Tensor) -> Result<Tensor> {
-        self.turn(x, &self.sin)
-    }
-
-    /// The inverse of [`Self::rotate`], which is also its transpose.
-    fn rotate_back(&self, x: &Tensor) -> Result<Tensor> {
-        self.turn(x, &self.inverse_sin)
-    }
-
-    fn turn(&self, x: &Tensor, sin: &Tensor) -> Result<Tensor> {
-        let (batch, heads, tokens, head_dim) = x.dims4()?;
-        let first = self.cos.dim(0)? - tokens;
-        let (cos, sin) = (self.cos.narrow(0, first, tokens)?, sin.narrow(0, first, tokens)?);
-        let pairs = x.reshape((batch, heads, tokens, head_dim / 2, 2))?;
-        let (even, odd) = (pairs.narrow(D::Minus1, 0, 1)?, pairs.narrow(D::Minus1, 1, 1)?);
-        let new_even = (even.broadcast_mul(&cos)? - odd.broadcast_mul(&sin)?)?;
-        let new_odd = (odd.broadcast_mul(&cos)? + even.broadcast_mul(&sin)?)?;
-        Tensor::cat(&[new_even, new_odd], D::Minus1)?.reshape((batch, heads, tokens, head_dim))
-    }
 }
 
-/// Queries, keys and values of all samples and what their norms need in the backward.
-struct Heads {
-    queries: Normalised,
-    keys: Normalised,
-    /// (batch, heads, tokens, head_dim).
-    values: Tensor,
-    scale: f64,
+/// Output (asking rows, dim).
+pub(super) fn forward<T: Calls>(qkv: &T, op: &Attention<CandleOps<T>>) -> Result<T> {
+    each_sample(op, [(qkv, op.layout)], op.queries.layout(op.layout), |[qkv]| {
+        let sample = Sample::new(&qkv, op)?;
+        let heads = split_heads(&qkv, 3, sample.heads)?;
+        let turned = heads
+            .narrow(0, 0, 2)?
+            .to_dtype(DType::F32)?
+            .rms_norm(&op.image_norm.ones, RMS_NORM_EPSILON)?
+            .times(&sample.weights)?
+            .rope(&op.rotary.cos, &op.rotary.sin)?
+            .to_dtype(qkv.dtype())?;
+        let queries = sample.asking(&part(&turned, 0)?)?;
+        let scores = queries.matmul(&part(&turned, 1)?.t()?)?;
+        join_heads(&scores.softmax()?.matmul(&part(&heads, 2)?)?)
+    })
 }
 
-/// Queries or keys before and after norm and rotation, (batch, heads, tokens, head_dim).
-struct Normalised {
-    /// x / rms(x).
-    normalised: Tensor,
-    /// 1 / rms(x), (batch, heads, tokens, 1).
-    inverse: Tensor,
-    /// Norm weights, (1, 1, tokens, head_dim).
-    weights: Tensor,
-    output: Tensor,
+/// Gradient (rows, 3 * dim) of the inputs. Scores and their gradients are float32 here: they are differences of like numbers.
+pub(super) fn backward<T: Calls>(qkv: &T, op: &Attention<CandleOps<T>>, output: &T, grad: &T) -> Result<T> {
+    let asking = op.queries.layout(op.layout);
+    let inputs = [(qkv, op.layout), (output, asking), (grad, asking)];
+    each_sample(op, inputs, op.layout, |[qkv, output, grad]| {
+        let sample = Sample::new(&qkv, op)?;
+        let heads = split_heads(&qkv, 3, sample.heads)?.to_dtype(DType::F32)?;
+        let (input, values) = (heads.narrow(0, 0, 2)?, part(&heads, 2)?);
+        let inverse = inverse_root_mean_square(&input, RMS_NORM_EPSILON)?;
+        let normalised = input.times(&inverse)?;
+        let turned = normalised
+            .times(&sample.weights)?
+            .rope(&op.rotary.cos, &op.rotary.sin)?;
+        let (queries, keys) = (sample.asking(&part(&turned, 0)?)?, part(&turned, 1)?);
+        let probabilities = queries.matmul(&keys.t()?)?.softmax()?;
+
+        let (output, grad) = (output.to_dtype(DType::F32)?, grad.to_dtype(DType::F32)?);
+        let delta = per_head(&output.times(&grad)?, sample.heads)?
+            .sum_last()?
+            .transpose(0, 1)?;
+        let grad = part(&split_heads(&grad, 1, sample.heads)?, 0)?;
+        let grad_scores = probabilities.times(&grad.matmul(&values.t()?)?.minus(&delta)?)?;
+        let grad_values = probabilities.t()?.matmul(&grad)?;
+        let grad_keys = grad_scores.t()?.matmul(&queries)?;
+        let grad_queries = sample.all(grad_scores.matmul(&keys)?)?;
+
+        let grad = stacked(&[grad_queries, grad_keys])?
+            .rope(&op.rotary.cos, &op.rotary.inverse_sin)?
+            .times(&sample.weights)?;
+        let along = normalised.times(&mean(&grad.times(&normalised)?)?)?;
+        let grad = grad.minus(&along)?.times(&inverse)?;
+        let all = T::cat(&[grad, stacked(&[grad_values])?], 0)?;
+        let (tokens, dim) = (qkv.dims()[0], qkv.width());
+        all.transpose(1, 2)?
+            .transpose(0, 1)?
+            .reshape((tokens, dim))?
+            .to_dtype(qkv.dtype())
+    })
 }
 
-impl Normalised {
-    fn new(x: &Tensor, weights: Tensor, rotary: &Rotary) -> Result<Self> {
-        let inverse = (x.sqr()?.mean_keepdim(D::Minus1)? + RMS_NORM_EPSILON)?
-            .sqrt()?
-            .recip()?;
-        let normalised = x.broadcast_mul(&inverse)?;
-        let output = rotary.rotate(&normalised.broadcast_mul(&weights)?)?;
+/// What the attention of one sample is made with.
+struct Sample<T> {
+    heads: usize,
+    /// Tokens of its prompt.
+    text: usize,
+    queries: Queries,
+    /// Weights of the norms that broadcast over (2, heads, tokens, head_dim).
+    weights: T,
+}
+
+impl<T: Calls> Sample<T> {
+    /// Of a sample's queries, keys and values (tokens, 3 * dim).
+    fn new(qkv: &T, op: &Attention<CandleOps<T>>) -> Result<Self> {
+        let head_dim = op.image_norm.ones.width();
+        let of_streams = [(op.text_norm, op.layout.text), (op.image_norm, op.layout.image)];
+        let weights = if std::ptr::eq(op.text_norm, op.image_norm) || op.layout.text == 0 {
+            op.image_norm.weights.clone()
+        } else {
+            let tables = of_streams.map(|(norm, tokens)| norm.weights.expand((2, 1, tokens, head_dim)));
+            let [text, image] = tables;
+            T::cat(&[text?, image?], 2)?
+        };
         Ok(Self {
-            normalised,
-            inverse,
+            heads: qkv.width() / 3 / head_dim,
+            text: op.layout.text,
+            queries: op.queries,
             weights,
-            output,
         })
     }
 
-    fn vjp(&self, grad: &Tensor, rotary: &Rotary) -> Result<Tensor> {
-        let grad = rotary.rotate_back(grad)?.broadcast_mul(&self.weights)?;
-        let mean = (&grad * &self.normalised)?.mean_keepdim(D::Minus1)?;
-        (grad - self.normalised.broadcast_mul(&mean)?)?.broadcast_mul(&self.inverse)
-    }
-}
-
-/// Token matrix to (batch, heads, tokens, head_dim) in float32, text tokens first.
-fn to_heads(x: &Tensor, layout: Layout, head_dim: usize) -> Result<Tensor> {
-    let mut streams = Vec::new();
-    for (which, tokens) in [(Stream::Text, layout.text), (Stream::Image, layout.image)] {
-        if tokens > 0 {
-            streams.push(stream(x, layout, which)?);
+    /// Of the queries of all tokens (heads, tokens, head_dim) those that ask.
+    fn asking(&self, queries: &T) -> Result<T> {
+        match self.queries {
+            Queries::All => Ok(queries.clone()),
+            Queries::Image => queries
+                .narrow(1, self.text, queries.dims()[1] - self.text)?
+                .contiguous(),
         }
     }
-    let joint = Tensor::cat(&streams, 1)?.to_dtype(DType::F32)?;
-    let heads = joint.dim(2)? / head_dim;
-    joint
-        .reshape((layout.batch, layout.text + layout.image, heads, head_dim))?
+
+    /// The gradient of all queries, of that of those that ask.
+    fn all(&self, grad: T) -> Result<T> {
+        match self.queries {
+            Queries::All => Ok(grad),
+            Queries::Image => {
+                let silent = T::zeros((self.heads, self.text, grad.width()), DType::F32, &grad.place())?;
+                T::cat(&[silent, grad], 1)
+            }
+        }
+    }
+}
+
+/// (tokens, heads * head_dim) as (tokens, heads, head_dim).
+fn per_head<T: Calls>(x: &T, heads: usize) -> Result<T> {
+    x.reshape((x.dims()[0], heads, x.width() / heads))
+}
+
+/// (tokens, parts * heads * head_dim) as (parts, heads, tokens, head_dim).
+fn split_heads<T: Calls>(x: &T, parts: usize, heads: usize) -> Result<T> {
+    x.reshape((x.dims()[0], parts, heads, x.width() / parts / heads))?
+        .transpose(0, 1)?
         .transpose(1, 2)?
         .contiguous()
 }
 
-/// The inverse of [`to_heads`], in float32.
-fn from_heads(x: &Tensor, layout: Layout) -> Result<Tensor> {
-    let joint = x.transpose(1, 2)?.contiguous()?.flatten(2, 3)?;
-    map_streams(layout, |which| match which {
-        Stream::Text => joint.narrow(1, 0, layout.text)?.contiguous(),
-        Stream::Image => joint.narrow(1, layout.text, layout.image)?.contiguous(),
-    })
+/// (heads, tokens, head_dim) as (tokens, heads * head_dim).
+fn join_heads<T: Calls>(x: &T) -> Result<T> {
+    let [heads, tokens, head_dim] = *x.dims() else {
+        return Err(candle_core::Error::Msg(format!("heads of shape {:?}", x.dims())).bt());
+    };
+    x.transpose(0, 1)?.reshape((tokens, heads * head_dim))
 }
 
-/// Norm weights per token, (1, 1, tokens, head_dim).
-fn token_weights(text: &Tensor, image: &Tensor, layout: Layout) -> Result<Tensor> {
-    let head_dim = image.dim(0)?;
-    let rows = [(text, layout.text), (image, layout.image)];
-    let mut streams = Vec::new();
-    for (weights, tokens) in rows.into_iter().filter(|(_, tokens)| *tokens > 0) {
-        streams.push(
-            weights
-                .reshape((1, 1, 1, head_dim))?
-                .broadcast_as((1, 1, tokens, head_dim))?
-                .contiguous()?,
-        );
+/// One of the parts of (parts, heads, tokens, head_dim).
+fn part<T: Calls>(x: &T, index: usize) -> Result<T> {
+    let shape: Vec<usize> = x.dims()[1..].to_vec();
+    x.narrow(0, index, 1)?.reshape(shape)
+}
+
+/// Parts (heads, tokens, head_dim) as (parts, heads, tokens, head_dim).
+fn stacked<T: Calls>(parts: &[T]) -> Result<T> {
+    let parts: Vec<T> = parts
+        .iter()
+        .map(|part| part.reshape([&[1], part.dims()].concat()))
+        .collect::<Result<_>>()?;
+    T::cat(&parts, 0)
+}
+
+/// Applies `compute` to the rows of each sample, text before image, and orders what it returns as `results` says.
+fn each_sample<T: Calls, const N: usize>(
+    op: &Attention<CandleOps<T>>,
+    inputs: [(&T, Layout); N],
+    results: Layout,
+    compute: impl Fn([T; N]) -> Result<T>,
+) -> Result<T> {
+    if op.layout.batch == 1 {
+        return compute(inputs.map(|(x, _)| x.clone()));
     }
-    Tensor::cat(&streams, 2)
-}
-
-impl Heads {
-    fn new(qkv: &Tensor, op: &Attention<CandleOps>) -> Result<Self> {
-        let (layout, dim) = (op.layout, qkv.dim(1)? / 3);
-        let head_dim = op.image_norm.query.dim(0)?;
-        let part = |which: usize| to_heads(&qkv.narrow(1, which * dim, dim)?, layout, head_dim);
-        let mut queries = part(0)?;
-        let mut query_weights = token_weights(&op.text_norm.query, &op.image_norm.query, layout)?;
-        if op.queries == Queries::Image {
-            queries = queries.narrow(2, layout.text, layout.image)?.contiguous()?;
-            query_weights = query_weights.narrow(2, layout.text, layout.image)?.contiguous()?;
+    let (mut text, mut image) = (Vec::new(), Vec::new());
+    for sample in 0..op.layout.batch {
+        let mut own = Vec::with_capacity(N);
+        for (x, layout) in inputs {
+            let first = layout.image_rows().start + sample * layout.image;
+            let rows = [
+                x.narrow(0, sample * layout.text, layout.text)?,
+                x.narrow(0, first, layout.image)?,
+            ];
+            own.push(match layout.text {
+                0 => rows[1].clone(),
+                _ => T::cat(&rows, 0)?,
+            });
         }
-        let key_weights = token_weights(&op.text_norm.key, &op.image_norm.key, layout)?;
-        Ok(Self {
-            queries: Normalised::new(&queries, query_weights, op.rotary)?,
-            keys: Normalised::new(&part(1)?, key_weights, op.rotary)?,
-            values: part(2)?,
-            scale: 1.0 / (head_dim as f64).sqrt(),
-        })
+        let own: [T; N] = own
+            .try_into()
+            .map_err(|_| candle_core::Error::Msg("another number of inputs".to_owned()).bt())?;
+        let result = compute(own)?;
+        if results.text > 0 {
+            text.push(result.narrow(0, 0, results.text)?);
+        }
+        image.push(result.narrow(0, results.text, results.image)?);
     }
-
-    fn scores(&self) -> Result<Tensor> {
-        self.queries.output.matmul(&self.keys.output.t()?)? * self.scale
-    }
-}
-
-/// Output (asking rows, dim) and log-sum-exp (asking rows, heads).
-pub(super) fn forward(qkv: &Tensor, op: &Attention<CandleOps>) -> Result<(Tensor, Tensor)> {
-    let heads = Heads::new(qkv, op)?;
-    let scores = heads.scores()?;
-    let log_sum_exp = scores.log_sum_exp(D::Minus1)?.unsqueeze(D::Minus1)?;
-    let output = scores.broadcast_sub(&log_sum_exp)?.exp()?.matmul(&heads.values)?;
-    let layout = op.queries.layout(op.layout);
-    Ok((
-        from_heads(&output, layout)?.to_dtype(qkv.dtype())?,
-        from_heads(&log_sum_exp, layout)?,
-    ))
-}
-
-/// Gradient (rows, 3 * dim) of the inputs.
-pub(super) fn backward(
-    qkv: &Tensor,
-    op: &Attention<CandleOps>,
-    output: &Tensor,
-    log_sum_exp: &Tensor,
-    grad: &Tensor,
-) -> Result<Tensor> {
-    let heads = Heads::new(qkv, op)?;
-    let layout = op.queries.layout(op.layout);
-    let head_dim = heads.values.dim(3)?;
-    let (output, grad) = (to_heads(output, layout, head_dim)?, to_heads(grad, layout, head_dim)?);
-    let log_sum_exp = to_heads(log_sum_exp, layout, 1)?;
-    let probabilities = heads.scores()?.broadcast_sub(&log_sum_exp)?.exp()?;
-    let delta = (&output * &grad)?.sum_keepdim(D::Minus1)?;
-    let grad_scores = grad.matmul(&heads.values.t()?)?.broadcast_sub(&delta)?;
-    let grad_scores = ((probabilities.clone() * grad_scores)? * heads.scale)?;
-
-    let grad_values = probabilities.t()?.contiguous()?.matmul(&grad)?;
-    let grad_keys = heads.keys.vjp(
-        &grad_scores.t()?.contiguous()?.matmul(&heads.queries.output)?,
-        op.rotary,
-    )?;
-    let mut grad_queries = heads.queries.vjp(&grad_scores.matmul(&heads.keys.output)?, op.rotary)?;
-    if op.queries == Queries::Image {
-        let (batch, heads, _, head_dim) = grad_queries.dims4()?;
-        let silent = Tensor::zeros((batch, heads, op.layout.text, head_dim), DType::F32, qkv.device())?;
-        grad_queries = Tensor::cat(&[silent, grad_queries], 2)?;
-    }
-    let rows = [grad_queries, grad_keys, grad_values].map(|grad| from_heads(&grad, op.layout));
-    let [queries, keys, values] = rows;
-    Tensor::cat(&[queries?, keys?, values?], 1)?.to_dtype(qkv.dtype())
+    text.extend(image);
+    T::cat(&text, 0)
 }

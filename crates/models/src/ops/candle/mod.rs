@@ -1,18 +1,27 @@
 //! The operations in plain candle calls: any device, any float dtype.
 //!
-//! This is what the fused kernels are held against, and what runs on devices that have none. Matrix products of frozen
-//! layers run in the dtype of the weights; norms, softmax, adapters and their gradients in float32.
+//! This is what the fused kernels are held against, and what runs on devices that have none. Matrix products of frozen layers and of
+//! attention run in the dtype of the weights; norms, softmax, adapters and gradients are float32 within.
+//!
+//! Nothing here can read a value back: a pass never waits for the device.
 
+mod adapted;
 mod attention;
+mod calls;
+#[cfg(test)]
+pub(crate) mod counted;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Result as CandleResult, Tensor};
 
-use super::{Attention, Backend, Factors, GradientSums, Layout, Modulation, Segment, Stream};
+use super::{Attention, Backend, Factors, GradientSums, Layout, Modulation, Segment};
 use crate::ModelError;
+use adapted::accumulate;
+pub(crate) use adapted::{Adapted, AdaptedGradient};
 pub(crate) use attention::{HeadNorm, Rotary};
+pub(crate) use calls::Calls;
 
 /// Epsilon of the modulated LayerNorms.
 const LAYER_NORM_EPSILON: f64 = 1e-6;
@@ -23,378 +32,309 @@ const GELU_CUBIC: f64 = 0.044_715;
 
 /// The candle backend.
 #[derive(Debug, Clone)]
-pub(crate) struct CandleOps {
-    pub(crate) device: Device,
+pub(crate) struct CandleOps<T: Calls = Tensor> {
+    /// Where everything lies.
+    pub(crate) place: T::Place,
     /// Of frozen weights and activations.
     pub(crate) dtype: DType,
 }
 
 /// A frozen linear layer.
 #[derive(Debug)]
-pub(crate) struct Projection {
+pub(crate) struct Projection<T> {
     /// (outputs, inputs).
-    weight: Tensor,
-    bias: Tensor,
+    weight: T,
+    /// (outputs,).
+    bias: T,
 }
 
-/// The LoRA factors of one projection.
-#[derive(Debug)]
-pub(crate) struct Adapted {
-    parts: Vec<Part>,
+/// Rows that the same row of a modulation matrix modulates.
+struct Piece<'a, T> {
+    rows: Range<usize>,
+    matrix: &'a T,
+    sample: usize,
 }
 
-#[derive(Debug)]
-struct Part {
-    columns: Range<usize>,
-    scale: f64,
-    /// (rank, inputs), float32.
-    a: Tensor,
-    /// (outputs, rank), float32.
-    b: Tensor,
-    a_offset: usize,
-    b_offset: usize,
-}
-
-impl Part {
-    fn grad_columns(&self, grad: &Tensor) -> candle_core::Result<Tensor> {
-        grad.narrow(1, self.columns.start, self.columns.len())?
-            .to_dtype(DType::F32)?
-            .contiguous()
+impl<T: Calls> Piece<'_, T> {
+    /// Chunk `index` of the modulation, (dim,).
+    fn chunk(&self, index: usize, dim: usize) -> CandleResult<T> {
+        self.matrix
+            .narrow(0, self.sample, 1)?
+            .narrow(1, index * dim, dim)?
+            .reshape(dim)
     }
 }
 
-impl Adapted {
-    /// scale * (x A^T) B^T of all parts, at their columns of a (rows, outputs) matrix.
-    fn forward(&self, x: &Tensor, outputs: usize) -> candle_core::Result<Tensor> {
-        let x = x.to_dtype(DType::F32)?;
-        let mut pieces = Vec::new();
-        let mut column = 0;
-        for part in &self.parts {
-            if part.columns.start > column {
-                pieces.push(Tensor::zeros(
-                    (x.dim(0)?, part.columns.start - column),
-                    DType::F32,
-                    x.device(),
-                )?);
-            }
-            pieces.push((x.matmul(&part.a.t()?)?.matmul(&part.b.t()?)? * part.scale)?);
-            column = part.columns.end;
+/// Cuts the rows of a token matrix into as few pieces as there are rows of modulation for them.
+fn pieces<'a, T>(layout: Layout, modulation: Modulation<'a, T>) -> Vec<Piece<'a, T>> {
+    let apart = if modulation.source.is_some() { layout.source } else { 0 };
+    let text = (0..layout.batch).map(|sample| (sample, layout.text, modulation.text));
+    let image = (0..layout.batch).flat_map(|sample| {
+        let target = (sample, layout.image - apart, modulation.image);
+        [target, (sample, apart, modulation.source.unwrap_or(modulation.image))]
+    });
+    let mut pieces: Vec<Piece<'_, T>> = Vec::new();
+    let mut start = 0;
+    for (sample, tokens, matrix) in text.chain(image).filter(|(_, tokens, _)| *tokens > 0) {
+        let end = start + tokens;
+        match pieces.last_mut() {
+            Some(last) if last.sample == sample && std::ptr::eq(last.matrix, matrix) => last.rows.end = end,
+            _ => pieces.push(Piece {
+                rows: start..end,
+                matrix,
+                sample,
+            }),
         }
-        if column < outputs {
-            pieces.push(Tensor::zeros((x.dim(0)?, outputs - column), DType::F32, x.device())?);
-        }
-        Tensor::cat(&pieces, 1)
+        start = end;
     }
+    pieces
 }
 
-/// Adds the gradient of the factor at `offset`, on the device.
-fn accumulate(gradients: &mut BTreeMap<usize, Tensor>, offset: usize, gradient: Tensor) -> candle_core::Result<()> {
-    let sum = match gradients.remove(&offset) {
-        Some(sum) => (sum + gradient)?,
-        None => gradient,
-    };
-    gradients.insert(offset, sum);
-    Ok(())
+/// Applies `map` to the rows of each piece and joins them again.
+fn map_pieces<T: Calls>(x: &T, pieces: &[Piece<T>], map: impl Fn(T, &Piece<T>) -> CandleResult<T>) -> CandleResult<T> {
+    let mapped: Vec<T> = pieces
+        .iter()
+        .map(|piece| map(x.row_range(&piece.rows)?, piece))
+        .collect::<CandleResult<_>>()?;
+    T::cat(&mapped, 0)
 }
 
-/// The rows of one stream as (batch, tokens, columns).
-fn stream(x: &Tensor, layout: Layout, stream: Stream) -> candle_core::Result<Tensor> {
-    let (rows, tokens) = match stream {
-        Stream::Text => (layout.text_rows(), layout.text),
-        Stream::Image => (layout.image_rows(), layout.image),
-    };
-    x.narrow(0, rows.start, rows.len())?
-        .reshape((layout.batch, tokens, x.dim(1)?))
+/// Mean over the last dimension, which stays with the size 1.
+fn mean<T: Calls>(x: &T) -> CandleResult<T> {
+    x.sum_last()?.affine(1.0 / x.width() as f64, 0.0)
 }
 
-/// Applies `map` to each stream as (batch, tokens, columns) and joins the rows again.
-fn map_streams(
-    layout: Layout,
-    mut map: impl FnMut(Stream) -> candle_core::Result<Tensor>,
-) -> candle_core::Result<Tensor> {
-    let mut rows = Vec::new();
-    for (which, tokens) in [(Stream::Text, layout.text), (Stream::Image, layout.image)] {
-        if tokens > 0 {
-            rows.push(map(which)?.flatten(0, 1)?);
-        }
-    }
-    Tensor::cat(&rows, 0)
-}
-
-/// Chunk `index` of what modulates a stream, in float32: (batch, 1, dim), or (batch, tokens, dim) where it differs among tokens.
-fn chunk(
-    modulation: Modulation<Tensor>,
-    layout: Layout,
-    which: Stream,
-    index: usize,
-    dim: usize,
-) -> candle_core::Result<Tensor> {
-    let part = |matrix: &Tensor| matrix.narrow(1, index * dim, dim)?.unsqueeze(1)?.to_dtype(DType::F32);
-    match (which, modulation.source) {
-        (Stream::Text, _) => part(modulation.text),
-        (Stream::Image, Some(source)) if layout.source > 0 => {
-            let tokens = |part: Tensor, count: usize| part.broadcast_as((layout.batch, count, dim));
-            let target = tokens(part(modulation.image)?, layout.target())?;
-            Tensor::cat(&[target, tokens(part(source)?, layout.source)?], 1)
-        }
-        (Stream::Image, _) => part(modulation.image),
-    }
-}
-
-/// (normalised x, 1 / standard deviation) over the last dimension.
-fn normalise(x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
-    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-    let inverse = (centred.sqr()?.mean_keepdim(D::Minus1)? + LAYER_NORM_EPSILON)?
+/// 1 / sqrt(mean of squares + epsilon) over the last dimension.
+fn inverse_root_mean_square<T: Calls>(x: &T, epsilon: f64) -> CandleResult<T> {
+    x.sqr()?
+        .sum_last()?
+        .affine(1.0 / x.width() as f64, epsilon)?
         .sqrt()?
-        .recip()?;
-    Ok((centred.broadcast_mul(&inverse)?, inverse))
+        .recip()
 }
 
-/// 1 / (1 + e^-x).
-fn sigmoid(x: &Tensor) -> candle_core::Result<Tensor> {
-    (x.neg()?.exp()? + 1.0)?.recip()
-}
+impl<T: Calls> Backend for CandleOps<T> {
+    type Array = T;
+    type Projection = Projection<T>;
+    type Adapted = Adapted<T>;
+    type HeadNorm = HeadNorm<T>;
+    type Rotary = Rotary<T>;
+    /// By the offset of the first factor of each adapter.
+    type Gradients = BTreeMap<usize, AdaptedGradient<T>>;
 
-/// sigmoid(2 u) of the tanh form of GELU.
-fn gelu_gate(x: &Tensor) -> candle_core::Result<Tensor> {
-    sigmoid(&(x.mul(&x.sqr()?.affine(GELU_CUBIC, 1.0)?)? * GELU_SLOPE)?)
-}
+    /// One sample at a time: how a library rounds a product depends on its number of rows, and a sampler has other batches than a
+    /// trainer.
+    fn chunks(&self, batch: usize, _tokens: usize) -> Vec<Range<usize>> {
+        (0..batch).map(|sample| sample..sample + 1).collect()
+    }
 
-impl Backend for CandleOps {
-    type Array = Tensor;
-    type Projection = Projection;
-    type Adapted = Adapted;
-    type HeadNorm = HeadNorm;
-    type Rotary = Rotary;
-    type Gradients = BTreeMap<usize, Tensor>;
-
-    fn projection(&self, weight: &Tensor, bias: &Tensor) -> Result<Projection, ModelError> {
+    fn projection(&self, weight: &Tensor, bias: &Tensor) -> Result<Projection<T>, ModelError> {
         Ok(Projection {
-            weight: weight.contiguous()?,
-            bias: bias.contiguous()?,
+            weight: T::take(weight, &self.place)?.contiguous()?,
+            bias: T::take(bias, &self.place)?.contiguous()?,
         })
     }
 
-    fn adapt(&self, projection: &Projection, factors: &[Factors]) -> Result<Adapted, ModelError> {
-        let inputs = projection.weight.dim(1)?;
-        let mut parts = Vec::with_capacity(factors.len());
-        for part in factors {
-            let columns = part.columns.clone();
-            parts.push(Part {
-                scale: f64::from(part.scale),
-                a: Tensor::from_slice(part.a, (part.rank, inputs), &self.device)?,
-                b: Tensor::from_slice(part.b, (columns.len(), part.rank), &self.device)?,
-                columns,
-                a_offset: part.a_offset,
-                b_offset: part.b_offset,
-            });
-        }
-        Ok(Adapted { parts })
+    fn adapt(&self, projection: &Projection<T>, factors: &[Factors]) -> Result<Adapted<T>, ModelError> {
+        let (outputs, inputs) = (projection.weight.dims()[0], projection.weight.width());
+        Ok(Adapted::new(factors, outputs, inputs, &self.place)?)
     }
 
-    fn head_norm(&self, query: &Tensor, key: &Tensor) -> Result<HeadNorm, ModelError> {
-        Ok(HeadNorm {
-            query: query.to_dtype(DType::F32)?,
-            key: key.to_dtype(DType::F32)?,
-        })
+    fn head_norm(&self, query: &Tensor, key: &Tensor) -> Result<HeadNorm<T>, ModelError> {
+        Ok(HeadNorm::new(
+            &T::take(query, &self.place)?,
+            &T::take(key, &self.place)?,
+        )?)
     }
 
-    fn rotary(&self, angles: &[f64], tokens: usize) -> Result<Rotary, ModelError> {
-        Ok(Rotary::new(angles, tokens, &self.device)?)
+    fn rotary(&self, angles: &[f64], tokens: usize) -> Result<Rotary<T>, ModelError> {
+        Ok(Rotary::new(angles, tokens, &self.place)?)
     }
 
-    fn array(&self, tensor: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(tensor.to_device(&self.device)?.to_dtype(self.dtype)?.contiguous()?)
+    fn array(&self, tensor: &Tensor) -> Result<T, ModelError> {
+        Ok(T::take(tensor, &self.place)?.to_dtype(self.dtype)?.contiguous()?)
     }
 
-    fn tensor(&self, array: Tensor) -> Result<Tensor, ModelError> {
-        Ok(array.to_dtype(DType::F32)?)
+    fn tensor(&self, array: T) -> Result<Tensor, ModelError> {
+        Ok(array.to_dtype(DType::F32)?.give()?)
     }
 
-    fn zeros(&self, rows: usize, columns: usize) -> Result<Tensor, ModelError> {
-        Ok(Tensor::zeros((rows, columns), self.dtype, &self.device)?)
+    fn zeros(&self, rows: usize, columns: usize) -> Result<T, ModelError> {
+        Ok(T::zeros((rows, columns), self.dtype, &self.place)?)
     }
 
-    fn gradients(&self, _parameters: usize) -> BTreeMap<usize, Tensor> {
+    fn gradients(&self, _parameters: usize) -> Self::Gradients {
         BTreeMap::new()
     }
 
-    fn total(&self, chunks: Vec<BTreeMap<usize, Tensor>>) -> Result<GradientSums, ModelError> {
-        let mut chunks = chunks.into_iter();
-        let mut total = chunks.next().unwrap_or_default();
-        for (offset, gradient) in chunks.flatten() {
-            accumulate(&mut total, offset, gradient)?;
+    fn total(&self, chunks: Vec<Self::Gradients>) -> Result<GradientSums, ModelError> {
+        let mut factors = Vec::new();
+        for gradient in chunks.iter().flat_map(BTreeMap::values) {
+            factors.extend(gradient.factors()?);
         }
-        Ok(GradientSums::Factors(total))
+        Ok(GradientSums::Factors(factors))
     }
 
-    fn linear(&self, x: &Tensor, segments: &[Segment<Self>]) -> Result<Tensor, ModelError> {
+    fn linear(&self, x: &T, segments: &[Segment<Self>]) -> Result<T, ModelError> {
         let mut outputs = Vec::with_capacity(segments.len());
-        for Segment {
-            rows,
-            projection,
-            adapted,
-        } in segments
-        {
-            let x = x.narrow(0, rows.start, rows.len())?;
-            let mut y = x.matmul(&projection.weight.t()?)?.broadcast_add(&projection.bias)?;
-            if let Some(adapted) = adapted {
-                y = (y.to_dtype(DType::F32)? + adapted.forward(&x, y.dim(1)?)?)?.to_dtype(self.dtype)?;
+        for segment in segments {
+            let x = x.row_range(&segment.rows)?;
+            let mut y = x
+                .matmul(&segment.projection.weight.t()?)?
+                .plus(&segment.projection.bias)?;
+            if let Some(adapted) = segment.adapted {
+                y = y.plus(&adapted.forward(&x)?.to_dtype(self.dtype)?)?;
             }
             outputs.push(y);
         }
-        Ok(Tensor::cat(&outputs, 0)?)
+        Ok(T::cat(&outputs, 0)?)
     }
 
-    fn linear_vjp(&self, segments: &[Segment<Self>], grad: &Tensor) -> Result<Tensor, ModelError> {
+    fn linear_vjp(&self, segments: &[Segment<Self>], grad: &T) -> Result<T, ModelError> {
         let mut outputs = Vec::with_capacity(segments.len());
-        for Segment {
-            rows,
-            projection,
-            adapted,
-        } in segments
-        {
-            let grad = grad.narrow(0, rows.start, rows.len())?;
-            let mut dx = grad.matmul(&projection.weight)?;
-            for part in adapted.iter().flat_map(|adapted| &adapted.parts) {
-                let hidden = (part.grad_columns(&grad)?.matmul(&part.b)? * part.scale)?;
-                dx = (dx.to_dtype(DType::F32)? + hidden.matmul(&part.a)?)?.to_dtype(self.dtype)?;
+        for segment in segments {
+            let grad = grad.row_range(&segment.rows)?;
+            let mut dx = grad.matmul(&segment.projection.weight)?;
+            if let Some(adapted) = segment.adapted {
+                dx = dx.plus(&adapted.vjp(&grad)?.to_dtype(self.dtype)?)?;
             }
             outputs.push(dx);
         }
-        Ok(Tensor::cat(&outputs, 0)?)
+        Ok(T::cat(&outputs, 0)?)
     }
 
     fn lora_vjp(
         &self,
-        x: &Tensor,
+        x: &T,
         segments: &[Segment<Self>],
-        grad: &Tensor,
-        gradients: &mut BTreeMap<usize, Tensor>,
+        grad: &T,
+        gradients: &mut Self::Gradients,
     ) -> Result<(), ModelError> {
         for segment in segments {
-            let (start, count) = (segment.rows.start, segment.rows.len());
-            let x = x.narrow(0, start, count)?.to_dtype(DType::F32)?.contiguous()?;
-            let grad = grad.narrow(0, start, count)?;
-            for part in segment.adapted.iter().flat_map(|adapted| &adapted.parts) {
-                let grad = part.grad_columns(&grad)?;
-                let grad_hidden = (grad.matmul(&part.b)? * part.scale)?;
-                accumulate(gradients, part.a_offset, grad_hidden.t()?.contiguous()?.matmul(&x)?)?;
-                let hidden = (x.matmul(&part.a.t()?)? * part.scale)?;
-                accumulate(gradients, part.b_offset, grad.t()?.contiguous()?.matmul(&hidden)?)?;
-            }
+            let Some((adapted, offset)) = segment.adapted.and_then(|adapted| Some((adapted, adapted.offset()?))) else {
+                continue;
+            };
+            let gradient = adapted.gradient(&x.row_range(&segment.rows)?, &grad.row_range(&segment.rows)?)?;
+            accumulate(gradients, offset, gradient)?;
         }
         Ok(())
     }
 
     fn modulated_norm(
         &self,
-        x: &Tensor,
+        x: &T,
         layout: Layout,
-        modulation: Modulation<Tensor>,
+        modulation: Modulation<T>,
         shift: usize,
         scale: usize,
-    ) -> Result<Tensor, ModelError> {
-        let dim = x.dim(1)?;
-        let output = map_streams(layout, |which| {
-            let (normalised, _) = normalise(&stream(x, layout, which)?.to_dtype(DType::F32)?)?;
-            normalised
-                .broadcast_mul(&(chunk(modulation, layout, which, scale, dim)? + 1.0)?)?
-                .broadcast_add(&chunk(modulation, layout, which, shift, dim)?)
-        })?;
-        Ok(output.to_dtype(self.dtype)?)
+    ) -> Result<T, ModelError> {
+        let dim = x.width();
+        Ok(map_pieces(x, &pieces(layout, modulation), |x, piece| {
+            let weight = piece.chunk(scale, dim)?.affine(1.0, 1.0)?;
+            x.layer_norm(&weight, &piece.chunk(shift, dim)?, LAYER_NORM_EPSILON)
+        })?)
     }
 
     fn modulated_norm_vjp(
         &self,
-        x: &Tensor,
+        x: &T,
         layout: Layout,
-        modulation: Modulation<Tensor>,
+        modulation: Modulation<T>,
         scale: usize,
-        grad: &Tensor,
-        residual: Option<Tensor>,
-    ) -> Result<Tensor, ModelError> {
-        let dim = x.dim(1)?;
-        let gradient = map_streams(layout, |which| {
-            let (normalised, inverse) = normalise(&stream(x, layout, which)?.to_dtype(DType::F32)?)?;
-            let grad = stream(grad, layout, which)?.to_dtype(DType::F32)?;
-            let grad = grad.broadcast_mul(&(chunk(modulation, layout, which, scale, dim)? + 1.0)?)?;
-            let mean = grad.mean_keepdim(D::Minus1)?;
-            let along = normalised.broadcast_mul(&(&grad * &normalised)?.mean_keepdim(D::Minus1)?)?;
-            (grad.broadcast_sub(&mean)? - along)?.broadcast_mul(&inverse)
-        })?
-        .to_dtype(self.dtype)?;
+        grad: &T,
+        residual: Option<T>,
+    ) -> Result<T, ModelError> {
+        let dim = x.width();
+        let x = x.to_dtype(DType::F32)?;
+        let centred = x.minus(&mean(&x)?)?;
+        let inverse = inverse_root_mean_square(&centred, LAYER_NORM_EPSILON)?;
+        let normalised = centred.times(&inverse)?;
+        let grad = map_pieces(
+            &grad.to_dtype(DType::F32)?,
+            &pieces(layout, modulation),
+            |grad, piece| grad.times(&piece.chunk(scale, dim)?.to_dtype(DType::F32)?.affine(1.0, 1.0)?),
+        )?;
+        let along = normalised.times(&mean(&grad.times(&normalised)?)?)?;
+        let gradient = grad
+            .minus(&mean(&grad)?)?
+            .minus(&along)?
+            .times(&inverse)?
+            .to_dtype(self.dtype)?;
         Ok(match residual {
-            Some(residual) => (residual + gradient)?,
+            Some(residual) => residual.plus(&gradient)?,
             None => gradient,
         })
     }
 
     fn gated_residual_vjp(
         &self,
-        grad: &Tensor,
+        grad: &T,
         layout: Layout,
-        modulation: Modulation<Tensor>,
+        modulation: Modulation<T>,
         gate: usize,
-    ) -> Result<Tensor, ModelError> {
-        let dim = grad.dim(1)?;
-        Ok(map_streams(layout, |which| {
-            let gate = chunk(modulation, layout, which, gate, dim)?.to_dtype(self.dtype)?;
-            stream(grad, layout, which)?.broadcast_mul(&gate)
+    ) -> Result<T, ModelError> {
+        let dim = grad.width();
+        Ok(map_pieces(grad, &pieces(layout, modulation), |grad, piece| {
+            grad.times(&piece.chunk(gate, dim)?)
         })?)
     }
 
-    fn attention(&self, qkv: &Tensor, op: &Attention<Self>) -> Result<(Tensor, Tensor), ModelError> {
-        Ok(attention::forward(qkv, op)?)
+    fn attention(&self, qkv: &T, op: &Attention<Self>) -> Result<(T, T), ModelError> {
+        // The backward computes the softmax again and reads no sums.
+        Ok((attention::forward(qkv, op)?, qkv.narrow(0, 0, 0)?))
     }
 
     fn attention_vjp(
         &self,
-        qkv: &Tensor,
+        qkv: &T,
         op: &Attention<Self>,
-        output: &Tensor,
-        log_sum_exp: &Tensor,
-        grad: &Tensor,
-    ) -> Result<Tensor, ModelError> {
-        Ok(attention::backward(qkv, op, output, log_sum_exp, grad)?)
+        output: &T,
+        _log_sum_exp: &T,
+        grad: &T,
+    ) -> Result<T, ModelError> {
+        Ok(attention::backward(qkv, op, output, grad)?)
     }
 
-    fn gelu(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        let x = x.to_dtype(DType::F32)?;
-        Ok((&x * gelu_gate(&x)?)?.to_dtype(self.dtype)?)
+    fn gelu(&self, x: &T) -> Result<T, ModelError> {
+        Ok(x.to_dtype(DType::F32)?.gelu()?.to_dtype(self.dtype)?)
     }
 
-    fn gelu_vjp(&self, x: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor), ModelError> {
+    fn gelu_vjp(&self, x: &T, grad: &T) -> Result<(T, T), ModelError> {
+        // gelu(x) = x s(u) with the sigmoid s and u = x (SLOPE + SLOPE CUBIC x^2); its derivative is s + x s (1 - s) u'.
         let x = x.to_dtype(DType::F32)?;
-        let gate = gelu_gate(&x)?;
-        let value = (&x * &gate)?;
-        let slope = x.sqr()?.affine(3.0 * GELU_CUBIC * GELU_SLOPE, GELU_SLOPE)?;
-        let derivative = (&gate + ((&value * gate.affine(-1.0, 1.0)?)? * slope)?)?;
-        let gradient = (grad.to_dtype(DType::F32)? * derivative)?;
+        let square = x.sqr()?;
+        let gate = x
+            .times(&square.affine(GELU_CUBIC * GELU_SLOPE, GELU_SLOPE)?)?
+            .sigmoid()?;
+        let slope = square.affine(3.0 * GELU_CUBIC * GELU_SLOPE, GELU_SLOPE)?;
+        let value = x.gelu()?;
+        let derivative = gate.plus(&value.times(&gate.affine(-1.0, 1.0)?)?.times(&slope)?)?;
+        let gradient = grad.to_dtype(DType::F32)?.times(&derivative)?;
         Ok((value.to_dtype(self.dtype)?, gradient.to_dtype(self.dtype)?))
     }
 
-    fn silu(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        Ok((x * sigmoid(&x.to_dtype(DType::F32)?)?.to_dtype(self.dtype)?)?)
+    fn silu(&self, x: &T) -> Result<T, ModelError> {
+        Ok(x.to_dtype(DType::F32)?.silu()?.to_dtype(self.dtype)?)
     }
 
-    fn add(&self, x: Tensor, y: &Tensor) -> Result<Tensor, ModelError> {
-        Ok((x + y)?)
+    fn add(&self, x: T, y: &T) -> Result<T, ModelError> {
+        Ok(x.plus(y)?)
     }
 
-    fn concat_rows(&self, parts: &[&Tensor]) -> Result<Tensor, ModelError> {
-        Ok(Tensor::cat(parts, 0)?)
+    fn concat_rows(&self, parts: &[&T]) -> Result<T, ModelError> {
+        let parts: Vec<T> = parts.iter().map(|part| (*part).clone()).collect();
+        Ok(T::cat(&parts, 0)?)
     }
 
-    fn concat_columns(&self, x: &Tensor, y: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(Tensor::cat(&[x, y], 1)?)
+    fn concat_columns(&self, x: &T, y: &T) -> Result<T, ModelError> {
+        Ok(T::cat(&[x.clone(), y.clone()], 1)?)
     }
 
-    fn rows(&self, x: &Tensor, rows: Range<usize>) -> Result<Tensor, ModelError> {
-        Ok(x.narrow(0, rows.start, rows.len())?.contiguous()?)
+    fn rows(&self, x: &T, rows: Range<usize>) -> Result<T, ModelError> {
+        Ok(x.row_range(&rows)?.contiguous()?)
     }
 
-    fn columns(&self, x: &Tensor, columns: Range<usize>) -> Result<Tensor, ModelError> {
+    fn columns(&self, x: &T, columns: Range<usize>) -> Result<T, ModelError> {
         Ok(x.narrow(1, columns.start, columns.len())?.contiguous()?)
     }
 }

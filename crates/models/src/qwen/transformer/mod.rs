@@ -3,6 +3,8 @@
 //! Its blocks are the double-stream blocks that FLUX has too, under other names; what is its own are the positions, the source
 //! pictures beside the target, and their modulation at time 0 in release 2511.
 
+#[cfg(test)]
+mod budget;
 mod config;
 mod embedding;
 mod network;
@@ -10,7 +12,7 @@ mod network;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::guidance::guided;
 use super::{PROMPT_EMBEDS, source_latents};
@@ -18,9 +20,9 @@ use crate::denoiser::check::{check_batch, misfit};
 use crate::denoiser::engine::{Compute, Engine};
 use crate::denoiser::loader::{Headers, Loader};
 use crate::denoiser::{ActivationMemory, Denoiser, Input, Tape};
-use crate::load::{LoadError, Weights};
+use crate::load::{LoadError, Placement, Weights};
 use crate::lora::{AdaptableLayers, LoraAdapter, LoraGradients};
-use crate::ops::{Backend, Kernels, WithBackend, on_backend};
+use crate::ops::{Backend, WithBackend, on_backend};
 use crate::{Family, ModelError};
 pub use config::QwenImageTransformerConfig;
 use network::{QwenImageNetwork, QwenImageOnBackend};
@@ -29,7 +31,7 @@ use network::{QwenImageNetwork, QwenImageOnBackend};
 pub struct QwenImageTransformer {
     family: Family,
     config: QwenImageTransformerConfig,
-    device: Device,
+    placement: Placement,
     engine: Box<dyn Compute>,
 }
 
@@ -64,7 +66,7 @@ impl WithBackend for Load<'_> {
 /// The layers of a `transformer` folder and the numbers in its weights, by settings and headers alone.
 pub(super) fn inspect(dir: &Path) -> Result<(AdaptableLayers, u64), LoadError> {
     let config = QwenImageTransformerConfig::read(dir)?;
-    let weights = Weights::open(dir, &Device::Cpu, DType::F32)?;
+    let weights = Weights::open(dir, &Placement::cpu())?;
     let mut layers = AdaptableLayers::default();
     QwenImageNetwork::load(Loader::new(&Headers, &weights, &mut layers), config)?;
     let parameters = weights.parameters();
@@ -89,37 +91,25 @@ impl QwenImageTransformer {
     /// edits source pictures, which the folder does not tell.
     ///
     /// On the CPU in float32 the fused kernels compute; they hold the linear weights in both orders, which doubles their memory.
-    /// Any other device or dtype is served by plain candle operations.
+    /// Any other device or dtype, and [`Placement::candle`] on every one, is served by plain candle operations.
     ///
     /// # Errors
     /// [`LoadError`] when a file is missing or damaged, a tensor is missing, misshapen or unused, or the configuration is one
     /// that Qwen-Image does not have.
-    pub fn load(family: Family, dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
-        Self::open(family, dir, device, dtype, Kernels::Fastest)
-    }
-
-    /// Reads the same for plain candle operations on every device: what the fused kernels are checked against.
-    ///
-    /// # Errors
-    /// As [`Self::load`].
-    pub fn load_with_candle_ops(family: Family, dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
-        Self::open(family, dir, device, dtype, Kernels::Candle)
-    }
-
-    fn open(family: Family, dir: &Path, device: &Device, dtype: DType, kernels: Kernels) -> Result<Self, LoadError> {
+    pub fn load(family: Family, dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
         let config = QwenImageTransformerConfig::read(dir)?;
-        let weights = Weights::open(dir, device, dtype)?;
+        let weights = Weights::open(dir, placement)?;
         let load = Load {
             config: config.clone(),
             weights: &weights,
-            dtype,
+            dtype: placement.dtype(),
         };
-        let engine = on_backend(device, dtype, kernels, load)?;
+        let engine = on_backend(placement, load)?;
         weights.finish(&[])?;
         Ok(Self {
             family,
             config,
-            device: device.clone(),
+            placement: placement.clone(),
             engine,
         })
     }
@@ -162,8 +152,8 @@ impl Denoiser for QwenImageTransformer {
         self.family
     }
 
-    fn device(&self) -> &Device {
-        &self.device
+    fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     fn layers(&self) -> &AdaptableLayers {
@@ -250,7 +240,7 @@ mod tests {
     #[test]
     fn an_adapter_binds_to_a_folder_as_to_the_loaded_transformer() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/qwen_transformer/sharded/transformer");
-        let loaded = QwenImageTransformer::load(Family::QwenImageEdit, &dir, &Device::Cpu, DType::F32).unwrap();
+        let loaded = QwenImageTransformer::load(Family::QwenImageEdit, &dir, &Placement::cpu()).unwrap();
         let (layers, parameters) = inspect(&dir).unwrap();
         assert_eq!(&layers, loaded.layers());
         // One matrix of 6 dim^2 and its bias per modulation, four projections and an MLP of 8 dim^2 per stream, head norms.

@@ -36,6 +36,7 @@ pub(super) fn load_conv(weights: &Weights, name: &str, shape: ConvShape) -> Resu
         frame,
         weights.get(&format!("{name}.bias"), &[outputs])?,
         shape,
+        weights.kernels(),
     ))
 }
 
@@ -105,7 +106,7 @@ impl PixelAttention {
             let bias = weights.get(&format!("{name}.{part}.bias"), &[outputs])?;
             weight
                 .reshape((outputs, channels))
-                .and_then(|weight| Linear::new(&weight, Some(bias)))
+                .and_then(|weight| Linear::new(&weight, Some(bias), weights.kernels()))
                 .map_err(|source| weights.candle(source))
         };
         Ok(Self {
@@ -127,6 +128,7 @@ impl PixelAttention {
             scale: (channels as f64).sqrt().recip(),
             mask: Mask::Segments(std::slice::from_ref(&all)),
             bias: None,
+            kernels: self.qkv.kernels(),
         };
         let qkv = self.qkv.forward(&pixels)?;
         let part = |index: usize| qkv.narrow(1, index * channels, channels);

@@ -8,14 +8,15 @@ mod encoder;
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 pub use config::AutoencoderKlQwenImageConfig;
 
 use super::batch::each;
+use crate::load::Placement;
 use crate::{
     LoadError, ModelError, Weights,
-    layers::{Conv2d, ConvShape, Upsampling, compute_dtype},
+    layers::{Conv2d, ConvShape, Upsampling},
 };
 use blocks::load_conv;
 use decoder::Decoder;
@@ -36,7 +37,7 @@ pub struct AutoencoderKlQwenImage {
     /// (1, z_dim, 1, 1), float32.
     latents_mean: Tensor,
     latents_std: Tensor,
-    dtype: DType,
+    placement: Placement,
 }
 
 impl AutoencoderKlQwenImage {
@@ -44,14 +45,14 @@ impl AutoencoderKlQwenImage {
     ///
     /// # Errors
     /// Any [`LoadError`].
-    pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
-        let dtype = compute_dtype(device, dtype);
-        let weights = Weights::open(dir, device, dtype)?;
+    pub fn load(dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
+        let weights = Weights::open(dir, &placement.for_encoders())?;
         let config = AutoencoderKlQwenImageConfig::read(dir)?;
         let pointwise = |name: &str, channels: usize| load_conv(&weights, name, ConvShape::same(channels, channels, 1));
         let per_channel = |figures: &[f64]| {
             let figures: Vec<f32> = figures.iter().map(|figure| *figure as f32).collect();
-            Tensor::from_vec(figures, (1, config.z_dim, 1, 1), device).map_err(|source| weights.candle(source))
+            Tensor::from_vec(figures, (1, config.z_dim, 1, 1), weights.placement().device())
+                .map_err(|source| weights.candle(source))
         };
         let autoencoder = Self {
             encoder: Encoder::load(&weights, &config)?,
@@ -61,7 +62,7 @@ impl AutoencoderKlQwenImage {
             latents_mean: per_channel(&config.latents_mean)?,
             latents_std: per_channel(&config.latents_std)?,
             config,
-            dtype,
+            placement: weights.placement().clone(),
         };
         weights.finish(&[])?;
         Ok(autoencoder)
@@ -92,7 +93,7 @@ impl AutoencoderKlQwenImage {
                 found: images.dims().to_vec(),
             });
         }
-        let mode = each(images, "images", 3, self.dtype, |image| {
+        let mode = each(images, "images", 3, &self.placement, |image| {
             let moments = self.encoder.forward(image)?;
             let moments = self.quant_conv.forward(&moments, Upsampling::None)?;
             Ok(moments.narrow(1, 0, self.config.z_dim)?.contiguous()?)
@@ -123,7 +124,7 @@ impl AutoencoderKlQwenImage {
             .to_dtype(DType::F32)?
             .broadcast_mul(&self.latents_std)?
             .broadcast_add(&self.latents_mean)?;
-        let images = each(&latents, "latents", channels, self.dtype, |latent| {
+        let images = each(&latents, "latents", channels, &self.placement, |latent| {
             self.decoder
                 .forward(&self.post_quant_conv.forward(latent, Upsampling::None)?)
         })?;

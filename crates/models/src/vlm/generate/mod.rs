@@ -4,7 +4,6 @@ mod constraint;
 mod sampler;
 mod schema;
 
-use candle_core::DType;
 use serde_json::Value;
 
 use super::{Conversation, Vlm, decoder::Prompt};
@@ -93,7 +92,7 @@ impl Vlm {
         let mut tokens = Vec::new();
         let mut completion_tokens = 0;
         let complete = loop {
-            let mut logits: Vec<f32> = self.head.forward(&state)?.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()?;
+            let mut logits: Vec<f32> = self.head.logits(&state)?.to_vec1()?;
             if let Some(constraint) = &mut constraint {
                 constraint.mask(&mut logits)?;
             }

@@ -91,7 +91,8 @@ impl DeepstackTower {
     pub(super) fn forward(&self, patches: &[f32], grid: Grid, device: &Device) -> Result<Features, ModelError> {
         let count = grid.height * grid.width;
         let patches = Tensor::from_slice(patches, (count, patches.len() / count), device)?;
-        let rotary = rotary_table(self.rope_theta, self.head_dim, grid, 0..grid.merged_tokens(), device)?;
+        let place = (device, self.patch_embed.kernels());
+        let rotary = rotary_table(self.rope_theta, self.head_dim, grid, 0..grid.merged_tokens(), place)?;
 
         let x = self.patch_embed.forward(&patches.to_dtype(self.patch_embed.dtype())?)?;
         let mut x = (x + self.position_embeddings(grid, device)?)?;

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     LoadError, ModelError, Weights,
     layers::{Attention, Bias, Linear, Mask, Rotary, attention},
+    ops::Kernels,
 };
 
 /// Epsilon of all norms of the towers.
@@ -93,6 +94,7 @@ impl SelfAttention {
             scale: (self.head_dim as f64).sqrt().recip(),
             mask: Mask::Segments(segments),
             bias: None,
+            kernels: self.qkv.kernels(),
         };
         let (q, k) = (rotary.rotate(&part(0)?, 0)?, rotary.rotate(&part(1)?, 0)?);
         self.proj.forward(&attention(shape, &q, &k, &part(2)?)?)
@@ -107,7 +109,7 @@ fn rotary_table(
     head_dim: usize,
     grid: Grid,
     order: impl Iterator<Item = usize>,
-    device: &Device,
+    (device, kernels): (&Device, Kernels),
 ) -> Result<Rotary, ModelError> {
     let frequencies = inverse_frequencies(theta, head_dim / 2);
     let unit = grid.merge * grid.merge;
@@ -117,7 +119,7 @@ fn rotary_table(
         .flat_map(|&(row, column)| [row, column])
         .flat_map(|position| frequencies.iter().map(move |frequency| position as f32 * frequency))
         .collect();
-    Rotary::new(&angles, grid.height * grid.width, device)
+    Rotary::new(&angles, grid.height * grid.width, device, kernels)
 }
 
 /// 1 / theta^(2 i / dim), for half of `dim` frequencies, in float32 as transformers computes them.
@@ -139,6 +141,6 @@ fn patch_embed(weights: &Weights, name: &str, config: &VisionConfig, bias: Bias)
     weight
         .sum(2)
         .and_then(|frame| frame.reshape((width, 3 * patch * patch)))
-        .and_then(|frame| Linear::new(&frame, bias))
+        .and_then(|frame| Linear::new(&frame, bias, weights.kernels()))
         .map_err(|source| weights.candle(source))
 }

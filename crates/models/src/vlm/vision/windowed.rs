@@ -115,7 +115,8 @@ impl WindowedTower {
             .copied()
             .collect();
         let patches = Tensor::from_vec(arranged, (count, depth), device)?;
-        let rotary = rotary_table(self.rope_theta, self.head_dim, grid, order.iter().copied(), device)?;
+        let place = (device, self.patch_embed.kernels());
+        let rotary = rotary_table(self.rope_theta, self.head_dim, grid, order.iter().copied(), place)?;
 
         let mut x = self.patch_embed.forward(&patches.to_dtype(self.patch_embed.dtype())?)?;
         for block in &self.blocks {
@@ -160,6 +161,7 @@ impl Block {
         let normed = self.norm2.forward(&x)?;
         let hidden = gated(
             self.activation,
+            self.gate.kernels(),
             &self.gate.forward(&normed)?,
             &self.up.forward(&normed)?,
         )?;

@@ -1,0 +1,333 @@
+//! What the operations would have a GPU do, counted on shapes alone.
+//!
+//! candle 0.11.1's rules: which calls are views, which copy what is not contiguous, how many kernels a call launches.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device, Layout, Result, Shape, Tensor};
+
+use super::Calls;
+
+/// One kernel.
+#[derive(Debug, Clone)]
+pub(crate) struct Kernel {
+    pub(crate) name: &'static str,
+    pub(crate) dtype: DType,
+    /// Of what it writes.
+    pub(crate) shape: Vec<usize>,
+    /// Whether everything that it reads is contiguous.
+    pub(crate) contiguous: bool,
+    /// Read and written, each element once.
+    pub(crate) bytes: u64,
+}
+
+/// The kernels so far, in their order.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Record(Arc<Mutex<Vec<Kernel>>>);
+
+/// Kernels and the bytes that they move.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Cost {
+    pub(crate) kernels: i64,
+    pub(crate) bytes: i64,
+}
+
+impl Cost {
+    pub(crate) fn plus(self, other: Self, times: i64) -> Self {
+        Self {
+            kernels: self.kernels + times * other.kernels,
+            bytes: self.bytes + times * other.bytes,
+        }
+    }
+}
+
+impl Record {
+    fn note(&self, kernel: Kernel) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(kernel);
+    }
+
+    /// What was recorded since the last time.
+    pub(crate) fn take(&self) -> Vec<Kernel> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+pub(crate) fn cost(kernels: &[Kernel]) -> Cost {
+    Cost {
+        kernels: kernels.len() as i64,
+        bytes: kernels.iter().map(|kernel| kernel.bytes as i64).sum(),
+    }
+}
+
+/// The cost of each kind and shape of kernel, the dearest first, as text.
+pub(crate) fn by_name(kernels: &[Kernel]) -> String {
+    let mut sums: BTreeMap<String, Cost> = BTreeMap::new();
+    for kernel in kernels {
+        let strided = if kernel.contiguous { "" } else { " strided" };
+        let name = format!("{} {:?} {:?}{strided}", kernel.name, kernel.dtype, kernel.shape);
+        let sum = sums.entry(name).or_default();
+        *sum = sum.plus(cost(std::slice::from_ref(kernel)), 1);
+    }
+    let mut lines: Vec<(String, Cost)> = sums.into_iter().collect();
+    lines.sort_by_key(|(_, cost)| -cost.bytes);
+    let line = |(name, cost): &(String, Cost)| {
+        format!(
+            "{:6} kernels {:9.3} GB  {name}\n",
+            cost.kernels,
+            cost.bytes as f64 / 1e9
+        )
+    };
+    lines.iter().map(line).collect()
+}
+
+/// A tensor without values.
+#[derive(Debug, Clone)]
+pub(crate) struct Counted {
+    layout: Layout,
+    dtype: DType,
+    record: Record,
+}
+
+impl Counted {
+    fn made(&self, shape: impl Into<Shape>, dtype: DType) -> Self {
+        Self {
+            layout: Layout::contiguous(shape),
+            dtype,
+            record: self.record.clone(),
+        }
+    }
+
+    fn view(&self, layout: Layout) -> Self {
+        Self { layout, ..self.clone() }
+    }
+
+    /// Bytes of the elements that are there; those that a size was expanded by are read from the cache.
+    fn bytes(&self) -> u64 {
+        let sizes = self.layout.dims().iter().zip(self.layout.stride());
+        let elements: usize = sizes.filter(|(_, stride)| **stride > 0).map(|(size, _)| size).product();
+        (elements * self.dtype.size_in_bytes()) as u64
+    }
+
+    /// A kernel that reads `inputs` and makes a tensor.
+    fn kernel(name: &'static str, inputs: &[&Self], shape: impl Into<Shape>, dtype: DType) -> Self {
+        let output = inputs[0].made(shape, dtype);
+        output.record.note(Kernel {
+            name,
+            dtype,
+            shape: output.dims().to_vec(),
+            contiguous: inputs.iter().all(|input| input.layout.is_contiguous()),
+            bytes: output.bytes() + inputs.iter().map(|input| input.bytes()).sum::<u64>(),
+        });
+        output
+    }
+
+    fn elementwise(&self, name: &'static str) -> Result<Self> {
+        Ok(Self::kernel(name, &[self], self.dims(), self.dtype))
+    }
+
+    fn binary(&self, name: &'static str, other: &Self) -> Result<Self> {
+        if self.dtype != other.dtype {
+            candle_core::bail!("{name} of {:?} and {:?}", self.dtype, other.dtype);
+        }
+        let rank = self.dims().len().max(other.dims().len());
+        let padded = |dims: &[usize]| [vec![1; rank - dims.len()], dims.to_vec()].concat();
+        let (a, b) = (padded(self.dims()), padded(other.dims()));
+        let mut shape = Vec::with_capacity(rank);
+        for (a, b) in a.iter().zip(&b) {
+            if a != b && *a != 1 && *b != 1 {
+                candle_core::bail!("{name} of {:?} and {:?}", self.dims(), other.dims());
+            }
+            shape.push(*a.max(b));
+        }
+        Ok(Self::kernel(name, &[self, other], shape, self.dtype))
+    }
+
+    fn fused(&self, name: &'static str, others: &[&Self]) -> Result<Self> {
+        let inputs = [&[self], others].concat();
+        if inputs
+            .iter()
+            .any(|input| !input.layout.is_contiguous() || input.dtype != self.dtype)
+        {
+            candle_core::bail!("{name} wants contiguous inputs of one dtype");
+        }
+        Ok(Self::kernel(name, &inputs, self.dims(), self.dtype))
+    }
+}
+
+impl Calls for Counted {
+    type Place = Record;
+
+    fn upload(_values: &[f32], shape: impl Into<Shape>, place: &Record) -> Result<Self> {
+        Ok(Self {
+            layout: Layout::contiguous(shape),
+            dtype: DType::F32,
+            record: place.clone(),
+        })
+    }
+
+    fn take(tensor: &Tensor, place: &Record) -> Result<Self> {
+        Ok(Self {
+            layout: tensor.layout().clone(),
+            dtype: tensor.dtype(),
+            record: place.clone(),
+        })
+    }
+
+    fn give(self) -> Result<Tensor> {
+        Tensor::zeros(self.dims(), self.dtype, &Device::Cpu)
+    }
+
+    fn zeros(shape: impl Into<Shape>, dtype: DType, place: &Record) -> Result<Self> {
+        let zeros = Self {
+            layout: Layout::contiguous(shape),
+            dtype,
+            record: place.clone(),
+        };
+        Ok(Self::kernel(
+            "zeros",
+            &[&zeros.made(Vec::new(), dtype)],
+            zeros.dims(),
+            dtype,
+        ))
+    }
+
+    fn place(&self) -> Record {
+        self.record.clone()
+    }
+
+    fn dims(&self) -> &[usize] {
+        self.layout.dims()
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn narrow(&self, dim: usize, start: usize, length: usize) -> Result<Self> {
+        Ok(self.view(self.layout.narrow(dim, start, length)?))
+    }
+
+    fn transpose(&self, a: usize, b: usize) -> Result<Self> {
+        Ok(self.view(self.layout.transpose(a, b)?))
+    }
+
+    fn expand(&self, shape: impl Into<Shape>) -> Result<Self> {
+        Ok(self.view(self.layout.broadcast_as(shape)?))
+    }
+
+    fn reshape(&self, shape: impl Into<Shape>) -> Result<Self> {
+        let shape = shape.into();
+        if shape.elem_count() != self.layout.shape().elem_count() {
+            candle_core::bail!("reshape of {:?} to {shape:?}", self.dims());
+        }
+        let whole = self.contiguous()?;
+        Ok(whole.made(shape, self.dtype))
+    }
+
+    fn contiguous(&self) -> Result<Self> {
+        if self.layout.is_contiguous() {
+            return Ok(self.clone());
+        }
+        self.elementwise("copy")
+    }
+
+    fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        if self.dtype == dtype {
+            return Ok(self.clone());
+        }
+        Ok(Self::kernel("cast", &[self], self.dims(), dtype))
+    }
+
+    fn cat(parts: &[Self], dim: usize) -> Result<Self> {
+        let [first, others @ ..] = parts else {
+            candle_core::bail!("nothing to join");
+        };
+        if others.is_empty() {
+            return Ok(first.clone());
+        }
+        for part in parts {
+            Self::kernel("join", &[part], part.dims(), part.dtype);
+        }
+        let mut shape = first.dims().to_vec();
+        shape[dim] = parts.iter().map(|part| part.dims()[dim]).sum();
+        Ok(first.made(shape, first.dtype))
+    }
+
+    fn matmul(&self, other: &Self) -> Result<Self> {
+        let (mut shape, rank) = (self.dims().to_vec(), self.dims().len());
+        let fits = other.dims().len() == rank
+            && shape[..rank - 2] == other.dims()[..rank - 2]
+            && shape[rank - 1] == other.dims()[rank - 2]
+            && self.dtype == other.dtype;
+        if !fits {
+            candle_core::bail!("product of {:?} and {:?}", self.dims(), other.dims());
+        }
+        shape[rank - 1] = other.dims()[rank - 1];
+        Ok(Self::kernel("product", &[self, other], shape, self.dtype))
+    }
+
+    fn plus(&self, other: &Self) -> Result<Self> {
+        self.binary("plus", other)
+    }
+
+    fn minus(&self, other: &Self) -> Result<Self> {
+        self.binary("minus", other)
+    }
+
+    fn times(&self, other: &Self) -> Result<Self> {
+        self.binary("times", other)
+    }
+
+    fn affine(&self, _factor: f64, _offset: f64) -> Result<Self> {
+        self.elementwise("affine")
+    }
+
+    fn sqr(&self) -> Result<Self> {
+        self.elementwise("sqr")
+    }
+
+    fn sqrt(&self) -> Result<Self> {
+        self.elementwise("sqrt")
+    }
+
+    fn recip(&self) -> Result<Self> {
+        self.elementwise("recip")
+    }
+
+    fn sigmoid(&self) -> Result<Self> {
+        self.elementwise("sigmoid")
+    }
+
+    fn silu(&self) -> Result<Self> {
+        self.elementwise("silu")
+    }
+
+    fn gelu(&self) -> Result<Self> {
+        self.elementwise("gelu")
+    }
+
+    fn sum_last(&self) -> Result<Self> {
+        let mut shape = self.dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = 1;
+        }
+        Ok(Self::kernel("sum", &[self], shape, self.dtype))
+    }
+
+    fn softmax(&self) -> Result<Self> {
+        self.fused("softmax", &[])
+    }
+
+    fn layer_norm(&self, weight: &Self, bias: &Self, _epsilon: f64) -> Result<Self> {
+        self.fused("layer norm", &[weight, bias])
+    }
+
+    fn rms_norm(&self, weight: &Self, _epsilon: f64) -> Result<Self> {
+        self.fused("rms norm", &[weight])
+    }
+
+    fn rope(&self, cos: &Self, sin: &Self) -> Result<Self> {
+        self.fused("rope", &[cos, sin])
+    }
+}

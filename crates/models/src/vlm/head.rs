@@ -1,0 +1,58 @@
+//! From the last state to the logits of the vocabulary.
+
+use candle_core::{DType, Tensor};
+
+use super::config::Config;
+use super::decoder::Decoder;
+use crate::layers::{Bias, Linear};
+use crate::{LoadError, ModelError, Weights};
+
+/// Words whose logits are computed at a time, so that only their weights are in float32 at once.
+const WORDS_PER_CALL: usize = 16_384;
+
+/// The layer that gives each word of the vocabulary its logit, in float32 whatever the weights are: at 20 a bfloat16 has steps of
+/// 0.125, by which many a close pair of answers would be a tie.
+#[derive(Debug)]
+pub(super) enum Head {
+    /// The CPU's fused layer.
+    Fused(Linear),
+    /// Weights (vocabulary, width).
+    Weights(Tensor),
+}
+
+impl Head {
+    /// Takes `lm_head`, or the embedding where the two are tied.
+    pub(super) fn load(weights: &Weights, config: &Config, decoder: &Decoder) -> Result<Self, LoadError> {
+        let (width, words) = (config.text.hidden_size, config.text.vocab_size);
+        let tied = config.tie_word_embeddings;
+        if !weights.placement().is_host() {
+            return Ok(Self::Weights(match tied {
+                true => decoder.embedding().clone(),
+                false => weights.get("lm_head.weight", &[words, width])?,
+            }));
+        }
+        Ok(Self::Fused(match tied {
+            true => {
+                Linear::new(decoder.embedding(), None, weights.kernels()).map_err(|source| weights.candle(source))?
+            }
+            false => Linear::load(weights, "lm_head", width, words, Bias::None)?,
+        }))
+    }
+
+    /// The logits (vocabulary,) float32 of a state (1, width).
+    pub(super) fn logits(&self, state: &Tensor) -> Result<Tensor, ModelError> {
+        let weights = match self {
+            Self::Fused(layer) => return Ok(layer.forward(state)?.squeeze(0)?.to_dtype(DType::F32)?),
+            Self::Weights(weights) => weights,
+        };
+        let (state, words) = (state.to_dtype(DType::F32)?, weights.dim(0)?);
+        let parts: Vec<Tensor> = (0..words)
+            .step_by(WORDS_PER_CALL)
+            .map(|first| {
+                let some = weights.narrow(0, first, WORDS_PER_CALL.min(words - first))?;
+                state.matmul(&some.to_dtype(DType::F32)?.t()?)
+            })
+            .collect::<Result<_, candle_core::Error>>()?;
+        Ok(Tensor::cat(&parts, 1)?.squeeze(0)?)
+    }
+}

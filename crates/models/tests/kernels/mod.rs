@@ -1,0 +1,36 @@
+//! The ways to compute that are held against golden values, each with how far it may be off.
+
+use candle_core::{DType, Device};
+use gavel_models::load::Placement;
+
+/// One way to compute on the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kernels {
+    /// The CPU's own kernels, float32.
+    Fused,
+    /// The code that a GPU runs, in float32.
+    CandleF32,
+    /// The code that a GPU runs, in bfloat16.
+    CandleBf16,
+}
+
+impl Kernels {
+    pub(crate) const ALL: [Self; 3] = [Self::Fused, Self::CandleF32, Self::CandleBf16];
+
+    pub(crate) fn placement(self) -> Placement {
+        match self {
+            Self::Fused => Placement::cpu(),
+            Self::CandleF32 => Placement::candle(Device::Cpu, DType::F32),
+            Self::CandleBf16 => Placement::candle(Device::Cpu, DType::BF16),
+        }
+    }
+
+    /// Largest difference allowed, relative to the largest value of a tensor. In float32 sums have another order; in bfloat16, with
+    /// its 8 bits, weights and activations are rounded at every layer.
+    pub(crate) fn tolerance(self) -> f64 {
+        match self {
+            Self::Fused | Self::CandleF32 => 2e-4,
+            Self::CandleBf16 => 3e-2,
+        }
+    }
+}
