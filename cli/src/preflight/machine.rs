@@ -30,9 +30,7 @@ impl Weights {
             Device::Cuda(_) => 0,
         };
         let size = number_bytes(spec.model.dtype);
-        // The fused kernels of the CPU keep each linear layer in both orders.
-        let orders = if spec.model.dtype == Dtype::F32 { 2 } else { 1 };
-        let denoiser = model.denoiser_parameters() * size * orders;
+        let denoiser = model.denoiser_parameters() * size;
         let sampler = denoiser + model.other_parameters() * size;
         Self {
             sampler: on_cpu(spec.model.device, sampler),

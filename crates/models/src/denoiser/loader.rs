@@ -2,13 +2,31 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
-use crate::layers::RmsNorm;
+use crate::layers::{RmsNorm, compute_dtype};
 use crate::lora::AdaptableLayers;
-use crate::ops::{Backend, Factors};
+use crate::ops::{Backend, Factors, Kernels};
 use crate::{LoadError, ModelError, Weights};
+
+/// Maps the weights of a network, and says in which dtype it will compute: the CPU's fused kernels do so in float32 alone, with
+/// matrices that stay as narrow as their file has them, or as `dtype` says.
+pub(crate) fn opened(
+    dir: &Path,
+    device: &Device,
+    dtype: DType,
+    kernels: Kernels,
+) -> Result<(Weights, DType), LoadError> {
+    match kernels {
+        Kernels::Fastest if device.is_cpu() => {
+            let computing = compute_dtype(device, dtype);
+            Ok((Weights::open(dir, device, computing)?.keeping(dtype), computing))
+        }
+        Kernels::Fastest | Kernels::Candle => Ok((Weights::open(dir, device, dtype)?, dtype)),
+    }
+}
 
 /// What becomes of the layers of a network while it is walked.
 ///
@@ -55,7 +73,7 @@ impl<B: Backend> LayerSource for B {
         for (path, outputs) in parts {
             tensors
                 .0
-                .push(weights.get(&format!("{path}.weight"), &[*outputs, inputs])?);
+                .push(weights.matrix(&format!("{path}.weight"), &[*outputs, inputs])?);
             tensors.1.push(weights.get(&format!("{path}.bias"), &[*outputs])?);
         }
         let join = |tensors: &[Tensor]| Tensor::cat(tensors, 0).map_err(|source| weights.candle(source));

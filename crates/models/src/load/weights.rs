@@ -28,6 +28,8 @@ pub struct Weights {
     file: PathBuf,
     device: Device,
     dtype: DType,
+    /// What matrices are kept in at most, where the CPU's kernels widen them as they read.
+    kept: Option<DType>,
     pub(super) shards: Vec<Shard>,
     entries: BTreeMap<String, Entry>,
     taken: Mutex<BTreeSet<String>>,
@@ -37,6 +39,24 @@ pub struct Weights {
 pub(super) struct Shard {
     pub(super) file: PathBuf,
     pub(super) map: Mmap,
+}
+
+impl Shard {
+    /// Says that a range of bytes has been read: the pages need not stay in memory beside the tensor that was made of them.
+    fn release(&self, range: &std::ops::Range<usize>) {
+        #[cfg(unix)]
+        {
+            // SAFETY: the mapping is of a file and never written; a page that is read again comes from the file again.
+            let released = unsafe {
+                self.map
+                    .unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+            // Advice that is not taken costs memory only.
+            drop(released);
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
 }
 
 /// Where a tensor lies.
@@ -69,6 +89,7 @@ impl Weights {
             file: dir.to_owned(),
             device: device.clone(),
             dtype,
+            kept: None,
             shards: Vec::new(),
             entries: BTreeMap::new(),
             taken: Mutex::default(),
@@ -116,13 +137,53 @@ impl Weights {
         let Some((entry, dtype)) = self.find(name, shape)? else {
             return Ok(None);
         };
+        self.read(name, entry, dtype, shape, self.dtype).map(Some)
+    }
+
+    /// Lets [`Weights::matrix`] give what the CPU's kernels compute with in float32 as narrow as it is, and no wider than `dtype`.
+    #[must_use]
+    pub(crate) fn keeping(mut self, dtype: DType) -> Self {
+        self.kept = Some(dtype);
+        self
+    }
+
+    /// Whether what is taken is for the CPU's own kernels.
+    pub(crate) fn computes_in_float32_on_cpu(&self) -> bool {
+        self.device.is_cpu() && self.dtype == DType::F32
+    }
+
+    /// Takes a matrix as [`Weights::get`] does, in the dtype of its file where that is narrower; see [`Weights::keeping`].
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub(crate) fn matrix(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        let Some((entry, dtype)) = self.find(name, shape)? else {
+            return Err(self.missing(name));
+        };
+        let wanted = match (self.kept, dtype) {
+            (Some(_), DType::BF16 | DType::F16) if self.computes_in_float32_on_cpu() => dtype,
+            (Some(kept), _) if self.computes_in_float32_on_cpu() => kept,
+            _ => self.dtype,
+        };
+        self.read(name, entry, dtype, shape, wanted)
+    }
+
+    fn read(
+        &self,
+        name: &str,
+        entry: &Entry,
+        dtype: DType,
+        shape: &[usize],
+        wanted: DType,
+    ) -> Result<Tensor, LoadError> {
         let shard = &self.shards[entry.shard];
         let tensor = Tensor::from_raw_buffer(&shard.map[entry.range.clone()], dtype, shape, &Device::Cpu)
-            .and_then(|tensor| tensor.to_dtype(self.dtype))
+            .and_then(|tensor| tensor.to_dtype(wanted))
             .and_then(|tensor| tensor.to_device(&self.device))
             .map_err(|source| self.candle(source))?;
+        shard.release(&entry.range);
         self.take(name);
-        Ok(Some(tensor))
+        Ok(tensor)
     }
 
     fn take(&self, name: &str) {

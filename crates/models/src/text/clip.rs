@@ -107,7 +107,7 @@ impl ClipTextEncoder {
     /// # Errors
     /// Any [`LoadError`].
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
-        let weights = Weights::open(dir, device, compute_dtype(device, dtype))?;
+        let weights = Weights::open(dir, device, compute_dtype(device, dtype))?.keeping(dtype);
         let config_file = dir.join("config.json");
         let config: Config = read_config(&config_file)?;
         config.check(&config_file)?;

@@ -94,6 +94,7 @@ fn feed_forward_proj() -> String {
 /// transformers `T5EncoderModel`.
 #[derive(Debug)]
 pub struct T5Encoder {
+    /// In the dtype of its file, on the CPU.
     embedding: Tensor,
     layers: Vec<Layer>,
     final_norm: RmsNorm,
@@ -102,6 +103,8 @@ pub struct T5Encoder {
     max_distance: usize,
     heads: usize,
     device: Device,
+    /// In which it computes.
+    dtype: DType,
 }
 
 #[derive(Debug)]
@@ -130,7 +133,7 @@ impl T5Encoder {
     /// # Errors
     /// Any [`LoadError`].
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self, LoadError> {
-        let weights = Weights::open(dir, device, compute_dtype(device, dtype))?;
+        let weights = Weights::open(dir, device, compute_dtype(device, dtype))?.keeping(dtype);
         let config_file = dir.join("config.json");
         let config: Config = read_config(&config_file)?;
         config.check(&config_file)?;
@@ -191,7 +194,7 @@ impl T5Encoder {
             "encoder.embed_tokens.weight"
         };
         let encoder = Self {
-            embedding: weights.get(shared, &[config.vocab_size, width])?,
+            embedding: weights.matrix(shared, &[config.vocab_size, width])?,
             layers,
             final_norm: norm("encoder.final_layer_norm")?,
             relative_bias: weights.get(
@@ -201,6 +204,7 @@ impl T5Encoder {
             max_distance: config.relative_attention_max_distance,
             heads: config.num_heads,
             device: device.clone(),
+            dtype: compute_dtype(device, dtype),
         };
         // A full T5 checkpoint holds the decoder too.
         weights.finish(&["decoder.", "lm_head.", "encoder.embed_tokens."])?;
@@ -228,7 +232,8 @@ impl T5Encoder {
     }
 
     fn encode_one(&self, ids: &[u32], bias: &Tensor) -> Result<Tensor, ModelError> {
-        let mut x = self.embedding.index_select(&Tensor::new(ids, &self.device)?, 0)?;
+        let rows = self.embedding.index_select(&Tensor::new(ids, &self.device)?, 0)?;
+        let mut x = rows.to_dtype(self.dtype)?;
         let rows = 0..ids.len();
         let shape = Attention {
             heads: self.heads,

@@ -16,7 +16,7 @@ use super::guidance::guided;
 use super::{PROMPT_EMBEDS, source_latents};
 use crate::denoiser::check::{check_batch, misfit};
 use crate::denoiser::engine::{Compute, Engine};
-use crate::denoiser::loader::{Headers, Loader};
+use crate::denoiser::loader::{Headers, Loader, opened};
 use crate::denoiser::{ActivationMemory, Denoiser, Input, Tape};
 use crate::load::{LoadError, Weights};
 use crate::lora::{AdaptableLayers, LoraAdapter, LoraGradients};
@@ -88,8 +88,8 @@ impl QwenImageTransformer {
     /// Reads `config.json` and the weights, single or sharded, of a diffusers `transformer` folder. `family` says whether it
     /// edits source pictures, which the folder does not tell.
     ///
-    /// On the CPU in float32 the fused kernels compute; they hold the linear weights in both orders, which doubles their memory.
-    /// Any other device or dtype is served by plain candle operations.
+    /// On the CPU the fused kernels compute, in float32, with linear weights that stay as narrow as the file has them, or become
+    /// as narrow as `dtype`. Any other device is served by plain candle operations.
     ///
     /// # Errors
     /// [`LoadError`] when a file is missing or damaged, a tensor is missing, misshapen or unused, or the configuration is one
@@ -108,7 +108,7 @@ impl QwenImageTransformer {
 
     fn open(family: Family, dir: &Path, device: &Device, dtype: DType, kernels: Kernels) -> Result<Self, LoadError> {
         let config = QwenImageTransformerConfig::read(dir)?;
-        let weights = Weights::open(dir, device, dtype)?;
+        let (weights, dtype) = opened(dir, device, dtype, kernels)?;
         let load = Load {
             config: config.clone(),
             weights: &weights,
