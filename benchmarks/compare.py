@@ -1,10 +1,12 @@
 """Runs Gavel and the plain PyTorch loop on the same small models and the same work, and prints ratios of time and memory.
 
-    python benchmarks/compare.py --gavel target/debug/gavel [--threads 2] [--steps 4]
+    python benchmarks/compare.py --gavel target/debug/gavel [--threads 2] [--steps 4] [--size small real]
 
 Both do whole RPO steps of configs/quickstart.toml in one process with the same number of threads: sample pairs with the SDE and decode
 them, judge every pair in both image orders, one clipped policy-gradient update. A warm-up step is left out on both sides; figures are
 medians over the timed steps. Rounds alternate, so that a busy machine disturbs both. Ratios below 1: Gavel needs less.
+
+Then come parts of FLUX.1-dev at their real sizes (real_sizes.py).
 """
 
 import argparse
@@ -15,6 +17,8 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import real_sizes
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("sample", "judge", "train")
@@ -27,6 +31,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=3, help="timed steps in a round")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--size", nargs="+", choices=("small", "real"), default=("small", "real"))
     return parser.parse_args()
 
 
@@ -69,8 +74,8 @@ def median(rounds: list[dict], stage: str) -> float:
     return statistics.median(seconds)
 
 
-def main() -> None:
-    a = arguments()
+def compare_steps(a: argparse.Namespace) -> None:
+    """Whole steps of the small models."""
     ours, theirs = [], []
     for _ in range(a.rounds):
         theirs.append(measure_pytorch(a))
@@ -84,6 +89,14 @@ def main() -> None:
     print(f"{'peak memory':<12}{us:>7.0f}MiB{them:>7.0f}MiB{us / them:>8.2f}")
     decided = [statistics.mean(step["decided"] for r in side for step in r["steps"]) for side in (ours, theirs)]
     print(f"decided pairs in a step: gavel {decided[0]:.1f}, pytorch {decided[1]:.1f}")
+
+
+def main() -> None:
+    a = arguments()
+    if "small" in a.size:
+        compare_steps(a)
+    if "real" in a.size:
+        real_sizes.compare(a.threads, list(real_sizes.PARTS), ["f32", "bf16"])
 
 
 if __name__ == "__main__":

@@ -30,12 +30,7 @@ impl Weights {
     /// Counts them from the folders' headers.
     pub(crate) fn of(spec: &RunSpec, model: &dyn Inspection, judges: &[HostedJudge<'_>]) -> Self {
         let size = number_bytes(spec.model.dtype);
-        // The fused kernels of the CPU keep each linear layer in both orders.
-        let orders = match (spec.model.device, spec.model.dtype) {
-            (Device::Cpu, Dtype::F32) => 2,
-            _ => 1,
-        };
-        let denoiser = model.denoiser_parameters() * size * orders;
+        let denoiser = model.denoiser_parameters() * size;
         let judges = judges.iter().map(|judge| {
             let bytes = judge.folder.parameters * number_bytes(judge.named.spec.dtype);
             (judge.named.spec.device, bytes)

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
-use crate::layers::RmsNorm;
+use crate::layers::{RmsNorm, compute_dtype};
 use crate::lora::AdaptableLayers;
-use crate::ops::{Backend, Factors};
+use crate::ops::{Backend, Factors, Kernels};
 use crate::{LoadError, ModelError, Weights};
 
 /// What becomes of the layers of a network while it is walked.
@@ -55,7 +56,7 @@ impl<B: Backend> LayerSource for B {
         for (path, outputs) in parts {
             tensors
                 .0
-                .push(weights.get(&format!("{path}.weight"), &[*outputs, inputs])?);
+                .push(weights.matrix(&format!("{path}.weight"), &[*outputs, inputs])?);
             tensors.1.push(weights.get(&format!("{path}.bias"), &[*outputs])?);
         }
         let join = |tensors: &[Tensor]| Tensor::cat(tensors, 0).map_err(|source| weights.candle(source));

@@ -1,10 +1,10 @@
 //! Two-dimensional convolution.
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 
 use super::{
     conv_kernel::{Lines, SLACK},
+    patches::Patches,
     values,
     view::widened,
 };
@@ -12,8 +12,6 @@ use crate::{LoadError, ModelError, Weights, ops::Kernels};
 
 /// Multiplications above which one image is shared among threads; below, threads work on different images.
 const SHARED_WORK: usize = 1 << 28;
-/// Output channels that a thread takes at a time.
-const CHANNELS_PER_TASK: usize = 64;
 
 /// Kernel, stride and padding. Rows and columns beyond the bottom and right edge are zero as far as the kernel reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +55,13 @@ impl ConvShape {
         }
     }
 
-    fn output(&self, size: usize) -> usize {
+    /// Elements of the kernel over all input channels.
+    pub(super) fn taps(&self) -> usize {
+        self.inputs * self.kernel * self.kernel
+    }
+
+    /// Side of the output for an input with this side.
+    pub(super) fn output(&self, size: usize) -> usize {
         (size + self.before + self.after - self.kernel) / self.stride + 1
     }
 }
@@ -136,22 +140,18 @@ impl Conv2d {
         {
             let (x, weight, bias) = (values(x)?, values(&self.weight)?, values(&self.bias)?);
             let (weight, bias) = (weight.slice(), bias.slice());
-            let mut padded = Padded::new(self.shape, scale, height, width);
-            let taps = padded.offsets.len();
-            let shared = taps * outputs * rows * columns * stride * stride > SHARED_WORK;
+            let taps = self.shape.taps();
             let images = x.slice().chunks_exact(inputs * height * width);
-            for (image, y) in images.zip(y.chunks_exact_mut(outputs * rows * columns)) {
-                padded.fill(image);
-                let convolve = |channel: usize, y: &mut [f32]| {
-                    let channels = channel..channel + y.len() / (rows * columns);
-                    let weight = &weight[channels.start * taps..channels.end * taps];
-                    padded.convolve(weight, &bias[channels], (rows, columns), y);
-                };
-                if shared {
-                    let tasks = y.par_chunks_mut(CHANNELS_PER_TASK * rows * columns).enumerate();
-                    tasks.for_each(|(task, y)| convolve(task * CHANNELS_PER_TASK, y));
-                } else {
-                    convolve(0, y);
+            let images = images.zip(y.chunks_exact_mut(outputs * rows * columns));
+            if taps * outputs * rows * columns > SHARED_WORK {
+                for (image, y) in images {
+                    Patches::new(image, self.shape, scale, (height, width)).convolve(weight, bias, y);
+                }
+            } else {
+                let mut padded = Padded::new(self.shape, scale, height, width);
+                for (image, y) in images {
+                    padded.fill(image);
+                    padded.convolve(weight, bias, (rows, columns), y);
                 }
             }
         }
@@ -248,6 +248,44 @@ impl Padded {
                         .zip(source.iter().step_by(stride))
                         .for_each(|(y, value)| *y = *value);
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_image_is_convolved_to_the_same_bits_as_a_small_one() {
+        let number = |i: usize| ((i * 7919) % 1013) as f32 / 506.5 - 1.0;
+        let shapes = [
+            ConvShape::same(23, 9, 3),
+            ConvShape::same(5, 17, 1),
+            ConvShape::halving(7),
+            ConvShape {
+                inputs: 2,
+                outputs: 3,
+                kernel: 5,
+                stride: 2,
+                before: 2,
+                after: 1,
+            },
+        ];
+        for shape in shapes {
+            let weight: Vec<f32> = (0..shape.outputs * shape.taps()).map(number).collect();
+            let bias: Vec<f32> = (0..shape.outputs).map(number).collect();
+            for (scale, height, width) in [(1, 4, 5), (2, 7, 12), (1, 9, 130), (2, 20, 50)] {
+                let image: Vec<f32> = (0..shape.inputs * height * width).map(number).collect();
+                let size = (shape.output(scale * height), shape.output(scale * width));
+                let mut small = vec![0.0; shape.outputs * size.0 * size.1];
+                let mut padded = Padded::new(shape, scale, height, width);
+                padded.fill(&image);
+                padded.convolve(&weight, &bias, size, &mut small);
+                let mut large = vec![f32::NAN; small.len()];
+                Patches::new(&image, shape, scale, (height, width)).convolve(&weight, &bias, &mut large);
+                assert!(small == large, "{shape:?} {scale} {height} {width}");
             }
         }
     }

@@ -12,6 +12,7 @@ mod conv;
 mod conv_kernel;
 mod linear;
 mod norm;
+mod patches;
 mod rotary;
 #[cfg(test)]
 mod tests;

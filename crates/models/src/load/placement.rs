@@ -13,6 +13,7 @@ use crate::ops::Kernels;
 pub struct Placement {
     device: Device,
     dtype: DType,
+    kept: Option<DType>,
     kernels: Kernels,
 }
 
@@ -44,14 +45,20 @@ impl Placement {
         Self {
             device,
             dtype,
+            kept: None,
             kernels: Kernels::Candle,
         }
     }
 
     fn fastest(device: Device, dtype: DType) -> Self {
+        let (dtype, kept) = match device.is_cpu() {
+            true => (DType::F32, Some(dtype)),
+            false => (dtype, None),
+        };
         Self {
             device,
             dtype,
+            kept,
             kernels: Kernels::Fastest,
         }
     }
@@ -61,7 +68,7 @@ impl Placement {
         &self.device
     }
 
-    /// The number format of frozen weights and activations.
+    /// The number format in which it computes: float32 with the CPU's fused kernels, whatever the run says.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -76,11 +83,16 @@ impl Placement {
         self.kernels
     }
 
-    /// The same for encoders, autoencoders and judges: the CPU's fused kernels compute these in float32 whatever the run says, which
-    /// on the CPU is both faster and closer than half a format.
-    pub(crate) fn for_encoders(&self) -> Self {
+    /// What matrices are kept in at most, where the CPU's fused kernels widen them as they read: as narrow as their file, and no wider than
+    /// what the run says. `None` where they are kept in [`Placement::dtype`].
+    pub(crate) fn kept(&self) -> Option<DType> {
+        self.kept
+    }
+
+    /// The same for autoencoders and judges, which the CPU's fused kernels keep in float32 whatever the run says.
+    pub(crate) fn kept_whole(&self) -> Self {
         Self {
-            dtype: if self.is_host() { DType::F32 } else { self.dtype },
+            kept: None,
             ..self.clone()
         }
     }

@@ -39,6 +39,24 @@ pub(super) struct Shard {
     pub(super) map: Mmap,
 }
 
+impl Shard {
+    /// Says that a range of bytes has been read: the pages need not stay in memory beside the tensor that was made of them.
+    fn release(&self, range: &std::ops::Range<usize>) {
+        #[cfg(unix)]
+        {
+            // SAFETY: the mapping is of a file and never written; a page that is read again comes from the file again.
+            let released = unsafe {
+                self.map
+                    .unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+            // Advice that is not taken costs memory only.
+            drop(released);
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+}
+
 /// Where a tensor lies.
 #[derive(Debug)]
 struct Entry {
@@ -125,13 +143,41 @@ impl Weights {
         let Some((entry, dtype)) = self.find(name, shape)? else {
             return Ok(None);
         };
+        self.read(name, entry, dtype, shape, self.placement.dtype()).map(Some)
+    }
+
+    /// Takes a matrix as [`Weights::get`] does, in the dtype of its file where that is narrower; see [`Placement::kept`].
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub(crate) fn matrix(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        let Some((entry, dtype)) = self.find(name, shape)? else {
+            return Err(self.missing(name));
+        };
+        let wanted = match (self.placement.kept(), dtype) {
+            (Some(_), DType::BF16 | DType::F16) => dtype,
+            (Some(kept), _) => kept,
+            (None, _) => self.placement.dtype(),
+        };
+        self.read(name, entry, dtype, shape, wanted)
+    }
+
+    fn read(
+        &self,
+        name: &str,
+        entry: &Entry,
+        dtype: DType,
+        shape: &[usize],
+        wanted: DType,
+    ) -> Result<Tensor, LoadError> {
         let shard = &self.shards[entry.shard];
         let tensor = Tensor::from_raw_buffer(&shard.map[entry.range.clone()], dtype, shape, &Device::Cpu)
-            .and_then(|tensor| tensor.to_dtype(self.placement.dtype()))
+            .and_then(|tensor| tensor.to_dtype(wanted))
             .and_then(|tensor| tensor.to_device(self.placement.device()))
             .map_err(|source| self.candle(source))?;
+        shard.release(&entry.range);
         self.take(name);
-        Ok(Some(tensor))
+        Ok(tensor)
     }
 
     fn take(&self, name: &str) {

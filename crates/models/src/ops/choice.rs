@@ -34,7 +34,7 @@ pub(crate) trait WithBackend {
 pub(crate) fn on_backend<W: WithBackend>(placement: &Placement, with: W) -> W::Output {
     let (device, dtype) = (placement.device(), placement.dtype());
     match placement.kernels() {
-        Kernels::Fastest if device.is_cpu() && dtype == DType::F32 => with.run(Cpu::default()),
+        Kernels::Fastest if device.is_cpu() => with.run(Cpu::default()),
         Kernels::Fastest | Kernels::Candle => with.run(CandleOps::<Tensor> {
             place: device.clone(),
             dtype,

@@ -108,7 +108,7 @@ impl ClipTextEncoder {
     /// # Errors
     /// Any [`LoadError`].
     pub fn load(dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
-        let weights = Weights::open(dir, &placement.for_encoders())?;
+        let weights = Weights::open(dir, placement)?;
         let config_file = dir.join("config.json");
         let config: Config = read_config(&config_file)?;
         config.check(&config_file)?;

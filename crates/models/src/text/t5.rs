@@ -94,6 +94,7 @@ fn feed_forward_proj() -> String {
 /// transformers `T5EncoderModel`.
 #[derive(Debug)]
 pub struct T5Encoder {
+    /// In the dtype of its file, on the CPU.
     embedding: Tensor,
     layers: Vec<Layer>,
     final_norm: RmsNorm,
@@ -130,7 +131,7 @@ impl T5Encoder {
     /// # Errors
     /// Any [`LoadError`].
     pub fn load(dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
-        let weights = Weights::open(dir, &placement.for_encoders())?;
+        let weights = Weights::open(dir, placement)?;
         let config_file = dir.join("config.json");
         let config: Config = read_config(&config_file)?;
         config.check(&config_file)?;
@@ -191,7 +192,7 @@ impl T5Encoder {
             "encoder.embed_tokens.weight"
         };
         let encoder = Self {
-            embedding: weights.get(shared, &[config.vocab_size, width])?,
+            embedding: weights.matrix(shared, &[config.vocab_size, width])?,
             layers,
             final_norm: norm("encoder.final_layer_norm")?,
             relative_bias: weights.get(
@@ -228,9 +229,9 @@ impl T5Encoder {
     }
 
     fn encode_one(&self, ids: &[u32], bias: &Tensor) -> Result<Tensor, ModelError> {
-        let mut x = self
-            .embedding
-            .index_select(&Tensor::new(ids, self.placement.device())?, 0)?;
+        let ids = Tensor::new(ids, self.placement.device())?;
+        let rows = self.embedding.index_select(&ids, 0)?;
+        let mut x = rows.to_dtype(self.placement.dtype())?;
         let rows = 0..ids.len();
         let shape = Attention {
             heads: self.heads,

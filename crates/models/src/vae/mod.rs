@@ -168,7 +168,7 @@ impl AutoencoderKl {
     /// # Errors
     /// Any [`LoadError`].
     pub fn load(dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
-        let weights = Weights::open(dir, &placement.for_encoders())?;
+        let weights = Weights::open(dir, &placement.kept_whole())?;
         let config = AutoencoderConfig::read(dir)?;
         let moments = 2 * config.latent_channels;
         let pointwise = |name: &str, wanted: bool, channels: usize| {

@@ -39,7 +39,7 @@ impl VlmEncoder {
         tokenizer: WordTokenizer,
         placement: &Placement,
     ) -> Result<Self, LoadError> {
-        let weights = Weights::open(dir, &placement.for_encoders())?;
+        let weights = Weights::open(dir, &placement.kept_whole())?;
         let config = qwen2_5(dir)?;
         let (visual, text) = towers(&weights);
         let eyes = match processor {

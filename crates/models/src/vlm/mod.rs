@@ -72,7 +72,7 @@ impl Vlm {
     /// # Errors
     /// Any [`LoadError`].
     pub fn load(dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
-        let weights = Weights::open(dir, &placement.for_encoders())?;
+        let weights = Weights::open(dir, &placement.kept_whole())?;
         let settings = Settings::read(dir)?;
         let config = &settings.config;
 

@@ -74,8 +74,8 @@ pub(super) fn inspect(dir: &Path) -> Result<(AdaptableLayers, u64), LoadError> {
 impl FluxTransformer {
     /// Reads `config.json` and the weights, single or sharded, of a diffusers `transformer` folder.
     ///
-    /// On the CPU in float32 the fused kernels compute; they hold the linear weights in both orders, which doubles their memory.
-    /// Any other device or dtype, and [`Placement::candle`] on every one, is served by plain candle operations.
+    /// On the CPU the fused kernels compute, in float32, with linear weights that stay as narrow as the file has them, or become
+    /// as narrow as the placement says. Any other device, and [`Placement::candle`] on every one, is served by plain candle operations.
     ///
     /// # Errors
     /// [`LoadError`] when a file is missing or damaged, a tensor is missing, misshapen or unused, or the configuration is one

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::super::{Attention, Layout, Queries};
 use super::math::{self, sum, vectorized};
-use super::matmul::{Left, Order, Right, Start, matmul};
+use super::matmul::{Left, Order, Packed, Right, Start, Threads, matmul, product};
 use super::matrix::View;
 use super::{Cpu, Matrix, Split};
 
@@ -210,15 +210,18 @@ fn row_dots(x: &[f32], y: &[f32], width: usize) -> Vec<f32> {
         .collect()
 }
 
-/// (rows, columns) to (columns, stride), the added columns zero.
-fn transpose_padded(matrix: &[f32], columns: usize, stride: usize) -> Vec<f32> {
-    let mut output = vec![0.0; columns * stride];
-    for (row, values) in matrix.chunks_exact(columns).enumerate() {
-        for (column, value) in values.iter().enumerate() {
-            output[column * stride + row] = *value;
-        }
-    }
-    output
+/// The normalised, rotated keys of a head, (padded tokens, head_dim); the added rows are zero.
+fn padded_keys(head: Head, padded: usize) -> Vec<f32> {
+    let mut keys = vec![0.0; padded * head.head_dim];
+    norm_and_rotate(head, Role::Key, 0, 1.0, &mut keys[..head.tokens() * head.head_dim]);
+    keys
+}
+
+/// The values of a head, (padded tokens, head_dim); the added rows are zero.
+fn padded_values(head: Head, padded: usize) -> Vec<f32> {
+    let mut values = concat(head.tokens(), head.head_dim, |token| head.part(token, 2));
+    values.resize(padded * head.head_dim, 0.0);
+    values
 }
 
 /// Output (asking, head_dim) and log-sum-exp (asking,) of one head.
@@ -227,10 +230,10 @@ fn head_forward(head: Head) -> (Vec<f32>, Vec<f32>) {
     let padded = tokens.next_multiple_of(KEY_MULTIPLE);
     let mut queries = vec![0.0; asking.len() * head_dim];
     norm_and_rotate(head, Role::Query, asking.start, head.scale(), &mut queries);
-    let mut keys = vec![0.0; tokens * head_dim];
-    norm_and_rotate(head, Role::Key, 0, 1.0, &mut keys);
-    let keys = transpose_padded(&keys, head_dim, padded);
-    let values = concat(tokens, head_dim, |token| head.part(token, 2));
+    let across = (head_dim, padded);
+    let keys = Packed::new(across, &padded_keys(head, padded), head_dim, Order::Transposed);
+    let values = padded_values(head, padded);
+    let values = Packed::new((tokens, head_dim), &values, head_dim, Order::RowMajor);
 
     let mut output = vec![0.0; asking.len() * head_dim];
     let mut log_sum_exp = vec![0.0; asking.len()];
@@ -245,11 +248,7 @@ fn head_forward(head: Head) -> (Vec<f32>, Vec<f32>) {
             stride: head_dim,
             order: Order::RowMajor,
         };
-        let right = Right {
-            data: &keys,
-            stride: padded,
-        };
-        matmul((rows, padded, head_dim), left, right, Start::Zero, scores, padded);
+        product(rows, left, &keys, Start::Zero, scores, padded, Threads::One);
         softmax_rows(
             scores,
             padded,
@@ -262,12 +261,8 @@ fn head_forward(head: Head) -> (Vec<f32>, Vec<f32>) {
             stride: padded,
             order: Order::RowMajor,
         };
-        let right = Right {
-            data: &values,
-            stride: head_dim,
-        };
         let output = &mut output[first * head_dim..(first + rows) * head_dim];
-        matmul((rows, head_dim, tokens), left, right, Start::Zero, output, head_dim);
+        product(rows, left, &values, Start::Zero, output, head_dim, Threads::One);
         for (row, sum) in output.chunks_exact_mut(head_dim).zip(&sums) {
             row.iter_mut().for_each(|value| *value /= sum);
         }
@@ -287,11 +282,11 @@ fn head_backward(head: Head, output: &[f32], log_sum_exp: &[f32], grad: &[f32]) 
     let padded = tokens.next_multiple_of(KEY_MULTIPLE);
     let mut queries = vec![0.0; asking.len() * head_dim];
     norm_and_rotate(head, Role::Query, asking.start, head.scale(), &mut queries);
-    let mut keys = vec![0.0; tokens * head_dim];
-    norm_and_rotate(head, Role::Key, 0, 1.0, &mut keys);
-    let keys_transposed = transpose_padded(&keys, head_dim, padded);
-    let values = concat(tokens, head_dim, |token| head.part(token, 2));
-    let values_transposed = transpose_padded(&values, head_dim, padded);
+    let (along, across) = ((tokens, head_dim), (head_dim, padded));
+    let keys = padded_keys(head, padded);
+    let keys_transposed = Packed::new(across, &keys, head_dim, Order::Transposed);
+    let keys = Packed::new(along, &keys, head_dim, Order::RowMajor);
+    let values_transposed = Packed::new(across, &padded_values(head, padded), head_dim, Order::Transposed);
     let delta = row_dots(output, grad, head_dim);
 
     let mut gradients = HeadGradients {
@@ -319,22 +314,17 @@ fn head_backward(head: Head, output: &[f32], log_sum_exp: &[f32], grad: &[f32]) 
         };
         let right = |data, stride| Right { data, stride };
 
-        matmul(
-            (rows, padded, head_dim),
-            by_row(queries, head_dim),
-            right(&keys_transposed, padded),
-            Start::Zero,
-            scores,
-            padded,
-        );
-        let from = right(&values_transposed, padded);
-        matmul(
-            (rows, padded, head_dim),
-            by_row(grad, head_dim),
-            from,
+        let left = by_row(queries, head_dim);
+        product(rows, left, &keys_transposed, Start::Zero, scores, padded, Threads::One);
+        let left = by_row(grad, head_dim);
+        product(
+            rows,
+            left,
+            &values_transposed,
             Start::Zero,
             grad_scores,
             padded,
+            Threads::One,
         );
         let delta = &delta[first..first + rows];
         softmax_vjp_rows(scores, grad_scores, padded, &log_sum_exp[first..first + rows], delta);
@@ -358,14 +348,8 @@ fn head_backward(head: Head, output: &[f32], log_sum_exp: &[f32], grad: &[f32]) 
             head_dim,
         );
         let to = &mut gradients.queries[range];
-        matmul(
-            (rows, head_dim, tokens),
-            by_row(grad_scores, padded),
-            right(&keys, head_dim),
-            Start::Zero,
-            to,
-            head_dim,
-        );
+        let left = by_row(grad_scores, padded);
+        product(rows, left, &keys, Start::Zero, to, head_dim, Threads::One);
     }
     norm_and_rotate_vjp(head, Role::Query, asking.start, head.scale(), &mut gradients.queries);
     norm_and_rotate_vjp(head, Role::Key, 0, 1.0, &mut gradients.keys);

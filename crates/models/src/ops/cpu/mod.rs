@@ -6,6 +6,7 @@ pub(crate) mod matmul;
 mod matrix;
 mod projection;
 mod rowwise;
+pub(crate) mod weights;
 
 use std::ops::Range;
 
@@ -15,6 +16,7 @@ use rayon::prelude::*;
 use super::{Attention, Backend, Factors, GradientSums, Layout, Modulation, Segment};
 use crate::ModelError;
 use attention::{HeadNorm, Rotary};
+use matmul::Threads;
 pub(crate) use matrix::Matrix;
 use projection::{Adapted, Projection};
 
@@ -27,6 +29,16 @@ pub(crate) enum Split {
     Never,
     /// Blocks of rows, or heads.
     Rows,
+}
+
+impl Split {
+    /// Who computes a product.
+    fn threads(self) -> Threads {
+        match self {
+            Self::Never => Threads::One,
+            Self::Rows => Threads::All,
+        }
+    }
 }
 
 /// The CPU backend.
@@ -125,8 +137,7 @@ impl Backend for Cpu {
     }
 
     fn projection(&self, weight: &Tensor, bias: &Tensor) -> Result<Projection, ModelError> {
-        let (outputs, inputs) = weight.dims2()?;
-        Ok(Projection::new(inputs, outputs, to_f32(weight)?, to_f32(bias)?))
+        Ok(Projection::new(weights::pack(weight)?, to_f32(bias)?))
     }
 
     fn adapt(&self, projection: &Projection, factors: &[Factors]) -> Result<Adapted, ModelError> {
@@ -170,7 +181,7 @@ impl Backend for Cpu {
     fn linear(&self, x: &Matrix, segments: &[Segment<Self>]) -> Result<Matrix, ModelError> {
         let columns = segments.first().map_or(0, |segment| segment.projection.outputs());
         let mut output = vec![0.0; x.rows() * columns];
-        let (inputs, x) = (x.columns(), x.read()?);
+        let x = x.read()?;
         for Segment {
             rows,
             projection,
@@ -179,10 +190,7 @@ impl Backend for Cpu {
         {
             let input = x.row_slice(rows.clone());
             let output = &mut output[rows.start * columns..rows.end * columns];
-            self.row_blocks(output, columns, |first, block| {
-                let input = &input[first * inputs..][..block.len() / columns * inputs];
-                projection.forward(*adapted, input, block);
-            });
+            projection.forward(*adapted, input, output, self.split.threads());
         }
         Ok(Matrix::new(output, columns))
     }
@@ -190,7 +198,7 @@ impl Backend for Cpu {
     fn linear_vjp(&self, segments: &[Segment<Self>], grad: &Matrix) -> Result<Matrix, ModelError> {
         let columns = segments.first().map_or(0, |segment| segment.projection.inputs());
         let mut output = vec![0.0; grad.rows() * columns];
-        let (outputs, grad) = (grad.columns(), grad.read()?);
+        let grad = grad.read()?;
         for Segment {
             rows,
             projection,
@@ -199,10 +207,7 @@ impl Backend for Cpu {
         {
             let grad_rows = grad.row_slice(rows.clone());
             let output = &mut output[rows.start * columns..rows.end * columns];
-            self.row_blocks(output, columns, |first, block| {
-                let grad_block = &grad_rows[first * outputs..][..block.len() / columns * outputs];
-                projection.backward(*adapted, grad_block, block);
-            });
+            projection.backward(*adapted, grad_rows, output, self.split.threads());
         }
         Ok(Matrix::new(output, columns))
     }
@@ -218,7 +223,7 @@ impl Backend for Cpu {
         for segment in segments {
             if let Some(adapted) = segment.adapted {
                 let (x, grad) = (x.row_slice(segment.rows.clone()), grad.row_slice(segment.rows.clone()));
-                adapted.gradients(x, grad, segment.projection, gradients);
+                adapted.gradients(x, grad, segment.projection, gradients, self.split.threads());
             }
         }
         Ok(())

@@ -46,7 +46,7 @@ impl AutoencoderKlQwenImage {
     /// # Errors
     /// Any [`LoadError`].
     pub fn load(dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
-        let weights = Weights::open(dir, &placement.for_encoders())?;
+        let weights = Weights::open(dir, &placement.kept_whole())?;
         let config = AutoencoderKlQwenImageConfig::read(dir)?;
         let pointwise = |name: &str, channels: usize| load_conv(&weights, name, ConvShape::same(channels, channels, 1));
         let per_channel = |figures: &[f64]| {

@@ -1,49 +1,14 @@
-//! Matrix products of float32 slices.
-//!
-//! Each element of a product is one chain of fused multiply-adds over the inner dimension, in order, whatever the shape of
-//! the product around it. So a row's result depends neither on the other rows nor on how rows are shared among threads.
+//! Products of operands that are read where they lie.
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// How the left operand is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// Element (row, inner) lies at `row * stride + inner`.
-    RowMajor,
-    /// Element (row, inner) lies at `inner * stride + row`: the stored matrix is used transposed.
-    Transposed,
-}
-
-/// A left operand (rows, inner).
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Left<'a> {
-    pub(crate) data: &'a [f32],
-    pub(crate) stride: usize,
-    pub(crate) order: Order,
-}
-
-/// A right operand (inner, columns), row-major.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Right<'a> {
-    pub(crate) data: &'a [f32],
-    pub(crate) stride: usize,
-}
-
-/// What the sums start from.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Start<'a> {
-    Zero,
-    /// The same row of values for each row of the product.
-    Bias(&'a [f32]),
-    /// What the destination holds.
-    Destination,
-}
+use super::{Left, Order, Right, Start, check, extent};
 
 /// Computes `destination = start + left * right` for a destination (rows, columns) with the given row stride.
 ///
 /// # Panics
 /// When a slice is too short for its shape, which is a bug of the caller.
-pub(crate) fn matmul(
+pub(super) fn multiply(
     (rows, columns, inner): (usize, usize, usize),
     left: Left,
     right: Right,
@@ -54,25 +19,9 @@ pub(crate) fn matmul(
     if rows == 0 || columns == 0 {
         return;
     }
-    let last = |major: usize, minor: usize, stride: usize| (major - 1) * stride + minor;
-    assert!(
-        destination.len() >= last(rows, columns, stride) && stride >= columns,
-        "destination too short"
-    );
-    if inner > 0 {
-        let left_end = match left.order {
-            Order::RowMajor => last(rows, inner, left.stride),
-            Order::Transposed => last(inner, rows, left.stride),
-        };
-        assert!(left.data.len() >= left_end, "left operand too short");
-        assert!(
-            right.data.len() >= last(inner, columns, right.stride),
-            "right operand too short"
-        );
-    }
-    if let Start::Bias(bias) = start {
-        assert!(bias.len() >= columns, "bias too short");
-    }
+    check((rows, columns, inner), left, start, destination, stride);
+    let right_extent = extent(inner, columns, right.stride);
+    assert!(right.data.len() >= right_extent, "right operand too short");
     let product = Product {
         rows,
         columns,
@@ -319,102 +268,4 @@ impl Strip {
 unsafe fn load<S: Simd>(pointer: *const f32) -> S::f32s {
     // SAFETY: promised by the caller; `S::f32s` is plain data and the read needs no alignment.
     unsafe { pointer.cast::<S::f32s>().read_unaligned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn values(count: usize, seed: usize) -> Vec<f32> {
-        (0..count)
-            .map(|i| (((i * 7919 + seed * 104_729) % 1013) as f32 / 506.5) - 1.0)
-            .collect()
-    }
-
-    #[test]
-    fn products_of_all_small_shapes_match_a_plain_sum() {
-        for rows in [1, 2, 3, 5, 8, 13] {
-            for columns in [1, 4, 15, 16, 17, 32, 48, 64, 96, 111] {
-                for inner in [0, 1, 4, 33] {
-                    let (a, b) = (values(rows * inner, 1), values(inner * columns, 2));
-                    let a_transposed: Vec<f32> = (0..rows * inner).map(|i| a[(i % rows) * inner + i / rows]).collect();
-                    let bias = values(columns, 3);
-                    let expected: Vec<f64> = (0..rows * columns)
-                        .map(|i| {
-                            let (row, column) = (i / columns, i % columns);
-                            let sum: f64 = (0..inner)
-                                .map(|k| f64::from(a[row * inner + k]) * f64::from(b[k * columns + column]))
-                                .sum();
-                            sum + f64::from(bias[column])
-                        })
-                        .collect();
-                    let right = Right {
-                        data: &b,
-                        stride: columns,
-                    };
-                    let plain = Left {
-                        data: &a,
-                        stride: inner,
-                        order: Order::RowMajor,
-                    };
-                    let transposed = Left {
-                        data: &a_transposed,
-                        stride: rows,
-                        order: Order::Transposed,
-                    };
-                    for left in [plain, transposed] {
-                        let mut c = vec![0.0; rows * columns];
-                        matmul((rows, columns, inner), left, right, Start::Bias(&bias), &mut c, columns);
-                        for (found, expected) in c.iter().zip(&expected) {
-                            assert!(
-                                (f64::from(*found) - expected).abs() < 1e-5,
-                                "{rows} {columns} {inner} {:?}",
-                                left.order
-                            );
-                        }
-                        let mut sum: Vec<f32> = (0..rows).flat_map(|_| bias.iter().copied()).collect();
-                        matmul(
-                            (rows, columns, inner),
-                            left,
-                            right,
-                            Start::Destination,
-                            &mut sum,
-                            columns,
-                        );
-                        assert_eq!(sum, c);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_row_is_the_same_whatever_rows_surround_it() {
-        let (rows, columns, inner) = (29, 75, 61);
-        let (a, b) = (values(rows * inner, 4), values(inner * columns, 5));
-        let right = Right {
-            data: &b,
-            stride: columns,
-        };
-        let product = |rows: usize, data: &[f32]| {
-            let mut c = vec![0.0; rows * columns];
-            matmul(
-                (rows, columns, inner),
-                Left {
-                    data,
-                    stride: inner,
-                    order: Order::RowMajor,
-                },
-                right,
-                Start::Zero,
-                &mut c,
-                columns,
-            );
-            c
-        };
-        let together = product(rows, &a);
-        for (row, expected) in together.chunks(columns).enumerate() {
-            assert_eq!(product(1, &a[row * inner..(row + 1) * inner]), expected);
-        }
-    }
 }

@@ -1,0 +1,128 @@
+//! One part of FLUX.1-dev at its real sizes, with few layers: `benchmarks/real_sizes.py` writes the weights and calls this.
+//!
+//! `cargo bench -p gavel-models --profile dev --bench real_sizes -- FOLDER PART DTYPE REPEATS` prints one line of JSON: seconds of each
+//! repeat, processor seconds of all threads, and the process's peak memory.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a bench has nobody to report an error to"
+)]
+
+use std::{path::Path, time::Instant};
+
+use candle_core::{DType, Device, Tensor};
+use gavel_models::Family;
+use gavel_models::denoiser::{ActivationMemory, Conditioning, Denoiser, Grid, Input};
+use gavel_models::flux::{FluxTransformer, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
+use gavel_models::lora::{LoraAdapter, LoraConfig, LoraGradients};
+use gavel_models::text::T5Encoder;
+use gavel_models::vae::AutoencoderKl;
+
+const TEXT_TOKENS: usize = 512;
+const GRID: Grid = Grid { height: 32, width: 32 };
+
+fn values(shape: &[usize]) -> Tensor {
+    let count = shape.iter().product::<usize>();
+    let values: Vec<f32> = (0..count).map(|i| ((i * 7919 % 2003) as f32 / 1001.5) - 1.0).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// Processor seconds of this process so far.
+fn processor_seconds() -> f64 {
+    /// Linux counts in hundredths.
+    const TICKS: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / TICKS
+}
+
+fn peak_memory_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// Runs the work once unmeasured and then as often as asked.
+fn measure(repeats: usize, mut work: impl FnMut()) {
+    work();
+    let (mut seconds, processor) = (Vec::new(), processor_seconds());
+    for _ in 0..repeats {
+        let start = Instant::now();
+        work();
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    let processor = (processor_seconds() - processor) / repeats as f64;
+    println!(
+        "{{\"seconds\": {seconds:?}, \"processor_seconds\": {processor}, \"peak_memory_kib\": {}}}",
+        peak_memory_kib()
+    );
+}
+
+fn transformer(folder: &Path, dtype: DType, repeats: usize, trains: bool) {
+    let model = FluxTransformer::load(folder, &Device::Cpu, dtype).unwrap();
+    let sizes = model.config();
+    let latents = values(&[1, GRID.height * GRID.width, sizes.in_channels]);
+    let conditioning = Conditioning::from_iter([
+        (PROMPT_EMBEDS, values(&[1, TEXT_TOKENS, sizes.joint_attention_dim])),
+        (POOLED_PROMPT_EMBEDS, values(&[1, sizes.pooled_projection_dim])),
+    ]);
+    let input = Input {
+        latents: &latents,
+        conditioning: &conditioning,
+        sigma: &[0.7],
+        guidance: Some(3.5),
+        grid: GRID,
+    };
+    if !trains {
+        return measure(repeats, || drop(model.velocity(None, &input).unwrap()));
+    }
+    let target_modules = Family::Flux
+        .published_targets()
+        .iter()
+        .map(|target| (*target).to_owned())
+        .collect();
+    let config = LoraConfig {
+        rank: 16,
+        alpha: 16.0,
+        dropout: 0.0,
+        target_modules,
+    };
+    let adapter = LoraAdapter::init(model.layers(), &config, [7; 32]).unwrap();
+    measure(repeats, || {
+        let mut gradients = LoraGradients::zeros(&adapter);
+        let (velocity, tape) = model
+            .velocity_for_vjp(&adapter, &input, ActivationMemory::KeepAll)
+            .unwrap();
+        model.vjp(&adapter, tape, &velocity, &mut gradients).unwrap();
+    });
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
+    let [folder, part, dtype, repeats] = arguments.as_slice() else {
+        // What `cargo bench` without arguments comes to.
+        return println!("real_sizes: give FOLDER PART DTYPE REPEATS, as benchmarks/real_sizes.py does");
+    };
+    let dtype = if dtype == "bf16" { DType::BF16 } else { DType::F32 };
+    let repeats: usize = repeats.parse().unwrap();
+    let folder = Path::new(folder);
+    match part.as_str() {
+        "transformer" => transformer(&folder.join("transformer"), dtype, repeats, false),
+        "training" => transformer(&folder.join("transformer"), dtype, repeats, true),
+        "t5" => {
+            let model = T5Encoder::load(&folder.join("text_encoder_2"), &Device::Cpu, dtype).unwrap();
+            let ids: Vec<u32> = (0..TEXT_TOKENS as u32).map(|i| (i * 7919) % 32_000).collect();
+            measure(repeats, || drop(model.encode(std::slice::from_ref(&ids)).unwrap()));
+        }
+        "vae" => {
+            let model = AutoencoderKl::load(&folder.join("vae"), &Device::Cpu, dtype).unwrap();
+            let latents = values(&[1, 16, 2 * GRID.height, 2 * GRID.width]);
+            measure(repeats, || drop(model.decode(&latents).unwrap()));
+        }
+        other => println!("real_sizes: no part is called {other:?}"),
+    }
+}

@@ -1,0 +1,244 @@
+use super::*;
+
+fn values(count: usize, seed: usize) -> Vec<f32> {
+    (0..count)
+        .map(|i| (((i * 7919 + seed * 104_729) % 1013) as f32 / 506.5) - 1.0)
+        .collect()
+}
+
+#[test]
+fn products_of_all_small_shapes_match_a_plain_sum() {
+    for rows in [1, 2, 3, 5, 8, 13] {
+        for columns in [1, 4, 15, 16, 17, 32, 48, 64, 96, 111] {
+            for inner in [0, 1, 4, 33] {
+                let (a, b) = (values(rows * inner, 1), values(inner * columns, 2));
+                let a_transposed: Vec<f32> = (0..rows * inner).map(|i| a[(i % rows) * inner + i / rows]).collect();
+                let bias = values(columns, 3);
+                let expected: Vec<f64> = (0..rows * columns)
+                    .map(|i| {
+                        let (row, column) = (i / columns, i % columns);
+                        let sum: f64 = (0..inner)
+                            .map(|k| f64::from(a[row * inner + k]) * f64::from(b[k * columns + column]))
+                            .sum();
+                        sum + f64::from(bias[column])
+                    })
+                    .collect();
+                let right = Right {
+                    data: &b,
+                    stride: columns,
+                };
+                let plain = Left {
+                    data: &a,
+                    stride: inner,
+                    order: Order::RowMajor,
+                };
+                let transposed = Left {
+                    data: &a_transposed,
+                    stride: rows,
+                    order: Order::Transposed,
+                };
+                for left in [plain, transposed] {
+                    let mut c = vec![0.0; rows * columns];
+                    matmul((rows, columns, inner), left, right, Start::Bias(&bias), &mut c, columns);
+                    for (found, expected) in c.iter().zip(&expected) {
+                        assert!(
+                            (f64::from(*found) - expected).abs() < 1e-5,
+                            "{rows} {columns} {inner} {:?}",
+                            left.order
+                        );
+                    }
+                    let mut sum: Vec<f32> = (0..rows).flat_map(|_| bias.iter().copied()).collect();
+                    matmul(
+                        (rows, columns, inner),
+                        left,
+                        right,
+                        Start::Destination,
+                        &mut sum,
+                        columns,
+                    );
+                    assert_eq!(sum, c);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_is_the_same_whatever_rows_surround_it() {
+    let (rows, columns, inner) = (29, 75, 61);
+    let (a, b) = (values(rows * inner, 4), values(inner * columns, 5));
+    let right = Right {
+        data: &b,
+        stride: columns,
+    };
+    let product = |rows: usize, data: &[f32]| {
+        let mut c = vec![0.0; rows * columns];
+        matmul(
+            (rows, columns, inner),
+            Left {
+                data,
+                stride: inner,
+                order: Order::RowMajor,
+            },
+            right,
+            Start::Zero,
+            &mut c,
+            columns,
+        );
+        c
+    };
+    let together = product(rows, &a);
+    for (row, expected) in together.chunks(columns).enumerate() {
+        assert_eq!(product(1, &a[row * inner..(row + 1) * inner]), expected);
+    }
+}
+
+/// Shapes whose rows, columns and inner dimension cross the edges of tiles, strips and panels.
+const SHAPES: [(usize, usize, usize); 9] = [
+    (1, 1, 1),
+    (1, 100, 400),
+    (3, 48, 192),
+    (7, 49, 193),
+    (8, 64, 0),
+    (17, 95, 384),
+    (33, 7, 385),
+    (64, 144, 577),
+    (790, 50, 200),
+];
+
+/// One chain of fused multiply-adds for each element, in the order of the inner dimension.
+fn chains((rows, columns, inner): (usize, usize, usize), a: &[f32], b: &[f32], start: &[f32]) -> Vec<f32> {
+    (0..rows * columns)
+        .map(|i| {
+            let (row, column) = (i / columns, i % columns);
+            (0..inner).fold(start[i], |sum, k| {
+                a[row * inner + k].mul_add(b[k * columns + column], sum)
+            })
+        })
+        .collect()
+}
+
+fn transposed(matrix: &[f32], columns: usize) -> Vec<f32> {
+    let rows = matrix.len() / columns.max(1);
+    (0..matrix.len())
+        .map(|i| matrix[(i % rows) * columns + i / rows])
+        .collect()
+}
+
+#[test]
+fn every_way_to_a_product_is_the_same_chain_of_sums() {
+    for (rows, columns, inner) in SHAPES {
+        let (a, b, bias) = (values(rows * inner, 1), values(inner * columns, 2), values(columns, 3));
+        let start: Vec<f32> = (0..rows).flat_map(|_| bias.iter().copied()).collect();
+        let expected = chains((rows, columns, inner), &a, &b, &start);
+        let (a_across, b_across) = (transposed(&a, inner), transposed(&b, columns));
+        let by_row = Left {
+            data: &a,
+            stride: inner,
+            order: Order::RowMajor,
+        };
+        let by_column = Left {
+            data: &a_across,
+            stride: rows,
+            order: Order::Transposed,
+        };
+        let shape = (inner, columns);
+        let packed = Packed::new(shape, &b, columns, Order::RowMajor);
+        let packed_across = Packed::new(shape, &b_across, inner, Order::Transposed);
+        let flipped = Packed::new((columns, inner), &b, columns, Order::Transposed);
+        let gathered = Gathered {
+            shape,
+            data: &b,
+            stride: columns,
+            order: Order::RowMajor,
+        };
+        let gathered_across = Gathered {
+            data: &b_across,
+            stride: inner,
+            order: Order::Transposed,
+            ..gathered
+        };
+        for left in [by_row, by_column] {
+            for threads in [Threads::One, Threads::All] {
+                let check = |what: &str, compute: &dyn Fn(Start, &mut [f32])| {
+                    let mut from_bias = vec![f32::NAN; rows * columns];
+                    compute(Start::Bias(&bias), &mut from_bias);
+                    let mut from_destination = start.clone();
+                    compute(Start::Destination, &mut from_destination);
+                    assert!(
+                        from_bias == expected && from_destination == expected,
+                        "{what} {rows} {columns} {inner}"
+                    );
+                };
+                check("packed", &|start, to| {
+                    product(rows, left, &packed, start, to, columns, threads)
+                });
+                check("packed transposed", &|start, to| {
+                    product(rows, left, &packed_across, start, to, columns, threads);
+                });
+                check("flipped", &|start, to| {
+                    product(rows, left, &Flipped(&flipped), start, to, columns, threads);
+                });
+                check("gathered", &|start, to| {
+                    product(rows, left, &gathered, start, to, columns, threads)
+                });
+                check("gathered transposed", &|start, to| {
+                    product(rows, left, &gathered_across, start, to, columns, threads);
+                });
+                let right = Right {
+                    data: &b,
+                    stride: columns,
+                };
+                check("as it lies", &|start, to| {
+                    matmul_on(threads, (rows, columns, inner), left, right, start, to, columns);
+                });
+            }
+        }
+        assert_eq!(packed.unpack(), b);
+        assert_eq!(packed.flip().unpack(), b_across);
+    }
+}
+
+#[test]
+fn a_narrow_weight_is_the_float32_weight_with_its_numbers() {
+    let (rows, columns, inner) = (11, 70, 250);
+    let (a, b) = (values(rows * inner, 1), values(inner * columns, 2));
+    let left = Left {
+        data: &a,
+        stride: inner,
+        order: Order::RowMajor,
+    };
+    let compute = |packed: &Packed| {
+        let mut c = vec![0.0; rows * columns];
+        product(rows, left, packed, Start::Zero, &mut c, columns, Threads::All);
+        c
+    };
+    let shape = (inner, columns);
+    let narrow: Vec<half::bf16> = b.iter().map(|value| half::bf16::from_f32(*value)).collect();
+    let wide: Vec<f32> = narrow.iter().map(|value| value.to_f32()).collect();
+    let packed = Packed::new(shape, &narrow, columns, Order::RowMajor);
+    assert_eq!(
+        compute(&packed),
+        compute(&Packed::new(shape, &wide, columns, Order::RowMajor))
+    );
+    let narrow: Vec<half::f16> = b.iter().map(|value| half::f16::from_f32(*value)).collect();
+    let wide: Vec<f32> = narrow.iter().map(|value| value.to_f32()).collect();
+    let packed = Packed::new(shape, &narrow, columns, Order::RowMajor);
+    assert_eq!(
+        compute(&packed),
+        compute(&Packed::new(shape, &wide, columns, Order::RowMajor))
+    );
+}
+
+#[test]
+fn every_float16_widens_exactly() {
+    for bits in 0..=u16::MAX {
+        let expected = half::f16::from_bits(bits).to_f32();
+        let mut found = [0.0];
+        packed::Elements::F16(vec![half::f16::from_bits(bits)]).widen(0..1, &mut found);
+        assert!(
+            found[0] == expected || (found[0].is_nan() && expected.is_nan()),
+            "{bits:#06x}"
+        );
+    }
+}
