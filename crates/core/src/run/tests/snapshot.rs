@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::fixtures::watched;
 use super::super::fixtures::{assets, run_of, spec};
 use super::fleet::Fleet;
 use super::*;
@@ -149,7 +150,7 @@ fn a_snapshot_of_another_run_is_refused() {
 /// with it the version here. Otherwise a coordinator of the new version takes up snapshots of the old one.
 #[test]
 fn a_snapshot_has_the_shape_of_its_version() {
-    assert_eq!(crate::run::SNAPSHOT_VERSION, 1);
+    assert_eq!(crate::run::SNAPSHOT_VERSION, 2);
     let mut spec = spec();
     spec.run.steps = 6;
     spec.prompts.per_step = 2;
@@ -158,7 +159,7 @@ fn a_snapshot_has_the_shape_of_its_version() {
     spec.coordinator.keep_steps = 0;
     spec.sampling.max_policy_lag = 1;
     spec.evaluation.as_mut().unwrap().every = Some(1);
-    let mut fleet = Fleet::new(run_of(spec).lean());
+    let mut fleet = Fleet::new(watched(spec, 0.5).lean());
     fleet.work_until(|run| run.committed() == Step(2));
     let (unit, _) = lease(&mut fleet, |unit| matches!(unit, Unit::Gradient { .. }));
     drop(fleet.apply(Event::Expired {
