@@ -696,3 +696,56 @@ fn a_run_starts_from_an_exported_adapter_on_any_fleet_and_is_confirmed() {
         "{problem}"
     );
 }
+
+#[test]
+fn a_run_that_hacks_a_bad_rubric_is_held_by_the_judge_that_nothing_is_rewarded_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("out");
+    let mut command = short_run("quickstart-hacked", &out, ONE_OF_EACH);
+    // Of two judges with different rubrics no ten pairs are judged alike: the rule speaks as soon as it has its steps.
+    for setting in [
+        "run.steps=6",
+        "judge.held_out.share=1.0",
+        "stop.agreement_min=1.0",
+        "stop.agreement_steps=2",
+    ] {
+        command.args(["--set", setting]);
+    }
+    let output = command.output().expect("gavel starts");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "the run should have been paused\n{told}");
+    assert!(
+        told.contains("stop.agreement_min") && told.contains("gavel resume"),
+        "{told}"
+    );
+
+    let run = ledger_of("quickstart-hacked", &out);
+    let Phase::Paused { reason } = run.phase() else {
+        panic!("the run is {}", run.phase());
+    };
+    assert!(
+        reason.starts_with("`stop.agreement_min`: in steps 1 to 2 the held-out judge"),
+        "{reason}"
+    );
+    assert_eq!(
+        run.committed(),
+        Step(2),
+        "the rule looks as soon as its steps are committed"
+    );
+    for step in &run.results().steps {
+        assert!(
+            step.groups.iter().all(|group| group.held_out.len() == 1),
+            "each pair has a second verdict"
+        );
+        let both = step.groups.iter().map(GroupResult::agreement);
+        let (pairs, alike) = both.fold((0, 0), |(pairs, alike), of| (pairs + of.0, alike + of.1));
+        assert_eq!(step.record.held_out_pairs, Some(pairs));
+        let share = (pairs > 0).then(|| f64::from(alike) / f64::from(pairs));
+        assert_eq!(step.record.held_out_agreement, share);
+    }
+    let (code, text) = look_back(&["audit"], &out);
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = look_back(&["verify", "--step=2", "--part=judge", "--part=held_out"], &out);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("held_out") && text.contains("confirmed"), "{text}");
+}

@@ -32,6 +32,9 @@ pub struct JudgedPair {
     pub images: Vec<Digest>,
     /// On each match: of the first against the second, against the third, and so on.
     pub verdicts: Vec<VerdictRecord>,
+    /// What the held-out judge says of the same matches; empty where it has not looked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub held_out: Vec<VerdictRecord>,
     /// The candidates' ranks, 1 being the best; absent where the judge does not set them apart.
     pub ranks: Option<Vec<u32>>,
     /// Why the group gave no gradient although it was decided.
@@ -71,6 +74,8 @@ pub enum Outcome {
     Failed,
     /// It was decided and gave no gradient.
     Skipped,
+    /// The held-out judge prefers another candidate than the judge.
+    Disputed,
 }
 
 /// Where a page ends: the next begins behind this pair.
@@ -142,6 +147,10 @@ impl Outcome {
             Self::Undecided => !group.is_decided() && !group.verdicts.iter().any(failed),
             Self::Failed => group.verdicts.iter().any(failed),
             Self::Skipped => group.skipped.is_some(),
+            Self::Disputed => {
+                let (pairs, alike) = group.agreement();
+                alike < pairs
+            }
         }
     }
 }
@@ -243,6 +252,7 @@ fn view(run: &Run, Cursor { step, index }: Cursor, group: &GroupResult) -> Optio
         given: given.cloned().unwrap_or_default(),
         images: group.candidates.iter().map(|candidate| candidate.image).collect(),
         verdicts: group.verdicts.clone(),
+        held_out: group.held_out.clone(),
         ranks: group.ranks(),
         skipped: group.skipped.clone(),
     })

@@ -6,6 +6,7 @@ const OF_STEPS = [
   ["order_consistency", "Orders agree", "share of judged pairs whose two image orders gave the same side", (step) => step.order_consistency, { range: [0, 1] }],
   ["kl", "KL", "mean estimate against the base, per trained term", (step) => step.kl],
   ["diversity", "Diversity", "how far apart the pictures of one prompt are", (step) => step.diversity, { when: (steps) => steps.some((step) => step.diversity != null) }],
+  ["held_out_agreement", "Held-out agreement", "share of pairs on which the held-out judge prefers what the judge prefers", (step) => step.held_out_agreement, { range: [0, 1], when: (steps) => steps.some((step) => step.held_out_agreement != null) }],
   // Without a policy lag the ratio is 1 and nothing is clipped: a line at 0 says nothing.
   ["clip_fraction", "Clip fraction", "share of terms whose ratio was clipped", (step) => step.clip_fraction, { when: (steps) => steps.some((step) => step.clip_fraction > 0) }],
   ["ratio_deviation", "Ratio deviation", "largest |ratio − 1|", (step) => step.ratio_deviation],

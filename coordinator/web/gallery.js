@@ -1,7 +1,7 @@
 // The gallery of judged pairs: filters, pages, and for each pair both orders' probabilities, reasons and the rubric's lines.
 
 import { el, isInUse, say } from "./dom.js";
-import { verdictDetails } from "./verdict.js";
+import { decision, verdictDetails } from "./verdict.js";
 
 /** Pairs on a page. */
 const PAGE = 24;
@@ -44,11 +44,21 @@ function matches(count) {
   return all.flatMap((a) => all.slice(a + 1).map((b) => [`candidate ${a + 1}`, `candidate ${b + 1}`]));
 }
 
+/** What the held-out judge says of a match, where it has looked. */
+function heldOut(pair, index, names) {
+  const record = (pair.held_out || [])[index];
+  if (!record) return null;
+  const [judge, other] = [pair.verdicts[index].verdict, record.verdict];
+  const disputed = judge.kind === "preferred" && other.kind === "preferred" && judge.side !== other.side;
+  const summary = `Held-out judge: ${decision(other, names)}`;
+  return el("details", { class: "small" }, el("summary", { class: disputed ? "warn" : "" }, summary), verdictDetails(record, names, new Map()));
+}
+
 function card(pair, link, themes) {
   const names = matches(pair.images.length);
   const isGroup = pair.verdicts.length > 1;
   const details = pair.verdicts.map((record, index) => {
-    const shown = verdictDetails(record, names[index], themes);
+    const shown = [verdictDetails(record, names[index], themes), heldOut(pair, index, names[index])];
     if (!isGroup) return shown;
     return el("details", {}, el("summary", {}, names[index].join(" against ")), shown);
   });
@@ -82,7 +92,7 @@ export function createGallery(node, { load, link, themes }) {
     { class: "filters", "aria-label": "Filter the judged pairs" },
     el("label", {}, el("span", {}, "Step"), el("input", { name: "step", type: "number", min: 1, inputmode: "numeric" })),
     el("label", {}, el("span", {}, "Words of the prompt"), el("input", { name: "prompt", type: "search" })),
-    choice("outcome", "Outcome", [["", "all"], ["decided", "decided"], ["undecided", "undecided"], ["failed", "could not be judged"], ["skipped", "gave no gradient"]]),
+    choice("outcome", "Outcome", [["", "all"], ["decided", "decided"], ["undecided", "undecided"], ["failed", "could not be judged"], ["skipped", "gave no gradient"], ["disputed", "the held-out judge disagrees"]]),
     choice("winner", "Better", [["", "any"], ["1", "candidate 1"], ["2", "candidate 2"]]),
     el("button", { type: "reset" }, "Clear"),
     difference,

@@ -3,20 +3,21 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use gavel_core::{
-    Diagnostic, RunAssets,
+    Diagnostic, HeldOutJudgeAssets, RunAssets,
     ids::{Digest, RunId},
     spec::{JudgeSpec, ReasonsSpec, RunSpec},
     work::{Assignment, Outcome, Pair, Spent, Unit, VerdictRecord},
 };
-use gavel_judge::{Error, Explainer, Models, Templates, VerdictCache, fingerprint, judge_with};
+use gavel_judge::{Explainer, Models};
 use gavel_rubric::data::{Picture, ReadOptions};
-use gavel_rubric::{AskError, Judge, JudgedPair, ReasonTemplate, RubricSet};
+use gavel_rubric::{AskError, JudgedPair, ReasonTemplate};
 use gavel_worker::{Work, WorkContext, WorkError};
 use image::RgbImage;
 
+use crate::bench::Bench;
 use crate::difference::difference;
 
-/// [`Work`] of a judge: training pairs, held-out pairs and labelled pairs alike.
+/// [`Work`] of a judge: training pairs, held-out pairs and labelled pairs alike, and what the held-out judge is to see of them.
 #[derive(Default)]
 pub struct JudgeWork {
     models: Models,
@@ -25,35 +26,59 @@ pub struct JudgeWork {
 
 /// What a run's pairs are judged with.
 struct Ready {
-    model: Digest,
-    judge: Box<dyn Judge>,
-    rubric: RubricSet,
-    /// Whether verdicts are kept by the coordinator.
-    caches: bool,
+    judge: Bench,
+    held_out: Option<HeldOut>,
     /// Which pairs are explained, and by whom.
     reasons: Option<(ReasonsSpec, Explainer)>,
     /// What the coordinator has been told of [`Ready::spent`].
     told: Spent,
 }
 
+/// A run's held-out judge, opened when the first unit asks for it: a worker that gets none of these units loads no second model.
+struct HeldOut {
+    spec: JudgeSpec,
+    assets: HeldOutJudgeAssets,
+    opened: Option<Bench>,
+}
+
 impl Ready {
-    fn judge(
-        &self,
-        context: &WorkContext,
-        rubric: &RubricSet,
-        pairs: &[JudgedPair<'_>],
-    ) -> Result<Vec<VerdictRecord>, AskError> {
-        match self.caches {
-            true => judge_with(&CoordinatorCache(context), self.judge.as_ref(), rubric, pairs),
-            false => self.judge.judge(rubric, pairs),
+    /// Opens the judge that this unit is for, if it is not open yet.
+    fn open_for(&mut self, unit: &Unit, models: &mut Models) -> Result<(), WorkError> {
+        if !matches!(unit, Unit::HeldOutJudge { .. }) {
+            return Ok(());
+        }
+        let Some(HeldOut { spec, assets, opened }) = &mut self.held_out else {
+            return Err(WorkError::Fatal("the run has no held-out judge".into()));
+        };
+        if opened.is_none() {
+            let bench = Bench::open_held_out(spec, assets, models).map_err(|error| match error {
+                // As with the other judge: what this machine lacks is no failed attempt.
+                WorkError::Retry(reason) => WorkError::Unavailable(reason),
+                error => error,
+            })?;
+            self.told.add(&bench.spent());
+            *opened = Some(bench);
+        }
+        Ok(())
+    }
+
+    /// The judge that this unit is for.
+    fn bench(&self, unit: &Unit) -> &Bench {
+        let held_out = self.held_out.as_ref().and_then(|held_out| held_out.opened.as_ref());
+        match (unit, held_out) {
+            (Unit::HeldOutJudge { .. }, Some(held_out)) => held_out,
+            _ => &self.judge,
         }
     }
 
-    /// What verdicts and reasons have used since the judge was opened.
+    /// What the verdicts of both judges and the reasons have used since the judges were opened.
     fn spent(&self) -> Spent {
         let mut spent = self.judge.spent();
         if let Some((_, explainer)) = &self.reasons {
             spent.add(&explainer.spent());
+        }
+        if let Some(held_out) = self.held_out.as_ref().and_then(|held_out| held_out.opened.as_ref()) {
+            spent.add(&held_out.spent());
         }
         spent
     }
@@ -78,8 +103,8 @@ impl Ready {
         let Some((spec, explainer)) = &self.reasons else { return };
         let places: Vec<usize> = (0..pairs.len()).filter(|place| spec.covers(&pairs[*place])).collect();
         let chosen: Vec<JudgedPair<'_>> = places.iter().map(|place| judged[*place]).collect();
-        match explainer.explain(&self.rubric, &chosen, |rubric, pairs| {
-            self.judge(context, rubric, pairs)
+        match explainer.explain(&self.judge.rubric, &chosen, |rubric, pairs| {
+            self.judge.judge(context, rubric, pairs)
         }) {
             Ok(reasons) => {
                 for (place, reasons) in places.into_iter().zip(reasons) {
@@ -94,43 +119,20 @@ impl Ready {
     }
 }
 
-/// The coordinator's store of verdicts.
-struct CoordinatorCache<'a>(&'a WorkContext);
-
-impl VerdictCache for CoordinatorCache<'_> {
-    fn recall(&self, keys: &[Digest]) -> Vec<Option<VerdictRecord>> {
-        self.0.recall_verdicts(keys)
-    }
-
-    fn keep(&self, verdicts: &[(Digest, VerdictRecord)]) {
-        self.0.keep_verdicts(verdicts);
-    }
-}
-
 impl Work for JudgeWork {
     fn prepare(&mut self, run: &RunId, spec: &RunSpec, assets: &RunAssets) -> Result<(), WorkError> {
         self.ready = None;
-        let templates = Templates::of_run(&spec.judge, assets).map_err(|error| WorkError::fatal(&error))?;
-        let rubric = RubricSet::from_text(&assets.rubric.text)
-            .ok_or_else(|| WorkError::Fatal("the run's rubric holds no criterion".into()))?;
-        if rubric.digest() != assets.rubric.digest {
-            let (found, expected) = (rubric.digest().short(), assets.rubric.digest.short());
-            return Err(WorkError::Fatal(format!(
-                "the run's rubric has fingerprint {found}, the run says {expected}"
-            )));
-        }
-        let judge = self.models.open(&spec.judge, &templates).map_err(|error| match error {
-            Error::Template(_) | Error::Model(_) | Error::Unfit { .. } => WorkError::fatal(&error),
-            // Another machine may have the folder, the device or the key.
-            _ => WorkError::retry(&error),
-        })?;
+        let judge = Bench::open(&spec.judge, assets, &mut self.models)?;
         let reasons = self.explainer(&spec.judge, assets)?;
-        tracing::info!(%run, judge = judge.name(), identity = %judge.identity().short(), "judge ready");
+        tracing::info!(%run, "ready to judge");
+        let held_out = spec.judge.held_out.as_deref().zip(assets.held_out_judge.as_ref());
         let ready = self.ready.insert(Ready {
-            model: fingerprint(&spec.judge).map_err(|error| WorkError::retry(&error))?,
             judge,
-            rubric,
-            caches: spec.judge.caches(),
+            held_out: held_out.map(|(spec, assets)| HeldOut {
+                spec: spec.judge(),
+                assets: assets.clone(),
+                opened: None,
+            }),
             reasons,
             told: Spent::default(),
         });
@@ -168,19 +170,22 @@ impl Work for JudgeWork {
         if context.cancelled() {
             return Err(WorkError::Cancelled);
         }
-        let verdicts = ready.judge(context, &ready.rubric, &judged);
+        ready.open_for(unit, &mut self.models)?;
+        let bench = ready.bench(unit);
+        let verdicts = bench.judge(context, &bench.rubric, &judged);
         let mut verdicts = verdicts.map_err(|error| unanswered(&error))?;
         // A verdict that is kept for every run speaks of the pictures; how far apart they are is looked at anew.
         for (record, pair) in verdicts.iter_mut().zip(&judged) {
             record.difference = difference(pair.first, pair.second);
         }
-        // Labelled pairs measure the judge and are shown to nobody.
-        if !matches!(unit, Unit::CalibrateJudge { .. }) {
+        let model = bench.model;
+        // Labelled pairs measure the judge and are shown to nobody, and reasons are the judge's own.
+        if !matches!(unit, Unit::CalibrateJudge { .. } | Unit::HeldOutJudge { .. }) {
             ready.explain(context, pairs, &judged, &mut verdicts);
         }
         Ok(Outcome::Judged {
             verdicts,
-            model: ready.model,
+            model,
             spent: ready.spent_anew(),
             seconds: started.elapsed().as_secs_f64(),
         })

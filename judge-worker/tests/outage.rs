@@ -141,6 +141,7 @@ fn bench(reasons: Option<ReasonsSpec>) -> Bench {
         rubric: RubricText::new("Rich\n- Much to see.\n"),
         template: std::fs::read_to_string(root.join("configs/judge/ranking.toml")).unwrap(),
         reason_template: Some(std::fs::read_to_string(root.join("configs/rubric/en/reason.toml")).unwrap()),
+        held_out_judge: None,
         ..RunAssets::default()
     };
     let mut work = JudgeWork::default();

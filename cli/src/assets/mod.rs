@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use gavel_core::ids::{Digest, PromptIndex};
-use gavel_core::spec::{EvaluatorName, InProcessSpec, MemberSpec, ReasonsSpec, RunSpec};
+use gavel_core::spec::{EvaluatorName, InProcessSpec, JudgeSpec, MemberSpec, ReasonsSpec, RunSpec};
 use gavel_core::work::Task;
-use gavel_core::{Annotation, Annotations, LabelledPair, ModelFingerprints, RubricText, RunAssets};
+use gavel_core::{Annotation, Annotations, HeldOutJudgeAssets, LabelledPair, ModelFingerprints, RubricText, RunAssets};
 use gavel_eval::{EvalError, Evaluator};
 use gavel_models::Family;
 use gavel_models::load::fingerprint;
@@ -115,8 +115,9 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
     let held_out = held_out(spec, edits, &mut pictures).context("`prompts.held_out` cannot be used");
     let held_out = checks.note(check_painted_size(spec).and(held_out));
     let rubric = checks.note(RubricSet::load(&spec.judge.rubric));
-    let template = checks.note(template(spec, edits));
-    let member_templates = checks.note(member_templates(spec, edits));
+    let template = checks.note(judge_template(&spec.judge.template, edits));
+    let member_templates = checks.note(member_templates(&spec.judge, edits));
+    let held_out_judge = checks.note(held_out_judge(spec, edits).context("`judge.held_out` cannot be used"));
     let reasons = spec.judge.reasons.as_ref();
     let reason_template = reasons.map(|reasons| checks.note(reason_template(reasons)));
     let adapter = checks.note(adapter::read(spec).context("`lora.init` cannot be used"));
@@ -137,12 +138,14 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
             Some(read) => Some(read?),
             None => None,
         },
+        held_out_judge: held_out_judge?,
         initial_adapter: adapter.as_deref().map(Digest::of),
         labelled: labelled?,
         // Folders that are not there are reported by their own checks; a submitter may do without.
         models: ModelFingerprints {
             transformer: fingerprint(&spec.model.path.join("transformer")).ok(),
             judge: gavel_judge::fingerprint(&spec.judge).ok(),
+            held_out_judge: held_out_fingerprint(spec),
         },
     };
     checks.note(assets.check(spec))?;
@@ -203,10 +206,6 @@ fn check_painted_size(spec: &RunSpec) -> Result<()> {
     Err(error).context("`evaluation.evaluator` cannot be used")
 }
 
-fn template(spec: &RunSpec, edits: bool) -> Result<String> {
-    judge_template(&spec.judge.template, edits)
-}
-
 /// The text of a template that shows the source picture exactly where pictures are edited.
 fn judge_template(file: &Path, edits: bool) -> Result<String> {
     let (fault, hint) = match (edits, JudgeTemplate::load(file)?.shows_base()) {
@@ -224,13 +223,31 @@ fn judge_template(file: &Path, edits: bool) -> Result<String> {
 }
 
 /// The template of each member of an ensemble: its own or, where it names none, the ensemble's.
-fn member_templates(spec: &RunSpec, edits: bool) -> Result<Vec<String>> {
+fn member_templates(judge: &JudgeSpec, edits: bool) -> Result<Vec<String>> {
     let read = |member: &MemberSpec| {
         let own = Some(&member.template).filter(|file| !file.as_os_str().is_empty());
-        let file = own.unwrap_or(&spec.judge.template);
+        let file = own.unwrap_or(&judge.template);
         judge_template(file, edits)
     };
-    spec.judge.back_end.members().iter().map(read).collect()
+    judge.back_end.members().iter().map(read).collect()
+}
+
+/// What the held-out judge reads, in a run with one.
+fn held_out_judge(spec: &RunSpec, edits: bool) -> Result<Option<HeldOutJudgeAssets>> {
+    let Some(held_out) = &spec.judge.held_out else {
+        return Ok(None);
+    };
+    let judge = held_out.judge();
+    Ok(Some(HeldOutJudgeAssets {
+        rubric: RubricText::new(RubricSet::load(&judge.rubric)?.text()),
+        template: judge_template(&judge.template, edits)?,
+        member_templates: member_templates(&judge, edits)?,
+    }))
+}
+
+/// What tells the held-out judge's model from another; none where its folder is not there, or without such a judge.
+fn held_out_fingerprint(spec: &RunSpec) -> Option<Digest> {
+    gavel_judge::fingerprint(&spec.judge.held_out.as_ref()?.judge()).ok()
 }
 
 fn reason_template(reasons: &ReasonsSpec) -> Result<String> {
@@ -260,7 +277,7 @@ pub(crate) fn check_model_folder(spec: &RunSpec) -> Result<()> {
 /// As [`check_model_folder`].
 pub(crate) fn check_judge_folders(spec: &RunSpec) -> Result<()> {
     let mut hosted = spec.judge.hosted();
-    hosted.try_for_each(|hosted| check_judge_folder(hosted.spec, &hosted.at))
+    hosted.try_for_each(|hosted| check_judge_folder(hosted.spec, &hosted.at()))
 }
 
 /// Says whether the folder of one judge is there; `at` is its table in the configuration.

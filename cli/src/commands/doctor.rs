@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use gavel_core::ids::PromptIndex;
 use gavel_core::measure::JudgeCounts;
-use gavel_core::spec::{GradientExchange, RunSpec, SamplingSpec};
+use gavel_core::spec::{GradientExchange, JudgeSpec, RunSpec, SamplingSpec};
 use gavel_judge::Templates;
 use gavel_models::load::Placement;
 use gavel_models::lora::{LoraAdapter, LoraConfig};
@@ -72,6 +72,12 @@ pub(super) fn doctor(arguments: &DoctorArguments) -> Result<ExitCode> {
             table.row("prompts", prompts(spec, files).map(only_text))?;
         }
         table.row("judge", judge(spec, files.as_ref()))?;
+        if let Some(held_out) = &spec.judge.held_out {
+            table.row(
+                "held-out judge",
+                try_judge(&held_out.judge(), files.as_ref()).map(only_text),
+            )?;
+        }
         if spec.trainer.exchange == GradientExchange::Nccl {
             table.row("exchange", exchange())?;
         }
@@ -163,11 +169,17 @@ fn model(spec: &RunSpec, files: Option<&Files>) -> Result<(String, ())> {
 
 /// Opens the judge and asks it about labelled pairs, both ways round.
 fn judge(spec: &RunSpec, files: Option<&Files>) -> Result<(String, ())> {
-    let rubric = RubricSet::load(&spec.judge.rubric)?;
     let endpoints = preflight::endpoints(spec)?;
-    let judge = gavel_judge::open(&spec.judge, &Templates::load(&spec.judge)?)?;
+    let found = try_judge(&spec.judge, files)?;
+    Ok((endpoints.into_iter().chain([found]).collect::<Vec<_>>().join("; "), ()))
+}
+
+/// The same of one judge, be it the held-out one.
+fn try_judge(spec: &JudgeSpec, files: Option<&Files>) -> Result<String> {
+    let rubric = RubricSet::load(&spec.rubric)?;
+    let judge = gavel_judge::open(spec, &Templates::load(spec)?)?;
     let Some(files) = files.filter(|files| !files.assets.labelled.is_empty()) else {
-        return Ok(("can be asked; no labelled pairs to try it on".to_owned(), ()));
+        return Ok("can be asked; no labelled pairs to try it on".to_owned());
     };
     let tried: Vec<_> = files.assets.labelled.iter().take(TRIED_PAIRS).collect();
     let mut pictures = Vec::with_capacity(tried.len());
@@ -198,8 +210,9 @@ fn judge(spec: &RunSpec, files: Option<&Files>) -> Result<(String, ())> {
         return Err(Diagnostic::new(format!("it decides none of {tried} labelled pairs"))
             .with_hint("check that `judge.template` is the one that this judge understands"));
     }
-    let found = format!("decides {decided} of {tried} labelled pairs the same both ways round, {right} of them right");
-    Ok((endpoints.into_iter().chain([found]).collect::<Vec<_>>().join("; "), ()))
+    Ok(format!(
+        "decides {decided} of {tried} labelled pairs the same both ways round, {right} of them right"
+    ))
 }
 
 /// Loads what trainers exchange gradient sums with.

@@ -26,7 +26,7 @@ pub(crate) struct VerifyArguments {
     /// Where the base model is now, if not where the run found it.
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
-    /// Where the judge's model is now, if not where the run found it.
+    /// Where the judge's model is now, if not where the run found it; a held-out judge of the same folder is there too.
     #[arg(long, value_name = "DIR")]
     pub(crate) judge: Option<PathBuf>,
     /// Print the findings as JSON.
@@ -43,6 +43,9 @@ pub(crate) enum PartArgument {
     Sample,
     /// Verdicts.
     Judge,
+    /// Verdicts of the held-out judge.
+    #[value(name = "held_out")]
+    HeldOut,
     /// Gradient sums.
     Gradient,
     /// The new policy.
@@ -55,6 +58,7 @@ impl From<PartArgument> for Part {
             PartArgument::Initialise => Self::Initialise,
             PartArgument::Sample => Self::Sample,
             PartArgument::Judge => Self::Judge,
+            PartArgument::HeldOut => Self::HeldOut,
             PartArgument::Gradient => Self::Gradient,
             PartArgument::Commit => Self::Commit,
         }

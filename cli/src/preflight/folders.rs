@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gavel_core::RunAssets;
-use gavel_core::spec::{NamedJudge, RunSpec, ServerSpec};
+use gavel_core::spec::{InProcessSpec, NamedJudge, RunSpec, ServerSpec};
 use gavel_judge::{Endpoint, check_question};
 use gavel_models::load::Placement;
 use gavel_models::lora::LoraConfig;
@@ -112,7 +112,7 @@ pub(crate) fn too_long(spec: &RunSpec, model: &dyn Inspection, assets: &RunAsset
 
 /// A judge that judge workers host, and what its folder holds.
 pub(crate) struct HostedJudge<'a> {
-    pub(crate) named: NamedJudge<'a>,
+    pub(crate) named: NamedJudge<'a, InProcessSpec>,
     pub(crate) folder: VlmInspection,
 }
 
@@ -121,16 +121,17 @@ pub(crate) struct HostedJudge<'a> {
 /// # Errors
 /// The first that cannot be used, by its key.
 pub(crate) fn judges(spec: &RunSpec) -> Result<Vec<HostedJudge<'_>>> {
-    let inspect = |named| {
-        let NamedJudge { at, spec: judge, .. } = &named;
-        assets::check_judge_folder(judge, at)?;
-        Placement::open(judge.device, judge.dtype)
-            .foreign()
-            .with_context(|| format!("`{at}.device`: {} cannot be used", judge.device))?;
-        let folder = VlmInspection::read(&judge.path).with_context(|| format!("`{at}.path` cannot be used"))?;
-        Ok(HostedJudge { named, folder })
-    };
-    spec.judge.hosted().map(inspect).collect()
+    spec.judge.hosted().map(judge).collect()
+}
+
+fn judge(named: NamedJudge<'_, InProcessSpec>) -> Result<HostedJudge<'_>> {
+    let (at, judge) = (named.at(), named.spec);
+    assets::check_judge_folder(judge, &at)?;
+    Placement::open(judge.device, judge.dtype)
+        .foreign()
+        .with_context(|| format!("`{at}.device`: {} cannot be used", judge.device))?;
+    let folder = VlmInspection::read(&judge.path).with_context(|| format!("`{at}.path` cannot be used"))?;
+    Ok(HostedJudge { named, folder })
 }
 
 /// Servers that local judges are to ask answer, and take the key.
@@ -138,7 +139,7 @@ pub(crate) fn judges(spec: &RunSpec) -> Result<Vec<HostedJudge<'_>>> {
 /// # Errors
 /// The first that does not.
 pub(crate) fn endpoints(spec: &RunSpec) -> Result<Vec<String>> {
-    let check = |server: &ServerSpec| {
+    let check = |NamedJudge { spec: server, .. }: NamedJudge<'_, ServerSpec>| {
         // Somebody waits: what does not answer soon is told now.
         let hasty = ServerSpec {
             attempts: 1,
@@ -153,13 +154,16 @@ pub(crate) fn endpoints(spec: &RunSpec) -> Result<Vec<String>> {
 /// The judge's model understands the template's question. Template and rubric that cannot be read are told elsewhere.
 pub(super) fn question(spec: &RunSpec, judge: &HostedJudge<'_>, files: Option<&Files>) -> Result<()> {
     let Some(files) = files else { return Ok(()) };
-    let text = match judge.named.member {
-        Some(index) => &files.assets.member_templates[index],
-        None => &files.assets.template,
+    let assets = &files.assets;
+    let held_out = assets.held_out_judge.as_ref().filter(|_| judge.named.is_held_out);
+    let (rubric, own, members) = match held_out {
+        Some(held_out) => (&held_out.rubric, &held_out.template, &held_out.member_templates),
+        None => (&assets.rubric, &assets.template, &assets.member_templates),
     };
+    let text = judge.named.member.and_then(|index| members.get(index)).unwrap_or(own);
     let template = JudgeTemplate::parse(text, &spec.judge.template)?;
-    let rubric = RubricSet::from_text(&files.assets.rubric.text).context("`judge.rubric` holds no criterion")?;
-    let at = &judge.named.at;
+    let rubric = RubricSet::from_text(&rubric.text).context("the rubric holds no criterion")?;
+    let at = judge.named.at();
     check_question(&judge.folder, &template, &rubric)
         .with_context(|| format!("`{at}.template` does not fit `{at}.path`"))
 }

@@ -163,6 +163,8 @@ impl Quiet {
 pub(crate) fn figures(step: &StepRecord) -> String {
     let mut parts = vec![format!("pairs {} decided {}", step.pairs, step.decided)];
     parts.extend(step.diversity.map(|diversity| format!("diversity {diversity:.3}")));
+    let agreement = step.held_out_agreement.zip(step.held_out_pairs);
+    parts.extend(agreement.map(|(share, pairs)| format!("held-out agreement {share:.2} of {pairs}")));
     parts.push(format!("kl {:.5}", step.kl));
     if step.clip_fraction > 0.0 {
         parts.push(format!("clipped {:.1} %", 100.0 * step.clip_fraction));

@@ -51,6 +51,7 @@ pub(crate) fn assets() -> RunAssets {
         template: "which?".into(),
         member_templates: Vec::new(),
         reason_template: None,
+        held_out_judge: None,
         initial_adapter: None,
         labelled: vec![LabelledPair {
             task: "labelled".into(),

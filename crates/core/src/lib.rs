@@ -21,5 +21,8 @@ pub mod text;
 pub mod token;
 pub mod work;
 
-pub use assets::{Annotation, Annotations, LabelledPair, ModelFingerprints, RubricText, RunAssets, UnreadableAssets};
+pub use assets::{
+    Annotation, Annotations, HeldOutJudgeAssets, LabelledPair, ModelFingerprints, RubricText, RunAssets,
+    UnreadableAssets,
+};
 pub use hint::{Diagnostic, Hint};

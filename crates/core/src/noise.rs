@@ -20,6 +20,8 @@ pub enum Use {
     TimestepOrder,
     /// The adapter's initial A matrices.
     AdapterInit,
+    /// Which prompts of a step the held-out judge looks at.
+    HeldOutDraw,
 }
 
 /// What a random number belongs to. Fields that mean nothing to a use are 0: with shared noise, for one, both
@@ -62,6 +64,7 @@ impl NoiseKey {
             Use::PromptDraw => 3,
             Use::TimestepOrder => 4,
             Use::AdapterInit => 5,
+            Use::HeldOutDraw => 6,
         };
         let mut hash = sha2::Sha256::new();
         hash.update(b"gavel.noise.v1");

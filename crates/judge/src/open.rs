@@ -1,8 +1,8 @@
 //! From a spec to the judge that it names.
 
-use gavel_core::RunAssets;
 use gavel_core::ids::Digest;
 use gavel_core::spec::{JudgeBackEnd, JudgeSpec, MemberSpec};
+use gavel_core::{HeldOutJudgeAssets, RunAssets};
 use gavel_rubric::{Chat, Judge, JudgeTemplate, ReasonTemplate};
 
 use crate::in_process::LoadedModels;
@@ -86,10 +86,22 @@ impl Templates {
     /// # Errors
     /// [`Error::Template`].
     pub fn of_run(spec: &JudgeSpec, assets: &RunAssets) -> Result<Self, Error> {
+        Self::parse(spec, &assets.template, &assets.member_templates)
+    }
+
+    /// Reads the texts that a run carries for its held-out judge; `spec` is that judge's.
+    ///
+    /// # Errors
+    /// [`Error::Template`].
+    pub fn of_held_out_judge(spec: &JudgeSpec, assets: &HeldOutJudgeAssets) -> Result<Self, Error> {
+        Self::parse(spec, &assets.template, &assets.member_templates)
+    }
+
+    fn parse(spec: &JudgeSpec, judge: &str, members: &[String]) -> Result<Self, Error> {
         let member = |(text, member): (&String, &MemberSpec)| JudgeTemplate::parse(text, &member.template);
-        let members = assets.member_templates.iter().zip(spec.back_end.members()).map(member);
+        let members = members.iter().zip(spec.back_end.members()).map(member);
         Ok(Self {
-            judge: JudgeTemplate::parse(&assets.template, &spec.template)?,
+            judge: JudgeTemplate::parse(judge, &spec.template)?,
             members: members.collect::<Result<_, _>>()?,
         })
     }
@@ -138,13 +150,20 @@ pub struct Models {
 }
 
 impl Models {
-    /// As [`open`].
+    /// As [`open`]. Models that neither this judge nor its held-out judge needs are freed first: old and new may not fit together.
     ///
     /// # Errors
     /// As [`open`].
     pub fn open(&mut self, spec: &JudgeSpec, templates: &Templates) -> Result<Box<dyn Judge>, Error> {
-        // Frees old models first: old and new may not fit together.
         self.loaded.retain(spec.hosted().map(|hosted| hosted.spec));
+        self.open_beside(spec, templates)
+    }
+
+    /// As [`open`](Self::open), beside the judges that are open already, none of whose models is freed.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn open_beside(&mut self, spec: &JudgeSpec, templates: &Templates) -> Result<Box<dyn Judge>, Error> {
         let options = OpenOptions {
             template: &templates.judge,
             templates,

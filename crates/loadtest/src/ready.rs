@@ -23,7 +23,10 @@ impl ReadySince {
             Unit::Gradient { step, .. } => Unit::Commit { step },
             // A step's samples can be leased since the commit of the step before it.
             Unit::Commit { .. } => unit,
-            Unit::EvaluateSample { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => return,
+            Unit::HeldOutJudge { .. }
+            | Unit::EvaluateSample { .. }
+            | Unit::EvaluateJudge { .. }
+            | Unit::CalibrateJudge { .. } => return,
         };
         self.lock().insert(follower, now);
     }

@@ -112,6 +112,7 @@ pub mod coordinator {
         STEP_DECIDED_FRACTION = gauge("step_decided_ratio", Count, "Share of the latest step's pairs with a preferred candidate.");
         STEP_ORDER_CONSISTENCY = gauge("step_order_consistency_ratio", Count, "Share of judged pairs whose two image orders agree.");
         STEP_DIVERSITY = gauge("step_diversity", Count, "Mean absolute difference of the RGB values of one prompt's pictures, in 0 to 1.");
+        STEP_HELD_OUT_AGREEMENT = gauge("step_held_out_agreement_ratio", Count, "Share of the latest step's pairs on which the held-out judge prefers what the judge prefers.");
         STEP_LOSS = gauge("step_loss", Count, "Mean loss over the latest step's terms.");
         STEP_KL = gauge("step_kl", Count, "Mean KL estimate over the latest step's terms.");
         STEP_CLIP_FRACTION = gauge("step_clip_ratio", Count, "Share of the latest step's terms whose ratio was clipped.");

@@ -45,6 +45,10 @@ fn units() -> Vec<Unit> {
             step: Step(2),
             chunk: 7,
         },
+        Unit::HeldOutJudge {
+            step: Step(2),
+            chunk: 7,
+        },
         Unit::Gradient {
             step: Step(3),
             shard: u32::MAX,

@@ -93,6 +93,7 @@ impl From<Unit> for v1::Unit {
             Unit::Initialise => Kind::Initialise(v1::unit::Initialise {}),
             Unit::Sample { step, chunk } => Kind::Sample(part(step, chunk)),
             Unit::Judge { step, chunk } => Kind::Judge(part(step, chunk)),
+            Unit::HeldOutJudge { step, chunk } => Kind::HeldOutJudge(part(step, chunk)),
             Unit::Gradient { step, shard } => Kind::Gradient(part(step, shard)),
             Unit::Commit { step } => Kind::Commit(v1::unit::StepCommit { step: step.0 }),
             Unit::EvaluateSample { arm, chunk } => Kind::EvaluateSample(v1::unit::EvaluationChunk {
@@ -121,6 +122,10 @@ impl TryFrom<v1::Unit> for Unit {
                 chunk: part.part,
             },
             Kind::Judge(part) => Self::Judge {
+                step: Step(part.step),
+                chunk: part.part,
+            },
+            Kind::HeldOutJudge(part) => Self::HeldOutJudge {
                 step: Step(part.step),
                 chunk: part.part,
             },

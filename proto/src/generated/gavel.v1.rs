@@ -481,7 +481,7 @@ pub mod blobs_server {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Unit {
-    #[prost(oneof = "unit::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "unit::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub kind: ::core::option::Option<unit::Kind>,
 }
 /// Nested message and enum types in `Unit`.
@@ -541,6 +541,8 @@ pub mod unit {
         EvaluateJudge(ComparisonChunk),
         #[prost(message, tag = "8")]
         CalibrateJudge(Chunk),
+        #[prost(message, tag = "9")]
+        HeldOutJudge(StepPart),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -31,6 +31,8 @@ pub(super) struct Invariants {
     ended: BTreeSet<Fence>,
     sampled: BTreeSet<(Step, PromptIndex, Candidate)>,
     judged: BTreeSet<(Step, PromptIndex)>,
+    /// By the held-out judge.
+    watched: BTreeSet<(Step, PromptIndex)>,
     rewarded: BTreeSet<(Step, PromptIndex)>,
     committed: Vec<Step>,
     /// Grants whose results ended the run instead of counting.
@@ -276,6 +278,11 @@ impl Invariants {
                     self.judged.remove(&(*step, record.prompt_index));
                 }
             }
+            (Unit::HeldOutJudge { step, .. }, Outcome::Judged { verdicts, .. }) => {
+                for record in verdicts {
+                    self.watched.remove(&(*step, record.prompt_index));
+                }
+            }
             (Unit::Gradient { step, .. }, _) => {
                 for prompt in &finished.pairs {
                     self.rewarded.remove(&(*step, *prompt));
@@ -303,6 +310,12 @@ impl Invariants {
                 let prompts: BTreeSet<_> = verdicts.iter().map(|record| record.prompt_index).collect();
                 for prompt in prompts {
                     once &= self.judged.insert((*step, prompt));
+                }
+            }
+            (Unit::HeldOutJudge { step, .. }, Outcome::Judged { verdicts, .. }) => {
+                let prompts: BTreeSet<_> = verdicts.iter().map(|record| record.prompt_index).collect();
+                for prompt in prompts {
+                    once &= self.watched.insert((*step, prompt));
                 }
             }
             (Unit::Gradient { step, .. }, _) => {
@@ -344,6 +357,15 @@ impl Invariants {
         if !judged_by_failure(run) && self.judged.len() != pairs {
             return Err(format!("{} pairs of {pairs} were judged", self.judged.len()));
         }
+        let each = spec.judge.held_out.as_ref();
+        let each = each.map_or(0, |held_out| held_out.prompts(spec.prompts.per_step));
+        let share = (spec.run.steps * each) as usize;
+        if !judged_by_failure(run) && self.watched.len() != share {
+            return Err(format!(
+                "the held-out judge has seen {} pairs of {share}",
+                self.watched.len()
+            ));
+        }
         let decided: u32 = run.results().steps.iter().map(|step| step.record.decided).sum();
         if self.rewarded.len() != decided as usize {
             return Err(format!(
@@ -363,7 +385,7 @@ pub(super) fn judged_by_failure(run: &Run) -> bool {
     let results = run.results();
     let groups = results.steps.iter().flat_map(|step| &step.groups);
     let mut verdicts = groups
-        .flat_map(|group| &group.verdicts)
+        .flat_map(|group| group.verdicts.iter().chain(&group.held_out))
         .chain(results.comparisons.iter().flatten())
         .chain(
             results

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use gavel_core::RunAssets;
+use gavel_core::forecast::rehearsal;
 use gavel_core::ids::{Millis, RunId, WorkerId};
 use gavel_core::run::{Event, Phase, Refusal, Run, StepResult};
 use gavel_core::spec::RunSpec;
@@ -382,7 +383,7 @@ fn undisturbed(spec: &RunSpec, assets: &RunAssets) -> Result<Run, String> {
             unit,
             worker: worker.clone(),
             fence,
-            outcome: gavel_core::forecast::rehearsal::work(spec, assets.rubric.digest, &assignment),
+            outcome: rehearsal::second_opinion(&unit, rehearsal::work(spec, assets.rubric_of(&unit), &assignment)),
         };
         run.apply(completed, Millis(0)).map_err(|refusal| refusal.to_string())?;
     }

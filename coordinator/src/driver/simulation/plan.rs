@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use gavel_core::ids::{Digest, RunId};
-use gavel_core::spec::{RunSpec, StopSpec};
+use gavel_core::spec::{HeldOutJudgeSpec, RunSpec, StopSpec};
 use gavel_core::work::Role;
 use gavel_core::work::{Side, Task};
-use gavel_core::{Annotations, LabelledPair, RubricText, RunAssets};
+use gavel_core::{Annotations, HeldOutJudgeAssets, LabelledPair, RubricText, RunAssets};
 
 use super::chance::Chance;
 
@@ -87,11 +87,17 @@ impl Plan {
         let heartbeat = chance.between(400, 1_000);
         let runs = if chance.happens(0.15) { 2 } else { 1 };
         let runs = (0..runs)
-            .map(|run| PlannedRun {
-                id: RunId(format!("run-{run}")),
-                spec: spec(chance, heartbeat),
-                assets: assets(chance),
-                submitted: chance.below(1_000),
+            .map(|run| {
+                let mut planned = PlannedRun {
+                    id: RunId(format!("run-{run}")),
+                    spec: spec(chance, heartbeat),
+                    assets: assets(chance),
+                    submitted: chance.below(1_000),
+                };
+                if chance.happens(0.3) {
+                    planned.watch(chance);
+                }
+                planned
             })
             .collect();
         let mut workers = Vec::new();
@@ -114,6 +120,24 @@ impl Plan {
             snapshot_events: chance.pick(&[30, 100, 300, 1_000]),
             faults_until: chance.between(3_000, 20_000),
             faults: Faults::draw(chance),
+        }
+    }
+}
+
+impl PlannedRun {
+    /// Gives the run a held-out judge, and perhaps a rule that looks at what it says.
+    fn watch(&mut self, chance: &mut Chance) {
+        self.spec.judge.held_out = Some(Box::new(HeldOutJudgeSpec {
+            share: chance.pick(&[0.1, 0.5, 1.0]),
+            ..HeldOutJudgeSpec::default()
+        }));
+        self.assets.held_out_judge = Some(HeldOutJudgeAssets {
+            rubric: RubricText::new("prefer the right one"),
+            ..HeldOutJudgeAssets::default()
+        });
+        if let Some(stop) = &mut self.spec.stop {
+            stop.agreement_min = Some(0.9);
+            stop.agreement_steps = Some(chance.between(1, 2) as u32);
         }
     }
 }
@@ -197,6 +221,7 @@ fn spec(chance: &mut Chance, heartbeat: u64) -> RunSpec {
             kl_max: chance.happens(0.5).then_some(0.1),
             decided_min: chance.happens(0.5).then_some(0.9),
             diversity_min: chance.happens(0.5).then_some(0.05),
+            ..StopSpec::default()
         });
     }
     spec
@@ -225,6 +250,7 @@ fn assets(chance: &mut Chance) -> RunAssets {
         template: String::new(),
         member_templates: Vec::new(),
         reason_template: None,
+        held_out_judge: None,
         initial_adapter: None,
         labelled: (0..chance.below(4) as u8)
             .map(|pair| LabelledPair {

@@ -331,7 +331,9 @@ impl Worker {
             } else if around.chance.happens(faults.unavailable) {
                 Purpose::GiveBack(key.clone())
             } else {
-                let outcome = rehearsal::work((around.spec)(key).0, (around.spec)(key).1.rubric.digest, assignment);
+                let (spec, assets) = (around.spec)(key);
+                let outcome = rehearsal::work(spec, assets.rubric_of(&key.unit), assignment);
+                let outcome = rehearsal::second_opinion(&key.unit, outcome);
                 self.finish(key, outcome, around)
             };
             self.send(purpose, around);

@@ -7,7 +7,7 @@ use crate::rpo;
 use crate::spec::{Problems, RunSpec};
 use crate::work::Task;
 
-use super::{Annotation, RunAssets};
+use super::{Annotation, HeldOutJudgeAssets, RunAssets};
 
 /// What a task weighs beside its words: its place in a list, and in a message its index and the hashes of two pictures.
 const TASK_BYTES: u64 = 160;
@@ -67,6 +67,15 @@ impl RunAssets {
         problems.require(self.member_templates.len() == members, "judge.members", || {
             format!("{} templates came for {members} members", self.member_templates.len())
         });
+        let held_out = spec.judge.held_out.as_ref();
+        let expected = held_out.map(|held_out| held_out.back_end.members().len());
+        let found = self.held_out_judge.as_ref();
+        let found = found.map(|held_out| held_out.member_templates.len());
+        problems.require(found == expected, "judge.held_out", || match (expected, found) {
+            (None, _) => "a held-out judge came with the run's files, and the specification names none".into(),
+            (_, None) => "rubric and template of the held-out judge did not come with the run's files".into(),
+            (Some(expected), Some(found)) => format!("{found} templates came for {expected} members"),
+        });
         let files = self.text_bytes();
         problems.require(bounds::FILES.admits(files), "prompts.train", || {
             let most = bounds::FILES.most;
@@ -84,7 +93,10 @@ impl RunAssets {
         let sources: usize = self.tasks().map(|task| task.sources.len()).sum();
         let prompts = u64::from(spec.prompts.per_step);
         let candidates = prompts * u64::from(spec.sampling.candidates);
-        let step = prompts * PROMPT_BYTES + candidates * CANDIDATE_BYTES + spec.matches_per_step() * MATCH_BYTES;
+        // A held-out judge may see all of them.
+        let judges = 1 + u64::from(spec.judge.held_out.is_some());
+        let matches = spec.matches_per_step() * judges;
+        let step = prompts * PROMPT_BYTES + candidates * CANDIDATE_BYTES + matches * MATCH_BYTES;
         let ahead = 1 + u64::from(spec.sampling.max_policy_lag);
         RUN_BYTES
             + self.text_bytes()
@@ -107,6 +119,7 @@ impl RunAssets {
             .into_iter()
             .chain(members.map(|text| ("judge.members.template", text)))
             .chain(reasons.map(|text| ("judge.reasons.template", text)))
+            .chain(self.held_out_judge.iter().flat_map(HeldOutJudgeAssets::documents))
             .map(|(key, text)| (key, text.as_str()))
     }
 
@@ -160,6 +173,18 @@ impl RunAssets {
             let most = bounds::VERDICTS.most;
             format!("a unit of so many prompts has {verdicts} verdicts, at most {most} are taken: make it smaller")
         });
+    }
+}
+
+impl HeldOutJudgeAssets {
+    fn documents(&self) -> impl Iterator<Item = (&'static str, &String)> {
+        let members = self.member_templates.iter();
+        [
+            ("judge.held_out.rubric", &self.rubric.text),
+            ("judge.held_out.template", &self.template),
+        ]
+        .into_iter()
+        .chain(members.map(|text| ("judge.held_out.members.template", text)))
     }
 }
 

@@ -27,7 +27,15 @@ struct Counts {
     held_out: Count,
     labelled: Count,
     member_templates: Count,
+    held_out_judge: Option<OfHeldOutJudge>,
     annotations: Values,
+}
+
+/// The lengths of the lists of [`HeldOutJudgeAssets`](super::HeldOutJudgeAssets).
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct OfHeldOutJudge {
+    member_templates: Count,
 }
 
 impl RunAssets {
@@ -41,6 +49,8 @@ impl RunAssets {
         bounds::HELD_OUT.check("prompts.held_out", counts.held_out.0)?;
         bounds::LABELLED.check("evaluation.labelled", counts.labelled.0)?;
         bounds::MEMBERS.check("judge.members", counts.member_templates.0)?;
+        let held_out = counts.held_out_judge.unwrap_or_default();
+        bounds::MEMBERS.check("judge.held_out.members", held_out.member_templates.0)?;
         bounds::ANNOTATIONS.check("prompts.train", counts.annotations.0)?;
         Ok(serde_json::from_str(text)?)
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::ids::{Digest, PromptIndex};
-use crate::work::{Side, Task};
+use crate::work::{Side, Task, Unit};
 
 pub use count::UnreadableAssets;
 
@@ -36,6 +36,9 @@ pub struct RunAssets {
     /// The text of `judge.reasons.template`; none where no reasons are asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason_template: Option<String>,
+    /// What the held-out judge reads; none in a run without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_judge: Option<HeldOutJudgeAssets>,
     /// The adapter that policy 0 is, a blob in the form of `LoraAdapter::to_safetensors`; none where it is made fresh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_adapter: Option<Digest>,
@@ -67,10 +70,22 @@ impl RunAssets {
                 self.member_templates == other.member_templates,
             ),
             ("judge.reasons.template", self.reason_template == other.reason_template),
+            (
+                "judge.held_out.rubric",
+                self.held_out_rubric() == other.held_out_rubric(),
+            ),
+            (
+                "judge.held_out.template",
+                self.held_out_templates() == other.held_out_templates(),
+            ),
             ("lora.init", self.initial_adapter == other.initial_adapter),
             ("evaluation.labelled", self.labelled == other.labelled),
             ("model.path", known(self.models.transformer, other.models.transformer)),
             ("judge.path", known(self.models.judge, other.models.judge)),
+            (
+                "judge.held_out.path",
+                known(self.models.held_out_judge, other.models.held_out_judge),
+            ),
         ];
         is_equal
             .iter()
@@ -78,6 +93,38 @@ impl RunAssets {
             .map(|(key, _)| *key)
             .collect()
     }
+
+    /// The fingerprint of the rubric that the verdicts of a judge unit repeat.
+    pub fn rubric_of(&self, unit: &Unit) -> Digest {
+        let of_the_judge = &self.rubric;
+        let rubric = match unit {
+            Unit::HeldOutJudge { .. } => self.held_out_rubric().unwrap_or(of_the_judge),
+            _ => of_the_judge,
+        };
+        rubric.digest
+    }
+
+    fn held_out_rubric(&self) -> Option<&RubricText> {
+        Some(&self.held_out_judge.as_ref()?.rubric)
+    }
+
+    fn held_out_templates(&self) -> Option<(&String, &Vec<String>)> {
+        let held_out = self.held_out_judge.as_ref()?;
+        Some((&held_out.template, &held_out.member_templates))
+    }
+}
+
+/// What the held-out judge of a run reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldOutJudgeAssets {
+    /// Its rubric.
+    pub rubric: RubricText,
+    /// The text of its template file.
+    pub template: String,
+    /// The template's text of each of its members, if it is an ensemble.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub member_templates: Vec<String>,
 }
 
 /// What people gave along with the tasks of a run, by the task's index in its file; a task without any is not listed. It is kept
@@ -131,6 +178,9 @@ pub struct ModelFingerprints {
     pub transformer: Option<Digest>,
     /// Of the judge.
     pub judge: Option<Digest>,
+    /// Of the held-out judge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_judge: Option<Digest>,
 }
 
 /// A rubric's text with its fingerprint.

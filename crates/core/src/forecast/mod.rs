@@ -13,10 +13,11 @@ use serde::Serialize;
 use crate::assets::RunAssets;
 use crate::hint::Hint;
 use crate::ids::{Fence, Millis, RunId, Step, WorkerId};
+use crate::rpo;
 use crate::run::{Event, Refusal, Run};
 use crate::schedule;
 use crate::spec::RunSpec;
-use crate::work::{Role, Task, Unit, rules};
+use crate::work::{Assignment, Role, Task, Unit, rules};
 
 /// What the work costs one worker, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -190,7 +191,7 @@ pub fn forecast(
         let Some(assignment) = run.assignment(&unit) else {
             break;
         };
-        let outcome = rehearsal::decided(rehearsal::work(run.spec(), run.assets().rubric.digest, &assignment));
+        let outcome = rehearsal::decided(rehearsal::work(run.spec(), run.assets().rubric_of(&unit), &assignment));
         let worker = worker();
         run.apply(
             Event::Completed {
@@ -223,11 +224,14 @@ pub fn forecast(
 pub fn bound(spec: &RunSpec, workers: Workers, seconds: StageSeconds) -> Result<Bound, CapacityError> {
     check(workers, seconds)?;
     let steps = f64::from(spec.run.steps);
-    let pairs = steps * f64::from(spec.prompts.per_step);
+    let per_step = spec.prompts.per_step;
+    let pairs = steps * f64::from(per_step);
+    let held_out = spec.judge.held_out.as_ref();
+    let watched = steps * held_out.map_or(0.0, |held_out| f64::from(held_out.prompts(per_step)));
     let spread = |work: f64, role: Role| work / f64::from(workers.of(role));
     Ok(Bound {
         samplers: spread(pairs * seconds.sample, Role::Sampler),
-        judges: spread(pairs * seconds.judge, Role::Judge),
+        judges: spread((pairs + watched) * seconds.judge, Role::Judge),
         trainers: spread(pairs * seconds.gradient + steps * seconds.commit, Role::Trainer),
         critical_path: critical_path(spec, &seconds),
     })
@@ -269,10 +273,16 @@ fn is_its_turn(run: &Run, unit: &Unit) -> bool {
 /// Seconds that one worker takes for a unit. The initial policy counts as being there.
 fn cost(run: &Run, unit: &Unit, seconds: &StageSeconds) -> f64 {
     let spec = run.spec();
+    let matches = rpo::match_count(spec.sampling.candidates.into()) as f64;
     let pairs = |chunk, size| f64::from(schedule::extent(chunk, size, spec.prompts.per_step).len() as u32);
     match *unit {
         Unit::Sample { chunk, .. } => pairs(chunk, spec.sampling.batch) * seconds.sample,
         Unit::Judge { chunk, .. } => pairs(chunk, spec.judge.batch) * seconds.judge,
+        // It is taken to be as fast as the judge.
+        Unit::HeldOutJudge { .. } => match run.assignment(unit) {
+            Some(Assignment::Judge { pairs }) => pairs.len() as f64 / matches * seconds.judge,
+            _ => 0.0,
+        },
         Unit::Gradient { shard, .. } => pairs(shard, spec.trainer.shard) * seconds.gradient,
         Unit::Commit { .. } => seconds.commit,
         Unit::Initialise | Unit::EvaluateSample { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => {

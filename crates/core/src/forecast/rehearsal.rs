@@ -3,7 +3,9 @@
 use crate::ids::{Candidate, Digest};
 use crate::rpo;
 use crate::spec::RunSpec;
-use crate::work::{AbstainReason, Assignment, Outcome, Policy, Sampled, ShardStatistics, Side, Verdict, VerdictRecord};
+use crate::work::{
+    AbstainReason, Assignment, Outcome, Policy, Sampled, ShardStatistics, Side, Unit, Verdict, VerdictRecord,
+};
 
 /// The first bytes of a made-up picture: those of a PNG file.
 const PNG_SIGNATURE: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
@@ -134,6 +136,25 @@ pub fn decided(mut outcome: Outcome) -> Outcome {
     if let Outcome::Judged { verdicts, .. } = &mut outcome {
         for record in verdicts {
             record.verdict = Verdict::Preferred { side: Side::First };
+        }
+    }
+    outcome
+}
+
+/// The same result, if it is one of a held-out judge, with another opinion on about a third of the pairs: the two judges of a run do
+/// not always agree.
+pub fn second_opinion(unit: &Unit, mut outcome: Outcome) -> Outcome {
+    if let (Unit::HeldOutJudge { .. }, Outcome::Judged { verdicts, .. }) = (unit, &mut outcome) {
+        for record in verdicts {
+            let turned = 1.0 - record.probability_first;
+            let side = match &record.verdict {
+                Verdict::Preferred { side: Side::First } if turned > 0.15 => Side::Second,
+                Verdict::Preferred { side: Side::Second } if turned > 0.8 => Side::First,
+                _ => continue,
+            };
+            record.verdict = Verdict::Preferred { side };
+            record.probability_first = turned;
+            record.order_probabilities = [turned; 2];
         }
     }
     outcome

@@ -49,7 +49,7 @@ impl Run {
             result,
             ..
         } = completion;
-        self.pin_model(unit.role(), model);
+        self.pin_model(&unit, model);
         if let Some(spent) = spent {
             self.spent.add(&spent);
         }
@@ -64,7 +64,7 @@ impl Run {
                 SampledFor::Evaluation(arm) => self.note_held_out(arm, &self.extent(&unit), &samples),
             },
             UnitResult::Judged { of, verdicts } => {
-                if let JudgedOf::Step(step) = of
+                if let JudgedOf::Step(step) | JudgedOf::HeldOut(step) = of
                     && let Some(flight) = self.flight_mut(step)
                 {
                     flight.seconds.judge += seconds;
@@ -95,9 +95,10 @@ impl Run {
     }
 
     /// The first result of a kind says which model the run works with.
-    fn pin_model(&mut self, role: Role, model: Option<Digest>) {
+    fn pin_model(&mut self, unit: &Unit, model: Option<Digest>) {
         let Some(model) = model else { return };
-        let pinned = match role {
+        let pinned = match unit.role() {
+            Role::Judge if matches!(unit, Unit::HeldOutJudge { .. }) => &mut self.models.held_out_judge,
             Role::Judge => &mut self.models.judge,
             Role::Sampler | Role::Trainer => &mut self.models.transformer,
         };
@@ -121,7 +122,7 @@ impl Run {
         };
         self.board.end(&unit);
         self.troubles.remove(&unit);
-        let rubric = self.assets.rubric.digest;
+        let rubric = self.assets.rubric_of(&unit);
         let verdicts = self
             .verdict_prompts(&unit)
             .map(|index| VerdictRecord::failed(PromptIndex(index), reason.clone(), rubric));
@@ -139,7 +140,9 @@ impl Run {
             }
             let lines = schedule::prompt_lines(self.spec.run.seed, self.assets.prompts.len() as u32, step, per_step);
             let shards = schedule::chunks(per_step, self.spec.trainer.shard);
-            self.flights.push_back(StepInFlight::new(step, lines, shards, now));
+            let held_out = rules::held_out_prompts(&self.spec, step);
+            self.flights
+                .push_back(StepInFlight::new(step, lines, shards, held_out, now));
             for chunk in 0..schedule::chunks(per_step, self.spec.sampling.batch) {
                 self.board.add(Unit::Sample { step, chunk });
             }
@@ -163,6 +166,10 @@ impl Run {
             .collect();
         for chunk in flight.note_samples(extent, candidates, batch) {
             self.board.add(Unit::Judge { step, chunk });
+            let held_out = Unit::HeldOutJudge { step, chunk };
+            if self.verdict_prompts(&held_out).next().is_some() {
+                self.board.add(held_out);
+            }
         }
     }
 
@@ -188,6 +195,7 @@ impl Run {
     fn note_verdicts(&mut self, of: JudgedOf, extent: Range<u32>, verdicts: Vec<VerdictRecord>) {
         let judged = match of {
             JudgedOf::Step(step) => return self.note_matches(step, &extent, &verdicts),
+            JudgedOf::HeldOut(step) => return self.note_second_opinions(step, &extent, &verdicts),
             JudgedOf::Comparison(probe) => {
                 self.missing.comparisons -= u32::from(probe.is_none());
                 self.results.comparisons_mut(probe)
@@ -214,9 +222,20 @@ impl Run {
         self.open_training(step, schedule::overlapping(extent, size));
     }
 
+    /// What the held-out judge says of its share of a step's groups. It may be the last that the step's commit waits for.
+    fn note_second_opinions(&mut self, step: Step, extent: &Range<u32>, verdicts: &[VerdictRecord]) {
+        let matches = rpo::match_count(usize::from(self.spec.sampling.candidates));
+        let Some(flight) = self.flight_mut(step) else { return };
+        flight.note_held_out(
+            extent,
+            verdicts.chunks(matches).map(<[VerdictRecord]>::to_vec).collect(),
+        );
+        self.open_training(step, 0..0);
+    }
+
     /// Makes those of these shards' gradients ready whose groups are all judged, if this is the step that is being trained: a
-    /// step that is sampled ahead waits for the policy that it trains. Asks for the commit once every shard is done, and stops
-    /// a run whose judge works on nothing at all.
+    /// step that is sampled ahead waits for the policy that it trains. Asks for the commit once every shard is done and the held-out
+    /// judge has seen its share, so that the step's figures are whole; and stops a run whose judge works on nothing at all.
     pub(super) fn open_training(&mut self, step: Step, shards: Range<u32>) {
         let Some(flight) = self.flights.front().filter(|flight| flight.step == step) else {
             return;
@@ -234,7 +253,9 @@ impl Run {
             let reason = format!("no pair of step {step} could be judged; the last reason: {reason}");
             return self.fail(reason);
         }
-        self.board.add(Unit::Commit { step });
+        if flight.is_watched() {
+            self.board.add(Unit::Commit { step });
+        }
     }
 
     fn note_gradient(&mut self, step: Step, shard: u32, result: ShardResult, skipped: Vec<SkippedPair>, seconds: f64) {

@@ -16,23 +16,11 @@ impl Run {
                 adapter: self.assets.initial_adapter,
             }),
             Unit::Sample { step, chunk } => self.sample_assignment(step, chunk),
-            Unit::Judge { step, .. } => {
-                let flight = self.flight(step)?;
+            Unit::Judge { step, .. } => self.judge_assignment(step, self.extent(unit)),
+            Unit::HeldOutJudge { step, .. } => {
                 let extent = self.extent(unit);
-                let mut pairs = Vec::new();
-                for (index, group) in extent.clone().zip(flight.part(&extent)) {
-                    if !group.is_sampled() {
-                        return None;
-                    }
-                    let task = self.task(group.line)?;
-                    pairs.extend(rpo::matches(group.candidates.len()).map(|(first, second)| Pair {
-                        prompt_index: PromptIndex(index),
-                        task: task.clone(),
-                        first: group.candidates[first].image,
-                        second: group.candidates[second].image,
-                    }));
-                }
-                Some(Assignment::Judge { pairs })
+                let groups = self.flight(step)?.held_out(&extent);
+                self.judge_assignment(step, groups)
             }
             Unit::Gradient { step, .. } => {
                 let flight = self.flights.front().filter(|flight| flight.step == step)?;
@@ -118,7 +106,9 @@ impl Run {
         match *unit {
             Unit::Initialise | Unit::Commit { .. } => 0..0,
             Unit::Sample { chunk, .. } => schedule::extent(chunk, spec.sampling.batch, per_step),
-            Unit::Judge { chunk, .. } => schedule::extent(chunk, spec.judge.batch, per_step),
+            Unit::Judge { chunk, .. } | Unit::HeldOutJudge { chunk, .. } => {
+                schedule::extent(chunk, spec.judge.batch, per_step)
+            }
             Unit::Gradient { shard, .. } => schedule::extent(shard, spec.trainer.shard, per_step),
             Unit::EvaluateSample { arm, chunk } => {
                 schedule::extent(chunk, spec.evaluation_batch(), self.results.images(arm).len() as u32)
@@ -132,14 +122,42 @@ impl Run {
         }
     }
 
-    /// The prompt's index of each verdict of a judge unit: of a step's groups one for each match.
+    /// The prompt's index of each verdict of a judge unit: of a step's groups one for each match. None for the held-out judge where
+    /// no group of the chunk is of its share.
     pub(super) fn verdict_prompts(&self, unit: &Unit) -> impl Iterator<Item = u32> + use<> {
-        let each = match unit {
-            Unit::Judge { .. } => rpo::match_count(usize::from(self.spec.sampling.candidates)),
-            _ => 1,
+        let matches = rpo::match_count(usize::from(self.spec.sampling.candidates));
+        let extent = self.extent(unit);
+        let (prompts, each): (Vec<u32>, usize) = match *unit {
+            Unit::Judge { .. } => (extent.collect(), matches),
+            Unit::HeldOutJudge { step, .. } => {
+                let flight = self.flight(step).into_iter();
+                (flight.flat_map(|flight| flight.held_out(&extent)).collect(), matches)
+            }
+            _ => (extent.collect(), 1),
         };
-        self.extent(unit)
+        prompts
+            .into_iter()
             .flat_map(move |index| std::iter::repeat_n(index, each))
+    }
+
+    /// The matches of these groups of a step; `None` while one of them is not sampled.
+    fn judge_assignment(&self, step: Step, groups: impl Iterator<Item = u32>) -> Option<Assignment> {
+        let flight = self.flight(step)?;
+        let mut pairs = Vec::new();
+        for index in groups {
+            let group = flight.groups.get(index as usize)?;
+            if !group.is_sampled() {
+                return None;
+            }
+            let task = self.task(group.line)?;
+            pairs.extend(rpo::matches(group.candidates.len()).map(|(first, second)| Pair {
+                prompt_index: PromptIndex(index),
+                task: task.clone(),
+                first: group.candidates[first].image,
+                second: group.candidates[second].image,
+            }));
+        }
+        Some(Assignment::Judge { pairs })
     }
 
     fn sample_assignment(&self, step: Step, chunk: u32) -> Option<Assignment> {

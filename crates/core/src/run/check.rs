@@ -34,6 +34,9 @@ impl Run {
         }
         if let Some(model) = model {
             match unit.role() {
+                Role::Judge if matches!(unit, Unit::HeldOutJudge { .. }) => {
+                    check_model("held-out judge", self.models.held_out_judge, *model)?;
+                }
                 Role::Judge => check_model("judge", self.models.judge, *model)?,
                 Role::Sampler | Role::Trainer => check_model("transformer", self.models.transformer, *model)?,
             }
@@ -135,6 +138,7 @@ impl Run {
                 self.extent(unit)
             ));
         }
+        let rubric = self.assets.rubric_of(unit);
         for record in verdicts {
             if !record.is_numeric() {
                 return invalid(format!(
@@ -142,12 +146,12 @@ impl Run {
                     record.prompt_index
                 ));
             }
-            if record.rubric != self.assets.rubric.digest {
+            if record.rubric != rubric {
                 return invalid(format!(
                     "pair {}: judged by rubric {}, the run's is {}",
                     record.prompt_index,
                     record.rubric.short(),
-                    self.assets.rubric.digest.short()
+                    rubric.short()
                 ));
             }
         }

@@ -55,6 +55,8 @@ pub(super) enum SampledFor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JudgedOf {
     Step(Step),
+    /// The held-out judge's share of a step.
+    HeldOut(Step),
     /// Base and a probe's policy, or without one the tuned policy.
     Comparison(Option<Step>),
     Calibration,
@@ -65,6 +67,7 @@ impl JudgedOf {
     pub(super) fn unit(unit: &Unit) -> Option<Self> {
         match *unit {
             Unit::Judge { step, .. } => Some(Self::Step(step)),
+            Unit::HeldOutJudge { step, .. } => Some(Self::HeldOut(step)),
             Unit::EvaluateJudge { probe, .. } => Some(Self::Comparison(probe)),
             Unit::CalibrateJudge { .. } => Some(Self::Calibration),
             Unit::Initialise
@@ -127,6 +130,10 @@ impl Completion {
                 let of = JudgedOf::Step(step);
                 (Some(seconds), UnitResult::Judged { of, verdicts })
             }
+            (Unit::HeldOutJudge { step, .. }, Outcome::Judged { verdicts, seconds, .. }) => {
+                let of = JudgedOf::HeldOut(step);
+                (Some(seconds), UnitResult::Judged { of, verdicts })
+            }
             (Unit::EvaluateJudge { probe, .. }, Outcome::Judged { verdicts, seconds, .. }) => {
                 let of = JudgedOf::Comparison(probe);
                 (Some(seconds), UnitResult::Judged { of, verdicts })
@@ -176,6 +183,7 @@ impl Completion {
                 Unit::Initialise
                 | Unit::Sample { .. }
                 | Unit::Judge { .. }
+                | Unit::HeldOutJudge { .. }
                 | Unit::Gradient { .. }
                 | Unit::Commit { .. }
                 | Unit::EvaluateSample { .. }

@@ -98,7 +98,10 @@ impl Run {
         let commits: Vec<Unit> = leased.filter(|unit| matches!(unit, Unit::Commit { .. })).collect();
         commits.into_iter().for_each(|unit| self.give_back(unit));
         self.forget(|unit| match *unit {
-            Unit::Sample { step, .. } | Unit::Judge { step, .. } | Unit::Gradient { step, .. } => step.0 > steps,
+            Unit::Sample { step, .. }
+            | Unit::Judge { step, .. }
+            | Unit::HeldOutJudge { step, .. }
+            | Unit::Gradient { step, .. } => step.0 > steps,
             _ => false,
         });
         match (was_trained, self.is_trained()) {

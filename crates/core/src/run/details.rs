@@ -49,6 +49,7 @@ impl Run {
         for step in (self.details_from.0..keep_from).map(Step) {
             let units = sampled.clone().map(|chunk| Unit::Sample { step, chunk });
             let units = units.chain(judged.clone().map(|chunk| Unit::Judge { step, chunk }));
+            let units = units.chain(judged.clone().map(|chunk| Unit::HeldOutJudge { step, chunk }));
             for unit in units.chain(trained.clone().map(|shard| Unit::Gradient { step, shard })) {
                 self.accepted.remove(&unit);
             }

@@ -1,9 +1,9 @@
 //! A small run for tests, and results of a kind.
 
 use super::Run;
-use crate::assets::{LabelledPair, RubricText, RunAssets};
+use crate::assets::{HeldOutJudgeAssets, LabelledPair, RubricText, RunAssets};
 use crate::ids::{Digest, Millis, PromptIndex, RunId};
-use crate::spec::RunSpec;
+use crate::spec::{HeldOutJudgeSpec, RunSpec};
 use crate::work::{Outcome, Side, Verdict, VerdictRecord};
 
 /// A small run whose chunks of samples, pairs and shards do not line up.
@@ -32,6 +32,7 @@ pub(crate) fn assets() -> RunAssets {
         template: String::new(),
         member_templates: Vec::new(),
         reason_template: None,
+        held_out_judge: None,
         initial_adapter: None,
         labelled: (0..3)
             .map(|pair| LabelledPair {
@@ -52,6 +53,22 @@ pub(crate) fn run() -> Run {
 /// A run of another spec with the same files.
 pub(crate) fn run_of(spec: RunSpec) -> Run {
     Run::new(RunId("small".into()), spec, assets()).created(Millis(0))
+}
+
+/// A run of another spec with a held-out judge that sees `share` of the pairs.
+pub(crate) fn watched(mut spec: RunSpec, share: f64) -> Run {
+    spec.judge.held_out = Some(Box::new(HeldOutJudgeSpec {
+        share,
+        ..HeldOutJudgeSpec::default()
+    }));
+    let assets = RunAssets {
+        held_out_judge: Some(HeldOutJudgeAssets {
+            rubric: RubricText::new("prefer the right one"),
+            ..HeldOutJudgeAssets::default()
+        }),
+        ..assets()
+    };
+    Run::new(RunId("small".into()), spec, assets).created(Millis(0))
 }
 
 /// What a judge hands in.

@@ -1,5 +1,6 @@
 //! The step in flight: its pairs and shards, and what has become ready by them.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -28,12 +29,15 @@ pub struct StepInFlight {
     pub judged: u32,
     /// Shards that are done.
     pub shards_done: u32,
+    /// The groups, by their index, that the held-out judge sees too; none in a run without one.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub held_out: BTreeSet<u32>,
     /// Seconds so far, without `wall`.
     pub seconds: StepSeconds,
 }
 
 impl StepInFlight {
-    pub(super) fn new(step: Step, lines: Vec<u32>, shards: u32, now: Millis) -> Self {
+    pub(super) fn new(step: Step, lines: Vec<u32>, shards: u32, held_out: BTreeSet<u32>, now: Millis) -> Self {
         Self {
             step,
             started: now,
@@ -48,6 +52,7 @@ impl StepInFlight {
             sampled: 0,
             judged: 0,
             shards_done: 0,
+            held_out,
             seconds: StepSeconds::default(),
         }
     }
@@ -97,6 +102,25 @@ impl StepInFlight {
         }
     }
 
+    /// The groups of an extent that the held-out judge sees.
+    pub(super) fn held_out(&self, extent: &Range<u32>) -> impl Iterator<Item = u32> {
+        self.held_out.range(extent.clone()).copied()
+    }
+
+    /// Notes what the held-out judge says of its share of these groups.
+    pub(super) fn note_held_out(&mut self, extent: &Range<u32>, verdicts: Vec<Vec<VerdictRecord>>) {
+        let groups: Vec<u32> = self.held_out(extent).collect();
+        for (group, verdicts) in groups.into_iter().zip(verdicts) {
+            self.groups[group as usize].held_out = verdicts;
+        }
+    }
+
+    /// Whether the held-out judge has looked at its whole share. There is nothing to wait for without one.
+    pub(super) fn is_watched(&self) -> bool {
+        let mut groups = self.held_out.iter();
+        groups.all(|group| !self.groups[*group as usize].held_out.is_empty())
+    }
+
     /// Those of these shards of `size` groups that are not done although all their groups are judged.
     pub(super) fn trainable(&self, shards: Range<u32>, size: u32) -> Vec<u32> {
         let judged = |shard: &u32| {
@@ -122,6 +146,7 @@ impl StepInFlight {
         for group in self.part_mut(&judged) {
             group.skipped = None;
             group.verdicts.clear();
+            group.held_out.clear();
         }
         let shards = schedule::overlapping(&judged, size);
         for shard in shards.clone() {
@@ -200,6 +225,8 @@ impl StepInFlight {
         let judged = self.groups.iter().flat_map(|group| &group.verdicts);
         let differences: Vec<f64> = judged.filter_map(|record| record.difference).collect();
         let diversity = (!differences.is_empty()).then(|| differences.iter().sum::<f64>() / differences.len() as f64);
+        let agreements = self.groups.iter().map(GroupResult::agreement);
+        let (both, alike) = agreements.fold((0, 0), |(pairs, alike), of| (pairs + of.0, alike + of.1));
         let terms = self.terms();
         let mean = |sum: f64| if terms == 0 { 0.0 } else { sum / terms as f64 };
         let shards = || self.shards.iter().flatten().map(|shard| &shard.statistics);
@@ -212,6 +239,8 @@ impl StepInFlight {
             skipped,
             order_consistency: f64::from(consistent) / f64::from(matches.max(1)),
             diversity,
+            held_out_pairs: (!self.held_out.is_empty()).then_some(both),
+            held_out_agreement: (both > 0).then(|| f64::from(alike) / f64::from(both)),
             reward_mean: reward_mean / f64::from(decided.max(1)),
             loss: mean(shards().map(|statistics| statistics.loss).sum()),
             kl: mean(shards().map(|statistics| statistics.kl).sum()),

@@ -148,10 +148,12 @@ impl Run {
     fn sampled_by(&self, unit: &Unit, prompt_index: PromptIndex, side: Option<Side>) -> Option<Source> {
         let chunk_of = |batch: u32| prompt_index.0 / batch.max(1);
         match *unit {
-            Unit::Judge { step, .. } | Unit::Gradient { step, .. } => Some(Source::Unit(Unit::Sample {
-                step,
-                chunk: chunk_of(self.spec.sampling.batch),
-            })),
+            Unit::Judge { step, .. } | Unit::HeldOutJudge { step, .. } | Unit::Gradient { step, .. } => {
+                Some(Source::Unit(Unit::Sample {
+                    step,
+                    chunk: chunk_of(self.spec.sampling.batch),
+                }))
+            }
             Unit::EvaluateJudge { probe, .. } => {
                 let arm = match side? {
                     Side::First => Arm::Base,
@@ -184,7 +186,9 @@ impl Run {
                 let Some(flight) = self.flight_mut(step) else { return };
                 let (chunks, shards) = flight.forget_samples(&extent, batch, size);
                 self.forget(|unit| match *unit {
-                    Unit::Judge { step: of, chunk } => of == step && chunks.contains(&chunk),
+                    Unit::Judge { step: of, chunk } | Unit::HeldOutJudge { step: of, chunk } => {
+                        of == step && chunks.contains(&chunk)
+                    }
                     Unit::Gradient { step: of, shard } => of == step && shards.contains(&shard),
                     Unit::Commit { step: of } => of == step,
                     _ => false,
@@ -213,6 +217,7 @@ impl Run {
             Unit::Initialise
             | Unit::Commit { .. }
             | Unit::Judge { .. }
+            | Unit::HeldOutJudge { .. }
             | Unit::EvaluateJudge { .. }
             | Unit::CalibrateJudge { .. } => {}
         }
@@ -254,6 +259,7 @@ impl Run {
             // What was sampled ahead is sampled anew too: simple, and a lost policy is rare.
             Unit::Sample { step, .. }
             | Unit::Judge { step, .. }
+            | Unit::HeldOutJudge { step, .. }
             | Unit::Gradient { step, .. }
             | Unit::Commit { step } => step.0 >= first,
             Unit::EvaluateSample { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => false,

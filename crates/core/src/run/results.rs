@@ -119,6 +119,10 @@ pub struct GroupResult {
     pub candidates: Vec<CandidateResult>,
     /// The verdicts on their matches ([`crate::rpo::matches`]), once there are any; empty before. A pair has one.
     pub verdicts: Vec<VerdictRecord>,
+    /// What the held-out judge says of the same matches, of a group that is one of its share; empty before, and of every other. Nothing
+    /// is rewarded for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_out: Vec<VerdictRecord>,
     /// Why the group gave no gradient although it was decided.
     pub skipped: Option<String>,
 }
@@ -150,6 +154,24 @@ impl GroupResult {
     /// Whether there are verdicts.
     pub fn is_judged(&self) -> bool {
         !self.verdicts.is_empty()
+    }
+
+    /// Of the matches on which both the judge and the held-out judge decide, how many there are and on how many both prefer the same
+    /// candidate.
+    pub fn agreement(&self) -> (u32, u32) {
+        let preferred = |record: &VerdictRecord| match record.verdict {
+            Verdict::Preferred { side } => Some(side),
+            Verdict::Abstain { .. } | Verdict::Failed { .. } => None,
+        };
+        let both = self
+            .verdicts
+            .iter()
+            .map(preferred)
+            .zip(self.held_out.iter().map(preferred));
+        let both = both.filter_map(|(judge, held_out)| Some(judge? == held_out?));
+        both.fold((0, 0), |(pairs, alike), is_alike| {
+            (pairs + 1, alike + u32::from(is_alike))
+        })
     }
 
     /// Why a match could not be judged; the last such reason.
@@ -200,6 +222,12 @@ pub struct StepRecord {
     /// [0, 1]. `None` where none of them has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diversity: Option<f64>,
+    /// Matches that both the judge and the held-out judge decided; absent in a run without a held-out judge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_pairs: Option<u32>,
+    /// The share of these on which both prefer the same candidate, in [0, 1]; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_agreement: Option<f64>,
     /// Mean reward over the candidates of decided pairs; 0 without any.
     pub reward_mean: f64,
     /// Mean loss over the trained terms.

@@ -25,8 +25,37 @@ impl Run {
             .last()
             .filter(|step| step.record.step > self.watched_from);
         let of_a_step = latest.and_then(|step| broken_by(stop, &step.record));
-        let reason = of_a_step.or_else(|| self.out_of_patience(stop.patience?))?;
+        let disagrees = || {
+            let (least, steps) = stop.agreement()?;
+            self.disagreement(least, steps)
+        };
+        let reason = of_a_step
+            .or_else(disagrees)
+            .or_else(|| self.out_of_patience(stop.patience?))?;
         Some(format!("{reason}; {REMEDY}"))
+    }
+
+    /// Whether the held-out judge agreed with the judge on a share of less than `least`, over the pairs of the latest `steps` steps that
+    /// both decided. Fewer steps say nothing yet.
+    fn disagreement(&self, least: f64, steps: u32) -> Option<String> {
+        let records = self.results.steps.iter().rev().map(|step| &step.record);
+        let unseen = records.take_while(|record| record.step > self.watched_from);
+        let counted: Vec<&StepRecord> = unseen.take(steps as usize).collect();
+        let (first, last) = (counted.last()?.step, counted.first()?.step);
+        let pairs = |record: &StepRecord| f64::from(record.held_out_pairs.unwrap_or(0));
+        let both: f64 = counted.iter().map(|record| pairs(record)).sum();
+        let alike = |record: &&StepRecord| (pairs(record) * record.held_out_agreement.unwrap_or(0.0)).round();
+        let alike: f64 = counted.iter().map(alike).sum();
+        let share = alike / both;
+        // Without a pair that both decided the share is no number, and less than nothing.
+        let is_broken = counted.len() == steps as usize && share < least;
+        is_broken.then(|| {
+            format!(
+                "`stop.agreement_min`: in steps {first} to {last} the held-out judge prefers the same picture as the judge on {alike} of the \
+                 {both} pairs that both decided, a share of {share:.3}, less than {least}: look at the pairs on which they differ, the \
+                 policy may have learnt to please the judge and nobody else, and earlier steps may be better"
+            )
+        })
     }
 
     /// Whether the latest `patience` probes brought no win rate above the best before them.

@@ -47,8 +47,8 @@ pub use evaluation::{EvaluationSpec, EvaluatorName};
 pub use fingerprint::with_paths as fingerprint_with_paths;
 pub use fleet::FleetSpec;
 pub use judge::{
-    EnsembleFamily, EnsembleSpec, InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, MemberSpec, NamedJudge,
-    ReasonsSpec, ServerAddress, ServerAddressError, ServerFamily, ServerSpec,
+    EnsembleFamily, EnsembleSpec, HeldOutJudgeSpec, InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec,
+    MemberSpec, NamedJudge, ReasonsSpec, ServerAddress, ServerAddressError, ServerFamily, ServerSpec,
 };
 pub use limits::LimitsSpec;
 pub use lora::LoraSpec;
@@ -286,6 +286,12 @@ impl RunSpec {
         problems.require(patience.is_none() || every.is_some(), "stop.patience", || {
             "counts probes, and there are none: set evaluation.every too".into()
         });
+        let agreement = self.stop.as_ref().and_then(|stop| stop.agreement_min);
+        problems.require(
+            agreement.is_none() || self.judge.held_out.is_some(),
+            "stop.agreement_min",
+            || "looks at how often a held-out judge agrees, and there is none: add a section `[judge.held_out]`".into(),
+        );
         problems.require(
             self.trainer.exchange == GradientExchange::Blobs || self.model.device.is_gpu(),
             "trainer.exchange",

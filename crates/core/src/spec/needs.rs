@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{JudgeBackEnd, RunSpec, ServerSpec};
+use super::{RunSpec, ServerSpec};
 use crate::work::Role;
 
 /// What a worker opens on its machine for a run, besides what the coordinator sends it. Each with its key.
@@ -21,15 +21,13 @@ impl RunSpec {
         match role {
             Role::Sampler | Role::Trainer => needs.model_folders.push(("model.path".into(), &self.model.path)),
             Role::Judge => {
-                for (index, back_end) in self.judge.back_ends().enumerate() {
-                    let member = index.checked_sub(1);
-                    let at = member.map_or_else(|| "judge".into(), |member| format!("judge.members[{member}]"));
-                    match back_end {
-                        JudgeBackEnd::InProcess(model) => needs.model_folders.push((format!("{at}.path"), &model.path)),
-                        JudgeBackEnd::Server(server) => needs.servers.push((at, server)),
-                        JudgeBackEnd::Ensemble(_) => {}
-                    }
+                for judge in self.judge.hosted() {
+                    needs
+                        .model_folders
+                        .push((format!("{}.path", judge.at()), &judge.spec.path));
                 }
+                let servers = self.judge.servers();
+                needs.servers.extend(servers.map(|judge| (judge.at(), judge.spec)));
             }
         }
         needs
@@ -56,7 +54,7 @@ mod tests {
         let keys = |places: Vec<&String>| places.into_iter().cloned().collect::<Vec<_>>().join(" ");
         assert_eq!(
             keys(needs.model_folders.iter().map(|(key, _)| key).collect()),
-            "judge.members[0].path"
+            "judge.members[0].path judge.held_out.path"
         );
         assert_eq!(
             keys(needs.servers.iter().map(|(key, _)| key).collect()),

@@ -6,7 +6,8 @@ use toml::{Table, Value};
 
 use super::{JudgeBackEnd, RunSpec};
 
-/// The keys whose values are paths, for tables that are not read yet; [`of`] lists those of a spec. A member of an ensemble has them under the names of `[judge]`.
+/// The keys whose values are paths, for tables that are not read yet; [`of`] lists those of a spec. A member of an ensemble has them
+/// under the names of `[judge]`, and so has a held-out judge.
 pub(super) const PATHS: &[&str] = &[
     "model.path",
     "prompts.train",
@@ -33,14 +34,30 @@ pub fn each_path(table: &mut Table, mut visit: impl FnMut(&str, &mut String)) {
             visit(key, path);
         }
     }
-    let members = table
-        .get_mut("judge")
-        .and_then(|judge| judge.get_mut("members")?.as_array_mut());
+    let Some(judge) = table.get_mut("judge").and_then(Value::as_table_mut) else {
+        return;
+    };
+    each_of_members(judge, "judge", &mut visit);
+    if let Some(held_out) = judge.get_mut("held_out").and_then(Value::as_table_mut) {
+        each_of_judge(held_out, "judge.held_out", &mut visit);
+        each_of_members(held_out, "judge.held_out", &mut visit);
+    }
+}
+
+/// The paths of one judge's table, which stands at `at`.
+fn each_of_judge(judge: &mut Table, at: &str, visit: &mut impl FnMut(&str, &mut String)) {
+    for key in PATHS.iter().filter_map(|key| key.strip_prefix("judge.")) {
+        if let Some(Value::String(path)) = judge.get_mut(key) {
+            visit(&format!("{at}.{key}"), path);
+        }
+    }
+}
+
+fn each_of_members(judge: &mut Table, at: &str, visit: &mut impl FnMut(&str, &mut String)) {
+    let members = judge.get_mut("members").and_then(Value::as_array_mut);
     for (index, member) in members.into_iter().flatten().enumerate() {
-        for key in PATHS.iter().filter_map(|key| key.strip_prefix("judge.")) {
-            if let Some(Value::String(path)) = member.get_mut(key) {
-                visit(&format!("judge.members[{index}].{key}"), path);
-            }
+        if let Some(member) = member.as_table_mut() {
+            each_of_judge(member, &format!("{at}.members[{index}]"), visit);
         }
     }
 }
@@ -66,21 +83,32 @@ pub(super) fn of(spec: &mut RunSpec) -> Vec<(String, &mut PathBuf)> {
     paths.push(("judge.rubric".to_owned(), &mut judge.rubric));
     let reasons = judge.reasons.as_mut();
     paths.extend(reasons.map(|reasons| ("judge.reasons.template".to_owned(), &mut reasons.template)));
-    match &mut judge.back_end {
-        JudgeBackEnd::InProcess(model) => paths.push(("judge.path".to_owned(), &mut model.path)),
-        JudgeBackEnd::Server(_) => {}
-        JudgeBackEnd::Ensemble(ensemble) => {
-            for (index, member) in ensemble.members.iter_mut().enumerate() {
-                paths.push((format!("judge.members[{index}].template"), &mut member.template));
-                if let JudgeBackEnd::InProcess(model) = &mut member.back_end {
-                    paths.push((format!("judge.members[{index}].path"), &mut model.path));
-                }
-            }
-        }
+    of_back_end("judge", &mut judge.back_end, &mut paths);
+    if let Some(held_out) = judge.held_out.as_deref_mut() {
+        paths.push(("judge.held_out.template".to_owned(), &mut held_out.template));
+        paths.push(("judge.held_out.rubric".to_owned(), &mut held_out.rubric));
+        of_back_end("judge.held_out", &mut held_out.back_end, &mut paths);
     }
     let labelled = evaluation.as_mut().and_then(|evaluation| evaluation.labelled.as_mut());
     paths.extend(labelled.map(|path| ("evaluation.labelled".to_owned(), path)));
     paths
+}
+
+/// The paths of what answers for a judge whose table stands at `at`.
+fn of_back_end<'a>(at: &str, back_end: &'a mut JudgeBackEnd, paths: &mut Vec<(String, &'a mut PathBuf)>) {
+    match back_end {
+        JudgeBackEnd::InProcess(model) => paths.push((format!("{at}.path"), &mut model.path)),
+        JudgeBackEnd::Server(_) => {}
+        JudgeBackEnd::Ensemble(ensemble) => {
+            for (index, member) in ensemble.members.iter_mut().enumerate() {
+                let at = format!("{at}.members[{index}]");
+                paths.push((format!("{at}.template"), &mut member.template));
+                if let JudgeBackEnd::InProcess(model) = &mut member.back_end {
+                    paths.push((format!("{at}.path"), &mut model.path));
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -130,7 +130,12 @@ mod tests {
             let of_key = |value: f64| {
                 let (section, name) = key.split_once('.').unwrap();
                 // What some limits need of other keys.
-                let others = [("evaluation", "every = 10"), ("prompts", "per_step = 8")];
+                let held_out = "held_out = { path = 'm', template = 't', rubric = 'r' }";
+                let others = [
+                    ("evaluation", "every = 10"),
+                    ("prompts", "per_step = 8"),
+                    ("judge", held_out),
+                ];
                 let others = others.iter().filter(|(other, _)| *other != section);
                 let mut overlay: String = others.map(|(other, line)| format!("[{other}]\n{line}\n")).collect();
                 overlay += &format!("[{section}]\n{name} = {}", written(value));
@@ -149,7 +154,7 @@ mod tests {
                     tried += 1;
                 }
             }
-            let needs_more = ["evaluation.subset", "run.seed"];
+            let needs_more = ["evaluation.subset", "run.seed", "stop.agreement_steps"];
             for value in taken.into_iter().filter(|_| !needs_more.contains(&key.as_str())) {
                 assert_eq!(of_key(value), Vec::<String>::new(), "{key} = {value}");
                 tried += 1;

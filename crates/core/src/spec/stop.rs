@@ -29,6 +29,26 @@ pub struct StopSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1))]
     pub diversity_min: Option<f64>,
+    /// The smallest share of pairs, in 0 to 1, on which the held-out judge prefers the same picture as the judge, of those that both
+    /// decide. Below it the policy may please the judge and nobody else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
+    pub agreement_min: Option<f64>,
+    /// The latest steps whose pairs `agreement_min` counts together; left out, 8. A single step has few pairs of a held-out judge.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = bounds::ATTEMPTS.most))]
+    pub agreement_steps: Option<u32>,
+}
+
+/// Steps that are counted together, where `agreement_steps` says nothing.
+const AGREEMENT_STEPS: u32 = 8;
+
+impl StopSpec {
+    /// The least agreement, and over how many steps it is counted; `None` without that rule.
+    pub fn agreement(&self) -> Option<(f64, u32)> {
+        let least = self.agreement_min?;
+        Some((least, self.agreement_steps.unwrap_or(AGREEMENT_STEPS)))
+    }
 }
 
 impl Section for StopSpec {
@@ -39,9 +59,18 @@ impl Section for StopSpec {
         if let Some(kl) = self.kl_max {
             problems.positive(kl, "stop.kl_max");
         }
+        if let Some(steps) = self.agreement_steps {
+            problems.count(steps.into(), bounds::ATTEMPTS, "stop.agreement_steps");
+        }
+        problems.require(
+            self.agreement_steps.is_none() || self.agreement_min.is_some(),
+            "stop.agreement_steps",
+            || "says over how many steps stop.agreement_min counts: set that too".into(),
+        );
         for (share, key) in [
             (self.decided_min, "stop.decided_min"),
             (self.diversity_min, "stop.diversity_min"),
+            (self.agreement_min, "stop.agreement_min"),
         ] {
             if let Some(share) = share {
                 problems.require((0.0..=1.0).contains(&share), key, || {

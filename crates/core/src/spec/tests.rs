@@ -27,6 +27,7 @@ pub(super) fn full() -> RunSpec {
         template = "judge.toml"
         rubric = "rubric.toml"
         reasons = { template = "reason.toml" }
+        held_out = { path = "other-judge", template = "other.toml", rubric = "other-rubric.toml" }
         [[members]]
         path = "judge"
         template = "first.toml"
@@ -263,9 +264,13 @@ fn every_key_is_documented() {
     let rows: Vec<_> = rows.into_iter().map(key).collect();
     let owned = |(section, key): (&str, &str)| (section.to_owned(), key.to_owned());
     let reasons = super::keys::of(|probe| ReasonsSpec::deserialize(probe)).into_iter();
+    let held_out = std::iter::once(owned(("judge.held_out", "share")));
     assert_eq!(
         nested,
-        reasons.map(|key| owned(("judge.reasons", key))).collect::<Vec<_>>()
+        reasons
+            .map(|key| owned(("judge.reasons", key)))
+            .chain(held_out)
+            .collect::<Vec<_>>()
     );
     assert_eq!(
         rows,
@@ -283,6 +288,10 @@ fn documented_defaults_are_the_defaults() {
     .unwrap();
     let mut judge = super::judge::defaults();
     judge.insert("reasons".into(), toml::Value::try_from(ReasonsSpec::default()).unwrap());
+    judge.insert(
+        "held_out".into(),
+        toml::Value::try_from(HeldOutJudgeSpec::default()).unwrap(),
+    );
     spec.insert("judge".into(), judge.into());
     let mut checked = 0;
     for Row {
@@ -333,6 +342,12 @@ fn probes_and_rules_that_come_to_nothing_or_to_too_much_are_refused() {
         ("stop.kl_max = 0.0", Some("stop.kl_max")),
         ("stop.decided_min = 1.5", Some("stop.decided_min")),
         ("stop.diversity_min = -0.1", Some("stop.diversity_min")),
+        ("stop.agreement_min = 0.6", Some("stop.agreement_min")),
+        (
+            "stop = { agreement_min = 0.6, agreement_steps = 4 }\njudge.held_out = { path = \"m\", template = \"t\", rubric = \"r\" }",
+            None,
+        ),
+        ("stop.agreement_steps = 4", Some("stop.agreement_steps")),
     ] {
         assert_eq!(
             keys(more),

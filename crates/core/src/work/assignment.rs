@@ -33,7 +33,8 @@ pub enum Assignment {
         /// The chunk's prompts, held-out.
         prompts: Vec<PromptTask>,
     },
-    /// For [`Unit::Judge`](super::Unit::Judge), [`Unit::EvaluateJudge`](super::Unit::EvaluateJudge) and [`Unit::CalibrateJudge`](super::Unit::CalibrateJudge).
+    /// For [`Unit::Judge`](super::Unit::Judge), [`Unit::HeldOutJudge`](super::Unit::HeldOutJudge), [`Unit::EvaluateJudge`](super::Unit::EvaluateJudge) and
+    /// [`Unit::CalibrateJudge`](super::Unit::CalibrateJudge).
     Judge {
         /// The pairs, in order.
         pairs: Vec<Pair>,

@@ -22,7 +22,7 @@ pub enum Outcome {
         model: Digest,
         seconds: f64,
     },
-    /// Of the three judge units; one record for each pair, in order.
+    /// Of the four judge units; one record for each pair, in order.
     ///
     /// `spent` is what the judge has asked of servers since its last result, attempts that failed included; absent where it
     /// asked none.

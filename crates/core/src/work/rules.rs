@@ -1,5 +1,7 @@
 //! Rules that coordinator, workers and the command line all follow, each written once.
 
+use std::collections::BTreeSet;
+
 use crate::ids::{Candidate, PromptIndex, Step};
 use crate::noise::{NoiseKey, Use};
 use crate::spec::RunSpec;
@@ -30,6 +32,27 @@ pub fn is_checkpoint(spec: &RunSpec, step: Step) -> bool {
 pub fn is_probed(spec: &RunSpec, step: Step) -> bool {
     let every = spec.evaluation.as_ref().and_then(|evaluation| evaluation.every);
     step.0 > 0 && step.0 < spec.run.steps && every.is_some_and(|every| step.0.is_multiple_of(every))
+}
+
+/// The prompts of a step, by their index in it, whose pairs the held-out judge sees too: those with the smallest keys, as many as
+/// its share comes to. None in a run without one.
+pub fn held_out_prompts(spec: &RunSpec, step: Step) -> BTreeSet<u32> {
+    let Some(held_out) = &spec.judge.held_out else {
+        return BTreeSet::new();
+    };
+    let per_step = spec.prompts.per_step;
+    let key = |prompt: &u32| {
+        let key = NoiseKey {
+            step: step.0,
+            prompt: *prompt,
+            ..NoiseKey::new(spec.run.seed, Use::HeldOutDraw)
+        };
+        key.bytes()
+    };
+    let mut prompts: Vec<u32> = (0..per_step).collect();
+    prompts.sort_by_cached_key(key);
+    prompts.truncate(held_out.prompts(per_step) as usize);
+    prompts.into_iter().collect()
 }
 
 /// Whose noise is drawn: one candidate of one prompt of a step.
@@ -77,6 +100,7 @@ impl CandidateNoise {
 mod tests {
     use super::*;
     use crate::run::fixtures::spec;
+    use crate::spec::HeldOutJudgeSpec;
 
     #[test]
     fn the_first_steps_are_sampled_by_the_initial_policy_until_the_lag_is_reached() {
@@ -112,6 +136,26 @@ mod tests {
         assert_eq!(probed(&spec), [2, 4]);
         spec.evaluation = None;
         assert!(probed(&spec).is_empty());
+    }
+
+    #[test]
+    fn the_held_out_judge_sees_other_prompts_in_each_step_and_as_many_as_its_share() {
+        let mut spec = spec();
+        spec.prompts.per_step = 64;
+        assert!(held_out_prompts(&spec, Step(1)).is_empty());
+        spec.judge.held_out = Some(Box::new(HeldOutJudgeSpec {
+            share: 0.25,
+            ..HeldOutJudgeSpec::default()
+        }));
+        let of = |spec: &RunSpec, step| held_out_prompts(spec, Step(step));
+        assert_eq!(of(&spec, 1).len(), 16);
+        assert_eq!(of(&spec, 1), of(&spec, 1));
+        assert_ne!(of(&spec, 1), of(&spec, 2));
+        let mut other = spec.clone();
+        other.run.seed += 1;
+        assert_ne!(of(&spec, 1), of(&other, 1));
+        spec.judge.held_out.as_mut().unwrap().share = 1.0;
+        assert_eq!(of(&spec, 3), (0..64).collect());
     }
 
     #[test]

@@ -74,6 +74,8 @@ pub enum Unit {
     Sample { step: Step, chunk: u32 },
     /// Judge `judge.batch` consecutive pairs, or all matches of as many larger groups, of a step.
     Judge { step: Step, chunk: u32 },
+    /// Have the held-out judge look at its share of a judge chunk's pairs. Nothing is rewarded for what it says.
+    HeldOutJudge { step: Step, chunk: u32 },
     /// Sum the gradient of `trainer.shard` consecutive pairs, or larger groups, of a step.
     Gradient { step: Step, shard: u32 },
     /// Add the shards' gradients in shard order, take the optimizer step, store the new policy.
@@ -95,7 +97,10 @@ impl Unit {
     pub fn role(&self) -> Role {
         match self {
             Self::Sample { .. } | Self::EvaluateSample { .. } => Role::Sampler,
-            Self::Judge { .. } | Self::EvaluateJudge { .. } | Self::CalibrateJudge { .. } => Role::Judge,
+            Self::Judge { .. }
+            | Self::HeldOutJudge { .. }
+            | Self::EvaluateJudge { .. }
+            | Self::CalibrateJudge { .. } => Role::Judge,
             Self::Initialise | Self::Gradient { .. } | Self::Commit { .. } => Role::Trainer,
         }
     }
@@ -105,7 +110,10 @@ impl Unit {
         match self {
             Self::Initialise => OutcomeKind::Initialised,
             Self::Sample { .. } | Self::EvaluateSample { .. } => OutcomeKind::Sampled,
-            Self::Judge { .. } | Self::EvaluateJudge { .. } | Self::CalibrateJudge { .. } => OutcomeKind::Judged,
+            Self::Judge { .. }
+            | Self::HeldOutJudge { .. }
+            | Self::EvaluateJudge { .. }
+            | Self::CalibrateJudge { .. } => OutcomeKind::Judged,
             Self::Gradient { .. } => OutcomeKind::Gradient,
             Self::Commit { .. } => OutcomeKind::Committed,
         }
@@ -116,6 +124,7 @@ impl Unit {
         match self {
             Self::Sample { step, .. }
             | Self::Judge { step, .. }
+            | Self::HeldOutJudge { step, .. }
             | Self::Gradient { step, .. }
             | Self::Commit { step } => Some(*step),
             Self::Initialise
@@ -132,6 +141,9 @@ impl fmt::Display for Unit {
             Self::Initialise => f.write_str("initialise"),
             Self::Sample { step, chunk } => write!(f, "sample chunk {chunk} of step {step}"),
             Self::Judge { step, chunk } => write!(f, "judge chunk {chunk} of step {step}"),
+            Self::HeldOutJudge { step, chunk } => {
+                write!(f, "judge chunk {chunk} of step {step} for the held-out judge")
+            }
             Self::Gradient { step, shard } => write!(f, "gradient shard {shard} of step {step}"),
             Self::Commit { step } => write!(f, "commit of step {step}"),
             Self::EvaluateSample { arm: Arm::Base, chunk } => write!(f, "held-out sample chunk {chunk} of the base"),

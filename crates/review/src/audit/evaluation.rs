@@ -65,7 +65,7 @@ fn judged(
 ) {
     for record in verdicts {
         let location = format!("{unit}, pair {}", record.prompt_index);
-        if let Some(problem) = verdict::problem(record, &account.run) {
+        if let Some(problem) = verdict::problem(record, unit, &account.run) {
             findings.add(Rule::Verdicts, &location, problem);
         }
         let recorded = recorded.get(record.prompt_index.0 as usize).and_then(Option::as_ref);

@@ -46,14 +46,32 @@ struct Open {
     assignment: Option<Assignment>,
 }
 
+/// The models that a run works with. Samplers and trainers have the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Model {
+    Denoiser,
+    Judge,
+    HeldOutJudge,
+}
+
+impl Model {
+    fn of(unit: &Unit) -> Self {
+        match unit.role() {
+            Role::Judge if matches!(unit, Unit::HeldOutJudge { .. }) => Self::HeldOutJudge,
+            Role::Judge => Self::Judge,
+            Role::Sampler | Role::Trainer => Self::Denoiser,
+        }
+    }
+}
+
 struct Accountant<'a> {
     account: Account,
     open: BTreeMap<Unit, Open>,
     /// Results that were taken back only because bytes were lost: made again, they must be the same.
     lost: BTreeMap<Unit, Accepted>,
     quarantined: BTreeSet<WorkerId>,
-    /// The first fingerprint of each role's model. Samplers and trainers have the same one.
-    models: BTreeMap<Role, Digest>,
+    /// The first fingerprint of each kind of model.
+    models: BTreeMap<Model, Digest>,
     refused: u64,
     findings: &'a mut Findings,
 }
@@ -173,11 +191,7 @@ impl Accountant<'_> {
 
     fn accept(&mut self, location: &str, unit: Unit, accepted: Accepted) {
         if let Some(model) = accepted.outcome.model() {
-            let role = match unit.role() {
-                Role::Judge => Role::Judge,
-                Role::Sampler | Role::Trainer => Role::Sampler,
-            };
-            let first = *self.models.entry(role).or_insert(*model);
+            let first = *self.models.entry(Model::of(&unit)).or_insert(*model);
             if first != *model {
                 let problem = format!("{unit} was done with model {model}, the run's first result with {first}");
                 self.findings.add(Rule::Policy, location, problem);

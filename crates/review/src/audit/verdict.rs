@@ -1,12 +1,17 @@
 //! Whether a verdict is what its evidence says.
 
 use gavel_core::run::Run;
-use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord, majority};
+use gavel_core::work::{AbstainReason, Side, Unit, Verdict, VerdictRecord, majority};
 
-/// What does not fit between a verdict and its probabilities, rubric and the run's margin. The labels' share of the
+/// What does not fit between a verdict of a judge unit and its probabilities, the rubric and the margin of the unit's judge. The labels' share of the
 /// probability is not in the record, so `outside_labels` is taken as told.
-pub(super) fn problem(record: &VerdictRecord, run: &Run) -> Option<String> {
-    let rubric = run.assets().rubric.digest;
+pub(super) fn problem(record: &VerdictRecord, unit: &Unit, run: &Run) -> Option<String> {
+    let rubric = run.assets().rubric_of(unit);
+    let judge = &run.spec().judge;
+    let margin = match (unit, &judge.held_out) {
+        (Unit::HeldOutJudge { .. }, Some(held_out)) => held_out.margin,
+        _ => judge.margin,
+    };
     if record.rubric != rubric {
         return Some(format!("is judged by rubric {}, the run's is {rubric}", record.rubric));
     }
@@ -19,10 +24,10 @@ pub(super) fn problem(record: &VerdictRecord, run: &Run) -> Option<String> {
         ));
     }
     if !record.votes.is_empty() {
-        return votes_problem(record, mean, run.spec().judge.margin);
+        return votes_problem(record, mean, margin);
     }
     let sides = record.order_probabilities.map(side);
-    let close = (mean - 0.5).abs() < run.spec().judge.margin || sides.contains(&None);
+    let close = (mean - 0.5).abs() < margin || sides.contains(&None);
     let supported = match &record.verdict {
         Verdict::Preferred { side } => sides == [Some(*side); 2] && !close,
         Verdict::Abstain {

@@ -97,7 +97,9 @@ impl EventFile {
             ("seconds/wall", seconds.wall),
         ];
         let diversity = record.diversity.map(|diversity| ("sample/diversity", diversity));
-        let figures: Vec<_> = figures.into_iter().chain(diversity).collect();
+        let agreement = record.held_out_agreement;
+        let agreement = agreement.map(|agreement| ("judge/held_out_agreement", agreement));
+        let figures: Vec<_> = figures.into_iter().chain(diversity).chain(agreement).collect();
         self.scalars(record.step.0, now_unix_ms, &figures)
     }
 

@@ -37,6 +37,9 @@ pub enum Part {
     Sample,
     /// Verdicts.
     Judge,
+    /// Verdicts of the held-out judge.
+    #[serde(rename = "held_out")]
+    HeldOut,
     /// Gradient sums.
     Gradient,
     /// The new policy.
@@ -45,10 +48,11 @@ pub enum Part {
 
 impl Part {
     /// All parts, in their order.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Initialise,
         Self::Sample,
         Self::Judge,
+        Self::HeldOut,
         Self::Gradient,
         Self::Commit,
     ];
@@ -59,6 +63,7 @@ impl Part {
             Self::Initialise => "initialise",
             Self::Sample => "sample",
             Self::Judge => "judge",
+            Self::HeldOut => "held_out",
             Self::Gradient => "gradient",
             Self::Commit => "commit",
         }
@@ -74,7 +79,7 @@ pub struct VerifyOptions {
     pub parts: Vec<Part>,
     /// Where the base model is now, if not where the run found it.
     pub model: Option<PathBuf>,
-    /// Where the judge's model is now, if not where the run found it.
+    /// Where the judge's model is now, if not where the run found it. A held-out judge of the same folder is there too.
     pub judge: Option<PathBuf>,
 }
 

@@ -27,6 +27,7 @@ pub(super) fn part(unit: &Unit) -> Option<Part> {
         Unit::Initialise => Some(Part::Initialise),
         Unit::Sample { .. } => Some(Part::Sample),
         Unit::Judge { .. } => Some(Part::Judge),
+        Unit::HeldOutJudge { .. } => Some(Part::HeldOut),
         Unit::Gradient { .. } => Some(Part::Gradient),
         Unit::Commit { .. } => Some(Part::Commit),
         Unit::EvaluateSample { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => None,
@@ -37,9 +38,11 @@ pub(super) fn part(unit: &Unit) -> Option<Part> {
 fn step_of(unit: &Unit) -> Option<Step> {
     match *unit {
         Unit::Initialise => Some(Step(1)),
-        Unit::Sample { step, .. } | Unit::Judge { step, .. } | Unit::Gradient { step, .. } | Unit::Commit { step } => {
-            Some(step)
-        }
+        Unit::Sample { step, .. }
+        | Unit::Judge { step, .. }
+        | Unit::HeldOutJudge { step, .. }
+        | Unit::Gradient { step, .. }
+        | Unit::Commit { step } => Some(step),
         Unit::EvaluateSample { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => None,
     }
 }

@@ -54,7 +54,13 @@ impl<'a> UnitVerifier<'a> {
             model.clone_into(&mut self.spec.model.path);
         }
         if let (Some(judge), JudgeBackEnd::InProcess(model)) = (judge, &mut self.spec.judge.back_end) {
-            judge.clone_into(&mut model.path);
+            let before = std::mem::replace(&mut model.path, judge.to_owned());
+            let held_out = self.spec.judge.held_out.as_mut().map(|held_out| &mut held_out.back_end);
+            if let Some(JudgeBackEnd::InProcess(model)) = held_out
+                && model.path == before
+            {
+                judge.clone_into(&mut model.path);
+            }
         }
     }
 

@@ -9,10 +9,22 @@ use crate::ids::{Digest, Step, WorkerId};
 use crate::work::Policy;
 
 /// A step's figures: step; pairs, decided, abstained, failed, skipped; terms; order consistency, mean reward, loss, KL, clip
-/// fraction, ratio deviation, gradient norm, learning rate; seconds of sampling, judging, training, commit, wall; diversity.
+/// fraction, ratio deviation, gradient norm, learning rate; seconds of sampling, judging, training, commit, wall; diversity; pairs that
+/// the held-out judge decided too, and its agreement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(super) struct RecordRow((Step, [u32; 5], u64, [f64; 8], [f64; 5], Option<f64>));
+pub(super) struct RecordRow(Figures);
+
+type Figures = (
+    Step,
+    [u32; 5],
+    u64,
+    [f64; 8],
+    [f64; 5],
+    Option<f64>,
+    Option<u32>,
+    Option<f64>,
+);
 
 impl From<&StepRecord> for RecordRow {
     fn from(record: &StepRecord) -> Self {
@@ -26,6 +38,8 @@ impl From<&StepRecord> for RecordRow {
             skipped,
             order_consistency,
             diversity,
+            held_out_pairs,
+            held_out_agreement,
             reward_mean,
             loss,
             kl,
@@ -59,12 +73,15 @@ impl From<&StepRecord> for RecordRow {
             ],
             [sample, judge, train, commit, wall],
             diversity,
+            held_out_pairs,
+            held_out_agreement,
         ))
     }
 }
 
 impl From<RecordRow> for StepRecord {
-    fn from(RecordRow((step, counts, terms, figures, seconds, diversity)): RecordRow) -> Self {
+    fn from(RecordRow(row): RecordRow) -> Self {
+        let (step, counts, terms, figures, seconds, diversity, held_out_pairs, held_out_agreement) = row;
         let [pairs, decided, abstained, failed, skipped] = counts;
         let [
             order_consistency,
@@ -86,6 +103,8 @@ impl From<RecordRow> for StepRecord {
             skipped,
             order_consistency,
             diversity,
+            held_out_pairs,
+            held_out_agreement,
             reward_mean,
             loss,
             kl,

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::super::fixtures::{run_of, spec};
+use super::super::fixtures::{run_of, spec, watched};
 use super::*;
-use crate::forecast::rehearsal::work;
+use crate::forecast::rehearsal::{second_opinion, work};
 use crate::work::{Fault, Part, Role, Unusable};
 
 /// A run with its ledger and some workers.
@@ -74,7 +74,8 @@ impl Fleet {
     pub(super) fn completion(&self, unit: Unit) -> Event {
         let lease = self.run.lease(&unit).unwrap();
         let assignment = self.run.assignment(&unit).unwrap();
-        let outcome = work(self.run.spec(), self.run.assets().rubric.digest, &assignment);
+        let outcome = work(self.run.spec(), self.run.assets().rubric_of(&unit), &assignment);
+        let outcome = second_opinion(&unit, outcome);
         Event::Completed {
             unit,
             worker: lease.worker.clone(),
@@ -236,19 +237,23 @@ impl Fleet {
     }
 }
 
-/// A run that samples ahead by `lag` steps, probes as often as `every` says, and that no number of lost results ends.
-fn patient(lag: u32, every: Option<u32>) -> Run {
+/// A run that samples ahead by `lag` steps, probes as often as `every` says, shows a held-out judge `share` of its pairs, and that no
+/// number of lost results ends.
+fn patient(lag: u32, every: Option<u32>, share: Option<f64>) -> Run {
     let mut spec = spec();
     let evaluation = spec.evaluation.as_mut().unwrap();
     evaluation.every = every;
     evaluation.subset = every.map(|_| 3);
     spec.sampling.max_policy_lag = lag;
     spec.limits.attempts = 1_000_000;
-    run_of(spec)
+    match share {
+        None => run_of(spec),
+        Some(share) => watched(spec, share),
+    }
 }
 
-fn undisturbed(lag: u32, every: Option<u32>) -> Run {
-    let mut fleet = Fleet::new(patient(lag, every));
+fn undisturbed(lag: u32, every: Option<u32>, share: Option<f64>) -> Run {
+    let mut fleet = Fleet::new(patient(lag, every, share));
     fleet.work_until(|_| false);
     assert_eq!(fleet.run.phase(), Phase::Finished);
     fleet.run
@@ -261,9 +266,10 @@ proptest! {
     fn whatever_happens_the_run_ends_with_the_same_results(
         lag in 0..3_u32,
         every in prop::option::of(1..3_u32),
+        share in prop::option::of(prop::sample::select(vec![0.1, 0.5, 1.0])),
         moves in prop::collection::vec((any::<u8>(), any::<usize>()), 0..400),
     ) {
-        let mut fleet = Fleet::new(patient(lag, every));
+        let mut fleet = Fleet::new(patient(lag, every, share));
         for (choice, pick) in moves {
             fleet.act(choice, pick);
         }
@@ -276,7 +282,7 @@ proptest! {
         prop_assert_eq!(fleet.run.phase(), Phase::Finished);
         prop_assert!(fleet.losses > 0 || fleet.accepted.values().all(|count| *count == 1));
 
-        let expected = undisturbed(lag, every);
+        let expected = undisturbed(lag, every, share);
         prop_assert_eq!(&fleet.run.results().policies, &expected.results().policies);
         prop_assert_eq!(&fleet.run.results().tuned_images, &expected.results().tuned_images);
         prop_assert_eq!(&fleet.run.results().comparisons, &expected.results().comparisons);
@@ -285,6 +291,7 @@ proptest! {
         for (found, expected) in fleet.run.results().steps.iter().zip(&expected.results().steps) {
             prop_assert_eq!(&found.groups, &expected.groups);
             prop_assert_eq!(&found.shards, &expected.shards);
+            prop_assert_eq!(found.record.held_out_agreement, expected.record.held_out_agreement);
         }
 
         let mut replayed = fleet.replay();
@@ -296,9 +303,10 @@ proptest! {
     fn a_replay_of_any_beginning_equals_the_run(
         lag in 0..3_u32,
         every in prop::option::of(1..3_u32),
+        share in prop::option::of(prop::sample::select(vec![0.1, 0.5, 1.0])),
         moves in prop::collection::vec((any::<u8>(), any::<usize>()), 0..120),
     ) {
-        let mut fleet = Fleet::new(patient(lag, every));
+        let mut fleet = Fleet::new(patient(lag, every, share));
         for (choice, pick) in moves {
             fleet.act(choice, pick);
         }

@@ -2,6 +2,7 @@ mod ahead;
 mod control;
 mod fleet;
 mod groups;
+mod held_out;
 mod probes;
 mod redo;
 mod retention;

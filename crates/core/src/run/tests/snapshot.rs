@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::fixtures::watched;
 use super::super::fixtures::{assets, run_of, spec};
 use super::fleet::Fleet;
 use super::*;
@@ -158,7 +159,7 @@ fn a_snapshot_has_the_shape_of_its_version() {
     spec.coordinator.keep_steps = 0;
     spec.sampling.max_policy_lag = 1;
     spec.evaluation.as_mut().unwrap().every = Some(1);
-    let mut fleet = Fleet::new(run_of(spec).lean());
+    let mut fleet = Fleet::new(watched(spec, 0.5).lean());
     fleet.work_until(|run| run.committed() == Step(2));
     let (unit, _) = lease(&mut fleet, |unit| matches!(unit, Unit::Gradient { .. }));
     drop(fleet.apply(Event::Expired {

@@ -14,7 +14,7 @@ use crate::ids::Digest;
 pub use with_paths::with_paths;
 
 /// Sections and keys that are no part of the fingerprint, each with the reason. Every other key is part of it, but for paths:
-/// what they name is compared by its contents. Members of an ensemble follow `[judge]`.
+/// what they name is compared by its contents. Members of an ensemble and a held-out judge follow `[judge]`.
 ///
 /// A new key is part of the fingerprint unless it is listed here. So that runs of before keep theirs, it must not be
 /// serialised while it says nothing (`Option` with `skip_serializing_if`).
@@ -122,7 +122,7 @@ fn parts(mut value: Value) -> Value {
     value
 }
 
-/// Takes a section or a key out of a spec's JSON, and a key of `[judge]` out of the members too.
+/// Takes a section or a key out of a spec's JSON, and a key of `[judge]` out of members and the held-out judge too.
 fn remove(spec: &mut Value, key: &str) {
     let (section, key) = match key.split_once('.') {
         Some((section, key)) => (section, Some(key)),
@@ -143,14 +143,20 @@ fn remove_key(section: &mut Value, key: &str) {
     if let Some(section) = section.as_object_mut() {
         section.remove(key);
     }
-    for member in section
-        .get_mut("members")
-        .and_then(Value::as_array_mut)
-        .into_iter()
-        .flatten()
-    {
-        remove_key(member, key);
+    inner_judges(section).for_each(|judge| remove_key(judge, key));
+}
+
+/// The tables within a judge's that have the same keys: of an ensemble's members, and of the held-out judge.
+fn inner_judges(judge: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let mut inner = Vec::new();
+    for (key, value) in judge.as_object_mut().into_iter().flatten() {
+        match (key.as_str(), value) {
+            ("members", Value::Array(members)) => inner.extend(members),
+            ("held_out", held_out) => inner.push(held_out),
+            _ => {}
+        }
     }
+    inner.into_iter()
 }
 
 /// An address with a slash at its end is the same server.
@@ -158,14 +164,7 @@ fn normalise_endpoints(judge: &mut Value) {
     if let Some(Value::String(endpoint)) = judge.get_mut("endpoint") {
         endpoint.truncate(endpoint.trim_end_matches('/').len());
     }
-    for member in judge
-        .get_mut("members")
-        .and_then(Value::as_array_mut)
-        .into_iter()
-        .flatten()
-    {
-        normalise_endpoints(member);
-    }
+    inner_judges(judge).for_each(normalise_endpoints);
 }
 
 /// JSON without spaces and with sorted keys.

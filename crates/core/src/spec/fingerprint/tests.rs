@@ -3,7 +3,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::super::tests::{full, quickstart};
-use super::super::{GradientExchange, InProcessSpec, JudgeBackEnd, ReasonsSpec, RunSpec, judge, keys};
+use super::super::{
+    GradientExchange, HeldOutJudgeSpec, InProcessSpec, JudgeBackEnd, ReasonsSpec, RunSpec, judge, keys,
+};
 use super::*;
 
 /// The keys that are part of the fingerprint. A new key belongs here or, with its reason, into `NOT_PART`.
@@ -62,6 +64,8 @@ const PART: &[&str] = &[
     "judge.reasons",
     "judge.reasons.fraction",
     "judge.reasons.max_tokens",
+    "judge.held_out",
+    "judge.held_out.share",
     "trainer.shard",
     "trainer.checkpoint_activations",
     "checkpoints.every",
@@ -77,7 +81,10 @@ fn every_key() -> Vec<String> {
     let sections = RunSpec::keys().map(|(section, key)| format!("{section}.{key}"));
     let reasons = keys::of(|probe| <ReasonsSpec as serde::Deserialize>::deserialize(probe));
     let reasons = reasons.into_iter().map(|key| format!("judge.reasons.{key}"));
-    sections.chain(reasons).collect()
+    sections
+        .chain(reasons)
+        .chain(["judge.held_out.share".to_owned()])
+        .collect()
 }
 
 /// Why a key is no part, where a list says so.
@@ -119,6 +126,7 @@ fn every_key_is_part_of_the_fingerprint_or_there_is_a_reason_why_not() {
 fn a_changed_value_changes_the_fingerprint_exactly_where_the_key_is_part_of_it() {
     let mut base = serde_json::json!(full());
     base["judge"]["reasons"] = serde_json::json!(ReasonsSpec::default());
+    base["judge"]["held_out"] = serde_json::json!(HeldOutJudgeSpec::default());
     for key in every_key().iter().filter(|key| !paths::PATHS.contains(&key.as_str())) {
         let mut changed = base.clone();
         let value = key.split('.').fold(&mut changed, |at, part| &mut at[part]);
@@ -136,6 +144,16 @@ fn a_changed_value_changes_the_fingerprint_exactly_where_the_key_is_part_of_it()
                 of_json(changed) != of_json(base.clone()),
                 PART.contains(&key.as_str()),
                 "a member's {own}"
+            );
+        }
+        // And so do those of the held-out judge.
+        if let Some(own) = key.strip_prefix("judge.").filter(|own| !own.contains('.')) {
+            let mut changed = base.clone();
+            changed["judge"]["held_out"][own] = "changed".into();
+            assert_eq!(
+                of_json(changed) != of_json(base.clone()),
+                PART.contains(&key.as_str()),
+                "the held-out judge's {own}"
             );
         }
     }

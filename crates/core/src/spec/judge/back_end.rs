@@ -100,4 +100,18 @@ impl JudgeBackEnd {
             Self::InProcess(_) | Self::Server(_) => &[],
         }
     }
+
+    /// The models of this and of its members, to change them.
+    pub(super) fn hosted_mut(&mut self) -> Box<dyn Iterator<Item = &mut InProcessSpec> + '_> {
+        match self {
+            Self::InProcess(spec) => Box::new(std::iter::once(spec)),
+            Self::Ensemble(ensemble) => Box::new(
+                ensemble
+                    .members
+                    .iter_mut()
+                    .flat_map(|member| member.back_end.hosted_mut()),
+            ),
+            Self::Server(_) => Box::new(std::iter::empty()),
+        }
+    }
 }

@@ -84,7 +84,7 @@ impl Serialize for MemberSpec {
 
 impl<'de> Deserialize<'de> for MemberSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        table::deserialize(deserializer, "judge.members", |table, problems| {
+        table::deserialize(deserializer, |table, problems| {
             table::member(table, "judge.members", problems, Leftovers::Dropped)
         })
     }

@@ -6,6 +6,7 @@
 mod address;
 mod back_end;
 mod ensemble;
+mod held_out;
 mod in_process;
 mod reasons;
 mod schema;
@@ -27,6 +28,7 @@ use crate::bounds;
 pub use address::{ServerAddress, ServerAddressError};
 pub use back_end::JudgeBackEnd;
 pub use ensemble::{EnsembleFamily, EnsembleSpec, MemberSpec};
+pub use held_out::HeldOutJudgeSpec;
 pub use in_process::{InProcessFamily, InProcessSpec};
 pub use reasons::ReasonsSpec;
 pub use server::{ServerFamily, ServerSpec};
@@ -57,20 +59,42 @@ pub struct JudgeSpec {
     /// Which pairs are explained to people; none without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasons: Option<ReasonsSpec>,
+    /// Another judge, which watches this one; none without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<Box<HeldOutJudgeSpec>>,
     /// What answers, with the keys that only its kind has.
     #[serde(skip)]
     pub back_end: JudgeBackEnd,
 }
 
-/// A model that judge workers load, and where the configuration says so.
-#[derive(Debug, Clone)]
-pub struct NamedJudge<'a> {
-    /// Its table: `judge` or `judge.members[0]`.
-    pub at: String,
+/// A judge, or a member of one, and where the configuration says so.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedJudge<'a, Spec = JudgeBackEnd> {
+    /// Whether it is the held-out judge, or a member of it.
+    pub is_held_out: bool,
     /// Its index among an ensemble's members.
     pub member: Option<usize>,
     /// Its keys.
-    pub spec: &'a InProcessSpec,
+    pub spec: &'a Spec,
+}
+
+impl<'a, Spec> NamedJudge<'a, Spec> {
+    /// Its table: `judge`, `judge.members[0]`, `judge.held_out` or `judge.held_out.members[0]`.
+    pub fn at(&self) -> String {
+        let judge = if self.is_held_out { "judge.held_out" } else { "judge" };
+        match self.member {
+            None => judge.to_owned(),
+            Some(member) => format!("{judge}.members[{member}]"),
+        }
+    }
+
+    fn with<Other>(&self, spec: &'a Other) -> NamedJudge<'a, Other> {
+        NamedJudge {
+            is_held_out: self.is_held_out,
+            member: self.member,
+            spec,
+        }
+    }
 }
 
 impl Default for JudgeSpec {
@@ -82,6 +106,7 @@ impl Default for JudgeSpec {
             batch: 1,
             cache: None,
             reasons: None,
+            held_out: None,
             back_end: JudgeBackEnd::default(),
         }
     }
@@ -107,7 +132,7 @@ impl Serialize for JudgeSpec {
 /// Reads what earlier versions wrote too: a table with the keys of every kind of judge.
 impl<'de> Deserialize<'de> for JudgeSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        table::deserialize(deserializer, "judge", |table, problems| {
+        table::deserialize(deserializer, |table, problems| {
             table::judge(table, "judge", problems, Leftovers::Dropped)
         })
     }
@@ -137,6 +162,9 @@ impl Section for JudgeSpec {
         if let Some(reasons) = &self.reasons {
             reasons.check("judge.reasons", problems);
         }
+        if let Some(held_out) = &self.held_out {
+            held_out.check("judge.held_out", problems);
+        }
     }
 }
 
@@ -147,46 +175,59 @@ impl JudgeSpec {
         std::iter::once(&self.back_end).chain(members.map(|member| &member.back_end))
     }
 
-    /// The models among these that judge workers load.
-    pub fn hosted(&self) -> impl Iterator<Item = NamedJudge<'_>> {
-        self.back_ends()
-            .enumerate()
-            .filter_map(|(index, back_end)| match back_end {
-                JudgeBackEnd::InProcess(spec) => {
-                    let member = index.checked_sub(1);
-                    let at = member.map_or_else(|| "judge".into(), |member| format!("judge.members[{member}]"));
-                    Some(NamedJudge { at, member, spec })
-                }
-                _ => None,
+    /// Every back end that judge workers open for a run: the judge's with its members', then the held-out judge's with its
+    /// members'.
+    pub fn opened(&self) -> impl Iterator<Item = NamedJudge<'_>> {
+        let held_out = self.held_out.iter().map(|held_out| (true, &held_out.back_end));
+        std::iter::once((false, &self.back_end))
+            .chain(held_out)
+            .flat_map(|(is_held_out, back_end)| {
+                let whole = NamedJudge {
+                    is_held_out,
+                    member: None,
+                    spec: back_end,
+                };
+                let members = back_end.members().iter().enumerate();
+                let members = members.map(move |(index, member)| NamedJudge {
+                    member: Some(index),
+                    spec: &member.back_end,
+                    ..whole
+                });
+                std::iter::once(whole).chain(members)
             })
+    }
+
+    /// The models among these, which judge workers load.
+    pub fn hosted(&self) -> impl Iterator<Item = NamedJudge<'_, InProcessSpec>> {
+        self.opened().filter_map(|judge| match judge.spec {
+            JudgeBackEnd::InProcess(spec) => Some(judge.with(spec)),
+            _ => None,
+        })
     }
 
     /// The same, to change them.
     pub fn hosted_mut(&mut self) -> impl Iterator<Item = &mut InProcessSpec> {
-        let (own, members) = match &mut self.back_end {
-            JudgeBackEnd::InProcess(spec) => (Some(spec), None),
-            JudgeBackEnd::Ensemble(ensemble) => (None, Some(&mut ensemble.members)),
-            JudgeBackEnd::Server(_) => (None, None),
-        };
-        let members = members.into_iter().flatten();
-        own.into_iter()
-            .chain(members.filter_map(|member| match &mut member.back_end {
-                JudgeBackEnd::InProcess(spec) => Some(spec),
-                _ => None,
-            }))
+        let held_out = self.held_out.iter_mut().map(|held_out| &mut held_out.back_end);
+        std::iter::once(&mut self.back_end)
+            .chain(held_out)
+            .flat_map(JudgeBackEnd::hosted_mut)
     }
 
     /// The servers among these.
-    pub fn servers(&self) -> impl Iterator<Item = &ServerSpec> {
-        self.back_ends().filter_map(|back_end| match back_end {
-            JudgeBackEnd::Server(spec) => Some(spec),
+    pub fn servers(&self) -> impl Iterator<Item = NamedJudge<'_, ServerSpec>> {
+        self.opened().filter_map(|judge| match judge.spec {
+            JudgeBackEnd::Server(spec) => Some(judge.with(spec)),
             _ => None,
         })
     }
 
     /// Whether verdicts are kept in the coordinator's store and not asked for twice.
     pub fn caches(&self) -> bool {
-        self.cache.unwrap_or_else(|| self.servers().next().is_some())
+        let asks_a_server = || {
+            self.back_ends()
+                .any(|back_end| matches!(back_end, JudgeBackEnd::Server(_)))
+        };
+        self.cache.unwrap_or_else(asks_a_server)
     }
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize as _, Deserializer};
 use toml::{Table, Value};
 
 use super::back_end::{KINDS, Kind};
-use super::{JudgeBackEnd, JudgeSpec, MemberSpec};
+use super::{HeldOutJudgeSpec, JudgeBackEnd, JudgeSpec, MemberSpec};
 use crate::spec::problems::Problems;
 use crate::spec::{keys as names, section};
 
@@ -44,7 +44,19 @@ pub(in crate::spec) fn defaults() -> Table {
 }
 
 /// Reads `[judge]`.
-pub(super) fn judge(table: Table, at: &str, problems: &mut Problems, leftovers: Leftovers) -> JudgeSpec {
+pub(super) fn judge(mut table: Table, at: &str, problems: &mut Problems, leftovers: Leftovers) -> JudgeSpec {
+    section::refuse_unknown(&mut table, at, &keys(), problems);
+    let held_out = table.remove("held_out").and_then(|value| match value {
+        Value::Table(table) => Some(held_out(table, &format!("{at}.held_out"), problems, leftovers)),
+        other => {
+            problems.add(
+                format!("{at}.held_out"),
+                format!("must be a table, not {}", other.type_str()),
+                None,
+            );
+            None
+        }
+    });
     let Split { common, rest, back_end } = split(table, at, &judge_keys(), problems, leftovers);
     if leftovers == Leftovers::Refused {
         for (key, _) in meaningful(&rest) {
@@ -57,7 +69,33 @@ pub(super) fn judge(table: Table, at: &str, problems: &mut Problems, leftovers: 
     }
     JudgeSpec {
         back_end,
+        held_out: held_out.map(Box::new),
         ..section::read(common, at, problems, |value| JudgeSpec::deserialize(value))
+    }
+}
+
+/// Reads `[judge.held_out]`.
+pub(super) fn held_out(table: Table, at: &str, problems: &mut Problems, leftovers: Leftovers) -> HeldOutJudgeSpec {
+    let mut table = table;
+    let mut known = keys();
+    known.extend(held_out_keys());
+    section::refuse_unknown(&mut table, at, &known, problems);
+    let Split { common, rest, back_end } = split(table, at, &held_out_keys(), problems, leftovers);
+    if leftovers == Leftovers::Refused {
+        for (key, _) in meaningful(&rest) {
+            let reason = match key {
+                "weight" => "only a member of an ensemble has a weight".into(),
+                "batch" => "its pairs are judged as many at a time as `judge.batch` says: remove it".into(),
+                "reasons" => "a held-out judge gives none: remove it, or set judge.reasons".into(),
+                "held_out" => "a held-out judge is watched by none: remove it".into(),
+                key => foreign(key),
+            };
+            problems.add(format!("{at}.{key}"), reason, None);
+        }
+    }
+    HeldOutJudgeSpec {
+        back_end,
+        ..section::read(common, at, problems, |value| HeldOutJudgeSpec::deserialize(value))
     }
 }
 
@@ -85,12 +123,10 @@ pub(super) fn member(table: Table, at: &str, problems: &mut Problems, leftovers:
 /// For `Deserialize`: reads a table of any format, and makes one error of all problems.
 pub(super) fn deserialize<'de, D: Deserializer<'de>, T>(
     deserializer: D,
-    at: &str,
     read: impl FnOnce(Table, &mut Problems) -> T,
 ) -> Result<T, D::Error> {
-    let mut table = Table::deserialize(deserializer)?;
+    let table = Table::deserialize(deserializer)?;
     let mut problems = Problems::default();
-    section::refuse_unknown(&mut table, at, &keys(), &mut problems);
     let spec = read(table, &mut problems);
     match problems.is_empty() {
         true => Ok(spec),
@@ -190,6 +226,10 @@ fn foreign(key: &str) -> String {
 
 fn judge_keys() -> Vec<&'static str> {
     names::of(|probe| JudgeSpec::deserialize(probe))
+}
+
+pub(in crate::spec) fn held_out_keys() -> Vec<&'static str> {
+    names::of(|probe| HeldOutJudgeSpec::deserialize(probe))
 }
 
 fn member_keys() -> Vec<&'static str> {

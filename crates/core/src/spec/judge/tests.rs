@@ -119,6 +119,40 @@ fn what_a_file_says_of_another_kind_of_judge_is_told_by_name_unless_it_says_noth
 }
 
 #[test]
+fn a_held_out_judge_is_a_judge_with_a_share_and_without_what_only_the_first_has() {
+    let held_out = "[judge.held_out]\npath = \"m\"\ntemplate = \"t\"\nrubric = \"r\"\n";
+    assert_eq!(problems(held_out), [""; 0]);
+    let server = format!("{held_out}share = 1.0\n{SERVER}").replace("path = \"m\"\n", "");
+    assert_eq!(problems(&server), [""; 0]);
+    for (more, key) in [
+        ("share = 0.0", "judge.held_out.share"),
+        ("share = 1.5", "judge.held_out.share"),
+        ("margin = 0.5", "judge.held_out.margin"),
+        ("batch = 4", "judge.held_out.batch"),
+        ("weight = 2.0", "judge.held_out.weight"),
+        ("reasons = { template = \"reason.toml\" }", "judge.held_out.reasons"),
+        ("held_out = { path = \"m\" }", "judge.held_out.held_out"),
+        ("endpoint = \"http://localhost\"", "judge.held_out.endpoint"),
+        ("rubrik = \"r\"", "judge.held_out.rubrik"),
+    ] {
+        let found = problems(&format!("{held_out}{more}"));
+        assert_eq!(found.len(), 1, "{more}: {found:?}");
+        assert!(found[0].starts_with(&format!("{key}: ")), "{more}: {found:?}");
+    }
+    assert_eq!(
+        problems("[judge.held_out]\nshare = 0.5"),
+        [
+            "judge.held_out.path: must be set: the folder of the judge model, in the transformers layout",
+            "judge.held_out.template: must be set: a judge template such as configs/judge/instruct.toml",
+            "judge.held_out.rubric: must be set: a rubric set, or a text file of criteria",
+        ],
+        "nothing is taken over from the judge"
+    );
+    assert!(problems("[judge]\nheld_out = 3")[0].starts_with("judge.held_out: must be a table"));
+    assert!(problems("[judge]\nshare = 0.5")[0].starts_with("judge.share: unknown key"));
+}
+
+#[test]
 fn a_judge_in_json_is_one_table_and_comes_back() {
     let spec = full().judge;
     let text = serde_json::to_value(&spec).unwrap();

@@ -68,6 +68,7 @@ pub(super) fn check(account: &Account, findings: &mut Findings) -> Pairs {
             ),
             candidates: BTreeMap::new(),
             verdicts: BTreeMap::new(),
+            held_out: BTreeMap::new(),
             skipped: BTreeMap::new(),
             shards: Vec::new(),
             findings,
@@ -113,6 +114,8 @@ struct StepAudit<'a> {
     candidates: BTreeMap<u32, Vec<CandidateResult>>,
     /// On the matches of each prompt's candidates.
     verdicts: BTreeMap<u32, Vec<VerdictRecord>>,
+    /// Those of the held-out judge, on its share of the prompts.
+    held_out: BTreeMap<u32, Vec<VerdictRecord>>,
     skipped: BTreeMap<u32, &'a str>,
     shards: Vec<ShardResult>,
     findings: &'a mut Findings,
@@ -208,34 +211,56 @@ impl<'a> StepAudit<'a> {
 
     fn verdicts(&mut self) {
         let batch = self.run.spec().judge.batch;
+        let watched = rules::held_out_prompts(self.run.spec(), self.step);
         for chunk in 0..schedule::chunks(self.per_step(), batch) {
-            let unit = Unit::Judge { step: self.step, chunk };
             let extent = schedule::extent(chunk, batch, self.per_step());
-            // After too many failed attempts there is no result, and its pairs are recorded as failed.
-            let Some(accepted) = self.accepted(unit) else { continue };
-            let matches = rpo::match_count(usize::from(self.run.spec().sampling.candidates));
-            let expected = Assignment::Judge {
-                pairs: extent.clone().flat_map(|prompt| self.matches(prompt)).collect(),
-            };
-            self.given(Rule::Verdicts, &unit, &expected, accepted);
-            let Outcome::Judged { verdicts, .. } = &accepted.outcome else {
-                self.findings.add(Rule::Verdicts, unit, "its result is no verdicts");
-                continue;
-            };
-            let found: Vec<u32> = verdicts.iter().map(|record| record.prompt_index.0).collect();
-            let expected: Vec<u32> = extent.flat_map(|prompt| std::iter::repeat_n(prompt, matches)).collect();
-            self.findings.equal(Rule::Verdicts, unit, "pairs", &expected, &found);
-            for group in verdicts.chunks(matches) {
-                let prompt = group[0].prompt_index;
-                let location = format!("step {}, pair {prompt}", self.step);
-                for problem in group.iter().filter_map(|record| verdict::problem(record, self.run)) {
-                    self.findings.add(Rule::Verdicts, &location, problem);
-                }
-                if self.verdicts.insert(prompt.0, group.to_vec()).is_some() {
-                    self.findings.add(Rule::Verdicts, &location, "is judged a second time");
+            let unit = Unit::HeldOutJudge { step: self.step, chunk };
+            for (prompt, verdicts) in self.judged(unit, watched.range(extent.clone()).copied().collect()) {
+                self.held_out.insert(prompt, verdicts);
+            }
+            let unit = Unit::Judge { step: self.step, chunk };
+            for (prompt, verdicts) in self.judged(unit, extent.collect()) {
+                if self.verdicts.insert(prompt, verdicts).is_some() {
+                    let location = format!("step {}, pair {prompt}", self.step);
+                    self.findings.add(Rule::Verdicts, location, "is judged a second time");
                 }
             }
         }
+    }
+
+    /// What a judge's unit says of these prompts' matches; nothing where no result was accepted.
+    fn judged(&mut self, unit: Unit, prompts: Vec<u32>) -> Vec<(u32, Vec<VerdictRecord>)> {
+        // After too many failed attempts there is no result, and its pairs are recorded as failed.
+        let Some(accepted) = self.accepted(unit) else {
+            return Vec::new();
+        };
+        let matches = rpo::match_count(usize::from(self.run.spec().sampling.candidates));
+        let expected = Assignment::Judge {
+            pairs: prompts.iter().flat_map(|prompt| self.matches(*prompt)).collect(),
+        };
+        self.given(Rule::Verdicts, &unit, &expected, accepted);
+        let Outcome::Judged { verdicts, .. } = &accepted.outcome else {
+            self.findings.add(Rule::Verdicts, unit, "its result is no verdicts");
+            return Vec::new();
+        };
+        let found: Vec<u32> = verdicts.iter().map(|record| record.prompt_index.0).collect();
+        let expected: Vec<u32> = prompts
+            .into_iter()
+            .flat_map(|prompt| std::iter::repeat_n(prompt, matches))
+            .collect();
+        self.findings.equal(Rule::Verdicts, unit, "pairs", &expected, &found);
+        let groups = verdicts.chunks(matches).map(|group| {
+            let prompt = group[0].prompt_index;
+            let location = format!("step {}, pair {prompt}", self.step);
+            for problem in group
+                .iter()
+                .filter_map(|record| verdict::problem(record, &unit, self.run))
+            {
+                self.findings.add(Rule::Verdicts, &location, problem);
+            }
+            (prompt.0, group.to_vec())
+        });
+        groups.collect()
     }
 
     /// A prompt's candidates, each against each.
