@@ -11,10 +11,12 @@
 
 use std::{path::Path, time::Instant};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
+use gavel_core::spec;
 use gavel_models::Family;
 use gavel_models::denoiser::{ActivationMemory, Conditioning, Denoiser, Grid, Input};
 use gavel_models::flux::{FluxTransformer, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
+use gavel_models::load::Placement;
 use gavel_models::lora::{LoraAdapter, LoraConfig, LoraGradients};
 use gavel_models::text::T5Encoder;
 use gavel_models::vae::AutoencoderKl;
@@ -59,8 +61,8 @@ fn measure(repeats: usize, mut work: impl FnMut()) {
     );
 }
 
-fn transformer(folder: &Path, dtype: DType, repeats: usize, trains: bool) {
-    let model = FluxTransformer::load(folder, &Device::Cpu, dtype).unwrap();
+fn transformer(folder: &Path, placement: &Placement, repeats: usize, trains: bool) {
+    let model = FluxTransformer::load(folder, placement).unwrap();
     let sizes = model.config();
     let latents = values(&[1, GRID.height * GRID.width, sizes.in_channels]);
     let conditioning = Conditioning::from_iter([
@@ -107,19 +109,23 @@ fn main() {
         // What `cargo bench` without arguments comes to.
         return println!("real_sizes: give FOLDER PART DTYPE REPEATS, as benchmarks/real_sizes.py does");
     };
-    let dtype = if dtype == "bf16" { DType::BF16 } else { DType::F32 };
+    let dtype = match dtype.as_str() {
+        "bf16" => spec::Dtype::Bf16,
+        _ => spec::Dtype::F32,
+    };
+    let placement = Placement::open(spec::Device::Cpu, dtype).unwrap();
     let repeats: usize = repeats.parse().unwrap();
     let folder = Path::new(folder);
     match part.as_str() {
-        "transformer" => transformer(&folder.join("transformer"), dtype, repeats, false),
-        "training" => transformer(&folder.join("transformer"), dtype, repeats, true),
+        "transformer" => transformer(&folder.join("transformer"), &placement, repeats, false),
+        "training" => transformer(&folder.join("transformer"), &placement, repeats, true),
         "t5" => {
-            let model = T5Encoder::load(&folder.join("text_encoder_2"), &Device::Cpu, dtype).unwrap();
+            let model = T5Encoder::load(&folder.join("text_encoder_2"), &placement).unwrap();
             let ids: Vec<u32> = (0..TEXT_TOKENS as u32).map(|i| (i * 7919) % 32_000).collect();
             measure(repeats, || drop(model.encode(std::slice::from_ref(&ids)).unwrap()));
         }
         "vae" => {
-            let model = AutoencoderKl::load(&folder.join("vae"), &Device::Cpu, dtype).unwrap();
+            let model = AutoencoderKl::load(&folder.join("vae"), &placement).unwrap();
             let latents = values(&[1, 16, 2 * GRID.height, 2 * GRID.width]);
             measure(repeats, || drop(model.decode(&latents).unwrap()));
         }

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 
-use crate::layers::{RmsNorm, compute_dtype};
+use crate::layers::RmsNorm;
 use crate::lora::AdaptableLayers;
-use crate::ops::{Backend, Factors, Kernels};
+use crate::ops::{Backend, Factors};
 use crate::{LoadError, ModelError, Weights};
 
 /// What becomes of the layers of a network while it is walked.

@@ -229,9 +229,11 @@ impl T5Encoder {
     }
 
     fn encode_one(&self, ids: &[u32], bias: &Tensor) -> Result<Tensor, ModelError> {
-        let ids = Tensor::new(ids, self.placement.device())?;
-        let rows = self.embedding.index_select(&ids, 0)?;
-        let mut x = rows.to_dtype(self.placement.dtype())?;
+        let taken = Tensor::new(ids, self.placement.device())?;
+        let mut x = self
+            .embedding
+            .index_select(&taken, 0)?
+            .to_dtype(self.placement.dtype())?;
         let rows = 0..ids.len();
         let shape = Attention {
             heads: self.heads,
