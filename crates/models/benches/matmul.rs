@@ -6,11 +6,10 @@ use std::{hint::black_box, time::Duration};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 
-#[allow(
+#[expect(
     dead_code,
     unused_imports,
-    unreachable_pub,
-    reason = "the module is private to the crate and is compiled in here once more, with its tests by some commands and without them by others"
+    reason = "the module is private to the crate and is compiled in here once more, with its tests"
 )]
 #[path = "../src/ops/cpu/matmul/mod.rs"]
 mod matmul;
