@@ -80,10 +80,11 @@ pub(super) fn rejudge(arguments: &RejudgeArguments) -> Result<()> {
     let rejudge = Rejudge::read(source.as_ref(), &options)?;
     let (rubric, templates) = words(source.as_ref(), &spec)?;
     let themes = if arguments.by_theme { rubric.themes.len() } else { 0 };
-    output::tell(cost(&rejudge, &spec, themes));
+    let cost = cost(&rejudge, &spec, themes);
     if arguments.dry_run {
-        return Ok(());
+        return output::print_line(cost);
     }
+    output::note(cost);
     if rejudge.matches() == 0 {
         return Err(Diagnostic::new("there is nothing to judge again").with_hint(
             "pictures of the latest `coordinator.keep_steps` steps are kept; of --steps and --prompts, name others",
@@ -162,7 +163,7 @@ fn cost(rejudge: &Rejudge<'_>, spec: &RunSpec, themes: usize) -> String {
         text += &format!(", {models} judges");
     }
     if themes > 0 {
-        text += &format!(", the rubric and its {themes} themes");
+        text += ", the rubric and each of its themes";
     }
     text += "); what the file of verdicts holds is not asked again";
     if let Some(tokens) = rejudge.tokens_per_match() {
