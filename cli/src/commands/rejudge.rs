@@ -26,7 +26,7 @@ pub(crate) struct RejudgeArguments {
     /// Rubric set (TOML), or bare text with a criterion on each line [default: the run's].
     #[arg(long, value_name = "FILE")]
     pub(crate) rubric: Option<PathBuf>,
-    /// Key of the [judge] section with another value, such as judge.endpoint=http://localhost:8000/v1; again for several.
+    /// Key of the judge with another value, such as judge.endpoint=http://localhost:8000/v1; again for several.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
     /// A step, or steps from A to B [default: all whose pictures are kept].
