@@ -57,7 +57,7 @@ function heldOut(pair, index, names) {
 function card(pair, link, themes) {
   const names = matches(pair.images.length);
   const isGroup = pair.verdicts.length > 1;
-  const details = pair.verdicts.map((record, index) => {
+  const details = pair.verdicts.flatMap((record, index) => {
     const shown = [verdictDetails(record, names[index], themes), heldOut(pair, index, names[index])];
     if (!isGroup) return shown;
     return el("details", {}, el("summary", {}, names[index].join(" against ")), shown);
