@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-mod bench;
 mod difference;
+mod open_judge;
 mod work;
 
 pub use work::JudgeWork;

@@ -14,8 +14,8 @@ use gavel_rubric::{AskError, JudgedPair, ReasonTemplate};
 use gavel_worker::{Work, WorkContext, WorkError};
 use image::RgbImage;
 
-use crate::bench::Bench;
 use crate::difference::difference;
+use crate::open_judge::OpenJudge;
 
 /// [`Work`] of a judge: training pairs, held-out pairs and labelled pairs alike, and what the held-out judge is to see of them.
 #[derive(Default)]
@@ -26,7 +26,7 @@ pub struct JudgeWork {
 
 /// What a run's pairs are judged with.
 struct Ready {
-    judge: Bench,
+    judge: OpenJudge,
     held_out: Option<HeldOut>,
     /// Which pairs are explained, and by whom.
     reasons: Option<(ReasonsSpec, Explainer)>,
@@ -38,7 +38,7 @@ struct Ready {
 struct HeldOut {
     spec: JudgeSpec,
     assets: HeldOutJudgeAssets,
-    opened: Option<Bench>,
+    opened: Option<OpenJudge>,
 }
 
 impl Ready {
@@ -51,19 +51,19 @@ impl Ready {
             return Err(WorkError::Fatal("the run has no held-out judge".into()));
         };
         if opened.is_none() {
-            let bench = Bench::open_held_out(spec, assets, models).map_err(|error| match error {
+            let judge = OpenJudge::open_held_out(spec, assets, models).map_err(|error| match error {
                 // As with the other judge: what this machine lacks is no failed attempt.
                 WorkError::Retry(reason) => WorkError::Unavailable(reason),
                 error => error,
             })?;
-            self.told.add(&bench.spent());
-            *opened = Some(bench);
+            self.told.add(&judge.spent());
+            *opened = Some(judge);
         }
         Ok(())
     }
 
     /// The judge that this unit is for.
-    fn bench(&self, unit: &Unit) -> &Bench {
+    fn judge_for(&self, unit: &Unit) -> &OpenJudge {
         let held_out = self.held_out.as_ref().and_then(|held_out| held_out.opened.as_ref());
         match (unit, held_out) {
             (Unit::HeldOutJudge { .. }, Some(held_out)) => held_out,
@@ -122,7 +122,7 @@ impl Ready {
 impl Work for JudgeWork {
     fn prepare(&mut self, run: &RunId, spec: &RunSpec, assets: &RunAssets) -> Result<(), WorkError> {
         self.ready = None;
-        let judge = Bench::open(&spec.judge, assets, &mut self.models)?;
+        let judge = OpenJudge::open(&spec.judge, assets, &mut self.models)?;
         let reasons = self.explainer(&spec.judge, assets)?;
         tracing::info!(%run, "ready to judge");
         let held_out = spec.judge.held_out.as_deref().zip(assets.held_out_judge.as_ref());
@@ -171,14 +171,14 @@ impl Work for JudgeWork {
             return Err(WorkError::Cancelled);
         }
         ready.open_for(unit, &mut self.models)?;
-        let bench = ready.bench(unit);
-        let verdicts = bench.judge(context, &bench.rubric, &judged);
+        let judge = ready.judge_for(unit);
+        let verdicts = judge.judge(context, &judge.rubric, &judged);
         let mut verdicts = verdicts.map_err(|error| unanswered(&error))?;
         // A verdict that is kept for every run speaks of the pictures; how far apart they are is looked at anew.
         for (record, pair) in verdicts.iter_mut().zip(&judged) {
             record.difference = difference(pair.first, pair.second);
         }
-        let model = bench.model;
+        let model = judge.model;
         // Labelled pairs measure the judge and are shown to nobody, and reasons are the judge's own.
         if !matches!(unit, Unit::CalibrateJudge { .. } | Unit::HeldOutJudge { .. }) {
             ready.explain(context, pairs, &judged, &mut verdicts);

@@ -6,10 +6,10 @@ use std::str::FromStr;
 
 use clap::Args;
 use gavel_core::RunAssets;
-use gavel_core::spec::{JudgeBackEnd, RunSpec};
+use gavel_core::spec::{JudgeBackEnd, JudgeSpec, RunSpec};
 use gavel_judge::{Models, Templates};
+use gavel_review::VerdictFile;
 use gavel_review::rejudge::{Again, Change, Rejudge, RejudgeOptions, RejudgeReport};
-use gavel_review::{RunSource, VerdictFile};
 use gavel_rubric::RubricSet;
 
 use super::print_json;
@@ -17,7 +17,6 @@ use super::source::SourceArguments;
 use crate::config;
 use crate::diagnostic::{Context as _, Diagnostic, Result};
 use crate::output;
-use crate::runtime::block_on;
 
 #[derive(Debug, Args)]
 pub(crate) struct RejudgeArguments {
@@ -78,7 +77,7 @@ pub(super) fn rejudge(arguments: &RejudgeArguments) -> Result<()> {
         prompts: arguments.prompts,
     };
     let rejudge = Rejudge::read(source.as_ref(), &options)?;
-    let (rubric, templates) = words(source.as_ref(), &spec)?;
+    let (rubric, templates) = words(&source.spec().judge, rejudge.assets(), &spec.judge)?;
     let themes = if arguments.by_theme { rubric.themes.len() } else { 0 };
     let cost = cost(&rejudge, &spec, themes);
     if arguments.dry_run {
@@ -130,21 +129,19 @@ fn asked_for(spec: &RunSpec, arguments: &RejudgeArguments) -> Result<RunSpec> {
 }
 
 /// The rubric and the judge's words: those that the run carries, and from files what is another one.
-fn words(source: &dyn RunSource, spec: &RunSpec) -> Result<(RubricSet, Templates)> {
-    let assets: RunAssets = block_on(async { Ok(source.run().await?.assets().clone()) })?;
-    let of_run = &source.spec().judge;
-    let rubric = match spec.judge.rubric == of_run.rubric {
+fn words(of_run: &JudgeSpec, assets: &RunAssets, spec: &JudgeSpec) -> Result<(RubricSet, Templates)> {
+    let rubric = match spec.rubric == of_run.rubric {
         true => RubricSet::from_text(&assets.rubric.text).context("the run's rubric holds no criterion")?,
-        false => RubricSet::load(&spec.judge.rubric)?,
+        false => RubricSet::load(&spec.rubric)?,
     };
     let members = |back_end: &JudgeBackEnd| -> Vec<PathBuf> {
         let members = back_end.members().iter();
         members.map(|member| member.template.clone()).collect()
     };
-    let same = spec.judge.template == of_run.template && members(&spec.judge.back_end) == members(&of_run.back_end);
+    let same = spec.template == of_run.template && members(&spec.back_end) == members(&of_run.back_end);
     let templates = match same {
-        true => Templates::of_run(&spec.judge, &assets)?,
-        false => Templates::load(&spec.judge)?,
+        true => Templates::of_run(spec, assets)?,
+        false => Templates::load(spec)?,
     };
     Ok((rubric, templates))
 }

@@ -5,7 +5,9 @@ mod change;
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, RangeInclusive};
+use std::sync::Arc;
 
+use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, Millis, PromptIndex, RunId, Step};
 use gavel_core::rpo;
 use gavel_core::run::GroupResult;
@@ -46,6 +48,7 @@ pub struct Rejudge<'a> {
     source: &'a dyn RunSource,
     runtime: Runtime,
     run: RunId,
+    assets: Arc<RunAssets>,
     /// Rewards of the best and of the worst.
     rewards: (f64, f64),
     steps: Vec<(Step, Vec<Group>)>,
@@ -118,6 +121,7 @@ impl<'a> Rejudge<'a> {
         let mut rejudge = Self {
             source,
             run: run.id().clone(),
+            assets: run.shared_assets(),
             rewards: (objective.reward_preferred, objective.reward_dispreferred),
             steps: Vec::new(),
             lost: 0,
@@ -153,6 +157,11 @@ impl<'a> Rejudge<'a> {
     /// The run.
     pub fn run(&self) -> &RunId {
         &self.run
+    }
+
+    /// What the run carries: its rubric and the words that its judge is asked with, among others.
+    pub fn assets(&self) -> &RunAssets {
+        &self.assets
     }
 
     /// Matches that can be judged again.

@@ -9,7 +9,7 @@ use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet};
 use gavel_worker::{WorkContext, WorkError};
 
 /// An open judge and its rubric.
-pub(crate) struct Bench {
+pub(crate) struct OpenJudge {
     /// The fingerprint of its model.
     pub(crate) model: Digest,
     pub(crate) rubric: RubricSet,
@@ -18,7 +18,7 @@ pub(crate) struct Bench {
     caches: bool,
 }
 
-impl Bench {
+impl OpenJudge {
     /// Opens the judge whose verdicts a run rewards. Models of other runs are freed.
     ///
     /// # Errors
@@ -32,7 +32,7 @@ impl Bench {
     /// Opens a run's held-out judge beside the other one; `spec` is its own.
     ///
     /// # Errors
-    /// As [`Bench::open`].
+    /// As [`OpenJudge::open`].
     pub(crate) fn open_held_out(
         spec: &JudgeSpec,
         assets: &HeldOutJudgeAssets,
