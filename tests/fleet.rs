@@ -135,6 +135,7 @@ fn check_reasons(run: &Run, group: &GroupResult) {
         task: Default::default(),
         first: first.image,
         second: second.image,
+        rubric: None,
     };
     let record = &group.verdicts[0];
     let spec = run.spec().judge.reasons.as_ref().expect("the runs ask for reasons");

@@ -1,12 +1,13 @@
 //! The judged pairs of a run, or larger groups, as people look at them: the newest step first.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use gavel_core::Annotation;
 use gavel_core::ids::{Digest, PromptIndex, Step};
 use gavel_core::run::{GroupResult, Run, StepResult};
 use gavel_core::work::{Verdict, VerdictRecord};
+use gavel_core::{Annotation, RubricText};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,42 @@ impl JudgedPair {
     pub fn pictures(&self) -> impl Iterator<Item = Digest> {
         let given = [self.given.target, self.given.mask].into_iter().flatten();
         self.images.iter().chain(&self.sources).copied().chain(given)
+    }
+
+    /// The fingerprints of the rubrics that decided about it.
+    pub fn rubrics(&self) -> impl Iterator<Item = Digest> {
+        self.verdicts.iter().chain(&self.held_out).map(|record| record.rubric)
+    }
+}
+
+/// A rubric as people read it beside a verdict that it decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct RubricShown {
+    /// Themes with their lines, between empty lines.
+    pub text: String,
+    /// Whether it is of a single prompt, and not one by which a judge decides about all prompts without one of their own.
+    pub of_prompt: bool,
+}
+
+impl RubricShown {
+    /// The text of a single prompt's rubric, as its blob has it.
+    pub fn of_blob(bytes: &[u8]) -> Self {
+        Self {
+            text: String::from_utf8_lossy(bytes).into_owned(),
+            of_prompt: true,
+        }
+    }
+
+    /// The rubrics that a run carries with it, those of its judges, by their fingerprints.
+    pub fn carried(run: &Run) -> BTreeMap<Digest, Self> {
+        let assets = run.assets();
+        let held_out = assets.held_out_judge.iter().map(|held_out| &held_out.rubric);
+        let shown = |rubric: &RubricText| Self {
+            text: rubric.text.clone(),
+            of_prompt: false,
+        };
+        let rubrics = held_out.chain([&assets.rubric]);
+        rubrics.map(|rubric| (rubric.digest, shown(rubric))).collect()
     }
 }
 

@@ -14,7 +14,7 @@ function column(link, sha256, name, won) {
   return el("span", { class: won ? "frame won" : "frame" }, image, el("span", { class: "dim small" }, won ? `${name} ✓` : name));
 }
 
-function card(task, link, themes) {
+function card(task, link, rubrics) {
   const isBetter = ({ verdict } = {}) => Boolean(verdict && verdict.verdict.kind === "preferred" && verdict.verdict.side === "second");
   const probes = task.probes.slice(-PROBES).map((probe) => column(link, probe.image, `step ${probe.step}`, isBetter(probe)));
   return el(
@@ -29,12 +29,12 @@ function card(task, link, themes) {
       column(link, task.tuned, "tuned", isBetter(task)),
     ),
     el("p", { class: "prompt" }, task.prompt),
-    task.verdict && verdictDetails(task.verdict, NAMES, themes),
+    task.verdict && verdictDetails(task.verdict, NAMES, rubrics),
   );
 }
 
-/** The grid in `node`. `load({ after, limit })` answers with `{ tasks, next }`. */
-export function createEvaluation(node, { load, link, themes }) {
+/** The grid in `node`. `load({ after, limit })` answers with `{ tasks, rubrics, next }`. */
+export function createEvaluation(node, { load, link }) {
   const status = el("p", { class: "dim", role: "status", "aria-live": "polite" });
   const list = el("ul", { class: "gallery" });
   const more = el("button", { type: "button", hidden: true, click: () => show(next) }, "Show more");
@@ -44,7 +44,7 @@ export function createEvaluation(node, { load, link, themes }) {
   async function show(after) {
     try {
       const page = await load({ after, limit: PAGE });
-      const cards = page.tasks.map((task) => card(task, link, themes()));
+      const cards = page.tasks.map((task) => card(task, link, page.rubrics));
       count = after ? count + cards.length : cards.length;
       if (after) list.append(...cards);
       else list.replaceChildren(...cards);

@@ -45,20 +45,20 @@ function matches(count) {
 }
 
 /** What the held-out judge says of a match, where it has looked. */
-function heldOut(pair, index, names) {
+function heldOut(pair, index, names, rubrics) {
   const record = (pair.held_out || [])[index];
   if (!record) return null;
   const [judge, other] = [pair.verdicts[index].verdict, record.verdict];
   const disputed = judge.kind === "preferred" && other.kind === "preferred" && judge.side !== other.side;
   const summary = `Held-out judge: ${decision(other, names)}`;
-  return el("details", { class: "small" }, el("summary", { class: disputed ? "warn" : "" }, summary), verdictDetails(record, names, new Map()));
+  return el("details", { class: "small" }, el("summary", { class: disputed ? "warn" : "" }, summary), verdictDetails(record, names, rubrics));
 }
 
-function card(pair, link, themes) {
+function card(pair, link, rubrics) {
   const names = matches(pair.images.length);
   const isGroup = pair.verdicts.length > 1;
   const details = pair.verdicts.flatMap((record, index) => {
-    const shown = [verdictDetails(record, names[index], themes), heldOut(pair, index, names[index])];
+    const shown = [verdictDetails(record, names[index], rubrics), heldOut(pair, index, names[index], rubrics)];
     if (!isGroup) return shown;
     return el("details", {}, el("summary", {}, names[index].join(" against ")), shown);
   });
@@ -79,10 +79,10 @@ const choice = (name, label, options) =>
   el("label", {}, el("span", {}, label), el("select", { name }, options.map(([value, words]) => el("option", { value }, words))));
 
 /**
- * The gallery in `node`. `load(filters, after)` answers with `{ pairs, next }`, `next` being what to load after to go on; `link(sha256)` is the
- * address of a picture; `themes()` are the rubric's.
+ * The gallery in `node`. `load(filters, after)` answers with `{ pairs, rubrics, next }`, `rubrics` being those that the pairs' verdicts name, and `next` what to
+ * load after to go on; `link(sha256)` is the address of a picture.
  */
-export function createGallery(node, { load, link, themes }) {
+export function createGallery(node, { load, link }) {
   const status = el("p", { class: "dim", role: "status", "aria-live": "polite" });
   const list = el("ul", { class: "gallery" });
   const more = el("button", { type: "button", hidden: true, click: () => show(next) }, "Show more");
@@ -112,7 +112,7 @@ export function createGallery(node, { load, link, themes }) {
       const page = await load({ ...chosen(), limit: PAGE }, after);
       // Another filter was chosen meanwhile.
       if (own !== request) return;
-      const cards = page.pairs.map((pair) => card(pair, link, themes()));
+      const cards = page.pairs.map((pair) => card(pair, link, page.rubrics));
       count = after ? count + cards.length : cards.length;
       if (after) list.append(...cards);
       else list.replaceChildren(...cards);

@@ -7,8 +7,8 @@ const OUTCOMES = {
   skipped: (pair) => Boolean(pair.skipped),
 };
 
-/** What `load` of a gallery is, over a list that is all there. */
-export function pairsOf(list) {
+/** What `load` of a gallery is, over a list that is all there, as are the rubrics of its verdicts. */
+export function pairsOf(list, rubrics) {
   return async function load({ step, prompt, outcome, winner, limit }, after) {
     const words = (prompt || "").toLowerCase();
     const found = list.filter(
@@ -20,6 +20,6 @@ export function pairsOf(list) {
     );
     const from = after || 0;
     const to = from + limit;
-    return { pairs: found.slice(from, to), next: to < found.length ? to : null };
+    return { pairs: found.slice(from, to), rubrics, next: to < found.length ? to : null };
   };
 }

@@ -4,7 +4,6 @@ import { createCharts } from "./chart.js";
 import { figuresOfProbes, figuresOfSteps } from "./figures.js";
 import { createGallery } from "./gallery.js";
 import { pairsOf } from "./pairs_of_file.js";
-import { themesOf } from "./verdict.js";
 
 const carried = JSON.parse(document.getElementById("data").textContent);
 
@@ -12,8 +11,7 @@ createCharts(document.getElementById("probe-charts"))(figuresOfProbes(carried.pr
 createCharts(document.getElementById("charts"))(figuresOfSteps(carried.steps));
 
 if (carried.pairs.length) {
-  const themes = themesOf(carried.rubric);
   const link = (sha256) => carried.pictures[sha256] && `data:image/png;base64,${carried.pictures[sha256]}`;
-  createGallery(document.getElementById("pairs"), { load: pairsOf(carried.pairs), link, themes: () => themes }).refresh();
+  createGallery(document.getElementById("pairs"), { load: pairsOf(carried.pairs, carried.rubrics), link }).refresh();
 }
 document.body.dataset.ready = "yes";

@@ -11,7 +11,6 @@ import { openFrame } from "./frame.js";
 import { createGallery } from "./gallery.js";
 import { follow } from "./live.js";
 import { atMostEvery } from "./pace.js";
-import { themesOf } from "./verdict.js";
 
 const name = decodeURIComponent(location.pathname.replace(/^\/runs\//, ""));
 const at = (id) => document.getElementById(id);
@@ -24,10 +23,8 @@ const { banner, session } = await openFrame();
 const controls = createControls(at("steer"), { maySteer: session.may_steer });
 const showCharts = createCharts(at("charts"));
 
-let themes = new Map();
-const sources = { link: blobPath, themes: () => themes };
-const gallery = createGallery(at("pairs"), { ...sources, load: (filters, after) => get(runPath(name, `pairs?${query({ ...filters, after })}`)) });
-const evaluation = createEvaluation(at("evaluation"), { ...sources, load: (page) => get(runPath(name, `evaluation?${query(page)}`)) });
+const gallery = createGallery(at("pairs"), { link: blobPath, load: (filters, after) => get(runPath(name, `pairs?${query({ ...filters, after })}`)) });
+const evaluation = createEvaluation(at("evaluation"), { link: blobPath, load: (page) => get(runPath(name, `evaluation?${query(page)}`)) });
 const events = createEventList(at("events"), { load: (page) => get(runPath(name, `events?${query(page)}`)) });
 
 const refreshPairs = atMostEvery(3000, gallery.refresh);
@@ -98,8 +95,8 @@ function left(run, { seconds }) {
 
 async function showSettings() {
   const { spec, rubric } = await get(runPath(name, "settings"));
-  themes = themesOf(rubric.text);
-  at("rubric").textContent = rubric.text;
+  const own = rubric.of_prompts && `\n${rubric.of_prompts} ${rubric.of_prompts === 1 ? "prompt has a rubric of its own, which is" : "prompts have rubrics of their own, which are"} shown with the pairs.\n`;
+  at("rubric").textContent = rubric.text + (own || "");
   const rows = Object.entries(spec).flatMap(([section, keys]) =>
     keys !== null && typeof keys === "object" && !Array.isArray(keys) ? Object.entries(keys).map(([key, value]) => [`${section}.${key}`, el("code", {}, JSON.stringify(value))]) : [[section, el("code", {}, JSON.stringify(keys))]],
   );

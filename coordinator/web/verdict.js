@@ -23,10 +23,12 @@ function orderBar(label, probability) {
 }
 
 /**
- * A verdict with its evidence: both orders' probabilities, the votes of an ensemble, and for each theme of the rubric what the judge says and
- * the theme's lines. `themes` are those of the rubric's text.
+ * A verdict with its evidence: both orders' probabilities, the votes of an ensemble, the lines of the rubric that decided, and for each of its
+ * themes what the judge says. `rubrics` are those that are known, by their SHA-256.
  */
-export function verdictDetails(record, names, themes) {
+export function verdictDetails(record, names, rubrics) {
+  const rubric = (rubrics || {})[record.rubric];
+  const themes = themesOf(rubric && rubric.text);
   const [shownFirst, shownSecond] = record.order_probabilities;
   const failed = record.verdict.kind === "failed";
   return el(
@@ -42,7 +44,14 @@ export function verdictDetails(record, names, themes) {
     (record.votes || []).length > 0 &&
       el("ul", { class: "small" }, record.votes.map(({ judge, weight, verdict }) => el("li", {}, `${judge} (weight ${number(weight)}): ${decision(verdict, names)}`))),
     (record.reasons || []).length > 0 && reasons(record.reasons, names, themes),
+    rubric && lines(rubric, themes),
   );
+}
+
+/** The lines by which a judge decided. */
+function lines({ of_prompt: isOwn }, themes) {
+  const items = [...themes].map(([theme, own]) => el("li", {}, theme && el("b", {}, theme), el("ul", { class: "dim lines" }, own.map((line) => el("li", {}, line)))));
+  return el("details", { class: "small" }, el("summary", {}, isOwn ? "The rubric of this prompt" : "The rubric"), el("ul", { class: "reasons" }, items));
 }
 
 function reasons(list, names, themes) {

@@ -1,17 +1,21 @@
 //! A judge with what its run asks it by.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use gavel_core::bounds;
 use gavel_core::ids::Digest;
 use gavel_core::spec::JudgeSpec;
-use gavel_core::work::{Spent, VerdictRecord};
+use gavel_core::work::{Pair, Spent, VerdictRecord};
 use gavel_core::{HeldOutJudgeAssets, RubricText, RunAssets};
 use gavel_judge::{Error, Models, Templates, VerdictCache, fingerprint, judge_with};
 use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet};
 use gavel_worker::{WorkContext, WorkError};
 
-/// An open judge and its rubric.
+/// An open judge and its general rubric.
 pub(crate) struct OpenJudge {
     /// The fingerprint of its model.
     pub(crate) model: Digest,
+    /// What decides about prompts without a rubric of their own.
     pub(crate) rubric: RubricSet,
     judge: Box<dyn Judge>,
     /// Whether verdicts are kept by the coordinator.
@@ -58,19 +62,18 @@ impl OpenJudge {
         })
     }
 
-    /// Judges pairs by a rubric, which need not be the whole of the run's.
+    /// Judges pairs, each by its rubric, which need not be the whole of the prompt's.
     ///
     /// # Errors
     /// The judge gives no answer.
     pub(crate) fn judge(
         &self,
         context: &WorkContext,
-        rubric: &RubricSet,
         pairs: &[JudgedPair<'_>],
     ) -> Result<Vec<VerdictRecord>, AskError> {
         match self.caches {
-            true => judge_with(&CoordinatorCache(context), self.judge.as_ref(), rubric, pairs),
-            false => self.judge.judge(rubric, pairs),
+            true => judge_with(&CoordinatorCache(context), self.judge.as_ref(), pairs),
+            false => self.judge.judge(pairs),
         }
     }
 
@@ -91,6 +94,24 @@ fn rubric(what: &str, text: &RubricText) -> Result<RubricSet, WorkError> {
         )));
     }
     Ok(rubric)
+}
+
+/// The rubrics of single prompts that these pairs are judged by.
+///
+/// # Errors
+/// A text cannot be had, or is no rubric.
+pub(crate) fn prompt_rubrics(context: &WorkContext, pairs: &[Pair]) -> Result<BTreeMap<Digest, RubricSet>, WorkError> {
+    let named: BTreeSet<Digest> = pairs.iter().filter_map(|pair| pair.rubric).collect();
+    let named: Vec<Digest> = named.into_iter().collect();
+    let mut rubrics = BTreeMap::new();
+    for (digest, blob) in named.iter().zip(context.get_many(&named)?) {
+        let text = Some(blob).filter(|blob| bounds::DOCUMENT.admits(blob.len() as u64));
+        let rubric = text.and_then(|text| RubricSet::from_text(std::str::from_utf8(&text).ok()?));
+        let rubric = rubric.filter(|rubric| rubric.digest() == *digest);
+        let rubric = rubric.ok_or_else(|| WorkError::misleading(*digest, format!("blob {digest} is no rubric")))?;
+        rubrics.insert(*digest, rubric);
+    }
+    Ok(rubrics)
 }
 
 /// The coordinator's store of verdicts.

@@ -15,7 +15,7 @@ use gavel_worker::{Work, WorkContext, WorkError};
 use image::RgbImage;
 
 use crate::difference::difference;
-use crate::open_judge::OpenJudge;
+use crate::open_judge::{OpenJudge, prompt_rubrics};
 
 /// [`Work`] of a judge: training pairs, held-out pairs and labelled pairs alike, and what the held-out judge is to see of them.
 #[derive(Default)]
@@ -103,9 +103,7 @@ impl Ready {
         let Some((spec, explainer)) = &self.reasons else { return };
         let places: Vec<usize> = (0..pairs.len()).filter(|place| spec.covers(&pairs[*place])).collect();
         let chosen: Vec<JudgedPair<'_>> = places.iter().map(|place| judged[*place]).collect();
-        match explainer.explain(&self.judge.rubric, &chosen, |rubric, pairs| {
-            self.judge.judge(context, rubric, pairs)
-        }) {
+        match explainer.explain(&chosen, |pairs| self.judge.judge(context, pairs)) {
             Ok(reasons) => {
                 for (place, reasons) in places.into_iter().zip(reasons) {
                     verdicts[place].reasons = reasons;
@@ -156,6 +154,12 @@ impl Work for JudgeWork {
             .iter()
             .map(|pair| pair.task.sources.iter().map(|source| images[source].clone()).collect())
             .collect();
+        if context.cancelled() {
+            return Err(WorkError::Cancelled);
+        }
+        ready.open_for(unit, &mut self.models)?;
+        let judge = ready.judge_for(unit);
+        let rubrics = prompt_rubrics(context, pairs)?;
         let judged: Vec<JudgedPair<'_>> = pairs
             .iter()
             .zip(&sources)
@@ -165,14 +169,10 @@ impl Work for JudgeWork {
                 sources,
                 first: &images[&pair.first],
                 second: &images[&pair.second],
+                rubric: pair.rubric.map_or(&judge.rubric, |rubric| &rubrics[&rubric]),
             })
             .collect();
-        if context.cancelled() {
-            return Err(WorkError::Cancelled);
-        }
-        ready.open_for(unit, &mut self.models)?;
-        let judge = ready.judge_for(unit);
-        let verdicts = judge.judge(context, &judge.rubric, &judged);
+        let verdicts = judge.judge(context, &judged);
         let mut verdicts = verdicts.map_err(|error| unanswered(&error))?;
         // A verdict that is kept for every run speaks of the pictures; how far apart they are is looked at anew.
         for (record, pair) in verdicts.iter_mut().zip(&judged) {

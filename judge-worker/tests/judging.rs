@@ -18,7 +18,7 @@ use gavel_judge::{Error, VlmJudge};
 use gavel_judge_worker::JudgeWork;
 use gavel_models::load::Placement;
 use gavel_models::vlm::Vlm;
-use gavel_rubric::{Judge as _, JudgeTemplate, JudgedPair, RubricSet};
+use gavel_rubric::{Judge as _, JudgeTemplate, JudgedPair, RubricSet, Rubrics};
 use gavel_worker::{Work, WorkContext, WorkError};
 use image::RgbImage;
 use serde_json::Value;
@@ -30,9 +30,10 @@ fn root() -> PathBuf {
 static MODEL: LazyLock<Arc<Vlm>> =
     LazyLock::new(|| Arc::new(Vlm::load(&root().join("models/tiny-judge"), &Placement::cpu()).unwrap()));
 
-fn rubric() -> RubricSet {
-    RubricSet::load(&root().join("configs/quickstart/rubric.toml")).unwrap()
-}
+static RUBRIC: LazyLock<RubricSet> = LazyLock::new(|| {
+    let rubrics = Rubrics::load(&root().join("configs/quickstart/rubric.toml")).unwrap();
+    rubrics.general().clone()
+});
 
 fn judge(margin: f64) -> VlmJudge {
     let template = JudgeTemplate::load(&root().join("configs/judge/small.toml")).unwrap();
@@ -40,7 +41,7 @@ fn judge(margin: f64) -> VlmJudge {
 }
 
 fn verdicts(judge: &VlmJudge, pairs: &[JudgedPair<'_>]) -> Vec<VerdictRecord> {
-    judge.judge(&rubric(), pairs).unwrap()
+    judge.judge(pairs).unwrap()
 }
 
 fn verdict(judge: &VlmJudge, caption: &str, first: &RgbImage, second: &RgbImage) -> VerdictRecord {
@@ -50,6 +51,7 @@ fn verdict(judge: &VlmJudge, caption: &str, first: &RgbImage, second: &RgbImage)
         sources: &[],
         first,
         second,
+        rubric: &RUBRIC,
     };
     verdicts(judge, &[pair]).swap_remove(0)
 }
@@ -97,6 +99,7 @@ fn pair_of(index: usize, pair: &Labelled) -> JudgedPair<'_> {
         sources: &[],
         first,
         second,
+        rubric: &RUBRIC,
     }
 }
 
@@ -118,7 +121,7 @@ fn the_small_judge_is_mostly_right_and_mostly_consistent() {
     assert!(decided.len() >= 32, "{} of 40 decided", decided.len());
     assert!(right * 10 >= decided.len() * 9, "{right} of {} right", decided.len());
     for record in &records {
-        assert_eq!(record.rubric, rubric().digest());
+        assert_eq!(record.rubric, RUBRIC.digest());
         let mean = 0.5 * (record.order_probabilities[0] + record.order_probabilities[1]);
         assert_eq!(record.probability_first, mean);
     }
@@ -233,7 +236,8 @@ fn hosted(folder: &str) -> JudgeBackEnd {
 fn assets() -> RunAssets {
     let template = std::fs::read_to_string(root().join("configs/judge/small.toml")).unwrap();
     RunAssets {
-        rubric: RubricText::new(rubric().text()),
+        rubric: RubricText::new(RUBRIC.text()),
+        prompt_rubrics: Default::default(),
         template,
         ..RunAssets::default()
     }
@@ -261,6 +265,7 @@ fn the_unit_gives_the_verdicts_of_the_offline_judge() {
             task: pair.caption.clone().into(),
             first: put(&pair.files[0]),
             second: put(&pair.files[1]),
+            rubric: None,
         })
         .collect();
     let outcome = work
@@ -279,6 +284,55 @@ fn the_unit_gives_the_verdicts_of_the_offline_judge() {
         assert!(difference > 0.0 && difference < 1.0, "{difference}");
     }
     assert_eq!(judged_by_unit, verdicts(&judge(spec().judge.margin), &judged(&pairs)));
+}
+
+#[test]
+fn each_pair_of_a_unit_is_judged_by_the_rubric_of_its_prompt() {
+    let pairs = labelled(3);
+    let context = WorkContext::in_memory().unwrap();
+    let mut work = JudgeWork::default();
+    work.prepare(&RunId("run".into()), &spec(), &assets()).unwrap();
+    let own = RubricSet::from_text("The shapes are clean, with nothing extra.").unwrap();
+    let named = context.put(own.text().into_bytes());
+    assert_eq!(named, own.digest(), "a rubric's blob is named by its fingerprint");
+    let put = |file: &PathBuf| context.put(std::fs::read(file).unwrap());
+    let pair = |index: usize, rubric| Pair {
+        prompt_index: PromptIndex(index as u32),
+        task: pairs[index].caption.clone().into(),
+        first: put(&pairs[index].files[0]),
+        second: put(&pairs[index].files[1]),
+        rubric,
+    };
+    let assigned = vec![pair(0, None), pair(1, Some(named)), pair(2, None)];
+    let outcome = work.perform(&unit(), &Assignment::Judge { pairs: assigned }, &context);
+    let Outcome::Judged { verdicts: records, .. } = outcome.unwrap() else {
+        panic!("a judge judges")
+    };
+    let judge = judge(spec().judge.margin);
+    let expected = [&*RUBRIC, &own, &*RUBRIC]
+        .into_iter()
+        .enumerate()
+        .map(|(index, rubric)| {
+            let pair = JudgedPair {
+                rubric,
+                ..pair_of(index, &pairs[index])
+            };
+            judge.judge(&[pair]).unwrap().swap_remove(0)
+        });
+    for (record, expected) in records.iter().zip(expected) {
+        assert_eq!(
+            (record.rubric, record.order_probabilities),
+            (expected.rubric, expected.order_probabilities)
+        );
+    }
+    assert_eq!(records[1].rubric, named);
+
+    let nonsense = context.put(b"\n".to_vec());
+    let unit_of = |rubric| Assignment::Judge {
+        pairs: vec![pair(0, Some(rubric))],
+    };
+    let error = work.perform(&unit(), &unit_of(nonsense), &context).unwrap_err();
+    assert!(error.to_string().contains("is no rubric"), "{error}");
 }
 
 #[test]
@@ -314,6 +368,7 @@ fn broken_work_is_an_error_and_no_verdict() {
         task: "a red circle".into(),
         first: image,
         second: image,
+        rubric: None,
     };
     let error = work
         .perform(&unit(), &Assignment::Judge { pairs: vec![pair] }, &context)
@@ -341,6 +396,7 @@ fn the_picture_that_was_edited_is_fetched_and_put_before_the_judge() {
             task,
             first,
             second,
+            rubric: None,
         };
         work.perform(&unit(), &Assignment::Judge { pairs: vec![pair] }, &context)
             .unwrap_err()

@@ -139,6 +139,7 @@ fn bench(reasons: Option<ReasonsSpec>) -> Bench {
     spec.check().unwrap();
     let assets = RunAssets {
         rubric: RubricText::new("Rich\n- Much to see.\n"),
+        prompt_rubrics: Default::default(),
         template: std::fs::read_to_string(root.join("configs/judge/ranking.toml")).unwrap(),
         reason_template: Some(std::fs::read_to_string(root.join("configs/rubric/en/reason.toml")).unwrap()),
         held_out_judge: None,
@@ -153,6 +154,7 @@ fn bench(reasons: Option<ReasonsSpec>) -> Bench {
         task: "a pattern".into(),
         first: png(&context, 4 + 40 * (index % 2)),
         second: png(&context, 24),
+        rubric: None,
     };
     let assignment = Assignment::Judge {
         pairs: (0..3).map(pair).collect(),

@@ -6,7 +6,7 @@ use std::path::Path;
 use gavel_core::spec::RunSpec;
 use gavel_core::text;
 use gavel_rubric::data::{LabelledSet, Picture, ReadOptions, tasks};
-use gavel_rubric::{JudgeTemplate, ReasonTemplate, RubricSet};
+use gavel_rubric::{JudgeTemplate, ReasonTemplate, Rubrics};
 use image::{ImageFormat, Rgb, RgbImage};
 
 use crate::{file, fuzz};
@@ -47,7 +47,7 @@ fn rubrics_and_templates() {
         for name in ["changed.toml", "changed.txt"] {
             let file = folder.path().join(name);
             std::fs::write(&file, bytes).unwrap();
-            let _ = RubricSet::load(&file);
+            let _ = Rubrics::load(&file);
             let _ = JudgeTemplate::load(&file);
             let _ = ReasonTemplate::load(&file);
         }

@@ -78,6 +78,7 @@ fn assignments() {
                 task: task(),
                 first: digest(),
                 second: digest(),
+                rubric: Some(digest()),
             }],
         },
         Assignment::Commit {

@@ -13,7 +13,7 @@ use gavel_core::{
 };
 use gavel_models::{Family, denoiser::Task, load::Placement, lora::LoraConfig};
 use gavel_policy::{Prompt, Sampler, Trainer, in_process::InProcess};
-use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet};
+use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet, Rubrics};
 use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
 use gavel_worker::{Work, WorkContext, WorkError};
@@ -185,13 +185,13 @@ impl Judge for FirstWins {
         Digest([0; 32])
     }
 
-    fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+    fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         let record = |pair: &JudgedPair<'_>| VerdictRecord {
             prompt_index: pair.prompt_index,
             verdict: Verdict::Preferred { side: Side::First },
             probability_first: 1.0,
             order_probabilities: [1.0; 2],
-            rubric: rubric.digest(),
+            rubric: pair.rubric.digest(),
             votes: Vec::new(),
             reasons: Vec::new(),
             difference: None,
@@ -236,7 +236,7 @@ fn a_step_in_this_process_commits_the_bytes_of_a_fleet() {
         spec: &spec,
         sampler: &mut Sampler::load(family, &model.path, &placement).unwrap(),
         judge: &FirstWins,
-        rubric: &RubricSet::from_text("the first is better").unwrap(),
+        rubrics: &Rubrics::one(RubricSet::from_text("the first is better").unwrap()),
     };
     let step = local.step(&trainer, &state, STEP, &prompts).unwrap();
     assert_eq!((step.decided, step.updated.statistics.terms), (3, terms));

@@ -3,6 +3,7 @@
 mod adapter;
 mod labelled;
 mod prompts;
+mod rubrics;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,12 +11,12 @@ use std::path::Path;
 use gavel_core::ids::{Digest, PromptIndex};
 use gavel_core::spec::{EvaluatorName, InProcessSpec, JudgeSpec, MemberSpec, ReasonsSpec, RunSpec};
 use gavel_core::work::Task;
-use gavel_core::{Annotation, Annotations, HeldOutJudgeAssets, LabelledPair, ModelFingerprints, RubricText, RunAssets};
+use gavel_core::{Annotation, Annotations, HeldOutJudgeAssets, LabelledPair, ModelFingerprints, RunAssets};
 use gavel_eval::{EvalError, Evaluator};
 use gavel_models::Family;
 use gavel_models::load::fingerprint;
 use gavel_rubric::data::{Picture, ReadOptions};
-use gavel_rubric::{JudgeTemplate, ReasonTemplate, RubricSet};
+use gavel_rubric::{JudgeTemplate, ReasonTemplate};
 use image::RgbImage;
 
 use self::prompts::Prompts;
@@ -23,11 +24,13 @@ use crate::checks::Checks;
 use crate::diagnostic::{Context as _, Diagnostic, Result};
 use crate::files::read_text;
 
-/// A run's files. `pictures` and `adapter` are what the assets name by hash ([`RunAssets::blobs`]); they have to be stored as blobs
+/// A run's files. `pictures`, `rubrics` and `adapter` are what the assets name by hash ([`RunAssets::blobs`]); they have to be stored as blobs
 /// before the run is submitted.
 pub(crate) struct Files {
     pub(crate) assets: RunAssets,
     pub(crate) pictures: Pictures,
+    /// The texts of the rubrics of single prompts, by hash.
+    rubrics: rubrics::Texts,
     /// The adapter that policy 0 is, where the run begins with one.
     adapter: Option<Vec<u8>>,
 }
@@ -60,8 +63,9 @@ impl Files {
 
     /// Everything that has to be stored as blobs, by hash.
     pub(crate) fn blobs(&self) -> impl Iterator<Item = (Digest, &Vec<u8>)> {
-        let pictures = self.pictures.iter().map(|(digest, picture)| (*digest, picture));
-        pictures.chain(self.assets.initial_adapter.zip(self.adapter.as_ref()))
+        let named = self.pictures.iter().chain(&self.rubrics);
+        let named = named.map(|(digest, bytes)| (*digest, bytes));
+        named.chain(self.assets.initial_adapter.zip(self.adapter.as_ref()))
     }
 
     /// The pictures that a task edits.
@@ -114,15 +118,27 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
     let prompts = checks.note(prompts.context("`prompts.train` cannot be used"));
     let held_out = held_out(spec, edits, &mut pictures).context("`prompts.held_out` cannot be used");
     let held_out = checks.note(check_painted_size(spec).and(held_out));
-    let rubric = checks.note(RubricSet::load(&spec.judge.rubric));
     let template = checks.note(judge_template(&spec.judge.template, edits));
     let member_templates = checks.note(member_templates(&spec.judge, edits));
-    let held_out_judge = checks.note(held_out_judge(spec, edits).context("`judge.held_out` cannot be used"));
     let reasons = spec.judge.reasons.as_ref();
     let reason_template = reasons.map(|reasons| checks.note(reason_template(reasons)));
     let adapter = checks.note(adapter::read(spec).context("`lora.init` cannot be used"));
     let labelled = labelled(spec, edits, &mut pictures);
     let labelled = checks.note(labelled.context("`evaluation.labelled` cannot be used"));
+    let tasks = match (&prompts, &held_out, &labelled) {
+        (Some(prompts), Some(held_out), Some(labelled)) => {
+            let labelled = labelled.iter().map(|pair| &pair.task);
+            let tasks = prompts.tasks.iter().chain(&held_out.tasks).chain(labelled);
+            Some(rubrics::Tasks::of(tasks))
+        }
+        _ => None,
+    };
+    let mut rubric_texts = rubrics::Texts::new();
+    let rubric = checks.note(rubrics::read(&spec.judge.rubric, tasks.as_ref(), &mut rubric_texts));
+    let held_out_judge = held_out_judge(spec, edits, tasks.as_ref(), &mut rubric_texts);
+    let held_out_judge = checks.note(held_out_judge.context("`judge.held_out` cannot be used"));
+    drop(tasks);
+    let (rubric, prompt_rubrics) = rubric?;
     let (prompts, held_out, adapter) = (prompts?, held_out?, adapter?);
     let assets = RunAssets {
         prompts: prompts.tasks,
@@ -131,7 +147,8 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
             prompts: prompts.annotations,
             held_out: held_out.annotations,
         },
-        rubric: RubricText::new(rubric?.text()),
+        rubric,
+        prompt_rubrics,
         template: template?,
         member_templates: member_templates?,
         reason_template: match reason_template {
@@ -152,6 +169,7 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
     Some(Files {
         assets,
         pictures,
+        rubrics: rubric_texts,
         adapter,
     })
 }
@@ -233,13 +251,20 @@ fn member_templates(judge: &JudgeSpec, edits: bool) -> Result<Vec<String>> {
 }
 
 /// What the held-out judge reads, in a run with one.
-fn held_out_judge(spec: &RunSpec, edits: bool) -> Result<Option<HeldOutJudgeAssets>> {
+fn held_out_judge(
+    spec: &RunSpec,
+    edits: bool,
+    tasks: Option<&rubrics::Tasks<'_>>,
+    texts: &mut rubrics::Texts,
+) -> Result<Option<HeldOutJudgeAssets>> {
     let Some(held_out) = &spec.judge.held_out else {
         return Ok(None);
     };
     let judge = held_out.judge();
+    let (rubric, prompt_rubrics) = rubrics::read(&judge.rubric, tasks, texts)?;
     Ok(Some(HeldOutJudgeAssets {
-        rubric: RubricText::new(RubricSet::load(&judge.rubric)?.text()),
+        rubric,
+        prompt_rubrics,
         template: judge_template(&judge.template, edits)?,
         member_templates: member_templates(&judge, edits)?,
     }))

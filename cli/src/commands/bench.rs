@@ -10,7 +10,7 @@ use gavel_models::{Family, denoiser::Task};
 use gavel_policy::in_process::{InProcess, InProcessStep};
 use gavel_policy::{PolicyState, Prompt, Sampler, Trainer};
 use gavel_review::peak_memory_bytes;
-use gavel_rubric::{Judge, RubricSet};
+use gavel_rubric::{Judge, Rubrics};
 use image::RgbImage;
 use serde::Serialize;
 
@@ -103,7 +103,7 @@ struct Bench {
     files: Files,
     sampler: Sampler,
     judge: Box<dyn Judge>,
-    rubric: RubricSet,
+    rubrics: Rubrics,
     trainer: Trainer,
     state: PolicyState,
 }
@@ -114,14 +114,14 @@ impl Bench {
         let family = Family::from_name(spec.model.family.as_str())?;
         let folder = &spec.model.path;
         let placement = Placement::open(spec.model.device, spec.model.dtype).foreign()?;
-        let rubric = RubricSet::load(&spec.judge.rubric)?;
+        let rubrics = Rubrics::load(&spec.judge.rubric)?;
         let trainer = Trainer::load(family, folder, &placement)?;
         let lora = LoraConfig::from(&spec.lora);
         Ok(Self {
             files,
             sampler: Sampler::load(family, folder, &placement)?,
             judge: gavel_judge::open(&spec.judge, &Templates::load(&spec.judge)?)?,
-            rubric,
+            rubrics,
             state: trainer.initialise(&lora, spec.run.seed, spec.optimizer.averages())?,
             trainer,
             spec,
@@ -153,7 +153,7 @@ impl Bench {
             spec: &self.spec,
             sampler: &mut self.sampler,
             judge: self.judge.as_ref(),
-            rubric: &self.rubric,
+            rubrics: &self.rubrics,
         };
         let InProcessStep {
             updated,

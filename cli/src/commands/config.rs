@@ -1,6 +1,8 @@
 //! `gavel config`.
 
 use clap::Subcommand;
+use gavel_core::RunAssets;
+use gavel_core::work::Task;
 use gavel_models::Family;
 
 use super::print_json;
@@ -55,7 +57,7 @@ fn check(arguments: &ConfigArguments) -> Result<()> {
         assets.prompts.len(),
         assets.held_out.len()
     );
-    text += &format!("  rubric     {}\n", assets.rubric.digest.short());
+    text += &format!("  rubric     {}{}\n", assets.rubric.digest.short(), own_rubrics(assets));
     text += &format!("  labelled   {} pairs\n", assets.labelled.len());
     // Whether the folder is whole is told by `gavel doctor`.
     let too_long = Family::from_name(spec.model.family.as_str())
@@ -67,6 +69,22 @@ fn check(arguments: &ConfigArguments) -> Result<()> {
         text += &format!("  notice     {notice}\n");
     }
     output::print(text)
+}
+
+/// How many prompts have a rubric of their own; nothing where none has.
+fn own_rubrics(assets: &RunAssets) -> String {
+    let has_own = |tasks: &[Task]| {
+        let own = tasks.iter().filter(|task| assets.prompt_rubrics.of(task).is_some());
+        format!("{} of {}", own.count(), tasks.len())
+    };
+    match assets.prompt_rubrics.is_empty() {
+        true => String::new(),
+        false => format!(
+            ", own ones for {} prompts, held out {}",
+            has_own(&assets.prompts),
+            has_own(&assets.held_out)
+        ),
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use gavel_models::lora::{LoraAdapter, LoraConfig};
 use gavel_models::{Family, denoiser::Task};
 use gavel_policy::in_process::{Labelled, judge_counts};
 use gavel_policy::{Policy, Prompt, Request, Sampler};
-use gavel_rubric::RubricSet;
+use gavel_rubric::Rubrics;
 use gavel_trainer_worker::exchange;
 
 use crate::assets::{self, Files};
@@ -176,7 +176,7 @@ fn judge(spec: &RunSpec, files: Option<&Files>) -> Result<(String, ())> {
 
 /// The same of one judge, be it the held-out one.
 fn try_judge(spec: &JudgeSpec, files: Option<&Files>) -> Result<String> {
-    let rubric = RubricSet::load(&spec.rubric)?;
+    let rubrics = Rubrics::load(&spec.rubric)?;
     let judge = gavel_judge::open(spec, &Templates::load(spec)?)?;
     let Some(files) = files.filter(|files| !files.assets.labelled.is_empty()) else {
         return Ok("can be asked; no labelled pairs to try it on".to_owned());
@@ -199,12 +199,13 @@ fn try_judge(spec: &JudgeSpec, files: Option<&Files>) -> Result<String> {
                 words: &pair.task.words,
                 sources,
             },
+            sources: &pair.task.sources,
             first,
             second,
             preferred: pair.preferred,
         })
         .collect();
-    let JudgeCounts { decided, right, .. } = judge_counts(judge.as_ref(), &rubric, &labelled)?;
+    let JudgeCounts { decided, right, .. } = judge_counts(judge.as_ref(), &rubrics, &labelled)?;
     let tried = labelled.len();
     if decided == 0 {
         return Err(Diagnostic::new(format!("it decides none of {tried} labelled pairs"))

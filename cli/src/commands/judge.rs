@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
-use gavel_core::ids::PromptIndex;
+use gavel_core::ids::{Digest, PromptIndex};
 use gavel_core::spec::{InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, ReasonsSpec, ServerSpec};
 use gavel_core::work::{AbstainReason, Side, Spent, Verdict, VerdictRecord};
 use gavel_judge::{Models, Templates, judge_with};
 use gavel_review::VerdictFile;
-use gavel_rubric::data::{Picture, ReadOptions};
-use gavel_rubric::{JudgeTemplate, JudgedPair, ReasonTemplate, RubricSet};
+use gavel_rubric::data::{Picture, ReadOptions, Transparency};
+use gavel_rubric::{JudgeTemplate, JudgedPair, ReasonTemplate, Rubrics};
 use image::RgbImage;
 use serde::Serialize;
 
@@ -130,7 +130,7 @@ pub(super) fn judge(arguments: &JudgeArguments) -> Result<()> {
         return Err(Diagnostic::new("judging once needs a prompt and two pictures")
             .with_hint("gavel judge --model DIR --rubric FILE --prompt TEXT A.png B.png"));
     };
-    let rubric = RubricSet::load(&spec.rubric)?;
+    let rubrics = Rubrics::load(&spec.rubric)?;
     let templates = templates(arguments, &spec)?;
     let (first, second) = (picture(first)?, picture(second)?);
     let sources: Vec<RgbImage> = arguments
@@ -147,24 +147,18 @@ pub(super) fn judge(arguments: &JudgeArguments) -> Result<()> {
         sources: &sources,
         first: &first,
         second: &second,
+        rubric: rubrics.of(prompt, &source_hashes(&arguments.source)?),
     };
     let cache = arguments.cache.as_deref().map(VerdictFile::open).transpose()?;
-    let ask = |rubric: &RubricSet, pairs: &[JudgedPair<'_>]| match &cache {
-        Some(cache) => judge_with(cache, judge.as_ref(), rubric, pairs),
-        None => judge.judge(rubric, pairs),
+    let ask = |pairs: &[JudgedPair<'_>]| match &cache {
+        Some(cache) => judge_with(cache, judge.as_ref(), pairs),
+        None => judge.judge(pairs),
     };
-    let mut record = ask(&rubric, &[pair])?
-        .into_iter()
-        .next()
-        .context("the judge gave no verdict")?;
+    let mut record = ask(&[pair])?.into_iter().next().context("the judge gave no verdict")?;
     let mut written = Spent::default();
     if let Some((template, max_tokens)) = reasons {
         let explainer = models.open_explainer(&spec, template, max_tokens)?;
-        record.reasons = explainer
-            .explain(&rubric, &[pair], ask)?
-            .into_iter()
-            .flatten()
-            .collect();
+        record.reasons = explainer.explain(&[pair], ask)?.into_iter().flatten().collect();
         written = explainer.spent();
     }
     let mut spent = judge.spent();
@@ -248,6 +242,16 @@ fn reasons(arguments: &JudgeArguments, spec: &JudgeSpec) -> Result<Option<(Reaso
 
 fn picture(file: &Path) -> Result<RgbImage> {
     Ok(Picture::open(file, &ReadOptions::local())?.image())
+}
+
+/// The SHA-256 of pictures as a run stores them, by which a rubric names them.
+fn source_hashes(files: &[PathBuf]) -> Result<Vec<Digest>> {
+    let options = ReadOptions {
+        transparency: Transparency::Dropped,
+        ..ReadOptions::local()
+    };
+    let stored = |file: &PathBuf| Ok(Picture::open(file, &options)?.digest);
+    files.iter().map(stored).collect()
 }
 
 fn why(reason: AbstainReason) -> &'static str {

@@ -5,17 +5,16 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
-use gavel_core::RunAssets;
 use gavel_core::spec::{JudgeBackEnd, JudgeSpec, RunSpec};
 use gavel_judge::{Models, Templates};
 use gavel_review::VerdictFile;
 use gavel_review::rejudge::{Again, Change, Rejudge, RejudgeOptions, RejudgeReport};
-use gavel_rubric::RubricSet;
+use gavel_rubric::Rubrics;
 
 use super::print_json;
 use super::source::SourceArguments;
 use crate::config;
-use crate::diagnostic::{Context as _, Diagnostic, Result};
+use crate::diagnostic::{Diagnostic, Result};
 use crate::output;
 
 #[derive(Debug, Args)]
@@ -77,8 +76,8 @@ pub(super) fn rejudge(arguments: &RejudgeArguments) -> Result<()> {
         prompts: arguments.prompts,
     };
     let rejudge = Rejudge::read(source.as_ref(), &options)?;
-    let (rubric, templates) = words(&source.spec().judge, rejudge.assets(), &spec.judge)?;
-    let themes = if arguments.by_theme { rubric.themes.len() } else { 0 };
+    let (rubrics, templates) = words(&source.spec().judge, &rejudge, &spec.judge)?;
+    let themes = if arguments.by_theme { rubrics.themes_max() } else { 0 };
     let cost = cost(&rejudge, &spec, themes);
     if arguments.dry_run {
         return output::print_line(cost);
@@ -92,7 +91,7 @@ pub(super) fn rejudge(arguments: &RejudgeArguments) -> Result<()> {
     let judge = Models::default().open(&spec.judge, &templates)?;
     let again = Again {
         judge: judge.as_ref(),
-        rubric: &rubric,
+        rubrics: &rubrics,
         kept: &VerdictFile::open(&arguments.cache)?,
         by_theme: arguments.by_theme,
     };
@@ -128,11 +127,11 @@ fn asked_for(spec: &RunSpec, arguments: &RejudgeArguments) -> Result<RunSpec> {
     Ok(spec)
 }
 
-/// The rubric and the judge's words: those that the run carries, and from files what is another one.
-fn words(of_run: &JudgeSpec, assets: &RunAssets, spec: &JudgeSpec) -> Result<(RubricSet, Templates)> {
-    let rubric = match spec.rubric == of_run.rubric {
-        true => RubricSet::from_text(&assets.rubric.text).context("the run's rubric holds no criterion")?,
-        false => RubricSet::load(&spec.rubric)?,
+/// The rubrics and the judge's words: those that the run carries, and from files what is another one.
+fn words(of_run: &JudgeSpec, rejudge: &Rejudge<'_>, spec: &JudgeSpec) -> Result<(Rubrics, Templates)> {
+    let rubrics = match spec.rubric == of_run.rubric {
+        true => rejudge.rubrics()?,
+        false => Rubrics::load(&spec.rubric)?,
     };
     let members = |back_end: &JudgeBackEnd| -> Vec<PathBuf> {
         let members = back_end.members().iter();
@@ -140,10 +139,10 @@ fn words(of_run: &JudgeSpec, assets: &RunAssets, spec: &JudgeSpec) -> Result<(Ru
     };
     let same = spec.template == of_run.template && members(&spec.back_end) == members(&of_run.back_end);
     let templates = match same {
-        true => Templates::of_run(spec, assets)?,
+        true => Templates::of_run(spec, rejudge.assets())?,
         false => Templates::load(spec)?,
     };
-    Ok((rubric, templates))
+    Ok((rubrics, templates))
 }
 
 /// What is going to be asked.
@@ -195,7 +194,11 @@ fn conclusion(report: &RejudgeReport) -> String {
     for theme in &report.themes {
         text += &format!("  {}: {}\n", theme.theme, line(&theme.change));
     }
-    text += &format!("judge      {}, rubric {}\n", report.judge, report.rubric.short());
+    text += &format!("judge      {}, rubric {}", report.judge, report.rubric.short());
+    if report.groups_by_own_rubric > 0 {
+        text += &format!(", {} groups by a rubric of their prompt", report.groups_by_own_rubric);
+    }
+    text += "\n";
     text
 }
 

@@ -1,5 +1,7 @@
 //! The held-out prompts of a run: what base, probes and tuned policy painted from the same noise, and what the judge says of it.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use axum::response::Response;
 use gavel_core::ids::{Digest, RunId, Step};
@@ -10,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::answer::answer;
 use super::ask::{Asked, Named};
+use super::rubrics::rubrics;
 use super::{Parts, Problem};
+use crate::gallery::RubricShown;
 
 /// Prompts on a page, unless the caller says otherwise, and at most.
 const TASKS: usize = 24;
@@ -33,6 +37,8 @@ pub(super) struct EvaluationPage {
     /// How many held-out prompts there are.
     prompts: usize,
     tasks: Vec<HeldOut>,
+    /// The rubrics that the verdicts name, by SHA-256. One that is not kept is left out.
+    rubrics: BTreeMap<Digest, RubricShown>,
     /// What to ask for with `after` to go on; null at the end.
     next: Option<usize>,
 }
@@ -74,7 +80,14 @@ pub(super) async fn evaluation(
     let from = query.after.map_or(0, |after| after.saturating_add(1));
     let limit = query.limit.unwrap_or(TASKS).min(TASKS_MAX);
     let look = move |run: &Run| EvaluationPage::of(run, from, limit);
-    answer(&rooms, async move { parts.driver.inspect(&RunId(run), look).await }).await
+    answer(&rooms, async move {
+        let run = RunId(run);
+        let mut page = parts.driver.inspect(&run, look).await?;
+        let verdicts = page.tasks.iter().flat_map(HeldOut::verdicts);
+        page.rubrics = rubrics(&parts, &run, verdicts.map(|record| record.rubric)).await?;
+        Ok::<_, Problem>(page)
+    })
+    .await
 }
 
 impl EvaluationPage {
@@ -85,12 +98,18 @@ impl EvaluationPage {
             run: run.id().clone(),
             prompts,
             tasks: (from..to).filter_map(|index| HeldOut::of(run, index)).collect(),
+            rubrics: BTreeMap::new(),
             next: (from < to && to < prompts).then(|| to - 1),
         }
     }
 }
 
 impl HeldOut {
+    fn verdicts(&self) -> impl Iterator<Item = &VerdictRecord> {
+        let probes = self.probes.iter().flat_map(|probe| &probe.verdict);
+        self.verdict.iter().chain(probes)
+    }
+
     fn of(run: &Run, index: usize) -> Option<Self> {
         let task = run.assets().held_out.get(index)?;
         let results = run.results();

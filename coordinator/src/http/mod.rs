@@ -17,6 +17,7 @@ mod pairs;
 mod problem;
 mod ready;
 mod results;
+mod rubrics;
 mod runs;
 mod session;
 mod stream;

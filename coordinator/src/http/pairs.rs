@@ -1,18 +1,21 @@
 //! `GET /api/v1/runs/{run}/pairs`: the judged pairs, a page at a time.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use gavel_core::ids::{RunId, Step};
+use gavel_core::ids::{Digest, RunId, Step};
 use gavel_core::run::Run;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::answer::answer;
 use super::ask::{Asked, Named};
+use super::rubrics::rubrics;
 use super::{Parts, Problem};
 use crate::driver::{DriverError, DriverHandle};
-use crate::gallery::{self, Cursor, Filling, Filter, JudgedPair, Outcome, Page};
+use crate::gallery::{self, Cursor, Filling, Filter, JudgedPair, Outcome, Page, RubricShown};
 
 /// Pairs on a page, unless the caller says otherwise, and at most.
 const PAIRS: usize = 12;
@@ -40,6 +43,8 @@ pub(super) struct PairsQuery {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Pairs {
     pairs: Vec<JudgedPair>,
+    /// The rubrics that their verdicts name, by SHA-256. One that is not kept is left out.
+    rubrics: BTreeMap<Digest, RubricShown>,
     /// What to ask for with `after` to go on; null at the end. A page may be shorter than was asked for, and not the last.
     next: Option<String>,
 }
@@ -61,8 +66,11 @@ pub(super) async fn pairs(
     let rooms = parts.rooms.clone();
     answer(&rooms, async move {
         let filling = Filling::new(filter, after, limit);
-        let page = fill(&parts.driver, &RunId(run), filling).await?;
+        let run = RunId(run);
+        let page = fill(&parts.driver, &run, filling).await?;
+        let named = page.pairs.iter().flat_map(JudgedPair::rubrics);
         Ok::<_, Problem>(Pairs {
+            rubrics: rubrics(&parts, &run, named).await?,
             pairs: page.pairs,
             next: page.next.map(|next| next.to_string()),
         })

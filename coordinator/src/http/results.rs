@@ -119,6 +119,8 @@ struct Rubric {
     sha256: Digest,
     /// Themes with their lines, between empty lines.
     text: String,
+    /// How many prompts are judged by a rubric of their own instead.
+    of_prompts: usize,
 }
 
 /// `GET /api/v1/runs/{run}/settings`.
@@ -128,16 +130,17 @@ pub(super) async fn settings(
     _: Asked<Nothing>,
 ) -> Result<Response, Problem> {
     let rooms = parts.rooms.clone();
-    let look = |run: &Run| (run.id().clone(), run.spec().clone(), run.assets().rubric.clone());
+    let look = |run: &Run| (run.id().clone(), run.spec().clone(), run.assets().clone());
     let settings = async move {
-        let (run, spec, rubric) = parts.driver.inspect(&RunId(run), look).await?;
+        let (run, spec, assets) = parts.driver.inspect(&RunId(run), look).await?;
         let unwritten = |error: serde_json::Error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
         Ok::<_, Problem>(Settings {
             run,
             spec: serde_json::to_value(&spec).map_err(unwritten)?,
             rubric: Rubric {
-                sha256: rubric.digest,
-                text: rubric.text,
+                sha256: assets.rubric.digest,
+                text: assets.rubric.text,
+                of_prompts: assets.prompt_rubrics.iter().len(),
             },
         })
     };

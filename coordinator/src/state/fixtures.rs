@@ -59,7 +59,7 @@ pub(super) fn completed(state: &State, LeaseKey { run, unit, fence }: LeaseKey) 
     let leased = state.run(&run).unwrap();
     let worker = leased.lease(&unit).unwrap().worker.clone();
     let assignment = leased.assignment(&unit).unwrap();
-    let outcome = rehearsal::work(leased.spec(), leased.assets().rubric_of(&unit), &assignment);
+    let outcome = rehearsal::work(leased.spec(), leased.assets().general_rubric(&unit), &assignment);
     Event::Completed {
         unit,
         worker,

@@ -48,6 +48,7 @@ pub(crate) fn assets() -> RunAssets {
         held_out: (0..3).map(|line| format!("held out {line}").into()).collect(),
         annotations: Default::default(),
         rubric: RubricText::new("the better picture wins"),
+        prompt_rubrics: Default::default(),
         template: "which?".into(),
         member_templates: Vec::new(),
         reason_template: None,

@@ -22,7 +22,7 @@ pub mod token;
 pub mod work;
 
 pub use assets::{
-    Annotation, Annotations, HeldOutJudgeAssets, LabelledPair, ModelFingerprints, RubricText, RunAssets,
-    UnreadableAssets,
+    Annotation, Annotations, HeldOutJudgeAssets, LabelledPair, ModelFingerprints, PromptRubric, PromptRubrics,
+    RubricText, RunAssets, UnreadableAssets,
 };
 pub use hint::{Diagnostic, Hint};

@@ -2,7 +2,7 @@
 
 use gavel_core::ids::Digest;
 use gavel_core::work::{Verdict, VerdictRecord};
-use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet};
+use gavel_rubric::{AskError, Judge, JudgedPair};
 use image::RgbImage;
 
 /// Where verdicts are kept. A cache that does not answer costs time and no verdict: what goes wrong with it is its own to tell.
@@ -15,8 +15,8 @@ pub trait VerdictCache {
 }
 
 /// All that a verdict depends on: the judge with its template and margin, the rubric, the prompt, and the pictures in order.
-pub fn verdict_key(judge: &dyn Judge, rubric: &RubricSet, pair: &JudgedPair<'_>) -> Digest {
-    let mut text = format!("{} {}", judge.identity(), rubric.digest());
+pub fn verdict_key(judge: &dyn Judge, pair: &JudgedPair<'_>) -> Digest {
+    let mut text = format!("{} {}", judge.identity(), pair.rubric.digest());
     for image in [pair.first, pair.second].into_iter().chain(pair.sources) {
         text += &format!(" {}", pixels(image));
     }
@@ -41,10 +41,9 @@ fn pixels(image: &RgbImage) -> Digest {
 pub fn judge_with(
     cache: &dyn VerdictCache,
     judge: &dyn Judge,
-    rubric: &RubricSet,
     pairs: &[JudgedPair<'_>],
 ) -> Result<Vec<VerdictRecord>, AskError> {
-    let keys: Vec<Digest> = pairs.iter().map(|pair| verdict_key(judge, rubric, pair)).collect();
+    let keys: Vec<Digest> = pairs.iter().map(|pair| verdict_key(judge, pair)).collect();
     let mut known = cache.recall(&keys);
     known.resize(pairs.len(), None);
     let unknown = || {
@@ -57,7 +56,7 @@ pub fn judge_with(
     let asked: Vec<JudgedPair<'_>> = unknown().map(|((_, pair), _)| *pair).collect();
     let judged = match asked.is_empty() {
         true => Vec::new(),
-        false => judge.judge(rubric, &asked)?,
+        false => judge.judge(&asked)?,
     };
     let worth: Vec<(Digest, VerdictRecord)> = unknown()
         .map(|(_, key)| *key)
@@ -97,6 +96,7 @@ mod tests {
 
     use gavel_core::ids::PromptIndex;
     use gavel_core::work::{AbstainReason, Side, Vote};
+    use gavel_rubric::RubricSet;
 
     use super::*;
 
@@ -131,12 +131,12 @@ mod tests {
             Digest::of(self.identity.as_bytes())
         }
 
-        fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+        fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
             self.asked.fetch_add(pairs.len(), Ordering::SeqCst);
             let record = |pair: &JudgedPair<'_>| VerdictRecord {
                 verdict: self.verdict.clone(),
                 votes: self.votes.clone(),
-                ..VerdictRecord::failed(pair.prompt_index, String::new(), rubric.digest())
+                ..VerdictRecord::failed(pair.prompt_index, String::new(), pair.rubric.digest())
             };
             Ok(pairs.iter().map(record).collect())
         }
@@ -165,34 +165,35 @@ mod tests {
     fn a_verdict_is_recalled_for_the_very_same_question_and_for_no_other() {
         let [dark, light, other] = [image(1), image(200), image(90)];
         let wide = RgbImage::from_pixel(3, 2, image::Rgb([1; 3]));
+        let (sharp, blurred) = (rubric("Sharp."), rubric("Blurred."));
         let pair = |prompt, sources, first, second| JudgedPair {
             prompt_index: PromptIndex(4),
             prompt,
             sources,
             first,
             second,
+            rubric: &sharp,
         };
         let same = pair("a cat", &[], &dark, &light);
         let judge = counting("one", FIRST);
         let memory = Memory::default();
-        let asked = |judge: &Counting, rubric: &RubricSet, pair: JudgedPair<'_>| {
+        let asked = |judge: &Counting, pair: JudgedPair<'_>| {
             let before = judge.asked.load(Ordering::SeqCst);
-            judge_with(&memory, judge, rubric, &[pair]).unwrap();
+            judge_with(&memory, judge, &[pair]).unwrap();
             judge.asked.load(Ordering::SeqCst) - before
         };
-        let sharp = rubric("Sharp.");
-        assert_eq!(asked(&judge, &sharp, same), 1);
+        assert_eq!(asked(&judge, same), 1);
         let elsewhere = JudgedPair {
             prompt_index: PromptIndex(9),
             ..same
         };
-        assert_eq!(
-            asked(&judge, &sharp, elsewhere),
-            0,
-            "the place is no part of the question"
-        );
-        assert_eq!(asked(&counting("another judge", FIRST), &sharp, same), 1);
-        assert_eq!(asked(&judge, &rubric("Blurred."), same), 1);
+        assert_eq!(asked(&judge, elsewhere), 0, "the place is no part of the question");
+        assert_eq!(asked(&counting("another judge", FIRST), same), 1);
+        let by_another = JudgedPair {
+            rubric: &blurred,
+            ..same
+        };
+        assert_eq!(asked(&judge, by_another), 1);
         for changed in [
             pair("a dog", &[], &dark, &light),
             pair("a cat", &[], &light, &dark),
@@ -202,14 +203,15 @@ mod tests {
             pair("a cat", std::slice::from_ref(&other), &dark, &light),
             pair("a cat", std::slice::from_ref(&light), &dark, &light),
         ] {
-            assert_eq!(asked(&judge, &sharp, changed), 1, "{}", changed.prompt);
-            assert_eq!(asked(&judge, &sharp, changed), 0);
+            assert_eq!(asked(&judge, changed), 1, "{}", changed.prompt);
+            assert_eq!(asked(&judge, changed), 0);
         }
     }
 
     #[test]
     fn only_what_is_unknown_is_asked_and_places_are_kept() {
         let images: Vec<RgbImage> = (0..4).map(image).collect();
+        let (judge, memory, sharp) = (counting("one", FIRST), Memory::default(), rubric("Sharp."));
         let pairs: Vec<JudgedPair<'_>> = (0..3)
             .map(|index| JudgedPair {
                 prompt_index: PromptIndex(index),
@@ -217,24 +219,25 @@ mod tests {
                 sources: &[],
                 first: &images[index as usize],
                 second: &images[3],
+                rubric: &sharp,
             })
             .collect();
-        let (judge, memory, sharp) = (counting("one", FIRST), Memory::default(), rubric("Sharp."));
-        judge_with(&memory, &judge, &sharp, &pairs[1..2]).unwrap();
-        let records = judge_with(&memory, &judge, &sharp, &pairs).unwrap();
+        judge_with(&memory, &judge, &pairs[1..2]).unwrap();
+        let records = judge_with(&memory, &judge, &pairs).unwrap();
         assert!(records.iter().map(|record| record.prompt_index.0).eq(0..3));
         assert_eq!(judge.asked.load(Ordering::SeqCst), 3);
     }
 
     #[test]
     fn failures_are_never_kept_and_abstentions_are() {
-        let (dark, light) = (image(1), image(2));
+        let (dark, light, sharp) = (image(1), image(2), rubric("Sharp."));
         let pair = JudgedPair {
             prompt_index: PromptIndex(0),
             prompt: "a cat",
             sources: &[],
             first: &dark,
             second: &light,
+            rubric: &sharp,
         };
         let failed = Verdict::Failed { reason: "away".into() };
         let abstains = Verdict::Abstain {
@@ -251,7 +254,7 @@ mod tests {
         for (judge, expected) in [(counting("a", failed), 2), (lame, 2), (counting("b", abstains), 1)] {
             let memory = Memory::default();
             for _ in 0..2 {
-                judge_with(&memory, &judge, &rubric("Sharp."), &[pair]).unwrap();
+                judge_with(&memory, &judge, &[pair]).unwrap();
             }
             assert_eq!(judge.asked.load(Ordering::SeqCst), expected, "{}", judge.identity);
         }

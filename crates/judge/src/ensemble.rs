@@ -4,7 +4,7 @@ use gavel_core::Diagnostic;
 use gavel_core::ids::Digest;
 use gavel_core::spec::EnsembleSpec;
 use gavel_core::work::{AbstainReason, Spent, Verdict, VerdictRecord, Vote, majority};
-use gavel_rubric::{AskError, Chat, Judge, JudgedPair, RubricSet};
+use gavel_rubric::{AskError, Chat, Judge, JudgedPair};
 
 use crate::Error;
 use crate::open::{BackEnd, Models, OpenOptions, back_end};
@@ -63,7 +63,8 @@ impl Ensemble {
     }
 
     /// `records` are the members' about the same pair, in their order.
-    fn tally(&self, pair: &JudgedPair<'_>, rubric: Digest, records: Vec<VerdictRecord>) -> VerdictRecord {
+    fn tally(&self, pair: &JudgedPair<'_>, records: Vec<VerdictRecord>) -> VerdictRecord {
+        let rubric = pair.rubric.digest();
         let mut weights = 0.0;
         let mut order_probabilities = [0.0; 2];
         let mut votes = Vec::with_capacity(records.len());
@@ -125,13 +126,13 @@ impl Judge for Ensemble {
         self.identity
     }
 
-    fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+    fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         // Beside each other: some wait for a server while others compute.
         let judged: Vec<Result<Vec<VerdictRecord>, AskError>> = std::thread::scope(|scope| {
             let members: Vec<_> = self
                 .members
                 .iter()
-                .map(|(_, member)| scope.spawn(move || member.judge(rubric, pairs)))
+                .map(|(_, member)| scope.spawn(move || member.judge(pairs)))
                 .collect();
             members
                 .into_iter()
@@ -141,15 +142,15 @@ impl Judge for Ensemble {
         if let Some(error) = nobody(&judged) {
             return Err(error);
         }
-        let digest = rubric.digest();
         let mut records: Vec<_> = judged
             .into_iter()
             .map(|member| match member {
                 Ok(records) => records.into_iter(),
                 Err(error) => {
                     tracing::warn!(reason = %Diagnostic::foreign(&error), "a member of the ensemble is left out");
-                    let failed =
-                        |pair: &JudgedPair<'_>| VerdictRecord::failed(pair.prompt_index, error.to_string(), digest);
+                    let failed = |pair: &JudgedPair<'_>| {
+                        VerdictRecord::failed(pair.prompt_index, error.to_string(), pair.rubric.digest())
+                    };
                     pairs.iter().map(failed).collect::<Vec<_>>().into_iter()
                 }
             })
@@ -158,7 +159,7 @@ impl Judge for Ensemble {
             .iter()
             .map(|pair| {
                 let votes = records.iter_mut().filter_map(Iterator::next).collect();
-                self.tally(pair, digest, votes)
+                self.tally(pair, votes)
             })
             .collect())
     }
@@ -191,6 +192,7 @@ mod tests {
 
     use gavel_core::ids::PromptIndex;
     use gavel_core::work::Side;
+    use gavel_rubric::RubricSet;
     use image::RgbImage;
 
     use super::*;
@@ -209,7 +211,7 @@ mod tests {
             Digest::of(self.0.as_bytes())
         }
 
-        fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+        fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
             let mut said = self.1.lock().unwrap();
             let record = |pair: &JudgedPair<'_>| {
                 let (verdict, probability) = said.pop_front().unwrap()?;
@@ -217,7 +219,7 @@ mod tests {
                     verdict,
                     probability_first: probability,
                     order_probabilities: [probability; 2],
-                    ..VerdictRecord::failed(pair.prompt_index, String::new(), rubric.digest())
+                    ..VerdictRecord::failed(pair.prompt_index, String::new(), pair.rubric.digest())
                 })
             };
             pairs.iter().map(record).collect()
@@ -260,15 +262,16 @@ mod tests {
             (weight, judge)
         });
         let image = RgbImage::new(1, 1);
+        let rubric = RubricSet::from_text("Sharp.").unwrap();
         let pair = JudgedPair {
             prompt_index: PromptIndex(7),
             prompt: "",
             sources: &[],
             first: &image,
             second: &image,
+            rubric: &rubric,
         };
-        let rubric = RubricSet::from_text("Sharp.").unwrap();
-        let mut records = Ensemble::new(members.collect(), 0.0).judge(&rubric, &[pair])?;
+        let mut records = Ensemble::new(members.collect(), 0.0).judge(&[pair])?;
         Ok(records.swap_remove(0))
     }
 

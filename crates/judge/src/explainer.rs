@@ -22,32 +22,45 @@ impl Explainer {
         }
     }
 
-    /// The reasons of each pair, in order, with one for each theme of the rubric. `judge` gives the verdicts under a rubric, as
-    /// [`gavel_rubric::Judge::judge`] does. A verdict is never changed to suit a sentence, nor a sentence to suit the verdict under the
+    /// The reasons of each pair, in order, with one for each theme of its rubric. `judge` gives verdicts as [`gavel_rubric::Judge::judge`] does,
+    /// here by one theme at a time. A verdict is never changed to suit a sentence, nor a sentence to suit the verdict under the
     /// whole rubric.
     ///
     /// # Errors
     /// [`AskError`] when a theme cannot be judged or a sentence not be had.
     pub fn explain(
         &self,
-        rubric: &RubricSet,
         pairs: &[JudgedPair<'_>],
-        judge: impl Fn(&RubricSet, &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError>,
+        judge: impl Fn(&[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError>,
     ) -> Result<Vec<Vec<Reason>>, AskError> {
-        let mut reasons = vec![Vec::with_capacity(rubric.themes.len()); pairs.len()];
-        if pairs.is_empty() {
-            return Ok(reasons);
-        }
-        for theme in &rubric.themes {
-            let records = judge(&RubricSet::of_themes(vec![theme.clone()]), pairs)?;
-            let judged: Vec<(&JudgedPair<'_>, VerdictRecord)> = pairs.iter().zip(records).collect();
-            let sentences = threads::map(self.concurrency, &judged, |_, (pair, record)| match record.verdict {
-                Verdict::Preferred { side } => self.sentence(theme, pair, side),
+        let mut reasons = vec![Vec::new(); pairs.len()];
+        let most = pairs.iter().map(|pair| pair.rubric.themes.len()).max().unwrap_or(0);
+        for index in 0..most {
+            // The pairs whose rubric has so many themes, each with this one alone.
+            let places: Vec<usize> = (0..pairs.len())
+                .filter(|place| pairs[*place].rubric.themes.len() > index)
+                .collect();
+            let theme_of = |place: usize| &pairs[place].rubric.themes[index];
+            let alone: Vec<RubricSet> = places
+                .iter()
+                .map(|place| RubricSet::of_themes(vec![theme_of(*place).clone()]))
+                .collect();
+            let by_theme: Vec<JudgedPair<'_>> = places
+                .iter()
+                .zip(&alone)
+                .map(|(place, rubric)| JudgedPair {
+                    rubric,
+                    ..pairs[*place]
+                })
+                .collect();
+            let judged: Vec<(usize, VerdictRecord)> = places.into_iter().zip(judge(&by_theme)?).collect();
+            let sentences = threads::map(self.concurrency, &judged, |_, (place, record)| match record.verdict {
+                Verdict::Preferred { side } => self.sentence(theme_of(*place), &pairs[*place], side),
                 Verdict::Abstain { .. } | Verdict::Failed { .. } => Ok(None),
             })?;
-            for ((reasons, (_, record)), sentence) in reasons.iter_mut().zip(judged).zip(sentences) {
-                reasons.push(Reason {
-                    theme: theme.name.clone(),
+            for ((place, record), sentence) in judged.into_iter().zip(sentences) {
+                reasons[place].push(Reason {
+                    theme: theme_of(place).name.clone(),
                     verdict: record.verdict,
                     probability_first: record.probability_first,
                     sentence,
@@ -128,8 +141,12 @@ mod tests {
                             { text = \"{{ theme }}:{% for tip in criteria %} {{ tip }}{% endfor %} {{ better }}\" }]";
 
     /// A rubric of the word "Sharp" prefers the second, of "Bright" the first; others do not decide.
-    fn judge(rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
-        let text = rubric.text();
+    fn judge(pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+        Ok(pairs.iter().map(verdict).collect())
+    }
+
+    fn verdict(pair: &JudgedPair<'_>) -> VerdictRecord {
+        let text = pair.rubric.text();
         let verdict = match (text.contains("Sharp"), text.contains("Bright")) {
             (true, false) => Verdict::Preferred { side: Side::Second },
             (false, true) => Verdict::Preferred { side: Side::First },
@@ -137,34 +154,38 @@ mod tests {
                 reason: AbstainReason::OrdersDisagree,
             },
         };
-        let record = |pair: &JudgedPair<'_>| VerdictRecord {
-            verdict: verdict.clone(),
-            ..VerdictRecord::failed(pair.prompt_index, String::new(), rubric.digest())
-        };
-        Ok(pairs.iter().map(record).collect())
+        VerdictRecord {
+            verdict,
+            ..VerdictRecord::failed(pair.prompt_index, String::new(), pair.rubric.digest())
+        }
     }
 
     fn explained(complete: bool) -> Vec<Vec<Reason>> {
         let template = ReasonTemplate::parse(TEMPLATE, Path::new("reason.toml")).unwrap();
         let image = RgbImage::new(1, 1);
-        let pair = |index| JudgedPair {
+        let rubric =
+            RubricSet::from_text("Look\n- Sharp.\n- In focus.\n\nLight\n- Bright.\n\nRest\n- Pleasant.").unwrap();
+        let short = RubricSet::from_text("Light\n- Bright.").unwrap();
+        let pair = |index, rubric| JudgedPair {
             prompt_index: PromptIndex(index),
             prompt: "a cat",
             sources: &[],
             first: &image,
             second: &image,
+            rubric,
         };
-        let rubric =
-            RubricSet::from_text("Look\n- Sharp.\n- In focus.\n\nLight\n- Bright.\n\nRest\n- Pleasant.").unwrap();
         let explainer = Explainer::new(Box::new(Echo { complete }), template, 8, 2);
-        explainer.explain(&rubric, &[pair(0), pair(1)], judge).unwrap()
+        let pairs = [pair(0, &rubric), pair(1, &short), pair(2, &rubric)];
+        explainer.explain(&pairs, judge).unwrap()
     }
 
     #[test]
     fn each_theme_is_judged_alone_and_explained_where_it_decides() {
         let reasons = explained(true);
-        assert_eq!(reasons.len(), 2);
-        assert_eq!(reasons[0], reasons[1]);
+        assert_eq!(reasons.len(), 3);
+        assert_eq!(reasons[0], reasons[2]);
+        // A pair whose rubric has one theme has one reason.
+        assert_eq!(reasons[1], reasons[0][1..2]);
         let told: Vec<_> = reasons[0]
             .iter()
             .map(|reason| (reason.theme.as_deref(), &reason.verdict, reason.sentence.as_deref()))

@@ -1,7 +1,7 @@
 //! A template's words around one pair.
 
 use gavel_core::bounds;
-use gavel_rubric::{JudgeTemplate, JudgedPair, Message, Pictures, RubricSet};
+use gavel_rubric::{JudgeTemplate, JudgedPair, Message, Pictures};
 use image::RgbImage;
 
 use crate::Error;
@@ -15,12 +15,7 @@ pub(crate) struct Question<'a> {
 impl<'a> Question<'a> {
     /// # Errors
     /// [`Error::Template`]; [`Error::LongPrompt`]; [`Error::Unfit`] when the template shows a picture that the pair does not have.
-    pub(crate) fn new(
-        template: &JudgeTemplate,
-        rubric: &RubricSet,
-        pair: &JudgedPair<'a>,
-        pictures: Pictures,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(template: &JudgeTemplate, pair: &JudgedPair<'a>, pictures: Pictures) -> Result<Self, Error> {
         bounds::WORDS.check("prompt", pair.prompt.len())?;
         let mut images = vec![pair.first, pair.second];
         match (template.shows_base(), pair.sources) {
@@ -45,7 +40,7 @@ impl<'a> Question<'a> {
             (_, sources) => images.extend(sources),
         }
         Ok(Self {
-            messages: template.render(pair.prompt, rubric, pictures, pair.sources.len())?,
+            messages: template.render(pair.prompt, pair.rubric, pictures, pair.sources.len())?,
             images,
         })
     }

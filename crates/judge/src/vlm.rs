@@ -55,16 +55,17 @@ impl VlmJudge {
     }
 
     /// One record for each pair. A pair that the model refuses fails alone; what is wrong with the model is an error.
-    fn verdicts(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, Error> {
-        match self.batch(rubric, pairs) {
+    fn verdicts(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, Error> {
+        match self.batch(pairs) {
             Err(error) if error.is_of_the_pair() && pairs.len() > 1 => {
-                let alone = pairs.chunks(1).map(|pair| self.verdicts(rubric, pair));
+                let alone = pairs.chunks(1).map(|pair| self.verdicts(pair));
                 Ok(alone.collect::<Result<Vec<_>, Error>>()?.concat())
             }
             Err(error) if error.is_of_the_pair() => {
                 let reason = Diagnostic::of(&error).to_string();
-                let failed =
-                    |pair: &JudgedPair<'_>| VerdictRecord::failed(pair.prompt_index, reason.clone(), rubric.digest());
+                let failed = |pair: &JudgedPair<'_>| {
+                    VerdictRecord::failed(pair.prompt_index, reason.clone(), pair.rubric.digest())
+                };
                 Ok(pairs.iter().map(failed).collect())
             }
             judged => judged,
@@ -72,25 +73,24 @@ impl VlmJudge {
     }
 
     /// All pairs in one pass.
-    fn batch(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, Error> {
+    fn batch(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, Error> {
         let mut questions = Vec::with_capacity(2 * pairs.len());
         for pair in pairs {
             for pictures in [Pictures::InOrder, Pictures::Swapped] {
-                questions.push(Prompt::of(&Question::new(&self.template, rubric, pair, pictures)?));
+                questions.push(Prompt::of(&Question::new(&self.template, pair, pictures)?));
             }
         }
         let conversations: Vec<Conversation<'_>> = questions.iter().map(Prompt::conversation).collect();
         let logits = self.model.next_token_logits_batch(&conversations)?;
-        let rubric = rubric.digest();
         pairs
             .iter()
             .zip(logits.chunks_exact(2))
-            .map(|(pair, logits)| self.record(rubric, pair, logits))
+            .map(|(pair, logits)| self.record(pair, logits))
             .collect()
     }
 
     /// `logits` hold both orders: first candidate first, then second candidate first.
-    fn record(&self, rubric: Digest, pair: &JudgedPair<'_>, logits: &[Vec<f32>]) -> Result<VerdictRecord, Error> {
+    fn record(&self, pair: &JudgedPair<'_>, logits: &[Vec<f32>]) -> Result<VerdictRecord, Error> {
         let not_finite = || Error::NotFinite {
             prompt: pair.prompt.to_owned(),
         };
@@ -102,7 +102,7 @@ impl VlmJudge {
             verdict,
             probability_first: mean(order_probabilities),
             order_probabilities,
-            rubric,
+            rubric: pair.rubric.digest(),
             votes: Vec::new(),
             reasons: Vec::new(),
             difference: None,
@@ -119,9 +119,8 @@ impl Judge for VlmJudge {
         self.identity
     }
 
-    fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
-        self.verdicts(rubric, pairs)
-            .map_err(|error| AskError::unanswerable(&error))
+    fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+        self.verdicts(pairs).map_err(|error| AskError::unanswerable(&error))
     }
 }
 
@@ -146,8 +145,9 @@ pub fn check_question(folder: &VlmInspection, template: &JudgeTemplate, rubric: 
         },
         first: &image,
         second: &image,
+        rubric,
     };
-    let prompt = Prompt::of(&Question::new(template, rubric, &pair, Pictures::InOrder)?);
+    let prompt = Prompt::of(&Question::new(template, &pair, Pictures::InOrder)?);
     let seen = folder.image_slots(&prompt.messages)?;
     if seen != prompt.images.len() {
         return Err(Error::Model(ModelError::Value {

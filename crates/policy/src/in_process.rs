@@ -12,7 +12,7 @@ use gavel_core::{
     work::{Side, VerdictRecord},
 };
 use gavel_models::denoiser::Task;
-use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet};
+use gavel_rubric::{AskError, Judge, JudgedPair, Rubrics};
 use image::RgbImage;
 
 use crate::{
@@ -58,8 +58,8 @@ pub struct InProcess<'a> {
     pub sampler: &'a mut Sampler,
     /// Its judge.
     pub judge: &'a dyn Judge,
-    /// What the judge reads.
-    pub rubric: &'a RubricSet,
+    /// What the judge decides by.
+    pub rubrics: &'a Rubrics,
 }
 
 /// A whole step.
@@ -146,7 +146,7 @@ impl InProcess<'_> {
         let pairs: Vec<JudgedPair<'_>> = held_out
             .iter()
             .zip(base.iter().zip(&tuned))
-            .map(|(prompt, (base, tuned))| pair(prompt, base, tuned))
+            .map(|(prompt, (base, tuned))| pair(self.rubrics, prompt, base, tuned))
             .collect();
         let comparisons = self.ask(&pairs)?;
         let win_rate = WinRate::of(comparisons.iter());
@@ -179,7 +179,9 @@ impl InProcess<'_> {
         let mut pairs = Vec::with_capacity(prompts.len() * rpo::match_count(candidates));
         for (prompt, group) in prompts.iter().zip(samples.chunks_exact(candidates)) {
             let matches = rpo::matches(candidates);
-            pairs.extend(matches.map(|(first, second)| pair(prompt, &group[first].image, &group[second].image)));
+            pairs.extend(
+                matches.map(|(first, second)| pair(self.rubrics, prompt, &group[first].image, &group[second].image)),
+            );
         }
         let verdicts = self.ask(&pairs)?;
         let mut verdicts = verdicts.chunks_exact(rpo::match_count(candidates));
@@ -211,21 +213,22 @@ impl InProcess<'_> {
     fn ask(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         let mut verdicts = Vec::with_capacity(pairs.len());
         for chunk in pairs.chunks(self.spec.judge.batch.max(1) as usize) {
-            verdicts.extend(self.judge.judge(self.rubric, chunk)?);
+            verdicts.extend(self.judge.judge(chunk)?);
         }
         Ok(verdicts)
     }
 }
 
-/// Two pictures of a prompt, with those that it edits.
-fn pair<'a>(prompt: &Prompt<'a>, first: &'a RgbImage, second: &'a RgbImage) -> JudgedPair<'a> {
-    let Prompt { index, task, .. } = *prompt;
+/// Two pictures of a prompt, with those that it edits and the rubric that decides about it.
+fn pair<'a>(rubrics: &'a Rubrics, prompt: &Prompt<'a>, first: &'a RgbImage, second: &'a RgbImage) -> JudgedPair<'a> {
+    let Prompt { index, task, sources } = *prompt;
     JudgedPair {
         prompt_index: index,
         prompt: task.words,
         sources: task.sources,
         first,
         second,
+        rubric: rubrics.of(task.words, sources),
     }
 }
 
@@ -234,6 +237,8 @@ fn pair<'a>(prompt: &Prompt<'a>, first: &'a RgbImage, second: &'a RgbImage) -> J
 pub struct Labelled<'a> {
     /// The words, and the source pictures of an edit.
     pub task: Task<'a>,
+    /// Hashes of the source pictures.
+    pub sources: &'a [Digest],
     /// The first picture.
     pub first: &'a RgbImage,
     /// The second picture.
@@ -246,15 +251,15 @@ pub struct Labelled<'a> {
 ///
 /// # Errors
 /// [`AskError`] when a pair cannot be judged.
-pub fn judge_counts(judge: &dyn Judge, rubric: &RubricSet, labelled: &[Labelled<'_>]) -> Result<JudgeCounts, AskError> {
+pub fn judge_counts(judge: &dyn Judge, rubrics: &Rubrics, labelled: &[Labelled<'_>]) -> Result<JudgeCounts, AskError> {
     let mut records = Vec::with_capacity(labelled.len());
     for (index, one) in (0..).zip(labelled) {
         let prompt = Prompt {
             index: PromptIndex(index),
             task: one.task,
-            sources: &[],
+            sources: one.sources,
         };
-        let judged = judge.judge(rubric, &[pair(&prompt, one.first, one.second)])?;
+        let judged = judge.judge(&[pair(rubrics, &prompt, one.first, one.second)])?;
         records.extend(judged.into_iter().map(|record| (record, one.preferred)));
     }
     Ok(JudgeCounts::of(

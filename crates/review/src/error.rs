@@ -25,6 +25,12 @@ pub enum Error {
         /// The folder.
         folder: PathBuf,
     },
+    /// The text of a rubric that a run names is none.
+    #[error("rubric {} of the run holds no criterion", rubric.short())]
+    Rubric {
+        /// Its fingerprint.
+        rubric: Digest,
+    },
     /// The run's folder takes no files.
     #[error("{folder}: cannot write to the run's folder")]
     FolderUnwritable {
@@ -303,6 +309,7 @@ impl Hint for Error {
             Self::Blobs(BlobError::Corrupt { .. }) => {
                 "the file was changed or the disk is failing: restore it from a copy, or resume the run, which makes it again"
             }
+            Self::Rubric { .. } => "name another rubric with --rubric FILE",
             Self::Blobs(error) => return error.hint(),
             Self::Judge(error) => return error.hint(),
             Self::Ledger(error) => return error.hint(),

@@ -22,6 +22,7 @@ fn assets(prompt: &str, template: &str) -> RunAssets {
     RunAssets {
         prompts: vec![prompt.into()],
         rubric: RubricText::new("Colours match."),
+        prompt_rubrics: Default::default(),
         template: template.into(),
         ..RunAssets::default()
     }

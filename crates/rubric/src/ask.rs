@@ -68,12 +68,12 @@ pub trait Judge: Send + Sync {
     /// Fingerprint of everything but rubric and pair that a verdict depends on: the model, the template's words, the margin.
     fn identity(&self) -> Digest;
 
-    /// Judges pairs, each in both image orders; one record for each, in order. A pair's verdict does not depend on the others.
-    /// An answer that cannot be used is no error but an abstention or a failed verdict of that pair. The rubric may be empty.
+    /// Judges pairs, each in both image orders and by its own rubric; one record for each, in order. A pair's verdict does not depend on
+    /// the others. An answer that cannot be used is no error but an abstention or a failed verdict of that pair.
     ///
     /// # Errors
     /// [`AskError`] when a pair cannot be judged, after the back end's own attempts.
-    fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError>;
+    fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError>;
 
     /// What has been used so far; nothing for a model in this process.
     fn spent(&self) -> Spent {
@@ -94,6 +94,8 @@ pub struct JudgedPair<'a> {
     pub first: &'a RgbImage,
     /// The second candidate.
     pub second: &'a RgbImage,
+    /// What decides about them; it may be empty.
+    pub rubric: &'a RubricSet,
 }
 
 /// What a server said, cut short and without secrets: for whoever asked and for its log. Nobody else is shown it, since the

@@ -50,6 +50,26 @@ pub enum RubricError {
         /// The key, for example `themes[0].tips[2]`.
         key: String,
     },
+    /// A set of a single prompt that cannot be used.
+    #[error("{}: `prompts[{index}]` ({prompt:.60}) {problem}", file.display())]
+    Prompt {
+        /// The file.
+        file: PathBuf,
+        /// Its index among the file's prompts.
+        index: usize,
+        /// The prompt's words.
+        prompt: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A set whose text says other themes than the file.
+    #[error("{}: `{key}`: a judge would read other themes than these", file.display())]
+    Ambiguous {
+        /// The file.
+        file: PathBuf,
+        /// The key, for example `prompts[3]`.
+        key: String,
+    },
 }
 
 impl Hint for RubricError {
@@ -66,6 +86,10 @@ impl Hint for RubricError {
             Self::Version { known, .. } => format!("write `version = {known}`"),
             Self::Empty { .. } => "write at least one criterion: a tip of a theme, or a line of bare text".to_owned(),
             Self::Line { .. } => "write each name and criterion as one line of text".to_owned(),
+            Self::Prompt { .. } => "docs/rubrics.md says what the set of a single prompt may be".to_owned(),
+            Self::Ambiguous { .. } => {
+                "give every theme but the first a name, and let no name begin with `-` or `*`".to_owned()
+            }
         })
     }
 }

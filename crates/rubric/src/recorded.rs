@@ -28,6 +28,8 @@ pub struct RecordedPair<'a> {
     pub index: PromptIndex,
     /// The pair.
     pub pair: RankedPair<'a>,
+    /// What decides about it.
+    pub rubric: &'a RubricSet,
 }
 
 /// A request for words, with the pictures as they are encoded.
@@ -147,19 +149,13 @@ impl<'a> Recorded<'a> {
     ///
     /// # Errors
     /// [`AskError`] of the judge, or of a journal that cannot be written.
-    pub fn judge(
-        &self,
-        judge: &dyn Judge,
-        rubric: &RubricSet,
-        pairs: &[RecordedPair<'_>],
-    ) -> Result<Vec<VerdictRecord>, AskError> {
-        let words = rubric.digest();
+    pub fn judge(&self, judge: &dyn Judge, pairs: &[RecordedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         let keys: Vec<Digest> = pairs
             .iter()
-            .map(|RecordedPair { pair, .. }| {
+            .map(|RecordedPair { pair, rubric, .. }| {
                 key(&json!({
                     "judge": judge.identity(),
-                    "rubric": words,
+                    "rubric": rubric.digest(),
                     "caption": pair.example.prompt,
                     "base": pair.example.source.as_ref().map(|base| base.digest),
                     "pictures": pair.pictures.map(|picture| picture.digest),
@@ -182,7 +178,7 @@ impl<'a> Recorded<'a> {
             .map(|(index, decoded)| decoded.question(&pairs[*index]))
             .collect();
         if !open.is_empty() {
-            let answers = judge.judge(rubric, &open)?;
+            let answers = judge.judge(&open)?;
             if answers.len() != open.len() {
                 return Err(AskError::Unanswerable {
                     reason: format!("the judge gave {} verdicts for {} pairs", answers.len(), open.len()),
@@ -214,7 +210,6 @@ impl<'a> Recorded<'a> {
     pub fn judge_all(
         &self,
         judge: &dyn Judge,
-        rubric: &RubricSet,
         pairs: &[RecordedPair<'_>],
         batch: usize,
         threads_max: usize,
@@ -222,7 +217,7 @@ impl<'a> Recorded<'a> {
     ) -> Result<Vec<VerdictRecord>, AskError> {
         let batches: Vec<&[RecordedPair<'_>]> = pairs.chunks(batch.max(1)).collect();
         let records = threads::map(threads_max, &batches, |_, batch| {
-            let records = self.judge(judge, rubric, batch)?;
+            let records = self.judge(judge, batch)?;
             done(batch.len());
             Ok(records)
         })?;
@@ -272,6 +267,7 @@ impl Decoded {
             sources: self.source.as_slice(),
             first: &self.pictures[0],
             second: &self.pictures[1],
+            rubric: recorded.rubric,
         }
     }
 }

@@ -1,12 +1,9 @@
-//! Rubric sets: criteria in themes, from TOML or bare text.
-
-use std::path::Path;
+//! Rubric sets: criteria in themes.
 
 use gavel_core::ids::Digest;
-use gavel_core::text;
 use serde::{Deserialize, Serialize};
 
-use crate::{Provenance, RubricError};
+use crate::Provenance;
 
 pub(crate) const VERSION: u32 = 1;
 
@@ -39,60 +36,6 @@ pub struct Theme {
 }
 
 impl RubricSet {
-    /// Reads a rubric file: a rubric set when its name ends in `.toml`, bare text otherwise.
-    ///
-    /// # Errors
-    /// [`RubricError`], which names the file and the key.
-    pub fn load(file: &Path) -> Result<Self, RubricError> {
-        let text = text::of(std::fs::read(file)).map_err(|source| RubricError::Read {
-            file: file.to_owned(),
-            source,
-        })?;
-        if file
-            .extension()
-            .is_some_and(|extension| extension.eq_ignore_ascii_case("toml"))
-        {
-            Self::from_toml(&text, file)
-        } else {
-            Self::from_text(&text).ok_or_else(|| RubricError::Empty { file: file.to_owned() })
-        }
-    }
-
-    fn from_toml(text: &str, file: &Path) -> Result<Self, RubricError> {
-        let set: Self = toml::from_str(text).map_err(|source| RubricError::Syntax {
-            file: file.to_owned(),
-            source: Box::new(source),
-        })?;
-        if set.version != VERSION {
-            return Err(RubricError::Version {
-                file: file.to_owned(),
-                found: set.version,
-                known: VERSION,
-            });
-        }
-        for (index, theme) in set.themes.iter().enumerate() {
-            let named = theme.name.iter().map(|name| (format!("themes[{index}].name"), name));
-            let tips = theme
-                .tips
-                .iter()
-                .enumerate()
-                .map(|(tip, text)| (format!("themes[{index}].tips[{tip}]"), text));
-            if let Some((key, _)) = named
-                .chain(tips)
-                .find(|(_, text)| text.trim().is_empty() || text.trim().contains('\n'))
-            {
-                return Err(RubricError::Line {
-                    file: file.to_owned(),
-                    key,
-                });
-            }
-        }
-        if set.criteria().next().is_none() {
-            return Err(RubricError::Empty { file: file.to_owned() });
-        }
-        Ok(set)
-    }
-
     /// Reads bare text, also what [`RubricSet::text`] wrote. Where some lines begin with `-` or `*`, these are the criteria and
     /// the others are headings; else every line is a criterion. `None` without a criterion.
     pub fn from_text(text: &str) -> Option<Self> {
@@ -150,14 +93,6 @@ impl RubricSet {
         themes.join("\n")
     }
 
-    /// The set as a file that [`RubricSet::load`] reads back.
-    ///
-    /// # Errors
-    /// A number in the provenance that TOML cannot hold, such as NaN.
-    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
-        toml::to_string_pretty(self)
-    }
-
     /// Fingerprint of [`RubricSet::text`]: two sets with the same words for the judge have the same.
     pub fn digest(&self) -> Digest {
         Digest::of(self.text().as_bytes())
@@ -165,6 +100,11 @@ impl RubricSet {
 }
 
 impl Theme {
+    /// The name as the judge reads it.
+    pub(crate) fn heading(&self) -> Option<&str> {
+        self.name.as_deref().map(str::trim)
+    }
+
     fn text(&self) -> String {
         let heading = self.name.iter().map(|name| format!("{}\n", name.trim()));
         heading
@@ -175,10 +115,15 @@ impl Theme {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::{RubricError, RubricFile};
 
     fn toml(text: &str) -> Result<RubricSet, RubricError> {
-        RubricSet::from_toml(text, Path::new("rubric.toml"))
+        let file = Path::new("rubric.toml");
+        let rubrics = RubricFile::from_toml(text, file)?.rubrics(file)?;
+        Ok(rubrics.general().clone())
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use gavel_core::work::Side;
-use gavel_rubric::{JudgeTemplate, Part, Pictures, ReasonTemplate, RubricSet, TemplateError, Theme};
+use gavel_rubric::{JudgeTemplate, Part, Pictures, ReasonTemplate, RubricSet, Rubrics, TemplateError, Theme};
 
 fn configs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs")
@@ -25,9 +25,14 @@ fn flat(parts: &[Part]) -> String {
 #[test]
 fn the_small_template_says_exactly_what_the_small_judge_was_trained_on() {
     let template = JudgeTemplate::load(&configs().join("judge/small.toml")).unwrap();
-    let rubric = RubricSet::load(&configs().join("quickstart/rubric.toml")).unwrap();
+    let rubric = Rubrics::load(&configs().join("quickstart/rubric.toml")).unwrap();
     let messages = template
-        .render("a red circle on a white background", &rubric, Pictures::InOrder, 1)
+        .render(
+            "a red circle on a white background",
+            rubric.general(),
+            Pictures::InOrder,
+            1,
+        )
         .unwrap();
     assert_eq!(messages.len(), 1);
     assert_eq!(messages[0].role, "user");
@@ -48,9 +53,9 @@ fn the_small_template_says_exactly_what_the_small_judge_was_trained_on() {
 #[test]
 fn the_small_template_for_edits_says_exactly_what_the_small_judge_of_edits_was_trained_on() {
     let template = JudgeTemplate::load(&configs().join("judge/small-edit.toml")).unwrap();
-    let rubric = RubricSet::load(&configs().join("quickstart-edit/rubric.toml")).unwrap();
+    let rubric = Rubrics::load(&configs().join("quickstart-edit/rubric.toml")).unwrap();
     let messages = template
-        .render("make the red circle blue", &rubric, Pictures::InOrder, 1)
+        .render("make the red circle blue", rubric.general(), Pictures::InOrder, 1)
         .unwrap();
     assert!(template.shows_base());
     assert_eq!(messages.len(), 1);

@@ -86,6 +86,7 @@ impl From<Pair> for v1::Pair {
             task: Some(pair.task.into()),
             first: bytes(pair.first),
             second: bytes(pair.second),
+            rubric: pair.rubric.map(bytes),
         }
     }
 }
@@ -99,6 +100,7 @@ impl TryFrom<v1::Pair> for Pair {
             task: required(pair.task, "Pair.task")?.try_into()?,
             first: digest(&pair.first, "Pair.first")?,
             second: digest(&pair.second, "Pair.second")?,
+            rubric: optional_digest(pair.rubric.as_deref(), "Pair.rubric")?,
         })
     }
 }

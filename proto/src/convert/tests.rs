@@ -162,6 +162,7 @@ fn every_assignment_survives_the_wire() {
         },
         first: digest("a"),
         second: digest("b"),
+        rubric: Some(digest("rubric of the prompt")),
     }];
     let rewarded = vec![RewardedGroup {
         prompt_index: PromptIndex(5),

@@ -663,6 +663,9 @@ pub struct Pair {
     pub first: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "4")]
     pub second: ::prost::alloc::vec::Vec<u8>,
+    /// SHA-256 of the text of the rubric that decides about this prompt; absent for the run's general one.
+    #[prost(bytes = "vec", optional, tag = "5")]
+    pub rubric: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RewardedGroup {

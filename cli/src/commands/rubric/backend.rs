@@ -10,7 +10,7 @@ use gavel_core::spec::{InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, 
 use gavel_core::work::VerdictRecord;
 use gavel_judge::{Endpoint, Models, Templates};
 use gavel_rubric::generate::{Embed, HashedNgrams};
-use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgeTemplate, JudgedPair, RubricSet};
+use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgeTemplate, JudgedPair};
 
 use super::generate::GenerateArguments;
 use crate::commands::dtype::DtypeArgument;
@@ -200,7 +200,7 @@ impl Judge for Patient<dyn Judge> {
         self.inner.identity()
     }
 
-    fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
-        self.ask(|judge| judge.judge(rubric, pairs))
+    fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+        self.ask(|judge| judge.judge(pairs))
     }
 }

@@ -9,7 +9,7 @@ use gavel_core::measure::Proportion;
 use gavel_core::work::{Side, VerdictRecord};
 use gavel_judge::Models;
 use gavel_rubric::data::{LabelledSet, Labelling, RankedPair};
-use gavel_rubric::{Journal, Judge, Recorded, RecordedPair, RubricSet, Theme};
+use gavel_rubric::{Journal, Judge, Recorded, RecordedPair, RubricSet, Rubrics, Theme};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -62,7 +62,8 @@ pub(super) struct Check {
     pub(super) with_rubric: Measured,
     pub(super) without_rubric: Measured,
     pub(super) compared: Compared,
-    /// Empty where the rubric has a single theme, whose figures are the rubric's, or where it was not asked for.
+    /// Of each theme alone; of a file with sets of single prompts of its general set. Empty where there is a single theme, whose figures
+    /// are the rubric's, or where it was not asked for.
     pub(super) themes: Vec<ThemeMeasured>,
 }
 
@@ -74,7 +75,7 @@ pub(super) struct Verdicts {
 }
 
 pub(super) fn check(arguments: &CheckArguments) -> Result<()> {
-    let rubric = RubricSet::load(&arguments.rubric)?;
+    let rubrics = Rubrics::load(&arguments.rubric)?;
     let data = read_data(&arguments.data)?;
     if data.labelling == Labelling::Scored {
         let file = arguments.data.data.display();
@@ -90,8 +91,8 @@ pub(super) fn check(arguments: &CheckArguments) -> Result<()> {
     let journal = journal_file.map(|file| Journal::open(&file, &now())).transpose()?;
     let judge = backend::judge(&mut Models::default(), &arguments.backend, None)?;
     let pairs = data.pairs();
-    let verdicts = verdicts(arguments, &rubric, &pairs, &judge, journal.as_ref())?;
-    let figures = figures(arguments, &rubric, &data, &verdicts, &judge);
+    let verdicts = verdicts(arguments, &rubrics, &pairs, &judge, journal.as_ref())?;
+    let figures = figures(arguments, rubrics.general(), &data, &verdicts, &judge);
     if let Some(file) = &arguments.html {
         let html = page::render(&figures, &verdicts, &pairs, arguments.html_pairs)?;
         write_whole(file, &html)?;
@@ -108,17 +109,13 @@ pub(super) fn check(arguments: &CheckArguments) -> Result<()> {
 
 fn verdicts(
     arguments: &CheckArguments,
-    rubric: &RubricSet,
+    rubrics: &Rubrics,
     pairs: &[RankedPair<'_>],
     judge: &dyn Judge,
     journal: Option<&Journal>,
 ) -> Result<Verdicts> {
-    let themes: &[Theme] = if arguments.no_themes || rubric.themes.len() < 2 {
-        &[]
-    } else {
-        &rubric.themes
-    };
-    let bar = ProgressBar::new((pairs.len() * (2 + themes.len())) as u64);
+    let parts = parts(rubrics, arguments.no_themes);
+    let bar = ProgressBar::new((pairs.len() * (2 + parts.len())) as u64);
     bar.set_style(
         ProgressStyle::with_template("{spinner} [{bar:24}] {pos}/{len} verdicts, {eta} left  {wide_msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -126,7 +123,7 @@ fn verdicts(
     );
     let recorded = Recorded::new(journal);
     let threads = arguments.backend.concurrency as usize;
-    let under = |rubric: &RubricSet, about: &str| {
+    let under = |rubrics: &Rubrics, about: &str| {
         bar.set_message(about.to_owned());
         let indexed: Vec<RecordedPair<'_>> = pairs
             .iter()
@@ -134,30 +131,43 @@ fn verdicts(
             .map(|(index, pair)| RecordedPair {
                 index: PromptIndex(index as u32),
                 pair: *pair,
+                rubric: rubrics.of(
+                    &pair.example.prompt,
+                    pair.example.source.as_ref().map(|source| source.digest).as_slice(),
+                ),
             })
             .collect();
-        recorded.judge_all(judge, rubric, &indexed, arguments.batch as usize, threads, &|done| {
+        recorded.judge_all(judge, &indexed, arguments.batch as usize, threads, &|done| {
             bar.inc(done as u64);
         })
     };
-    let with_rubric = under(rubric, "with the rubric")?;
-    let without_rubric = under(&RubricSet::empty(), "without a rubric")?;
-    let mut by_theme = Vec::with_capacity(themes.len());
-    for (index, theme) in themes.iter().enumerate() {
-        let name = theme.name.clone().unwrap_or_else(|| format!("theme {}", index + 1));
-        let alone = RubricSet {
-            themes: vec![theme.clone()],
-            ..RubricSet::empty()
-        };
-        let records = under(&alone, &format!("by {name} alone"))?;
-        by_theme.push((name, records));
+    let with_rubric = under(rubrics, "with the rubric")?;
+    let without_rubric = under(&Rubrics::one(RubricSet::empty()), "without a rubric")?;
+    let mut by_part = Vec::with_capacity(parts.len());
+    for (name, alone) in parts {
+        let records = under(&Rubrics::one(alone), &format!("by {name} alone"))?;
+        by_part.push((name, records));
     }
     bar.finish_and_clear();
     Ok(Verdicts {
         with_rubric,
         without_rubric,
-        themes: by_theme,
+        themes: by_part,
     })
+}
+
+/// What is measured alone as well: the general set of a file with sets of single prompts, of any other each theme of its set.
+fn parts(rubrics: &Rubrics, none: bool) -> Vec<(String, RubricSet)> {
+    let general = rubrics.general();
+    if !rubrics.of_prompts().is_empty() {
+        return vec![("the general set".to_owned(), general.clone())];
+    }
+    let themes = general.themes.iter().filter(|_| !none && general.themes.len() > 1);
+    let named = |(index, theme): (usize, &Theme)| {
+        let name = theme.name.clone().unwrap_or_else(|| format!("theme {}", index + 1));
+        (name, RubricSet::of_themes(vec![theme.clone()]))
+    };
+    themes.enumerate().map(named).collect()
 }
 
 fn figures(
@@ -227,7 +237,7 @@ impl Check {
             let _ = writeln!(
                 text,
                 "\n{:<24} {:<26} agrees with the whole",
-                "by one theme alone", "accuracy"
+                "by one part alone", "accuracy"
             );
             for theme in &self.themes {
                 let _ = writeln!(

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use gavel_core::ids::Digest;
-use gavel_rubric::RubricSet;
+use gavel_core::work::Task;
+use gavel_rubric::{RubricSet, Rubrics};
 use serde::Serialize;
 
 use crate::commands::print_json;
@@ -38,6 +39,12 @@ struct Difference {
     criteria_moved: Vec<Moved>,
     /// Whether themes or criteria that both have stand in another order.
     reordered: bool,
+    /// Prompts that have a set of their own in the first file alone.
+    prompts_removed: Vec<String>,
+    /// Prompts that have a set of their own in the second file alone.
+    prompts_added: Vec<String>,
+    /// Prompts whose own set says other words.
+    prompts_changed: Vec<String>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -54,7 +61,7 @@ struct Moved {
 }
 
 pub(super) fn diff(arguments: &DiffArguments) -> Result<ExitCode> {
-    let (before, after) = (RubricSet::load(&arguments.before)?, RubricSet::load(&arguments.after)?);
+    let (before, after) = (Rubrics::load(&arguments.before)?, Rubrics::load(&arguments.after)?);
     let difference = Difference::of(&before, &after);
     if arguments.json {
         print_json(&difference)?;
@@ -65,7 +72,28 @@ pub(super) fn diff(arguments: &DiffArguments) -> Result<ExitCode> {
 }
 
 impl Difference {
-    fn of(before: &RubricSet, after: &RubricSet) -> Self {
+    /// What a judge reads of two files: their general sets, and those of single prompts.
+    fn of(before: &Rubrics, after: &Rubrics) -> Self {
+        let mut difference = Self::of_sets(before.general(), after.general());
+        let (old, new) = (before.of_prompts(), after.of_prompts());
+        let words = |tasks: Vec<&Task>| tasks.into_iter().map(|task| task.words.clone()).collect();
+        difference.prompts_removed = words(old.keys().filter(|task| !new.contains_key(task)).collect());
+        difference.prompts_added = words(new.keys().filter(|task| !old.contains_key(task)).collect());
+        let is_changed = |(task, set): &(&Task, &RubricSet)| {
+            let other = new.get(task);
+            other.is_some_and(|other| other.digest() != set.digest())
+        };
+        difference.prompts_changed = words(old.iter().filter(is_changed).map(|(task, _)| task).collect());
+        let prompts = [
+            &difference.prompts_removed,
+            &difference.prompts_added,
+            &difference.prompts_changed,
+        ];
+        difference.same &= prompts.iter().all(|prompts| prompts.is_empty());
+        difference
+    }
+
+    fn of_sets(before: &RubricSet, after: &RubricSet) -> Self {
         let (old_themes, new_themes) = (theme_names(before), theme_names(after));
         let (old, new) = (placed(before), placed(after));
         let same = before.digest() == after.digest();
@@ -79,6 +107,9 @@ impl Difference {
             criteria_added: Vec::new(),
             criteria_moved: Vec::new(),
             reordered: false,
+            prompts_removed: Vec::new(),
+            prompts_added: Vec::new(),
+            prompts_changed: Vec::new(),
         };
         // A criterion may stand in a set more than once: each is matched with one of the other set, of the same theme if possible.
         let mut open = new;
@@ -131,6 +162,9 @@ impl Difference {
         if self.reordered {
             lines.push("the same themes and criteria in another order".to_owned());
         }
+        lines.extend(self.prompts_removed.iter().map(|prompt| format!("- set of {prompt}")));
+        lines.extend(self.prompts_added.iter().map(|prompt| format!("+ set of {prompt}")));
+        lines.extend(self.prompts_changed.iter().map(|prompt| format!("! set of {prompt}")));
         lines.join("\n") + "\n"
     }
 }
@@ -159,10 +193,29 @@ fn placed(rubric: &RubricSet) -> Vec<Placed> {
 mod tests {
     use super::*;
 
+    fn described(before: &Rubrics, after: &Rubrics) -> String {
+        Difference::of(before, after).describe()
+    }
+
+    #[test]
+    fn sets_of_single_prompts_are_compared_by_their_prompt() {
+        let set = |text: &str| RubricSet::from_text(text).unwrap();
+        let own = |prompts: [(&str, &str); 2]| {
+            let own = prompts.map(|(prompt, text)| (Task::new(prompt), set(text)));
+            Rubrics::new(set("As asked."), own.into())
+        };
+        let before = own([("a cube", "Red."), ("a ball", "Round.")]);
+        let told = described(&before, &own([("a cube", "Blue."), ("a dog", "Barks.")]));
+        assert!(
+            told.ends_with("\n- set of a ball\n+ set of a dog\n! set of a cube\n"),
+            "{told}"
+        );
+        assert!(described(&before, &before).starts_with("the same words"));
+    }
+
     fn told(before: &str, after: &str) -> String {
-        let set = |text| RubricSet::from_text(text).unwrap();
-        let difference = Difference::of(&set(before), &set(after));
-        let text = difference.describe();
+        let set = |text| Rubrics::one(RubricSet::from_text(text).unwrap());
+        let text = described(&set(before), &set(after));
         // Fingerprints are not what this is about.
         text.lines()
             .filter(|line| !line.contains(" -> ") || line.starts_with('>'))

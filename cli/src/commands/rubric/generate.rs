@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use gavel_judge::Models;
-use gavel_rubric::Journal;
 use gavel_rubric::data::Labelling;
 use gavel_rubric::generate::{Generator, Language, Progress, Prompts, Settings};
+use gavel_rubric::{Journal, RubricFile};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -132,8 +132,7 @@ pub(super) fn generate(arguments: &GenerateArguments) -> Result<()> {
     let examples = arguments.data.data.display().to_string();
     let made = generator.generate(&data, arguments.name.as_deref(), &examples)?;
     bar.finish_and_clear();
-    let text = made
-        .rubric
+    let text = RubricFile::of_set(made.rubric.clone())
         .to_toml()
         .foreign()
         .context("cannot write the rubric as TOML")?;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use gavel_rubric::{Provenance, RubricSet};
+use gavel_rubric::{Combine, Provenance, RubricFile, RubricSet, Rubrics, Theme};
 use serde_json::json;
 
 use crate::commands::print_json;
@@ -13,7 +13,7 @@ use crate::output;
 
 #[derive(Debug, Args)]
 pub(crate) struct ShowArguments {
-    /// Rubric set (TOML), or bare text with a criterion on each line.
+    /// Rubric (TOML), or bare text with a criterion on each line.
     #[arg(value_name = "FILE")]
     pub(super) file: PathBuf,
     /// Print it as JSON.
@@ -22,15 +22,65 @@ pub(crate) struct ShowArguments {
 }
 
 pub(super) fn show(arguments: &ShowArguments) -> Result<()> {
-    let rubric = RubricSet::load(&arguments.file)?;
+    let file = RubricFile::load(&arguments.file)?;
+    let rubrics = file.rubrics(&arguments.file)?;
+    let rubric = rubrics.general();
     if arguments.json {
+        let of_prompts = rubrics.of_prompts().iter().map(|(task, set)| {
+            json!({
+                "prompt": task.words,
+                "sources": task.sources,
+                "sha256": set.digest(),
+                "text": set.text(),
+            })
+        });
         return print_json(&json!({
             "sha256": rubric.digest(),
             "criteria": rubric.criteria().count(),
             "rubric": rubric,
+            "combine": file.combine,
+            "prompts": of_prompts.collect::<Vec<_>>(),
         }));
     }
-    output::print(describe(&rubric))
+    output::print(describe(rubric) + &of_prompts(&rubrics, file.combine))
+}
+
+/// The sets of single prompts, each as a judge reads it.
+fn of_prompts(rubrics: &Rubrics, combine: Combine) -> String {
+    let own = rubrics.of_prompts();
+    if own.is_empty() {
+        return String::new();
+    }
+    let rule = match combine {
+        Combine::Specific => "alone",
+        Combine::SpecificThenGeneral => "before the general criteria",
+    };
+    let mut text = format!(
+        "\n{} prompts have a set of their own, which decides {rule}\n",
+        own.len()
+    );
+    for (task, set) in own {
+        let sources = match task.sources.as_slice() {
+            [] => String::new(),
+            sources => format!(
+                ", editing {}",
+                sources
+                    .iter()
+                    .map(|source| source.short())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+        };
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "\n{}{sources} ({})\n{}",
+            task.words,
+            set.digest().short(),
+            themes(set)
+        );
+    }
+    text
 }
 
 fn describe(rubric: &RubricSet) -> String {
@@ -47,12 +97,28 @@ fn describe(rubric: &RubricSet) -> String {
         origin(provenance, &mut row);
     }
     for theme in &rubric.themes {
-        let _ = writeln!(text, "\n{}", theme.name.as_deref().unwrap_or("(no theme)"));
-        for tip in &theme.tips {
-            let _ = writeln!(text, "  - {}", tip.trim());
-        }
+        let _ = write!(
+            text,
+            "\n{}\n{}",
+            theme.name.as_deref().unwrap_or("(no theme)"),
+            tips(theme)
+        );
     }
     text
+}
+
+fn themes(set: &RubricSet) -> String {
+    let heading = |theme: &Theme| {
+        theme
+            .name
+            .as_ref()
+            .map_or_else(String::new, |name| format!("  {name}\n"))
+    };
+    set.themes.iter().map(|theme| heading(theme) + &tips(theme)).collect()
+}
+
+fn tips(theme: &Theme) -> String {
+    theme.tips.iter().map(|tip| format!("  - {}\n", tip.trim())).collect()
 }
 
 fn origin(provenance: &Provenance, row: &mut impl FnMut(&str, &str)) {

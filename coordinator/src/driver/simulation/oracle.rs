@@ -383,7 +383,7 @@ fn undisturbed(spec: &RunSpec, assets: &RunAssets) -> Result<Run, String> {
             unit,
             worker: worker.clone(),
             fence,
-            outcome: rehearsal::second_opinion(&unit, rehearsal::work(spec, assets.rubric_of(&unit), &assignment)),
+            outcome: rehearsal::second_opinion(&unit, rehearsal::work(spec, assets.general_rubric(&unit), &assignment)),
         };
         run.apply(completed, Millis(0)).map_err(|refusal| refusal.to_string())?;
     }

@@ -6,7 +6,7 @@ use gavel_core::ids::{Digest, RunId};
 use gavel_core::spec::{HeldOutJudgeSpec, RunSpec, StopSpec};
 use gavel_core::work::Role;
 use gavel_core::work::{Side, Task};
-use gavel_core::{Annotations, HeldOutJudgeAssets, LabelledPair, RubricText, RunAssets};
+use gavel_core::{Annotations, HeldOutJudgeAssets, LabelledPair, PromptRubric, PromptRubrics, RubricText, RunAssets};
 
 use super::chance::Chance;
 
@@ -133,6 +133,7 @@ impl PlannedRun {
         }));
         self.assets.held_out_judge = Some(HeldOutJudgeAssets {
             rubric: RubricText::new("prefer the right one"),
+            prompt_rubrics: own_rubrics(&self.assets.prompts, 2),
             ..HeldOutJudgeAssets::default()
         });
         if let Some(stop) = &mut self.spec.stop {
@@ -234,6 +235,16 @@ fn task(chance: &mut Chance, edits: bool, words: String) -> Task {
     Task { words, sources }
 }
 
+/// Rubrics of their own for one in so many of these tasks.
+fn own_rubrics<'a>(tasks: impl IntoIterator<Item = &'a Task>, one_in: usize) -> PromptRubrics {
+    let chosen = tasks.into_iter().step_by(one_in);
+    let rubrics = chosen.map(|task| PromptRubric {
+        task: task.clone(),
+        rubric: Digest::of(format!("rubric of {}", task.words).as_bytes()),
+    });
+    PromptRubrics::new(rubrics.collect())
+}
+
 fn assets(chance: &mut Chance) -> RunAssets {
     let edits = chance.happens(0.5);
     let mut tasks = |most: u64, words: &str| -> Vec<Task> {
@@ -242,9 +253,11 @@ fn assets(chance: &mut Chance) -> RunAssets {
             .map(|line| task(chance, edits, format!("{words} {line}")))
             .collect()
     };
+    let (prompts, held_out) = (tasks(9, "prompt"), tasks(5, "held-out"));
     RunAssets {
-        prompts: tasks(9, "prompt"),
-        held_out: tasks(5, "held-out"),
+        prompt_rubrics: own_rubrics(prompts.iter().chain(&held_out), 3),
+        prompts,
+        held_out,
         annotations: Annotations::default(),
         rubric: RubricText::new("prefer the better one"),
         template: String::new(),

@@ -332,7 +332,7 @@ impl Worker {
                 Purpose::GiveBack(key.clone())
             } else {
                 let (spec, assets) = (around.spec)(key);
-                let outcome = rehearsal::work(spec, assets.rubric_of(&key.unit), assignment);
+                let outcome = rehearsal::work(spec, assets.general_rubric(&key.unit), assignment);
                 let outcome = rehearsal::second_opinion(&key.unit, outcome);
                 self.finish(key, outcome, around)
             };

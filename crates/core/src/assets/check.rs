@@ -50,6 +50,21 @@ impl RunAssets {
             "evaluation.labelled",
             &mut problems,
         );
+        let held_out = self.held_out_judge.iter();
+        for (rubrics, key) in [(&self.prompt_rubrics, "judge.rubric")]
+            .into_iter()
+            .chain(held_out.map(|held_out| (&held_out.prompt_rubrics, "judge.held_out.rubric")))
+        {
+            check_tasks(
+                rubrics.iter().map(|one| &one.task),
+                bounds::PROMPT_RUBRICS,
+                key,
+                &mut problems,
+            );
+            problems.require(rubrics.is_in_order(), key, || {
+                "the prompts with a rubric of their own came out of order, or one came twice".into()
+            });
+        }
         let values = self.annotated().count();
         problems.at_most(values as u64, bounds::ANNOTATIONS, "prompts.train");
         for (key, text) in self.documents() {
@@ -88,7 +103,7 @@ impl RunAssets {
     /// How much memory the coordinator needs at most to hold these files and the steps in flight. What the committed steps leave
     /// comes to that.
     pub fn footprint(&self, spec: &RunSpec) -> u64 {
-        let tasks = (self.prompts.len() + self.held_out.len() + self.labelled.len()) as u64;
+        let tasks = self.tasks().count() as u64;
         let judged = (self.held_out.len() + self.labelled.len()) as u64;
         let sources: usize = self.tasks().map(|task| task.sources.len()).sum();
         let prompts = u64::from(spec.prompts.per_step);
@@ -109,7 +124,10 @@ impl RunAssets {
 
     fn tasks(&self) -> impl Iterator<Item = &Task> {
         let labelled = self.labelled.iter().map(|pair| &pair.task);
-        self.prompts.iter().chain(&self.held_out).chain(labelled)
+        let held_out_judge = self.held_out_judge.iter();
+        let rubrics = held_out_judge.flat_map(|held_out| held_out.prompt_rubrics.iter());
+        let rubrics = self.prompt_rubrics.iter().chain(rubrics).map(|one| &one.task);
+        self.prompts.iter().chain(&self.held_out).chain(labelled).chain(rubrics)
     }
 
     fn documents(&self) -> impl Iterator<Item = (&'static str, &str)> {

@@ -26,6 +26,7 @@ struct Counts {
     prompts: Count,
     held_out: Count,
     labelled: Count,
+    prompt_rubrics: Count,
     member_templates: Count,
     held_out_judge: Option<OfHeldOutJudge>,
     annotations: Values,
@@ -35,6 +36,7 @@ struct Counts {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct OfHeldOutJudge {
+    prompt_rubrics: Count,
     member_templates: Count,
 }
 
@@ -48,8 +50,10 @@ impl RunAssets {
         bounds::PROMPTS.check("prompts.train", counts.prompts.0)?;
         bounds::HELD_OUT.check("prompts.held_out", counts.held_out.0)?;
         bounds::LABELLED.check("evaluation.labelled", counts.labelled.0)?;
+        bounds::PROMPT_RUBRICS.check("judge.rubric", counts.prompt_rubrics.0)?;
         bounds::MEMBERS.check("judge.members", counts.member_templates.0)?;
         let held_out = counts.held_out_judge.unwrap_or_default();
+        bounds::PROMPT_RUBRICS.check("judge.held_out.rubric", held_out.prompt_rubrics.0)?;
         bounds::MEMBERS.check("judge.held_out.members", held_out.member_templates.0)?;
         bounds::ANNOTATIONS.check("prompts.train", counts.annotations.0)?;
         Ok(serde_json::from_str(text)?)

@@ -2,6 +2,7 @@
 
 mod check;
 mod count;
+mod prompt_rubrics;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use crate::ids::{Digest, PromptIndex};
 use crate::work::{Side, Task, Unit};
 
 pub use count::UnreadableAssets;
+pub use prompt_rubrics::{PromptRubric, PromptRubrics};
 
 /// Everything besides base weights that a run reads, so that a worker needs no file of the machine that submitted it. The pictures
 /// and the adapter that it names are blobs ([`RunAssets::blobs`]), stored before the run is submitted.
@@ -26,8 +28,11 @@ pub struct RunAssets {
     /// What people gave along with these tasks.
     #[serde(default, skip_serializing_if = "Annotations::is_empty")]
     pub annotations: Annotations,
-    /// What the judge reads as rubric.
+    /// What the judge reads as rubric, where a prompt has none of its own.
     pub rubric: RubricText,
+    /// The prompts that are judged by a rubric of their own.
+    #[serde(default, skip_serializing_if = "PromptRubrics::is_empty")]
+    pub prompt_rubrics: PromptRubrics,
     /// The judge template file's text.
     pub template: String,
     /// The template's text of each member of a judge that is an ensemble.
@@ -63,7 +68,10 @@ impl RunAssets {
                 "prompts.held_out",
                 self.held_out == other.held_out && self.annotations.held_out == other.annotations.held_out,
             ),
-            ("judge.rubric", self.rubric == other.rubric),
+            (
+                "judge.rubric",
+                self.rubric == other.rubric && self.prompt_rubrics == other.prompt_rubrics,
+            ),
             ("judge.template", self.template == other.template),
             (
                 "judge.members.template",
@@ -72,7 +80,7 @@ impl RunAssets {
             ("judge.reasons.template", self.reason_template == other.reason_template),
             (
                 "judge.held_out.rubric",
-                self.held_out_rubric() == other.held_out_rubric(),
+                self.held_out_rubrics() == other.held_out_rubrics(),
             ),
             (
                 "judge.held_out.template",
@@ -94,18 +102,31 @@ impl RunAssets {
             .collect()
     }
 
-    /// The fingerprint of the rubric that the verdicts of a judge unit repeat.
-    pub fn rubric_of(&self, unit: &Unit) -> Digest {
-        let of_the_judge = &self.rubric;
-        let rubric = match unit {
-            Unit::HeldOutJudge { .. } => self.held_out_rubric().unwrap_or(of_the_judge),
-            _ => of_the_judge,
-        };
-        rubric.digest
+    /// The fingerprint of the rubric by which a unit's judge decides about a task: the verdict repeats it.
+    pub fn rubric_of(&self, unit: &Unit, task: &Task) -> Digest {
+        let own = self.prompt_rubric(unit, task);
+        own.unwrap_or_else(|| self.general_rubric(unit))
     }
 
-    fn held_out_rubric(&self) -> Option<&RubricText> {
-        Some(&self.held_out_judge.as_ref()?.rubric)
+    /// The fingerprint of the rubric of a unit's judge for tasks without one of their own.
+    pub fn general_rubric(&self, unit: &Unit) -> Digest {
+        self.rubrics(unit).0.digest
+    }
+
+    /// The fingerprint of the rubric that a unit's judge has for this task alone: a blob.
+    pub fn prompt_rubric(&self, unit: &Unit, task: &Task) -> Option<Digest> {
+        self.rubrics(unit).1.of(task)
+    }
+
+    fn rubrics(&self, unit: &Unit) -> (&RubricText, &PromptRubrics) {
+        let held_out = matches!(unit, Unit::HeldOutJudge { .. });
+        let own = self.held_out_rubrics().filter(|_| held_out);
+        own.unwrap_or((&self.rubric, &self.prompt_rubrics))
+    }
+
+    fn held_out_rubrics(&self) -> Option<(&RubricText, &PromptRubrics)> {
+        let held_out = self.held_out_judge.as_ref()?;
+        Some((&held_out.rubric, &held_out.prompt_rubrics))
     }
 
     fn held_out_templates(&self) -> Option<(&String, &Vec<String>)> {
@@ -118,8 +139,11 @@ impl RunAssets {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeldOutJudgeAssets {
-    /// Its rubric.
+    /// Its rubric, where a prompt has none of its own.
     pub rubric: RubricText,
+    /// The prompts that it judges by a rubric of their own.
+    #[serde(default, skip_serializing_if = "PromptRubrics::is_empty")]
+    pub prompt_rubrics: PromptRubrics,
     /// The text of its template file.
     pub template: String,
     /// The template's text of each of its members, if it is an ensemble.

@@ -100,6 +100,8 @@ bounds! {
     WORDS = 16_384, "bytes", "the words of a task": "Several times what any text encoder reads.";
     SOURCES = 16, "pictures", "the source pictures of a task": "Each is encoded into the sequence of one picture.";
     ANNOTATIONS = 500_000, "values", "what is given along with a run's tasks, beside words and pictures": "The coordinator holds each value in memory.";
+    PROMPT_RUBRICS = 250_000, "prompts", "prompts with a rubric of their own": "As many as a run may have; the coordinator holds them in memory.";
+    CRITERIA = 64, "criteria", "a prompt's own set of a rubric": "A judge reads them with every pair of that prompt.";
     DOCUMENT = 131_072, "bytes", "a rubric or a template": "A judge reads it with every pair.";
     FILES = 16 << 20, "bytes", "the texts of a run's files together": "Every worker fetches them, and the coordinator holds them in memory.";
     SPEC = 1 << 20, "bytes", "a specification as JSON": "The largest that passes its checks is far smaller.";

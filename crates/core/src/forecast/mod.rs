@@ -191,7 +191,11 @@ pub fn forecast(
         let Some(assignment) = run.assignment(&unit) else {
             break;
         };
-        let outcome = rehearsal::decided(rehearsal::work(run.spec(), run.assets().rubric_of(&unit), &assignment));
+        let outcome = rehearsal::decided(rehearsal::work(
+            run.spec(),
+            run.assets().general_rubric(&unit),
+            &assignment,
+        ));
         let worker = worker();
         run.apply(
             Event::Completed {

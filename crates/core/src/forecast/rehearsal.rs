@@ -11,8 +11,8 @@ use crate::work::{
 const PNG_SIGNATURE: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
 
 /// What a faultless worker returns for `assignment`: a function of spec and assignment and nothing else, as with real workers.
-/// The blobs that it names do not exist. About a third of the pairs is not decided. `rubric` is the fingerprint of the run's
-/// rubric.
+/// The blobs that it names do not exist. About a third of the pairs is not decided. `rubric` is the fingerprint of the
+/// general rubric of the unit's judge.
 pub fn work(spec: &RunSpec, rubric: Digest, assignment: &Assignment) -> Outcome {
     work_into(spec, rubric, assignment, |blob| Digest::of(&blob))
 }
@@ -86,7 +86,7 @@ pub fn work_into(
                     },
                     probability_first: probability,
                     order_probabilities: [probability; 2],
-                    rubric,
+                    rubric: pair.rubric.unwrap_or(rubric),
                     votes: Vec::new(),
                     reasons: Vec::new(),
                     difference: Some(0.125),

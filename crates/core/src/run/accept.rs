@@ -122,11 +122,12 @@ impl Run {
         };
         self.board.end(&unit);
         self.troubles.remove(&unit);
-        let rubric = self.assets.rubric_of(&unit);
-        let verdicts = self
-            .verdict_prompts(&unit)
-            .map(|index| VerdictRecord::failed(PromptIndex(index), reason.clone(), rubric));
-        self.note_verdicts(of, self.extent(&unit), verdicts.collect());
+        let verdicts = self.verdict_prompts(&unit).map(|index| {
+            let rubric = self.rubric(&unit, index);
+            VerdictRecord::failed(PromptIndex(index), reason.clone(), rubric)
+        });
+        let verdicts = verdicts.collect();
+        self.note_verdicts(of, self.extent(&unit), verdicts);
     }
 
     /// Begins every step whose sampling policy exists, up to the last of the run.

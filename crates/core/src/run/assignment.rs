@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{GroupResult, Run};
-use crate::ids::{PromptIndex, Step, WorkerId};
+use crate::ids::{Digest, PromptIndex, Step, WorkerId};
 use crate::rpo;
 use crate::schedule;
 use crate::work::{Arm, Assignment, Pair, Policy, PromptTask, RewardedCandidate, RewardedGroup, Task, Unit, rules};
@@ -16,11 +16,11 @@ impl Run {
                 adapter: self.assets.initial_adapter,
             }),
             Unit::Sample { step, chunk } => self.sample_assignment(step, chunk),
-            Unit::Judge { step, .. } => self.judge_assignment(step, self.extent(unit)),
+            Unit::Judge { step, .. } => self.judge_assignment(unit, step, self.extent(unit)),
             Unit::HeldOutJudge { step, .. } => {
                 let extent = self.extent(unit);
                 let groups = self.flight(step)?.held_out(&extent);
-                self.judge_assignment(step, groups)
+                self.judge_assignment(unit, step, groups)
             }
             Unit::Gradient { step, .. } => {
                 let flight = self.flights.front().filter(|flight| flight.step == step)?;
@@ -70,11 +70,13 @@ impl Run {
             Unit::EvaluateJudge { probe, .. } => {
                 let painted = self.results.images(Arm::compared(probe));
                 let pairs = self.extent(unit).map(|index| {
+                    let task = self.assets.held_out.get(index as usize)?;
                     Some(Pair {
                         prompt_index: PromptIndex(index),
-                        task: self.assets.held_out.get(index as usize)?.clone(),
+                        task: task.clone(),
                         first: (*self.results.base_images.get(index as usize)?)?,
                         second: (*painted.get(index as usize)?)?,
+                        rubric: self.assets.prompt_rubric(unit, task),
                     })
                 });
                 Some(Assignment::Judge {
@@ -91,6 +93,7 @@ impl Run {
                             task: labelled.task.clone(),
                             first: labelled.first,
                             second: labelled.second,
+                            rubric: self.assets.prompt_rubric(unit, &labelled.task),
                         })
                         .collect(),
                 })
@@ -140,8 +143,25 @@ impl Run {
             .flat_map(move |index| std::iter::repeat_n(index, each))
     }
 
+    /// The rubric that decides about a prompt of a judge unit.
+    pub(super) fn rubric(&self, unit: &Unit, index: u32) -> Digest {
+        let index = index as usize;
+        let task = match *unit {
+            Unit::Judge { step, .. } | Unit::HeldOutJudge { step, .. } => {
+                let group = self.flight(step).and_then(|flight| flight.groups.get(index));
+                group.and_then(|group| self.task(group.line))
+            }
+            Unit::CalibrateJudge { .. } => self.assets.labelled.get(index).map(|labelled| &labelled.task),
+            _ => self.assets.held_out.get(index),
+        };
+        match task {
+            Some(task) => self.assets.rubric_of(unit, task),
+            None => self.assets.general_rubric(unit),
+        }
+    }
+
     /// The matches of these groups of a step; `None` while one of them is not sampled.
-    fn judge_assignment(&self, step: Step, groups: impl Iterator<Item = u32>) -> Option<Assignment> {
+    fn judge_assignment(&self, unit: &Unit, step: Step, groups: impl Iterator<Item = u32>) -> Option<Assignment> {
         let flight = self.flight(step)?;
         let mut pairs = Vec::new();
         for index in groups {
@@ -150,11 +170,13 @@ impl Run {
                 return None;
             }
             let task = self.task(group.line)?;
+            let rubric = self.assets.prompt_rubric(unit, task);
             pairs.extend(rpo::matches(group.candidates.len()).map(|(first, second)| Pair {
                 prompt_index: PromptIndex(index),
                 task: task.clone(),
                 first: group.candidates[first].image,
                 second: group.candidates[second].image,
+                rubric,
             }));
         }
         Some(Assignment::Judge { pairs })

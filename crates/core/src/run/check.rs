@@ -138,7 +138,6 @@ impl Run {
                 self.extent(unit)
             ));
         }
-        let rubric = self.assets.rubric_of(unit);
         for record in verdicts {
             if !record.is_numeric() {
                 return invalid(format!(
@@ -146,9 +145,10 @@ impl Run {
                     record.prompt_index
                 ));
             }
+            let rubric = self.rubric(unit, record.prompt_index.0);
             if record.rubric != rubric {
                 return invalid(format!(
-                    "pair {}: judged by rubric {}, the run's is {}",
+                    "pair {}: judged by rubric {}, the run's is {} for this prompt",
                     record.prompt_index,
                     record.rubric.short(),
                     rubric.short()

@@ -29,6 +29,7 @@ pub(crate) fn assets() -> RunAssets {
         held_out: (0..5).map(|line| format!("held-out {line}").into()).collect(),
         annotations: Default::default(),
         rubric: RubricText::new("prefer the better one"),
+        prompt_rubrics: Default::default(),
         template: String::new(),
         member_templates: Vec::new(),
         reason_template: None,

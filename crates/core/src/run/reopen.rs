@@ -138,9 +138,11 @@ impl Run {
                 let shard = shards.iter().position(made)? as u32;
                 Some(Source::Unit(Unit::Gradient { step, shard }))
             }
-            Part::InitialAdapter | Part::Source { .. } | Part::Target { .. } | Part::Mask { .. } => {
-                Some(Source::Submission)
-            }
+            Part::InitialAdapter
+            | Part::Source { .. }
+            | Part::Rubric { .. }
+            | Part::Target { .. }
+            | Part::Mask { .. } => Some(Source::Submission),
         }
     }
 

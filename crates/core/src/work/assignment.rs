@@ -97,6 +97,9 @@ pub struct Pair {
     pub first: Digest,
     /// PNG of the second candidate.
     pub second: Digest,
+    /// The text of the rubric that decides about this prompt, a blob; `None` for the run's general one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rubric: Option<Digest>,
 }
 
 /// The candidates of a decided group with their rewards.

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::{Assignment, Outcome, Policy, PromptTask, Sampled, Side, Task};
-use crate::assets::{Annotations, RunAssets};
+use crate::assets::{Annotations, PromptRubrics, RunAssets};
 use crate::ids::{Candidate, Digest, PromptIndex};
 
 /// What a blob is.
@@ -49,6 +49,11 @@ pub enum Part {
     /// A source picture of a task.
     Source {
         /// The index of its prompt in the step, the held-out set or the labelled set; in the run's assets of its line in the file.
+        prompt_index: PromptIndex,
+    },
+    /// The text of the rubric of one prompt.
+    Rubric {
+        /// The index of its prompt in the step, the held-out set or the labelled set; in the run's assets its index among them.
         prompt_index: PromptIndex,
     },
     /// What an edit should come to, as the task's file has it.
@@ -94,6 +99,7 @@ impl fmt::Display for Part {
             }
             Self::Gradient { index } => write!(f, "gradient sum {index}"),
             Self::Source { prompt_index } => write!(f, "source picture of prompt {prompt_index}"),
+            Self::Rubric { prompt_index } => write!(f, "rubric of prompt {prompt_index}"),
             Self::Target { prompt_index } => write!(f, "target picture of prompt {prompt_index}"),
             Self::Mask { prompt_index } => write!(f, "mask of prompt {prompt_index}"),
         }
@@ -120,6 +126,7 @@ impl Assignment {
                 for pair in pairs {
                     inputs.extend(compared(pair.prompt_index, pair.first, pair.second));
                     inputs.extend(sources(pair.prompt_index, &pair.task));
+                    inputs.extend(pair.rubric.map(|rubric| prompt_rubric(pair.prompt_index, rubric)));
                 }
             }
             Self::Gradient { policy, groups, .. } => {
@@ -191,7 +198,7 @@ impl Sampled {
 }
 
 impl RunAssets {
-    /// The pictures, and the adapter to start from, that were stored with the run.
+    /// The pictures, the rubrics of single prompts, and the adapter to start from, that were stored with the run.
     pub fn blobs(&self) -> impl Iterator<Item = (Digest, Part)> {
         let tasks = |tasks| (0..).map(PromptIndex).zip(tasks);
         let prompts = tasks(&self.prompts).chain(tasks(&self.held_out));
@@ -205,7 +212,20 @@ impl RunAssets {
             .flat_map(|(index, task): (PromptIndex, &Task)| sources(index, task))
             .chain(self.annotations.blobs())
             .chain(labelled)
+            .chain(self.prompt_rubrics.blobs())
+            .chain(
+                self.held_out_judge
+                    .iter()
+                    .flat_map(|judge| judge.prompt_rubrics.blobs()),
+            )
             .chain(self.initial_adapter.map(initial_adapter))
+    }
+}
+
+impl PromptRubrics {
+    fn blobs(&self) -> impl Iterator<Item = (Digest, Part)> {
+        let numbered = (0..).map(PromptIndex).zip(self.iter());
+        numbered.map(|(index, one)| prompt_rubric(index, one.rubric))
     }
 }
 
@@ -255,6 +275,10 @@ fn trained(policy: &Policy) -> [(Digest, Part); 2] {
 
 fn compared(prompt_index: PromptIndex, first: Digest, second: Digest) -> [(Digest, Part); 2] {
     [(first, Side::First), (second, Side::Second)].map(|(image, side)| (image, Part::PairImage { prompt_index, side }))
+}
+
+fn prompt_rubric(prompt_index: PromptIndex, rubric: Digest) -> (Digest, Part) {
+    (rubric, Part::Rubric { prompt_index })
 }
 
 fn prompt_sources(prompt: &PromptTask) -> impl Iterator<Item = (Digest, Part)> {

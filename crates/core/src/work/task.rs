@@ -7,7 +7,7 @@ use crate::ids::Digest;
 /// What a picture is made from: a prompt's words and, where the model's family edits pictures, the source pictures.
 ///
 /// As JSON a task without sources is the words alone, so that files and ledgers from before there were sources read the same.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "Stored", into = "Stored")]
 pub struct Task {
     /// The prompt's words.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gavel_core::ids::Digest;
 use gavel_core::work::{Spent, VerdictRecord};
-use gavel_rubric::{AnswerKind, AskError, Chat as _, Judge, JudgeTemplate, JudgedPair, Pictures, RubricSet};
+use gavel_rubric::{AnswerKind, AskError, Chat as _, Judge, JudgeTemplate, JudgedPair, Pictures};
 use serde_json::{Value, json};
 
 use super::dialect::Wishes;
@@ -51,8 +51,8 @@ impl EndpointJudge {
     }
 
     /// The answer to one order; the inner error says why there is none.
-    fn answer(&self, rubric: &RubricSet, pair: &JudgedPair<'_>, pictures: Pictures) -> Answered {
-        let question = match Question::new(&self.template, rubric, pair, pictures) {
+    fn answer(&self, pair: &JudgedPair<'_>, pictures: Pictures) -> Answered {
+        let question = match Question::new(&self.template, pair, pictures) {
             Ok(question) => question,
             Err(error) if error.is_of_the_pair() => return Ok(Err(error.to_string())),
             Err(error) => return Err(AskError::unanswerable(&error)),
@@ -112,7 +112,8 @@ impl EndpointJudge {
         }
     }
 
-    fn record(&self, rubric: Digest, pair: &JudgedPair<'_>, answers: [Result<Answer, String>; 2]) -> VerdictRecord {
+    fn record(&self, pair: &JudgedPair<'_>, answers: [Result<Answer, String>; 2]) -> VerdictRecord {
+        let rubric = pair.rubric.digest();
         let answers = match answers {
             [Ok(straight), Ok(swapped)] => [straight, swapped],
             [Err(reason), _] | [_, Err(reason)] => return VerdictRecord::failed(pair.prompt_index, reason, rubric),
@@ -140,7 +141,7 @@ impl Judge for EndpointJudge {
         self.identity
     }
 
-    fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+    fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         let next = AtomicUsize::new(0);
         let answers: Mutex<Vec<Option<Result<Answer, String>>>> = Mutex::new(vec![None; 2 * pairs.len()]);
         let failed: Mutex<Option<AskError>> = Mutex::new(None);
@@ -149,7 +150,7 @@ impl Judge for EndpointJudge {
                 let place = next.fetch_add(1, Ordering::Relaxed);
                 let Some(pair) = pairs.get(place / 2) else { return };
                 let pictures = [Pictures::InOrder, Pictures::Swapped][place % 2];
-                match self.answer(rubric, pair, pictures) {
+                match self.answer(pair, pictures) {
                     Ok(answer) => answers.lock().unwrap_or_else(PoisonError::into_inner)[place] = Some(answer),
                     Err(error) => {
                         failed
@@ -171,7 +172,6 @@ impl Judge for EndpointJudge {
         if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(error);
         }
-        let digest = rubric.digest();
         let answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
         let unasked = || Err("the question was not asked".to_owned());
         let mut answers = answers.into_iter().map(|answer| answer.unwrap_or_else(unasked));
@@ -180,7 +180,7 @@ impl Judge for EndpointJudge {
                 answers.next().unwrap_or_else(unasked),
                 answers.next().unwrap_or_else(unasked),
             ];
-            self.record(digest, pair, both)
+            self.record(pair, both)
         });
         Ok(records.collect())
     }

@@ -12,7 +12,7 @@ use gavel_models::load::Placement;
 use gavel_models::lora::LoraConfig;
 use gavel_policy::in_process::{InProcess, Labelled, judge_counts};
 use gavel_policy::{Policy, PolicyState, Prompt, Sampler};
-use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet};
+use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet, Rubrics};
 use image::RgbImage;
 
 /// Prefers the first picture of prompts with an even index, abstains on those whose index is 3, else prefers the second.
@@ -27,7 +27,7 @@ impl Judge for ByIndex {
         Digest([0; 32])
     }
 
-    fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+    fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         let record = |pair: &JudgedPair<'_>| VerdictRecord {
             prompt_index: pair.prompt_index,
             verdict: match pair.prompt_index.0 {
@@ -39,7 +39,7 @@ impl Judge for ByIndex {
             },
             probability_first: 0.5,
             order_probabilities: [0.5; 2],
-            rubric: rubric.digest(),
+            rubric: pair.rubric.digest(),
             votes: Vec::new(),
             reasons: Vec::new(),
             difference: None,
@@ -73,7 +73,7 @@ fn with_local<T>(spec: &RunSpec, act: impl FnOnce(&mut InProcess<'_>) -> T) -> T
         spec,
         sampler: &mut Sampler::load(Family::Flux, &tiny_flux(), &Placement::cpu()).unwrap(),
         judge: &ByIndex,
-        rubric: &RubricSet::from_text("by index").unwrap(),
+        rubrics: &Rubrics::one(RubricSet::from_text("by index").unwrap()),
     })
 }
 
@@ -137,6 +137,7 @@ fn an_evaluation_compares_the_base_with_the_policy_from_the_same_noise() {
 fn agreement_counts_what_was_asked_decided_and_right() {
     let picture = RgbImage::new(4, 4);
     let labelled = [Side::First, Side::First, Side::Second, Side::First].map(|preferred| Labelled {
+        sources: &[],
         task: Task {
             words: "a circle",
             sources: &[],
@@ -145,7 +146,7 @@ fn agreement_counts_what_was_asked_decided_and_right() {
         second: &picture,
         preferred,
     });
-    let rubric = RubricSet::from_text("by index").unwrap();
-    let counts = judge_counts(&ByIndex, &rubric, &labelled).unwrap();
+    let rubrics = Rubrics::one(RubricSet::from_text("by index").unwrap());
+    let counts = judge_counts(&ByIndex, &rubrics, &labelled).unwrap();
     assert_eq!((counts.judged, counts.decided, counts.right), (4, 3, 1));
 }

@@ -160,6 +160,7 @@ fn named(account: &Account) -> BTreeMap<Digest, Named> {
                 Part::InitialAdapter
                 | Part::PairImage { .. }
                 | Part::Source { .. }
+                | Part::Rubric { .. }
                 | Part::Target { .. }
                 | Part::Mask { .. } => (format!("{unit}: the {part}"), Content::Opaque),
             };

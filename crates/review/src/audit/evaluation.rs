@@ -65,7 +65,12 @@ fn judged(
 ) {
     for record in verdicts {
         let location = format!("{unit}, pair {}", record.prompt_index);
-        if let Some(problem) = verdict::problem(record, unit, &account.run) {
+        let (assets, index) = (account.run.assets(), record.prompt_index.0 as usize);
+        let task = match unit {
+            Unit::CalibrateJudge { .. } => assets.labelled.get(index).map(|labelled| &labelled.task),
+            _ => assets.held_out.get(index),
+        };
+        if let Some(problem) = verdict::problem(record, unit, task, &account.run) {
             findings.add(Rule::Verdicts, &location, problem);
         }
         let recorded = recorded.get(record.prompt_index.0 as usize).and_then(Option::as_ref);

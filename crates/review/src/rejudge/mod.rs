@@ -14,7 +14,7 @@ use gavel_core::run::GroupResult;
 use gavel_core::work::{Spent, Task, VerdictRecord};
 use gavel_judge::{VerdictCache, judge_with};
 use gavel_rubric::data::{Picture, ReadOptions};
-use gavel_rubric::{Judge, JudgedPair, RubricSet};
+use gavel_rubric::{Judge, JudgedPair, RubricSet, Rubrics, Theme};
 use image::RgbImage;
 use serde::Serialize;
 use tokio::runtime::Runtime;
@@ -35,11 +35,11 @@ pub struct RejudgeOptions {
 pub struct Again<'a> {
     /// The judge.
     pub judge: &'a dyn Judge,
-    /// The rubric.
-    pub rubric: &'a RubricSet,
+    /// What decides about each prompt.
+    pub rubrics: &'a Rubrics,
     /// Where verdicts are kept, so that none is asked for twice.
     pub kept: &'a dyn VerdictCache,
-    /// Whether each theme of the rubric judges by itself too.
+    /// Whether each theme of a rubric judges by itself too.
     pub by_theme: bool,
 }
 
@@ -71,13 +71,16 @@ pub struct RejudgeReport {
     pub run: RunId,
     /// Who judged now.
     pub judge: String,
-    /// Fingerprint of the rubric that it judged by.
+    /// Fingerprint of the rubric that it judged by, where a prompt has none of its own.
     pub rubric: Digest,
+    /// Groups that were judged by a rubric of their prompt.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub groups_by_own_rubric: u64,
     /// By step.
     pub steps: Vec<StepChange>,
     /// Over all of them.
     pub total: Change,
-    /// Each theme of the rubric by itself against the run's verdicts; empty unless that was asked for.
+    /// Each theme of the rubrics by itself against the run's verdicts, by its name; empty unless that was asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub themes: Vec<ThemeChange>,
     /// Matches that were judged in the run and whose pictures are not kept any more.
@@ -96,7 +99,7 @@ pub struct StepChange {
     pub change: Change,
 }
 
-/// What one theme of the rubric says by itself.
+/// What one theme of the rubrics says by itself.
 #[derive(Debug, Clone, Serialize)]
 pub struct ThemeChange {
     /// Its name, or its first criterion.
@@ -164,6 +167,36 @@ impl<'a> Rejudge<'a> {
         &self.assets
     }
 
+    /// The rubrics that decided in the run: the general one, and those of the prompts that are judged again.
+    ///
+    /// # Errors
+    /// The text of a prompt's rubric cannot be read, or the run's rubric holds no criterion.
+    pub fn rubrics(&self) -> Result<Rubrics, Error> {
+        let assets = &self.assets;
+        let general = RubricSet::from_text(&assets.rubric.text).ok_or(Error::Rubric {
+            rubric: assets.rubric.digest,
+        })?;
+        let mut of_prompts = BTreeMap::new();
+        for task in self
+            .steps
+            .iter()
+            .flat_map(|(_, groups)| groups)
+            .map(|group| &group.task)
+        {
+            let Some(digest) = assets
+                .prompt_rubrics
+                .of(task)
+                .filter(|_| !of_prompts.contains_key(task))
+            else {
+                continue;
+            };
+            let text = self.runtime.block_on(self.source.blob(&digest))?;
+            let rubric = std::str::from_utf8(&text).ok().and_then(RubricSet::from_text);
+            of_prompts.insert(task.clone(), rubric.ok_or(Error::Rubric { rubric: digest })?);
+        }
+        Ok(Rubrics::new(general, of_prompts))
+    }
+
     /// Matches that can be judged again.
     pub fn matches(&self) -> u64 {
         let groups = self.steps.iter().flat_map(|(_, groups)| groups);
@@ -195,17 +228,20 @@ impl<'a> Rejudge<'a> {
         let mut report = RejudgeReport {
             run: self.run.clone(),
             judge: again.judge.name().to_owned(),
-            rubric: again.rubric.digest(),
+            rubric: again.rubrics.general().digest(),
+            groups_by_own_rubric: 0,
             steps: Vec::new(),
             total: Change::default(),
-            themes: again.themes().map(|(theme, _)| ThemeChange::new(theme)).collect(),
+            themes: Vec::new(),
             lost: self.lost,
             spent: Spent::default(),
         };
         for (step, groups) in &self.steps {
             let mut change = Change::default();
             for group in groups {
-                self.judge_group(group, again, &mut change, &mut report.themes)?;
+                let rubric = again.rubrics.of(&group.task.words, &group.task.sources);
+                report.groups_by_own_rubric += u64::from(rubric != again.rubrics.general());
+                self.judge_group(group, again, rubric, &mut change, &mut report.themes)?;
             }
             report.total.add(&change);
             let done = StepChange { step: *step, change };
@@ -223,8 +259,9 @@ impl<'a> Rejudge<'a> {
         &self,
         group: &Group,
         again: &Again<'_>,
+        rubric: &RubricSet,
         change: &mut Change,
-        themes: &mut [ThemeChange],
+        themes: &mut Vec<ThemeChange>,
     ) -> Result<(), Error> {
         let images = self.pictures(group)?;
         let sources: Vec<RgbImage> = group.task.sources.iter().map(|source| images[source].clone()).collect();
@@ -235,17 +272,22 @@ impl<'a> Rejudge<'a> {
                 sources: &sources,
                 first: &images[&group.pictures[first]],
                 second: &images[&group.pictures[second]],
+                rubric,
             })
             .collect();
-        let ask = |rubric: &RubricSet| judge_with(again.kept, again.judge, rubric, &pairs);
-        let verdicts = ask(again.rubric).map_err(Error::Judge)?;
+        let verdicts = judge_with(again.kept, again.judge, &pairs).map_err(Error::Judge)?;
         for (before, after) in group.verdicts.iter().zip(&verdicts) {
             change.count(before, after);
         }
         change.count_rewards(group.pictures.len(), [&group.verdicts, &verdicts], self.rewards);
-        for ((_, rubric), theme) in again.themes().zip(themes) {
-            for (before, after) in group.verdicts.iter().zip(&ask(&rubric).map_err(Error::Judge)?) {
-                theme.change.count(before, after);
+        for theme in rubric.themes.iter().filter(|_| again.by_theme) {
+            let rubric = RubricSet::of_themes(vec![theme.clone()]);
+            let rubric = &rubric;
+            let alone: Vec<JudgedPair<'_>> = pairs.iter().map(|pair| JudgedPair { rubric, ..*pair }).collect();
+            let verdicts = judge_with(again.kept, again.judge, &alone).map_err(Error::Judge)?;
+            let change = ThemeChange::of(theme, themes);
+            for (before, after) in group.verdicts.iter().zip(&verdicts) {
+                change.count(before, after);
             }
         }
         Ok(())
@@ -291,22 +333,23 @@ impl Group {
     }
 }
 
-impl Again<'_> {
-    /// Each theme as a rubric of its own, with what people call it; none where nobody asked for them.
-    fn themes(&self) -> impl Iterator<Item = (String, RubricSet)> {
-        let themes = self.rubric.themes.iter().filter(|_| self.by_theme);
-        themes.map(|theme| {
-            let name = theme.name.clone().or_else(|| theme.tips.first().cloned());
-            (name.unwrap_or_default(), RubricSet::of_themes(vec![theme.clone()]))
-        })
+impl ThemeChange {
+    /// What is counted of a theme: its own row of `themes`, which has none for a theme that was not seen yet.
+    fn of<'a>(theme: &Theme, themes: &'a mut Vec<Self>) -> &'a mut Change {
+        let name = theme.name.clone().or_else(|| theme.tips.first().cloned());
+        let name = name.unwrap_or_default();
+        let known = themes.iter().position(|other| other.theme == name);
+        let index = known.unwrap_or_else(|| {
+            themes.push(Self {
+                theme: name,
+                change: Change::default(),
+            });
+            themes.len() - 1
+        });
+        &mut themes[index].change
     }
 }
 
-impl ThemeChange {
-    fn new(theme: String) -> Self {
-        Self {
-            theme,
-            change: Change::default(),
-        }
-    }
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }

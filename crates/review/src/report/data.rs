@@ -38,9 +38,17 @@ pub(super) struct Report {
     pub(super) seconds_total: f64,
     pub(super) adapter_sha256: Digest,
     pub(super) spec_sha256: Digest,
+    /// Of the judge's rubric for prompts without one of their own.
     pub(super) rubric_sha256: Digest,
+    /// How many prompts are judged by a rubric of their own; left out where none is.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) rubrics_of_prompts: usize,
     pub(super) versions: Versions,
     pub(super) machine: Machine,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// The independent metric on held-out prompts, each painted from the same noise by base and tuned policy. Of edits, all but `axes` is
@@ -101,6 +109,7 @@ impl Report {
             adapter_sha256,
             spec_sha256: run.spec_sha256(),
             rubric_sha256: run.assets().rubric.digest,
+            rubrics_of_prompts: run.assets().prompt_rubrics.iter().len(),
             versions: Versions {
                 gavel: env!("CARGO_PKG_VERSION"),
             },

@@ -1,11 +1,11 @@
 //! The judged pairs that the page carries with it, with as many of their pictures as a file should hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gavel_coordinator::blobs::BlobError;
-use gavel_coordinator::gallery::{Filling, Filter, JudgedPair, steps};
+use gavel_coordinator::gallery::{Filling, Filter, JudgedPair, RubricShown, steps};
 use gavel_core::ids::Digest;
 use gavel_core::run::Run;
 use serde::Serialize;
@@ -27,8 +27,8 @@ pub(super) struct Gallery {
     pub(super) has_more: bool,
     /// PNG in base64.
     pub(super) pictures: BTreeMap<Digest, String>,
-    /// What the judge read.
-    pub(super) rubric: String,
+    /// What the verdicts' judges read, as far as it is kept.
+    pub(super) rubrics: BTreeMap<Digest, RubricShown>,
 }
 
 impl Gallery {
@@ -44,8 +44,9 @@ impl Gallery {
             pairs: page.pairs,
             has_more: page.next.is_some(),
             pictures: BTreeMap::new(),
-            rubric: run.assets().rubric.text.clone(),
+            rubrics: RubricShown::carried(run),
         };
+        gallery.read_rubrics(source).await?;
         let mut bytes = 0;
         for digest in gallery.pairs.iter().flat_map(JudgedPair::pictures) {
             if gallery.pictures.contains_key(&digest) {
@@ -63,5 +64,21 @@ impl Gallery {
             gallery.pictures.insert(digest, STANDARD.encode(&png));
         }
         Ok(gallery)
+    }
+
+    /// Reads the rubrics of single prompts that the pairs' verdicts name.
+    async fn read_rubrics(&mut self, source: &dyn RunSource) -> Result<(), Error> {
+        let named: BTreeSet<Digest> = self.pairs.iter().flat_map(JudgedPair::rubrics).collect();
+        for digest in named {
+            if self.rubrics.contains_key(&digest) {
+                continue;
+            }
+            match source.blob(&digest).await {
+                Ok(text) => drop(self.rubrics.insert(digest, RubricShown::of_blob(&text))),
+                Err(BlobError::Missing { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 }

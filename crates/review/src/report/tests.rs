@@ -81,6 +81,7 @@ fn report(evaluation: Option<Evaluation>) -> Report {
         adapter_sha256: Digest::of(b"adapter"),
         spec_sha256: Digest::of(b"spec"),
         rubric_sha256: Digest::of(b"rubric"),
+        rubrics_of_prompts: 0,
         versions: Versions { gavel: "1.2.3" },
         machine: Machine {
             system: "linux x86_64".to_owned(),

@@ -336,7 +336,14 @@ impl Generator<'_> {
                     ..RubricSet::empty()
                 };
                 let index = PromptIndex(0);
-                let records = recorded.judge(self.judge, &rubric, &[RecordedPair { index, pair }])?;
+                let records = recorded.judge(
+                    self.judge,
+                    &[RecordedPair {
+                        index,
+                        pair,
+                        rubric: &rubric,
+                    }],
+                )?;
                 Ok(match records.first().map(|record| &record.verdict) {
                     Some(Verdict::Preferred { side }) if *side == pair.preferred => Finding::Recovered,
                     Some(Verdict::Preferred { side }) => Finding::Otherwise(Some(number(*side) as i64)),

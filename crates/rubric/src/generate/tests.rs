@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::data::{Example, Picture};
-use crate::{ChatReply, ChatRequest, JudgedPair, Part};
+use crate::{ChatReply, ChatRequest, JudgedPair, Part, RubricFile};
 
 /// Writes numbered criteria: the caption's number, the round, and the word "good" from the second round on.
 #[derive(Default)]
@@ -104,11 +104,11 @@ impl Judge for Sage {
         Digest::of(b"sage")
     }
 
-    fn judge(&self, rubric: &RubricSet, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+    fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         self.asked.fetch_add(pairs.len(), Ordering::SeqCst);
         let record = |pair: &JudgedPair<'_>| {
             let number: usize = pair.prompt.trim_start_matches("caption ").parse().unwrap();
-            let sees = number % 10 != 8 && (number % 2 == 1 || rubric.text().contains("good"));
+            let sees = number % 10 != 8 && (number % 2 == 1 || pair.rubric.text().contains("good"));
             // The greener picture is the better one.
             let side = if pair.first.get_pixel(0, 0).0[1] > pair.second.get_pixel(0, 0).0[1] {
                 Side::First
@@ -126,7 +126,7 @@ impl Judge for Sage {
                 },
                 probability_first: 0.5,
                 order_probabilities: [0.5; 2],
-                rubric: rubric.digest(),
+                rubric: pair.rubric.digest(),
                 votes: Vec::new(),
                 reasons: Vec::new(),
                 difference: None,
@@ -228,8 +228,8 @@ fn criteria_are_verified_revised_and_dropped() {
         criteria.contains(&"good caption 4.") && criteria.contains(&"plain caption 5.") && criteria.contains(&"Sharp.")
     );
     let file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
-    std::fs::write(file.path(), rubric.to_toml().unwrap()).unwrap();
-    assert_eq!(RubricSet::load(file.path()).unwrap(), rubric);
+    std::fs::write(file.path(), RubricFile::of_set(rubric.clone()).to_toml().unwrap()).unwrap();
+    assert_eq!(RubricFile::load(file.path()).unwrap().general(), rubric);
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn a_journal_cut_at_any_line_gives_the_same_bytes_and_asks_nothing_twice() {
         let made = generate(&writer, &sage, Some(&journal), threads, settings(), &data).unwrap();
         let calls = writer.asked.lock().unwrap().len() + sage.asked.load(Ordering::SeqCst);
         assert_eq!(made.asked, calls);
-        (made.rubric.to_toml().unwrap(), calls)
+        (RubricFile::of_set(made.rubric).to_toml().unwrap(), calls)
     };
     let (whole, calls) = run(1);
     let bytes = std::fs::read(&file).unwrap();

@@ -74,7 +74,7 @@ impl Fleet {
     pub(super) fn completion(&self, unit: Unit) -> Event {
         let lease = self.run.lease(&unit).unwrap();
         let assignment = self.run.assignment(&unit).unwrap();
-        let outcome = work(self.run.spec(), self.run.assets().rubric_of(&unit), &assignment);
+        let outcome = work(self.run.spec(), self.run.assets().general_rubric(&unit), &assignment);
         let outcome = second_opinion(&unit, outcome);
         Event::Completed {
             unit,

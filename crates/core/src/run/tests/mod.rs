@@ -6,6 +6,7 @@ mod held_out;
 mod probes;
 mod redo;
 mod retention;
+mod rubrics;
 mod snapshot;
 mod spent;
 mod stop;

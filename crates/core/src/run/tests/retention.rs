@@ -222,7 +222,7 @@ fn read_from_now_on(run: &Run) -> BTreeSet<Digest> {
         }
         let assignment = run.assignment(&unit).unwrap();
         read.extend(digests(assignment.inputs()).difference(&made).copied());
-        let outcome = rehearsal::work(run.spec(), run.assets().rubric_of(&unit), &assignment);
+        let outcome = rehearsal::work(run.spec(), run.assets().general_rubric(&unit), &assignment);
         made.extend(digests(outcome.outputs()));
         let lease = run.lease(&unit).unwrap().clone();
         let completed = Event::Completed {

@@ -77,6 +77,7 @@ mod tests {
                 task: Default::default(),
                 first: Digest::of(&index.to_le_bytes()),
                 second: Digest::of(b"other"),
+                rubric: None,
             })
             .collect();
         let covered = |fraction| {

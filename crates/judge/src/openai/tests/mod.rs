@@ -57,6 +57,7 @@ fn judge_as(spec: &ServerSpec, template_name: &str, pairs: u32) -> Result<Vec<Ve
     let judge = EndpointJudge::new(endpoint(spec), template(template_name), 0.0, spec.concurrency);
     let bright = RgbImage::from_pixel(4, 4, Rgb([200, 200, 200]));
     let dark = RgbImage::from_pixel(4, 4, Rgb([20, 20, 20]));
+    let rubric = RubricSet::from_text("Bright.").unwrap();
     let pairs: Vec<JudgedPair<'_>> = (0..pairs)
         .map(|index| JudgedPair {
             prompt_index: PromptIndex(index),
@@ -64,9 +65,10 @@ fn judge_as(spec: &ServerSpec, template_name: &str, pairs: u32) -> Result<Vec<Ve
             sources: &[],
             first: &bright,
             second: &dark,
+            rubric: &rubric,
         })
         .collect();
-    judge.judge(&RubricSet::from_text("Bright.").unwrap(), &pairs)
+    judge.judge(&pairs)
 }
 
 fn only(records: Result<Vec<VerdictRecord>, AskError>) -> VerdictRecord {

@@ -204,6 +204,7 @@ fn a_prompt_without_end_fails_its_own_pair_without_a_request() {
     let server = serve(Stub::new([], Act::Honest));
     let judge = EndpointJudge::new(endpoint(&spec(&server)), template("ranking"), 0.0, 1);
     let picture = RgbImage::from_pixel(4, 4, Rgb([200, 200, 200]));
+    let rubric = RubricSet::from_text("Bright.").unwrap();
     let long = "word ".repeat(10_000);
     let pair = JudgedPair {
         prompt_index: PromptIndex(0),
@@ -211,8 +212,9 @@ fn a_prompt_without_end_fails_its_own_pair_without_a_request() {
         sources: &[],
         first: &picture,
         second: &picture,
+        rubric: &rubric,
     };
-    let records = judge.judge(&RubricSet::from_text("Bright.").unwrap(), &[pair]).unwrap();
+    let records = judge.judge(&[pair]).unwrap();
     assert!(failed(&records[0]).contains("50000 bytes"), "{records:?}");
     assert_eq!(server.stub.calls(), 0);
 }

@@ -236,7 +236,7 @@ impl<'a> StepAudit<'a> {
         };
         let matches = rpo::match_count(usize::from(self.run.spec().sampling.candidates));
         let expected = Assignment::Judge {
-            pairs: prompts.iter().flat_map(|prompt| self.matches(*prompt)).collect(),
+            pairs: prompts.iter().flat_map(|prompt| self.matches(&unit, *prompt)).collect(),
         };
         self.given(Rule::Verdicts, &unit, &expected, accepted);
         let Outcome::Judged { verdicts, .. } = &accepted.outcome else {
@@ -252,9 +252,10 @@ impl<'a> StepAudit<'a> {
         let groups = verdicts.chunks(matches).map(|group| {
             let prompt = group[0].prompt_index;
             let location = format!("step {}, pair {prompt}", self.step);
+            let task = self.task(prompt.0);
             for problem in group
                 .iter()
-                .filter_map(|record| verdict::problem(record, &unit, self.run))
+                .filter_map(|record| verdict::problem(record, &unit, Some(&task), self.run))
             {
                 self.findings.add(Rule::Verdicts, &location, problem);
             }
@@ -264,14 +265,17 @@ impl<'a> StepAudit<'a> {
     }
 
     /// A prompt's candidates, each against each.
-    fn matches(&self, prompt: u32) -> Vec<Pair> {
+    fn matches(&self, unit: &Unit, prompt: u32) -> Vec<Pair> {
         let candidates = self.candidates.get(&prompt).map_or(&[][..], Vec::as_slice);
+        let task = self.task(prompt);
+        let rubric = self.run.assets().prompt_rubric(unit, &task);
         rpo::matches(candidates.len())
             .map(|(first, second)| Pair {
                 prompt_index: PromptIndex(prompt),
-                task: self.task(prompt),
+                task: task.clone(),
                 first: candidates[first].image,
                 second: candidates[second].image,
+                rubric,
             })
             .collect()
     }

@@ -59,7 +59,7 @@ fn verdict(run: &Run, prompt: PromptIndex, step: u32) -> VerdictRecord {
 
 /// A faultless worker's result of what it was given, but for its verdicts, of which the tests must know which are decided.
 fn outcome(run: &Run, unit: &Unit, assignment: &Assignment) -> Outcome {
-    let mut outcome = rehearsal::work(run.spec(), run.assets().rubric_of(unit), assignment);
+    let mut outcome = rehearsal::work(run.spec(), run.assets().general_rubric(unit), assignment);
     if let (Unit::Judge { step, .. }, Outcome::Judged { verdicts, .. }) = (unit, &mut outcome) {
         for record in verdicts {
             *record = verdict(run, record.prompt_index, step.0);
