@@ -120,3 +120,83 @@ fn a_criterion_that_is_left_out_of_the_rubric_changes_verdicts() {
         assert!(without < all - 0.05, "without \"{missing}\": {without}, with it {all}");
     }
 }
+
+#[test]
+fn the_small_judge_writes_a_set_for_each_prompt_from_the_nearest_example_and_nothing_twice() {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    // Three prompts with labelled pairs of their own, and one without.
+    let seed = std::fs::read_to_string(root.join(SEED)).unwrap();
+    let query = |line: &str| {
+        serde_json::from_str::<Value>(line).unwrap()["query"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let mut prompts: Vec<String> = seed.lines().take(3).map(query).collect();
+    prompts.push("a purple circle on a white background".to_owned());
+    std::fs::write(folder.path().join("prompts.txt"), prompts.join("\n")).unwrap();
+    let (list, out) = (path("prompts.txt"), path("rubric.toml"));
+    let write = |more: &[&str]| {
+        let mut arguments = vec!["rubric", "write", &list, "--out", &out, "--model", "models/tiny-judge"];
+        arguments.extend([
+            "--write-template",
+            "configs/rubric/small/write.toml",
+            "--max-tokens",
+            "400",
+        ]);
+        arguments.extend([
+            "--examples",
+            SEED,
+            "--nearest",
+            "1",
+            "--embedding-folder",
+            "models/tiny-flux",
+        ]);
+        arguments.extend(more);
+        let (told, status) = gavel(&arguments);
+        assert_eq!(status, Some(0), "{told}");
+        told
+    };
+    let general = [
+        "--general",
+        "configs/quickstart/rubric.toml",
+        "--combine",
+        "specific_then_general",
+    ];
+    let first = write(&general);
+    let left_out = |told: &Value| {
+        let lists = [&told["worse_than_general"], &told["unreadable"]];
+        lists
+            .iter()
+            .map(|list| list.as_array().unwrap().len() as u64)
+            .sum::<u64>()
+    };
+    let written = first["written"].as_u64().unwrap();
+    assert!(written >= 2 && written + left_out(&first) == 4, "{first}");
+    assert_eq!(first["verified"]["pairs"], 3);
+    assert!(first["embedding"].as_str().unwrap().contains("tiny-flux"), "{first}");
+
+    let (shown, status) = gavel(&["rubric", "show", &out]);
+    assert_eq!(status, Some(0));
+    let sets = shown["prompts"].as_array().unwrap();
+    assert_eq!(sets.len() as u64, written);
+    assert!(
+        sets.iter()
+            .all(|set| prompts.contains(&set["prompt"].as_str().unwrap().to_owned()))
+    );
+
+    // What is there stays; after a loss of the file everything is in the journal.
+    let again = write(&[]);
+    assert_eq!(
+        (&again["present_before"], &again["written"]),
+        (&first["written"], &0.into())
+    );
+    assert_eq!(again["answers_asked"], 0);
+    let bytes = std::fs::read(&out).unwrap();
+    std::fs::remove_file(&out).unwrap();
+    let anew = write(&general);
+    assert_eq!(anew["answers_asked"], 0, "{anew}");
+    assert_eq!(std::fs::read(&out).unwrap(), bytes);
+}

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use flate2::write::GzDecoder;
 use gavel_core::ids::RunId;
 use serde_json::{Value, json};
-use support::{RUN, Served, Working, options, spec, whole_fleet};
+use support::{OWN_RUBRIC, RUN, Served, Working, options, spec, whole_fleet};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -225,6 +225,22 @@ async fn pairs_come_page_by_page_and_as_they_are_asked_for() {
     assert!(
         !found.is_empty() && found.iter().all(|pair| pair["prompt"] == "prompt 3"),
         "{found:?}"
+    );
+    // Each page carries the rubrics by which its pairs were decided.
+    let page = get(address, &at("limit=500")).await;
+    for pair in page["pairs"].as_array().expect("pairs") {
+        let rubric = &page["rubrics"][pair["verdicts"][0]["rubric"].as_str().expect("a fingerprint")];
+        let expected = match pair["prompt"] == "prompt 3" {
+            true => json!({ "text": OWN_RUBRIC, "of_prompt": true }),
+            false => json!({ "text": "the better picture wins", "of_prompt": false }),
+        };
+        assert_eq!(*rubric, expected, "{}", pair["prompt"]);
+    }
+    let held_out = get(address, &format!("/api/v1/runs/{RUN}/evaluation")).await;
+    let rubric = &held_out["tasks"][1]["verdict"]["rubric"];
+    assert_eq!(
+        held_out["rubrics"][rubric.as_str().expect("a fingerprint")]["text"],
+        OWN_RUBRIC
     );
     let (head, body) = ask(address, "GET", &at("after=x"), "", "").await;
     assert!(head.starts_with("http/1.0 400"), "{head}");

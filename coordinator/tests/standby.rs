@@ -25,7 +25,7 @@ use gavel_core::spec::RunSpec;
 use gavel_core::work::{Assignment, Outcome, Role, Unit};
 use gavel_worker::{Work, WorkContext, WorkError, WorkerOptions};
 use postgres::Postgres;
-use support::{RUN, Rehearsal, Served, Working, any_port, assets, options, picture, spec, whole_fleet};
+use support::{RUN, Rehearsal, Served, Working, any_port, assets, options, spec, submitted, whole_fleet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -159,8 +159,8 @@ async fn runs_at(address: SocketAddr) -> Runs {
 
 async fn submit(address: SocketAddr, blobs: &str) {
     let blobs = Blobs::open(blobs, 1 << 20).await.expect("the store");
-    for name in ["labelled a", "labelled b"] {
-        blobs.put(picture(name).into()).await.expect("stored");
+    for blob in submitted() {
+        blobs.put(blob.into()).await.expect("stored");
     }
     let submitted = runs_at(address)
         .await

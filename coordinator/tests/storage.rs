@@ -145,9 +145,8 @@ async fn a_damaged_run_is_set_aside_by_name_and_the_others_go_on() {
 
         // A new run under another name takes its way from beginning to end.
         let other = RunId("other".into());
-        for name in ["labelled a", "labelled b"] {
-            let picture = support::picture(name);
-            coordinator.handle.blobs().put(picture.into()).await.expect("stored");
+        for blob in support::submitted() {
+            coordinator.handle.blobs().put(blob.into()).await.expect("stored");
         }
         driver.submit(other.clone(), spec(), assets()).await.expect("submitted");
         if row == "its row" {

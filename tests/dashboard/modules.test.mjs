@@ -54,10 +54,11 @@ test("a rubric's lines are found by their theme", async () => {
 test("the pairs of a file are asked as those of a coordinator", async () => {
   const { pairsOf } = await load("pairs_of_file.js");
   const pair = (step, prompt, ranks, kind = "preferred", skipped = null) => ({ step, prompt, ranks, skipped, verdicts: [{ verdict: { kind } }] });
-  const load_ = pairsOf([pair(2, "A red Square", [1, 2]), pair(2, "a circle", null, "abstain"), pair(1, "a square", [2, 1], "preferred", "not finite"), pair(1, "a square", null, "failed")]);
+  const load_ = pairsOf([pair(2, "A red Square", [1, 2]), pair(2, "a circle", null, "abstain"), pair(1, "a square", [2, 1], "preferred", "not finite"), pair(1, "a square", null, "failed")], { abc: { text: "- Sharp.\n", of_prompt: true } });
   const found = async (filter) => (await load_({ limit: 10, ...filter })).pairs.length;
   assert.deepEqual(await Promise.all([{}, { step: "2" }, { prompt: "SQUARE" }, { winner: "1" }, { winner: "2" }].map(found)), [4, 2, 3, 1, 1]);
   assert.deepEqual(await Promise.all(["decided", "undecided", "failed", "skipped"].map((outcome) => found({ outcome }))), [2, 1, 1, 1]);
   const first = await load_({ limit: 3 });
+  assert.equal(first.rubrics.abc.text, "- Sharp.\n");
   assert.deepEqual([first.pairs.length, (await load_({ limit: 3 }, first.next)).pairs.length], [3, 1]);
 });

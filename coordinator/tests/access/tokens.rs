@@ -144,10 +144,9 @@ async fn a_whole_run_over_encrypted_connections_with_certificates_and_tokens() {
     };
     let options = ConnectOptions::with(&address, credentials(TokenRole::Submitter)).expect("an address");
     let people = Connection::open(&options).await.expect("it listens");
-    for name in ["labelled a", "labelled b"] {
-        let picture = support::picture(name);
-        let stored = people.blobs().put(Digest::of(&picture), picture.into()).await;
-        stored.expect("a submitter stores pictures");
+    for blob in support::submitted() {
+        let stored = people.blobs().put(Digest::of(&blob), blob.into()).await;
+        stored.expect("a submitter stores what the run names");
     }
     let run = RunId(RUN.into());
     let submitted = people.runs().submit(&run, &support::spec(), &support::assets()).await;

@@ -12,7 +12,7 @@ use gavel_core::ids::{Digest, RunId};
 use gavel_core::run::RunStatus;
 use gavel_core::spec::RunSpec;
 use gavel_core::work::{Assignment, Outcome, Role, Side, Unit};
-use gavel_core::{LabelledPair, RubricText};
+use gavel_core::{LabelledPair, PromptRubric, PromptRubrics, RubricText};
 use gavel_worker::{Allowed, Work, WorkContext, WorkError, WorkerOptions};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -48,7 +48,7 @@ pub(crate) fn assets() -> RunAssets {
         held_out: (0..3).map(|line| format!("held out {line}").into()).collect(),
         annotations: Default::default(),
         rubric: RubricText::new("the better picture wins"),
-        prompt_rubrics: Default::default(),
+        prompt_rubrics: PromptRubrics::new(vec![own("prompt 3"), own("held out 1")]),
         template: "which?".into(),
         member_templates: Vec::new(),
         reason_template: None,
@@ -62,6 +62,21 @@ pub(crate) fn assets() -> RunAssets {
         }],
         models: Default::default(),
     }
+}
+
+/// What decides about "prompt 3" and "held out 1".
+pub(crate) const OWN_RUBRIC: &str = "- The third is red.\n";
+
+fn own(prompt: &str) -> PromptRubric {
+    PromptRubric {
+        task: prompt.into(),
+        rubric: Digest::of(OWN_RUBRIC.as_bytes()),
+    }
+}
+
+/// The blobs that [`assets`] name, as `gavel submit` stores them: the labelled pictures, and the rubric of some prompts.
+pub(crate) fn submitted() -> [Vec<u8>; 3] {
+    [picture("labelled a"), picture("labelled b"), OWN_RUBRIC.into()]
 }
 
 pub(crate) fn picture(name: &str) -> Vec<u8> {
@@ -141,9 +156,8 @@ impl Served {
     }
 
     pub(crate) async fn submit_spec(&self, spec: RunSpec) {
-        // The labelled pictures are blobs, as `gavel submit` would have stored them.
-        for name in ["labelled a", "labelled b"] {
-            self.handle.blobs().put(picture(name).into()).await.expect("stored");
+        for blob in submitted() {
+            self.handle.blobs().put(blob.into()).await.expect("stored");
         }
         self.handle
             .driver()

@@ -7,6 +7,7 @@
 
 mod answer;
 mod cache;
+mod clip;
 mod ensemble;
 mod error;
 mod explainer;
@@ -21,6 +22,7 @@ mod writer;
 
 pub use answer::{Answer, decide};
 pub use cache::{VerdictCache, judge_with, verdict_key};
+pub use clip::ClipEmbedding;
 pub use error::Error;
 pub use explainer::Explainer;
 pub use http::http_client;

@@ -35,6 +35,8 @@ pub enum Part {
 #[derive(Debug, Clone)]
 pub(crate) struct Conversation {
     file: PathBuf,
+    /// The key of the turns in the file.
+    part: &'static str,
     turns: Vec<Turn>,
     variables: &'static str,
     environment: Environment<'static>,
@@ -70,13 +72,27 @@ enum Piece {
 }
 
 impl Conversation {
-    /// Checks the turns and compiles their texts; `file` and the names of the `variables` are for error messages.
+    /// As [`Conversation::of_part`], of a file whose only part is `messages`.
+    ///
+    /// # Errors
+    /// As [`Conversation::of_part`].
+    pub(crate) fn new(turns: Vec<Turn>, variables: &'static str, file: &Path) -> Result<Self, TemplateError> {
+        Self::of_part("messages", turns, variables, file)
+    }
+
+    /// Checks the turns of a part of a file and compiles their texts; `file` and the names of the `variables` are for error messages.
     ///
     /// # Errors
     /// [`TemplateError`], which names the file and the key.
-    pub(crate) fn new(turns: Vec<Turn>, variables: &'static str, file: &Path) -> Result<Self, TemplateError> {
+    pub(crate) fn of_part(
+        part: &'static str,
+        turns: Vec<Turn>,
+        variables: &'static str,
+        file: &Path,
+    ) -> Result<Self, TemplateError> {
         let mut conversation = Self {
             file: file.to_owned(),
+            part,
             turns,
             variables,
             environment: environment(),
@@ -85,11 +101,11 @@ impl Conversation {
         for (index, turn) in conversation.turns.iter().enumerate() {
             if !["system", "user", "assistant"].contains(&turn.role.as_str()) {
                 return Err(conversation.fault(
-                    format!("messages[{index}].role"),
+                    format!("{part}[{index}].role"),
                     "must be `system`, `user` or `assistant`",
                 ));
             }
-            for (key, piece) in turn.pieces(index) {
+            for (key, piece) in turn.pieces(part, index) {
                 match piece {
                     Piece::Text { text } => conversation
                         .environment
@@ -134,7 +150,7 @@ impl Conversation {
         let mut messages = Vec::with_capacity(self.turns.len());
         for (index, turn) in self.turns.iter().enumerate() {
             let mut content = Vec::with_capacity(turn.content.len());
-            for (key, piece) in turn.pieces(index) {
+            for (key, piece) in turn.pieces(self.part, index) {
                 let place = match piece {
                     Piece::Text { .. } => {
                         let words = self
@@ -179,14 +195,14 @@ impl Conversation {
 
 impl Turn {
     /// The pieces with their keys.
-    fn pieces(&self, turn: usize) -> impl Iterator<Item = (String, &Piece)> {
+    fn pieces(&self, part: &'static str, turn: usize) -> impl Iterator<Item = (String, &Piece)> {
         self.content.iter().enumerate().map(move |(index, piece)| {
             let field = match piece {
                 Piece::Text { .. } => "text",
                 Piece::Image { .. } => "image",
                 Piece::Base { .. } => "base",
             };
-            (format!("messages[{turn}].content[{index}].{field}"), piece)
+            (format!("{part}[{turn}].content[{index}].{field}"), piece)
         })
     }
 }

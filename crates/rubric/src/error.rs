@@ -87,9 +87,7 @@ impl Hint for RubricError {
             Self::Empty { .. } => "write at least one criterion: a tip of a theme, or a line of bare text".to_owned(),
             Self::Line { .. } => "write each name and criterion as one line of text".to_owned(),
             Self::Prompt { .. } => "docs/rubrics.md says what the set of a single prompt may be".to_owned(),
-            Self::Ambiguous { .. } => {
-                "give every theme but the first a name, and let no name begin with `-` or `*`".to_owned()
-            }
+            Self::Ambiguous { .. } => "give every theme but the first a name".to_owned(),
         })
     }
 }

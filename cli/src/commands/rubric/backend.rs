@@ -8,11 +8,10 @@ use clap::Args;
 use gavel_core::ids::Digest;
 use gavel_core::spec::{InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, ServerSpec};
 use gavel_core::work::VerdictRecord;
-use gavel_judge::{Endpoint, Models, Templates};
+use gavel_judge::{ClipEmbedding, Endpoint, Models, Templates};
 use gavel_rubric::generate::{Embed, HashedNgrams};
 use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgeTemplate, JudgedPair};
 
-use super::generate::GenerateArguments;
 use crate::commands::dtype::DtypeArgument;
 use crate::diagnostic::{Context as _, Diagnostic, Result};
 
@@ -43,6 +42,23 @@ pub(crate) struct BackendArguments {
     /// Times that a question is asked again when the server is not available, with longer and longer pauses.
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(super) retries: usize,
+}
+
+/// What turns texts into vectors, so that near ones are found.
+#[derive(Debug, Args)]
+pub(crate) struct EmbeddingArguments {
+    /// Compare texts by the embeddings of this model of a server (/v1/embeddings) [default: counts of words and letters, without a model].
+    #[arg(long, value_name = "NAME")]
+    pub(super) embedding_model: Option<String>,
+    /// Base address of the server that embeds [default: --endpoint, with its key].
+    #[arg(long, value_name = "URL", requires = "embedding_model")]
+    pub(super) embedding_endpoint: Option<String>,
+    /// Environment variable that holds that server's key.
+    #[arg(long, value_name = "VARIABLE", requires = "embedding_endpoint")]
+    pub(super) embedding_api_key_env: Option<String>,
+    /// Compare texts by the CLIP text encoder of this diffusion model's folder instead.
+    #[arg(long, value_name = "DIR", conflicts_with = "embedding_model")]
+    pub(super) embedding_folder: Option<PathBuf>,
 }
 
 /// A model folder may say which words its model was trained on.
@@ -85,15 +101,17 @@ pub(super) fn chat(models: &mut Models, arguments: &BackendArguments) -> Result<
     })
 }
 
-/// What turns criteria into vectors: a server's model, or else none.
+/// What turns texts into vectors: a folder's or a server's model, or else none.
 ///
 /// # Errors
-/// A model without a server, or a key that is missing.
-pub(super) fn embedding(arguments: &GenerateArguments) -> Result<Box<dyn Embed>> {
+/// A folder without a text encoder, a model without a server, or a key that is missing.
+pub(super) fn embedding(arguments: &EmbeddingArguments, backend: &BackendArguments) -> Result<Box<dyn Embed>> {
+    if let Some(folder) = &arguments.embedding_folder {
+        return Ok(Box::new(ClipEmbedding::load(folder)?));
+    }
     let Some(model) = &arguments.embedding_model else {
         return Ok(Box::new(HashedNgrams));
     };
-    let backend = &arguments.backend;
     // The key of one server is not shown to another.
     let (endpoint, api_key_env) = match &arguments.embedding_endpoint {
         Some(endpoint) => (Some(endpoint), &arguments.embedding_api_key_env),

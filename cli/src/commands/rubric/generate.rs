@@ -10,7 +10,7 @@ use gavel_rubric::{Journal, RubricFile};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::backend::{self, BackendArguments};
+use super::backend::{self, BackendArguments, EmbeddingArguments};
 use super::{DataArguments, now, read_data};
 use crate::commands::print_json;
 use crate::diagnostic::{Context as _, Foreign as _, Result};
@@ -26,15 +26,8 @@ pub(crate) struct GenerateArguments {
     /// Folder of another model, which verifies the criteria [default: the model that writes them].
     #[arg(long, value_name = "DIR")]
     pub(super) judge_model: Option<PathBuf>,
-    /// Select by the embeddings of this model of the server (/v1/embeddings) [default: counts of words and letters, without a model].
-    #[arg(long, value_name = "NAME")]
-    pub(super) embedding_model: Option<String>,
-    /// Base address of the server that embeds [default: --endpoint, with its key].
-    #[arg(long, value_name = "URL", requires = "embedding_model")]
-    pub(super) embedding_endpoint: Option<String>,
-    /// Environment variable that holds that server's key.
-    #[arg(long, value_name = "VARIABLE", requires = "embedding_endpoint")]
-    pub(super) embedding_api_key_env: Option<String>,
+    #[command(flatten)]
+    pub(super) embedding: EmbeddingArguments,
     /// The rubric set to write; the answers are kept beside it in OUT.journal.
     #[arg(long, value_name = "FILE")]
     pub(super) out: PathBuf,
@@ -86,8 +79,17 @@ pub(crate) enum LanguageArgument {
     Zh,
 }
 
+impl From<LanguageArgument> for Language {
+    fn from(language: LanguageArgument) -> Self {
+        match language {
+            LanguageArgument::En => Self::English,
+            LanguageArgument::Zh => Self::Chinese,
+        }
+    }
+}
+
 /// A model folder may hold the words that its model was trained on.
-const FOLDER_PROMPTS: &str = "rubric_prompts";
+pub(super) const FOLDER_PROMPTS: &str = "rubric_prompts";
 
 pub(super) fn generate(arguments: &GenerateArguments) -> Result<()> {
     let data = read_data(&arguments.data)?;
@@ -104,7 +106,7 @@ pub(super) fn generate(arguments: &GenerateArguments) -> Result<()> {
     let mut models = Models::default();
     let chat = backend::chat(&mut models, &arguments.backend)?;
     let judge = backend::judge(&mut models, &arguments.backend, arguments.judge_model.as_deref())?;
-    let embed = backend::embedding(arguments)?;
+    let embed = backend::embedding(&arguments.embedding, &arguments.backend)?;
     let bar = ProgressBar::new(0);
     bar.set_style(
         ProgressStyle::with_template("{spinner} [{bar:24}] {pos}/{len} examples, {eta} left  {wide_msg}")
@@ -195,12 +197,6 @@ fn prompts(arguments: &GenerateArguments, labelling: Labelling) -> Result<Prompt
     Ok(match (&arguments.prompts, of_folder) {
         (Some(folder), _) => Prompts::load(folder, labelling)?,
         (None, Some(folder)) if folder.is_dir() => Prompts::load(&folder, labelling)?,
-        _ => {
-            let language = match arguments.language {
-                LanguageArgument::En => Language::English,
-                LanguageArgument::Zh => Language::Chinese,
-            };
-            Prompts::built_in(language, labelling)?
-        }
+        _ => Prompts::built_in(Language::from(arguments.language), labelling)?,
     })
 }

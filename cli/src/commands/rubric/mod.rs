@@ -7,6 +7,7 @@ mod generate;
 mod measure;
 mod page;
 mod show;
+mod write;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,6 +22,8 @@ use crate::fetch::fetch;
 pub(crate) enum RubricCommand {
     /// Write a rubric set from labelled examples. A generation that was killed goes on where it was.
     Generate(Box<generate::GenerateArguments>),
+    /// Write a set of its own for each prompt of a list, from the prompt alone or from labelled pairs near it. It can be called again for more.
+    Write(Box<write::WriteArguments>),
     /// Measure a judge on labelled pairs, with and without a rubric.
     Check(Box<check::CheckArguments>),
     /// Show a rubric set: its criteria, its fingerprint, where it comes from.
@@ -53,6 +56,7 @@ pub(crate) struct DataArguments {
 pub(super) fn rubric(command: &RubricCommand) -> Result<ExitCode> {
     match command {
         RubricCommand::Generate(arguments) => generate::generate(arguments)?,
+        RubricCommand::Write(arguments) => write::write(arguments)?,
         RubricCommand::Check(arguments) => check::check(arguments)?,
         RubricCommand::Show(arguments) => show::show(arguments)?,
         RubricCommand::Diff(arguments) => return diff::diff(arguments),

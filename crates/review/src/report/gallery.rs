@@ -27,7 +27,7 @@ pub(super) struct Gallery {
     pub(super) has_more: bool,
     /// PNG in base64.
     pub(super) pictures: BTreeMap<Digest, String>,
-    /// What the verdicts' judges read, as far as it is kept.
+    /// What the judges read about these pairs and the held-out ones, as far as it is kept.
     pub(super) rubrics: BTreeMap<Digest, RubricShown>,
 }
 
@@ -46,7 +46,11 @@ impl Gallery {
             pictures: BTreeMap::new(),
             rubrics: RubricShown::carried(run),
         };
-        gallery.read_rubrics(source).await?;
+        let held_out = run.results().comparisons.iter().flatten();
+        let held_out = held_out.map(|record| record.rubric);
+        let named = gallery.pairs.iter().flat_map(JudgedPair::rubrics);
+        let named = named.chain(held_out).collect();
+        gallery.read_rubrics(named, source).await?;
         let mut bytes = 0;
         for digest in gallery.pairs.iter().flat_map(JudgedPair::pictures) {
             if gallery.pictures.contains_key(&digest) {
@@ -66,9 +70,8 @@ impl Gallery {
         Ok(gallery)
     }
 
-    /// Reads the rubrics of single prompts that the pairs' verdicts name.
-    async fn read_rubrics(&mut self, source: &dyn RunSource) -> Result<(), Error> {
-        let named: BTreeSet<Digest> = self.pairs.iter().flat_map(JudgedPair::rubrics).collect();
+    /// Reads those of these rubrics that the run does not carry with it: the ones of single prompts.
+    async fn read_rubrics(&mut self, named: BTreeSet<Digest>, source: &dyn RunSource) -> Result<(), Error> {
         for digest in named {
             if self.rubrics.contains_key(&digest) {
                 continue;

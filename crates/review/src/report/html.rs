@@ -45,6 +45,8 @@ struct Cell {
     /// PNG of what the tuned policy changed of the first source.
     difference: Option<String>,
     verdict: &'static str,
+    /// The prompt's own rubric, if it has one.
+    own_rubric: Option<String>,
     reasons: Vec<ThemeVerdict>,
 }
 
@@ -77,7 +79,12 @@ pub(super) fn render(
 ) -> Result<String, Error> {
     let mut environment = Environment::new();
     environment.add_template("report.html", include_str!("report.html"))?;
-    let grid: Vec<Cell> = pictures.0.iter().take(GRID).map(cell).collect::<Result<_, _>>()?;
+    let grid: Vec<Cell> = pictures
+        .0
+        .iter()
+        .take(GRID)
+        .map(|one| cell(one, gallery))
+        .collect::<Result<_, _>>()?;
     let axes = report.evaluation.as_ref().and_then(|evaluation| evaluation.axes);
     let page = context! {
         report,
@@ -116,8 +123,13 @@ fn probe_row((words, pictures): &(String, Vec<Option<Picture>>)) -> (String, Vec
     (words.clone(), pictures.iter().map(png).collect())
 }
 
-fn cell(comparison: &Comparison) -> Result<Cell, Error> {
+fn cell(comparison: &Comparison, gallery: &Gallery) -> Result<Cell, Error> {
+    let verdict = comparison.verdict.as_ref();
+    let rubric = verdict.and_then(|record| gallery.rubrics.get(&record.rubric));
     Ok(Cell {
+        own_rubric: rubric
+            .filter(|rubric| rubric.of_prompt)
+            .map(|rubric| rubric.text.clone()),
         prompt: comparison.prompt.clone(),
         sources: comparison
             .sources

@@ -1,4 +1,5 @@
-//! A rubric set from labelled examples: propose criteria, verify them, revise, select, structure.
+//! A rubric set from labelled examples: propose criteria, verify them, revise, select, structure. And sets for single prompts
+//! ([`PromptSetWriter`]).
 //!
 //! Whatever a model is asked goes through a journal, so that a killed generation is taken up where it was. The set depends on
 //! the answers alone, not on the number of threads nor on kills.
@@ -7,6 +8,7 @@ mod answer;
 mod case;
 mod embed;
 mod error;
+mod prompt_sets;
 mod prompts;
 mod select;
 mod settings;
@@ -19,6 +21,9 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 pub use embed::{Embed, HashedNgrams};
 pub use error::GenerateError;
+pub use prompt_sets::{
+    PromptSetWriter, Verified, WantedSet, WriteOutcome, WriteSettings, WriteTemplate, WrittenSet, WrittenSets,
+};
 pub use prompts::{Language, Prompts};
 pub use settings::Settings;
 

@@ -67,6 +67,15 @@ impl PromptSet {
         }
     }
 
+    /// The same set, with criteria in a theme without a name as bare ones.
+    pub(crate) fn tidy(mut self) -> Self {
+        let unnamed = self.themes.iter().position(|theme| theme.name.is_none());
+        if let Some(index) = unnamed.filter(|_| self.tips.is_empty()) {
+            self.tips = self.themes.remove(index).tips;
+        }
+        self
+    }
+
     fn all_themes(&self) -> Vec<Theme> {
         let unnamed = Theme {
             name: None,
@@ -317,14 +326,14 @@ mod tests {
                 "tips = [\"a\"]\n[[prompts]]\nprompt = \"a red cube\"\ntips = [\"b\"]",
                 "`prompts[1]` (a red cube) has a set already, `prompts[0]`",
             ),
-            (
-                "themes = [{ name = \"- a\", tips = [\"b\"] }]",
-                "`prompts[0]`: a judge would read other themes than these",
-            ),
         ] {
             let text = format!("{GENERAL}[[prompts]]\nprompt = \"a red cube\"\n{set}");
             assert_eq!(read(&text).unwrap_err().to_string(), format!("rubric.toml: {message}"));
         }
+        let own = "version = 1\nthemes = [{ tips = [\"a\"] }]\n[[prompts]]\nprompt = \"b\"\n\
+                   themes = [{ name = \"A\", tips = [\"a\"] }, { tips = [\"b\"] }]";
+        let message = "rubric.toml: `prompts[0]`: a judge would read other themes than these";
+        assert_eq!(read(own).unwrap_err().to_string(), message);
         let two = "version = 1\nthemes = [{ name = \"A\", tips = [\"a\"] }, { tips = [\"b\"] }]";
         let message = "rubric.toml: `themes`: a judge would read other themes than these";
         assert_eq!(read(two).unwrap_err().to_string(), message);
