@@ -55,10 +55,11 @@ fn of_prompts(rubrics: &Rubrics, combine: Combine) -> String {
         Combine::Specific => "alone",
         Combine::SpecificThenGeneral => "before the general criteria",
     };
-    let mut text = format!(
-        "\n{} prompts have a set of their own, which decides {rule}\n",
-        own.len()
-    );
+    let whose = match own.len() {
+        1 => "1 prompt has a set of its own".to_owned(),
+        count => format!("{count} prompts have a set of their own"),
+    };
+    let mut text = format!("\n{whose}, which decides {rule}\n");
     for (task, set) in own {
         let sources = match task.sources.as_slice() {
             [] => String::new(),
