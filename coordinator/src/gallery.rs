@@ -167,9 +167,7 @@ pub fn steps(run: &Run) -> impl Iterator<Item = (Step, &[GroupResult])> {
 pub fn committed<'a>(
     steps: impl DoubleEndedIterator<Item = &'a StepResult>,
 ) -> impl Iterator<Item = (Step, &'a [GroupResult])> {
-    steps
-        .rev()
-        .map(|step| (step.record.step, step.groups.as_slice()))
+    steps.rev().map(|step| (step.record.step, step.groups.as_slice()))
 }
 
 /// A page that is being filled.

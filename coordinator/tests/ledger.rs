@@ -8,8 +8,8 @@ mod postgres;
 use std::path::Path;
 
 use gavel_coordinator::ledger::{
-    self, Candidacy, CommitRecord, DetailsRecord, EventRecord, Leadership, Ledger, LedgerError, Position, PostgresLedger,
-    Row, RunRecord, SnapshotRecord, SqliteLedger, StepRecords,
+    self, Candidacy, CommitRecord, DetailsRecord, EventRecord, Leadership, Ledger, LedgerError, Position,
+    PostgresLedger, Row, RunRecord, SnapshotRecord, SqliteLedger, StepRecords,
 };
 use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, Millis, RunId, Step};

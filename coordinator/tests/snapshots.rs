@@ -201,7 +201,10 @@ async fn a_state_has_all_steps_also_those_that_the_run_has_left_to_the_ledger() 
     let driver = coordinator.handle.driver();
     let found = driver.status(&run()).await.expect("the state").steps;
     assert_eq!(found, [&expected[..1], &expected[2..]].concat());
-    assert!(driver.policy(&run(), Step(2)).await.expect("an answer").is_some(), "a checkpoint is at hand");
+    assert!(
+        driver.policy(&run(), Step(2)).await.expect("an answer").is_some(),
+        "a checkpoint is at hand"
+    );
     coordinator.stop().await;
 }
 
@@ -209,12 +212,24 @@ async fn a_state_has_all_steps_also_those_that_the_run_has_left_to_the_ledger() 
 async fn what_steps_came_to_is_written_once() {
     let folder = tempfile::tempdir().expect("a folder");
     work(folder.path(), Some(Step(4))).await;
-    let first = ledger(folder.path()).await.commits(&run(), Step(1), 3).await.expect("read");
+    let first = ledger(folder.path())
+        .await
+        .commits(&run(), Step(1), 3)
+        .await
+        .expect("read");
     assert_eq!(first.len(), 3);
     // Whoever wrote one again would mend it.
-    change(folder.path(), "UPDATE commits SET result = result || ' ' WHERE step = 1").await;
+    change(
+        folder.path(),
+        "UPDATE commits SET result = result || ' ' WHERE step = 1",
+    )
+    .await;
     work(folder.path(), None).await;
-    let kept = ledger(folder.path()).await.commits(&run(), Step(1), 100).await.expect("read");
+    let kept = ledger(folder.path())
+        .await
+        .commits(&run(), Step(1), 100)
+        .await
+        .expect("read");
     assert_eq!((kept.len(), &kept[1..3]), (6, &first[1..3]));
     assert!(kept[0].check().is_err() && kept[1..].iter().all(|commit| commit.check().is_ok()));
 }
@@ -247,7 +262,11 @@ async fn steps_are_taken_back_to_before_those_that_the_run_has() {
         let (record, events) = read_rows(&ledger, &run()).await.expect("the run");
         let kept = ledger.snapshot(&run()).await.expect("read").expect("a snapshot");
         assert_eq!(kept.position, record.position(&events), "{damage:?}");
-        assert_eq!(kept, replayed_snapshot(&record, &events).expect("a replay"), "{damage:?}");
+        assert_eq!(
+            kept,
+            replayed_snapshot(&record, &events).expect("a replay"),
+            "{damage:?}"
+        );
         driver.resume(&run()).await.expect("resumed");
         coordinator.stop().await;
 

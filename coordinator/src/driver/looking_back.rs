@@ -30,7 +30,11 @@ impl DriverHandle {
         };
         // What keeps these from being read is told with the state.
         let present = self.figures(run, told.step, 1).await.unwrap_or_default();
-        let known = if present.first() == Some(&told) { told.step } else { Step(0) };
+        let known = if present.first() == Some(&told) {
+            told.step
+        } else {
+            Step(0)
+        };
         self.status_since(run, known).await
     }
 

@@ -54,12 +54,15 @@ impl Run {
         }
         match event {
             Event::RolledBack { to } => *to < self.committed(),
+            // What is said of a unit that the worker does not hold counts for nothing.
             Event::Failed {
                 unit,
+                worker,
+                fence,
                 fatal: false,
                 unusable,
                 ..
-            } => {
+            } if self.check_lease(unit, *fence, Some(worker)).is_ok() => {
                 let mut sources = unusable.iter().filter_map(|input| self.source(unit, &input.blob));
                 sources.any(|source| matches!(source, Source::Policy(_)))
             }
@@ -105,7 +108,11 @@ impl Run {
         let committed = self.committed();
         let counted = self.spec.stop.as_ref().and_then(|stop| stop.agreement());
         let counted = counted.map_or(1, |(_, steps)| steps);
-        let from = self.details_from.0.min((committed.0 + 1).saturating_sub(counted)).max(1);
+        let from = self
+            .details_from
+            .0
+            .min((committed.0 + 1).saturating_sub(counted))
+            .max(1);
         for step in (self.commits_from().0..from).map(Step) {
             self.accepted.remove(&Unit::Commit { step });
         }

@@ -376,7 +376,8 @@ impl World {
         self.tally.add("runs", self.plan.runs.len() as u64);
         self.tally.add("runs equal to the undisturbed", u64::from(equal));
         if self.oracle.looked_back > 0 {
-            self.tally.add("looks at what a run had let go", self.oracle.looked_back);
+            self.tally
+                .add("looks at what a run had let go", self.oracle.looked_back);
         }
         self.tally.add("happenings", self.happenings);
         Ok(())

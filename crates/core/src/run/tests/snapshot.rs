@@ -53,7 +53,11 @@ fn agrees(lean: &Run, commits: &[Commit], whole: &Run) -> bool {
     };
     let mut steps = found.steps.numbered();
     let mut policies = found.policies.numbered();
-    let mut all = whole.results().steps.iter().map(|step| whole.commit_of(step.record.step));
+    let mut all = whole
+        .results()
+        .steps
+        .iter()
+        .map(|step| whole.commit_of(step.record.step));
     (found.steps.len(), found.policies.len()) == (expected.steps.len(), expected.policies.len())
         && steps.all(|(index, step)| step.record == expected.steps[index].record)
         && policies.all(|(version, policy)| *policy == expected.policies[version])
@@ -170,7 +174,10 @@ fn a_step_far_back_is_taken_back_to_with_what_the_ledger_has() {
     let (mut fleet, mut whole) = long();
     let back = Event::RolledBack { to: Step(10) };
     assert!(fleet.run.needs_past(&back));
-    assert_eq!(fleet.run.clone().apply(back.clone(), fleet.now), Err(Refusal::NeedsPast));
+    assert_eq!(
+        fleet.run.clone().apply(back.clone(), fleet.now),
+        Err(Refusal::NeedsPast)
+    );
     let before = fleet.run.clone();
     assert_eq!(
         fleet.run.apply_with_past(back.clone(), Vec::new(), fleet.now),
@@ -178,12 +185,19 @@ fn a_step_far_back_is_taken_back_to_with_what_the_ledger_has() {
     );
     let gone = Event::RolledBack { to: Step(11) };
     assert_eq!(fleet.apply(gone), Err(Refusal::NotKept { step: Step(11) }));
-    assert!(fleet.run == before, "a refused event changes nothing, also with the past");
+    assert!(
+        fleet.run == before,
+        "a refused event changes nothing, also with the past"
+    );
 
     fleet.apply(back.clone()).unwrap();
     whole.apply(back, fleet.now).unwrap();
     assert_eq!(fleet.run.committed(), Step(10));
-    assert_eq!(fleet.run.commits_from(), Step(10), "the past is left to the ledger again");
+    assert_eq!(
+        fleet.run.commits_from(),
+        Step(10),
+        "the past is left to the ledger again"
+    );
     assert_eq!(fleet.run.commit_of(Step(10)), whole.commit_of(Step(10)));
     assert_eq!(fleet.run.policy(), whole.policy());
     fleet.apply(Event::Resumed).unwrap();
@@ -213,6 +227,24 @@ fn a_policy_that_is_lost_with_those_before_it_is_made_again_from_the_last_that_i
             })
             .unwrap();
     }
+    let stranger = Event::Failed {
+        unit: Unit::EvaluateSample {
+            arm: Arm::Tuned,
+            chunk: 1_000_000,
+        },
+        worker: WorkerId("stranger".into()),
+        fence: Fence(1),
+        reason: "gone".into(),
+        fatal: false,
+        unusable: vec![Unusable {
+            blob: Digest([7; 32]),
+            fault: Fault::Storage,
+        }],
+    };
+    assert!(
+        !fleet.run.needs_past(&stranger),
+        "whoever holds nothing takes nothing back"
+    );
     fleet.work_until(|_| false);
     for (event, now) in &fleet.ledger[begun..] {
         whole.apply(event.clone(), *now).unwrap();

@@ -116,7 +116,10 @@ fn commits_that_are_not_their_steps_are_named() {
     let [(first, changed), (second, other)] = &found[..] else {
         panic!("{found:?}")
     };
-    assert_eq!((first.as_str(), second.as_str()), ("the commit of step 1", "the commit of step 2"));
+    assert_eq!(
+        (first.as_str(), second.as_str()),
+        ("the commit of step 1", "the commit of step 2")
+    );
     assert!(changed.contains("the checksum does not fit"), "{changed}");
     assert!(other.contains("is not what the events come to"), "{other}");
 
