@@ -197,15 +197,14 @@ pub fn steps(run: &Run) -> impl Iterator<Item = (Step, &[GroupResult])> {
     let in_flight = run.in_flight().map(|flight| (flight.step, flight.groups.as_slice()));
     let mut in_flight: Vec<_> = in_flight.collect();
     in_flight.reverse();
-    in_flight.into_iter().chain(committed(&run.results().steps))
+    in_flight.into_iter().chain(committed(run.results().steps.iter()))
 }
 
 /// Committed steps with their candidates and verdicts: the newest first.
-pub fn committed(steps: &[StepResult]) -> impl Iterator<Item = (Step, &[GroupResult])> {
-    steps
-        .iter()
-        .rev()
-        .map(|step| (step.record.step, step.groups.as_slice()))
+pub fn committed<'a>(
+    steps: impl DoubleEndedIterator<Item = &'a StepResult>,
+) -> impl Iterator<Item = (Step, &'a [GroupResult])> {
+    steps.rev().map(|step| (step.record.step, step.groups.as_slice()))
 }
 
 /// A page that is being filled.

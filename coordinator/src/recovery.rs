@@ -6,14 +6,15 @@
 use std::collections::BTreeMap;
 
 use gavel_core::ids::{Millis, RunId};
+use gavel_core::run::Commit;
 
-use crate::details;
 use crate::error::Error;
 use crate::ledger::{Ledger, RunRecord};
 use crate::metrics;
 use crate::replay::{Replay, ReplayError};
 use crate::snapshots::{self, Kept};
 use crate::state::State;
+use crate::steps;
 
 /// Events in memory at a time.
 const EVENTS_AT_ONCE: u64 = 1024;
@@ -69,7 +70,27 @@ pub(crate) async fn read(ledger: &dyn Ledger, id: &RunId) -> Result<(RunRecord, 
     Ok((record, replay, Kept::default()))
 }
 
-/// Applies the events that follow, and keeps the details of the steps that they commit.
+/// The commits of all steps of a run, by a replay of all of its events: for the day on which the ledger's own are damaged.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) async fn commits(ledger: &dyn Ledger, id: &RunId) -> Result<Vec<Commit>, ReplayError> {
+    let record = ledger.run(id).await?;
+    let record = record.ok_or_else(|| ReplayError::NoSuchRun { run: id.clone() })?;
+    let mut replay = Replay::begin(&record)?.lean();
+    loop {
+        let after = replay.position().events;
+        let events = ledger.events_after(id, after, EVENTS_AT_ONCE).await?;
+        if events.is_empty() {
+            return Ok(replay.into_commits());
+        }
+        for event in &events {
+            replay.take(event)?;
+        }
+    }
+}
+
+/// Applies the events that follow, and keeps what the steps came to that they commit.
 ///
 /// # Errors
 /// The ledger does not answer or cannot be written; the events are damaged or do not apply.
@@ -86,13 +107,13 @@ async fn go_on(ledger: &dyn Ledger, replay: &mut Replay) -> Result<(), ReplayErr
         let mut committed = BTreeMap::new();
         for event in &events {
             let effects = replay.take(event)?;
-            let steps = details::committed(replay.run(), &effects);
-            committed.extend(steps.map(|step| (step.record.step, step.clone())));
+            let step = steps::committed(replay.run(), &effects);
+            committed.extend(step.map(|step| (step.commit.record.step, step)));
         }
         // Those of the last step may not have been written before the coordinator before this one ended. A ledger that does not take
         // them takes no events either.
-        let records = details::records(&run, committed.into_values());
-        ledger.keep_details(&records).await?;
+        let records = steps::records(&run, committed.into_values());
+        ledger.keep_steps(&records).await?;
     }
     let (events, phase) = (replay.position().events, replay.run().phase());
     tracing::info!(%run, events, replayed = events - begun, ?phase, "run read from the ledger");

@@ -4,7 +4,7 @@ use gavel_core::RunAssets;
 use gavel_core::hint::Hint;
 use gavel_core::ids::{Millis, RunId};
 use gavel_core::panics::{Panicked, catch};
-use gavel_core::run::{Effect, Event, Refusal, Run};
+use gavel_core::run::{Commit, Commits, Effect, Event, Refusal, Run};
 use gavel_core::spec::RunSpec;
 
 use crate::ledger::{EventRecord, Ledger, LedgerError, Position, Row, RunRecord};
@@ -71,6 +71,8 @@ impl ReplayError {
 #[derive(Debug)]
 pub(crate) struct Replay {
     run: Run,
+    /// What the run has let go, of one that is lean and was begun with its first event.
+    commits: Option<Commits>,
     position: Position,
     at: Millis,
 }
@@ -90,20 +92,28 @@ impl Replay {
         })?;
         Ok(Self {
             run,
+            commits: None,
             position: record.position(&[]),
             at: record.created,
         })
     }
 
-    /// The run after the events that are in a snapshot of it.
+    /// The run after the events that are in a snapshot of it. Should an event take steps back, it is refused: what the run has let go
+    /// is not here.
     pub(crate) fn after(run: Run, position: Position, at: Millis) -> Self {
-        Self { run, position, at }
+        Self {
+            run,
+            commits: None,
+            position,
+            at,
+        }
     }
 
     /// The same for a coordinator, which looks back at few steps; to be said before the first event.
     #[must_use]
     pub(crate) fn lean(mut self) -> Self {
         self.run = self.run.lean();
+        self.commits = Some(Commits::default());
         self
     }
 
@@ -125,7 +135,11 @@ impl Replay {
         }
         stored.check(&self.position.chain)?;
         let event: Event = serde_json::from_str(&stored.event).map_err(|error| corrupt(error.to_string()))?;
-        let applied = catch(|| self.run.apply(event, stored.at));
+        let (run, at) = (&mut self.run, stored.at);
+        let applied = catch(|| match &mut self.commits {
+            Some(commits) => commits.apply(run, event, at),
+            None => run.apply(event, at),
+        });
         let id = self.run.id();
         let applied = applied.map_err(|panicked| ReplayError::Panicked {
             run: id.clone(),
@@ -158,6 +172,11 @@ impl Replay {
     /// The time of the last of these events, or that of the submission.
     pub(crate) fn at(&self) -> Millis {
         self.at
+    }
+
+    /// The commits of the steps so far, of a lean run that was begun with its first event.
+    pub(crate) fn into_commits(self) -> Vec<Commit> {
+        self.commits.unwrap_or_default().into_vec()
     }
 
     /// The run when the events are through.

@@ -27,6 +27,8 @@ const BYTES_PER_EVENT: u64 = 400;
 pub(crate) struct Kept {
     events: u64,
     bytes: u64,
+    /// Whoever began at it could not apply the events since.
+    is_outdated: bool,
 }
 
 /// What brings a snapshot about.
@@ -44,12 +46,24 @@ impl Kept {
         Self {
             events: snapshot.position.events,
             bytes: snapshot.state.len() as u64,
+            is_outdated: false,
+        }
+    }
+
+    /// The run has taken steps back, with what it had let go of: a start is not to do that again.
+    pub(crate) fn outdated(self) -> Self {
+        Self {
+            is_outdated: true,
+            ..self
         }
     }
 
     /// Whether a snapshot is due after so many events; `every` is the number between two of them.
     pub(crate) fn is_due(self, occasion: Occasion, events: u64, every: u64) -> bool {
         let since = events.saturating_sub(self.events);
+        if self.is_outdated {
+            return true;
+        }
         match occasion {
             Occasion::Events => since >= every.max(self.bytes / BYTES_PER_EVENT),
             Occasion::End => since >= (every / PART_AT_END).max(1),

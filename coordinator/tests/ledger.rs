@@ -8,8 +8,8 @@ mod postgres;
 use std::path::Path;
 
 use gavel_coordinator::ledger::{
-    self, Candidacy, DetailsRecord, EventRecord, Leadership, Ledger, LedgerError, Position, PostgresLedger, Row,
-    RunRecord, SnapshotRecord, SqliteLedger,
+    self, Candidacy, CommitRecord, DetailsRecord, EventRecord, Leadership, Ledger, LedgerError, Position,
+    PostgresLedger, Row, RunRecord, SnapshotRecord, SqliteLedger, StepRecords,
 };
 use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, Millis, RunId, Step};
@@ -55,7 +55,11 @@ fn details(step: u32, result: &str) -> DetailsRecord {
     DetailsRecord::new(RunId("later".into()), Step(step), result.into())
 }
 
-/// Snapshots, of which the latest stays, and details of steps, of which the latest of each step stays.
+fn commit(step: u32, result: &str) -> CommitRecord {
+    CommitRecord::new(RunId("later".into()), Step(step), result.into())
+}
+
+/// Snapshots, of which the latest stays, and what steps came to, of which the latest of each step stays.
 async fn keeps_what_follows_from_events(ledger: &impl Ledger) {
     let run = RunId("later".into());
     assert_eq!(ledger.snapshot(&run).await.expect("an answer"), None);
@@ -75,12 +79,19 @@ async fn keeps_what_follows_from_events(ledger: &impl Ledger) {
         .await
         .expect_err("there is no such run");
 
-    ledger.keep_details(&[]).await.expect("nothing to do");
-    ledger
-        .keep_details(&[details(3, "3"), details(1, "1"), details(2, "2")])
-        .await
-        .expect("kept");
-    ledger.keep_details(&[details(2, "taken again")]).await.expect("kept");
+    ledger.keep_steps(&StepRecords::default()).await.expect("nothing to do");
+    let steps = |steps: &[(u32, &str)]| StepRecords {
+        commits: steps.iter().map(|(step, text)| commit(*step, text)).collect(),
+        details: steps.iter().map(|(step, text)| details(*step, text)).collect(),
+    };
+    let all = steps(&[(3, "3"), (1, "1"), (2, "2")]);
+    ledger.keep_steps(&all).await.expect("kept");
+    ledger.keep_steps(&steps(&[(2, "taken again")])).await.expect("kept");
+    let alone = StepRecords {
+        commits: vec![commit(4, "4")],
+        details: Vec::new(),
+    };
+    ledger.keep_steps(&alone).await.expect("kept");
     let of = async |first: u32, most: u64| ledger.details(&run, Step(first), most).await.expect("an answer");
     assert_eq!(
         of(1, 9).await,
@@ -88,6 +99,17 @@ async fn keeps_what_follows_from_events(ledger: &impl Ledger) {
     );
     assert_eq!(of(2, 1).await, [details(2, "taken again")]);
     assert_eq!(of(4, 9).await, []);
+    let of = async |first: u32, most: u64| ledger.commits(&run, Step(first), most).await.expect("an answer");
+    assert_eq!(
+        of(2, 9).await,
+        [commit(2, "taken again"), commit(3, "3"), commit(4, "4")]
+    );
+    assert_eq!(of(1, 1).await, [commit(1, "1")]);
+
+    let mut half = steps(&[(5, "5")]);
+    half.details[0].run = RunId("nobody".into());
+    ledger.keep_steps(&half).await.expect_err("there is no such run");
+    assert_eq!(of(5, 9).await, [], "all of it or nothing");
 }
 
 /// The promises. `reopen` gives a ledger over the same storage, as after a restart.
@@ -380,7 +402,10 @@ async fn one_coordinator_leads_a_postgres_ledger_and_the_writes_of_an_earlier_le
         first.create_run(&run("two", 2)).await,
         first.keep_snapshot(&snapshot("one", 1, "{}")).await,
         first
-            .keep_details(&[DetailsRecord::new(RunId("one".into()), Step(1), "{}".into())])
+            .keep_steps(&StepRecords {
+                commits: Vec::new(),
+                details: vec![DetailsRecord::new(RunId("one".into()), Step(1), "{}".into())],
+            })
             .await,
     ] {
         let error = refused.expect_err("deposed");

@@ -1,5 +1,5 @@
-//! What a coordinator keeps of its runs besides the events: it begins at a snapshot, finds one that is of no use, and shows steps
-//! that a run has let go of.
+//! What a coordinator keeps of its runs besides the events: it begins at a snapshot, finds one that is of no use, and shows and takes back
+//! steps that a run has let go of.
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -11,7 +11,7 @@ use std::path::Path;
 use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
 use gavel_coordinator::{CoordinatorOptions, read_rows, read_run, replayed_snapshot};
 use gavel_core::ids::{Digest, RunId, Step};
-use gavel_core::run::{Phase, RunStatus, StepResult};
+use gavel_core::run::{Phase, Run, RunStatus, StepRecord, StepResult};
 use gavel_core::spec::RunSpec;
 use sqlx::Connection as _;
 use support::{RUN, Served, options, spec, whole_fleet};
@@ -20,11 +20,12 @@ fn run() -> RunId {
     RunId(RUN.into())
 }
 
-/// Six steps, of which two are at hand.
+/// Six steps, of which two are at hand, and each second of which is a checkpoint.
 fn long() -> RunSpec {
     let mut spec = spec();
     spec.run.steps = 6;
     spec.coordinator.keep_steps = 1;
+    spec.checkpoints.every = 2;
     spec
 }
 
@@ -152,7 +153,7 @@ async fn steps_that_a_run_has_let_go_of_are_read_from_the_ledger() {
     let folder = tempfile::tempdir().expect("a folder");
     work(folder.path(), None).await;
     let run = read_run(&ledger(folder.path()).await, &run()).await.expect("the run");
-    let whole = &run.results().steps;
+    let whole: Vec<StepResult> = run.results().steps.iter().cloned().collect();
     assert_eq!(shown(folder.path()).await, (whole.clone(), Step(5)));
 
     // What is damaged is left out, and what is gone with the snapshot is made anew.
@@ -166,4 +167,113 @@ async fn steps_that_a_run_has_let_go_of_are_read_from_the_ledger() {
     change(folder.path(), "DELETE FROM details").await;
     change(folder.path(), "DELETE FROM snapshots").await;
     assert_eq!(shown(folder.path()).await, (whole.clone(), Step(5)));
+}
+
+fn figures(run: &Run) -> Vec<StepRecord> {
+    run.results().steps.iter().map(|step| step.record.clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_has_all_steps_also_those_that_the_run_has_left_to_the_ledger() {
+    let folder = tempfile::tempdir().expect("a folder");
+    work(folder.path(), None).await;
+    let whole = read_run(&ledger(folder.path()).await, &run()).await.expect("the run");
+    let expected = figures(&whole);
+
+    let coordinator = Served::start(often(folder.path())).await;
+    let driver = coordinator.handle.driver();
+    let from = driver.inspect(&run(), Run::commits_from).await.expect("the run");
+    assert_eq!(from, Step(5));
+    assert_eq!(driver.status(&run()).await.expect("the state").steps, expected);
+    let part = driver.figures(&run(), Step(3), 3).await.expect("the figures");
+    assert_eq!(part, expected[2..5]);
+    let policy = driver.policy(&run(), Step(1)).await.expect("an answer");
+    assert_eq!(policy.as_ref(), whole.results().policies.get(1));
+    assert_eq!(driver.policy(&run(), Step(7)).await.expect("an answer"), None);
+    coordinator.stop().await;
+
+    change(
+        folder.path(),
+        "UPDATE commits SET result = replace(result, '[2,', '[3,') WHERE step = 2",
+    )
+    .await;
+    let coordinator = Served::start(often(folder.path())).await;
+    let driver = coordinator.handle.driver();
+    let found = driver.status(&run()).await.expect("the state").steps;
+    assert_eq!(found, [&expected[..1], &expected[2..]].concat());
+    assert!(
+        driver.policy(&run(), Step(2)).await.expect("an answer").is_some(),
+        "a checkpoint is at hand"
+    );
+    coordinator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_steps_came_to_is_written_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    work(folder.path(), Some(Step(4))).await;
+    let first = ledger(folder.path())
+        .await
+        .commits(&run(), Step(1), 3)
+        .await
+        .expect("read");
+    assert_eq!(first.len(), 3);
+    // Whoever wrote one again would mend it.
+    change(
+        folder.path(),
+        "UPDATE commits SET result = result || ' ' WHERE step = 1",
+    )
+    .await;
+    work(folder.path(), None).await;
+    let kept = ledger(folder.path())
+        .await
+        .commits(&run(), Step(1), 100)
+        .await
+        .expect("read");
+    assert_eq!((kept.len(), &kept[1..3]), (6, &first[1..3]));
+    assert!(kept[0].check().is_err() && kept[1..].iter().all(|commit| commit.check().is_ok()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_are_taken_back_to_before_those_that_the_run_has() {
+    for damage in [
+        None,
+        Some("UPDATE commits SET result = replace(result, '[1,', '[3,') WHERE step = 1"),
+        Some("DELETE FROM commits WHERE step = 2"),
+        Some("UPDATE commits SET checksum = x'00' WHERE step = 3"),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let expected = adapter(&work(folder.path(), None).await);
+        let whole = read_run(&ledger(folder.path()).await, &run()).await.expect("the run");
+        if let Some(damage) = damage {
+            change(folder.path(), damage).await;
+        }
+        let coordinator = Served::start(often(folder.path())).await;
+        let driver = coordinator.handle.driver();
+        driver.roll_back(&run(), Step(2)).await.expect("taken back");
+        let status = driver.status(&run()).await.expect("the state");
+        assert_eq!(
+            (status.steps, status.policy.as_ref()),
+            (figures(&whole)[..2].to_vec(), whole.results().policies.get(2)),
+            "{damage:?}"
+        );
+        // A start does not have to go back again.
+        let ledger = ledger(folder.path()).await;
+        let (record, events) = read_rows(&ledger, &run()).await.expect("the run");
+        let kept = ledger.snapshot(&run()).await.expect("read").expect("a snapshot");
+        assert_eq!(kept.position, record.position(&events), "{damage:?}");
+        assert_eq!(
+            kept,
+            replayed_snapshot(&record, &events).expect("a replay"),
+            "{damage:?}"
+        );
+        driver.resume(&run()).await.expect("resumed");
+        coordinator.stop().await;
+
+        let status = work(folder.path(), None).await;
+        assert_eq!((status.phase.clone(), adapter(&status)), (Phase::Finished, expected));
+        let commits = ledger.commits(&run(), Step(1), 100).await.expect("read");
+        let intact = commits.iter().filter(|commit| commit.check().is_ok());
+        assert_eq!(intact.count(), 6, "{damage:?}: what was damaged is written anew");
+    }
 }

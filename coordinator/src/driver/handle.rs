@@ -7,14 +7,13 @@ use std::sync::Arc;
 use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, Millis, RunId, Step, WorkerId};
 use gavel_core::panics::catch;
-use gavel_core::run::{Event, Run, RunStatus, StepRecord, StepResult};
+use gavel_core::run::{Event, Run, RunStatus};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::rally::RallyOutcome;
 use gavel_core::work::{DeviceUse, LeaseKey, WorkerFilter, WorkerStatus};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Command, DriverError, Heartbeat, Reply, Submission, Submitted};
-use crate::details;
 use crate::ledger::Ledger;
 use crate::metrics;
 use crate::state::{LeaseAnswer, State};
@@ -24,7 +23,7 @@ use crate::worker::Introduction;
 #[derive(Clone)]
 pub struct DriverHandle {
     /// For what the runs have let go of.
-    ledger: Arc<dyn Ledger>,
+    pub(super) ledger: Arc<dyn Ledger>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) heartbeats: mpsc::Sender<Command>,
 }
@@ -57,16 +56,7 @@ impl DriverHandle {
         self.call(|reply| Command::Submit { submission, reply }).await
     }
 
-    /// A run's state.
-    ///
-    /// # Errors
-    /// [`DriverError::UnknownRun`].
-    pub async fn status(&self, run: &RunId) -> Result<RunStatus, DriverError> {
-        let id = run.clone();
-        self.look(run, move |state, now| state.status(&id, now)).await
-    }
-
-    /// The same [in short](Run::status_in_short).
+    /// A run's state [in short](Run::status_in_short).
     ///
     /// # Errors
     /// [`DriverError::UnknownRun`].
@@ -74,24 +64,6 @@ impl DriverHandle {
         let id = run.clone();
         self.look(run, move |state, now| {
             state.status_by(&id, now, |run| run.status_in_short(now))
-        })
-        .await
-    }
-
-    /// The same for somebody who was told the steps up to this one: with all steps where that one was taken back since, and else with those
-    /// after it.
-    ///
-    /// # Errors
-    /// [`DriverError::UnknownRun`].
-    pub(crate) async fn status_after(&self, run: &RunId, told: Option<StepRecord>) -> Result<RunStatus, DriverError> {
-        let id = run.clone();
-        self.look(run, move |state, now| {
-            state.status_by(&id, now, |run| {
-                let present = |told: &StepRecord| run.results().steps.get((told.step.0 as usize).wrapping_sub(1));
-                let stands = |told: &StepRecord| present(told).is_some_and(|step| step.record == *told);
-                let known = told.filter(stands).map_or(Step(0), |told| told.step);
-                run.status_since(known, now)
-            })
         })
         .await
     }
@@ -115,31 +87,6 @@ impl DriverHandle {
     ) -> Result<T, DriverError> {
         let id = run.clone();
         self.look(run, move |state, _| Ok(look(state.run(&id)?))).await
-    }
-
-    /// The committed steps of a run from `first` on with their candidates, verdicts and gradients, in order, `most` at most: from the run, and
-    /// from the ledger where the run has let them go. A step whose details the ledger has lost is left out.
-    ///
-    /// # Errors
-    /// [`DriverError::UnknownRun`]; [`DriverError::NotRead`] where the ledger does not answer.
-    pub async fn steps(&self, run: &RunId, first: Step, most: usize) -> Result<Vec<StepResult>, DriverError> {
-        let first = first.max(Step(1));
-        let look = move |run: &Run| {
-            let from = run.details_from();
-            let index = first.max(from).0 as usize - 1;
-            let present = run.results().steps.iter().skip(index).take(most).cloned();
-            (from, present.collect::<Vec<_>>())
-        };
-        let (from, present) = self.inspect(run, look).await?;
-        if from <= first {
-            return Ok(present);
-        }
-        let gone = most.min((from.0 - first.0) as usize);
-        let read = details::read(self.ledger.as_ref(), run, first, gone as u64).await;
-        let mut steps = read.map_err(|error| DriverError::NotRead(Arc::new(error)))?;
-        steps.retain(|step| step.record.step < from);
-        steps.extend(present.into_iter().take(most - gone));
-        Ok(steps)
     }
 
     /// A receiver that changes whenever the run does.
@@ -342,7 +289,7 @@ impl DriverHandle {
     }
 
     /// The same for one run, which is read from the ledger if it is asleep.
-    async fn look<T: Send + 'static>(
+    pub(super) async fn look<T: Send + 'static>(
         &self,
         run: &RunId,
         look: impl FnOnce(&State, Millis) -> Result<T, DriverError> + Send + 'static,

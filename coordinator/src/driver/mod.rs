@@ -7,6 +7,8 @@
 mod clock;
 mod error;
 mod handle;
+mod keeping;
+mod looking_back;
 #[cfg(test)]
 mod simulation;
 mod submission;
@@ -23,15 +25,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::details;
 use crate::error::Error;
-use crate::ledger::{DetailsRecord, Ledger, LedgerError, Row, SnapshotRecord};
+use crate::ledger::{Ledger, LedgerError, Row, StepRecords};
 use crate::metrics;
 use crate::options::CoordinatorOptions;
 use crate::recovery;
 use crate::replay::ReplayError;
 use crate::snapshots::Occasion;
-use crate::state::{Answer, Batch, LeaseAnswer, LeaseReply, RallyReply, State};
+use crate::state::{Answer, LeaseAnswer, LeaseReply, RallyReply, State};
 use crate::sweeper::{Chore, ChoreSender};
 use crate::waiters::Waiter;
 use crate::worker::Introduction;
@@ -51,9 +52,6 @@ const HEARTBEATS: usize = 1 << 16;
 /// Commands that share one transaction at most. Much work makes large rounds by itself, and each round waits for the disk once:
 /// a bound below what has arrived would bound the leases per second by the disk's latency.
 const ROUND: usize = 4096;
-/// Steps whose details may wait for a ledger that takes events and no details. Beyond, the coordinator ends: the next one finds them
-/// in the events again.
-const UNWRITTEN_MAX: usize = 64;
 /// How often leases and workers are looked at.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -138,8 +136,8 @@ pub(crate) struct Driver {
     time: Time,
     /// A run has come since the blob store was last told.
     submitted: bool,
-    /// Details of steps that could not be written yet.
-    unwritten: Vec<DetailsRecord>,
+    /// What some steps came to, as long as it could not be written.
+    unwritten: StepRecords,
     ends: bool,
 }
 
@@ -164,7 +162,7 @@ impl Driver {
             heartbeats,
             time: Time::after(latest, clock),
             submitted: false,
-            unwritten: Vec::new(),
+            unwritten: StepRecords::default(),
             ends: false,
         };
         driver.state.recover(driver.time.away_ms, driver.time.now());
@@ -283,8 +281,7 @@ impl Driver {
                 self.answer(reply, answer);
             }
             Command::Report { run, event, reply } => {
-                let awake = self.awaken(&run, now).await;
-                let answer = awake.and_then(|()| self.state.report(&run, *event, now));
+                let answer = self.report(&run, *event, now).await;
                 self.answer(reply, answer);
             }
             Command::Deregister { worker, reply } => {
@@ -347,6 +344,16 @@ impl Driver {
         };
         self.state.set_aside(id.clone(), &damaged);
         Ok(())
+    }
+
+    /// Applies what is reported of a run, with what the run has let go where the event takes steps back.
+    async fn report(&mut self, id: &RunId, event: Event, now: Millis) -> Result<(), DriverError> {
+        self.awaken(id, now).await?;
+        let past = match self.state.needs_past(id, &event) {
+            Some(end) => Some(self.past(id, end).await?),
+            None => None,
+        };
+        self.state.report(id, event, past, now)
     }
 
     fn lease(&mut self, worker: WorkerId, reply: LeaseReply, now: Millis) {
@@ -435,43 +442,6 @@ impl Driver {
             }
             self.keep(&mut batch).await?;
         }
-    }
-
-    /// Spares the next coordinator the events so far, and keeps the details of steps for those who look back. Everybody has been
-    /// answered; and as all of it follows from events that are in the ledger, what fails here is a warning, unless it goes on failing.
-    async fn keep(&mut self, batch: &mut Batch) -> Result<(), Error> {
-        for (run, step) in std::mem::take(&mut batch.committed) {
-            self.unwritten.extend(details::records(&run, std::iter::once(step)));
-        }
-        let due = self.state.due_after(batch, self.options.snapshot_events);
-        self.keep_snapshots(due).await
-    }
-
-    async fn keep_snapshots_of_all(&mut self, occasion: Occasion) -> Result<(), Error> {
-        let due = self.state.due_of_all(occasion, self.options.snapshot_events);
-        self.keep_snapshots(due).await
-    }
-
-    /// Details come first: who begins at a snapshot never sees again what was committed before it.
-    async fn keep_snapshots(&mut self, due: Vec<SnapshotRecord>) -> Result<(), Error> {
-        if !self.unwritten.is_empty() {
-            match self.ledger.keep_details(&self.unwritten).await {
-                Ok(()) => self.unwritten.clear(),
-                Err(error) if self.unwritten.len() < UNWRITTEN_MAX => {
-                    tracing::warn!(%error, "the details of some steps could not be kept, and will be tried again with the next");
-                    return Ok(());
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        for snapshot in due {
-            let (run, events) = (&snapshot.run, snapshot.position.events);
-            match self.ledger.keep_snapshot(&snapshot).await {
-                Ok(()) => tracing::debug!(%run, events, bytes = snapshot.state.len(), "snapshot written"),
-                Err(error) => tracing::warn!(%run, %error, "a snapshot could not be written"),
-            }
-        }
-        Ok(())
     }
 
     /// Tells people and metrics what happened.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use gavel_core::ids::{Fence, Millis, RunId, WorkerId};
+use gavel_core::ids::{Fence, Millis, RunId, Step, WorkerId};
 use gavel_core::run::{Event, Phase, Run, RunStatus};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::{LeaseKey, Role};
@@ -107,7 +107,7 @@ impl Bench {
         self.call(|reply| Command::Look {
             run,
             look: Box::new(move |state, now| {
-                let status = state.and_then(|state| state.status(&id, now));
+                let status = state.and_then(|state| state.status(&id, Step(0), now));
                 Box::new(move || drop(reply.send(status)))
             }),
         })

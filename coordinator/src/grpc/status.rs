@@ -76,7 +76,8 @@ fn of_refusal(refused: &Refusal) -> Status {
         | Refusal::Paused
         | Refusal::StepsCommitted { .. }
         | Refusal::NotCommitted { .. }
-        | Refusal::NotKept { .. } => Code::FailedPrecondition,
+        | Refusal::NotKept { .. }
+        | Refusal::NeedsPast => Code::FailedPrecondition,
         Refusal::Quarantined { .. } => Code::PermissionDenied,
         Refusal::Repeated { .. } => Code::AlreadyExists,
         Refusal::WrongOutcome { .. } | Refusal::InvalidOutcome { .. } | Refusal::InvalidSteps { .. } => {

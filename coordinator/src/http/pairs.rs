@@ -96,7 +96,7 @@ async fn fill(driver: &DriverHandle, run: &RunId, mut filling: Filling) -> Resul
         let first = Step(before.0.saturating_sub(STEPS_AT_ONCE).max(oldest.0));
         let steps = driver.steps(run, first, (before.0 - first.0) as usize).await?;
         let look = move |run: &Run| {
-            let has_room = filling.add(run, gallery::committed(&steps));
+            let has_room = filling.add(run, gallery::committed(steps.iter()));
             (filling, has_room)
         };
         (filling, has_room) = driver.inspect(run, look).await?;

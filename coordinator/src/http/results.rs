@@ -14,6 +14,7 @@ use super::answer::answer;
 use super::ask::{Asked, Named, Nothing};
 use super::blobs::blob_response;
 use super::{Parts, Problem};
+use crate::driver::DriverError;
 
 /// Steps in one answer, unless the caller says otherwise, and at most.
 const STEPS: usize = 1_000;
@@ -44,24 +45,22 @@ pub(super) async fn steps(
     Named(run): Named,
     Asked(query): Asked<StepsQuery>,
 ) -> Result<Response, Problem> {
-    let since = query.since_step.unwrap_or_default() as usize;
+    let first = Step(query.since_step.unwrap_or_default().saturating_add(1));
     let limit = query.limit.unwrap_or(STEPS).min(STEPS);
     let rooms = parts.rooms.clone();
     let steps = async move {
-        let look = move |run: &Run| Steps {
-            run: run.id().clone(),
-            phase: run.phase(),
-            step: run.committed(),
-            steps: run
-                .results()
-                .steps
-                .iter()
-                .skip(since)
-                .take(limit)
-                .map(|step| step.record.clone())
-                .collect(),
-        };
-        parts.driver.inspect(&RunId(run), look).await
+        let run = RunId(run);
+        // What is committed in between is told the next time.
+        let look = |run: &Run| (run.phase(), run.committed());
+        let (phase, step) = parts.driver.inspect(&run, look).await?;
+        let mut steps = parts.driver.figures(&run, first, limit).await?;
+        steps.retain(|record| record.step <= step);
+        Ok::<_, DriverError>(Steps {
+            run,
+            phase,
+            step,
+            steps,
+        })
     };
     answer(&rooms, steps).await
 }
@@ -81,15 +80,14 @@ pub(super) async fn adapter(
     Named(run): Named,
     Asked(query): Asked<AdapterQuery>,
 ) -> Result<Response, Problem> {
-    let look = move |run: &Run| -> Option<(Step, Digest)> {
-        let step = query.step.map_or(run.committed(), Step);
-        let policy = run.results().policies.get(step.0 as usize)?;
-        Some((step, policy.evaluated()))
+    let id = RunId(run.clone());
+    let step = match query.step {
+        Some(step) => Step(step),
+        None => parts.driver.inspect(&id, Run::committed).await?,
     };
-    let found = parts.driver.inspect(&RunId(run.clone()), look).await?;
-    let (step, digest) =
-        found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "the run has committed no such step"))?;
-    let mut response: Response<Body> = blob_response(&parts, &digest).await?;
+    let policy = parts.driver.policy(&id, step).await?;
+    let policy = policy.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "the run has committed no such step"))?;
+    let mut response: Response<Body> = blob_response(&parts, &policy.evaluated()).await?;
     // A run's name has letters, digits, `-`, `_` and `.` alone (`check_run_name`).
     let name = format!("attachment; filename=\"{run}-step-{step}.safetensors\"");
     if let Ok(name) = HeaderValue::from_str(&name) {

@@ -1,6 +1,6 @@
-//! What the ledger keeps besides a run's rows: where a replay of them stands, and the details of steps.
+//! What the ledger keeps besides a run's rows: where a replay of them stands, and what the committed steps came to.
 //!
-//! Both follow from the rows, so that they may be missing, and may be deleted while no coordinator serves. What is not as it was
+//! All of it follows from the rows, so that they may be missing, and may be deleted while no coordinator serves. What is not as it was
 //! written is not used: the rows are replayed instead.
 
 use gavel_core::ids::{Digest, Millis, RunId, Step};
@@ -65,6 +65,43 @@ impl SnapshotRecord {
     }
 }
 
+/// What a committed step came to: figures, policy, and whose result that is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitRecord {
+    /// The run.
+    pub run: RunId,
+    /// The step.
+    pub step: Step,
+    /// `gavel_core::run::Commit` as JSON.
+    pub commit: String,
+    /// Checksum of all above.
+    pub checksum: Digest,
+}
+
+impl CommitRecord {
+    /// A commit with its checksum.
+    pub fn new(run: RunId, step: Step, commit: String) -> Self {
+        let checksum = step_sum(&run, step, &commit);
+        Self {
+            run,
+            step,
+            commit,
+            checksum,
+        }
+    }
+
+    /// Whether the commit is as it was written.
+    ///
+    /// # Errors
+    /// [`LedgerError::Corrupt`].
+    pub fn check(&self) -> Result<(), LedgerError> {
+        match step_sum(&self.run, self.step, &self.commit) == self.checksum {
+            true => Ok(()),
+            false => Err(changed(&self.run, Row::Commit(self.step))),
+        }
+    }
+}
+
 /// The candidates, verdicts and gradients of a committed step, with its figures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DetailsRecord {
@@ -81,14 +118,13 @@ pub struct DetailsRecord {
 impl DetailsRecord {
     /// Details with their checksum.
     pub fn new(run: RunId, step: Step, result: String) -> Self {
-        let mut record = Self {
+        let checksum = step_sum(&run, step, &result);
+        Self {
             run,
             step,
             result,
-            checksum: Digest([0; 32]),
-        };
-        record.checksum = record.sum();
-        record
+            checksum,
+        }
     }
 
     /// Whether the details are as they were written.
@@ -96,18 +132,42 @@ impl DetailsRecord {
     /// # Errors
     /// [`LedgerError::Corrupt`].
     pub fn check(&self) -> Result<(), LedgerError> {
-        match self.sum() == self.checksum {
+        match step_sum(&self.run, self.step, &self.result) == self.checksum {
             true => Ok(()),
             false => Err(changed(&self.run, Row::Details(self.step))),
         }
     }
+}
 
-    fn sum(&self) -> Digest {
-        let step = self.step.0.to_le_bytes();
-        link(
-            &Digest([0; 32]),
-            &[self.run.0.as_bytes(), &step, self.result.as_bytes()],
-        )
+fn step_sum(run: &RunId, step: Step, text: &str) -> Digest {
+    let step = step.0.to_le_bytes();
+    link(&Digest([0; 32]), &[run.0.as_bytes(), &step, text.as_bytes()])
+}
+
+/// What is kept of some committed steps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StepRecords {
+    /// What they came to.
+    pub commits: Vec<CommitRecord>,
+    /// Their details.
+    pub details: Vec<DetailsRecord>,
+}
+
+impl StepRecords {
+    /// How many rows these are.
+    pub fn len(&self) -> usize {
+        self.commits.len() + self.details.len()
+    }
+
+    /// Adds rows that come after these.
+    pub fn append(&mut self, mut other: Self) {
+        self.commits.append(&mut other.commits);
+        self.details.append(&mut other.details);
+    }
+
+    /// Whether there is nothing to keep.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
@@ -150,5 +210,19 @@ mod tests {
             ..details
         };
         assert!(other.check().is_err());
+        let commit = CommitRecord::new(RunId("one".into()), Step(3), "[]".into());
+        commit.check().unwrap();
+        for changed in [
+            CommitRecord {
+                step: Step(4),
+                ..commit.clone()
+            },
+            CommitRecord {
+                commit: "[ ]".into(),
+                ..commit.clone()
+            },
+        ] {
+            assert!(changed.check().is_err(), "{changed:?}");
+        }
     }
 }

@@ -29,6 +29,7 @@ pub(super) static SQLITE: LazyLock<Migrator> = LazyLock::new(|| {
             "snapshots and details",
             include_str!("../../migrations/sqlite/0004_snapshots_and_details.sql"),
         ),
+        (5, "commits", include_str!("../../migrations/sqlite/0005_commits.sql")),
     ])
 });
 
@@ -55,6 +56,7 @@ pub(super) static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "snapshots and details",
             include_str!("../../migrations/postgres/0004_snapshots_and_details.sql"),
         ),
+        (5, "commits", include_str!("../../migrations/postgres/0005_commits.sql")),
     ])
 });
 

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::address::{Address, LedgerPlace};
 
-pub use derived::{DetailsRecord, SnapshotRecord};
+pub use derived::{CommitRecord, DetailsRecord, SnapshotRecord, StepRecords};
 pub use leadership::{Candidacy, Leadership};
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresLedger;
@@ -151,12 +151,24 @@ pub trait Ledger: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// Keeps the details of steps in the place of those that are kept of the same steps.
+    /// The kept commits of a run's steps from `first` on, in order; `most` at most. Whether they are as they were written,
+    /// [`CommitRecord::check`] says.
+    ///
+    /// A ledger that keeps none answers as this method does by itself.
+    ///
+    /// # Errors
+    /// [`LedgerError::Corrupt`] when some cannot be read.
+    async fn commits(&self, run: &RunId, first: Step, most: u64) -> Result<Vec<CommitRecord>, LedgerError> {
+        tracing::debug!(%run, %first, most, "this ledger keeps no commits");
+        Ok(Vec::new())
+    }
+
+    /// Keeps what some steps came to, all of it or nothing, in the place of what is kept of the same steps.
     ///
     /// # Errors
     /// The ledger does not answer or cannot be written.
-    async fn keep_details(&self, details: &[DetailsRecord]) -> Result<(), LedgerError> {
-        tracing::debug!(count = details.len(), "this ledger keeps no details");
+    async fn keep_steps(&self, steps: &StepRecords) -> Result<(), LedgerError> {
+        tracing::debug!(rows = steps.len(), "this ledger keeps nothing of steps");
         Ok(())
     }
 

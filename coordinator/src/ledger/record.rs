@@ -171,6 +171,8 @@ pub enum Row {
     Snapshot,
     /// The details of this step.
     Details(Step),
+    /// What a step came to.
+    Commit(Step),
 }
 
 impl fmt::Display for Row {
@@ -182,6 +184,7 @@ impl fmt::Display for Row {
             Self::Event(sequence) => write!(f, "event {sequence}"),
             Self::Snapshot => f.write_str("its snapshot"),
             Self::Details(step) => write!(f, "the details of step {step}"),
+            Self::Commit(step) => write!(f, "the commit of step {step}"),
         }
     }
 }

@@ -3,7 +3,7 @@
 use gavel_core::ids::{Digest, Millis, RunId, Step};
 use sqlx::{ColumnIndex, Database, Decode, Type};
 
-use super::{DetailsRecord, EventRecord, LedgerError, Position, Row, RunRecord, SnapshotRecord};
+use super::{CommitRecord, DetailsRecord, EventRecord, LedgerError, Position, Row, RunRecord, SnapshotRecord};
 
 /// A row whose columns can be read as what the ledger stores.
 pub(super) trait Columns: sqlx::Row {
@@ -114,22 +114,49 @@ pub(super) fn details_records<R: Columns>(
     first: Step,
     rows: &[R],
 ) -> Result<Vec<DetailsRecord>, LedgerError> {
-    let step = |row: &R| -> Result<Step, sqlx::Error> {
-        let step = u32::try_from(row.unsigned("step")?);
-        Ok(Step(step.map_err(|error| unreadable("step", error))?))
+    let record = |row: &R| -> Result<DetailsRecord, sqlx::Error> {
+        Ok(DetailsRecord {
+            run: run.clone(),
+            step: step(row)?,
+            result: row.text("result")?,
+            checksum: row.digest("checksum")?,
+        })
     };
-    let record = |row: &R| {
-        let read = || -> Result<DetailsRecord, sqlx::Error> {
-            Ok(DetailsRecord {
-                run: run.clone(),
-                step: step(row)?,
-                result: row.text("result")?,
-                checksum: row.digest("checksum")?,
-            })
-        };
-        read().map_err(|error| corrupt(run, Row::Details(step(row).unwrap_or(first)), error))
+    step_records(run, first, rows, Row::Details, record)
+}
+
+/// Rows of `commits` of steps from `first` on, in order.
+pub(super) fn commit_records<R: Columns>(
+    run: &RunId,
+    first: Step,
+    rows: &[R],
+) -> Result<Vec<CommitRecord>, LedgerError> {
+    let record = |row: &R| -> Result<CommitRecord, sqlx::Error> {
+        Ok(CommitRecord {
+            run: run.clone(),
+            step: step(row)?,
+            commit: row.text("result")?,
+            checksum: row.digest("checksum")?,
+        })
     };
-    rows.iter().map(record).collect()
+    step_records(run, first, rows, Row::Commit, record)
+}
+
+fn step(row: &impl Columns) -> Result<Step, sqlx::Error> {
+    let step = u32::try_from(row.unsigned("step")?);
+    Ok(Step(step.map_err(|error| unreadable("step", error))?))
+}
+
+/// One row for each step; `name` is what a row of a step is called.
+fn step_records<R: Columns, T>(
+    run: &RunId,
+    first: Step,
+    rows: &[R],
+    name: impl Fn(Step) -> Row,
+    record: impl Fn(&R) -> Result<T, sqlx::Error>,
+) -> Result<Vec<T>, LedgerError> {
+    let named = |row: &R| record(row).map_err(|error| corrupt(run, name(step(row).unwrap_or(first)), error));
+    rows.iter().map(named).collect()
 }
 
 /// A row of `runs` of before there were checksums, with those that it gets.

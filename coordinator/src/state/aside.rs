@@ -2,7 +2,7 @@
 
 use gavel_core::Diagnostic;
 use gavel_core::hint::Hint;
-use gavel_core::ids::{Millis, RunId};
+use gavel_core::ids::{Millis, RunId, Step};
 use gavel_core::panics::Panicked;
 use gavel_core::run::{Run, RunStatus};
 use tokio::sync::watch;
@@ -68,9 +68,9 @@ impl State {
         }
     }
 
-    /// A run's status, also of one that is set aside.
-    pub(crate) fn status(&self, id: &RunId, now: Millis) -> Result<RunStatus, DriverError> {
-        self.status_by(id, now, |run| run.status(now))
+    /// A run's status, also of one that is set aside, with those of the steps after `known` that the run has.
+    pub(crate) fn status(&self, id: &RunId, known: Step, now: Millis) -> Result<RunStatus, DriverError> {
+        self.status_by(id, now, |run| run.status_since(known, now))
     }
 
     /// The same, where `status` says what of a run that can be read.
@@ -118,7 +118,7 @@ mod tests {
 
     /// The reason for which a run is set aside.
     fn reason(state: &State, run: &RunId) -> String {
-        match state.status(run, NOW).unwrap().phase {
+        match state.status(run, Step(0), NOW).unwrap().phase {
             Phase::Failed { reason } if reason.starts_with("set aside: ") => reason,
             phase => panic!("{run} is not set aside: {phase:?}"),
         }
@@ -137,7 +137,7 @@ mod tests {
         let written = state.batch.records.len();
 
         let event = completed(&state, lease.clone());
-        let refused = state.report(&broken, event, NOW).unwrap_err();
+        let refused = state.report(&broken, event, None, NOW).unwrap_err();
         assert!(matches!(refused, DriverError::SetAside { .. }), "{refused}");
         assert_eq!(state.batch.records.len(), written, "nothing of the event is written");
         let reason = reason(&state, &broken);
@@ -182,7 +182,7 @@ mod tests {
         let (mut state, _) = recover(&ledger).await.unwrap();
         let lease = grant(&mut state, &broken);
         let event = completed(&state, lease);
-        state.report(&broken, event.clone(), NOW).unwrap_err();
+        state.report(&broken, event.clone(), None, NOW).unwrap_err();
         let granted = state.take_batch().records;
         ledger.append(&granted).await.unwrap();
 

@@ -51,7 +51,7 @@ pub(super) fn add_run(state: &mut State, name: &str, change: impl FnOnce(&mut Ru
 pub(super) fn complete(state: &mut State, lease: LeaseKey) {
     let run = lease.run.clone();
     let completed = completed(state, lease);
-    state.report(&run, completed, NOW).unwrap();
+    state.report(&run, completed, None, NOW).unwrap();
 }
 
 /// The event of what the holder of a lease was asked for.

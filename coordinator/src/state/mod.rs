@@ -14,19 +14,19 @@ mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gavel_core::ids::{Digest, Fence, Millis, RunId, WorkerId};
+use gavel_core::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use gavel_core::panics::catch;
-use gavel_core::run::{Effect, Event, Refusal, Run, StepResult};
+use gavel_core::run::{Commit, Effect, Event, Refusal, Run};
 use gavel_core::work::LeaseKey;
 use gavel_core::work::rally::Group;
 use gavel_core::work::{Assignment, HeldLease, Role, Unit, WorkerFilter, WorkerStatus};
 use tokio::sync::{oneshot, watch};
 
-use crate::details;
 use crate::driver::DriverError;
 use crate::ledger::{EventRecord, Position, SnapshotRecord, Written, write};
 use crate::metrics;
 use crate::snapshots::{self, Kept, Occasion};
+use crate::steps::{self, Committed};
 use crate::waiters::{Waiter, Waiters};
 use crate::worker::Workers;
 use aside::{NotApplied, SetAside};
@@ -87,7 +87,7 @@ pub(crate) struct Batch {
     pub(crate) records: Vec<EventRecord>,
     pub(crate) effects: Vec<(RunId, Effect)>,
     /// Steps that were committed, as they were then.
-    pub(crate) committed: Vec<(RunId, StepResult)>,
+    pub(crate) committed: Vec<(RunId, Committed)>,
     /// What their commits made superfluous.
     pub(crate) released: Vec<(RunId, BTreeSet<Digest>)>,
     pub(crate) grants: Vec<(LeaseReply, Box<Grant>, WorkerId)>,
@@ -110,7 +110,7 @@ struct Applied {
 }
 
 impl Applied {
-    fn to(run: &mut Run, event: Event, now: Millis) -> Result<Self, DriverError> {
+    fn to(run: &mut Run, event: Event, past: Option<Vec<Commit>>, now: Millis) -> Result<Self, DriverError> {
         let refused = |refusal: Refusal| {
             metrics::refused(reason(&refusal));
             DriverError::Refused(refusal)
@@ -119,7 +119,11 @@ impl Applied {
         let Written { text, value: event } =
             write(&event).map_err(|error| DriverError::NotReadable(error.to_string()))?;
         let reported = Reported::of(&event, run, now);
-        let effects = run.apply(event, now).map_err(refused)?;
+        let effects = match past {
+            Some(past) => run.apply_with_past(event, past, now),
+            None => run.apply(event, now),
+        };
+        let effects = effects.map_err(refused)?;
         Ok(Self {
             text,
             reported,
@@ -216,12 +220,23 @@ impl State {
     /// would show nothing more, and would cost as much as the run is large. Should the state machine panic, the run is set aside:
     /// the others go on, and the ledger still has this one as it was before the event.
     pub(crate) fn apply(&mut self, id: &RunId, event: Event, now: Millis) -> Result<(), DriverError> {
+        self.apply_with_past(id, event, None, now)
+    }
+
+    fn apply_with_past(
+        &mut self,
+        id: &RunId,
+        event: Event,
+        past: Option<Vec<Commit>>,
+        now: Millis,
+    ) -> Result<(), DriverError> {
         let Some(state) = self.runs.get_mut(id) else {
             return Err(self.absence(id));
         };
         let kind = kind(&event);
         let sequence = state.position.events + 1;
-        let applied = match catch(|| Applied::to(&mut state.run, event, now)) {
+        let goes_back = past.is_some();
+        let applied = match catch(|| Applied::to(&mut state.run, event, past, now)) {
             Ok(applied) => applied?,
             Err(panicked) => {
                 let error = NotApplied {
@@ -246,9 +261,11 @@ impl State {
             chain: record.chain,
         };
         state.at = now;
-        let committed = details::committed(&state.run, &effects);
-        let committed = committed.map(|step| (id.clone(), step.clone()));
-        self.batch.committed.extend(committed);
+        if goes_back {
+            state.kept = state.kept.outdated();
+        }
+        let committed = steps::committed(&state.run, &effects);
+        self.batch.committed.extend(committed.map(|step| (id.clone(), step)));
         if effects.iter().any(|effect| matches!(effect, Effect::StepCommitted(..))) {
             self.batch.released.push((id.clone(), state.run.released()));
         }
@@ -261,13 +278,20 @@ impl State {
     }
 
     /// Applies what a worker reports. A result that contradicts its unit is refused, and its worker set apart.
-    pub(crate) fn report(&mut self, id: &RunId, event: Event, now: Millis) -> Result<(), DriverError> {
+    /// `past` is what the run has let go, where it [needs that](State::needs_past).
+    pub(crate) fn report(
+        &mut self,
+        id: &RunId,
+        event: Event,
+        past: Option<Vec<Commit>>,
+        now: Millis,
+    ) -> Result<(), DriverError> {
         let may_break_a_rule = event.is_measured();
         let suspect = match &event {
             Event::Completed { worker, .. } => Some(worker.clone()),
             _ => None,
         };
-        let answer = self.apply(id, event, now);
+        let answer = self.apply_with_past(id, event, past, now);
         if let Err(DriverError::Refused(refusal @ (Refusal::InvalidOutcome { .. } | Refusal::WrongOutcome { .. }))) =
             &answer
             && let Some(worker) = suspect
@@ -280,6 +304,14 @@ impl State {
             self.pause_by_rule(id, now);
         }
         answer
+    }
+
+    /// The first step that the run has, of one that needs all before it for an event.
+    pub(crate) fn needs_past(&self, id: &RunId, event: &Event) -> Option<Step> {
+        let run = &self.runs.get(id)?.run;
+        // What panics here panics there too, where the run is set aside for it.
+        let needs_past = catch(|| run.needs_past(event)).unwrap_or_default();
+        needs_past.then(|| run.commits_from())
     }
 
     /// Why a worker gets no work: of the runs that have not ended, the first that has put it into quarantine.

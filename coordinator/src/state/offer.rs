@@ -250,7 +250,7 @@ mod tests {
             fence,
             reason: Some("the server is away".into()),
         };
-        state.report(&run, returned, now).unwrap();
+        state.report(&run, returned, None, now).unwrap();
         for _ in 0..3 * TURN {
             let key = serve_one(&mut state, "poor", now).unwrap();
             assert_eq!(key.run, id("good"));
@@ -288,7 +288,7 @@ mod tests {
             fatal: false,
             unusable: vec![],
         };
-        state.report(&run, failed, NOW).unwrap();
+        state.report(&run, failed, None, NOW).unwrap();
         let _answers = [ask(&mut state, "poor"), ask(&mut state, "rich")];
         let served = |served: Vec<(String, LeaseKey)>| served.into_iter().map(|(worker, _)| worker).collect::<Vec<_>>();
         assert_eq!(served(serve(&mut state, NOW)), ["rich"]);

@@ -135,5 +135,6 @@ pub(super) fn reason(refusal: &Refusal) -> &'static str {
         Refusal::InvalidSteps { .. } => "invalid_steps",
         Refusal::NotCommitted { .. } => "not_committed",
         Refusal::NotKept { .. } => "not_kept",
+        Refusal::NeedsPast => "needs_past",
     }
 }

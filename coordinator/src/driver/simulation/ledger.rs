@@ -9,7 +9,9 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::driver::DriverError;
-use crate::ledger::{DetailsRecord, EventRecord, Ledger, LedgerError, RunRecord, SnapshotRecord};
+use crate::ledger::{
+    CommitRecord, DetailsRecord, EventRecord, Ledger, LedgerError, RunRecord, SnapshotRecord, StepRecords,
+};
 use crate::state::LeaseAnswer;
 
 /// What becomes of the next write.
@@ -34,7 +36,8 @@ pub(super) struct Pages {
     pub(super) creation: Fate,
     pub(super) snapshots: BTreeMap<RunId, SnapshotRecord>,
     pub(super) details: BTreeMap<(RunId, Step), DetailsRecord>,
-    /// Of the next snapshot or details of steps.
+    pub(super) commits: BTreeMap<(RunId, Step), CommitRecord>,
+    /// Of the next snapshot, or of what steps came to.
     pub(super) kept: Fate,
     /// Callers that wait for work and are gone by the time that the next batch is written.
     pub(super) hang_up_while_writing: Vec<oneshot::Receiver<Result<LeaseAnswer, DriverError>>>,
@@ -158,14 +161,28 @@ impl Ledger for SimulatedLedger {
             .collect())
     }
 
-    async fn keep_details(&self, details: &[DetailsRecord]) -> Result<(), LedgerError> {
+    async fn commits(&self, run: &RunId, first: Step, most: u64) -> Result<Vec<CommitRecord>, LedgerError> {
+        let pages = self.pages();
+        let of_run = pages
+            .commits
+            .values()
+            .filter(|record| record.run == *run && record.step >= first);
+        Ok(of_run
+            .take(usize::try_from(most).unwrap_or(usize::MAX))
+            .cloned()
+            .collect())
+    }
+
+    async fn keep_steps(&self, steps: &StepRecords) -> Result<(), LedgerError> {
         let mut pages = self.pages();
         let fate = std::mem::take(&mut pages.kept);
         if fate != Fate::Lost {
-            let keyed = details
-                .iter()
-                .map(|record| ((record.run.clone(), record.step), record.clone()));
-            pages.details.extend(keyed);
+            let details = steps.details.iter();
+            let details = details.map(|record| ((record.run.clone(), record.step), record.clone()));
+            pages.details.extend(details);
+            let commits = steps.commits.iter();
+            let commits = commits.map(|record| ((record.run.clone(), record.step), record.clone()));
+            pages.commits.extend(commits);
         }
         if fate == Fate::Stored { Ok(()) } else { Err(failure()) }
     }

@@ -30,11 +30,12 @@ use world::World;
 const SCHEDULES: u64 = 10_000;
 
 /// What must have happened over all schedules.
-const HAPPENS: [&str; 26] = [
+const HAPPENS: [&str; 27] = [
     "blobs deleted as garbage",
     "blobs lost",
     "calls refused",
     "cancelled",
+    "commits damaged",
     "completed",
     "coordinator starts",
     "expired",

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use gavel_core::RunAssets;
 use gavel_core::forecast::rehearsal;
 use gavel_core::ids::{Millis, RunId, WorkerId};
-use gavel_core::run::{Event, Phase, Refusal, Run, StepResult};
+use gavel_core::run::{Commit, Commits, Event, Phase, Refusal, Run, StepResult};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::{LeaseKey, Role};
 use tonic::Code;
@@ -33,12 +33,16 @@ pub(super) struct Oracle {
     worker_timeout: u64,
     /// Events of the ledger that are known.
     read: usize,
+    /// Those of them that a run could take only with what it had let go.
+    pub(super) looked_back: u64,
 }
 
 /// A run under observation.
 pub(super) struct Watched {
     /// As lean as the driver's.
     pub(super) shadow: Run,
+    /// What the shadow has let go.
+    commits: Commits,
     /// The same with its whole history.
     whole: Run,
     /// As it was submitted, before somebody changed how many steps it has.
@@ -67,6 +71,7 @@ impl Oracle {
                 let watched = Watched {
                     submitted: begun.spec().clone(),
                     shadow: begun.clone().lean(),
+                    commits: Commits::default(),
                     whole: begun,
                     invariants: Invariants::default(),
                 };
@@ -93,6 +98,7 @@ impl Oracle {
             {
                 return Err(format!("the coordinator deleted a blob that {unit} needs"));
             }
+            self.looked_back += u64::from(watched.shadow.needs_past(&event));
             watched.take(&event, record.at, now, silent, blobs)?;
             news.push((record.run.clone(), event));
         }
@@ -167,7 +173,7 @@ impl Oracle {
     /// No time is counted in which the coordinator was not up: `up` is how long it was.
     pub(super) fn check_seconds(&self, up: u64) -> Result<(), String> {
         for (run, watched) in &self.watched {
-            let steps = watched.shadow.results().steps.iter();
+            let steps = watched.whole.results().steps.iter();
             let seconds: f64 = steps.map(|step| step.record.seconds.wall).sum();
             if seconds * 1_000.0 > up as f64 + 1.0 {
                 return Err(format!(
@@ -272,7 +278,7 @@ impl Oracle {
                 .cloned()
                 .collect();
             let whole = &watched.whole;
-            check_details(whole, pages)?;
+            check_steps(whole, pages)?;
             let mut replayed = replay_to_the_end(record, &events, pages.snapshots.get(&record.run))?;
             let mut live = state
                 .run(&record.run)
@@ -308,8 +314,8 @@ impl Watched {
             lease: self.lease(),
         };
         self.invariants.before(event, moment, silent, &self.shadow)?;
-        self.shadow
-            .apply(event.clone(), at)
+        self.commits
+            .apply(&mut self.shadow, event.clone(), at)
             .map_err(|refusal| format!("the ledger holds an event that does not apply: {refusal}"))?;
         self.whole
             .apply(event.clone(), at)
@@ -318,25 +324,29 @@ impl Watched {
     }
 }
 
-/// The details that the ledger keeps are those of the run's steps.
-fn check_details(whole: &Run, pages: &Pages) -> Result<(), String> {
+/// What the ledger keeps of the run's steps is what they came to.
+fn check_steps(whole: &Run, pages: &Pages) -> Result<(), String> {
     let steps = &whole.results().steps;
     for (index, step) in steps.iter().enumerate() {
         let key = (whole.id().clone(), step.record.step);
-        let kept = pages
-            .details
-            .get(&key)
-            .map(|details| serde_json::from_str::<StepResult>(&details.result));
-        match kept {
-            Some(Ok(kept)) if kept == *step => {}
-            // Writing them failed, and will be tried again with those of the next step.
-            None if index + 1 == steps.len() => {}
-            kept => {
-                return Err(format!(
-                    "of step {} the ledger keeps {kept:?}, and it is {step:?}",
-                    step.record.step
-                ));
-            }
+        let (details, commit) = (pages.details.get(&key), pages.commits.get(&key));
+        // Writing them failed, and will be tried again with those of the next step.
+        if index + 1 == steps.len() && details.is_none() && commit.is_none() {
+            continue;
+        }
+        let expected = whole.commit_of(step.record.step);
+        let details_fit = details
+            .and_then(|details| serde_json::from_str::<StepResult>(&details.result).ok())
+            .is_some_and(|details| details == *step);
+        // One that was damaged is not used, and replaced when somebody needs it.
+        let commit_fits = commit.is_some_and(|commit| {
+            commit.check().is_err() || serde_json::from_str::<Commit>(&commit.commit).ok() == expected
+        });
+        if !details_fit || !commit_fits {
+            return Err(format!(
+                "of step {} the ledger keeps {details:?} and {commit:?}, and it is {step:?} and {expected:?}",
+                step.record.step
+            ));
         }
     }
     Ok(())

@@ -64,7 +64,7 @@ pub(super) struct Faults {
     pub(super) hang_up: f64,
     /// A run's row that is written, or is not, while the ledger reports a failure.
     pub(super) creation: f64,
-    /// Snapshots that are not what they were when a coordinator starts.
+    /// Snapshots and commits that are not what they were when a coordinator starts.
     pub(super) damage: f64,
     pub(super) worker_crash: u64,
     pub(super) worker_leaves: u64,

@@ -1,9 +1,9 @@
-//! Snapshots and details of steps.
+//! Snapshots, and what steps came to.
 
 use gavel_core::ids::{RunId, Step};
 
-use super::super::rows::{details_records, signed, snapshot_record};
-use super::super::{DetailsRecord, LedgerError, SnapshotRecord};
+use super::super::rows::{commit_records, details_records, signed, snapshot_record};
+use super::super::{CommitRecord, DetailsRecord, LedgerError, SnapshotRecord, StepRecords};
 use super::{FENCE, PostgresLedger};
 
 impl PostgresLedger {
@@ -61,31 +61,57 @@ impl PostgresLedger {
         details_records(run, first, &rows)
     }
 
-    pub(super) async fn write_details(&self, details: &[DetailsRecord]) -> Result<(), LedgerError> {
-        if details.is_empty() {
-            return Ok(());
+    pub(super) async fn read_commits(
+        &self,
+        run: &RunId,
+        first: Step,
+        most: u64,
+    ) -> Result<Vec<CommitRecord>, LedgerError> {
+        let rows = sqlx::query(
+            "SELECT step, result, checksum FROM commits WHERE run_id = $1 AND step >= $2 ORDER BY step LIMIT $3",
+        )
+        .bind(&run.0)
+        .bind(i64::from(first.0))
+        .bind(signed(most))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|error| self.failure("read commits", error))?;
+        commit_records(run, first, &rows)
+    }
+
+    pub(super) async fn write_steps(&self, steps: &StepRecords) -> Result<(), LedgerError> {
+        const ACTION: &str = "keep what steps came to";
+        let mut transaction = self.pool.begin().await.map_err(|error| self.failure(ACTION, error))?;
+        let commits = steps.commits.iter();
+        let commits = commits.map(|record| (&record.run, record.step, record.commit.as_str(), &record.checksum));
+        let details = steps.details.iter();
+        let details = details.map(|record| (&record.run, record.step, record.result.as_str(), &record.checksum));
+        for (table, rows) in [("commits", commits.collect::<Vec<_>>()), ("details", details.collect())] {
+            if rows.is_empty() {
+                continue;
+            }
+            let insert = format!(
+                "{FENCE} INSERT INTO {table} (run_id, step, result, checksum)
+                 SELECT step.* FROM UNNEST($2::TEXT[], $3::BIGINT[], $4::TEXT[], $5::BYTEA[]) AS step, fence
+                 ON CONFLICT (run_id, step) DO UPDATE SET result = EXCLUDED.result, checksum = EXCLUDED.checksum"
+            );
+            let runs: Vec<&str> = rows.iter().map(|(run, ..)| run.0.as_str()).collect();
+            let steps: Vec<i64> = rows.iter().map(|(_, step, ..)| i64::from(step.0)).collect();
+            let texts: Vec<&str> = rows.iter().map(|(_, _, text, _)| *text).collect();
+            let checksums: Vec<&[u8]> = rows.iter().map(|(.., checksum)| checksum.0.as_slice()).collect();
+            let stored = sqlx::query(sqlx::AssertSqlSafe(insert))
+                .bind(self.term())
+                .bind(&runs)
+                .bind(&steps)
+                .bind(&texts)
+                .bind(&checksums)
+                .execute(&mut *transaction)
+                .await
+                .map_err(|error| self.failure(ACTION, error))?;
+            if stored.rows_affected() == 0 {
+                return Err(self.deposed());
+            }
         }
-        let runs: Vec<&str> = details.iter().map(|record| record.run.0.as_str()).collect();
-        let steps: Vec<i64> = details.iter().map(|record| i64::from(record.step.0)).collect();
-        let results: Vec<&str> = details.iter().map(|record| record.result.as_str()).collect();
-        let checksums: Vec<&[u8]> = details.iter().map(|record| record.checksum.0.as_slice()).collect();
-        let insert = format!(
-            "{FENCE} INSERT INTO details (run_id, step, result, checksum)
-             SELECT step.* FROM UNNEST($2::TEXT[], $3::BIGINT[], $4::TEXT[], $5::BYTEA[]) AS step, fence
-             ON CONFLICT (run_id, step) DO UPDATE SET result = EXCLUDED.result, checksum = EXCLUDED.checksum"
-        );
-        let stored = sqlx::query(sqlx::AssertSqlSafe(insert))
-            .bind(self.term())
-            .bind(&runs)
-            .bind(&steps)
-            .bind(&results)
-            .bind(&checksums)
-            .execute(&self.pool)
-            .await
-            .map_err(|error| self.failure("keep details of steps", error))?;
-        match stored.rows_affected() {
-            0 => Err(self.deposed()),
-            _ => Ok(()),
-        }
+        transaction.commit().await.map_err(|error| self.failure(ACTION, error))
     }
 }

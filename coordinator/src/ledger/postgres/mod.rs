@@ -21,7 +21,9 @@ use uuid::Uuid;
 
 use super::leadership::{Candidacy, Leadership};
 use super::rows::{Columns as _, event_records, run_record, signed};
-use super::{DetailsRecord, EventRecord, Ledger, LedgerError, RunRecord, SnapshotRecord, migrations};
+use super::{
+    CommitRecord, DetailsRecord, EventRecord, Ledger, LedgerError, RunRecord, SnapshotRecord, StepRecords, migrations,
+};
 use failure::{failure, is_taken};
 
 /// How long a connection may take to come about.
@@ -298,8 +300,12 @@ impl Ledger for PostgresLedger {
         self.read_details(run, first, most).await
     }
 
-    async fn keep_details(&self, details: &[DetailsRecord]) -> Result<(), LedgerError> {
-        self.write_details(details).await
+    async fn commits(&self, run: &RunId, first: Step, most: u64) -> Result<Vec<CommitRecord>, LedgerError> {
+        self.read_commits(run, first, most).await
+    }
+
+    async fn keep_steps(&self, steps: &StepRecords) -> Result<(), LedgerError> {
+        self.write_steps(steps).await
     }
 
     async fn verdicts(&self, keys: &[Digest]) -> Result<Vec<Option<String>>, LedgerError> {

@@ -1,9 +1,9 @@
-//! Snapshots and details of steps.
+//! Snapshots, and what steps came to.
 
 use gavel_core::ids::{RunId, Step};
 
-use super::super::rows::{details_records, signed, snapshot_record};
-use super::super::{DetailsRecord, LedgerError, SnapshotRecord};
+use super::super::rows::{commit_records, details_records, signed, snapshot_record};
+use super::super::{CommitRecord, DetailsRecord, LedgerError, SnapshotRecord, StepRecords};
 use super::SqliteLedger;
 
 impl SqliteLedger {
@@ -56,10 +56,38 @@ impl SqliteLedger {
         details_records(run, first, &rows)
     }
 
-    pub(super) async fn write_details(&self, details: &[DetailsRecord]) -> Result<(), LedgerError> {
-        const ACTION: &str = "keep details of steps";
+    pub(super) async fn read_commits(
+        &self,
+        run: &RunId,
+        first: Step,
+        most: u64,
+    ) -> Result<Vec<CommitRecord>, LedgerError> {
+        let rows = sqlx::query(
+            "SELECT step, result, checksum FROM commits WHERE run_id = ?1 AND step >= ?2 ORDER BY step LIMIT ?3",
+        )
+        .bind(&run.0)
+        .bind(i64::from(first.0))
+        .bind(signed(most))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|error| self.failure("read commits", error))?;
+        commit_records(run, first, &rows)
+    }
+
+    pub(super) async fn write_steps(&self, steps: &StepRecords) -> Result<(), LedgerError> {
+        const ACTION: &str = "keep what steps came to";
         let mut transaction = self.begin(ACTION).await?;
-        for record in details {
+        for record in &steps.commits {
+            sqlx::query("INSERT OR REPLACE INTO commits (run_id, step, result, checksum) VALUES (?1, ?2, ?3, ?4)")
+                .bind(&record.run.0)
+                .bind(i64::from(record.step.0))
+                .bind(&record.commit)
+                .bind(record.checksum.0.as_slice())
+                .execute(&mut *transaction)
+                .await
+                .map_err(|error| self.failure(ACTION, error))?;
+        }
+        for record in &steps.details {
             sqlx::query("INSERT OR REPLACE INTO details (run_id, step, result, checksum) VALUES (?1, ?2, ?3, ?4)")
                 .bind(&record.run.0)
                 .bind(i64::from(record.step.0))

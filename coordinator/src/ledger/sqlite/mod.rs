@@ -17,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::rows::{Columns as _, event_records, run_record, signed};
-use super::{DetailsRecord, EventRecord, Ledger, LedgerError, RunRecord, SnapshotRecord, migrations};
+use super::{
+    CommitRecord, DetailsRecord, EventRecord, Ledger, LedgerError, RunRecord, SnapshotRecord, StepRecords, migrations,
+};
 use failure::{cannot_open, failure, is_locked, is_taken};
 
 /// How long a statement waits for a lock of another program, before it is tried again.
@@ -294,8 +296,12 @@ impl Ledger for SqliteLedger {
         self.read_details(run, first, most).await
     }
 
-    async fn keep_details(&self, details: &[DetailsRecord]) -> Result<(), LedgerError> {
-        self.write_details(details).await
+    async fn commits(&self, run: &RunId, first: Step, most: u64) -> Result<Vec<CommitRecord>, LedgerError> {
+        self.read_commits(run, first, most).await
+    }
+
+    async fn keep_steps(&self, steps: &StepRecords) -> Result<(), LedgerError> {
+        self.write_steps(steps).await
     }
 
     async fn verdicts(&self, keys: &[Digest]) -> Result<Vec<Option<String>>, LedgerError> {

@@ -296,6 +296,7 @@ impl Run {
         self.let_details_go();
         self.begin_probe();
         self.let_policies_go();
+        self.let_commits_go();
         if self.is_trained() {
             self.begin_tuned();
         } else {

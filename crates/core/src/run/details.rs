@@ -8,9 +8,9 @@ use crate::work::Unit;
 
 impl Run {
     /// A run that leaves to its ledger what no unit of its can read again: the details of the steps behind the latest
-    /// `coordinator.keep_steps`, and one more. It decides as any other does, and takes as much memory after ten thousand steps as after a
-    /// hundred, but for some hundred bytes a step. A late result of a step whose details are gone is refused as one that
-    /// nobody leased.
+    /// `coordinator.keep_steps`, and one more, and all else of earlier ones ([`Run::commits_from`]). It decides as any other does, and takes as
+    /// much memory after ten thousand steps as after a hundred, but for the policies that are kept and the probes. A late result of a step
+    /// that is gone is refused as one that nobody leased.
     ///
     /// To be said before the first event.
     #[must_use]
@@ -28,11 +28,6 @@ impl Run {
     /// ledger alone. 1 in a run that is not [lean](Run::lean).
     pub fn details_from(&self) -> Step {
         self.details_from
-    }
-
-    /// The number of steps, from the first on, without their details.
-    pub(super) fn steps_without_details(&self) -> usize {
-        self.details_from.0.saturating_sub(1) as usize
     }
 
     /// To be called when the window has moved.

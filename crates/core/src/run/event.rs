@@ -143,6 +143,9 @@ pub enum Refusal {
     /// The policies are gone with which the run would go on.
     #[error("step {step}: its policy is not kept any more, nothing can go on from there")]
     NotKept { step: Step },
+    /// The event takes steps back, and the run has left some to its ledger: it has to be given those.
+    #[error("the event takes steps back, and the run has not been given those that its ledger has")]
+    NeedsPast,
 }
 
 impl Hint for Refusal {
@@ -170,6 +173,7 @@ impl Hint for Refusal {
             | Self::FenceOutOfSequence { .. }
             | Self::NotStopped
             | Self::InvalidSteps { .. }
+            | Self::NeedsPast
             | Self::NotCommitted { .. } => {
                 return None;
             }

@@ -16,10 +16,12 @@ mod event;
 mod flight;
 mod lease;
 mod lifecycle;
+mod past;
 mod probes;
 mod reopen;
 mod results;
 mod retention;
+mod series;
 mod snapshot;
 mod status;
 mod stop;
@@ -39,7 +41,9 @@ pub use event::{Effect, Event, Refusal};
 pub use flight::StepInFlight;
 pub use lease::Lease;
 pub use lifecycle::Phase;
+pub use past::{Commit, Commits};
 pub use results::{CandidateResult, GroupResult, Probe, Results, ShardResult, StepRecord, StepResult, StepSeconds};
+pub use series::Series;
 pub use snapshot::{NotOfThisRun, Snapshot, VERSION as SNAPSHOT_VERSION};
 pub use status::{EvaluationStatus, LeaseStatus, ProbeStatus, Progress, RunStatus};
 pub use waiting::{Waiting, WaitingFor};
@@ -283,8 +287,11 @@ impl Run {
     /// Applies one event that happens at `now`. On `Err` nothing has changed.
     ///
     /// # Errors
-    /// Says why the event does not apply.
+    /// Says why the event does not apply; [`Refusal::NeedsPast`] asks for [`Run::apply_with_past`].
     pub fn apply(&mut self, event: Event, now: Millis) -> Result<Vec<Effect>, Refusal> {
+        if self.needs_past(&event) {
+            return Err(Refusal::NeedsPast);
+        }
         let (versions, was_ended) = (self.results.policies.len(), self.is_ended());
         self.take(event, now)?;
         self.board.observe(now);

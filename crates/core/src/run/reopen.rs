@@ -9,7 +9,7 @@ use crate::work::{Arm, Fault, Part, Side, Unit, Unusable};
 
 /// What made a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Source {
+pub(super) enum Source {
     /// The policy of this version: its commit, or the initialisation.
     Policy(u32),
     /// A unit.
@@ -112,7 +112,7 @@ impl Run {
     }
 
     /// What made `blob`, if it is an input of `unit`.
-    fn source(&self, unit: &Unit, blob: &Digest) -> Option<Source> {
+    pub(super) fn source(&self, unit: &Unit, blob: &Digest) -> Option<Source> {
         let assignment = self.assignment(unit)?;
         let (_, part) = assignment.inputs().find(|(input, _)| input == blob)?;
         // Policy 0 may be an adapter that came with the run: nobody here can make that again.
@@ -122,9 +122,9 @@ impl Run {
         match part {
             Part::Adapter | Part::OptimizerState | Part::AveragedAdapter => {
                 // A commit of nothing hands a policy on: whoever made it first makes it again.
-                let mut versions = (0..).zip(&self.results.policies);
+                let mut versions = self.results.policies.numbered();
                 let (version, _) = versions.find(|(_, policy)| policy.blobs().any(|(part, _)| part == *blob))?;
-                Some(Source::Policy(version))
+                Some(Source::Policy(version as u32))
             }
             Part::Trajectory { prompt_index, .. } | Part::Image { prompt_index, .. } => {
                 self.sampled_by(unit, prompt_index, None)

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::series::Series;
 use crate::ids::{Candidate, Digest, PromptIndex, Step};
 use crate::rpo::ranks;
 use crate::work::{Arm, Part, Policy, ShardStatistics, Verdict, VerdictRecord, candidate_blobs};
@@ -10,10 +11,10 @@ use crate::work::{Arm, Part, Policy, ShardStatistics, Verdict, VerdictRecord, ca
 /// Everything that report and audit read.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Results {
-    /// Committed policies; version n at index n.
-    pub policies: Vec<Policy>,
-    /// Committed steps; step n at index n - 1. Of early ones a [lean](super::Run::lean) run has the figures alone.
-    pub steps: Vec<StepResult>,
+    /// Committed policies; version n at index n. Of early ones a [lean](super::Run::lean) run has those alone that are kept.
+    pub policies: Series<Policy>,
+    /// Committed steps; step n at index n - 1. A lean run has the latest alone.
+    pub steps: Series<StepResult>,
     /// The base's picture of each held-out prompt.
     pub base_images: Vec<Option<Digest>>,
     /// The tuned policy's picture of each held-out prompt.

@@ -26,8 +26,8 @@ impl Run {
                 .iter()
                 .flat_map(|probe| probe.images.iter().flatten()),
         );
-        for (version, policy) in (0..).zip(&self.results.policies) {
-            if self.keeps_policy(version) {
+        for (version, policy) in self.results.policies.numbered() {
+            if self.keeps_policy(version as u32) {
                 blobs.extend(digests(policy.blobs()));
             }
         }
@@ -35,7 +35,7 @@ impl Run {
             blobs.extend(of_step(&flight.groups, flight.shards.iter().flatten()));
         }
         let kept_from = self.kept_from.0.saturating_sub(1) as usize;
-        for step in self.results.steps.iter().skip(kept_from) {
+        for step in self.results.steps.from_index(kept_from) {
             blobs.extend(of_step(&step.groups, &step.shards));
         }
         blobs

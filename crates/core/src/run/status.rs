@@ -172,7 +172,7 @@ fn with_short_reason(phase: Phase) -> Phase {
 }
 
 impl Run {
-    /// The run's state at `now`.
+    /// The run's state at `now`. Of one that is [lean](Run::lean) it has the steps that the run still has.
     pub fn status(&self, now: Millis) -> RunStatus {
         self.status_since(Step(0), now)
     }
@@ -184,7 +184,7 @@ impl Run {
 
     /// The same for somebody who knows the steps up to this one: of the committed steps only those after it.
     pub fn status_since(&self, known: Step, now: Millis) -> RunStatus {
-        let steps = self.results.steps.iter().skip(known.0 as usize);
+        let steps = self.results.steps.from_index(known.0 as usize);
         let waiting = self.waiting_for(now);
         RunStatus {
             run: self.id.clone(),

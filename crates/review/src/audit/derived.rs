@@ -1,9 +1,14 @@
-//! What the ledger keeps besides the events must be what the events come to: the snapshot, byte for byte, and the details of steps.
+//! What the ledger keeps besides the events must be what the events come to: the snapshot, byte for byte, and the commits and details of
+//! steps.
 
-use gavel_coordinator::ledger::SnapshotRecord;
+use std::collections::BTreeSet;
+
+use gavel_coordinator::ledger::{LedgerError, SnapshotRecord};
 use gavel_coordinator::replayed_snapshot;
-use gavel_core::run::{Run, SNAPSHOT_VERSION, StepResult};
+use gavel_core::ids::Step;
+use gavel_core::run::{Run, SNAPSHOT_VERSION};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::finding::{Findings, Rule};
 use crate::{Derived, History};
@@ -15,6 +20,8 @@ pub(super) struct DerivedCounts {
     pub(super) snapshot: Option<u64>,
     /// Steps whose details are kept.
     pub(super) details: u32,
+    /// Steps whose commits are kept.
+    pub(super) commits: u32,
 }
 
 /// `derived` was read before `history`.
@@ -36,6 +43,7 @@ pub(super) fn check(history: &History, run: &Run, derived: &Derived, findings: &
     let mut counts = DerivedCounts {
         snapshot: snapshot.map(|snapshot| snapshot.position.events),
         details: 0,
+        commits: 0,
     };
     for record in &derived.details {
         // Of steps that were taken back, details may be left until the steps are taken again.
@@ -43,19 +51,42 @@ pub(super) fn check(history: &History, run: &Run, derived: &Derived, findings: &
             continue;
         };
         counts.details += 1;
-        let kept = record.check().map_err(|error| error.to_string());
-        let kept = kept.and_then(|()| {
-            serde_json::from_str::<StepResult>(&record.result).map_err(|error| format!("cannot be read: {error}"))
-        });
-        let problem = match kept {
-            Ok(kept) if kept == *step => continue,
-            Ok(_) => "are not what the events come to".to_owned(),
-            Err(problem) => problem,
-        };
         let location = format!("the details of step {}", record.step);
-        findings.add(Rule::Derived, location, format!("{problem}; {}", remedy(history)));
+        if let Err(problem) = compare(record.check(), &record.result, step) {
+            findings.add(Rule::Derived, location, format!("{problem}; {}", remedy(history)));
+        }
+    }
+    let kept: BTreeSet<Step> = derived.commits.iter().map(|record| record.step).collect();
+    let last = kept.last().map_or(0, |step| step.0);
+    for step in (1..last).map(Step).filter(|step| !kept.contains(step)) {
+        let location = format!("the commit of step {step}");
+        findings.add(Rule::Derived, location, format!("it is missing; {}", remedy(history)));
+    }
+    for record in &derived.commits {
+        let Some(commit) = run.commit_of(record.step) else {
+            continue;
+        };
+        counts.commits += 1;
+        let location = format!("the commit of step {}", record.step);
+        if let Err(problem) = compare(record.check(), &record.commit, &commit) {
+            findings.add(Rule::Derived, location, format!("{problem}; {}", remedy(history)));
+        }
     }
     counts
+}
+
+/// Whether a row says what the events come to.
+fn compare<T: DeserializeOwned + PartialEq>(
+    unchanged: Result<(), LedgerError>,
+    text: &str,
+    expected: &T,
+) -> Result<(), String> {
+    unchanged.map_err(|error| error.to_string())?;
+    let kept: T = serde_json::from_str(text).map_err(|error| format!("cannot be read: {error}"))?;
+    match kept == *expected {
+        true => Ok(()),
+        false => Err("is not what the events come to".to_owned()),
+    }
 }
 
 fn check_snapshot(history: &History, snapshot: &SnapshotRecord) -> Result<(), String> {
@@ -89,6 +120,6 @@ fn remedy(history: &History) -> String {
     let run = &history.record.run;
     format!(
         "nothing is lost, the events say it all: end the coordinator, `DELETE FROM snapshots WHERE run_id = '{run}'` in the ledger, and start \
-         it again, which replays every event and writes snapshot and details anew; if it comes back, it is a defect, please report it"
+         it again, which replays every event and writes snapshot, commits and details anew; if it comes back, it is a defect, please report it"
     )
 }

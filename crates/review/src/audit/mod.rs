@@ -2,7 +2,7 @@
 //! version: `gavel audit`.
 //!
 //! `events` goes through the events, `steps` through what they add up to, `assignments` what each worker was given, `evaluation` through what was painted and
-//! judged to measure the run, `derived` through the snapshot and the details that the ledger keeps, `blobs` through the bytes that all of it names, `files` through the run's folder. Everything
+//! judged to measure the run, `derived` through what the ledger keeps besides events, `blobs` through the bytes that all of it names, `files` through the run's folder. Everything
 //! that does not fit is listed; none of them stops at the first finding.
 
 mod assignments;
@@ -108,9 +108,9 @@ impl AuditReport {
             pairs.sampled, pairs.decided, pairs.abstained, pairs.failed, pairs.trained, pairs.skipped
         );
         if let Some(events) = self.derived.snapshot {
-            let details = self.derived.details;
+            let DerivedCounts { commits, details, .. } = self.derived;
             text += &format!(
-                "snapshot     after event {events}, with the details of {details} steps: compared with a replay\n"
+                "snapshot     after event {events}, with the commits of {commits} and the details of {details} steps: compared with a replay\n"
             );
         }
         text += &format!(

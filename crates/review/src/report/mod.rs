@@ -36,7 +36,7 @@ const PAGE_FILE: &str = "report.html";
 /// The ledger or a blob cannot be read, or a file not be written.
 pub async fn finish(folder: &RunFolder, evaluator: Option<&dyn Evaluator>) -> Result<(), Error> {
     let run = folder.run().await?;
-    for (version, policy) in run.results().policies.iter().enumerate() {
+    for (version, policy) in run.results().policies.numbered() {
         if is_checkpoint(folder.spec(), Step(version as u32)) {
             folder.write_checkpoint(Step(version as u32), policy).await?;
         }

@@ -1,15 +1,17 @@
 //! What a ledger keeps of a run besides its rows, for the audit.
 
-use gavel_coordinator::ledger::{DetailsRecord, Ledger, LedgerError, SnapshotRecord};
+use gavel_coordinator::ledger::{CommitRecord, DetailsRecord, Ledger, LedgerError, SnapshotRecord};
 use gavel_core::ids::{RunId, Step};
 
-/// A snapshot of the run's state, and details of its steps. All of it follows from the rows; who reads a run replays those.
+/// A snapshot of the run's state, and what its steps came to. All of it follows from the rows; who reads a run replays those.
 #[derive(Debug, Clone, Default)]
 pub struct Derived {
     /// The snapshot with which the next coordinator begins.
     pub snapshot: Option<SnapshotRecord>,
     /// Details of committed steps, in the order of the steps.
     pub details: Vec<DetailsRecord>,
+    /// Commits of steps, in the order of the steps.
+    pub commits: Vec<CommitRecord>,
     /// What is there and cannot be read, and why.
     pub unreadable: Vec<String>,
 }
@@ -28,6 +30,11 @@ impl Derived {
         }
         match ledger.details(run, Step(1), u64::MAX).await {
             Ok(details) => derived.details = details,
+            Err(error) if error.is_damage() => derived.unreadable.push(error.to_string()),
+            Err(error) => return Err(error),
+        }
+        match ledger.commits(run, Step(1), u64::MAX).await {
+            Ok(commits) => derived.commits = commits,
             Err(error) if error.is_damage() => derived.unreadable.push(error.to_string()),
             Err(error) => return Err(error),
         }

@@ -97,8 +97,8 @@ impl World {
         self.send(Caller::Operator, Request::Order(id, event), 0);
     }
 
-    /// The next coordinator finds snapshots that are not what they were.
-    pub(super) fn damage_snapshots(&mut self) {
+    /// The next coordinator finds snapshots and commits that are not what they were.
+    pub(super) fn damage_what_is_kept(&mut self) {
         let mut pages = self.ledger.pages();
         for snapshot in pages.snapshots.values_mut() {
             if self.chance.happens(self.faults.damage) {
@@ -110,6 +110,12 @@ impl World {
                 }
             } else {
                 self.tally.count("starts at a snapshot");
+            }
+        }
+        for commit in pages.commits.values_mut() {
+            if self.chance.happens(self.faults.damage) {
+                self.tally.count("commits damaged");
+                commit.commit = commit.commit.replacen('1', "2", 1);
             }
         }
     }

@@ -75,7 +75,7 @@ impl World {
         self.coordinator_life += 1;
         self.ends = false;
         self.round_is_due = false;
-        self.damage_snapshots();
+        self.damage_what_is_kept();
         let started = Process::start(&self.ledger, &self.plan, self.now, self.wall_clock());
         let news = self.oracle.read(&self.ledger.pages(), &self.blobs, self.now)?;
         self.tell(&news);

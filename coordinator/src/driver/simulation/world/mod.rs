@@ -375,6 +375,10 @@ impl World {
             .check_end(process.state(), &self.ledger.pages(), process.now())?;
         self.tally.add("runs", self.plan.runs.len() as u64);
         self.tally.add("runs equal to the undisturbed", u64::from(equal));
+        if self.oracle.looked_back > 0 {
+            self.tally
+                .add("looks at what a run had let go", self.oracle.looked_back);
+        }
         self.tally.add("happenings", self.happenings);
         Ok(())
     }

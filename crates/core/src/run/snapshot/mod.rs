@@ -14,11 +14,12 @@ use super::board::Board;
 use super::control::Pause;
 use super::results::{GroupResult, ShardResult};
 use super::trouble::Trouble;
-use super::{Lease, Missing, Phase, Probe, Results, Run, StepInFlight, StepResult};
+use super::{Lease, Missing, Phase, Probe, Results, Run, Series, StepInFlight, StepResult};
 use crate::assets::{ModelFingerprints, RunAssets};
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::spec::RunSpec;
 use crate::work::{Role, Spent, Unit, VerdictRecord};
+pub(super) use rows::CommitRow;
 use rows::{PolicyRow, RecordRow, WorkerNumbers};
 
 /// The version of [`Snapshot`] and of what [`Run::apply`] makes of events.
@@ -26,12 +27,12 @@ use rows::{PolicyRow, RecordRow, WorkerNumbers};
 /// Raise it whenever the snapshot has other fields, or the same events lead to another state: snapshots of other versions are
 /// left alone, and their events are replayed. `a_snapshot_has_the_shape_of_its_version` shows the shape as text; whoever has to
 /// change that text has to raise this number too.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Where a run stands after some number of its events.
 ///
-/// Only a [lean](Run::lean) run has one, since it is to stay small however long the run is: it grows by the figures of a step, its
-/// policy's hashes and who committed it, some 400 bytes.
+/// Only a [lean](Run::lean) run has one, since it is to stay small however long the run is: of earlier steps it has the policies
+/// that are kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
@@ -46,9 +47,7 @@ pub struct Snapshot {
     ready: BTreeSet<Unit>,
     leases: Vec<LeaseRow>,
     unattended: BTreeMap<Role, Millis>,
-    /// The commits of the steps, each with its fence and its worker's index.
-    commits: Vec<(Step, Fence, usize)>,
-    /// Every other accepted unit, with its fence and its worker's index.
+    /// The accepted units, each with its fence and its worker's index.
     accepted: Vec<(Unit, Fence, usize)>,
     troubles: Vec<(Unit, Trouble)>,
     flights: VecDeque<StepInFlight>,
@@ -65,9 +64,15 @@ pub struct Snapshot {
     watched_from: Step,
     spent: Spent,
     details_from: Step,
-    policies: Vec<PolicyRow>,
+    /// How many policies there are, with those that are not here.
+    policies_total: usize,
+    /// Those that the run has, with their versions.
+    policies: Vec<(usize, PolicyRow)>,
+    /// How many steps are committed, with those that are not here.
+    committed: usize,
+    /// The figures of the latest of them.
     records: Vec<RecordRow>,
-    /// The details of the steps from `details_from` on.
+    /// The details of those from `details_from` on.
     details: Vec<(Vec<GroupResult>, Vec<ShardResult>)>,
     base_images: Vec<Option<Digest>>,
     tuned_images: Vec<Option<Digest>>,
@@ -138,12 +143,9 @@ impl Run {
             granted: lease.granted,
         });
         let leases = leases.collect();
-        let commits = accepted.commits();
-        let commits = commits.map(|(step, commit)| (step, commit.fence, workers.of(&commit.worker)));
-        let commits = commits.collect();
-        let others = accepted.others();
-        let others = others.map(|(unit, other)| (unit, other.fence, workers.of(&other.worker)));
-        let others = others.collect();
+        let accepted = accepted.iter();
+        let accepted = accepted.map(|(unit, accepted)| (unit, accepted.fence, workers.of(&accepted.worker)));
+        let accepted = accepted.collect();
         let Results {
             policies,
             steps,
@@ -153,7 +155,7 @@ impl Run {
             calibration,
             probes,
         } = results;
-        let detailed = steps.iter().skip(self.steps_without_details());
+        let detailed = steps.from_index(details_from.0.saturating_sub(1) as usize);
         Some(Snapshot {
             steps_total: spec.run.steps,
             halted: halted.clone(),
@@ -164,8 +166,7 @@ impl Run {
             ready: board.all_ready().collect(),
             leases,
             unattended: board.unattended().clone(),
-            commits,
-            accepted: others,
+            accepted,
             troubles: troubles.clone().into_iter().collect(),
             flights: flights.clone(),
             quarantined: quarantined.clone(),
@@ -181,7 +182,9 @@ impl Run {
             watched_from: *watched_from,
             spent: *spent,
             details_from: *details_from,
-            policies: PolicyRow::of(policies),
+            policies_total: policies.len(),
+            policies: PolicyRow::of(policies.numbered()),
+            committed: steps.len(),
             records: steps.iter().map(|step| RecordRow::from(&step.record)).collect(),
             details: detailed
                 .map(|step| (step.groups.clone(), step.shards.clone()))
@@ -222,11 +225,17 @@ impl Run {
             snapshot.calibration.len() == labelled,
             "it has another number of labelled pairs",
         )?;
-        let without = snapshot.details_from.0.saturating_sub(1) as usize;
-        let details = without + snapshot.details.len();
+        let (committed, present) = (snapshot.committed, snapshot.records.len());
+        let without_details = snapshot.details_from.0.saturating_sub(1) as usize;
         fits(
-            details == snapshot.records.len(),
+            without_details + snapshot.details.len() == committed && snapshot.details.len() <= present,
             "its steps and their details differ in number",
+        )?;
+        fits(present <= committed, "it has more steps than are committed")?;
+        let mut versions = snapshot.policies.iter().map(|(version, _)| *version);
+        fits(
+            versions.all(|version| version < snapshot.policies_total),
+            "it has more policies than there are",
         )?;
         let worker = |index: usize| {
             let worker = snapshot.workers.get(index).cloned();
@@ -251,25 +260,23 @@ impl Run {
             };
             leases.insert(unit, lease);
         }
-        let commits = snapshot
-            .commits
-            .into_iter()
-            .map(|(step, fence, index)| (Unit::Commit { step }, fence, index));
-        for (unit, fence, index) in commits.chain(snapshot.accepted) {
+        for (unit, fence, index) in snapshot.accepted {
             run.accepted.insert(unit, fence, worker(index)?);
         }
-        let without = std::iter::repeat_with(Default::default).take(without);
+        let without = std::iter::repeat_with(Default::default).take(present - snapshot.details.len());
         let details = without.chain(snapshot.details);
-        let steps = snapshot.records.into_iter().zip(details);
+        let steps = snapshot
+            .records
+            .into_iter()
+            .zip(details)
+            .map(|(record, (groups, shards))| StepResult {
+                record: record.into(),
+                groups,
+                shards,
+            });
         run.results = Results {
-            policies: PolicyRow::policies(snapshot.policies),
-            steps: steps
-                .map(|(record, (groups, shards))| StepResult {
-                    record: record.into(),
-                    groups,
-                    shards,
-                })
-                .collect(),
+            policies: Series::new(snapshot.policies_total, PolicyRow::policies(snapshot.policies)),
+            steps: Series::new(committed, (committed - present..).zip(steps)),
             base_images: snapshot.base_images,
             tuned_images: snapshot.tuned_images,
             comparisons: snapshot.comparisons,

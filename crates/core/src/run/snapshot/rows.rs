@@ -1,11 +1,12 @@
-//! What a snapshot has for each step of the run, written so that ten thousand steps are read in a moment: rows without names.
+//! What is written of each step, so that many are read in a moment: rows without names.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::super::past::Commit;
 use super::super::results::{StepRecord, StepSeconds};
-use crate::ids::{Digest, Step, WorkerId};
+use crate::ids::{Digest, Fence, Step, WorkerId};
 use crate::work::Policy;
 
 /// A step's figures: step; pairs, decided, abstained, failed, skipped; terms; order consistency, mean reward, loss, KL, clip
@@ -130,9 +131,10 @@ impl From<RecordRow> for StepRecord {
 pub(super) struct PolicyRow(Digest, Digest, Option<Digest>, Option<(Digest, u32)>);
 
 impl PolicyRow {
-    pub(super) fn of(policies: &[Policy]) -> Vec<Self> {
+    /// The rows of policies with their versions.
+    pub(super) fn of<'a>(policies: impl Iterator<Item = (usize, &'a Policy)>) -> Vec<(usize, Self)> {
         let mut shape = None;
-        let row = |policy: &Policy| {
+        let row = |(version, policy): (usize, &Policy)| {
             let Policy {
                 adapter,
                 optimizer,
@@ -142,25 +144,70 @@ impl PolicyRow {
             } = *policy;
             let other = (shape != Some((manifest, tensors))).then_some((manifest, tensors));
             shape = Some((manifest, tensors));
-            Self(adapter, optimizer, averaged, other)
+            (version, Self(adapter, optimizer, averaged, other))
         };
-        policies.iter().map(row).collect()
+        policies.map(row).collect()
     }
 
     /// The policies of such rows. A first row without a shape is none that [`PolicyRow::of`] writes, and gets that of nothing.
-    pub(super) fn policies(rows: Vec<Self>) -> Vec<Policy> {
+    pub(super) fn policies(rows: Vec<(usize, Self)>) -> Vec<(usize, Policy)> {
         let (mut manifest, mut tensors) = (Digest([0; 32]), 0);
-        let policy = |Self(adapter, optimizer, averaged, other)| {
+        let policy = |(version, Self(adapter, optimizer, averaged, other))| {
             (manifest, tensors) = other.unwrap_or((manifest, tensors));
-            Policy {
+            let policy = Policy {
                 adapter,
                 optimizer,
                 averaged,
                 manifest,
                 tensors,
-            }
+            };
+            (version, policy)
         };
         rows.into_iter().map(policy).collect()
+    }
+}
+
+/// A commit: the step's figures, the policy, the grant, the worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(in super::super) struct CommitRow(RecordRow, PolicyRow, Fence, WorkerId);
+
+impl From<Commit> for CommitRow {
+    fn from(commit: Commit) -> Self {
+        let Commit {
+            record,
+            policy,
+            fence,
+            worker,
+        } = commit;
+        let Policy {
+            adapter,
+            optimizer,
+            averaged,
+            manifest,
+            tensors,
+        } = policy;
+        let policy = PolicyRow(adapter, optimizer, averaged, Some((manifest, tensors)));
+        Self(RecordRow::from(&record), policy, fence, worker)
+    }
+}
+
+impl From<CommitRow> for Commit {
+    fn from(CommitRow(record, policy, fence, worker): CommitRow) -> Self {
+        let PolicyRow(adapter, optimizer, averaged, shape) = policy;
+        // None is written without its shape.
+        let (manifest, tensors) = shape.unwrap_or((Digest([0; 32]), 0));
+        Self {
+            record: record.into(),
+            policy: Policy {
+                adapter,
+                optimizer,
+                averaged,
+                manifest,
+                tensors,
+            },
+            fence,
+            worker,
+        }
     }
 }
 

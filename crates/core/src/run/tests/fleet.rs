@@ -14,6 +14,8 @@ pub(super) struct Fleet {
     pub(super) run: Run,
     /// As it was before its first event.
     begun: Run,
+    /// What a lean one has left behind.
+    pub(super) commits: Commits,
     pub(super) ledger: Vec<(Event, Millis)>,
     pub(super) now: Millis,
     accepted: BTreeMap<Unit, u32>,
@@ -28,6 +30,7 @@ impl Fleet {
         Self {
             begun: run.clone(),
             run,
+            commits: Commits::default(),
             ledger: vec![],
             now: Millis(0),
             accepted: BTreeMap::new(),
@@ -39,7 +42,7 @@ impl Fleet {
     /// Applies an event as the driver does; a refused event must change nothing.
     pub(super) fn apply(&mut self, event: Event) -> Result<Vec<Effect>, Refusal> {
         let before = self.run.clone();
-        let result = self.run.apply(event.clone(), self.now);
+        let result = self.commits.apply(&mut self.run, event.clone(), self.now);
         match &result {
             Ok(_) => {
                 // The ledger stores JSON.

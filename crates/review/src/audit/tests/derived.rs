@@ -1,6 +1,6 @@
-//! What an audit says of snapshots and details that somebody has changed, with checksums that fit.
+//! What an audit says of snapshots, commits and details that somebody has changed, with checksums that fit.
 
-use gavel_coordinator::ledger::{DetailsRecord, SnapshotRecord};
+use gavel_coordinator::ledger::{CommitRecord, DetailsRecord, SnapshotRecord};
 use gavel_coordinator::replayed_snapshot;
 
 use super::super::derived;
@@ -15,7 +15,13 @@ fn kept(history: &History, events: usize) -> Derived {
         let result = serde_json::to_string(step).unwrap();
         DetailsRecord::new(history.record.run.clone(), step.record.step, result)
     });
+    let commits = run.results().steps.iter().map(|step| {
+        let step = step.record.step;
+        let result = serde_json::to_string(&run.commit_of(step).unwrap()).unwrap();
+        CommitRecord::new(history.record.run.clone(), step, result)
+    });
     Derived {
+        commits: commits.collect(),
         snapshot: Some(replayed_snapshot(&history.record, &history.events[..events]).unwrap()),
         details: details.collect(),
         unreadable: Vec::new(),
@@ -96,5 +102,30 @@ fn details_that_are_not_their_steps_are_named() {
         panic!("{found:?}")
     };
     assert_eq!(location, "the details of step 2");
-    assert!(problem.contains("are not what the events come to"), "{problem}");
+    assert!(problem.contains("is not what the events come to"), "{problem}");
+}
+
+#[test]
+fn commits_that_are_not_their_steps_are_named() {
+    let history = history(&events());
+    let mut derived = kept(&history, 0);
+    let CommitRecord { run, step, commit, .. } = derived.commits[1].clone();
+    derived.commits[1] = CommitRecord::new(run, step, commit.replacen("[2,", "[3,", 1));
+    derived.commits[0].commit.push(' ');
+    let found = findings(&history, &derived);
+    let [(first, changed), (second, other)] = &found[..] else {
+        panic!("{found:?}")
+    };
+    assert_eq!(
+        (first.as_str(), second.as_str()),
+        ("the commit of step 1", "the commit of step 2")
+    );
+    assert!(changed.contains("the checksum does not fit"), "{changed}");
+    assert!(other.contains("is not what the events come to"), "{other}");
+
+    derived.commits.remove(0);
+    let found = findings(&history, &derived);
+    let (location, problem) = &found[0];
+    assert_eq!(location, "the commit of step 1");
+    assert!(problem.contains("it is missing"), "{problem}");
 }
