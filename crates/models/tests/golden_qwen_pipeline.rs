@@ -15,7 +15,7 @@ use gavel_models::load::Placement;
 use gavel_models::qwen::{PROMPT_EMBEDS, QwenImagePipeline, source_latents};
 use gavel_models::{Family, LoadError};
 use image::RgbImage;
-use kernels::Kernels;
+use kernels::{Kernels, root};
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -92,7 +92,7 @@ struct Case {
 }
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/qwen_pipeline")
+    root().join("tests/golden/qwen_pipeline")
 }
 
 fn copy_folder(from: &Path, to: &Path) {

@@ -5,14 +5,12 @@
 mod golden;
 mod kernels;
 
-use std::path::{Path, PathBuf};
-
 use candle_core::Tensor;
 use gavel_models::denoiser::{ActivationMemory, Conditioning, Denoiser, Grid, Input};
 use gavel_models::flux::{FluxTransformer, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
 use gavel_models::lora::{LoraAdapter, LoraGradients};
 use golden::{Golden, to_vec};
-use kernels::Kernels;
+use kernels::{Kernels, root};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -26,10 +24,6 @@ struct Case {
     golden: Golden<Numbers>,
     transformer: FluxTransformer,
     adapter: LoraAdapter,
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// Owns what an [`Input`] borrows.

@@ -1,9 +1,11 @@
-//! The ways to compute that are held against golden values, each with how far it may be off.
+//! The ways to compute that are held against golden values, each with how far it may be off, and where the golden files are.
+
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use gavel_models::load::Placement;
 
-/// One way to compute on the CPU.
+/// One way to compute: on the CPU, or with `GAVEL_TEST_GPU=N` on that GPU where it is the code of GPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kernels {
     /// The CPU's own kernels, float32.
@@ -20,8 +22,8 @@ impl Kernels {
     pub(crate) fn placement(self) -> Placement {
         match self {
             Self::Fused => Placement::cpu(),
-            Self::CandleF32 => Placement::candle(Device::Cpu, DType::F32),
-            Self::CandleBf16 => Placement::candle(Device::Cpu, DType::BF16),
+            Self::CandleF32 => Placement::candle(device(), DType::F32),
+            Self::CandleBf16 => Placement::candle(device(), DType::BF16),
         }
     }
 
@@ -33,4 +35,22 @@ impl Kernels {
             Self::CandleBf16 => 3e-2,
         }
     }
+}
+
+/// The repository's folder: `GAVEL_ROOT` where the tests run on another machine than the one that built them.
+pub(crate) fn root() -> PathBuf {
+    std::env::var_os("GAVEL_ROOT").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."), PathBuf::from)
+}
+
+fn device() -> Device {
+    let Ok(ordinal) = std::env::var("GAVEL_TEST_GPU") else {
+        return Device::Cpu;
+    };
+    ordinal
+        .parse()
+        .ok()
+        .and_then(|ordinal| Device::new_cuda(ordinal).ok())
+        .unwrap_or_else(|| {
+            panic!("GAVEL_TEST_GPU={ordinal} is no GPU of this machine, or this build has no support for any")
+        })
 }
