@@ -1,7 +1,7 @@
 //! One part of FLUX.1-dev at its real sizes, with few layers: `benchmarks/real_sizes.py` writes the weights and calls this.
 //!
 //! `cargo bench -p gavel-models --profile dev --bench real_sizes -- FOLDER PART DTYPE REPEATS DEVICE` prints one line of JSON: seconds of
-//! each repeat, processor seconds of all threads, the process's peak memory and the most that was used of the GPU's.
+//! each repeat and until the device had all its work, processor seconds of all threads, the process's peak memory and the most that was used of the GPU's.
 
 #![expect(
     clippy::unwrap_used,
@@ -78,25 +78,29 @@ impl Watch {
 
 /// Runs the work once unmeasured and then as often as asked.
 fn measure(placement: &Placement, repeats: usize, mut work: impl FnMut()) {
+    // Answers with the seconds until the device had all its work.
     let mut whole = || {
+        let start = Instant::now();
         work();
+        let handed = start.elapsed().as_secs_f64();
         placement.device().synchronize().unwrap();
+        handed
     };
     let watch = match placement.device().location() {
         DeviceLocation::Cuda { gpu_id } => Some(Watch::start(gpu_id)),
         _ => None,
     };
     whole();
-    let (mut seconds, processor) = (Vec::new(), processor_seconds());
+    let (mut seconds, mut handed, processor) = (Vec::new(), Vec::new(), processor_seconds());
     for _ in 0..repeats {
         let start = Instant::now();
-        whole();
+        handed.push(whole());
         seconds.push(start.elapsed().as_secs_f64());
     }
     let processor = (processor_seconds() - processor) / repeats as f64;
     let (memory, gpu_memory) = (peak_memory_kib(), watch.map_or(0, Watch::most_kib));
     println!(
-        "{{\"seconds\": {seconds:?}, \"processor_seconds\": {processor}, \"peak_memory_kib\": {memory}, \
+        "{{\"seconds\": {seconds:?}, \"handed_over_seconds\": {handed:?}, \"processor_seconds\": {processor}, \"peak_memory_kib\": {memory}, \
          \"peak_gpu_memory_kib\": {gpu_memory}}}"
     );
 }

@@ -325,7 +325,8 @@ fn integrate(
         if let Some(negative) = &negative {
             v = pipeline.denoiser().guided(&v, &velocity(negative), TRUE_CFG).unwrap();
         }
-        x = (x + (v * (pair[1] - pair[0])).unwrap()).unwrap();
+        let step = (v * (pair[1] - pair[0])).unwrap();
+        x = (x + step.to_device(&Device::Cpu).unwrap()).unwrap();
     }
     x
 }

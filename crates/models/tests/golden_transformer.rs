@@ -5,7 +5,7 @@
 mod golden;
 mod kernels;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use gavel_models::denoiser::{ActivationMemory, Conditioning, Denoiser, Grid, Input};
 use gavel_models::flux::{FluxTransformer, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
 use gavel_models::lora::{LoraAdapter, LoraGradients};
@@ -103,7 +103,8 @@ impl Case {
     }
 
     fn velocity(&self, adapter: Option<&LoraAdapter>, pass: &Pass) -> Tensor {
-        self.transformer.velocity(adapter, &pass.input()).unwrap()
+        let velocity = self.transformer.velocity(adapter, &pass.input()).unwrap();
+        velocity.to_device(&Device::Cpu).unwrap()
     }
 
     fn gradients(&self, memory: ActivationMemory) -> LoraGradients {

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
+use gavel_core::spec::{Device, Dtype};
 use gavel_models::load::Placement;
 
-/// One way to compute: on the CPU, or with `GAVEL_TEST_GPU=N` on that GPU where it is the code of GPUs.
+/// One way to compute. The code of GPUs runs on the device that `GAVEL_TEST_DEVICE` names, without it on the CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kernels {
     /// The CPU's own kernels, float32.
@@ -22,8 +22,8 @@ impl Kernels {
     pub(crate) fn placement(self) -> Placement {
         match self {
             Self::Fused => Placement::cpu(),
-            Self::CandleF32 => Placement::candle(device(), DType::F32),
-            Self::CandleBf16 => Placement::candle(device(), DType::BF16),
+            Self::CandleF32 => code_of_gpus(Dtype::F32),
+            Self::CandleBf16 => code_of_gpus(Dtype::Bf16),
         }
     }
 
@@ -42,15 +42,7 @@ pub(crate) fn root() -> PathBuf {
     std::env::var_os("GAVEL_ROOT").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."), PathBuf::from)
 }
 
-fn device() -> Device {
-    let Ok(ordinal) = std::env::var("GAVEL_TEST_GPU") else {
-        return Device::Cpu;
-    };
-    ordinal
-        .parse()
-        .ok()
-        .and_then(|ordinal| Device::new_cuda(ordinal).ok())
-        .unwrap_or_else(|| {
-            panic!("GAVEL_TEST_GPU={ordinal} is no GPU of this machine, or this build has no support for any")
-        })
+fn code_of_gpus(dtype: Dtype) -> Placement {
+    let device = std::env::var("GAVEL_TEST_DEVICE").map_or(Ok(Device::CpuCandle), |name| name.parse());
+    Placement::open(device.unwrap(), dtype).unwrap()
 }

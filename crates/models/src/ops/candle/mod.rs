@@ -171,13 +171,11 @@ impl<T: Calls> Backend for CandleOps<T> {
         let mut outputs = Vec::with_capacity(segments.len());
         for segment in segments {
             let x = x.row_range(&segment.rows)?;
-            let mut y = x
-                .matmul(&segment.projection.weight.t()?)?
-                .plus(&segment.projection.bias)?;
-            if let Some(adapted) = segment.adapted {
-                y = y.plus(&adapted.forward(&x)?.to_dtype(self.dtype)?)?;
-            }
-            outputs.push(y);
+            let (y, bias) = (x.matmul(&segment.projection.weight.t()?)?, &segment.projection.bias);
+            outputs.push(match segment.adapted {
+                Some(adapted) => y.fused(Operation::BiasedAdded, &[bias, &adapted.forward(&x)?])?,
+                None => y.fused(Operation::Biased, &[bias])?,
+            });
         }
         Ok(T::cat(&outputs, 0)?)
     }
@@ -186,11 +184,11 @@ impl<T: Calls> Backend for CandleOps<T> {
         let mut outputs = Vec::with_capacity(segments.len());
         for segment in segments {
             let grad = grad.row_range(&segment.rows)?;
-            let mut dx = grad.matmul(&segment.projection.weight)?;
-            if let Some(adapted) = segment.adapted {
-                dx = dx.plus(&adapted.vjp(&grad)?.to_dtype(self.dtype)?)?;
-            }
-            outputs.push(dx);
+            let dx = grad.matmul(&segment.projection.weight)?;
+            outputs.push(match segment.adapted {
+                Some(adapted) => dx.fused(Operation::Added, &[&adapted.vjp(&grad)?])?,
+                None => dx,
+            });
         }
         Ok(T::cat(&outputs, 0)?)
     }

@@ -47,8 +47,8 @@ fn measured(blocks: usize) -> Passes {
             QwenImageNetwork::load(Loader::new(names, weights, &mut layers), config(blocks)).unwrap();
         },
         |backend, weights| {
-            let (config, dtype) = (config(blocks), DType::BF16);
-            Load { config, weights, dtype }.run(backend).unwrap()
+            let config = config(blocks);
+            Load { config, weights }.run(backend).unwrap()
         },
         &lora,
         &Conditioning::from_iter([(PROMPT_EMBEDS, words)]),

@@ -44,6 +44,9 @@ pub(super) fn compute(operation: Operation, inputs: &[Vec<f32>], by: Rows) -> Ve
         [first.concat(), second.concat()].concat()
     };
     match operation {
+        Operation::Biased => each(&|r| sum(row(0, r), &inputs[1])),
+        Operation::Added => sum(&inputs[0], &inputs[1]),
+        Operation::BiasedAdded => each(&|r| sum(&sum(row(0, r), &inputs[1]), row(2, r))),
         Operation::Gelu => inputs[0].iter().map(|x| x * gelu_gate(*x)).collect(),
         Operation::GeluVjp => both(&|r| gelu_vjp(row(0, r), row(1, r))),
         Operation::GatedResidual => each(&|r| {
@@ -97,6 +100,10 @@ pub(super) fn compute(operation: Operation, inputs: &[Vec<f32>], by: Rows) -> Ve
             pairs.map(|(g, x)| inverse * (g - x * along)).collect()
         }),
     }
+}
+
+fn sum(a: &[f32], b: &[f32]) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| a + b).collect()
 }
 
 fn gelu_gate(x: f32) -> f32 {

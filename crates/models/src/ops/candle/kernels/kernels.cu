@@ -109,6 +109,39 @@ INLINE void gelu_vjp(const T *x, const T *grad, T *out, long row, long rows, lon
     }
 }
 
+// x + bias, with bias (width).
+template <typename T, int V> INLINE void biased(const T *x, const T *bias, T *out, long row, long width, int lane) {
+    for (long i = lane * V; i < width; i += LANES * V) {
+        const auto a = read<V>(x, row * width + i), b = read<V>(bias, i);
+        float sum[V];
+        for (int k = 0; k < V; k++) sum[k] = wide(a.of[k]) + wide(b.of[k]);
+        write<V>(out, row * width + i, sum);
+    }
+}
+
+// x + delta, with the rows of delta in float32.
+template <typename T, int V> INLINE void added(const T *x, const float *delta, T *out, long row, long width, int lane) {
+    for (long i = lane * V; i < width; i += LANES * V) {
+        const auto a = read<V>(x, row * width + i);
+        const auto d = read<V>(delta, row * width + i);
+        float sum[V];
+        for (int k = 0; k < V; k++) sum[k] = wide(a.of[k]) + d.of[k];
+        write<V>(out, row * width + i, sum);
+    }
+}
+
+// x + bias + delta.
+template <typename T, int V>
+INLINE void biased_added(const T *x, const T *bias, const float *delta, T *out, long row, long width, int lane) {
+    for (long i = lane * V; i < width; i += LANES * V) {
+        const auto a = read<V>(x, row * width + i), b = read<V>(bias, i);
+        const auto d = read<V>(delta, row * width + i);
+        float sum[V];
+        for (int k = 0; k < V; k++) sum[k] = wide(a.of[k]) + wide(b.of[k]) + d.of[k];
+        write<V>(out, row * width + i, sum);
+    }
+}
+
 // x + gate * y, with gate (width).
 template <typename T, int V>
 INLINE void gated_residual(const T *x, const T *y, const T *gate, T *out, long row, long width, int lane) {
@@ -305,6 +338,13 @@ INLINE void turned_vjp(const T *x, const T *grad, const Turn turn, T *out, float
     KERNEL(gelu_##T##_##V, (gelu<T, V>), (const T *x, T *out, long rows, long width), (x, out, row, width, lane))      \
     KERNEL(gelu_vjp_##T##_##V, (gelu_vjp<T, V>), (const T *x, const T *grad, T *out, long rows, long width),           \
            (x, grad, out, row, rows, width, lane))                                                                     \
+    KERNEL(biased_##T##_##V, (biased<T, V>), (const T *x, const T *bias, T *out, long rows, long width),               \
+           (x, bias, out, row, width, lane))                                                                           \
+    KERNEL(added_##T##_##V, (added<T, V>), (const T *x, const float *delta, T *out, long rows, long width),            \
+           (x, delta, out, row, width, lane))                                                                          \
+    KERNEL(biased_added_##T##_##V, (biased_added<T, V>),                                                               \
+           (const T *x, const T *bias, const float *delta, T *out, long rows, long width),                             \
+           (x, bias, delta, out, row, width, lane))                                                                    \
     KERNEL(gated_residual_##T##_##V, (gated_residual<T, V>),                                                           \
            (const T *x, const T *y, const T *gate, T *out, long rows, long width),                                     \
            (x, y, gate, out, row, width, lane))                                                                        \

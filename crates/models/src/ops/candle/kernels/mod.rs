@@ -17,6 +17,12 @@ pub(super) use gpu::wide_product;
 /// What is computed of each row of the first input, (..., width). Vectors are (width,), and all inputs are contiguous.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Operation {
+    /// x + bias, of x and the vector bias.
+    Biased,
+    /// x + delta, of x and a float32 delta.
+    Added,
+    /// x + bias + delta, of x, the vector bias and a float32 delta.
+    BiasedAdded,
     /// GELU, tanh form, of x.
     Gelu,
     /// GELU of x, and the gradient of x, of x and the gradient: (2, ...).
@@ -42,6 +48,9 @@ impl Operation {
     /// As `kernels.cu` calls it.
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::Biased => "biased",
+            Self::Added => "added",
+            Self::BiasedAdded => "biased_added",
             Self::Gelu => "gelu",
             Self::GeluVjp => "gelu_vjp",
             Self::GatedResidual => "gated_residual",
@@ -75,10 +84,14 @@ impl Operation {
         let (count, width) = (first.iter().product(), first.last().copied().unwrap_or(1));
         let (same, vector) = ((count, kept), (width, kept));
         let tokens = first.len().checked_sub(2).map_or(1, |at| first[at]);
+        let delta = (count, DType::F32);
         let weights = (2 * width, DType::F32);
         let angles = (tokens * width, DType::F32);
         match self {
             Self::Gelu | Self::Softmax { .. } => vec![],
+            Self::Biased => vec![vector],
+            Self::Added => vec![delta],
+            Self::BiasedAdded => vec![vector, delta],
             Self::GeluVjp => vec![same],
             Self::GatedResidual => vec![same, vector],
             Self::ModulatedNorm { .. } => vec![vector, vector],

@@ -94,7 +94,11 @@ fn call(
                 type Kernel = unsafe extern "C" fn(In, In, Out, i64, i64);
                 library.get::<Kernel>(name).unwrap()(p[0], p[1], o, rows, width);
             }
-            Operation::GatedResidual => {
+            Operation::Biased | Operation::Added => {
+                type Kernel = unsafe extern "C" fn(In, In, Out, i64, i64);
+                library.get::<Kernel>(name).unwrap()(p[0], p[1], o, rows, width);
+            }
+            Operation::GatedResidual | Operation::BiasedAdded => {
                 type Kernel = unsafe extern "C" fn(In, In, In, Out, i64, i64);
                 library.get::<Kernel>(name).unwrap()(p[0], p[1], p[2], o, rows, width);
             }
@@ -153,7 +157,10 @@ fn the_kernels_of_gpus_compute_what_the_cpu_computes() {
             let [texts, images] = [5, 6].map(|seed| noise(&[2, width], seed, DType::F32));
             let angles = noise(&[tokens, width], 7, DType::F32);
             let epsilon = EPSILON;
-            let cases: [(Operation, Vec<&Tensor>); 9] = [
+            let cases: [(Operation, Vec<&Tensor>); 12] = [
+                (Operation::Biased, vec![&x, &one]),
+                (Operation::Added, vec![&x, &wide_like_x]),
+                (Operation::BiasedAdded, vec![&x, &one, &wide_like_x]),
                 (Operation::Gelu, vec![&x]),
                 (Operation::GeluVjp, vec![&x, &like_x]),
                 (Operation::GatedResidual, vec![&x, &like_x, &one]),
