@@ -84,6 +84,8 @@ def measure_pytorch(folder: Path, part: str, dtype_name: str, repeats: int, devi
     from diffusers import AutoencoderKL, FluxTransformer2DModel
     from transformers import T5EncoderModel
 
+    # Backwards, PyTorch 2.11 with cuDNN's attention ended in an illegal memory access on an H200.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     dtype = torch.bfloat16 if dtype_name == "bf16" else torch.float32
     kind = {"vae": AutoencoderKL, "t5": T5EncoderModel}.get(part, FluxTransformer2DModel)

@@ -159,6 +159,7 @@ fn assert_close(kernels: Kernels, found: &Tensor, expected: &Tensor, what: &str)
 #[track_caller]
 fn assert_within(tolerance: f64, found: &Tensor, expected: &Tensor, what: &str) {
     assert_eq!(found.dims(), expected.dims(), "{what}");
+    let found = &found.to_device(&Device::Cpu).unwrap();
     let largest = |tensor: &Tensor| {
         tensor
             .abs()

@@ -78,8 +78,7 @@ pub(super) fn backward<T: Calls>(qkv: &T, op: &Attention<CandleOps<T>>, grad: &T
 
         let grad = sample.turned_vjp(&input, &stacked(&[grad_queries, grad_keys])?)?;
         let all = T::cat(&[grad, stacked(&[grad_values])?], 0)?;
-        let (tokens, dim) = (qkv.dims()[0], qkv.width());
-        all.transpose(1, 2)?.transpose(0, 1)?.reshape((tokens, dim))
+        join_heads(&all.reshape((3 * sample.heads, all.dims()[2], all.width()))?)
     })
 }
 
@@ -146,18 +145,17 @@ impl<'a, T: Calls> Sample<'a, T> {
 
 /// (tokens, parts * heads * head_dim) as (parts, heads, tokens, head_dim).
 fn split_heads<T: Calls>(x: &T, parts: usize, heads: usize) -> Result<T> {
-    x.reshape((x.dims()[0], parts, heads, x.width() / parts / heads))?
-        .transpose(0, 1)?
-        .transpose(1, 2)?
-        .contiguous()
+    let (tokens, head_dim) = (x.dims()[0], x.width() / parts / heads);
+    x.reshape((tokens, parts * heads, head_dim))?
+        .fused(Operation::Swapped, &[])?
+        .reshape((parts, heads, tokens, head_dim))
 }
 
 /// (heads, tokens, head_dim) as (tokens, heads * head_dim).
 fn join_heads<T: Calls>(x: &T) -> Result<T> {
-    let [heads, tokens, head_dim] = *x.dims() else {
-        return Err(candle_core::Error::Msg(format!("heads of shape {:?}", x.dims())).bt());
-    };
-    x.transpose(0, 1)?.reshape((tokens, heads * head_dim))
+    let (heads, head_dim) = (x.dims()[0], x.width());
+    let swapped = x.fused(Operation::Swapped, &[])?;
+    swapped.reshape((swapped.dims()[0], heads * head_dim))
 }
 
 /// Parts (heads, tokens, head_dim) as (parts, heads, tokens, head_dim).

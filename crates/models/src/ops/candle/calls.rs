@@ -46,8 +46,6 @@ pub(crate) trait Calls: Clone + Debug + Send + Sync + 'static {
     fn matmul(&self, other: &Self) -> Result<Self>;
     /// self + other, where a size of 1 counts for any.
     fn plus(&self, other: &Self) -> Result<Self>;
-    /// self * other, likewise.
-    fn times(&self, other: &Self) -> Result<Self>;
     /// factor * self + offset.
     fn affine(&self, factor: f64, offset: f64) -> Result<Self>;
     /// self * sigmoid(self).
@@ -56,6 +54,14 @@ pub(crate) trait Calls: Clone + Debug + Send + Sync + 'static {
     fn wide_product(&self, other: &Self) -> Result<Self>;
     /// One of our own kernels, whose first input this is.
     fn fused(&self, operation: Operation, others: &[&Self]) -> Result<Self>;
+
+    /// The values in float32.
+    fn widened(&self) -> Result<Self> {
+        match self.dtype() {
+            DType::F32 => Ok(self.clone()),
+            _ => self.fused(Operation::Widened, &[]),
+        }
+    }
 
     /// One of the first dimension: a view of a contiguous tensor.
     fn part(&self, index: usize) -> Result<Self> {
@@ -141,10 +147,6 @@ impl Calls for Tensor {
 
     fn plus(&self, other: &Self) -> Result<Self> {
         self.broadcast_add(other)
-    }
-
-    fn times(&self, other: &Self) -> Result<Self> {
-        self.broadcast_mul(other)
     }
 
     fn affine(&self, factor: f64, offset: f64) -> Result<Self> {

@@ -257,10 +257,6 @@ impl Calls for Counted {
         self.binary("plus", other)
     }
 
-    fn times(&self, other: &Self) -> Result<Self> {
-        self.binary("times", other)
-    }
-
     fn affine(&self, _factor: f64, _offset: f64) -> Result<Self> {
         self.elementwise("affine")
     }

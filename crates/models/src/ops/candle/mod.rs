@@ -272,7 +272,7 @@ impl<T: Calls> Backend for CandleOps<T> {
     ) -> Result<T, ModelError> {
         let dim = grad.width();
         Ok(map_pieces([grad], &pieces(layout, modulation), |[grad], piece| {
-            grad.times(&piece.chunk(gate, dim)?)
+            grad.fused(Operation::Gated, &[&piece.chunk(gate, dim)?])
         })?)
     }
 

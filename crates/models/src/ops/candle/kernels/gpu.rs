@@ -17,16 +17,26 @@ const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
 const LANES: u32 = 32;
 const WARPS: u32 = 8;
 
+/// Values of a row that one warp takes, where warps share it.
+const CHUNK: usize = 512;
+
 /// Values that a lane takes at once.
 const PACK: usize = 4;
 
 /// Computes an operation of inputs on one GPU.
 pub(super) fn launch(operation: Operation, inputs: &[(&CudaStorage, &Layout)], by: Rows) -> Result<CudaStorage> {
-    let dtype = operation.dtype(inputs[0].0.dtype());
-    match dtype {
-        DType::F32 => run::<f32>(operation, "float", inputs, by),
-        DType::BF16 => run::<bf16>(operation, "bf16", inputs, by),
-        DType::F16 => run::<f16>(operation, "f16", inputs, by),
+    // A kernel is called after what is narrow: its input, or the result of float32 scores.
+    let (given, result) = (inputs[0].0.dtype(), operation.dtype(inputs[0].0.dtype()));
+    let kind = match if given == DType::F32 { result } else { given } {
+        DType::F32 => "float",
+        DType::BF16 => "bf16",
+        DType::F16 => "f16",
+        other => bail!("no kernel for {other:?}"),
+    };
+    match result {
+        DType::F32 => run::<f32>(operation, kind, inputs, by),
+        DType::BF16 => run::<bf16>(operation, kind, inputs, by),
+        DType::F16 => run::<f16>(operation, kind, inputs, by),
         other => bail!("no kernel for {other:?}"),
     }
 }
@@ -54,7 +64,7 @@ fn run<T: CudaDType + DeviceRepr>(
     };
     let function = device.get_or_load_custom_func(&format!("{}_{kind}_{pack}", operation.name()), "gavel", PTX)?;
 
-    let (rows, width, tokens) = (by.rows as i64, by.width as i64, by.tokens as i64);
+    let (rows, width, tokens, first) = (by.rows as i64, by.width as i64, by.tokens as i64, by.first as i64);
     let (epsilon, text) = match operation {
         Operation::ModulatedNorm { epsilon } | Operation::ModulatedNormVjp { epsilon } => (Some(epsilon), None),
         Operation::Turned { epsilon, text } | Operation::TurnedVjp { epsilon, text } => {
@@ -67,14 +77,21 @@ fn run<T: CudaDType + DeviceRepr>(
         call.arg(pointer);
     }
     call.arg(&out).arg(&rows).arg(&width);
+    if operation == Operation::Swapped {
+        call.arg(&first);
+    }
     if let Some(epsilon) = &epsilon {
         call.arg(epsilon);
     }
     if let Some(text) = &text {
         call.arg(&tokens).arg(text);
     }
+    let chunks = match operation.is_pointwise() {
+        true => by.width.div_ceil(CHUNK),
+        false => 1,
+    };
     let config = LaunchConfig {
-        grid_dim: ((by.rows as u32).div_ceil(WARPS), 1, 1),
+        grid_dim: ((by.rows as u32).div_ceil(WARPS), chunks as u32, 1),
         block_dim: (LANES, WARPS, 1),
         shared_mem_bytes: 0,
     };

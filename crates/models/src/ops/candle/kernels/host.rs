@@ -47,6 +47,9 @@ pub(super) fn compute(operation: Operation, inputs: &[Vec<f32>], by: Rows) -> Ve
         Operation::Biased => each(&|r| sum(row(0, r), &inputs[1])),
         Operation::Added => sum(&inputs[0], &inputs[1]),
         Operation::BiasedAdded => each(&|r| sum(&sum(row(0, r), &inputs[1]), row(2, r))),
+        Operation::Widened => inputs[0].clone(),
+        Operation::Swapped => each(&|r| row(0, r % by.first * (by.rows / by.first) + r / by.first).to_vec()),
+        Operation::Gated => each(&|r| row(0, r).iter().zip(&inputs[1]).map(|(x, gate)| x * gate).collect()),
         Operation::Gelu => inputs[0].iter().map(|x| x * gelu_gate(*x)).collect(),
         Operation::GeluVjp => both(&|r| gelu_vjp(row(0, r), row(1, r))),
         Operation::GatedResidual => each(&|r| {

@@ -1,7 +1,13 @@
 // What candle's kernels leave out, each in one pass over memory. All sums are float32, whatever the values are kept in.
 //
 // A row belongs to one warp, whose lanes take `V` neighbouring values at a time; sums over a row have one order, so the same
-// inputs give the same bits. The tests compile this file for the CPU too, where a warp has a single lane.
+// inputs give the same bits. Where there is no sum, each warp has CHUNK values of a row. The tests compile this file for the CPU too,
+// where a warp has a single lane and a whole row.
+
+// The columns of a row that a warp has.
+struct Columns {
+    long first, last;
+};
 
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
@@ -23,11 +29,15 @@ INLINE float wide(bf16 x) { return __bfloat162float(x); }
 INLINE float wide(f16 x) { return __half2float(x); }
 INLINE void keep(bf16 &to, float x) { to = __float2bfloat16_rn(x); }
 INLINE void keep(f16 &to, float x) { to = __float2half_rn(x); }
-// Launched with (LANES, warps) threads a block.
+constexpr long CHUNK = 512;
+// Launched with (LANES, warps) threads a block, and as many blocks beside each other as a row has chunks.
 #define KERNEL(name, body, parameters, arguments)                                                       \
     extern "C" __global__ void name parameters {                                                        \
         const long row = blockIdx.x * (long)blockDim.y + threadIdx.y;                                   \
         const int lane = threadIdx.x;                                                                   \
+        const long first = blockIdx.y * CHUNK;                                                          \
+        const Columns columns = {first, first + CHUNK < width ? first + CHUNK : width};                 \
+        (void)columns;                                                                                  \
         if (row < rows) body arguments;                                                                 \
     }
 #else
@@ -55,6 +65,8 @@ INLINE void keep(bf16 &to, float x) {
 #define KERNEL(name, body, parameters, arguments)                                                       \
     extern "C" void name parameters {                                                                   \
         const int lane = 0;                                                                             \
+        const Columns columns = {0, width};                                                             \
+        (void)columns;                                                                                  \
         for (long row = 0; row < rows; row++) body arguments;                                           \
     }
 #endif
@@ -83,8 +95,8 @@ constexpr float GELU_CUBIC = 0.044715f;
 
 INLINE float gelu_gate(float x) { return 1.0f / (1.0f + power(-GELU_SLOPE * x * (1.0f + GELU_CUBIC * x * x))); }
 
-template <typename T, int V> INLINE void gelu(const T *x, T *y, long row, long width, int lane) {
-    for (long i = lane * V; i < width; i += LANES * V) {
+template <typename T, int V> INLINE void gelu(const T *x, T *y, long row, long width, Columns columns, int lane) {
+    for (long i = columns.first + lane * V; i < columns.last; i += LANES * V) {
         const auto of = read<V>(x, row * width + i);
         float out[V];
         for (int k = 0; k < V; k++) out[k] = wide(of.of[k]) * gelu_gate(wide(of.of[k]));
@@ -94,8 +106,8 @@ template <typename T, int V> INLINE void gelu(const T *x, T *y, long row, long w
 
 // out: (2, rows, width), GELU of x and the gradient of x.
 template <typename T, int V>
-INLINE void gelu_vjp(const T *x, const T *grad, T *out, long row, long rows, long width, int lane) {
-    for (long i = lane * V; i < width; i += LANES * V) {
+INLINE void gelu_vjp(const T *x, const T *grad, T *out, long row, long rows, long width, Columns columns, int lane) {
+    for (long i = columns.first + lane * V; i < columns.last; i += LANES * V) {
         const auto of = read<V>(x, row * width + i), by = read<V>(grad, row * width + i);
         float value[V], gradient[V];
         for (int k = 0; k < V; k++) {
@@ -110,8 +122,8 @@ INLINE void gelu_vjp(const T *x, const T *grad, T *out, long row, long rows, lon
 }
 
 // x + bias, with bias (width).
-template <typename T, int V> INLINE void biased(const T *x, const T *bias, T *out, long row, long width, int lane) {
-    for (long i = lane * V; i < width; i += LANES * V) {
+template <typename T, int V> INLINE void biased(const T *x, const T *bias, T *out, long row, long width, Columns columns, int lane) {
+    for (long i = columns.first + lane * V; i < columns.last; i += LANES * V) {
         const auto a = read<V>(x, row * width + i), b = read<V>(bias, i);
         float sum[V];
         for (int k = 0; k < V; k++) sum[k] = wide(a.of[k]) + wide(b.of[k]);
@@ -120,8 +132,8 @@ template <typename T, int V> INLINE void biased(const T *x, const T *bias, T *ou
 }
 
 // x + delta, with the rows of delta in float32.
-template <typename T, int V> INLINE void added(const T *x, const float *delta, T *out, long row, long width, int lane) {
-    for (long i = lane * V; i < width; i += LANES * V) {
+template <typename T, int V> INLINE void added(const T *x, const float *delta, T *out, long row, long width, Columns columns, int lane) {
+    for (long i = columns.first + lane * V; i < columns.last; i += LANES * V) {
         const auto a = read<V>(x, row * width + i);
         const auto d = read<V>(delta, row * width + i);
         float sum[V];
@@ -132,8 +144,8 @@ template <typename T, int V> INLINE void added(const T *x, const float *delta, T
 
 // x + bias + delta.
 template <typename T, int V>
-INLINE void biased_added(const T *x, const T *bias, const float *delta, T *out, long row, long width, int lane) {
-    for (long i = lane * V; i < width; i += LANES * V) {
+INLINE void biased_added(const T *x, const T *bias, const float *delta, T *out, long row, long width, Columns columns, int lane) {
+    for (long i = columns.first + lane * V; i < columns.last; i += LANES * V) {
         const auto a = read<V>(x, row * width + i), b = read<V>(bias, i);
         const auto d = read<V>(delta, row * width + i);
         float sum[V];
@@ -142,10 +154,39 @@ INLINE void biased_added(const T *x, const T *bias, const float *delta, T *out, 
     }
 }
 
+// x in float32.
+template <typename T, int V> INLINE void widened(const T *x, float *out, long row, long width, Columns columns, int lane) {
+    for (long i = columns.first + lane * V; i < columns.last; i += LANES * V) {
+        const auto of = read<V>(x, row * width + i);
+        float value[V];
+        for (int k = 0; k < V; k++) value[k] = wide(of.of[k]);
+        write<V>(out, row * width + i, value);
+    }
+}
+
+// out (b, a, width) of x (a, b, width).
+template <typename T, int V>
+INLINE void swapped(const T *x, T *out, long a, long row, long rows, long width, Columns columns, int lane) {
+    const long from = row % a * (rows / a) + row / a;
+    for (long i = columns.first + lane * V; i < columns.last; i += LANES * V)
+        *reinterpret_cast<Pack<T, V> *>(out + row * width + i) = read<V>(x, from * width + i);
+}
+
+// gate * x, with gate (width).
+template <typename T, int V>
+INLINE void gated(const T *x, const T *gate, T *out, long row, long width, Columns columns, int lane) {
+    for (long i = columns.first + lane * V; i < columns.last; i += LANES * V) {
+        const auto a = read<V>(x, row * width + i), g = read<V>(gate, i);
+        float product[V];
+        for (int k = 0; k < V; k++) product[k] = wide(g.of[k]) * wide(a.of[k]);
+        write<V>(out, row * width + i, product);
+    }
+}
+
 // x + gate * y, with gate (width).
 template <typename T, int V>
-INLINE void gated_residual(const T *x, const T *y, const T *gate, T *out, long row, long width, int lane) {
-    for (long i = lane * V; i < width; i += LANES * V) {
+INLINE void gated_residual(const T *x, const T *y, const T *gate, T *out, long row, long width, Columns columns, int lane) {
+    for (long i = columns.first + lane * V; i < columns.last; i += LANES * V) {
         const auto a = read<V>(x, row * width + i), b = read<V>(y, row * width + i), g = read<V>(gate, i);
         float sum[V];
         for (int k = 0; k < V; k++) sum[k] = wide(a.of[k]) + wide(g.of[k]) * wide(b.of[k]);
@@ -335,19 +376,25 @@ INLINE void turned_vjp(const T *x, const T *grad, const Turn turn, T *out, float
 }
 
 #define OF_KIND(T, V)                                                                                                  \
-    KERNEL(gelu_##T##_##V, (gelu<T, V>), (const T *x, T *out, long rows, long width), (x, out, row, width, lane))      \
+    KERNEL(gelu_##T##_##V, (gelu<T, V>), (const T *x, T *out, long rows, long width), (x, out, row, width, columns, lane))      \
     KERNEL(gelu_vjp_##T##_##V, (gelu_vjp<T, V>), (const T *x, const T *grad, T *out, long rows, long width),           \
-           (x, grad, out, row, rows, width, lane))                                                                     \
+           (x, grad, out, row, rows, width, columns, lane))                                                                     \
     KERNEL(biased_##T##_##V, (biased<T, V>), (const T *x, const T *bias, T *out, long rows, long width),               \
-           (x, bias, out, row, width, lane))                                                                           \
+           (x, bias, out, row, width, columns, lane))                                                                           \
     KERNEL(added_##T##_##V, (added<T, V>), (const T *x, const float *delta, T *out, long rows, long width),            \
-           (x, delta, out, row, width, lane))                                                                          \
+           (x, delta, out, row, width, columns, lane))                                                                          \
     KERNEL(biased_added_##T##_##V, (biased_added<T, V>),                                                               \
            (const T *x, const T *bias, const float *delta, T *out, long rows, long width),                             \
-           (x, bias, delta, out, row, width, lane))                                                                    \
+           (x, bias, delta, out, row, width, columns, lane))                                                                    \
+    KERNEL(widened_##T##_##V, (widened<T, V>), (const T *x, float *out, long rows, long width),                        \
+           (x, out, row, width, columns, lane))                                                                        \
+    KERNEL(swapped_##T##_##V, (swapped<T, V>), (const T *x, T *out, long rows, long width, long a),                    \
+           (x, out, a, row, rows, width, columns, lane))                                                               \
+    KERNEL(gated_##T##_##V, (gated<T, V>), (const T *x, const T *gate, T *out, long rows, long width),                 \
+           (x, gate, out, row, width, columns, lane))                                                                  \
     KERNEL(gated_residual_##T##_##V, (gated_residual<T, V>),                                                           \
            (const T *x, const T *y, const T *gate, T *out, long rows, long width),                                     \
-           (x, y, gate, out, row, width, lane))                                                                        \
+           (x, y, gate, out, row, width, columns, lane))                                                                        \
     KERNEL(modulated_norm_##T##_##V, (modulated_norm<T, V>),                                                           \
            (const T *x, const T *scale, const T *shift, T *out, long rows, long width, float epsilon),                 \
            (x, scale, shift, out, epsilon, row, width, lane))                                                          \

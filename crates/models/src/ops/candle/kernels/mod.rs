@@ -23,6 +23,12 @@ pub(crate) enum Operation {
     Added,
     /// x + bias + delta, of x, the vector bias and a float32 delta.
     BiasedAdded,
+    /// x in float32.
+    Widened,
+    /// The first two dimensions of x (a, b, width) swapped: (b, a, width).
+    Swapped,
+    /// gate * x, of x and the vector gate.
+    Gated,
     /// GELU, tanh form, of x.
     Gelu,
     /// GELU of x, and the gradient of x, of x and the gradient: (2, ...).
@@ -51,6 +57,9 @@ impl Operation {
             Self::Biased => "biased",
             Self::Added => "added",
             Self::BiasedAdded => "biased_added",
+            Self::Widened => "widened",
+            Self::Swapped => "swapped",
+            Self::Gated => "gated",
             Self::Gelu => "gelu",
             Self::GeluVjp => "gelu_vjp",
             Self::GatedResidual => "gated_residual",
@@ -67,6 +76,7 @@ impl Operation {
     pub(super) fn dtype(self, first: DType) -> DType {
         match self {
             Self::Softmax { dtype } | Self::SoftmaxVjp { dtype } => dtype,
+            Self::Widened => DType::F32,
             _ => first,
         }
     }
@@ -75,8 +85,29 @@ impl Operation {
     pub(super) fn dims(self, first: &[usize]) -> Vec<usize> {
         match self {
             Self::GeluVjp | Self::SoftmaxVjp { .. } => [&[2], first].concat(),
+            Self::Swapped => match *first {
+                [a, b, width] => vec![b, a, width],
+                _ => first.to_vec(),
+            },
             _ => first.to_vec(),
         }
+    }
+
+    /// Whether each value of a row has only others at its place to do with, so that warps may share the row.
+    #[cfg(feature = "cuda")]
+    fn is_pointwise(self) -> bool {
+        matches!(
+            self,
+            Self::Biased
+                | Self::Added
+                | Self::BiasedAdded
+                | Self::Widened
+                | Self::Swapped
+                | Self::Gated
+                | Self::Gelu
+                | Self::GeluVjp
+                | Self::GatedResidual
+        )
     }
 
     /// Elements and number format of the inputs after the first.
@@ -88,8 +119,8 @@ impl Operation {
         let weights = (2 * width, DType::F32);
         let angles = (tokens * width, DType::F32);
         match self {
-            Self::Gelu | Self::Softmax { .. } => vec![],
-            Self::Biased => vec![vector],
+            Self::Widened | Self::Swapped | Self::Gelu | Self::Softmax { .. } => vec![],
+            Self::Biased | Self::Gated => vec![vector],
             Self::Added => vec![delta],
             Self::BiasedAdded => vec![vector, delta],
             Self::GeluVjp => vec![same],
@@ -122,6 +153,7 @@ impl Operation {
             Self::Turned { .. } | Self::TurnedVjp { .. } => {
                 matches!(*first.dims(), [2, _, _, width] if width.is_multiple_of(2))
             }
+            Self::Swapped => first.dims().len() == 3,
             _ => !first.dims().is_empty(),
         };
         if !first_fits || !others_fit || inputs.iter().any(|(layout, _)| !layout.is_contiguous()) {
@@ -157,6 +189,8 @@ struct Rows {
     width: usize,
     /// Tokens of one head, where there are heads.
     tokens: usize,
+    /// Size of the first dimension.
+    first: usize,
 }
 
 impl Call<'_> {
@@ -172,13 +206,14 @@ impl Call<'_> {
         let (count, last) = (dims.iter().product::<usize>(), dims.last().copied().unwrap_or(1));
         // What knows no rows is cut so that a GPU has enough of them.
         let width = match self.operation {
-            Operation::Gelu | Operation::GeluVjp if count.is_multiple_of(1024) => 1024,
+            Operation::Widened | Operation::Gelu | Operation::GeluVjp if count.is_multiple_of(1024) => 1024,
             _ => last,
         };
         Rows {
             rows: count / width.max(1),
             width,
             tokens: dims.len().checked_sub(2).map_or(1, |at| dims[at]),
+            first: dims.first().copied().unwrap_or(1),
         }
     }
 }

@@ -87,14 +87,18 @@ fn call(
     // SAFETY: the signatures are those of the file; `Operation::check` has passed for the same inputs.
     unsafe {
         match operation {
-            Operation::Gelu | Operation::Softmax { .. } => {
+            Operation::Swapped => {
+                type Kernel = unsafe extern "C" fn(In, Out, i64, i64, i64);
+                library.get::<Kernel>(name).unwrap()(p[0], o, rows, width, dims[0] as i64);
+            }
+            Operation::Widened | Operation::Gelu | Operation::Softmax { .. } => {
                 library.get::<unsafe extern "C" fn(In, Out, i64, i64)>(name).unwrap()(p[0], o, rows, width);
             }
             Operation::GeluVjp | Operation::SoftmaxVjp { .. } => {
                 type Kernel = unsafe extern "C" fn(In, In, Out, i64, i64);
                 library.get::<Kernel>(name).unwrap()(p[0], p[1], o, rows, width);
             }
-            Operation::Biased | Operation::Added => {
+            Operation::Biased | Operation::Added | Operation::Gated => {
                 type Kernel = unsafe extern "C" fn(In, In, Out, i64, i64);
                 library.get::<Kernel>(name).unwrap()(p[0], p[1], o, rows, width);
             }
@@ -157,7 +161,11 @@ fn the_kernels_of_gpus_compute_what_the_cpu_computes() {
             let [texts, images] = [5, 6].map(|seed| noise(&[2, width], seed, DType::F32));
             let angles = noise(&[tokens, width], 7, DType::F32);
             let epsilon = EPSILON;
-            let cases: [(Operation, Vec<&Tensor>); 12] = [
+            let cubic = x.flatten_to(1).unwrap();
+            let cases: [(Operation, Vec<&Tensor>); 15] = [
+                (Operation::Widened, vec![&x]),
+                (Operation::Swapped, vec![&cubic]),
+                (Operation::Gated, vec![&x, &one]),
                 (Operation::Biased, vec![&x, &one]),
                 (Operation::Added, vec![&x, &wide_like_x]),
                 (Operation::BiasedAdded, vec![&x, &one, &wide_like_x]),
@@ -176,7 +184,7 @@ fn the_kernels_of_gpus_compute_what_the_cpu_computes() {
             ];
             for (operation, inputs) in cases {
                 let expected = operation.of(inputs[0], &inputs[1..]).unwrap();
-                assert_eq!(expected.dtype(), dtype, "{operation:?}");
+                assert_eq!(expected.dtype(), operation.dtype(inputs[0].dtype()), "{operation:?}");
                 let expected = Values::of(&expected);
                 let smallest = match operation {
                     Operation::Turned { .. } | Operation::TurnedVjp { .. } => 2,
