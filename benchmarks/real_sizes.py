@@ -1,16 +1,21 @@
-"""Measures parts of FLUX.1-dev at their real sizes, with few layers and random weights, on both sides; see compare.py.
+"""Measures parts of FLUX.1-dev at their real sizes, with random weights, on both sides; see compare.py.
 
     python benchmarks/real_sizes.py [--threads 2] [--parts transformer training t5 vae] [--dtypes f32 bf16]
+    python benchmarks/real_sizes.py --device cuda --whole --dtypes bf16        # all layers, on a GPU
 
 The transformer has one block of each kind, 512 text and 1024 image tokens; T5-XXL has two layers and 512 tokens; the autoencoder
-decodes one image of 512 x 512. Each measurement is a process of its own that loads the part and repeats the work; the two sides
-take turns. Peak memory includes loading. About 750 MiB of PyTorch's are its libraries.
+decodes one image of 512 x 512. With --whole each has all its layers (24 GB and 10 GB in bf16). Parts of the transformer: a pass of the
+base ("transformer"), one with an adapter of rank 16 ("adapted"), forwards and backwards with all activations kept ("training") or
+computed again block by block ("checkpointed"). Each measurement is a process of its own that loads the part and repeats the work; the two
+sides take turns. Peak memory includes loading: of the process, or of the whole GPU, CUDA's own included. About 750 MiB of PyTorch's
+process are its libraries.
 """
 
 import argparse
 import json
 import os
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -19,35 +24,52 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("transformer", "training", "t5", "vae")
-FOLDERS = {"transformer": "transformer", "training": "transformer", "t5": "text_encoder_2", "vae": "vae"}
-BENCH = ["cargo", "bench", "--quiet", "-p", "gavel-models", "--profile", "dev", "--bench", "real_sizes", "--"]
+PASSES = ("transformer", "adapted", "training", "checkpointed")
+PARTS = (*PASSES, "t5", "vae")
+FOLDERS = {**dict.fromkeys(PASSES, "transformer"), "t5": "text_encoder_2", "vae": "vae"}
+BENCH = "cargo bench --quiet -p gavel-models --profile dev --bench real_sizes --"
 
 
-def arguments() -> argparse.Namespace:
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=("transformer", "training", "t5", "vae"))
     parser.add_argument("--dtypes", nargs="+", choices=("f32", "bf16"), default=("f32", "bf16"))
-    parser.add_argument("--measure", nargs=4, metavar=("FOLDER", "PART", "DTYPE", "REPEATS"), help="PyTorch's side of one measurement")
-    return parser.parse_args()
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for the first GPU")
+    parser.add_argument("--whole", action="store_true", help="all layers")
+    parser.add_argument("--bench", default=BENCH, help="how gavel's side is called")
+    parser.add_argument("--gavel-only", action="store_true", help="leave PyTorch's side out; it still writes the weights")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--write", nargs="+", help="only writes the weights: FOLDER DTYPE DEVICE slice|whole PART...")
+    measure = ("FOLDER", "PART", "DTYPE", "REPEATS", "DEVICE")
+    parser.add_argument("--measure", nargs=len(measure), metavar=measure, help="PyTorch's side of one measurement")
+    return parser.parse_args(given)
 
 
-def write_models(folder: Path, dtype_name: str, parts: list[str]) -> None:
-    """Writes the parts with random weights in diffusers' layout."""
+def write_models(folder: Path, dtype_name: str, parts: list[str], device: str, whole: bool) -> None:
+    """Writes the parts with random weights in diffusers' layout; they are drawn on the device."""
     import torch
-    from diffusers import AutoencoderKL, FluxTransformer2DModel
-    from transformers import T5Config, T5EncoderModel
 
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16 if dtype_name == "bf16" else torch.float32)
-    if {"transformer", "training"} & set(parts):
-        FluxTransformer2DModel(num_layers=1, num_single_layers=1, guidance_embeds=True).save_pretrained(folder / "transformer")
+    with torch.device(device):
+        write_parts(folder, parts, whole)
+
+
+def write_parts(folder: Path, parts: list[str], whole: bool) -> None:
+    from diffusers import AutoencoderKL, FluxTransformer2DModel
+    from transformers import T5Config, T5EncoderModel
+
+    if set(PASSES) & set(parts):
+        double, single = (19, 38) if whole else (1, 1)
+        FluxTransformer2DModel(num_layers=double, num_single_layers=single, guidance_embeds=True).save_pretrained(
+            folder / "transformer"
+        )
     if "t5" in parts:
         sizes = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_heads": 64, "vocab_size": 32128}
-        config = T5Config(**sizes, num_layers=2, feed_forward_proj="gated-gelu", dropout_rate=0.0)
+        config = T5Config(**sizes, num_layers=24 if whole else 2, feed_forward_proj="gated-gelu", dropout_rate=0.0)
         T5EncoderModel(config).save_pretrained(folder / "text_encoder_2")
     if "vae" in parts:
         blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
@@ -57,20 +79,22 @@ def write_models(folder: Path, dtype_name: str, parts: list[str]) -> None:
         AutoencoderKL(**blocks, **channels, **scaling, **bare).save_pretrained(folder / "vae")
 
 
-def measure_pytorch(folder: Path, part: str, dtype_name: str, repeats: int) -> dict:
+def measure_pytorch(folder: Path, part: str, dtype_name: str, repeats: int, device: str) -> dict:
     import torch
     from diffusers import AutoencoderKL, FluxTransformer2DModel
     from transformers import T5EncoderModel
 
+    # Backwards, PyTorch 2.11 with cuDNN's attention ended in an illegal memory access on an H200.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     dtype = torch.bfloat16 if dtype_name == "bf16" else torch.float32
     kind = {"vae": AutoencoderKL, "t5": T5EncoderModel}.get(part, FluxTransformer2DModel)
-    model = kind.from_pretrained(folder / FOLDERS[part], torch_dtype=dtype)
+    model = kind.from_pretrained(folder / FOLDERS[part], torch_dtype=dtype).to(device)
     if part == "vae":
-        latents = torch.randn(1, 16, 64, 64, dtype=dtype)
+        latents = torch.randn(1, 16, 64, 64, dtype=dtype).to(device)
         work = lambda: model.decode(latents)
     elif part == "t5":
-        ids = torch.arange(512)[None] * 7919 % 32000
+        ids = (torch.arange(512)[None] * 7919 % 32000).to(device)
         work = lambda: model(ids)
     else:
         ids = torch.zeros(32, 32, 3)
@@ -84,74 +108,115 @@ def measure_pytorch(folder: Path, part: str, dtype_name: str, repeats: int) -> d
             "guidance": torch.tensor([3.5]),
             "img_ids": ids.reshape(-1, 3),
             "txt_ids": torch.zeros(512, 3),
-            "return_dict": False,
         }
-        if part == "training":
+        inputs = {name: tensor.to(device) for name, tensor in inputs.items()} | {"return_dict": False}
+        if part == "transformer":
+            work = lambda: model(**inputs)
+        else:
             from peft import LoraConfig, get_peft_model
 
             attention = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
             targets = [f"attn.{name}" for name in attention]
             targets += ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
             model.requires_grad_(False)
+            if part == "checkpointed":
+                model.train()
+                model.enable_gradient_checkpointing()
             model = get_peft_model(model, LoraConfig(r=16, lora_alpha=16, target_modules=targets))
 
             def work() -> None:
                 model.zero_grad()
                 velocity = model(**inputs)[0]
-                velocity.backward(velocity.detach())
-        else:
-            work = lambda: model(**inputs)
-    seconds = []
-    with torch.set_grad_enabled(part == "training"):
+                if part != "adapted":
+                    velocity.backward(velocity.detach())
+
+    def whole() -> None:
         work()
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    seconds = []
+    with torch.set_grad_enabled(part in ("training", "checkpointed")):
+        whole()
         processor = time.process_time()
         for _ in range(repeats):
             start = time.perf_counter()
-            work()
+            whole()
             seconds.append(time.perf_counter() - start)
     used = (time.process_time() - processor) / repeats
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "processor_seconds": used, "peak_memory_kib": peak}
+    # Taken at the end: what PyTorch has once had of a GPU it keeps.
+    gpu = 0
+    if device != "cpu":
+        free, total = torch.cuda.mem_get_info()
+        gpu = (total - free) // 1024
+    return {"seconds": seconds, "processor_seconds": used, "peak_memory_kib": peak, "peak_gpu_memory_kib": gpu}
 
 
 def run(command: list[str], threads: int) -> dict:
+    """What a measurement prints. One that fails says why and counts for nothing."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-    output = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE).stdout
-    return json.loads(output.splitlines()[-1])
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE)
+    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
 
 
 def compare(threads: int, parts: list[str], dtypes: list[str], repeats: int = 2, rounds: int = 2) -> None:
-    """Prints seconds, processor seconds and peak memory of both sides."""
-    print(f"FLUX.1-dev's sizes, {threads} threads, {rounds} rounds of {repeats}; gavel, pytorch, ratio")
-    print(f"{'':<18}{'seconds':^26}{'processor seconds':^26}{'peak MiB':^24}")
-    for dtype in dtypes:
+    """Prints seconds, processor seconds and peak memory of both sides, with few layers on the CPU."""
+    counts = ["--threads", str(threads), "--repeats", str(repeats), "--rounds", str(rounds)]
+    measure(arguments([*counts, "--parts", *parts, "--dtypes", *dtypes]))
+
+
+def measure(a: argparse.Namespace) -> None:
+    gpu = a.device != "cpu"
+    sides = "gavel" if a.gavel_only else "gavel, pytorch, ratio"
+    print(f"FLUX.1-dev's sizes on {a.device}, {a.threads} threads, {a.rounds} rounds of {a.repeats}; {sides}")
+    print(f"{'':<18}{'seconds':^28}{'processor seconds':^28}{'peak MiB':^28}")
+    results = []
+    for dtype in a.dtypes:
         with tempfile.TemporaryDirectory() as folder:
-            write_models(Path(folder), dtype, parts)
-            for part in parts:
-                call = [folder, part, dtype, str(repeats)]
+            # By a process of its own, which leaves no memory taken.
+            call = [folder, dtype, a.device, "whole" if a.whole else "slice", *a.parts]
+            run([sys.executable, __file__, "--write", *call], a.threads)
+            for part in a.parts:
+                call = [folder, part, dtype, str(a.repeats), a.device]
                 ours, theirs = [], []
-                for _ in range(rounds):
-                    theirs.append(run([sys.executable, __file__, "--measure", *call], threads))
-                    ours.append(run([*BENCH, *call], threads))
-                row = f"{part:<12}{dtype:<6}"
-                figures = (
-                    lambda side: statistics.median(second for r in side for second in r["seconds"]),
-                    lambda side: min(r["processor_seconds"] for r in side),
-                    lambda side: max(r["peak_memory_kib"] for r in side) / 1024,
-                )
-                for figure, digits in zip(figures, (2, 2, 0)):
-                    us, them = figure(ours), figure(theirs)
-                    row += f"{us:>9.{digits}f}{them:>9.{digits}f}{us / them:>7.2f} "
-                print(row, flush=True)
+                for _ in range(a.rounds):
+                    if not a.gavel_only:
+                        theirs.append(run([sys.executable, __file__, "--measure", *call], a.threads))
+                    ours.append(run([*shlex.split(a.bench), *call], a.threads))
+                ours, theirs = ([result for result in side if result] for side in (ours, theirs))
+                results.append({"part": part, "dtype": dtype, "gavel": ours, "pytorch": theirs})
+                print(row(part, dtype, ours, theirs, gpu), flush=True)
+    if a.json:
+        a.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def row(part: str, dtype: str, ours: list[dict], theirs: list[dict], gpu: bool) -> str:
+    memory = "peak_gpu_memory_kib" if gpu else "peak_memory_kib"
+    figures = (
+        (3 if gpu else 2, lambda side: statistics.median(second for r in side for second in r["seconds"])),
+        (2, lambda side: min(r["processor_seconds"] for r in side)),
+        (0, lambda side: max(r[memory] for r in side) / 1024),
+    )
+    text = f"{part:<13}{dtype:<5}"
+    for digits, figure in figures:
+        us, them = (figure(side) if side else None for side in (ours, theirs))
+        text += "".join("        -" if value is None else f"{value:>9.{digits}f}" for value in (us, them))
+        text += f"{us / them:>9.2f} " if us and them else "        - "
+    return text
 
 
 def main() -> None:
     a = arguments()
-    if a.measure:
-        folder, part, dtype, repeats = a.measure
-        print(json.dumps(measure_pytorch(Path(folder), part, dtype, int(repeats))))
+    if a.write:
+        folder, dtype, device, layers, *parts = a.write
+        write_models(Path(folder), dtype, parts, device, layers == "whole")
+        print("{}")
+    elif a.measure:
+        folder, part, dtype, repeats, device = a.measure
+        print(json.dumps(measure_pytorch(Path(folder), part, dtype, int(repeats), device)))
     else:
-        compare(a.threads, list(a.parts), list(a.dtypes), a.repeats, a.rounds)
+        measure(a)
 
 
 if __name__ == "__main__":

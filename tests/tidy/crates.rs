@@ -49,6 +49,45 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     graph
 }
 
+/// A crate that compiles otherwise with a feature has to hear of it from whoever switches it on: the program for GPUs once did not build,
+/// because one crate was not told.
+#[test]
+fn a_feature_reaches_every_crate_that_has_it() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked", "--no-deps"])
+        .current_dir(root())
+        .output()
+        .expect("cargo metadata starts");
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let features = |name: &str| {
+        let package = packages.iter().find(|package| package["name"] == name)?;
+        package["features"].as_object()
+    };
+    let mut unheard = Vec::new();
+    for package in packages {
+        for (feature, switches_on) in package["features"].as_object().expect("features") {
+            let switches_on: Vec<&str> = switches_on
+                .as_array()
+                .expect("a list")
+                .iter()
+                .filter_map(Value::as_str)
+                .collect();
+            for dependency in package["dependencies"].as_array().expect("dependencies") {
+                let name = dependency["name"].as_str().expect("name");
+                let has = features(name).is_some_and(|features| features.contains_key(feature));
+                if has && dependency["kind"].is_null() && !switches_on.contains(&format!("{name}/{feature}").as_str()) {
+                    unheard.push(format!(
+                        "{}: its feature `{feature}` is not passed on to {name}",
+                        package["name"]
+                    ));
+                }
+            }
+        }
+    }
+    assert_none(&unheard);
+}
+
 fn reachable(graph: &BTreeMap<String, BTreeSet<String>>, from: &str) -> BTreeSet<String> {
     let mut seen = BTreeSet::new();
     let mut open = vec![from.to_owned()];

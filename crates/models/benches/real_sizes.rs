@@ -1,7 +1,7 @@
 //! One part of FLUX.1-dev at its real sizes, with few layers: `benchmarks/real_sizes.py` writes the weights and calls this.
 //!
-//! `cargo bench -p gavel-models --profile dev --bench real_sizes -- FOLDER PART DTYPE REPEATS` prints one line of JSON: seconds of each
-//! repeat, processor seconds of all threads, and the process's peak memory.
+//! `cargo bench -p gavel-models --profile dev --bench real_sizes -- FOLDER PART DTYPE REPEATS DEVICE` prints one line of JSON: seconds of
+//! each repeat and until the device had all its work, processor seconds of all threads, the process's peak memory and the most that was used of the GPU's.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,14 +9,18 @@
     reason = "a bench has nobody to report an error to"
 )]
 
-use std::{path::Path, time::Instant};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, DeviceLocation, Tensor};
 use gavel_core::spec;
 use gavel_models::Family;
 use gavel_models::denoiser::{ActivationMemory, Conditioning, Denoiser, Grid, Input};
 use gavel_models::flux::{FluxTransformer, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
-use gavel_models::load::Placement;
+use gavel_models::load::{Placement, gpu_memory};
 use gavel_models::lora::{LoraAdapter, LoraConfig, LoraGradients};
 use gavel_models::text::T5Encoder;
 use gavel_models::vae::AutoencoderKl;
@@ -45,23 +49,72 @@ fn peak_memory_kib() -> u64 {
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
+/// The most memory of a GPU that was in use, looked at once a millisecond until it is dropped.
+struct Watch {
+    ended: Arc<AtomicBool>,
+    thread: JoinHandle<u64>,
+}
+
+impl Watch {
+    fn start(ordinal: usize) -> Self {
+        let ended = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&ended);
+        let thread = std::thread::spawn(move || {
+            let mut most = 0;
+            while !until.load(Ordering::Relaxed) {
+                most = most.max(gpu_memory(ordinal).map_or(0, |memory| memory.used_bytes));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            most
+        });
+        Self { ended, thread }
+    }
+
+    fn most_kib(self) -> u64 {
+        self.ended.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap() / 1024
+    }
+}
+
 /// Runs the work once unmeasured and then as often as asked.
-fn measure(repeats: usize, mut work: impl FnMut()) {
-    work();
-    let (mut seconds, processor) = (Vec::new(), processor_seconds());
-    for _ in 0..repeats {
+fn measure(placement: &Placement, repeats: usize, mut work: impl FnMut()) {
+    // Answers with the seconds until the device had all its work.
+    let mut whole = || {
         let start = Instant::now();
         work();
+        let handed = start.elapsed().as_secs_f64();
+        placement.device().synchronize().unwrap();
+        handed
+    };
+    let watch = match placement.device().location() {
+        DeviceLocation::Cuda { gpu_id } => Some(Watch::start(gpu_id)),
+        _ => None,
+    };
+    whole();
+    let (mut seconds, mut handed, processor) = (Vec::new(), Vec::new(), processor_seconds());
+    for _ in 0..repeats {
+        let start = Instant::now();
+        handed.push(whole());
         seconds.push(start.elapsed().as_secs_f64());
     }
     let processor = (processor_seconds() - processor) / repeats as f64;
+    let (memory, gpu_memory) = (peak_memory_kib(), watch.map_or(0, Watch::most_kib));
     println!(
-        "{{\"seconds\": {seconds:?}, \"processor_seconds\": {processor}, \"peak_memory_kib\": {}}}",
-        peak_memory_kib()
+        "{{\"seconds\": {seconds:?}, \"handed_over_seconds\": {handed:?}, \"processor_seconds\": {processor}, \"peak_memory_kib\": {memory}, \
+         \"peak_gpu_memory_kib\": {gpu_memory}}}"
     );
 }
 
-fn transformer(folder: &Path, placement: &Placement, repeats: usize, trains: bool) {
+/// What is measured of a transformer.
+#[derive(Clone, Copy)]
+enum Pass {
+    Base,
+    Adapted,
+    /// Forwards and backwards, with so much kept in between.
+    Training(ActivationMemory),
+}
+
+fn transformer(folder: &Path, placement: &Placement, repeats: usize, pass: Pass) {
     let model = FluxTransformer::load(folder, placement).unwrap();
     let sizes = model.config();
     let latents = values(&[1, GRID.height * GRID.width, sizes.in_channels]);
@@ -76,8 +129,8 @@ fn transformer(folder: &Path, placement: &Placement, repeats: usize, trains: boo
         guidance: Some(3.5),
         grid: GRID,
     };
-    if !trains {
-        return measure(repeats, || drop(model.velocity(None, &input).unwrap()));
+    if matches!(pass, Pass::Base) {
+        return measure(placement, repeats, || drop(model.velocity(None, &input).unwrap()));
     }
     let target_modules = Family::Flux
         .published_targets()
@@ -91,11 +144,14 @@ fn transformer(folder: &Path, placement: &Placement, repeats: usize, trains: boo
         target_modules,
     };
     let adapter = LoraAdapter::init(model.layers(), &config, [7; 32]).unwrap();
-    measure(repeats, || {
+    let Pass::Training(memory) = pass else {
+        return measure(placement, repeats, || {
+            drop(model.velocity(Some(&adapter), &input).unwrap())
+        });
+    };
+    measure(placement, repeats, || {
         let mut gradients = LoraGradients::zeros(&adapter);
-        let (velocity, tape) = model
-            .velocity_for_vjp(&adapter, &input, ActivationMemory::KeepAll)
-            .unwrap();
+        let (velocity, tape) = model.velocity_for_vjp(&adapter, &input, memory).unwrap();
         model.vjp(&adapter, tape, &velocity, &mut gradients).unwrap();
     });
 }
@@ -105,29 +161,38 @@ fn main() {
         .skip(1)
         .filter(|argument| argument != "--bench")
         .collect();
-    let [folder, part, dtype, repeats] = arguments.as_slice() else {
+    let [folder, part, dtype, repeats, device] = arguments.as_slice() else {
         // What `cargo bench` without arguments comes to.
-        return println!("real_sizes: give FOLDER PART DTYPE REPEATS, as benchmarks/real_sizes.py does");
+        return println!("real_sizes: give FOLDER PART DTYPE REPEATS DEVICE, as benchmarks/real_sizes.py does");
     };
     let dtype = match dtype.as_str() {
         "bf16" => spec::Dtype::Bf16,
         _ => spec::Dtype::F32,
     };
-    let placement = Placement::open(spec::Device::Cpu, dtype).unwrap();
+    let placement = Placement::open(device.parse().unwrap(), dtype).unwrap();
     let repeats: usize = repeats.parse().unwrap();
     let folder = Path::new(folder);
     match part.as_str() {
-        "transformer" => transformer(&folder.join("transformer"), &placement, repeats, false),
-        "training" => transformer(&folder.join("transformer"), &placement, repeats, true),
+        "transformer" => transformer(&folder.join("transformer"), &placement, repeats, Pass::Base),
+        "adapted" => transformer(&folder.join("transformer"), &placement, repeats, Pass::Adapted),
+        "training" | "checkpointed" => {
+            let memory = match part.as_str() {
+                "training" => ActivationMemory::KeepAll,
+                _ => ActivationMemory::Checkpoint,
+            };
+            transformer(&folder.join("transformer"), &placement, repeats, Pass::Training(memory));
+        }
         "t5" => {
             let model = T5Encoder::load(&folder.join("text_encoder_2"), &placement).unwrap();
             let ids: Vec<u32> = (0..TEXT_TOKENS as u32).map(|i| (i * 7919) % 32_000).collect();
-            measure(repeats, || drop(model.encode(std::slice::from_ref(&ids)).unwrap()));
+            measure(&placement, repeats, || {
+                drop(model.encode(std::slice::from_ref(&ids)).unwrap())
+            });
         }
         "vae" => {
             let model = AutoencoderKl::load(&folder.join("vae"), &placement).unwrap();
             let latents = values(&[1, 16, 2 * GRID.height, 2 * GRID.width]);
-            measure(repeats, || drop(model.decode(&latents).unwrap()));
+            measure(&placement, repeats, || drop(model.decode(&latents).unwrap()));
         }
         other => println!("real_sizes: no part is called {other:?}"),
     }

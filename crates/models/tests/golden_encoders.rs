@@ -6,11 +6,7 @@
 
 mod kernels;
 
-use std::{
-    collections::HashMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, fs, path::PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use gavel_models::{
@@ -20,7 +16,7 @@ use gavel_models::{
     vae::AutoencoderKl,
 };
 use image::RgbImage;
-use kernels::Kernels;
+use kernels::{Kernels, root};
 
 const PROMPTS: [&str; 3] = [
     "a red circle on a blue background",
@@ -30,10 +26,6 @@ const PROMPTS: [&str; 3] = [
      A green square left of a yellow triangle, on a white background; it's drawn TWICE 1984! \
      A green square left of a yellow triangle, on a white background; it's drawn TWICE 1984! ",
 ];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
 
 fn golden(case: &str) -> (PathBuf, HashMap<String, Tensor>) {
     let dir = root().join("tests/golden/encoders").join(case);

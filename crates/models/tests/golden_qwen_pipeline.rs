@@ -15,7 +15,7 @@ use gavel_models::load::Placement;
 use gavel_models::qwen::{PROMPT_EMBEDS, QwenImagePipeline, source_latents};
 use gavel_models::{Family, LoadError};
 use image::RgbImage;
-use kernels::Kernels;
+use kernels::{Kernels, root};
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -92,7 +92,7 @@ struct Case {
 }
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/qwen_pipeline")
+    root().join("tests/golden/qwen_pipeline")
 }
 
 fn copy_folder(from: &Path, to: &Path) {
@@ -159,6 +159,7 @@ fn assert_close(kernels: Kernels, found: &Tensor, expected: &Tensor, what: &str)
 #[track_caller]
 fn assert_within(tolerance: f64, found: &Tensor, expected: &Tensor, what: &str) {
     assert_eq!(found.dims(), expected.dims(), "{what}");
+    let found = &found.to_device(&Device::Cpu).unwrap();
     let largest = |tensor: &Tensor| {
         tensor
             .abs()
@@ -325,7 +326,8 @@ fn integrate(
         if let Some(negative) = &negative {
             v = pipeline.denoiser().guided(&v, &velocity(negative), TRUE_CFG).unwrap();
         }
-        x = (x + (v * (pair[1] - pair[0])).unwrap()).unwrap();
+        let step = (v * (pair[1] - pair[0])).unwrap();
+        x = (x + step.to_device(&Device::Cpu).unwrap()).unwrap();
     }
     x
 }

@@ -5,7 +5,7 @@
 mod golden;
 mod kernels;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::Tensor;
 use gavel_models::Family;
@@ -14,7 +14,7 @@ use gavel_models::load::Placement;
 use gavel_models::lora::{LoraAdapter, LoraGradients};
 use gavel_models::qwen::{PROMPT_EMBEDS, QwenImageTransformer, source_latents};
 use golden::{Golden, to_vec};
-use kernels::Kernels;
+use kernels::{Kernels, root};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -76,9 +76,7 @@ impl Pass {
 }
 
 fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/golden/qwen_transformer")
-        .join(name)
+    root().join("tests/golden/qwen_transformer").join(name)
 }
 
 impl Case {

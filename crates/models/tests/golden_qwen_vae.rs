@@ -19,14 +19,14 @@ use gavel_models::{
     qwen::guidance::guided,
     vae::{AutoencoderKlQwenImage, AutoencoderKlQwenImageConfig},
 };
-use kernels::Kernels;
+use kernels::{Kernels, root};
 use tempfile::TempDir;
 
 /// The random folders, each with its sizes of pictures.
 const CASES: [(&str, usize); 2] = [("published-layout", 2), ("other-layout", 1)];
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/qwen_vae")
+    root().join("tests/golden/qwen_vae")
 }
 
 fn tensors(file: &str) -> HashMap<String, Tensor> {

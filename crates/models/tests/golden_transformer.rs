@@ -5,14 +5,12 @@
 mod golden;
 mod kernels;
 
-use std::path::{Path, PathBuf};
-
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use gavel_models::denoiser::{ActivationMemory, Conditioning, Denoiser, Grid, Input};
 use gavel_models::flux::{FluxTransformer, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
 use gavel_models::lora::{LoraAdapter, LoraGradients};
 use golden::{Golden, to_vec};
-use kernels::Kernels;
+use kernels::{Kernels, root};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -26,10 +24,6 @@ struct Case {
     golden: Golden<Numbers>,
     transformer: FluxTransformer,
     adapter: LoraAdapter,
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// Owns what an [`Input`] borrows.
@@ -109,7 +103,8 @@ impl Case {
     }
 
     fn velocity(&self, adapter: Option<&LoraAdapter>, pass: &Pass) -> Tensor {
-        self.transformer.velocity(adapter, &pass.input()).unwrap()
+        let velocity = self.transformer.velocity(adapter, &pass.input()).unwrap();
+        velocity.to_device(&Device::Cpu).unwrap()
     }
 
     fn gradients(&self, memory: ActivationMemory) -> LoraGradients {

@@ -10,9 +10,9 @@ mod kernels;
 use std::fs;
 
 use candle_core::{DType, Device};
-use conversations::{Case, root};
+use conversations::Case;
 use gavel_models::vlm::{Content, Conversation, Generation, Message, Vlm};
-use kernels::Kernels;
+use kernels::{Kernels, root};
 use serde_json::{Value, json};
 
 /// The cases with expected answers: folder of the model, folder of the answers.

@@ -6,6 +6,7 @@
 mod config;
 mod error;
 mod fingerprint;
+mod gpu;
 mod placement;
 mod rewrite;
 mod weights;
@@ -14,5 +15,6 @@ pub(crate) use config::{optional_size, optional_sizes, read_text, require_positi
 pub use config::{read_config, read_json};
 pub use error::LoadError;
 pub use fingerprint::fingerprint;
-pub use placement::{Placement, gpu_memory};
+pub use gpu::gpu_memory;
+pub use placement::Placement;
 pub use weights::Weights;

@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device};
 use gavel_core::spec;
-use gavel_core::work::Memory;
 
+use super::gpu;
 use crate::ops::Kernels;
 
 /// Where a model computes, in which number format, and by which kernels.
@@ -31,7 +31,7 @@ impl Placement {
         Ok(match device {
             spec::Device::Cpu => Self::fastest(Device::Cpu, dtype),
             spec::Device::CpuCandle => Self::candle(Device::Cpu, dtype),
-            spec::Device::Cuda(ordinal) => Self::fastest(Device::new_cuda(ordinal)?, dtype),
+            spec::Device::Cuda(ordinal) => Self::fastest(gpu::open(ordinal)?, dtype),
         })
     }
 
@@ -96,22 +96,4 @@ impl Placement {
             ..self.clone()
         }
     }
-}
-
-/// The memory of a GPU, whoever uses it; `None` without it, and in a build without GPU support.
-#[cfg(feature = "cuda")]
-pub fn gpu_memory(ordinal: usize) -> Option<Memory> {
-    // The device's primary context, which its models use too.
-    let context = candle_core::cuda_backend::cudarc::driver::CudaContext::new(ordinal).ok()?;
-    let (free, total) = context.mem_get_info().ok()?;
-    Some(Memory {
-        used_bytes: total.saturating_sub(free) as u64,
-        total_bytes: total as u64,
-    })
-}
-
-/// The memory of a GPU, whoever uses it; `None` without it, and in a build without GPU support.
-#[cfg(not(feature = "cuda"))]
-pub fn gpu_memory(_ordinal: usize) -> Option<Memory> {
-    None
 }

@@ -30,7 +30,10 @@ pub(super) fn each(
             });
         }
     };
-    let batch = batch.to_dtype(placement.dtype())?.contiguous()?;
+    let batch = batch
+        .to_device(placement.device())?
+        .to_dtype(placement.dtype())?
+        .contiguous()?;
     let one = |index: usize| compute(&batch.narrow(0, index, 1)?);
     let outputs: Result<Vec<Tensor>, ModelError> = if placement.is_host() {
         (0..count).into_par_iter().map(one).collect()

@@ -2,11 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{
-    collections::HashMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, fs, path::Path};
 
 use candle_core::{Device, Tensor};
 use gavel_models::vlm::{Content, Conversation, Message, Vlm};
@@ -14,7 +10,7 @@ use image::RgbImage;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, root};
 
 #[derive(Deserialize)]
 struct Spec {
@@ -34,10 +30,6 @@ pub(crate) struct Case {
     pub(crate) images: Vec<RgbImage>,
     pub(crate) conversations: Vec<(Vec<Message>, Vec<usize>)>,
     pub(crate) expected: HashMap<String, Tensor>,
-}
-
-pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 fn content(json: &Value) -> Vec<Content> {

@@ -73,9 +73,9 @@ fn measured(double: usize, single: usize) -> Passes {
 
 /// What a change costs or saves is to be seen: whoever changes these changes docs/gpu.md too.
 const FIGURES: Figures = [
-    ("base", 2306, 127),
-    ("with an adapter", 3256, 157),
-    ("backwards", 11_416, 693),
+    ("base", 1735, 104),
+    ("with an adapter", 2305, 123),
+    ("backwards", 6251, 335),
 ];
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use candle_core::{DType, Result as CandleResult, Tensor};
+use candle_core::{Result as CandleResult, Tensor};
 
 use super::super::Factors;
 use super::Calls;
@@ -68,17 +68,17 @@ impl<T: Calls> Adapted<T> {
 
     /// What the adapter adds to the layer's output: (rows, outputs) float32.
     pub(super) fn forward(&self, x: &T) -> CandleResult<T> {
-        x.to_dtype(DType::F32)?.matmul(&self.a.t()?)?.matmul(&self.b.t()?)
+        x.widened()?.matmul(&self.a.t()?)?.matmul(&self.b.t()?)
     }
 
     /// What it adds to the gradient of the layer's input: (rows, inputs) float32.
     pub(super) fn vjp(&self, grad: &T) -> CandleResult<T> {
-        grad.to_dtype(DType::F32)?.matmul(&self.b)?.matmul(&self.a)
+        grad.widened()?.matmul(&self.b)?.matmul(&self.a)
     }
 
     /// The gradient of its factors.
     pub(super) fn gradient(&self, x: &T, grad: &T) -> CandleResult<AdaptedGradient<T>> {
-        let (x, grad) = (x.to_dtype(DType::F32)?, grad.to_dtype(DType::F32)?);
+        let (x, grad) = (x.widened()?, grad.widened()?);
         let hidden = x.matmul(&self.scaled_a.t()?)?;
         Ok(AdaptedGradient {
             a: grad.matmul(&self.b)?.t()?.matmul(&x)?,

@@ -3,147 +3,127 @@
 use candle_core::{DType, Result};
 
 use super::super::{Attention, Layout, Queries};
-use super::{Calls, CandleOps, inverse_root_mean_square, mean};
+use super::kernels::Operation;
+use super::{Calls, CandleOps};
 
 /// Epsilon of the RMS norms of queries and keys.
-const RMS_NORM_EPSILON: f64 = 1e-6;
+const RMS_NORM_EPSILON: f32 = 1e-6;
 
-/// Weights of the RMS norms over the head dimension, float32.
+/// Weights of the RMS norms over the head dimension, (2, head_dim) float32: of the queries, times the scale of the scores, and of the keys.
 #[derive(Debug)]
-pub(crate) struct HeadNorm<T> {
-    /// (2, 1, 1, head_dim): of the queries, times the scale of the scores, and of the keys.
-    weights: T,
-    /// (head_dim,).
-    ones: T,
-}
+pub(crate) struct HeadNorm<T>(T);
 
 impl<T: Calls> HeadNorm<T> {
     pub(super) fn new(query: &T, key: &T) -> Result<Self> {
         let head_dim = query.width();
         let scale = 1.0 / (head_dim as f64).sqrt();
         let query = query.to_dtype(DType::F32)?.affine(scale, 0.0)?;
-        Ok(Self {
-            weights: T::cat(&[query, key.to_dtype(DType::F32)?], 0)?.reshape((2, 1, 1, head_dim))?,
-            ones: T::upload(&vec![1.0; head_dim], head_dim, &key.place())?,
-        })
+        let weights = T::cat(&[query, key.to_dtype(DType::F32)?], 0)?;
+        Ok(Self(weights.reshape((2, head_dim))?))
     }
 }
 
-/// Cosines and sines as (tokens, head_dim / 2), float32.
+/// (tokens, head_dim) float32: of each token head_dim / 2 cosines, then as many sines.
 #[derive(Debug)]
-pub(crate) struct Rotary<T> {
-    cos: T,
-    sin: T,
-    /// -sin, which rotates back.
-    inverse_sin: T,
-}
+pub(crate) struct Rotary<T>(T);
 
 impl<T: Calls> Rotary<T> {
     pub(super) fn new(angles: &[f64], tokens: usize, place: &T::Place) -> Result<Self> {
         let pairs = angles.len() / tokens.max(1);
-        let table = |of: fn(f64) -> f64| {
-            let values: Vec<f32> = angles.iter().map(|angle| of(*angle) as f32).collect();
-            T::upload(&values, (tokens, pairs), place)
-        };
-        Ok(Self {
-            cos: table(f64::cos)?,
-            sin: table(f64::sin)?,
-            inverse_sin: table(|angle| -angle.sin())?,
-        })
+        let of_tokens = angles.chunks_exact(pairs.max(1));
+        let table: Vec<f32> = of_tokens
+            .flat_map(|own| {
+                own.iter()
+                    .map(|angle| angle.cos())
+                    .chain(own.iter().map(|angle| angle.sin()))
+            })
+            .map(|value| value as f32)
+            .collect();
+        Ok(Self(T::upload(&table, (tokens, 2 * pairs), place)?))
     }
 }
 
-/// Output (asking rows, dim).
+/// Output (asking rows, dim). Scores are float32: rounded to bfloat16, large ones would be off by more than a hundredth.
 pub(super) fn forward<T: Calls>(qkv: &T, op: &Attention<CandleOps<T>>) -> Result<T> {
     each_sample(op, [(qkv, op.layout)], op.queries.layout(op.layout), |[qkv]| {
-        let sample = Sample::new(&qkv, op)?;
+        let sample = Sample::new(&qkv, op);
         let heads = split_heads(&qkv, 3, sample.heads)?;
-        let turned = heads
-            .narrow(0, 0, 2)?
-            .to_dtype(DType::F32)?
-            .rms_norm(&op.image_norm.ones, RMS_NORM_EPSILON)?
-            .times(&sample.weights)?
-            .rope(&op.rotary.cos, &op.rotary.sin)?
-            .to_dtype(qkv.dtype())?;
-        let queries = sample.asking(&part(&turned, 0)?)?;
-        let scores = queries.matmul(&part(&turned, 1)?.t()?)?;
-        join_heads(&scores.softmax()?.matmul(&part(&heads, 2)?)?)
+        let turned = sample.turned(&heads.narrow(0, 0, 2)?)?;
+        let queries = sample.asking(&turned.part(0)?)?;
+        let scores = queries.wide_product(&turned.part(1)?)?;
+        let probabilities = scores.fused(Operation::Softmax { dtype: qkv.dtype() }, &[])?;
+        join_heads(&probabilities.matmul(&heads.part(2)?)?)
     })
 }
 
-/// Gradient (rows, 3 * dim) of the inputs. Scores and their gradients are float32 here: they are differences of like numbers.
-pub(super) fn backward<T: Calls>(qkv: &T, op: &Attention<CandleOps<T>>, output: &T, grad: &T) -> Result<T> {
+/// Gradient (rows, 3 * dim) of the inputs. Scores and the gradients of their softmax are float32, for the gradients of the scores are
+/// differences of like numbers; what the tensor cores multiply is in the dtype of the weights.
+pub(super) fn backward<T: Calls>(qkv: &T, op: &Attention<CandleOps<T>>, grad: &T) -> Result<T> {
     let asking = op.queries.layout(op.layout);
-    let inputs = [(qkv, op.layout), (output, asking), (grad, asking)];
-    each_sample(op, inputs, op.layout, |[qkv, output, grad]| {
-        let sample = Sample::new(&qkv, op)?;
-        let heads = split_heads(&qkv, 3, sample.heads)?.to_dtype(DType::F32)?;
-        let (input, values) = (heads.narrow(0, 0, 2)?, part(&heads, 2)?);
-        let inverse = inverse_root_mean_square(&input, RMS_NORM_EPSILON)?;
-        let normalised = input.times(&inverse)?;
-        let turned = normalised
-            .times(&sample.weights)?
-            .rope(&op.rotary.cos, &op.rotary.sin)?;
-        let (queries, keys) = (sample.asking(&part(&turned, 0)?)?, part(&turned, 1)?);
-        let probabilities = queries.matmul(&keys.t()?)?.softmax()?;
+    each_sample(op, [(qkv, op.layout), (grad, asking)], op.layout, |[qkv, grad]| {
+        let sample = Sample::new(&qkv, op);
+        let heads = split_heads(&qkv, 3, sample.heads)?;
+        let input = heads.narrow(0, 0, 2)?;
+        let turned = sample.turned(&input)?;
+        let (queries, keys) = (sample.asking(&turned.part(0)?)?, turned.part(1)?);
+        let grad = split_heads(&grad, 1, sample.heads)?.part(0)?;
 
-        let (output, grad) = (output.to_dtype(DType::F32)?, grad.to_dtype(DType::F32)?);
-        let delta = per_head(&output.times(&grad)?, sample.heads)?
-            .sum_last()?
-            .transpose(0, 1)?;
-        let grad = part(&split_heads(&grad, 1, sample.heads)?, 0)?;
-        let grad_scores = probabilities.times(&grad.matmul(&values.t()?)?.minus(&delta)?)?;
+        let scores = queries.wide_product(&keys)?;
+        let grad_softmax = grad.wide_product(&heads.part(2)?)?;
+        let both = scores.fused(Operation::SoftmaxVjp { dtype: qkv.dtype() }, &[&grad_softmax])?;
+        let (probabilities, grad_scores) = (both.part(0)?, both.part(1)?);
         let grad_values = probabilities.t()?.matmul(&grad)?;
         let grad_keys = grad_scores.t()?.matmul(&queries)?;
         let grad_queries = sample.all(grad_scores.matmul(&keys)?)?;
 
-        let grad = stacked(&[grad_queries, grad_keys])?
-            .rope(&op.rotary.cos, &op.rotary.inverse_sin)?
-            .times(&sample.weights)?;
-        let along = normalised.times(&mean(&grad.times(&normalised)?)?)?;
-        let grad = grad.minus(&along)?.times(&inverse)?;
+        let grad = sample.turned_vjp(&input, &stacked(&[grad_queries, grad_keys])?)?;
         let all = T::cat(&[grad, stacked(&[grad_values])?], 0)?;
-        let (tokens, dim) = (qkv.dims()[0], qkv.width());
-        all.transpose(1, 2)?
-            .transpose(0, 1)?
-            .reshape((tokens, dim))?
-            .to_dtype(qkv.dtype())
+        join_heads(&all.reshape((3 * sample.heads, all.dims()[2], all.width()))?)
     })
 }
 
 /// What the attention of one sample is made with.
-struct Sample<T> {
+struct Sample<'a, T: Calls> {
     heads: usize,
     /// Tokens of its prompt.
     text: usize,
-    queries: Queries,
-    /// Weights of the norms that broadcast over (2, heads, tokens, head_dim).
-    weights: T,
+    op: &'a Attention<'a, CandleOps<T>>,
 }
 
-impl<T: Calls> Sample<T> {
+impl<'a, T: Calls> Sample<'a, T> {
     /// Of a sample's queries, keys and values (tokens, 3 * dim).
-    fn new(qkv: &T, op: &Attention<CandleOps<T>>) -> Result<Self> {
-        let head_dim = op.image_norm.ones.width();
-        let of_streams = [(op.text_norm, op.layout.text), (op.image_norm, op.layout.image)];
-        let weights = if std::ptr::eq(op.text_norm, op.image_norm) || op.layout.text == 0 {
-            op.image_norm.weights.clone()
-        } else {
-            let tables = of_streams.map(|(norm, tokens)| norm.weights.expand((2, 1, tokens, head_dim)));
-            let [text, image] = tables;
-            T::cat(&[text?, image?], 2)?
-        };
-        Ok(Self {
-            heads: qkv.width() / 3 / head_dim,
+    fn new(qkv: &T, op: &'a Attention<'a, CandleOps<T>>) -> Self {
+        Self {
+            heads: qkv.width() / 3 / op.image_norm.0.width(),
             text: op.layout.text,
-            queries: op.queries,
-            weights,
-        })
+            op,
+        }
+    }
+
+    /// Queries and keys (2, heads, tokens, head_dim), normalised, weighted and turned.
+    fn turned(&self, x: &T) -> Result<T> {
+        let turn = Operation::Turned {
+            epsilon: RMS_NORM_EPSILON,
+            text: self.text,
+        };
+        x.fused(turn, &[&self.op.text_norm.0, &self.op.image_norm.0, &self.op.rotary.0])
+    }
+
+    /// The gradient of what was turned.
+    fn turned_vjp(&self, x: &T, grad: &T) -> Result<T> {
+        let turn = Operation::TurnedVjp {
+            epsilon: RMS_NORM_EPSILON,
+            text: self.text,
+        };
+        x.fused(
+            turn,
+            &[grad, &self.op.text_norm.0, &self.op.image_norm.0, &self.op.rotary.0],
+        )
     }
 
     /// Of the queries of all tokens (heads, tokens, head_dim) those that ask.
     fn asking(&self, queries: &T) -> Result<T> {
-        match self.queries {
+        match self.op.queries {
             Queries::All => Ok(queries.clone()),
             Queries::Image => queries
                 .narrow(1, self.text, queries.dims()[1] - self.text)?
@@ -153,41 +133,29 @@ impl<T: Calls> Sample<T> {
 
     /// The gradient of all queries, of that of those that ask.
     fn all(&self, grad: T) -> Result<T> {
-        match self.queries {
+        match self.op.queries {
             Queries::All => Ok(grad),
             Queries::Image => {
-                let silent = T::zeros((self.heads, self.text, grad.width()), DType::F32, &grad.place())?;
+                let silent = T::zeros((self.heads, self.text, grad.width()), grad.dtype(), &grad.place())?;
                 T::cat(&[silent, grad], 1)
             }
         }
     }
 }
 
-/// (tokens, heads * head_dim) as (tokens, heads, head_dim).
-fn per_head<T: Calls>(x: &T, heads: usize) -> Result<T> {
-    x.reshape((x.dims()[0], heads, x.width() / heads))
-}
-
 /// (tokens, parts * heads * head_dim) as (parts, heads, tokens, head_dim).
 fn split_heads<T: Calls>(x: &T, parts: usize, heads: usize) -> Result<T> {
-    x.reshape((x.dims()[0], parts, heads, x.width() / parts / heads))?
-        .transpose(0, 1)?
-        .transpose(1, 2)?
-        .contiguous()
+    let (tokens, head_dim) = (x.dims()[0], x.width() / parts / heads);
+    x.reshape((tokens, parts * heads, head_dim))?
+        .fused(Operation::Swapped, &[])?
+        .reshape((parts, heads, tokens, head_dim))
 }
 
 /// (heads, tokens, head_dim) as (tokens, heads * head_dim).
 fn join_heads<T: Calls>(x: &T) -> Result<T> {
-    let [heads, tokens, head_dim] = *x.dims() else {
-        return Err(candle_core::Error::Msg(format!("heads of shape {:?}", x.dims())).bt());
-    };
-    x.transpose(0, 1)?.reshape((tokens, heads * head_dim))
-}
-
-/// One of the parts of (parts, heads, tokens, head_dim).
-fn part<T: Calls>(x: &T, index: usize) -> Result<T> {
-    let shape: Vec<usize> = x.dims()[1..].to_vec();
-    x.narrow(0, index, 1)?.reshape(shape)
+    let (heads, head_dim) = (x.dims()[0], x.width());
+    let swapped = x.fused(Operation::Swapped, &[])?;
+    swapped.reshape((swapped.dims()[0], heads * head_dim))
 }
 
 /// Parts (heads, tokens, head_dim) as (parts, heads, tokens, head_dim).

@@ -3,7 +3,8 @@
 use std::fmt::Debug;
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
-use candle_nn::{ops, rotary_emb};
+
+use super::kernels::Operation;
 
 /// A tensor as the operations use it. The names are candle's; each call is a view or one kernel.
 ///
@@ -32,8 +33,6 @@ pub(crate) trait Calls: Clone + Debug + Send + Sync + 'static {
     fn narrow(&self, dim: usize, start: usize, length: usize) -> Result<Self>;
     /// Swaps two dimensions: a view.
     fn transpose(&self, a: usize, b: usize) -> Result<Self>;
-    /// Sizes of 1 repeated: a view.
-    fn expand(&self, shape: impl Into<Shape>) -> Result<Self>;
     /// Other dimensions: a view of a contiguous tensor, a copy of another.
     fn reshape(&self, shape: impl Into<Shape>) -> Result<Self>;
     /// Row-major in memory: a copy of a tensor that is not.
@@ -47,34 +46,28 @@ pub(crate) trait Calls: Clone + Debug + Send + Sync + 'static {
     fn matmul(&self, other: &Self) -> Result<Self>;
     /// self + other, where a size of 1 counts for any.
     fn plus(&self, other: &Self) -> Result<Self>;
-    /// self - other, likewise.
-    fn minus(&self, other: &Self) -> Result<Self>;
-    /// self * other, likewise.
-    fn times(&self, other: &Self) -> Result<Self>;
     /// factor * self + offset.
     fn affine(&self, factor: f64, offset: f64) -> Result<Self>;
-    /// self * self.
-    fn sqr(&self) -> Result<Self>;
-    /// Square root.
-    fn sqrt(&self) -> Result<Self>;
-    /// 1 / self.
-    fn recip(&self) -> Result<Self>;
-    /// 1 / (1 + e^-self).
-    fn sigmoid(&self) -> Result<Self>;
     /// self * sigmoid(self).
     fn silu(&self) -> Result<Self>;
-    /// GELU, tanh form.
-    fn gelu(&self) -> Result<Self>;
-    /// Sum over the last dimension, which stays with the size 1.
-    fn sum_last(&self) -> Result<Self>;
-    /// Softmax over the last dimension of a contiguous tensor.
-    fn softmax(&self) -> Result<Self>;
-    /// LayerNorm over the last dimension of a contiguous tensor, then `weight` and `bias` of its size.
-    fn layer_norm(&self, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self>;
-    /// RMS norm over the last dimension of a contiguous tensor, then `weight` of its size.
-    fn rms_norm(&self, weight: &Self, epsilon: f64) -> Result<Self>;
-    /// Turns the interleaved pairs of a contiguous (batch, heads, tokens, head_dim) by tables (tokens, head_dim / 2).
-    fn rope(&self, cos: &Self, sin: &Self) -> Result<Self>;
+    /// self other^T of contiguous (batch, m, k) and (batch, n, k), as float32 whatever they are kept in.
+    fn wide_product(&self, other: &Self) -> Result<Self>;
+    /// One of our own kernels, whose first input this is.
+    fn fused(&self, operation: Operation, others: &[&Self]) -> Result<Self>;
+
+    /// The values in float32.
+    fn widened(&self) -> Result<Self> {
+        match self.dtype() {
+            DType::F32 => Ok(self.clone()),
+            _ => self.fused(Operation::Widened, &[]),
+        }
+    }
+
+    /// One of the first dimension: a view of a contiguous tensor.
+    fn part(&self, index: usize) -> Result<Self> {
+        let shape: Vec<usize> = self.dims()[1..].to_vec();
+        self.narrow(0, index, 1)?.reshape(shape)
+    }
 
     /// The last two dimensions swapped: a view.
     fn t(&self) -> Result<Self> {
@@ -132,10 +125,6 @@ impl Calls for Tensor {
         Tensor::transpose(self, a, b)
     }
 
-    fn expand(&self, shape: impl Into<Shape>) -> Result<Self> {
-        self.broadcast_as(shape)
-    }
-
     fn reshape(&self, shape: impl Into<Shape>) -> Result<Self> {
         Tensor::reshape(self, shape.into())
     }
@@ -160,59 +149,23 @@ impl Calls for Tensor {
         self.broadcast_add(other)
     }
 
-    fn minus(&self, other: &Self) -> Result<Self> {
-        self.broadcast_sub(other)
-    }
-
-    fn times(&self, other: &Self) -> Result<Self> {
-        self.broadcast_mul(other)
-    }
-
     fn affine(&self, factor: f64, offset: f64) -> Result<Self> {
         Tensor::affine(self, factor, offset)
-    }
-
-    fn sqr(&self) -> Result<Self> {
-        Tensor::sqr(self)
-    }
-
-    fn sqrt(&self) -> Result<Self> {
-        Tensor::sqrt(self)
-    }
-
-    fn recip(&self) -> Result<Self> {
-        Tensor::recip(self)
-    }
-
-    fn sigmoid(&self) -> Result<Self> {
-        ops::sigmoid(self)
     }
 
     fn silu(&self) -> Result<Self> {
         Tensor::silu(self)
     }
 
-    fn gelu(&self) -> Result<Self> {
-        Tensor::gelu(self)
+    fn wide_product(&self, other: &Self) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if self.device().is_cuda() && self.dtype() != DType::F32 {
+            return super::kernels::wide_product(self, other);
+        }
+        self.to_dtype(DType::F32)?.matmul(&other.to_dtype(DType::F32)?.t()?)
     }
 
-    fn sum_last(&self) -> Result<Self> {
-        self.sum_keepdim(candle_core::D::Minus1)
-    }
-
-    fn softmax(&self) -> Result<Self> {
-        ops::softmax_last_dim(self)
-    }
-
-    fn layer_norm(&self, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self> {
-        ops::layer_norm(self, weight, bias, epsilon as f32)
-    }
-
-    fn rms_norm(&self, weight: &Self, epsilon: f64) -> Result<Self> {
-        ops::rms_norm(self, weight, epsilon as f32)
-    }
-
-    fn rope(&self, cos: &Self, sin: &Self) -> Result<Self> {
-        rotary_emb::rope_i(self, cos, sin)
+    fn fused(&self, operation: Operation, others: &[&Self]) -> Result<Self> {
+        operation.of(self, others)
     }
 }

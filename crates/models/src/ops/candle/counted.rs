@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Layout, Result, Shape, Tensor};
 
 use super::Calls;
+use super::kernels::Operation;
 
 /// One kernel.
 #[derive(Debug, Clone)]
@@ -142,17 +143,6 @@ impl Counted {
         }
         Ok(Self::kernel(name, &[self, other], shape, self.dtype))
     }
-
-    fn fused(&self, name: &'static str, others: &[&Self]) -> Result<Self> {
-        let inputs = [&[self], others].concat();
-        if inputs
-            .iter()
-            .any(|input| !input.layout.is_contiguous() || input.dtype != self.dtype)
-        {
-            candle_core::bail!("{name} wants contiguous inputs of one dtype");
-        }
-        Ok(Self::kernel(name, &inputs, self.dims(), self.dtype))
-    }
 }
 
 impl Calls for Counted {
@@ -212,10 +202,6 @@ impl Calls for Counted {
         Ok(self.view(self.layout.transpose(a, b)?))
     }
 
-    fn expand(&self, shape: impl Into<Shape>) -> Result<Self> {
-        Ok(self.view(self.layout.broadcast_as(shape)?))
-    }
-
     fn reshape(&self, shape: impl Into<Shape>) -> Result<Self> {
         let shape = shape.into();
         if shape.elem_count() != self.layout.shape().elem_count() {
@@ -271,63 +257,33 @@ impl Calls for Counted {
         self.binary("plus", other)
     }
 
-    fn minus(&self, other: &Self) -> Result<Self> {
-        self.binary("minus", other)
-    }
-
-    fn times(&self, other: &Self) -> Result<Self> {
-        self.binary("times", other)
-    }
-
     fn affine(&self, _factor: f64, _offset: f64) -> Result<Self> {
         self.elementwise("affine")
-    }
-
-    fn sqr(&self) -> Result<Self> {
-        self.elementwise("sqr")
-    }
-
-    fn sqrt(&self) -> Result<Self> {
-        self.elementwise("sqrt")
-    }
-
-    fn recip(&self) -> Result<Self> {
-        self.elementwise("recip")
-    }
-
-    fn sigmoid(&self) -> Result<Self> {
-        self.elementwise("sigmoid")
     }
 
     fn silu(&self) -> Result<Self> {
         self.elementwise("silu")
     }
 
-    fn gelu(&self) -> Result<Self> {
-        self.elementwise("gelu")
-    }
-
-    fn sum_last(&self) -> Result<Self> {
-        let mut shape = self.dims().to_vec();
-        if let Some(last) = shape.last_mut() {
-            *last = 1;
+    fn wide_product(&self, other: &Self) -> Result<Self> {
+        let (&[batch, m, k], &[other_batch, n, other_k]) = (self.dims(), other.dims()) else {
+            candle_core::bail!("product of {:?} and {:?}", self.dims(), other.dims());
+        };
+        if (batch, k) != (other_batch, other_k) || !self.layout.is_contiguous() || !other.layout.is_contiguous() {
+            candle_core::bail!("product of {:?} and {:?}", self.layout, other.layout);
         }
-        Ok(Self::kernel("sum", &[self], shape, self.dtype))
+        Ok(Self::kernel("wide product", &[self, other], (batch, m, n), DType::F32))
     }
 
-    fn softmax(&self) -> Result<Self> {
-        self.fused("softmax", &[])
-    }
-
-    fn layer_norm(&self, weight: &Self, bias: &Self, _epsilon: f64) -> Result<Self> {
-        self.fused("layer norm", &[weight, bias])
-    }
-
-    fn rms_norm(&self, weight: &Self, _epsilon: f64) -> Result<Self> {
-        self.fused("rms norm", &[weight])
-    }
-
-    fn rope(&self, cos: &Self, sin: &Self) -> Result<Self> {
-        self.fused("rope", &[cos, sin])
+    fn fused(&self, operation: Operation, others: &[&Self]) -> Result<Self> {
+        let inputs = [&[self], others].concat();
+        let described: Vec<_> = inputs.iter().map(|input| (&input.layout, input.dtype)).collect();
+        operation.check(&described)?;
+        Ok(Self::kernel(
+            operation.name(),
+            &inputs,
+            operation.dims(self.dims()),
+            operation.dtype(self.dtype),
+        ))
     }
 }

@@ -10,6 +10,7 @@ mod attention;
 mod calls;
 #[cfg(test)]
 pub(crate) mod counted;
+mod kernels;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -22,13 +23,10 @@ use adapted::accumulate;
 pub(crate) use adapted::{Adapted, AdaptedGradient};
 pub(crate) use attention::{HeadNorm, Rotary};
 pub(crate) use calls::Calls;
+use kernels::Operation;
 
 /// Epsilon of the modulated LayerNorms.
-const LAYER_NORM_EPSILON: f64 = 1e-6;
-
-/// 2 sqrt(2 / pi) and the cubic coefficient of the tanh form of GELU.
-const GELU_SLOPE: f64 = 1.595_769_121_605_730_7;
-const GELU_CUBIC: f64 = 0.044_715;
+const LAYER_NORM_EPSILON: f32 = 1e-6;
 
 /// The candle backend.
 #[derive(Debug, Clone)]
@@ -91,26 +89,20 @@ fn pieces<'a, T>(layout: Layout, modulation: Modulation<'a, T>) -> Vec<Piece<'a,
 }
 
 /// Applies `map` to the rows of each piece and joins them again.
-fn map_pieces<T: Calls>(x: &T, pieces: &[Piece<T>], map: impl Fn(T, &Piece<T>) -> CandleResult<T>) -> CandleResult<T> {
-    let mapped: Vec<T> = pieces
-        .iter()
-        .map(|piece| map(x.row_range(&piece.rows)?, piece))
-        .collect::<CandleResult<_>>()?;
+fn map_pieces<T: Calls, const N: usize>(
+    inputs: [&T; N],
+    pieces: &[Piece<T>],
+    map: impl Fn([T; N], &Piece<T>) -> CandleResult<T>,
+) -> CandleResult<T> {
+    let mut mapped = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let mut rows = inputs.map(Clone::clone);
+        for rows in &mut rows {
+            *rows = rows.row_range(&piece.rows)?;
+        }
+        mapped.push(map(rows, piece)?);
+    }
     T::cat(&mapped, 0)
-}
-
-/// Mean over the last dimension, which stays with the size 1.
-fn mean<T: Calls>(x: &T) -> CandleResult<T> {
-    x.sum_last()?.affine(1.0 / x.width() as f64, 0.0)
-}
-
-/// 1 / sqrt(mean of squares + epsilon) over the last dimension.
-fn inverse_root_mean_square<T: Calls>(x: &T, epsilon: f64) -> CandleResult<T> {
-    x.sqr()?
-        .sum_last()?
-        .affine(1.0 / x.width() as f64, epsilon)?
-        .sqrt()?
-        .recip()
 }
 
 impl<T: Calls> Backend for CandleOps<T> {
@@ -179,13 +171,11 @@ impl<T: Calls> Backend for CandleOps<T> {
         let mut outputs = Vec::with_capacity(segments.len());
         for segment in segments {
             let x = x.row_range(&segment.rows)?;
-            let mut y = x
-                .matmul(&segment.projection.weight.t()?)?
-                .plus(&segment.projection.bias)?;
-            if let Some(adapted) = segment.adapted {
-                y = y.plus(&adapted.forward(&x)?.to_dtype(self.dtype)?)?;
-            }
-            outputs.push(y);
+            let (y, bias) = (x.matmul(&segment.projection.weight.t()?)?, &segment.projection.bias);
+            outputs.push(match segment.adapted {
+                Some(adapted) => y.fused(Operation::BiasedAdded, &[bias, &adapted.forward(&x)?])?,
+                None => y.fused(Operation::Biased, &[bias])?,
+            });
         }
         Ok(T::cat(&outputs, 0)?)
     }
@@ -194,11 +184,11 @@ impl<T: Calls> Backend for CandleOps<T> {
         let mut outputs = Vec::with_capacity(segments.len());
         for segment in segments {
             let grad = grad.row_range(&segment.rows)?;
-            let mut dx = grad.matmul(&segment.projection.weight)?;
-            if let Some(adapted) = segment.adapted {
-                dx = dx.plus(&adapted.vjp(&grad)?.to_dtype(self.dtype)?)?;
-            }
-            outputs.push(dx);
+            let dx = grad.matmul(&segment.projection.weight)?;
+            outputs.push(match segment.adapted {
+                Some(adapted) => dx.fused(Operation::Added, &[&adapted.vjp(&grad)?])?,
+                None => dx,
+            });
         }
         Ok(T::cat(&outputs, 0)?)
     }
@@ -229,9 +219,11 @@ impl<T: Calls> Backend for CandleOps<T> {
         scale: usize,
     ) -> Result<T, ModelError> {
         let dim = x.width();
-        Ok(map_pieces(x, &pieces(layout, modulation), |x, piece| {
-            let weight = piece.chunk(scale, dim)?.affine(1.0, 1.0)?;
-            x.layer_norm(&weight, &piece.chunk(shift, dim)?, LAYER_NORM_EPSILON)
+        let norm = Operation::ModulatedNorm {
+            epsilon: LAYER_NORM_EPSILON,
+        };
+        Ok(map_pieces([x], &pieces(layout, modulation), |[x], piece| {
+            x.fused(norm, &[&piece.chunk(scale, dim)?, &piece.chunk(shift, dim)?])
         })?)
     }
 
@@ -245,25 +237,30 @@ impl<T: Calls> Backend for CandleOps<T> {
         residual: Option<T>,
     ) -> Result<T, ModelError> {
         let dim = x.width();
-        let x = x.to_dtype(DType::F32)?;
-        let centred = x.minus(&mean(&x)?)?;
-        let inverse = inverse_root_mean_square(&centred, LAYER_NORM_EPSILON)?;
-        let normalised = centred.times(&inverse)?;
-        let grad = map_pieces(
-            &grad.to_dtype(DType::F32)?,
-            &pieces(layout, modulation),
-            |grad, piece| grad.times(&piece.chunk(scale, dim)?.to_dtype(DType::F32)?.affine(1.0, 1.0)?),
-        )?;
-        let along = normalised.times(&mean(&grad.times(&normalised)?)?)?;
-        let gradient = grad
-            .minus(&mean(&grad)?)?
-            .minus(&along)?
-            .times(&inverse)?
-            .to_dtype(self.dtype)?;
+        let norm = Operation::ModulatedNormVjp {
+            epsilon: LAYER_NORM_EPSILON,
+        };
+        let gradient = map_pieces([x, grad], &pieces(layout, modulation), |[x, grad], piece| {
+            x.fused(norm, &[&piece.chunk(scale, dim)?, &grad])
+        })?;
         Ok(match residual {
             Some(residual) => residual.plus(&gradient)?,
             None => gradient,
         })
+    }
+
+    fn gated_residual(
+        &self,
+        x: &T,
+        y: &T,
+        layout: Layout,
+        modulation: Modulation<T>,
+        gate: usize,
+    ) -> Result<T, ModelError> {
+        let dim = x.width();
+        Ok(map_pieces([x, y], &pieces(layout, modulation), |[x, y], piece| {
+            x.fused(Operation::GatedResidual, &[&y, &piece.chunk(gate, dim)?])
+        })?)
     }
 
     fn gated_residual_vjp(
@@ -274,8 +271,8 @@ impl<T: Calls> Backend for CandleOps<T> {
         gate: usize,
     ) -> Result<T, ModelError> {
         let dim = grad.width();
-        Ok(map_pieces(grad, &pieces(layout, modulation), |grad, piece| {
-            grad.times(&piece.chunk(gate, dim)?)
+        Ok(map_pieces([grad], &pieces(layout, modulation), |[grad], piece| {
+            grad.fused(Operation::Gated, &[&piece.chunk(gate, dim)?])
         })?)
     }
 
@@ -288,29 +285,20 @@ impl<T: Calls> Backend for CandleOps<T> {
         &self,
         qkv: &T,
         op: &Attention<Self>,
-        output: &T,
+        _output: &T,
         _log_sum_exp: &T,
         grad: &T,
     ) -> Result<T, ModelError> {
-        Ok(attention::backward(qkv, op, output, grad)?)
+        Ok(attention::backward(qkv, op, grad)?)
     }
 
     fn gelu(&self, x: &T) -> Result<T, ModelError> {
-        Ok(x.to_dtype(DType::F32)?.gelu()?.to_dtype(self.dtype)?)
+        Ok(x.fused(Operation::Gelu, &[])?)
     }
 
     fn gelu_vjp(&self, x: &T, grad: &T) -> Result<(T, T), ModelError> {
-        // gelu(x) = x s(u) with the sigmoid s and u = x (SLOPE + SLOPE CUBIC x^2); its derivative is s + x s (1 - s) u'.
-        let x = x.to_dtype(DType::F32)?;
-        let square = x.sqr()?;
-        let gate = x
-            .times(&square.affine(GELU_CUBIC * GELU_SLOPE, GELU_SLOPE)?)?
-            .sigmoid()?;
-        let slope = square.affine(3.0 * GELU_CUBIC * GELU_SLOPE, GELU_SLOPE)?;
-        let value = x.gelu()?;
-        let derivative = gate.plus(&value.times(&gate.affine(-1.0, 1.0)?)?.times(&slope)?)?;
-        let gradient = grad.to_dtype(DType::F32)?.times(&derivative)?;
-        Ok((value.to_dtype(self.dtype)?, gradient.to_dtype(self.dtype)?))
+        let both = x.fused(Operation::GeluVjp, &[grad])?;
+        Ok((both.part(0)?, both.part(1)?))
     }
 
     fn silu(&self, x: &T) -> Result<T, ModelError> {

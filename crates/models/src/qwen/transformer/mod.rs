@@ -12,7 +12,7 @@ mod network;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::guidance::guided;
 use super::{PROMPT_EMBEDS, source_latents};
@@ -49,7 +49,6 @@ impl std::fmt::Debug for QwenImageTransformer {
 struct Load<'a> {
     config: QwenImageTransformerConfig,
     weights: &'a Weights,
-    dtype: DType,
 }
 
 impl WithBackend for Load<'_> {
@@ -58,7 +57,7 @@ impl WithBackend for Load<'_> {
     fn run<B: Backend>(self, backend: B) -> Self::Output {
         let mut layers = AdaptableLayers::default();
         let network = QwenImageNetwork::load(Loader::new(&backend, self.weights, &mut layers), self.config)?;
-        let network = QwenImageOnBackend::new(network, self.dtype);
+        let network = QwenImageOnBackend::new(network, self.weights.placement().clone());
         Ok(Box::new(Engine::new(backend, network, layers)))
     }
 }
@@ -102,7 +101,6 @@ impl QwenImageTransformer {
         let load = Load {
             config: config.clone(),
             weights: &weights,
-            dtype: placement.dtype(),
         };
         let engine = on_backend(placement, load)?;
         weights.finish(&[])?;

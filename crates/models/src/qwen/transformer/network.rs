@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::config::QwenImageTransformerConfig;
 use super::embedding::positions;
@@ -15,6 +15,7 @@ use crate::denoiser::embedding::{Embedder, Sinusoid, rotary_angles};
 use crate::denoiser::engine::Network;
 use crate::denoiser::loader::{AdaptableLinear, BoundAdapter, LayerSource, Loader};
 use crate::denoiser::{ActivationMemory, Conditioning, Grid, Input};
+use crate::load::Placement;
 use crate::ops::{Backend, Layout, Queries};
 use crate::qwen::{PROMPT_EMBEDS, source_latents};
 use crate::{LoadError, ModelError};
@@ -117,17 +118,17 @@ pub(super) struct QwenImageTape<B: Backend> {
 /// A network with the tables that depend on the layout only.
 pub(super) struct QwenImageOnBackend<B: Backend> {
     network: QwenImageNetwork<B>,
-    /// Of the frozen weights, in which the norm of the text reads its input.
-    dtype: DType,
+    /// Of the frozen weights: where and in what the norm of the text reads its input.
+    placement: Placement,
     /// By text tokens, and grids of target and sources.
     rotary: Recent<(usize, Grid, Vec<Grid>), B::Rotary>,
 }
 
 impl<B: Backend> QwenImageOnBackend<B> {
-    pub(super) fn new(network: QwenImageNetwork<B>, dtype: DType) -> Self {
+    pub(super) fn new(network: QwenImageNetwork<B>, placement: Placement) -> Self {
         Self {
             network,
-            dtype,
+            placement,
             rotary: Recent::default(),
         }
     }
@@ -166,10 +167,11 @@ impl<B: Backend> QwenImageOnBackend<B> {
     /// The normed states of the text encoder, and the latents of target and sources, sample by sample.
     fn inputs(&self, backend: &B, input: &Input<'_>) -> Result<StreamInputs<B::Array>, ModelError> {
         let text = input.conditioning.get(PROMPT_EMBEDS)?.flatten(0, 1)?;
-        let text = text.to_dtype(self.dtype)?.contiguous()?;
-        let mut pictures = vec![input.latents.clone()];
+        let device = self.placement.device();
+        let text = text.to_device(device)?.to_dtype(self.placement.dtype())?.contiguous()?;
+        let mut pictures = vec![input.latents.to_device(device)?];
         for source in sources(input.conditioning) {
-            pictures.push(source.flatten(1, 2)?);
+            pictures.push(source.to_device(device)?.flatten(1, 2)?);
         }
         Ok(StreamInputs {
             text: backend.array(&self.network.text_norm.forward(&text)?)?,

@@ -121,6 +121,7 @@ impl AutoencoderKlQwenImage {
             });
         }
         let latents = latents
+            .to_device(self.placement.device())?
             .to_dtype(DType::F32)?
             .broadcast_mul(&self.latents_std)?
             .broadcast_add(&self.latents_mean)?;
