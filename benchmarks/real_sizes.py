@@ -71,6 +71,14 @@ def write_parts(folder: Path, parts: list[str], whole: bool) -> None:
         sizes = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_heads": 64, "vocab_size": 32128}
         config = T5Config(**sizes, num_layers=24 if whole else 2, feed_forward_proj="gated-gelu", dropout_rate=0.0)
         T5EncoderModel(config).save_pretrained(folder / "text_encoder_2")
+    if "clip" in parts:
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        # The special tokens are those of models/tiny-flux/tokenizer.
+        sizes = {"hidden_size": 768, "intermediate_size": 3072, "projection_dim": 768, "vocab_size": 49408}
+        tokens = {"bos_token_id": 589, "eos_token_id": 590, "pad_token_id": 590}
+        config = CLIPTextConfig(**sizes, **tokens, num_hidden_layers=12, num_attention_heads=12)
+        CLIPTextModel(config).save_pretrained(folder / "text_encoder")
     if "vae" in parts:
         blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
         channels = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16}

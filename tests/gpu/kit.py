@@ -2,18 +2,21 @@
 
 import argparse
 import hashlib
+import http.server
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KIT = Path(os.environ["GAVEL_KIT"])
-PARTS = ("machine", "goldens", "runs", "sizes", "exchange")
+PARTS = ("machine", "goldens", "runs", "sizes", "step", "exchange")
 RUNS = {
     "flux f32": ("quickstart.toml", "f32"),
     "flux bf16": ("quickstart.toml", "bf16"),
@@ -139,6 +142,81 @@ def sizes(a: argparse.Namespace) -> dict:
     command += ["--whole", "--repeats", "5", "--rounds", "1"] if is_gpu(a) else ["--repeats", "1", "--rounds", "1"]
     done, text = call(command, a.out / "sizes.log", bound=2 * a.bound)
     return {"table": text.splitlines(), "failed": [] if done == 0 else [f"ended with {done}"]}
+
+
+JUDGE_BEHIND_A_SERVER = """[judge]
+family = "openai"
+endpoint = "http://127.0.0.1:1/v1"
+model = "rule"
+template = "judge/ranking.toml"
+rubric = "flux-dev/rubric.toml"
+concurrency = 4
+
+"""
+
+
+class LargerPicture(http.server.BaseHTTPRequestHandler):
+    """Answers like a chat server that is asked by configs/judge/ranking.toml, and prefers the picture of more bytes.
+
+    A rule and no judge: it decides every pair, so that a step on random weights trains on all of them. What is learnt means nothing.
+    """
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        contents = [message["content"] for message in request["messages"]]
+        parts = [part for content in contents if isinstance(content, list) for part in content]
+        first, second = (part["image_url"]["url"] for part in parts if part["type"] == "image_url")
+        rank = [1, 2] if (len(first), first) > (len(second), second) else [2, 1]
+        answer = json.dumps({"reason": "More bytes.", "rank": rank})
+        reply = {"choices": [{"message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}]}
+        body = json.dumps(reply).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def step(a: argparse.Namespace) -> dict:
+    """A step of configs/flux-dev.toml with its own sizes: weights are random, a rule stands for the judge, and the tokenizers are small."""
+    if not is_gpu(a):
+        return {"left out": a.device, "failed": []}
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), LargerPicture)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with tempfile.TemporaryDirectory() as folder:
+        model, out = Path(folder) / "FLUX.1-dev", Path(folder) / "run"
+        shutil.copytree(ROOT / "models/tiny-flux", model)
+        for part in ("transformer", "text_encoder", "text_encoder_2", "vae"):
+            shutil.rmtree(model / part)
+        write = [sys.executable, "benchmarks/real_sizes.py", "--write", model, "bf16", "cuda", "whole"]
+        done, text = call([*write, "transformer", "clip", "t5", "vae"], a.out / "step-weights.log", bound=a.bound)
+        if done != 0:
+            return {"failed": [f"the weights: ended with {done}: {text[-600:]}"]}
+        settings = {"run.steps": 1, "prompts.per_step": 4, "model.path": model, "fleet.gpus": "[0]"}
+        settings |= {"evaluation.prompts": 1, "evaluation.subset": 1}
+        # The file's keys for a judge of its own have no meaning for one behind a server.
+        config = re.sub(r"(?ms)^\[judge\]$.*?(?=^\[)", JUDGE_BEHIND_A_SERVER, (ROOT / "configs/flux-dev.toml").read_text())
+        shutil.copytree(ROOT / "configs", Path(folder) / "configs")
+        (Path(folder) / "configs/flux-dev.toml").write_text(config)
+        settings |= {"judge.endpoint": f"http://127.0.0.1:{server.server_port}/v1"}
+        words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        start = time.monotonic()
+        run = [KIT / "gavel", "run", Path(folder) / "configs/flux-dev.toml", "--out", out, *words, "--log-format", "json"]
+        done, text = call(run, a.out / "step.log", bound=3 * a.bound)
+        result = {"run seconds": round(time.monotonic() - start, 1), "failed": []}
+        if done != 0:
+            return result | {"failed": [f"ended with {done}: {text[-900:]}"]}
+        result["metrics"] = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+        for check in ("audit", "verify"):
+            start = time.monotonic()
+            done, text = call([KIT / "gavel", check, out], a.out / f"step-{check}.log", bound=2 * a.bound)
+            result[check] = [*text.strip().splitlines()[-1:], f"{time.monotonic() - start:.1f} s"]
+            if done != 0:
+                result["failed"].append(f"{check}: ended with {done}: {text[-600:]}")
+        return result
 
 
 def exchange(a: argparse.Namespace) -> dict:

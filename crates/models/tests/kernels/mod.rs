@@ -1,5 +1,7 @@
 //! The ways to compute that are held against golden values, each with how far it may be off, and where the golden files are.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 
 use gavel_core::spec::{Device, Dtype};
