@@ -181,6 +181,46 @@ async fn texts_are_compressed_for_whoever_can_read_that_and_pictures_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn runs_come_page_by_page_in_the_order_of_their_submission() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let coordinator = Served::start(options(folder.path())).await;
+    let submitted = ["c", "a", "b", "e", "d"];
+    for run in submitted {
+        coordinator.submit_as(run, spec()).await;
+    }
+    let address = coordinator.handle.http_address();
+    let name = |status: &Value| status["run"].as_str().expect("a name").to_owned();
+    let all = get(address, "/api/v1/runs").await;
+    assert_eq!(all["next"], Value::Null);
+    let all: Vec<String> = all["runs"].as_array().expect("runs").iter().map(name).collect();
+    assert_eq!(all, submitted);
+
+    let (mut pages, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = get(address, &format!("/api/v1/runs?limit=2{after}")).await;
+        pages.push(
+            page["runs"]
+                .as_array()
+                .expect("runs")
+                .iter()
+                .map(name)
+                .collect::<Vec<_>>(),
+        );
+        let Some(next) = page["next"].as_str() else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!(pages, [vec!["c", "a"], vec!["b", "e"], vec!["d"]]);
+
+    let (head, body) = ask(address, "GET", "/api/v1/runs?after=nothing", "", "").await;
+    let body = String::from_utf8(body).expect("text");
+    assert!(
+        head.starts_with("http/1.0 400") && body.contains("after: names no run"),
+        "{head} {body}"
+    );
+    coordinator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pairs_come_page_by_page_and_as_they_are_asked_for() {
     let (_folder, coordinator, workers) = finished().await;
     let address = coordinator.handle.http_address();

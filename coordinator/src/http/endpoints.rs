@@ -13,7 +13,7 @@ use super::events::{self, Events, EventsQuery};
 use super::overview::Overview;
 use super::pairs::{self, Pairs, PairsQuery};
 use super::results::{self, AdapterQuery, Settings, Steps, StepsQuery};
-use super::runs::{self, Runs, Workers};
+use super::runs::{self, Runs, RunsQuery, Workers};
 use super::session::{self, Session};
 use super::stream::{self, End};
 use super::{Parts, blobs, metrics_page, openapi, readyz};
@@ -106,7 +106,9 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         )
         .answers::<Overview>(),
         get("/api/v1/stream", "Follows the overview", stream::all).streams::<Overview>(),
-        get("/api/v1/runs", "Every run's state", runs::runs).answers::<Runs>(),
+        get("/api/v1/runs", "Runs' states", runs::runs)
+            .with::<RunsQuery>()
+            .answers::<Runs>(),
         get("/api/v1/runs/{run}", "A run's state with all its steps", runs::run).answers::<RunStatus>(),
         get(
             "/api/v1/runs/{run}/state",

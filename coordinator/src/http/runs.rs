@@ -1,12 +1,13 @@
 //! Runs, workers, and all of them at a glance.
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::Response;
 use gavel_core::ids::RunId;
 use gavel_core::run::RunStatus;
 use gavel_core::work::WorkerStatus;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::answer::answer;
 use super::ask::{Asked, Named, Nothing};
@@ -14,10 +15,37 @@ use super::overview::Overview;
 use super::{Parts, Problem, stream};
 use crate::driver::DriverError;
 
-/// Every run's state, in the order of submission.
+/// Which runs are asked for: all, where it says nothing.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RunsQuery {
+    /// At most so many, and at least one.
+    limit: Option<usize>,
+    /// Those that were submitted after this run: what an earlier answer gave as `next`.
+    after: Option<RunId>,
+}
+
+/// Runs' states, in the order of submission.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Runs {
     runs: Vec<RunStatus>,
+    /// What to ask for with `after` to go on; null at the end.
+    next: Option<RunId>,
+}
+
+impl Runs {
+    /// Those of all runs that are asked for; `None` where `after` names no run.
+    fn page(mut runs: Vec<RunStatus>, query: &RunsQuery) -> Option<Self> {
+        if let Some(after) = &query.after {
+            let last = runs.iter().position(|status| status.run == *after)?;
+            runs.drain(..=last);
+        }
+        let limit = query.limit.unwrap_or(usize::MAX).max(1);
+        let goes_on = runs.len() > limit;
+        runs.truncate(limit);
+        let next = runs.last().filter(|_| goes_on).map(|status| status.run.clone());
+        Some(Self { runs, next })
+    }
 }
 
 /// The worker table.
@@ -33,11 +61,11 @@ pub(super) async fn overview(State(parts): State<Parts>, _: Asked<Nothing>) -> R
 }
 
 /// `GET /api/v1/runs`.
-pub(super) async fn runs(State(parts): State<Parts>, _: Asked<Nothing>) -> Result<Response, Problem> {
+pub(super) async fn runs(State(parts): State<Parts>, Asked(query): Asked<RunsQuery>) -> Result<Response, Problem> {
     let rooms = parts.rooms.clone();
     let runs = async move {
-        let runs = parts.driver.statuses().await?;
-        Ok::<_, DriverError>(Runs { runs })
+        let all = parts.driver.statuses().await?;
+        Runs::page(all, &query).ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "after: names no run".to_owned()))
     };
     answer(&rooms, runs).await
 }

@@ -156,12 +156,16 @@ impl Served {
     }
 
     pub(crate) async fn submit_spec(&self, spec: RunSpec) {
+        self.submit_as(RUN, spec).await;
+    }
+
+    pub(crate) async fn submit_as(&self, run: &str, spec: RunSpec) {
         for blob in submitted() {
             self.handle.blobs().put(blob.into()).await.expect("stored");
         }
         self.handle
             .driver()
-            .submit(RunId(RUN.into()), spec, assets())
+            .submit(RunId(run.into()), spec, assets())
             .await
             .expect("submitted");
     }
