@@ -14,4 +14,5 @@ for folder in "$nvidia"/cu13/lib "$nvidia"/nccl/lib /usr/local/nvidia/lib64 /usr
   [ ! -d "$folder" ] || LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder
 done
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-} GAVEL_KIT=${GAVEL_KIT:-$here/bin}
+[ -x "$GAVEL_KIT/gavel" ] || { echo "$GAVEL_KIT has no programs: make them with tests/gpu/pack.sh" >&2; exit 2; }
 exec python3 "$here/kit.py" "$@"

@@ -4,7 +4,7 @@ use candle_core::{Device, Result};
 use gavel_core::work::Memory;
 
 /// Bytes of freed memory that a process keeps for its next tensors. The driver takes back what is beyond this whenever the process waits
-/// for the GPU; a pass at FLUX.1-dev's size has about so much in tensors that come and go.
+/// for the GPU. A pass of FLUX.1-dev's size that computes activations again has less than that beside the weights (docs/gpu-results.md).
 #[cfg(feature = "cuda")]
 const KEPT_BYTES: u64 = 4 << 30;
 

@@ -8,7 +8,7 @@ use super::{Operation, Rows};
 
 /// The cubic coefficient of the tanh form of GELU, and 2 sqrt(2 / pi).
 const GELU_CUBIC: f32 = 0.044_715;
-const GELU_SLOPE: f32 = 1.595_769;
+const GELU_SLOPE: f32 = 1.595_769_2;
 
 /// The values of a contiguous input.
 pub(super) fn wide(storage: &CpuStorage, layout: &Layout) -> Result<Vec<f32>> {
