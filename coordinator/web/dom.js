@@ -75,10 +75,10 @@ export function phaseTag({ kind }) {
 }
 
 /** A unit in words, as the log has it. */
-export function unitText({ kind, step, chunk, shard, arm, probe }) {
+export function unitText({ kind, step, chunk, shard, arm, probe, place }) {
   const of = arm?.probe ?? probe ?? step;
   const part = chunk ?? shard;
-  const words = [kind.replaceAll("_", " "), typeof arm === "string" && arm, of != null && `step ${of}`, part != null && `${shard != null ? "shard" : "chunk"} ${part}`];
+  const words = [kind.replaceAll("_", " "), typeof arm === "string" && arm, of != null && `step ${of}`, part != null && `${shard != null ? "shard" : "chunk"} ${part}`, place && `${place.list.replaceAll("_", " ")} ${place.index}`];
   return words.filter(Boolean).join(", ");
 }
 

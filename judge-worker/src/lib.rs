@@ -4,6 +4,7 @@
 
 mod difference;
 mod open_judge;
+mod rubric_writer;
 mod work;
 
 pub use work::JudgeWork;

@@ -77,6 +77,11 @@ impl OpenJudge {
         }
     }
 
+    /// The judge itself, whose verdicts nobody keeps.
+    pub(crate) fn unkept(&self) -> &dyn Judge {
+        self.judge.as_ref()
+    }
+
     /// What it has used since it was opened.
     pub(crate) fn spent(&self) -> Spent {
         self.judge.spent()

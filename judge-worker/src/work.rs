@@ -6,7 +6,7 @@ use gavel_core::{
     Diagnostic, HeldOutJudgeAssets, RunAssets,
     ids::{Digest, RunId},
     spec::{JudgeSpec, ReasonsSpec, RunSpec},
-    work::{Assignment, Outcome, Pair, Spent, Unit, VerdictRecord},
+    work::{Assignment, Outcome, Pair, Spent, Task, Unit, VerdictRecord},
 };
 use gavel_judge::{Explainer, Models};
 use gavel_rubric::data::{Picture, ReadOptions};
@@ -16,8 +16,10 @@ use image::RgbImage;
 
 use crate::difference::difference;
 use crate::open_judge::{OpenJudge, prompt_rubrics};
+use crate::rubric_writer::RubricWriter;
 
-/// [`Work`] of a judge: training pairs, held-out pairs and labelled pairs alike, and what the held-out judge is to see of them.
+/// [`Work`] of a judge: training pairs, held-out pairs and labelled pairs alike, what the held-out judge is to see of them, and the rubrics of
+/// single prompts.
 #[derive(Default)]
 pub struct JudgeWork {
     models: Models,
@@ -30,6 +32,8 @@ struct Ready {
     held_out: Option<HeldOut>,
     /// Which pairs are explained, and by whom.
     reasons: Option<(ReasonsSpec, Explainer)>,
+    /// Who writes the rubrics of single prompts.
+    writer: Option<RubricWriter>,
     /// What the coordinator has been told of [`Ready::spent`].
     told: Spent,
 }
@@ -71,9 +75,12 @@ impl Ready {
         }
     }
 
-    /// What the verdicts of both judges and the reasons have used since the judges were opened.
+    /// What the verdicts of both judges, the reasons and the rubrics have used since the judges were opened.
     fn spent(&self) -> Spent {
         let mut spent = self.judge.spent();
+        if let Some(writer) = &self.writer {
+            spent.add(&writer.spent());
+        }
         if let Some((_, explainer)) = &self.reasons {
             spent.add(&explainer.spent());
         }
@@ -89,6 +96,20 @@ impl Ready {
         let anew = spent.since(&self.told);
         self.told = spent;
         (!anew.is_nothing()).then_some(anew)
+    }
+
+    /// Writes what is to decide about a prompt, and stores its text.
+    fn write_rubric(&mut self, task: &Task, context: &WorkContext, started: Instant) -> Result<Outcome, WorkError> {
+        let Some(writer) = &self.writer else {
+            return Err(WorkError::Fatal("the run has no writer of rubrics".into()));
+        };
+        let rubric = writer.write(task, &self.judge.rubric, self.judge.unkept(), context)?;
+        Ok(Outcome::RubricWritten {
+            rubric: rubric.map(|rubric| context.put(rubric.text())),
+            model: self.judge.model,
+            spent: self.spent_anew(),
+            seconds: started.elapsed().as_secs_f64(),
+        })
     }
 
     /// Adds reasons to the verdicts on the pairs that are shown to people. Without an answer they are left out: no verdict
@@ -122,6 +143,7 @@ impl Work for JudgeWork {
         self.ready = None;
         let judge = OpenJudge::open(&spec.judge, assets, &mut self.models)?;
         let reasons = self.explainer(&spec.judge, assets)?;
+        let writer = RubricWriter::open(spec, assets, &mut self.models)?;
         tracing::info!(%run, "ready to judge");
         let held_out = spec.judge.held_out.as_deref().zip(assets.held_out_judge.as_ref());
         let ready = self.ready.insert(Ready {
@@ -132,6 +154,7 @@ impl Work for JudgeWork {
                 opened: None,
             }),
             reasons,
+            writer,
             told: Spent::default(),
         });
         // A back end may have been in use before.
@@ -146,8 +169,10 @@ impl Work for JudgeWork {
                 "this judge was given work before it was prepared".into(),
             ));
         };
-        let Assignment::Judge { pairs } = assignment else {
-            return Err(WorkError::Fatal("a judge was given a unit of another role".into()));
+        let pairs = match assignment {
+            Assignment::Judge { pairs } => pairs,
+            Assignment::WriteRubric { task } => return ready.write_rubric(task, context, started),
+            _ => return Err(WorkError::Fatal("a judge was given a unit of another role".into())),
         };
         let images = decode(pairs, context)?;
         let sources: Vec<Vec<RgbImage>> = pairs
@@ -210,7 +235,7 @@ impl JudgeWork {
 
 /// What the coordinator is told of a question without an answer. A server's words stay in this worker's log: the server may be
 /// one that those who look at a run must not read.
-fn unanswered(error: &AskError) -> WorkError {
+pub(crate) fn unanswered(error: &AskError) -> WorkError {
     tracing::warn!(reason = %Diagnostic::foreign(error), "pairs that cannot be judged now");
     let told = error.for_everybody().in_full();
     match error {

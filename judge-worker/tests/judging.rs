@@ -8,11 +8,11 @@ use std::{
 };
 
 use gavel_core::{
-    RubricText, RunAssets,
+    LabelledPair, RubricText, RunAssets,
     ids::{Digest, PromptIndex, RunId, Step},
-    spec::{Dtype, InProcessFamily, InProcessSpec, JudgeBackEnd, RunSpec},
+    spec::{Dtype, InProcessFamily, InProcessSpec, JudgeBackEnd, RunSpec, WriterSpec},
     work::{AbstainReason, Side, Verdict, VerdictRecord},
-    work::{Assignment, Outcome, Pair, Task, Unit},
+    work::{Assignment, Outcome, Pair, PromptPlace, Task, TaskList, Unit},
 };
 use gavel_judge::{Error, VlmJudge};
 use gavel_judge_worker::JudgeWork;
@@ -333,6 +333,88 @@ fn each_pair_of_a_unit_is_judged_by_the_rubric_of_its_prompt() {
     };
     let error = work.perform(&unit(), &unit_of(nonsense), &context).unwrap_err();
     assert!(error.to_string().contains("is no rubric"), "{error}");
+}
+
+/// A run whose judge writes the rubric of each prompt from the labelled pair that is nearest to it.
+fn writing(labelled: &[Labelled], context: &WorkContext) -> (RunSpec, RunAssets) {
+    let mut spec = spec();
+    spec.judge.writer = Some(WriterSpec {
+        nearest: 1,
+        max_tokens: 400,
+        ..WriterSpec::default()
+    });
+    let template = std::fs::read_to_string(root().join("configs/rubric/small/write.toml")).unwrap();
+    let put = |file: &PathBuf| context.put(std::fs::read(file).unwrap());
+    let pairs = labelled.iter().map(|pair| LabelledPair {
+        task: pair.caption.clone().into(),
+        first: put(&pair.files[0]),
+        second: put(&pair.files[1]),
+        preferred: pair.preferred,
+    });
+    let assets = RunAssets {
+        labelled: pairs.collect(),
+        writer_template: Some(template),
+        ..assets()
+    };
+    (spec, assets)
+}
+
+#[test]
+fn a_prompts_rubric_is_written_from_the_labelled_pair_that_is_nearest_to_it() {
+    let pairs = labelled(6);
+    let context = WorkContext::in_memory().unwrap();
+    let (spec, assets) = writing(&pairs, &context);
+    let mut work = JudgeWork::default();
+    work.prepare(&RunId("run".into()), &spec, &assets).unwrap();
+    let place = PromptPlace {
+        list: TaskList::Prompts,
+        index: 0,
+    };
+    let mut write = |words: &str| {
+        let assignment = Assignment::WriteRubric { task: words.into() };
+        let outcome = work.perform(&Unit::WriteRubric { place }, &assignment, &context);
+        let Outcome::RubricWritten {
+            rubric, spent: None, ..
+        } = outcome.unwrap()
+        else {
+            panic!("a writer writes")
+        };
+        rubric.map(|rubric| {
+            let text = context.get(&rubric).unwrap();
+            let set = RubricSet::from_text(std::str::from_utf8(&text).unwrap()).unwrap();
+            assert_eq!(set.digest(), rubric, "a rubric's blob is named by its fingerprint");
+            (rubric, set)
+        })
+    };
+    // A prompt that none of the pairs is of: nothing verifies its set.
+    let words = pairs[0].caption.replace("background", "ground");
+    assert!(pairs.iter().all(|pair| pair.caption != words), "{words}");
+    let (digest, set) = write(&words).unwrap();
+    let criteria = set.criteria().count();
+    assert!((1..=5).contains(&criteria), "{criteria} criteria");
+    assert_ne!(digest, assets.rubric.digest);
+    assert_eq!(
+        write(&words).map(|(again, _)| again),
+        Some(digest),
+        "written twice it is the same"
+    );
+    // The general set decides where its own would decide worse on the prompt's own pairs: nothing else may come of these.
+    for pair in &pairs {
+        let own = write(&pair.caption).map(|(_, set)| set);
+        let right = |set: &RubricSet| {
+            let judged = JudgedPair {
+                rubric: set,
+                ..pair_of(0, pair)
+            };
+            let verdict = judge(spec.judge.margin)
+                .judge(&[judged])
+                .unwrap()
+                .swap_remove(0)
+                .verdict;
+            verdict == Verdict::Preferred { side: pair.preferred }
+        };
+        assert!(own.is_none_or(|own| right(&own) || !right(&RUBRIC)), "{}", pair.caption);
+    }
 }
 
 #[test]

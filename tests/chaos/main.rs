@@ -102,8 +102,8 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// A quickstart, cut down.
-fn settings() -> Vec<String> {
+/// What cuts a quickstart down. The one of captions writes the rubrics of its prompts while it goes on; the small judge of edits was not taught to.
+fn settings(run: &str) -> Vec<String> {
     let settings = [
         "prompts.per_step=12",
         "sampling.batch=4",
@@ -115,6 +115,9 @@ fn settings() -> Vec<String> {
     ];
     let mut settings: Vec<String> = settings.map(str::to_owned).to_vec();
     settings.push(format!("run.steps={STEPS}"));
+    if run == "quickstart" {
+        settings.push("judge.writer={ template = \"configs/rubric/small/write.toml\", nearest = 1, max_tokens = 400 }".into());
+    }
     settings
 }
 
@@ -147,7 +150,7 @@ async fn rounds(run: &'static str, folder: &Path, kills: u32, seed: u64, report:
         heartbeat: Duration::from_millis(300),
         lease: Duration::from_secs(2),
     };
-    let settings = settings();
+    let settings = settings(shape.run);
     let began = Instant::now();
     let undisturbed = round::run(&shape, &folder.join("undisturbed"), &settings, None)
         .await

@@ -1,13 +1,14 @@
 //! Prompts that are judged by rubrics of their own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use gavel_core::ids::Digest;
 use gavel_core::run::GroupResult;
+use gavel_core::work::{PromptPlace, TaskList};
 use serde_json::Value;
 
-use super::{ONE_OF_EACH, Shape, adapter_digest, finish, ledger, look_back, root, short_run};
+use super::{ONE_OF_EACH, Shape, adapter_digest, finish, ledger, look_back, report, root, short_run};
 
 /// A rubric file in `folder` by which every other prompt of the quickstart is judged by a set of its own.
 fn rubric_of_prompts(folder: &Path) -> PathBuf {
@@ -30,6 +31,55 @@ const OWN: &str = "The image has nothing extra.";
 
 fn has_own_rubric(prompt: &str) -> bool {
     prompt.len().is_multiple_of(2)
+}
+
+/// Has the small judge write a rubric for each prompt from the labelled pair that is nearest to it.
+const WRITES: &str = "judge.writer={ template = \"configs/rubric/small/write.toml\", nearest = 1, max_tokens = 400 }";
+
+#[test]
+fn rubrics_that_a_run_writes_are_the_same_on_any_fleet_and_decide() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |name: &str, shape| {
+        let out = folder.path().join(name);
+        let mut command = short_run("quickstart", &out, shape);
+        command.args(["--set", "run.steps=2", "--set", WRITES]);
+        finish(command);
+        out
+    };
+    let out = run("one", ONE_OF_EACH);
+    let shape = Shape {
+        samplers: 2,
+        judges: 2,
+        trainers: 2,
+        threads: 2,
+    };
+    let many = run("many", shape);
+    assert_eq!(adapter_digest(&many), adapter_digest(&out));
+    let (run, other) = (ledger(&out), ledger(&many));
+    let written: BTreeMap<PromptPlace, Option<Digest>> = run.written_rubrics().collect();
+    assert_eq!(written, other.written_rubrics().collect());
+    assert!(written.values().any(Option::is_some), "{written:?}");
+
+    let general = run.assets().rubric.digest;
+    for group in run.results().steps.iter().flat_map(|step| &step.groups) {
+        let place = PromptPlace {
+            list: TaskList::Prompts,
+            index: group.line,
+        };
+        let own = match run.assets().task(place) {
+            // A prompt that stands twice in the file has what was written for the first.
+            Some(task) => written.iter().find(|(place, _)| run.assets().task(**place) == Some(task)),
+            None => None,
+        };
+        let expected = own.and_then(|(_, rubric)| *rubric).unwrap_or(general);
+        assert_eq!(group.verdicts[0].rubric, expected, "line {}", group.line);
+    }
+    let (code, text) = look_back(&["audit"], &out);
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = look_back(&["verify", "--step=2"], &out);
+    assert_eq!(code, Some(0), "{text}");
+    let report = report(&out);
+    assert_eq!(report["rubrics_of_prompts"], written.values().flatten().count());
 }
 
 #[test]

@@ -9,13 +9,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use gavel_core::ids::{Digest, PromptIndex};
-use gavel_core::spec::{EvaluatorName, InProcessSpec, JudgeSpec, MemberSpec, ReasonsSpec, RunSpec};
+use gavel_core::spec::{EvaluatorName, InProcessSpec, JudgeSpec, MemberSpec, ReasonsSpec, RunSpec, WriterSpec};
 use gavel_core::work::Task;
 use gavel_core::{Annotation, Annotations, HeldOutJudgeAssets, LabelledPair, ModelFingerprints, RunAssets};
 use gavel_eval::{EvalError, Evaluator};
 use gavel_models::Family;
 use gavel_models::load::fingerprint;
 use gavel_rubric::data::{Picture, ReadOptions};
+use gavel_rubric::generate::WriteTemplate;
 use gavel_rubric::{JudgeTemplate, ReasonTemplate};
 use image::RgbImage;
 
@@ -122,6 +123,8 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
     let member_templates = checks.note(member_templates(&spec.judge, edits));
     let reasons = spec.judge.reasons.as_ref();
     let reason_template = reasons.map(|reasons| checks.note(reason_template(reasons)));
+    let writer = spec.judge.writer.as_ref();
+    let writer_template = writer.map(|writer| checks.note(writer_template(writer)));
     let adapter = checks.note(adapter::read(spec).context("`lora.init` cannot be used"));
     let labelled = labelled(spec, edits, &mut pictures);
     let labelled = checks.note(labelled.context("`evaluation.labelled` cannot be used"));
@@ -152,6 +155,10 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
         template: template?,
         member_templates: member_templates?,
         reason_template: match reason_template {
+            Some(read) => Some(read?),
+            None => None,
+        },
+        writer_template: match writer_template {
             Some(read) => Some(read?),
             None => None,
         },
@@ -278,6 +285,11 @@ fn held_out_fingerprint(spec: &RunSpec) -> Option<Digest> {
 fn reason_template(reasons: &ReasonsSpec) -> Result<String> {
     ReasonTemplate::load(&reasons.template)?;
     read_text(&reasons.template)
+}
+
+fn writer_template(writer: &WriterSpec) -> Result<String> {
+    WriteTemplate::load(&writer.template)?;
+    read_text(&writer.template)
 }
 
 fn labelled(spec: &RunSpec, edits: bool, pictures: &mut Pictures) -> Result<Vec<LabelledPair>> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use gavel_core::ids::RunId;
-use gavel_core::run::RunStatus;
+use gavel_core::run::{RubricsStatus, RunStatus};
 
 use super::connect::Connect;
 use super::print_json;
@@ -70,6 +70,9 @@ pub(super) fn describe(run: &RunStatus) -> String {
     }
     if let Some(step) = run.steps.last() {
         text += &format!("  last step: {}\n", figures(step));
+    }
+    if let Some(RubricsStatus { written, general }) = run.rubrics {
+        text += &format!("  rubrics: {written} prompts have one that was written, {general} go by the general one\n");
     }
     if let Some(rate) = run.evaluation.and_then(|evaluation| evaluation.win_rate) {
         text += &format!(

@@ -128,17 +128,24 @@ pub(super) async fn settings(
     _: Asked<Nothing>,
 ) -> Result<Response, Problem> {
     let rooms = parts.rooms.clone();
-    let look = |run: &Run| (run.id().clone(), run.spec().clone(), run.assets().clone());
+    let look = |run: &Run| {
+        (
+            run.id().clone(),
+            run.spec().clone(),
+            run.assets().rubric.clone(),
+            run.own_rubrics(),
+        )
+    };
     let settings = async move {
-        let (run, spec, assets) = parts.driver.inspect(&RunId(run), look).await?;
+        let (run, spec, rubric, of_prompts) = parts.driver.inspect(&RunId(run), look).await?;
         let unwritten = |error: serde_json::Error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
         Ok::<_, Problem>(Settings {
             run,
             spec: serde_json::to_value(&spec).map_err(unwritten)?,
             rubric: Rubric {
-                sha256: assets.rubric.digest,
-                text: assets.rubric.text,
-                of_prompts: assets.prompt_rubrics.iter().len(),
+                sha256: rubric.digest,
+                text: rubric.text,
+                of_prompts,
             },
         })
     };

@@ -52,6 +52,7 @@ pub(crate) fn assets() -> RunAssets {
         template: "which?".into(),
         member_templates: Vec::new(),
         reason_template: None,
+        writer_template: None,
         held_out_judge: None,
         initial_adapter: None,
         labelled: vec![LabelledPair {

@@ -67,6 +67,11 @@ pub fn extent(chunk: u32, size: u32, count: u32) -> Range<u32> {
     first..first.saturating_add(size).min(count)
 }
 
+/// The unit of `size` that covers the thing of this index.
+pub fn chunk_of(index: u32, size: u32) -> u32 {
+    index / size.max(1)
+}
+
 /// The units of `size` that have a part in `things`.
 pub fn overlapping(things: &Range<u32>, size: u32) -> Range<u32> {
     let size = size.max(1);

@@ -180,7 +180,7 @@ impl Models {
         back_end(spec).chat(self)
     }
 
-    /// What explains the judge's verdicts in words of `template`: the judge's own model, of an ensemble the first member's.
+    /// What explains the judge's verdicts in words of `template`: what writes for the judge.
     ///
     /// # Errors
     /// As [`open_chat`].
@@ -190,14 +190,26 @@ impl Models {
         template: ReasonTemplate,
         max_tokens: u32,
     ) -> Result<Explainer, Error> {
-        let writer = spec.back_end.members().first().map(|member| &member.back_end);
-        let writer = writer.unwrap_or(&spec.back_end);
-        let concurrency = back_end(writer).concurrency();
+        let concurrency = back_end(writer_of(spec)).concurrency();
         Ok(Explainer::new(
-            self.open_chat(writer)?,
+            self.open_writer(spec)?,
             template,
             max_tokens,
             concurrency,
         ))
     }
+
+    /// What writes for a judge: the judge's own model, of an ensemble the first member's.
+    ///
+    /// # Errors
+    /// As [`open_chat`].
+    pub fn open_writer(&mut self, spec: &JudgeSpec) -> Result<Box<dyn Chat>, Error> {
+        self.open_chat(writer_of(spec))
+    }
+}
+
+/// The back end that writes for a judge.
+fn writer_of(spec: &JudgeSpec) -> &JudgeBackEnd {
+    let first = spec.back_end.members().first().map(|member| &member.back_end);
+    first.unwrap_or(&spec.back_end)
 }

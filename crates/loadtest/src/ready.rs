@@ -24,6 +24,7 @@ impl ReadySince {
             // A step's samples can be leased since the commit of the step before it.
             Unit::Commit { .. } => unit,
             Unit::HeldOutJudge { .. }
+            | Unit::WriteRubric { .. }
             | Unit::EvaluateSample { .. }
             | Unit::EvaluateJudge { .. }
             | Unit::CalibrateJudge { .. } => return,

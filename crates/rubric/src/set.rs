@@ -93,6 +93,11 @@ impl RubricSet {
         themes.join("\n")
     }
 
+    /// Whether the text that the judge reads is this very set when it is read back.
+    pub fn is_read_back(&self) -> bool {
+        Self::from_text(&self.text()).is_some_and(|again| again.digest() == self.digest())
+    }
+
     /// Fingerprint of [`RubricSet::text`]: two sets with the same words for the judge have the same.
     pub fn digest(&self) -> Digest {
         Digest::of(self.text().as_bytes())

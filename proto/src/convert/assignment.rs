@@ -155,6 +155,9 @@ impl From<Assignment> for v1::Assignment {
                 })
             }
             Assignment::Judge { pairs } => Kind::Judge(v1::assignment::Judge { pairs: each(pairs) }),
+            Assignment::WriteRubric { task } => Kind::WriteRubric(v1::assignment::WriteRubric {
+                task: Some(task.into()),
+            }),
             Assignment::Gradient {
                 step,
                 policy,
@@ -204,6 +207,9 @@ impl TryFrom<v1::Assignment> for Assignment {
             },
             Kind::Judge(judge) => Self::Judge {
                 pairs: all(judge.pairs)?,
+            },
+            Kind::WriteRubric(write) => Self::WriteRubric {
+                task: required(write.task, "Assignment.WriteRubric.task")?.try_into()?,
             },
             Kind::Gradient(gradient) => Self::Gradient {
                 step: Step(gradient.step),

@@ -346,6 +346,17 @@ impl From<Outcome> for v1::Outcome {
                 spent: spent.map(Into::into),
                 seconds,
             }),
+            Outcome::RubricWritten {
+                rubric,
+                model,
+                spent,
+                seconds,
+            } => Kind::RubricWritten(v1::outcome::RubricWritten {
+                rubric: rubric.map(bytes),
+                model: bytes(model),
+                spent: spent.map(Into::into),
+                seconds,
+            }),
             Outcome::Gradient {
                 gradient,
                 manifest,
@@ -397,6 +408,12 @@ impl TryFrom<v1::Outcome> for Outcome {
                 model: digest(&judged.model, "Outcome.Judged.model")?,
                 spent: judged.spent.map(Into::into),
                 seconds: judged.seconds,
+            },
+            Kind::RubricWritten(written) => Self::RubricWritten {
+                rubric: optional_digest(written.rubric.as_deref(), "Outcome.RubricWritten.rubric")?,
+                model: digest(&written.model, "Outcome.RubricWritten.model")?,
+                spent: written.spent.map(Into::into),
+                seconds: written.seconds,
             },
             Kind::Gradient(gradient) => Self::Gradient {
                 gradient: optional_digest(gradient.gradient.as_deref(), "Outcome.Gradient.gradient")?,

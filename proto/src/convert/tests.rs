@@ -49,6 +49,12 @@ fn units() -> Vec<Unit> {
             step: Step(2),
             chunk: 7,
         },
+        Unit::WriteRubric {
+            place: PromptPlace {
+                list: TaskList::HeldOut,
+                index: 9,
+            },
+        },
         Unit::Gradient {
             step: Step(3),
             shard: u32::MAX,

@@ -2,7 +2,7 @@
 
 use gavel_core::bounds;
 use gavel_core::ids::{Fence, RunId, Step};
-use gavel_core::work::{Arm, LeaseKey, Role, Unit};
+use gavel_core::work::{Arm, LeaseKey, PromptPlace, Role, TaskList, Unit};
 
 use super::{Malformed, required};
 use crate::v1;
@@ -86,6 +86,44 @@ pub(super) fn arm(number: i32, probe: Option<u32>, field: &'static str) -> Resul
     }
 }
 
+impl From<PromptPlace> for v1::unit::WriteRubric {
+    fn from(place: PromptPlace) -> Self {
+        let list = match place.list {
+            TaskList::Prompts => v1::TaskList::Prompts,
+            TaskList::HeldOut => v1::TaskList::HeldOut,
+            TaskList::Labelled => v1::TaskList::Labelled,
+        };
+        Self {
+            list: list.into(),
+            index: place.index,
+        }
+    }
+}
+
+impl TryFrom<v1::unit::WriteRubric> for PromptPlace {
+    type Error = Malformed;
+
+    fn try_from(place: v1::unit::WriteRubric) -> Result<Self, Malformed> {
+        let field = "Unit.WriteRubric.list";
+        let list = match v1::TaskList::try_from(place.list) {
+            Ok(v1::TaskList::Prompts) => TaskList::Prompts,
+            Ok(v1::TaskList::HeldOut) => TaskList::HeldOut,
+            Ok(v1::TaskList::Labelled) => TaskList::Labelled,
+            Ok(v1::TaskList::Unspecified) => return Err(Malformed::Missing { field }),
+            Err(_) => {
+                return Err(Malformed::Range {
+                    field,
+                    found: place.list.into(),
+                });
+            }
+        };
+        Ok(Self {
+            list,
+            index: place.index,
+        })
+    }
+}
+
 impl From<Unit> for v1::Unit {
     fn from(unit: Unit) -> Self {
         let part = |step: Step, part| v1::unit::StepPart { step: step.0, part };
@@ -94,6 +132,7 @@ impl From<Unit> for v1::Unit {
             Unit::Sample { step, chunk } => Kind::Sample(part(step, chunk)),
             Unit::Judge { step, chunk } => Kind::Judge(part(step, chunk)),
             Unit::HeldOutJudge { step, chunk } => Kind::HeldOutJudge(part(step, chunk)),
+            Unit::WriteRubric { place } => Kind::WriteRubric(place.into()),
             Unit::Gradient { step, shard } => Kind::Gradient(part(step, shard)),
             Unit::Commit { step } => Kind::Commit(v1::unit::StepCommit { step: step.0 }),
             Unit::EvaluateSample { arm, chunk } => Kind::EvaluateSample(v1::unit::EvaluationChunk {
@@ -128,6 +167,9 @@ impl TryFrom<v1::Unit> for Unit {
             Kind::HeldOutJudge(part) => Self::HeldOutJudge {
                 step: Step(part.step),
                 chunk: part.part,
+            },
+            Kind::WriteRubric(place) => Self::WriteRubric {
+                place: place.try_into()?,
             },
             Kind::Gradient(part) => Self::Gradient {
                 step: Step(part.step),

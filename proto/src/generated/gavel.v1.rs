@@ -481,7 +481,7 @@ pub mod blobs_server {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Unit {
-    #[prost(oneof = "unit::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "unit::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub kind: ::core::option::Option<unit::Kind>,
 }
 /// Nested message and enum types in `Unit`.
@@ -523,6 +523,14 @@ pub mod unit {
         #[prost(uint32, tag = "1")]
         pub chunk: u32,
     }
+    /// What is to decide about one prompt's pictures: where the prompt stands first in the run's files.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct WriteRubric {
+        #[prost(enumeration = "super::TaskList", tag = "1")]
+        pub list: i32,
+        #[prost(uint32, tag = "2")]
+        pub index: u32,
+    }
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Kind {
         #[prost(message, tag = "1")]
@@ -543,6 +551,8 @@ pub mod unit {
         CalibrateJudge(Chunk),
         #[prost(message, tag = "9")]
         HeldOutJudge(StepPart),
+        #[prost(message, tag = "10")]
+        WriteRubric(WriteRubric),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -560,7 +570,7 @@ pub struct Policy {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Assignment {
-    #[prost(oneof = "assignment::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "assignment::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub kind: ::core::option::Option<assignment::Kind>,
 }
 /// Nested message and enum types in `Assignment`.
@@ -596,6 +606,11 @@ pub mod assignment {
     pub struct Judge {
         #[prost(message, repeated, tag = "1")]
         pub pairs: ::prost::alloc::vec::Vec<super::Pair>,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct WriteRubric {
+        #[prost(message, optional, tag = "1")]
+        pub task: ::core::option::Option<super::Task>,
     }
     #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct Gradient {
@@ -636,6 +651,8 @@ pub mod assignment {
         Gradient(Gradient),
         #[prost(message, tag = "6")]
         Commit(Commit),
+        #[prost(message, tag = "7")]
+        WriteRubric(WriteRubric),
     }
 }
 /// What a picture is made from. Source pictures are blobs.
@@ -683,7 +700,7 @@ pub struct RewardedCandidate {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Outcome {
-    #[prost(oneof = "outcome::Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "outcome::Kind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: ::core::option::Option<outcome::Kind>,
 }
 /// Nested message and enum types in `Outcome`.
@@ -711,6 +728,19 @@ pub mod outcome {
     pub struct Judged {
         #[prost(message, repeated, tag = "1")]
         pub verdicts: ::prost::alloc::vec::Vec<super::VerdictRecord>,
+        #[prost(double, tag = "2")]
+        pub seconds: f64,
+        #[prost(bytes = "vec", tag = "3")]
+        pub model: ::prost::alloc::vec::Vec<u8>,
+        /// Absent where no server was asked.
+        #[prost(message, optional, tag = "4")]
+        pub spent: ::core::option::Option<super::Spent>,
+    }
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct RubricWritten {
+        /// SHA-256 of the text; absent where the general rubric is to decide.
+        #[prost(bytes = "vec", optional, tag = "1")]
+        pub rubric: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
         #[prost(double, tag = "2")]
         pub seconds: f64,
         #[prost(bytes = "vec", tag = "3")]
@@ -757,6 +787,8 @@ pub mod outcome {
         Gradient(Gradient),
         #[prost(message, tag = "5")]
         Committed(Committed),
+        #[prost(message, tag = "6")]
+        RubricWritten(RubricWritten),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -868,6 +900,38 @@ pub struct ShardStatistics {
     pub ratio_deviation: f64,
     #[prost(double, tag = "5")]
     pub loss: f64,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TaskList {
+    Unspecified = 0,
+    Prompts = 1,
+    HeldOut = 2,
+    Labelled = 3,
+}
+impl TaskList {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TASK_LIST_UNSPECIFIED",
+            Self::Prompts => "TASK_LIST_PROMPTS",
+            Self::HeldOut => "TASK_LIST_HELD_OUT",
+            Self::Labelled => "TASK_LIST_LABELLED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TASK_LIST_UNSPECIFIED" => Some(Self::Unspecified),
+            "TASK_LIST_PROMPTS" => Some(Self::Prompts),
+            "TASK_LIST_HELD_OUT" => Some(Self::HeldOut),
+            "TASK_LIST_LABELLED" => Some(Self::Labelled),
+            _ => None,
+        }
+    }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

@@ -68,6 +68,8 @@ pub(super) fn twist(unit: &Unit, outcome: &mut Outcome, chance: &mut Chance) -> 
             3 => verdicts[0].rubric = Digest::of(b"another rubric"),
             _ => verdicts[0].order_probabilities[1] = chance.pick(&[f64::NAN, -0.1, 1.5]),
         },
+        // Of a rubric only its readers can tell that it is none.
+        Outcome::RubricWritten { .. } => return false,
         Outcome::Gradient {
             gradient,
             manifest,
@@ -113,6 +115,7 @@ fn twist_seconds(outcome: &mut Outcome, chance: &mut Chance) -> bool {
         Outcome::Initialised { .. } => return false,
         Outcome::Sampled { seconds, .. }
         | Outcome::Judged { seconds, .. }
+        | Outcome::RubricWritten { seconds, .. }
         | Outcome::Gradient { seconds, .. }
         | Outcome::Committed { seconds, .. } => *seconds = wrong,
     }
@@ -131,6 +134,9 @@ pub(super) fn mislead(outcome: &mut Outcome, chance: &mut Chance) -> Option<Dige
             gradient: Some(gradient),
             ..
         } => *gradient = bad,
+        Outcome::RubricWritten {
+            rubric: Some(rubric), ..
+        } => *rubric = bad,
         _ => return None,
     }
     Some(bad)

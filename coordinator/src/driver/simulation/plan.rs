@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gavel_core::ids::{Digest, RunId};
-use gavel_core::spec::{HeldOutJudgeSpec, RunSpec, StopSpec};
+use gavel_core::spec::{HeldOutJudgeSpec, RunSpec, StopSpec, WriterSpec};
 use gavel_core::work::Role;
 use gavel_core::work::{Side, Task};
 use gavel_core::{Annotations, HeldOutJudgeAssets, LabelledPair, PromptRubric, PromptRubrics, RubricText, RunAssets};
@@ -97,6 +97,9 @@ impl Plan {
                 if chance.happens(0.3) {
                     planned.watch(chance);
                 }
+                if chance.happens(0.3) {
+                    planned.write();
+                }
                 planned
             })
             .collect();
@@ -125,6 +128,12 @@ impl Plan {
 }
 
 impl PlannedRun {
+    /// Has the rubrics of the prompts written that the files have none for.
+    fn write(&mut self) {
+        self.spec.judge.writer = Some(WriterSpec::default());
+        self.assets.writer_template = Some("what is to decide?".into());
+    }
+
     /// Gives the run a held-out judge, and perhaps a rule that looks at what it says.
     fn watch(&mut self, chance: &mut Chance) {
         self.spec.judge.held_out = Some(Box::new(HeldOutJudgeSpec {
@@ -263,6 +272,7 @@ fn assets(chance: &mut Chance) -> RunAssets {
         template: String::new(),
         member_templates: Vec::new(),
         reason_template: None,
+        writer_template: None,
         held_out_judge: None,
         initial_adapter: None,
         labelled: (0..chance.below(4) as u8)

@@ -11,6 +11,8 @@ use super::{Annotation, HeldOutJudgeAssets, RunAssets};
 
 /// What a task weighs beside its words: its place in a list, and in a message its index and the hashes of two pictures.
 const TASK_BYTES: u64 = 160;
+/// What a prompt weighs besides whose rubric is written: where that is done, who did it, and the text's hash.
+const WRITTEN_BYTES: u64 = 160;
 /// What a source picture weighs: its hash, in memory and in a message.
 const SOURCE_BYTES: u64 = 40;
 /// What a value weighs that was given along with a task.
@@ -91,6 +93,23 @@ impl RunAssets {
             (_, None) => "rubric and template of the held-out judge did not come with the run's files".into(),
             (Some(expected), Some(found)) => format!("{found} templates came for {expected} members"),
         });
+        let writer = spec.judge.writer.as_ref();
+        problems.require(
+            self.writer_template.is_some() == writer.is_some(),
+            "judge.writer",
+            || match writer {
+                Some(_) => "the writer's template did not come with the run's files".into(),
+                None => "a writer's template came with the run's files, and the specification names none".into(),
+            },
+        );
+        problems.require(
+            writer.is_none_or(|writer| writer.nearest == 0) || !self.labelled.is_empty(),
+            "judge.writer.nearest",
+            || {
+                "there are no labelled pairs to show: set `evaluation.labelled`, or 0 to write from the prompt alone"
+                    .into()
+            },
+        );
         let files = self.text_bytes();
         problems.require(bounds::FILES.admits(files), "prompts.train", || {
             let most = bounds::FILES.most;
@@ -106,6 +125,7 @@ impl RunAssets {
         let tasks = self.tasks().count() as u64;
         let judged = (self.held_out.len() + self.labelled.len()) as u64;
         let sources: usize = self.tasks().map(|task| task.sources.len()).sum();
+        let written = if spec.judge.writer.is_some() { WRITTEN_BYTES } else { 0 };
         let prompts = u64::from(spec.prompts.per_step);
         let candidates = prompts * u64::from(spec.sampling.candidates);
         // A held-out judge may see all of them.
@@ -115,7 +135,7 @@ impl RunAssets {
         let ahead = 1 + u64::from(spec.sampling.max_policy_lag);
         RUN_BYTES
             + self.text_bytes()
-            + tasks * TASK_BYTES
+            + tasks * (TASK_BYTES + written)
             + sources as u64 * SOURCE_BYTES
             + judged * JUDGED_BYTES
             + self.annotated().count() as u64 * VALUE_BYTES
@@ -133,10 +153,12 @@ impl RunAssets {
     fn documents(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let members = self.member_templates.iter();
         let reasons = self.reason_template.iter();
+        let writer = self.writer_template.iter();
         [("judge.rubric", &self.rubric.text), ("judge.template", &self.template)]
             .into_iter()
             .chain(members.map(|text| ("judge.members.template", text)))
             .chain(reasons.map(|text| ("judge.reasons.template", text)))
+            .chain(writer.map(|text| ("judge.writer.template", text)))
             .chain(self.held_out_judge.iter().flat_map(HeldOutJudgeAssets::documents))
             .map(|(key, text)| (key, text.as_str()))
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::ids::{Digest, PromptIndex};
-use crate::work::{Side, Task, Unit};
+use crate::work::{PromptPlace, Side, Task, TaskList, Unit};
 
 pub use count::UnreadableAssets;
 pub use prompt_rubrics::{PromptRubric, PromptRubrics};
@@ -41,6 +41,9 @@ pub struct RunAssets {
     /// The text of `judge.reasons.template`; none where no reasons are asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason_template: Option<String>,
+    /// The text of `judge.writer.template`; none where no rubrics are written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writer_template: Option<String>,
     /// What the held-out judge reads; none in a run without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out_judge: Option<HeldOutJudgeAssets>,
@@ -78,6 +81,7 @@ impl RunAssets {
                 self.member_templates == other.member_templates,
             ),
             ("judge.reasons.template", self.reason_template == other.reason_template),
+            ("judge.writer.template", self.writer_template == other.writer_template),
             (
                 "judge.held_out.rubric",
                 self.held_out_rubrics() == other.held_out_rubrics(),
@@ -102,10 +106,14 @@ impl RunAssets {
             .collect()
     }
 
-    /// The fingerprint of the rubric by which a unit's judge decides about a task: the verdict repeats it.
-    pub fn rubric_of(&self, unit: &Unit, task: &Task) -> Digest {
-        let own = self.prompt_rubric(unit, task);
-        own.unwrap_or_else(|| self.general_rubric(unit))
+    /// The task that stands there.
+    pub fn task(&self, place: PromptPlace) -> Option<&Task> {
+        let index = place.index as usize;
+        match place.list {
+            TaskList::Prompts => self.prompts.get(index),
+            TaskList::HeldOut => self.held_out.get(index),
+            TaskList::Labelled => self.labelled.get(index).map(|pair| &pair.task),
+        }
     }
 
     /// The fingerprint of the rubric of a unit's judge for tasks without one of their own.
@@ -113,7 +121,7 @@ impl RunAssets {
         self.rubrics(unit).0.digest
     }
 
-    /// The fingerprint of the rubric that a unit's judge has for this task alone: a blob.
+    /// The fingerprint of the rubric that the run's files have for this task alone and a unit's judge: a blob.
     pub fn prompt_rubric(&self, unit: &Unit, task: &Task) -> Option<Digest> {
         self.rubrics(unit).1.of(task)
     }

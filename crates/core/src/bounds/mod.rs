@@ -93,7 +93,7 @@ bounds! {
     MEMBERS = 16, "members", "`judge.members`": "Each is a model that looks at each pair.";
     REQUESTS = 1_024, "requests", "`judge.concurrency`": "Each is an open connection of a judge worker.";
     ATTEMPTS = 1_000, "attempts", "`limits.attempts`, `limits.lost_leases`, `judge.attempts`": "What fails so often does not work.";
-    TOKENS = 4_096, "tokens", "`judge.reasons.max_tokens`": "A reason is one sentence.";
+    TOKENS = 4_096, "tokens", "`judge.reasons.max_tokens`, `judge.writer.max_tokens`": "A reason is one sentence, a prompt's rubric some lines.";
     PROMPTS = 250_000, "prompts", "`prompts.train`": "The coordinator holds them in memory.";
     HELD_OUT = 20_000, "prompts", "`prompts.held_out`": "The coordinator holds them with two pictures and a verdict each.";
     LABELLED = 20_000, "pairs", "`evaluation.labelled`": "The coordinator holds them with a verdict each.";
@@ -101,6 +101,7 @@ bounds! {
     SOURCES = 16, "pictures", "the source pictures of a task": "Each is encoded into the sequence of one picture.";
     ANNOTATIONS = 500_000, "values", "what is given along with a run's tasks, beside words and pictures": "The coordinator holds each value in memory.";
     PROMPT_RUBRICS = 250_000, "prompts", "prompts with a rubric of their own": "As many as a run may have; the coordinator holds them in memory.";
+    NEAREST = 16, "pairs", "`judge.writer.nearest`": "A model is shown both pictures of each.";
     CRITERIA = 64, "criteria", "a prompt's own set of a rubric": "A judge reads them with every pair of that prompt.";
     DOCUMENT = 131_072, "bytes", "a rubric or a template": "A judge reads it with every pair.";
     FILES = 16 << 20, "bytes", "the texts of a run's files together": "Every worker fetches them, and the coordinator holds them in memory.";

@@ -159,6 +159,8 @@ pub fn forecast(
     check(workers, seconds)?;
     let mut spec = spec.clone();
     spec.evaluation = None;
+    // A rubric is written once, and a run samples its prompts again and again.
+    spec.judge.writer = None;
     let assets = RunAssets {
         prompts: vec![Task::default()],
         ..RunAssets::default()
@@ -289,9 +291,11 @@ fn cost(run: &Run, unit: &Unit, seconds: &StageSeconds) -> f64 {
         },
         Unit::Gradient { shard, .. } => pairs(shard, spec.trainer.shard) * seconds.gradient,
         Unit::Commit { .. } => seconds.commit,
-        Unit::Initialise | Unit::EvaluateSample { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => {
-            0.0
-        }
+        Unit::Initialise
+        | Unit::WriteRubric { .. }
+        | Unit::EvaluateSample { .. }
+        | Unit::EvaluateJudge { .. }
+        | Unit::CalibrateJudge { .. } => 0.0,
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Refusal, Run, StepInFlight};
 use crate::ids::{Digest, Fence, Millis, PromptIndex, Step, WorkerId};
 use crate::rpo;
 use crate::schedule;
-use crate::work::{Arm, Outcome, Policy, Role, Sampled, SkippedPair, Unit, VerdictRecord, rules};
+use crate::work::{Arm, Outcome, Policy, Role, Sampled, SkippedPair, TaskList, Unit, VerdictRecord, rules};
 
 /// What an optimizer step came to.
 struct Update {
@@ -71,6 +71,7 @@ impl Run {
                 }
                 self.note_verdicts(of, self.extent(&unit), verdicts);
             }
+            UnitResult::RubricWritten { place, rubric } => self.note_rubric(place, rubric),
             UnitResult::Gradient {
                 step,
                 shard,
@@ -115,6 +116,12 @@ impl Run {
         if failures < self.spec.limits.attempts {
             return self.give_back(unit);
         }
+        if let Unit::WriteRubric { place } = unit {
+            // Nobody can write it: the general rubric decides.
+            self.board.end(&unit);
+            self.troubles.remove(&unit);
+            return self.note_rubric(place, None);
+        }
         let Some(of) = JudgedOf::unit(&unit) else {
             return self.fail(format!(
                 "{unit}: {failures} attempts failed, the last on worker {worker}: {reason}"
@@ -142,6 +149,7 @@ impl Run {
             let lines = schedule::prompt_lines(self.spec.run.seed, self.assets.prompts.len() as u32, step, per_step);
             let shards = schedule::chunks(per_step, self.spec.trainer.shard);
             let held_out = rules::held_out_prompts(&self.spec, step);
+            self.ask_for_rubrics(TaskList::Prompts, lines.iter().copied());
             self.flights
                 .push_back(StepInFlight::new(step, lines, shards, held_out, now));
             for chunk in 0..schedule::chunks(per_step, self.spec.sampling.batch) {
@@ -166,7 +174,7 @@ impl Run {
             .map(|group| group.iter().filter_map(result).collect())
             .collect();
         for chunk in flight.note_samples(extent, candidates, batch) {
-            self.board.add(Unit::Judge { step, chunk });
+            self.open_judge_unit(Unit::Judge { step, chunk });
             let held_out = Unit::HeldOutJudge { step, chunk };
             if self.verdict_prompts(&held_out).next().is_some() {
                 self.board.add(held_out);
@@ -186,10 +194,7 @@ impl Run {
         }
         for unit in self.comparisons_of(arm, extent) {
             // A probe looks at fewer prompts than a chunk may have, and may have been judged without these pictures.
-            let is_open = !self.is_compared(&unit) && self.board.lease(&unit).is_none();
-            if is_open && self.assignment(&unit).is_some() {
-                self.board.add(unit);
-            }
+            self.open_judge_unit(unit);
         }
     }
 

@@ -6,7 +6,9 @@ use super::{GroupResult, Run};
 use crate::ids::{Digest, PromptIndex, Step, WorkerId};
 use crate::rpo;
 use crate::schedule;
-use crate::work::{Arm, Assignment, Pair, Policy, PromptTask, RewardedCandidate, RewardedGroup, Task, Unit, rules};
+use crate::work::{
+    Arm, Assignment, Pair, Policy, PromptTask, RewardedCandidate, RewardedGroup, Task, TaskList, Unit, rules,
+};
 
 impl Run {
     /// What a worker needs to do `unit`; `None` while its inputs do not exist, and once its step is committed.
@@ -22,6 +24,9 @@ impl Run {
                 let groups = self.flight(step)?.held_out(&extent);
                 self.judge_assignment(unit, step, groups)
             }
+            Unit::WriteRubric { place } => Some(Assignment::WriteRubric {
+                task: self.assets.task(place)?.clone(),
+            }),
             Unit::Gradient { step, .. } => {
                 let flight = self.flights.front().filter(|flight| flight.step == step)?;
                 let extent = self.extent(unit);
@@ -76,7 +81,7 @@ impl Run {
                         task: task.clone(),
                         first: (*self.results.base_images.get(index as usize)?)?,
                         second: (*painted.get(index as usize)?)?,
-                        rubric: self.assets.prompt_rubric(unit, task),
+                        rubric: self.own_rubric(unit, TaskList::HeldOut, index)?,
                     })
                 });
                 Some(Assignment::Judge {
@@ -86,16 +91,17 @@ impl Run {
             Unit::CalibrateJudge { .. } => {
                 let extent = self.extent(unit);
                 let pairs = extent.clone().zip(&self.assets.labelled[as_usize(&extent)]);
+                let pairs = pairs.map(|(index, labelled)| {
+                    Some(Pair {
+                        prompt_index: PromptIndex(index),
+                        task: labelled.task.clone(),
+                        first: labelled.first,
+                        second: labelled.second,
+                        rubric: self.own_rubric(unit, TaskList::Labelled, index)?,
+                    })
+                });
                 Some(Assignment::Judge {
-                    pairs: pairs
-                        .map(|(index, labelled)| Pair {
-                            prompt_index: PromptIndex(index),
-                            task: labelled.task.clone(),
-                            first: labelled.first,
-                            second: labelled.second,
-                            rubric: self.assets.prompt_rubric(unit, &labelled.task),
-                        })
-                        .collect(),
+                    pairs: pairs.collect::<Option<_>>()?,
                 })
             }
         }
@@ -107,7 +113,7 @@ impl Run {
         let spec = &self.spec;
         let per_step = spec.prompts.per_step;
         match *unit {
-            Unit::Initialise | Unit::Commit { .. } => 0..0,
+            Unit::Initialise | Unit::WriteRubric { .. } | Unit::Commit { .. } => 0..0,
             Unit::Sample { chunk, .. } => schedule::extent(chunk, spec.sampling.batch, per_step),
             Unit::Judge { chunk, .. } | Unit::HeldOutJudge { chunk, .. } => {
                 schedule::extent(chunk, spec.judge.batch, per_step)
@@ -145,17 +151,8 @@ impl Run {
 
     /// The rubric that decides about a prompt of a judge unit.
     pub(super) fn rubric(&self, unit: &Unit, index: u32) -> Digest {
-        let index = index as usize;
-        let task = match *unit {
-            Unit::Judge { step, .. } | Unit::HeldOutJudge { step, .. } => {
-                let group = self.flight(step).and_then(|flight| flight.groups.get(index));
-                group.and_then(|group| self.task(group.line))
-            }
-            Unit::CalibrateJudge { .. } => self.assets.labelled.get(index).map(|labelled| &labelled.task),
-            _ => self.assets.held_out.get(index),
-        };
-        match task {
-            Some(task) => self.assets.rubric_of(unit, task),
+        match self.judged_prompt(unit, index) {
+            Some((list, index)) => self.rubric_of(unit, list, index),
             None => self.assets.general_rubric(unit),
         }
     }
@@ -170,7 +167,7 @@ impl Run {
                 return None;
             }
             let task = self.task(group.line)?;
-            let rubric = self.assets.prompt_rubric(unit, task);
+            let rubric = self.own_rubric(unit, TaskList::Prompts, group.line)?;
             pairs.extend(rpo::matches(group.candidates.len()).map(|(first, second)| Pair {
                 prompt_index: PromptIndex(index),
                 task: task.clone(),

@@ -70,6 +70,8 @@ impl Run {
                 }
             }
             UnitResult::Judged { verdicts, .. } => self.check_verdicts(unit, verdicts),
+            // Its text is looked at by the judges that read it.
+            UnitResult::RubricWritten { .. } => Ok(()),
             UnitResult::Gradient {
                 result,
                 manifest,

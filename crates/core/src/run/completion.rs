@@ -2,7 +2,7 @@
 
 use super::{Refusal, ShardResult};
 use crate::ids::{Digest, Step};
-use crate::work::{Arm, Outcome, Policy, Sampled, SkippedPair, Spent, Unit, VerdictRecord};
+use crate::work::{Arm, Outcome, Policy, PromptPlace, Sampled, SkippedPair, Spent, Unit, VerdictRecord};
 
 /// A result of the kind that its unit asks for.
 #[derive(Debug)]
@@ -29,6 +29,10 @@ pub(super) enum UnitResult {
     Judged {
         of: JudgedOf,
         verdicts: Vec<VerdictRecord>,
+    },
+    RubricWritten {
+        place: PromptPlace,
+        rubric: Option<Digest>,
     },
     Gradient {
         step: Step,
@@ -72,6 +76,7 @@ impl JudgedOf {
             Unit::CalibrateJudge { .. } => Some(Self::Calibration),
             Unit::Initialise
             | Unit::Sample { .. }
+            | Unit::WriteRubric { .. }
             | Unit::Gradient { .. }
             | Unit::Commit { .. }
             | Unit::EvaluateSample { .. } => None,
@@ -142,6 +147,9 @@ impl Completion {
                 let of = JudgedOf::Calibration;
                 (Some(seconds), UnitResult::Judged { of, verdicts })
             }
+            (Unit::WriteRubric { place }, Outcome::RubricWritten { rubric, seconds, .. }) => {
+                (Some(seconds), UnitResult::RubricWritten { place, rubric })
+            }
             (
                 Unit::Gradient { step, shard },
                 Outcome::Gradient {
@@ -184,6 +192,7 @@ impl Completion {
                 | Unit::Sample { .. }
                 | Unit::Judge { .. }
                 | Unit::HeldOutJudge { .. }
+                | Unit::WriteRubric { .. }
                 | Unit::Gradient { .. }
                 | Unit::Commit { .. }
                 | Unit::EvaluateSample { .. }

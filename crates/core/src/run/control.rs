@@ -61,11 +61,15 @@ impl Run {
         self.watched_from = self.committed();
         self.pairs_skipped_lately = 0;
         // A step that nobody could judge is judged again; its samples are still good.
+        let mut steps = Vec::new();
         for flight in self.flights.iter_mut().filter(|flight| flight.unjudgeable().is_some()) {
             flight.forget_verdicts();
-            let step = flight.step;
-            for chunk in 0..schedule::chunks(self.spec.prompts.per_step, self.spec.judge.batch) {
-                self.board.add(Unit::Judge { step, chunk });
+            steps.push(flight.step);
+        }
+        let chunks = schedule::chunks(self.spec.prompts.per_step, self.spec.judge.batch);
+        for step in steps {
+            for chunk in 0..chunks {
+                self.open_judge_unit(Unit::Judge { step, chunk });
             }
         }
     }

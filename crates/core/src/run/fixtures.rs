@@ -33,6 +33,7 @@ pub(crate) fn assets() -> RunAssets {
         template: String::new(),
         member_templates: Vec::new(),
         reason_template: None,
+        writer_template: None,
         held_out_judge: None,
         initial_adapter: None,
         labelled: (0..3)

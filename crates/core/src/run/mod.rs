@@ -21,6 +21,7 @@ mod probes;
 mod reopen;
 mod results;
 mod retention;
+mod rubrics;
 mod series;
 mod snapshot;
 mod status;
@@ -45,7 +46,7 @@ pub use past::{Commit, Commits};
 pub use results::{CandidateResult, GroupResult, Probe, Results, ShardResult, StepRecord, StepResult, StepSeconds};
 pub use series::Series;
 pub use snapshot::{NotOfThisRun, Snapshot, VERSION as SNAPSHOT_VERSION};
-pub use status::{EvaluationStatus, LeaseStatus, ProbeStatus, Progress, RunStatus};
+pub use status::{EvaluationStatus, LeaseStatus, ProbeStatus, Progress, RubricsStatus, RunStatus};
 pub use waiting::{Waiting, WaitingFor};
 
 use serde::{Deserialize, Serialize};
@@ -54,10 +55,11 @@ use crate::assets::{ModelFingerprints, RunAssets};
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::schedule;
 use crate::spec::RunSpec;
-use crate::work::{Arm, Outcome, Policy, Spent, Unit};
+use crate::work::{Arm, Outcome, Policy, Spent, TaskList, Unit};
 use accepted::AcceptedUnits;
 use board::Board;
 use control::Pause;
+use rubrics::Rubrics;
 use trouble::Trouble;
 
 /// The phase in a word or two, with the reason of an early end.
@@ -122,6 +124,7 @@ pub struct Run {
     is_lean: bool,
     /// The details of the steps before this one are left to the ledger.
     details_from: Step,
+    rubrics: Rubrics,
     results: Results,
 }
 
@@ -161,9 +164,6 @@ impl Run {
         for chunk in 0..missing.base {
             board.add(Unit::EvaluateSample { arm: Arm::Base, chunk });
         }
-        for chunk in 0..missing.calibration {
-            board.add(Unit::CalibrateJudge { chunk });
-        }
         let results = Results {
             base_images: vec![None; held_out],
             tuned_images: vec![None; held_out],
@@ -171,8 +171,9 @@ impl Run {
             calibration: vec![None; labelled],
             ..Results::default()
         };
-        Self {
+        let mut run = Self {
             id,
+            rubrics: Rubrics::new(&spec, &assets),
             spec_sha256: spec.digest(),
             spec,
             models: assets.models,
@@ -200,7 +201,13 @@ impl Run {
             is_lean: false,
             details_from: Step(1),
             results,
+        };
+        run.ask_for_rubrics(TaskList::HeldOut, 0..held_out as u32);
+        run.ask_for_rubrics(TaskList::Labelled, 0..labelled as u32);
+        for chunk in 0..missing.calibration {
+            run.open_judge_unit(Unit::CalibrateJudge { chunk });
         }
+        run
     }
 
     /// Says when the run was submitted: since when it waits for its first worker.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{Refusal, Run, ShardResult};
 use crate::ids::{Digest, Millis, PromptIndex, Step, WorkerId};
+use crate::schedule;
 use crate::work::{Arm, Fault, Part, Side, Unit, Unusable};
 
 /// What made a blob.
@@ -138,17 +139,22 @@ impl Run {
                 let shard = shards.iter().position(made)? as u32;
                 Some(Source::Unit(Unit::Gradient { step, shard }))
             }
-            Part::InitialAdapter
-            | Part::Source { .. }
-            | Part::Rubric { .. }
-            | Part::Target { .. }
-            | Part::Mask { .. } => Some(Source::Submission),
+            Part::Rubric { prompt_index } => Some(self.rubric_written_by(unit, prompt_index, blob)),
+            Part::InitialAdapter | Part::Source { .. } | Part::Target { .. } | Part::Mask { .. } => {
+                Some(Source::Submission)
+            }
         }
+    }
+
+    /// What wrote the rubric by which a judge unit decides about a prompt: it may have come with the run.
+    fn rubric_written_by(&self, unit: &Unit, prompt_index: PromptIndex, rubric: &Digest) -> Source {
+        let place = self.written_for(unit, prompt_index.0, rubric);
+        place.map_or(Source::Submission, |place| Source::Unit(Unit::WriteRubric { place }))
     }
 
     /// What painted a picture, or sampled a trajectory, that `unit` reads.
     fn sampled_by(&self, unit: &Unit, prompt_index: PromptIndex, side: Option<Side>) -> Option<Source> {
-        let chunk_of = |batch: u32| prompt_index.0 / batch.max(1);
+        let chunk_of = |batch: u32| schedule::chunk_of(prompt_index.0, batch);
         match *unit {
             Unit::Judge { step, .. } | Unit::HeldOutJudge { step, .. } | Unit::Gradient { step, .. } => {
                 Some(Source::Unit(Unit::Sample {
@@ -171,7 +177,11 @@ impl Run {
                 Some(Source::Unit(Unit::EvaluateSample { arm, chunk }))
             }
             Unit::CalibrateJudge { .. } => Some(Source::Submission),
-            Unit::Initialise | Unit::Sample { .. } | Unit::EvaluateSample { .. } | Unit::Commit { .. } => None,
+            Unit::Initialise
+            | Unit::Sample { .. }
+            | Unit::WriteRubric { .. }
+            | Unit::EvaluateSample { .. }
+            | Unit::Commit { .. } => None,
         }
     }
 
@@ -204,6 +214,7 @@ impl Run {
                 }
                 self.forget(|unit| *unit == Unit::Commit { step });
             }
+            Unit::WriteRubric { place } => self.forget_rubric(place),
             Unit::EvaluateSample { arm, .. } => {
                 self.results.images_mut(arm)[extent.start as usize..extent.end as usize].fill(None);
                 match arm {
@@ -264,7 +275,10 @@ impl Run {
             | Unit::HeldOutJudge { step, .. }
             | Unit::Gradient { step, .. }
             | Unit::Commit { step } => step.0 >= first,
-            Unit::EvaluateSample { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => false,
+            Unit::WriteRubric { .. }
+            | Unit::EvaluateSample { .. }
+            | Unit::EvaluateJudge { .. }
+            | Unit::CalibrateJudge { .. } => false,
         });
         self.forget_tuned();
         self.forget_probes(Step(version));

@@ -10,6 +10,7 @@ use crate::work::{Part, rules};
 impl Run {
     /// Every blob that a unit of this run may still read, and what is kept by rule besides:
     ///
+    /// - the rubrics that were written, by which the same prompts are judged in later steps;
     /// - the pictures that were submitted with the run, and those of the held-out prompts, which its report shows;
     /// - all that the steps in flight have made, because a blob that is lost has its readers do their units again;
     /// - whole policies: checkpoints, the latest, those that the steps below start from, those that a probe still measures, and
@@ -18,6 +19,7 @@ impl Run {
     pub fn retained(&self) -> BTreeSet<Digest> {
         let mut blobs = BTreeSet::new();
         blobs.extend(digests(self.assets.blobs()));
+        blobs.extend(self.written_rubrics().filter_map(|(_, rubric)| rubric));
         blobs.extend(self.results.base_images.iter().flatten());
         blobs.extend(self.results.tuned_images.iter().flatten());
         blobs.extend(

@@ -51,6 +51,9 @@ pub struct RunStatus {
     /// Of these steps the one with the highest win rate whose policy is kept; the earlier of two that are alike.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Step>,
+    /// The rubrics of single prompts that were written so far; absent in a run that writes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rubrics: Option<RubricsStatus>,
     /// What its judges have asked of servers, as far as results were accepted; absent where they asked none.
     #[serde(default, skip_serializing_if = "Spent::is_nothing")]
     pub spent: Spent,
@@ -84,6 +87,7 @@ impl RunStatus {
             probes: Vec::new(),
             spent: Spent::default(),
             best: None,
+            rubrics: None,
         }
     }
 }
@@ -154,6 +158,15 @@ pub struct ProbeStatus {
     pub win_rate: Option<WinRate>,
 }
 
+/// How far the writing of rubrics for single prompts is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RubricsStatus {
+    /// Prompts that have a rubric of their own by it.
+    pub written: u32,
+    /// Prompts for which none came of it: the general rubric decides.
+    pub general: u32,
+}
+
 impl RunStatus {
     /// Whether nothing happens until somebody does something: the run has ended, or it is paused and nothing is in work.
     pub fn stands_still(&self) -> bool {
@@ -218,8 +231,18 @@ impl Run {
             judge: self.judge_measure(),
             probes: self.probes(),
             best: self.best(),
+            rubrics: self.rubrics_status(),
             spent: self.spent,
         }
+    }
+
+    fn rubrics_status(&self) -> Option<RubricsStatus> {
+        self.spec.judge.writer.as_ref()?;
+        let written = self.written_rubrics().filter(|(_, rubric)| rubric.is_some()).count() as u32;
+        Some(RubricsStatus {
+            written,
+            general: self.written_rubrics().len() as u32 - written,
+        })
     }
 
     fn progress(&self) -> Option<Progress> {

@@ -16,6 +16,7 @@ pub(super) const PATHS: &[&str] = &[
     "judge.template",
     "judge.rubric",
     "judge.reasons.template",
+    "judge.writer.template",
     "judge.path",
     "evaluation.labelled",
 ];
@@ -83,6 +84,8 @@ pub(super) fn of(spec: &mut RunSpec) -> Vec<(String, &mut PathBuf)> {
     paths.push(("judge.rubric".to_owned(), &mut judge.rubric));
     let reasons = judge.reasons.as_mut();
     paths.extend(reasons.map(|reasons| ("judge.reasons.template".to_owned(), &mut reasons.template)));
+    let writer = judge.writer.as_mut();
+    paths.extend(writer.map(|writer| ("judge.writer.template".to_owned(), &mut writer.template)));
     of_back_end("judge", &mut judge.back_end, &mut paths);
     if let Some(held_out) = judge.held_out.as_deref_mut() {
         paths.push(("judge.held_out.template".to_owned(), &mut held_out.template));

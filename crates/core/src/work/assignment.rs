@@ -39,6 +39,11 @@ pub enum Assignment {
         /// The pairs, in order.
         pairs: Vec<Pair>,
     },
+    /// For [`Unit::WriteRubric`](super::Unit::WriteRubric).
+    WriteRubric {
+        /// The prompt, with what it edits. The labelled pairs that the writer may be shown besides are among the run's files.
+        task: Task,
+    },
     /// For [`Unit::Gradient`](super::Unit::Gradient).
     Gradient {
         /// Optimizer step.

@@ -53,7 +53,8 @@ pub enum Part {
     },
     /// The text of the rubric of one prompt.
     Rubric {
-        /// The index of its prompt in the step, the held-out set or the labelled set; in the run's assets its index among them.
+        /// The index of its prompt in the step, the held-out set or the labelled set; in the run's assets its index among them, and 0 where it
+        /// is written.
         prompt_index: PromptIndex,
     },
     /// What an edit should come to, as the task's file has it.
@@ -129,6 +130,7 @@ impl Assignment {
                     inputs.extend(pair.rubric.map(|rubric| prompt_rubric(pair.prompt_index, rubric)));
                 }
             }
+            Self::WriteRubric { task } => inputs.extend(sources(PromptIndex(0), task)),
             Self::Gradient { policy, groups, .. } => {
                 inputs.extend(trained(policy));
                 for group in groups {
@@ -163,6 +165,9 @@ impl Outcome {
             Self::Initialised { policy, .. } | Self::Committed { policy, .. } => outputs.extend(policy.blobs()),
             Self::Sampled { samples, .. } => outputs.extend(samples.iter().flat_map(Sampled::blobs)),
             Self::Judged { .. } => {}
+            Self::RubricWritten { rubric, .. } => {
+                outputs.extend(rubric.map(|rubric| prompt_rubric(PromptIndex(0), rubric)))
+            }
             Self::Gradient { gradient, .. } => outputs.extend(gradient.map(|sum| (sum, Part::Gradient { index: 0 }))),
         }
         outputs.into_iter()

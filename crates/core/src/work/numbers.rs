@@ -39,6 +39,15 @@ impl Outcome {
                 into.extend(spent.and_then(|spent| spent.cost).map(|cost| ("spent.cost", cost)));
                 verdicts.iter().for_each(|record| record.numbers(into));
             }
+            Self::RubricWritten {
+                rubric: _,
+                model: _,
+                spent,
+                seconds,
+            } => {
+                into.push(("seconds", *seconds));
+                into.extend(spent.and_then(|spent| spent.cost).map(|cost| ("spent.cost", cost)));
+            }
             Self::Gradient {
                 gradient: _,
                 manifest: _,

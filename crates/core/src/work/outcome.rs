@@ -33,6 +33,15 @@ pub enum Outcome {
         spent: Option<Spent>,
         seconds: f64,
     },
+    /// Of [`Unit::WriteRubric`](super::Unit::WriteRubric). `rubric` is the text by which the judge decides, a blob that is named by the rubric's
+    /// fingerprint; absent where the writer's answers were of no use, or decide worse than the general rubric: then that one decides.
+    RubricWritten {
+        rubric: Option<Digest>,
+        model: Digest,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spent: Option<Spent>,
+        seconds: f64,
+    },
     /// Of [`Unit::Gradient`](super::Unit::Gradient). `gradient` is absent when no pair of the shard gave one.
     Gradient {
         gradient: Option<Digest>,
@@ -62,6 +71,8 @@ pub enum OutcomeKind {
     Sampled,
     /// [`Outcome::Judged`].
     Judged,
+    /// [`Outcome::RubricWritten`].
+    RubricWritten,
     /// [`Outcome::Gradient`].
     Gradient,
     /// [`Outcome::Committed`].
@@ -74,6 +85,7 @@ impl fmt::Display for OutcomeKind {
             Self::Initialised => "initialised",
             Self::Sampled => "sampled",
             Self::Judged => "judged",
+            Self::RubricWritten => "rubric written",
             Self::Gradient => "gradient",
             Self::Committed => "committed",
         })
@@ -87,6 +99,7 @@ impl Outcome {
             Self::Initialised { .. } => OutcomeKind::Initialised,
             Self::Sampled { .. } => OutcomeKind::Sampled,
             Self::Judged { .. } => OutcomeKind::Judged,
+            Self::RubricWritten { .. } => OutcomeKind::RubricWritten,
             Self::Gradient { .. } => OutcomeKind::Gradient,
             Self::Committed { .. } => OutcomeKind::Committed,
         }
@@ -98,6 +111,7 @@ impl Outcome {
             Self::Initialised { model, .. }
             | Self::Sampled { model, .. }
             | Self::Judged { model, .. }
+            | Self::RubricWritten { model, .. }
             | Self::Gradient { model, .. } => Some(model),
             Self::Committed { .. } => None,
         }
@@ -106,7 +120,7 @@ impl Outcome {
     /// What a judge has asked of servers; `None` where it asked none, and for the other roles.
     pub fn spent(&self) -> Option<&Spent> {
         match self {
-            Self::Judged { spent, .. } => spent.as_ref(),
+            Self::Judged { spent, .. } | Self::RubricWritten { spent, .. } => spent.as_ref(),
             Self::Initialised { .. } | Self::Sampled { .. } | Self::Gradient { .. } | Self::Committed { .. } => None,
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::OutcomeKind;
+use super::{OutcomeKind, PromptPlace};
 use crate::ids::Step;
 
 /// What a worker can do.
@@ -76,6 +76,9 @@ pub enum Unit {
     Judge { step: Step, chunk: u32 },
     /// Have the held-out judge look at its share of a judge chunk's pairs. Nothing is rewarded for what it says.
     HeldOutJudge { step: Step, chunk: u32 },
+    /// Write what is to decide about the pictures of one prompt. It is asked for once, where the prompt stands first in the run's files, and
+    /// comes before every judge unit that has a picture of the prompt.
+    WriteRubric { place: PromptPlace },
     /// Sum the gradient of `trainer.shard` consecutive pairs, or larger groups, of a step.
     Gradient { step: Step, shard: u32 },
     /// Add the shards' gradients in shard order, take the optimizer step, store the new policy.
@@ -99,6 +102,7 @@ impl Unit {
             Self::Sample { .. } | Self::EvaluateSample { .. } => Role::Sampler,
             Self::Judge { .. }
             | Self::HeldOutJudge { .. }
+            | Self::WriteRubric { .. }
             | Self::EvaluateJudge { .. }
             | Self::CalibrateJudge { .. } => Role::Judge,
             Self::Initialise | Self::Gradient { .. } | Self::Commit { .. } => Role::Trainer,
@@ -114,6 +118,7 @@ impl Unit {
             | Self::HeldOutJudge { .. }
             | Self::EvaluateJudge { .. }
             | Self::CalibrateJudge { .. } => OutcomeKind::Judged,
+            Self::WriteRubric { .. } => OutcomeKind::RubricWritten,
             Self::Gradient { .. } => OutcomeKind::Gradient,
             Self::Commit { .. } => OutcomeKind::Committed,
         }
@@ -128,6 +133,7 @@ impl Unit {
             | Self::Gradient { step, .. }
             | Self::Commit { step } => Some(*step),
             Self::Initialise
+            | Self::WriteRubric { .. }
             | Self::EvaluateSample { .. }
             | Self::EvaluateJudge { .. }
             | Self::CalibrateJudge { .. } => None,
@@ -144,6 +150,7 @@ impl fmt::Display for Unit {
             Self::HeldOutJudge { step, chunk } => {
                 write!(f, "judge chunk {chunk} of step {step} for the held-out judge")
             }
+            Self::WriteRubric { place } => write!(f, "rubric of {place}"),
             Self::Gradient { step, shard } => write!(f, "gradient shard {shard} of step {step}"),
             Self::Commit { step } => write!(f, "commit of step {step}"),
             Self::EvaluateSample { arm: Arm::Base, chunk } => write!(f, "held-out sample chunk {chunk} of the base"),

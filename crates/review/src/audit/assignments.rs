@@ -42,7 +42,7 @@ fn policy(assignment: &Assignment) -> Option<&Policy> {
             Some(policy)
         }
         Assignment::EvaluateSample { policy, .. } => policy.as_ref(),
-        Assignment::Initialise { .. } | Assignment::Judge { .. } => None,
+        Assignment::Initialise { .. } | Assignment::Judge { .. } | Assignment::WriteRubric { .. } => None,
     }
 }
 
@@ -74,6 +74,7 @@ fn in_words(assignment: &Assignment) -> String {
             };
             list(pairs.iter().map(pair).collect())
         }
+        Assignment::WriteRubric { task } => format!("the rubric of `{}`", task.words),
         Assignment::Gradient { groups, policy_lag, .. } => {
             let candidate = |one: &RewardedCandidate| format!("{:+} for {}", one.reward, one.trajectory.short());
             let group = |group: &RewardedGroup| {

@@ -156,11 +156,11 @@ fn named(account: &Account) -> BTreeMap<Digest, Named> {
                     let whose = whose.unwrap_or_else(|| format!("{unit}, prompt {prompt_index}"));
                     (format!("the image of {whose}"), Content::Opaque)
                 }
+                Part::Rubric { .. } => (unit.to_string(), Content::Opaque),
                 // Results name none of these.
                 Part::InitialAdapter
                 | Part::PairImage { .. }
                 | Part::Source { .. }
-                | Part::Rubric { .. }
                 | Part::Target { .. }
                 | Part::Mask { .. } => (format!("{unit}: the {part}"), Content::Opaque),
             };

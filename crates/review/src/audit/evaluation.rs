@@ -1,7 +1,7 @@
 //! Held-out pictures, comparisons and labelled pairs: painted by base, final policy and those of the probes, judged once, as their
 //! evidence says.
 
-use gavel_core::work::{Arm, Assignment, Outcome, Policy, Sampled, Unit, VerdictRecord};
+use gavel_core::work::{Arm, Assignment, Outcome, Policy, Sampled, TaskList, Unit, VerdictRecord};
 
 use super::events::{Accepted, Account};
 use super::finding::{Findings, Rule};
@@ -65,12 +65,12 @@ fn judged(
 ) {
     for record in verdicts {
         let location = format!("{unit}, pair {}", record.prompt_index);
-        let (assets, index) = (account.run.assets(), record.prompt_index.0 as usize);
-        let task = match unit {
-            Unit::CalibrateJudge { .. } => assets.labelled.get(index).map(|labelled| &labelled.task),
-            _ => assets.held_out.get(index),
+        let list = match unit {
+            Unit::CalibrateJudge { .. } => TaskList::Labelled,
+            _ => TaskList::HeldOut,
         };
-        if let Some(problem) = verdict::problem(record, unit, task, &account.run) {
+        let rubric = account.run.rubric_of(unit, list, record.prompt_index.0);
+        if let Some(problem) = verdict::problem(record, unit, rubric, &account.run) {
             findings.add(Rule::Verdicts, &location, problem);
         }
         let recorded = recorded.get(record.prompt_index.0 as usize).and_then(Option::as_ref);

@@ -1,13 +1,12 @@
 //! Whether a verdict is what its evidence says.
 
+use gavel_core::ids::Digest;
 use gavel_core::run::Run;
-use gavel_core::work::{AbstainReason, Side, Task, Unit, Verdict, VerdictRecord, majority};
+use gavel_core::work::{AbstainReason, Side, Unit, Verdict, VerdictRecord, majority};
 
-/// What does not fit between a verdict of a judge unit about a task and its probabilities, the rubric and the margin of the unit's judge. The labels' share of the
+/// What does not fit between a verdict of a judge unit and its probabilities, the rubric that decides about its prompt, and the margin of the unit's judge. The labels' share of the
 /// probability is not in the record, so `outside_labels` is taken as told.
-pub(super) fn problem(record: &VerdictRecord, unit: &Unit, task: Option<&Task>, run: &Run) -> Option<String> {
-    let assets = run.assets();
-    let rubric = task.map_or_else(|| assets.general_rubric(unit), |task| assets.rubric_of(unit, task));
+pub(super) fn problem(record: &VerdictRecord, unit: &Unit, rubric: Digest, run: &Run) -> Option<String> {
     let judge = &run.spec().judge;
     let margin = match (unit, &judge.held_out) {
         (Unit::HeldOutJudge { .. }, Some(held_out)) => held_out.margin,

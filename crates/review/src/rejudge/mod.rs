@@ -177,17 +177,10 @@ impl<'a> Rejudge<'a> {
             rubric: assets.rubric.digest,
         })?;
         let mut of_prompts = BTreeMap::new();
-        for task in self
-            .steps
-            .iter()
-            .flat_map(|(_, groups)| groups)
-            .map(|group| &group.task)
-        {
-            let Some(digest) = assets
-                .prompt_rubrics
-                .of(task)
-                .filter(|_| !of_prompts.contains_key(task))
-            else {
+        for group in self.steps.iter().flat_map(|(_, groups)| groups) {
+            let (task, named) = (&group.task, group.verdicts.first().map(|record| record.rubric));
+            let own = named.filter(|rubric| *rubric != general.digest());
+            let Some(digest) = own.filter(|_| !of_prompts.contains_key(task)) else {
                 continue;
             };
             let text = self.runtime.block_on(self.source.blob(&digest))?;

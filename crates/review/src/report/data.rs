@@ -109,7 +109,7 @@ impl Report {
             adapter_sha256,
             spec_sha256: run.spec_sha256(),
             rubric_sha256: run.assets().rubric.digest,
-            rubrics_of_prompts: run.assets().prompt_rubrics.iter().len(),
+            rubrics_of_prompts: run.own_rubrics(),
             versions: Versions {
                 gavel: env!("CARGO_PKG_VERSION"),
             },

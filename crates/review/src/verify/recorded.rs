@@ -21,7 +21,7 @@ pub(super) struct Recorded {
     pub(super) steps: u32,
 }
 
-/// The part of a step that a unit belongs to; `None` for evaluations.
+/// The part of a step that a unit belongs to; `None` for evaluations, and for the rubrics of single prompts, which belong to many steps.
 pub(super) fn part(unit: &Unit) -> Option<Part> {
     match unit {
         Unit::Initialise => Some(Part::Initialise),
@@ -30,7 +30,10 @@ pub(super) fn part(unit: &Unit) -> Option<Part> {
         Unit::HeldOutJudge { .. } => Some(Part::HeldOut),
         Unit::Gradient { .. } => Some(Part::Gradient),
         Unit::Commit { .. } => Some(Part::Commit),
-        Unit::EvaluateSample { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => None,
+        Unit::WriteRubric { .. }
+        | Unit::EvaluateSample { .. }
+        | Unit::EvaluateJudge { .. }
+        | Unit::CalibrateJudge { .. } => None,
     }
 }
 
@@ -43,7 +46,10 @@ fn step_of(unit: &Unit) -> Option<Step> {
         | Unit::HeldOutJudge { step, .. }
         | Unit::Gradient { step, .. }
         | Unit::Commit { step } => Some(step),
-        Unit::EvaluateSample { .. } | Unit::EvaluateJudge { .. } | Unit::CalibrateJudge { .. } => None,
+        Unit::WriteRubric { .. }
+        | Unit::EvaluateSample { .. }
+        | Unit::EvaluateJudge { .. }
+        | Unit::CalibrateJudge { .. } => None,
     }
 }
 

@@ -60,7 +60,11 @@ impl Picture {
         Ok(Decoded::of(bytes, options)?.image)
     }
 
-    fn checked(bytes: Vec<u8>, options: &ReadOptions<'_>) -> Result<Self, RecordFault> {
+    /// Takes the bytes of a picture's file.
+    ///
+    /// # Errors
+    /// [`RecordFault`].
+    pub fn checked(bytes: Vec<u8>, options: &ReadOptions<'_>) -> Result<Self, RecordFault> {
         let Decoded { image, is_plain } = Decoded::of(&bytes, options)?;
         let encoded = if is_plain {
             bytes

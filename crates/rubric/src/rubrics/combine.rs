@@ -1,49 +1,30 @@
 //! How a prompt's own criteria and the general ones come together.
 
-use serde::{Deserialize, Serialize};
+use gavel_core::spec::Combine;
 
 use crate::{RubricSet, Theme};
 
-/// The rule by which a file's general set takes part where a prompt has a set of its own.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Combine {
-    /// It does not: the prompt's own set decides alone.
-    #[default]
-    Specific,
-    /// The prompt's own criteria come first, the general ones after them. Themes of one name become one, and a criterion that
-    /// stands in both stands once, among the prompt's own. Themes without a name come first.
-    SpecificThenGeneral,
-}
-
-impl Combine {
-    /// Whether this is the rule of files that name none.
-    pub(crate) fn is_default(&self) -> bool {
-        *self == Self::default()
+/// The set that decides about a prompt with these themes of its own.
+pub(crate) fn combine(rule: Combine, own: Vec<Theme>, general: &RubricSet) -> RubricSet {
+    if rule == Combine::Specific {
+        return RubricSet::of_themes(own);
     }
-
-    /// The set that decides about a prompt with these themes of its own.
-    pub(crate) fn combine(self, own: Vec<Theme>, general: &RubricSet) -> RubricSet {
-        if self == Self::Specific {
-            return RubricSet::of_themes(own);
+    let mut set = RubricSet::of_themes(own);
+    for theme in &general.themes {
+        let tips = theme.tips.iter();
+        let new = tips.filter(|tip| set.criteria().all(|own| own != tip.trim()));
+        let new: Vec<String> = new.cloned().collect();
+        match set.themes.iter_mut().find(|own| own.heading() == theme.heading()) {
+            Some(own) => own.tips.extend(new),
+            None if new.is_empty() => {}
+            None => set.themes.push(Theme {
+                name: theme.name.clone(),
+                tips: new,
+            }),
         }
-        let mut set = RubricSet::of_themes(own);
-        for theme in &general.themes {
-            let tips = theme.tips.iter();
-            let new = tips.filter(|tip| set.criteria().all(|own| own != tip.trim()));
-            let new: Vec<String> = new.cloned().collect();
-            match set.themes.iter_mut().find(|own| own.heading() == theme.heading()) {
-                Some(own) => own.tips.extend(new),
-                None if new.is_empty() => {}
-                None => set.themes.push(Theme {
-                    name: theme.name.clone(),
-                    tips: new,
-                }),
-            }
-        }
-        set.themes.sort_by_key(|theme| theme.name.is_some());
-        set
     }
+    set.themes.sort_by_key(|theme| theme.name.is_some());
+    set
 }
 
 #[cfg(test)]
@@ -57,9 +38,9 @@ mod tests {
         let own =
             RubricSet::from_text("Fulfilment\n- The cube is blue.\n- As asked.\n\nPreservation\n- The table stays.")
                 .unwrap();
-        let alone = Combine::Specific.combine(own.themes.clone(), &general);
+        let alone = combine(Combine::Specific, own.themes.clone(), &general);
         assert_eq!(alone.text(), own.text());
-        let both = Combine::SpecificThenGeneral.combine(own.themes, &general);
+        let both = combine(Combine::SpecificThenGeneral, own.themes, &general);
         assert_eq!(
             both.text(),
             "- Sharp.\n\nFulfilment\n- The cube is blue.\n- As asked.\n- Nothing else.\n\nPreservation\n- The table stays.\n\n\

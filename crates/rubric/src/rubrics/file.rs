@@ -9,7 +9,7 @@ use gavel_core::text;
 use gavel_core::work::Task;
 use serde::{Deserialize, Serialize};
 
-use super::{Combine, Rubrics};
+use super::{Combine, Rubrics, combine};
 use crate::set::VERSION;
 use crate::{Provenance, RubricError, RubricSet, Theme};
 
@@ -65,6 +65,13 @@ impl PromptSet {
             words: self.prompt.clone(),
             sources: self.sources.clone(),
         }
+    }
+
+    /// What the judge reads where this set decides. `None` where it would read another set back from the text: a criterion that looks like a
+    /// heading, for example.
+    pub fn combined(&self, rule: Combine, general: &RubricSet) -> Option<RubricSet> {
+        let set = combine(rule, self.all_themes(), general);
+        (set.is_read_back() && bounds::DOCUMENT.admits(set.text().len() as u64)).then_some(set)
     }
 
     /// The same set, with criteria in a theme without a name as bare ones.
@@ -227,7 +234,7 @@ impl RubricFile {
         if let Some(twice) = (1..criteria.len()).find(|last| criteria[..*last].contains(&criteria[*last])) {
             return Err(fault(format!("has the criterion {:?} twice", criteria[twice])));
         }
-        let set = self.combine.combine(own.themes, general);
+        let set = combine(self.combine, own.themes, general);
         let bytes = set.text().len();
         if !bounds::DOCUMENT.admits(bytes as u64) {
             let most = bounds::DOCUMENT.most;
@@ -240,8 +247,7 @@ impl RubricFile {
 
 /// What a run carries is the text that the judge reads: it has to be the same set when it is read back.
 fn check_reading(set: &RubricSet, at: &str, file: &Path) -> Result<(), RubricError> {
-    let again = RubricSet::from_text(&set.text());
-    match again.is_some_and(|again| again.digest() == set.digest()) {
+    match set.is_read_back() {
         true => Ok(()),
         false => Err(RubricError::Ambiguous {
             file: file.to_owned(),

@@ -10,8 +10,9 @@ use gavel_core::ids::Digest;
 use gavel_core::work::Task;
 
 use crate::{RubricError, RubricSet};
-pub use combine::Combine;
+pub(crate) use combine::combine;
 pub use file::{PromptSet, RubricFile};
+pub use gavel_core::spec::Combine;
 
 /// The sets of a rubric file, each as the judge reads it. A prompt with a set of its own is judged by that one, every other prompt by
 /// the general one; how far a prompt's own set holds general criteria too is the file's rule ([`Combine`]).

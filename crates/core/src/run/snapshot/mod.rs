@@ -18,7 +18,7 @@ use super::{Lease, Missing, Phase, Probe, Results, Run, Series, StepInFlight, St
 use crate::assets::{ModelFingerprints, RunAssets};
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::spec::RunSpec;
-use crate::work::{Role, Spent, Unit, VerdictRecord};
+use crate::work::{PromptPlace, Role, Spent, Unit, VerdictRecord};
 pub(super) use rows::CommitRow;
 use rows::{PolicyRow, RecordRow, WorkerNumbers};
 
@@ -27,7 +27,7 @@ use rows::{PolicyRow, RecordRow, WorkerNumbers};
 /// Raise it whenever the snapshot has other fields, or the same events lead to another state: snapshots of other versions are
 /// left alone, and their events are replayed. `a_snapshot_has_the_shape_of_its_version` shows the shape as text; whoever has to
 /// change that text has to raise this number too.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Where a run stands after some number of its events.
 ///
@@ -79,6 +79,7 @@ pub struct Snapshot {
     comparisons: Vec<Option<VerdictRecord>>,
     calibration: Vec<Option<VerdictRecord>>,
     probes: Vec<Probe>,
+    rubrics: Vec<(PromptPlace, Option<Digest>)>,
 }
 
 /// An open lease, without its deadline.
@@ -130,6 +131,7 @@ impl Run {
             spent,
             is_lean,
             details_from,
+            rubrics,
             results,
         } = self;
         if !is_lean {
@@ -194,6 +196,7 @@ impl Run {
             comparisons: comparisons.clone(),
             calibration: calibration.clone(),
             probes: probes.clone(),
+            rubrics: rubrics.written().collect(),
         })
     }
 
@@ -303,6 +306,7 @@ impl Run {
         run.watched_from = snapshot.watched_from;
         run.spent = snapshot.spent;
         run.details_from = snapshot.details_from;
+        run.rubrics.restore(snapshot.rubrics);
         Ok(run)
     }
 }

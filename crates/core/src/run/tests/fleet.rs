@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::super::fixtures::{run_of, spec, watched};
 use super::*;
 use crate::forecast::rehearsal::{second_opinion, work};
+use crate::spec::WriterSpec;
 use crate::work::{Fault, Part, Role, Unusable};
 
 /// A run with its ledger and some workers.
@@ -241,22 +242,23 @@ impl Fleet {
 }
 
 /// A run that samples ahead by `lag` steps, probes as often as `every` says, shows a held-out judge `share` of its pairs, and that no
-/// number of lost results ends.
-fn patient(lag: u32, every: Option<u32>, share: Option<f64>) -> Run {
+/// number of lost results ends. It may write its prompts' rubrics.
+fn patient(lag: u32, every: Option<u32>, share: Option<f64>, writes: bool) -> Run {
     let mut spec = spec();
     let evaluation = spec.evaluation.as_mut().unwrap();
     evaluation.every = every;
     evaluation.subset = every.map(|_| 3);
     spec.sampling.max_policy_lag = lag;
     spec.limits.attempts = 1_000_000;
+    spec.judge.writer = writes.then(WriterSpec::default);
     match share {
         None => run_of(spec),
         Some(share) => watched(spec, share),
     }
 }
 
-fn undisturbed(lag: u32, every: Option<u32>, share: Option<f64>) -> Run {
-    let mut fleet = Fleet::new(patient(lag, every, share));
+fn undisturbed(lag: u32, every: Option<u32>, share: Option<f64>, writes: bool) -> Run {
+    let mut fleet = Fleet::new(patient(lag, every, share, writes));
     fleet.work_until(|_| false);
     assert_eq!(fleet.run.phase(), Phase::Finished);
     fleet.run
@@ -270,9 +272,10 @@ proptest! {
         lag in 0..3_u32,
         every in prop::option::of(1..3_u32),
         share in prop::option::of(prop::sample::select(vec![0.1, 0.5, 1.0])),
+        writes: bool,
         moves in prop::collection::vec((any::<u8>(), any::<usize>()), 0..400),
     ) {
-        let mut fleet = Fleet::new(patient(lag, every, share));
+        let mut fleet = Fleet::new(patient(lag, every, share, writes));
         for (choice, pick) in moves {
             fleet.act(choice, pick);
         }
@@ -285,7 +288,7 @@ proptest! {
         prop_assert_eq!(fleet.run.phase(), Phase::Finished);
         prop_assert!(fleet.losses > 0 || fleet.accepted.values().all(|count| *count == 1));
 
-        let expected = undisturbed(lag, every, share);
+        let expected = undisturbed(lag, every, share, writes);
         prop_assert_eq!(&fleet.run.results().policies, &expected.results().policies);
         prop_assert_eq!(&fleet.run.results().tuned_images, &expected.results().tuned_images);
         prop_assert_eq!(&fleet.run.results().comparisons, &expected.results().comparisons);
@@ -307,9 +310,10 @@ proptest! {
         lag in 0..3_u32,
         every in prop::option::of(1..3_u32),
         share in prop::option::of(prop::sample::select(vec![0.1, 0.5, 1.0])),
+        writes: bool,
         moves in prop::collection::vec((any::<u8>(), any::<usize>()), 0..120),
     ) {
-        let mut fleet = Fleet::new(patient(lag, every, share));
+        let mut fleet = Fleet::new(patient(lag, every, share, writes));
         for (choice, pick) in moves {
             fleet.act(choice, pick);
         }

@@ -13,6 +13,7 @@ mod stop;
 mod time;
 mod trouble;
 mod warm_start;
+mod writer;
 
 use super::fixtures::{assets, judged, record, run, run_of, spec};
 use super::*;

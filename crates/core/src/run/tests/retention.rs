@@ -10,6 +10,7 @@ use crate::assets::Annotation;
 use crate::forecast::rehearsal;
 use crate::ids::PromptIndex;
 use crate::measure::WinRate;
+use crate::spec::WriterSpec;
 use crate::work::{Task, rules};
 
 fn digests(blobs: impl Iterator<Item = (Digest, crate::work::Part)>) -> BTreeSet<Digest> {
@@ -190,6 +191,13 @@ fn kept_by_rule(fleet: &Fleet) -> BTreeSet<Digest> {
             Unit::Commit { step } => keeps_policy(step.0),
             Unit::Sample { step, .. } | Unit::Gradient { step, .. } => step.0 >= first_step,
             Unit::EvaluateSample { .. } => true,
+            Unit::WriteRubric { .. } => {
+                // In a verdict the name of a rubric is no blob; here it is one.
+                if let Outcome::RubricWritten { rubric, .. } = &outcome {
+                    kept.extend(*rubric);
+                }
+                false
+            }
             Unit::Judge { .. }
             | Unit::HeldOutJudge { .. }
             | Unit::EvaluateJudge { .. }
@@ -241,61 +249,61 @@ fn any_run() -> impl Strategy<Value = Run> {
     let probes = prop::option::of((1..3_u32, 1..6_u32));
     let rules = (0..3_u32, 0..3_u32, 0..3_u32, any::<bool>(), prop::option::of(probes));
     let share = prop::option::of(prop::sample::select(vec![0.1, 0.5, 1.0]));
-    (sizes, rules, 2..4_u8, any::<bool>(), any::<bool>(), share).prop_map(
-        |(sizes, rules, candidates, edits, warm, share)| {
-            let mut spec = spec();
-            (
-                spec.run.steps,
-                spec.prompts.per_step,
-                spec.sampling.batch,
-                spec.judge.batch,
-                spec.trainer.shard,
-            ) = sizes;
-            let (lag, keep, every, averages, evaluates) = rules;
-            spec.sampling.max_policy_lag = lag;
-            spec.coordinator.keep_steps = keep;
-            spec.checkpoints.every = every;
-            spec.optimizer.ema_decay = if averages { 0.9 } else { 0.0 };
-            spec.sampling.candidates = candidates;
-            spec.limits.attempts = 1_000_000;
-            match evaluates {
-                None => spec.evaluation = None,
-                Some(probes) => {
-                    let evaluation = spec.evaluation.as_mut().unwrap();
-                    (evaluation.every, evaluation.subset) = probes.unzip();
-                }
+    let chances = (any::<bool>(), any::<bool>(), any::<bool>());
+    (sizes, rules, 2..4_u8, chances, share).prop_map(|(sizes, rules, candidates, (edits, warm, writes), share)| {
+        let mut spec = spec();
+        (
+            spec.run.steps,
+            spec.prompts.per_step,
+            spec.sampling.batch,
+            spec.judge.batch,
+            spec.trainer.shard,
+        ) = sizes;
+        let (lag, keep, every, averages, evaluates) = rules;
+        spec.sampling.max_policy_lag = lag;
+        spec.coordinator.keep_steps = keep;
+        spec.checkpoints.every = every;
+        spec.optimizer.ema_decay = if averages { 0.9 } else { 0.0 };
+        spec.sampling.candidates = candidates;
+        spec.limits.attempts = 1_000_000;
+        spec.judge.writer = writes.then(WriterSpec::default);
+        match evaluates {
+            None => spec.evaluation = None,
+            Some(probes) => {
+                let evaluation = spec.evaluation.as_mut().unwrap();
+                (evaluation.every, evaluation.subset) = probes.unzip();
             }
-            let mut assets = assets();
-            if let Some(share) = share {
-                let watched = watched(spec.clone(), share);
-                assets.held_out_judge.clone_from(&watched.assets().held_out_judge);
-                spec = watched.spec().clone();
-            }
-            assets.initial_adapter = warm.then(|| Digest::of(b"initial adapter"));
-            if edits {
-                let edit = |kind: &str, index: usize, task: &mut Task| {
-                    task.sources = vec![Digest::of(format!("{kind} source {index}").as_bytes())];
-                };
-                (0..)
-                    .zip(&mut assets.prompts)
-                    .for_each(|(index, task)| edit("training", index, task));
-                (0..)
-                    .zip(&mut assets.held_out)
-                    .for_each(|(index, task)| edit("held-out", index, task));
-                (0..)
-                    .zip(&mut assets.labelled)
-                    .for_each(|(index, pair)| edit("labelled", index, &mut pair.task));
-                let given = |kind: &str| Annotation {
-                    target: Some(Digest::of(format!("{kind} target").as_bytes())),
-                    mask: Some(Digest::of(format!("{kind} mask").as_bytes())),
-                    ..Annotation::default()
-                };
-                assets.annotations.prompts.insert(PromptIndex(1), given("training"));
-                assets.annotations.held_out.insert(PromptIndex(0), given("held-out"));
-            }
-            Run::new(RunId("any".into()), spec, assets).created(Millis(0))
-        },
-    )
+        }
+        let mut assets = assets();
+        if let Some(share) = share {
+            let watched = watched(spec.clone(), share);
+            assets.held_out_judge.clone_from(&watched.assets().held_out_judge);
+            spec = watched.spec().clone();
+        }
+        assets.initial_adapter = warm.then(|| Digest::of(b"initial adapter"));
+        if edits {
+            let edit = |kind: &str, index: usize, task: &mut Task| {
+                task.sources = vec![Digest::of(format!("{kind} source {index}").as_bytes())];
+            };
+            (0..)
+                .zip(&mut assets.prompts)
+                .for_each(|(index, task)| edit("training", index, task));
+            (0..)
+                .zip(&mut assets.held_out)
+                .for_each(|(index, task)| edit("held-out", index, task));
+            (0..)
+                .zip(&mut assets.labelled)
+                .for_each(|(index, pair)| edit("labelled", index, &mut pair.task));
+            let given = |kind: &str| Annotation {
+                target: Some(Digest::of(format!("{kind} target").as_bytes())),
+                mask: Some(Digest::of(format!("{kind} mask").as_bytes())),
+                ..Annotation::default()
+            };
+            assets.annotations.prompts.insert(PromptIndex(1), given("training"));
+            assets.annotations.held_out.insert(PromptIndex(0), given("held-out"));
+        }
+        Run::new(RunId("any".into()), spec, assets).created(Millis(0))
+    })
 }
 
 proptest! {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::tests::{full, quickstart};
 use super::super::{
-    GradientExchange, HeldOutJudgeSpec, InProcessSpec, JudgeBackEnd, ReasonsSpec, RunSpec, judge, keys,
+    GradientExchange, HeldOutJudgeSpec, InProcessSpec, JudgeBackEnd, ReasonsSpec, RunSpec, WriterSpec, judge, keys,
 };
 use super::*;
 
@@ -64,6 +64,11 @@ const PART: &[&str] = &[
     "judge.reasons",
     "judge.reasons.fraction",
     "judge.reasons.max_tokens",
+    "judge.writer",
+    "judge.writer.criteria",
+    "judge.writer.nearest",
+    "judge.writer.max_tokens",
+    "judge.writer.combine",
     "judge.held_out",
     "judge.held_out.share",
     "trainer.shard",
@@ -81,8 +86,11 @@ fn every_key() -> Vec<String> {
     let sections = RunSpec::keys().map(|(section, key)| format!("{section}.{key}"));
     let reasons = keys::of(|probe| <ReasonsSpec as serde::Deserialize>::deserialize(probe));
     let reasons = reasons.into_iter().map(|key| format!("judge.reasons.{key}"));
+    let writer = keys::of(|probe| <WriterSpec as serde::Deserialize>::deserialize(probe));
+    let writer = writer.into_iter().map(|key| format!("judge.writer.{key}"));
     sections
         .chain(reasons)
+        .chain(writer)
         .chain(["judge.held_out.share".to_owned()])
         .collect()
 }
@@ -126,6 +134,7 @@ fn every_key_is_part_of_the_fingerprint_or_there_is_a_reason_why_not() {
 fn a_changed_value_changes_the_fingerprint_exactly_where_the_key_is_part_of_it() {
     let mut base = serde_json::json!(full());
     base["judge"]["reasons"] = serde_json::json!(ReasonsSpec::default());
+    base["judge"]["writer"] = serde_json::json!(WriterSpec::default());
     base["judge"]["held_out"] = serde_json::json!(HeldOutJudgeSpec::default());
     for key in every_key().iter().filter(|key| !paths::PATHS.contains(&key.as_str())) {
         let mut changed = base.clone();

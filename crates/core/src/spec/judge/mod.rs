@@ -12,6 +12,7 @@ mod reasons;
 mod schema;
 mod server;
 mod table;
+mod writer;
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ pub use server::{ServerFamily, ServerSpec};
 use table::Leftovers;
 #[cfg(test)]
 pub(super) use table::defaults;
+pub use writer::{Combine, WriterSpec};
 
 /// `[judge]`: judge, template and rubric.
 //
@@ -59,6 +61,9 @@ pub struct JudgeSpec {
     /// Which pairs are explained to people; none without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasons: Option<ReasonsSpec>,
+    /// Who writes a rubric for each prompt, and how; none without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub writer: Option<WriterSpec>,
     /// Another judge, which watches this one; none without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_out: Option<Box<HeldOutJudgeSpec>>,
@@ -106,6 +111,7 @@ impl Default for JudgeSpec {
             batch: 1,
             cache: None,
             reasons: None,
+            writer: None,
             held_out: None,
             back_end: JudgeBackEnd::default(),
         }
@@ -161,6 +167,9 @@ impl Section for JudgeSpec {
         problems.count(self.batch.into(), bounds::PER_STEP, "judge.batch");
         if let Some(reasons) = &self.reasons {
             reasons.check("judge.reasons", problems);
+        }
+        if let Some(writer) = &self.writer {
+            writer.check("judge.writer", problems);
         }
         if let Some(held_out) = &self.held_out {
             held_out.check("judge.held_out", problems);

@@ -87,6 +87,10 @@ pub(super) fn held_out(table: Table, at: &str, problems: &mut Problems, leftover
                 "weight" => "only a member of an ensemble has a weight".into(),
                 "batch" => "its pairs are judged as many at a time as `judge.batch` says: remove it".into(),
                 "reasons" => "a held-out judge gives none: remove it, or set judge.reasons".into(),
+                "writer" => {
+                    "a held-out judge has rubrics that are written before the run (`gavel rubric write`): remove it"
+                        .into()
+                }
                 "held_out" => "a held-out judge is watched by none: remove it".into(),
                 key => foreign(key),
             };

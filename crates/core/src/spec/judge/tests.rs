@@ -61,6 +61,15 @@ fn a_judge_has_what_its_family_needs_and_nothing_else() {
             "judge.members[1].reasons",
         ),
         ("[judge.reasons]\nfraction = 0.5".to_owned(), "judge.reasons.template"),
+        ("[judge.writer]\ncriteria = 3".to_owned(), "judge.writer.template"),
+        (
+            "[judge.writer]\ntemplate = \"write.toml\"\ncriteria = 0".to_owned(),
+            "judge.writer.criteria",
+        ),
+        (
+            "[judge.writer]\ntemplate = \"write.toml\"\nnearest = 17".to_owned(),
+            "judge.writer.nearest",
+        ),
         (
             "[judge.reasons]\ntemplate = \"reason.toml\"\nfraction = 0.0".to_owned(),
             "judge.reasons.fraction",
@@ -131,6 +140,7 @@ fn a_held_out_judge_is_a_judge_with_a_share_and_without_what_only_the_first_has(
         ("batch = 4", "judge.held_out.batch"),
         ("weight = 2.0", "judge.held_out.weight"),
         ("reasons = { template = \"reason.toml\" }", "judge.held_out.reasons"),
+        ("writer = { template = \"write.toml\" }", "judge.held_out.writer"),
         ("held_out = { path = \"m\" }", "judge.held_out.held_out"),
         ("endpoint = \"http://localhost\"", "judge.held_out.endpoint"),
         ("rubrik = \"r\"", "judge.held_out.rubrik"),

@@ -10,7 +10,8 @@ use gavel_core::rpo::{self, learning_rate};
 use gavel_core::run::{CandidateResult, Run, ShardResult};
 use gavel_core::schedule;
 use gavel_core::work::{
-    Assignment, Outcome, Pair, Policy, PromptTask, RewardedCandidate, RewardedGroup, Task, Unit, VerdictRecord, rules,
+    Assignment, Outcome, Pair, Policy, PromptPlace, PromptTask, RewardedCandidate, RewardedGroup, Task, TaskList, Unit,
+    VerdictRecord, rules,
 };
 use serde::Serialize;
 
@@ -127,13 +128,15 @@ impl<'a> StepAudit<'a> {
     }
 
     fn task(&self, prompt_index: u32) -> Task {
-        let line = self.lines.get(prompt_index as usize).copied().unwrap_or_default();
-        self.run
-            .assets()
-            .prompts
-            .get(line as usize)
-            .cloned()
-            .unwrap_or_default()
+        let place = PromptPlace {
+            list: TaskList::Prompts,
+            index: self.line(prompt_index),
+        };
+        self.run.assets().task(place).cloned().unwrap_or_default()
+    }
+
+    fn line(&self, prompt_index: u32) -> u32 {
+        self.lines.get(prompt_index as usize).copied().unwrap_or_default()
     }
 
     fn accepted(&self, unit: Unit) -> Option<&'a Accepted> {
@@ -252,11 +255,9 @@ impl<'a> StepAudit<'a> {
         let groups = verdicts.chunks(matches).map(|group| {
             let prompt = group[0].prompt_index;
             let location = format!("step {}, pair {prompt}", self.step);
-            let task = self.task(prompt.0);
-            for problem in group
-                .iter()
-                .filter_map(|record| verdict::problem(record, &unit, Some(&task), self.run))
-            {
+            let rubric = self.run.rubric_of(&unit, TaskList::Prompts, self.line(prompt.0));
+            let problems = group.iter();
+            for problem in problems.filter_map(|record| verdict::problem(record, &unit, rubric, self.run)) {
                 self.findings.add(Rule::Verdicts, &location, problem);
             }
             (prompt.0, group.to_vec())
@@ -268,7 +269,8 @@ impl<'a> StepAudit<'a> {
     fn matches(&self, unit: &Unit, prompt: u32) -> Vec<Pair> {
         let candidates = self.candidates.get(&prompt).map_or(&[][..], Vec::as_slice);
         let task = self.task(prompt);
-        let rubric = self.run.assets().prompt_rubric(unit, &task);
+        let rubric = self.run.own_rubric(unit, TaskList::Prompts, self.line(prompt));
+        let rubric = rubric.flatten();
         rpo::matches(candidates.len())
             .map(|(first, second)| Pair {
                 prompt_index: PromptIndex(prompt),

@@ -14,9 +14,10 @@ pub use template::WriteTemplate;
 use super::{Embed, GenerateError, answer};
 use crate::data::{LabelledSet, Picture, RankedPair};
 use crate::recorded::{Question, Recorded, RecordedPair};
-use crate::rubrics::{Combine, PromptSet};
+use crate::rubrics::{Combine, PromptSet, combine};
 use crate::{Chat, Journal, Judge, RubricSet, Theme, threads};
 use nearest::Nearest;
+pub use nearest::Neighbours;
 
 /// Who writes, verifies and embeds, and how.
 pub struct PromptSetWriter<'a> {
@@ -162,7 +163,7 @@ impl PromptSetWriter<'_> {
         let verified = match own.is_empty() {
             true => None,
             false => {
-                let set = self.settings.combine.combine(themes.clone(), general);
+                let set = combine(self.settings.combine, themes.clone(), general);
                 Some(Verified {
                     pairs: own.len(),
                     by_own: self.right(recorded, &set, &own)?,

@@ -9,6 +9,32 @@ use crate::generate::embed::cosine;
 
 use super::WantedSet;
 
+/// Prompts with their vectors, among which the nearest to another one are looked for.
+#[derive(Debug, Clone, Default)]
+pub struct Neighbours {
+    vectors: Vec<Vec<f64>>,
+}
+
+impl Neighbours {
+    /// Takes these prompts, in order.
+    ///
+    /// # Errors
+    /// The embedding does not answer.
+    pub fn new(prompts: &[&str], embed: &dyn Embed) -> Result<Self, AskError> {
+        Ok(Self {
+            vectors: embed.embed(prompts)?,
+        })
+    }
+
+    /// The indexes of those that `admits` lets in, the nearest to this vector first; of two that are equally near the earlier.
+    pub fn nearest(&self, vector: &[f64], admits: impl Fn(usize) -> bool) -> Vec<usize> {
+        let admitted = self.vectors.iter().enumerate().filter(|(index, _)| admits(*index));
+        let mut near: Vec<(f64, usize)> = admitted.map(|(index, other)| (cosine(vector, other), index)).collect();
+        near.sort_by(|(one, _), (other, _)| other.partial_cmp(one).unwrap_or(Ordering::Equal));
+        near.into_iter().map(|(_, index)| index).collect()
+    }
+}
+
 /// The examples that are nearest to each of some prompts, by the cosine of their vectors.
 pub(super) struct Nearest<'a> {
     by_prompt: Vec<Vec<RankedPair<'a>>>,
@@ -28,14 +54,12 @@ impl<'a> Nearest<'a> {
         let mut candidates: Vec<RankedPair<'a>> = pairs.to_vec();
         candidates.dedup_by(|later, first| std::ptr::eq(later.example, first.example));
         let texts: Vec<&str> = candidates.iter().map(|pair| pair.example.prompt.as_str()).collect();
-        let (places, wanted) = (embed.embed(&texts)?, prompts.iter().map(|wanted| wanted.prompt));
+        let neighbours = Neighbours::new(&texts, embed)?;
+        let wanted = prompts.iter().map(|wanted| wanted.prompt);
         let wanted = embed.embed(&wanted.collect::<Vec<_>>())?;
         let nearest = |(prompt, vector): (&WantedSet<'_>, &Vec<f64>)| {
-            let others = candidates.iter().zip(&places).filter(|(pair, _)| !prompt.is_of(pair));
-            let mut near: Vec<(f64, &RankedPair<'a>)> =
-                others.map(|(pair, place)| (cosine(vector, place), pair)).collect();
-            near.sort_by(|(one, _), (other, _)| other.partial_cmp(one).unwrap_or(Ordering::Equal));
-            near.into_iter().take(count).map(|(_, pair)| *pair).collect()
+            let near = neighbours.nearest(vector, |index| !prompt.is_of(&candidates[index]));
+            near.into_iter().take(count).map(|index| candidates[index]).collect()
         };
         Ok(Self {
             by_prompt: prompts.iter().zip(&wanted).map(nearest).collect(),

@@ -76,7 +76,10 @@ impl WriteTemplate {
     }
 
     /// Reads a template's text and tries it with and without a picture that is edited; `file` is for error messages.
-    fn parse(text: &str, file: &Path) -> Result<Self, TemplateError> {
+    ///
+    /// # Errors
+    /// [`TemplateError`], which names file and key.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, TemplateError> {
         let raw: RawTemplate = conversation::parse(text, file)?;
         let part = |name, turns| Conversation::of_part(name, turns, VARIABLES, file);
         let template = Self {
