@@ -11,6 +11,7 @@ impl Run {
     /// Every blob that a unit of this run may still read, and what is kept by rule besides:
     ///
     /// - the pictures that were submitted with the run, and those of the held-out prompts, which its report shows;
+    /// - the conditioning of tasks that a later step samples again;
     /// - all that the steps in flight have made, because a blob that is lost has its readers do their units again;
     /// - whole policies: checkpoints, the latest, those that the steps below start from, those that a probe still measures, and
     ///   the best of the measured ones;
@@ -31,6 +32,7 @@ impl Run {
                 blobs.extend(digests(policy.blobs()));
             }
         }
+        blobs.extend(self.conditionings.blobs());
         for flight in &self.flights {
             blobs.extend(of_step(&flight.groups, flight.shards.iter().flatten()));
         }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::board::Board;
+use super::conditionings::Conditionings;
 use super::control::Pause;
 use super::results::{GroupResult, ShardResult};
 use super::trouble::Trouble;
@@ -27,7 +28,7 @@ use rows::{PolicyRow, RecordRow, WorkerNumbers};
 /// Raise it whenever the snapshot has other fields, or the same events lead to another state: snapshots of other versions are
 /// left alone, and their events are replayed. `a_snapshot_has_the_shape_of_its_version` shows the shape as text; whoever has to
 /// change that text has to raise this number too.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Where a run stands after some number of its events.
 ///
@@ -63,6 +64,7 @@ pub struct Snapshot {
     released_policies: BTreeSet<Step>,
     watched_from: Step,
     spent: Spent,
+    conditionings: Conditionings,
     details_from: Step,
     /// How many policies there are, with those that are not here.
     policies_total: usize,
@@ -128,6 +130,7 @@ impl Run {
             released_policies,
             watched_from,
             spent,
+            conditionings,
             is_lean,
             details_from,
             results,
@@ -181,6 +184,7 @@ impl Run {
             released_policies: released_policies.clone(),
             watched_from: *watched_from,
             spent: *spent,
+            conditionings: conditionings.clone(),
             details_from: *details_from,
             policies_total: policies.len(),
             policies: PolicyRow::of(policies.numbered()),
@@ -302,6 +306,7 @@ impl Run {
         run.released_policies = snapshot.released_policies;
         run.watched_from = snapshot.watched_from;
         run.spent = snapshot.spent;
+        run.conditionings = snapshot.conditionings;
         run.details_from = snapshot.details_from;
         Ok(run)
     }
