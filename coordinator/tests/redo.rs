@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use gavel_core::RunAssets;
 use gavel_core::forecast::rehearsal;
 use gavel_core::ids::{Digest, RunId};
-use gavel_core::run::{Phase, RunStatus};
+use gavel_core::run::{Phase, Run, RunStatus};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::{Assignment, Outcome, Role, Unit, Verdict};
 use gavel_worker::{Work, WorkContext, WorkError};
@@ -93,6 +93,55 @@ async fn a_corrupt_picture_and_a_missing_trajectory_are_made_again() {
     );
     for worker in workers {
         worker.stop().await;
+    }
+    coordinator.stop().await;
+    assert_eq!(adapter(&status), undisturbed().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_conditioning_is_made_again_by_the_sampler_that_was_to_read_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let coordinator = Served::start(options(folder.path())).await;
+    let address = coordinator.handle.grpc_address();
+    coordinator.submit().await;
+    let start = |role| Working::start(role, address, Rehearsal::new());
+    let (sampler, trainer) = (start(Role::Sampler), start(Role::Trainer));
+    let sampled = |status: &RunStatus| status.progress.is_some_and(|step| step.samples == step.samples_total);
+    coordinator.until(sampled).await;
+    sampler.stop().await;
+    // Nobody samples the next step.
+    let judge = start(Role::Judge);
+    coordinator.until(|status| status.step.0 >= 1 || is_ended(status)).await;
+    for worker in [judge, trainer] {
+        worker.stop().await;
+    }
+    let handed = |run: &Run| {
+        let step = run.in_flight().next().expect("a step").step;
+        let units = (0..6).filter_map(|chunk| run.assignment(&Unit::Sample { step, chunk }));
+        let prompts = units.flat_map(|assignment| match assignment {
+            Assignment::Sample { prompts, .. } => prompts,
+            other => panic!("{other:?}"),
+        });
+        prompts.filter_map(|prompt| prompt.conditioning).collect::<Vec<_>>()
+    };
+    let (driver, run) = (coordinator.handle.driver(), RunId(RUN.into()));
+    let lost = driver.inspect(&run, handed).await.expect("the run");
+    assert!(!lost.is_empty(), "no prompt comes again");
+    for conditioning in &lost {
+        std::fs::remove_file(blob(folder.path(), conditioning)).expect("removed");
+    }
+
+    let workers = whole_fleet(address);
+    let status = coordinator.until(is_ended).await;
+    assert_eq!(status.phase, Phase::Finished);
+    for worker in workers {
+        worker.stop().await;
+    }
+    for conditioning in &lost {
+        assert!(
+            blob(folder.path(), conditioning).exists(),
+            "the steps that are kept name it"
+        );
     }
     coordinator.stop().await;
     assert_eq!(adapter(&status), undisturbed().await);

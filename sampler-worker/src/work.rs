@@ -14,7 +14,7 @@ use gavel_models::{
     load::Placement,
     lora::{LoraAdapter, LoraConfig},
 };
-use gavel_policy::{Method, Policy, Prompt, Request, Sample, Sampler, encode_png};
+use gavel_policy::{ConditioningFile, Method, Policy, Prompt, Request, Sample, Sampler, encode_png};
 use gavel_rubric::data::{Picture, ReadOptions};
 use gavel_worker::{Work, WorkContext, WorkError};
 use image::RgbImage;
@@ -24,6 +24,7 @@ use image::RgbImage;
 pub struct SamplerWork {
     loaded: Option<(ModelSpec, Sampler)>,
     spec: Option<RunSpec>,
+    run: Option<RunId>,
     /// The adapters that units used last, newest first.
     adapters: Vec<(Digest, LoraAdapter)>,
 }
@@ -41,6 +42,13 @@ impl Work for SamplerWork {
             tracing::info!(%run, model = %model.path.display(), fingerprint = %sampler.model().short(), "pipeline loaded");
             self.loaded = Some((model.clone(), sampler));
         }
+        if self.run.as_ref() != Some(run)
+            && let Some((_, sampler)) = &mut self.loaded
+        {
+            // What one run was handed is no other run's.
+            sampler.forget_taken_conditioning();
+        }
+        self.run = Some(run.clone());
         // Adapters are bound to a run's [lora] as well as to a model.
         self.adapters.clear();
         self.spec = Some(spec.clone());
@@ -53,13 +61,14 @@ impl Work for SamplerWork {
             loaded: Some((_, sampler)),
             spec: Some(spec),
             adapters,
+            ..
         } = self
         else {
             return Err(WorkError::Retry(
                 "this sampler was given work before it was prepared".into(),
             ));
         };
-        let (adapter, prompts) = match assignment {
+        let (adapter, tasks) = match assignment {
             Assignment::Sample { policy, prompts, .. } => (Some(policy.adapter), prompts),
             Assignment::EvaluateSample { policy, prompts, .. } => {
                 let adapter = policy.as_ref().map(gavel_core::work::Policy::evaluated);
@@ -67,11 +76,11 @@ impl Work for SamplerWork {
             }
             _ => return Err(WorkError::Fatal("a sampler was given a unit of another role".into())),
         };
-        let edited: Vec<Vec<RgbImage>> = prompts
+        let edited: Vec<Vec<RgbImage>> = tasks
             .iter()
             .map(|prompt| sources(prompt, context))
             .collect::<Result<_, _>>()?;
-        let prompts: Vec<Prompt<'_>> = prompts
+        let prompts: Vec<Prompt<'_>> = tasks
             .iter()
             .zip(&edited)
             .map(|(prompt, sources)| Prompt {
@@ -87,6 +96,7 @@ impl Work for SamplerWork {
             Assignment::Sample { step, .. } => Request::training(spec, *step, &prompts),
             _ => Request::evaluation(spec, &prompts),
         };
+        take_conditionings(sampler, &request, tasks, context)?;
         let adapter = adapter
             .map(|digest| bind(adapters, sampler, spec, digest, context))
             .transpose()?;
@@ -104,8 +114,10 @@ impl Work for SamplerWork {
             .sample(policy, &request)
             .map_err(|error| WorkError::retry(&error))?;
         let mut stored = Vec::with_capacity(samples.len());
-        for sample in samples {
-            stored.push(store(sample, request.method, context)?);
+        let mut samples = samples.into_iter();
+        for task in tasks {
+            let candidates = samples.by_ref().take(usize::from(request.candidates)).collect();
+            stored.extend(store(candidates, task.conditioning, request.method, sampler, context)?);
         }
         Ok(Outcome::Sampled {
             samples: stored,
@@ -155,16 +167,62 @@ fn bind<'a>(
     Ok(&adapters[0])
 }
 
-fn store(sample: Sample, method: Method, context: &WorkContext) -> Result<Sampled, WorkError> {
-    let image =
-        encode_png(&sample.image).map_err(|error| WorkError::Retry(format!("cannot encode an image: {error}")))?;
-    Ok(Sampled {
-        prompt_index: sample.prompt_index,
-        candidate: sample.candidate,
-        trajectory: match method {
-            Method::Sde => Some(context.put(sample.trajectory.to_safetensors())),
-            Method::Ode => None,
-        },
-        image: context.put(image),
-    })
+/// Has the sampler read what it is handed instead of encoding the tasks, but for those whose conditioning it has.
+fn take_conditionings(
+    sampler: &mut Sampler,
+    request: &Request<'_>,
+    tasks: &[PromptTask],
+    context: &WorkContext,
+) -> Result<(), WorkError> {
+    let handed = request.prompts.iter().zip(tasks);
+    let handed = handed.filter_map(|(prompt, task)| Some((prompt, task.conditioning?)));
+    let needed: Vec<(&Prompt<'_>, Digest)> = handed
+        .filter(|(prompt, _)| !sampler.has_conditioning(&prompt.task, request.encoding))
+        .collect();
+    let digests: Vec<Digest> = needed.iter().map(|(_, digest)| *digest).collect();
+    for ((prompt, digest), blob) in needed.into_iter().zip(context.get_many(&digests)?) {
+        let taken = ConditioningFile::from_safetensors(&blob)
+            .map_err(|error| error.to_string())
+            .and_then(|file| sampler.take_conditioning(prompt, request.encoding, &file));
+        taken.map_err(|problem| WorkError::misleading(digest, format!("conditioning blob {digest}: {problem}")))?;
+    }
+    Ok(())
+}
+
+/// Stores the candidates of a prompt, and what they were conditioned on unless that is what the sampler was handed.
+fn store(
+    candidates: Vec<Sample>,
+    handed: Option<Digest>,
+    method: Method,
+    sampler: &Sampler,
+    context: &WorkContext,
+) -> Result<Vec<Sampled>, WorkError> {
+    let conditioning = match (method, candidates.first()) {
+        (Method::Sde, Some(sample)) => {
+            let file = sampler.conditioning_file(&sample.trajectory).to_safetensors();
+            let digest = Digest::of(&file);
+            if handed != Some(digest) {
+                context.put(file);
+            }
+            Some(digest)
+        }
+        _ => None,
+    };
+    let mut stored = Vec::with_capacity(candidates.len());
+    for mut sample in candidates {
+        sample.trajectory.metadata.conditioning = conditioning;
+        let image =
+            encode_png(&sample.image).map_err(|error| WorkError::Retry(format!("cannot encode an image: {error}")))?;
+        stored.push(Sampled {
+            prompt_index: sample.prompt_index,
+            candidate: sample.candidate,
+            trajectory: match method {
+                Method::Sde => Some(context.put(sample.trajectory.to_safetensors())),
+                Method::Ode => None,
+            },
+            conditioning,
+            image: context.put(image),
+        });
+    }
+    Ok(stored)
 }

@@ -61,6 +61,7 @@ fn trajectories_and_optimizer_states() {
             adapter: None,
             prompt: "a circle".into(),
             sources: Vec::new(),
+            conditioning: None,
             seed: 0,
             step: 3,
             prompt_index: 5,

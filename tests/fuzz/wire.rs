@@ -70,6 +70,7 @@ fn assignments() {
             prompts: vec![PromptTask {
                 index: PromptIndex(3),
                 task: task(),
+                conditioning: Some(digest()),
             }],
         },
         Assignment::Judge {
@@ -99,6 +100,7 @@ fn outcomes() {
                 prompt_index: PromptIndex(3),
                 candidate: Candidate(1),
                 trajectory: Some(digest()),
+                conditioning: Some(digest()),
                 image: digest(),
             }],
             manifest: Some(digest()),

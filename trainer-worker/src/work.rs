@@ -1,5 +1,6 @@
 //! Trainer units of a fleet.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use gavel_core::{
@@ -16,10 +17,11 @@ use gavel_models::{
     lora::{LoraAdapter, LoraConfig},
 };
 use gavel_policy::{
-    Trajectory,
+    ConditioningFile, Trajectory,
     train::{
         Committed, EncodedPolicy, Error, GradientSettings, Group, OptimizerState, PolicyState, Reduction,
-        RewardedTrajectory, Trainer, Wanted, check_on_policy, check_provenance, commit, read_gradient, write_gradient,
+        RewardedTrajectory, Trainer, Wanted, check_conditioning, check_on_policy, check_provenance, commit,
+        read_gradient, write_gradient,
     },
 };
 use gavel_worker::{Work, WorkContext, WorkError};
@@ -331,7 +333,17 @@ impl Ready<'_> {
             .flat_map(|group| &group.candidates)
             .map(|candidate| candidate.trajectory)
             .collect();
-        let mut blobs = digests.iter().zip(self.context.get_many(&digests)?);
+        let shared: BTreeSet<Digest> = rewarded.iter().filter_map(|group| group.conditioning).collect();
+        let shared: Vec<Digest> = shared.into_iter().collect();
+        // All at once, so that all that is lost is told at once.
+        let mut fetched = self.context.get_many(&[shared.as_slice(), &digests].concat())?;
+        let mut blobs = digests.iter().zip(fetched.split_off(shared.len()));
+        let mut conditionings = BTreeMap::new();
+        for (digest, blob) in shared.into_iter().zip(fetched) {
+            let file = ConditioningFile::from_safetensors(&blob)
+                .map_err(|error| WorkError::misleading(digest, format!("conditioning blob {digest}: {error}")))?;
+            conditionings.insert(digest, file);
+        }
         let mut groups = Vec::with_capacity(rewarded.len());
         for group in rewarded {
             let mut candidates = Vec::with_capacity(group.candidates.len());
@@ -345,6 +357,16 @@ impl Ready<'_> {
                     .map_err(|error| WorkError::misleading(*digest, format!("trajectory blob {digest}: {error}")))?;
                 check_provenance(&trajectory, self.spec, wanted)
                     .map_err(|problem| WorkError::misleading(*digest, problem))?;
+                check_conditioning(&trajectory, group.conditioning)
+                    .map_err(|problem| WorkError::misleading(*digest, problem))?;
+                let trajectory = match group.conditioning.and_then(|given| conditionings.get_key_value(&given)) {
+                    Some((given, file)) => {
+                        file.check_for(&trajectory.metadata)
+                            .map_err(|problem| WorkError::misleading(*given, problem))?;
+                        trajectory.with_conditioning(&file.tensors)
+                    }
+                    None => trajectory,
+                };
                 if let Some(policy) = sampled_by {
                     check_on_policy(&trajectory, policy).map_err(|error| WorkError::misleading(*digest, error))?;
                 }

@@ -9,10 +9,10 @@ use gavel_core::{
     RunAssets,
     ids::{Digest, PromptIndex, RunId, Step, WorkerId},
     spec::RunSpec,
-    work::{Arm, Assignment, Fault, Outcome, Policy, PromptTask, RewardedCandidate, RewardedGroup, Unit},
+    work::{Arm, Assignment, Fault, Outcome, Policy, PromptTask, RewardedCandidate, RewardedGroup, Sampled, Unit},
 };
 use gavel_models::{Family, denoiser::Task, load::Placement, lora::LoraConfig};
-use gavel_policy::{Prompt, Sampler, Trainer, in_process::InProcess};
+use gavel_policy::{ConditioningFile, Prompt, Sampler, Trainer, in_process::InProcess};
 use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet, Rubrics};
 use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
@@ -58,6 +58,7 @@ fn prompts() -> Vec<PromptTask> {
     .map(|(index, text)| PromptTask {
         index: PromptIndex(index as u32),
         task: text.into(),
+        conditioning: None,
     })
     .collect()
 }
@@ -76,7 +77,7 @@ fn pairs(sampler: &mut SamplerWork, policy: &Policy, context: &WorkContext) -> V
         panic!("{outcome:?}")
     };
     assert_eq!(manifest, Some(policy.manifest));
-    let candidates = |pair: &[gavel_core::work::Sampled]| {
+    let candidates = |pair: &[Sampled]| {
         let rewarded = [(&pair[0], 1.0), (&pair[1], -1.0)];
         rewarded
             .map(|(sample, reward)| RewardedCandidate {
@@ -89,6 +90,7 @@ fn pairs(sampler: &mut SamplerWork, policy: &Policy, context: &WorkContext) -> V
         .chunks(2)
         .map(|pair| RewardedGroup {
             prompt_index: pair[0].prompt_index,
+            conditioning: pair[0].conditioning,
             candidates: candidates(pair),
         })
         .collect()
@@ -244,6 +246,101 @@ fn a_step_in_this_process_commits_the_bytes_of_a_fleet() {
     assert_eq!(step.updated.state.encode().unwrap().policy, committed);
 }
 
+/// Samples the prompts, each with the conditioning that is given for it.
+fn sampled(
+    sampler: &mut SamplerWork,
+    policy: &Policy,
+    given: &[Option<Digest>],
+    context: &WorkContext,
+) -> Result<Vec<Sampled>, WorkError> {
+    let prompts = prompts().into_iter().zip(given);
+    let prompts = prompts.map(|(prompt, given)| PromptTask {
+        conditioning: *given,
+        ..prompt
+    });
+    let assignment = Assignment::Sample {
+        step: STEP,
+        policy: policy.clone(),
+        prompts: prompts.collect(),
+    };
+    match sampler.perform(&Unit::Sample { step: STEP, chunk: 0 }, &assignment, context)? {
+        Outcome::Sampled { samples, .. } => Ok(samples),
+        outcome => panic!("{outcome:?}"),
+    }
+}
+
+#[test]
+fn a_sampler_makes_the_same_whether_it_is_handed_the_conditioning_or_encodes() {
+    let (spec, context) = (spec(), WorkContext::in_memory().unwrap());
+    let initial = initialise(&mut prepared(&spec), &context);
+    let encoded = sampled(&mut prepared(&spec), &initial, &[None; 3], &context).unwrap();
+    let of_prompt: Vec<Option<Digest>> = encoded.chunks(2).map(|pair| pair[0].conditioning).collect();
+    assert!(of_prompt.iter().all(Option::is_some));
+    for given in [of_prompt.clone(), vec![of_prompt[0], None, of_prompt[2]]] {
+        assert_eq!(
+            sampled(&mut prepared(&spec), &initial, &given, &context).unwrap(),
+            encoded
+        );
+    }
+    // A trajectory does not repeat it.
+    let trajectory = context.get(&encoded[0].trajectory.unwrap()).unwrap();
+    let read = gavel_policy::Trajectory::from_safetensors(&trajectory).unwrap();
+    assert!(read.conditioning.is_empty());
+    assert_eq!(read.metadata.conditioning, encoded[0].conditioning);
+
+    let lost = Digest([3; 32]);
+    let given = [Some(lost), of_prompt[1], None];
+    let error = sampled(&mut prepared(&spec), &initial, &given, &context).unwrap_err();
+    assert!(
+        matches!(&error, WorkError::Unusable { inputs, .. } if inputs[0].blob == lost && inputs[0].fault == Fault::Storage),
+        "{error}"
+    );
+    let anothers = [of_prompt[1], None, None];
+    let error = sampled(&mut prepared(&spec), &initial, &anothers, &context).unwrap_err();
+    assert!(
+        matches!(&error, WorkError::Unusable { inputs, .. } if Some(inputs[0].blob) == of_prompt[1] && inputs[0].fault == Fault::Producer),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_trainer_takes_no_conditioning_but_the_one_that_its_trajectories_name() {
+    let (spec, context) = (spec(), WorkContext::in_memory().unwrap());
+    let mut trainer: TrainerWork = prepared(&spec);
+    let initial = initialise(&mut trainer, &context);
+    let good = pairs(&mut prepared(&spec), &initial, &context);
+    let refused = |groups: &[RewardedGroup]| match shard(&mut prepared(&spec), &initial, groups, &context) {
+        Err(WorkError::Unusable { inputs, reason }) => (inputs[0].blob, inputs[0].fault, reason),
+        other => panic!("{other:?}"),
+    };
+    let mut groups = good.clone();
+    groups[0].conditioning = good[1].conditioning;
+    let (blob, fault, reason) = refused(&groups);
+    assert_eq!((blob, fault), (good[0].candidates[0].trajectory, Fault::Producer));
+    assert!(reason.contains("names the conditioning"), "{reason}");
+    groups[0].conditioning = None;
+    assert_eq!(refused(&groups).0, good[0].candidates[0].trajectory);
+    let lost = Digest([3; 32]);
+    groups[0].conditioning = Some(lost);
+    assert_eq!(refused(&groups).0, lost);
+
+    // One that says that it is of other words, under the name that its trajectories have for it.
+    let file = context.get(&good[0].conditioning.unwrap()).unwrap();
+    let mut file = ConditioningFile::from_safetensors(&file).unwrap();
+    file.prompt = "something else".into();
+    let other = context.put(file.to_safetensors());
+    groups[0].conditioning = Some(other);
+    for candidate in &mut groups[0].candidates {
+        let blob = context.get(&candidate.trajectory).unwrap();
+        let mut trajectory = gavel_policy::Trajectory::from_safetensors(&blob).unwrap();
+        trajectory.metadata.conditioning = Some(other);
+        candidate.trajectory = context.put(trajectory.to_safetensors());
+    }
+    let (blob, fault, reason) = refused(&groups);
+    assert_eq!((blob, fault), (other, Fault::Producer));
+    assert!(reason.contains("something else"), "{reason}");
+}
+
 #[test]
 fn a_step_in_which_nothing_was_decided_leaves_the_policy() {
     let (spec, context) = (spec(), WorkContext::in_memory().unwrap());
@@ -383,11 +480,21 @@ fn trajectories_that_were_tampered_with_do_not_pass_the_ratio_gate() {
     let initial = initialise(&mut trainer, &context);
     let mut pairs = pairs(&mut prepared(&spec), &initial, &context);
     let blob = context.get(&pairs[0].candidates[0].trajectory).unwrap();
+    let second = pairs[0].candidates[1].trajectory;
     let mut trajectory = gavel_policy::Trajectory::from_safetensors(&blob).unwrap();
-    for tensor in Arc::make_mut(&mut trajectory.conditioning).values_mut() {
+    let conditioning = pairs[0].conditioning.unwrap();
+    let mut file = ConditioningFile::from_safetensors(&context.get(&conditioning).unwrap()).unwrap();
+    for tensor in Arc::make_mut(&mut file.tensors).values_mut() {
         tensor.values.fill(0.0);
     }
-    pairs[0].candidates[0].trajectory = context.put(trajectory.to_safetensors());
+    let tampered = context.put(file.to_safetensors());
+    trajectory.metadata.conditioning = Some(tampered);
+    pairs[0].conditioning = Some(tampered);
+    for candidate in &mut pairs[0].candidates {
+        candidate.trajectory = context.put(trajectory.to_safetensors());
+        trajectory = gavel_policy::Trajectory::from_safetensors(&context.get(&second).unwrap()).unwrap();
+        trajectory.metadata.conditioning = Some(tampered);
+    }
     let error = shard(&mut trainer, &initial, &pairs, &context).unwrap_err();
     let named = |text: &str| text.contains("before the first update") && text.contains("`velocities`");
     assert!(matches!(&error, WorkError::Fatal(text) if named(text)), "{error}");

@@ -22,17 +22,45 @@ pub fn prompt_lines(seed: u64, lines: u32, step: Step, per_step: u32) -> Vec<u32
         .map(|visit| {
             let epoch = visit / u64::from(lines);
             if order.as_ref().is_none_or(|(known, _)| *known != epoch) {
-                // An epoch that does not fit the key's 32 bits is some 4 billion epochs away; wrapping repeats an order.
-                let key = NoiseKey {
-                    step: epoch as u32,
-                    ..NoiseKey::new(seed, Use::PromptDraw)
-                };
-                order = Some((epoch, key.permutation(lines)));
+                order = Some((epoch, epoch_order(seed, lines, epoch)));
             }
             let line = (visit % u64::from(lines)) as usize;
             order.as_ref().map_or(0, |(_, lines)| lines[line])
         })
         .collect()
+}
+
+/// The lines in the order in which an epoch visits them.
+fn epoch_order(seed: u64, lines: u32, epoch: u64) -> Vec<u32> {
+    // An epoch that does not fit the key's 32 bits is some 4 billion epochs away; wrapping repeats an order.
+    let key = NoiseKey {
+        step: epoch as u32,
+        ..NoiseKey::new(seed, Use::PromptDraw)
+    };
+    key.permutation(lines)
+}
+
+/// Whether a step after `step`, up to `last`, paints a line of the prompt file; by the line.
+pub fn painted_later(seed: u64, lines: u32, step: Step, last: Step, per_step: u32) -> Vec<bool> {
+    let visits = |step: Step| u64::from(step.0) * u64::from(per_step);
+    let (first, end, epoch_len) = (visits(step), visits(last), u64::from(lines));
+    let mut painted = vec![false; lines as usize];
+    if first >= end || lines == 0 {
+        return painted;
+    }
+    if first.next_multiple_of(epoch_len) + epoch_len <= end {
+        // A whole epoch lies ahead.
+        painted.fill(true);
+        return painted;
+    }
+    for epoch in first / epoch_len..=(end - 1) / epoch_len {
+        let begin = epoch * epoch_len;
+        let visited = first.max(begin) - begin..end.min(begin + epoch_len) - begin;
+        for line in &epoch_order(seed, lines, epoch)[visited.start as usize..visited.end as usize] {
+            painted[*line as usize] = true;
+        }
+    }
+    painted
 }
 
 /// The order in which a trainer visits a candidate's trained timesteps.
@@ -99,6 +127,23 @@ mod tests {
         }
         assert_ne!(all[..10], all[10..20], "epochs have orders of their own");
         assert_ne!(prompt_lines(3, 10, Step(1), 7), prompt_lines(4, 10, Step(1), 7));
+    }
+
+    #[test]
+    fn a_line_is_painted_later_if_a_later_step_has_it() {
+        for (lines, per_step, last) in [(10, 7, 6), (10, 3, 9), (5, 7, 4), (1, 3, 2), (9, 9, 3), (100, 8, 5)] {
+            for step in 0..=last + 1 {
+                let later: Vec<u32> = (step + 1..=last)
+                    .flat_map(|step| prompt_lines(3, lines, Step(step), per_step))
+                    .collect();
+                let expected: Vec<bool> = (0..lines).map(|line| later.contains(&line)).collect();
+                let found = painted_later(3, lines, Step(step), Step(last), per_step);
+                assert_eq!(
+                    found, expected,
+                    "{lines} lines, {per_step} a step, after {step} of {last}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod conditioning_file;
 pub mod in_process;
 pub mod sample;
 pub mod tensor_file;
@@ -14,6 +15,7 @@ pub mod train;
 pub mod trajectory;
 mod values;
 
+pub use conditioning_file::ConditioningFile;
 pub use sample::{Levels, Method, Negative, Policy, Prompt, Request, Sample, Sampler, encode_png, encoding};
 pub use tensor_file::{HostTensor, TensorFile, TensorFileError};
 pub use train::{

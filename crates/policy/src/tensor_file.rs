@@ -1,4 +1,4 @@
-//! A safetensors file of float32 tensors with text metadata, as bytes that depend on the content alone.
+//! A safetensors file of float32 numbers with text metadata, as bytes that depend on the content alone.
 //!
 //! The safetensors crate keeps metadata in a hash map, so the same content can give other bytes in another process. Blobs are
 //! named by their hash; therefore trajectories, gradients and optimizer states are written here, in the order of their names.
@@ -51,11 +51,13 @@ pub enum TensorFileError {
         /// Its name.
         name: String,
     },
-    /// A tensor is not stored as float32.
-    #[error("tensor `{name}` is stored as {dtype}, expected F32")]
+    /// A tensor is not stored as the format says.
+    #[error("tensor `{name}` is stored as {dtype}, expected {expected}")]
     Dtype {
         /// Its name.
         name: String,
+        /// The types that the format has.
+        expected: &'static str,
         /// The stored type.
         dtype: String,
     },
@@ -163,19 +165,35 @@ impl TensorFile {
 
     /// The file's bytes: equal content gives equal bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
+        self.write(|_| Stored::Float32)
+    }
+
+    /// The same with each tensor as bfloat16 whose numbers all are bfloat16 numbers, so that nothing is rounded: half the bytes
+    /// of what was computed in bfloat16.
+    pub fn to_narrow_bytes(&self) -> Vec<u8> {
+        self.write(Stored::narrowest)
+    }
+
+    fn write(&self, stored: impl Fn(&HostTensor) -> Stored) -> Vec<u8> {
         const ALIGNMENT: usize = 8;
+        let tensors: Vec<_> = self
+            .tensors
+            .iter()
+            .map(|(name, tensor)| (name, tensor, stored(tensor)))
+            .collect();
         let mut header = String::from("{");
         let metadata =
             serde_json::Value::from_iter(self.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         // Writing to a String cannot fail.
         let _ = write!(header, r#""__metadata__":{metadata}"#);
         let mut start = 0;
-        for (name, tensor) in &self.tensors {
-            let end = start + tensor.values.len() * size_of::<f32>();
+        for (name, tensor, stored) in &tensors {
+            let end = start + tensor.values.len() * stored.size();
+            let dtype = stored.name();
             let name = serde_json::Value::from(name.as_str());
             let _ = write!(
                 header,
-                r#",{name}:{{"dtype":"F32","shape":{:?},"data_offsets":[{start},{end}]}}"#,
+                r#",{name}:{{"dtype":"{dtype}","shape":{:?},"data_offsets":[{start},{end}]}}"#,
                 tensor.shape
             );
             start = end;
@@ -187,8 +205,13 @@ impl TensorFile {
         let mut bytes = Vec::with_capacity(size_of::<u64>() + header.len() + start);
         bytes.extend_from_slice(&(header.len() as u64).to_le_bytes());
         bytes.extend_from_slice(header.as_bytes());
-        for tensor in self.tensors.values() {
-            bytes.extend(tensor.values.iter().flat_map(|value| value.to_le_bytes()));
+        for (_, tensor, stored) in tensors {
+            match stored {
+                Stored::Float32 => bytes.extend(tensor.values.iter().flat_map(|value| value.to_le_bytes())),
+                Stored::Bfloat16 => {
+                    bytes.extend(tensor.values.iter().flat_map(|value| upper_half(*value).to_le_bytes()))
+                }
+            }
         }
         bytes
     }
@@ -198,6 +221,29 @@ impl TensorFile {
     /// # Errors
     /// [`TensorFileError::Header`] and [`TensorFileError::Dtype`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TensorFileError> {
+        Self::read(bytes, "F32", |dtype, data| match dtype {
+            Dtype::F32 => Some(float32(data)),
+            _ => None,
+        })
+    }
+
+    /// Reads a file of tensors that are stored as float32 or bfloat16.
+    ///
+    /// # Errors
+    /// As [`TensorFile::from_bytes`].
+    pub fn from_narrow_bytes(bytes: &[u8]) -> Result<Self, TensorFileError> {
+        Self::read(bytes, "F32 or BF16", |dtype, data| match dtype {
+            Dtype::F32 => Some(float32(data)),
+            Dtype::BF16 => Some(bfloat16(data)),
+            _ => None,
+        })
+    }
+
+    fn read(
+        bytes: &[u8],
+        expected: &'static str,
+        numbers: impl Fn(Dtype, &[u8]) -> Option<Vec<f32>>,
+    ) -> Result<Self, TensorFileError> {
         let (_, header) = SafeTensors::read_metadata(bytes)?;
         let mut file = Self {
             metadata: header
@@ -209,19 +255,13 @@ impl TensorFile {
             tensors: BTreeMap::new(),
         };
         for (name, view) in SafeTensors::deserialize(bytes)?.tensors() {
-            if view.dtype() != Dtype::F32 {
+            let Some(values) = numbers(view.dtype(), view.data()) else {
                 return Err(TensorFileError::Dtype {
                     name,
+                    expected,
                     dtype: format!("{:?}", view.dtype()),
                 });
-            }
-            let values = view
-                .data()
-                .as_chunks()
-                .0
-                .iter()
-                .map(|chunk| f32::from_le_bytes(*chunk))
-                .collect();
+            };
             file.tensors.insert(
                 name,
                 HostTensor {
@@ -232,6 +272,56 @@ impl TensorFile {
         }
         Ok(file)
     }
+}
+
+/// How a tensor's numbers lie in the file.
+#[derive(Debug, Clone, Copy)]
+enum Stored {
+    Float32,
+    Bfloat16,
+}
+
+impl Stored {
+    /// The narrowest form that says every number of the tensor.
+    fn narrowest(tensor: &HostTensor) -> Self {
+        let is_bfloat16 = |value: &f32| value.to_bits() << 16 == 0;
+        match tensor.values.iter().all(is_bfloat16) {
+            true => Self::Bfloat16,
+            false => Self::Float32,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "F32",
+            Self::Bfloat16 => "BF16",
+        }
+    }
+
+    /// Bytes of a number.
+    fn size(self) -> usize {
+        match self {
+            Self::Float32 => size_of::<f32>(),
+            Self::Bfloat16 => size_of::<u16>(),
+        }
+    }
+}
+
+/// A bfloat16 number is the upper half of a float32 number whose lower half is zero.
+fn upper_half(value: f32) -> u16 {
+    (value.to_bits() >> 16) as u16
+}
+
+fn float32(data: &[u8]) -> Vec<f32> {
+    let numbers = data.as_chunks().0.iter();
+    numbers.map(|number| f32::from_le_bytes(*number)).collect()
+}
+
+fn bfloat16(data: &[u8]) -> Vec<f32> {
+    let numbers = data.as_chunks().0.iter();
+    numbers
+        .map(|number| f32::from_bits(u32::from(u16::from_le_bytes(*number)) << 16))
+        .collect()
 }
 
 impl HostTensor {
@@ -282,6 +372,37 @@ mod tests {
         let read = TensorFile::from_bytes(&bytes).unwrap();
         assert_eq!(read, file);
         assert_eq!(read.to_bytes(), bytes);
+    }
+
+    #[test]
+    fn numbers_are_stored_as_bfloat16_only_where_every_bit_of_them_survives() {
+        let mut file = example();
+        // The number next to 1 in float32 is none in bfloat16.
+        file.insert("wide", &[2], vec![1.0, 1.0_f32.next_up()]);
+        file.insert("odd", &[3], vec![-0.0, f32::INFINITY, f32::from_bits(0x7fc1_0000)]);
+        let bytes = file.to_narrow_bytes();
+        let header = SafeTensors::deserialize(&bytes).unwrap();
+        let dtype = |name| header.tensor(name).unwrap().dtype();
+        assert_eq!(
+            (dtype("a"), dtype("wide"), dtype("odd")),
+            (Dtype::BF16, Dtype::F32, Dtype::BF16)
+        );
+        let read = TensorFile::from_narrow_bytes(&bytes).unwrap();
+        assert_eq!(read.metadata, file.metadata);
+        let bits = |file: &TensorFile| -> Vec<(String, Vec<usize>, Vec<u32>)> {
+            let tensors = file.tensors.iter();
+            tensors
+                .map(|(name, tensor)| {
+                    let bits = tensor.values.iter().map(|value| value.to_bits()).collect();
+                    (name.clone(), tensor.shape.clone(), bits)
+                })
+                .collect()
+        };
+        assert_eq!(bits(&read), bits(&file));
+        assert_eq!(read.to_narrow_bytes(), bytes);
+
+        let error = TensorFile::from_bytes(&bytes).unwrap_err();
+        assert_eq!(error.to_string(), "tensor `a` is stored as BF16, expected F32");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The numbers of a tensor on the host.
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
-use gavel_models::ModelError;
+use gavel_models::{ModelError, denoiser::Conditioning};
 
-use crate::HostTensor;
+use crate::{HostConditioning, HostTensor};
 
 /// Reads a tensor as a row-major float32 slice: in place where it lies on the CPU, copied once from any other device.
 ///
@@ -27,4 +27,18 @@ pub(crate) fn to_host(tensor: &Tensor) -> Result<HostTensor, ModelError> {
         shape: tensor.dims().to_vec(),
         values: with_values(tensor, <[f32]>::to_vec)?,
     })
+}
+
+/// A copy of a conditioning where a denoiser reads it.
+///
+/// # Errors
+/// [`ModelError::Candle`] when the copy fails.
+pub(crate) fn on_device(conditioning: &HostConditioning, device: &Device) -> Result<Conditioning, ModelError> {
+    let tensors = conditioning.iter();
+    tensors
+        .map(|(name, tensor)| {
+            let copy = Tensor::from_slice(&tensor.values, tensor.shape.as_slice(), device)?;
+            Ok((name.clone(), copy))
+        })
+        .collect()
 }

@@ -64,6 +64,7 @@ impl From<PromptTask> for v1::Prompt {
         Self {
             index: prompt.index.0,
             task: Some(prompt.task.into()),
+            conditioning: prompt.conditioning.map(bytes),
         }
     }
 }
@@ -75,6 +76,7 @@ impl TryFrom<v1::Prompt> for PromptTask {
         Ok(Self {
             index: PromptIndex(prompt.index),
             task: required(prompt.task, "Prompt.task")?.try_into()?,
+            conditioning: optional_digest(prompt.conditioning.as_deref(), "Prompt.conditioning")?,
         })
     }
 }
@@ -114,6 +116,7 @@ impl From<RewardedGroup> for v1::RewardedGroup {
         Self {
             prompt: group.prompt_index.0,
             candidates: candidates.collect(),
+            conditioning: group.conditioning.map(bytes),
         }
     }
 }
@@ -130,6 +133,7 @@ impl TryFrom<v1::RewardedGroup> for RewardedGroup {
         });
         Ok(Self {
             prompt_index: PromptIndex(group.prompt),
+            conditioning: optional_digest(group.conditioning.as_deref(), "RewardedGroup.conditioning")?,
             candidates: candidates.collect::<Result<_, _>>()?,
         })
     }

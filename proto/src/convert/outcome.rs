@@ -15,6 +15,7 @@ impl From<Sampled> for v1::Sample {
             prompt: sampled.prompt_index.0,
             candidate: sampled.candidate.0.into(),
             trajectory: sampled.trajectory.map(bytes),
+            conditioning: sampled.conditioning.map(bytes),
             image: bytes(sampled.image),
         }
     }
@@ -32,6 +33,7 @@ impl TryFrom<v1::Sample> for Sampled {
             prompt_index: PromptIndex(sample.prompt),
             candidate: Candidate(candidate),
             trajectory: optional_digest(sample.trajectory.as_deref(), "Sample.trajectory")?,
+            conditioning: optional_digest(sample.conditioning.as_deref(), "Sample.conditioning")?,
             image: digest(&sample.image, "Sample.image")?,
         })
     }

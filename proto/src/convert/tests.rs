@@ -156,10 +156,12 @@ fn every_role_survives_the_wire() {
 
 #[test]
 fn every_assignment_survives_the_wire() {
-    let prompts = vec![PromptTask {
-        index: PromptIndex(3),
+    let prompt = |index, conditioning| PromptTask {
+        index: PromptIndex(index),
         task: "a \u{1f9ca} on a hill".into(),
-    }];
+        conditioning,
+    };
+    let prompts = vec![prompt(3, Some(digest("conditioning"))), prompt(4, None)];
     let pairs = vec![Pair {
         prompt_index: PromptIndex(0),
         task: Task {
@@ -172,6 +174,7 @@ fn every_assignment_survives_the_wire() {
     }];
     let rewarded = vec![RewardedGroup {
         prompt_index: PromptIndex(5),
+        conditioning: Some(digest("conditioning")),
         candidates: vec![
             RewardedCandidate {
                 trajectory: digest("a"),
@@ -289,6 +292,7 @@ fn every_outcome_survives_the_wire() {
         prompt_index: PromptIndex(1),
         candidate: Candidate(255),
         trajectory,
+        conditioning: trajectory.map(|_| digest("conditioning")),
         image: digest("png"),
     };
     let statistics = ShardStatistics {

@@ -669,6 +669,9 @@ pub struct Prompt {
     pub index: u32,
     #[prost(message, optional, tag = "2")]
     pub task: ::core::option::Option<Task>,
+    /// SHA-256 of the conditioning to sample with; absent where the task is to be encoded.
+    #[prost(bytes = "vec", optional, tag = "3")]
+    pub conditioning: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Pair {
@@ -690,6 +693,9 @@ pub struct RewardedGroup {
     pub prompt: u32,
     #[prost(message, repeated, tag = "2")]
     pub candidates: ::prost::alloc::vec::Vec<RewardedCandidate>,
+    /// SHA-256 of what the candidates were conditioned on; absent where each trajectory holds it.
+    #[prost(bytes = "vec", optional, tag = "3")]
+    pub conditioning: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RewardedCandidate {
@@ -801,6 +807,9 @@ pub struct Sample {
     pub trajectory: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
     #[prost(bytes = "vec", tag = "4")]
     pub image: ::prost::alloc::vec::Vec<u8>,
+    /// SHA-256 of what it was conditioned on; absent in an evaluation.
+    #[prost(bytes = "vec", optional, tag = "5")]
+    pub conditioning: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Verdict {

@@ -4,7 +4,7 @@ use crate::ids::{Candidate, Digest};
 use crate::rpo;
 use crate::spec::RunSpec;
 use crate::work::{
-    AbstainReason, Assignment, Outcome, Policy, Sampled, ShardStatistics, Side, Unit, Verdict, VerdictRecord,
+    AbstainReason, Assignment, Outcome, Policy, Sampled, ShardStatistics, Side, Task, Unit, Verdict, VerdictRecord,
 };
 
 /// The first bytes of a made-up picture: those of a PNG file.
@@ -40,12 +40,16 @@ pub fn work_into(
             let candidates = spec.sampling.candidates;
             let mut samples = Vec::new();
             for prompt in prompts {
+                let conditioning = prompt
+                    .conditioning
+                    .unwrap_or_else(|| made_up.conditioning(&prompt.task));
                 for candidate in 0..candidates {
                     let index = u32::from(candidates) * prompt.index.0 + u32::from(candidate);
                     samples.push(Sampled {
                         prompt_index: prompt.index,
                         candidate: Candidate(candidate),
                         trajectory: Some(made_up.blob(b"trajectory", index)),
+                        conditioning: Some(conditioning),
                         image: made_up.image(index),
                     });
                 }
@@ -62,6 +66,7 @@ pub fn work_into(
                 prompt_index: prompt.index,
                 candidate: Candidate(0),
                 trajectory: None,
+                conditioning: None,
                 image: made_up.image(prompt.index.0),
             });
             Outcome::Sampled {
@@ -170,8 +175,11 @@ pub fn second_opinion(unit: &Unit, mut outcome: Outcome) -> Outcome {
 fn seed(assignment: &Assignment) -> Digest {
     // Who made a gradient sum says where it is, not what it is.
     let mut inputs = assignment.clone();
-    if let Assignment::Commit { holders, .. } = &mut inputs {
-        holders.clear();
+    match &mut inputs {
+        Assignment::Commit { holders, .. } => holders.clear(),
+        // Whoever is handed a conditioning makes what somebody makes who encodes the task.
+        Assignment::Sample { prompts, .. } => prompts.iter_mut().for_each(|prompt| prompt.conditioning = None),
+        _ => {}
     }
     // An assignment always has a JSON form; without one all made-up blobs would be alike, and the first test would say so.
     serde_json::to_vec(&inputs).map_or(Digest([0; 32]), |text| Digest::of(&text))
@@ -194,6 +202,13 @@ impl<P: FnMut(Vec<u8>) -> Digest> MadeUp<'_, P> {
             manifest,
             tensors: 4,
         }
+    }
+
+    /// What follows from the task alone.
+    fn conditioning(&mut self, task: &Task) -> Digest {
+        let mut bytes = b"conditioning".to_vec();
+        bytes.extend(serde_json::to_vec(task).unwrap_or_default());
+        (self.put)(bytes)
     }
 
     fn image(&mut self, index: u32) -> Digest {

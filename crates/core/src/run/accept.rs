@@ -161,6 +161,7 @@ impl Run {
     fn note_samples(&mut self, step: Step, extent: &Range<u32>, samples: &[Sampled], seconds: f64) {
         let batch = self.spec.judge.batch;
         let size = usize::from(self.spec.sampling.candidates);
+        let mut known = Vec::new();
         let Some(flight) = self.flight_mut(step) else { return };
         flight.seconds.sample += seconds;
         let result = |sampled: &Sampled| {
@@ -169,11 +170,18 @@ impl Run {
                 image: sampled.image,
             })
         };
-        let candidates = samples
+        let sampled = samples
             .chunks_exact(size)
-            .map(|group| group.iter().filter_map(result).collect())
+            .map(|group| (group[0].conditioning, group.iter().filter_map(result).collect()))
             .collect();
-        for chunk in flight.note_samples(extent, candidates, batch) {
+        let chunks = flight.note_samples(extent, sampled, batch);
+        for group in flight.part(extent) {
+            known.extend(group.conditioning.map(|blob| (group.line, blob)));
+        }
+        for (line, blob) in known {
+            self.conditionings.learn(line, blob);
+        }
+        for chunk in chunks {
             self.open_judge_unit(Unit::Judge { step, chunk });
             let held_out = Unit::HeldOutJudge { step, chunk };
             if self.verdict_prompts(&held_out).next().is_some() {
@@ -299,6 +307,7 @@ impl Run {
         }
         self.kept_from = self.kept_from.max(self.window());
         self.let_details_go();
+        self.let_conditionings_go();
         self.begin_probe();
         self.let_policies_go();
         self.let_commits_go();

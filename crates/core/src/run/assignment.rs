@@ -68,6 +68,7 @@ impl Run {
                         .map(|(index, task)| PromptTask {
                             index: PromptIndex(index),
                             task: task.clone(),
+                            conditioning: None,
                         })
                         .collect(),
                 })
@@ -186,6 +187,7 @@ impl Run {
             Some(PromptTask {
                 index: PromptIndex(index),
                 task: self.task(group.line)?.clone(),
+                conditioning: self.conditionings.get(group.line),
             })
         });
         Some(Assignment::Sample {
@@ -224,6 +226,7 @@ impl Run {
         let candidates = group.candidates.iter().zip(rewards);
         Some(RewardedGroup {
             prompt_index: PromptIndex(index),
+            conditioning: group.conditioning,
             candidates: candidates
                 .map(|(candidate, reward)| RewardedCandidate {
                     trajectory: candidate.trajectory,

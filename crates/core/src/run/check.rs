@@ -126,6 +126,15 @@ impl Run {
         if trained && samples.iter().any(|sampled| sampled.trajectory.is_none()) {
             return invalid("a candidate has no trajectory");
         }
+        let differs = |pair: &&[Sampled]| {
+            pair[0].prompt_index == pair[1].prompt_index && pair[0].conditioning != pair[1].conditioning
+        };
+        if let Some(pair) = samples.windows(2).find(differs) {
+            return invalid(format!(
+                "the candidates of prompt {} name different conditionings",
+                pair[0].prompt_index
+            ));
+        }
         Ok(())
     }
 

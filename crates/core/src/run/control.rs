@@ -98,6 +98,7 @@ impl Run {
         self.spec_sha256 = spec.digest();
         self.spec = spec;
         self.flights.retain(|flight| flight.step.0 <= steps);
+        self.let_conditionings_go();
         let leased = self.leases().map(|(unit, _)| *unit);
         let commits: Vec<Unit> = leased.filter(|unit| matches!(unit, Unit::Commit { .. })).collect();
         commits.into_iter().for_each(|unit| self.give_back(unit));

@@ -6,7 +6,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::results::{CandidateResult, GroupResult, ShardResult, StepRecord, StepSeconds};
-use crate::ids::{Millis, Step};
+use crate::ids::{Digest, Millis, Step};
 use crate::rpo;
 use crate::schedule;
 use crate::spec::ObjectiveSpec;
@@ -69,15 +69,16 @@ impl StepInFlight {
         &mut self.groups[extent.start as usize..extent.end as usize]
     }
 
-    /// Notes sampled candidates; returns the judge chunks of `batch` groups that have all theirs now.
+    /// Notes sampled candidates and what they were conditioned on; returns the judge chunks of `batch` groups that have all
+    /// theirs now.
     pub(super) fn note_samples(
         &mut self,
         extent: &Range<u32>,
-        candidates: Vec<Vec<CandidateResult>>,
+        sampled: Vec<(Option<Digest>, Vec<CandidateResult>)>,
         batch: u32,
     ) -> Vec<u32> {
-        for (group, candidates) in self.part_mut(extent).iter_mut().zip(candidates) {
-            group.candidates = candidates;
+        for (group, sampled) in self.part_mut(extent).iter_mut().zip(sampled) {
+            (group.conditioning, group.candidates) = sampled;
         }
         self.sampled += extent.end - extent.start;
         schedule::overlapping(extent, batch)
@@ -138,6 +139,7 @@ impl StepInFlight {
         self.sampled -= lost as u32;
         for group in self.part_mut(extent) {
             group.candidates.clear();
+            group.conditioning = None;
         }
         let chunks = schedule::overlapping(extent, batch);
         let judged = chunks.start * batch..self.count().min(chunks.end * batch);

@@ -10,6 +10,7 @@ mod assignment;
 mod board;
 mod check;
 mod completion;
+mod conditionings;
 mod control;
 mod details;
 mod event;
@@ -58,6 +59,7 @@ use crate::spec::RunSpec;
 use crate::work::{Arm, Outcome, Policy, Spent, TaskList, Unit};
 use accepted::AcceptedUnits;
 use board::Board;
+use conditionings::Conditionings;
 use control::Pause;
 use rubrics::Rubrics;
 use trouble::Trouble;
@@ -109,6 +111,8 @@ pub struct Run {
     pairs_skipped_lately: u32,
     /// What its judges have asked of servers.
     spent: Spent,
+    /// What samplers are handed instead of encoding a task again.
+    conditionings: Conditionings,
     /// What the steps before this one made was given away, but for their checkpoints.
     kept_from: Step,
     /// Steps whose policies are kept because a probe still measures them, or found the best of all in them. One that is let go
@@ -198,6 +202,7 @@ impl Run {
             released_policies: BTreeSet::new(),
             watched_from: Step(0),
             spent: Spent::default(),
+            conditionings: Conditionings::default(),
             is_lean: false,
             details_from: Step(1),
             results,

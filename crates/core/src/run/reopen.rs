@@ -15,6 +15,8 @@ pub(super) enum Source {
     Policy(u32),
     /// A unit.
     Unit(Unit),
+    /// Nobody before the unit: what it lacks it makes itself.
+    Itself,
     /// Whoever submitted the run.
     Submission,
 }
@@ -31,16 +33,18 @@ impl Run {
     ) {
         let mut sources = BTreeSet::new();
         let mut suspects = BTreeSet::new();
+        let mut gone = BTreeSet::new();
         for Unusable { blob, fault } in unusable {
             let Some(source) = self.source(&unit, blob) else {
                 continue;
             };
             sources.insert(source);
+            gone.insert(*blob);
             let maker = match source {
                 Source::Policy(0) => Some(Unit::Initialise),
                 Source::Policy(version) => Some(Unit::Commit { step: Step(version) }),
                 Source::Unit(unit) => Some(unit),
-                Source::Submission => None,
+                Source::Itself | Source::Submission => None,
             };
             if let Some(accepted) = maker.and_then(|maker| self.accepted.get(&maker))
                 && *fault == Fault::Producer
@@ -63,7 +67,7 @@ impl Run {
                 Source::Policy(0) => Unit::Initialise,
                 Source::Policy(version) => Unit::Commit { step: Step(version) },
                 Source::Unit(unit) => unit,
-                Source::Submission => continue,
+                Source::Itself | Source::Submission => continue,
             };
             let trouble = self.troubles.entry(unit).or_default();
             trouble.result_lost(reason);
@@ -78,12 +82,14 @@ impl Run {
             self.quarantined.entry(worker.clone()).or_insert(reason);
             self.take_leases(&worker);
         }
+        // Nobody is handed it again: the next one that samples the task encodes it.
+        self.conditionings.forget(&gone);
         self.give_back(unit);
         for source in sources {
             match source {
                 Source::Policy(version) => self.rewind(version, now),
                 Source::Unit(unit) => self.reopen(unit),
-                Source::Submission => {}
+                Source::Itself | Source::Submission => {}
             }
         }
     }
@@ -130,6 +136,10 @@ impl Run {
             Part::Trajectory { prompt_index, .. } | Part::Image { prompt_index, .. } => {
                 self.sampled_by(unit, prompt_index, None)
             }
+            Part::Conditioning { prompt_index } => match unit {
+                Unit::Sample { .. } => Some(Source::Itself),
+                _ => self.sampled_by(unit, prompt_index, None),
+            },
             Part::PairImage { prompt_index, side } => self.sampled_by(unit, prompt_index, Some(side)),
             Part::Gradient { .. } => {
                 let Unit::Commit { step } = *unit else { return None };

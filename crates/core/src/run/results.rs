@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::series::Series;
 use crate::ids::{Candidate, Digest, PromptIndex, Step};
 use crate::rpo::ranks;
-use crate::work::{Arm, Part, Policy, ShardStatistics, Verdict, VerdictRecord, candidate_blobs};
+use crate::work::{Arm, Part, Policy, ShardStatistics, Verdict, VerdictRecord, candidate_blobs, conditioning};
 
 /// Everything that report and audit read.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -118,6 +118,9 @@ pub struct GroupResult {
     pub line: u32,
     /// The candidates in order, once they are sampled; empty before.
     pub candidates: Vec<CandidateResult>,
+    /// What they were conditioned on; `None` before they are sampled, and where each trajectory holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conditioning: Option<Digest>,
     /// The verdicts on their matches ([`crate::rpo::matches`]), once there are any; empty before. A pair has one.
     pub verdicts: Vec<VerdictRecord>,
     /// What the held-out judge says of the same matches, of a group that is one of its share; empty before, and of every other. Nothing
@@ -137,9 +140,12 @@ impl GroupResult {
     /// What was stored of the candidates; `prompt_index` is the group's index in its step.
     pub fn blobs(&self, prompt_index: PromptIndex) -> impl Iterator<Item = (Digest, Part)> {
         let numbered = (0..).map(Candidate).zip(&self.candidates);
-        numbered.flat_map(move |(candidate, made)| {
+        let candidates = numbered.flat_map(move |(candidate, made)| {
             candidate_blobs(prompt_index, candidate, Some(made.trajectory), made.image)
-        })
+        });
+        conditioning(prompt_index, self.conditioning)
+            .into_iter()
+            .chain(candidates)
     }
 
     /// Whether the judge sets the candidates apart.

@@ -12,6 +12,7 @@ impl Run {
     ///
     /// - the rubrics that were written, by which the same prompts are judged in later steps;
     /// - the pictures that were submitted with the run, and those of the held-out prompts, which its report shows;
+    /// - the conditioning of tasks that a later step samples again;
     /// - all that the steps in flight have made, because a blob that is lost has its readers do their units again;
     /// - whole policies: checkpoints, the latest, those that the steps below start from, those that a probe still measures, and
     ///   the best of the measured ones;
@@ -33,6 +34,7 @@ impl Run {
                 blobs.extend(digests(policy.blobs()));
             }
         }
+        blobs.extend(self.conditionings.blobs());
         for flight in &self.flights {
             blobs.extend(of_step(&flight.groups, flight.shards.iter().flatten()));
         }

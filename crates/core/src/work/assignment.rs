@@ -89,6 +89,10 @@ pub struct PromptTask {
     pub index: PromptIndex,
     /// What its pictures are made from.
     pub task: Task,
+    /// The blob of what the denoiser is conditioned on, where an earlier result has named it; without it the sampler encodes the
+    /// task. The candidates are the same either way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conditioning: Option<Digest>,
 }
 
 /// Two pictures of one prompt, to be judged: a match.
@@ -113,6 +117,9 @@ pub struct RewardedGroup {
     /// The prompt's index in the step.
     #[serde(rename = "prompt")]
     pub prompt_index: PromptIndex,
+    /// What the candidates were conditioned on; `None` where each trajectory holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conditioning: Option<Digest>,
     /// Trajectory and reward of each candidate, in candidate order.
     pub candidates: Vec<RewardedCandidate>,
 }

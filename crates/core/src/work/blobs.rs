@@ -27,6 +27,11 @@ pub enum Part {
         /// Which of the prompt's candidates.
         candidate: Candidate,
     },
+    /// What the denoiser was conditioned on: of a task, in whatever step it is sampled.
+    Conditioning {
+        /// The index of the prompt in the step.
+        prompt_index: PromptIndex,
+    },
     /// A candidate's picture.
     Image {
         /// The index of its prompt in the step or in the held-out set.
@@ -87,6 +92,7 @@ impl fmt::Display for Part {
                 prompt_index,
                 candidate,
             } => write!(f, "trajectory of prompt {prompt_index}, candidate {candidate}"),
+            Self::Conditioning { prompt_index } => write!(f, "conditioning of prompt {prompt_index}"),
             Self::Image {
                 prompt_index,
                 candidate,
@@ -118,6 +124,11 @@ impl Assignment {
             Self::Sample { policy, prompts, .. } => {
                 inputs.push((policy.adapter, Part::Adapter));
                 inputs.extend(prompts.iter().flat_map(prompt_sources));
+                inputs.extend(
+                    prompts
+                        .iter()
+                        .filter_map(|prompt| conditioning(prompt.index, prompt.conditioning)),
+                );
             }
             Self::EvaluateSample { policy, prompts, .. } => {
                 inputs.extend(policy.as_ref().map(Policy::evaluated_part));
@@ -134,6 +145,7 @@ impl Assignment {
             Self::Gradient { policy, groups, .. } => {
                 inputs.extend(trained(policy));
                 for group in groups {
+                    inputs.extend(conditioning(group.prompt_index, group.conditioning));
                     let numbered = (0..).map(Candidate).zip(&group.candidates);
                     inputs.extend(numbered.map(|(number, candidate)| {
                         let part = Part::Trajectory {
@@ -196,9 +208,12 @@ impl Policy {
 }
 
 impl Sampled {
-    /// What was stored of the candidate.
+    /// What was stored of the candidate, and what it shares with the others of its prompt.
     pub fn blobs(&self) -> impl Iterator<Item = (Digest, Part)> + use<> {
-        candidate_blobs(self.prompt_index, self.candidate, self.trajectory, self.image)
+        let own = candidate_blobs(self.prompt_index, self.candidate, self.trajectory, self.image);
+        conditioning(self.prompt_index, self.conditioning)
+            .into_iter()
+            .chain(own)
     }
 }
 
@@ -243,6 +258,11 @@ impl Annotations {
             target.into_iter().chain(mask)
         })
     }
+}
+
+/// What the candidates of a prompt were conditioned on, where it is a blob of its own.
+pub(crate) fn conditioning(prompt_index: PromptIndex, blob: Option<Digest>) -> Option<(Digest, Part)> {
+    blob.map(|blob| (blob, Part::Conditioning { prompt_index }))
 }
 
 /// What was stored of one candidate.

@@ -21,7 +21,7 @@ mod worker_status;
 
 pub use assignment::{Assignment, Pair, PromptTask, RewardedCandidate, RewardedGroup};
 pub use blobs::Part;
-pub(crate) use blobs::candidate_blobs;
+pub(crate) use blobs::{candidate_blobs, conditioning};
 pub use filter::WorkerFilter;
 pub use identity::WorkerSecret;
 pub use lease_key::LeaseKey;

@@ -136,6 +136,10 @@ pub struct Sampled {
     pub candidate: Candidate,
     /// The trajectory blob; `None` in an evaluation.
     pub trajectory: Option<Digest>,
+    /// The blob of what the denoiser was conditioned on, one for all candidates of a task in all steps; `None` in an evaluation,
+    /// and in results of before it was a blob of its own, whose trajectories hold it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conditioning: Option<Digest>,
     /// The PNG.
     pub image: Digest,
 }

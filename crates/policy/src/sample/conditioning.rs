@@ -8,7 +8,7 @@ use std::{
 use gavel_core::ids::Digest;
 use gavel_models::{
     ModelError,
-    denoiser::{Conditioning, Encoding, Pipeline, Task},
+    denoiser::{Conditioning, Denoiser, Encoding, Pipeline, Task},
 };
 use image::RgbImage;
 use rayon::prelude::*;
@@ -44,11 +44,32 @@ fn pixels(picture: &RgbImage) -> Digest {
 /// conditioning is the same whether or not it was cached and whatever stood beside it.
 #[derive(Debug, Default)]
 pub(super) struct ConditioningCache {
-    entries: BTreeMap<Key, Arc<Conditioning>>,
+    entries: BTreeMap<Key, Entry>,
     /// Keys from the oldest to the newest.
     order: VecDeque<Key>,
     /// What all entries take.
     bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    conditioning: Arc<Conditioning>,
+    /// Whether it was read from a file rather than made here.
+    handed: bool,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        bytes(&self.conditioning)
+    }
+}
+
+/// Memory that the entries of a denoiser's cache may take together.
+pub(super) fn bytes_max(denoiser: &dyn Denoiser) -> usize {
+    match denoiser.device().is_cpu() {
+        true => ConditioningCache::HOST_BYTES_MAX,
+        false => ConditioningCache::DEVICE_BYTES_MAX,
+    }
 }
 
 impl ConditioningCache {
@@ -69,7 +90,7 @@ impl ConditioningCache {
     ) -> Result<Vec<Arc<Conditioning>>, ModelError> {
         let keys: Vec<Key> = tasks.iter().map(|task| Key::new(task, encoding)).collect();
         let one = |(key, task): (&Key, &Task<'_>)| match self.entries.get(key) {
-            Some(conditioning) => Ok(conditioning.clone()),
+            Some(entry) => Ok(entry.conditioning.clone()),
             None => pipeline.condition(task, &encoding).map(Arc::new),
         };
         let fetched: Result<Vec<Arc<Conditioning>>, ModelError> = match pipeline.denoiser().placement().is_host() {
@@ -77,27 +98,47 @@ impl ConditioningCache {
             false => keys.iter().zip(tasks).map(one).collect(),
         };
         let fetched = fetched?;
-        let bytes_max = match pipeline.denoiser().device().is_cpu() {
-            true => Self::HOST_BYTES_MAX,
-            false => Self::DEVICE_BYTES_MAX,
-        };
+        let bytes_max = bytes_max(pipeline.denoiser());
         for (key, conditioning) in keys.into_iter().zip(&fetched) {
-            self.insert(key, conditioning.clone(), bytes_max);
+            let handed = self.entries.get(&key).is_some_and(|entry| entry.handed);
+            let conditioning = conditioning.clone();
+            self.insert(key, Entry { conditioning, handed }, bytes_max);
         }
         Ok(fetched)
     }
 
-    fn insert(&mut self, key: Key, conditioning: Arc<Conditioning>, bytes_max: usize) {
-        self.bytes += bytes(&conditioning);
-        match self.entries.insert(key.clone(), conditioning) {
-            Some(known) => self.bytes -= bytes(&known),
+    /// Whether the conditioning of a task is kept.
+    pub(super) fn contains(&self, task: &Task<'_>, encoding: Encoding) -> bool {
+        self.entries.contains_key(&Key::new(task, encoding))
+    }
+
+    /// Keeps a task's conditioning that somebody else has made.
+    pub(super) fn hand(&mut self, task: &Task<'_>, encoding: Encoding, conditioning: Conditioning, bytes_max: usize) {
+        let entry = Entry {
+            conditioning: Arc::new(conditioning),
+            handed: true,
+        };
+        self.insert(Key::new(task, encoding), entry, bytes_max);
+    }
+
+    /// Forgets what others have made.
+    pub(super) fn forget_handed(&mut self) {
+        self.entries.retain(|_, entry| !entry.handed);
+        self.order.retain(|key| self.entries.contains_key(key));
+        self.bytes = self.entries.values().map(Entry::bytes).sum();
+    }
+
+    fn insert(&mut self, key: Key, entry: Entry, bytes_max: usize) {
+        self.bytes += entry.bytes();
+        match self.entries.insert(key.clone(), entry) {
+            Some(known) => self.bytes -= known.bytes(),
             None => self.order.push_back(key),
         }
         while self.bytes > bytes_max
             && let Some(oldest) = self.order.pop_front()
         {
             if let Some(left) = self.entries.remove(&oldest) {
-                self.bytes -= bytes(&left);
+                self.bytes -= left.bytes();
             }
         }
     }
@@ -128,6 +169,10 @@ mod tests {
         let tensor = Tensor::zeros(25, DType::F32, &Device::Cpu).unwrap();
         conditioning.insert("words", tensor);
         let conditioning = Arc::new(conditioning);
+        let entry = |handed| Entry {
+            conditioning: conditioning.clone(),
+            handed,
+        };
         let key = |index: usize| {
             let words = index.to_string();
             Key::new(
@@ -139,11 +184,13 @@ mod tests {
             )
         };
         for index in [0, 0, 1, 2] {
-            cache.insert(key(index), conditioning.clone(), 250);
+            cache.insert(key(index), entry(index == 2), 250);
         }
         assert_eq!((cache.entries.len(), cache.bytes), (2, 200));
         assert!(!cache.entries.contains_key(&key(0)));
         assert!(cache.entries.contains_key(&key(1)));
+        cache.forget_handed();
+        assert_eq!((cache.entries.len(), cache.order.len(), cache.bytes), (1, 1, 100));
     }
 
     #[test]

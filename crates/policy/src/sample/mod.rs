@@ -4,6 +4,7 @@
 //! threads, or on what was sampled before.
 
 mod conditioning;
+mod encoders;
 mod integrate;
 mod png;
 mod request;
@@ -19,16 +20,17 @@ use gavel_core::work::rules::CandidateNoise;
 use gavel_models::load::Placement;
 use gavel_models::{
     Family, LoadError, ModelError,
-    denoiser::{Conditioning, Denoiser, Grid, Pipeline, Task},
+    denoiser::{Conditioning, Denoiser, Encoding, Grid, Pipeline, Task},
     load::fingerprint,
     lora::LoraAdapter,
 };
 
 use crate::{
+    ConditioningFile,
     trajectory::{Extents, HostConditioning, Trajectory, TrajectoryMetadata},
-    values::to_host,
+    values::{on_device, to_host},
 };
-use conditioning::ConditioningCache;
+use conditioning::{ConditioningCache, bytes_max};
 use integrate::{Batch, Schedule};
 use states::Stop;
 
@@ -39,6 +41,7 @@ pub use request::{Error, Levels, Method, Negative, Policy, Prompt, Request, Samp
 pub struct Sampler {
     pipeline: Box<dyn Pipeline>,
     model: Digest,
+    encoders: Digest,
     cache: ConditioningCache,
 }
 
@@ -92,14 +95,16 @@ impl Sampler {
     /// [`LoadError`] for anything wrong with the folder.
     pub fn load(family: Family, dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
         let model = fingerprint(&family.denoiser_dir(dir))?;
-        Ok(Self::new(family.load_pipeline(dir, placement)?, model))
+        let pipeline = family.load_pipeline(dir, placement)?;
+        Ok(Self::new(pipeline, model, encoders::encoders(family, dir)?))
     }
 
-    /// A sampler of a loaded pipeline whose denoiser's folder has this fingerprint.
-    pub fn new(pipeline: Box<dyn Pipeline>, model: Digest) -> Self {
+    /// A sampler of a loaded pipeline. `model` is the fingerprint of its denoiser's folder, `encoders` that of its other parts.
+    pub fn new(pipeline: Box<dyn Pipeline>, model: Digest, encoders: Digest) -> Self {
         Self {
             pipeline,
             model,
+            encoders,
             cache: ConditioningCache::default(),
         }
     }
@@ -117,6 +122,77 @@ impl Sampler {
     /// Fingerprint of the denoiser's folder, recorded in each trajectory.
     pub fn model(&self) -> Digest {
         self.model
+    }
+
+    /// Fingerprint of what encodes tasks: the pipeline's parts beside the denoiser.
+    pub fn encoders(&self) -> Digest {
+        self.encoders
+    }
+
+    /// Whether the conditioning of a task is at hand, so that nobody has to fetch or to make it.
+    pub fn has_conditioning(&self, task: &Task<'_>, encoding: Encoding) -> bool {
+        self.cache.contains(task, encoding)
+    }
+
+    /// Takes the conditioning of a prompt from its file, instead of encoding the task.
+    ///
+    /// # Errors
+    /// Why it is not this prompt's, or none that the denoiser reads, in words; nothing has changed then.
+    pub fn take_conditioning(
+        &mut self,
+        prompt: &Prompt<'_>,
+        encoding: Encoding,
+        file: &ConditioningFile,
+    ) -> Result<(), String> {
+        let denoiser = self.pipeline.denoiser();
+        let found = (
+            file.family.name(),
+            file.encoders,
+            file.prompt.as_str(),
+            file.sources.as_slice(),
+        );
+        let (family, words) = (denoiser.family().name(), prompt.task.words);
+        let expected = (family, self.encoders, words, prompt.sources);
+        if found != expected {
+            return Err(format!(
+                "the conditioning is of (family, encoders, prompt, sources) {found:?}, asked for was {expected:?}"
+            ));
+        }
+        let shapes = file
+            .tensors
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.shape.clone()));
+        denoiser
+            .check_conditioning(&shapes.collect())
+            .map_err(|error| error.to_string())?;
+        for (name, tensor) in file.tensors.iter() {
+            if let Some(index) = tensor.values.iter().position(|value| !value.is_finite()) {
+                return Err(format!(
+                    "the conditioning's `{name}` holds {} at {index}",
+                    tensor.values[index]
+                ));
+            }
+        }
+        let conditioning = on_device(&file.tensors, denoiser.device()).map_err(|error| error.to_string())?;
+        self.cache
+            .hand(&prompt.task, encoding, conditioning, bytes_max(denoiser));
+        Ok(())
+    }
+
+    /// Forgets what [`Sampler::take_conditioning`] took, as is due when somebody else's work begins.
+    pub fn forget_taken_conditioning(&mut self) {
+        self.cache.forget_handed();
+    }
+
+    /// The file of what a sample of this sampler was conditioned on.
+    pub fn conditioning_file(&self, sampled: &Trajectory) -> ConditioningFile {
+        ConditioningFile {
+            family: sampled.metadata.family,
+            encoders: self.encoders,
+            prompt: sampled.metadata.prompt.clone(),
+            sources: sampled.metadata.sources.clone(),
+            tensors: Arc::clone(&sampled.conditioning),
+        }
     }
 
     /// Samples every candidate of every prompt, ordered by prompt, then candidate.
@@ -225,6 +301,7 @@ impl Sampler {
                     adapter: policy.digest(),
                     prompt: one.prompt.task.words.to_owned(),
                     sources: one.prompt.sources.to_vec(),
+                    conditioning: None,
                     seed: request.seed,
                     step: request.step.0,
                     prompt_index: drawn.prompt_index.0,

@@ -1,6 +1,6 @@
 //! Rows of a training batch: one (candidate, timestep) each.
 
-use std::ptr;
+use std::{ptr, sync::Arc};
 
 use candle_core::Tensor;
 use gavel_core::{
@@ -14,7 +14,10 @@ use gavel_models::{
 };
 
 use super::{Error, Group, Trainer};
-use crate::trajectory::{Extents, Trajectory};
+use crate::{
+    trajectory::{Extents, Trajectory},
+    values::on_device,
+};
 
 /// One (candidate, timestep).
 #[derive(Clone, Copy)]
@@ -107,12 +110,13 @@ impl BatchInput {
 }
 
 impl Trainer {
-    /// Stacks the rows of one batch, all passed by [`Trainer::check`]. A trajectory's conditioning goes to the device once,
-    /// however many of its timesteps are rows.
+    /// Stacks the rows of one batch, all passed by [`Trainer::check`]. A conditioning goes to the device once, however many
+    /// timesteps of candidates that share it are rows.
     pub(super) fn input(&self, rows: &[Row<'_>]) -> Result<BatchInput, Error> {
         let mut uploaded = Vec::new();
-        for rows in rows.chunk_by(|one, next| ptr::eq(one.trajectory, next.trajectory)) {
-            let conditioning = self.conditioning(rows[0].trajectory)?;
+        let conditioning_of = |row: &Row<'_>| Arc::as_ptr(&row.trajectory.conditioning);
+        for rows in rows.chunk_by(|one, next| conditioning_of(one) == conditioning_of(next)) {
+            let conditioning = on_device(&rows[0].trajectory.conditioning, self.denoiser.device())?;
             uploaded.extend(vec![conditioning; rows.len()]);
         }
         let conditioning: Vec<&Conditioning> = uploaded.iter().collect();
@@ -137,15 +141,6 @@ impl Trainer {
         rows.iter().for_each(|row| values.extend_from_slice(state(row)));
         let shape = (rows.len(), tokens, channels);
         Ok(Tensor::from_vec(values, shape, self.denoiser.device())?)
-    }
-
-    fn conditioning(&self, trajectory: &Trajectory) -> Result<Conditioning, ModelError> {
-        let mut conditioning = Conditioning::default();
-        for (name, tensor) in trajectory.conditioning.iter() {
-            let tensor = Tensor::from_slice(&tensor.values, tensor.shape.as_slice(), self.denoiser.device())?;
-            conditioning.insert(name.clone(), tensor);
-        }
-        Ok(conditioning)
     }
 
     /// Refuses trajectories that this denoiser did not sample, that do not fit together, or that carry no noise where a

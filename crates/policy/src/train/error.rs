@@ -30,6 +30,14 @@ pub enum Error {
         #[source]
         source: TensorFileError,
     },
+    /// A trajectory names its conditioning, and that file is not there.
+    #[error("{trajectory} names its conditioning, file {conditioning}, which is not beside it")]
+    ConditioningAway {
+        /// The trajectory's file.
+        trajectory: String,
+        /// SHA-256 of the conditioning's file.
+        conditioning: Digest,
+    },
     /// A file could not be read or written.
     #[error(transparent)]
     Io(#[from] FileError),
@@ -148,6 +156,9 @@ impl Hint for Error {
             Self::Lora(error) => return error.hint(),
             Self::Model(error) => return error.hint(),
             Self::Io(_) => return None,
+            Self::ConditioningAway { .. } => {
+                "read it where the run's blobs are, or put the blob of that hash beside it under its hash as name; `gavel sample` writes trajectories that hold it"
+            }
             Self::File { source, .. } => return source.hint(),
             Self::OtherModel { .. } => "give samplers and trainers the same `model.path`, with the same files",
             Self::OtherAdapter { .. } => "sample and train with the same adapter",

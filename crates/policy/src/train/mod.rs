@@ -22,7 +22,7 @@ pub use gradient::{
     Deviation, GradientSettings, Group, RewardedTrajectory, ShardGradient, activation_memory, check_on_policy,
 };
 pub use gradient_file::{read as read_gradient, write as write_gradient};
-pub use provenance::{Wanted, check as check_provenance};
+pub use provenance::{Wanted, check as check_provenance, check_conditioning};
 pub use replay::{ReplaySettings, Replayed, replay};
 pub use state::{EncodedPolicy, OptimizerState, PolicyState};
 pub use trainer::Trainer;

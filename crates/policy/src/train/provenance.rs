@@ -1,7 +1,7 @@
 //! Whether a trajectory is the one that was asked for.
 
 use gavel_core::{
-    ids::{Candidate, PromptIndex, Step},
+    ids::{Candidate, Digest, PromptIndex, Step},
     noise::Use,
     spec::RunSpec,
     work::rules::CandidateNoise,
@@ -58,6 +58,23 @@ pub fn check(trajectory: &Trajectory, spec: &RunSpec, wanted: Wanted) -> Result<
     Ok(())
 }
 
+/// Checks that a trajectory names the conditioning that its group was given, or holds its own where the group was given none.
+///
+/// # Errors
+/// What differs, in words.
+pub fn check_conditioning(trajectory: &Trajectory, given: Option<Digest>) -> Result<(), String> {
+    let found = trajectory.metadata.conditioning;
+    if found == given {
+        return Ok(());
+    }
+    let name = |conditioning: Option<Digest>| conditioning.map_or("none".to_owned(), |digest| digest.to_string());
+    Err(format!(
+        "a trajectory names the conditioning {}, its group {}",
+        name(found),
+        name(given)
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -100,6 +117,7 @@ mod tests {
                 adapter: None,
                 prompt: "a circle".into(),
                 sources: Vec::new(),
+                conditioning: None,
                 seed: spec.run.seed,
                 step: 3,
                 prompt_index: 5,

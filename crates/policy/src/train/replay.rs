@@ -18,7 +18,7 @@ use super::{
     Deviation, Error, GradientSettings, Group, OptimizerState, PolicyState, RewardedTrajectory, Trainer, Updated,
     gradient_file, update,
 };
-use crate::trajectory::Trajectory;
+use crate::{ConditioningFile, trajectory::Trajectory};
 
 /// Name of the optimizer state in a folder that [`Replayed::save`] wrote.
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
@@ -216,17 +216,37 @@ pub fn optimizer_beside(dir: &Path, adapter: &LoraAdapter, averages: bool) -> Re
     }
 }
 
-/// Reads a trajectory file.
+/// Reads a trajectory file, and where it only names its conditioning also that: beside it under its hash, or in the store of
+/// blobs of which the trajectory is one.
 ///
 /// # Errors
-/// [`Error::File`] for a damaged file, [`Error::Io`] when it cannot be read.
+/// [`Error::File`] for a damaged file, [`Error::Io`] when it cannot be read, [`Error::ConditioningAway`].
 pub fn read_trajectory(file: &Path) -> Result<Trajectory, Error> {
-    let bytes = fs::read(file).map_err(|source| FileError {
+    let trajectory = Trajectory::from_safetensors(&read(file)?).map_err(Error::in_file(file.display().to_string()))?;
+    let Some(conditioning) = trajectory.metadata.conditioning else {
+        return Ok(trajectory);
+    };
+    let name = conditioning.to_string();
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let mut places = [folder.join(&name), folder.join("..").join(&name[..2]).join(&name[2..])].into_iter();
+    let Some(place) = places.find(|place| place.is_file()) else {
+        let trajectory = file.display().to_string();
+        return Err(Error::ConditioningAway {
+            trajectory,
+            conditioning,
+        });
+    };
+    let conditioning =
+        ConditioningFile::from_safetensors(&read(&place)?).map_err(Error::in_file(place.display().to_string()))?;
+    Ok(trajectory.with_conditioning(&conditioning.tensors))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, FileError> {
+    fs::read(file).map_err(|source| FileError {
         file: file.to_owned(),
         action: "read",
         source,
-    })?;
-    Trajectory::from_safetensors(&bytes).map_err(Error::in_file(file.display().to_string()))
+    })
 }
 
 /// Reads a rewards file: `{"rewards": [r, ..]}` in the order of the trajectories, or `{"rewards": {"file name": r, ..}}`
@@ -306,6 +326,44 @@ fn write(file: &Path, bytes: &[u8]) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const WITH_CONDITIONING: &[u8] = include_bytes!("../../tests/data/trajectory-v1.safetensors");
+
+    #[test]
+    fn a_conditioning_that_a_trajectory_names_is_read_beside_it_and_among_blobs() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut trajectory = Trajectory::from_safetensors(WITH_CONDITIONING).unwrap();
+        let conditioning = ConditioningFile {
+            family: trajectory.metadata.family,
+            encoders: trajectory.metadata.model,
+            prompt: trajectory.metadata.prompt.clone(),
+            sources: Vec::new(),
+            tensors: trajectory.conditioning.clone(),
+        };
+        let conditioning = conditioning.to_safetensors();
+        let digest = gavel_core::ids::Digest::of(&conditioning);
+        trajectory.metadata.conditioning = Some(digest);
+        let store = |place: PathBuf, bytes: &[u8]| {
+            fs::create_dir_all(place.parent().unwrap()).unwrap();
+            fs::write(&place, bytes).unwrap();
+            place
+        };
+        let file = store(folder.path().join("00/11"), &trajectory.to_safetensors());
+        let away = read_trajectory(&file).unwrap_err();
+        assert!(
+            matches!(away, Error::ConditioningAway { conditioning, .. } if conditioning == digest),
+            "{away}"
+        );
+        let name = digest.to_string();
+        for place in [
+            folder.path().join(&name[..2]).join(&name[2..]),
+            folder.path().join("00").join(&name),
+        ] {
+            let place = store(place, &conditioning);
+            assert_eq!(read_trajectory(&file).unwrap(), trajectory);
+            fs::remove_file(place).unwrap();
+        }
+    }
 
     #[test]
     fn rewards_come_in_order_or_by_name() {

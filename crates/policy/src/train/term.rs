@@ -144,6 +144,7 @@ mod tests {
                 adapter: None,
                 prompt: String::new(),
                 sources: Vec::new(),
+                conditioning: None,
                 seed: 0,
                 step: 1,
                 prompt_index: 0,

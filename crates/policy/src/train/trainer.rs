@@ -12,8 +12,8 @@ use gavel_models::{
 
 use super::Error;
 
-/// A frozen denoiser whose adapters are trained. Nothing else of its pipeline is loaded: trajectories carry what it is
-/// conditioned on.
+/// A frozen denoiser whose adapters are trained. Nothing else of its pipeline is loaded: what it is
+/// conditioned on is recorded with the trajectories.
 pub struct Trainer {
     pub(super) denoiser: Box<dyn Denoiser>,
     model: Digest,

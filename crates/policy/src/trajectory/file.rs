@@ -1,19 +1,23 @@
-//! Trajectory files: `gavel.trajectory.v2`, which is written, and `gavel.trajectory.v1`, which runs of before hold.
+//! Trajectory files: `gavel.trajectory.v3`, which names its conditioning; `gavel.trajectory.v2`, which holds it and so stands by
+//! itself; and `gavel.trajectory.v1`, which the first runs hold.
 
 use std::sync::Arc;
 
 use gavel_core::ids::Digest;
 use gavel_models::Family;
 
-use super::metadata::{FAMILY, parse_family};
+use super::metadata::{CONDITIONING, FAMILY, parse_family};
 use super::{Extents, HostConditioning, Trajectory, TrajectoryMetadata};
 use crate::{HostTensor, TensorFile, TensorFileError};
 
-/// Value of the metadata key `format` in files that are written now.
-pub const FORMAT: &str = "gavel.trajectory.v2";
+/// Value of the metadata key `format` in the files of runs.
+pub const FORMAT: &str = "gavel.trajectory.v3";
 
-/// Conditioning tensors have this before the name that their family gives them.
-const CONDITIONING: &str = "conditioning.";
+/// The same in files that hold their conditioning.
+const FORMAT_V2: &str = "gavel.trajectory.v2";
+
+/// There, conditioning tensors have this before the name that their family gives them.
+const PREFIX: &str = "conditioning.";
 
 /// The format before files named their family.
 const FORMAT_V1: &str = "gavel.trajectory.v1";
@@ -25,11 +29,21 @@ const V1_PROMPT_EMBEDS: &str = "prompt_embeds";
 const V1_POOLED_PROMPT_EMBEDS: &str = "pooled_prompt_embeds";
 
 impl Trajectory {
-    /// The file's bytes: equal trajectories give equal bytes.
+    /// The file's bytes: equal trajectories give equal bytes. The file names its conditioning where
+    /// [`TrajectoryMetadata::conditioning`] does, and holds it otherwise.
     pub fn to_safetensors(&self) -> Vec<u8> {
-        let mut file = self.file(FORMAT);
+        match self.metadata.conditioning {
+            Some(_) => self.file(FORMAT).to_bytes(),
+            None => self.to_safetensors_v2(),
+        }
+    }
+
+    /// The bytes of a file that holds the conditioning.
+    fn to_safetensors_v2(&self) -> Vec<u8> {
+        let mut file = self.file(FORMAT_V2);
+        file.metadata.remove(CONDITIONING);
         for (name, tensor) in self.conditioning.iter() {
-            file.tensors.insert(format!("{CONDITIONING}{name}"), tensor.clone());
+            file.tensors.insert(format!("{PREFIX}{name}"), tensor.clone());
         }
         file.to_bytes()
     }
@@ -37,11 +51,15 @@ impl Trajectory {
     /// The file's bytes in whichever format gives them this hash. With it, work that was recorded in files of before is done
     /// again and compared byte for byte. `None` where no format does: it is another trajectory.
     pub fn to_safetensors_of(&self, digest: Digest) -> Option<Vec<u8>> {
-        let formats = [Some(self.to_safetensors()), self.to_safetensors_v1()];
+        let formats = [
+            Some(self.to_safetensors()),
+            Some(self.to_safetensors_v2()),
+            self.to_safetensors_v1(),
+        ];
         formats.into_iter().flatten().find(|bytes| Digest::of(bytes) == digest)
     }
 
-    /// The bytes in the format before this one; `None` where that format cannot say what this trajectory is.
+    /// The bytes in the first format; `None` where that format cannot say what this trajectory is.
     pub(super) fn to_safetensors_v1(&self) -> Option<Vec<u8>> {
         let names: Vec<&str> = self.conditioning.keys().map(String::as_str).collect();
         if self.metadata.family.name() != V1_FAMILY || names != [V1_POOLED_PROMPT_EMBEDS, V1_PROMPT_EMBEDS] {
@@ -49,6 +67,7 @@ impl Trajectory {
         }
         let mut file = self.file(FORMAT_V1);
         file.metadata.remove(FAMILY);
+        file.metadata.remove(CONDITIONING);
         for (name, tensor) in self.conditioning.iter() {
             file.tensors.insert(name.clone(), tensor.clone());
         }
@@ -74,18 +93,27 @@ impl Trajectory {
         file
     }
 
-    /// Reads a trajectory file of this format or the one before; all extents must agree with each other. Whether the
-    /// conditioning is what a denoiser reads, that denoiser says.
+    /// Reads a trajectory file of any format; all extents must agree with each other. Whether the conditioning is what a denoiser
+    /// reads, that denoiser says; of a file that only names it there is none before [`Trajectory::with_conditioning`].
     ///
     /// # Errors
     /// [`TensorFileError`] naming the tensor or metadata key.
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self, TensorFileError> {
         let mut file = TensorFile::from_bytes(bytes)?;
+        let mut named = None;
         let (family, conditioning) = match file.metadata.get("format").map(String::as_str) {
             Some(FORMAT_V1) => conditioning_v1(&mut file)?,
-            _ => conditioning(&mut file)?,
+            Some(FORMAT_V2) => conditioning_v2(&mut file)?,
+            _ => {
+                file.expect_format(FORMAT)?;
+                named = Some(file.parse(CONDITIONING, "a SHA-256")?);
+                (parse_family(&file)?, HostConditioning::new())
+            }
         };
-        let metadata = TrajectoryMetadata::from_file(&file, family)?;
+        let metadata = TrajectoryMetadata {
+            conditioning: named,
+            ..TrajectoryMetadata::from_file(&file, family)?
+        };
         let tokens = metadata.grid.tokens();
 
         let velocities = file.take("velocities")?;
@@ -124,14 +152,13 @@ impl Trajectory {
     }
 }
 
-/// Takes the conditioning of a file that names its family.
-fn conditioning(file: &mut TensorFile) -> Result<(Family, HostConditioning), TensorFileError> {
-    file.expect_format(FORMAT)?;
+/// Takes the conditioning of a file that holds it and names its family.
+fn conditioning_v2(file: &mut TensorFile) -> Result<(Family, HostConditioning), TensorFileError> {
     let family = parse_family(file)?;
     let names: Vec<String> = file.tensors.keys().cloned().collect();
     let mut conditioning = HostConditioning::new();
     for stored in names {
-        if let Some(name) = stored.strip_prefix(CONDITIONING) {
+        if let Some(name) = stored.strip_prefix(PREFIX) {
             conditioning.insert(name.to_owned(), file.take(&stored)?);
         }
     }

@@ -13,8 +13,11 @@ const NO_GUIDANCE: &str = "none";
 const SOURCES: &str = "sources";
 const SEPARATOR: &str = ",";
 
+/// Key of the hash of the conditioning's file, where that is another one.
+pub(super) const CONDITIONING: &str = "conditioning";
+
 /// Key of the family's name, which files of the first format do not have.
-pub(super) const FAMILY: &str = "family";
+pub(crate) const FAMILY: &str = "family";
 
 /// How a trajectory came about.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +32,8 @@ pub struct TrajectoryMetadata {
     pub prompt: String,
     /// Hashes of the pictures that are edited, in their order; empty where none is.
     pub sources: Vec<Digest>,
+    /// The file that holds the conditioning; `None` where the trajectory's own file does.
+    pub conditioning: Option<Digest>,
     /// `run.seed`.
     pub seed: u64,
     /// Optimizer step, part of the noise keys.
@@ -82,14 +87,15 @@ impl TrajectoryMetadata {
             ("width_tokens", self.grid.width.to_string()),
         ];
         let mut map: BTreeMap<String, String> = pairs.map(|(key, value)| (key.to_owned(), value)).into();
-        if !self.sources.is_empty() {
-            let sources: Vec<String> = self.sources.iter().map(Digest::to_string).collect();
-            map.insert(SOURCES.to_owned(), sources.join(SEPARATOR));
-        }
+        map.extend(write_sources(&self.sources));
+        map.extend(
+            self.conditioning
+                .map(|file| (CONDITIONING.to_owned(), file.to_string())),
+        );
         map
     }
 
-    /// Reads everything but the family, which files of the first format do not name.
+    /// Reads everything but the family and the conditioning, which not all formats name.
     pub(super) fn from_file(file: &TensorFile, family: Family) -> Result<Self, TensorFileError> {
         const COUNT: &str = "a whole number";
         Ok(Self {
@@ -98,6 +104,7 @@ impl TrajectoryMetadata {
             adapter: parse_unless(file, "adapter", BASE, "a SHA-256 or `base`")?,
             prompt: file.parse("prompt", "a text")?,
             sources: parse_sources(file)?,
+            conditioning: None,
             seed: file.parse("seed", COUNT)?,
             step: file.parse("step", COUNT)?,
             prompt_index: file.parse("prompt_index", COUNT)?,
@@ -150,7 +157,7 @@ fn finite(file: &TensorFile, key: &'static str) -> Result<f64, TensorFileError> 
 ///
 /// # Errors
 /// [`TensorFileError::Metadata`] for a family that this version does not know.
-pub(super) fn parse_family(file: &TensorFile) -> Result<Family, TensorFileError> {
+pub(crate) fn parse_family(file: &TensorFile) -> Result<Family, TensorFileError> {
     let name: String = file.parse(FAMILY, "the name of a model family")?;
     Family::from_name(&name).map_err(|_| TensorFileError::Metadata {
         key: FAMILY,
@@ -159,7 +166,17 @@ pub(super) fn parse_family(file: &TensorFile) -> Result<Family, TensorFileError>
     })
 }
 
-fn parse_sources(file: &TensorFile) -> Result<Vec<Digest>, TensorFileError> {
+/// The entry of the source pictures, where there are any.
+pub(crate) fn write_sources(sources: &[Digest]) -> Option<(String, String)> {
+    let texts: Vec<String> = sources.iter().map(Digest::to_string).collect();
+    (!texts.is_empty()).then(|| (SOURCES.to_owned(), texts.join(SEPARATOR)))
+}
+
+/// The source pictures that a file names.
+///
+/// # Errors
+/// [`TensorFileError::Metadata`] for anything but hashes.
+pub(crate) fn parse_sources(file: &TensorFile) -> Result<Vec<Digest>, TensorFileError> {
     let Some(text) = file.metadata.get(SOURCES) else {
         return Ok(Vec::new());
     };

@@ -1,9 +1,10 @@
 //! A sampled trajectory: everything that a trainer needs of a candidate, so that it needs no text encoder.
 //!
-//! docs/formats.md describes the file. The sampler writes it, the trainer reads it; both meet here.
+//! docs/formats.md describes the file. The sampler writes it, the trainer reads it; both meet here. In a run the conditioning is
+//! a file of its own ([`ConditioningFile`](crate::ConditioningFile)), which all candidates of a task share.
 
 mod file;
-mod metadata;
+pub(crate) mod metadata;
 #[cfg(test)]
 mod tests;
 
@@ -33,7 +34,7 @@ pub struct Trajectory {
     pub sigmas: Vec<f32>,
     /// The policy's velocity at each state, (steps, tokens, channels).
     pub velocities: Vec<f32>,
-    /// What the denoiser was conditioned on; the candidates of a prompt share it.
+    /// What the denoiser was conditioned on; the candidates of a prompt share it. Empty while only its file is named.
     pub conditioning: Arc<HostConditioning>,
 }
 
@@ -66,6 +67,15 @@ impl Trajectory {
     pub fn velocity(&self, index: usize) -> &[f32] {
         let size = self.extents.latent_size();
         &self.velocities[index * size..(index + 1) * size]
+    }
+
+    /// The same with the conditioning that its file only names.
+    #[must_use]
+    pub fn with_conditioning(self, conditioning: &Arc<HostConditioning>) -> Self {
+        Self {
+            conditioning: Arc::clone(conditioning),
+            ..self
+        }
     }
 
     /// Shape of each conditioning tensor.

@@ -28,6 +28,7 @@ fn example() -> Trajectory {
             adapter: None,
             prompt: "a \"red\" circle\non blue, è".into(),
             sources: Vec::new(),
+            conditioning: None,
             seed: u64::MAX,
             step: 3,
             prompt_index: 5,
@@ -68,6 +69,37 @@ fn a_trajectory_survives_its_file() {
         Trajectory::from_safetensors(&trajectory.to_safetensors()).unwrap(),
         trajectory
     );
+}
+
+#[test]
+fn a_trajectory_of_a_run_names_its_conditioning_and_can_be_written_with_it_too() {
+    let whole = example();
+    let mut trajectory = example();
+    trajectory.metadata.conditioning = Some(Digest([9; 32]));
+    let bytes = trajectory.to_safetensors();
+    let file = TensorFile::from_bytes(&bytes).unwrap();
+    assert_eq!(file.metadata["format"], "gavel.trajectory.v3");
+    assert_eq!(file.metadata["conditioning"], Digest([9; 32]).to_string());
+    assert_eq!(file.tensors.len(), 4);
+
+    let read = Trajectory::from_safetensors(&bytes).unwrap();
+    assert!(read.conditioning.is_empty());
+    assert_eq!(read.to_safetensors(), bytes);
+    let read = read.with_conditioning(&whole.conditioning);
+    assert_eq!(read, trajectory);
+    let digest = Digest::of(&whole.to_safetensors());
+    assert_eq!(read.to_safetensors_of(digest), Some(whole.to_safetensors()));
+    assert_eq!(read.to_safetensors_of(Digest::of(&bytes)), Some(bytes.clone()));
+
+    let mut file = file;
+    file.metadata.remove("conditioning");
+    let error = Trajectory::from_safetensors(&file.to_bytes()).unwrap_err();
+    assert_eq!(error.to_string(), "metadata `conditioning` is absent");
+    file.metadata.insert("conditioning".into(), Digest([9; 32]).to_string());
+    file.insert("conditioning.words", &[1], vec![0.0]);
+    let error = Trajectory::from_safetensors(&file.to_bytes()).unwrap_err();
+    let expected = "has a tensor `conditioning.words`, which this format does not have";
+    assert_eq!(error.to_string(), expected);
 }
 
 #[test]
@@ -142,7 +174,7 @@ fn broken_files_are_refused_by_name() {
     );
     check(
         |file| drop(file.metadata.insert("format".into(), "gavel.gradient.v1".into())),
-        "metadata `format` is `gavel.gradient.v1`, expected `gavel.trajectory.v2`",
+        "metadata `format` is `gavel.gradient.v1`, expected `gavel.trajectory.v3`",
     );
     check(
         |file| drop(file.metadata.insert("noise_steps".into(), "9".into())),

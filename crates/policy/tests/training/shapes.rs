@@ -83,7 +83,7 @@ fn sample(prompts: &[Prompt<'_>], model: Digest, policy: Policy<'_>) -> Vec<Samp
             source_areas: None,
         },
     };
-    Sampler::new(Box::new(Unpadded(pipeline)), model)
+    Sampler::new(Box::new(Unpadded(pipeline)), model, Digest::of(b"encoders"))
         .sample(policy, &request)
         .unwrap()
 }

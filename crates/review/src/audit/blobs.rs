@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 
 use gavel_coordinator::blobs::BlobError;
-use gavel_core::ids::Digest;
+use gavel_core::ids::{Digest, PromptIndex, Step};
 use gavel_core::run::Run;
 use gavel_core::schedule;
 use gavel_core::spec::GradientExchange;
-use gavel_core::work::{Outcome, Part, Policy, Unit, rules};
-use gavel_policy::{TensorFile, Trajectory};
+use gavel_core::work::{Outcome, Part, Policy, Task, Unit, rules};
+use gavel_policy::{ConditioningFile, TensorFile, Trajectory};
 use serde::Serialize;
 
 use super::events::Account;
@@ -42,8 +42,14 @@ struct Named {
 enum Content {
     Opaque,
     Trajectory(Box<Expected>),
-    Gradient { terms: u64 },
-    Optimizer { updates: u64 },
+    /// Of this task.
+    Conditioning(Task),
+    Gradient {
+        terms: u64,
+    },
+    Optimizer {
+        updates: u64,
+    },
 }
 
 /// Reads every blob that the accepted results name.
@@ -91,6 +97,10 @@ pub(super) async fn check(
                 Ok(trajectory) => trajectory::problem(&trajectory, expected, account.run.spec()),
                 Err(error) => Some(error.to_string()),
             },
+            Content::Conditioning(task) => match ConditioningFile::from_safetensors(&bytes) {
+                Ok(file) => trajectory::conditioning_problem(&file, task, account.run.spec()),
+                Err(error) => Some(error.to_string()),
+            },
             Content::Gradient { terms } => metadata(&bytes, "terms", &terms.to_string()),
             Content::Optimizer { updates } => metadata(&bytes, "step", &updates.to_string()),
         };
@@ -129,7 +139,7 @@ fn named(account: &Account) -> BTreeMap<Digest, Named> {
             _ => 0,
         };
         for (digest, part) in accepted.outcome.outputs() {
-            let expected = expected(run, &policies, unit, part, accepted.outcome.model());
+            let expected = expected(run, &policies, unit, part, &accepted.outcome);
             let whose = expected.as_ref().map(ToString::to_string);
             let (what, content) = match part {
                 Part::OptimizerState => {
@@ -151,6 +161,14 @@ fn named(account: &Account) -> BTreeMap<Digest, Named> {
                     let whose = whose.unwrap_or_else(|| format!("{unit}, prompt {prompt_index}"));
                     let content = expected.map_or(Content::Opaque, |expected| Content::Trajectory(Box::new(expected)));
                     (format!("the trajectory of {whose}"), content)
+                }
+                Part::Conditioning { prompt_index } => {
+                    let what = format!("{unit}, prompt {prompt_index}: the {part}");
+                    let content = match unit.step().and_then(|step| task(run, step, prompt_index)) {
+                        Some(task) => Content::Conditioning(task.clone()),
+                        None => Content::Opaque,
+                    };
+                    (what, content)
                 }
                 Part::Image { prompt_index, .. } => {
                     let whose = whose.unwrap_or_else(|| format!("{unit}, prompt {prompt_index}"));
@@ -186,7 +204,7 @@ fn updates(run: &Run, versions: usize) -> Vec<u64> {
 }
 
 /// What the position of a training unit's candidate implies; `None` for evaluations and for what belongs to no candidate.
-fn expected(run: &Run, policies: &[&Policy], unit: &Unit, part: Part, model: Option<&Digest>) -> Option<Expected> {
+fn expected(run: &Run, policies: &[&Policy], unit: &Unit, part: Part, outcome: &Outcome) -> Option<Expected> {
     let Unit::Sample { step, .. } = *unit else {
         return None;
     };
@@ -201,16 +219,27 @@ fn expected(run: &Run, policies: &[&Policy], unit: &Unit, part: Part, model: Opt
     else {
         return None;
     };
+    let Outcome::Sampled { samples, .. } = outcome else {
+        return None;
+    };
+    let sampled = samples
+        .iter()
+        .find(|one| one.prompt_index == prompt_index && one.candidate == candidate)?;
     let spec = run.spec();
-    let lines = run.assets().prompts.len() as u32;
-    let lines = schedule::prompt_lines(spec.run.seed, lines, step, spec.prompts.per_step);
-    let line = lines.get(prompt_index.0 as usize)?;
     Some(Expected {
         step: step.0,
         prompt_index: prompt_index.0,
         candidate: candidate.0,
-        task: run.assets().prompts.get(*line as usize)?.clone(),
+        task: task(run, step, prompt_index)?.clone(),
+        conditioning: sampled.conditioning,
         adapter: policies.get(rules::sampling_version(spec, step) as usize)?.adapter,
-        model: *model?,
+        model: *outcome.model()?,
     })
+}
+
+/// The task of a prompt of a step.
+fn task(run: &Run, step: Step, prompt_index: PromptIndex) -> Option<&Task> {
+    let (spec, tasks) = (run.spec(), &run.assets().prompts);
+    let lines = schedule::prompt_lines(spec.run.seed, tasks.len() as u32, step, spec.prompts.per_step);
+    tasks.get(*lines.get(prompt_index.0 as usize)? as usize)
 }

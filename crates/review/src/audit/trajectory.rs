@@ -9,6 +9,7 @@ use gavel_core::rpo;
 use gavel_core::spec::RunSpec;
 use gavel_core::work::Task;
 use gavel_core::work::rules::CandidateNoise;
+use gavel_policy::ConditioningFile;
 use gavel_policy::trajectory::{Trajectory, TrajectoryMetadata};
 
 /// What a trajectory's position in the run implies of it.
@@ -18,6 +19,8 @@ pub(super) struct Expected {
     pub(super) prompt_index: u32,
     pub(super) candidate: u8,
     pub(super) task: Task,
+    /// What the result says that it was conditioned on.
+    pub(super) conditioning: Option<Digest>,
     /// The policy that the step samples from.
     pub(super) adapter: Digest,
     /// Fingerprint of the transformer that the sampler reported.
@@ -58,6 +61,7 @@ pub(super) fn problem(trajectory: &Trajectory, position: &Expected, spec: &RunSp
         adapter: Some(position.adapter),
         prompt: position.task.words.clone(),
         sources: position.task.sources.clone(),
+        conditioning: position.conditioning,
         seed: spec.run.seed,
         step: position.step,
         prompt_index: position.prompt_index,
@@ -92,6 +96,13 @@ pub(super) fn problem(trajectory: &Trajectory, position: &Expected, spec: &RunSp
         return Some("its first latent is not the noise of its key".to_owned());
     }
     (0..spec.sampling.steps).find_map(|timestep| transition(trajectory, position, spec, timestep))
+}
+
+/// What is wrong with the conditioning of a task.
+pub(super) fn conditioning_problem(conditioning: &ConditioningFile, task: &Task, spec: &RunSpec) -> Option<String> {
+    let found = (conditioning.family.name(), &conditioning.prompt, &conditioning.sources);
+    let expected = (spec.model.family.as_str(), &task.words, &task.sources);
+    (found != expected).then(|| format!("it is of (family, prompt, sources) {found:?}, its task of {expected:?}"))
 }
 
 /// What is wrong with the step from one state to the next.

@@ -143,6 +143,12 @@ impl Tally<'_> {
             again.trajectory.as_ref(),
         )?;
         self.digest(
+            "conditionings",
+            &format!("{at}: the conditioning"),
+            recorded.conditioning.as_ref(),
+            again.conditioning.as_ref(),
+        )?;
+        self.digest(
             "images",
             &format!("{at}: the image"),
             Some(&recorded.image),
@@ -228,6 +234,7 @@ mod tests {
                 prompt_index: PromptIndex(3),
                 candidate: Candidate(1),
                 trajectory: Some(Digest::of(trajectory)),
+                conditioning: Some(Digest::of(b"conditioning")),
                 image: Digest::of(b"image"),
             }],
             manifest: Some(Digest::of(b"manifest")),
@@ -249,7 +256,12 @@ mod tests {
         let equal = compare(&unit, &sampled(b"a", 1.0), &sampled(b"a", 2.0)).unwrap();
         assert_eq!(
             equal,
-            Equal::from([("images", 1), ("manifests", 1), ("trajectories", 1)])
+            Equal::from([
+                ("conditionings", 1),
+                ("images", 1),
+                ("manifests", 1),
+                ("trajectories", 1)
+            ])
         );
     }
 

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
 use gavel_core::run::Run;
 use gavel_core::spec::{GradientExchange, JudgeBackEnd, RunSpec};
-use gavel_core::work::{Outcome, Role};
+use gavel_core::work::{Assignment, Outcome, Role};
 use gavel_judge_worker::JudgeWork;
-use gavel_policy::Trajectory;
+use gavel_policy::trajectory::TrajectoryMetadata;
+use gavel_policy::{ConditioningFile, Trajectory};
 use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
 use gavel_worker::{Work, WorkContext};
@@ -83,8 +85,9 @@ impl<'a> UnitVerifier<'a> {
     /// The blobs cannot be read or the worker cannot start: nothing that speaks against the record.
     pub(super) fn verify(&mut self, recorded: &Recorded) -> Result<UnitComparison, Error> {
         let context = WorkContext::in_memory().map_err(Error::Runtime)?;
+        let assignment = encoded_anew(&recorded.assignment);
         let mut lacking = Vec::new();
-        for named in inputs(&recorded.assignment) {
+        for named in inputs(&assignment) {
             match self.store.get(&named)? {
                 Some(bytes) => drop(context.put(bytes)),
                 None => lacking.push(format!("{} {}", named.what, named.digest)),
@@ -94,7 +97,7 @@ impl<'a> UnitVerifier<'a> {
             return Ok(UnitComparison::Lacks(lacking));
         }
         let worker = self.worker(recorded.unit.role())?;
-        let again = match worker.perform(&recorded.unit, &recorded.assignment, &context) {
+        let again = match worker.perform(&recorded.unit, &assignment, &context) {
             Ok(again) => in_recorded_format(&recorded.outcome, again, &context),
             Err(error) => {
                 return Ok(UnitComparison::Differs(format!(
@@ -182,7 +185,31 @@ impl<'a> UnitVerifier<'a> {
         ) else {
             return Ok(None);
         };
-        Ok(Some(first_tensor(&stored, &made)))
+        let conditioning = stored.metadata.conditioning.map(|digest| Named {
+            what: "the recorded conditioning".to_owned(),
+            digest,
+        });
+        let conditioning = conditioning.map(|named| self.store.get(&named)).transpose()?.flatten();
+        let stored = conditioned(stored, conditioning);
+        let conditioning = made.metadata.conditioning.and_then(|digest| context.get(&digest).ok());
+        Ok(Some(first_tensor(&stored, &conditioned(made, conditioning))))
+    }
+}
+
+/// The same assignment with nothing that spares a sampler the encoding: that, too, is done again.
+fn encoded_anew(assignment: &Assignment) -> Assignment {
+    let mut assignment = assignment.clone();
+    if let Assignment::Sample { prompts, .. } = &mut assignment {
+        prompts.iter_mut().for_each(|prompt| prompt.conditioning = None);
+    }
+    assignment
+}
+
+/// A trajectory with the conditioning of this file, where that is one.
+fn conditioned(trajectory: Trajectory, file: Option<Bytes>) -> Trajectory {
+    match file.and_then(|bytes| ConditioningFile::from_safetensors(&bytes).ok()) {
+        Some(file) => trajectory.with_conditioning(&file.tensors),
+        None => trajectory,
     }
 }
 
@@ -190,13 +217,16 @@ impl<'a> UnitVerifier<'a> {
 fn in_recorded_format(recorded: &Outcome, mut again: Outcome, context: &WorkContext) -> Outcome {
     if let (Outcome::Sampled { samples, .. }, Outcome::Sampled { samples: made, .. }) = (recorded, &mut again) {
         for (recorded, made) in samples.iter().zip(made) {
-            if let (Some(recorded), Some(digest)) = (recorded.trajectory, made.trajectory)
-                && recorded != digest
+            let conditioning = made.conditioning.and_then(|digest| context.get(&digest).ok());
+            if let (Some(trajectory), Some(digest)) = (recorded.trajectory, made.trajectory)
+                && trajectory != digest
                 && let Ok(bytes) = context.get(&digest)
-                && let Ok(trajectory) = Trajectory::from_safetensors(&bytes)
-                && let Some(bytes) = trajectory.to_safetensors_of(recorded)
+                && let Ok(again) = Trajectory::from_safetensors(&bytes)
+                && let Some(bytes) = conditioned(again, conditioning).to_safetensors_of(trajectory)
             {
                 made.trajectory = Some(context.put(bytes));
+                // A trajectory of before holds its conditioning, and the record names none beside it.
+                made.conditioning = made.conditioning.and(recorded.conditioning);
             }
         }
     }
@@ -205,7 +235,11 @@ fn in_recorded_format(recorded: &Outcome, mut again: Outcome, context: &WorkCont
 
 /// Names the first tensor that differs, in the order in which they come about.
 fn first_tensor(stored: &Trajectory, made: &Trajectory) -> String {
-    if stored.metadata != made.metadata {
+    let without = |trajectory: &Trajectory| TrajectoryMetadata {
+        conditioning: None,
+        ..trajectory.metadata.clone()
+    };
+    if without(stored) != without(made) {
         return format!("metadata differs: {:?}, again {:?}", stored.metadata, made.metadata);
     }
     let empty = Vec::new();

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::board::Board;
+use super::conditionings::Conditionings;
 use super::control::Pause;
 use super::results::{GroupResult, ShardResult};
 use super::trouble::Trouble;
@@ -63,6 +64,7 @@ pub struct Snapshot {
     released_policies: BTreeSet<Step>,
     watched_from: Step,
     spent: Spent,
+    conditionings: Conditionings,
     details_from: Step,
     /// How many policies there are, with those that are not here.
     policies_total: usize,
@@ -129,6 +131,7 @@ impl Run {
             released_policies,
             watched_from,
             spent,
+            conditionings,
             is_lean,
             details_from,
             rubrics,
@@ -183,6 +186,7 @@ impl Run {
             released_policies: released_policies.clone(),
             watched_from: *watched_from,
             spent: *spent,
+            conditionings: conditionings.clone(),
             details_from: *details_from,
             policies_total: policies.len(),
             policies: PolicyRow::of(policies.numbered()),
@@ -305,6 +309,7 @@ impl Run {
         run.released_policies = snapshot.released_policies;
         run.watched_from = snapshot.watched_from;
         run.spent = snapshot.spent;
+        run.conditionings = snapshot.conditionings;
         run.details_from = snapshot.details_from;
         run.rubrics.restore(snapshot.rubrics);
         Ok(run)

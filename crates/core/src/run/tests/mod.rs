@@ -1,4 +1,5 @@
 mod ahead;
+mod conditionings;
 mod control;
 mod fleet;
 mod groups;

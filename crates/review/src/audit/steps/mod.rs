@@ -2,10 +2,10 @@
 
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use gavel_core::ids::{PromptIndex, Step};
+use gavel_core::ids::{Digest, PromptIndex, Step};
 use gavel_core::rpo::{self, learning_rate};
 use gavel_core::run::{CandidateResult, Run, ShardResult};
 use gavel_core::schedule;
@@ -46,11 +46,32 @@ pub(super) fn policies(account: &Account) -> Vec<&Policy> {
         .collect()
 }
 
+/// The conditionings that accepted results name, by the line of their task.
+fn conditionings(account: &Account) -> BTreeSet<(u32, Digest)> {
+    let (spec, tasks) = (account.run.spec(), account.run.assets().prompts.len() as u32);
+    let mut steps = BTreeMap::new();
+    let mut named = BTreeSet::new();
+    for (unit, accepted) in &account.accepted {
+        let (Unit::Sample { step, .. }, Outcome::Sampled { samples, .. }) = (unit, &accepted.outcome) else {
+            continue;
+        };
+        let lines: &Vec<u32> = steps
+            .entry(*step)
+            .or_insert_with(|| schedule::prompt_lines(spec.run.seed, tasks, *step, spec.prompts.per_step));
+        named.extend(samples.iter().filter_map(|sample| {
+            let line = *lines.get(sample.prompt_index.0 as usize)?;
+            Some((line, sample.conditioning?))
+        }));
+    }
+    named
+}
+
 /// Audits every step that has a commit.
 pub(super) fn check(account: &Account, findings: &mut Findings) -> Pairs {
     let policies = policies(account);
     let mut pairs = Pairs::default();
     let mut named = BTreeMap::new();
+    let conditionings = conditionings(account);
     for (version, policy) in policies.iter().enumerate().take(policies.len().saturating_sub(1)) {
         let step = Step(version as u32 + 1);
         let spec = account.run.spec();
@@ -67,7 +88,9 @@ pub(super) fn check(account: &Account, findings: &mut Findings) -> Pairs {
                 step,
                 spec.prompts.per_step,
             ),
+            conditionings: &conditionings,
             candidates: BTreeMap::new(),
+            conditioned: BTreeMap::new(),
             verdicts: BTreeMap::new(),
             held_out: BTreeMap::new(),
             skipped: BTreeMap::new(),
@@ -112,7 +135,11 @@ struct StepAudit<'a> {
     /// By how many versions.
     lag: u32,
     lines: Vec<u32>,
+    /// The conditionings that results name, by the line of their task: what a sampler may have been handed.
+    conditionings: &'a BTreeSet<(u32, Digest)>,
     candidates: BTreeMap<u32, Vec<CandidateResult>>,
+    /// What each prompt's candidates were conditioned on.
+    conditioned: BTreeMap<u32, Digest>,
     /// On the matches of each prompt's candidates.
     verdicts: BTreeMap<u32, Vec<VerdictRecord>>,
     /// Those of the held-out judge, on its share of the prompts.
@@ -161,6 +188,7 @@ impl<'a> StepAudit<'a> {
                     .map(|prompt| PromptTask {
                         index: PromptIndex(prompt),
                         task: self.task(prompt),
+                        conditioning: self.handed(prompt, accepted),
                     })
                     .collect(),
             };
@@ -175,6 +203,17 @@ impl<'a> StepAudit<'a> {
             }
             self.groups(&unit, extent, samples);
         }
+    }
+
+    /// The conditioning that a worker was handed for a prompt, if a result names it for that task. Which of them it is handed, or none,
+    /// depends on who was faster, and changes nothing.
+    fn handed(&self, prompt: u32, accepted: &Accepted) -> Option<Digest> {
+        let Some(Assignment::Sample { prompts, .. }) = &accepted.assignment else {
+            return None;
+        };
+        let handed = prompts.iter().find(|one| one.index.0 == prompt)?.conditioning?;
+        let line = *self.lines.get(prompt as usize)?;
+        self.conditionings.contains(&(line, handed)).then_some(handed)
     }
 
     /// All candidates of each prompt of the chunk, in order.
@@ -197,6 +236,8 @@ impl<'a> StepAudit<'a> {
                 })
             };
             let prompt = group[0].prompt_index.0;
+            self.conditioned
+                .extend(group[0].conditioning.map(|blob| (prompt, blob)));
             let Some(candidates) = group.iter().map(result).collect() else {
                 self.findings.add(
                     Rule::Samples,
@@ -299,6 +340,7 @@ impl<'a> StepAudit<'a> {
                 let candidates = self.candidates.get(&prompt)?.iter().zip(rewards);
                 Some(RewardedGroup {
                     prompt_index: PromptIndex(prompt),
+                    conditioning: self.conditioned.get(&prompt).copied(),
                     candidates: candidates
                         .map(|(result, reward)| RewardedCandidate {
                             trajectory: result.trajectory,

@@ -28,6 +28,13 @@ impl StepAudit<'_> {
                 &self.candidates.get(&index).cloned().unwrap_or_default(),
                 &group.candidates,
             );
+            self.findings.equal(
+                Rule::State,
+                &location,
+                "conditioning",
+                &self.conditioned.get(&index).copied(),
+                &group.conditioning,
+            );
             let skipped = self.skipped.get(&index).map(|reason| (*reason).to_owned());
             self.findings
                 .equal(Rule::State, &location, "skipped", &skipped, &group.skipped);
