@@ -145,7 +145,10 @@ mod tests {
         wins.add(1, 0, 40.0);
         let strengths = wins.strengths();
         assert_eq!(strengths[0].log_ratio, 0.0);
-        assert!(strengths[1].log_ratio > 2.0 && strengths[1].log_ratio < 20.0, "{strengths:?}");
+        assert!(
+            strengths[1].log_ratio > 2.0 && strengths[1].log_ratio < 20.0,
+            "{strengths:?}"
+        );
         assert!(strengths[1].low < strengths[1].log_ratio && strengths[1].high.is_finite());
         let spread = strengths[2].high - strengths[2].low;
         assert!(spread > 6.0, "nothing is known about the third: {spread}");

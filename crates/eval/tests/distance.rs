@@ -16,7 +16,13 @@ fn golden() -> (Value, impl Fn(&str) -> RgbImage) {
 /// Sums in another order, in float64; similarity is kept in float32.
 fn check(found: Option<Distance>, expected: &Value) {
     let found = serde_json::to_value(found.unwrap()).unwrap();
-    for (name, tolerance) in [("pixels", 0.0), ("l1", 1e-12), ("mse", 1e-12), ("psnr", 1e-9), ("ssim", 1e-6)] {
+    for (name, tolerance) in [
+        ("pixels", 0.0),
+        ("l1", 1e-12),
+        ("mse", 1e-12),
+        ("psnr", 1e-9),
+        ("ssim", 1e-6),
+    ] {
         let [found, expected] = [&found, expected].map(|figures| figures[name].as_f64().unwrap());
         assert!((found - expected).abs() <= tolerance, "{name}: {found}, not {expected}");
     }

@@ -145,7 +145,10 @@ mod tests {
         let difference = Difference::between(&before, &after).unwrap();
         let changed = difference.changed();
         assert_eq!(changed.share(), Some(0.25));
-        let (inside, outside) = (difference.over(&changed).unwrap(), difference.over(&changed.complement()).unwrap());
+        let (inside, outside) = (
+            difference.over(&changed).unwrap(),
+            difference.over(&changed.complement()).unwrap(),
+        );
         assert_eq!((inside.pixels, outside.pixels, outside.l1), (48, 144, 0.0));
         assert!((inside.l1 - 50.0 / 3.0 / 255.0).abs() < 1e-12);
         assert_eq!(inside.ssim, None, "no window of the four left columns fits");

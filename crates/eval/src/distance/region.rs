@@ -46,7 +46,11 @@ mod tests {
 
     #[test]
     fn a_mask_is_white_from_the_middle_on() {
-        let mask = RgbImage::from_fn(4, 1, |x, _| Rgb([[0; 3], [127; 3], [128; 3], [255, 255, 0]][x as usize]));
+        let mask = RgbImage::from_fn(
+            4,
+            1,
+            |x, _| Rgb([[0; 3], [127; 3], [128; 3], [255, 255, 0]][x as usize]),
+        );
         let region = Region::of_mask(&mask);
         assert_eq!(region, Region::new(vec![false, false, true, true]));
         assert_eq!(region.complement(), Region::new(vec![true, true, false, false]));
