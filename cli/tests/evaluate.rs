@@ -267,5 +267,10 @@ fn what_is_missing_is_named_before_anything_is_painted() {
     assert!(later.contains("the run has no policy of step 9"), "{later}");
     let odd = refused(&format!("{run}@last"));
     assert!(odd.contains("`last` is no step of a run"), "{odd}");
+    let whole = refused(&format!("mine={run}"));
+    assert!(
+        whole.contains("is the folder of a run") && whole.contains("@latest"),
+        "{whole}"
+    );
     assert!(!Path::new(&out).exists());
 }

@@ -132,6 +132,7 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
     let bar = bar(tasks.len(), "prompts evaluated");
     let report = evaluation.report(&|done| bar.inc(done as u64))?;
     bar.finish_and_clear();
+    note_unread(evaluator.as_deref(), &report);
     let json = serde_json::to_string_pretty(&report)?;
     write_whole(&arguments.out.join(JSON), &json)?;
     let page = arguments.out.join(PAGE);
@@ -218,6 +219,24 @@ fn understands(evaluator: &dyn Evaluator, tasks: &[TaskRecord]) -> bool {
         ));
     }
     others.len() < tasks.len()
+}
+
+/// Says of which subjects the exact rules read no picture, though they understand the prompts.
+fn note_unread(evaluator: Option<&dyn Evaluator>, report: &EvaluationReport) {
+    let Some(evaluator) = evaluator else { return };
+    let unread = report
+        .figures
+        .subjects
+        .iter()
+        .filter(|subject| subject.adherence.is_none());
+    for subject in unread {
+        output::note(format_args!(
+            "the rules of `{}` read no picture of `{}`: they are made for {side} x {side} pixels",
+            evaluator.name(),
+            subject.subject,
+            side = evaluator.side()
+        ));
+    }
 }
 
 /// Paints what is missing. The model is in memory for that long, and gone before the judge comes.

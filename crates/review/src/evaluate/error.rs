@@ -22,6 +22,14 @@ pub enum Error {
         /// What it is said to be.
         what: String,
     },
+    /// A run's folder without a step.
+    #[error("subject `{name}`: `{what}` is the folder of a run, whose steps have adapters")]
+    WholeRun {
+        /// The subject.
+        name: String,
+        /// The folder.
+        what: String,
+    },
     /// What follows the `@` is no step.
     #[error("subject `{name}`: `{step}` is no step of a run")]
     Step {
@@ -126,6 +134,7 @@ impl Hint for Error {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Absent { .. } => "name `base`, an adapter's folder or file, RUN@STEP, or a folder of pictures".to_owned(),
+            Self::WholeRun { what, .. } => format!("name one of its steps: {what}@latest"),
             Self::Step { .. } => "write RUN@7, RUN@latest or RUN@best".to_owned(),
             Self::NoBest { .. } => "a run has probes with `evaluation.every`; name a step by its number".to_owned(),
             Self::NoPolicy { committed, .. } => {

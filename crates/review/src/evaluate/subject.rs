@@ -52,6 +52,11 @@ impl Subject {
         let path = Path::new(what);
         let origin = if path.is_file() || holds_weights(path) {
             Self::adapter(name, path, spec)?
+        } else if path.join("spec.json").is_file() && path.join("state").is_dir() {
+            return Err(Error::WholeRun {
+                name: name.to_owned(),
+                what: what.to_owned(),
+            });
         } else if path.is_dir() {
             Origin::Files(files(name, path, tasks)?)
         } else if what == BASE {
