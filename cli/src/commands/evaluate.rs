@@ -41,8 +41,8 @@ const SUBJECTS_MAX: usize = 16;
     after_help = "WHAT is one of
   base            the model of the configuration, without an adapter
   DIR or FILE     an adapter: a folder in the PEFT layout, or one weight file
-  RUN@STEP        a run's adapter: its folder or its name in runs/, and a step's number, `latest` or `best`
-  DIR             a folder of pictures, one for each prompt, by the record's `id` or the prompt's number from 0 on
+  RUN@STEP        a run's adapter: its folder or its name in runs/, and a number, `latest` or `best`
+  DIR             a folder of pictures, each called by its record's `id`, or 0.png, 1.png, ...
 
 A subject may have a name of its own (tuned=runs/mine@60); otherwise it is called what it is.
 docs/evaluation.md says what each figure means."
@@ -53,7 +53,7 @@ pub(crate) struct EvaluateArguments {
     /// What is evaluated, and its name; again for each other one.
     #[arg(long = "subject", value_name = "NAME=WHAT", required = true)]
     pub(crate) subjects: Vec<SubjectArgument>,
-    /// Prompts or edits, of the forms of `prompts.held_out` [default: that file].
+    /// Prompts or edits, in the forms of `prompts.held_out`, or a folder of text files [default: `prompts.held_out`].
     #[arg(long, value_name = "FILE")]
     pub(crate) prompts: Option<PathBuf>,
     /// Tell the figures by the values of this field of the prompts' records too, such as `tag` or `edit_type`.

@@ -1,5 +1,7 @@
 //! Distances and strengths are those of scikit-image and numpy.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 
 use gavel_eval::{Difference, Distance, Region, Wins, diversity};

@@ -1,5 +1,5 @@
 //! How far apart pictures are, in the measures of the field: mean absolute difference, PSNR and SSIM, over all pixels or over a
-//! [`Region`] of them; and the [`diversity`] of a set.
+//! [`Region`] of them; and the [`diversity()`] of a set.
 //!
 //! `tests/golden/distance.py` made the pictures and figures, by scikit-image and numpy, that these are held to.
 
