@@ -231,6 +231,15 @@ fn check_painted_size(spec: &RunSpec) -> Result<()> {
     Err(error).context("`evaluation.evaluator` cannot be used")
 }
 
+/// Says whether the judge's templates, those of an ensemble's members included, show a source picture exactly where pictures are edited.
+///
+/// # Errors
+/// One does not, or cannot be read.
+pub(crate) fn check_judge_templates(judge: &JudgeSpec, edits: bool) -> Result<()> {
+    judge_template(&judge.template, edits)?;
+    member_templates(judge, edits).map(drop)
+}
+
 /// The text of a template that shows the source picture exactly where pictures are edited.
 fn judge_template(file: &Path, edits: bool) -> Result<String> {
     let (fault, hint) = match (edits, JudgeTemplate::load(file)?.shows_base()) {

@@ -12,6 +12,7 @@ mod coordinator;
 mod doctor;
 mod drain;
 mod dtype;
+mod evaluate;
 mod export;
 mod extend;
 mod fork;
@@ -139,6 +140,8 @@ pub(crate) enum Command {
     Verify(verify::VerifyArguments),
     /// Judge a run's pairs again, by another rubric or judge, and say what would have changed; the run stays as it is.
     Rejudge(rejudge::RejudgeArguments),
+    /// Evaluate adapters, steps of runs or folders of pictures: by exact rules, by distances and against each other by the judge.
+    Evaluate(evaluate::EvaluateArguments),
     /// Copy a coordinator's runs and the blobs that they need to a folder, while it works or when it does not.
     Backup(backup::BackupArguments),
     /// Write a backup's runs and blobs to a new place.
@@ -233,6 +236,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Restore(arguments) => return backup::restore(arguments),
         Command::Verify(arguments) => return verify::verify(&arguments),
         Command::Rejudge(arguments) => rejudge::rejudge(&arguments)?,
+        Command::Evaluate(arguments) => evaluate::evaluate(&arguments)?,
         Command::Bench(arguments) => bench::bench(&arguments)?,
         Command::Load(arguments) => load::load(&arguments)?,
         Command::Certificates { command } => certificates::certificates(command)?,

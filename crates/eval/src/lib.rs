@@ -1,10 +1,13 @@
-//! Independent metrics: does a picture hold what its task says?
+//! Independent metrics: does a picture hold what its task says, and how far is it from its source?
 //!
 //! An [`Evaluator`] reads pixels by rules. The judge never sees its answers and it never sees the judge's, so a run that
-//! pleases its judge without following its prompts is found out.
+//! pleases its judge without following its prompts is found out. A [`Difference`] measures pictures against each other, whatever they
+//! show, and [`Wins`] makes strengths of many comparisons.
 
 #![forbid(unsafe_code)]
 
+mod bradley_terry;
+mod distance;
 mod edits;
 mod error;
 mod facts;
@@ -12,6 +15,8 @@ mod pixels;
 mod scenes;
 mod vocabulary;
 
+pub use bradley_terry::{PRIOR_COMPARISONS, Strength, Wins};
+pub use distance::{CHANGED_LEVELS, Difference, Distance, Region, diversity};
 pub use edits::{Edits, Instruction, Place};
 pub use error::EvalError;
 pub use facts::{Adherence, Fact, Facts};

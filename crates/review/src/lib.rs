@@ -2,7 +2,7 @@
 //!
 //! A [`RunSource`] is where a run is read from: a [`RunFolder`], a [`StoredRun`] or a [`ServedRun`]. [`audit`] proves from the record alone that each pair was sampled, judged and trained on once; [`verify`] does a step
 //! again with the workers' code and compares every byte; [`rejudge`] asks another judge; [`report`] sums a finished run up; [`export`] writes one of its
-//! adapters as a folder of its own.
+//! adapters as a folder of its own. [`evaluate`] looks at adapters and pictures outside a run, and at those of runs.
 //!
 //! Nothing here changes a ledger or a blob, prints, or parses arguments: results are values that the caller shows. Reports,
 //! checkpoints and adapters are written to the run's folder, or to where the caller says, and nowhere else.
@@ -11,6 +11,7 @@
 
 pub mod audit;
 mod error;
+pub mod evaluate;
 mod export;
 mod folder;
 mod history;

@@ -1,10 +1,11 @@
 //! A file's records, as values.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use gavel_core::text;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::error::{Expected, Foreign};
 use super::{DataError, Place};
@@ -36,13 +37,16 @@ impl Form {
     }
 }
 
-/// The records of a file with their places: text, JSON, JSON Lines, YAML, or a table.
+/// The records of a file with their places: text, JSON, JSON Lines, YAML, or a table; of a folder, each of its text files as a prompt.
 pub(crate) fn records(file: &Path, expected: Expected) -> Result<Vec<(Place, Value)>, DataError> {
     let read = |source| DataError::Read {
         file: file.to_owned(),
         expected,
         source,
     };
+    if file.is_dir() && expected == Expected::Prompts {
+        return folder(file).map_err(read);
+    }
     let bytes = std::fs::read(file).map_err(read)?;
     let foreign = |form| DataError::Foreign {
         file: file.to_owned(),
@@ -72,6 +76,20 @@ pub(crate) fn records(file: &Path, expected: Expected) -> Result<Vec<(Place, Val
             source,
         }),
     }
+}
+
+/// Each text file of a folder as a prompt, by name; the name without its ending is the prompt's `id`.
+fn folder(folder: &Path) -> io::Result<Vec<(Place, Value)>> {
+    let entries = folder.read_dir()?.map(|entry| entry.map(|entry| entry.path()));
+    let mut files: Vec<PathBuf> = entries.collect::<io::Result<_>>()?;
+    files.retain(|file| file.extension().is_some_and(|ending| ending == "txt"));
+    files.sort();
+    let record = |(index, file): (usize, &PathBuf)| {
+        let words = text::of(std::fs::read(file))?;
+        let id = file.file_stem().unwrap_or_default().to_string_lossy();
+        Ok((Place { index, line: None }, json!({ "prompt": words.trim(), "id": id })))
+    };
+    files.iter().enumerate().map(record).collect()
 }
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;

@@ -59,7 +59,7 @@ pub struct TaskRecord {
     pub fields: Map<String, Value>,
 }
 
-/// Reads the tasks of a text file, of JSON, JSON Lines, YAML or a table (CSV, TSV), with their pictures. `edits`: each task edits source pictures; else
+/// Reads the tasks of a text file, of JSON, JSON Lines, YAML or a table (CSV, TSV), with their pictures; prompts of a folder of text files too. `edits`: each task edits source pictures; else
 /// none does.
 ///
 /// # Errors
@@ -221,6 +221,33 @@ mod tests {
             expected,
             "blank lines at the end"
         );
+    }
+
+    #[test]
+    fn a_folder_of_texts_has_a_prompt_in_each_by_name() {
+        let folder = folder();
+        let texts = folder.path().join("prompts");
+        std::fs::create_dir(&texts).unwrap();
+        for (name, text) in [
+            ("b1.txt", "\u{feff}a dog\r\n"),
+            ("a.txt", "a cat,\nasleep"),
+            ("notes.md", "none"),
+        ] {
+            std::fs::write(texts.join(name), text).unwrap();
+        }
+        let read = || read(&texts, false, &ReadOptions::local());
+        let found: Vec<(String, Value)> = read()
+            .unwrap()
+            .into_iter()
+            .map(|task| (task.words, task.fields["id"].clone()))
+            .collect();
+        let expected = [("a cat,\nasleep", "a"), ("a dog", "b1")].map(|(words, id)| (words.to_owned(), json!(id)));
+        assert_eq!(found, expected);
+        std::fs::write(texts.join("c.txt"), "").unwrap();
+        assert!(read().unwrap_err().to_string().contains("record 2: `prompt` is empty"));
+        std::fs::remove_dir_all(&texts).unwrap();
+        std::fs::create_dir(&texts).unwrap();
+        assert!(matches!(read(), Err(DataError::Empty { .. })));
     }
 
     #[test]

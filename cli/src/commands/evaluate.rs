@@ -1,0 +1,348 @@
+//! `gavel evaluate`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use gavel_core::spec::{JudgeBackEnd, RunSpec};
+use gavel_eval::Evaluator;
+use gavel_judge::{Models, Templates};
+use gavel_models::Family;
+use gavel_models::load::Placement;
+use gavel_policy::Sampler;
+use gavel_review::VerdictFile;
+use gavel_review::evaluate::{Evaluation, EvaluationReport, Judging, PairFigures, Pictures, Subject, render};
+use gavel_rubric::Rubrics;
+use gavel_rubric::data::tasks::{self, TaskRecord};
+use gavel_rubric::data::{Picture, ReadOptions, Transparency};
+use image::RgbImage;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::print_json;
+use crate::assets;
+use crate::config::{self, ConfigArguments};
+use crate::diagnostic::{Diagnostic, Foreign as _, Result};
+use crate::fetch::fetch;
+use crate::files::write_whole;
+use crate::output;
+
+/// What an evaluation leaves in its folder.
+const PICTURES: &str = "pictures";
+const VERDICTS: &str = "verdicts.sqlite";
+const JSON: &str = "evaluation.json";
+const PAGE: &str = "evaluation.html";
+
+/// Most subjects: each two of them are compared on each prompt.
+const SUBJECTS_MAX: usize = 16;
+
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "gavel evaluate CONFIG --subject NAME=WHAT [--subject NAME=WHAT ...] --out DIR [OPTIONS]",
+    after_help = "WHAT is one of
+  base            the model of the configuration, without an adapter
+  DIR or FILE     an adapter: a folder in the PEFT layout, or one weight file
+  RUN@STEP        a run's adapter: its folder or its name in runs/, and a number, `latest` or `best`
+  DIR             a folder of pictures, each called by its record's `id`, or 0.png, 1.png, ...
+
+A subject may have a name of its own (tuned=runs/mine@60); otherwise it is called what it is.
+docs/evaluation.md says what each figure means."
+)]
+pub(crate) struct EvaluateArguments {
+    #[command(flatten)]
+    pub(crate) config: ConfigArguments,
+    /// What is evaluated, and its name; again for each other one.
+    #[arg(long = "subject", value_name = "NAME=WHAT", required = true)]
+    pub(crate) subjects: Vec<SubjectArgument>,
+    /// Prompts or edits, in the forms of `prompts.held_out`, or a folder of text files [default: `prompts.held_out`].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// Tell the figures by the values of this field of the prompts' records too, such as `tag` or `edit_type`.
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) by: Option<String>,
+    /// Ask no judge: nothing but rules and distances.
+    #[arg(long)]
+    pub(crate) no_judge: bool,
+    /// Folder of pictures, verdicts, evaluation.json and evaluation.html; the same command goes on with what it holds.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Prompts whose pictures are on the page.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(crate) html_prompts: usize,
+    /// Print evaluation.json instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `NAME=WHAT`, or WHAT alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SubjectArgument {
+    name: String,
+    what: String,
+}
+
+impl FromStr for SubjectArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, what) = text.split_once('=').unwrap_or((text, text));
+        match name.trim().is_empty() || what.trim().is_empty() {
+            true => Err("write it as NAME=WHAT, for example tuned=runs/mine@60".to_owned()),
+            false => Ok(Self {
+                name: name.trim().to_owned(),
+                what: what.trim().to_owned(),
+            }),
+        }
+    }
+}
+
+pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
+    check_names(&arguments.subjects)?;
+    let spec = config::load(&arguments.config)?;
+    let tasks = read_tasks(&spec, arguments)?;
+    let subjects: Vec<Subject> = arguments
+        .subjects
+        .iter()
+        .map(|subject| Ok(Subject::open(&subject.name, &subject.what, &spec, &tasks)?))
+        .collect::<Result<_>>()?;
+    let judges = !arguments.no_judge && subjects.len() > 1;
+    let words = judges.then(|| words(&spec, &tasks)).transpose()?;
+    let evaluator = assets::evaluator(&spec).filter(|evaluator| understands(evaluator.as_ref(), &tasks));
+    let mut pictures = Pictures::find(&spec, &tasks, &subjects, &arguments.out.join(PICTURES))?;
+    paint(&spec, &mut pictures)?;
+    let judging = match &words {
+        Some((rubrics, templates)) => {
+            let judge = Models::default().open(&spec.judge, templates)?;
+            Some((judge, rubrics, VerdictFile::open(&arguments.out.join(VERDICTS))?))
+        }
+        None => None,
+    };
+    let evaluation = Evaluation {
+        tasks: &tasks,
+        subjects: &subjects,
+        pictures: &pictures,
+        evaluator: evaluator.as_deref(),
+        judge: judging.as_ref().map(|(judge, rubrics, kept)| Judging {
+            judge: judge.as_ref(),
+            rubrics,
+            kept,
+            batch: spec.judge.batch,
+        }),
+        by: arguments.by.as_deref(),
+    };
+    let bar = bar(tasks.len(), "prompts evaluated");
+    let report = evaluation.report(&|done| bar.inc(done as u64))?;
+    bar.finish_and_clear();
+    note_unread(evaluator.as_deref(), &report);
+    let json = serde_json::to_string_pretty(&report)?;
+    write_whole(&arguments.out.join(JSON), &json)?;
+    let page = arguments.out.join(PAGE);
+    write_whole(&page, &render(&evaluation, &report, arguments.html_prompts)?)?;
+    match arguments.json {
+        true => print_json(&report),
+        false => output::print(describe(&report) + &format!("\npage  {}\n", page.display())),
+    }
+}
+
+/// Refuses two subjects of one name, and more than are compared.
+fn check_names(subjects: &[SubjectArgument]) -> Result<()> {
+    if subjects.len() > SUBJECTS_MAX {
+        return Err(Diagnostic::new(format!(
+            "there are {} subjects, at most {SUBJECTS_MAX} are compared",
+            subjects.len()
+        ))
+        .with_hint("compare fewer at a time"));
+    }
+    for (index, subject) in subjects.iter().enumerate() {
+        if subjects[..index].iter().any(|before| before.name == subject.name) {
+            return Err(Diagnostic::new(format!("two subjects are called `{}`", subject.name))
+                .with_hint("give each a name of its own: --subject NAME=WHAT"));
+        }
+    }
+    Ok(())
+}
+
+/// The prompts, as many of them as `evaluation.prompts` says.
+fn read_tasks(spec: &RunSpec, arguments: &EvaluateArguments) -> Result<Vec<TaskRecord>> {
+    let file = arguments.prompts.as_ref().or(spec.prompts.held_out.as_ref());
+    let file = file.ok_or_else(|| {
+        Diagnostic::new("there are no prompts: the configuration has no `prompts.held_out`")
+            .with_hint("name a file of prompts with --prompts")
+    })?;
+    let options = ReadOptions {
+        fetch: &fetch,
+        transparency: Transparency::Dropped,
+        ..ReadOptions::local()
+    };
+    let edits = Family::from_name(spec.model.family.as_str())?.takes_sources();
+    let mut tasks = tasks::read(file, edits, &options)?;
+    if let Some(prompts) = spec.evaluation.as_ref().and_then(|evaluation| evaluation.prompts) {
+        tasks.truncate(prompts as usize);
+    }
+    if let Some(field) = &arguments.by
+        && tasks.iter().all(|task| !task.fields.contains_key(field))
+    {
+        return Err(
+            Diagnostic::new(format!("no record of {} has a field `{field}`", file.display()))
+                .with_hint("name another field with --by, or leave it out"),
+        );
+    }
+    Ok(tasks)
+}
+
+/// What the judge decides by and is asked with, read before anything is painted.
+fn words(spec: &RunSpec, tasks: &[TaskRecord]) -> Result<(Rubrics, Templates)> {
+    if let JudgeBackEnd::InProcess(judge) = &spec.judge.back_end {
+        assets::check_judge_folder(judge, "judge")?;
+    }
+    let edits = tasks.iter().any(|task| !task.sources.is_empty());
+    assets::check_judge_templates(&spec.judge, edits)?;
+    Ok((Rubrics::load(&spec.judge.rubric)?, Templates::load(&spec.judge)?))
+}
+
+/// Whether the exact rules understand one of the prompts; says so where they do not understand all.
+fn understands(evaluator: &dyn Evaluator, tasks: &[TaskRecord]) -> bool {
+    let mut others = Vec::new();
+    for task in tasks {
+        let sources: Vec<RgbImage> = task.sources.iter().map(Picture::image).collect();
+        let asked = gavel_eval::Task {
+            words: &task.words,
+            sources: &sources,
+        };
+        others.extend(evaluator.check(&asked).err());
+    }
+    if let Some(first) = others.first() {
+        output::note(format_args!(
+            "the rules of `{}` say nothing about {} of the {} prompts: {first}",
+            evaluator.name(),
+            others.len(),
+            tasks.len()
+        ));
+    }
+    others.len() < tasks.len()
+}
+
+/// Says of which subjects the exact rules read no picture, though they understand the prompts.
+fn note_unread(evaluator: Option<&dyn Evaluator>, report: &EvaluationReport) {
+    let Some(evaluator) = evaluator else { return };
+    let unread = report
+        .figures
+        .subjects
+        .iter()
+        .filter(|subject| subject.adherence.is_none());
+    for subject in unread {
+        output::note(format_args!(
+            "the rules of `{}` read no picture of `{}`: they are made for {side} x {side} pixels",
+            evaluator.name(),
+            subject.subject,
+            side = evaluator.side()
+        ));
+    }
+}
+
+/// Paints what is missing. The model is in memory for that long, and gone before the judge comes.
+fn paint(spec: &RunSpec, pictures: &mut Pictures<'_>) -> Result<()> {
+    if pictures.missing() == 0 {
+        return Ok(());
+    }
+    let family = Family::from_name(spec.model.family.as_str())?;
+    let placement = Placement::open(spec.model.device, spec.model.dtype).foreign()?;
+    let mut sampler = Sampler::load(family, &spec.model.path, &placement)?;
+    let bar = bar(pictures.missing(), "pictures painted");
+    pictures.paint(&mut sampler, &|done| bar.inc(done as u64))?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn bar(count: usize, what: &str) -> ProgressBar {
+    let bar = ProgressBar::new(count as u64);
+    bar.set_style(
+        ProgressStyle::with_template("{spinner} [{bar:24}] {pos}/{len} {msg}, {eta} left")
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars("=> "),
+    );
+    bar.set_message(what.to_owned());
+    bar
+}
+
+/// The figures as a table, over all prompts and by each value of the field.
+fn describe(report: &EvaluationReport) -> String {
+    let mut text = table(&format!("{} prompts", report.figures.prompts), &report.figures);
+    for group in &report.groups {
+        let value = group.value.as_deref().unwrap_or("without a value");
+        text += "\n";
+        text += &table(&format!("{value}: {} prompts", group.figures.prompts), &group.figures);
+    }
+    text
+}
+
+fn table(title: &str, figures: &gavel_review::evaluate::Figures) -> String {
+    const FIRST: usize = 26;
+    const OTHERS: usize = 22;
+    let line = |name: &str, values: &[String]| {
+        let values: String = values.iter().map(|value| format!(" {value:<OTHERS$}")).collect();
+        format!("{name:<FIRST$}{values}").trim_end().to_owned() + "\n"
+    };
+    let names: Vec<String> = figures.subjects.iter().map(|subject| subject.subject.clone()).collect();
+    let mut text = line(title, &names);
+    for (name, values) in figures.rows() {
+        text += &line(&name, &values);
+    }
+    for pair in &figures.pairs {
+        text += &of_pair(pair);
+    }
+    text
+}
+
+fn of_pair(pair: &PairFigures) -> String {
+    let [first, second] = &pair.subjects;
+    let Some(rate) = &pair.win_rate else {
+        return format!("{second} over {first}: nothing could be judged\n");
+    };
+    let mut text = format!(
+        "{second} over {first}: win rate {:.2} [{:.2}, {:.2}]; {} won, {} lost, {} without preference",
+        rate.value, rate.low, rate.high, rate.wins, rate.losses, rate.abstained
+    );
+    if rate.failed > 0 {
+        text += &format!(", {} not judged", rate.failed);
+    }
+    if let (Some(shown), Some(agree)) = (pair.first_shown_chosen, pair.order_consistency) {
+        text += &format!(
+            "; first shown is chosen {:.2} [{:.2}, {:.2}], both orders agree {:.2}",
+            shown.value, shown.low, shown.high, agree.value
+        );
+    }
+    text + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_has_a_name_or_is_called_what_it_is() {
+        let subject = |name: &str, what: &str| {
+            Ok(SubjectArgument {
+                name: name.to_owned(),
+                what: what.to_owned(),
+            })
+        };
+        assert_eq!("tuned=runs/a@6".parse(), subject("tuned", "runs/a@6"));
+        assert_eq!("base".parse(), subject("base", "base"));
+        assert_eq!("a = b=c".parse(), subject("a", "b=c"));
+        for wrong in ["", "=base", "a=", " = "] {
+            assert!(wrong.parse::<SubjectArgument>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_are_told_apart() {
+        let subjects =
+            |names: &[&str]| -> Vec<SubjectArgument> { names.iter().map(|name| name.parse().unwrap()).collect() };
+        assert!(check_names(&subjects(&["base", "a=base"])).is_ok());
+        let error = check_names(&subjects(&["a=base", "a=b"])).unwrap_err();
+        assert_eq!(error.to_string(), "two subjects are called `a`");
+        let many: Vec<String> = (0..17).map(|index| format!("{index}=base")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(check_names(&subjects(&many)).is_err());
+    }
+}

@@ -1,0 +1,276 @@
+//! `gavel evaluate` on the small models, given to the real binary.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use image::{Rgb, RgbImage};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const SMALL: &str = "tests/compatibility/small.toml";
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+fn gavel(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_gavel"))
+        .current_dir(root())
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap()
+}
+
+/// Standard output of a command that must succeed.
+fn told(arguments: &[&str]) -> String {
+    let output = gavel(arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Standard error of a command that must fail.
+fn failure(arguments: &[&str]) -> String {
+    let output = gavel(arguments);
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// What `--json` prints of subjects on the small run's held-out prompts.
+fn evaluated(subjects: &[&str], out: &Path, more: &[&str]) -> String {
+    let mut arguments = vec!["evaluate", SMALL, "--json", "--out", out.to_str().unwrap()];
+    for subject in subjects {
+        arguments.extend(["--subject", subject]);
+    }
+    told(&[&arguments, more].concat())
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+/// The recorded run of two steps in a folder that a test may change.
+fn run(folder: &TempDir) -> String {
+    let run = folder.path().join("run");
+    copy(&root().join("tests/compatibility/run"), &run);
+    run.display().to_string()
+}
+
+/// The kept pictures, by name.
+fn kept(out: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(out.join("pictures")).unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+fn parse(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn a_finished_runs_own_evaluation_comes_out_the_same() {
+    let folder = TempDir::new().unwrap();
+    let run = run(&folder);
+    told(&["run", SMALL, "--resume", "--out", &run]);
+    let report = parse(&std::fs::read_to_string(Path::new(&run).join("report.json")).unwrap());
+    let latest = format!("tuned={run}@latest");
+    let found = parse(&evaluated(&["base", &latest], &folder.path().join("out"), &[]));
+    let pair = &found["figures"]["pairs"][0];
+    assert_eq!(pair["subjects"], json!(["base", "tuned"]));
+    assert_eq!(pair["win_rate"], report["win_rate"]);
+    let adherence = |subject: usize| &found["figures"]["subjects"][subject]["adherence"]["mean"];
+    assert_eq!(*adherence(0), report["evaluation"]["before"]);
+    assert_eq!(*adherence(1), report["evaluation"]["after"]);
+
+    // The same adapter by way of its folder is the same subject, but for what it is called.
+    let exported = format!("tuned={run}/adapter");
+    let again = parse(&evaluated(&["base", &exported], &folder.path().join("out"), &[]));
+    assert_eq!(
+        (&again["figures"], &again["prompts"]),
+        (&found["figures"], &found["prompts"])
+    );
+    assert_eq!(kept(&folder.path().join("out")).len(), 8, "nothing was painted twice");
+}
+
+#[test]
+fn what_a_kill_left_is_gone_on_with_to_the_same_bytes() {
+    let folder = TempDir::new().unwrap();
+    let run = run(&folder);
+    let (first, second) = (format!("first={run}@1"), format!("second={run}/checkpoints/step-2"));
+    let subjects = ["base", &first, &second];
+    let out = folder.path().join("out");
+    let whole = evaluated(&subjects, &out, &[]);
+    let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+    let page = read("evaluation.html");
+    assert_eq!(parse(&read("evaluation.json")), parse(&whole));
+    assert_eq!(parse(&whole)["figures"]["pairs"].as_array().unwrap().len(), 3);
+    assert!(parse(&whole)["figures"]["subjects"][2]["strength"]["high"].is_f64());
+
+    // A kill, or a full disk: some pictures are gone, one is cut short, and the verdicts are gone.
+    let files = kept(&out);
+    assert_eq!(files.len(), 12);
+    for file in &files[..5] {
+        std::fs::remove_file(file).unwrap();
+    }
+    let bytes = std::fs::read(&files[5]).unwrap();
+    std::fs::write(&files[5], &bytes[..bytes.len() / 2]).unwrap();
+    std::fs::remove_file(out.join("verdicts.sqlite")).unwrap();
+    assert_eq!(evaluated(&subjects, &out, &[]), whole);
+    assert_eq!(read("evaluation.html"), page);
+    assert_eq!(kept(&out), files);
+
+    // What is kept is taken: another picture in a kept one's place is what is evaluated.
+    let others = parse(&whole)["prompts"][0]["pictures"][0]["sha256"].clone();
+    let stranger = RgbImage::from_pixel(64, 64, Rgb([15; 3]));
+    for file in &files {
+        stranger.save(file).unwrap();
+    }
+    let changed = parse(&evaluated(&subjects, &out, &["--no-judge"]));
+    assert_ne!(changed["prompts"][0]["pictures"][0]["sha256"], others);
+    assert_eq!(changed["figures"]["subjects"][0]["diversity"], 0.0);
+    assert!(changed["figures"].get("pairs").is_none());
+}
+
+#[test]
+fn folders_of_pictures_need_no_model_and_each_group_has_its_figures() {
+    let folder = TempDir::new().unwrap();
+    let prompts = folder.path().join("prompts.jsonl");
+    let lines = [
+        r#"{"prompt": "a red square left of a blue square on a white background", "tag": "two <objects>"}"#,
+        r#"{"prompt": "a red square on a white background", "tag": "one"}"#,
+        r#"{"prompt": "a photo of a cat", "tag": "one"}"#,
+    ];
+    std::fs::write(&prompts, lines.join("\n")).unwrap();
+    let square = |x: u32, y: u32, left: u32| (left..left + 20).contains(&x) && (22..42).contains(&y);
+    let scene = RgbImage::from_fn(64, 64, |x, y| match (square(x, y, 6), square(x, y, 38)) {
+        (true, _) => Rgb([220, 40, 40]),
+        (_, true) => Rgb([50, 80, 220]),
+        _ => Rgb([245, 245, 245]),
+    });
+    for (name, picture) in [("good", scene), ("grey", RgbImage::from_pixel(64, 64, Rgb([128; 3])))] {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        for index in 0..3 {
+            picture
+                .save(folder.path().join(format!("{name}/{index:05}.png")))
+                .unwrap();
+        }
+    }
+    let subject = |name: &str| format!("{name}={}", folder.path().join(name).display());
+    let out = folder.path().join("out");
+    let found = parse(&evaluated(
+        &[&subject("grey"), &subject("good")],
+        &out,
+        &[
+            "--prompts",
+            prompts.to_str().unwrap(),
+            "--by",
+            "tag",
+            "--set",
+            "model.path=nowhere",
+        ],
+    ));
+    let adherence = |figures: &Value, subject: usize| figures["subjects"][subject]["adherence"].clone();
+    assert_eq!(adherence(&found["figures"], 1)["pictures"], 2, "the cat is no scene");
+    let values: Vec<&Value> = found["groups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|group| &group["value"])
+        .collect();
+    assert_eq!(values, ["two <objects>", "one"]);
+    let two = &found["groups"][0]["figures"];
+    assert_eq!(
+        (
+            adherence(two, 1)["mean"].clone(),
+            adherence(two, 1)["all"]["value"].clone()
+        ),
+        (json!(1.0), json!(1.0))
+    );
+    assert!(adherence(two, 0)["mean"].as_f64().unwrap() < 0.5);
+    // The good picture shows a blue square that the second prompt does not ask for.
+    assert_eq!(
+        adherence(&found["groups"][1]["figures"], 1)["facts"]["no_extra"]["value"],
+        0.0
+    );
+    assert_eq!(found["figures"]["pairs"][0]["win_rate"]["prompts"], 3);
+    let page = std::fs::read_to_string(out.join("evaluation.html")).unwrap();
+    assert!(page.contains("two &lt;objects&gt;") && !page.contains("two <objects>") && !page.contains("<script"));
+}
+
+#[test]
+fn a_copy_of_the_source_keeps_everything_and_edits_nothing() {
+    let folder = TempDir::new().unwrap();
+    let copies = folder.path().join("copies");
+    std::fs::create_dir(&copies).unwrap();
+    let lines = std::fs::read_to_string(root().join("configs/quickstart-edit/held-out.jsonl")).unwrap();
+    for (index, line) in lines.lines().take(3).enumerate() {
+        let source = root()
+            .join("configs/quickstart-edit")
+            .join(parse(line)["source_image"].as_str().unwrap());
+        std::fs::copy(source, copies.join(format!("{index}.png"))).unwrap();
+    }
+    let subject = format!("copy={}", copies.display());
+    let out = folder.path().join("out");
+    let found = parse(&told(&[
+        "evaluate",
+        "configs/quickstart-edit.toml",
+        "--set",
+        "evaluation.prompts=3",
+        "--subject",
+        "base",
+        "--subject",
+        &subject,
+        "--json",
+        "--out",
+        out.to_str().unwrap(),
+    ]));
+    let [base, copy] = [0, 1].map(|index| &found["figures"]["subjects"][index]);
+    assert_eq!(
+        (&copy["source"]["whole"]["identical"], &copy["source"]["changed"]),
+        (&json!(3), &json!(0.0))
+    );
+    assert_eq!(
+        (&copy["preservation"], &copy["source"]["whole"]["ssim"]),
+        (&json!(1.0), &json!(1.0))
+    );
+    assert!(copy["adherence"]["all"]["value"] == json!(0.0), "{copy}");
+    assert!(base["source"]["whole"]["l1"].as_f64().unwrap() > 0.0);
+    assert_eq!(base["source"]["regions"], json!({"picture": 3}));
+}
+
+#[test]
+fn what_is_missing_is_named_before_anything_is_painted() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("out").display().to_string();
+    let refused = |subject: &str| failure(&["evaluate", SMALL, "--out", &out, "--subject", subject]);
+    std::fs::create_dir(folder.path().join("empty")).unwrap();
+    let empty = refused(&format!("mine={}", folder.path().join("empty").display()));
+    assert!(
+        empty.contains("has no picture of prompt 0, and of 4 of the 4 prompts in all"),
+        "{empty}"
+    );
+    let absent = refused("mine=nowhere");
+    assert!(absent.contains("subject `mine`: there is no `nowhere`"), "{absent}");
+    let run = run(&folder);
+    let later = refused(&format!("{run}@9"));
+    assert!(later.contains("the run has no policy of step 9"), "{later}");
+    let odd = refused(&format!("{run}@last"));
+    assert!(odd.contains("`last` is no step of a run"), "{odd}");
+    let whole = refused(&format!("mine={run}"));
+    assert!(
+        whole.contains("is the folder of a run") && whole.contains("@latest"),
+        "{whole}"
+    );
+    assert!(!Path::new(&out).exists());
+}

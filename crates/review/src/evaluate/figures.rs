@@ -1,0 +1,333 @@
+//! What many prompts come to: figures of each subject, and of each two of them.
+
+use std::collections::BTreeMap;
+
+use gavel_core::measure::{Abstentions, JudgeCounts, Proportion, WinRate};
+use gavel_core::work::{Side, Verdict, VerdictRecord};
+use gavel_eval::{Adherence, Distance, Facts, Strength, Wins, diversity};
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+use super::answers::{PictureAnswers, PromptAnswers, RegionOrigin, SourceDistance, facts_by_kind};
+
+/// Subjects from which on strengths are told: with two, the win rate says it all.
+const STRENGTHS_FROM: usize = 3;
+
+/// Figures over some prompts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Figures {
+    /// Prompts.
+    pub prompts: usize,
+    /// Of each subject, in their order.
+    pub subjects: Vec<SubjectFigures>,
+    /// Of each two subjects; empty without a judge.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pairs: Vec<PairFigures>,
+}
+
+/// Figures of one subject.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SubjectFigures {
+    /// The subject.
+    pub subject: String,
+    /// How well the pictures follow their prompts, by the evaluator's rules; `None` without an evaluator, and where it understands none
+    /// of the prompts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adherence: Option<AdherenceFigures>,
+    /// Mean share of what an edit leaves alone that is kept, by the evaluator's rules, in [0, 1].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preservation: Option<f64>,
+    /// How far edits are from their sources.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceFigures>,
+    /// How far edits are from what they should come to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<MeanDistance>,
+    /// How far apart the pictures of different prompts are, each scaled to 64 x 64 pixels: mean absolute difference of the RGB values
+    /// over all pairs, in [0, 1].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diversity: Option<f64>,
+    /// Bradley-Terry strength against the first subject, where there are at least three.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strength: Option<Strength>,
+}
+
+/// How well pictures follow their prompts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AdherenceFigures {
+    /// Pictures whose prompts the evaluator understands.
+    pub pictures: usize,
+    /// Mean over them of the share of facts that hold, in [0, 1].
+    pub mean: f64,
+    /// Share of them in which every fact holds.
+    pub all: Proportion,
+    /// By kind of fact, the share of the facts of that kind that hold.
+    pub facts: BTreeMap<String, Proportion>,
+}
+
+/// How far edits are from their sources.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SourceFigures {
+    /// Mean share of the pixels that changed.
+    pub changed: f64,
+    /// What said where the edit is, with the number of pictures.
+    pub regions: BTreeMap<RegionOrigin, usize>,
+    /// Over whole pictures.
+    pub whole: MeanDistance,
+    /// Where the edits are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inside: Option<MeanDistance>,
+    /// Everywhere else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outside: Option<MeanDistance>,
+}
+
+/// The mean of distances, each picture counting the same.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct MeanDistance {
+    /// Pictures.
+    pub pictures: usize,
+    /// Those that do not differ at all; the mean of PSNR leaves them out, because theirs is infinite.
+    pub identical: usize,
+    /// Mean of [`Distance::l1`].
+    pub l1: f64,
+    /// Mean of [`Distance::psnr`], in dB.
+    pub psnr: Option<f64>,
+    /// Mean of [`Distance::ssim`].
+    pub ssim: Option<f64>,
+}
+
+/// Figures of two subjects, by the judge.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PairFigures {
+    /// The first and the second.
+    pub subjects: [String; 2],
+    /// How often the second one's picture is preferred; `None` when no pair could be judged.
+    pub win_rate: Option<WinRate>,
+    /// Share of the judge's answers that lean to the picture shown first: one half without position bias.
+    pub first_shown_chosen: Option<Proportion>,
+    /// Share of the pairs whose two orders lean to the same picture.
+    pub order_consistency: Option<Proportion>,
+    /// Pairs without a preference, by reason.
+    pub abstentions: Abstentions,
+}
+
+impl Figures {
+    /// Sums prompts up. `thumbnails` has the small pictures of each prompt, in the subjects' order.
+    pub(super) fn of(subjects: &[String], prompts: &[&PromptAnswers], thumbnails: &[&[RgbImage]]) -> Self {
+        let mut wins = Wins::new(subjects.len());
+        let mut pairs = Vec::new();
+        let is_judged = prompts.iter().any(|prompt| !prompt.verdicts.is_empty());
+        for first in 0..subjects.len() {
+            for second in first + 1..subjects.len() {
+                let names = [&subjects[first], &subjects[second]];
+                let records: Vec<&VerdictRecord> = prompts
+                    .iter()
+                    .flat_map(|prompt| &prompt.verdicts)
+                    .filter(|verdict| verdict.subjects.each_ref() == names)
+                    .map(|verdict| &verdict.record)
+                    .collect();
+                for record in &records {
+                    count(&mut wins, record, first, second);
+                }
+                if is_judged {
+                    pairs.push(PairFigures::of(names.map(Clone::clone), &records));
+                }
+            }
+        }
+        let has_strengths = is_judged && subjects.len() >= STRENGTHS_FROM;
+        let strengths = if has_strengths { wins.strengths() } else { Vec::new() };
+        let subjects = subjects.iter().enumerate().map(|(index, name)| {
+            let answers: Vec<&PictureAnswers> =
+                prompts.iter().filter_map(|prompt| prompt.pictures.get(index)).collect();
+            let small: Vec<RgbImage> = thumbnails
+                .iter()
+                .filter_map(|of_prompt| of_prompt.get(index).cloned())
+                .collect();
+            SubjectFigures {
+                subject: name.clone(),
+                adherence: AdherenceFigures::of(&answers),
+                preservation: mean(answers.iter().filter_map(|answer| answer.preservation)),
+                source: SourceFigures::of(&answers),
+                target: MeanDistance::of(answers.iter().filter_map(|answer| answer.target)),
+                diversity: diversity(&small),
+                strength: strengths.get(index).copied(),
+            }
+        });
+        Self {
+            prompts: prompts.len(),
+            subjects: subjects.collect(),
+            pairs,
+        }
+    }
+}
+
+/// Adds a verdict to the comparisons; one without a preference is half a win for each.
+fn count(wins: &mut Wins, record: &VerdictRecord, first: usize, second: usize) {
+    match record.verdict {
+        Verdict::Preferred { side: Side::First } => wins.add(first, second, 1.0),
+        Verdict::Preferred { side: Side::Second } => wins.add(second, first, 1.0),
+        Verdict::Abstain { .. } => {
+            wins.add(first, second, 0.5);
+            wins.add(second, first, 0.5);
+        }
+        Verdict::Failed { .. } => {}
+    }
+}
+
+impl PairFigures {
+    fn of(subjects: [String; 2], records: &[&VerdictRecord]) -> Self {
+        let counts = JudgeCounts::of(records.iter().map(|record| (*record, Side::Second)));
+        Self {
+            subjects,
+            win_rate: WinRate::of(records.iter().copied()),
+            first_shown_chosen: counts.first_chosen(),
+            order_consistency: counts.order_consistency(),
+            abstentions: counts.abstentions,
+        }
+    }
+}
+
+impl AdherenceFigures {
+    fn of(answers: &[&PictureAnswers]) -> Option<Self> {
+        let facts = || answers.iter().filter_map(|answer| answer.facts.as_ref());
+        let Adherence { prompts, mean, .. } = Adherence::of(facts())?;
+        let whole = facts().filter(|facts: &&Facts| facts.all()).count();
+        let by_kind = facts_by_kind(facts());
+        let shares = by_kind
+            .into_iter()
+            .filter_map(|(kind, (asked, holding))| Some((kind, Proportion::of(holding as f64, asked)?)));
+        Some(Self {
+            pictures: prompts,
+            mean,
+            all: Proportion::of(whole as f64, prompts)?,
+            facts: shares.collect(),
+        })
+    }
+}
+
+impl SourceFigures {
+    fn of(answers: &[&PictureAnswers]) -> Option<Self> {
+        let sources: Vec<&SourceDistance> = answers.iter().filter_map(|answer| answer.source.as_ref()).collect();
+        let mut regions = BTreeMap::new();
+        for source in &sources {
+            *regions.entry(source.region).or_default() += 1;
+        }
+        Some(Self {
+            changed: mean(sources.iter().map(|source| source.changed))?,
+            regions,
+            whole: MeanDistance::of(sources.iter().map(|source| source.whole))?,
+            inside: MeanDistance::of(sources.iter().filter_map(|source| source.inside)),
+            outside: MeanDistance::of(sources.iter().filter_map(|source| source.outside)),
+        })
+    }
+}
+
+impl MeanDistance {
+    fn of(distances: impl Iterator<Item = Distance>) -> Option<Self> {
+        let distances: Vec<Distance> = distances.collect();
+        Some(Self {
+            pictures: distances.len(),
+            identical: distances.iter().filter(|distance| distance.psnr.is_none()).count(),
+            l1: mean(distances.iter().map(|distance| distance.l1))?,
+            psnr: mean(distances.iter().filter_map(|distance| distance.psnr)),
+            ssim: mean(distances.iter().filter_map(|distance| distance.ssim)),
+        })
+    }
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (mut count, mut sum) = (0_usize, 0.0);
+    for value in values {
+        count += 1;
+        sum += value;
+    }
+    (count > 0).then(|| sum / count as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use gavel_core::ids::{Digest, PromptIndex};
+    use gavel_core::work::AbstainReason;
+    use serde_json::Map;
+
+    use super::super::answers::PairVerdict;
+    use super::*;
+
+    fn prompt(index: usize, verdicts: &[(&str, &str, Verdict)]) -> PromptAnswers {
+        let picture = |subject: &str| PictureAnswers {
+            subject: subject.to_owned(),
+            sha256: Digest::of(subject.as_bytes()),
+            facts: None,
+            preservation: None,
+            source: None,
+            target: None,
+        };
+        let verdict = |(first, second, verdict): &(&str, &str, Verdict)| PairVerdict {
+            subjects: [*first, *second].map(str::to_owned),
+            record: VerdictRecord {
+                verdict: verdict.clone(),
+                order_probabilities: [0.9, 0.6],
+                ..VerdictRecord::failed(PromptIndex(index as u32), String::new(), Digest::of(b""))
+            },
+        };
+        PromptAnswers {
+            index,
+            prompt: "a".to_owned(),
+            fields: Map::new(),
+            pictures: ["a", "b", "c"].map(picture).into(),
+            verdicts: verdicts.iter().map(verdict).collect(),
+        }
+    }
+
+    #[test]
+    fn each_two_subjects_have_their_figures_and_three_have_strengths() {
+        let first = || Verdict::Preferred { side: Side::First };
+        let second = || Verdict::Preferred { side: Side::Second };
+        let close = || Verdict::Abstain {
+            reason: AbstainReason::TooClose,
+        };
+        let failed = || Verdict::Failed { reason: "away".into() };
+        let prompts = [
+            prompt(0, &[("a", "b", second()), ("a", "c", second()), ("b", "c", failed())]),
+            prompt(1, &[("a", "b", second()), ("a", "c", close()), ("b", "c", first())]),
+        ];
+        let names = ["a", "b", "c"].map(str::to_owned);
+        let all: Vec<&PromptAnswers> = prompts.iter().collect();
+        let figures = Figures::of(&names, &all, &[]);
+        assert_eq!(figures.pairs.len(), 3);
+        let rate = |pair: usize| figures.pairs[pair].win_rate.unwrap();
+        assert_eq!((rate(0).wins, rate(0).losses, rate(0).value), (2, 0, 1.0));
+        assert_eq!((rate(1).wins, rate(1).abstained, rate(1).value), (1, 1, 0.75));
+        assert_eq!((rate(2).losses, rate(2).failed, rate(2).prompts), (1, 1, 1));
+        // Shown first 0.9 leans to the first shown; shown second 0.6, to the candidate and not to the place.
+        assert_eq!(figures.pairs[0].first_shown_chosen.unwrap().value, 0.5);
+        let strengths: Vec<f64> = figures
+            .subjects
+            .iter()
+            .map(|one| one.strength.unwrap().log_ratio)
+            .collect();
+        assert!(
+            strengths[0] == 0.0 && strengths[1] > strengths[2] && strengths[2] > 0.0,
+            "{strengths:?}"
+        );
+        assert!(Figures::of(&names[..2], &all, &[]).subjects[1].strength.is_none());
+    }
+
+    #[test]
+    fn pictures_that_do_not_differ_are_counted_and_left_out_of_the_mean_of_psnr() {
+        let distance = |l1, psnr| Distance {
+            pixels: 4,
+            l1,
+            mse: l1 * l1,
+            psnr,
+            ssim: None,
+        };
+        let mean = MeanDistance::of([distance(0.0, None), distance(0.5, Some(6.0))].into_iter()).unwrap();
+        assert_eq!(
+            (mean.pictures, mean.identical, mean.l1, mean.psnr, mean.ssim),
+            (2, 1, 0.25, Some(6.0), None)
+        );
+        assert_eq!(MeanDistance::of(std::iter::empty()), None);
+    }
+}

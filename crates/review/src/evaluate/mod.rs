@@ -1,0 +1,278 @@
+//! Evaluates *subjects* outside a run: `gavel evaluate`. A [`Subject`] is whatever gives one picture for each prompt: the base model, an
+//! adapter, a run's step, or a folder of pictures.
+//!
+//! [`Pictures`] finds or paints the pictures, [`Evaluation`] asks the exact rules and the judge about them, and [`EvaluationReport`] is
+//! what came of it. Pictures and verdicts are kept under what they depend on, so that an evaluation that was killed goes on, and
+//! the same one made in one go or in several comes to the same bytes.
+
+mod answers;
+mod error;
+mod figures;
+mod page;
+mod pictures;
+mod subject;
+
+use std::collections::BTreeMap;
+
+use gavel_core::ids::{Digest, PromptIndex};
+use gavel_eval::Evaluator;
+use gavel_judge::{VerdictCache, judge_with};
+use gavel_rubric::data::Picture;
+use gavel_rubric::data::tasks::TaskRecord;
+use gavel_rubric::{Judge, JudgedPair, Rubrics};
+use image::RgbImage;
+use image::imageops::{self, FilterType};
+use serde::Serialize;
+use serde_json::Value;
+
+use answers::PreparedTask;
+pub use answers::{PairVerdict, PictureAnswers, PromptAnswers, RegionOrigin, SourceDistance};
+pub use error::Error;
+pub use figures::{AdherenceFigures, Figures, MeanDistance, PairFigures, SourceFigures, SubjectFigures};
+pub use page::render;
+pub use pictures::Pictures;
+pub use subject::Subject;
+
+/// Width and height to which pictures are scaled before their diversity is measured.
+const THUMBNAIL: u32 = 64;
+
+/// What is asked about the pictures, and of whom.
+pub struct Evaluation<'a> {
+    /// The prompts.
+    pub tasks: &'a [TaskRecord],
+    /// Those that are evaluated.
+    pub subjects: &'a [Subject],
+    /// Their pictures, all of which are there.
+    pub pictures: &'a Pictures<'a>,
+    /// The exact rules.
+    pub evaluator: Option<&'a dyn Evaluator>,
+    /// Who compares each two subjects.
+    pub judge: Option<Judging<'a>>,
+    /// The field of the prompts' records by whose values the figures are told as well.
+    pub by: Option<&'a str>,
+}
+
+/// A judge with what it decides by.
+pub struct Judging<'a> {
+    /// The judge.
+    pub judge: &'a dyn Judge,
+    /// What decides about each prompt.
+    pub rubrics: &'a Rubrics,
+    /// Where verdicts are kept, so that none is asked for twice.
+    pub kept: &'a dyn VerdictCache,
+    /// Pairs that are asked about together.
+    pub batch: u32,
+}
+
+/// What came of an evaluation. The same evaluation gives the same report, whatever was kept.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EvaluationReport {
+    /// Those that were evaluated.
+    pub subjects: Vec<SubjectName>,
+    /// Who judged; `None` without a judge.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<JudgeName>,
+    /// Whose exact rules answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluator: Option<&'static str>,
+    /// Over all prompts.
+    pub figures: Figures,
+    /// By the values of a field of the prompts' records, in the order in which they first come; empty unless that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<PromptGroup>,
+    /// Prompt by prompt.
+    pub prompts: Vec<PromptAnswers>,
+}
+
+/// A subject as people named it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SubjectName {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub what: String,
+}
+
+/// Who judged, and by what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct JudgeName {
+    /// The judge's name.
+    pub name: String,
+    /// Fingerprint of model, template and margin.
+    pub identity: Digest,
+    /// Fingerprint of the general rubric.
+    pub rubric: Digest,
+}
+
+/// The prompts with one value of a field.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PromptGroup {
+    /// The value, as text; `None` of the prompts without the field.
+    pub value: Option<String>,
+    /// Their figures.
+    pub figures: Figures,
+}
+
+/// A prompt with its pictures in memory.
+struct OpenPrompt<'a> {
+    task: PreparedTask<'a>,
+    pictures: Vec<(Picture, RgbImage)>,
+}
+
+impl Evaluation<'_> {
+    /// Asks about every picture and every pair; `progress` hears of prompts that are done. Blocks where the judge's cache does.
+    ///
+    /// # Errors
+    /// A picture is not there, or the judge does not answer.
+    pub fn report(&self, progress: &dyn Fn(usize)) -> Result<EvaluationReport, Error> {
+        let pairs = self.subjects.len() * self.subjects.len().saturating_sub(1) / 2;
+        let batch = self.judge.as_ref().map_or(1, |judging| judging.batch.max(1) as usize);
+        let together = (batch / pairs.max(1)).max(1);
+        let (mut prompts, mut thumbnails) = (Vec::new(), Vec::new());
+        for (first, tasks) in (0..).step_by(together).zip(self.tasks.chunks(together)) {
+            let open: Vec<OpenPrompt<'_>> = (first..)
+                .zip(tasks)
+                .map(|(index, task)| self.open(index, task))
+                .collect::<Result<_, _>>()?;
+            let mut verdicts = self.verdicts(first, &open)?.into_iter();
+            for (index, prompt) in (first..).zip(&open) {
+                prompts.push(self.answers(index, prompt, verdicts.by_ref().take(pairs).collect()));
+                thumbnails.push(
+                    prompt
+                        .pictures
+                        .iter()
+                        .map(|(_, image)| thumbnail(image))
+                        .collect::<Vec<_>>(),
+                );
+            }
+            progress(open.len());
+        }
+        let names: Vec<String> = self.subjects.iter().map(|subject| subject.name.clone()).collect();
+        let of = |indices: &[usize]| {
+            let answers: Vec<&PromptAnswers> = indices.iter().map(|index| &prompts[*index]).collect();
+            let small: Vec<&[RgbImage]> = indices.iter().map(|index| thumbnails[*index].as_slice()).collect();
+            Figures::of(&names, &answers, &small)
+        };
+        let all: Vec<usize> = (0..prompts.len()).collect();
+        let groups = self.groups().into_iter().map(|(value, indices)| PromptGroup {
+            value,
+            figures: of(&indices),
+        });
+        Ok(EvaluationReport {
+            subjects: self.subjects.iter().map(SubjectName::of).collect(),
+            judge: self.judge.as_ref().map(JudgeName::of),
+            evaluator: self.evaluator.map(Evaluator::name),
+            figures: of(&all),
+            groups: groups.collect(),
+            prompts,
+        })
+    }
+
+    fn open<'t>(&self, index: usize, task: &'t TaskRecord) -> Result<OpenPrompt<'t>, Error> {
+        let open = |subject| {
+            let picture = self.pictures.open(subject, index)?;
+            let image = picture.image();
+            Ok((picture, image))
+        };
+        Ok(OpenPrompt {
+            task: PreparedTask::of(task),
+            pictures: (0..self.subjects.len()).map(open).collect::<Result<_, Error>>()?,
+        })
+    }
+
+    /// The verdicts on each two subjects of each of some prompts, prompt by prompt; nothing without a judge.
+    fn verdicts(&self, first_index: usize, prompts: &[OpenPrompt<'_>]) -> Result<Vec<PairVerdict>, Error> {
+        let Some(judging) = &self.judge else {
+            return Ok(Vec::new());
+        };
+        let (mut names, mut pairs) = (Vec::new(), Vec::new());
+        for (index, prompt) in (first_index..).zip(prompts) {
+            let words = &prompt.task.record.words;
+            for first in 0..self.subjects.len() {
+                for second in first + 1..self.subjects.len() {
+                    names.push([first, second].map(|subject| self.subjects[subject].name.clone()));
+                    pairs.push(JudgedPair {
+                        prompt_index: PromptIndex(index as u32),
+                        prompt: words,
+                        sources: &prompt.task.sources,
+                        first: &prompt.pictures[first].1,
+                        second: &prompt.pictures[second].1,
+                        rubric: judging.rubrics.of(words, &prompt.task.digests),
+                    });
+                }
+            }
+        }
+        let mut verdicts = Vec::with_capacity(pairs.len());
+        let batch = judging.batch.max(1) as usize;
+        for (names, pairs) in names.chunks(batch).zip(pairs.chunks(batch)) {
+            let records = judge_with(judging.kept, judging.judge, pairs)?;
+            let named = names.iter().zip(records);
+            verdicts.extend(named.map(|(subjects, record)| PairVerdict {
+                subjects: subjects.clone(),
+                record,
+            }));
+        }
+        Ok(verdicts)
+    }
+
+    fn answers(&self, index: usize, prompt: &OpenPrompt<'_>, verdicts: Vec<PairVerdict>) -> PromptAnswers {
+        let pictures = self.subjects.iter().zip(&prompt.pictures);
+        let pictures = pictures.map(|(subject, (picture, image))| {
+            PictureAnswers::of(&subject.name, picture, image, &prompt.task, self.evaluator)
+        });
+        PromptAnswers {
+            index,
+            prompt: prompt.task.record.words.clone(),
+            fields: prompt.task.record.fields.clone(),
+            pictures: pictures.collect(),
+            verdicts,
+        }
+    }
+
+    /// The prompts by the values of the field, in the order in which these first come.
+    fn groups(&self) -> Vec<(Option<String>, Vec<usize>)> {
+        let Some(field) = self.by else { return Vec::new() };
+        let mut groups: Vec<(Option<String>, Vec<usize>)> = Vec::new();
+        let mut positions = BTreeMap::new();
+        for (index, task) in self.tasks.iter().enumerate() {
+            let value = task.fields.get(field).map(as_text);
+            let position = *positions.entry(value.clone()).or_insert(groups.len());
+            match groups.get_mut(position) {
+                Some((_, indices)) => indices.push(index),
+                None => groups.push((value, vec![index])),
+            }
+        }
+        groups
+    }
+}
+
+/// A text without its quotation marks, all else as JSON.
+fn as_text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn thumbnail(image: &RgbImage) -> RgbImage {
+    match image.dimensions() {
+        (THUMBNAIL, THUMBNAIL) => image.clone(),
+        _ => imageops::resize(image, THUMBNAIL, THUMBNAIL, FilterType::Triangle),
+    }
+}
+
+impl SubjectName {
+    fn of(subject: &Subject) -> Self {
+        Self {
+            name: subject.name.clone(),
+            what: subject.what.clone(),
+        }
+    }
+}
+
+impl JudgeName {
+    fn of(judging: &Judging<'_>) -> Self {
+        Self {
+            name: judging.judge.name().to_owned(),
+            identity: judging.judge.identity(),
+            rubric: judging.rubrics.general().digest(),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The pictures of subjects: those that are there, and those that the model paints and a folder keeps.
+
+use std::path::{Path, PathBuf};
+
+use gavel_core::ids::{Digest, PromptIndex};
+use gavel_core::spec::RunSpec;
+use gavel_models::denoiser::Task;
+use gavel_models::load::fingerprint;
+use gavel_policy::{Prompt, Request, Sampler, encode_png};
+use gavel_rubric::data::tasks::TaskRecord;
+use gavel_rubric::data::{Picture, ReadOptions};
+use image::RgbImage;
+use serde_json::{Value, json};
+
+use super::{Error, Subject};
+
+/// Changes when the same key would stand for another picture.
+const KEY_VERSION: u32 = 1;
+
+/// The file of each subject's picture of each prompt, and what has still to be painted.
+pub struct Pictures<'a> {
+    spec: &'a RunSpec,
+    tasks: &'a [TaskRecord],
+    subjects: &'a [Subject],
+    /// By subject, then prompt.
+    files: Vec<Vec<PathBuf>>,
+    /// (subject, prompt), in order.
+    missing: Vec<(usize, usize)>,
+}
+
+impl<'a> Pictures<'a> {
+    /// Finds the pictures; those that are painted lie in `folder`, each under a hash of all that it depends on. One that does not
+    /// decode, which a kill or a full disk cut short, counts as missing.
+    ///
+    /// # Errors
+    /// The folder cannot be made, or the model's not be read.
+    pub fn find(
+        spec: &'a RunSpec,
+        tasks: &'a [TaskRecord],
+        subjects: &'a [Subject],
+        folder: &Path,
+    ) -> Result<Self, Error> {
+        std::fs::create_dir_all(folder).map_err(|source| unkept(folder, source))?;
+        let recipe = match subjects.iter().any(Subject::is_painted) {
+            true => recipe(spec)?,
+            false => Value::Null,
+        };
+        let mut pictures = Self {
+            spec,
+            tasks,
+            subjects,
+            files: Vec::with_capacity(subjects.len()),
+            missing: Vec::new(),
+        };
+        for (number, subject) in subjects.iter().enumerate() {
+            let super::subject::Origin::Files(files) = &subject.origin else {
+                let mut files = Vec::with_capacity(tasks.len());
+                for (index, task) in tasks.iter().enumerate() {
+                    let file = folder.join(format!("{}.png", key(&recipe, subject, index, task)));
+                    if Picture::open(&file, &ReadOptions::local()).is_err() {
+                        pictures.missing.push((number, index));
+                    }
+                    files.push(file);
+                }
+                pictures.files.push(files);
+                continue;
+            };
+            pictures.files.push(files.clone());
+        }
+        Ok(pictures)
+    }
+
+    /// Pictures that have to be painted.
+    pub fn missing(&self) -> usize {
+        self.missing.len()
+    }
+
+    /// Paints what is missing, and keeps each batch before the next begins; `progress` hears of each with its number of pictures.
+    ///
+    /// # Errors
+    /// A picture cannot be painted or written; those before it are kept.
+    pub fn paint(&mut self, sampler: &mut Sampler, progress: &dyn Fn(usize)) -> Result<(), Error> {
+        let batch = self
+            .spec
+            .evaluation
+            .as_ref()
+            .map_or(self.spec.sampling.batch, |one| one.batch);
+        for (number, subject) in self.subjects.iter().enumerate() {
+            let Some(policy) = subject.policy() else { continue };
+            let of_subject = self.missing.iter().filter(|(of, _)| *of == number);
+            let indices: Vec<usize> = of_subject.map(|(_, index)| *index).collect();
+            for chunk in indices.chunks(batch.max(1) as usize) {
+                let sources: Vec<(Vec<RgbImage>, Vec<Digest>)> =
+                    chunk.iter().map(|index| sources(&self.tasks[*index])).collect();
+                let prompts: Vec<Prompt<'_>> = chunk
+                    .iter()
+                    .zip(&sources)
+                    .map(|(index, (images, digests))| Prompt {
+                        index: PromptIndex(*index as u32),
+                        task: Task {
+                            words: &self.tasks[*index].words,
+                            sources: images,
+                        },
+                        sources: digests,
+                    })
+                    .collect();
+                let samples = sampler.sample(policy, &Request::evaluation(self.spec, &prompts))?;
+                for (index, sample) in chunk.iter().zip(samples) {
+                    keep(&self.files[number][*index], &sample.image)?;
+                }
+                progress(chunk.len());
+            }
+        }
+        self.missing.clear();
+        Ok(())
+    }
+
+    /// A subject's picture of a prompt.
+    ///
+    /// # Errors
+    /// It is not there, or is no picture.
+    pub(super) fn open(&self, subject: usize, prompt: usize) -> Result<Picture, Error> {
+        Ok(Picture::open(&self.files[subject][prompt], &ReadOptions::local())?)
+    }
+}
+
+/// A task's source pictures and their hashes.
+pub(super) fn sources(task: &TaskRecord) -> (Vec<RgbImage>, Vec<Digest>) {
+    let images = task.sources.iter().map(Picture::image).collect();
+    (images, task.sources.iter().map(|source| source.digest).collect())
+}
+
+/// All that every painted picture depends on.
+fn recipe(spec: &RunSpec) -> Result<Value, Error> {
+    let model = &spec.model.path;
+    let mut parts = vec![fingerprint(model)?];
+    let mut folders: Vec<PathBuf> = model
+        .read_dir()
+        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
+        .map_err(|source| unkept(model, source))?;
+    folders.retain(|folder| folder.is_dir());
+    folders.sort();
+    for folder in folders {
+        parts.push(fingerprint(&folder)?);
+    }
+    let sampling = &spec.sampling;
+    Ok(json!({
+        "version": KEY_VERSION,
+        "family": spec.model.family,
+        "model": parts,
+        "device": spec.model.device.to_string(),
+        "dtype": spec.model.dtype,
+        "seed": spec.run.seed,
+        "steps": sampling.steps,
+        "shift": sampling.shift,
+        "guidance_scale": sampling.guidance_scale,
+        "size": [sampling.width, sampling.height],
+        "source_aspect": sampling.source_aspect,
+        "shared_noise": sampling.shared_noise,
+        "max_sequence_length": spec.prompts.max_sequence_length,
+        "source_areas": spec.prompts.source_areas,
+    }))
+}
+
+fn key(recipe: &Value, subject: &Subject, index: usize, task: &TaskRecord) -> Digest {
+    let sources: Vec<Digest> = task.sources.iter().map(|source| source.digest).collect();
+    let whole = json!([recipe, subject.identity(), index, task.words, sources]);
+    Digest::of(whole.to_string().as_bytes())
+}
+
+/// Writes a picture by way of another file: a kill leaves none or the whole.
+fn keep(file: &Path, image: &RgbImage) -> Result<(), Error> {
+    let png = encode_png(image).map_err(|error| Error::Encode(error.into()))?;
+    let part = file.with_extension("part");
+    std::fs::write(&part, png)
+        .and_then(|()| std::fs::rename(&part, file))
+        .map_err(|source| unkept(file, source))
+}
+
+fn unkept(file: &Path, source: std::io::Error) -> Error {
+    Error::Kept {
+        file: file.to_owned(),
+        source,
+    }
+}
