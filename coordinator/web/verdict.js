@@ -7,6 +7,7 @@ const ABSTAINED = {
   too_close: "too close to one half",
   outside_labels: "the judge answered something else",
   no_majority: "no majority among the judges",
+  vetoed: "a judge with a veto prefers the other",
 };
 
 /** A decision in words; `names` are what the first and the second picture are called. */

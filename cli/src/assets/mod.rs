@@ -1,6 +1,7 @@
 //! The files that a configuration names, read and checked before anything starts.
 
 mod adapter;
+mod evaluators;
 mod labelled;
 mod prompts;
 mod rubrics;
@@ -9,10 +10,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use gavel_core::ids::{Digest, PromptIndex};
-use gavel_core::spec::{EvaluatorName, InProcessSpec, JudgeSpec, MemberSpec, ReasonsSpec, RunSpec};
+use gavel_core::spec::{InProcessSpec, JudgeSpec, MemberSpec, ReasonsSpec, RunSpec};
 use gavel_core::work::Task;
 use gavel_core::{Annotation, Annotations, HeldOutJudgeAssets, LabelledPair, ModelFingerprints, RunAssets};
-use gavel_eval::{EvalError, Evaluator};
+use gavel_eval::Evaluator;
 use gavel_models::Family;
 use gavel_models::load::fingerprint;
 use gavel_rubric::data::{Picture, ReadOptions};
@@ -138,6 +139,14 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
     let held_out_judge = held_out_judge(spec, edits, tasks.as_ref(), &mut rubric_texts);
     let held_out_judge = checks.note(held_out_judge.context("`judge.held_out` cannot be used"));
     drop(tasks);
+    if let (Some(prompts), Some(held_out), Some(labelled)) = (&prompts, &held_out, &labelled) {
+        let judged = evaluators::Judged {
+            prompts: &prompts.tasks,
+            held_out: &held_out.tasks,
+            labelled,
+        };
+        checks.note(evaluators::check(spec, &judged, &pictures))?;
+    }
     let (rubric, prompt_rubrics) = rubric?;
     let (prompts, held_out, adapter) = (prompts?, held_out?, adapter?);
     let assets = RunAssets {
@@ -210,18 +219,7 @@ fn check_painted_size(spec: &RunSpec) -> Result<()> {
     let Some(evaluator) = evaluator(spec) else {
         return Ok(());
     };
-    let (width, height) = (spec.sampling.width, spec.sampling.height);
-    let expected = evaluator.side();
-    if (width, height) == (expected as usize, expected as usize) {
-        return Ok(());
-    }
-    let error = EvalError::Size {
-        evaluator: evaluator.name(),
-        width: width as u32,
-        height: height as u32,
-        expected,
-    };
-    Err(error).context("`evaluation.evaluator` cannot be used")
+    evaluators::painted_size(spec, evaluator.as_ref()).context("`evaluation.evaluator` cannot be used")
 }
 
 /// The text of a template that shows the source picture exactly where pictures are edited.
@@ -329,15 +327,14 @@ fn model_folder(folder: &Path, key: &str, marker: &str) -> Result<()> {
 
 /// The evaluator that `evaluation.evaluator` names.
 pub(crate) fn evaluator(spec: &RunSpec) -> Option<Box<dyn Evaluator>> {
-    match spec.evaluation.as_ref()?.evaluator? {
-        EvaluatorName::Scenes => Some(Box::new(gavel_eval::Scenes)),
-        EvaluatorName::Edits => Some(Box::new(gavel_eval::Edits)),
-    }
+    Some(gavel_eval::named(spec.evaluation.as_ref()?.evaluator?))
 }
 
 #[cfg(test)]
 mod tests {
     use image::{Rgb, RgbImage};
+
+    use gavel_core::spec::EvaluatorName;
 
     use super::*;
 

@@ -260,6 +260,7 @@ fn why(reason: AbstainReason) -> &'static str {
         AbstainReason::TooClose => "the probability is too close to one half",
         AbstainReason::OutsideLabels => "the likeliest answer was none of the labels",
         AbstainReason::NoMajority => "the members' votes are tied",
+        AbstainReason::Vetoed => "a member with a veto prefers the other",
     }
 }
 

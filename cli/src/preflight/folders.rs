@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use gavel_core::RunAssets;
-use gavel_core::spec::{InProcessSpec, NamedJudge, RunSpec, ServerSpec};
-use gavel_judge::{Endpoint, check_question};
+use gavel_core::spec::{InProcessSpec, NamedJudge, RunSpec, ScorerSpec, ServerSpec};
+use gavel_judge::{Endpoint, ScoreServer, check_question};
 use gavel_models::load::Placement;
 use gavel_models::lora::LoraConfig;
 use gavel_models::vlm::VlmInspection;
@@ -148,7 +148,16 @@ pub(crate) fn endpoints(spec: &RunSpec) -> Result<Vec<String>> {
         };
         Ok(Endpoint::new(&hasty)?.check()?)
     };
-    spec.judge.servers().map(check).collect()
+    let scores = |NamedJudge { spec: server, .. }: NamedJudge<'_, ScorerSpec>| {
+        let hasty = ScorerSpec {
+            attempts: 1,
+            timeout: server.timeout.min(ANSWERS_WITHIN),
+            ..server.clone()
+        };
+        Ok(ScoreServer::new(&hasty)?.check()?)
+    };
+    let scorers = spec.judge.scorers().map(scores);
+    spec.judge.servers().map(check).chain(scorers).collect()
 }
 
 /// The judge's model understands the template's question. Template and rubric that cannot be read are told elsewhere.

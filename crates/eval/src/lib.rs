@@ -1,7 +1,8 @@
 //! Independent metrics: does a picture hold what its task says?
 //!
-//! An [`Evaluator`] reads pixels by rules. The judge never sees its answers and it never sees the judge's, so a run that
-//! pleases its judge without following its prompts is found out.
+//! An [`Evaluator`] reads pixels by rules. A model that judges never sees its answers and it never sees the judge's, so a run that
+//! pleases its judge without following its prompts is found out. A run may also have an evaluator for its judge, which then measures
+//! what it rewards.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ pub use facts::{Adherence, Fact, Facts};
 pub use scenes::{Relation, Scene, Scenes};
 pub use vocabulary::{Background, Colour, Object, Shape};
 
+use gavel_core::spec::EvaluatorName;
 use image::RgbImage;
 
 /// What a picture was asked for.
@@ -40,7 +42,7 @@ pub struct Answer {
 
 /// Scores a picture against its task.
 pub trait Evaluator: Send + Sync {
-    /// The name that `evaluation.evaluator` gives it.
+    /// The name that configurations give it.
     fn name(&self) -> &'static str;
 
     /// Width and height in pixels of the pictures that its rules are made for.
@@ -58,6 +60,14 @@ pub trait Evaluator: Send + Sync {
     /// # Errors
     /// As [`Evaluator::check`]; [`EvalError::Size`] for a picture of another size than [`Evaluator::side`].
     fn evaluate(&self, task: &Task<'_>, image: &RgbImage) -> Result<Answer, EvalError>;
+}
+
+/// The evaluator of that name in a configuration.
+pub fn named(name: EvaluatorName) -> Box<dyn Evaluator> {
+    match name {
+        EvaluatorName::Scenes => Box::new(Scenes),
+        EvaluatorName::Edits => Box::new(Edits),
+    }
 }
 
 /// The names that [`by_name`] knows.

@@ -39,6 +39,8 @@ pub(crate) fn back_end(spec: &JudgeBackEnd) -> &dyn BackEnd {
     match spec {
         JudgeBackEnd::InProcess(spec) => spec,
         JudgeBackEnd::Server(spec) => spec,
+        JudgeBackEnd::Scorer(spec) => spec,
+        JudgeBackEnd::Evaluator(spec) => spec,
         JudgeBackEnd::Ensemble(spec) => spec,
     }
 }
@@ -180,7 +182,7 @@ impl Models {
         back_end(spec).chat(self)
     }
 
-    /// What explains the judge's verdicts in words of `template`: the judge's own model, of an ensemble the first member's.
+    /// What explains the judge's verdicts in words of `template`: the judge's own model, of an ensemble the first member's that has one.
     ///
     /// # Errors
     /// As [`open_chat`].
@@ -190,8 +192,7 @@ impl Models {
         template: ReasonTemplate,
         max_tokens: u32,
     ) -> Result<Explainer, Error> {
-        let writer = spec.back_end.members().first().map(|member| &member.back_end);
-        let writer = writer.unwrap_or(&spec.back_end);
+        let writer = spec.back_end.writer().unwrap_or(&spec.back_end);
         let concurrency = back_end(writer).concurrency();
         Ok(Explainer::new(
             self.open_chat(writer)?,

@@ -47,8 +47,9 @@ pub use evaluation::{EvaluationSpec, EvaluatorName};
 pub use fingerprint::with_paths as fingerprint_with_paths;
 pub use fleet::FleetSpec;
 pub use judge::{
-    EnsembleFamily, EnsembleSpec, HeldOutJudgeSpec, InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec,
-    MemberSpec, NamedJudge, ReasonsSpec, ServerAddress, ServerAddressError, ServerFamily, ServerSpec,
+    Connection, EnsembleFamily, EnsembleSpec, EvaluatorFamily, EvaluatorSpec, HeldOutJudgeSpec, InProcessFamily,
+    InProcessSpec, JudgeBackEnd, JudgeSpec, MemberSpec, NamedJudge, ReasonsSpec, ScorerFamily, ScorerSpec,
+    ServerAddress, ServerAddressError, ServerFamily, ServerSpec,
 };
 pub use limits::LimitsSpec;
 pub use lora::LoraSpec;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{RunSpec, ServerSpec};
+use super::{Connection, RunSpec};
 use crate::work::Role;
 
 /// What a worker opens on its machine for a run, besides what the coordinator sends it. Each with its key.
@@ -11,7 +11,7 @@ pub struct Needs<'a> {
     /// Folders of models.
     pub model_folders: Vec<(String, &'a Path)>,
     /// Servers, with the variables that hold their keys. The key is that of the server's table.
-    pub servers: Vec<(String, &'a ServerSpec)>,
+    pub servers: Vec<(String, Connection<'a>)>,
 }
 
 impl RunSpec {
@@ -26,8 +26,7 @@ impl RunSpec {
                         .model_folders
                         .push((format!("{}.path", judge.at()), &judge.spec.path));
                 }
-                let servers = self.judge.servers();
-                needs.servers.extend(servers.map(|judge| (judge.at(), judge.spec)));
+                needs.servers.extend(self.judge.connections());
             }
         }
         needs

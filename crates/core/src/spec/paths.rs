@@ -98,7 +98,7 @@ pub(super) fn of(spec: &mut RunSpec) -> Vec<(String, &mut PathBuf)> {
 fn of_back_end<'a>(at: &str, back_end: &'a mut JudgeBackEnd, paths: &mut Vec<(String, &'a mut PathBuf)>) {
     match back_end {
         JudgeBackEnd::InProcess(model) => paths.push((format!("{at}.path"), &mut model.path)),
-        JudgeBackEnd::Server(_) => {}
+        JudgeBackEnd::Server(_) | JudgeBackEnd::Scorer(_) | JudgeBackEnd::Evaluator(_) => {}
         JudgeBackEnd::Ensemble(ensemble) => {
             for (index, member) in ensemble.members.iter_mut().enumerate() {
                 let at = format!("{at}.members[{index}]");

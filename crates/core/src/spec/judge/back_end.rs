@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use toml::Table;
 
 use super::table::Leftovers;
-use super::{EnsembleSpec, InProcessSpec, MemberSpec, ServerSpec};
+use super::{Connection, EnsembleSpec, EvaluatorSpec, InProcessSpec, MemberSpec, ScorerSpec, ServerSpec};
 use crate::spec::problems::Problems;
 use crate::spec::{keys, section};
 
@@ -82,6 +82,10 @@ back_ends! {
     InProcess(InProcessSpec),
     /// A model behind a server.
     Server(ServerSpec),
+    /// A server that scores pictures.
+    Scorer(ScorerSpec),
+    /// An evaluator's rules.
+    Evaluator(EvaluatorSpec),
     /// Several judges that vote.
     Ensemble(EnsembleSpec),
 }
@@ -97,7 +101,25 @@ impl JudgeBackEnd {
     pub fn members(&self) -> &[MemberSpec] {
         match self {
             Self::Ensemble(ensemble) => &ensemble.members,
-            Self::InProcess(_) | Self::Server(_) => &[],
+            Self::InProcess(_) | Self::Server(_) | Self::Scorer(_) | Self::Evaluator(_) => &[],
+        }
+    }
+
+    /// How its server is reached; `None` where it asks none itself.
+    pub fn connection(&self) -> Option<Connection<'_>> {
+        match self {
+            Self::Server(spec) => Some(spec.connection()),
+            Self::Scorer(spec) => Some(spec.connection()),
+            Self::InProcess(_) | Self::Evaluator(_) | Self::Ensemble(_) => None,
+        }
+    }
+
+    /// What writes words for it: its own model, of an ensemble the first member's that has one. `None` where there are scores alone.
+    pub fn writer(&self) -> Option<&Self> {
+        match self {
+            Self::InProcess(_) | Self::Server(_) => Some(self),
+            Self::Ensemble(ensemble) => ensemble.members.iter().find_map(|member| member.back_end.writer()),
+            Self::Scorer(_) | Self::Evaluator(_) => None,
         }
     }
 
@@ -111,7 +133,7 @@ impl JudgeBackEnd {
                     .iter_mut()
                     .flat_map(|member| member.back_end.hosted_mut()),
             ),
-            Self::Server(_) => Box::new(std::iter::empty()),
+            Self::Server(_) | Self::Scorer(_) | Self::Evaluator(_) => Box::new(std::iter::empty()),
         }
     }
 }

@@ -5,11 +5,14 @@
 
 mod address;
 mod back_end;
+mod connection;
 mod ensemble;
+mod evaluator;
 mod held_out;
 mod in_process;
 mod reasons;
 mod schema;
+mod scorer;
 mod server;
 mod table;
 
@@ -27,10 +30,13 @@ use super::section::Section;
 use crate::bounds;
 pub use address::{ServerAddress, ServerAddressError};
 pub use back_end::JudgeBackEnd;
+pub use connection::Connection;
 pub use ensemble::{EnsembleFamily, EnsembleSpec, MemberSpec};
+pub use evaluator::{EvaluatorFamily, EvaluatorSpec};
 pub use held_out::HeldOutJudgeSpec;
 pub use in_process::{InProcessFamily, InProcessSpec};
 pub use reasons::ReasonsSpec;
+pub use scorer::{ScorerFamily, ScorerSpec};
 pub use server::{ServerFamily, ServerSpec};
 use table::Leftovers;
 #[cfg(test)]
@@ -161,6 +167,9 @@ impl Section for JudgeSpec {
         problems.count(self.batch.into(), bounds::PER_STEP, "judge.batch");
         if let Some(reasons) = &self.reasons {
             reasons.check("judge.reasons", problems);
+            problems.require(self.back_end.writer().is_some(), "judge.reasons", || {
+                "nobody writes them: this judge gives scores alone, and so do all its members".into()
+            });
         }
         if let Some(held_out) = &self.held_out {
             held_out.check("judge.held_out", problems);
@@ -213,7 +222,7 @@ impl JudgeSpec {
             .flat_map(JudgeBackEnd::hosted_mut)
     }
 
-    /// The servers among these.
+    /// The servers among these that speak of a model, and write.
     pub fn servers(&self) -> impl Iterator<Item = NamedJudge<'_, ServerSpec>> {
         self.opened().filter_map(|judge| match judge.spec {
             JudgeBackEnd::Server(spec) => Some(judge.with(spec)),
@@ -221,12 +230,31 @@ impl JudgeSpec {
         })
     }
 
+    /// The servers among these that score pictures.
+    pub fn scorers(&self) -> impl Iterator<Item = NamedJudge<'_, ScorerSpec>> {
+        self.opened().filter_map(|judge| match judge.spec {
+            JudgeBackEnd::Scorer(spec) => Some(judge.with(spec)),
+            _ => None,
+        })
+    }
+
+    /// The evaluators among these.
+    pub fn evaluators(&self) -> impl Iterator<Item = NamedJudge<'_, EvaluatorSpec>> {
+        self.opened().filter_map(|judge| match judge.spec {
+            JudgeBackEnd::Evaluator(spec) => Some(judge.with(spec)),
+            _ => None,
+        })
+    }
+
+    /// How all servers among these are reached, each with its table.
+    pub fn connections(&self) -> impl Iterator<Item = (String, Connection<'_>)> {
+        self.opened()
+            .filter_map(|judge| Some((judge.at(), judge.spec.connection()?)))
+    }
+
     /// Whether verdicts are kept in the coordinator's store and not asked for twice.
     pub fn caches(&self) -> bool {
-        let asks_a_server = || {
-            self.back_ends()
-                .any(|back_end| matches!(back_end, JudgeBackEnd::Server(_)))
-        };
+        let asks_a_server = || self.back_ends().any(|back_end| back_end.connection().is_some());
         self.cache.unwrap_or_else(asks_a_server)
     }
 }
