@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use gavel_core::ids::{Digest, PromptIndex};
-use gavel_core::spec::{InProcessSpec, JudgeSpec, MemberSpec, ReasonsSpec, RunSpec};
+use gavel_core::spec::{JudgeSpec, MemberSpec, ReasonsSpec, RunSpec};
 use gavel_core::work::Task;
 use gavel_core::{Annotation, Annotations, HeldOutJudgeAssets, LabelledPair, ModelFingerprints, RunAssets};
 use gavel_eval::Evaluator;
@@ -299,16 +299,16 @@ pub(crate) fn check_model_folder(spec: &RunSpec) -> Result<()> {
 /// # Errors
 /// As [`check_model_folder`].
 pub(crate) fn check_judge_folders(spec: &RunSpec) -> Result<()> {
-    let mut hosted = spec.judge.hosted();
-    hosted.try_for_each(|hosted| check_judge_folder(hosted.spec, &hosted.at()))
+    let mut models = spec.judge.models();
+    models.try_for_each(|(at, model)| check_judge_folder(model.path, &at))
 }
 
 /// Says whether the folder of one judge is there; `at` is its table in the configuration.
 ///
 /// # Errors
 /// As [`check_model_folder`].
-pub(crate) fn check_judge_folder(judge: &InProcessSpec, at: &str) -> Result<()> {
-    model_folder(&judge.path, &format!("{at}.path"), "config.json")
+pub(crate) fn check_judge_folder(folder: &Path, at: &str) -> Result<()> {
+    model_folder(folder, &format!("{at}.path"), "config.json")
 }
 
 fn model_folder(folder: &Path, key: &str, marker: &str) -> Result<()> {

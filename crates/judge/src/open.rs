@@ -3,9 +3,11 @@
 use gavel_core::ids::Digest;
 use gavel_core::spec::{JudgeBackEnd, JudgeSpec, MemberSpec};
 use gavel_core::{HeldOutJudgeAssets, RunAssets};
+use gavel_models::clip::Clip;
+use gavel_models::vlm::Vlm;
 use gavel_rubric::{Chat, Judge, JudgeTemplate, ReasonTemplate};
 
-use crate::in_process::LoadedModels;
+use crate::loaded::LoadedModels;
 use crate::{Error, Explainer};
 
 /// A kind of judge, as the part of the spec that describes it.
@@ -41,6 +43,7 @@ pub(crate) fn back_end(spec: &JudgeBackEnd) -> &dyn BackEnd {
         JudgeBackEnd::Server(spec) => spec,
         JudgeBackEnd::Scorer(spec) => spec,
         JudgeBackEnd::Evaluator(spec) => spec,
+        JudgeBackEnd::Clip(spec) => spec,
         JudgeBackEnd::Ensemble(spec) => spec,
     }
 }
@@ -148,7 +151,8 @@ pub fn fingerprint(spec: &JudgeSpec) -> Result<Digest, Error> {
 /// The models in memory, so that the next run's judge need not load what is there already.
 #[derive(Default)]
 pub struct Models {
-    pub(crate) loaded: LoadedModels,
+    pub(crate) loaded: LoadedModels<Vlm>,
+    pub(crate) clips: LoadedModels<Clip>,
 }
 
 impl Models {
@@ -157,7 +161,8 @@ impl Models {
     /// # Errors
     /// As [`open`].
     pub fn open(&mut self, spec: &JudgeSpec, templates: &Templates) -> Result<Box<dyn Judge>, Error> {
-        self.loaded.retain(spec.hosted().map(|hosted| hosted.spec));
+        self.loaded.retain(spec.models().map(|(_, model)| model));
+        self.clips.retain(spec.models().map(|(_, model)| model));
         self.open_beside(spec, templates)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! A score belongs to one picture and its prompt, so that the order in which two are shown plays no part.
 
+mod clip;
 mod evaluator;
 mod server;
 

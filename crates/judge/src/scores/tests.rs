@@ -13,7 +13,9 @@ use axum::routing::post;
 use base64::Engine as _;
 use gavel_core::Diagnostic;
 use gavel_core::ids::PromptIndex;
-use gavel_core::spec::{EvaluatorName, EvaluatorSpec, ScorerSpec};
+use gavel_core::spec::{ClipSpec, EvaluatorName, EvaluatorSpec, JudgeSpec, ScorerSpec};
+use gavel_models::clip::Clip;
+use gavel_models::load::Placement;
 use gavel_rubric::RubricSet;
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
@@ -471,7 +473,9 @@ fn the_example_server_is_understood() {
             0.0,
         )
     };
-    let noisy = RgbImage::from_fn(32, 32, |x, y| Rgb([(x * 37 + y * 101) as u8, (x * y) as u8, (x ^ y) as u8]));
+    let noisy = RgbImage::from_fn(32, 32, |x, y| {
+        Rgb([(x * 37 + y * 101) as u8, (x * y) as u8, (x ^ y) as u8])
+    });
     let plain = RgbImage::new(32, 32);
     let rubric = RubricSet::from_text("Plain.").unwrap();
     let pair = JudgedPair {
@@ -488,4 +492,62 @@ fn the_example_server_is_understood() {
     process.wait().unwrap();
     assert_eq!(judged.unwrap()[0].verdict, SECOND, "it prefers the plainer picture");
     assert!(matches!(refused, Err(AskError::Unanswerable { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_clip_prefers_the_picture_that_fits_the_words_better_and_swapped_pictures_mirror_it() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/clip/quick-gelu");
+    let spec = |temperature| JudgeSpec {
+        margin: 0.05,
+        back_end: ClipSpec {
+            path: folder.clone(),
+            temperature,
+            ..ClipSpec::default()
+        }
+        .into(),
+        ..JudgeSpec::default()
+    };
+    let template = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/judge/small.toml");
+    let templates = Templates::one(gavel_rubric::JudgeTemplate::load(&template).unwrap());
+    let mut models = Models::default();
+    let judge = models.open(&spec(1.0), &templates).unwrap();
+    let patient = models.open(&spec(1e6), &templates).unwrap();
+    assert_ne!(judge.identity(), patient.identity());
+    let (light, dark, line) = (
+        RgbImage::from_pixel(30, 24, Rgb([230, 210, 40])),
+        red_square(),
+        RgbImage::new(1, 400),
+    );
+    let rubric = RubricSet::from_text("Right.").unwrap();
+    let pair = |first, second| JudgedPair {
+        prompt_index: PromptIndex(0),
+        prompt: "a yellow circle",
+        sources: &[],
+        first,
+        second,
+        rubric: &rubric,
+    };
+    let pairs = [
+        pair(&light, &dark),
+        pair(&dark, &light),
+        pair(&dark, &dark),
+        pair(&dark, &line),
+    ];
+    let records = judge.judge(&pairs).unwrap();
+    let sides = [&records[0].verdict, &records[1].verdict];
+    assert!(
+        sides == [&FIRST, &SECOND] || sides == [&SECOND, &FIRST],
+        "swapped: {records:?}"
+    );
+    assert_eq!(records[0].probability_first, 1.0 - records[1].probability_first);
+    assert_eq!(records[2].verdict, TOO_CLOSE);
+    assert!(failed(&records[3]).contains("elongated"), "{records:?}");
+    assert_eq!(patient.judge(&pairs[..1]).unwrap()[0].verdict, TOO_CLOSE);
+    let clip = Clip::load(&folder, &Placement::cpu()).unwrap();
+    let logits = clip.logits("a yellow circle", &[&light, &dark]).unwrap();
+    assert_eq!(
+        decide([logits[0], logits[1]], 1.0, 0.05).unwrap().1,
+        records[0].probability_first
+    );
+    assert!(models.open_chat(&spec(1.0).back_end).is_err(), "it does not write");
 }

@@ -1,11 +1,14 @@
 //! The kinds of judge, each listed once.
 
+use std::path::Path;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::Table;
 
 use super::table::Leftovers;
-use super::{Connection, EnsembleSpec, EvaluatorSpec, InProcessSpec, MemberSpec, ScorerSpec, ServerSpec};
+use super::{ClipSpec, Connection, EnsembleSpec, EvaluatorSpec, InProcessSpec, MemberSpec, ScorerSpec, ServerSpec};
+use crate::spec::device::{Device, Dtype};
 use crate::spec::problems::Problems;
 use crate::spec::{keys, section};
 
@@ -86,8 +89,21 @@ back_ends! {
     Scorer(ScorerSpec),
     /// An evaluator's rules.
     Evaluator(EvaluatorSpec),
+    /// A CLIP in the judge worker's own memory.
+    Clip(ClipSpec),
     /// Several judges that vote.
     Ensemble(EnsembleSpec),
+}
+
+/// A model that a judge worker loads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostedModel<'a> {
+    /// Its folder.
+    pub path: &'a Path,
+    /// What it computes on.
+    pub device: Device,
+    /// Number format of its weights.
+    pub dtype: Dtype,
 }
 
 impl Default for JudgeBackEnd {
@@ -101,7 +117,7 @@ impl JudgeBackEnd {
     pub fn members(&self) -> &[MemberSpec] {
         match self {
             Self::Ensemble(ensemble) => &ensemble.members,
-            Self::InProcess(_) | Self::Server(_) | Self::Scorer(_) | Self::Evaluator(_) => &[],
+            Self::InProcess(_) | Self::Server(_) | Self::Scorer(_) | Self::Evaluator(_) | Self::Clip(_) => &[],
         }
     }
 
@@ -110,7 +126,7 @@ impl JudgeBackEnd {
         match self {
             Self::Server(spec) => Some(spec.connection()),
             Self::Scorer(spec) => Some(spec.connection()),
-            Self::InProcess(_) | Self::Evaluator(_) | Self::Ensemble(_) => None,
+            Self::InProcess(_) | Self::Evaluator(_) | Self::Clip(_) | Self::Ensemble(_) => None,
         }
     }
 
@@ -119,19 +135,30 @@ impl JudgeBackEnd {
         match self {
             Self::InProcess(_) | Self::Server(_) => Some(self),
             Self::Ensemble(ensemble) => ensemble.members.iter().find_map(|member| member.back_end.writer()),
-            Self::Scorer(_) | Self::Evaluator(_) => None,
+            Self::Scorer(_) | Self::Evaluator(_) | Self::Clip(_) => None,
         }
     }
 
-    /// The models of this and of its members, to change them.
-    pub(super) fn hosted_mut(&mut self) -> Box<dyn Iterator<Item = &mut InProcessSpec> + '_> {
+    /// The model that it has loaded itself; `None` where it has none.
+    pub fn model(&self) -> Option<HostedModel<'_>> {
+        let (path, device, dtype) = match self {
+            Self::InProcess(spec) => (&spec.path, spec.device, spec.dtype),
+            Self::Clip(spec) => (&spec.path, spec.device, spec.dtype),
+            Self::Server(_) | Self::Scorer(_) | Self::Evaluator(_) | Self::Ensemble(_) => return None,
+        };
+        Some(HostedModel { path, device, dtype })
+    }
+
+    /// What the models of this and of its members compute on, to change it.
+    pub(super) fn devices_mut(&mut self) -> Box<dyn Iterator<Item = &mut Device> + '_> {
         match self {
-            Self::InProcess(spec) => Box::new(std::iter::once(spec)),
+            Self::InProcess(spec) => Box::new(std::iter::once(&mut spec.device)),
+            Self::Clip(spec) => Box::new(std::iter::once(&mut spec.device)),
             Self::Ensemble(ensemble) => Box::new(
                 ensemble
                     .members
                     .iter_mut()
-                    .flat_map(|member| member.back_end.hosted_mut()),
+                    .flat_map(|member| member.back_end.devices_mut()),
             ),
             Self::Server(_) | Self::Scorer(_) | Self::Evaluator(_) => Box::new(std::iter::empty()),
         }

@@ -5,6 +5,7 @@
 
 mod address;
 mod back_end;
+mod clip;
 mod connection;
 mod ensemble;
 mod evaluator;
@@ -25,11 +26,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Table;
 
+use super::device::Device;
 use super::problems::Problems;
 use super::section::Section;
 use crate::bounds;
 pub use address::{ServerAddress, ServerAddressError};
-pub use back_end::JudgeBackEnd;
+pub use back_end::{HostedModel, JudgeBackEnd};
+pub use clip::{ClipFamily, ClipSpec};
 pub use connection::Connection;
 pub use ensemble::{EnsembleFamily, EnsembleSpec, MemberSpec};
 pub use evaluator::{EvaluatorFamily, EvaluatorSpec};
@@ -206,7 +209,13 @@ impl JudgeSpec {
             })
     }
 
-    /// The models among these, which judge workers load.
+    /// The models among these that judge workers load, each with its table.
+    pub fn models(&self) -> impl Iterator<Item = (String, HostedModel<'_>)> {
+        self.opened()
+            .filter_map(|judge| Some((judge.at(), judge.spec.model()?)))
+    }
+
+    /// Those of them that answer in words.
     pub fn hosted(&self) -> impl Iterator<Item = NamedJudge<'_, InProcessSpec>> {
         self.opened().filter_map(|judge| match judge.spec {
             JudgeBackEnd::InProcess(spec) => Some(judge.with(spec)),
@@ -214,12 +223,20 @@ impl JudgeSpec {
         })
     }
 
-    /// The same, to change them.
-    pub fn hosted_mut(&mut self) -> impl Iterator<Item = &mut InProcessSpec> {
+    /// Those of them that are CLIPs.
+    pub fn clips(&self) -> impl Iterator<Item = NamedJudge<'_, ClipSpec>> {
+        self.opened().filter_map(|judge| match judge.spec {
+            JudgeBackEnd::Clip(spec) => Some(judge.with(spec)),
+            _ => None,
+        })
+    }
+
+    /// What the models compute on, to change it.
+    pub fn devices_mut(&mut self) -> impl Iterator<Item = &mut Device> {
         let held_out = self.held_out.iter_mut().map(|held_out| &mut held_out.back_end);
         std::iter::once(&mut self.back_end)
             .chain(held_out)
-            .flat_map(JudgeBackEnd::hosted_mut)
+            .flat_map(JudgeBackEnd::devices_mut)
     }
 
     /// The servers among these that speak of a model, and write.

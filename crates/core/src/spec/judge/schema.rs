@@ -3,7 +3,7 @@
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
-use super::{EnsembleSpec, EvaluatorSpec, InProcessSpec, ScorerSpec, ServerSpec};
+use super::{ClipSpec, EnsembleSpec, EvaluatorSpec, InProcessSpec, ScorerSpec, ServerSpec};
 use crate::spec::schema;
 
 /// The keys that a judge needs by its family.
@@ -27,6 +27,7 @@ pub(super) fn of_a_judge(schema: &mut Schema) {
 /// The same for a member, which is no ensemble itself.
 pub(super) fn of_a_member(schema: &mut Schema) {
     add::<EvaluatorSpec>(schema);
+    add::<ClipSpec>(schema);
     add::<ScorerSpec>(schema);
     add::<ServerSpec>(schema);
     add::<InProcessSpec>(schema);

@@ -100,8 +100,8 @@ fn what_a_file_says_of_another_kind_of_judge_is_told_by_name_unless_it_says_noth
     assert_eq!(
         problems(&format!("[judge]\n{SERVER}").replace("path = \"\"", "")),
         [
-            "judge.path: only a judge of family \"qwen2_5_vl\", \"qwen3_vl\" or \"auto\" has it: remove it, or choose another \
-             family"
+            "judge.path: only a judge of family \"qwen2_5_vl\", \"qwen3_vl\", \"auto\" or \"clip\" has it: remove it, or choose \
+             another family"
         ]
     );
     // An empty text is how `--set` takes a value back, and the quickstart has a device and a number format.
@@ -112,7 +112,8 @@ fn what_a_file_says_of_another_kind_of_judge_is_told_by_name_unless_it_says_noth
     assert_eq!(
         problems("[judge]\nfamily = \"qwen3\""),
         [
-            "judge.family: must be one of `qwen2_5_vl`, `qwen3_vl`, `auto`, `openai`, `scorer`, `evaluator`, `ensemble`, not \"qwen3\"; \
+            "judge.family: must be one of `qwen2_5_vl`, `qwen3_vl`, `auto`, `openai`, `scorer`, `evaluator`, `clip`, \
+             `ensemble`, not \"qwen3\"; \
              did you mean `qwen3_vl`?"
         ]
     );
@@ -177,7 +178,10 @@ fn a_judge_in_json_is_one_table_and_comes_back() {
 fn scores_are_judges_with_keys_of_their_own() {
     let scorer = "[judge]\nfamily = \"scorer\"\npath = \"\"\nendpoint = \"http://localhost/score\"\n";
     let evaluator = "[judge]\nfamily = \"evaluator\"\npath = \"\"\nevaluator = \"edits\"\n";
+    let clip = "[judge]\nfamily = \"clip\"\npath = \"pickscore\"\n";
     for sound in [
+        clip.to_owned(),
+        format!("{clip}temperature = 2.0\ndevice = \"cuda:1\"\ndtype = \"f16\""),
         scorer.to_owned(),
         format!("{scorer}temperature = 0.5\napi_key_env = \"GAVEL_JUDGE_KEY\"\nmargin = 0.1"),
         evaluator.to_owned(),
@@ -192,6 +196,9 @@ fn scores_are_judges_with_keys_of_their_own() {
         (format!("{scorer}api_key_env = \"sk-123\""), "judge.api_key_env"),
         (format!("{scorer}model = \"vlm\""), "judge.model"),
         (scorer.replace("localhost", ""), "judge.endpoint"),
+        (clip.replace("pickscore", ""), "judge.path"),
+        (format!("{clip}endpoint = \"http://localhost\""), "judge.endpoint"),
+        (format!("{clip}temperature = nan"), "judge.temperature"),
         (format!("{evaluator}temperature = -1"), "judge.temperature"),
         (evaluator.replace("edits", "clocks"), "judge.evaluator"),
         ("[judge]\ntemperature = 2.0".to_owned(), "judge.temperature"),
