@@ -273,9 +273,10 @@ fn describe(record: &VerdictRecord, spent: &Spent, templates: &Templates) -> Str
     );
     for vote in &record.votes {
         text += &format!(
-            "  {} (weight {}): {}\n",
+            "  {} (weight {}{}): {}\n",
             vote.judge,
             vote.weight,
+            if vote.veto { ", a veto" } else { "" },
             in_words(&vote.verdict)
         );
     }
