@@ -183,6 +183,7 @@ impl Work for Weightless {
                 judge: "a".into(),
                 weight: f64::NAN,
                 verdict: Verdict::Failed { reason },
+                veto: false,
             });
         }
         Ok(outcome)

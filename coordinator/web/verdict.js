@@ -7,6 +7,7 @@ const ABSTAINED = {
   too_close: "too close to one half",
   outside_labels: "the judge answered something else",
   no_majority: "no majority among the judges",
+  vetoed: "a judge with a veto prefers the other",
 };
 
 /** A decision in words; `names` are what the first and the second picture are called. */
@@ -42,7 +43,7 @@ export function verdictDetails(record, names, rubrics) {
       el("p", { class: "dim small" }, `mean ${number(record.probability_first)}`),
     ],
     (record.votes || []).length > 0 &&
-      el("ul", { class: "small" }, record.votes.map(({ judge, weight, verdict }) => el("li", {}, `${judge} (weight ${number(weight)}): ${decision(verdict, names)}`))),
+      el("ul", { class: "small" }, record.votes.map(({ judge, weight, verdict, veto }) => el("li", {}, `${judge} (weight ${number(weight)}${veto ? ", a veto" : ""}): ${decision(verdict, names)}`))),
     (record.reasons || []).length > 0 && reasons(record.reasons, names, themes),
     rubric && lines(rubric, themes),
   );

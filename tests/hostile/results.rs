@@ -63,6 +63,7 @@ async fn figures_that_are_none_or_overflow_in_a_sum_enter_no_record() {
         judge: "one".into(),
         weight,
         verdict: Verdict::Preferred { side: Side::First },
+        veto: false,
     };
     let refused = async |role, change: &dyn Fn(&mut Outcome)| {
         let liar = Liar::register(&target, role).await;

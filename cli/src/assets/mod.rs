@@ -1,6 +1,7 @@
 //! The files that a configuration names, read and checked before anything starts.
 
 mod adapter;
+mod evaluators;
 mod labelled;
 mod prompts;
 mod rubrics;
@@ -9,10 +10,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use gavel_core::ids::{Digest, PromptIndex};
-use gavel_core::spec::{EvaluatorName, InProcessSpec, JudgeSpec, MemberSpec, ReasonsSpec, RunSpec, WriterSpec};
+use gavel_core::spec::{JudgeSpec, MemberSpec, ReasonsSpec, RunSpec, WriterSpec};
 use gavel_core::work::Task;
 use gavel_core::{Annotation, Annotations, HeldOutJudgeAssets, LabelledPair, ModelFingerprints, RunAssets};
-use gavel_eval::{EvalError, Evaluator};
+use gavel_eval::Evaluator;
 use gavel_models::Family;
 use gavel_models::load::fingerprint;
 use gavel_rubric::data::{Picture, ReadOptions};
@@ -141,6 +142,14 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
     let held_out_judge = held_out_judge(spec, edits, tasks.as_ref(), &mut rubric_texts);
     let held_out_judge = checks.note(held_out_judge.context("`judge.held_out` cannot be used"));
     drop(tasks);
+    if let (Some(prompts), Some(held_out), Some(labelled)) = (&prompts, &held_out, &labelled) {
+        let judged = evaluators::Judged {
+            prompts: &prompts.tasks,
+            held_out: &held_out.tasks,
+            labelled,
+        };
+        checks.note(evaluators::check(spec, &judged, &pictures))?;
+    }
     let (rubric, prompt_rubrics) = rubric?;
     let (prompts, held_out, adapter) = (prompts?, held_out?, adapter?);
     let assets = RunAssets {
@@ -217,18 +226,7 @@ fn check_painted_size(spec: &RunSpec) -> Result<()> {
     let Some(evaluator) = evaluator(spec) else {
         return Ok(());
     };
-    let (width, height) = (spec.sampling.width, spec.sampling.height);
-    let expected = evaluator.side();
-    if (width, height) == (expected as usize, expected as usize) {
-        return Ok(());
-    }
-    let error = EvalError::Size {
-        evaluator: evaluator.name(),
-        width: width as u32,
-        height: height as u32,
-        expected,
-    };
-    Err(error).context("`evaluation.evaluator` cannot be used")
+    evaluators::painted_size(spec, evaluator.as_ref()).context("`evaluation.evaluator` cannot be used")
 }
 
 /// Says whether the judge's templates, those of an ensemble's members included, show a source picture exactly where pictures are edited.
@@ -322,16 +320,16 @@ pub(crate) fn check_model_folder(spec: &RunSpec) -> Result<()> {
 /// # Errors
 /// As [`check_model_folder`].
 pub(crate) fn check_judge_folders(spec: &RunSpec) -> Result<()> {
-    let mut hosted = spec.judge.hosted();
-    hosted.try_for_each(|hosted| check_judge_folder(hosted.spec, &hosted.at()))
+    let mut models = spec.judge.models();
+    models.try_for_each(|(at, model)| check_judge_folder(model.path, &at))
 }
 
 /// Says whether the folder of one judge is there; `at` is its table in the configuration.
 ///
 /// # Errors
 /// As [`check_model_folder`].
-pub(crate) fn check_judge_folder(judge: &InProcessSpec, at: &str) -> Result<()> {
-    model_folder(&judge.path, &format!("{at}.path"), "config.json")
+pub(crate) fn check_judge_folder(folder: &Path, at: &str) -> Result<()> {
+    model_folder(folder, &format!("{at}.path"), "config.json")
 }
 
 fn model_folder(folder: &Path, key: &str, marker: &str) -> Result<()> {
@@ -350,15 +348,14 @@ fn model_folder(folder: &Path, key: &str, marker: &str) -> Result<()> {
 
 /// The evaluator that `evaluation.evaluator` names.
 pub(crate) fn evaluator(spec: &RunSpec) -> Option<Box<dyn Evaluator>> {
-    match spec.evaluation.as_ref()?.evaluator? {
-        EvaluatorName::Scenes => Some(Box::new(gavel_eval::Scenes)),
-        EvaluatorName::Edits => Some(Box::new(gavel_eval::Edits)),
-    }
+    Some(gavel_eval::named(spec.evaluation.as_ref()?.evaluator?))
 }
 
 #[cfg(test)]
 mod tests {
     use image::{Rgb, RgbImage};
+
+    use gavel_core::spec::EvaluatorName;
 
     use super::*;
 

@@ -260,6 +260,7 @@ fn why(reason: AbstainReason) -> &'static str {
         AbstainReason::TooClose => "the probability is too close to one half",
         AbstainReason::OutsideLabels => "the likeliest answer was none of the labels",
         AbstainReason::NoMajority => "the members' votes are tied",
+        AbstainReason::Vetoed => "a member with a veto prefers the other",
     }
 }
 
@@ -272,9 +273,10 @@ fn describe(record: &VerdictRecord, spent: &Spent, templates: &Templates) -> Str
     );
     for vote in &record.votes {
         text += &format!(
-            "  {} (weight {}): {}\n",
+            "  {} (weight {}{}): {}\n",
             vote.judge,
             vote.weight,
+            if vote.veto { ", a veto" } else { "" },
             in_words(&vote.verdict)
         );
     }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use gavel_core::RunAssets;
-use gavel_core::spec::{InProcessSpec, NamedJudge, RunSpec, ServerSpec};
-use gavel_judge::{Endpoint, check_question};
+use gavel_core::spec::{InProcessSpec, NamedJudge, RunSpec, ScorerSpec, ServerSpec};
+use gavel_judge::{Endpoint, ScoreServer, check_question};
+use gavel_models::clip::Clip;
 use gavel_models::load::Placement;
 use gavel_models::lora::LoraConfig;
 use gavel_models::vlm::VlmInspection;
@@ -110,7 +111,7 @@ pub(crate) fn too_long(spec: &RunSpec, model: &dyn Inspection, assets: &RunAsset
     Ok(notices)
 }
 
-/// A judge that judge workers host, and what its folder holds.
+/// A judge that judge workers host and that answers in words, and what its folder holds.
 pub(crate) struct HostedJudge<'a> {
     pub(crate) named: NamedJudge<'a, InProcessSpec>,
     pub(crate) folder: VlmInspection,
@@ -121,16 +122,21 @@ pub(crate) struct HostedJudge<'a> {
 /// # Errors
 /// The first that cannot be used, by its key.
 pub(crate) fn judges(spec: &RunSpec) -> Result<Vec<HostedJudge<'_>>> {
+    for (at, model) in spec.judge.models() {
+        assets::check_judge_folder(model.path, &at)?;
+        Placement::open(model.device, model.dtype)
+            .foreign()
+            .with_context(|| format!("`{at}.device`: {} cannot be used", model.device))?;
+    }
+    for clip in spec.judge.clips() {
+        Clip::check(&clip.spec.path).with_context(|| format!("`{}.path` cannot be used", clip.at()))?;
+    }
     spec.judge.hosted().map(judge).collect()
 }
 
 fn judge(named: NamedJudge<'_, InProcessSpec>) -> Result<HostedJudge<'_>> {
-    let (at, judge) = (named.at(), named.spec);
-    assets::check_judge_folder(judge, &at)?;
-    Placement::open(judge.device, judge.dtype)
-        .foreign()
-        .with_context(|| format!("`{at}.device`: {} cannot be used", judge.device))?;
-    let folder = VlmInspection::read(&judge.path).with_context(|| format!("`{at}.path` cannot be used"))?;
+    let folder = VlmInspection::read(&named.spec.path);
+    let folder = folder.with_context(|| format!("`{}.path` cannot be used", named.at()))?;
     Ok(HostedJudge { named, folder })
 }
 
@@ -148,7 +154,16 @@ pub(crate) fn endpoints(spec: &RunSpec) -> Result<Vec<String>> {
         };
         Ok(Endpoint::new(&hasty)?.check()?)
     };
-    spec.judge.servers().map(check).collect()
+    let scores = |NamedJudge { spec: server, .. }: NamedJudge<'_, ScorerSpec>| {
+        let hasty = ScorerSpec {
+            attempts: 1,
+            timeout: server.timeout.min(ANSWERS_WITHIN),
+            ..server.clone()
+        };
+        Ok(ScoreServer::new(&hasty)?.check()?)
+    };
+    let scorers = spec.judge.scorers().map(scores);
+    spec.judge.servers().map(check).chain(scorers).collect()
 }
 
 /// The judge's model understands the template's question. Template and rubric that cannot be read are told elsewhere.

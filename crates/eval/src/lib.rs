@@ -1,8 +1,9 @@
 //! Independent metrics: does a picture hold what its task says, and how far is it from its source?
 //!
-//! An [`Evaluator`] reads pixels by rules. The judge never sees its answers and it never sees the judge's, so a run that
-//! pleases its judge without following its prompts is found out. A [`Difference`] measures pictures against each other, whatever they
-//! show, and [`Wins`] makes strengths of many comparisons.
+//! An [`Evaluator`] reads pixels by rules. A model that judges never sees its answers and it never sees the judge's, so a run that
+//! pleases its judge without following its prompts is found out. A run may also have an evaluator for its judge, which then measures
+//! what it rewards.
+//! A [`Difference`] measures pictures against each other, whatever they show, and [`Wins`] makes strengths of many comparisons.
 
 #![forbid(unsafe_code)]
 
@@ -23,6 +24,7 @@ pub use facts::{Adherence, Fact, Facts};
 pub use scenes::{Relation, Scene, Scenes};
 pub use vocabulary::{Background, Colour, Object, Shape};
 
+use gavel_core::spec::EvaluatorName;
 use image::RgbImage;
 
 /// What a picture was asked for.
@@ -45,7 +47,7 @@ pub struct Answer {
 
 /// Scores a picture against its task.
 pub trait Evaluator: Send + Sync {
-    /// The name that `evaluation.evaluator` gives it.
+    /// The name that configurations give it.
     fn name(&self) -> &'static str;
 
     /// Width and height in pixels of the pictures that its rules are made for.
@@ -63,6 +65,14 @@ pub trait Evaluator: Send + Sync {
     /// # Errors
     /// As [`Evaluator::check`]; [`EvalError::Size`] for a picture of another size than [`Evaluator::side`].
     fn evaluate(&self, task: &Task<'_>, image: &RgbImage) -> Result<Answer, EvalError>;
+}
+
+/// The evaluator of that name in a configuration.
+pub fn named(name: EvaluatorName) -> Box<dyn Evaluator> {
+    match name {
+        EvaluatorName::Scenes => Box::new(Scenes),
+        EvaluatorName::Edits => Box::new(Edits),
+    }
 }
 
 /// The names that [`by_name`] knows.

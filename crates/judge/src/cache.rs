@@ -248,6 +248,7 @@ mod tests {
                 judge: "member".into(),
                 weight: 1.0,
                 verdict: failed.clone(),
+                veto: false,
             }],
             ..counting("lame", FIRST)
         };

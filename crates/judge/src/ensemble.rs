@@ -3,7 +3,7 @@
 use gavel_core::Diagnostic;
 use gavel_core::ids::Digest;
 use gavel_core::spec::EnsembleSpec;
-use gavel_core::work::{AbstainReason, Spent, Verdict, VerdictRecord, Vote, majority};
+use gavel_core::work::{AbstainReason, Poll, Spent, Verdict, VerdictRecord, Vote, poll};
 use gavel_rubric::{AskError, Chat, Judge, JudgedPair};
 
 use crate::Error;
@@ -13,15 +13,23 @@ use crate::open::{BackEnd, Models, OpenOptions, back_end};
 pub(crate) struct Ensemble {
     name: String,
     identity: Digest,
-    members: Vec<(f64, Box<dyn Judge>)>,
+    members: Vec<Member>,
     margin: f64,
+}
+
+/// A judge that votes.
+struct Member {
+    weight: f64,
+    veto: bool,
+    judge: Box<dyn Judge>,
 }
 
 impl BackEnd for EnsembleSpec {
     fn fingerprint(&self) -> Result<Digest, Error> {
         let mut text = String::from("ensemble");
         for member in &self.members {
-            text += &format!(" {}x{}", member.weight, back_end(&member.back_end).fingerprint()?);
+            let fingerprint = back_end(&member.back_end).fingerprint()?;
+            text += &format!(" {}x{fingerprint}{}", member.weight, mark(member.veto));
         }
         Ok(Digest::of(text.as_bytes()))
     }
@@ -33,7 +41,11 @@ impl BackEnd for EnsembleSpec {
                 templates: options.templates,
                 margin: member.margin,
             };
-            Ok((member.weight, back_end(&member.back_end).judge(&of_member, models)?))
+            Ok(Member {
+                weight: member.weight,
+                veto: member.veto,
+                judge: back_end(&member.back_end).judge(&of_member, models)?,
+            })
         });
         let members = members.collect::<Result<_, Error>>()?;
         Ok(Box::new(Ensemble::new(members, options.margin)))
@@ -47,13 +59,18 @@ impl BackEnd for EnsembleSpec {
     }
 }
 
+/// What a fingerprint has of a veto; nothing without one, as in fingerprints of before there were any.
+fn mark(veto: bool) -> &'static str {
+    if veto { " with a veto" } else { "" }
+}
+
 impl Ensemble {
-    fn new(members: Vec<(f64, Box<dyn Judge>)>, margin: f64) -> Self {
+    fn new(members: Vec<Member>, margin: f64) -> Self {
         let mut identity = format!("ensemble {margin}");
-        for (weight, member) in &members {
-            identity += &format!(" {weight}x{}", member.identity());
+        for member in &members {
+            identity += &format!(" {}x{}{}", member.weight, member.judge.identity(), mark(member.veto));
         }
-        let names: Vec<&str> = members.iter().map(|(_, member)| member.name()).collect();
+        let names: Vec<&str> = members.iter().map(|member| member.judge.name()).collect();
         Self {
             name: names.join(" + "),
             identity: Digest::of(identity.as_bytes()),
@@ -62,47 +79,42 @@ impl Ensemble {
         }
     }
 
+    /// The error of a member without which there is no verdict.
+    fn lacks_a_veto(&self, judged: &[Result<Vec<VerdictRecord>, AskError>]) -> Option<AskError> {
+        let mut vetoes = self.members.iter().zip(judged).filter(|(member, _)| member.veto);
+        vetoes.find_map(|(_, judged)| judged.as_ref().err().cloned())
+    }
+
     /// `records` are the members' about the same pair, in their order.
     fn tally(&self, pair: &JudgedPair<'_>, records: Vec<VerdictRecord>) -> VerdictRecord {
         let rubric = pair.rubric.digest();
         let mut weights = 0.0;
         let mut order_probabilities = [0.0; 2];
         let mut votes = Vec::with_capacity(records.len());
-        for ((weight, member), record) in self.members.iter().zip(records) {
+        for (member, record) in self.members.iter().zip(records) {
             if record.is_judged() {
-                weights += weight;
+                weights += member.weight;
                 for (sum, probability) in order_probabilities.iter_mut().zip(record.order_probabilities) {
-                    *sum += weight * probability;
+                    *sum += member.weight * probability;
                 }
             }
             votes.push(Vote {
-                judge: member.name().to_owned(),
-                weight: *weight,
+                judge: member.judge.name().to_owned(),
+                weight: member.weight,
                 verdict: record.verdict,
+                veto: member.veto,
             });
         }
-        if weights == 0.0 {
-            let reasons = votes.iter().filter_map(|vote| match &vote.verdict {
-                Verdict::Failed { reason } => Some(format!("{}: {reason}", vote.judge)),
-                _ => None,
-            });
-            let reason = reasons.collect::<Vec<_>>().join("; ");
-            return VerdictRecord {
-                votes,
-                ..VerdictRecord::failed(pair.prompt_index, reason, rubric)
-            };
-        }
+        let abstain = |reason| Verdict::Abstain { reason };
         // Weights that are not powers of two may round a mean of ones above one.
         let order_probabilities = order_probabilities.map(|sum| (sum / weights).clamp(0.0, 1.0));
         let probability_first = 0.5 * (order_probabilities[0] + order_probabilities[1]);
-        let verdict = match majority(&votes) {
-            None => Verdict::Abstain {
-                reason: AbstainReason::NoMajority,
-            },
-            Some(_) if (probability_first - 0.5).abs() < self.margin => Verdict::Abstain {
-                reason: AbstainReason::TooClose,
-            },
-            Some(side) => Verdict::Preferred { side },
+        let verdict = match poll(&votes) {
+            Poll::Void => return void(pair, votes),
+            Poll::Tied => abstain(AbstainReason::NoMajority),
+            Poll::Vetoed => abstain(AbstainReason::Vetoed),
+            Poll::For(_) if (probability_first - 0.5).abs() < self.margin => abstain(AbstainReason::TooClose),
+            Poll::For(side) => Verdict::Preferred { side },
         };
         VerdictRecord {
             prompt_index: pair.prompt_index,
@@ -114,6 +126,19 @@ impl Ensemble {
             reasons: Vec::new(),
             difference: None,
         }
+    }
+}
+
+/// Of a pair that not enough members have judged.
+fn void(pair: &JudgedPair<'_>, votes: Vec<Vote>) -> VerdictRecord {
+    let reasons = votes.iter().filter_map(|vote| match &vote.verdict {
+        Verdict::Failed { reason } => Some(format!("{}: {reason}", vote.judge)),
+        _ => None,
+    });
+    let reason = reasons.collect::<Vec<_>>().join("; ");
+    VerdictRecord {
+        votes,
+        ..VerdictRecord::failed(pair.prompt_index, reason, pair.rubric.digest())
     }
 }
 
@@ -132,14 +157,14 @@ impl Judge for Ensemble {
             let members: Vec<_> = self
                 .members
                 .iter()
-                .map(|(_, member)| scope.spawn(move || member.judge(pairs)))
+                .map(|member| scope.spawn(move || member.judge.judge(pairs)))
                 .collect();
             members
                 .into_iter()
                 .map(|member| member.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
                 .collect()
         });
-        if let Some(error) = nobody(&judged) {
+        if let Some(error) = nobody(&judged).or_else(|| self.lacks_a_veto(&judged)) {
             return Err(error);
         }
         let mut records: Vec<_> = judged
@@ -166,8 +191,8 @@ impl Judge for Ensemble {
 
     fn spent(&self) -> Spent {
         let mut sum = Spent::default();
-        for (_, member) in &self.members {
-            sum.add(&member.spent());
+        for member in &self.members {
+            sum.add(&member.judge.spent());
         }
         sum
     }
@@ -256,10 +281,17 @@ mod tests {
     }
 
     fn vote(members: [(f64, Said); 3]) -> Result<VerdictRecord, AskError> {
+        vote_against([false; 3], members)
+    }
+
+    /// As [`vote`], where some have a veto.
+    fn vote_against(vetoes: [bool; 3], members: [(f64, Said); 3]) -> Result<VerdictRecord, AskError> {
         let names = ["a", "b", "c"];
-        let members = names.into_iter().zip(members).map(|(name, (weight, said))| {
-            let judge: Box<dyn Judge> = Box::new(Parrot(name, Mutex::new([said].into())));
-            (weight, judge)
+        let members = names.into_iter().zip(vetoes).zip(members);
+        let members = members.map(|((name, veto), (weight, said))| Member {
+            weight,
+            veto,
+            judge: Box::new(Parrot(name, Mutex::new([said].into()))),
         });
         let image = RgbImage::new(1, 1);
         let rubric = RubricSet::from_text("Sharp.").unwrap();
@@ -315,5 +347,70 @@ mod tests {
             vote([(1.0, wrong()), (1.0, wrong()), (1.0, wrong())]),
             Err(AskError::Unanswerable { .. })
         ));
+    }
+
+    fn fails() -> Said {
+        Ok((Verdict::Failed { reason: "odd".into() }, 0.5))
+    }
+
+    #[test]
+    fn no_picture_wins_over_the_one_that_a_veto_prefers_and_a_veto_alone_decides_nothing() {
+        let third = [false, false, true];
+        let vetoed = Verdict::Abstain {
+            reason: AbstainReason::Vetoed,
+        };
+        let record = vote_against(third, [(1.0, first()), (1.0, first()), (0.0, second())]).unwrap();
+        assert_eq!(record.verdict, vetoed);
+        assert!((record.probability_first - 0.9).abs() < 1e-12, "it has no weight");
+        assert!(record.votes[2].veto && !record.votes[0].veto);
+        let agrees = vote_against(third, [(1.0, first()), (1.0, first()), (0.0, first())]).unwrap();
+        assert_eq!(agrees.verdict, Verdict::Preferred { side: Side::First });
+        let silent = vote_against(third, [(1.0, first()), (1.0, first()), (0.0, abstains())]).unwrap();
+        assert_eq!(silent.verdict, Verdict::Preferred { side: Side::First });
+        let alone = vote_against(third, [(1.0, abstains()), (1.0, abstains()), (0.0, first())]).unwrap();
+        assert_eq!(
+            alone.verdict,
+            Verdict::Abstain {
+                reason: AbstainReason::NoMajority
+            }
+        );
+        let with_weight = vote_against(third, [(1.0, first()), (1.0, abstains()), (2.0, second())]).unwrap();
+        assert_eq!(with_weight.verdict, Verdict::Preferred { side: Side::Second });
+    }
+
+    #[test]
+    fn where_a_veto_failed_there_is_no_verdict() {
+        let third = [false, false, true];
+        let record = vote_against(third, [(1.0, first()), (1.0, first()), (0.0, fails())]).unwrap();
+        assert_eq!(
+            record.verdict,
+            Verdict::Failed {
+                reason: "c: odd".into()
+            }
+        );
+        assert_eq!((record.probability_first, record.votes.len()), (0.5, 3));
+        let only_vetoes = vote_against([true; 3], [(1.0, fails()), (0.0, first()), (0.0, first())]).unwrap();
+        assert!(!only_vetoes.is_judged());
+        assert!(matches!(
+            vote_against(third, [(1.0, first()), (1.0, first()), (0.0, away())]),
+            Err(AskError::Unavailable { .. })
+        ));
+    }
+
+    #[test]
+    fn a_veto_is_part_of_what_a_verdict_depends_on_and_nothing_else_changed() {
+        let identity = |veto| {
+            let judge = || Box::new(Parrot("a", Mutex::default()));
+            let members = [(1.0, veto), (2.0, false)].map(|(weight, veto)| Member {
+                weight,
+                veto,
+                judge: judge(),
+            });
+            Ensemble::new(members.into(), 0.1).identity()
+        };
+        let member = Digest::of(b"a");
+        let before = Digest::of(format!("ensemble 0.1 1x{member} 2x{member}").as_bytes());
+        assert_eq!(identity(false), before);
+        assert_ne!(identity(true), before);
     }
 }

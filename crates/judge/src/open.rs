@@ -3,9 +3,11 @@
 use gavel_core::ids::Digest;
 use gavel_core::spec::{JudgeBackEnd, JudgeSpec, MemberSpec};
 use gavel_core::{HeldOutJudgeAssets, RunAssets};
+use gavel_models::clip::Clip;
+use gavel_models::vlm::Vlm;
 use gavel_rubric::{Chat, Judge, JudgeTemplate, ReasonTemplate};
 
-use crate::in_process::LoadedModels;
+use crate::loaded::LoadedModels;
 use crate::{Error, Explainer};
 
 /// A kind of judge, as the part of the spec that describes it.
@@ -39,6 +41,9 @@ pub(crate) fn back_end(spec: &JudgeBackEnd) -> &dyn BackEnd {
     match spec {
         JudgeBackEnd::InProcess(spec) => spec,
         JudgeBackEnd::Server(spec) => spec,
+        JudgeBackEnd::Scorer(spec) => spec,
+        JudgeBackEnd::Evaluator(spec) => spec,
+        JudgeBackEnd::Clip(spec) => spec,
         JudgeBackEnd::Ensemble(spec) => spec,
     }
 }
@@ -146,7 +151,8 @@ pub fn fingerprint(spec: &JudgeSpec) -> Result<Digest, Error> {
 /// The models in memory, so that the next run's judge need not load what is there already.
 #[derive(Default)]
 pub struct Models {
-    pub(crate) loaded: LoadedModels,
+    pub(crate) loaded: LoadedModels<Vlm>,
+    pub(crate) clips: LoadedModels<Clip>,
 }
 
 impl Models {
@@ -155,7 +161,8 @@ impl Models {
     /// # Errors
     /// As [`open`].
     pub fn open(&mut self, spec: &JudgeSpec, templates: &Templates) -> Result<Box<dyn Judge>, Error> {
-        self.loaded.retain(spec.hosted().map(|hosted| hosted.spec));
+        self.loaded.retain(spec.models().map(|(_, model)| model));
+        self.clips.retain(spec.models().map(|(_, model)| model));
         self.open_beside(spec, templates)
     }
 
@@ -199,7 +206,7 @@ impl Models {
         ))
     }
 
-    /// What writes for a judge: the judge's own model, of an ensemble the first member's.
+    /// What writes for a judge: the judge's own model, of an ensemble the first member's that has one.
     ///
     /// # Errors
     /// As [`open_chat`].
@@ -210,6 +217,5 @@ impl Models {
 
 /// The back end that writes for a judge.
 fn writer_of(spec: &JudgeSpec) -> &JudgeBackEnd {
-    let first = spec.back_end.members().first().map(|member| &member.back_end);
-    first.unwrap_or(&spec.back_end)
+    spec.back_end.writer().unwrap_or(&spec.back_end)
 }

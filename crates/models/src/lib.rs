@@ -1,4 +1,4 @@
-//! Diffusion and vision-language models on candle: the diffusion families of the policy, Qwen2.5-VL and Qwen3-VL for the judge.
+//! Diffusion and vision-language models on candle: the diffusion families of the policy, Qwen2.5-VL, Qwen3-VL and CLIP for the judge.
 //!
 //! Whoever samples or trains goes through [`Family`], which opens a folder as a [`denoiser::Denoiser`] or a
 //! [`denoiser::Pipeline`]; no other crate names a family.
@@ -6,6 +6,7 @@
 //! Loads unmodified Hugging Face folders, computes where and as a [`load::Placement`] says, and knows nothing of
 //! the fleet: no async, no gRPC. Gradients come from explicit vector-Jacobian products, never from candle's autograd.
 
+pub mod clip;
 pub mod denoiser;
 pub mod error;
 mod family;

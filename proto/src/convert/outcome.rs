@@ -56,6 +56,7 @@ impl From<Verdict> for v1::Verdict {
                     AbstainReason::TooClose => v1::AbstainReason::TooClose,
                     AbstainReason::OutsideLabels => v1::AbstainReason::OutsideLabels,
                     AbstainReason::NoMajority => v1::AbstainReason::NoMajority,
+                    AbstainReason::Vetoed => v1::AbstainReason::Vetoed,
                 }
                 .into(),
             ),
@@ -94,6 +95,7 @@ impl TryFrom<v1::Verdict> for Verdict {
                     Ok(v1::AbstainReason::TooClose) => AbstainReason::TooClose,
                     Ok(v1::AbstainReason::OutsideLabels) => AbstainReason::OutsideLabels,
                     Ok(v1::AbstainReason::NoMajority) => AbstainReason::NoMajority,
+                    Ok(v1::AbstainReason::Vetoed) => AbstainReason::Vetoed,
                     Ok(v1::AbstainReason::Unspecified) => {
                         return Err(Malformed::Missing {
                             field: "Verdict.abstain",
@@ -182,6 +184,7 @@ impl From<Vote> for v1::Vote {
             judge: vote.judge,
             weight: vote.weight,
             verdict: Some(vote.verdict.into()),
+            veto: vote.veto,
         }
     }
 }
@@ -194,6 +197,7 @@ impl TryFrom<v1::Vote> for Vote {
             judge: cut(vote.judge),
             weight: vote.weight,
             verdict: required(vote.verdict, "Vote.verdict")?.try_into()?,
+            veto: vote.veto,
         })
     }
 }

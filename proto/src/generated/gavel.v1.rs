@@ -889,6 +889,9 @@ pub struct Vote {
     pub weight: f64,
     #[prost(message, optional, tag = "3")]
     pub verdict: ::core::option::Option<Verdict>,
+    /// Whether no candidate wins over the one that it prefers.
+    #[prost(bool, tag = "4")]
+    pub veto: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SkippedPair {
@@ -1011,6 +1014,7 @@ pub enum AbstainReason {
     TooClose = 2,
     OutsideLabels = 3,
     NoMajority = 4,
+    Vetoed = 5,
 }
 impl AbstainReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1024,6 +1028,7 @@ impl AbstainReason {
             Self::TooClose => "ABSTAIN_REASON_TOO_CLOSE",
             Self::OutsideLabels => "ABSTAIN_REASON_OUTSIDE_LABELS",
             Self::NoMajority => "ABSTAIN_REASON_NO_MAJORITY",
+            Self::Vetoed => "ABSTAIN_REASON_VETOED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1034,6 +1039,7 @@ impl AbstainReason {
             "ABSTAIN_REASON_TOO_CLOSE" => Some(Self::TooClose),
             "ABSTAIN_REASON_OUTSIDE_LABELS" => Some(Self::OutsideLabels),
             "ABSTAIN_REASON_NO_MAJORITY" => Some(Self::NoMajority),
+            "ABSTAIN_REASON_VETOED" => Some(Self::Vetoed),
             _ => None,
         }
     }

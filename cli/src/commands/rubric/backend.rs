@@ -154,7 +154,11 @@ fn back_end(arguments: &BackendArguments, model: Option<&Path>) -> JudgeBackEnd 
 fn template(back_end: &JudgeBackEnd, named: Option<&Path>) -> Result<JudgeTemplate> {
     let folder_template = match back_end {
         JudgeBackEnd::InProcess(model) => Some(model.path.join(FOLDER_TEMPLATE)).filter(|file| file.is_file()),
-        JudgeBackEnd::Server(_) | JudgeBackEnd::Ensemble(_) => None,
+        JudgeBackEnd::Server(_)
+        | JudgeBackEnd::Scorer(_)
+        | JudgeBackEnd::Evaluator(_)
+        | JudgeBackEnd::Clip(_)
+        | JudgeBackEnd::Ensemble(_) => None,
     };
     Ok(match named.or(folder_template.as_deref()) {
         Some(file) => JudgeTemplate::load(file)?,

@@ -47,8 +47,9 @@ pub use evaluation::{EvaluationSpec, EvaluatorName};
 pub use fingerprint::with_paths as fingerprint_with_paths;
 pub use fleet::FleetSpec;
 pub use judge::{
-    Combine, EnsembleFamily, EnsembleSpec, HeldOutJudgeSpec, InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec,
-    MemberSpec, NamedJudge, ReasonsSpec, ServerAddress, ServerAddressError, ServerFamily, ServerSpec, WriterSpec,
+    ClipFamily, ClipSpec, Combine, Connection, EnsembleFamily, EnsembleSpec, EvaluatorFamily, EvaluatorSpec,
+    HeldOutJudgeSpec, HostedModel, InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, MemberSpec, NamedJudge,
+    ReasonsSpec, ScorerFamily, ScorerSpec, ServerAddress, ServerAddressError, ServerFamily, ServerSpec, WriterSpec,
 };
 pub use limits::LimitsSpec;
 pub use lora::LoraSpec;
@@ -162,7 +163,7 @@ impl RunSpec {
     pub fn device(&self, role: Role) -> Option<Device> {
         match role {
             Role::Sampler | Role::Trainer => Some(self.model.device),
-            Role::Judge => self.judge.hosted().next().map(|judge| judge.spec.device),
+            Role::Judge => self.judge.models().next().map(|(_, model)| model.device),
         }
     }
 
@@ -221,15 +222,14 @@ impl RunSpec {
     /// Whether workers of this role open a model on a GPU.
     pub fn uses_gpu(&self, role: Role) -> bool {
         match role {
-            Role::Judge => self.judge.hosted().any(|judge| judge.spec.device.is_gpu()),
+            Role::Judge => self.judge.models().any(|(_, model)| model.device.is_gpu()),
             Role::Sampler | Role::Trainer => self.model.device.is_gpu(),
         }
     }
 
     /// Puts what is on a GPU on this one, by ordinal.
     pub fn place_on_gpu(&mut self, ordinal: usize) {
-        let judges = self.judge.hosted_mut().map(|judge| &mut judge.device);
-        for device in judges.chain([&mut self.model.device]) {
+        for device in self.judge.devices_mut().chain([&mut self.model.device]) {
             if device.is_gpu() {
                 *device = Device::Cuda(ordinal);
             }

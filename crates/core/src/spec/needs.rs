@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{RunSpec, ServerSpec};
+use super::{Connection, RunSpec};
 use crate::work::Role;
 
 /// What a worker opens on its machine for a run, besides what the coordinator sends it. Each with its key.
@@ -11,7 +11,7 @@ pub struct Needs<'a> {
     /// Folders of models.
     pub model_folders: Vec<(String, &'a Path)>,
     /// Servers, with the variables that hold their keys. The key is that of the server's table.
-    pub servers: Vec<(String, &'a ServerSpec)>,
+    pub servers: Vec<(String, Connection<'a>)>,
 }
 
 impl RunSpec {
@@ -21,13 +21,10 @@ impl RunSpec {
         match role {
             Role::Sampler | Role::Trainer => needs.model_folders.push(("model.path".into(), &self.model.path)),
             Role::Judge => {
-                for judge in self.judge.hosted() {
-                    needs
-                        .model_folders
-                        .push((format!("{}.path", judge.at()), &judge.spec.path));
+                for (at, model) in self.judge.models() {
+                    needs.model_folders.push((format!("{at}.path"), model.path));
                 }
-                let servers = self.judge.servers();
-                needs.servers.extend(servers.map(|judge| (judge.at(), judge.spec)));
+                needs.servers.extend(self.judge.connections());
             }
         }
         needs
@@ -38,6 +35,39 @@ impl RunSpec {
 mod tests {
     use super::*;
     use crate::spec::tests::full;
+
+    #[test]
+    fn what_scores_pictures_is_asked_and_loaded_by_leave_alone() {
+        let mut spec = full();
+        let members: toml::Table = r#"
+            family = "ensemble"
+            [[members]]
+            family = "clip"
+            path = "pickscore"
+            [[members]]
+            family = "scorer"
+            endpoint = "http://localhost/score"
+            api_key_env = "GAVEL_JUDGE_KEY"
+            [[members]]
+            family = "evaluator"
+        "#
+        .parse()
+        .unwrap();
+        spec.judge = members.try_into().unwrap();
+        let needs = spec.needs(Role::Judge);
+        assert_eq!(
+            needs.model_folders,
+            [("judge.members[0].path".to_owned(), Path::new("pickscore"))]
+        );
+        let [(at, server)] = needs.servers.as_slice() else {
+            panic!("one server: {needs:?}");
+        };
+        assert_eq!(at, "judge.members[1]");
+        assert_eq!(
+            (server.base(), server.api_key_env),
+            ("http://localhost/score", Some("GAVEL_JUDGE_KEY"))
+        );
+    }
 
     #[test]
     fn each_role_needs_what_it_opens() {

@@ -100,16 +100,28 @@ pub(super) fn of(spec: &mut RunSpec) -> Vec<(String, &mut PathBuf)> {
 /// The paths of what answers for a judge whose table stands at `at`.
 fn of_back_end<'a>(at: &str, back_end: &'a mut JudgeBackEnd, paths: &mut Vec<(String, &'a mut PathBuf)>) {
     match back_end {
-        JudgeBackEnd::InProcess(model) => paths.push((format!("{at}.path"), &mut model.path)),
-        JudgeBackEnd::Server(_) => {}
         JudgeBackEnd::Ensemble(ensemble) => {
             for (index, member) in ensemble.members.iter_mut().enumerate() {
                 let at = format!("{at}.members[{index}]");
                 paths.push((format!("{at}.template"), &mut member.template));
-                if let JudgeBackEnd::InProcess(model) = &mut member.back_end {
-                    paths.push((format!("{at}.path"), &mut model.path));
-                }
+                let model = model_folder(&mut member.back_end);
+                paths.extend(model.map(|path| (format!("{at}.path"), path)));
             }
+        }
+        alone => {
+            let model = model_folder(alone);
+            paths.extend(model.map(|path| (format!("{at}.path"), path)));
+        }
+    }
+}
+
+/// The folder of a judge's own model.
+fn model_folder(back_end: &mut JudgeBackEnd) -> Option<&mut PathBuf> {
+    match back_end {
+        JudgeBackEnd::InProcess(model) => Some(&mut model.path),
+        JudgeBackEnd::Clip(model) => Some(&mut model.path),
+        JudgeBackEnd::Server(_) | JudgeBackEnd::Scorer(_) | JudgeBackEnd::Evaluator(_) | JudgeBackEnd::Ensemble(_) => {
+            None
         }
     }
 }

@@ -88,6 +88,7 @@ impl VerdictRecord {
             judge: _,
             weight,
             verdict: _,
+            veto: _,
         } in votes
         {
             into.push(("votes.weight", *weight));
@@ -131,6 +132,7 @@ mod tests {
             judge: "a".into(),
             weight: 1.0,
             verdict: Verdict::Failed { reason: reason() },
+            veto: false,
         });
         record.reasons.push(Reason {
             theme: None,

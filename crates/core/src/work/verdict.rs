@@ -49,6 +49,8 @@ pub enum AbstainReason {
     OutsideLabels,
     /// The members of an ensemble that decide weigh the same on both sides, or none decides.
     NoMajority,
+    /// A member of the ensemble with a veto prefers the other candidate.
+    Vetoed,
 }
 
 /// A verdict with its evidence.
@@ -87,6 +89,9 @@ pub struct Vote {
     pub weight: f64,
     /// Its own decision. One that failed is left out of the vote.
     pub verdict: Verdict,
+    /// Whether no candidate wins over the one that it prefers, and none at all where it failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub veto: bool,
 }
 
 /// What the judge says of a pair under one theme of the rubric alone.
@@ -105,8 +110,38 @@ pub struct Reason {
     pub sentence: Option<String>,
 }
 
+/// What an ensemble's votes come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Poll {
+    /// The heavier votes are for this side, and no veto is against it.
+    For(Side),
+    /// Both sides weigh the same, or nobody decides.
+    Tied,
+    /// The heavier votes are for a side that somebody with a veto does not prefer, but the other.
+    Vetoed,
+    /// Somebody with a veto failed, or everybody whose vote weighs anything.
+    Void,
+}
+
+/// Counts votes by their weights, then asks those with a veto.
+pub fn poll(votes: &[Vote]) -> Poll {
+    let failed = |vote: &Vote| matches!(vote.verdict, Verdict::Failed { .. });
+    let is_heard = votes.iter().any(|vote| vote.weight > 0.0 && !failed(vote));
+    if !is_heard || votes.iter().any(|vote| vote.veto && failed(vote)) {
+        return Poll::Void;
+    }
+    let Some(side) = majority(votes) else {
+        return Poll::Tied;
+    };
+    let is_against = |vote: &Vote| matches!(vote.verdict, Verdict::Preferred { side: preferred } if preferred != side);
+    match votes.iter().any(|vote| vote.veto && is_against(vote)) {
+        true => Poll::Vetoed,
+        false => Poll::For(side),
+    }
+}
+
 /// The side for which the heavier votes are; `None` when both sides weigh the same.
-pub fn majority(votes: &[Vote]) -> Option<Side> {
+fn majority(votes: &[Vote]) -> Option<Side> {
     let weight = |side| -> f64 {
         let for_it = votes.iter().filter(|vote| vote.verdict == Verdict::Preferred { side });
         for_it.map(|vote| vote.weight).sum()
@@ -150,5 +185,93 @@ impl VerdictRecord {
     /// Whether both image orders lean to the same side. Exactly one half leans to the second.
     pub fn orders_agree(&self) -> bool {
         (self.order_probabilities[0] > 0.5) == (self.order_probabilities[1] > 0.5)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vote(verdict: Verdict, weight: f64, veto: bool) -> Vote {
+        Vote {
+            judge: "member".into(),
+            weight,
+            verdict,
+            veto,
+        }
+    }
+
+    /// Everything that a member can say, with the weights 0 and 1, with and without a veto.
+    fn all_votes() -> Vec<Vote> {
+        let verdicts = [
+            Verdict::Preferred { side: Side::First },
+            Verdict::Preferred { side: Side::Second },
+            Verdict::Abstain {
+                reason: AbstainReason::TooClose,
+            },
+            Verdict::Failed { reason: "away".into() },
+        ];
+        let weights = [(0.0, true), (1.0, true), (1.0, false), (3.0, false)];
+        let votes = verdicts.iter().flat_map(|verdict| {
+            weights
+                .iter()
+                .map(|(weight, veto)| vote(verdict.clone(), *weight, *veto))
+        });
+        votes.collect()
+    }
+
+    fn mirrored(vote: &Vote) -> Vote {
+        let verdict = match &vote.verdict {
+            Verdict::Preferred { side: Side::First } => Verdict::Preferred { side: Side::Second },
+            Verdict::Preferred { side: Side::Second } => Verdict::Preferred { side: Side::First },
+            other => other.clone(),
+        };
+        Vote {
+            verdict,
+            ..vote.clone()
+        }
+    }
+
+    #[test]
+    fn whatever_three_members_say_no_side_wins_against_a_veto_or_without_one_that_failed() {
+        let all = all_votes();
+        let mut seen = std::collections::BTreeSet::new();
+        for (first, second, third) in all
+            .iter()
+            .flat_map(|first| all.iter().map(move |second| (first, second)))
+            .flat_map(|(first, second)| all.iter().map(move |third| (first, second, third)))
+        {
+            let votes = [first.clone(), second.clone(), third.clone()];
+            let found = poll(&votes);
+            let vetoes = || votes.iter().filter(|vote| vote.veto);
+            match found {
+                Poll::For(side) => {
+                    assert!(vetoes().all(|vote| match &vote.verdict {
+                        Verdict::Preferred { side: preferred } => *preferred == side,
+                        Verdict::Abstain { .. } => true,
+                        Verdict::Failed { .. } => false,
+                    }));
+                }
+                Poll::Vetoed => assert!(vetoes().any(|vote| matches!(vote.verdict, Verdict::Preferred { .. }))),
+                Poll::Tied | Poll::Void => {}
+            }
+            let swapped = poll(&votes.each_ref().map(mirrored));
+            let expected = match found {
+                Poll::For(Side::First) => Poll::For(Side::Second),
+                Poll::For(Side::Second) => Poll::For(Side::First),
+                other => other,
+            };
+            assert_eq!(swapped, expected, "{votes:?}");
+            seen.insert(format!("{found:?}"));
+        }
+        assert_eq!(seen.len(), 5, "every outcome occurs: {seen:?}");
+    }
+
+    #[test]
+    fn votes_of_before_there_were_vetoes_are_read_and_written_as_they_were() {
+        let text = r#"{"judge":"a","weight":1.0,"verdict":{"kind":"abstain","reason":"too_close"}}"#;
+        let vote: Vote = serde_json::from_str(text).unwrap();
+        assert!(!vote.veto);
+        assert_eq!(serde_json::to_string(&vote).unwrap(), text);
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use backon::{BackoffBuilder as _, ExponentialBuilder, Retryable as _};
 use bytes::{Bytes, BytesMut};
 use gavel_core::Diagnostic;
-use gavel_core::spec::{ServerAddress, ServerSpec};
+use gavel_core::spec::{Connection, ScorerSpec, ServerAddress, ServerSpec};
 use gavel_core::work::Spent;
 use reqwest::{Method, StatusCode, header, redirect};
 use serde_json::Value;
@@ -34,7 +34,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 
 /// A server. Its calls block and may come from any thread, also from one of tokio's; so may its drop.
-pub(super) struct Client {
+pub(crate) struct Client {
     shared: Arc<Shared>,
     /// Taken when dropped.
     runtime: Option<Runtime>,
@@ -56,32 +56,41 @@ struct Shared {
 impl Client {
     /// A client for the server that the spec names, with the key that its variable holds.
     pub(super) fn new(spec: &ServerSpec, proxies: &Proxies) -> Result<Self, Error> {
-        let key = match &spec.api_key_env {
-            None => None,
-            Some(name) => {
-                let key = std::env::var(name).ok().map(|key| key.trim().to_owned());
-                Some(key.filter(|key| !key.is_empty()).ok_or_else(|| Error::Client {
-                    problem: format!("the environment variable {name} holds no key for the judge's server"),
-                    hint: format!("set {name} where judges are started, or remove `judge.api_key_env`"),
-                })?)
-            }
-        };
-        Self::with_key(spec, proxies, key.as_deref())
+        Self::with_key(spec, proxies, key(spec.connection())?.as_deref())
     }
 
     pub(super) fn with_key(spec: &ServerSpec, proxies: &Proxies, key: Option<&str>) -> Result<Self, Error> {
+        let prices = [spec.prompt_price, spec.completion_price];
+        Self::to(spec.connection(), prices, proxies, key)
+    }
+
+    /// As [`new`](Self::new), for a server that scores pictures.
+    pub(crate) fn of_scorer(spec: &ScorerSpec, proxies: &Proxies) -> Result<Self, Error> {
+        Self::of_scorer_with_key(spec, proxies, key(spec.connection())?.as_deref())
+    }
+
+    pub(crate) fn of_scorer_with_key(spec: &ScorerSpec, proxies: &Proxies, key: Option<&str>) -> Result<Self, Error> {
+        Self::to(spec.connection(), [None; 2], proxies, key)
+    }
+
+    fn to(
+        server: Connection<'_>,
+        prices: [Option<f64>; 2],
+        proxies: &Proxies,
+        key: Option<&str>,
+    ) -> Result<Self, Error> {
         let refused = |problem: String| Error::Client {
             problem,
             hint: "check `judge.endpoint`, and the proxy that the environment names".into(),
         };
-        let address = spec.address().map_err(|error| Error::Client {
+        let address = server.address().map_err(|error| Error::Client {
             problem: format!("the address of the judge's server {error}"),
             hint: "correct `judge.endpoint`, or --endpoint".into(),
         })?;
         let proxy = proxies.of(&address);
         let mut http = crate::http_client()
-            .timeout(spec.timeout)
-            .connect_timeout(CONNECT_WITHIN.min(spec.timeout))
+            .timeout(server.timeout)
+            .connect_timeout(CONNECT_WITHIN.min(server.timeout))
             // A key must not follow to wherever a server points.
             .redirect(redirect::Policy::none())
             .no_proxy()
@@ -108,10 +117,10 @@ impl Client {
                 secrets: Secrets::new(key),
                 key: key.map(bearer).transpose()?,
                 proxy,
-                attempts: spec.attempts,
+                attempts: server.attempts,
                 pause_min: PAUSE_MIN,
-                places: Semaphore::new(spec.concurrency as usize),
-                prices: [spec.prompt_price, spec.completion_price],
+                places: Semaphore::new(server.concurrency as usize),
+                prices,
                 spent: Mutex::default(),
             }),
             runtime: Some(runtime),
@@ -120,20 +129,26 @@ impl Client {
 
     /// For tests, which have no time for pauses.
     #[cfg(test)]
-    pub(super) fn without_pauses(mut self) -> Self {
+    pub(crate) fn without_pauses(mut self) -> Self {
         if let Some(shared) = Arc::get_mut(&mut self.shared) {
             shared.pause_min = Duration::from_millis(1);
         }
         self
     }
 
-    pub(super) fn spent(&self) -> Spent {
+    pub(crate) fn spent(&self) -> Spent {
         *self.shared.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the server answers to a completion, after as many requests as it takes and the spec allows.
     pub(super) fn complete(&self, request: &Value) -> Result<Value, Failure> {
         self.ask("/chat/completions", "choices", request)
+    }
+
+    /// What a server that scores pictures answers, be it what it should or not.
+    pub(crate) fn scores(&self, request: &Value) -> Result<Body, Failure> {
+        let body = Bytes::from(request.to_string());
+        self.call(Method::POST, "", Some(body), None)
     }
 
     /// The vectors of texts.
@@ -166,7 +181,7 @@ impl Client {
     }
 
     /// Waits before a question is asked for the `attempt`-th time, longer each time.
-    pub(super) fn pause(&self, attempt: u32) {
+    pub(crate) fn pause(&self, attempt: u32) {
         let mut pauses = self.shared.pauses().build();
         if let Some(pause) = pauses.nth(attempt.saturating_sub(1) as usize) {
             std::thread::sleep(pause);
@@ -204,6 +219,19 @@ impl Client {
             .recv()
             .unwrap_or_else(|_| Err(unsent("the client's thread has ended")))
     }
+}
+
+/// The key that the server's variable holds; `None` where it names none.
+fn key(server: Connection<'_>) -> Result<Option<String>, Error> {
+    let Some(name) = server.api_key_env else {
+        return Ok(None);
+    };
+    let key = std::env::var(name).ok().map(|key| key.trim().to_owned());
+    let key = key.filter(|key| !key.is_empty()).ok_or_else(|| Error::Client {
+        problem: format!("the environment variable {name} holds no key for the judge's server"),
+        hint: format!("set {name} where judges are started, or remove `judge.api_key_env`"),
+    })?;
+    Ok(Some(key))
 }
 
 /// The header that carries a key.

@@ -10,10 +10,10 @@ use super::words::Body;
 
 /// Why one request brought nothing.
 #[derive(Debug, Clone)]
-pub(super) struct Failure {
-    pub(super) kind: Kind,
+pub(crate) struct Failure {
+    pub(crate) kind: Kind,
     /// What the server said, or the machine about it; for whoever asks, and for its log.
-    pub(super) said: ServerWords,
+    pub(crate) said: ServerWords,
     /// How long the server wants to be left alone.
     pub(super) retry_after: Option<Duration>,
     /// The parameters that an objection is to.
@@ -24,7 +24,7 @@ pub(super) struct Failure {
 
 /// What kind of failure it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     NoConnection,
     NoAnswerInTime,
     BrokenOff,
@@ -79,7 +79,7 @@ impl Failure {
     }
 
     /// Whether the server understood the request and does not want some part of it.
-    pub(super) fn is_objection(&self) -> bool {
+    pub(crate) fn is_objection(&self) -> bool {
         let statuses = [
             StatusCode::BAD_REQUEST,
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -89,7 +89,7 @@ impl Failure {
     }
 
     /// What everybody may be told.
-    pub(super) fn told(&self) -> String {
+    pub(crate) fn told(&self) -> String {
         match self.kind {
             Kind::NoConnection => "no connection".into(),
             Kind::NoAnswerInTime => "no answer in time".into(),
@@ -101,7 +101,7 @@ impl Failure {
         }
     }
 
-    pub(super) fn into_error(self, base: &str) -> AskError {
+    pub(crate) fn into_error(self, base: &str) -> AskError {
         let reason = format!("the judge's server at {base}: {}", self.told());
         let hint = Some(self.hint().to_owned());
         let (passes, said) = (self.passes(), Some(self.said));

@@ -25,12 +25,14 @@ use serde_json::{Value, json};
 
 use crate::Error;
 use crate::open::{BackEnd, Models, OpenOptions};
-use client::Client;
+pub(crate) use client::Client;
 use dialect::{Dialect, Wishes};
-use failure::{Failure, Kind};
+pub(crate) use failure::{Failure, Kind};
 use judge::EndpointJudge;
-use proxy::Proxies;
+pub(crate) use proxy::Proxies;
+pub(crate) use wire::png_base64;
 use wire::{Completion, Said, Silence};
+pub(crate) use words::Body;
 
 /// How often a question is asked whose answer says nothing.
 const ANSWERS: u32 = 3;
@@ -76,7 +78,8 @@ struct Asked<'a> {
 
 impl BackEnd for ServerSpec {
     fn fingerprint(&self) -> Result<Digest, Error> {
-        Ok(Digest::of(format!("openai {} {}", self.base(), self.model).as_bytes()))
+        let base = self.connection().base();
+        Ok(Digest::of(format!("openai {base} {}", self.model).as_bytes()))
     }
 
     fn judge(&self, options: &OpenOptions<'_>, _: &mut Models) -> Result<Box<dyn Judge>, Error> {
@@ -111,7 +114,7 @@ impl Endpoint {
     }
 
     fn with_client(spec: &ServerSpec, client: Client) -> Result<Self, Error> {
-        let (base, model) = (spec.base().to_owned(), spec.model.clone());
+        let (base, model) = (spec.connection().base().to_owned(), spec.model.clone());
         Ok(Self {
             client,
             name: format!("{model} at {base}"),

@@ -5,7 +5,7 @@ use http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 
 /// The proxies that the environment names: `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`, in either case.
-pub(super) struct Proxies(Matcher);
+pub(crate) struct Proxies(Matcher);
 
 /// The proxy of one server.
 #[derive(Clone)]
@@ -16,7 +16,7 @@ pub(super) struct Proxy {
 }
 
 impl Proxies {
-    pub(super) fn from_env() -> Self {
+    pub(crate) fn from_env() -> Self {
         Self(Matcher::from_env())
     }
 

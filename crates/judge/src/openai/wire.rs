@@ -47,10 +47,14 @@ pub(super) fn messages(messages: &[Message], images: &[&RgbImage]) -> Result<Vec
 }
 
 fn data_url(image: &RgbImage) -> Result<String, image::ImageError> {
+    Ok(format!("data:image/png;base64,{}", png_base64(image)?))
+}
+
+/// A picture as PNG, in base64.
+pub(crate) fn png_base64(image: &RgbImage) -> Result<String, image::ImageError> {
     let mut png = Vec::new();
     PngEncoder::new(&mut png).write_image(image, image.width(), image.height(), ExtendedColorType::Rgb8)?;
-    let text = base64::engine::general_purpose::STANDARD.encode(png);
-    Ok(format!("data:image/png;base64,{text}"))
+    Ok(base64::engine::general_purpose::STANDARD.encode(png))
 }
 
 /// An answer, as it comes.

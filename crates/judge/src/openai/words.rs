@@ -16,7 +16,7 @@ const LETTERS_MAX: usize = 300;
 pub(super) struct Secrets(Option<String>);
 
 /// What a server has sent, without the client's secrets.
-pub(super) enum Body {
+pub(crate) enum Body {
     Json(Value),
     Text(String),
 }
@@ -66,7 +66,7 @@ impl Secrets {
 
 impl Body {
     /// What the server says is wrong: OpenAI's `error.message`, FastAPI's `detail`, or the first words of whatever it sent.
-    pub(super) fn words(&self) -> ServerWords {
+    pub(crate) fn words(&self) -> ServerWords {
         match self {
             Self::Text(text) => told(text),
             Self::Json(value) => {

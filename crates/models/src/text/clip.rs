@@ -9,33 +9,35 @@ use super::stacked;
 use crate::load::Placement;
 use crate::{
     LoadError, ModelError, Weights,
-    layers::{Activation, Attention, Bias, LayerNorm, Linear, Mask, attention},
+    clip::{Layer, LayerSizes},
+    layers::{Activation, LayerNorm, Mask},
     load::{read_config, require_positive, size},
 };
 
 /// The end-of-text id that configurations held by mistake before transformers learned to look for the real one.
 const LEGACY_EOS: u32 = 2;
 
+/// Its settings.
 #[derive(Debug, Deserialize)]
-struct Config {
+pub(crate) struct Config {
     #[serde(deserialize_with = "size")]
-    vocab_size: usize,
+    pub(crate) vocab_size: usize,
     #[serde(deserialize_with = "size")]
-    hidden_size: usize,
+    pub(crate) hidden_size: usize,
     #[serde(deserialize_with = "size")]
-    intermediate_size: usize,
+    pub(crate) intermediate_size: usize,
     #[serde(deserialize_with = "size")]
-    num_hidden_layers: usize,
+    pub(crate) num_hidden_layers: usize,
     #[serde(deserialize_with = "size")]
-    num_attention_heads: usize,
+    pub(crate) num_attention_heads: usize,
     #[serde(deserialize_with = "size")]
-    max_position_embeddings: usize,
+    pub(crate) max_position_embeddings: usize,
     #[serde(default = "quick_gelu")]
-    hidden_act: Activation,
+    pub(crate) hidden_act: Activation,
     #[serde(default = "layer_norm_eps")]
-    layer_norm_eps: f64,
+    pub(crate) layer_norm_eps: f64,
     #[serde(default = "eos_token_id")]
-    eos_token_id: u32,
+    pub(crate) eos_token_id: u32,
 }
 
 impl Config {
@@ -87,21 +89,6 @@ pub struct ClipTextEncoder {
     placement: Placement,
 }
 
-#[derive(Debug)]
-struct Layer {
-    norm1: LayerNorm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    out: Linear,
-    norm2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
-    activation: Activation,
-    heads: usize,
-    scale: f64,
-}
-
 impl ClipTextEncoder {
     /// Loads a `text_encoder` folder.
     ///
@@ -118,48 +105,47 @@ impl ClipTextEncoder {
         } else {
             ""
         };
+        let encoder = Self::of(&weights, root, &config)?;
+        weights.finish(&[&format!("{root}embeddings.position_ids")])?;
+        Ok(encoder)
+    }
+
+    /// Takes the encoder of a whole CLIP, whose settings have been checked.
+    pub(crate) fn of_clip(weights: &Weights, config: &Config) -> Result<Self, LoadError> {
+        Self::of(weights, "text_model.", config)
+    }
+
+    fn of(weights: &Weights, root: &str, config: &Config) -> Result<Self, LoadError> {
         let width = config.hidden_size;
-        let norm = |name: &str| LayerNorm::load(&weights, name, width, config.layer_norm_eps);
+        let sizes = LayerSizes {
+            width,
+            intermediate: config.intermediate_size,
+            heads: config.num_attention_heads,
+            activation: config.hidden_act,
+            eps: config.layer_norm_eps,
+        };
         let layers = (0..config.num_hidden_layers)
-            .map(|i| {
-                let path = format!("{root}encoder.layers.{i}");
-                let linear = |name: &str, inputs, outputs| {
-                    Linear::load(&weights, &format!("{path}.{name}"), inputs, outputs, Bias::Added)
-                };
-                Ok(Layer {
-                    norm1: norm(&format!("{path}.layer_norm1"))?,
-                    q: linear("self_attn.q_proj", width, width)?,
-                    k: linear("self_attn.k_proj", width, width)?,
-                    v: linear("self_attn.v_proj", width, width)?,
-                    out: linear("self_attn.out_proj", width, width)?,
-                    norm2: norm(&format!("{path}.layer_norm2"))?,
-                    fc1: linear("mlp.fc1", width, config.intermediate_size)?,
-                    fc2: linear("mlp.fc2", config.intermediate_size, width)?,
-                    activation: config.hidden_act,
-                    heads: config.num_attention_heads,
-                    scale: (width as f64 / config.num_attention_heads as f64).sqrt().recip(),
-                })
-            })
-            .collect::<Result<_, LoadError>>()?;
-        let token_embedding = weights.get(
-            &format!("{root}embeddings.token_embedding.weight"),
-            &[config.vocab_size, width],
-        )?;
-        let position_embedding = weights.get(
-            &format!("{root}embeddings.position_embedding.weight"),
-            &[config.max_position_embeddings, width],
-        )?;
-        let encoder = Self {
-            token_embedding,
-            position_embedding,
-            layers,
-            final_norm: norm(&format!("{root}final_layer_norm"))?,
+            .map(|index| Layer::load(weights, &format!("{root}encoder.layers.{index}"), sizes));
+        Ok(Self {
+            layers: layers.collect::<Result<_, LoadError>>()?,
+            token_embedding: weights.get(
+                &format!("{root}embeddings.token_embedding.weight"),
+                &[config.vocab_size, width],
+            )?,
+            position_embedding: weights.get(
+                &format!("{root}embeddings.position_embedding.weight"),
+                &[config.max_position_embeddings, width],
+            )?,
+            final_norm: LayerNorm::load(
+                weights,
+                &format!("{root}final_layer_norm"),
+                width,
+                config.layer_norm_eps,
+            )?,
             eos_token_id: config.eos_token_id,
             max_positions: config.max_position_embeddings,
             placement: weights.placement().clone(),
-        };
-        weights.finish(&[&format!("{root}embeddings.position_ids")])?;
-        Ok(encoder)
+        })
     }
 
     /// The longest sequence that the position table covers.
@@ -189,7 +175,7 @@ impl ClipTextEncoder {
         let positions = self.position_embedding.narrow(0, 0, ids.len())?;
         let mut x = (self.token_embedding.index_select(&tokens, 0)? + positions)?;
         for layer in &self.layers {
-            x = layer.forward(&x)?;
+            x = layer.forward(&x, Mask::Causal)?;
         }
         let last = x.narrow(0, self.end_of_text(ids), 1)?.contiguous()?;
         Ok(self.final_norm.forward(&last)?.squeeze(0)?)
@@ -203,27 +189,5 @@ impl ClipTextEncoder {
             id => id,
         };
         ids.iter().position(|id| *id == wanted).unwrap_or(0)
-    }
-}
-
-impl Layer {
-    fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        let normed = self.norm1.forward(x)?;
-        let shape = Attention {
-            heads: self.heads,
-            kv_heads: self.heads,
-            scale: self.scale,
-            mask: Mask::Causal,
-            bias: None,
-            kernels: self.q.kernels(),
-        };
-        let (q, k, v) = (
-            self.q.forward(&normed)?,
-            self.k.forward(&normed)?,
-            self.v.forward(&normed)?,
-        );
-        let x = (x + self.out.forward(&attention(shape, &q, &k, &v)?)?)?;
-        let hidden = self.activation.forward(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
-        Ok((x + self.fc2.forward(&hidden)?)?)
     }
 }

@@ -9,6 +9,7 @@ mod tokenizer;
 mod words;
 
 pub use clip::ClipTextEncoder;
+pub(crate) use clip::Config as ClipTextConfig;
 pub use t5::T5Encoder;
 pub use tokenizer::PromptTokenizer;
 pub(crate) use tokenizer::{check_settings, load_qwen2, read_tokenizer, token_text};

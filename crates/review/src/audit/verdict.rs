@@ -2,7 +2,7 @@
 
 use gavel_core::ids::Digest;
 use gavel_core::run::Run;
-use gavel_core::work::{AbstainReason, Side, Unit, Verdict, VerdictRecord, majority};
+use gavel_core::work::{AbstainReason, Poll, Side, Unit, Verdict, VerdictRecord, poll};
 
 /// What does not fit between a verdict of a judge unit and its probabilities, the rubric that decides about its prompt, and the margin of the unit's judge. The labels' share of the
 /// probability is not in the record, so `outside_labels` is taken as told.
@@ -40,7 +40,7 @@ pub(super) fn problem(record: &VerdictRecord, unit: &Unit, rubric: Digest, run: 
             reason: AbstainReason::TooClose,
         } => close,
         Verdict::Abstain {
-            reason: AbstainReason::NoMajority,
+            reason: AbstainReason::NoMajority | AbstainReason::Vetoed,
         } => false,
         Verdict::Abstain {
             reason: AbstainReason::OutsideLabels,
@@ -57,21 +57,14 @@ pub(super) fn problem(record: &VerdictRecord, unit: &Unit, rubric: Digest, run: 
 
 /// The same for an ensemble's, which follows from its members' votes.
 fn votes_problem(record: &VerdictRecord, mean: f64, margin: f64) -> Option<String> {
-    let winner = majority(&record.votes);
     let close = (mean - 0.5).abs() < margin;
-    let supported = match &record.verdict {
-        Verdict::Preferred { side } => winner == Some(*side) && !close,
-        Verdict::Abstain {
-            reason: AbstainReason::NoMajority,
-        } => winner.is_none(),
-        Verdict::Abstain {
-            reason: AbstainReason::TooClose,
-        } => winner.is_some() && close,
-        Verdict::Abstain { .. } => false,
-        Verdict::Failed { .. } => {
-            let mut verdicts = record.votes.iter().map(|vote| &vote.verdict);
-            verdicts.all(|verdict| matches!(verdict, Verdict::Failed { .. }))
-        }
+    let abstains = |reason| record.verdict == Verdict::Abstain { reason };
+    let supported = match poll(&record.votes) {
+        Poll::For(_) if close => abstains(AbstainReason::TooClose),
+        Poll::For(side) => record.verdict == Verdict::Preferred { side },
+        Poll::Tied => abstains(AbstainReason::NoMajority),
+        Poll::Vetoed => abstains(AbstainReason::Vetoed),
+        Poll::Void => matches!(record.verdict, Verdict::Failed { .. }),
     };
     (!supported).then(|| {
         format!(

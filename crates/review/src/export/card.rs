@@ -109,7 +109,10 @@ fn judge(spec: &RunSpec) -> String {
         .back_ends()
         .filter_map(|back_end| match back_end {
             JudgeBackEnd::InProcess(judge) => Some(on_a_hub(&judge.path).unwrap_or_else(|| last_part(&judge.path))),
+            JudgeBackEnd::Clip(clip) => Some(on_a_hub(&clip.path).unwrap_or_else(|| last_part(&clip.path))),
             JudgeBackEnd::Server(server) => Some(server.model.clone()),
+            JudgeBackEnd::Scorer(_) => Some("scores of a server".to_owned()),
+            JudgeBackEnd::Evaluator(rules) => Some(gavel_eval::named(rules.evaluator).name().to_owned()),
             JudgeBackEnd::Ensemble(_) => None,
         })
         .collect();

@@ -1,6 +1,6 @@
 //! Does a unit again with the code of the worker that did it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use gavel_core::run::Run;
@@ -55,13 +55,14 @@ impl<'a> UnitVerifier<'a> {
         if let Some(model) = model {
             model.clone_into(&mut self.spec.model.path);
         }
-        if let (Some(judge), JudgeBackEnd::InProcess(model)) = (judge, &mut self.spec.judge.back_end) {
-            let before = std::mem::replace(&mut model.path, judge.to_owned());
-            let held_out = self.spec.judge.held_out.as_mut().map(|held_out| &mut held_out.back_end);
-            if let Some(JudgeBackEnd::InProcess(model)) = held_out
-                && model.path == before
+        let Some(judge) = judge else { return };
+        if let Some(path) = folder(&mut self.spec.judge.back_end) {
+            let before = std::mem::replace(path, judge.to_owned());
+            let held_out = self.spec.judge.held_out.as_mut();
+            if let Some(path) = held_out.and_then(|held_out| folder(&mut held_out.back_end))
+                && *path == before
             {
-                judge.clone_into(&mut model.path);
+                judge.clone_into(path);
             }
         }
     }
@@ -271,4 +272,15 @@ fn first_tensor(stored: &Trajectory, made: &Trajectory) -> String {
         }
     }
     "the tensors are equal, so the file was written in another way".to_owned()
+}
+
+/// The folder of the model that a judge loads itself.
+fn folder(judge: &mut JudgeBackEnd) -> Option<&mut PathBuf> {
+    match judge {
+        JudgeBackEnd::InProcess(model) => Some(&mut model.path),
+        JudgeBackEnd::Clip(model) => Some(&mut model.path),
+        JudgeBackEnd::Server(_) | JudgeBackEnd::Scorer(_) | JudgeBackEnd::Evaluator(_) | JudgeBackEnd::Ensemble(_) => {
+            None
+        }
+    }
 }

@@ -140,10 +140,7 @@ impl Allowed {
     pub fn by(spec: &RunSpec, role: Role) -> Self {
         let needs = spec.needs(role);
         let addresses = needs.servers.iter().filter_map(|(_, server)| server.address().ok());
-        let variables = needs
-            .servers
-            .iter()
-            .filter_map(|(_, server)| server.api_key_env.as_deref());
+        let variables = needs.servers.iter().filter_map(|(_, server)| server.api_key_env);
         Self {
             endpoints: addresses.map(AllowedEndpoint::Under).collect(),
             key_variables: variables.map(AllowedVariable::from).collect(),
@@ -169,12 +166,12 @@ impl Allowed {
                     endpoint: server.base().to_owned(),
                 });
             }
-            if let Some(variable) = &server.api_key_env
+            if let Some(variable) = server.api_key_env
                 && !self.key_variables.iter().any(|allowed| allowed.covers(variable))
             {
                 return Err(NotAllowed::KeyVariable {
                     key: format!("{at}.api_key_env"),
-                    variable: variable.clone(),
+                    variable: variable.to_owned(),
                 });
             }
         }

@@ -1,4 +1,4 @@
-use gavel_core::spec::{InProcessSpec, JudgeBackEnd, ServerSpec};
+use gavel_core::spec::{InProcessSpec, JudgeBackEnd, ScorerSpec, ServerSpec};
 
 use super::*;
 
@@ -59,6 +59,32 @@ fn without_leave_judges_ask_this_machine_alone_and_send_keys_that_are_meant_for_
         );
         assert!(refused.hint().unwrap().contains("--allow-key-variable"), "{refused}");
     }
+}
+
+#[test]
+fn a_server_that_scores_needs_the_same_leave() {
+    let mut spec = RunSpec::default();
+    spec.judge.back_end = ScorerSpec {
+        endpoint: "https://scores.example/score".into(),
+        api_key_env: Some("SCORES_KEY".into()),
+        ..ScorerSpec::default()
+    }
+    .into();
+    let refused = Allowed::default().check(&spec, Role::Judge).unwrap_err();
+    assert!(
+        matches!(&refused, NotAllowed::Endpoint { key, .. } if key == "judge.endpoint"),
+        "{refused}"
+    );
+    let only_asked = Allowed {
+        endpoints: vec!["https://scores.example".parse().unwrap()],
+        ..Allowed::default()
+    };
+    let refused = only_asked.check(&spec, Role::Judge).unwrap_err();
+    assert!(
+        matches!(&refused, NotAllowed::KeyVariable { variable, .. } if variable == "SCORES_KEY"),
+        "{refused}"
+    );
+    assert_eq!(Allowed::by(&spec, Role::Judge).check(&spec, Role::Judge), Ok(()));
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! The kinds of judge, each listed once.
 
+use std::path::Path;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::Table;
 
 use super::table::Leftovers;
-use super::{EnsembleSpec, InProcessSpec, MemberSpec, ServerSpec};
+use super::{ClipSpec, Connection, EnsembleSpec, EvaluatorSpec, InProcessSpec, MemberSpec, ScorerSpec, ServerSpec};
+use crate::spec::device::{Device, Dtype};
 use crate::spec::problems::Problems;
 use crate::spec::{keys, section};
 
@@ -82,8 +85,25 @@ back_ends! {
     InProcess(InProcessSpec),
     /// A model behind a server.
     Server(ServerSpec),
+    /// A server that scores pictures.
+    Scorer(ScorerSpec),
+    /// An evaluator's rules.
+    Evaluator(EvaluatorSpec),
+    /// A CLIP in the judge worker's own memory.
+    Clip(ClipSpec),
     /// Several judges that vote.
     Ensemble(EnsembleSpec),
+}
+
+/// A model that a judge worker loads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostedModel<'a> {
+    /// Its folder.
+    pub path: &'a Path,
+    /// What it computes on.
+    pub device: Device,
+    /// Number format of its weights.
+    pub dtype: Dtype,
 }
 
 impl Default for JudgeBackEnd {
@@ -97,21 +117,50 @@ impl JudgeBackEnd {
     pub fn members(&self) -> &[MemberSpec] {
         match self {
             Self::Ensemble(ensemble) => &ensemble.members,
-            Self::InProcess(_) | Self::Server(_) => &[],
+            Self::InProcess(_) | Self::Server(_) | Self::Scorer(_) | Self::Evaluator(_) | Self::Clip(_) => &[],
         }
     }
 
-    /// The models of this and of its members, to change them.
-    pub(super) fn hosted_mut(&mut self) -> Box<dyn Iterator<Item = &mut InProcessSpec> + '_> {
+    /// How its server is reached; `None` where it asks none itself.
+    pub fn connection(&self) -> Option<Connection<'_>> {
         match self {
-            Self::InProcess(spec) => Box::new(std::iter::once(spec)),
+            Self::Server(spec) => Some(spec.connection()),
+            Self::Scorer(spec) => Some(spec.connection()),
+            Self::InProcess(_) | Self::Evaluator(_) | Self::Clip(_) | Self::Ensemble(_) => None,
+        }
+    }
+
+    /// What writes words for it: its own model, of an ensemble the first member's that has one. `None` where there are scores alone.
+    pub fn writer(&self) -> Option<&Self> {
+        match self {
+            Self::InProcess(_) | Self::Server(_) => Some(self),
+            Self::Ensemble(ensemble) => ensemble.members.iter().find_map(|member| member.back_end.writer()),
+            Self::Scorer(_) | Self::Evaluator(_) | Self::Clip(_) => None,
+        }
+    }
+
+    /// The model that it has loaded itself; `None` where it has none.
+    pub fn model(&self) -> Option<HostedModel<'_>> {
+        let (path, device, dtype) = match self {
+            Self::InProcess(spec) => (&spec.path, spec.device, spec.dtype),
+            Self::Clip(spec) => (&spec.path, spec.device, spec.dtype),
+            Self::Server(_) | Self::Scorer(_) | Self::Evaluator(_) | Self::Ensemble(_) => return None,
+        };
+        Some(HostedModel { path, device, dtype })
+    }
+
+    /// What the models of this and of its members compute on, to change it.
+    pub(super) fn devices_mut(&mut self) -> Box<dyn Iterator<Item = &mut Device> + '_> {
+        match self {
+            Self::InProcess(spec) => Box::new(std::iter::once(&mut spec.device)),
+            Self::Clip(spec) => Box::new(std::iter::once(&mut spec.device)),
             Self::Ensemble(ensemble) => Box::new(
                 ensemble
                     .members
                     .iter_mut()
-                    .flat_map(|member| member.back_end.hosted_mut()),
+                    .flat_map(|member| member.back_end.devices_mut()),
             ),
-            Self::Server(_) => Box::new(std::iter::empty()),
+            Self::Server(_) | Self::Scorer(_) | Self::Evaluator(_) => Box::new(std::iter::empty()),
         }
     }
 }

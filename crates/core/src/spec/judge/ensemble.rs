@@ -41,9 +41,12 @@ pub struct EnsembleSpec {
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = super::schema::of_a_member)]
 pub struct MemberSpec {
-    /// Its votes.
-    #[schemars(extend("exclusiveMinimum" = 0))]
+    /// Its votes; 0 only where it has a veto.
+    #[schemars(range(min = 0))]
     pub weight: f64,
+    /// Whether no picture wins over the one that it prefers.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub veto: bool,
     /// Its own prompt template. Where this is empty, the member is asked with the template of the ensemble.
     pub template: PathBuf,
     /// The member abstains when its mean probability is closer than this to one half.
@@ -58,6 +61,7 @@ impl Default for MemberSpec {
     fn default() -> Self {
         Self {
             weight: 1.0,
+            veto: false,
             template: PathBuf::new(),
             margin: 0.0,
             back_end: JudgeBackEnd::default(),
@@ -122,6 +126,10 @@ impl BackEnd for EnsembleSpec {
         });
         let count = self.members.len() as u64;
         problems.at_most(count, bounds::MEMBERS, &format!("{at}.members"));
+        let votes = self.members.iter().any(|member| member.weight != 0.0);
+        problems.require(self.members.is_empty() || votes, &format!("{at}.members"), || {
+            "nobody has a vote: give a member a weight above 0".into()
+        });
         for (index, member) in self.members.iter().enumerate() {
             member.check(&format!("{at}.members[{index}]"), problems);
         }
@@ -130,7 +138,11 @@ impl BackEnd for EnsembleSpec {
 
 impl MemberSpec {
     fn check(&self, at: &str, problems: &mut Problems) {
-        problems.positive(self.weight, &format!("{at}.weight"));
+        let weight = format!("{at}.weight");
+        match self.veto {
+            true => problems.not_negative(self.weight, &weight),
+            false => problems.positive(self.weight, &weight),
+        }
         problems.path(&self.template, &format!("{at}.template"));
         check_margin(self.margin, at, problems);
         match &self.back_end {

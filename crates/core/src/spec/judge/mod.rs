@@ -5,11 +5,15 @@
 
 mod address;
 mod back_end;
+mod clip;
+mod connection;
 mod ensemble;
+mod evaluator;
 mod held_out;
 mod in_process;
 mod reasons;
 mod schema;
+mod scorer;
 mod server;
 mod table;
 mod writer;
@@ -23,15 +27,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Table;
 
+use super::device::Device;
 use super::problems::Problems;
 use super::section::Section;
 use crate::bounds;
 pub use address::{ServerAddress, ServerAddressError};
-pub use back_end::JudgeBackEnd;
+pub use back_end::{HostedModel, JudgeBackEnd};
+pub use clip::{ClipFamily, ClipSpec};
+pub use connection::Connection;
 pub use ensemble::{EnsembleFamily, EnsembleSpec, MemberSpec};
+pub use evaluator::{EvaluatorFamily, EvaluatorSpec};
 pub use held_out::HeldOutJudgeSpec;
 pub use in_process::{InProcessFamily, InProcessSpec};
 pub use reasons::ReasonsSpec;
+pub use scorer::{ScorerFamily, ScorerSpec};
 pub use server::{ServerFamily, ServerSpec};
 use table::Leftovers;
 #[cfg(test)]
@@ -167,9 +176,15 @@ impl Section for JudgeSpec {
         problems.count(self.batch.into(), bounds::PER_STEP, "judge.batch");
         if let Some(reasons) = &self.reasons {
             reasons.check("judge.reasons", problems);
+            problems.require(self.back_end.writer().is_some(), "judge.reasons", || {
+                "nobody writes them: this judge gives scores alone, and so do all its members".into()
+            });
         }
         if let Some(writer) = &self.writer {
             writer.check("judge.writer", problems);
+            problems.require(self.back_end.writer().is_some(), "judge.writer", || {
+                "nobody writes: this judge gives scores alone, and so do all its members".into()
+            });
         }
         if let Some(held_out) = &self.held_out {
             held_out.check("judge.held_out", problems);
@@ -206,7 +221,13 @@ impl JudgeSpec {
             })
     }
 
-    /// The models among these, which judge workers load.
+    /// The models among these that judge workers load, each with its table.
+    pub fn models(&self) -> impl Iterator<Item = (String, HostedModel<'_>)> {
+        self.opened()
+            .filter_map(|judge| Some((judge.at(), judge.spec.model()?)))
+    }
+
+    /// Those of them that answer in words.
     pub fn hosted(&self) -> impl Iterator<Item = NamedJudge<'_, InProcessSpec>> {
         self.opened().filter_map(|judge| match judge.spec {
             JudgeBackEnd::InProcess(spec) => Some(judge.with(spec)),
@@ -214,15 +235,23 @@ impl JudgeSpec {
         })
     }
 
-    /// The same, to change them.
-    pub fn hosted_mut(&mut self) -> impl Iterator<Item = &mut InProcessSpec> {
+    /// Those of them that are CLIPs.
+    pub fn clips(&self) -> impl Iterator<Item = NamedJudge<'_, ClipSpec>> {
+        self.opened().filter_map(|judge| match judge.spec {
+            JudgeBackEnd::Clip(spec) => Some(judge.with(spec)),
+            _ => None,
+        })
+    }
+
+    /// What the models compute on, to change it.
+    pub fn devices_mut(&mut self) -> impl Iterator<Item = &mut Device> {
         let held_out = self.held_out.iter_mut().map(|held_out| &mut held_out.back_end);
         std::iter::once(&mut self.back_end)
             .chain(held_out)
-            .flat_map(JudgeBackEnd::hosted_mut)
+            .flat_map(JudgeBackEnd::devices_mut)
     }
 
-    /// The servers among these.
+    /// The servers among these that speak of a model, and write.
     pub fn servers(&self) -> impl Iterator<Item = NamedJudge<'_, ServerSpec>> {
         self.opened().filter_map(|judge| match judge.spec {
             JudgeBackEnd::Server(spec) => Some(judge.with(spec)),
@@ -230,12 +259,31 @@ impl JudgeSpec {
         })
     }
 
+    /// The servers among these that score pictures.
+    pub fn scorers(&self) -> impl Iterator<Item = NamedJudge<'_, ScorerSpec>> {
+        self.opened().filter_map(|judge| match judge.spec {
+            JudgeBackEnd::Scorer(spec) => Some(judge.with(spec)),
+            _ => None,
+        })
+    }
+
+    /// The evaluators among these.
+    pub fn evaluators(&self) -> impl Iterator<Item = NamedJudge<'_, EvaluatorSpec>> {
+        self.opened().filter_map(|judge| match judge.spec {
+            JudgeBackEnd::Evaluator(spec) => Some(judge.with(spec)),
+            _ => None,
+        })
+    }
+
+    /// How all servers among these are reached, each with its table.
+    pub fn connections(&self) -> impl Iterator<Item = (String, Connection<'_>)> {
+        self.opened()
+            .filter_map(|judge| Some((judge.at(), judge.spec.connection()?)))
+    }
+
     /// Whether verdicts are kept in the coordinator's store and not asked for twice.
     pub fn caches(&self) -> bool {
-        let asks_a_server = || {
-            self.back_ends()
-                .any(|back_end| matches!(back_end, JudgeBackEnd::Server(_)))
-        };
+        let asks_a_server = || self.back_ends().any(|back_end| back_end.connection().is_some());
         self.cache.unwrap_or_else(asks_a_server)
     }
 }

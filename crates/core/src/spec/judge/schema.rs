@@ -3,7 +3,7 @@
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
-use super::{EnsembleSpec, InProcessSpec, ServerSpec};
+use super::{ClipSpec, EnsembleSpec, EvaluatorSpec, InProcessSpec, ScorerSpec, ServerSpec};
 use crate::spec::schema;
 
 /// The keys that a judge needs by its family.
@@ -11,8 +11,9 @@ fn needed_keys() -> Value {
     let is = |families: &[&str]| json!({ "required": ["family"], "properties": { "family": { "enum": families } } });
     json!([
         { "if": is(&["openai"]), "then": { "required": ["endpoint", "model"] } },
+        { "if": is(&["scorer"]), "then": { "required": ["endpoint"] } },
         { "if": is(&["ensemble"]), "then": { "required": ["members"] } },
-        { "if": { "not": is(&["openai", "ensemble"]) }, "then": { "required": ["path"] } },
+        { "if": { "not": is(&["openai", "scorer", "evaluator", "ensemble"]) }, "then": { "required": ["path"] } },
     ])
 }
 
@@ -25,6 +26,9 @@ pub(super) fn of_a_judge(schema: &mut Schema) {
 
 /// The same for a member, which is no ensemble itself.
 pub(super) fn of_a_member(schema: &mut Schema) {
+    add::<EvaluatorSpec>(schema);
+    add::<ClipSpec>(schema);
+    add::<ScorerSpec>(schema);
     add::<ServerSpec>(schema);
     add::<InProcessSpec>(schema);
     schema.insert("allOf".into(), needed_keys());

@@ -5,13 +5,10 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::address::{ServerAddress, ServerAddressError};
 use super::back_end::BackEnd;
+use super::connection::Connection;
 use crate::bounds;
 use crate::spec::problems::Problems;
-
-/// A judge that takes a day for one answer is not there.
-const TIMEOUT_MAX: Duration = Duration::from_secs(86_400);
 
 /// The protocol that a judge's server speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -76,31 +73,11 @@ impl BackEnd for ServerSpec {
 
     fn check(&self, at: &str, problems: &mut Problems) {
         let key = |name: &str| format!("{at}.{name}");
-        if let Err(error) = self.address() {
-            problems.add(key("endpoint"), error.to_string(), None);
-        }
+        self.connection().check(at, problems);
         problems.require(!self.model.is_empty(), &key("model"), || {
             "must be set: the name under which the server knows the model".into()
         });
-        problems.require(
-            self.api_key_env.as_deref().is_none_or(is_variable),
-            &key("api_key_env"),
-            || "must be the name of an environment variable, not the key itself".into(),
-        );
-        problems.length(&self.endpoint, bounds::PATH, &key("endpoint"));
         problems.length(&self.model, bounds::NAME, &key("model"));
-        let variable = self.api_key_env.as_deref().unwrap_or_default();
-        problems.length(variable, bounds::NAME, &key("api_key_env"));
-        let timeout = self.timeout;
-        problems.require(!timeout.is_zero() && timeout <= TIMEOUT_MAX, &key("timeout"), || {
-            format!(
-                "must be above 0 and at most {}, not {}",
-                humantime::format_duration(TIMEOUT_MAX),
-                humantime::format_duration(timeout)
-            )
-        });
-        problems.count(self.concurrency.into(), bounds::REQUESTS, &key("concurrency"));
-        problems.count(self.attempts.into(), bounds::ATTEMPTS, &key("attempts"));
         for (name, price) in [
             ("prompt_price", self.prompt_price),
             ("completion_price", self.completion_price),
@@ -111,25 +88,14 @@ impl BackEnd for ServerSpec {
 }
 
 impl ServerSpec {
-    /// The address, read.
-    ///
-    /// # Errors
-    /// [`ServerAddressError`] where it is none.
-    pub fn address(&self) -> Result<ServerAddress, ServerAddressError> {
-        self.endpoint.parse()
+    /// How the server is reached.
+    pub fn connection(&self) -> Connection<'_> {
+        Connection {
+            endpoint: &self.endpoint,
+            api_key_env: self.api_key_env.as_deref(),
+            timeout: self.timeout,
+            concurrency: self.concurrency,
+            attempts: self.attempts,
+        }
     }
-
-    /// The address as it is written, without a slash at its end: the server's name in fingerprints and for people.
-    pub fn base(&self) -> &str {
-        self.endpoint.trim_end_matches('/')
-    }
-}
-
-/// Names of variables are written in capitals; keys are not.
-fn is_variable(name: &str) -> bool {
-    let mut letters = name.chars();
-    letters
-        .next()
-        .is_some_and(|first| first.is_ascii_uppercase() || first == '_')
-        && letters.all(|letter| letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '_')
 }

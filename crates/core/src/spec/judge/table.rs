@@ -62,6 +62,7 @@ pub(super) fn judge(mut table: Table, at: &str, problems: &mut Problems, leftove
         for (key, _) in meaningful(&rest) {
             let reason = match key {
                 "weight" => "only a member of an ensemble has a weight".into(),
+                "veto" => "only a member of an ensemble has a veto".into(),
                 key => foreign(key),
             };
             problems.add(format!("{at}.{key}"), reason, None);
@@ -85,6 +86,7 @@ pub(super) fn held_out(table: Table, at: &str, problems: &mut Problems, leftover
         for (key, _) in meaningful(&rest) {
             let reason = match key {
                 "weight" => "only a member of an ensemble has a weight".into(),
+                "veto" => "only a member of an ensemble has a veto".into(),
                 "batch" => "its pairs are judged as many at a time as `judge.batch` says: remove it".into(),
                 "reasons" => "a held-out judge gives none: remove it, or set judge.reasons".into(),
                 "writer" => {

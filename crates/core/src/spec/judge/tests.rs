@@ -109,8 +109,8 @@ fn what_a_file_says_of_another_kind_of_judge_is_told_by_name_unless_it_says_noth
     assert_eq!(
         problems(&format!("[judge]\n{SERVER}").replace("path = \"\"", "")),
         [
-            "judge.path: only a judge of family \"qwen2_5_vl\", \"qwen3_vl\" or \"auto\" has it: remove it, or choose another \
-             family"
+            "judge.path: only a judge of family \"qwen2_5_vl\", \"qwen3_vl\", \"auto\" or \"clip\" has it: remove it, or choose \
+             another family"
         ]
     );
     // An empty text is how `--set` takes a value back, and the quickstart has a device and a number format.
@@ -121,8 +121,9 @@ fn what_a_file_says_of_another_kind_of_judge_is_told_by_name_unless_it_says_noth
     assert_eq!(
         problems("[judge]\nfamily = \"qwen3\""),
         [
-            "judge.family: must be one of `qwen2_5_vl`, `qwen3_vl`, `auto`, `openai`, `ensemble`, not \"qwen3\"; did you mean \
-             `qwen3_vl`?"
+            "judge.family: must be one of `qwen2_5_vl`, `qwen3_vl`, `auto`, `openai`, `scorer`, `evaluator`, `clip`, \
+             `ensemble`, not \"qwen3\"; \
+             did you mean `qwen3_vl`?"
         ]
     );
 }
@@ -181,4 +182,90 @@ fn a_judge_in_json_is_one_table_and_comes_back() {
     assert!(error.contains("judge.pth: unknown key"), "{error}");
     let error = with("batch", "x".into()).unwrap_err().to_string();
     assert!(error.contains("judge.batch"), "{error}");
+}
+
+#[test]
+fn scores_are_judges_with_keys_of_their_own() {
+    let scorer = "[judge]\nfamily = \"scorer\"\npath = \"\"\nendpoint = \"http://localhost/score\"\n";
+    let evaluator = "[judge]\nfamily = \"evaluator\"\npath = \"\"\nevaluator = \"edits\"\n";
+    let clip = "[judge]\nfamily = \"clip\"\npath = \"pickscore\"\n";
+    for sound in [
+        clip.to_owned(),
+        format!("{clip}temperature = 2.0\ndevice = \"cuda:1\"\ndtype = \"f16\""),
+        scorer.to_owned(),
+        format!("{scorer}temperature = 0.5\napi_key_env = \"GAVEL_JUDGE_KEY\"\nmargin = 0.1"),
+        evaluator.to_owned(),
+        format!("{evaluator}temperature = 0.1"),
+    ] {
+        assert_eq!(problems(&sound), [""; 0], "{sound}");
+    }
+    for (overlay, key) in [
+        (format!("{scorer}temperature = 0.0"), "judge.temperature"),
+        (format!("{scorer}temperature = inf"), "judge.temperature"),
+        (format!("{scorer}timeout = \"0s\""), "judge.timeout"),
+        (format!("{scorer}api_key_env = \"sk-123\""), "judge.api_key_env"),
+        (format!("{scorer}model = \"vlm\""), "judge.model"),
+        (scorer.replace("localhost", ""), "judge.endpoint"),
+        (clip.replace("pickscore", ""), "judge.path"),
+        (format!("{clip}endpoint = \"http://localhost\""), "judge.endpoint"),
+        (format!("{clip}temperature = nan"), "judge.temperature"),
+        (format!("{evaluator}temperature = -1"), "judge.temperature"),
+        (evaluator.replace("edits", "clocks"), "judge.evaluator"),
+        ("[judge]\ntemperature = 2.0".to_owned(), "judge.temperature"),
+        (
+            format!("{evaluator}reasons = {{ template = \"reason.toml\" }}"),
+            "judge.reasons",
+        ),
+    ] {
+        let found = problems(&overlay);
+        assert_eq!(found.len(), 1, "{overlay}: {found:?}");
+        assert!(found[0].starts_with(&format!("{key}: ")), "{overlay}: {found:?}");
+    }
+}
+
+#[test]
+fn a_member_without_votes_has_a_veto_and_somebody_has_a_vote() {
+    let ensemble = "[judge]\nfamily = \"ensemble\"\npath = \"\"\n";
+    let model = "[[judge.members]]\npath = \"models/tiny-judge\"\n";
+    let rules = "[[judge.members]]\nfamily = \"evaluator\"\n";
+    let reasons = "reasons = { template = \"reason.toml\" }\n";
+    assert_eq!(
+        problems(&format!("{ensemble}{reasons}{rules}weight = 0.0\nveto = true\n{model}")),
+        [""; 0],
+        "the second writes"
+    );
+    for (overlay, key) in [
+        (
+            format!("{ensemble}{rules}weight = 0.0\n{model}"),
+            "judge.members[0].weight",
+        ),
+        (
+            format!("{ensemble}{rules}weight = -1.0\nveto = true\n{model}"),
+            "judge.members[0].weight",
+        ),
+        (
+            format!("{ensemble}{rules}weight = 0.0\nveto = true\n{rules}weight = 0.0\nveto = true"),
+            "judge.members",
+        ),
+        (format!("{ensemble}{reasons}{rules}{rules}"), "judge.reasons"),
+        ("[judge]\nveto = true".to_owned(), "judge.veto"),
+    ] {
+        let found = problems(&overlay);
+        assert_eq!(found.len(), 1, "{overlay}: {found:?}");
+        assert!(found[0].starts_with(&format!("{key}: ")), "{overlay}: {found:?}");
+    }
+}
+
+#[test]
+fn a_member_without_a_veto_is_written_as_it_was_before_there_were_any() {
+    let written = |veto| {
+        let member = MemberSpec {
+            veto,
+            ..MemberSpec::default()
+        };
+        serde_json::to_value(member).unwrap()
+    };
+    assert_eq!(written(false).get("veto"), None);
+    assert_eq!(written(true)["veto"], true);
+    assert!(serde_json::from_value::<MemberSpec>(written(true)).unwrap().veto);
 }
