@@ -1,11 +1,12 @@
 //! What FLUX.1-dev's passes cost a GPU. docs/gpu.md has the table.
 
 use candle_core::{DType, Device, Tensor};
+use gavel_core::spec::Quantization;
 
 use super::config::FluxTransformerConfig;
 use super::network::FluxNetwork;
 use super::{Load, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
-use crate::denoiser::budget::{Figures, Passes, figures, passes};
+use crate::denoiser::budget::{Figures, MemoryFigures, Passes, figures, memory_figures, passes};
 use crate::denoiser::loader::Loader;
 use crate::denoiser::{Conditioning, Grid};
 use crate::lora::{AdaptableLayers, LoraConfig};
@@ -30,7 +31,7 @@ fn config(double: usize, single: usize) -> FluxTransformerConfig {
 }
 
 /// A picture of 512 x 512 under 512 tokens of a prompt, with the adapter of configs/flux-dev.toml.
-fn measured(double: usize, single: usize) -> Passes {
+fn measured(double: usize, single: usize, quantization: Option<Quantization>) -> Passes {
     let targets = [
         "attn.to_q",
         "attn.to_k",
@@ -68,21 +69,56 @@ fn measured(double: usize, single: usize) -> Passes {
         &lora,
         &conditioning,
         Grid { height: 32, width: 32 },
+        quantization,
     )
 }
 
 /// What a change costs or saves is to be seen: whoever changes these changes docs/gpu.md too.
-const FIGURES: Figures = [
-    ("base", 1735, 104),
-    ("with an adapter", 2305, 123),
-    ("backwards", 6251, 335),
+const FIGURES: [(Option<Quantization>, Figures, MemoryFigures); 2] = [
+    (
+        None,
+        [
+            ("base", 1735, 104),
+            ("with an adapter", 2305, 123),
+            ("backwards", 6251, 335),
+        ],
+        [("weights", 0), ("adapter", 0), ("a velocity", 0), ("training", 0)],
+    ),
+    (
+        Some(Quantization::Fp8),
+        [
+            ("base", 1735, 104),
+            ("with an adapter", 2305, 123),
+            ("backwards", 6251, 335),
+        ],
+        [("weights", 0), ("adapter", 0), ("a velocity", 0), ("training", 0)],
+    ),
 ];
 
 #[test]
 fn passes_of_flux_dev_cost_what_the_documentation_tells() {
-    let (one, more_double, more_single) = (measured(1, 1), measured(2, 1), measured(1, 2));
-    // 19 double and 38 single blocks.
-    let found = figures(&one, &[(&more_double, 18), (&more_single, 37)]);
-    let kinds = by_name(&more_double.vjp);
-    assert_eq!(found, FIGURES, "a backward with one block more is made of\n{kinds}");
+    for (quantization, expected, expected_memory) in FIGURES {
+        let measured = |double, single| measured(double, single, quantization);
+        let (one, more_double, more_single) = (measured(1, 1), measured(2, 1), measured(1, 2));
+        // 19 double and 38 single blocks.
+        let more = [(&more_double, 18), (&more_single, 37)];
+        let kinds = by_name(&more_double.vjp);
+        let found = figures(&one, &more);
+        assert_eq!(
+            found, expected,
+            "{quantization:?}: a backward with one block more is made of\n{kinds}"
+        );
+        assert_eq!(memory_figures(&one, &more), expected_memory, "{quantization:?}");
+    }
+}
+
+/// Figures of whole networks are told from small ones, so each block has to add the same.
+#[test]
+fn each_block_of_a_kind_needs_as_much_memory_as_the_next() {
+    let measured = |double, single| measured(double, single, Some(Quantization::Fp8)).memory;
+    let (one, double, single, both) = (measured(1, 1), measured(2, 1), measured(1, 2), measured(2, 2));
+    assert_eq!(both.weights, double.weights + single.weights - one.weights);
+    assert_eq!(both.adapter, double.adapter + single.adapter - one.adapter);
+    assert_eq!(both.velocity, one.velocity);
+    assert_eq!(both.training, double.training + single.training - one.training);
 }
