@@ -74,51 +74,47 @@ fn measured(double: usize, single: usize, quantization: Option<Quantization>) ->
 }
 
 /// What a change costs or saves is to be seen: whoever changes these changes docs/gpu.md too.
-const FIGURES: [(Option<Quantization>, Figures, MemoryFigures); 2] = [
-    (
-        None,
-        [
-            ("base", 1735, 104),
-            ("with an adapter", 2305, 123),
-            ("backwards", 6251, 335),
-        ],
-        [("weights", 0), ("adapter", 0), ("a velocity", 0), ("training", 0)],
-    ),
-    (
-        Some(Quantization::Fp8),
-        [
-            ("base", 1735, 104),
-            ("with an adapter", 2305, 123),
-            ("backwards", 6251, 335),
-        ],
-        [("weights", 0), ("adapter", 0), ("a velocity", 0), ("training", 0)],
-    ),
+const FIGURES: Figures = [
+    ("base", 1735, 104),
+    ("with an adapter", 2305, 123),
+    ("backwards", 6251, 335),
+];
+const MEMORY: MemoryFigures = [
+    ("weights", 23_803),
+    ("adapter", 359),
+    ("a velocity", 533),
+    ("training", 1332),
 ];
 
 #[test]
 fn passes_of_flux_dev_cost_what_the_documentation_tells() {
-    for (quantization, expected, expected_memory) in FIGURES {
-        let measured = |double, single| measured(double, single, quantization);
-        let (one, more_double, more_single) = (measured(1, 1), measured(2, 1), measured(1, 2));
-        // 19 double and 38 single blocks.
-        let more = [(&more_double, 18), (&more_single, 37)];
-        let kinds = by_name(&more_double.vjp);
-        let found = figures(&one, &more);
-        assert_eq!(
-            found, expected,
-            "{quantization:?}: a backward with one block more is made of\n{kinds}"
-        );
-        assert_eq!(memory_figures(&one, &more), expected_memory, "{quantization:?}");
-    }
+    let measured = |double, single| measured(double, single, None);
+    // The last single block has image rows only, and needs less memory than the others.
+    let (small, more_double, more_single) = (measured(1, 2), measured(2, 2), measured(1, 3));
+    // 19 double and 38 single blocks.
+    let more = [(&more_double, 18), (&more_single, 36)];
+    let found = figures(&small, &more);
+    let kinds = by_name(&more_double.vjp);
+    assert_eq!(found, FIGURES, "a backward with one block more is made of\n{kinds}");
+    assert_eq!(memory_figures(&small, &more), MEMORY);
 }
 
-/// Figures of whole networks are told from small ones, so each block has to add the same.
+/// Half the weights; beside them no more than one weight is ever wide, the largest of which is a modulation's.
 #[test]
-fn each_block_of_a_kind_needs_as_much_memory_as_the_next() {
-    let measured = |double, single| measured(double, single, Some(Quantization::Fp8)).memory;
-    let (one, double, single, both) = (measured(1, 1), measured(2, 1), measured(1, 2), measured(2, 2));
-    assert_eq!(both.weights, double.weights + single.weights - one.weights);
-    assert_eq!(both.adapter, double.adapter + single.adapter - one.adapter);
-    assert_eq!(both.velocity, one.velocity);
-    assert_eq!(both.training, double.training + single.training - one.training);
+fn weights_of_8_bits_need_the_memory_that_the_documentation_tells() {
+    const LARGEST: i64 = 2 * 18_432 * 3_072;
+    let fp8 = Some(Quantization::Fp8);
+    let (small, more_double, more_single) = (measured(1, 1, fp8), measured(2, 1, fp8), measured(1, 2, fp8));
+    let [weights, ..] = memory_figures(&small, &[(&more_double, 18), (&more_single, 37)]);
+    assert_eq!(weights, ("weights", 11_981));
+    let (narrow, whole) = (small.memory, measured(1, 1, None).memory);
+    assert_eq!(narrow.adapter, whole.adapter);
+    for (narrow, whole) in [(narrow.velocity, whole.velocity), (narrow.training, whole.training)] {
+        assert!((0..=LARGEST).contains(&(narrow - whole)), "{narrow} instead of {whole}");
+    }
+    // One kernel widens one weight: ten in a double block, four in a single one.
+    assert_eq!(
+        small.base.iter().filter(|kernel| kernel.name == "dequantized").count(),
+        10 + 4
+    );
 }

@@ -134,6 +134,7 @@ pub(crate) struct Counted {
     layout: Layout,
     dtype: DType,
     record: Record,
+    #[expect(dead_code, reason = "frees its bytes when the last view of them goes")]
     allocation: Arc<Allocation>,
 }
 

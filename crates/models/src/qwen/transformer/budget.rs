@@ -1,12 +1,11 @@
 //! What Qwen-Image's passes cost a GPU. docs/gpu.md has the table.
 
 use candle_core::{DType, Device, Tensor};
-use gavel_core::spec::Quantization;
 
 use super::config::QwenImageTransformerConfig;
 use super::network::QwenImageNetwork;
 use super::{Load, QwenImageTransformer};
-use crate::denoiser::budget::{Figures, MemoryFigures, Passes, figures, memory_figures, passes};
+use crate::denoiser::budget::{Figures, Passes, figures, passes};
 use crate::denoiser::loader::Loader;
 use crate::denoiser::{Conditioning, Grid};
 use crate::lora::{AdaptableLayers, LoraConfig};
@@ -33,7 +32,7 @@ fn config(blocks: usize) -> QwenImageTransformerConfig {
 }
 
 /// A picture of 512 x 512 under 128 tokens of a prompt, with rank 16 on the attention projections.
-fn measured(blocks: usize, quantization: Option<Quantization>) -> Passes {
+fn measured(blocks: usize) -> Passes {
     let targets = QwenImageTransformer::PUBLISHED_TARGETS.iter();
     let lora = LoraConfig {
         rank: 16,
@@ -54,42 +53,21 @@ fn measured(blocks: usize, quantization: Option<Quantization>) -> Passes {
         &lora,
         &Conditioning::from_iter([(PROMPT_EMBEDS, words)]),
         Grid { height: 32, width: 32 },
-        quantization,
+        None,
     )
 }
 
 /// What a change costs or saves is to be seen: whoever changes these changes docs/gpu.md too.
-const FIGURES: [(Option<Quantization>, Figures, MemoryFigures); 2] = [
-    (
-        None,
-        [
-            ("base", 3064, 103),
-            ("with an adapter", 3781, 115),
-            ("backwards", 9539, 274),
-        ],
-        [("weights", 0), ("adapter", 0), ("a velocity", 0), ("training", 0)],
-    ),
-    (
-        Some(Quantization::Fp8),
-        [
-            ("base", 3064, 103),
-            ("with an adapter", 3781, 115),
-            ("backwards", 9539, 274),
-        ],
-        [("weights", 0), ("adapter", 0), ("a velocity", 0), ("training", 0)],
-    ),
+const FIGURES: Figures = [
+    ("base", 3064, 103),
+    ("with an adapter", 3781, 115),
+    ("backwards", 9539, 274),
 ];
 
 #[test]
 fn passes_of_qwen_image_cost_what_the_documentation_tells() {
-    for (quantization, expected, expected_memory) in FIGURES {
-        let (one, two) = (measured(1, quantization), measured(2, quantization));
-        let kinds = by_name(&two.vjp);
-        let found = figures(&one, &[(&two, 59)]);
-        assert_eq!(
-            found, expected,
-            "{quantization:?}: a backward with one block more is made of\n{kinds}"
-        );
-        assert_eq!(memory_figures(&one, &[(&two, 59)]), expected_memory, "{quantization:?}");
-    }
+    let (one, two) = (measured(1), measured(2));
+    let found = figures(&one, &[(&two, 59)]);
+    let kinds = by_name(&two.vjp);
+    assert_eq!(found, FIGURES, "a backward with one block more is made of\n{kinds}");
 }
