@@ -624,6 +624,52 @@ fn the_code_of_gpus_finishes_runs_in_which_sampler_and_trainer_agree_whatever_th
     }
 }
 
+/// Frozen weights in 8 bits, by the CPU's own kernels and by the code that GPUs run.
+#[test]
+fn runs_with_quantized_weights_have_the_same_bytes_on_any_fleet() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let many = Shape {
+        samplers: 2,
+        trainers: 2,
+        threads: 2,
+        ..ONE_OF_EACH
+    };
+    for device in ["cpu", "cpu:candle"] {
+        let named = |what: &str| folder.path().join(format!("{}-{what}", device.replace(':', "-")));
+        let device = format!("model.device={device}");
+        let quantized = |what: &str, shape: Shape, batch: &str| {
+            let more = [&device, "judge.device=cpu", "model.quantization=fp8", batch];
+            run_by_the_code_of_gpus("quickstart", "bf16", &named(what), shape, &more)
+        };
+        let run = quantized("together", ONE_OF_EACH, "sampling.batch=3");
+        let other = quantized("single", many, "sampling.batch=1");
+        for (one, two) in run.results().steps.iter().zip(&other.results().steps) {
+            assert!(one.record.terms > 0, "{device}: nothing was trained");
+            for record in [&one.record, &two.record] {
+                let off = record.ratio_deviation;
+                assert!(off <= STORED_RATIO, "{device}: sampler and trainer disagree by {off:e}");
+            }
+            assert!(
+                one.groups == two.groups,
+                "{device}: pictures or verdicts depend on the fleet"
+            );
+        }
+        assert_eq!(run.results().steps.len(), 2, "{device}");
+        let adapter = adapter_digest(&named("together"));
+        assert_eq!(adapter, adapter_digest(&named("single")), "{device}: the adapter");
+        let (code, text) = look_back(&["verify", "--step=2"], &named("together"));
+        assert_eq!(code, Some(0), "{device}: {text}");
+
+        let whole = [&device, "judge.device=cpu"];
+        run_by_the_code_of_gpus("quickstart", "bf16", &named("whole"), ONE_OF_EACH, &whole);
+        assert_ne!(
+            adapter,
+            adapter_digest(&named("whole")),
+            "{device}: nothing was quantized"
+        );
+    }
+}
+
 /// `gavel` with these arguments, which must succeed.
 fn gavel(arguments: &[&str]) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gavel"));

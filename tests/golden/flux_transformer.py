@@ -11,6 +11,7 @@ the same values. One folder per case under tests/golden/flux_transformer/:
 """
 
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ import diffusers
 import peft
 import torch
 from diffusers import FluxTransformer2DModel
+from fp8 import quantized
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 
@@ -37,6 +39,8 @@ PUBLISHED = [
 
 CASES = {
     "tiny_flux": dict(targets=PUBLISHED, rank=4, alpha=8, text=24, size=(4, 4), batch=3, guidance=3.5),
+    # The same model with the weights of its blocks in 8 bits.
+    "tiny_flux_fp8": dict(targets=PUBLISHED, rank=4, alpha=8, text=24, size=(4, 4), batch=3, guidance=3.5, seed=1008, fp8=True),
     "wide_picture": dict(
         model=dict(
             in_channels=12, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
@@ -93,8 +97,9 @@ def sha256(folder):
 
 def main():
     torch.set_num_threads(1)
-    for index, (name, case) in enumerate(CASES.items()):
-        torch.manual_seed(1000 + index)
+    seeds = itertools.count(1000)
+    for name, case in CASES.items():
+        torch.manual_seed(case.get("seed") or next(seeds))
         folder = OUT / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -107,6 +112,8 @@ def main():
 
 def save_case(name, case, folder, model_folder):
     base = FluxTransformer2DModel.from_pretrained(model_folder, torch_dtype=torch.float32).eval()
+    if case.get("fp8"):
+        quantized(base)
     config = base.config
     rank, (height, width), batch, text = case["rank"], case["size"], case["batch"], case["text"]
     model = get_peft_model(base, LoraConfig(r=rank, lora_alpha=case["alpha"], target_modules=case["targets"]))

@@ -23,6 +23,7 @@ import peft
 import torch
 from diffusers import QwenImageTransformer2DModel
 from flux_transformer import BETA, CLIP_RANGE, ETA, SHIFT, STEPS, rpo_gradients, save_adapter, sha256
+from fp8 import quantized
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
@@ -73,6 +74,14 @@ CASES = {
         targets=["to_q", "transformer_blocks.1.attn.to_out.0"], rank=5, alpha=10, text=1, size=(1, 4), sources=[(4, 1)],
         batch=2, shard="200KB",
     ),
+    # The weights of its blocks in 8 bits.
+    "text_to_image_fp8": dict(
+        model=dict(
+            in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=3,
+            joint_attention_dim=20, axes_dims_rope=(4, 6, 6),
+        ),
+        targets=PUBLISHED, rank=4, alpha=8, text=7, size=(3, 5), sources=[], batch=3, fp8=True,
+    ),
 }  # fmt: skip
 
 GUIDANCE_SCALE = 4.0
@@ -118,6 +127,8 @@ def main():
 def save_case(name, case, folder):
     model_folder = folder / "transformer"
     base = QwenImageTransformer2DModel.from_pretrained(model_folder, torch_dtype=torch.float32).eval()
+    if case.get("fp8"):
+        quantized(base)
     config = base.config
     (height, width), batch, text = case["size"], case["batch"], case["text"]
     model = get_peft_model(base, LoraConfig(r=case["rank"], lora_alpha=case["alpha"], target_modules=case["targets"]))

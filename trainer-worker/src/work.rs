@@ -241,8 +241,8 @@ struct Ready<'a> {
 
 fn load(model: &ModelSpec) -> Result<Trainer, WorkError> {
     let family = Family::from_name(model.family.as_str()).map_err(|error| WorkError::fatal(&error))?;
-    let placement = Placement::open(model.device, model.dtype)
-        .map_err(|error| WorkError::Retry(format!("device {}: {error}", model.device)))?;
+    let placement =
+        Placement::of_model(model).map_err(|error| WorkError::Retry(format!("device {}: {error}", model.device)))?;
     Trainer::load(family, &model.path, &placement).map_err(|error| WorkError::retry(&error))
 }
 

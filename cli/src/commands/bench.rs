@@ -113,7 +113,7 @@ impl Bench {
         let files = assets::read(&spec)?;
         let family = Family::from_name(spec.model.family.as_str())?;
         let folder = &spec.model.path;
-        let placement = Placement::open(spec.model.device, spec.model.dtype).foreign()?;
+        let placement = Placement::of_model(&spec.model).foreign()?;
         let rubrics = Rubrics::load(&spec.judge.rubric)?;
         let trainer = Trainer::load(family, folder, &placement)?;
         let lora = LoraConfig::from(&spec.lora);

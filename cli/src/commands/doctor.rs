@@ -120,7 +120,7 @@ fn prompts(spec: &RunSpec, files: &Files) -> Result<String> {
 
 /// Loads the whole pipeline, paints a picture of one token from the first task in one step, and binds a new adapter.
 fn model(spec: &RunSpec, files: Option<&Files>) -> Result<(String, ())> {
-    let placement = Placement::open(spec.model.device, spec.model.dtype)
+    let placement = Placement::of_model(&spec.model)
         .foreign()
         .with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
     let family = Family::from_name(spec.model.family.as_str())?;

@@ -1,7 +1,7 @@
-//! The number format of weights, as several commands take it.
+//! The number formats of weights, as commands take them.
 
 use clap::ValueEnum;
-use gavel_core::spec::Dtype;
+use gavel_core::spec::{Dtype, Quantization};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DtypeArgument {
@@ -16,6 +16,19 @@ impl From<DtypeArgument> for Dtype {
             DtypeArgument::F32 => Self::F32,
             DtypeArgument::Bf16 => Self::Bf16,
             DtypeArgument::F16 => Self::F16,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum QuantizationArgument {
+    Fp8,
+}
+
+impl From<QuantizationArgument> for Quantization {
+    fn from(quantization: QuantizationArgument) -> Self {
+        match quantization {
+            QuantizationArgument::Fp8 => Self::Fp8,
         }
     }
 }

@@ -17,7 +17,7 @@ use gavel_policy::{Levels, Method, Negative, Policy, Prompt, Request, Sampler, T
 use gavel_rubric::data::{Picture, ReadOptions, Transparency};
 use image::{ImageFormat, RgbImage};
 
-use super::dtype::DtypeArgument;
+use super::dtype::{DtypeArgument, QuantizationArgument};
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
 use crate::files::write;
 use crate::output;
@@ -87,6 +87,9 @@ pub(crate) struct SampleArguments {
     /// Number format of the weights.
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) dtype: DtypeArgument,
+    /// Keep the large weights in 8 bits, as `model.quantization` does.
+    #[arg(long, value_enum)]
+    pub(crate) quantization: Option<QuantizationArgument>,
     /// Write the whole way as a trajectory file (docs/formats.md).
     #[arg(long, value_name = "OUT.safetensors")]
     pub(crate) trajectory: Option<PathBuf>,
@@ -189,6 +192,7 @@ pub(super) fn sample(arguments: &SampleArguments) -> Result<()> {
     let latents = arguments.latents.as_deref().map(read_latents).transpose()?;
     let family = Family::of_folder(&arguments.model)?;
     let placement = Placement::open(Device::Cpu, arguments.dtype.into()).foreign()?;
+    let placement = placement.quantized(arguments.quantization.map(Into::into));
     let mut sampler = Sampler::load(family, &arguments.model, &placement)?;
     let adapter = arguments
         .adapter

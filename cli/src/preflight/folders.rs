@@ -22,7 +22,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 pub(super) fn model(spec: &RunSpec) -> Result<Box<dyn Inspection>> {
     let family = Family::from_name(spec.model.family.as_str()).context("`model.family`")?;
     assets::check_model_folder(spec)?;
-    Placement::open(spec.model.device, spec.model.dtype)
+    Placement::of_model(&spec.model)
         .foreign()
         .with_context(|| format!("`model.device`: {} cannot be used", spec.model.device))?;
     family.inspect(&spec.model.path).context("`model.path` cannot be used")

@@ -5,10 +5,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use gavel_coordinator::{CoordinatorOptions, Error, Stores};
-use gavel_core::spec::{Device, Dtype, RunSpec};
+use gavel_core::spec::{Device, RunSpec};
 use gavel_core::work::Role;
 use gavel_models::denoiser::Inspection;
-use gavel_models::load::gpu_memory;
+use gavel_models::load::{WeightCounts, gpu_memory};
 use gavel_review::Machine;
 
 use crate::diagnostic::{Context as _, Diagnostic, Result};
@@ -29,14 +29,14 @@ pub(crate) struct Weights {
 impl Weights {
     /// Counts them from the folders' headers.
     pub(crate) fn of(spec: &RunSpec, model: &dyn Inspection, judges: &[HostedJudge<'_>]) -> Self {
-        let size = number_bytes(spec.model.dtype);
-        let denoiser = model.denoiser_parameters() * size;
+        let bytes = |counts: WeightCounts| counts.bytes(spec.model.dtype, spec.model.quantization);
+        let denoiser = bytes(model.denoiser_weights());
         let judges = judges.iter().map(|judge| {
-            let bytes = judge.folder.parameters * number_bytes(judge.named.spec.dtype);
-            (judge.named.spec.device, bytes)
+            let counts = WeightCounts::whole(judge.folder.parameters);
+            (judge.named.spec.device, counts.bytes(judge.named.spec.dtype, None))
         });
         Self {
-            sampler: vec![(spec.model.device, denoiser + model.other_parameters() * size)],
+            sampler: vec![(spec.model.device, denoiser + bytes(model.other_weights()))],
             judge: judges.collect(),
             trainer: vec![(spec.model.device, denoiser)],
         }
@@ -60,13 +60,6 @@ impl Weights {
             }
         }
         sums
-    }
-}
-
-fn number_bytes(dtype: Dtype) -> u64 {
-    match dtype {
-        Dtype::F32 => 4,
-        Dtype::Bf16 | Dtype::F16 => 2,
     }
 }
 
@@ -172,7 +165,29 @@ fn listen(part: &'static str, address: SocketAddr) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use gavel_core::spec::Quantization;
+
     use super::*;
+
+    #[test]
+    fn quantized_weights_are_counted_as_they_are_kept() {
+        let mut spec = RunSpec::default();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-flux");
+        let model = gavel_models::Family::ALL[0].inspect(&folder).unwrap();
+        let counted = |spec: &RunSpec| Weights::of(spec, model.as_ref(), &[]);
+        let whole = counted(&spec);
+        spec.model.quantization = Some(Quantization::Fp8);
+        let narrow = counted(&spec);
+        let (denoiser, others) = (model.denoiser_weights(), model.other_weights());
+        // A byte less for each number, and four more for each row.
+        let saved = |counts: WeightCounts| counts.quantizable - 4 * counts.quantizable_rows;
+        assert!(saved(denoiser) > 0 && saved(others) > 0);
+        assert_eq!(narrow.trainer[0].1, whole.trainer[0].1 - saved(denoiser));
+        assert_eq!(
+            narrow.sampler[0].1,
+            whole.sampler[0].1 - saved(denoiser) - saved(others)
+        );
+    }
 
     #[test]
     fn weights_are_counted_on_the_device_that_each_worker_has() {

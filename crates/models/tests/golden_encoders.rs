@@ -6,9 +6,14 @@
 
 mod kernels;
 
-use std::{collections::HashMap, fs, path::PathBuf};
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use candle_core::{DType, Device, Tensor};
+use gavel_core::spec::Quantization;
 use gavel_models::{
     denoiser::{Encoding, Grid, Pipeline, Task, packing::unpack_latents},
     flux::{FluxPipeline, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS, pipeline::FluxTextEncoders},
@@ -126,6 +131,33 @@ fn t5_states_match_transformers() {
                 );
             }
         }
+    }
+}
+
+/// The states of weights in 8 bits, by the CPU's own kernels: near those of the whole ones, and what the code of GPUs computes too.
+#[test]
+fn a_quantized_t5_is_near_the_whole_one_and_the_same_by_all_kernels() {
+    let load = |dir: &Path, kernels: Kernels| {
+        let placement = kernels.placement().quantized(Some(Quantization::Fp8));
+        T5Encoder::load(dir, &placement).unwrap()
+    };
+    for case in ["t5-relu-sharded", "t5-gated"] {
+        let (dir, expected) = golden(case);
+        let sequences = sequences(&expected["ids.83"]);
+        let fused = load(&dir, Kernels::Fused).encode(&sequences).unwrap();
+        assert_within(0.2, &fused, &expected["states.83"], &format!("{case} in 8 bits"));
+        for kernels in [Kernels::CandleF32, Kernels::CandleBf16] {
+            let found = load(&dir, kernels).encode(&sequences).unwrap();
+            let what = format!("{case} in 8 bits by {kernels:?}");
+            assert_within(wide_tolerance(kernels), &found, &fused, &what);
+        }
+        let whole = T5Encoder::load(&dir, &Kernels::Fused.placement()).unwrap();
+        let bits = |states: &Tensor| states.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_ne!(
+            bits(&whole.encode(&sequences).unwrap()),
+            bits(&fused),
+            "{case}: nothing was quantized"
+        );
     }
 }
 

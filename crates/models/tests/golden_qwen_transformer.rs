@@ -13,7 +13,7 @@ use gavel_models::denoiser::{ActivationMemory, Conditioning, Denoiser, Grid, Inp
 use gavel_models::load::Placement;
 use gavel_models::lora::{LoraAdapter, LoraGradients};
 use gavel_models::qwen::{PROMPT_EMBEDS, QwenImageTransformer, source_latents};
-use golden::{Golden, to_vec};
+use golden::{Golden, quantization, to_vec};
 use kernels::{Kernels, root};
 use serde::Deserialize;
 
@@ -25,8 +25,9 @@ struct Numbers {
 }
 
 /// Each case and how many source pictures it has.
-const CASES: [(&str, usize); 5] = [
+const CASES: [(&str, usize); 6] = [
     ("text_to_image", 0),
+    ("text_to_image_fp8", 0),
     ("edit", 1),
     ("two_sources", 2),
     ("source_at_time_zero", 2),
@@ -89,7 +90,8 @@ impl Case {
         };
         let folder = folder(name);
         let model = folder.join("transformer");
-        let transformer = QwenImageTransformer::load(family, &model, &kernels.placement()).unwrap();
+        let placement = kernels.placement().quantized(quantization(name));
+        let transformer = QwenImageTransformer::load(family, &model, &placement).unwrap();
         let golden = Golden::open(&folder, &model, "tests/golden/qwen_transformer.py", kernels);
         let adapter = LoraAdapter::load(&folder.join("adapter"), transformer.layers()).unwrap();
         Self {

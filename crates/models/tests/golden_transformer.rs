@@ -6,10 +6,11 @@ mod golden;
 mod kernels;
 
 use candle_core::{Device, Tensor};
+use gavel_core::spec::Quantization;
 use gavel_models::denoiser::{ActivationMemory, Conditioning, Denoiser, Grid, Input};
 use gavel_models::flux::{FluxTransformer, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS};
 use gavel_models::lora::{LoraAdapter, LoraGradients};
-use golden::{Golden, to_vec};
+use golden::{Golden, quantization, to_vec};
 use kernels::{Kernels, root};
 use serde::Deserialize;
 
@@ -71,7 +72,8 @@ impl Case {
         } else {
             root().join("models/tiny-flux/transformer")
         };
-        let transformer = FluxTransformer::load(&model, &kernels.placement()).unwrap();
+        let placement = kernels.placement().quantized(quantization(name));
+        let transformer = FluxTransformer::load(&model, &placement).unwrap();
         let golden = Golden::open(&folder, &model, "tests/golden/flux_transformer.py", kernels);
         let adapter = LoraAdapter::load(&folder.join("adapter"), transformer.layers()).unwrap();
         Self {
@@ -151,8 +153,9 @@ fn check_case(name: &str, kernels: Kernels) {
     );
 }
 
-const CASES: [&str; 5] = [
+const CASES: [&str; 6] = [
     "tiny_flux",
+    "tiny_flux_fp8",
     "wide_picture",
     "sharded_without_guidance",
     "double_blocks_only",
@@ -186,6 +189,22 @@ fn a_batch_equals_its_samples_one_by_one_bit_for_bit() {
             .collect();
         assert!(batch == singles, "{name} by {kernels:?}");
     }
+}
+
+/// docs/gpu.md has the figure.
+#[test]
+fn quantized_weights_move_the_velocity_of_the_small_model_by_a_few_hundredths() {
+    let case = Case::open("tiny_flux", Kernels::Fused);
+    let folder = root().join("models/tiny-flux/transformer");
+    let placement = Kernels::Fused.placement().quantized(Some(Quantization::Fp8));
+    let narrow = FluxTransformer::load(&folder, &placement).unwrap();
+    let pass = case.golden_pass();
+    let expected = to_vec(&case.velocity(None, &pass));
+    let found = to_vec(&narrow.velocity(None, &pass.input()).unwrap());
+    let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
+    let error = squares(&mut found.iter().zip(&expected).map(|(a, b)| a - b));
+    let relative = (error / squares(&mut expected.iter().copied())).sqrt();
+    assert!((0.002..0.05).contains(&relative), "{relative}");
 }
 
 #[test]

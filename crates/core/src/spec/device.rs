@@ -86,3 +86,12 @@ pub enum Dtype {
     /// IEEE half precision.
     F16,
 }
+
+/// A narrower number format in which the large frozen weights are kept, one scale for each row of a matrix. They are widened to the
+/// format that a network computes in whenever they are multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Quantization {
+    /// 8 bits: the float8 format E4M3.
+    Fp8,
+}

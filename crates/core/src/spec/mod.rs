@@ -42,7 +42,7 @@ use toml::Table;
 
 pub use checkpoints::CheckpointSpec;
 pub use coordinator::CoordinatorSpec;
-pub use device::{Device, Dtype, InvalidDevice};
+pub use device::{Device, Dtype, InvalidDevice, Quantization};
 pub use evaluation::{EvaluationSpec, EvaluatorName};
 pub use fingerprint::with_paths as fingerprint_with_paths;
 pub use fleet::FleetSpec;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::device::{DEVICE, Device, Dtype};
+use super::device::{DEVICE, Device, Dtype, Quantization};
 use super::problems::Problems;
 use super::section::Section;
 use crate::bounds;
@@ -72,6 +72,9 @@ pub struct ModelSpec {
     pub device: Device,
     /// Number format of the frozen weights.
     pub dtype: Dtype,
+    /// Narrower format of the large frozen weights; without it they are kept as `dtype` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<Quantization>,
 }
 
 impl Default for ModelSpec {
@@ -81,6 +84,7 @@ impl Default for ModelSpec {
             path: PathBuf::new(),
             device: Device::Cpu,
             dtype: Dtype::Bf16,
+            quantization: None,
         }
     }
 }

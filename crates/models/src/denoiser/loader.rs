@@ -1,14 +1,25 @@
 //! Layers by name: what a family's network is read from, and which of its layers take an adapter.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use candle_core::Tensor;
 
 use crate::layers::RmsNorm;
+use crate::load::WeightCounts;
 use crate::lora::AdaptableLayers;
-use crate::ops::{Backend, Factors};
+use crate::ops::{Backend, Factors, FrozenWeight};
 use crate::{LoadError, ModelError, Weights};
+
+/// Whether a linear layer's weight is kept in fewer bits where a placement says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Precision {
+    /// It is not: the layers before the first block and after the last one, which are small, and whose errors every block would carry on.
+    Whole,
+    /// It is: the layers of blocks, which hold nearly all of a network's numbers.
+    Quantizable,
+}
 
 /// What becomes of the layers of a network while it is walked.
 ///
@@ -28,6 +39,7 @@ pub(crate) trait LayerSource {
         weights: &Weights,
         inputs: usize,
         parts: &[(String, usize)],
+        precision: Precision,
     ) -> Result<Self::Projection, LoadError>;
 
     /// Takes the query and key norm of these paths, each (head_dim,).
@@ -50,17 +62,20 @@ impl<B: Backend> LayerSource for B {
         weights: &Weights,
         inputs: usize,
         parts: &[(String, usize)],
+        precision: Precision,
     ) -> Result<Self::Projection, LoadError> {
-        let mut tensors = (Vec::with_capacity(parts.len()), Vec::with_capacity(parts.len()));
+        let (mut matrices, mut biases) = (Vec::with_capacity(parts.len()), Vec::with_capacity(parts.len()));
         for (path, outputs) in parts {
-            tensors
-                .0
-                .push(weights.matrix(&format!("{path}.weight"), &[*outputs, inputs])?);
-            tensors.1.push(weights.get(&format!("{path}.bias"), &[*outputs])?);
+            let (name, shape) = (format!("{path}.weight"), [*outputs, inputs]);
+            matrices.push(match precision {
+                Precision::Whole => FrozenWeight::Whole(weights.matrix(&name, &shape)?),
+                Precision::Quantizable => weights.quantizable(&name, &shape)?,
+            });
+            biases.push(weights.get(&format!("{path}.bias"), &[*outputs])?);
         }
-        let join = |tensors: &[Tensor]| Tensor::cat(tensors, 0).map_err(|source| weights.candle(source));
-        self.projection(&join(&tensors.0)?, &join(&tensors.1)?)
-            .map_err(|error| failed(weights, error))
+        let weight = FrozenWeight::join(matrices).map_err(|source| weights.candle(source))?;
+        let bias = Tensor::cat(&biases, 0).map_err(|source| weights.candle(source))?;
+        self.projection(&weight, &bias).map_err(|error| failed(weights, error))
     }
 
     fn head_norm(&self, weights: &Weights, paths: [&str; 2], head_dim: usize) -> Result<Self::HeadNorm, LoadError> {
@@ -82,18 +97,44 @@ fn failed(weights: &Weights, error: ModelError) -> LoadError {
 }
 
 /// Names and shapes alone.
-#[derive(Debug)]
-pub(crate) struct Headers;
+#[derive(Debug, Default)]
+pub(crate) struct Headers {
+    /// Numbers and rows of the weights that may be quantized.
+    quantizable: Cell<(u64, u64)>,
+}
+
+impl Headers {
+    /// What was walked through, of a folder's weights.
+    pub(crate) fn counts(&self, weights: &Weights) -> WeightCounts {
+        let (quantizable, quantizable_rows) = self.quantizable.get();
+        WeightCounts {
+            whole: weights.parameters().saturating_sub(quantizable),
+            quantizable,
+            quantizable_rows,
+        }
+    }
+}
 
 impl LayerSource for Headers {
     type Projection = ();
     type HeadNorm = ();
     type RmsNorm = ();
 
-    fn linear(&self, weights: &Weights, inputs: usize, parts: &[(String, usize)]) -> Result<(), LoadError> {
+    fn linear(
+        &self,
+        weights: &Weights,
+        inputs: usize,
+        parts: &[(String, usize)],
+        precision: Precision,
+    ) -> Result<(), LoadError> {
         for (path, outputs) in parts {
             weights.check(&format!("{path}.weight"), &[*outputs, inputs])?;
             weights.check(&format!("{path}.bias"), &[*outputs])?;
+            if precision == Precision::Quantizable {
+                let (numbers, rows) = self.quantizable.get();
+                let more = *outputs as u64;
+                self.quantizable.set((numbers + more * inputs as u64, rows + more));
+            }
         }
         Ok(())
     }
@@ -122,6 +163,7 @@ pub(crate) struct Loader<'a, S> {
     weights: &'a Weights,
     layers: &'a mut AdaptableLayers,
     path: String,
+    precision: Precision,
 }
 
 impl<'a, S: LayerSource> Loader<'a, S> {
@@ -132,6 +174,7 @@ impl<'a, S: LayerSource> Loader<'a, S> {
             weights,
             layers,
             path: String::new(),
+            precision: Precision::Whole,
         }
     }
 
@@ -143,6 +186,15 @@ impl<'a, S: LayerSource> Loader<'a, S> {
             weights: self.weights,
             layers: self.layers,
             path,
+            precision: self.precision,
+        }
+    }
+
+    /// The loader of a block of a list of blocks.
+    pub(crate) fn block(&mut self, list: &str, index: usize) -> Loader<'_, S> {
+        Loader {
+            precision: Precision::Quantizable,
+            ..self.pp(format_args!("{list}.{index}"))
         }
     }
 
@@ -172,7 +224,7 @@ impl<'a, S: LayerSource> Loader<'a, S> {
         outputs: usize,
     ) -> Result<AdaptableLinear<S>, LoadError> {
         let parts: Vec<(String, usize)> = names.iter().map(|name| (self.join(name), outputs)).collect();
-        let projection = self.source.linear(self.weights, inputs, &parts)?;
+        let projection = self.source.linear(self.weights, inputs, &parts, self.precision)?;
         let index = self.layers.add(inputs, parts);
         Ok(AdaptableLinear { index, projection })
     }
@@ -185,7 +237,8 @@ impl<'a, S: LayerSource> Loader<'a, S> {
         outputs: usize,
     ) -> Result<S::Projection, LoadError> {
         let path = self.join(name);
-        let projection = self.source.linear(self.weights, inputs, &[(path.clone(), outputs)])?;
+        let parts = [(path.clone(), outputs)];
+        let projection = self.source.linear(self.weights, inputs, &parts, self.precision)?;
         self.layers.add_fixed(path);
         Ok(projection)
     }

@@ -25,7 +25,7 @@ use image::RgbImage;
 
 pub use conditioning::Conditioning;
 
-use crate::load::Placement;
+use crate::load::{Placement, WeightCounts};
 use crate::lora::{AdaptableLayers, LoraAdapter, LoraConfig, LoraError, LoraGradients, Manifest};
 use crate::{Family, ModelError};
 
@@ -267,8 +267,8 @@ pub trait Inspection: std::fmt::Debug + Send + Sync {
     fn tokens(&self, words: &str) -> Result<usize, ModelError>;
 
     /// Numbers in the denoiser's weights.
-    fn denoiser_parameters(&self) -> u64;
+    fn denoiser_weights(&self) -> WeightCounts;
 
     /// Numbers in the weights of everything else.
-    fn other_parameters(&self) -> u64;
+    fn other_weights(&self) -> WeightCounts;
 }

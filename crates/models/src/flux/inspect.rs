@@ -6,9 +6,9 @@ use std::path::Path;
 use super::pipeline::check_classes;
 use super::transformer;
 use crate::denoiser::{Grid, Inspection, packing, scheduler::SchedulerConfig};
-use crate::load::Placement;
+use crate::load::{Placement, WeightCounts};
 use crate::lora::AdaptableLayers;
-use crate::text::PromptTokenizer;
+use crate::text::{PromptTokenizer, T5Encoder};
 use crate::vae::AutoencoderConfig;
 use crate::{LoadError, ModelError, Weights};
 
@@ -18,8 +18,8 @@ pub struct FluxInspection {
     layers: AdaptableLayers,
     t5_tokenizer: PromptTokenizer,
     vae: AutoencoderConfig,
-    transformer_parameters: u64,
-    other_parameters: u64,
+    transformer: WeightCounts,
+    others: WeightCounts,
 }
 
 impl FluxInspection {
@@ -35,17 +35,18 @@ impl FluxInspection {
         PromptTokenizer::load_clip(&dir.join("tokenizer"))?;
         let t5_tokenizer = PromptTokenizer::load_t5(&dir.join("tokenizer_2"))?;
         let vae = AutoencoderConfig::read(&dir.join("vae"))?;
-        let mut other_parameters = 0;
-        for part in ["vae", "text_encoder", "text_encoder_2"] {
-            other_parameters += Weights::open(&dir.join(part), &Placement::cpu())?.parameters();
+        let mut others = T5Encoder::inspect(&dir.join("text_encoder_2"))?;
+        for part in ["vae", "text_encoder"] {
+            let weights = Weights::open(&dir.join(part), &Placement::cpu())?;
+            others = others + WeightCounts::whole(weights.parameters());
         }
-        let (layers, transformer_parameters) = transformer::inspect(&dir.join("transformer"))?;
+        let (layers, transformer) = transformer::inspect(&dir.join("transformer"))?;
         Ok(Self {
             layers,
             t5_tokenizer,
             vae,
-            transformer_parameters,
-            other_parameters,
+            transformer,
+            others,
         })
     }
 }
@@ -67,12 +68,12 @@ impl Inspection for FluxInspection {
         self.t5_tokenizer.length(words)
     }
 
-    fn denoiser_parameters(&self) -> u64 {
-        self.transformer_parameters
+    fn denoiser_weights(&self) -> WeightCounts {
+        self.transformer
     }
 
-    fn other_parameters(&self) -> u64 {
-        self.other_parameters
+    fn other_weights(&self) -> WeightCounts {
+        self.others
     }
 }
 

@@ -7,9 +7,10 @@ use crate::{
     LoadError, ModelError, Weights,
     ops::{
         Kernels,
+        candle::Weight as TensorWeight,
         cpu::{
             matmul::{Left, Order, Packed, Panels, Start, Threads, product},
-            weights::pack,
+            weights::{pack, pack_frozen},
         },
     },
 };
@@ -38,12 +39,12 @@ pub(crate) struct Linear {
 enum Weight {
     /// For the CPU's kernels, which compute in float32 whatever the weight is kept in.
     Packed(Packed),
-    /// (inputs, outputs).
-    Tensor(Tensor),
+    /// For candle's.
+    Tensor(TensorWeight<Tensor>),
 }
 
 impl Linear {
-    /// Takes `{name}.weight` and `{name}.bias`.
+    /// Takes `{name}.weight`, which may be quantized, and `{name}.bias`.
     pub(crate) fn load(
         weights: &Weights,
         name: &str,
@@ -51,15 +52,16 @@ impl Linear {
         outputs: usize,
         bias: Bias,
     ) -> Result<Self, LoadError> {
-        let weight = weights.matrix(&format!("{name}.weight"), &[outputs, inputs])?;
+        let weight = weights.quantizable(&format!("{name}.weight"), &[outputs, inputs])?;
         let bias = match bias {
             Bias::None => None,
             Bias::Added => Some(weights.get(&format!("{name}.bias"), &[outputs])?),
         };
-        let weight = if weights.placement().is_host() {
-            pack(&weight).map(Weight::Packed)
+        let placement = weights.placement();
+        let weight = if placement.is_host() {
+            pack_frozen(&weight).map(Weight::Packed)
         } else {
-            weight.t().map(Weight::Tensor)
+            TensorWeight::new(&weight, placement.dtype(), placement.device()).map(Weight::Tensor)
         };
         let weight = weight.map_err(|source| weights.candle(source))?;
         let kernels = weights.kernels();
@@ -71,7 +73,7 @@ impl Linear {
         let weight = if kernels.fuse(weight) {
             Weight::Packed(pack(weight)?)
         } else {
-            Weight::Tensor(weight.t()?)
+            Weight::Tensor(TensorWeight::Whole(weight.clone()))
         };
         Ok(Self { weight, bias, kernels })
     }
@@ -94,7 +96,7 @@ impl Linear {
         let weight = match &self.weight {
             Weight::Packed(weight) => weight,
             Weight::Tensor(weight) => {
-                let y = x.matmul(weight)?;
+                let y = x.matmul(&weight.values()?.t()?)?;
                 return Ok(match &self.bias {
                     Some(bias) => y.broadcast_add(bias)?,
                     None => y,

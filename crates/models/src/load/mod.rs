@@ -4,6 +4,7 @@
 //! used. Everything that can be wrong with a folder has its own error, which names the file and, where one fits, the remedy.
 
 mod config;
+mod counts;
 mod error;
 mod fingerprint;
 mod gpu;
@@ -13,6 +14,7 @@ mod weights;
 
 pub(crate) use config::{optional_size, optional_sizes, read_text, require_positive, size, sizes};
 pub use config::{read_config, read_json};
+pub use counts::WeightCounts;
 pub use error::LoadError;
 pub use fingerprint::fingerprint;
 pub use gpu::gpu_memory;

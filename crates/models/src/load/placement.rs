@@ -14,6 +14,7 @@ pub struct Placement {
     device: Device,
     dtype: DType,
     kept: Option<DType>,
+    quantization: Option<spec::Quantization>,
     kernels: Kernels,
 }
 
@@ -35,6 +36,20 @@ impl Placement {
         })
     }
 
+    /// What `[model]` says.
+    ///
+    /// # Errors
+    /// As [`Placement::open`].
+    pub fn of_model(model: &spec::ModelSpec) -> candle_core::Result<Self> {
+        Ok(Self::open(model.device, model.dtype)?.quantized(model.quantization))
+    }
+
+    /// The same, with the large weights of denoiser and text encoder kept so.
+    #[must_use]
+    pub fn quantized(self, quantization: Option<spec::Quantization>) -> Self {
+        Self { quantization, ..self }
+    }
+
     /// The CPU in float32, by its fused kernels.
     pub fn cpu() -> Self {
         Self::fastest(Device::Cpu, DType::F32)
@@ -46,6 +61,7 @@ impl Placement {
             device,
             dtype,
             kept: None,
+            quantization: None,
             kernels: Kernels::Candle,
         }
     }
@@ -59,6 +75,7 @@ impl Placement {
             device,
             dtype,
             kept,
+            quantization: None,
             kernels: Kernels::Fastest,
         }
     }
@@ -89,11 +106,16 @@ impl Placement {
         self.kept
     }
 
-    /// The same for autoencoders and judges, which the CPU's fused kernels keep in float32 whatever the run says.
+    /// How matrices are kept that a network can do with in fewer bits.
+    pub(crate) fn quantization(&self) -> Option<spec::Quantization> {
+        self.quantization
+    }
+
+    /// The same for autoencoders and judges, which the CPU's fused kernels keep in float32 whatever the run says, and which nothing quantizes.
     pub(crate) fn kept_whole(&self) -> Self {
         Self {
             kept: None,
-            ..self.clone()
+            ..self.clone().quantized(None)
         }
     }
 }

@@ -8,12 +8,14 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
+use gavel_core::spec::Quantization;
 use memmap2::Mmap;
 use safetensors::{SafeTensorError, SafeTensors, tensor::Metadata};
 use serde::Deserialize;
 
 use super::{LoadError, Placement, read_config};
-use crate::ops::Kernels;
+use crate::ops::fp8::Fp8Matrix;
+use crate::ops::{FrozenWeight, Kernels};
 
 /// File stems under which transformers and diffusers store weights.
 pub(super) const STEMS: [&str; 2] = ["model", "diffusion_pytorch_model"];
@@ -29,7 +31,7 @@ pub struct Weights {
     file: PathBuf,
     placement: Placement,
     pub(super) shards: Vec<Shard>,
-    entries: BTreeMap<String, Entry>,
+    pub(super) entries: BTreeMap<String, Entry>,
     taken: Mutex<BTreeSet<String>>,
 }
 
@@ -59,10 +61,10 @@ impl Shard {
 
 /// Where a tensor lies.
 #[derive(Debug)]
-struct Entry {
+pub(super) struct Entry {
     shard: usize,
     dtype: safetensors::Dtype,
-    shape: Vec<usize>,
+    pub(super) shape: Vec<usize>,
     /// Byte range within the mapped file.
     range: std::ops::Range<usize>,
 }
@@ -143,7 +145,8 @@ impl Weights {
         let Some((entry, dtype)) = self.find(name, shape)? else {
             return Ok(None);
         };
-        self.read(name, entry, dtype, shape, self.placement.dtype()).map(Some)
+        let tensor = self.read(name, entry, dtype, shape, self.placement.dtype())?;
+        self.placed(&tensor).map(Some)
     }
 
     /// Takes a matrix as [`Weights::get`] does, in the dtype of its file where that is narrower; see [`Placement::kept`].
@@ -159,8 +162,35 @@ impl Weights {
             (Some(kept), _) => kept,
             (None, _) => self.placement.dtype(),
         };
-        self.read(name, entry, dtype, shape, wanted)
+        self.placed(&self.read(name, entry, dtype, shape, wanted)?)
     }
+
+    /// Takes the weight (outputs, inputs) of a linear layer as [`Weights::matrix`] does, or quantized where the placement says so: rounded here,
+    /// tensor by tensor, from what the file has.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub(crate) fn quantizable(&self, name: &str, shape: &[usize; 2]) -> Result<FrozenWeight, LoadError> {
+        let Some(Quantization::Fp8) = self.placement.quantization() else {
+            return self.matrix(name, shape).map(FrozenWeight::Whole);
+        };
+        let Some((entry, dtype)) = self.find(name, shape)? else {
+            return Err(self.missing(name));
+        };
+        let values = self
+            .read(name, entry, dtype, shape, DType::F32)?
+            .flatten_all()
+            .and_then(|values| values.to_vec1::<f32>())
+            .map_err(|source| self.candle(source))?;
+        Ok(FrozenWeight::Fp8(Fp8Matrix::of(&values, shape[1])))
+    }
+
+    fn placed(&self, tensor: &Tensor) -> Result<Tensor, LoadError> {
+        let placed = tensor.to_device(self.placement.device());
+        placed.map_err(|source| self.candle(source))
+    }
+
+    /// Reads a tensor to this process's memory.
 
     fn read(
         &self,
@@ -173,7 +203,6 @@ impl Weights {
         let shard = &self.shards[entry.shard];
         let tensor = Tensor::from_raw_buffer(&shard.map[entry.range.clone()], dtype, shape, &Device::Cpu)
             .and_then(|tensor| tensor.to_dtype(wanted))
-            .and_then(|tensor| tensor.to_device(self.placement.device()))
             .map_err(|source| self.candle(source))?;
         shard.release(&entry.range);
         self.take(name);
@@ -199,12 +228,6 @@ impl Weights {
             }
             None => Err(self.missing(name)),
         }
-    }
-
-    /// Numbers in all tensors together.
-    pub fn parameters(&self) -> u64 {
-        let count = |entry: &Entry| entry.shape.iter().map(|extent| *extent as u64).product::<u64>();
-        self.entries.values().map(count).sum()
     }
 
     /// Where the tensor `name`, which must have `shape`, lies, and its type.

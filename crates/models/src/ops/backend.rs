@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
+use super::FrozenWeight;
 use crate::ModelError;
 
 /// Order of the rows of a token matrix: the text tokens of all samples, sample by sample, then the image tokens likewise.
@@ -189,8 +190,8 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
         chunks.into_iter().map(|chunk| work(self, chunk)).collect()
     }
 
-    /// Makes a projection from a row-major weight (outputs, inputs) and a bias (outputs,).
-    fn projection(&self, weight: &Tensor, bias: &Tensor) -> Result<Self::Projection, ModelError>;
+    /// Makes a projection from a weight and a bias (outputs,).
+    fn projection(&self, weight: &FrozenWeight, bias: &Tensor) -> Result<Self::Projection, ModelError>;
     /// Gives a projection an adapter.
     fn adapt(&self, projection: &Self::Projection, factors: &[Factors]) -> Result<Self::Adapted, ModelError>;
     /// Makes the query and key norm of one stream of one block; weights (head_dim,).

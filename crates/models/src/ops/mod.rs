@@ -10,8 +10,11 @@ mod backend;
 pub(crate) mod candle;
 mod choice;
 pub(crate) mod cpu;
+pub(crate) mod fp8;
 #[cfg(test)]
 mod tests;
+mod weight;
 
 pub(crate) use backend::{Attention, Backend, Factors, GradientSums, Layout, Modulation, Queries, Segment};
 pub(crate) use choice::{Kernels, WithBackend, on_backend};
+pub(crate) use weight::FrozenWeight;

@@ -4,7 +4,8 @@ use candle_core::{DType, Device, Tensor};
 
 use super::candle::CandleOps;
 use super::cpu::{Cpu, Split};
-use super::{Attention, Backend, Factors, GradientSums, Layout, Modulation, Queries, Segment};
+use super::fp8::Fp8Matrix;
+use super::{Attention, Backend, Factors, FrozenWeight, GradientSums, Layout, Modulation, Queries, Segment};
 
 const LAYOUT: Layout = Layout {
     batch: 2,
@@ -96,7 +97,9 @@ fn run<B: Backend>(b: &B) -> Results {
         modulated_ops(b, source, &mut results);
     }
     rowwise_ops(b, &mut results);
-    linear_ops(b, &mut results);
+    for weights in [Weights::Whole, Weights::Fp8] {
+        linear_ops(b, weights, &mut results);
+    }
     attention_ops(b, &mut results);
     results
 }
@@ -182,10 +185,21 @@ fn rowwise_ops<B: Backend>(b: &B, results: &mut Results) {
 const PARTS: [usize; 2] = [20, 16];
 const RANK: usize = 3;
 
-fn linear_ops<B: Backend>(b: &B, results: &mut Results) {
+/// How the weights of the tested layers are kept.
+#[derive(Clone, Copy)]
+enum Weights {
+    Whole,
+    Fp8,
+}
+
+fn linear_ops<B: Backend>(b: &B, weights: Weights, results: &mut Results) {
     let outputs: usize = PARTS.iter().sum();
     let layer = |seed| {
-        let weight = tensor(&noise(outputs * DIM, seed), &[outputs, DIM]);
+        let numbers = noise(outputs * DIM, seed);
+        let weight = match weights {
+            Weights::Whole => FrozenWeight::Whole(tensor(&numbers, &[outputs, DIM])),
+            Weights::Fp8 => FrozenWeight::Fp8(Fp8Matrix::of(&numbers, DIM)),
+        };
         b.projection(&weight, &tensor(&noise(outputs, seed + 1), &[outputs]))
             .unwrap()
     };

@@ -8,7 +8,7 @@ use super::{prompt, transformer};
 use crate::denoiser::packing::grid;
 use crate::denoiser::scheduler::SchedulerConfig;
 use crate::denoiser::{Grid, Inspection};
-use crate::load::Placement;
+use crate::load::{Placement, WeightCounts};
 use crate::lora::AdaptableLayers;
 use crate::text::{WordTokenizer, load_qwen2};
 use crate::vae::AutoencoderKlQwenImageConfig;
@@ -22,8 +22,8 @@ pub struct QwenImageInspection {
     tokenizer: WordTokenizer,
     layers: AdaptableLayers,
     vae: AutoencoderKlQwenImageConfig,
-    transformer_parameters: u64,
-    other_parameters: u64,
+    transformer: WeightCounts,
+    others: WeightCounts,
 }
 
 impl QwenImageInspection {
@@ -41,14 +41,14 @@ impl QwenImageInspection {
         let sees = kind != Kind::TextToImage;
         let text = VlmEncoder::inspect(&dir.join("text_encoder"), sees.then_some(processor.as_path()))?;
         let vae = Weights::open(&dir.join("vae"), &Placement::cpu())?.parameters();
-        let (layers, transformer_parameters) = transformer::inspect(&dir.join("transformer"))?;
+        let (layers, transformer) = transformer::inspect(&dir.join("transformer"))?;
         Ok(Self {
             kind,
             tokenizer,
             layers,
             vae: AutoencoderKlQwenImageConfig::read(&dir.join("vae"))?,
-            transformer_parameters,
-            other_parameters: text + vae,
+            transformer,
+            others: WeightCounts::whole(text + vae),
         })
     }
 }
@@ -75,11 +75,11 @@ impl Inspection for QwenImageInspection {
         Ok(tokens.saturating_sub(prompt::prefix_tokens(self.kind)))
     }
 
-    fn denoiser_parameters(&self) -> u64 {
-        self.transformer_parameters
+    fn denoiser_weights(&self) -> WeightCounts {
+        self.transformer
     }
 
-    fn other_parameters(&self) -> u64 {
-        self.other_parameters
+    fn other_weights(&self) -> WeightCounts {
+        self.others
     }
 }

@@ -95,7 +95,8 @@ impl ClipTextEncoder {
     /// # Errors
     /// Any [`LoadError`].
     pub fn load(dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
-        let weights = Weights::open(dir, placement)?;
+        // Small, and its one vector counts in every block.
+        let weights = Weights::open(dir, &placement.clone().quantized(None))?;
         let config_file = dir.join("config.json");
         let config: Config = read_config(&config_file)?;
         config.check(&config_file)?;

@@ -9,7 +9,7 @@ use super::stacked;
 use crate::{
     LoadError, ModelError, Weights,
     layers::{Activation, Attention, Bias, Linear, Mask, RmsNorm, attention, gated},
-    load::{Placement, read_config, require_positive, size},
+    load::{Placement, WeightCounts, read_config, require_positive, size},
 };
 
 #[derive(Debug, Deserialize)]
@@ -126,7 +126,7 @@ struct FeedForward {
 }
 
 impl T5Encoder {
-    /// Loads a `text_encoder_2` folder.
+    /// Loads a `text_encoder_2` folder. Every linear layer is quantized where the placement says so.
     ///
     /// # Errors
     /// Any [`LoadError`].
@@ -206,6 +206,15 @@ impl T5Encoder {
         // A full T5 checkpoint holds the decoder too.
         weights.finish(&["decoder.", "lm_head.", "encoder.embed_tokens."])?;
         Ok(encoder)
+    }
+
+    /// The numbers in the weights of a `text_encoder_2` folder, by headers alone.
+    ///
+    /// # Errors
+    /// As [`Weights::open`].
+    pub(crate) fn inspect(dir: &Path) -> Result<WeightCounts, LoadError> {
+        let weights = Weights::open(dir, &Placement::cpu())?;
+        Ok(weights.counts(|name| name.starts_with("encoder.block.") && !name.contains("relative_attention_bias")))
     }
 
     /// The final states of sequences of one length.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use gavel_core::spec::Quantization;
 use gavel_models::lora::LoraGradients;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -168,6 +169,11 @@ impl<N> Golden<N> {
         );
         Tensor::from_vec(gradient, velocity.dims(), &Device::Cpu).unwrap()
     }
+}
+
+/// How the weights of a case are kept: the name of one with quantized weights says so.
+pub(crate) fn quantization(case: &str) -> Option<Quantization> {
+    case.ends_with("_fp8").then_some(Quantization::Fp8)
 }
 
 fn weights_sha256(folder: &Path) -> String {

@@ -16,6 +16,7 @@ const PART: &[&str] = &[
     "model.family",
     "model.device",
     "model.dtype",
+    "model.quantization",
     "prompts.per_step",
     "prompts.max_sequence_length",
     "prompts.source_areas",

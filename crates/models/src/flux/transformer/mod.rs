@@ -19,7 +19,7 @@ use crate::denoiser::check::{check_batch, misfit};
 use crate::denoiser::engine::{Compute, Engine};
 use crate::denoiser::loader::{Headers, Loader};
 use crate::denoiser::{ActivationMemory, Denoiser, Input, Tape};
-use crate::load::{LoadError, Placement, Weights};
+use crate::load::{LoadError, Placement, WeightCounts, Weights};
 use crate::lora::{AdaptableLayers, LoraAdapter, LoraGradients};
 use crate::ops::{Backend, WithBackend, on_backend};
 use crate::{Family, ModelError};
@@ -60,15 +60,15 @@ impl WithBackend for Load<'_> {
 }
 
 /// The layers of a `transformer` folder and the numbers in its weights, by settings and headers alone.
-pub(super) fn inspect(dir: &Path) -> Result<(AdaptableLayers, u64), LoadError> {
+pub(super) fn inspect(dir: &Path) -> Result<(AdaptableLayers, WeightCounts), LoadError> {
     let config = FluxTransformerConfig::read(dir)?;
     let weights = Weights::open(dir, &Placement::cpu())?;
-    let mut layers = AdaptableLayers::default();
-    FluxNetwork::load(Loader::new(&Headers, &weights, &mut layers), config)?;
+    let (headers, mut layers) = (Headers::default(), AdaptableLayers::default());
+    FluxNetwork::load(Loader::new(&headers, &weights, &mut layers), config)?;
     layers.published = original::names(&layers);
-    let parameters = weights.parameters();
+    let counts = headers.counts(&weights);
     weights.finish(&[])?;
-    Ok((layers, parameters))
+    Ok((layers, counts))
 }
 
 impl FluxTransformer {

@@ -59,13 +59,13 @@ impl<S: LayerSource> FluxNetwork<S> {
         let text = ("context_embedder", config.joint_attention_dim);
         let input = InputLayers::load(&mut root, image, text, dim)?;
         let double_blocks = (0..config.num_layers)
-            .map(|block| DoubleBlock::load(root.pp("transformer_blocks").pp(block), NAMES, sizes, Queries::All))
+            .map(|block| DoubleBlock::load(root.block("transformer_blocks", block), NAMES, sizes, Queries::All))
             .collect::<Result<_, _>>()?;
         let single_blocks = (0..config.num_single_layers)
             .map(|block| {
                 let last = block + 1 == config.num_single_layers;
                 let queries = if last { Queries::Image } else { Queries::All };
-                SingleBlock::load(root.pp("single_transformer_blocks").pp(block), sizes, queries)
+                SingleBlock::load(root.block("single_transformer_blocks", block), sizes, queries)
             })
             .collect::<Result<_, _>>()?;
         let mut embed = root.pp("time_text_embed");

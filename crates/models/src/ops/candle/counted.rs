@@ -3,6 +3,7 @@
 //! candle 0.11.1's rules: which calls are views, which copy what is not contiguous, how many kernels a call launches.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Layout, Result, Shape, Tensor};
@@ -23,9 +24,32 @@ pub(crate) struct Kernel {
     pub(crate) bytes: u64,
 }
 
-/// The kernels so far, in their order.
+/// The kernels so far, in their order, and the memory that tensors have.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Record(Arc<Mutex<Vec<Kernel>>>);
+pub(crate) struct Record {
+    kernels: Arc<Mutex<Vec<Kernel>>>,
+    memory: Arc<Memory>,
+}
+
+/// Bytes of the tensors that live, and the most that lived at a time since somebody asked.
+#[derive(Debug, Default)]
+struct Memory {
+    live: AtomicU64,
+    most: AtomicU64,
+}
+
+/// The memory of a tensor, which its views share.
+#[derive(Debug)]
+struct Allocation {
+    bytes: u64,
+    memory: Arc<Memory>,
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        self.memory.live.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
 
 /// Kernels and the bytes that they move.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,12 +69,34 @@ impl Cost {
 
 impl Record {
     fn note(&self, kernel: Kernel) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(kernel);
+        self.kernels.lock().unwrap_or_else(PoisonError::into_inner).push(kernel);
+    }
+
+    fn allocate(&self, shape: &Shape, dtype: DType) -> Arc<Allocation> {
+        let bytes = (shape.elem_count() * dtype.size_in_bytes()) as u64;
+        let live = self.memory.live.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.memory.most.fetch_max(live, Ordering::Relaxed);
+        Arc::new(Allocation {
+            bytes,
+            memory: Arc::clone(&self.memory),
+        })
+    }
+
+    /// Bytes of the tensors that live.
+    pub(crate) fn live(&self) -> i64 {
+        self.memory.live.load(Ordering::Relaxed) as i64
+    }
+
+    /// The most bytes that tensors had at a time since the last time.
+    pub(crate) fn take_most(&self) -> i64 {
+        self.memory
+            .most
+            .swap(self.memory.live.load(Ordering::Relaxed), Ordering::Relaxed) as i64
     }
 
     /// What was recorded since the last time.
     pub(crate) fn take(&self) -> Vec<Kernel> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.kernels.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -88,15 +134,23 @@ pub(crate) struct Counted {
     layout: Layout,
     dtype: DType,
     record: Record,
+    #[expect(dead_code, reason = "frees its bytes when the last view of them goes")]
+    allocation: Arc<Allocation>,
 }
 
 impl Counted {
-    fn made(&self, shape: impl Into<Shape>, dtype: DType) -> Self {
+    fn new(shape: impl Into<Shape>, dtype: DType, record: &Record) -> Self {
+        let shape = shape.into();
         Self {
+            allocation: record.allocate(&shape, dtype),
             layout: Layout::contiguous(shape),
             dtype,
-            record: self.record.clone(),
+            record: record.clone(),
         }
+    }
+
+    fn made(&self, shape: impl Into<Shape>, dtype: DType) -> Self {
+        Self::new(shape, dtype, &self.record)
     }
 
     fn view(&self, layout: Layout) -> Self {
@@ -149,19 +203,12 @@ impl Calls for Counted {
     type Place = Record;
 
     fn upload(_values: &[f32], shape: impl Into<Shape>, place: &Record) -> Result<Self> {
-        Ok(Self {
-            layout: Layout::contiguous(shape),
-            dtype: DType::F32,
-            record: place.clone(),
-        })
+        Ok(Self::new(shape, DType::F32, place))
     }
 
     fn take(tensor: &Tensor, place: &Record) -> Result<Self> {
-        Ok(Self {
-            layout: tensor.layout().clone(),
-            dtype: tensor.dtype(),
-            record: place.clone(),
-        })
+        let taken = Self::new(tensor.dims(), tensor.dtype(), place);
+        Ok(taken.view(tensor.layout().clone()))
     }
 
     fn give(self) -> Result<Tensor> {
@@ -169,17 +216,8 @@ impl Calls for Counted {
     }
 
     fn zeros(shape: impl Into<Shape>, dtype: DType, place: &Record) -> Result<Self> {
-        let zeros = Self {
-            layout: Layout::contiguous(shape),
-            dtype,
-            record: place.clone(),
-        };
-        Ok(Self::kernel(
-            "zeros",
-            &[&zeros.made(Vec::new(), dtype)],
-            zeros.dims(),
-            dtype,
-        ))
+        let one = Self::new(Vec::new(), dtype, place);
+        Ok(Self::kernel("zeros", &[&one], shape, dtype))
     }
 
     fn place(&self) -> Record {
@@ -208,7 +246,7 @@ impl Calls for Counted {
             candle_core::bail!("reshape of {:?} to {shape:?}", self.dims());
         }
         let whole = self.contiguous()?;
-        Ok(whole.made(shape, self.dtype))
+        Ok(whole.view(Layout::contiguous(shape)))
     }
 
     fn contiguous(&self) -> Result<Self> {

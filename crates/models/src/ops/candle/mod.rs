@@ -11,19 +11,21 @@ mod calls;
 #[cfg(test)]
 pub(crate) mod counted;
 mod kernels;
+mod weight;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::{DType, Result as CandleResult, Tensor};
 
-use super::{Attention, Backend, Factors, GradientSums, Layout, Modulation, Segment};
+use super::{Attention, Backend, Factors, FrozenWeight, GradientSums, Layout, Modulation, Segment};
 use crate::ModelError;
 use adapted::accumulate;
 pub(crate) use adapted::{Adapted, AdaptedGradient};
 pub(crate) use attention::{HeadNorm, Rotary};
 pub(crate) use calls::Calls;
 use kernels::Operation;
+pub(crate) use weight::Weight;
 
 /// Epsilon of the modulated LayerNorms.
 const LAYER_NORM_EPSILON: f32 = 1e-6;
@@ -40,8 +42,7 @@ pub(crate) struct CandleOps<T: Calls = Tensor> {
 /// A frozen linear layer.
 #[derive(Debug)]
 pub(crate) struct Projection<T> {
-    /// (outputs, inputs).
-    weight: T,
+    weight: Weight<T>,
     /// (outputs,).
     bias: T,
 }
@@ -120,15 +121,15 @@ impl<T: Calls> Backend for CandleOps<T> {
         (0..batch).map(|sample| sample..sample + 1).collect()
     }
 
-    fn projection(&self, weight: &Tensor, bias: &Tensor) -> Result<Projection<T>, ModelError> {
+    fn projection(&self, weight: &FrozenWeight, bias: &Tensor) -> Result<Projection<T>, ModelError> {
         Ok(Projection {
-            weight: T::take(weight, &self.place)?.contiguous()?,
+            weight: Weight::new(weight, self.dtype, &self.place)?,
             bias: T::take(bias, &self.place)?.contiguous()?,
         })
     }
 
     fn adapt(&self, projection: &Projection<T>, factors: &[Factors]) -> Result<Adapted<T>, ModelError> {
-        let (outputs, inputs) = (projection.weight.dims()[0], projection.weight.width());
+        let (outputs, inputs) = projection.weight.shape();
         Ok(Adapted::new(factors, outputs, inputs, &self.place)?)
     }
 
@@ -171,7 +172,8 @@ impl<T: Calls> Backend for CandleOps<T> {
         let mut outputs = Vec::with_capacity(segments.len());
         for segment in segments {
             let x = x.row_range(&segment.rows)?;
-            let (y, bias) = (x.matmul(&segment.projection.weight.t()?)?, &segment.projection.bias);
+            let Projection { weight, bias } = segment.projection;
+            let y = x.matmul(&weight.values()?.t()?)?;
             outputs.push(match segment.adapted {
                 Some(adapted) => y.fused(Operation::BiasedAdded, &[bias, &adapted.forward(&x)?])?,
                 None => y.fused(Operation::Biased, &[bias])?,
@@ -184,7 +186,7 @@ impl<T: Calls> Backend for CandleOps<T> {
         let mut outputs = Vec::with_capacity(segments.len());
         for segment in segments {
             let grad = grad.row_range(&segment.rows)?;
-            let dx = grad.matmul(&segment.projection.weight)?;
+            let dx = grad.matmul(&segment.projection.weight.values()?)?;
             outputs.push(match segment.adapted {
                 Some(adapted) => dx.fused(Operation::Added, &[&adapted.vjp(&grad)?])?,
                 None => dx,

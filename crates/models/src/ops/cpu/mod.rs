@@ -13,7 +13,7 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use super::{Attention, Backend, Factors, GradientSums, Layout, Modulation, Segment};
+use super::{Attention, Backend, Factors, FrozenWeight, GradientSums, Layout, Modulation, Segment};
 use crate::ModelError;
 use attention::{HeadNorm, Rotary};
 use matmul::Threads;
@@ -136,8 +136,8 @@ impl Backend for Cpu {
             .collect()
     }
 
-    fn projection(&self, weight: &Tensor, bias: &Tensor) -> Result<Projection, ModelError> {
-        Ok(Projection::new(weights::pack(weight)?, to_f32(bias)?))
+    fn projection(&self, weight: &FrozenWeight, bias: &Tensor) -> Result<Projection, ModelError> {
+        Ok(Projection::new(weights::pack_frozen(weight)?, to_f32(bias)?))
     }
 
     fn adapt(&self, projection: &Projection, factors: &[Factors]) -> Result<Adapted, ModelError> {

@@ -2,7 +2,16 @@
 
 use candle_core::{CpuStorage, DType, Storage, Tensor};
 
+use super::super::FrozenWeight;
 use super::matmul::{Order, Packed};
+
+/// Packs the transpose of a weight as it is kept.
+pub(crate) fn pack_frozen(weight: &FrozenWeight) -> candle_core::Result<Packed> {
+    match weight {
+        FrozenWeight::Whole(weight) => pack(weight),
+        FrozenWeight::Fp8(weight) => Ok(Packed::fp8(weight)),
+    }
+}
 
 /// Packs the transpose of a weight (outputs, inputs) in its own dtype; what is no float32, bfloat16 or float16 becomes float32.
 pub(crate) fn pack(weight: &Tensor) -> candle_core::Result<Packed> {

@@ -53,6 +53,7 @@ fn measured(blocks: usize) -> Passes {
         &lora,
         &Conditioning::from_iter([(PROMPT_EMBEDS, words)]),
         Grid { height: 32, width: 32 },
+        None,
     )
 }
 

@@ -20,7 +20,7 @@ use crate::denoiser::check::{check_batch, misfit};
 use crate::denoiser::engine::{Compute, Engine};
 use crate::denoiser::loader::{Headers, Loader};
 use crate::denoiser::{ActivationMemory, Denoiser, Input, Tape};
-use crate::load::{LoadError, Placement, Weights};
+use crate::load::{LoadError, Placement, WeightCounts, Weights};
 use crate::lora::{AdaptableLayers, LoraAdapter, LoraGradients};
 use crate::ops::{Backend, WithBackend, on_backend};
 use crate::{Family, ModelError};
@@ -63,14 +63,14 @@ impl WithBackend for Load<'_> {
 }
 
 /// The layers of a `transformer` folder and the numbers in its weights, by settings and headers alone.
-pub(super) fn inspect(dir: &Path) -> Result<(AdaptableLayers, u64), LoadError> {
+pub(super) fn inspect(dir: &Path) -> Result<(AdaptableLayers, WeightCounts), LoadError> {
     let config = QwenImageTransformerConfig::read(dir)?;
     let weights = Weights::open(dir, &Placement::cpu())?;
-    let mut layers = AdaptableLayers::default();
-    QwenImageNetwork::load(Loader::new(&Headers, &weights, &mut layers), config)?;
-    let parameters = weights.parameters();
+    let (headers, mut layers) = (Headers::default(), AdaptableLayers::default());
+    QwenImageNetwork::load(Loader::new(&headers, &weights, &mut layers), config)?;
+    let counts = headers.counts(&weights);
     weights.finish(&[])?;
-    Ok((layers, parameters))
+    Ok((layers, counts))
 }
 
 impl QwenImageTransformer {
@@ -239,14 +239,17 @@ mod tests {
     fn an_adapter_binds_to_a_folder_as_to_the_loaded_transformer() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/qwen_transformer/sharded/transformer");
         let loaded = QwenImageTransformer::load(Family::QwenImageEdit, &dir, &Placement::cpu()).unwrap();
-        let (layers, parameters) = inspect(&dir).unwrap();
+        let (layers, counts) = inspect(&dir).unwrap();
         assert_eq!(&layers, loaded.layers());
         // One matrix of 6 dim^2 and its bias per modulation, four projections and an MLP of 8 dim^2 per stream, head norms.
         let (dim, head, text, channels, sinusoid) = (48, 8, 10, 16, 256);
         let stream = 18 * dim * dim + (6 + 4 + 5) * dim + 2 * head;
         let time = (sinusoid + dim + 2) * dim;
         let ends = (channels + text + 2) * dim + text + (dim + 1) * (2 * dim + channels);
-        assert_eq!(parameters, 2 * 2 * stream + time + ends);
+        assert_eq!(counts.whole + counts.quantizable, 2 * 2 * stream + time + ends);
+        // What may be quantized is a block's matrices: their outputs are rows.
+        assert_eq!(counts.quantizable, 2 * 2 * 18 * dim * dim);
+        assert_eq!(counts.quantizable_rows, 2 * 2 * (6 + 4 + 5) * dim);
         for target in QwenImageTransformer::PUBLISHED_TARGETS {
             Manifest::of(&config(target), &layers).unwrap();
         }

@@ -59,7 +59,7 @@ impl<S: LayerSource> QwenImageNetwork<S> {
             .map(|block| {
                 let last = block + 1 == config.num_layers;
                 let queries = if last { Queries::Image } else { Queries::All };
-                DoubleBlock::load(root.pp("transformer_blocks").pp(block), NAMES, sizes, queries)
+                DoubleBlock::load(root.block("transformer_blocks", block), NAMES, sizes, queries)
             })
             .collect::<Result<_, _>>()?;
         Ok(Self {

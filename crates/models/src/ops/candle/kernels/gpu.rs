@@ -25,9 +25,13 @@ const PACK: usize = 4;
 
 /// Computes an operation of inputs on one GPU.
 pub(super) fn launch(operation: Operation, inputs: &[(&CudaStorage, &Layout)], by: Rows) -> Result<CudaStorage> {
-    // A kernel is called after what is narrow: its input, or the result of float32 scores.
+    // A kernel is called after what is narrow: its input, or the result of float32 scores or of bytes.
     let (given, result) = (inputs[0].0.dtype(), operation.dtype(inputs[0].0.dtype()));
-    let kind = match if given == DType::F32 { result } else { given } {
+    let kind = match if matches!(given, DType::F32 | DType::U8) {
+        result
+    } else {
+        given
+    } {
         DType::F32 => "float",
         DType::BF16 => "bf16",
         DType::F16 => "f16",
@@ -111,6 +115,7 @@ fn pointer(storage: &CudaStorage, start: usize) -> Result<CUdeviceptr> {
         CudaStorageSlice::F32(slice) => of(slice, start, device),
         CudaStorageSlice::BF16(slice) => of(slice, start, device),
         CudaStorageSlice::F16(slice) => of(slice, start, device),
+        CudaStorageSlice::U8(slice) => of(slice, start, device),
         _ => bail!("no kernel for {:?}", storage.dtype()),
     })
 }

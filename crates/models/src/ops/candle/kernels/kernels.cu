@@ -29,6 +29,7 @@ INLINE float wide(bf16 x) { return __bfloat162float(x); }
 INLINE float wide(f16 x) { return __half2float(x); }
 INLINE void keep(bf16 &to, float x) { to = __float2bfloat16_rn(x); }
 INLINE void keep(f16 &to, float x) { to = __float2half_rn(x); }
+INLINE float of_bits(unsigned bits) { return __uint_as_float(bits); }
 constexpr long CHUNK = 512;
 // Launched with (LANES, warps) threads a block, and as many blocks beside each other as a row has chunks.
 #define KERNEL(name, body, parameters, arguments)                                                       \
@@ -51,12 +52,12 @@ constexpr int LANES = 1;
 INLINE float total(float x) { return x; }
 INLINE float largest(float x) { return x; }
 INLINE float power(float x) { return expf(x); }
-INLINE float wide(bf16 x) {
-    const unsigned bits = (unsigned)x.bits << 16;
+INLINE float of_bits(unsigned bits) {
     float value;
     memcpy(&value, &bits, 4);
     return value;
 }
+INLINE float wide(bf16 x) { return of_bits((unsigned)x.bits << 16); }
 INLINE void keep(bf16 &to, float x) {
     unsigned bits;
     memcpy(&bits, &x, 4);
@@ -160,6 +161,25 @@ template <typename T, int V> INLINE void widened(const T *x, float *out, long ro
         const auto of = read<V>(x, row * width + i);
         float value[V];
         for (int k = 0; k < V; k++) value[k] = wide(of.of[k]);
+        write<V>(out, row * width + i, value);
+    }
+}
+
+// The value of an E4M3 number: sign, 4 bits of exponent with bias 7, 3 bits of fraction; no infinities.
+INLINE float e4m3(unsigned char byte) {
+    const unsigned magnitude = byte & 0x7f;
+    const float value = magnitude == 0x7f ? NAN : magnitude < 8 ? magnitude / 512.0f : of_bits((magnitude << 20) + (120u << 23));
+    return byte & 0x80 ? -value : value;
+}
+
+// The numbers of E4M3 bytes, each times the scale of its row.
+template <typename T, int V>
+INLINE void dequantized(const unsigned char *x, const float *scales, T *out, long row, long width, Columns columns, int lane) {
+    const float scale = scales[row];
+    for (long i = columns.first + lane * V; i < columns.last; i += LANES * V) {
+        const auto of = read<V>(x, row * width + i);
+        float value[V];
+        for (int k = 0; k < V; k++) value[k] = e4m3(of.of[k]) * scale;
         write<V>(out, row * width + i, value);
     }
 }
@@ -388,6 +408,9 @@ INLINE void turned_vjp(const T *x, const T *grad, const Turn turn, T *out, float
            (x, bias, delta, out, row, width, columns, lane))                                                                    \
     KERNEL(widened_##T##_##V, (widened<T, V>), (const T *x, float *out, long rows, long width),                        \
            (x, out, row, width, columns, lane))                                                                        \
+    KERNEL(dequantized_##T##_##V, (dequantized<T, V>),                                                                 \
+           (const unsigned char *x, const float *scales, T *out, long rows, long width),                               \
+           (x, scales, out, row, width, columns, lane))                                                                \
     KERNEL(swapped_##T##_##V, (swapped<T, V>), (const T *x, T *out, long rows, long width, long a),                    \
            (x, out, a, row, rows, width, columns, lane))                                                               \
     KERNEL(gated_##T##_##V, (gated<T, V>), (const T *x, const T *gate, T *out, long rows, long width),                 \

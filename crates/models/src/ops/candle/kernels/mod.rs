@@ -25,6 +25,8 @@ pub(crate) enum Operation {
     BiasedAdded,
     /// x in float32.
     Widened,
+    /// The values of E4M3 bytes: each byte's number times the float32 scale of its row, of bytes (rows, width) and the scales (rows,).
+    Dequantized { dtype: DType },
     /// The first two dimensions of x (a, b, width) swapped: (b, a, width).
     Swapped,
     /// gate * x, of x and the vector gate.
@@ -58,6 +60,7 @@ impl Operation {
             Self::Added => "added",
             Self::BiasedAdded => "biased_added",
             Self::Widened => "widened",
+            Self::Dequantized { .. } => "dequantized",
             Self::Swapped => "swapped",
             Self::Gated => "gated",
             Self::Gelu => "gelu",
@@ -75,7 +78,7 @@ impl Operation {
     /// The result's number format, of that of the first input.
     pub(super) fn dtype(self, first: DType) -> DType {
         match self {
-            Self::Softmax { dtype } | Self::SoftmaxVjp { dtype } => dtype,
+            Self::Dequantized { dtype } | Self::Softmax { dtype } | Self::SoftmaxVjp { dtype } => dtype,
             Self::Widened => DType::F32,
             _ => first,
         }
@@ -102,6 +105,7 @@ impl Operation {
                 | Self::Added
                 | Self::BiasedAdded
                 | Self::Widened
+                | Self::Dequantized { .. }
                 | Self::Swapped
                 | Self::Gated
                 | Self::Gelu
@@ -116,12 +120,14 @@ impl Operation {
         let (same, vector) = ((count, kept), (width, kept));
         let tokens = first.len().checked_sub(2).map_or(1, |at| first[at]);
         let delta = (count, DType::F32);
+        let scales = (count / width.max(1), DType::F32);
         let weights = (2 * width, DType::F32);
         let angles = (tokens * width, DType::F32);
         match self {
             Self::Widened | Self::Swapped | Self::Gelu | Self::Softmax { .. } => vec![],
             Self::Biased | Self::Gated => vec![vector],
             Self::Added => vec![delta],
+            Self::Dequantized { .. } => vec![scales],
             Self::BiasedAdded => vec![vector, delta],
             Self::GeluVjp => vec![same],
             Self::GatedResidual => vec![same, vector],
@@ -150,6 +156,7 @@ impl Operation {
                 .all(|((layout, dtype), (count, expected))| layout.shape().elem_count() == *count && dtype == expected);
         let first_fits = match self {
             Self::Softmax { .. } | Self::SoftmaxVjp { .. } => *kept == DType::F32,
+            Self::Dequantized { .. } => *kept == DType::U8,
             Self::Turned { .. } | Self::TurnedVjp { .. } => {
                 matches!(*first.dims(), [2, _, _, width] if width.is_multiple_of(2))
             }

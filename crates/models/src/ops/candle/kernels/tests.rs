@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use half::bf16;
 use libloading::Library;
 
+use super::super::super::fp8;
 use super::Operation;
 
 const EPSILON: f32 = 1e-6;
@@ -32,6 +33,7 @@ fn compiled(folder: &Path) -> Library {
 enum Values {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
+    Bytes(Vec<u8>),
 }
 
 impl Values {
@@ -39,6 +41,7 @@ impl Values {
         let flat = tensor.flatten_all().unwrap();
         match flat.dtype() {
             DType::BF16 => Self::Bf16(flat.to_vec1().unwrap()),
+            DType::U8 => Self::Bytes(flat.to_vec1().unwrap()),
             _ => Self::F32(flat.to_vec1().unwrap()),
         }
     }
@@ -47,6 +50,7 @@ impl Values {
         match self {
             Self::F32(values) => values.as_mut_ptr().cast(),
             Self::Bf16(values) => values.as_mut_ptr().cast(),
+            Self::Bytes(values) => values.as_mut_ptr().cast(),
         }
     }
 
@@ -55,6 +59,7 @@ impl Values {
         match self {
             Self::F32(values) => Self::F32(vec![f32::NAN; values.len()]),
             Self::Bf16(values) => Self::Bf16(vec![bf16::NAN; values.len()]),
+            Self::Bytes(values) => Self::Bytes(vec![u8::MAX; values.len()]),
         }
     }
 
@@ -62,6 +67,7 @@ impl Values {
         match self {
             Self::F32(values) => values.clone(),
             Self::Bf16(values) => values.iter().map(|value| value.to_f32()).collect(),
+            Self::Bytes(values) => values.iter().map(|byte| fp8::widen(*byte)).collect(),
         }
     }
 }
@@ -98,7 +104,7 @@ fn call(
                 type Kernel = unsafe extern "C" fn(In, In, Out, i64, i64);
                 library.get::<Kernel>(name).unwrap()(p[0], p[1], o, rows, width);
             }
-            Operation::Biased | Operation::Added | Operation::Gated => {
+            Operation::Biased | Operation::Added | Operation::Gated | Operation::Dequantized { .. } => {
                 type Kernel = unsafe extern "C" fn(In, In, Out, i64, i64);
                 library.get::<Kernel>(name).unwrap()(p[0], p[1], o, rows, width);
             }
@@ -207,6 +213,36 @@ fn the_kernels_of_gpus_compute_what_the_cpu_computes() {
     }
 }
 
+/// One product and one rounding, so bit for bit: all 256 numbers, by scales of rows that are ordinary, tiny and 1.
+#[test]
+fn eight_bits_are_widened_to_the_same_bits_as_on_the_cpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = compiled(folder.path());
+    let bytes: Vec<u8> = (0..3).flat_map(|_| 0..=u8::MAX).collect();
+    let bytes = Tensor::from_vec(bytes, (3, 256), &Device::Cpu).unwrap();
+    let scales = Tensor::new(&[0.001_234_f32, f32::MIN_POSITIVE, 1.0], &Device::Cpu).unwrap();
+    for (dtype, kind) in [(DType::F32, "float"), (DType::BF16, "bf16")] {
+        let operation = Operation::Dequantized { dtype };
+        let expected = operation.of(&bytes, &[&scales]).unwrap();
+        assert_eq!((expected.dtype(), expected.dims()), (dtype, bytes.dims()));
+        let expected = Values::of(&expected);
+        for pack in [1, 4] {
+            let found = call(
+                &library,
+                operation,
+                kind,
+                pack,
+                &[&bytes, &scales],
+                expected.unwritten(),
+            );
+            for (at, (found, expected)) in found.iter().zip(expected.wide()).enumerate() {
+                let same = found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan());
+                assert!(same, "{kind} by {pack} at {at}: {found}, expected {expected}");
+            }
+        }
+    }
+}
+
 #[test]
 fn inputs_that_a_kernel_would_misread_are_refused() {
     let x = noise(&[2, 3, 5, 12], 1, DType::F32);
@@ -223,6 +259,9 @@ fn inputs_that_a_kernel_would_misread_are_refused() {
     refused(Operation::GeluVjp, &x, &[&narrow]);
     refused(Operation::GatedResidual, &x, &[&x, &x]);
     refused(Operation::Softmax { dtype: DType::BF16 }, &narrow, &[]);
+    let bytes = x.to_dtype(DType::U8).unwrap();
+    refused(Operation::Dequantized { dtype: DType::F32 }, &x, &[&narrow]);
+    refused(Operation::Dequantized { dtype: DType::F32 }, &bytes, &[&bytes]);
     let turn = Operation::Turned {
         epsilon: EPSILON,
         text: 2,

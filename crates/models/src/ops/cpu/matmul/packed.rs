@@ -6,12 +6,13 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::Order;
-use super::panels::{Panels, STRIP, held, transpose, width};
+use super::panels::{MULTIPLE, Panels, STRIP, held, transpose, width};
+use crate::ops::fp8::{self, Fp8Matrix};
 
 /// Numbers above which packing is shared among threads.
 const SHARED_NUMBERS: usize = 1 << 20;
 
-/// A number that a packed matrix can hold. Each widens to float32 exactly.
+/// A number that a packed matrix can hold as it is. Each widens to float32 exactly.
 pub(crate) trait Element: Copy + Send + Sync + 'static {
     const ZERO: Self;
     fn elements(values: Vec<Self>) -> Elements;
@@ -23,6 +24,11 @@ pub(crate) enum Elements {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
     F16(Vec<f16>),
+    /// E4M3 numbers, and by what those of each column are multiplied.
+    Fp8 {
+        bytes: Vec<u8>,
+        scales: Vec<f32>,
+    },
 }
 
 impl Element for f32 {
@@ -49,27 +55,6 @@ impl Element for f16 {
     }
 }
 
-impl Elements {
-    /// Writes a range of elements as float32.
-    #[inline(always)]
-    pub(super) fn widen(&self, range: Range<usize>, to: &mut [f32]) {
-        match self {
-            Self::F32(values) => to.copy_from_slice(&values[range]),
-            Self::Bf16(values) => {
-                for (to, value) in to.iter_mut().zip(&values[range]) {
-                    // A bfloat16 is the upper half of a float32.
-                    *to = f32::from_bits(u32::from(value.to_bits()) << 16);
-                }
-            }
-            Self::F16(values) => {
-                for (to, value) in to.iter_mut().zip(&values[range]) {
-                    *to = widen_half(value.to_bits());
-                }
-            }
-        }
-    }
-}
-
 /// The value of a float16, by arithmetic that becomes vector code.
 #[inline(always)]
 fn widen_half(bits: u16) -> f32 {
@@ -82,6 +67,37 @@ fn widen_half(bits: u16) -> f32 {
     f32::from_bits(value.to_bits() | special | sign)
 }
 
+/// The (inner, columns) matrix at the start of `data`, strip after strip.
+fn packed<T: Copy + Send + Sync>(
+    zero: T,
+    (inner, columns): (usize, usize),
+    data: &[T],
+    stride: usize,
+    order: Order,
+) -> Vec<T> {
+    let mut values = vec![zero; inner * columns.next_multiple_of(MULTIPLE)];
+    let fill = |(strip, to): (usize, &mut [T])| {
+        let (width, held) = (width(columns, strip), held(columns, strip));
+        match order {
+            Order::RowMajor => {
+                for (k, row) in to.chunks_exact_mut(width).enumerate() {
+                    row[..held.len()].copy_from_slice(&data[k * stride..][held.clone()]);
+                }
+            }
+            Order::Transposed => {
+                transpose(&data[held.start * stride..], stride, (held.len(), inner), to, width);
+            }
+        }
+    };
+    let strip = (inner * STRIP).max(1);
+    if values.len() < SHARED_NUMBERS {
+        values.chunks_mut(strip).enumerate().for_each(fill);
+    } else {
+        values.par_chunks_mut(strip).enumerate().for_each(fill);
+    }
+    values
+}
+
 /// A matrix (inner, columns), strip after strip of [`STRIP`] columns; a strip holds its rows one after the other.
 #[derive(Debug, Clone)]
 pub(crate) struct Packed {
@@ -92,32 +108,25 @@ pub(crate) struct Packed {
 
 impl Packed {
     /// Packs the (inner, columns) matrix at the start of `data`.
-    pub(crate) fn new<T: Element>((inner, columns): (usize, usize), data: &[T], stride: usize, order: Order) -> Self {
-        let padded = columns.next_multiple_of(16);
-        let mut values = vec![T::ZERO; inner * padded];
-        let fill = |(strip, to): (usize, &mut [T])| {
-            let (width, held) = (width(columns, strip), held(columns, strip));
-            match order {
-                Order::RowMajor => {
-                    for (k, row) in to.chunks_exact_mut(width).enumerate() {
-                        row[..held.len()].copy_from_slice(&data[k * stride..][held.clone()]);
-                    }
-                }
-                Order::Transposed => {
-                    transpose(&data[held.start * stride..], stride, (held.len(), inner), to, width);
-                }
-            }
-        };
-        let strip = (inner * STRIP).max(1);
-        if values.len() < SHARED_NUMBERS {
-            values.chunks_mut(strip).enumerate().for_each(fill);
-        } else {
-            values.par_chunks_mut(strip).enumerate().for_each(fill);
-        }
+    pub(crate) fn new<T: Element>(shape: (usize, usize), data: &[T], stride: usize, order: Order) -> Self {
+        let (inner, columns) = shape;
         Self {
             inner,
             columns,
-            elements: T::elements(values),
+            elements: T::elements(packed(T::ZERO, shape, data, stride, order)),
+        }
+    }
+
+    /// Packs the transpose of a matrix of 8 bits (columns, inner).
+    pub(crate) fn fp8(matrix: &Fp8Matrix) -> Self {
+        let (columns, inner) = matrix.shape();
+        let bytes = packed(0, (inner, columns), matrix.bytes(), inner, Order::Transposed);
+        let mut scales = matrix.scales().to_vec();
+        scales.resize(columns.next_multiple_of(MULTIPLE), 0.0);
+        Self {
+            inner,
+            columns,
+            elements: Elements::Fp8 { bytes, scales },
         }
     }
 
@@ -134,11 +143,12 @@ impl Packed {
     /// The matrix as float32, row-major.
     pub(crate) fn unpack(&self) -> Vec<f32> {
         let mut values = vec![0.0; self.inner * self.columns];
+        let mut buffer = [0.0; STRIP];
         for strip in 0..self.columns.div_ceil(STRIP) {
             let held = held(self.columns, strip);
             for (k, row) in values.chunks_exact_mut(self.columns).enumerate() {
-                let at = self.offset(strip, k);
-                self.elements.widen(at..at + held.len(), &mut row[held.clone()]);
+                let from = self.rows(k..k + 1, strip, &mut buffer);
+                row[held.clone()].copy_from_slice(&from[..held.len()]);
             }
         }
         values
@@ -149,9 +159,40 @@ impl Packed {
         matches!(self.elements, Elements::F32(_))
     }
 
-    /// Numbers that it holds.
-    pub(super) fn elements(&self) -> &Elements {
-        &self.elements
+    /// Whether it holds 8 bits.
+    pub(crate) fn is_fp8(&self) -> bool {
+        matches!(self.elements, Elements::Fp8 { .. })
+    }
+
+    /// Rows of a strip, [`width`] values each: where they lie, or widened in `buffer`.
+    #[inline(always)]
+    pub(super) fn rows<'a>(&'a self, rows: Range<usize>, strip: usize, buffer: &'a mut [f32]) -> &'a [f32] {
+        let range = self.offset(strip, rows.start)..self.offset(strip, rows.end);
+        let size = range.len();
+        match &self.elements {
+            Elements::F32(values) => return &values[range],
+            Elements::Bf16(values) => {
+                for (to, value) in buffer.iter_mut().zip(&values[range]) {
+                    // A bfloat16 is the upper half of a float32.
+                    *to = f32::from_bits(u32::from(value.to_bits()) << 16);
+                }
+            }
+            Elements::F16(values) => {
+                for (to, value) in buffer.iter_mut().zip(&values[range]) {
+                    *to = widen_half(value.to_bits());
+                }
+            }
+            Elements::Fp8 { bytes, scales } => {
+                let width = width(self.columns, strip);
+                let scales = &scales[strip * STRIP..][..width];
+                for (to, bytes) in buffer.chunks_exact_mut(width).zip(bytes[range].chunks_exact(width)) {
+                    for ((to, byte), scale) in to.iter_mut().zip(bytes).zip(scales) {
+                        *to = fp8::widen(*byte) * scale;
+                    }
+                }
+            }
+        }
+        &buffer[..size]
     }
 
     /// Where row `inner` of a strip starts among the elements.
@@ -168,14 +209,6 @@ impl Panels for Packed {
 
     #[inline(always)]
     fn panel<'a>(&'a self, inner: Range<usize>, strip: usize, buffer: &'a mut [f32]) -> &'a [f32] {
-        let range = self.offset(strip, inner.start)..self.offset(strip, inner.end);
-        match &self.elements {
-            Elements::F32(values) => &values[range],
-            other => {
-                let buffer = &mut buffer[..range.len()];
-                other.widen(range, buffer);
-                buffer
-            }
-        }
+        self.rows(inner, strip, buffer)
     }
 }

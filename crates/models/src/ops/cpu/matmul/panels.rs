@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 
-use super::packed::Elements;
 use super::{Order, Packed};
 
 /// Columns of a strip: three vectors of the widest kind.
 pub(crate) const STRIP: usize = 48;
 /// The last strip of a matrix is as wide as its columns need, in multiples of this.
-const MULTIPLE: usize = 16;
+pub(super) const MULTIPLE: usize = 16;
 /// Rows of a panel at most; a panel fills most of the first-level cache.
 pub(super) const DEPTH: usize = 4 * STRIP;
 
@@ -96,16 +95,7 @@ impl Panels for Flipped<'_> {
             let from = first / STRIP;
             let from_width = self::width(packed_columns, from);
             let taken = STRIP.min(inner.end - first);
-            let at = self.0.offset(from, held.start);
-            let elements = at..at + held.len() * from_width;
-            let source = match self.0.elements() {
-                Elements::F32(values) => &values[elements],
-                other => {
-                    let square = &mut square[..elements.len()];
-                    other.widen(elements, square);
-                    &*square
-                }
-            };
+            let source = self.0.rows(held.clone(), from, &mut square);
             let to = &mut buffer[(first - inner.start) * width..];
             transpose(source, from_width, (held.len(), taken), to, width);
         }

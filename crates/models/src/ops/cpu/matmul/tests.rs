@@ -1,4 +1,5 @@
 use super::*;
+use crate::ops::fp8::{self, Fp8Matrix};
 
 fn values(count: usize, seed: usize) -> Vec<f32> {
     (0..count)
@@ -230,15 +231,53 @@ fn a_narrow_weight_is_the_float32_weight_with_its_numbers() {
     );
 }
 
+/// Forwards and backwards, across the edges of tiles, strips and panels.
+#[test]
+fn a_weight_of_8_bits_is_the_float32_weight_with_its_numbers() {
+    for (rows, outputs, inputs) in SHAPES.into_iter().filter(|(_, _, inputs)| *inputs > 0) {
+        let matrix = Fp8Matrix::of(&values(outputs * inputs, 2), inputs);
+        let numbers = matrix.bytes().iter().enumerate();
+        let wide: Vec<f32> = numbers
+            .map(|(at, byte)| fp8::widen(*byte) * matrix.scales()[at / inputs])
+            .collect();
+        let narrow = Packed::fp8(&matrix);
+        assert_eq!((narrow.shape(), narrow.is_fp8()), ((inputs, outputs), true));
+        assert_eq!(narrow.unpack(), transposed(&wide, inputs));
+        let compute = |packed: &dyn Fn(Left, &mut [f32]), columns: usize, inner: usize| {
+            let (mut c, data) = (vec![0.0; rows * columns], values(rows * inner, 1));
+            let left = Left {
+                data: &data,
+                stride: inner,
+                order: Order::RowMajor,
+            };
+            packed(left, &mut c);
+            c
+        };
+        let packed = Packed::new((inputs, outputs), &wide, inputs, Order::Transposed);
+        let forward = |weight: &Packed| {
+            let by = |left: Left, c: &mut [f32]| product(rows, left, weight, Start::Zero, c, outputs, Threads::All);
+            compute(&by, outputs, inputs)
+        };
+        assert_eq!(forward(&narrow), forward(&packed));
+        let backward = |weight: &Packed| {
+            let weight = Flipped(weight);
+            let by = |left: Left, c: &mut [f32]| product(rows, left, &weight, Start::Zero, c, inputs, Threads::All);
+            compute(&by, inputs, outputs)
+        };
+        assert_eq!(backward(&narrow), backward(&packed));
+    }
+}
+
 #[test]
 fn every_float16_widens_exactly() {
-    for bits in 0..=u16::MAX {
-        let expected = half::f16::from_bits(bits).to_f32();
-        let mut found = [0.0];
-        packed::Elements::F16(vec![half::f16::from_bits(bits)]).widen(0..1, &mut found);
+    let every: Vec<half::f16> = (0..=u16::MAX).map(half::f16::from_bits).collect();
+    let found = Packed::new((1, every.len()), &every, every.len(), Order::RowMajor).unpack();
+    for (value, found) in every.iter().zip(found) {
+        let expected = value.to_f32();
         assert!(
-            found[0] == expected || (found[0].is_nan() && expected.is_nan()),
-            "{bits:#06x}"
+            found == expected || (found.is_nan() && expected.is_nan()),
+            "{:#06x}",
+            value.to_bits()
         );
     }
 }

@@ -1,0 +1,32 @@
+//! The weight of a frozen linear layer on its way from a file to those who multiply by it.
+
+use candle_core::Tensor;
+
+use super::fp8::Fp8Matrix;
+
+/// A row-major weight (outputs, inputs).
+#[derive(Debug, Clone)]
+pub(crate) enum FrozenWeight {
+    /// In a number format of candle's, on the device where it is used.
+    Whole(Tensor),
+    /// In 8 bits, in this process's memory.
+    Fp8(Fp8Matrix),
+}
+
+impl FrozenWeight {
+    /// Layers that read the same input, as one: the rows of all, one after another. All are kept alike.
+    pub(crate) fn join(parts: Vec<Self>) -> candle_core::Result<Self> {
+        let (mut whole, mut narrow) = (Vec::new(), Vec::new());
+        for part in parts {
+            match part {
+                Self::Whole(weight) => whole.push(weight),
+                Self::Fp8(weight) => narrow.push(weight),
+            }
+        }
+        match (whole.is_empty(), narrow.is_empty()) {
+            (true, false) => Ok(Self::Fp8(Fp8Matrix::join(narrow))),
+            (false, true) => Tensor::cat(&whole, 0).map(Self::Whole),
+            _ => candle_core::bail!("the weights of one layer are kept in different ways"),
+        }
+    }
+}
