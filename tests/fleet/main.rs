@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod prompt_rubrics;
+mod weighted_rubrics;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};

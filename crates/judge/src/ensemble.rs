@@ -4,7 +4,7 @@ use gavel_core::Diagnostic;
 use gavel_core::ids::Digest;
 use gavel_core::spec::EnsembleSpec;
 use gavel_core::work::{AbstainReason, Spent, Verdict, VerdictRecord, Vote, majority};
-use gavel_rubric::{AskError, Chat, Judge, JudgedPair};
+use gavel_rubric::{AskError, Chat, Judge, JudgedPair, RubricSet};
 
 use crate::Error;
 use crate::open::{BackEnd, Models, OpenOptions, back_end};
@@ -49,14 +49,12 @@ impl BackEnd for EnsembleSpec {
 
 impl Ensemble {
     fn new(members: Vec<(f64, Box<dyn Judge>)>, margin: f64) -> Self {
-        let mut identity = format!("ensemble {margin}");
-        for (weight, member) in &members {
-            identity += &format!(" {weight}x{}", member.identity());
-        }
+        let of_members = members.iter().map(|(weight, member)| (*weight, member.identity()));
+        let identity = identity(margin, of_members);
         let names: Vec<&str> = members.iter().map(|(_, member)| member.name()).collect();
         Self {
             name: names.join(" + "),
-            identity: Digest::of(identity.as_bytes()),
+            identity,
             members,
             margin,
         }
@@ -126,6 +124,14 @@ impl Judge for Ensemble {
         self.identity
     }
 
+    fn identity_under(&self, rubric: &RubricSet) -> Digest {
+        let members = self.members.iter();
+        identity(
+            self.margin,
+            members.map(|(weight, member)| (*weight, member.identity_under(rubric))),
+        )
+    }
+
     fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         // Beside each other: some wait for a server while others compute.
         let judged: Vec<Result<Vec<VerdictRecord>, AskError>> = std::thread::scope(|scope| {
@@ -173,6 +179,11 @@ impl Judge for Ensemble {
     }
 }
 
+fn identity(margin: f64, members: impl Iterator<Item = (f64, Digest)>) -> Digest {
+    let members = members.map(|(weight, member)| format!(" {weight}x{member}"));
+    Digest::of(format!("ensemble {margin}{}", members.collect::<String>()).as_bytes())
+}
+
 /// The error when no member judged anything: one that may pass, if there is any.
 fn nobody(judged: &[Result<Vec<VerdictRecord>, AskError>]) -> Option<AskError> {
     let errors: Vec<&AskError> = judged
@@ -192,7 +203,6 @@ mod tests {
 
     use gavel_core::ids::PromptIndex;
     use gavel_core::work::Side;
-    use gavel_rubric::RubricSet;
     use image::RgbImage;
 
     use super::*;

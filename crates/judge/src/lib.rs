@@ -18,6 +18,7 @@ mod openai;
 mod question;
 mod thoughts;
 mod vlm;
+mod weighing;
 mod writer;
 
 pub use answer::{Answer, decide};
@@ -29,4 +30,5 @@ pub use http::http_client;
 pub use open::{Models, Templates, fingerprint, open, open_chat};
 pub use openai::Endpoint;
 pub use vlm::{VlmJudge, check_question};
+pub use weighing::WeighingJudge;
 pub use writer::VlmWriter;

@@ -191,6 +191,7 @@ impl Generator<'_> {
             }),
             verification: Some(verification),
             structuring: Some(structuring),
+            weighing: None,
         };
         let rubric = RubricSet {
             version: VERSION,
@@ -335,8 +336,8 @@ impl Generator<'_> {
             Case::Pair(pair) => {
                 let rubric = RubricSet {
                     themes: vec![Theme {
-                        name: None,
                         tips: criteria.to_vec(),
+                        ..Theme::default()
                     }],
                     ..RubricSet::empty()
                 };
