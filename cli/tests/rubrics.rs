@@ -200,3 +200,61 @@ fn the_small_judge_writes_a_set_for_each_prompt_from_the_nearest_example_and_not
     assert_eq!(anew["answers_asked"], 0, "{anew}");
     assert_eq!(std::fs::read(&out).unwrap(), bytes);
 }
+
+#[test]
+fn weights_are_learnt_and_the_ways_to_judge_are_told_side_by_side() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    // The small judge says little by one word alone: the last criterion is to be dropped, or to count least.
+    let rubric = folder.path().join("rubric.toml");
+    let text = "version = 1\n[[themes]]\ntips = [\"The background has the stated colour.\", \"Each object has its stated colour and shape.\", \
+                \"The objects are placed as stated.\", \"The shapes are clean, with nothing extra.\", \"The background has the stated colour.\"]\n";
+    std::fs::write(&rubric, text).unwrap();
+    let (words, out) = (path("rubric.toml"), path("weighted.toml"));
+    let weigh = |threads: &str| {
+        let mut arguments = vec![
+            "rubric", "weigh", "--pairs", LABELLED, "--rubric", &words, "--out", &out,
+        ];
+        arguments.extend(["--model", "models/tiny-judge", "--concurrency", threads]);
+        let (told, status) = gavel(&arguments);
+        assert_eq!(status, Some(0), "{told}");
+        told
+    };
+    let first = weigh("1");
+    let written = std::fs::read(&out).unwrap();
+    let weights = first["themes"][0]["weights"].as_array().unwrap();
+    assert!(!weights.is_empty() && weights.iter().all(|weight| weight.as_f64().unwrap() > 0.0));
+    let dropped = first["weighing"]["dropped"].as_array().unwrap();
+    assert_eq!(weights.len() + dropped.len(), 5);
+    assert!(dropped.len() <= 2, "{dropped:?}");
+    assert!(first["weighing"]["left_out_accuracy"].as_f64() > Some(0.85), "{first}");
+    std::fs::remove_file(&out).unwrap();
+    let again = weigh("3");
+    assert_eq!(again["answers_asked"], 0, "everything is in the journal");
+    assert_eq!(std::fs::read(&out).unwrap(), written);
+
+    let (shown, status) = gavel(&["rubric", "show", &out]);
+    assert_eq!((status, &shown["sha256"]), (Some(0), &first["sha256"]));
+    let (_, same_words) = gavel(&["rubric", "diff", &out, &words]);
+    assert_eq!(same_words, Some(1));
+
+    let page = path("check.html");
+    let mut arguments = vec!["rubric", "check", "--pairs", SEED, "--rubric", &out];
+    arguments.extend(["--model", "models/tiny-judge", "--html", &page]);
+    let (told, status) = gavel(&arguments);
+    assert_eq!(status, Some(0), "{told}");
+    let ways = told["ways"].as_array().unwrap();
+    let names: Vec<&str> = ways.iter().map(|way| way["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["no rubric", "general rubric", "criteria by weight"]);
+    let questions = |way: &Value| way["questions_per_pair"].as_f64().unwrap();
+    assert_eq!((questions(&ways[0]), questions(&ways[1])), (2.0, 2.0));
+    assert_eq!(questions(&ways[2]), 2.0 * weights.len() as f64);
+    assert!(
+        ways.iter().all(|way| way["accuracy"]["value"].as_f64() > Some(0.8)),
+        "{told}"
+    );
+    assert_eq!(told["with_rubric"]["accuracy"], ways[2]["accuracy"]);
+    assert_eq!(told["without_rubric"]["accuracy"], ways[0]["accuracy"]);
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(names.iter().all(|name| html.contains(&format!("<th>{name}</th>"))));
+}

@@ -4,6 +4,7 @@
 
 mod prompt_rubrics;
 mod scores;
+mod weighted_rubrics;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};

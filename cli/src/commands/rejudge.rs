@@ -9,7 +9,7 @@ use gavel_core::spec::{JudgeBackEnd, JudgeSpec, RunSpec};
 use gavel_judge::{Models, Templates};
 use gavel_review::VerdictFile;
 use gavel_review::rejudge::{Again, Change, Rejudge, RejudgeOptions, RejudgeReport};
-use gavel_rubric::Rubrics;
+use gavel_rubric::{RubricSet, Rubrics, Theme};
 
 use super::print_json;
 use super::source::SourceArguments;
@@ -77,8 +77,7 @@ pub(super) fn rejudge(arguments: &RejudgeArguments) -> Result<()> {
     };
     let rejudge = Rejudge::read(source.as_ref(), &options)?;
     let (rubrics, templates) = words(&source.spec().judge, &rejudge, &spec.judge)?;
-    let themes = if arguments.by_theme { rubrics.themes_max() } else { 0 };
-    let cost = cost(&rejudge, &spec, themes);
+    let cost = cost(&rejudge, &spec, &rubrics, arguments.by_theme);
     if arguments.dry_run {
         return output::print_line(cost);
     }
@@ -146,10 +145,15 @@ fn words(of_run: &JudgeSpec, rejudge: &Rejudge<'_>, spec: &JudgeSpec) -> Result<
 }
 
 /// What is going to be asked.
-fn cost(rejudge: &Rejudge<'_>, spec: &RunSpec, themes: usize) -> String {
+fn cost(rejudge: &Rejudge<'_>, spec: &RunSpec, rubrics: &Rubrics, by_theme: bool) -> String {
     let matches = rejudge.matches();
     let models = spec.judge.back_end.members().len().max(1) as u64;
-    let rounds = 1 + themes as u64;
+    let of_theme = |theme: &Theme| RubricSet::of_themes(vec![theme.clone()]).questions();
+    let of_set = |set: &RubricSet| {
+        let themes = set.themes.iter().filter(|_| by_theme);
+        set.questions() + themes.map(of_theme).sum::<usize>()
+    };
+    let rounds = rubrics.sets().map(of_set).max().unwrap_or(1) as u64;
     let questions = matches * 2 * models * rounds;
     let mut text = format!(
         "{}: {matches} matches, at most {questions} questions (both picture orders",
@@ -158,7 +162,10 @@ fn cost(rejudge: &Rejudge<'_>, spec: &RunSpec, themes: usize) -> String {
     if models > 1 {
         text += &format!(", {models} judges");
     }
-    if themes > 0 {
+    if rubrics.is_weighted() {
+        text += ", each criterion by itself";
+    }
+    if by_theme {
         text += ", the rubric and each of its themes";
     }
     text += "); what the file of verdicts holds is not asked again";

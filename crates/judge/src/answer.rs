@@ -40,22 +40,26 @@ pub fn decide(answers: [Answer; 2], label_mass_min: f64, margin: f64) -> (Verdic
         answers[0].probability_shown_first,
         1.0 - answers[1].probability_shown_first,
     ];
-    let verdict = if answers.iter().any(|answer| answer.label_mass < label_mass_min) {
-        Verdict::Abstain {
+    let verdict = match answers.iter().any(|answer| answer.label_mass < label_mass_min) {
+        true => Verdict::Abstain {
             reason: AbstainReason::OutsideLabels,
-        }
-    } else {
-        match probabilities.map(side) {
-            [Some(first), Some(second)] if first != second => Verdict::Abstain {
-                reason: AbstainReason::OrdersDisagree,
-            },
-            [Some(side), Some(_)] if (mean(probabilities) - 0.5).abs() >= margin => Verdict::Preferred { side },
-            _ => Verdict::Abstain {
-                reason: AbstainReason::TooClose,
-            },
-        }
+        },
+        false => agreement(probabilities, margin),
     };
     (verdict, probabilities)
+}
+
+/// What both orders together say: `probabilities` are those that the first candidate is better, per order.
+pub(crate) fn agreement(probabilities: [f64; 2], margin: f64) -> Verdict {
+    match probabilities.map(side) {
+        [Some(first), Some(second)] if first != second => Verdict::Abstain {
+            reason: AbstainReason::OrdersDisagree,
+        },
+        [Some(side), Some(_)] if (mean(probabilities) - 0.5).abs() >= margin => Verdict::Preferred { side },
+        _ => Verdict::Abstain {
+            reason: AbstainReason::TooClose,
+        },
+    }
 }
 
 /// Mean over both orders.

@@ -16,7 +16,7 @@ pub trait VerdictCache {
 
 /// All that a verdict depends on: the judge with its template and margin, the rubric, the prompt, and the pictures in order.
 pub fn verdict_key(judge: &dyn Judge, pair: &JudgedPair<'_>) -> Digest {
-    let mut text = format!("{} {}", judge.identity(), pair.rubric.digest());
+    let mut text = format!("{} {}", judge.identity_under(pair.rubric), pair.rubric.digest());
     for image in [pair.first, pair.second].into_iter().chain(pair.sources) {
         text += &format!(" {}", pixels(image));
     }

@@ -4,7 +4,7 @@ use gavel_core::Diagnostic;
 use gavel_core::ids::Digest;
 use gavel_core::spec::EnsembleSpec;
 use gavel_core::work::{AbstainReason, Poll, Spent, Verdict, VerdictRecord, Vote, poll};
-use gavel_rubric::{AskError, Chat, Judge, JudgedPair};
+use gavel_rubric::{AskError, Chat, Judge, JudgedPair, RubricSet};
 
 use crate::Error;
 use crate::open::{BackEnd, Models, OpenOptions, back_end};
@@ -66,14 +66,11 @@ fn mark(veto: bool) -> &'static str {
 
 impl Ensemble {
     fn new(members: Vec<Member>, margin: f64) -> Self {
-        let mut identity = format!("ensemble {margin}");
-        for member in &members {
-            identity += &format!(" {}x{}{}", member.weight, member.judge.identity(), mark(member.veto));
-        }
+        let identity = identity(margin, &members, |judge| judge.identity());
         let names: Vec<&str> = members.iter().map(|member| member.judge.name()).collect();
         Self {
             name: names.join(" + "),
-            identity: Digest::of(identity.as_bytes()),
+            identity,
             members,
             margin,
         }
@@ -151,6 +148,10 @@ impl Judge for Ensemble {
         self.identity
     }
 
+    fn identity_under(&self, rubric: &RubricSet) -> Digest {
+        identity(self.margin, &self.members, |judge| judge.identity_under(rubric))
+    }
+
     fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         // Beside each other: some wait for a server while others compute.
         let judged: Vec<Result<Vec<VerdictRecord>, AskError>> = std::thread::scope(|scope| {
@@ -198,6 +199,13 @@ impl Judge for Ensemble {
     }
 }
 
+/// Tells these members with this margin from others; `of` one of them.
+fn identity(margin: f64, members: &[Member], of: impl Fn(&dyn Judge) -> Digest) -> Digest {
+    let member = |one: &Member| format!(" {}x{}{}", one.weight, of(one.judge.as_ref()), mark(one.veto));
+    let members: String = members.iter().map(member).collect();
+    Digest::of(format!("ensemble {margin}{members}").as_bytes())
+}
+
 /// The error when no member judged anything: one that may pass, if there is any.
 fn nobody(judged: &[Result<Vec<VerdictRecord>, AskError>]) -> Option<AskError> {
     let errors: Vec<&AskError> = judged
@@ -217,7 +225,6 @@ mod tests {
 
     use gavel_core::ids::PromptIndex;
     use gavel_core::work::Side;
-    use gavel_rubric::RubricSet;
     use image::RgbImage;
 
     use super::*;

@@ -10,7 +10,7 @@ use gavel_rubric::{Chat, Judge};
 use serde::Deserialize;
 
 use crate::open::{BackEnd, Models, OpenOptions};
-use crate::{Error, VlmJudge, VlmWriter};
+use crate::{Error, VlmJudge, VlmWriter, WeighingJudge};
 
 impl BackEnd for InProcessSpec {
     fn fingerprint(&self) -> Result<Digest, Error> {
@@ -21,13 +21,8 @@ impl BackEnd for InProcessSpec {
         let (fingerprint, model) = load(self, models)?;
         let name = self.path.display().to_string();
         let template = options.template.clone();
-        Ok(Box::new(VlmJudge::new(
-            name,
-            fingerprint,
-            model,
-            template,
-            options.margin,
-        )?))
+        let judge = VlmJudge::new(name, fingerprint, model, template, options.margin)?;
+        Ok(Box::new(WeighingJudge::new(Box::new(judge), options.margin)))
     }
 
     fn chat(&self, models: &mut Models) -> Result<Box<dyn Chat>, Error> {

@@ -20,6 +20,7 @@ mod question;
 mod scores;
 mod thoughts;
 mod vlm;
+mod weighing;
 mod writer;
 
 pub use answer::{Answer, decide};
@@ -32,4 +33,5 @@ pub use open::{Models, Templates, fingerprint, open, open_chat};
 pub use openai::Endpoint;
 pub use scores::ScoreServer;
 pub use vlm::{VlmJudge, check_question};
+pub use weighing::WeighingJudge;
 pub use writer::VlmWriter;

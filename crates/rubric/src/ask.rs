@@ -68,6 +68,11 @@ pub trait Judge: Send + Sync {
     /// Fingerprint of everything but rubric and pair that a verdict depends on: the model, the template's words, the margin.
     fn identity(&self) -> Digest;
 
+    /// As [`Judge::identity`], of what decides under this rubric: the rule by which criteria with weights are put together is part of it.
+    fn identity_under(&self, _rubric: &RubricSet) -> Digest {
+        self.identity()
+    }
+
     /// Judges pairs, each in both image orders and by its own rubric; one record for each, in order. A pair's verdict does not depend on
     /// the others. An answer that cannot be used is no error but an abstention or a failed verdict of that pair.
     ///

@@ -50,6 +50,16 @@ pub enum RubricError {
         /// The key, for example `themes[0].tips[2]`.
         key: String,
     },
+    /// Weights that do not go with the criteria.
+    #[error("{}: `{key}` {problem}", file.display())]
+    Weights {
+        /// The file.
+        file: PathBuf,
+        /// The key, for example `themes[0].weights[2]`.
+        key: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// A set of a single prompt that cannot be used.
     #[error("{}: `prompts[{index}]` ({prompt:.60}) {problem}", file.display())]
     Prompt {
@@ -86,6 +96,10 @@ impl Hint for RubricError {
             Self::Version { known, .. } => format!("write `version = {known}`"),
             Self::Empty { .. } => "write at least one criterion: a tip of a theme, or a line of bare text".to_owned(),
             Self::Line { .. } => "write each name and criterion as one line of text".to_owned(),
+            Self::Weights { .. } => {
+                "give `weights` beside `tips`, a number for each criterion and one above 0 at least, or leave them out"
+                    .to_owned()
+            }
             Self::Prompt { .. } => "docs/rubrics.md says what the set of a single prompt may be".to_owned(),
             Self::Ambiguous { .. } => "give every theme but the first a name".to_owned(),
         })

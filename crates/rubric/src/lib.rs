@@ -1,7 +1,8 @@
 //! What a judge reads: rubric sets, and the templates that put a rubric, a caption and two pictures before a model.
 //!
 //! Both are files that people write and version. A run carries their text, so that a judge on another machine reads the same
-//! words; fingerprints say which words these were. [`generate`] writes a rubric set from labelled examples ([`data`]).
+//! words; fingerprints say which words these were. [`generate`] writes a rubric set from labelled examples ([`data`]), and [`weigh`] learns from them how much
+//! each criterion counts.
 
 #![forbid(unsafe_code)]
 
@@ -18,12 +19,14 @@ mod rubrics;
 mod set;
 mod template;
 pub mod threads;
+pub mod weigh;
+mod weight;
 
 pub use ask::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgedPair, ServerWords};
 pub use conversation::{Message, Part};
 pub use error::{RubricError, TemplateError};
 pub use journal::{Journal, JournalError};
-pub use provenance::{Generation, Provenance, Structuring, Verification};
+pub use provenance::{DroppedCriterion, Generation, Provenance, Structuring, Verification, Weighing, WhyDropped};
 pub use reason::ReasonTemplate;
 pub use recorded::{Recorded, RecordedPair};
 pub use rubrics::{Combine, PromptSet, RubricFile, Rubrics};

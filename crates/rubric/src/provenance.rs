@@ -30,6 +30,9 @@ pub struct Provenance {
     /// How the criteria came into themes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub structuring: Option<Structuring>,
+    /// How the criteria got their weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weighing: Option<Weighing>,
 }
 
 /// What a generated set depends on.
@@ -94,4 +97,63 @@ pub struct Structuring {
     pub doubled: usize,
     /// Themes beyond the number that was asked for; their criteria count as lost.
     pub surplus: usize,
+}
+
+/// How criteria got their weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weighing {
+    /// Fingerprint of the words that were weighed, those that were dropped among them.
+    pub rubric_sha256: Digest,
+    /// The judge that was asked.
+    pub judge: String,
+    /// Its fingerprint, template included.
+    pub judge_sha256: Digest,
+    /// The labelled pairs.
+    pub examples: String,
+    /// Fingerprint of prompts, pictures and labels.
+    pub data_sha256: Digest,
+    /// Pairs that the weights were learnt from.
+    pub pairs: usize,
+    /// Pairs that could not be judged, and were left aside.
+    pub failed: usize,
+    /// What was multiplied with the sum of the weights.
+    pub lambda: f64,
+    /// Folds of the cross-validation that chose it; none where it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folds: Option<usize>,
+    /// Loss on the pairs of folds that were left out, in nats for a pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out_log_loss: Option<f64>,
+    /// Share of these pairs that lean to the better picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out_accuracy: Option<f64>,
+    /// Loss on all pairs, in nats for a pair.
+    pub log_loss: f64,
+    /// Criteria that the set does not have any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<DroppedCriterion>,
+}
+
+/// A criterion that was left out of a set when its weights were learnt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DroppedCriterion {
+    /// Its theme's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub theme: Option<String>,
+    /// Its words.
+    pub criterion: String,
+    /// Why.
+    pub why: WhyDropped,
+}
+
+/// Why a criterion was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhyDropped {
+    /// No pair leans by it to either side.
+    NeverTurnedOn,
+    /// Its weight is 0: the others say what it says, or it leans to the worse pictures.
+    NoWeight,
 }

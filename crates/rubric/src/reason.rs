@@ -52,6 +52,7 @@ impl ReasonTemplate {
             let trial = Theme {
                 name,
                 tips: vec!["criterion".to_owned()],
+                ..Theme::default()
             };
             template.render("caption", &trial, Side::First, sources)?;
         }

@@ -154,7 +154,7 @@ impl<'a> Recorded<'a> {
             .iter()
             .map(|RecordedPair { pair, rubric, .. }| {
                 key(&json!({
-                    "judge": judge.identity(),
+                    "judge": judge.identity_under(rubric),
                     "rubric": rubric.digest(),
                     "caption": pair.example.prompt,
                     "base": pair.example.source.as_ref().map(|base| base.digest),

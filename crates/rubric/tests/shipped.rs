@@ -146,6 +146,7 @@ fn every_shipped_reason_template_asks_about_text_to_image_and_edits() {
     let theme = Theme {
         name: Some("Light".into()),
         tips: vec!["Shadows agree.".into()],
+        ..Theme::default()
     };
     for (language, edits) in [("en", true), ("zh", true), ("small", false)] {
         let file = configs().join("rubric").join(language).join("reason.toml");

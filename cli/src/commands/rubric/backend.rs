@@ -7,10 +7,10 @@ use backon::{BlockingRetryable as _, ExponentialBuilder};
 use clap::Args;
 use gavel_core::ids::Digest;
 use gavel_core::spec::{InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, ServerSpec};
-use gavel_core::work::VerdictRecord;
+use gavel_core::work::{Spent, VerdictRecord};
 use gavel_judge::{ClipEmbedding, Endpoint, Models, Templates};
 use gavel_rubric::generate::{Embed, HashedNgrams};
-use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgeTemplate, JudgedPair};
+use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgeTemplate, JudgedPair, RubricSet};
 
 use crate::commands::dtype::DtypeArgument;
 use crate::diagnostic::{Context as _, Diagnostic, Result};
@@ -222,7 +222,15 @@ impl Judge for Patient<dyn Judge> {
         self.inner.identity()
     }
 
+    fn identity_under(&self, rubric: &RubricSet) -> Digest {
+        self.inner.identity_under(rubric)
+    }
+
     fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         self.ask(|judge| judge.judge(pairs))
+    }
+
+    fn spent(&self) -> Spent {
+        self.inner.spent()
     }
 }

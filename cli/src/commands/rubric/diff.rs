@@ -37,6 +37,8 @@ struct Difference {
     criteria_removed: Vec<Placed>,
     criteria_added: Vec<Placed>,
     criteria_moved: Vec<Moved>,
+    /// Criteria that both have in one theme, with other weights.
+    weights_changed: Vec<Reweighed>,
     /// Whether themes or criteria that both have stand in another order.
     reordered: bool,
     /// Prompts that have a set of their own in the first file alone.
@@ -58,6 +60,15 @@ struct Moved {
     criterion: String,
     from: String,
     to: String,
+}
+
+/// No weight where the theme has none.
+#[derive(Debug, PartialEq, Serialize)]
+struct Reweighed {
+    #[serde(flatten)]
+    placed: Placed,
+    before: Option<f64>,
+    after: Option<f64>,
 }
 
 pub(super) fn diff(arguments: &DiffArguments) -> Result<ExitCode> {
@@ -106,6 +117,7 @@ impl Difference {
             criteria_removed: Vec::new(),
             criteria_added: Vec::new(),
             criteria_moved: Vec::new(),
+            weights_changed: Vec::new(),
             reordered: false,
             prompts_removed: Vec::new(),
             prompts_added: Vec::new(),
@@ -114,23 +126,28 @@ impl Difference {
         // A criterion may stand in a set more than once: each is matched with one of the other set, of the same theme if possible.
         let mut open = new;
         let mut unmatched = Vec::new();
-        for placed in old {
-            match open.iter().position(|other| *other == placed) {
-                Some(index) => drop(open.remove(index)),
+        for (placed, before) in old {
+            match open.iter().position(|(other, _)| *other == placed) {
+                Some(index) => {
+                    let (_, after) = open.remove(index);
+                    if before != after {
+                        difference.weights_changed.push(Reweighed { placed, before, after });
+                    }
+                }
                 None => unmatched.push(placed),
             }
         }
         for placed in unmatched {
-            match open.iter().position(|other| other.criterion == placed.criterion) {
+            match open.iter().position(|(other, _)| other.criterion == placed.criterion) {
                 Some(index) => difference.criteria_moved.push(Moved {
                     criterion: placed.criterion,
                     from: placed.theme,
-                    to: open.remove(index).theme,
+                    to: open.remove(index).0.theme,
                 }),
                 None => difference.criteria_removed.push(placed),
             }
         }
-        difference.criteria_added = open;
+        difference.criteria_added = open.into_iter().map(|(placed, _)| placed).collect();
         difference.reordered = !same && difference.is_empty();
         difference
     }
@@ -141,6 +158,7 @@ impl Difference {
             && self.criteria_removed.is_empty()
             && self.criteria_added.is_empty()
             && self.criteria_moved.is_empty()
+            && self.weights_changed.is_empty()
     }
 
     fn describe(&self) -> String {
@@ -159,6 +177,12 @@ impl Difference {
         lines.extend(self.criteria_added.iter().map(|placed| criterion('+', placed)));
         let moved = |moved: &Moved| format!("> {} -> {}: {}", moved.from, moved.to, moved.criterion);
         lines.extend(self.criteria_moved.iter().map(moved));
+        let number = |weight: Option<f64>| weight.map_or_else(|| "none".to_owned(), |weight| weight.to_string());
+        let reweighed = |Reweighed { placed, before, after }: &Reweighed| {
+            let (before, after) = (number(*before), number(*after));
+            format!("= {}: {} (weight {before} -> {after})", placed.theme, placed.criterion)
+        };
+        lines.extend(self.weights_changed.iter().map(reweighed));
         if self.reordered {
             lines.push("the same themes and criteria in another order".to_owned());
         }
@@ -177,14 +201,17 @@ fn without(names: &[String], others: &[String]) -> Vec<String> {
     names.iter().filter(|name| !others.contains(name)).cloned().collect()
 }
 
-fn placed(rubric: &RubricSet) -> Vec<Placed> {
+fn placed(rubric: &RubricSet) -> Vec<(Placed, Option<f64>)> {
     let in_theme = |theme: &gavel_rubric::Theme| {
         let name = theme.name.clone().unwrap_or_else(|| "(no theme)".to_owned());
-        let placed = |tip: &String| Placed {
-            theme: name.clone(),
-            criterion: tip.trim().to_owned(),
+        let placed = |(tip, weight): (&str, f64)| {
+            let placed = Placed {
+                theme: name.clone(),
+                criterion: tip.to_owned(),
+            };
+            (placed, Some(weight).filter(|_| !theme.weights.is_empty()))
         };
-        theme.tips.iter().map(placed).collect::<Vec<_>>()
+        theme.weighted().map(placed).collect::<Vec<_>>()
     };
     rubric.themes.iter().flat_map(in_theme).collect()
 }
@@ -218,7 +245,7 @@ mod tests {
         let text = described(&set(before), &set(after));
         // Fingerprints are not what this is about.
         text.lines()
-            .filter(|line| !line.contains(" -> ") || line.starts_with('>'))
+            .filter(|line| !line.contains(" -> ") || line.starts_with(['>', '=']))
             .collect::<Vec<_>>()
             .join("\n")
     }
@@ -235,5 +262,14 @@ mod tests {
             "the same themes and criteria in another order"
         );
         assert!(told(before, before).starts_with("the same words"));
+        let weighted = "A\n- [weight 0.5] one\n- two\nB\n- three\n- three\n";
+        assert_eq!(
+            told(before, weighted),
+            "= A: one (weight none -> 0.5)\n= A: two (weight none -> 1)"
+        );
+        assert_eq!(
+            told(weighted, &weighted.replace("0.5", "2")),
+            "= A: one (weight 0.5 -> 2)"
+        );
     }
 }

@@ -29,10 +29,26 @@ pub(super) struct Measured {
     pub(super) failed: usize,
 }
 
-/// The same pairs with and without the rubric.
+/// A way to judge the pairs, with its figures and what it costs.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Way {
+    /// What decides.
+    pub(super) name: &'static str,
+    /// The figures.
+    #[serde(flatten)]
+    pub(super) measured: Measured,
+    /// Questions about a pair, both image orders counted; a mean where prompts have sets of different lengths.
+    pub(super) questions_per_pair: f64,
+    /// Tokens for a pair, of those that were asked about now; `None` where nobody counts them.
+    pub(super) tokens_per_pair: Option<f64>,
+    /// Against the way before this one: *with* is this one.
+    pub(super) against_before: Option<Compared>,
+}
+
+/// The same pairs judged in two ways.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Compared {
-    /// Right under the rubric and not without it.
+    /// Right with the rubric and not without it.
     pub(super) only_with: u64,
     /// Right without the rubric and not under it.
     pub(super) only_without: u64,

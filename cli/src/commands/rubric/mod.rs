@@ -7,6 +7,7 @@ mod generate;
 mod measure;
 mod page;
 mod show;
+mod weigh;
 mod write;
 
 use std::path::PathBuf;
@@ -24,7 +25,9 @@ pub(crate) enum RubricCommand {
     Generate(Box<generate::GenerateArguments>),
     /// Write a set of its own for each prompt of a list, from the prompt alone or from labelled pairs near it. It can be called again for more.
     Write(Box<write::WriteArguments>),
-    /// Measure a judge on labelled pairs, with and without a rubric.
+    /// Learn from labelled pairs how much each criterion of a rubric counts. A weighing that was killed goes on where it was.
+    Weigh(Box<weigh::WeighArguments>),
+    /// Measure a judge on labelled pairs: without a rubric, by the general one, by prompts' own sets, by criteria with weights.
     Check(Box<check::CheckArguments>),
     /// Show a rubric set: its criteria, its fingerprint, where it comes from.
     Show(show::ShowArguments),
@@ -57,6 +60,7 @@ pub(super) fn rubric(command: &RubricCommand) -> Result<ExitCode> {
     match command {
         RubricCommand::Generate(arguments) => generate::generate(arguments)?,
         RubricCommand::Write(arguments) => write::write(arguments)?,
+        RubricCommand::Weigh(arguments) => weigh::weigh(arguments)?,
         RubricCommand::Check(arguments) => check::check(arguments)?,
         RubricCommand::Show(arguments) => show::show(arguments)?,
         RubricCommand::Diff(arguments) => return diff::diff(arguments),

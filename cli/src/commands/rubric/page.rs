@@ -20,8 +20,14 @@ const SIDE: u32 = 384;
 #[derive(Serialize)]
 struct Row {
     name: String,
-    with: String,
-    without: String,
+    accuracy: String,
+    agreement: String,
+}
+
+#[derive(Serialize)]
+struct Figure {
+    name: &'static str,
+    cells: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -30,8 +36,8 @@ struct Cell {
     base: Option<String>,
     pictures: [Shown; 2],
     right: bool,
-    with: String,
-    without: String,
+    /// What each of the ways says, the last one first.
+    ways: Vec<(String, String)>,
     themes: Vec<(String, String)>,
 }
 
@@ -46,23 +52,19 @@ struct Shown {
 /// # Errors
 /// A picture cannot be scaled, or the template does not render: a defect.
 pub(super) fn render(check: &Check, verdicts: &Verdicts, pairs: &[RankedPair<'_>], pairs_max: usize) -> Result<String> {
-    let rows = |(name, with, without): (&str, _, _)| Row {
-        name: name.to_owned(),
-        with: share(with),
-        without: share(without),
-    };
-    let rows: Vec<Row> = check.rows().into_iter().map(rows).collect();
+    let rows = check.rows().into_iter().map(|(name, cells)| Figure { name, cells });
+    let rows: Vec<Figure> = rows.collect();
     let themes: Vec<Row> = check
         .themes
         .iter()
         .map(|theme| Row {
             name: theme.theme.clone(),
-            with: share(theme.accuracy),
-            without: share(theme.agreement),
+            accuracy: share(theme.accuracy),
+            agreement: share(theme.agreement),
         })
         .collect();
     let mut order: Vec<usize> = (0..pairs.len()).collect();
-    order.sort_by_key(|index| is_right(&verdicts.with_rubric[*index], pairs[*index].preferred));
+    order.sort_by_key(|index| is_right(&verdicts.with_rubric()[*index], pairs[*index].preferred));
     let mut cells = Vec::new();
     for index in order.into_iter().take(pairs_max) {
         cells.push(cell(&pairs[index], index, verdicts)?);
@@ -90,6 +92,7 @@ fn cell(pair: &RankedPair<'_>, index: usize, verdicts: &Verdicts) -> Result<Cell
         })
     };
     let themes = verdicts.themes.iter();
+    let ways = verdicts.ways.iter().rev();
     Ok(Cell {
         prompt: pair.example.prompt.clone(),
         base: pair.example.source.as_ref().map(data_url).transpose()?,
@@ -97,9 +100,10 @@ fn cell(pair: &RankedPair<'_>, index: usize, verdicts: &Verdicts) -> Result<Cell
             shown(pair.pictures[0], Side::First)?,
             shown(pair.pictures[1], Side::Second)?,
         ],
-        right: is_right(&verdicts.with_rubric[index], pair.preferred),
-        with: said(&verdicts.with_rubric[index]),
-        without: said(&verdicts.without_rubric[index]),
+        right: is_right(&verdicts.with_rubric()[index], pair.preferred),
+        ways: ways
+            .map(|judged| (judged.name.to_owned(), said(&judged.records[index])))
+            .collect(),
         themes: themes
             .map(|(name, records)| (name.clone(), said(&records[index])))
             .collect(),

@@ -119,7 +119,11 @@ fn themes(set: &RubricSet) -> String {
 }
 
 fn tips(theme: &Theme) -> String {
-    theme.tips.iter().map(|tip| format!("  - {}\n", tip.trim())).collect()
+    let line = |(tip, weight): (&str, f64)| match theme.weights.is_empty() {
+        true => format!("  - {tip}\n"),
+        false => format!("  - [weight {weight}] {tip}\n"),
+    };
+    theme.weighted().map(line).collect()
 }
 
 fn origin(provenance: &Provenance, row: &mut impl FnMut(&str, &str)) {
@@ -168,6 +172,25 @@ fn origin(provenance: &Provenance, row: &mut impl FnMut(&str, &str)) {
             &format!(
                 "{} of {} different criteria",
                 found.criteria_selected, found.criteria_verified
+            ),
+        );
+    }
+    if let Some(weighing) = &provenance.weighing {
+        let lambda = match weighing.folds {
+            Some(folds) => format!("by {folds} folds"),
+            None => "given".to_owned(),
+        };
+        row(
+            "weighed",
+            &format!(
+                "on {} pairs of {} ({}) by {} ({}), lambda {:.6} {lambda}; {} criteria dropped",
+                weighing.pairs,
+                weighing.examples,
+                weighing.data_sha256.short(),
+                weighing.judge,
+                weighing.judge_sha256.short(),
+                weighing.lambda,
+                weighing.dropped.len()
             ),
         );
     }

@@ -23,8 +23,8 @@ use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Judge, Message};
 use image::RgbImage;
 use serde_json::{Value, json};
 
-use crate::Error;
 use crate::open::{BackEnd, Models, OpenOptions};
+use crate::{Error, WeighingJudge};
 pub(crate) use client::Client;
 use dialect::{Dialect, Wishes};
 pub(crate) use failure::{Failure, Kind};
@@ -85,12 +85,8 @@ impl BackEnd for ServerSpec {
     fn judge(&self, options: &OpenOptions<'_>, _: &mut Models) -> Result<Box<dyn Judge>, Error> {
         let endpoint = Arc::new(Endpoint::new(self)?);
         let template = options.template.clone();
-        Ok(Box::new(EndpointJudge::new(
-            endpoint,
-            template,
-            options.margin,
-            self.concurrency,
-        )))
+        let judge = EndpointJudge::new(endpoint, template, options.margin, self.concurrency);
+        Ok(Box::new(WeighingJudge::new(Box::new(judge), options.margin)))
     }
 
     fn chat(&self, _: &mut Models) -> Result<Box<dyn Chat>, Error> {

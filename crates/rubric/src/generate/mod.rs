@@ -192,6 +192,7 @@ impl Generator<'_> {
             }),
             verification: Some(verification),
             structuring: Some(structuring),
+            weighing: None,
         };
         let rubric = RubricSet {
             version: VERSION,
@@ -336,8 +337,8 @@ impl Generator<'_> {
             Case::Pair(pair) => {
                 let rubric = RubricSet {
                     themes: vec![Theme {
-                        name: None,
                         tips: criteria.to_vec(),
+                        ..Theme::default()
                     }],
                     ..RubricSet::empty()
                 };

@@ -169,6 +169,7 @@ impl Draft {
         let theme = |(name, places): (String, Vec<usize>)| Theme {
             name: Some(name),
             tips: places.into_iter().map(|place| criteria[place].clone()).collect(),
+            weights: Vec::new(),
         };
         Ok(themes.into_iter().map(theme).collect())
     }

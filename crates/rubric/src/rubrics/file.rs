@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Combine, Rubrics, combine};
 use crate::set::VERSION;
-use crate::{Provenance, RubricError, RubricSet, Theme};
+use crate::{Provenance, RubricError, RubricSet, Theme, weight};
 
 /// What stands in a rubric file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +53,9 @@ pub struct PromptSet {
     /// Criteria without a theme. `criteria` is another name for it.
     #[serde(default, alias = "criteria", skip_serializing_if = "Vec::is_empty")]
     pub tips: Vec<String>,
+    /// The weights of these criteria, in order, or none at all ([`Theme::weights`]).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<f64>,
     /// Criteria in themes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub themes: Vec<Theme>,
@@ -78,7 +81,8 @@ impl PromptSet {
     pub(crate) fn tidy(mut self) -> Self {
         let unnamed = self.themes.iter().position(|theme| theme.name.is_none());
         if let Some(index) = unnamed.filter(|_| self.tips.is_empty()) {
-            self.tips = self.themes.remove(index).tips;
+            let theme = self.themes.remove(index);
+            (self.tips, self.weights) = (theme.tips, theme.weights);
         }
         self
     }
@@ -87,6 +91,7 @@ impl PromptSet {
         let unnamed = Theme {
             name: None,
             tips: self.tips.clone(),
+            weights: self.weights.clone(),
         };
         let unnamed = Some(unnamed).filter(|theme| !theme.tips.is_empty());
         unnamed.into_iter().chain(self.themes.iter().cloned()).collect()
@@ -171,9 +176,13 @@ impl RubricFile {
                 key,
             });
         }
+        for (index, theme) in general.themes.iter().enumerate() {
+            check_weights_of(&theme.tips, &theme.weights, &format!("themes[{index}]."), file)?;
+        }
         if general.criteria().next().is_none() {
             return Err(RubricError::Empty { file: file.to_owned() });
         }
+        check_weights(&general, "themes", file)?;
         check_reading(&general, "themes", file)?;
         let mut of_prompts = BTreeMap::new();
         let mut places: BTreeMap<Task, usize> = BTreeMap::new();
@@ -219,6 +228,10 @@ impl RubricFile {
                 key,
             });
         }
+        check_weights_of(&prompt.tips, &prompt.weights, &format!("{at}."), file)?;
+        for (index, theme) in prompt.themes.iter().enumerate() {
+            check_weights_of(&theme.tips, &theme.weights, &format!("{at}.themes[{index}]."), file)?;
+        }
         let own = RubricSet::of_themes(prompt.all_themes());
         let criteria: Vec<&str> = own.criteria().collect();
         if criteria.is_empty() {
@@ -240,6 +253,7 @@ impl RubricFile {
             let most = bounds::DOCUMENT.most;
             return Err(fault(format!("has a set of {bytes} bytes, at most {most} are taken")));
         }
+        check_weights(&set, &at, file)?;
         check_reading(&set, &at, file)?;
         Ok(set)
     }
@@ -253,6 +267,47 @@ fn check_reading(set: &RubricSet, at: &str, file: &Path) -> Result<(), RubricErr
             file: file.to_owned(),
             key: at.to_owned(),
         }),
+    }
+}
+
+/// A set that is judged criterion by criterion needs one that counts, and each of those costs a question.
+fn check_weights(set: &RubricSet, at: &str, file: &Path) -> Result<(), RubricError> {
+    let questions = set.questions();
+    let problem = match bounds::CRITERIA.admits(questions as u64) {
+        true if questions > 0 => return Ok(()),
+        true => "has no criterion with a weight above 0".to_owned(),
+        false => format!(
+            "has {questions} criteria with a weight above 0, at most {} are asked about",
+            bounds::CRITERIA.most
+        ),
+    };
+    Err(RubricError::Weights {
+        file: file.to_owned(),
+        key: at.to_owned(),
+        problem,
+    })
+}
+
+/// There is a weight for each criterion, or none at all, and no criterion's words could be taken for a weight.
+fn check_weights_of(tips: &[String], weights: &[f64], at: &str, file: &Path) -> Result<(), RubricError> {
+    let fault = |key: String, problem: String| {
+        Err(RubricError::Weights {
+            file: file.to_owned(),
+            key: format!("{at}{key}"),
+            problem,
+        })
+    };
+    if !weights.is_empty() && weights.len() != tips.len() {
+        let (found, criteria) = (weights.len(), tips.len());
+        return fault("weights".to_owned(), format!("has {found} for {criteria} criteria"));
+    }
+    if let Some(index) = weights.iter().position(|weight| !weight::is_weight(*weight)) {
+        let problem = format!("is {}, a weight lies in 0 to {}", weights[index], weight::WEIGHT_MOST);
+        return fault(format!("weights[{index}]"), problem);
+    }
+    match tips.iter().position(|tip| weight::marked(tip.trim()).is_some()) {
+        Some(index) => fault(format!("tips[{index}]"), "begins with a weight".to_owned()),
+        None => Ok(()),
     }
 }
 

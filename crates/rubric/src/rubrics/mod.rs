@@ -60,10 +60,23 @@ impl Rubrics {
         &self.of_prompts
     }
 
-    /// Themes of the set that has the most.
-    pub fn themes_max(&self) -> usize {
-        let sets = self.of_prompts.values().chain([&self.general]);
-        sets.map(|set| set.themes.len()).max().unwrap_or(0)
+    /// The general set, then those of single prompts.
+    pub fn sets(&self) -> impl Iterator<Item = &RubricSet> {
+        std::iter::once(&self.general).chain(self.of_prompts.values())
+    }
+
+    /// Whether some set is judged criterion by criterion.
+    pub fn is_weighted(&self) -> bool {
+        self.sets().any(RubricSet::is_weighted)
+    }
+
+    /// The same words without weights.
+    pub fn without_weights(&self) -> Self {
+        let own = self.of_prompts.iter();
+        Self {
+            general: self.general.without_weights(),
+            of_prompts: own.map(|(task, set)| (task.clone(), set.without_weights())).collect(),
+        }
     }
 
     fn own(&self, prompt: &str, sources: &[Digest]) -> Option<&RubricSet> {

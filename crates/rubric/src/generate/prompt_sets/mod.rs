@@ -184,8 +184,8 @@ impl PromptSetWriter<'_> {
             prompt: wanted.prompt.to_owned(),
             sources: wanted.task().sources,
             note: Some(format!("by {}, {from}{told}", self.chat.name())),
-            tips: Vec::new(),
             themes,
+            ..PromptSet::default()
         };
         Ok(done(WriteOutcome::Written(set.tidy()), verified))
     }
@@ -259,7 +259,12 @@ const EDIT_THEMES: usize = 3;
 
 /// The criteria of an answer, in themes if it has any: at most `count` in each, none twice, and no more than a set may have.
 fn read(text: &str, count: usize) -> Vec<Theme> {
-    let unnamed = |tips| vec![Theme { name: None, tips }];
+    let unnamed = |tips| {
+        vec![Theme {
+            tips,
+            ..Theme::default()
+        }]
+    };
     let themes = match answer::themes(text) {
         Some(themes) => themes.into_iter().take(EDIT_THEMES).map(Theme::from).collect(),
         None => answer::criteria(text, count).map(unnamed).unwrap_or_default(),
@@ -267,11 +272,11 @@ fn read(text: &str, count: usize) -> Vec<Theme> {
     let mut seen = BTreeSet::new();
     let most = bounds::CRITERIA.most as usize;
     let tidy = |theme: Theme| {
-        let tips = theme.tips.into_iter().take(count);
+        let tips = theme.tips.iter().take(count).cloned();
         let tips: Vec<String> = tips
             .filter(|tip| seen.len() < most && seen.insert(tip.clone()))
             .collect();
-        (!tips.is_empty()).then_some(Theme { name: theme.name, tips })
+        (!tips.is_empty()).then_some(Theme { tips, ..theme })
     };
     themes.into_iter().filter_map(tidy).collect()
 }
@@ -281,6 +286,7 @@ impl From<answer::WrittenTheme> for Theme {
         Self {
             name: Some(written.theme),
             tips: written.tips,
+            weights: Vec::new(),
         }
     }
 }
