@@ -105,15 +105,19 @@ async fn a_lost_conditioning_is_made_again_by_the_sampler_that_was_to_read_it() 
     let address = coordinator.handle.grpc_address();
     coordinator.submit().await;
     let start = |role| Working::start(role, address, Rehearsal::new());
-    let (sampler, trainer) = (start(Role::Sampler), start(Role::Trainer));
     let sampled = |status: &RunStatus| status.progress.is_some_and(|step| step.samples == step.samples_total);
-    coordinator.until(sampled).await;
-    sampler.stop().await;
-    // Nobody samples the next step.
-    let judge = start(Role::Judge);
-    coordinator.until(|status| status.step.0 >= 1 || is_ended(status)).await;
-    for worker in [judge, trainer] {
-        worker.stop().await;
+    // Two steps sample all prompts, and the third samples some again.
+    for step in 1..=2 {
+        let (sampler, trainer) = (start(Role::Sampler), start(Role::Trainer));
+        coordinator.until(sampled).await;
+        sampler.stop().await;
+        // Nobody samples the next step.
+        let judge = start(Role::Judge);
+        let committed = |status: &RunStatus| status.step.0 >= step || is_ended(status);
+        coordinator.until(committed).await;
+        for worker in [judge, trainer] {
+            worker.stop().await;
+        }
     }
     let handed = |run: &Run| {
         let step = run.in_flight().next().expect("a step").step;

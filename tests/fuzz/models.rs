@@ -10,7 +10,7 @@ use gavel_models::denoiser::{Grid, Inspection};
 use gavel_models::lora::{LoraAdapter, LoraConfig};
 use gavel_models::vlm::VlmInspection;
 use gavel_policy::trajectory::{Extents, TrajectoryMetadata};
-use gavel_policy::{HostConditioning, HostTensor, OptimizerState, TensorFile, Trajectory};
+use gavel_policy::{ConditioningFile, HostConditioning, HostTensor, OptimizerState, TensorFile, Trajectory};
 
 use crate::{file, fuzz, fuzz_cases, root};
 
@@ -93,8 +93,24 @@ fn trajectories_and_optimizer_states() {
         )])),
     };
     let optimizer = OptimizerState::fresh(&adapter(), true);
-    fuzz(&[trajectory.to_safetensors(), optimizer.to_safetensors()], |bytes| {
+    let conditioning = ConditioningFile {
+        family: Family::Flux,
+        encoders: Digest::of(b"encoders"),
+        prompt: "a circle".into(),
+        sources: vec![Digest::of(b"source")],
+        tensors: Arc::clone(&trajectory.conditioning),
+    };
+    let mut of_a_run = trajectory.clone();
+    of_a_run.metadata.conditioning = Some(Digest::of(&conditioning.to_safetensors()));
+    let good = [
+        trajectory.to_safetensors(),
+        of_a_run.to_safetensors(),
+        conditioning.to_safetensors(),
+        optimizer.to_safetensors(),
+    ];
+    fuzz(&good, |bytes| {
         let _ = Trajectory::from_safetensors(bytes);
+        let _ = ConditioningFile::from_safetensors(bytes);
         let _ = OptimizerState::from_safetensors(bytes);
         let _ = TensorFile::from_bytes(bytes);
     });

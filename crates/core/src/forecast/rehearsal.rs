@@ -174,12 +174,9 @@ pub fn second_opinion(unit: &Unit, mut outcome: Outcome) -> Outcome {
 /// Names an assignment: equal for equal work.
 fn seed(assignment: &Assignment) -> Digest {
     // Who made a gradient sum says where it is, not what it is.
-    let mut inputs = assignment.clone();
-    match &mut inputs {
-        Assignment::Commit { holders, .. } => holders.clear(),
-        // Whoever is handed a conditioning makes what somebody makes who encodes the task.
-        Assignment::Sample { prompts, .. } => prompts.iter_mut().for_each(|prompt| prompt.conditioning = None),
-        _ => {}
+    let mut inputs = assignment.encoded_anew();
+    if let Assignment::Commit { holders, .. } = &mut inputs {
+        holders.clear();
     }
     // An assignment always has a JSON form; without one all made-up blobs would be alike, and the first test would say so.
     serde_json::to_vec(&inputs).map_or(Digest([0; 32]), |text| Digest::of(&text))

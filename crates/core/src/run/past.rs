@@ -122,7 +122,9 @@ impl Run {
         let kept: BTreeSet<u32> = versions
             .filter(|version| {
                 let step = Step(*version);
-                version + 1 >= from
+                // The initial policy is no commit, so that nobody recalls it: whoever goes back to the first step names it.
+                *version == 0
+                    || version + 1 >= from
                     || self.keeps_policy(*version)
                     || self.held_policies.contains(&step)
                     || self.released_policies.contains(&step)

@@ -80,6 +80,16 @@ impl Assignment {
         let sums = gradients.iter().zip(holders).filter(|(_, holder)| *holder == worker);
         sums.map(|(gradient, _)| *gradient).collect()
     }
+
+    /// The same with nothing that spares a sampler the encoding. What it is handed depends on who was faster, and no byte of a
+    /// result depends on it: two assignments ask for the same work when they are equal so.
+    pub fn encoded_anew(&self) -> Self {
+        let mut assignment = self.clone();
+        if let Self::Sample { prompts, .. } = &mut assignment {
+            prompts.iter_mut().for_each(|prompt| prompt.conditioning = None);
+        }
+        assignment
+    }
 }
 
 /// A prompt to be sampled.

@@ -198,7 +198,8 @@ impl Accountant<'_> {
             }
         }
         if let Some(before) = self.lost.remove(&unit)
-            && before.assignment == accepted.assignment
+            && before.assignment.as_ref().map(Assignment::encoded_anew)
+                == accepted.assignment.as_ref().map(Assignment::encoded_anew)
             && let Err(difference) = compare(&unit, &before.outcome, &accepted.outcome)
         {
             let problem = format!("made again after event {} was lost: {difference}", before.sequence);

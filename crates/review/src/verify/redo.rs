@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use gavel_core::run::Run;
 use gavel_core::spec::{GradientExchange, JudgeBackEnd, RunSpec};
-use gavel_core::work::{Assignment, Outcome, Role};
+use gavel_core::work::{Outcome, Role};
 use gavel_judge_worker::JudgeWork;
 use gavel_policy::trajectory::TrajectoryMetadata;
 use gavel_policy::{ConditioningFile, Trajectory};
@@ -86,7 +86,8 @@ impl<'a> UnitVerifier<'a> {
     /// The blobs cannot be read or the worker cannot start: nothing that speaks against the record.
     pub(super) fn verify(&mut self, recorded: &Recorded) -> Result<UnitComparison, Error> {
         let context = WorkContext::in_memory().map_err(Error::Runtime)?;
-        let assignment = encoded_anew(&recorded.assignment);
+        // The encoding is done again, too.
+        let assignment = recorded.assignment.encoded_anew();
         let mut lacking = Vec::new();
         for named in inputs(&assignment) {
             match self.store.get(&named)? {
@@ -195,15 +196,6 @@ impl<'a> UnitVerifier<'a> {
         let conditioning = made.metadata.conditioning.and_then(|digest| context.get(&digest).ok());
         Ok(Some(first_tensor(&stored, &conditioned(made, conditioning))))
     }
-}
-
-/// The same assignment with nothing that spares a sampler the encoding: that, too, is done again.
-fn encoded_anew(assignment: &Assignment) -> Assignment {
-    let mut assignment = assignment.clone();
-    if let Assignment::Sample { prompts, .. } = &mut assignment {
-        prompts.iter_mut().for_each(|prompt| prompt.conditioning = None);
-    }
-    assignment
 }
 
 /// A trajectory with the conditioning of this file, where that is one.

@@ -80,14 +80,11 @@ fn a_trainer_reads_the_conditioning_once_for_all_candidates_of_a_prompt() {
     let mut fleet = with(|spec| spec.sampling.candidates = 3);
     let (unit, _) = lease(&mut fleet, |unit| matches!(unit, Unit::Gradient { .. }));
     let assignment = fleet.run.assignment(&unit).unwrap();
-    let conditionings = assignment
-        .inputs()
-        .filter(|(_, part)| matches!(part, Part::Conditioning { .. }));
-    let trajectories = assignment
-        .inputs()
-        .filter(|(_, part)| matches!(part, Part::Trajectory { .. }));
-    assert!(trajectories.clone().count() > 0);
-    assert_eq!(3 * conditionings.count(), trajectories.count());
+    let count = |is_it: fn(&Part) -> bool| assignment.inputs().filter(|(_, part)| is_it(part)).count();
+    let conditionings = count(|part| matches!(part, Part::Conditioning { .. }));
+    let trajectories = count(|part| matches!(part, Part::Trajectory { .. }));
+    assert!(conditionings > 0);
+    assert_eq!(3 * conditionings, trajectories);
 }
 
 #[test]

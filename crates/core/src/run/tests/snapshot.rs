@@ -112,6 +112,17 @@ proptest! {
     }
 }
 
+/// Schedule 2466 of the simulation: a lean run of which a probe's adapter was lost went back to a step whose initial policy it had let
+/// go, and waited for a sampler for ever.
+#[test]
+fn a_lean_run_that_goes_back_to_its_first_step_knows_the_policy_that_it_samples_from() {
+    let mut fleet = Fleet::new(lean(0, Some(1)));
+    fleet.work_until(|run| run.committed() == Step(5));
+    assert!(fleet.run.commits_from() > Step(1));
+    assert!(!fleet.run.keeps_policy(0), "its blobs are given away");
+    assert!(fleet.run.results().policies.get(0).is_some(), "nobody can recall it");
+}
+
 #[test]
 fn a_lean_run_keeps_its_latest_steps_alone() {
     let mut fleet = Fleet::new(lean(0, None));
@@ -134,9 +145,10 @@ fn a_lean_run_keeps_its_latest_steps_alone() {
     assert_eq!((run.commits_from(), run.results().steps.len()), (Step(4), 5));
     let committed = |step| run.is_accepted(&Unit::Commit { step: Step(step) });
     assert_eq!((committed(3), committed(4)), (false, true));
-    // Policy 2 is a checkpoint, policy 3 has just been released, and the later ones are what the run goes on with.
+    // Policy 0 is named as long as the run, policy 2 is a checkpoint, policy 3 has just been released, and the later ones are what the
+    // run goes on with.
     let policies = run.results().policies.numbered().map(|(version, _)| version);
-    assert_eq!(policies.collect::<Vec<_>>(), [2, 3, 4, 5]);
+    assert_eq!(policies.collect::<Vec<_>>(), [0, 2, 3, 4, 5]);
 }
 
 #[test]
