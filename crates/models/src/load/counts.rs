@@ -44,7 +44,7 @@ impl Weights {
     /// Numbers in all tensors together.
     pub fn parameters(&self) -> u64 {
         let shapes = self.entries.values().map(|entry| entry.shape.as_slice());
-        shapes.map(|shape| numbers(shape)).sum()
+        shapes.map(numbers).sum()
     }
 
     /// The same, apart for the matrices that may be quantized.

@@ -191,7 +191,6 @@ impl Weights {
     }
 
     /// Reads a tensor to this process's memory.
-
     fn read(
         &self,
         name: &str,
