@@ -205,7 +205,7 @@ fn scores_are_judges_with_keys_of_their_own() {
         (format!("{scorer}timeout = \"0s\""), "judge.timeout"),
         (format!("{scorer}api_key_env = \"sk-123\""), "judge.api_key_env"),
         (format!("{scorer}model = \"vlm\""), "judge.model"),
-        (scorer.replace("localhost", ""), "judge.endpoint"),
+        (scorer.replace("http:", "ftp:"), "judge.endpoint"),
         (clip.replace("pickscore", ""), "judge.path"),
         (format!("{clip}endpoint = \"http://localhost\""), "judge.endpoint"),
         (format!("{clip}temperature = nan"), "judge.temperature"),
