@@ -205,7 +205,7 @@ fn the_small_judge_writes_a_set_for_each_prompt_from_the_nearest_example_and_not
 fn weights_are_learnt_and_the_ways_to_judge_are_told_side_by_side() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
-    // The small judge says little by one word alone: the last criterion is to be dropped, or to count least.
+    // The last criterion says what the first one says.
     let rubric = folder.path().join("rubric.toml");
     let text = "version = 1\n[[themes]]\ntips = [\"The background has the stated colour.\", \"Each object has its stated colour and shape.\", \
                 \"The objects are placed as stated.\", \"The shapes are clean, with nothing extra.\", \"The background has the stated colour.\"]\n";

@@ -228,6 +228,7 @@ mod tests {
     use image::RgbImage;
 
     use super::*;
+    use crate::WeighingJudge;
 
     type Said = Result<(Verdict, f64), AskError>;
 
@@ -342,6 +343,49 @@ mod tests {
         assert_eq!(record.verdict, Verdict::Preferred { side: Side::Second });
         assert!((record.probability_first - 0.35).abs() < 1e-12);
         assert_eq!(record.votes[0].verdict, Verdict::Failed { reason: "away".into() });
+    }
+
+    #[test]
+    fn by_a_rubric_with_weights_each_member_weighs_and_has_its_votes_for_what_it_prefers() {
+        let member = |name, said: [Said; 2]| -> (f64, Box<dyn Judge>) {
+            let inner = Parrot(name, Mutex::new(said.into()));
+            (1.0, Box::new(WeighingJudge::new(Box::new(inner), 0.0)))
+        };
+        // By the weights the first criterion decides, whatever the second says.
+        let ensemble = Ensemble::new(
+            vec![
+                member("a", [first(), second()]),
+                member("b", [first(), first()]),
+                member("c", [second(), first()]),
+            ],
+            0.0,
+        );
+        let rubric = RubricSet::from_text("- [weight 2] Sharp.\n- [weight 0.5] Bright.").unwrap();
+        let image = RgbImage::new(1, 1);
+        let pair = JudgedPair {
+            prompt_index: PromptIndex(0),
+            prompt: "",
+            sources: &[],
+            first: &image,
+            second: &image,
+            rubric: &rubric,
+        };
+        let record = ensemble.judge(&[pair]).unwrap().swap_remove(0);
+        let votes: Vec<Option<Side>> = record
+            .votes
+            .iter()
+            .map(|vote| match vote.verdict {
+                Verdict::Preferred { side } => Some(side),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(votes, [Some(Side::First), Some(Side::First), Some(Side::Second)]);
+        assert_eq!(
+            (record.verdict, record.rubric),
+            (Verdict::Preferred { side: Side::First }, rubric.digest())
+        );
+        assert_eq!(ensemble.identity_under(&rubric.without_weights()), ensemble.identity());
+        assert_ne!(ensemble.identity_under(&rubric), ensemble.identity());
     }
 
     #[test]
