@@ -19,6 +19,8 @@ use crate::text::{ClipTextEncoder, PromptTokenizer};
 use crate::{LoadError, ModelError, Weights};
 pub(crate) use layer::{Layer, LayerSizes};
 
+/// What the tokenizer fills at least: the special tokens around a text, and a token between them.
+const TOKENS_MIN: usize = 3;
 /// The scale may be e to the power of this at most; published models have 4.6.
 const LOGIT_SCALE_MAX: f64 = 10.0;
 
@@ -100,7 +102,9 @@ impl Clip {
     /// # Errors
     /// As [`logits`](Self::logits).
     pub fn prompt_embedding(&self, prompt: &str) -> Result<Vec<f64>, ModelError> {
-        let length = self.tokenizer.length(prompt)?.min(self.text.max_positions());
+        // Padding behind the end of the text is seen by no state before it.
+        let length = self.tokenizer.length(prompt)?.max(TOKENS_MIN);
+        let length = length.min(self.text.max_positions());
         let tokens = self.tokenizer.encode(prompt, length)?;
         let pooled = self.text.pooled(&[tokens])?;
         direction(&self.text_projection.forward(&pooled)?, "embedding of the prompt")

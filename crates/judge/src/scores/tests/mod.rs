@@ -5,7 +5,7 @@ mod servers;
 use std::path::{Path, PathBuf};
 
 use gavel_core::ids::PromptIndex;
-use gavel_core::spec::{ClipSpec, EvaluatorName, EvaluatorSpec, JudgeSpec};
+use gavel_core::spec::{ClipSpec, Dtype, EvaluatorName, EvaluatorSpec, JudgeSpec};
 use gavel_models::clip::Clip;
 use gavel_models::load::Placement;
 use gavel_rubric::{JudgeTemplate, RubricSet};
@@ -163,7 +163,7 @@ fn an_edit_is_scored_by_what_was_done_times_what_was_kept() {
         }
         edited
     };
-    let (kept, greyed) = (blue(255), blue(225));
+    let (kept, greyed) = (blue(255), blue(128));
     let rubric = RubricSet::from_text("Right.").unwrap();
     let pair = |first, second| JudgedPair {
         prompt_index: PromptIndex(0),
@@ -190,6 +190,7 @@ fn a_clip_prefers_the_picture_that_fits_the_words_better_and_swapped_pictures_mi
         margin: 0.05,
         back_end: ClipSpec {
             path: folder.clone(),
+            dtype: Dtype::F32,
             temperature,
             ..ClipSpec::default()
         }
