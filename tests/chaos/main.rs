@@ -116,7 +116,9 @@ fn settings(run: &str) -> Vec<String> {
     let mut settings: Vec<String> = settings.map(str::to_owned).to_vec();
     settings.push(format!("run.steps={STEPS}"));
     if run == "quickstart" {
-        settings.push("judge.writer={ template = \"configs/rubric/small/write.toml\", nearest = 1, max_tokens = 400 }".into());
+        settings.push(
+            "judge.writer={ template = \"configs/rubric/small/write.toml\", nearest = 1, max_tokens = 400 }".into(),
+        );
     }
     settings
 }

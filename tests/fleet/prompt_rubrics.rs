@@ -68,7 +68,9 @@ fn rubrics_that_a_run_writes_are_the_same_on_any_fleet_and_decide() {
         };
         let own = match run.assets().task(place) {
             // A prompt that stands twice in the file has what was written for the first.
-            Some(task) => written.iter().find(|(place, _)| run.assets().task(**place) == Some(task)),
+            Some(task) => written
+                .iter()
+                .find(|(place, _)| run.assets().task(**place) == Some(task)),
             None => None,
         };
         let expected = own.and_then(|(_, rubric)| *rubric).unwrap_or(general);

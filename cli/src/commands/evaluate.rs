@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
-use gavel_core::spec::{JudgeBackEnd, RunSpec};
+use gavel_core::spec::RunSpec;
 use gavel_eval::Evaluator;
 use gavel_judge::{Models, Templates};
 use gavel_models::Family;
@@ -191,8 +191,8 @@ fn read_tasks(spec: &RunSpec, arguments: &EvaluateArguments) -> Result<Vec<TaskR
 
 /// What the judge decides by and is asked with, read before anything is painted.
 fn words(spec: &RunSpec, tasks: &[TaskRecord]) -> Result<(Rubrics, Templates)> {
-    if let JudgeBackEnd::InProcess(judge) = &spec.judge.back_end {
-        assets::check_judge_folder(judge, "judge")?;
+    if let Some(model) = spec.judge.back_end.model() {
+        assets::check_judge_folder(model.path, "judge")?;
     }
     let edits = tasks.iter().any(|task| !task.sources.is_empty());
     assets::check_judge_templates(&spec.judge, edits)?;

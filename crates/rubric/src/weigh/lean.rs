@@ -7,13 +7,17 @@ use gavel_core::work::{AbstainReason, Verdict, VerdictRecord};
 pub const LEAN_MOST: f64 = 5.0;
 
 /// How far a verdict under one criterion leans to the first picture: the log-odds of first over second in each image order (first shown
-/// first, first shown second), within [`LEAN_MOST`]. A criterion whose orders disagree, or whose answer is none of the labels, is
+/// first, first shown second), within [`LEAN_MOST`]. A criterion whose orders disagree, or whose answer is none of the labels, or a vetoed one is
 /// unsure and leans nowhere. `None` of a pair that could not be judged.
 pub fn leans(record: &VerdictRecord) -> Option<[f64; 2]> {
     match record.verdict {
         Verdict::Failed { .. } => None,
         Verdict::Abstain {
-            reason: AbstainReason::OrdersDisagree | AbstainReason::OutsideLabels | AbstainReason::NoMajority,
+            reason:
+                AbstainReason::OrdersDisagree
+                | AbstainReason::OutsideLabels
+                | AbstainReason::NoMajority
+                | AbstainReason::Vetoed,
         } => Some([0.0; 2]),
         Verdict::Preferred { .. }
         | Verdict::Abstain {
@@ -69,6 +73,7 @@ mod tests {
             AbstainReason::OrdersDisagree,
             AbstainReason::OutsideLabels,
             AbstainReason::NoMajority,
+            AbstainReason::Vetoed,
         ] {
             assert_eq!(leans_of(Verdict::Abstain { reason }, [0.9, 0.2]), Some([0.0; 2]));
         }
