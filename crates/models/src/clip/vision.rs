@@ -82,8 +82,9 @@ impl VisionEncoder {
         let embedded = self.patch_embedding.forward(&patches)?;
         let states = Tensor::cat(&[&self.class_embedding, &embedded], 0)?;
         let mut states = self.pre_norm.forward(&(states + &self.position_embedding)?)?;
+        let all = 0..count + 1;
         for layer in &self.layers {
-            states = layer.forward(&states, Mask::Segments(&[0..count + 1]))?;
+            states = layer.forward(&states, Mask::Segments(std::slice::from_ref(&all)))?;
         }
         self.post_norm.forward(&states.narrow(0, 0, 1)?.contiguous()?)
     }
