@@ -347,9 +347,13 @@ mod tests {
 
     #[test]
     fn by_a_rubric_with_weights_each_member_weighs_and_has_its_votes_for_what_it_prefers() {
-        let member = |name, said: [Said; 2]| -> (f64, Box<dyn Judge>) {
-            let inner = Parrot(name, Mutex::new(said.into()));
-            (1.0, Box::new(WeighingJudge::new(Box::new(inner), 0.0)))
+        let member = |name, said: [Said; 2]| Member {
+            weight: 1.0,
+            veto: false,
+            judge: Box::new(WeighingJudge::new(
+                Box::new(Parrot(name, Mutex::new(said.into()))),
+                0.0,
+            )),
         };
         // By the weights the first criterion decides, whatever the second says.
         let ensemble = Ensemble::new(
