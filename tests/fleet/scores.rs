@@ -6,10 +6,10 @@ use gavel_core::work::{AbstainReason, Poll, Verdict, poll};
 use super::{ONE_OF_EACH, Shape, adapter_digest, finish, ledger, look_back, short_run};
 
 /// The small judge has the votes, the rules of the scenes a veto.
-const MEMBERS: &str = r#"judge.members=[
-    { path = "models/tiny-judge", dtype = "f32" },
-    { family = "evaluator", evaluator = "scenes", temperature = 0.1, weight = 0.0, veto = true },
-]"#;
+const MEMBERS: &str = concat!(
+    "judge.members=[{ path = \"models/tiny-judge\", dtype = \"f32\" }, ",
+    "{ family = \"evaluator\", evaluator = \"scenes\", temperature = 0.1, weight = 0.0, veto = true }]",
+);
 
 #[test]
 fn rules_beside_the_judge_stop_what_they_are_against_on_any_fleet_and_an_audit_counts_their_votes_again() {

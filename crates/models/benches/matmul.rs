@@ -14,6 +14,15 @@ use half::bf16;
 #[path = "../src/ops/cpu/matmul/mod.rs"]
 mod matmul;
 
+#[expect(dead_code, unused_imports, reason = "the module before reads some of it")]
+#[path = "../src/ops/fp8.rs"]
+mod fp8;
+
+/// Where the module looks for it.
+mod ops {
+    pub(crate) use super::fp8;
+}
+
 use matmul::{Flipped, Left, Order, Packed, Right, Start, Threads, product};
 
 /// (rows, inner, columns).

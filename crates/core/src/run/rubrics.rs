@@ -55,11 +55,11 @@ fn places<'a>(
     assets: &RunAssets,
     first: &mut BTreeMap<&'a Task, PromptPlace>,
 ) -> Vec<Option<PromptPlace>> {
-    let mut place = |(index, task)| {
+    let place = |(index, task)| {
         let place = *first.entry(task).or_insert(PromptPlace { list, index });
         assets.prompt_rubrics.of(task).is_none().then_some(place)
     };
-    (0..).zip(tasks).map(|numbered| place(numbered)).collect()
+    (0..).zip(tasks).map(place).collect()
 }
 
 impl Rubrics {
