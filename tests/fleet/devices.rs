@@ -30,6 +30,23 @@ fn run_by_the_code_of_gpus(quickstart: &str, dtype: &str, out: &Path, shape: Sha
 /// How far the ratio of equal velocities is from 1: trajectories hold log-probabilities, which are about 1, in float32.
 const STORED_RATIO: f64 = 2e-7;
 
+/// Checks that two runs of two steps came to the same, and that in both of them sampler and trainer agree.
+fn check_agreement(one: &Run, other: &Run, what: &str) {
+    let (one, other) = (&one.results().steps, &other.results().steps);
+    assert_eq!((one.len(), other.len()), (2, 2), "{what}");
+    for (one, other) in one.iter().zip(other) {
+        assert!(one.record.terms > 0, "{what}: nothing was trained");
+        for record in [&one.record, &other.record] {
+            let off = record.ratio_deviation;
+            assert!(off <= STORED_RATIO, "{what}: sampler and trainer disagree by {off:e}");
+        }
+        assert!(
+            one.groups == other.groups,
+            "{what}: pictures or verdicts depend on fleet or batch"
+        );
+    }
+}
+
 /// What a GPU would run, on the CPU: denoiser, encoders, autoencoder and judge, in both families and both formats.
 #[test]
 fn the_code_of_gpus_finishes_runs_in_which_sampler_and_trainer_agree_whatever_the_batches() {
@@ -56,18 +73,7 @@ fn the_code_of_gpus_finishes_runs_in_which_sampler_and_trainer_agree_whatever_th
         ];
         let other = run_by_the_code_of_gpus(quickstart, dtype, &single, many, &other);
         let what = format!("{quickstart} in {dtype}");
-        for (one, two) in run.results().steps.iter().zip(&other.results().steps) {
-            assert!(one.record.terms > 0, "{what}: nothing was trained");
-            for record in [&one.record, &two.record] {
-                let off = record.ratio_deviation;
-                assert!(off <= STORED_RATIO, "{what}: sampler and trainer disagree by {off:e}");
-            }
-            assert!(
-                one.groups == two.groups,
-                "{what}: pictures or verdicts depend on the batch"
-            );
-        }
-        assert_eq!(run.results().steps.len(), 2, "{what}");
+        check_agreement(&run, &other, &what);
         assert_eq!(
             adapter_digest(&together),
             adapter_digest(&single),
@@ -97,18 +103,7 @@ fn runs_with_quantized_weights_have_the_same_bytes_on_any_fleet() {
         };
         let run = quantized("together", ONE_OF_EACH, "sampling.batch=3");
         let other = quantized("single", many, "sampling.batch=1");
-        for (one, two) in run.results().steps.iter().zip(&other.results().steps) {
-            assert!(one.record.terms > 0, "{device}: nothing was trained");
-            for record in [&one.record, &two.record] {
-                let off = record.ratio_deviation;
-                assert!(off <= STORED_RATIO, "{device}: sampler and trainer disagree by {off:e}");
-            }
-            assert!(
-                one.groups == two.groups,
-                "{device}: pictures or verdicts depend on the fleet"
-            );
-        }
-        assert_eq!(run.results().steps.len(), 2, "{device}");
+        check_agreement(&run, &other, &device);
         let adapter = adapter_digest(&named("together"));
         assert_eq!(adapter, adapter_digest(&named("single")), "{device}: the adapter");
         let (code, text) = look_back(&["verify", "--step=2"], &named("together"));
