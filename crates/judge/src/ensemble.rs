@@ -350,10 +350,7 @@ mod tests {
         let member = |name, said: [Said; 2]| Member {
             weight: 1.0,
             veto: false,
-            judge: Box::new(WeighingJudge::new(
-                Box::new(Parrot(name, Mutex::new(said.into()))),
-                0.0,
-            )),
+            judge: Box::new(WeighingJudge::new(Box::new(Parrot(name, Mutex::new(said.into()))), 0.0)),
         };
         // By the weights the first criterion decides, whatever the second says.
         let ensemble = Ensemble::new(
