@@ -104,6 +104,23 @@ fn a_finished_runs_own_evaluation_comes_out_the_same() {
 }
 
 #[test]
+fn a_base_of_quantized_weights_is_another_one() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("out");
+    let pictures = |found: &str| -> Vec<Value> {
+        let prompts = parse(found)["prompts"].as_array().unwrap().clone();
+        prompts
+            .iter()
+            .map(|prompt| prompt["pictures"][0]["sha256"].clone())
+            .collect()
+    };
+    let whole = pictures(&evaluated(&["base"], &out, &[]));
+    let quantized = pictures(&evaluated(&["base"], &out, &["--set", "model.quantization=fp8"]));
+    assert!(!whole.is_empty() && whole.iter().zip(&quantized).all(|(one, other)| one != other));
+    assert_eq!(kept(&out).len(), 2 * whole.len());
+}
+
+#[test]
 fn what_a_kill_left_is_gone_on_with_to_the_same_bytes() {
     let folder = TempDir::new().unwrap();
     let run = run(&folder);

@@ -20,6 +20,10 @@ use crate::work::unanswered;
 /// Times that an answer without a criterion is asked for.
 const ATTEMPTS: usize = 2;
 
+/// Most labelled pairs of a prompt by which its set is verified, the first in the file: their pictures are in memory together, and each is
+/// judged twice in both image orders.
+const VERIFIED_MOST: usize = 32;
+
 /// A run's writer, with what its files give it to write from.
 pub(crate) struct RubricWriter {
     chat: Box<dyn Chat>,
@@ -117,7 +121,7 @@ impl RubricWriter {
     /// written from. Their pictures alone are fetched.
     fn examples(&self, task: &Task, context: &WorkContext) -> Result<Option<LabelledSet>, WorkError> {
         let own = (0..self.labelled.len()).filter(|index| self.labelled[*index].task == *task);
-        let mut chosen: Vec<usize> = own.collect();
+        let mut chosen: Vec<usize> = own.take(VERIFIED_MOST).collect();
         chosen.extend(self.nearest(task)?);
         chosen.sort_unstable();
         let examples: Vec<Example> = chosen

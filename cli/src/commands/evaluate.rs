@@ -245,7 +245,7 @@ fn paint(spec: &RunSpec, pictures: &mut Pictures<'_>) -> Result<()> {
         return Ok(());
     }
     let family = Family::from_name(spec.model.family.as_str())?;
-    let placement = Placement::open(spec.model.device, spec.model.dtype).foreign()?;
+    let placement = Placement::of_model(&spec.model).foreign()?;
     let mut sampler = Sampler::load(family, &spec.model.path, &placement)?;
     let bar = bar(pictures.missing(), "pictures painted");
     pictures.paint(&mut sampler, &|done| bar.inc(done as u64))?;

@@ -150,6 +150,7 @@ fn recipe(spec: &RunSpec) -> Result<Value, Error> {
         "model": parts,
         "device": spec.model.device.to_string(),
         "dtype": spec.model.dtype,
+        "quantization": spec.model.quantization,
         "seed": spec.run.seed,
         "steps": sampling.steps,
         "shift": sampling.shift,
