@@ -19,6 +19,7 @@ mod run;
 mod runtime;
 mod shell;
 mod signals;
+mod unified;
 mod version;
 
 use std::process::ExitCode;

@@ -88,6 +88,39 @@ fn a_feature_reaches_every_crate_that_has_it() {
     assert_none(&unheard);
 }
 
+/// Crates of others that have other features beside the tests than in a plain build, and are compiled twice for it: below them there is
+/// little of ours.
+const COMPILED_TWICE: [&str; 5] = ["chrono", "digest v0.10", "object_store", "sqlx ", "sqlx-core"];
+
+/// `cli/src/unified.rs` has the reason. A crate that appears here wants a line there, or in the list above.
+#[test]
+fn a_plain_build_and_the_tests_share_what_they_compile() {
+    let features = |arguments: &[&str]| -> BTreeSet<String> {
+        let output = Command::new(env!("CARGO"))
+            .args(["tree", "--locked", "--prefix", "none", "--format", "{p} {f}"])
+            .args(arguments)
+            .current_dir(root())
+            .output()
+            .expect("cargo tree starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let listed = String::from_utf8(output.stdout).expect("UTF-8");
+        listed
+            .lines()
+            .map(|line| line.trim_end_matches(" (*)"))
+            .filter(|line| !line.starts_with("gavel"))
+            .map(str::to_owned)
+            .collect()
+    };
+    let plain = features(&["--edges", "normal,build"]);
+    let beside_tests = features(&["--workspace", "--edges", "normal,build,dev"]);
+    let twice = plain
+        .difference(&beside_tests)
+        .filter(|line| !COMPILED_TWICE.iter().any(|name| line.starts_with(name)))
+        .cloned()
+        .collect::<Vec<_>>();
+    assert_none(&twice);
+}
+
 fn reachable(graph: &BTreeMap<String, BTreeSet<String>>, from: &str) -> BTreeSet<String> {
     let mut seen = BTreeSet::new();
     let mut open = vec![from.to_owned()];

@@ -172,7 +172,8 @@ fn key(recipe: &Value, subject: &Subject, index: usize, task: &TaskRecord) -> Di
 /// Writes a picture by way of another file: a kill leaves none or the whole.
 fn keep(file: &Path, image: &RgbImage) -> Result<(), Error> {
     let png = encode_png(image).map_err(|error| Error::Encode(error.into()))?;
-    let part = file.with_extension("part");
+    // A name of its own: another evaluation may paint the same picture into the same folder.
+    let part = file.with_extension(format!("{}.part", std::process::id()));
     std::fs::write(&part, png)
         .and_then(|()| std::fs::rename(&part, file))
         .map_err(|source| unkept(file, source))

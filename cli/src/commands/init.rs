@@ -31,62 +31,104 @@ struct Recipe {
     judge: &'static str,
     /// What a path is there, what it is here, and what the file holds.
     files: &'static [(&'static str, &'static str, &'static str)],
-    /// Held-out tasks for a recipe that names none.
-    held_out: Option<(&'static str, &'static str)>,
+    /// Pictures that the tasks edit, by their names.
+    sources: &'static [(&'static str, &'static [u8])],
 }
 
 /// By this file editors complete and check the configuration.
 const SCHEMA: &str = "gavel.schema.json";
 
+/// Where the edits of configs/ find their sources, and where those of a new folder do.
+const SOURCES: [&str; 2] = ["../../examples/qwen-image-edit/sources/", "sources/"];
+
+macro_rules! sources {
+    ($($name:literal),*) => {
+        &[$((
+            concat!($name, ".jpg"),
+            include_bytes!(concat!("../../../examples/qwen-image-edit/sources/", $name, ".jpg")),
+        )),*]
+    };
+}
+
 const JUDGE: &str = "\"../models/Qwen3-VL-8B-Instruct\"";
 
 const PICTURES: Recipe = Recipe {
-    config: include_str!("../../../../configs/flux-dev.toml"),
+    config: include_str!("../../../configs/flux-dev.toml"),
     model: "\"../models/FLUX.1-dev\"",
     judge: JUDGE,
     files: &[
         (
             "flux-dev/prompts.txt",
             "prompts.txt",
-            include_str!("../../../../configs/flux-dev/prompts.txt"),
+            include_str!("../../../configs/flux-dev/prompts.txt"),
         ),
         (
             "flux-dev/held-out.txt",
             "held-out.txt",
-            include_str!("../../../../configs/flux-dev/held-out.txt"),
+            include_str!("../../../configs/flux-dev/held-out.txt"),
         ),
         (
             "flux-dev/rubric.toml",
             "rubric.toml",
-            include_str!("../../../../configs/flux-dev/rubric.toml"),
+            include_str!("../../../configs/flux-dev/rubric.toml"),
         ),
         (
             "judge/instruct.toml",
             "judge.toml",
-            include_str!("../../../../configs/judge/instruct.toml"),
+            include_str!("../../../configs/judge/instruct.toml"),
         ),
     ],
-    held_out: None,
+    sources: &[],
 };
 
 const EDITS: Recipe = Recipe {
-    config: include_str!("../../../../configs/qwen-image-edit.toml"),
+    config: include_str!("../../../configs/qwen-image-edit.toml"),
     model: "\"../models/Qwen-Image-Edit\"",
     judge: JUDGE,
     files: &[
-        ("../data/edits.jsonl", "edits.jsonl", include_str!("edits.jsonl")),
+        (
+            "qwen-image-edit/edits.jsonl",
+            "edits.jsonl",
+            include_str!("../../../configs/qwen-image-edit/edits.jsonl"),
+        ),
+        (
+            "qwen-image-edit/held-out.jsonl",
+            "held-out.jsonl",
+            include_str!("../../../configs/qwen-image-edit/held-out.jsonl"),
+        ),
         (
             "qwen-image-edit/rubric.toml",
             "rubric.toml",
-            include_str!("../../../../configs/qwen-image-edit/rubric.toml"),
+            include_str!("../../../configs/qwen-image-edit/rubric.toml"),
         ),
         (
             "judge/instruct-edit.toml",
             "judge.toml",
-            include_str!("../../../../configs/judge/instruct-edit.toml"),
+            include_str!("../../../configs/judge/instruct-edit.toml"),
         ),
     ],
-    held_out: Some(("held-out.jsonl", include_str!("held-out-edits.jsonl"))),
+    sources: sources![
+        "lake-1",
+        "lake-2",
+        "lake-3",
+        "lake-4",
+        "lake-held-out",
+        "room-1",
+        "room-2",
+        "room-3",
+        "room-4",
+        "room-held-out",
+        "street-1",
+        "street-2",
+        "street-3",
+        "street-4",
+        "street-held-out",
+        "table-1",
+        "table-2",
+        "table-3",
+        "table-4",
+        "table-held-out"
+    ],
 };
 
 /// Writes a folder with all that a run needs but the models: the published recipe, prompts, a rubric and the judge's words, to be changed.
@@ -98,18 +140,23 @@ pub(super) fn init(arguments: &InitArguments) -> Result<()> {
     let recipe = if arguments.edit { &EDITS } else { &PICTURES };
     let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or("run");
     std::fs::create_dir_all(dir).with_context(|| format!("{}: cannot make the folder", dir.display()))?;
-    let write = |file: &str, text: &str| {
+    let write = |file: &str, contents: &[u8]| {
         let path = dir.join(file);
-        std::fs::write(&path, text).with_context(|| format!("{}: cannot write the file", path.display()))
+        std::fs::write(&path, contents).with_context(|| format!("{}: cannot write the file", path.display()))
     };
     let config = config(recipe, name, arguments.model.as_deref(), arguments.judge.as_deref());
-    write("gavel.toml", &config)?;
-    write(SCHEMA, &serde_json::to_string_pretty(&schema())?)?;
+    write("gavel.toml", config.as_bytes())?;
+    write(SCHEMA, serde_json::to_string_pretty(&schema())?.as_bytes())?;
+    let [there, here] = SOURCES;
     for (_, file, text) in recipe.files {
-        write(file, text)?;
+        write(file, text.replace(there, here).as_bytes())?;
     }
-    if let Some((file, text)) = recipe.held_out {
-        write(file, text)?;
+    if !recipe.sources.is_empty() {
+        let sources = dir.join(here);
+        std::fs::create_dir(&sources).with_context(|| format!("{}: cannot make the folder", sources.display()))?;
+    }
+    for (name, picture) in recipe.sources {
+        write(&format!("{here}{name}"), picture)?;
     }
     output::tell(format_args!(
         "{}: gavel.toml, and the files that it names; change them as you like",
@@ -124,7 +171,7 @@ pub(super) fn init(arguments: &InitArguments) -> Result<()> {
     Ok(())
 }
 
-/// The recipe with the paths of the new folder, and with an evaluation.
+/// The recipe with the paths of the new folder.
 fn config(recipe: &Recipe, name: &str, model: Option<&Path>, judge: Option<&Path>) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
     let mut config = recipe.config.to_owned();
@@ -140,12 +187,6 @@ fn config(recipe: &Recipe, name: &str, model: Option<&Path>, judge: Option<&Path
     }
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let name: String = name.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
-    let mut evaluation = "";
-    if let Some((file, _)) = recipe.held_out {
-        let held_out = format!("[prompts]\nheld_out = {}", quoted(file));
-        config = config.replacen("[prompts]", &held_out, 1);
-        evaluation = "\n[evaluation]\n";
-    }
     let (head, sections) = config.split_once("[run]").unwrap_or(("", &config));
     let notes = head.lines().take(1).map(|line| format!("{line}\n")).collect::<String>();
     let own = sections
@@ -154,7 +195,7 @@ fn config(recipe: &Recipe, name: &str, model: Option<&Path>, judge: Option<&Path
             let rest = after.split_once('\n').map_or("", |(_, rest)| rest);
             format!("{before}name = {}\n{rest}", quoted(name.trim_start_matches('.')))
         });
-    format!("#:schema {SCHEMA}\n{notes}\n[run]{own}{evaluation}")
+    format!("#:schema {SCHEMA}\n{notes}\n[run]{own}")
 }
 
 #[cfg(test)]
@@ -186,6 +227,14 @@ mod tests {
             for (key, path) in spec.paths() {
                 let is_model = ["model.path", "judge.path"].contains(&key.as_str());
                 assert!(is_model || path.is_file(), "{key}: {}", path.display());
+            }
+            for tasks in ["edits.jsonl", "held-out.jsonl"].iter().filter(|_| edit) {
+                let tasks = std::fs::read_to_string(dir.join(tasks)).unwrap();
+                for task in tasks.lines() {
+                    let task: serde_json::Value = serde_json::from_str(task).unwrap();
+                    let source = dir.join(task["source_image"].as_str().unwrap());
+                    assert!(source.is_file(), "{}", source.display());
+                }
             }
             let again = init(&arguments).unwrap_err().render();
             assert!(again.contains("is there already"), "{again}");
