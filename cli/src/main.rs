@@ -17,6 +17,7 @@ mod placement;
 mod preflight;
 mod run;
 mod runtime;
+mod sampler_and_trainer;
 mod shell;
 mod signals;
 mod unified;

@@ -1,12 +1,14 @@
 //! Which GPU each worker of a local fleet has.
 
-use gavel_core::spec::{Device, FleetSpec, RunSpec};
+use gavel_core::spec::{Device, RunSpec};
 use gavel_core::work::Role;
 
 /// A worker that `gavel run` starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Placed {
     pub(crate) role: Role,
+    /// Of a trainer that samples too, with the same weights.
+    pub(crate) with_sampler: bool,
     /// Its number among those of its role.
     pub(crate) index: u32,
     /// The GPU that it is told to use; without one, what is on a GPU is on the one that the configuration names.
@@ -23,27 +25,24 @@ impl Placed {
     }
 }
 
-/// How many workers of each role a run starts on its machine, in the order in which they get their GPUs: judges, which are small and busy while
-/// trainers wait; trainers, of which no two may share a GPU if they exchange gradients by NCCL; samplers, which wait while trainers work.
-pub(crate) fn counts(fleet: &FleetSpec) -> [(Role, u32); 3] {
-    [
-        (Role::Judge, fleet.judges),
-        (Role::Trainer, fleet.trainers),
-        (Role::Sampler, fleet.samplers),
-    ]
-}
-
-/// The workers of a run's local fleet.
+/// The processes of a run's local fleet, in the order in which they get their GPUs: judges, which are small and busy while trainers wait;
+/// trainers, of which no two may share a GPU if they exchange gradients by NCCL; samplers, which wait while trainers work.
 pub(crate) fn placed(spec: &RunSpec) -> Vec<Placed> {
-    let mut gpus = spec.fleet.gpus.iter().copied().cycle();
-    let workers = counts(&spec.fleet).into_iter();
-    let workers = workers.flat_map(|(role, count)| (0..count).map(move |index| (role, index)));
-    let place = |(role, index)| Placed {
+    let fleet = &spec.fleet;
+    let shared = if fleet.share_weights { fleet.samplers.min(fleet.trainers) } else { 0 };
+    let process = |role, with_sampler| move |index| (role, index, with_sampler);
+    let judges = (0..fleet.judges).map(process(Role::Judge, false));
+    let sampling = (0..shared).map(process(Role::Trainer, true));
+    let trainers = (shared..fleet.trainers).map(process(Role::Trainer, false));
+    let samplers = (shared..fleet.samplers).map(process(Role::Sampler, false));
+    let mut gpus = fleet.gpus.iter().copied().cycle();
+    let place = |(role, index, with_sampler)| Placed {
         role,
+        with_sampler,
         index,
         gpu: if spec.uses_gpu(role) { gpus.next() } else { None },
     };
-    workers.map(place).collect()
+    judges.chain(sampling).chain(trainers).chain(samplers).map(place).collect()
 }
 
 #[cfg(test)]
@@ -85,6 +84,29 @@ mod tests {
         );
         spec.judge.back_end = ServerSpec::default().into();
         assert_eq!(gpus(&spec)[..2], [("judge", None), ("trainer", Some(4))]);
+    }
+
+    #[test]
+    fn a_trainer_samples_too_where_weights_are_shared() {
+        let mut spec = spec(&[4, 5]);
+        spec.fleet.share_weights = true;
+        spec.fleet.samplers = 3;
+        let processes: Vec<_> = placed(&spec)
+            .iter()
+            .map(|placed| (placed.role.name(), placed.index, placed.with_sampler, placed.gpu))
+            .collect();
+        assert_eq!(
+            processes,
+            [
+                ("judge", 0, false, Some(4)),
+                ("trainer", 0, true, Some(5)),
+                ("trainer", 1, true, Some(4)),
+                ("sampler", 2, false, Some(5))
+            ]
+        );
+        (spec.fleet.samplers, spec.fleet.trainers) = (1, 2);
+        let sampling: Vec<bool> = placed(&spec).iter().map(|placed| placed.with_sampler).collect();
+        assert_eq!(sampling, [false, true, false]);
     }
 
     #[test]

@@ -273,7 +273,7 @@ async fn a_drained_fleet_leaves_and_whoever_comes_later_finishes_the_run() {
     let ahead = |role| {
         let options = WorkerOptions {
             prefetch: 2,
-            ..WorkerOptions::new(address.to_string(), role, "cpu")
+            ..WorkerOptions::new(address.to_string(), [role], "cpu")
         };
         Working::start_with(options, Rehearsal::new())
     };
@@ -374,7 +374,7 @@ async fn a_run_waits_for_a_judge_that_can_get_ready_and_says_at_once_what_the_ot
     };
     let judge = |allowed: &Allowed| WorkerOptions {
         allowed: allowed.clone(),
-        ..WorkerOptions::new(address.to_string(), Role::Judge, "cpu")
+        ..WorkerOptions::new(address.to_string(), [Role::Judge], "cpu")
     };
     coordinator.submit_spec(spec).await;
     let mut workers: Vec<Working> = [Role::Sampler, Role::Trainer]
@@ -424,7 +424,7 @@ async fn a_worker_says_where_it_looked_when_there_is_no_coordinator() {
     drop(free);
     let options = WorkerOptions {
         connect_within: Some(std::time::Duration::from_millis(300)),
-        ..WorkerOptions::new(address.to_string(), Role::Judge, "cpu")
+        ..WorkerOptions::new(address.to_string(), [Role::Judge], "cpu")
     };
     let error = Working::start_with(options, Rehearsal::new())
         .ended()

@@ -246,7 +246,7 @@ async fn the_standby_goes_on_after(signal: &str, server: &Postgres) -> Other {
     assert!(refused.message().contains("standby"), "{refused}");
 
     let worker = |first: SocketAddr, second: SocketAddr, role| {
-        WorkerOptions::new(format!("{first}, http://{second}"), role, "cpu")
+        WorkerOptions::new(format!("{first}, http://{second}"), [role], "cpu")
     };
     let (reached, halts) = channel();
     let (release, go_on) = channel();

@@ -32,6 +32,13 @@ pub struct SamplerWork {
 /// The policy of this step and of the one before.
 const ADAPTERS_MAX: usize = 2;
 
+impl SamplerWork {
+    /// The sampler of the run that was prepared last.
+    pub fn sampler(&self) -> Option<&Sampler> {
+        self.loaded.as_ref().map(|(_, sampler)| sampler)
+    }
+}
+
 impl Work for SamplerWork {
     fn prepare(&mut self, run: &RunId, spec: &RunSpec, _: &RunAssets) -> Result<(), WorkError> {
         let model = &spec.model;

@@ -119,7 +119,7 @@ async fn a_lease_that_is_larger_than_a_worker_takes_costs_the_lease_and_not_the_
         .serve_with_incoming(TcpListenerStream::new(listener));
     let server = tokio::spawn(served);
 
-    let options = WorkerOptions::new(address.to_string(), Role::Sampler, "cpu");
+    let options = WorkerOptions::new(address.to_string(), [Role::Sampler], "cpu");
     let ended = gavel_worker::run(options, Idle, CancellationToken::new()).await;
     ended.expect("it asks again, and leaves when it is told to");
     assert_eq!(careless.asked.load(Ordering::SeqCst), 2);

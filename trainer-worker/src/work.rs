@@ -17,7 +17,7 @@ use gavel_models::{
     lora::{LoraAdapter, LoraConfig},
 };
 use gavel_policy::{
-    ConditioningFile, Trajectory,
+    ConditioningFile, Sampler, Trajectory,
     train::{
         Committed, EncodedPolicy, Error, GradientSettings, Group, OptimizerState, PolicyState, Reduction,
         RewardedTrajectory, Trainer, Wanted, check_conditioning, check_on_policy, check_provenance, commit,
@@ -65,19 +65,36 @@ impl TrainerWork {
             states: Vec::new(),
         }
     }
-}
 
-impl Work for TrainerWork {
-    fn prepare(&mut self, run: &RunId, spec: &RunSpec, _: &RunAssets) -> Result<(), WorkError> {
+    /// Frees the model and all that was computed with it, unless it is this one: two may not fit.
+    pub fn free_unless(&mut self, model: &ModelSpec) {
+        if self.loaded.as_ref().is_some_and(|(loaded, _)| loaded != model) {
+            self.loaded = None;
+            self.states.clear();
+        }
+    }
+
+    /// Gets ready as [`Work::prepare`] does, with the weights of a sampler of the same run instead of weights of its own.
+    ///
+    /// # Errors
+    /// As [`Work::prepare`].
+    pub fn prepare_beside(&mut self, sampler: &Sampler, run: &RunId, spec: &RunSpec) -> Result<(), WorkError> {
+        self.prepare_with(run, spec, |_| Ok(Trainer::beside(sampler)))
+    }
+
+    fn prepare_with(
+        &mut self,
+        run: &RunId,
+        spec: &RunSpec,
+        load: impl FnOnce(&ModelSpec) -> Result<Trainer, WorkError>,
+    ) -> Result<(), WorkError> {
         if spec.trainer.exchange == GradientExchange::Nccl {
             let found = self.exchange.check().map_err(|error| WorkError::retry(&error))?;
             tracing::info!(%run, "gradient sums travel by {found}");
         }
         let model = &spec.model;
-        if self.loaded.as_ref().is_none_or(|(loaded, _)| loaded != model) {
-            // Frees the old model first: two may not fit.
-            self.loaded = None;
-            self.states.clear();
+        self.free_unless(model);
+        if self.loaded.is_none() {
             let trainer = load(model)?;
             tracing::info!(%run, model = %model.path.display(), fingerprint = %trainer.model().short(), "denoiser loaded");
             self.loaded = Some((model.clone(), trainer));
@@ -85,6 +102,12 @@ impl Work for TrainerWork {
         self.spec = Some(spec.clone());
         self.run = Some(run.clone());
         Ok(())
+    }
+}
+
+impl Work for TrainerWork {
+    fn prepare(&mut self, run: &RunId, spec: &RunSpec, _: &RunAssets) -> Result<(), WorkError> {
+        self.prepare_with(run, spec, load)
     }
 
     fn perform(&mut self, _: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {

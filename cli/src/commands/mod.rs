@@ -103,7 +103,7 @@ pub(crate) enum Command {
     /// Start a judge for a coordinator (--connect), or judge two pictures once (--model ... A.png B.png).
     Judge(judge::JudgeArguments),
     /// Start a trainer for a coordinator.
-    Trainer(worker::WorkerArguments),
+    Trainer(worker::TrainerArguments),
     /// Hand a configuration to a coordinator that runs already.
     Submit(submit::SubmitArguments),
     /// Show what the runs of a coordinator do and what they wait for.
@@ -190,15 +190,22 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Run(arguments) => return run::run(&arguments),
         Command::Coordinator(arguments) => coordinator::coordinator(arguments)?,
         Command::Sampler(arguments) => worker::worker(
-            Role::Sampler,
+            &[Role::Sampler],
             &arguments.connect.addresses,
             &arguments.connect.credentials,
             arguments.parent,
             &arguments.relocation,
             arguments.folders.allowed(),
         )?,
-        Command::Trainer(arguments) => worker::worker(
-            Role::Trainer,
+        Command::Trainer(worker::TrainerArguments {
+            worker: arguments,
+            with_sampler,
+        }) => worker::worker(
+            if with_sampler {
+                &[Role::Trainer, Role::Sampler]
+            } else {
+                &[Role::Trainer]
+            },
             &arguments.connect.addresses,
             &arguments.connect.credentials,
             arguments.parent,
@@ -207,7 +214,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         )?,
         Command::Judge(arguments) => match arguments.coordinators()? {
             Some(addresses) => worker::worker(
-                Role::Judge,
+                &[Role::Judge],
                 &addresses,
                 &arguments.credentials,
                 arguments.parent,

@@ -15,6 +15,7 @@ use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
 use crate::files::read_text;
 use crate::memory;
 use crate::runtime::{ParentArguments, block_on, shutdown_token};
+use crate::sampler_and_trainer::SamplerAndTrainerWork;
 
 #[derive(Debug, Args)]
 #[command(mut_arg("addresses", connect::without_default))]
@@ -27,6 +28,15 @@ pub(crate) struct WorkerArguments {
     pub(crate) relocation: RelocationArguments,
     #[command(flatten)]
     pub(crate) folders: AllowFolders,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainerArguments {
+    #[command(flatten)]
+    pub(crate) worker: WorkerArguments,
+    /// Sample too, in this process and with the same weights: the model is in memory once, and the two take turns.
+    #[arg(long, env = "GAVEL_WITH_SAMPLER")]
+    pub(crate) with_sampler: bool,
 }
 
 /// Where a run's files and models are on this machine.
@@ -124,7 +134,7 @@ pub(crate) fn as_arguments(allowed: &Allowed, role: Role) -> Vec<String> {
 const DEVICE: &str = "as the run says";
 
 pub(super) fn worker(
-    role: Role,
+    roles: &[Role],
     address: &str,
     credentials: &CredentialArguments,
     parent: ParentArguments,
@@ -141,12 +151,13 @@ pub(super) fn worker(
             gpu: relocation.gpu,
             allowed,
             memory: memory::of,
-            ..WorkerOptions::new(address, role, DEVICE)
+            ..WorkerOptions::new(address, roles.iter().copied(), DEVICE)
         };
-        match role {
-            Role::Sampler => gavel_worker::run(options, SamplerWork::default(), shutdown).await,
-            Role::Judge => gavel_worker::run(options, JudgeWork::default(), shutdown).await,
-            Role::Trainer => gavel_worker::run(options, TrainerWork::default(), shutdown).await,
+        match roles {
+            [Role::Sampler] => gavel_worker::run(options, SamplerWork::default(), shutdown).await,
+            [Role::Judge] => gavel_worker::run(options, JudgeWork::default(), shutdown).await,
+            [Role::Trainer] => gavel_worker::run(options, TrainerWork::default(), shutdown).await,
+            _ => gavel_worker::run(options, SamplerAndTrainerWork::default(), shutdown).await,
         }?;
         Ok(())
     })

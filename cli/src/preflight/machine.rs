@@ -48,6 +48,8 @@ impl Weights {
         for worker in placed(spec) {
             let weights = match worker.role {
                 Role::Sampler => &self.sampler,
+                // A sampler's weights are a trainer's and more.
+                Role::Trainer if worker.with_sampler => &self.sampler,
                 Role::Judge => &self.judge,
                 Role::Trainer => &self.trainer,
             };
@@ -204,6 +206,12 @@ mod tests {
         assert_eq!(
             sums.into_iter().collect::<Vec<_>>(),
             [(Device::Cpu, 10), (Device::Cuda(2), 107), (Device::Cuda(3), 7)]
+        );
+        spec.fleet.share_weights = true;
+        let sums = weights.by_device(&spec);
+        assert_eq!(
+            sums.into_iter().collect::<Vec<_>>(),
+            [(Device::Cpu, 10), (Device::Cuda(2), 100), (Device::Cuda(3), 7)]
         );
     }
 }

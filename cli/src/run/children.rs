@@ -309,11 +309,18 @@ impl Fleet {
         // The run may have been begun in another folder; here is where its files are now.
         let paths_from = folder.spec_file().to_string_lossy().into_owned();
         let mut supervisor = Supervisor::new();
-        for Placed { role, index, gpu } in placed(spec) {
+        for Placed {
+            role,
+            with_sampler,
+            index,
+            gpu,
+        } in placed(spec)
+        {
             let name = format!("{role}-{index}");
             let mut arguments = [role.name(), "--connect", coordinator, "--paths-from", &paths_from]
                 .map(str::to_owned)
                 .to_vec();
+            arguments.extend(with_sampler.then(|| "--with-sampler".to_owned()));
             arguments.extend(gpu.map(|gpu| format!("--gpu={gpu}")));
             // The run is its user's own, and others that reach this coordinator get no more than it names.
             arguments.extend(as_arguments(&Allowed::by(spec, role), role));

@@ -20,7 +20,6 @@ use crate::assets::{Files, evaluator};
 use crate::client;
 use crate::diagnostic::{Context as _, Result};
 use crate::output;
-use crate::placement::counts;
 use crate::runtime::block_on;
 use crate::shell;
 use crate::signals::{EndSignal, Signals};
@@ -86,7 +85,12 @@ async fn drive(
     client::resume(&connection, &spec.id()).await?;
     progress.say(&format!("dashboard    {}", coordinator.addresses.http))?;
     progress.say(&format!("results      {}", folder.path().display()))?;
-    for (role, count) in counts(&spec.fleet) {
+    let fleet = &spec.fleet;
+    for (role, count) in [
+        (Role::Judge, fleet.judges),
+        (Role::Trainer, fleet.trainers),
+        (Role::Sampler, fleet.samplers),
+    ] {
         if count == 0 {
             progress.say(&nobody_here(role, &coordinator.addresses.grpc))?;
         }

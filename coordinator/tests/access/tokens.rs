@@ -113,7 +113,7 @@ async fn a_worker_whose_token_does_not_do_ends_and_says_so() {
     ] {
         let options = WorkerOptions {
             credentials,
-            ..WorkerOptions::new(&address, Role::Sampler, "cpu")
+            ..WorkerOptions::new(&address, [Role::Sampler], "cpu")
         };
         let ended = Working::start_with(options, Rehearsal::new()).ended().await;
         let error = ended.expect_err("it may not take part");
@@ -159,7 +159,7 @@ async fn a_whole_run_over_encrypted_connections_with_certificates_and_tokens() {
     .map(|(role, token)| {
         let options = WorkerOptions {
             credentials: credentials(token),
-            ..WorkerOptions::new(&address, role, "cpu")
+            ..WorkerOptions::new(&address, [role], "cpu")
         };
         Working::start_with(options, Rehearsal::new())
     });

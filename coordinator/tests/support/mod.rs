@@ -204,7 +204,7 @@ pub(crate) struct Working {
 
 impl Working {
     pub(crate) fn start(role: Role, coordinator: SocketAddr, work: impl Work + 'static) -> Self {
-        Self::start_with(WorkerOptions::new(coordinator.to_string(), role, "cpu"), work)
+        Self::start_with(WorkerOptions::new(coordinator.to_string(), [role], "cpu"), work)
     }
 
     pub(crate) fn start_with(options: WorkerOptions, work: impl Work + 'static) -> Self {

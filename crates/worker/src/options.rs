@@ -15,8 +15,9 @@ pub struct WorkerOptions {
     pub coordinator: String,
     /// What this worker trusts, and what it shows of itself.
     pub credentials: Credentials,
-    /// What this worker does.
-    pub role: Role,
+    /// What this worker does. One of several roles is as many workers to the coordinator, whose units are done by one thread, in the
+    /// order in which they came.
+    pub roles: Vec<Role>,
     /// "cpu", "cuda:0", ...: shown to people until the worker works for a run and has its device; not interpreted.
     pub device: String,
     /// How much memory a device has and how much of it is used, as far as this program can tell: for people.
@@ -44,11 +45,15 @@ pub struct WorkerOptions {
 impl WorkerOptions {
     /// The usual settings: 512 MiB of cache, nothing leased ahead, 10 seconds to drain, the coordinator waited for, nothing
     /// shown to it, and little of this machine open to runs.
-    pub fn new(coordinator: impl Into<String>, role: Role, device: impl Into<String>) -> Self {
+    pub fn new(
+        coordinator: impl Into<String>,
+        roles: impl IntoIterator<Item = Role>,
+        device: impl Into<String>,
+    ) -> Self {
         Self {
             coordinator: coordinator.into(),
             credentials: Credentials::default(),
-            role,
+            roles: roles.into_iter().collect(),
             device: device.into(),
             memory: |_| None,
             cache_bytes: 512 << 20,

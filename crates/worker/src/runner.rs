@@ -30,7 +30,8 @@ use crate::work::{Work, WorkError};
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Works for the coordinator until `shutdown` or until it wants the fleet to leave. Then the unit at work is finished
-/// within [`WorkerOptions::drain`] or given back, and the worker leaves.
+/// within [`WorkerOptions::drain`] or given back, and the worker leaves. One of several roles leaves in all of them once one of
+/// them has ended by an error.
 ///
 /// A unit that does not look at [`WorkContext::cancelled`] keeps its thread after this returns; it ends with the process.
 ///
@@ -39,20 +40,63 @@ const UNREADABLE_PAUSE: Duration = Duration::from_secs(1);
 pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: CancellationToken) -> Result<(), Error> {
     let coordinator = ConnectOptions::with(&options.coordinator, options.credentials.clone())?;
     let connection = Connection::lazy(&coordinator);
+    let busy = Busy::new(Instant::now());
+    let guarded = Guarded::new(work, options.allowed.clone(), options.roles.clone());
+    let open_max = (options.prefetch + 1) * options.roles.len();
+    let machine = Machine {
+        blobs: Blobs::remote(&connection, options.cache_bytes),
+        specs: Arc::new(Specs::new(&connection, options.relocated.clone(), options.gpu)),
+        jobs: thread::start(guarded, busy.clone(), open_max)?,
+        busy,
+        connection,
+    };
+    let shutdown = shutdown.child_token();
+    let mut roles = JoinSet::new();
+    for role in options.roles.clone() {
+        let (machine, options, shutdown) = (machine.clone(), options.clone(), shutdown.clone());
+        roles.spawn(async move { serve(role, machine, &options, shutdown).await });
+    }
+    let mut ended = Ok(());
+    while let Some(role) = roles.join_next().await {
+        let role = task_ended(role);
+        if role.is_err() {
+            shutdown.cancel();
+        }
+        ended = ended.and(role);
+    }
+    ended
+}
+
+/// What the roles of one process share.
+#[derive(Clone)]
+struct Machine {
+    connection: Connection,
+    blobs: Blobs,
+    specs: Arc<Specs>,
+    jobs: mpsc::Sender<Job>,
+    busy: Busy,
+}
+
+/// The life of one role.
+async fn serve(
+    role: Role,
+    machine: Machine,
+    options: &WorkerOptions,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let session = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        session = Session::register(&connection, &options) => session?,
+        session = Session::register(&machine.connection, role, options) => session?,
     };
     let held = Held::default();
     let drain = shutdown.child_token();
     let left = CancellationToken::new();
     let device = watch::Sender::new(None);
-    let busy = Busy::new(Instant::now());
     let heartbeat = tokio::spawn(heartbeat::beat(
         session.clone(),
         held.clone(),
         {
-            let (device, memory, busy) = (device.subscribe(), options.memory, busy.clone());
+            let (device, memory, busy) = (device.subscribe(), options.memory, machine.busy.clone());
             move || {
                 let device: Device = (*device.borrow())?;
                 Some(DeviceUse {
@@ -66,17 +110,13 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
         left.clone(),
     ));
     let worker = Arc::new(Worker {
-        blobs: Blobs::remote(&connection, options.cache_bytes),
-        specs: Specs::new(&connection, options.relocated.clone(), options.gpu),
-        jobs: thread::start(
-            Guarded::new(work, options.allowed.clone(), options.role),
-            busy,
-            options.prefetch + 1,
-        )?,
+        blobs: machine.blobs,
+        specs: machine.specs,
+        jobs: machine.jobs,
         session: session.clone(),
         held: held.clone(),
         drain: drain.clone(),
-        role: options.role,
+        role,
         device,
     });
 
@@ -111,7 +151,7 @@ struct Worker {
     session: Session,
     held: Held,
     blobs: Blobs,
-    specs: Specs,
+    specs: Arc<Specs>,
     jobs: mpsc::Sender<Job>,
     drain: CancellationToken,
     role: Role,
@@ -130,7 +170,7 @@ async fn lease_and_work(
         let slot = tokio::select! {
             () = worker.drain.cancelled() => return Ok(()),
             Some(unit) = units.join_next() => {
-                unit_ended(unit)?;
+                task_ended(unit)?;
                 continue;
             }
             slot = Arc::clone(&slots).acquire_owned() => slot,
@@ -156,7 +196,7 @@ async fn lease_and_work(
 async fn finish(worker: &Worker, units: &mut JoinSet<Result<(), Error>>, within: Duration) -> Result<(), Error> {
     let all = async {
         while let Some(unit) = units.join_next().await {
-            unit_ended(unit)?;
+            task_ended(unit)?;
         }
         Ok(())
     };
@@ -169,8 +209,8 @@ async fn finish(worker: &Worker, units: &mut JoinSet<Result<(), Error>>, within:
     }
 }
 
-fn unit_ended(unit: Result<Result<(), Error>, tokio::task::JoinError>) -> Result<(), Error> {
-    unit.unwrap_or_else(|error| {
+fn task_ended(task: Result<Result<(), Error>, tokio::task::JoinError>) -> Result<(), Error> {
+    task.unwrap_or_else(|error| {
         Err(Error::Panicked {
             message: error.to_string(),
         })

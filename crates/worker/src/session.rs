@@ -8,7 +8,7 @@ use gavel_client::{
 use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::work::rally::RallyOutcome;
-use gavel_core::work::{DeviceUse, LeaseKey, Outcome, VerdictRecord};
+use gavel_core::work::{DeviceUse, LeaseKey, Outcome, Role, VerdictRecord};
 
 use crate::error::Error;
 use crate::options::WorkerOptions;
@@ -32,10 +32,10 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Registers, looking for the coordinator as long as the options say.
-    pub(crate) async fn register(connection: &Connection, options: &WorkerOptions) -> Result<Self, Error> {
+    /// Registers a worker of this role, looking for the coordinator as long as the options say.
+    pub(crate) async fn register(connection: &Connection, role: Role, options: &WorkerOptions) -> Result<Self, Error> {
         let fleet = connection.fleet();
-        let identity = Identity::random(options.role);
+        let identity = Identity::random(role);
         let introduction = Introduction {
             host: host_name(),
             device: options.device.clone(),

@@ -188,7 +188,7 @@ impl Process {
                 model_folders: vec!["..".into()],
                 ..Allowed::default()
             },
-            ..WorkerOptions::new(coordinator.to_string(), role, "cpu")
+            ..WorkerOptions::new(coordinator.to_string(), [role], "cpu")
         };
         let ended = runtime.spawn(gavel_worker::run(options, work, shutdown.clone()));
         Self {

@@ -27,6 +27,9 @@ pub struct FleetSpec {
     /// Trainer processes.
     #[schemars(range(max = 1024))]
     pub trainers: u32,
+    /// A trainer's process samples too, with the same weights, as long as there are samplers to be had: a model is in memory once for the two,
+    /// which take turns. Samplers beyond the trainers have processes of their own.
+    pub share_weights: bool,
     /// GPUs of this machine, by ordinal, over which `gavel run` spreads its workers: one each, in this order and again from the first, judges
     /// before trainers before samplers. Without any each worker uses the GPU that `model.device` or `judge.device` names.
     #[schemars(length(max = GPUS_MAX))]
@@ -50,6 +53,7 @@ impl Default for FleetSpec {
             samplers: 1,
             judges: 1,
             trainers: 1,
+            share_weights: false,
             gpus: Vec::new(),
             weight: 1,
             lease: Duration::from_secs(60),

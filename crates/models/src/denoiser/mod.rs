@@ -19,6 +19,7 @@ pub mod scheduler;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use image::RgbImage;
@@ -203,6 +204,9 @@ pub struct Encoding {
 pub trait Pipeline: Send + Sync {
     /// The denoiser between the two ends.
     fn denoiser(&self) -> &dyn Denoiser;
+
+    /// The same, for somebody who computes with it beside this pipeline: its weights are in memory once.
+    fn shared_denoiser(&self) -> Arc<dyn Denoiser>;
 
     /// Encodes a task.
     ///

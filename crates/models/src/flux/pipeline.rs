@@ -1,6 +1,7 @@
 //! The FLUX pipeline folder: text encoders, transformer, autoencoder, scheduler settings.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
@@ -95,7 +96,7 @@ impl FluxTextEncoders {
 /// its folder.
 #[derive(Debug)]
 pub struct FluxPipeline {
-    transformer: FluxTransformer,
+    transformer: Arc<FluxTransformer>,
     text: FluxTextEncoders,
     vae: AutoencoderKl,
     scheduler: SchedulerConfig,
@@ -113,7 +114,7 @@ impl FluxPipeline {
             scheduler: SchedulerConfig::read(&dir.join("scheduler"))?,
             text: FluxTextEncoders::load(dir, placement)?,
             vae: AutoencoderKl::load(&dir.join("vae"), placement)?,
-            transformer: FluxTransformer::load(&dir.join("transformer"), placement)?,
+            transformer: Arc::new(FluxTransformer::load(&dir.join("transformer"), placement)?),
             device: placement.device().clone(),
         })
     }
@@ -135,7 +136,11 @@ impl FluxPipeline {
 
 impl Pipeline for FluxPipeline {
     fn denoiser(&self) -> &dyn Denoiser {
-        &self.transformer
+        self.transformer.as_ref()
+    }
+
+    fn shared_denoiser(&self) -> Arc<dyn Denoiser> {
+        Arc::clone(&self.transformer) as Arc<dyn Denoiser>
     }
 
     fn condition(&self, task: &Task<'_>, encoding: &Encoding) -> Result<Conditioning, ModelError> {

@@ -1,6 +1,7 @@
 //! The Qwen-Image pipeline folders: text encoder, transformer, autoencoder, scheduler settings.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
@@ -22,7 +23,7 @@ use crate::{Family, LoadError, ModelError};
 #[derive(Debug)]
 pub struct QwenImagePipeline {
     kind: Kind,
-    transformer: QwenImageTransformer,
+    transformer: Arc<QwenImageTransformer>,
     text: VlmEncoder,
     vae: AutoencoderKlQwenImage,
     scheduler: SchedulerConfig,
@@ -48,7 +49,7 @@ impl QwenImagePipeline {
                 placement,
             )?,
             vae: AutoencoderKlQwenImage::load(&dir.join("vae"), placement)?,
-            transformer: QwenImageTransformer::load(family, &dir.join("transformer"), placement)?,
+            transformer: Arc::new(QwenImageTransformer::load(family, &dir.join("transformer"), placement)?),
             device: placement.device().clone(),
         })
     }
@@ -126,7 +127,11 @@ impl QwenImagePipeline {
 
 impl Pipeline for QwenImagePipeline {
     fn denoiser(&self) -> &dyn Denoiser {
-        &self.transformer
+        self.transformer.as_ref()
+    }
+
+    fn shared_denoiser(&self) -> Arc<dyn Denoiser> {
+        Arc::clone(&self.transformer) as Arc<dyn Denoiser>
     }
 
     fn condition(&self, task: &Task<'_>, encoding: &Encoding) -> Result<Conditioning, ModelError> {

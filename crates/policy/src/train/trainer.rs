@@ -1,6 +1,7 @@
 //! The loaded denoiser.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use gavel_core::ids::Digest;
 use gavel_models::{
@@ -11,11 +12,12 @@ use gavel_models::{
 };
 
 use super::Error;
+use crate::Sampler;
 
 /// A frozen denoiser whose adapters are trained. Nothing else of its pipeline is loaded: what it is
 /// conditioned on is recorded with the trajectories.
 pub struct Trainer {
-    pub(super) denoiser: Box<dyn Denoiser>,
+    pub(super) denoiser: Arc<dyn Denoiser>,
     model: Digest,
 }
 
@@ -26,11 +28,16 @@ impl Trainer {
     /// [`LoadError`] for anything wrong with the folder.
     pub fn load(family: Family, dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
         let denoiser = family.load_denoiser(dir, placement)?;
-        Ok(Self::new(denoiser, fingerprint(&family.denoiser_dir(dir))?))
+        Ok(Self::new(denoiser.into(), fingerprint(&family.denoiser_dir(dir))?))
+    }
+
+    /// A trainer of a sampler's denoiser: both compute with one set of weights.
+    pub fn beside(sampler: &Sampler) -> Self {
+        Self::new(sampler.pipeline().shared_denoiser(), sampler.model())
     }
 
     /// A trainer of a loaded denoiser whose folder has this fingerprint.
-    pub fn new(denoiser: Box<dyn Denoiser>, model: Digest) -> Self {
+    pub fn new(denoiser: Arc<dyn Denoiser>, model: Digest) -> Self {
         Self { denoiser, model }
     }
 

@@ -1,5 +1,7 @@
 //! Prompts whose conditioning differs in shape, as those of a family that does not pad its words.
 
+use std::sync::Arc;
+
 use crate::common::{adapter, lora, objective, sampling, settings, tiny_flux, trainer};
 use candle_core::Tensor;
 use gavel_core::{
@@ -18,6 +20,10 @@ struct Unpadded(Box<dyn Pipeline>);
 impl Pipeline for Unpadded {
     fn denoiser(&self) -> &dyn Denoiser {
         self.0.denoiser()
+    }
+
+    fn shared_denoiser(&self) -> Arc<dyn Denoiser> {
+        self.0.shared_denoiser()
     }
 
     fn condition(&self, task: &Task<'_>, encoding: &Encoding) -> Result<Conditioning, ModelError> {

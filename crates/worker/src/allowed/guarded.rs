@@ -14,25 +14,25 @@ use crate::work::{Work, WorkError};
 pub(crate) struct Guarded<W> {
     work: W,
     allowed: Allowed,
-    role: Role,
+    roles: Vec<Role>,
 }
 
 impl<W> Guarded<W> {
-    pub(crate) fn new(work: W, allowed: Allowed, role: Role) -> Self {
-        Self { work, allowed, role }
+    pub(crate) fn new(work: W, allowed: Allowed, roles: Vec<Role>) -> Self {
+        Self { work, allowed, roles }
     }
 }
 
 impl<W: Work> Work for Guarded<W> {
     fn prepare(&mut self, run: &RunId, spec: &RunSpec, assets: &RunAssets) -> Result<(), WorkError> {
         // Another worker's owner may allow it.
-        let allowed = self.allowed.check(spec, self.role);
+        let allowed = self.roles.iter().try_for_each(|role| self.allowed.check(spec, *role));
         let allowed = allowed.map_err(|refusal| WorkError::retry(&refusal));
         let ready = allowed.and_then(|()| self.work.prepare(run, spec, assets));
-        ready.map_err(|error| match (self.role, error) {
+        ready.map_err(|error| match (self.roles.as_slice(), error) {
             // Failed attempts of a judge are held against the pairs, of which nothing has been said yet: they wait for a judge
             // that has the folder, the device, the key or the leave that this one lacks.
-            (Role::Judge, WorkError::Retry(reason)) => WorkError::Unavailable(reason),
+            ([Role::Judge], WorkError::Retry(reason)) => WorkError::Unavailable(reason),
             (_, error) => error,
         })
     }
