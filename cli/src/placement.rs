@@ -29,7 +29,11 @@ impl Placed {
 /// trainers, of which no two may share a GPU if they exchange gradients by NCCL; samplers, which wait while trainers work.
 pub(crate) fn placed(spec: &RunSpec) -> Vec<Placed> {
     let fleet = &spec.fleet;
-    let shared = if fleet.share_weights { fleet.samplers.min(fleet.trainers) } else { 0 };
+    let shared = if fleet.share_weights {
+        fleet.samplers.min(fleet.trainers)
+    } else {
+        0
+    };
     let process = |role, with_sampler| move |index| (role, index, with_sampler);
     let judges = (0..fleet.judges).map(process(Role::Judge, false));
     let sampling = (0..shared).map(process(Role::Trainer, true));
@@ -42,7 +46,12 @@ pub(crate) fn placed(spec: &RunSpec) -> Vec<Placed> {
         index,
         gpu: if spec.uses_gpu(role) { gpus.next() } else { None },
     };
-    judges.chain(sampling).chain(trainers).chain(samplers).map(place).collect()
+    judges
+        .chain(sampling)
+        .chain(trainers)
+        .chain(samplers)
+        .map(place)
+        .collect()
 }
 
 #[cfg(test)]

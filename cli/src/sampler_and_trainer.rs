@@ -23,7 +23,9 @@ impl Work for SamplerAndTrainerWork {
         self.sampler.prepare(run, spec, assets)?;
         match self.sampler.sampler() {
             Some(sampler) => self.trainer.prepare_beside(sampler, run, spec),
-            None => Err(WorkError::Retry("the sampler has no model after it was prepared".to_owned())),
+            None => Err(WorkError::Retry(
+                "the sampler has no model after it was prepared".to_owned(),
+            )),
         }
     }
 

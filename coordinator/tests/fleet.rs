@@ -264,6 +264,45 @@ async fn a_worker_that_panics_gives_its_unit_to_others_and_ends_with_the_panic()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_of_every_role_does_a_whole_run_and_leaves_in_all_of_them() {
+    let expected = undisturbed().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let coordinator = Served::start(options(folder.path())).await;
+    let address = coordinator.handle.grpc_address();
+    coordinator.submit().await;
+    let roles = [Role::Sampler, Role::Judge, Role::Trainer];
+    let worker = Working::start_with(WorkerOptions::new(address.to_string(), roles, "cpu"), Rehearsal::new());
+    assert_eq!(adapter(&coordinator.until(is_ended).await), expected);
+    let workers = coordinator.handle.driver().workers().await.expect("a table");
+    assert_eq!(workers.len(), roles.len());
+    worker.stop().await;
+    assert!(coordinator.handle.driver().workers().await.expect("a table").is_empty());
+    coordinator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_of_two_roles_that_panics_in_one_leaves_in_both() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let coordinator = Served::start(options(folder.path())).await;
+    let address = coordinator.handle.grpc_address();
+    coordinator.submit().await;
+    let panicking = Working::start_with(
+        WorkerOptions::new(address.to_string(), [Role::Sampler, Role::Trainer], "cpu"),
+        troubled(|| panic!("index out of bounds")),
+    );
+    let error = panicking.ended().await.expect_err("it panicked");
+    assert!(error.to_string().contains("index out of bounds"), "{error}");
+    assert!(coordinator.handle.driver().workers().await.expect("a table").is_empty());
+
+    let workers = whole_fleet(address);
+    assert_eq!(coordinator.until(is_ended).await.phase, Phase::Finished);
+    for worker in workers {
+        worker.stop().await;
+    }
+    coordinator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_drained_fleet_leaves_and_whoever_comes_later_finishes_the_run() {
     let expected = undisturbed().await;
     let folder = tempfile::tempdir().expect("a folder");

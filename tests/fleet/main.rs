@@ -57,6 +57,33 @@ fn gavel_run(out: &Path, shape: Shape, more: &[&str]) -> Command {
     command
 }
 
+/// A run gives the same bytes where a trainer samples with the same weights, in fewer processes.
+fn check_shared_weights(out: &Path, adapter: Digest, expected: &Results) {
+    let shape = Shape {
+        samplers: 2,
+        ..ONE_OF_EACH
+    };
+    finish(gavel_run(out, shape, &["--set", "fleet.share_weights=true"]));
+    check_finished(out);
+    assert_eq!(adapter_digest(out), adapter);
+    assert!(results(out) == *expected);
+    let logs = std::fs::read_dir(out.join("logs")).expect("logs");
+    let mut logs: Vec<String> = logs
+        .map(|log| log.expect("a log").file_name().to_string_lossy().into_owned())
+        .collect();
+    logs.sort();
+    assert_eq!(
+        logs,
+        ["coordinator.log", "judge-0.log", "sampler-1.log", "trainer-0.log"]
+    );
+    let trainer = std::fs::read_to_string(out.join("logs/trainer-0.log")).expect("a log");
+    assert_eq!(
+        trainer.matches("registered").count(),
+        2,
+        "a sampler and a trainer:\n{trainer}"
+    );
+}
+
 /// `gavel run` on one of the quickstarts, cut down to a few steps.
 fn short_run(quickstart: &str, out: &Path, shape: Shape) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gavel"));
@@ -405,6 +432,7 @@ fn a_run_gives_the_same_bytes_whatever_the_number_of_workers_and_threads() {
     }
 
     check_looking_back(&one, folder.path());
+    check_shared_weights(&folder.path().join("shared"), adapter, &expected);
 
     let exported = folder.path().join("exported");
     let arguments = ["export", "--step=1", "--out", &exported.display().to_string()];

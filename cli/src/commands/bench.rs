@@ -115,11 +115,12 @@ impl Bench {
         let folder = &spec.model.path;
         let placement = Placement::of_model(&spec.model).foreign()?;
         let rubrics = Rubrics::load(&spec.judge.rubric)?;
-        let trainer = Trainer::load(family, folder, &placement)?;
+        let sampler = Sampler::load(family, folder, &placement)?;
+        let trainer = Trainer::beside(&sampler);
         let lora = LoraConfig::from(&spec.lora);
         Ok(Self {
             files,
-            sampler: Sampler::load(family, folder, &placement)?,
+            sampler,
             judge: gavel_judge::open(&spec.judge, &Templates::load(&spec.judge)?)?,
             rubrics,
             state: trainer.initialise(&lora, spec.run.seed, spec.optimizer.averages())?,
