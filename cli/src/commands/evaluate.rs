@@ -11,14 +11,17 @@ use gavel_models::Family;
 use gavel_models::load::Placement;
 use gavel_policy::Sampler;
 use gavel_review::VerdictFile;
-use gavel_review::evaluate::{Evaluation, EvaluationReport, Judging, PairFigures, Pictures, Subject, render};
-use gavel_rubric::Rubrics;
+use gavel_review::evaluate::{
+    Evaluation, EvaluationReport, Judging, PairFigures, Pictures, Questioning, Subject, questions, render,
+};
 use gavel_rubric::data::tasks::{self, TaskRecord};
 use gavel_rubric::data::{Picture, ReadOptions, Transparency};
+use gavel_rubric::{Journal, Recorded, Rubrics};
 use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::print_json;
+use super::rubric::now;
 use crate::assets;
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::{Diagnostic, Foreign as _, Result};
@@ -29,6 +32,7 @@ use crate::output;
 /// What an evaluation leaves in its folder.
 const PICTURES: &str = "pictures";
 const VERDICTS: &str = "verdicts.sqlite";
+const ANSWERS: &str = "answers.jsonl";
 const JSON: &str = "evaluation.json";
 const PAGE: &str = "evaluation.html";
 
@@ -62,6 +66,9 @@ pub(crate) struct EvaluateArguments {
     /// Ask no judge: nothing but rules and distances.
     #[arg(long)]
     pub(crate) no_judge: bool,
+    /// Do not ask the questions that the prompts' records bring.
+    #[arg(long)]
+    pub(crate) no_questions: bool,
     /// Folder of pictures, verdicts, evaluation.json and evaluation.html; the same command goes on with what it holds.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
@@ -105,17 +112,34 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         .map(|subject| Ok(Subject::open(&subject.name, &subject.what, &spec, &tasks)?))
         .collect::<Result<_>>()?;
     let judges = !arguments.no_judge && subjects.len() > 1;
+    let asked = match arguments.no_questions {
+        true => Vec::new(),
+        false => questions(&tasks)?,
+    };
+    let asks = asked.iter().any(|questions| !questions.is_empty());
+    if asks {
+        check_answers(&spec)?;
+    }
     let words = judges.then(|| words(&spec, &tasks)).transpose()?;
     let evaluator = assets::evaluator(&spec).filter(|evaluator| understands(evaluator.as_ref(), &tasks));
     let mut pictures = Pictures::find(&spec, &tasks, &subjects, &arguments.out.join(PICTURES))?;
     paint(&spec, &mut pictures)?;
+    let mut models = Models::default();
     let judging = match &words {
         Some((rubrics, templates)) => {
-            let judge = Models::default().open(&spec.judge, templates)?;
+            let judge = models.open(&spec.judge, templates)?;
             Some((judge, rubrics, VerdictFile::open(&arguments.out.join(VERDICTS))?))
         }
         None => None,
     };
+    let chat = match asks {
+        true => Some((
+            models.open_writer(&spec.judge)?,
+            Journal::open(&arguments.out.join(ANSWERS), &now())?,
+        )),
+        false => None,
+    };
+    let recorded = Recorded::new(chat.as_ref().map(|(_, journal)| journal));
     let evaluation = Evaluation {
         tasks: &tasks,
         subjects: &subjects,
@@ -127,12 +151,19 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
             kept,
             batch: spec.judge.batch,
         }),
+        questioning: chat.as_ref().map(|(chat, _)| Questioning {
+            chat: chat.as_ref(),
+            recorded: &recorded,
+            concurrency: gavel_judge::concurrency(&spec.judge.back_end),
+            questions: &asked,
+        }),
         by: arguments.by.as_deref(),
     };
     let bar = bar(tasks.len(), "prompts evaluated");
     let report = evaluation.report(&|done| bar.inc(done as u64))?;
     bar.finish_and_clear();
     note_unread(evaluator.as_deref(), &report);
+    note_unanswered(&report);
     let json = serde_json::to_string_pretty(&report)?;
     write_whole(&arguments.out.join(JSON), &json)?;
     let page = arguments.out.join(PAGE);
@@ -199,6 +230,20 @@ fn words(spec: &RunSpec, tasks: &[TaskRecord]) -> Result<(Rubrics, Templates)> {
     Ok((Rubrics::load(&spec.judge.rubric)?, Templates::load(&spec.judge)?))
 }
 
+/// Refuses, before anything is painted, a judge that answers no questions in words.
+fn check_answers(spec: &RunSpec) -> Result<()> {
+    let Some(writer) = spec.judge.back_end.writer() else {
+        return Err(Diagnostic::new(
+            "the records of the prompts bring questions, and `[judge]` has no model that answers in words",
+        )
+        .with_hint("name a vision-language model or a server in [judge], or leave questions out with --no-questions"));
+    };
+    match writer.model() {
+        Some(model) => assets::check_judge_folder(model.path, "judge").map(drop),
+        None => Ok(()),
+    }
+}
+
 /// Whether the exact rules understand one of the prompts; says so where they do not understand all.
 fn understands(evaluator: &dyn Evaluator, tasks: &[TaskRecord]) -> bool {
     let mut others = Vec::new();
@@ -236,6 +281,18 @@ fn note_unread(evaluator: Option<&dyn Evaluator>, report: &EvaluationReport) {
             subject.subject,
             side = evaluator.side()
         ));
+    }
+}
+
+/// Says why the first of the questions that nothing could be answered to has no answer.
+fn note_unanswered(report: &EvaluationReport) {
+    let pictures = report.prompts.iter().flat_map(|prompt| &prompt.pictures);
+    let reasons: Vec<&String> = pictures
+        .flat_map(|picture| &picture.questions)
+        .filter_map(|question| question.unanswered.as_ref())
+        .collect();
+    if let Some(reason) = reasons.first() {
+        output::note(format_args!("{} questions could not be asked: {reason}", reasons.len()));
     }
 }
 

@@ -84,6 +84,14 @@ pub enum Error {
         /// The beginning of the run's.
         expected: String,
     },
+    /// The questions of a record cannot be asked.
+    #[error("record {index} of the prompts: its field `questions` {problem}")]
+    Questions {
+        /// Its number, from 0 on.
+        index: usize,
+        /// What is wrong with them.
+        problem: String,
+    },
     /// A folder of pictures lacks some.
     #[error("subject `{name}`: {} has no picture of prompt {first}, and of {count} of the {prompts} prompts in all", folder.display())]
     NoPicture {
@@ -147,6 +155,9 @@ impl Hint for Error {
             }
             Self::NoPicture { .. } => {
                 "name each picture by its prompt's `id` or, where records have none, by its number from 0 on: 0.png, 1.png".to_owned()
+            }
+            Self::Questions { .. } => {
+                "write it as a list of texts, \"questions\": [\"Is there a red cup?\"], or leave questions out with --no-questions".to_owned()
             }
             Self::Picture(error) => return error.hint(),
             Self::Base(error) => return error.hint(),

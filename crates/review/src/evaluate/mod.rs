@@ -10,6 +10,7 @@ mod error;
 mod figures;
 mod page;
 mod pictures;
+mod questions;
 mod subject;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub use error::Error;
 pub use figures::{AdherenceFigures, Figures, MeanDistance, PairFigures, SourceFigures, SubjectFigures};
 pub use page::render;
 pub use pictures::Pictures;
+pub use questions::{QuestionAnswer, QuestionFigures, Questioning, questions};
 pub use subject::Subject;
 
 /// Width and height to which pictures are scaled before their diversity is measured.
@@ -48,6 +50,8 @@ pub struct Evaluation<'a> {
     pub evaluator: Option<&'a dyn Evaluator>,
     /// Who compares each two subjects.
     pub judge: Option<Judging<'a>>,
+    /// Who answers the questions that the prompts' records bring.
+    pub questioning: Option<Questioning<'a>>,
     /// The field of the prompts' records by whose values the figures are told as well.
     pub by: Option<&'a str>,
 }
@@ -72,6 +76,9 @@ pub struct EvaluationReport {
     /// Who judged; `None` without a judge.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub judge: Option<JudgeName>,
+    /// The name of the model that answered questions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub questioned: Option<String>,
     /// Whose exact rules answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluator: Option<&'static str>,
@@ -135,8 +142,14 @@ impl Evaluation<'_> {
                 .map(|(index, task)| self.open(index, task))
                 .collect::<Result<_, _>>()?;
             let mut verdicts = self.verdicts(first, &open)?.into_iter();
+            let mut questions = match &self.questioning {
+                Some(questioning) => questioning.answers(first, &open)?,
+                None => Vec::new(),
+            }
+            .into_iter();
             for (index, prompt) in (first..).zip(&open) {
-                prompts.push(self.answers(index, prompt, verdicts.by_ref().take(pairs).collect()));
+                let verdicts = verdicts.by_ref().take(pairs).collect();
+                prompts.push(self.answers(index, prompt, verdicts, questions.next().unwrap_or_default()));
                 thumbnails.push(
                     prompt
                         .pictures
@@ -161,6 +174,7 @@ impl Evaluation<'_> {
         Ok(EvaluationReport {
             subjects: self.subjects.iter().map(SubjectName::of).collect(),
             judge: self.judge.as_ref().map(JudgeName::of),
+            questioned: self.questioning.as_ref().map(|asked| asked.chat.name().to_owned()),
             evaluator: self.evaluator.map(Evaluator::name),
             figures: of(&all),
             groups: groups.collect(),
@@ -215,10 +229,18 @@ impl Evaluation<'_> {
         Ok(verdicts)
     }
 
-    fn answers(&self, index: usize, prompt: &OpenPrompt<'_>, verdicts: Vec<PairVerdict>) -> PromptAnswers {
+    fn answers(
+        &self,
+        index: usize,
+        prompt: &OpenPrompt<'_>,
+        verdicts: Vec<PairVerdict>,
+        questions: Vec<Vec<QuestionAnswer>>,
+    ) -> PromptAnswers {
+        let mut questions = questions.into_iter();
         let pictures = self.subjects.iter().zip(&prompt.pictures);
-        let pictures = pictures.map(|(subject, (picture, image))| {
-            PictureAnswers::of(&subject.name, picture, image, &prompt.task, self.evaluator)
+        let pictures = pictures.map(|(subject, (picture, image))| PictureAnswers {
+            questions: questions.next().unwrap_or_default(),
+            ..PictureAnswers::of(&subject.name, picture, image, &prompt.task, self.evaluator)
         });
         PromptAnswers {
             index,
