@@ -1,6 +1,7 @@
 //! CLIP as a whole: how well a picture fits words. PickScore and its like are the same with other weights.
 
 mod config;
+mod head;
 mod layer;
 mod picture;
 mod vision;
@@ -17,6 +18,7 @@ use crate::layers::{Bias, Linear};
 use crate::load::Placement;
 use crate::text::{ClipTextEncoder, PromptTokenizer};
 use crate::{LoadError, ModelError, Weights};
+pub use head::AestheticHead;
 pub(crate) use layer::{Layer, LayerSizes};
 
 /// What the tokenizer fills at least: the special tokens around a text, and a token between them.
@@ -37,6 +39,7 @@ pub struct Clip {
     vision: VisionEncoder,
     visual_projection: Linear,
     scale: f64,
+    width: usize,
 }
 
 impl Clip {
@@ -57,6 +60,7 @@ impl Clip {
             processor: PictureProcessor::load(dir, vision.image_size)?,
             vision: VisionEncoder::load(&weights, vision)?,
             scale: scale(dir)?,
+            width: config.projection_dim,
         };
         let ignored = [
             "logit_scale",
@@ -76,6 +80,11 @@ impl Clip {
         PromptTokenizer::load_clip(dir)?;
         PictureProcessor::load(dir, config.vision_config.image_size)?;
         scale(dir).map(drop)
+    }
+
+    /// Numbers of an embedding.
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// How well each picture fits the prompt: the cosine of both embeddings times the model's scale. A prompt is read as far as the
