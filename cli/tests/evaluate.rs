@@ -301,6 +301,8 @@ fn a_copy_of_the_source_keeps_everything_and_edits_nothing() {
         "base",
         "--subject",
         &subject,
+        "--dinov2",
+        "tests/golden/dinov2/own-size",
         "--json",
         "--out",
         out.to_str().unwrap(),
@@ -315,6 +317,8 @@ fn a_copy_of_the_source_keeps_everything_and_edits_nothing() {
         (&json!(1.0), &json!(1.0))
     );
     assert!(copy["adherence"]["all"]["value"] == json!(0.0), "{copy}");
+    let similarity = |subject: &Value| subject["similarity"].as_f64().unwrap();
+    assert!((similarity(copy) - 1.0).abs() < 1e-12 && similarity(base) < 1.0);
     assert!(base["source"]["whole"]["l1"].as_f64().unwrap() > 0.0);
     assert_eq!(base["source"]["regions"], json!({"picture": 3}));
 }

@@ -1,13 +1,14 @@
 //! `gavel evaluate`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
-use gavel_core::spec::RunSpec;
+use gavel_core::spec::{Dtype, RunSpec};
 use gavel_eval::Evaluator;
 use gavel_judge::{Models, Templates};
 use gavel_models::Family;
+use gavel_models::dinov2::Dinov2;
 use gavel_models::load::Placement;
 use gavel_policy::Sampler;
 use gavel_review::VerdictFile;
@@ -66,6 +67,9 @@ pub(crate) struct EvaluateArguments {
     /// Ask no judge: nothing but rules and distances.
     #[arg(long)]
     pub(crate) no_judge: bool,
+    /// Folder of a DINOv2, in the transformers layout: how alike each edit is to its source by its embeddings.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dinov2: Option<PathBuf>,
     /// Do not ask the questions that the prompts' records bring.
     #[arg(long)]
     pub(crate) no_questions: bool,
@@ -121,6 +125,7 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         check_answers(&spec)?;
     }
     let words = judges.then(|| words(&spec, &tasks)).transpose()?;
+    let dinov2 = arguments.dinov2.as_deref().map(|dir| dinov2(&spec, dir)).transpose()?;
     let evaluator = assets::evaluator(&spec).filter(|evaluator| understands(evaluator.as_ref(), &tasks));
     let mut pictures = Pictures::find(&spec, &tasks, &subjects, &arguments.out.join(PICTURES))?;
     paint(&spec, &mut pictures)?;
@@ -145,6 +150,7 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         subjects: &subjects,
         pictures: &pictures,
         evaluator: evaluator.as_deref(),
+        dinov2: dinov2.as_ref(),
         judge: judging.as_ref().map(|(judge, rubrics, kept)| Judging {
             judge: judge.as_ref(),
             rubrics,
@@ -228,6 +234,12 @@ fn words(spec: &RunSpec, tasks: &[TaskRecord]) -> Result<(Rubrics, Templates)> {
     let edits = tasks.iter().any(|task| !task.sources.is_empty());
     assets::check_judge_templates(&spec.judge, edits)?;
     Ok((Rubrics::load(&spec.judge.rubric)?, Templates::load(&spec.judge)?))
+}
+
+/// Loads a DINOv2 to where the model is; it is small, and computes in float32.
+fn dinov2(spec: &RunSpec, dir: &Path) -> Result<Dinov2> {
+    let placement = Placement::open(spec.model.device, Dtype::F32).foreign()?;
+    Ok(Dinov2::load(dir, &placement)?)
 }
 
 /// Refuses, before anything is painted, a judge that answers no questions in words.

@@ -60,6 +60,9 @@ pub struct PictureAnswers {
     /// How far it is from what the edit should come to, where the record has that.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub target: Option<Distance>,
+    /// The cosine of its DINOv2 embedding and the first source's, in [-1, 1].
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub similarity: Option<f64>,
     /// The questions of the prompt's record, with what is answered of this picture.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub questions: Vec<QuestionAnswer>,
@@ -119,6 +122,7 @@ impl PictureAnswers {
                 .target
                 .as_ref()
                 .and_then(|target| difference(target, image)?.whole()),
+            similarity: None,
             questions: Vec::new(),
         }
     }

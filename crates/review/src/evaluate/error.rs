@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use gavel_core::Hint;
 use gavel_core::ids::Step;
 use gavel_models::lora::LoraError;
-use gavel_models::{LoadError, UnknownFamily};
+use gavel_models::{LoadError, ModelError, UnknownFamily};
 use gavel_policy::sample;
 use gavel_rubric::AskError;
 use gavel_rubric::data::PictureError;
@@ -118,6 +118,9 @@ pub enum Error {
     /// A picture cannot be painted.
     #[error(transparent)]
     Sample(#[from] sample::Error),
+    /// A picture cannot be compared with its source.
+    #[error("a picture cannot be compared with its source")]
+    Compare(#[from] ModelError),
     /// A picture cannot be encoded.
     #[error("cannot encode a picture")]
     Encode(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -165,7 +168,7 @@ impl Hint for Error {
             Self::Sample(error) => return error.hint(),
             Self::Judge(error) => return error.hint(),
             Self::Kept { .. } => "choose a folder that this user may write to, with --out".to_owned(),
-            Self::Encode(_) | Self::Page(_) => return None,
+            Self::Compare(_) | Self::Encode(_) | Self::Page(_) => return None,
         })
     }
 }

@@ -44,6 +44,9 @@ pub struct SubjectFigures {
     /// How far edits are from what they should come to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<MeanDistance>,
+    /// Mean cosine of the DINOv2 embeddings of edits and their sources, in [-1, 1].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub similarity: Option<f64>,
     /// How the questions of the prompts' records are answered; `None` where there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub questions: Option<QuestionFigures>,
@@ -154,6 +157,7 @@ impl Figures {
                 preservation: mean(answers.iter().filter_map(|answer| answer.preservation)),
                 source: SourceFigures::of(&answers),
                 target: MeanDistance::of(answers.iter().filter_map(|answer| answer.target)),
+                similarity: mean(answers.iter().filter_map(|answer| answer.similarity)),
                 questions: QuestionFigures::of(&answers),
                 diversity: diversity(&small),
                 strength: strengths.get(index).copied(),
@@ -267,6 +271,7 @@ mod tests {
             preservation: None,
             source: None,
             target: None,
+            similarity: None,
             questions: Vec::new(),
         };
         let verdict = |(first, second, verdict): &(&str, &str, Verdict)| PairVerdict {

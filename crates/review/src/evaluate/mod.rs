@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use gavel_core::ids::{Digest, PromptIndex};
 use gavel_eval::Evaluator;
 use gavel_judge::{VerdictCache, judge_with};
+use gavel_models::dinov2::Dinov2;
 use gavel_rubric::data::Picture;
 use gavel_rubric::data::tasks::TaskRecord;
 use gavel_rubric::{Judge, JudgedPair, Rubrics};
@@ -48,6 +49,8 @@ pub struct Evaluation<'a> {
     pub pictures: &'a Pictures<'a>,
     /// The exact rules.
     pub evaluator: Option<&'a dyn Evaluator>,
+    /// By whose embeddings an edit is compared with its source.
+    pub dinov2: Option<&'a Dinov2>,
     /// Who compares each two subjects.
     pub judge: Option<Judging<'a>>,
     /// Who answers the questions that the prompts' records bring.
@@ -149,7 +152,9 @@ impl Evaluation<'_> {
             .into_iter();
             for (index, prompt) in (first..).zip(&open) {
                 let verdicts = verdicts.by_ref().take(pairs).collect();
-                prompts.push(self.answers(index, prompt, verdicts, questions.next().unwrap_or_default()));
+                let questions = questions.next().unwrap_or_default();
+                let similarities = self.similarities(prompt)?;
+                prompts.push(self.answers(index, prompt, verdicts, questions, similarities));
                 thumbnails.push(
                     prompt
                         .pictures
@@ -194,6 +199,19 @@ impl Evaluation<'_> {
         })
     }
 
+    /// How alike each subject's edit is to the first source; nothing where nothing was edited, or nobody can tell.
+    fn similarities(&self, prompt: &OpenPrompt<'_>) -> Result<Vec<f64>, Error> {
+        let (Some(model), Some(source)) = (self.dinov2, prompt.task.sources.first()) else {
+            return Ok(Vec::new());
+        };
+        let source = model.embedding(source)?;
+        let similarity = |(_, image): &(Picture, RgbImage)| {
+            let edited = model.embedding(image)?;
+            Ok(source.iter().zip(&edited).map(|(a, b)| a * b).sum())
+        };
+        prompt.pictures.iter().map(similarity).collect()
+    }
+
     /// The verdicts on each two subjects of each of some prompts, prompt by prompt; nothing without a judge.
     fn verdicts(&self, first_index: usize, prompts: &[OpenPrompt<'_>]) -> Result<Vec<PairVerdict>, Error> {
         let Some(judging) = &self.judge else {
@@ -235,11 +253,13 @@ impl Evaluation<'_> {
         prompt: &OpenPrompt<'_>,
         verdicts: Vec<PairVerdict>,
         questions: Vec<Vec<QuestionAnswer>>,
+        similarities: Vec<f64>,
     ) -> PromptAnswers {
-        let mut questions = questions.into_iter();
+        let (mut questions, mut similarities) = (questions.into_iter(), similarities.into_iter());
         let pictures = self.subjects.iter().zip(&prompt.pictures);
         let pictures = pictures.map(|(subject, (picture, image))| PictureAnswers {
             questions: questions.next().unwrap_or_default(),
+            similarity: similarities.next(),
             ..PictureAnswers::of(&subject.name, picture, image, &prompt.task, self.evaluator)
         });
         PromptAnswers {

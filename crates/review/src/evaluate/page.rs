@@ -176,6 +176,9 @@ impl Figures {
             });
             row(&format!("{place}: SSIM"), &|one| Some(format!("{:.4}", of(one)?.ssim?)));
         }
+        row("DINOv2 similarity to the source", &|one| {
+            Some(format!("{:.4}", one.similarity?))
+        });
         row("diversity", &|one| Some(format!("{:.4}", one.diversity?)));
         row("strength", &|one| {
             let strength = one.strength?;

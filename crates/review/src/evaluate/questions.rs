@@ -210,6 +210,7 @@ mod tests {
             preservation: None,
             source: None,
             target: None,
+            similarity: None,
             questions: answers.iter().map(answer).collect(),
         }
     }
