@@ -226,6 +226,59 @@ fn folders_of_pictures_need_no_model_and_each_group_has_its_figures() {
 }
 
 #[test]
+fn questions_of_the_records_are_answered_once() {
+    let folder = TempDir::new().unwrap();
+    let prompts = folder.path().join("prompts.jsonl");
+    let lines = [
+        r#"{"prompt": "a red square on a white background", "questions": ["Is there a square?", "Is the background white?"]}"#,
+        r#"{"prompt": "a blue circle on a gray background"}"#,
+    ];
+    std::fs::write(&prompts, lines.join("\n")).unwrap();
+    let out = folder.path().join("out");
+    let asking = ["--prompts", prompts.to_str().unwrap()];
+    let first = evaluated(&["base"], &out, &asking);
+    let found = parse(&first);
+    let answers = &found["prompts"][0]["pictures"][0]["questions"];
+    assert_eq!(answers.as_array().unwrap().len(), 2);
+    assert_eq!(answers[1]["question"], "Is the background white?");
+    assert!(
+        answers[0]["yes"].is_boolean(),
+        "the model can say nothing but yes and no: {answers}"
+    );
+    assert!(found["prompts"][1]["pictures"][0].get("questions").is_none());
+    let figures = &found["figures"]["subjects"][0]["questions"];
+    assert_eq!((&figures["asked"], &figures["unanswered"]), (&json!(2), &json!(0)));
+    let kept = || std::fs::read_to_string(out.join("answers.jsonl")).unwrap();
+    let journal = kept();
+    assert_eq!(evaluated(&["base"], &out, &asking), first);
+    assert_eq!(kept(), journal, "nothing is asked twice");
+    // What is kept is taken.
+    let other = journal.replace("yes", "?").replace("no", "yes").replace('?', "no");
+    std::fs::write(out.join("answers.jsonl"), other).unwrap();
+    let changed = parse(&evaluated(&["base"], &out, &asking));
+    assert_ne!(changed["prompts"][0]["pictures"][0]["questions"], *answers);
+
+    let silent = parse(&evaluated(
+        &["base"],
+        &out,
+        &[&asking[..], &["--no-questions"]].concat(),
+    ));
+    assert!(silent["figures"]["subjects"][0].get("questions").is_none() && silent.get("questioned").is_none());
+
+    std::fs::write(
+        &prompts,
+        r#"{"prompt": "a red square on a white background", "questions": "Is it?"}"#,
+    )
+    .unwrap();
+    let arguments = ["evaluate", SMALL, "--subject", "base", "--out", out.to_str().unwrap()];
+    let refused = failure(&[&arguments[..], &asking].concat());
+    assert!(
+        refused.contains("record 0 of the prompts: its field `questions` is one text, not a list of texts"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn a_copy_of_the_source_keeps_everything_and_edits_nothing() {
     let folder = TempDir::new().unwrap();
     let copies = folder.path().join("copies");
@@ -248,6 +301,8 @@ fn a_copy_of_the_source_keeps_everything_and_edits_nothing() {
         "base",
         "--subject",
         &subject,
+        "--dinov2",
+        "tests/golden/dinov2/own-size",
         "--json",
         "--out",
         out.to_str().unwrap(),
@@ -262,6 +317,8 @@ fn a_copy_of_the_source_keeps_everything_and_edits_nothing() {
         (&json!(1.0), &json!(1.0))
     );
     assert!(copy["adherence"]["all"]["value"] == json!(0.0), "{copy}");
+    let similarity = |subject: &Value| subject["similarity"].as_f64().unwrap();
+    assert!((similarity(copy) - 1.0).abs() < 1e-12 && similarity(base) < 1.0);
     assert!(base["source"]["whole"]["l1"].as_f64().unwrap() > 0.0);
     assert_eq!(base["source"]["regions"], json!({"picture": 3}));
 }

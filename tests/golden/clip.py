@@ -46,6 +46,28 @@ def picture(seed, height, width):
     return np.clip(0.5 * blocks + 0.3 * ramp + 0.2 * noise, 0, 255).astype(np.uint8)
 
 
+def head(folder, seed, sizes):
+    """A head as LAION's aesthetic predictors: linear layers and dropout, which does nothing here. Returns the module."""
+    torch.manual_seed(seed)
+    if len(sizes) == 2:
+        model = torch.nn.Linear(*sizes)
+        state = model.state_dict()
+    else:
+        layers = []
+        for index, (inputs, outputs) in enumerate(zip(sizes, sizes[1:])):
+            layers.append(torch.nn.Linear(inputs, outputs))
+            if index < 3:
+                layers.append(torch.nn.Dropout(0.2 if index < 2 else 0.1))
+        model = torch.nn.Sequential(*layers).eval()
+        state = {f"layers.{name}": tensor for name, tensor in model.state_dict().items()}
+    for tensor in state.values():
+        # Rounded where they are, so that the file may be small.
+        tensor.copy_(tensor.half().float())
+    folder.mkdir()
+    save_file({name: tensor.half().contiguous() for name, tensor in state.items()}, folder / "model.safetensors", metadata=VERSIONS)
+    return model
+
+
 @torch.no_grad()
 def case(name, seed, text, vision, scale, size):
     folder = OUT / name
@@ -68,6 +90,9 @@ def case(name, seed, text, vision, scale, size):
     # As PickScore's authors compute it, with embeddings divided by their length.
     shares = torch.softmax(answer.logits_per_text[:, :2], dim=-1)
     tensors |= {"probability_first": shares[:, 0].contiguous()}
+    if name == "quick-gelu":
+        for kind, sizes in (("aesthetic", (20, 1024, 128, 64, 16, 1)), ("aesthetic-linear", (20, 1))):
+            tensors[kind] = head(folder / kind, seed, sizes)(answer.image_embeds).flatten()
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / "expected.safetensors", metadata=VERSIONS)
     print(name, answer.logits_per_text)
 

@@ -1,24 +1,28 @@
 //! `gavel evaluate`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
-use gavel_core::spec::RunSpec;
+use gavel_core::spec::{Dtype, RunSpec};
 use gavel_eval::Evaluator;
 use gavel_judge::{Models, Templates};
 use gavel_models::Family;
+use gavel_models::dinov2::Dinov2;
 use gavel_models::load::Placement;
 use gavel_policy::Sampler;
 use gavel_review::VerdictFile;
-use gavel_review::evaluate::{Evaluation, EvaluationReport, Judging, PairFigures, Pictures, Subject, render};
-use gavel_rubric::Rubrics;
+use gavel_review::evaluate::{
+    Evaluation, EvaluationReport, Judging, PairFigures, Pictures, Questioning, Subject, questions, render,
+};
 use gavel_rubric::data::tasks::{self, TaskRecord};
 use gavel_rubric::data::{Picture, ReadOptions, Transparency};
+use gavel_rubric::{Journal, Recorded, Rubrics};
 use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::print_json;
+use super::rubric::now;
 use crate::assets;
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::{Diagnostic, Foreign as _, Result};
@@ -29,6 +33,7 @@ use crate::output;
 /// What an evaluation leaves in its folder.
 const PICTURES: &str = "pictures";
 const VERDICTS: &str = "verdicts.sqlite";
+const ANSWERS: &str = "answers.jsonl";
 const JSON: &str = "evaluation.json";
 const PAGE: &str = "evaluation.html";
 
@@ -62,6 +67,12 @@ pub(crate) struct EvaluateArguments {
     /// Ask no judge: nothing but rules and distances.
     #[arg(long)]
     pub(crate) no_judge: bool,
+    /// Folder of a DINOv2, in the transformers layout: how alike each edit is to its source by its embeddings.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dinov2: Option<PathBuf>,
+    /// Do not ask the questions that the prompts' records bring.
+    #[arg(long)]
+    pub(crate) no_questions: bool,
     /// Folder of pictures, verdicts, evaluation.json and evaluation.html; the same command goes on with what it holds.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
@@ -105,27 +116,52 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         .map(|subject| Ok(Subject::open(&subject.name, &subject.what, &spec, &tasks)?))
         .collect::<Result<_>>()?;
     let judges = !arguments.no_judge && subjects.len() > 1;
+    let asked = match arguments.no_questions {
+        true => Vec::new(),
+        false => questions(&tasks)?,
+    };
+    let asks = asked.iter().any(|questions| !questions.is_empty());
+    if asks {
+        check_answers(&spec)?;
+    }
     let words = judges.then(|| words(&spec, &tasks)).transpose()?;
+    let dinov2 = arguments.dinov2.as_deref().map(|dir| dinov2(&spec, dir)).transpose()?;
     let evaluator = assets::evaluator(&spec).filter(|evaluator| understands(evaluator.as_ref(), &tasks));
     let mut pictures = Pictures::find(&spec, &tasks, &subjects, &arguments.out.join(PICTURES))?;
     paint(&spec, &mut pictures)?;
+    let mut models = Models::default();
     let judging = match &words {
         Some((rubrics, templates)) => {
-            let judge = Models::default().open(&spec.judge, templates)?;
+            let judge = models.open(&spec.judge, templates)?;
             Some((judge, rubrics, VerdictFile::open(&arguments.out.join(VERDICTS))?))
         }
         None => None,
     };
+    let chat = match asks {
+        true => Some((
+            models.open_writer(&spec.judge)?,
+            Journal::open(&arguments.out.join(ANSWERS), &now())?,
+        )),
+        false => None,
+    };
+    let recorded = Recorded::new(chat.as_ref().map(|(_, journal)| journal));
     let evaluation = Evaluation {
         tasks: &tasks,
         subjects: &subjects,
         pictures: &pictures,
         evaluator: evaluator.as_deref(),
+        dinov2: dinov2.as_ref(),
         judge: judging.as_ref().map(|(judge, rubrics, kept)| Judging {
             judge: judge.as_ref(),
             rubrics,
             kept,
             batch: spec.judge.batch,
+        }),
+        questioning: chat.as_ref().map(|(chat, _)| Questioning {
+            chat: chat.as_ref(),
+            recorded: &recorded,
+            concurrency: gavel_judge::concurrency(&spec.judge.back_end),
+            questions: &asked,
         }),
         by: arguments.by.as_deref(),
     };
@@ -133,6 +169,7 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
     let report = evaluation.report(&|done| bar.inc(done as u64))?;
     bar.finish_and_clear();
     note_unread(evaluator.as_deref(), &report);
+    note_unanswered(&report);
     let json = serde_json::to_string_pretty(&report)?;
     write_whole(&arguments.out.join(JSON), &json)?;
     let page = arguments.out.join(PAGE);
@@ -199,6 +236,26 @@ fn words(spec: &RunSpec, tasks: &[TaskRecord]) -> Result<(Rubrics, Templates)> {
     Ok((Rubrics::load(&spec.judge.rubric)?, Templates::load(&spec.judge)?))
 }
 
+/// Loads a DINOv2 to where the model is; it is small, and computes in float32.
+fn dinov2(spec: &RunSpec, dir: &Path) -> Result<Dinov2> {
+    let placement = Placement::open(spec.model.device, Dtype::F32).foreign()?;
+    Ok(Dinov2::load(dir, &placement)?)
+}
+
+/// Refuses, before anything is painted, a judge that answers no questions in words.
+fn check_answers(spec: &RunSpec) -> Result<()> {
+    let Some(writer) = spec.judge.back_end.writer() else {
+        return Err(Diagnostic::new(
+            "the records of the prompts bring questions, and `[judge]` has no model that answers in words",
+        )
+        .with_hint("name a vision-language model or a server in [judge], or leave questions out with --no-questions"));
+    };
+    match writer.model() {
+        Some(model) => assets::check_judge_folder(model.path, "judge").map(drop),
+        None => Ok(()),
+    }
+}
+
 /// Whether the exact rules understand one of the prompts; says so where they do not understand all.
 fn understands(evaluator: &dyn Evaluator, tasks: &[TaskRecord]) -> bool {
     let mut others = Vec::new();
@@ -236,6 +293,18 @@ fn note_unread(evaluator: Option<&dyn Evaluator>, report: &EvaluationReport) {
             subject.subject,
             side = evaluator.side()
         ));
+    }
+}
+
+/// Says why the first of the questions that nothing could be answered to has no answer.
+fn note_unanswered(report: &EvaluationReport) {
+    let pictures = report.prompts.iter().flat_map(|prompt| &prompt.pictures);
+    let reasons: Vec<&String> = pictures
+        .flat_map(|picture| &picture.questions)
+        .filter_map(|question| question.unanswered.as_ref())
+        .collect();
+    if let Some(reason) = reasons.first() {
+        output::note(format_args!("{} questions could not be asked: {reason}", reasons.len()));
     }
 }
 

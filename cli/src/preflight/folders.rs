@@ -6,7 +6,7 @@ use gavel_core::RunAssets;
 use gavel_core::spec::{InProcessSpec, NamedJudge, RunSpec, ScorerSpec, ServerSpec};
 use gavel_judge::{Endpoint, ScoreServer, check_question};
 use gavel_models::clip::Clip;
-use gavel_models::load::Placement;
+use gavel_models::load::{self, Placement};
 use gavel_models::lora::LoraConfig;
 use gavel_models::vlm::VlmInspection;
 use gavel_models::{Family, denoiser::Inspection};
@@ -130,6 +130,10 @@ pub(crate) fn judges(spec: &RunSpec) -> Result<Vec<HostedJudge<'_>>> {
     }
     for clip in spec.judge.clips() {
         Clip::check(&clip.spec.path).with_context(|| format!("`{}.path` cannot be used", clip.at()))?;
+        if let Some(head) = &clip.spec.head {
+            let dir = clip.spec.path.join(head);
+            load::fingerprint(&dir).with_context(|| format!("`{}.head` cannot be used", clip.at()))?;
+        }
     }
     spec.judge.hosted().map(judge).collect()
 }

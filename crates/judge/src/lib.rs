@@ -29,7 +29,7 @@ pub use clip::ClipEmbedding;
 pub use error::Error;
 pub use explainer::Explainer;
 pub use http::http_client;
-pub use open::{Models, Templates, fingerprint, open, open_chat};
+pub use open::{Models, Templates, concurrency, fingerprint, open, open_chat};
 pub use openai::Endpoint;
 pub use scores::ScoreServer;
 pub use vlm::{VlmJudge, check_question};

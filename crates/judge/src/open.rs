@@ -138,6 +138,11 @@ pub fn open_chat(spec: &JudgeBackEnd) -> Result<Box<dyn Chat>, Error> {
     Models::default().open_chat(spec)
 }
 
+/// Questions that may be under way at a time.
+pub fn concurrency(spec: &JudgeBackEnd) -> usize {
+    back_end(spec).concurrency()
+}
+
 /// What tells one judge model from another: a folder's weights, a server's address and model name, or an ensemble's members.
 ///
 /// A server's says what was asked, not what answered: whoever puts other weights behind the same name is not noticed.

@@ -8,6 +8,7 @@
 
 pub mod clip;
 pub mod denoiser;
+pub mod dinov2;
 pub mod error;
 mod family;
 pub mod flux;

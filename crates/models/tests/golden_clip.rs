@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use gavel_models::LoadError;
-use gavel_models::clip::Clip;
+use gavel_models::clip::{AestheticHead, Clip};
 use gavel_models::load::Placement;
 use image::RgbImage;
 use kernels::{Kernels, root};
@@ -112,9 +112,33 @@ fn the_logistic_of_two_logits_is_the_share_that_pickscore_gives() {
     }
 }
 
+/// Scores are of size one here, and sums over 1,024 numbers and fewer.
+#[test]
+fn aesthetic_heads_score_as_their_layers_do_in_pytorch() {
+    let (dir, expected) = golden("quick-gelu");
+    for kernels in Kernels::ALL {
+        let clip = Clip::load(&dir, &kernels.placement()).unwrap();
+        for kind in ["aesthetic", "aesthetic-linear"] {
+            let head = AestheticHead::load(&dir.join(kind), clip.width(), &kernels.placement()).unwrap();
+            let score = |picture| head.score(&clip.picture_embedding(picture).unwrap()).unwrap();
+            let found: Vec<f64> = pictures(&expected).iter().map(score).collect();
+            let wanted: Vec<f64> = expected[kind].to_dtype(DType::F64).unwrap().to_vec1().unwrap();
+            assert_near(&found, &wanted, kernels.tolerance(), &format!("{kind} by {kernels:?}"));
+        }
+    }
+    let other = AestheticHead::load(&dir.join("aesthetic"), 768, &Placement::cpu()).unwrap_err();
+    assert!(
+        matches!(&other, LoadError::Shape { name, .. } if name == "layers.0.weight"),
+        "{other}"
+    );
+}
+
 fn copied(case: &str, to: &Path) {
     for entry in std::fs::read_dir(root().join("tests/golden/clip").join(case)).unwrap() {
         let entry = entry.unwrap();
+        if entry.path().is_dir() {
+            continue;
+        }
         std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }

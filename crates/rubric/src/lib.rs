@@ -21,6 +21,7 @@ mod template;
 pub mod threads;
 pub mod weigh;
 mod weight;
+mod yes_no;
 
 pub use ask::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgedPair, ServerWords};
 pub use conversation::{Message, Part};

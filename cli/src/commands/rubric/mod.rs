@@ -79,6 +79,6 @@ fn read_data(arguments: &DataArguments) -> Result<LabelledSet> {
     Ok(LabelledSet::read(&arguments.data, &options)?)
 }
 
-fn now() -> String {
+pub(super) fn now() -> String {
     humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string()
 }

@@ -1,6 +1,7 @@
 //! CLIP as a whole: how well a picture fits words. PickScore and its like are the same with other weights.
 
 mod config;
+mod head;
 mod layer;
 mod picture;
 mod vision;
@@ -11,13 +12,14 @@ use candle_core::{DType, Tensor};
 use image::RgbImage;
 
 use self::config::Config;
-use self::picture::PictureProcessor;
 use self::vision::VisionEncoder;
 use crate::layers::{Bias, Linear};
 use crate::load::Placement;
 use crate::text::{ClipTextEncoder, PromptTokenizer};
 use crate::{LoadError, ModelError, Weights};
-pub(crate) use layer::{Layer, LayerSizes};
+pub use head::AestheticHead;
+pub(crate) use layer::{Layer, LayerNames, LayerSizes};
+pub(crate) use picture::{PictureProcessor, patches};
 
 /// What the tokenizer fills at least: the special tokens around a text, and a token between them.
 const TOKENS_MIN: usize = 3;
@@ -37,6 +39,7 @@ pub struct Clip {
     vision: VisionEncoder,
     visual_projection: Linear,
     scale: f64,
+    width: usize,
 }
 
 impl Clip {
@@ -54,9 +57,10 @@ impl Clip {
             text_projection: projection("text_projection", text.hidden_size)?,
             visual_projection: projection("visual_projection", vision.hidden_size)?,
             text: ClipTextEncoder::of_clip(&weights, &text.settings())?,
-            processor: PictureProcessor::load(dir, vision.image_size)?,
+            processor: PictureProcessor::load(dir, Some(vision.image_size))?,
             vision: VisionEncoder::load(&weights, vision)?,
             scale: scale(dir)?,
+            width: config.projection_dim,
         };
         let ignored = [
             "logit_scale",
@@ -74,8 +78,13 @@ impl Clip {
     pub fn check(dir: &Path) -> Result<(), LoadError> {
         let config = Config::load(dir)?;
         PromptTokenizer::load_clip(dir)?;
-        PictureProcessor::load(dir, config.vision_config.image_size)?;
+        PictureProcessor::load(dir, Some(config.vision_config.image_size))?;
         scale(dir).map(drop)
+    }
+
+    /// Numbers of an embedding.
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// How well each picture fits the prompt: the cosine of both embeddings times the model's scale. A prompt is read as far as the
@@ -143,7 +152,7 @@ fn scale(dir: &Path) -> Result<f64, LoadError> {
 }
 
 /// A state (1, width) as a vector of length 1.
-fn direction(state: &Tensor, part: &'static str) -> Result<Vec<f64>, ModelError> {
+pub(crate) fn direction(state: &Tensor, part: &'static str) -> Result<Vec<f64>, ModelError> {
     let mut vector = state.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     let length = vector.iter().map(|value| value * value).sum::<f64>().sqrt();
     if !(length.is_finite() && length > 0.0) {

@@ -13,6 +13,8 @@ use crate::{LoadError, ModelError};
 const BICUBIC: u32 = 3;
 /// A picture may be resized to so many times the model's side before its centre is cut out.
 const SPARE_MAX: usize = 4;
+/// The largest side of a picture that is looked at.
+const SIDE_MAX: usize = 4096;
 /// Longer pictures would be resized to ever more pixels of which one square is used.
 const ASPECT_RATIO_MAX: usize = 200;
 
@@ -69,7 +71,7 @@ impl Size {
 
 /// The image processor of a folder.
 #[derive(Debug)]
-pub(super) struct PictureProcessor {
+pub(crate) struct PictureProcessor {
     settings: Settings,
     /// The shortest edge after resizing.
     shortest: usize,
@@ -78,8 +80,8 @@ pub(super) struct PictureProcessor {
 }
 
 impl PictureProcessor {
-    /// Reads `preprocessor_config.json` of a model that sees pictures of `side` x `side`.
-    pub(super) fn load(dir: &Path, side: usize) -> Result<Self, LoadError> {
+    /// Reads `preprocessor_config.json` of a model that sees pictures of `side` x `side`, or of whatever side the file says.
+    pub(crate) fn load(dir: &Path, side: Option<usize>) -> Result<Self, LoadError> {
         let file = dir.join("preprocessor_config.json");
         let settings: Settings = read_config(&file)?;
         let unsupported = |key: &str, found: String, expected: String| {
@@ -104,10 +106,18 @@ impl PictureProcessor {
             let expected = format!("{BICUBIC}, bicubic");
             return unsupported("resample", settings.resample.to_string(), expected);
         }
-        if settings.crop_size.side() != Some(side) {
-            let expected = format!("the side of the model's pictures, {side}");
-            return unsupported("crop_size", format!("{:?}", settings.crop_size), expected);
-        }
+        let cut = settings.crop_size.side().filter(|cut| (1..=SIDE_MAX).contains(cut));
+        let side = match (cut, side) {
+            (Some(cut), None) => cut,
+            (Some(cut), Some(side)) if cut == side => side,
+            (_, side) => {
+                let expected = match side {
+                    Some(side) => format!("the side of the model's pictures, {side}"),
+                    None => format!("one side of 1 to {SIDE_MAX}"),
+                };
+                return unsupported("crop_size", format!("{:?}", settings.crop_size), expected);
+            }
+        };
         let shortest = match settings.size {
             Size::Square { .. } => None,
             size => size.side(),
@@ -125,11 +135,16 @@ impl PictureProcessor {
         }
     }
 
+    /// The side of a picture that is looked at.
+    pub(crate) fn side(&self) -> usize {
+        self.side
+    }
+
     /// The pixels of a picture: (3, side, side), row by row.
     ///
     /// # Source
     /// transformers `CLIPImageProcessor` on Pillow's pictures.
-    pub(super) fn pixels(&self, picture: &RgbImage) -> Result<Vec<f32>, ModelError> {
+    pub(crate) fn pixels(&self, picture: &RgbImage) -> Result<Vec<f32>, ModelError> {
         let (height, width) = (picture.height() as usize, picture.width() as usize);
         let (short, long) = (height.min(width), height.max(width));
         if short == 0 || long / short >= ASPECT_RATIO_MAX {
@@ -171,6 +186,24 @@ impl PictureProcessor {
     }
 }
 
+/// The patches of pixels (3, side, side): (patches, 3 * patch * patch), in reading order. Rows and columns beyond the last whole patch are
+/// left out, as a convolution does.
+pub(crate) fn patches(pixels: &[f32], side: usize, patch: usize) -> Vec<f32> {
+    let across = side / patch;
+    let mut patches = Vec::with_capacity(3 * (across * patch) * (across * patch));
+    for row in 0..across {
+        for column in 0..across {
+            for channel in 0..3 {
+                for y in row * patch..(row + 1) * patch {
+                    let begin = (channel * side + y) * side + column * patch;
+                    patches.extend(&pixels[begin..begin + patch]);
+                }
+            }
+        }
+    }
+    patches
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -191,7 +224,7 @@ mod tests {
         for case in ["quick-gelu", "gelu-legacy-eos"] {
             let file = folder(case).join("expected.safetensors");
             let expected = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
-            let processor = PictureProcessor::load(&folder(case), 24).unwrap();
+            let processor = PictureProcessor::load(&folder(case), Some(24)).unwrap();
             let all = expected["pixels"].flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
             assert_eq!(all.len(), 5);
             for (index, wanted) in all.iter().enumerate() {
@@ -215,7 +248,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let load = |text: &str| {
             std::fs::write(root.path().join("preprocessor_config.json"), text).unwrap();
-            PictureProcessor::load(root.path(), 24)
+            PictureProcessor::load(root.path(), Some(24))
         };
         let sound = r#""crop_size": 24, "size": 24"#;
         let processor = load(&format!("{{{sound}}}")).unwrap();

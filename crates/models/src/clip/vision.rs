@@ -3,7 +3,8 @@
 use candle_core::Tensor;
 
 use super::config::VisionConfig;
-use super::layer::{Layer, LayerSizes};
+use super::layer::{Layer, LayerNames, LayerSizes};
+use super::picture::patches;
 use crate::layers::{LayerNorm, Linear, Mask};
 use crate::{LoadError, ModelError, Weights};
 
@@ -54,8 +55,14 @@ impl VisionEncoder {
             activation: config.hidden_act,
             eps: config.layer_norm_eps,
         };
-        let layers = (0..config.num_hidden_layers)
-            .map(|index| Layer::load(weights, &format!("{root}.encoder.layers.{index}"), sizes));
+        let layers = (0..config.num_hidden_layers).map(|index| {
+            Layer::load(
+                weights,
+                &format!("{root}.encoder.layers.{index}"),
+                sizes,
+                &LayerNames::CLIP,
+            )
+        });
         Ok(Self {
             patch_embedding,
             class_embedding,
@@ -74,7 +81,7 @@ impl VisionEncoder {
     /// # Shapes
     /// From pixels (3, side, side), row by row, to (1, width).
     pub(super) fn forward(&self, pixels: &[f32]) -> Result<Tensor, ModelError> {
-        let patches = self.patches(pixels);
+        let patches = patches(pixels, self.side, self.patch);
         let count = patches.len() / (3 * self.patch * self.patch);
         let device = self.class_embedding.device();
         let patches = Tensor::from_vec(patches, (count, 3 * self.patch * self.patch), device)?
@@ -87,23 +94,5 @@ impl VisionEncoder {
             states = layer.forward(&states, Mask::Segments(std::slice::from_ref(&all)))?;
         }
         self.post_norm.forward(&states.narrow(0, 0, 1)?.contiguous()?)
-    }
-
-    /// (patches, 3 * patch * patch), in reading order. Rows and columns beyond the last whole patch are left out, as a convolution does.
-    fn patches(&self, pixels: &[f32]) -> Vec<f32> {
-        let (side, patch) = (self.side, self.patch);
-        let across = side / patch;
-        let mut patches = Vec::with_capacity(3 * (across * patch) * (across * patch));
-        for row in 0..across {
-            for column in 0..across {
-                for channel in 0..3 {
-                    for y in row * patch..(row + 1) * patch {
-                        let begin = (channel * side + y) * side + column * patch;
-                        patches.extend(&pixels[begin..begin + patch]);
-                    }
-                }
-            }
-        }
-        patches
     }
 }

@@ -9,7 +9,7 @@ use super::stacked;
 use crate::load::Placement;
 use crate::{
     LoadError, ModelError, Weights,
-    clip::{Layer, LayerSizes},
+    clip::{Layer, LayerNames, LayerSizes},
     layers::{Activation, LayerNorm, Mask},
     load::{read_config, require_positive, size},
 };
@@ -125,8 +125,14 @@ impl ClipTextEncoder {
             activation: config.hidden_act,
             eps: config.layer_norm_eps,
         };
-        let layers = (0..config.num_hidden_layers)
-            .map(|index| Layer::load(weights, &format!("{root}encoder.layers.{index}"), sizes));
+        let layers = (0..config.num_hidden_layers).map(|index| {
+            Layer::load(
+                weights,
+                &format!("{root}encoder.layers.{index}"),
+                sizes,
+                &LayerNames::CLIP,
+            )
+        });
         Ok(Self {
             layers: layers.collect::<Result<_, LoadError>>()?,
             token_embedding: weights.get(

@@ -12,6 +12,8 @@ use image::imageops::{self, FilterType};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::QuestionAnswer;
+
 /// Everything about one prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PromptAnswers {
@@ -58,6 +60,12 @@ pub struct PictureAnswers {
     /// How far it is from what the edit should come to, where the record has that.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub target: Option<Distance>,
+    /// The cosine of its DINOv2 embedding and the first source's, in [-1, 1].
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub similarity: Option<f64>,
+    /// The questions of the prompt's record, with what is answered of this picture.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub questions: Vec<QuestionAnswer>,
 }
 
 /// How far an edited picture is from its source.
@@ -114,6 +122,8 @@ impl PictureAnswers {
                 .target
                 .as_ref()
                 .and_then(|target| difference(target, image)?.whole()),
+            similarity: None,
+            questions: Vec::new(),
         }
     }
 }

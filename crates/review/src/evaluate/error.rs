@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use gavel_core::Hint;
 use gavel_core::ids::Step;
 use gavel_models::lora::LoraError;
-use gavel_models::{LoadError, UnknownFamily};
+use gavel_models::{LoadError, ModelError, UnknownFamily};
 use gavel_policy::sample;
 use gavel_rubric::AskError;
 use gavel_rubric::data::PictureError;
@@ -84,6 +84,14 @@ pub enum Error {
         /// The beginning of the run's.
         expected: String,
     },
+    /// The questions of a record cannot be asked.
+    #[error("record {index} of the prompts: its field `questions` {problem}")]
+    Questions {
+        /// Its number, from 0 on.
+        index: usize,
+        /// What is wrong with them.
+        problem: String,
+    },
     /// A folder of pictures lacks some.
     #[error("subject `{name}`: {} has no picture of prompt {first}, and of {count} of the {prompts} prompts in all", folder.display())]
     NoPicture {
@@ -110,6 +118,9 @@ pub enum Error {
     /// A picture cannot be painted.
     #[error(transparent)]
     Sample(#[from] sample::Error),
+    /// A picture cannot be compared with its source.
+    #[error("a picture cannot be compared with its source")]
+    Compare(#[from] ModelError),
     /// A picture cannot be encoded.
     #[error("cannot encode a picture")]
     Encode(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -148,13 +159,16 @@ impl Hint for Error {
             Self::NoPicture { .. } => {
                 "name each picture by its prompt's `id` or, where records have none, by its number from 0 on: 0.png, 1.png".to_owned()
             }
+            Self::Questions { .. } => {
+                "write it as a list of texts, \"questions\": [\"Is there a red cup?\"], or leave questions out with --no-questions".to_owned()
+            }
             Self::Picture(error) => return error.hint(),
             Self::Base(error) => return error.hint(),
             Self::Family(error) => return error.hint(),
             Self::Sample(error) => return error.hint(),
             Self::Judge(error) => return error.hint(),
             Self::Kept { .. } => "choose a folder that this user may write to, with --out".to_owned(),
-            Self::Encode(_) | Self::Page(_) => return None,
+            Self::Compare(_) | Self::Encode(_) | Self::Page(_) => return None,
         })
     }
 }

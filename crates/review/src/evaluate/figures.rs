@@ -8,6 +8,7 @@ use gavel_eval::{Adherence, Distance, Facts, Strength, Wins, diversity};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
+use super::QuestionFigures;
 use super::answers::{PictureAnswers, PromptAnswers, RegionOrigin, SourceDistance, facts_by_kind};
 
 /// Subjects from which on strengths are told: with two, the win rate says it all.
@@ -43,6 +44,12 @@ pub struct SubjectFigures {
     /// How far edits are from what they should come to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<MeanDistance>,
+    /// Mean cosine of the DINOv2 embeddings of edits and their sources, in [-1, 1].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub similarity: Option<f64>,
+    /// How the questions of the prompts' records are answered; `None` where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub questions: Option<QuestionFigures>,
     /// How far apart the pictures of different prompts are, each scaled to 64 x 64 pixels: mean absolute difference of the RGB values
     /// over all pairs, in [0, 1].
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -150,6 +157,8 @@ impl Figures {
                 preservation: mean(answers.iter().filter_map(|answer| answer.preservation)),
                 source: SourceFigures::of(&answers),
                 target: MeanDistance::of(answers.iter().filter_map(|answer| answer.target)),
+                similarity: mean(answers.iter().filter_map(|answer| answer.similarity)),
+                questions: QuestionFigures::of(&answers),
                 diversity: diversity(&small),
                 strength: strengths.get(index).copied(),
             }
@@ -262,6 +271,8 @@ mod tests {
             preservation: None,
             source: None,
             target: None,
+            similarity: None,
+            questions: Vec::new(),
         };
         let verdict = |(first, second, verdict): &(&str, &str, Verdict)| PairVerdict {
             subjects: [*first, *second].map(str::to_owned),

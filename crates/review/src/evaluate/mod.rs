@@ -10,6 +10,7 @@ mod error;
 mod figures;
 mod page;
 mod pictures;
+mod questions;
 mod subject;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use std::collections::BTreeMap;
 use gavel_core::ids::{Digest, PromptIndex};
 use gavel_eval::Evaluator;
 use gavel_judge::{VerdictCache, judge_with};
+use gavel_models::dinov2::Dinov2;
 use gavel_rubric::data::Picture;
 use gavel_rubric::data::tasks::TaskRecord;
 use gavel_rubric::{Judge, JudgedPair, Rubrics};
@@ -31,6 +33,7 @@ pub use error::Error;
 pub use figures::{AdherenceFigures, Figures, MeanDistance, PairFigures, SourceFigures, SubjectFigures};
 pub use page::render;
 pub use pictures::Pictures;
+pub use questions::{QuestionAnswer, QuestionFigures, Questioning, questions};
 pub use subject::Subject;
 
 /// Width and height to which pictures are scaled before their diversity is measured.
@@ -46,8 +49,12 @@ pub struct Evaluation<'a> {
     pub pictures: &'a Pictures<'a>,
     /// The exact rules.
     pub evaluator: Option<&'a dyn Evaluator>,
+    /// By whose embeddings an edit is compared with its source.
+    pub dinov2: Option<&'a Dinov2>,
     /// Who compares each two subjects.
     pub judge: Option<Judging<'a>>,
+    /// Who answers the questions that the prompts' records bring.
+    pub questioning: Option<Questioning<'a>>,
     /// The field of the prompts' records by whose values the figures are told as well.
     pub by: Option<&'a str>,
 }
@@ -72,6 +79,9 @@ pub struct EvaluationReport {
     /// Who judged; `None` without a judge.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub judge: Option<JudgeName>,
+    /// The name of the model that answered questions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub questioned: Option<String>,
     /// Whose exact rules answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluator: Option<&'static str>,
@@ -135,8 +145,16 @@ impl Evaluation<'_> {
                 .map(|(index, task)| self.open(index, task))
                 .collect::<Result<_, _>>()?;
             let mut verdicts = self.verdicts(first, &open)?.into_iter();
+            let mut questions = match &self.questioning {
+                Some(questioning) => questioning.answers(first, &open)?,
+                None => Vec::new(),
+            }
+            .into_iter();
             for (index, prompt) in (first..).zip(&open) {
-                prompts.push(self.answers(index, prompt, verdicts.by_ref().take(pairs).collect()));
+                let verdicts = verdicts.by_ref().take(pairs).collect();
+                let questions = questions.next().unwrap_or_default();
+                let similarities = self.similarities(prompt)?;
+                prompts.push(self.answers(index, prompt, verdicts, questions, similarities));
                 thumbnails.push(
                     prompt
                         .pictures
@@ -161,6 +179,7 @@ impl Evaluation<'_> {
         Ok(EvaluationReport {
             subjects: self.subjects.iter().map(SubjectName::of).collect(),
             judge: self.judge.as_ref().map(JudgeName::of),
+            questioned: self.questioning.as_ref().map(|asked| asked.chat.name().to_owned()),
             evaluator: self.evaluator.map(Evaluator::name),
             figures: of(&all),
             groups: groups.collect(),
@@ -178,6 +197,19 @@ impl Evaluation<'_> {
             task: PreparedTask::of(task),
             pictures: (0..self.subjects.len()).map(open).collect::<Result<_, Error>>()?,
         })
+    }
+
+    /// How alike each subject's edit is to the first source; nothing where nothing was edited, or nobody can tell.
+    fn similarities(&self, prompt: &OpenPrompt<'_>) -> Result<Vec<f64>, Error> {
+        let (Some(model), Some(source)) = (self.dinov2, prompt.task.sources.first()) else {
+            return Ok(Vec::new());
+        };
+        let source = model.embedding(source)?;
+        let similarity = |(_, image): &(Picture, RgbImage)| {
+            let edited = model.embedding(image)?;
+            Ok(source.iter().zip(&edited).map(|(a, b)| a * b).sum())
+        };
+        prompt.pictures.iter().map(similarity).collect()
     }
 
     /// The verdicts on each two subjects of each of some prompts, prompt by prompt; nothing without a judge.
@@ -215,10 +247,20 @@ impl Evaluation<'_> {
         Ok(verdicts)
     }
 
-    fn answers(&self, index: usize, prompt: &OpenPrompt<'_>, verdicts: Vec<PairVerdict>) -> PromptAnswers {
+    fn answers(
+        &self,
+        index: usize,
+        prompt: &OpenPrompt<'_>,
+        verdicts: Vec<PairVerdict>,
+        questions: Vec<Vec<QuestionAnswer>>,
+        similarities: Vec<f64>,
+    ) -> PromptAnswers {
+        let (mut questions, mut similarities) = (questions.into_iter(), similarities.into_iter());
         let pictures = self.subjects.iter().zip(&prompt.pictures);
-        let pictures = pictures.map(|(subject, (picture, image))| {
-            PictureAnswers::of(&subject.name, picture, image, &prompt.task, self.evaluator)
+        let pictures = pictures.map(|(subject, (picture, image))| PictureAnswers {
+            questions: questions.next().unwrap_or_default(),
+            similarity: similarities.next(),
+            ..PictureAnswers::of(&subject.name, picture, image, &prompt.task, self.evaluator)
         });
         PromptAnswers {
             index,

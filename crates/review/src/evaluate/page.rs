@@ -145,6 +145,14 @@ impl Figures {
                 one.adherence.as_ref()?.facts.get(kind).copied().map(proportion)
             });
         }
+        row("questions answered yes", &|one| {
+            one.questions.as_ref()?.yes.map(proportion)
+        });
+        row("every question yes", &|one| one.questions.as_ref()?.all.map(proportion));
+        row("questions unanswered", &|one| {
+            let unanswered = one.questions.as_ref()?.unanswered;
+            (unanswered > 0).then(|| unanswered.to_string())
+        });
         row("preservation, by the rules", &|one| {
             Some(format!("{:.3}", one.preservation?))
         });
@@ -168,6 +176,9 @@ impl Figures {
             });
             row(&format!("{place}: SSIM"), &|one| Some(format!("{:.4}", of(one)?.ssim?)));
         }
+        row("DINOv2 similarity to the source", &|one| {
+            Some(format!("{:.4}", one.similarity?))
+        });
         row("diversity", &|one| Some(format!("{:.4}", one.diversity?)));
         row("strength", &|one| {
             let strength = one.strength?;
@@ -215,6 +226,13 @@ fn about(answer: &PictureAnswers) -> String {
             true => "every fact holds".to_owned(),
             false => format!("does not hold: {}", missing.join(", ")),
         });
+    }
+    let answered = |yes: Option<bool>| answer.questions.iter().filter(move |question| question.yes == yes);
+    for (yes, said) in [(Some(false), "no"), (None, "unanswered")] {
+        parts.extend(answered(yes).map(|question| format!("{said}: {}", question.question)));
+    }
+    if !answer.questions.is_empty() && answered(Some(true)).count() == answer.questions.len() {
+        parts.push("every question is answered yes".to_owned());
     }
     if let Some(kept) = answer.preservation {
         parts.push(format!("kept {:.1} %", 100.0 * kept));

@@ -1,6 +1,6 @@
 //! Judges that are CLIP's scores: of two pictures the one that fits the words better is preferred.
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,10 @@ pub struct ClipSpec {
     pub family: ClipFamily,
     /// Folder in the transformers layout (`config.json` at its root).
     pub path: PathBuf,
+    /// Subfolder of `path` with the weights of a head that scores a picture by its embedding, whatever its prompt says; without one the score
+    /// is how well the picture fits the words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<String>,
     /// Device.
     #[schemars(with = "String", regex(pattern = DEVICE))]
     pub device: Device,
@@ -45,6 +49,7 @@ impl Default for ClipSpec {
         Self {
             family: ClipFamily::default(),
             path,
+            head: None,
             device,
             dtype,
             temperature: 1.0,
@@ -61,6 +66,12 @@ impl BackEnd for ClipSpec {
             &format!("{at}.path"),
             "the folder of the CLIP model, in the transformers layout",
         );
+        if let Some(head) = &self.head {
+            let is_name = Path::new(head).components().eq([Component::Normal(head.as_ref())]);
+            problems.require(is_name, &format!("{at}.head"), || {
+                format!("must be the name of a folder in {at}.path, not `{head}`")
+            });
+        }
         problems.positive(self.temperature, &format!("{at}.temperature"));
     }
 }

@@ -5,7 +5,7 @@ mod servers;
 use std::path::{Path, PathBuf};
 
 use gavel_core::ids::PromptIndex;
-use gavel_core::spec::{ClipSpec, Dtype, EvaluatorName, EvaluatorSpec, JudgeSpec};
+use gavel_core::spec::{ClipSpec, Dtype, EvaluatorName, EvaluatorSpec, JudgeBackEnd, JudgeSpec};
 use gavel_models::clip::Clip;
 use gavel_models::load::Placement;
 use gavel_rubric::{JudgeTemplate, RubricSet};
@@ -239,4 +239,24 @@ fn a_clip_prefers_the_picture_that_fits_the_words_better_and_swapped_pictures_mi
         records[0].probability_first
     );
     assert!(models.open_chat(&spec(1.0).back_end).is_err(), "it does not write");
+
+    // With a head it is the picture alone that counts.
+    let with_head = |head: &str| {
+        let mut spec = spec(1.0);
+        if let JudgeBackEnd::Clip(clip) = &mut spec.back_end {
+            clip.head = Some(head.to_owned());
+        }
+        spec
+    };
+    let beauty = models.open(&with_head("aesthetic"), &templates).unwrap();
+    let linear = models.open(&with_head("aesthetic-linear"), &templates).unwrap();
+    assert!(beauty.identity() != judge.identity() && beauty.identity() != linear.identity());
+    let other_words = JudgedPair {
+        prompt: "three dogs",
+        ..pairs[0]
+    };
+    let records = beauty.judge(&[pairs[0], other_words]).unwrap();
+    assert_eq!(records[0].probability_first, records[1].probability_first);
+    assert!(records[0].probability_first != 0.5);
+    assert!(models.open(&with_head("absent"), &templates).is_err());
 }
