@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use gavel_client::{CallError, Code, ConnectOptions, Connection, Failure, Lease, LeaseAnswer, persist};
 use gavel_core::hint::Hint as _;
 use gavel_core::spec::Device;
+use gavel_core::work::rally::Presence;
 use gavel_core::work::{DeviceUse, Outcome, Role};
 use gavel_telemetry::span;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -245,8 +246,8 @@ impl Worker {
                 Err(WorkError::Retry(format!("the worker panicked: {message}")))
             }
         };
-        // The next unit is leased while this one is handed in.
-        drop(slot);
+        // The next unit is leased while this one is handed in. Not after a call: the next one may come under the same lease.
+        let slot = lease.group.is_some().then_some(slot);
         if result.is_ok()
             && let Err(error) = context.stored().await
         {
@@ -260,6 +261,7 @@ impl Worker {
             }
         };
         self.held.remove(&lease.key);
+        drop(slot);
         match panicked {
             Some(message) => Err(Error::Panicked { message }),
             None => told,
@@ -301,11 +303,13 @@ impl Worker {
                 let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                 tracing::info!(elapsed_ms, "gradient sums exchanged");
             }
+            // Nobody waits: the call is over, or it goes out again under the same lease.
+            Err(WorkError::Cancelled) => tracing::info!("the call for gradient sums is over"),
             Err(error) => {
                 tracing::warn!(reason = error.to_string(), "no part in an exchange of gradient sums");
-                let sums = lease.assignment.held_by(self.session.worker());
+                let presence = Presence::WithoutSums(lease.assignment.held_by(self.session.worker()));
                 if self.held.holds(key)
-                    && let Err(error) = self.session.join(key, &sums).await
+                    && let Err(error) = self.session.join(key, &presence).await
                 {
                     tracing::debug!(
                         message = error.message(),
