@@ -29,6 +29,8 @@ use crate::work::{Work, WorkError};
 
 /// How long a worker waits before it asks again, when it was granted what it could not read.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(1);
+/// How long a worker that has left waits for its work to let go of what it had, such as a group that others still receive from.
+const LET_GO_WITHIN: Duration = Duration::from_secs(6);
 
 /// Works for the coordinator until `shutdown` or until it wants the fleet to leave. Then the unit at work is finished
 /// within [`WorkerOptions::drain`] or given back, and the worker leaves.
@@ -66,14 +68,15 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
         drain.clone(),
         left.clone(),
     ));
+    let (jobs, thread_ended) = thread::start(
+        Guarded::new(work, options.allowed.clone(), options.role),
+        busy,
+        options.prefetch + 1,
+    )?;
     let worker = Arc::new(Worker {
         blobs: Blobs::remote(&connection, options.cache_bytes),
         specs: Specs::new(&connection, options.relocated.clone(), options.gpu),
-        jobs: thread::start(
-            Guarded::new(work, options.allowed.clone(), options.role),
-            busy,
-            options.prefetch + 1,
-        )?,
+        jobs,
         session: session.clone(),
         held: held.clone(),
         drain: drain.clone(),
@@ -104,6 +107,11 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
         );
     }
     tracing::info!(worker = %session.worker(), "left the fleet");
+    // The thread ends with its jobs.
+    drop(worker);
+    if tokio::time::timeout(LET_GO_WITHIN, thread_ended).await.is_err() {
+        tracing::debug!("the work goes on until the process ends");
+    }
     ended
 }
 
