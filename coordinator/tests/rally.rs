@@ -10,7 +10,7 @@ use std::time::Duration;
 use gavel_client::{CallError, Code, ConnectOptions, Connection, Fleet, Identity, Introduction, Lease, LeaseAnswer};
 use gavel_core::ids::{Digest, Fence, WorkerId};
 use gavel_core::run::Phase;
-use gavel_core::work::rally::RallyOutcome;
+use gavel_core::work::rally::{Presence, RallyOutcome};
 use gavel_core::work::{Assignment, LeaseKey, Outcome, Policy, Role, ShardStatistics};
 use support::{Rehearsal, Served, Working, options, whole_fleet};
 
@@ -57,11 +57,26 @@ impl Trainer {
 
     async fn rally(&self, key: &LeaseKey, wait: Duration) -> Result<RallyOutcome, CallError> {
         let rendezvous = b"under the oak".to_vec();
-        self.fleet.rally(&self.identity, key, rendezvous, wait).await
+        self.fleet.rally(&self.identity, key, rendezvous, false, wait).await
+    }
+
+    /// Calls the group that met before.
+    async fn rally_again(&self, key: &LeaseKey) -> Result<RallyOutcome, CallError> {
+        let rendezvous = b"under the oak".to_vec();
+        self.fleet.rally(&self.identity, key, rendezvous, true, MINUTE).await
+    }
+
+    /// Answers a call for a group that this trainer does not have.
+    async fn join_without_group(&self, key: &LeaseKey) -> Result<(), CallError> {
+        self.fleet.join(&self.identity, key, &Presence::WithoutGroup).await
     }
 
     async fn join(&self, key: &LeaseKey, lost: &[Digest]) -> Result<(), CallError> {
-        self.fleet.join(&self.identity, key, lost).await
+        let presence = match lost {
+            [] => Presence::Ready,
+            lost => Presence::WithoutSums(lost.to_vec()),
+        };
+        self.fleet.join(&self.identity, key, &presence).await
     }
 
     async fn complete(&self, key: &LeaseKey, outcome: Outcome) {
@@ -122,18 +137,24 @@ fn code(refused: Result<impl std::fmt::Debug, CallError>) -> Code {
     refused.expect_err("a refusal").code()
 }
 
-/// A coordinator whose first step waits for its commit, the sums made by two trainers of which one has leased the commit.
+/// A coordinator whose first step waits for its commit, the sums made by trainers of which one has leased the commit.
 struct Ready {
     coordinator: Served,
     others: Vec<Working>,
     caller: Trainer,
     called: Trainer,
+    /// Where there are three.
+    called_too: Option<Trainer>,
     commit: LeaseKey,
     _folder: tempfile::TempDir,
 }
 
 impl Ready {
     async fn new() -> Self {
+        Self::with_trainers(2).await
+    }
+
+    async fn with_trainers(count: usize) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let coordinator = Served::start(options(folder.path())).await;
         let address = coordinator.handle.grpc_address();
@@ -142,7 +163,10 @@ impl Ready {
             Working::start(Role::Sampler, address, Rehearsal::new()),
             Working::start(Role::Judge, address, Rehearsal::new()),
         ];
-        let trainers = [Trainer::register(address).await, Trainer::register(address).await];
+        let mut trainers = Vec::new();
+        for _ in 0..count {
+            trainers.push(Trainer::register(address).await);
+        }
         let adapter = coordinator.handle.blobs().put("adapter".into()).await.expect("stored");
         trainers[0].initialise(adapter).await;
         let mut turn = 0;
@@ -152,15 +176,16 @@ impl Ready {
                 break key;
             };
             trainers[turn].hand_in_sum(&key, &policy, groups.len()).await;
-            turn = 1 - turn;
+            turn = (turn + 1) % count;
         };
-        let [first, second] = trainers;
-        let (caller, called) = if turn == 0 { (first, second) } else { (second, first) };
+        let caller = trainers.remove(turn);
+        let called = trainers.remove(0);
         Self {
             coordinator,
             others,
             caller,
             called,
+            called_too: trainers.pop(),
             commit,
             _folder: folder,
         }
@@ -285,5 +310,58 @@ async fn a_trainer_that_leaves_during_the_exchange_ends_the_commits_lease_and_th
     for worker in workers {
         worker.stop().await;
     }
+    ready.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_group_that_a_member_does_not_have_is_called_again_under_the_same_lease() {
+    let ready = Ready::with_trainers(3).await;
+    let commit = ready.commit.clone();
+    let called_too = ready.called_too.clone().expect("three trainers");
+    let (caller, key) = (ready.caller.clone(), commit.clone());
+    let rally = tokio::spawn(async move { caller.rally_again(&key).await });
+    assert!(ready.called.lease().await.group.expect("a call").kept);
+    assert!(called_too.lease().await.group.expect("a call").kept);
+    // One has the group and waits for the other, which has not.
+    let (waits, key) = (ready.called.clone(), commit.clone());
+    let joins = tokio::spawn(async move { waits.join(&key, &[]).await });
+    called_too.join_without_group(&commit).await.expect("heard");
+    let outcome = rally.await.expect("no panic").expect("an outcome");
+    assert_eq!(outcome, RallyOutcome::NotKept);
+    // Whether it had joined before or comes now: it does not go on.
+    assert_eq!(code(joins.await.expect("no panic")), Code::FailedPrecondition);
+    assert_eq!(code(called_too.join(&commit, &[]).await), Code::FailedPrecondition);
+    // Until the next call the lease is alive for those who will be called.
+    assert_eq!(ready.called.heartbeat(&commit).await, []);
+
+    let (caller, key) = (ready.caller.clone(), commit.clone());
+    let rally = tokio::spawn(async move { caller.rally(&key, MINUTE).await });
+    assert!(!ready.called.lease().await.group.expect("a call").kept);
+    assert!(!called_too.lease().await.group.expect("a call").kept);
+    let (waits, key) = (ready.called.clone(), commit.clone());
+    let joins = tokio::spawn(async move { waits.join(&key, &[]).await });
+    called_too.join(&commit, &[]).await.expect("joined");
+    joins.await.expect("no panic").expect("both go on");
+    let outcome = rally.await.expect("no panic").expect("an outcome");
+    assert!(matches!(outcome, RallyOutcome::Complete { members } if members.len() == 3));
+    ready.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_goes_on_before_everybody_has_joined() {
+    let ready = Ready::with_trainers(3).await;
+    let commit = ready.commit.clone();
+    let called_too = ready.called_too.clone().expect("three trainers");
+    let (caller, key) = (ready.caller.clone(), commit.clone());
+    let rally = tokio::spawn(async move { caller.rally(&key, MINUTE).await });
+    ready.called.lease().await.group.expect("a call");
+    let (waits, key) = (ready.called.clone(), commit.clone());
+    let joins = tokio::spawn(async move { waits.join(&key, &[]).await });
+    // The last one leaves instead: whoever waited for it is let go of.
+    called_too.deregister().await;
+    assert_eq!(code(joins.await.expect("no panic")), Code::FailedPrecondition);
+    let outcome = rally.await.expect("no panic").expect("an outcome");
+    let absent = vec![called_too.id.clone()];
+    assert_eq!(outcome, RallyOutcome::Incomplete { absent, lost: vec![] });
     ready.stop().await;
 }

@@ -9,6 +9,7 @@
 
 pub mod exchange;
 mod gather;
+mod kept;
 mod sums;
 mod work;
 

@@ -8,7 +8,7 @@ use gavel_core::{
     ids::{Candidate, Digest, RunId, Step},
     rpo::learning_rate,
     spec::{GradientExchange, ModelSpec, RunSpec},
-    work::rally,
+    work::rally::{self, Presence},
     work::{Assignment, Outcome, Policy, RewardedGroup, Unit},
 };
 use gavel_models::{
@@ -29,6 +29,7 @@ use gavel_worker::{Work, WorkContext, WorkError};
 use crate::{
     exchange::{self, Exchange},
     gather::StepSums,
+    kept::Kept,
     sums::Sums,
 };
 
@@ -36,6 +37,7 @@ use crate::{
 pub struct TrainerWork {
     /// For runs whose sums do not go through blobs.
     exchange: Box<dyn Exchange>,
+    kept: Kept,
     run: Option<RunId>,
     sums: Sums,
     loaded: Option<(ModelSpec, Trainer)>,
@@ -58,6 +60,7 @@ impl TrainerWork {
     pub fn with_exchange(exchange: Box<dyn Exchange>) -> Self {
         Self {
             exchange,
+            kept: Kept::default(),
             run: None,
             sums: Sums::default(),
             loaded: None,
@@ -70,6 +73,7 @@ impl TrainerWork {
     pub fn free_unless(&mut self, model: &ModelSpec) {
         if self.loaded.as_ref().is_some_and(|(loaded, _)| loaded != model) {
             self.loaded = None;
+            self.kept.let_go();
             self.states.clear();
         }
     }
@@ -166,7 +170,7 @@ impl Work for TrainerWork {
                             device: spec.model.device,
                             here: &self.sums,
                         };
-                        sums.called_together(self.exchange.as_ref(), context)?
+                        sums.called_together(self.exchange.as_ref(), &mut self.kept, context)?
                     }
                 };
                 let committed = commit(state, &mean, &spec.optimizer, learning_rate).map_err(|error| fatal(&error))?;
@@ -213,16 +217,21 @@ impl Work for TrainerWork {
             device: spec.model.device,
             here: &self.sums,
         };
-        let lost = sums.lost(context);
-        context.join(&lost)?;
-        if !lost.is_empty() {
-            tracing::warn!(
-                count = lost.len(),
-                "gradient sums were given up for other runs, they are made again"
-            );
-            return Ok(());
+        let presence = sums.presence(&self.kept, group, context);
+        context.join(&presence)?;
+        match presence {
+            Presence::Ready => {}
+            Presence::WithoutSums(lost) => {
+                let count = lost.len();
+                tracing::warn!(count, "gradient sums were given up for other runs, they are made again");
+                return Ok(());
+            }
+            Presence::WithoutGroup => {
+                tracing::info!("the last group is not kept here, another one is formed");
+                return Ok(());
+            }
         }
-        let mean = sums.exchanged(self.exchange.as_ref(), group, context)?;
+        let mean = sums.exchanged(self.exchange.as_ref(), &mut self.kept, group, context)?;
         let learning_rate = learning_rate(&spec.optimizer, *step, spec.run.steps);
         // What is wrong with the step is said by the one that commits it.
         if let Ok(Committed { state, .. }) = commit(state, &mean, &spec.optimizer, learning_rate)
@@ -243,10 +252,10 @@ impl TrainerWork {
             optimizer,
             averaged,
         } = state.encode().map_err(|error| fatal(&error))?;
-        context.put(adapter);
-        context.put(optimizer);
-        if let Some(averaged) = averaged {
-            context.put(averaged);
+        context.put_named(policy.adapter, adapter);
+        context.put_named(policy.optimizer, optimizer);
+        if let (Some(name), Some(averaged)) = (policy.averaged, averaged) {
+            context.put_named(name, averaged);
         }
         keep(&mut self.states, policy.clone(), state);
         Ok(policy)

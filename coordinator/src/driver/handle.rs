@@ -9,7 +9,7 @@ use gavel_core::ids::{Digest, Millis, RunId, Step, WorkerId};
 use gavel_core::panics::catch;
 use gavel_core::run::{Event, Run, RunStatus};
 use gavel_core::spec::RunSpec;
-use gavel_core::work::rally::RallyOutcome;
+use gavel_core::work::rally::{Presence, RallyOutcome};
 use gavel_core::work::{DeviceUse, LeaseKey, WorkerFilter, WorkerStatus};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -244,6 +244,7 @@ impl DriverHandle {
         worker: WorkerId,
         key: LeaseKey,
         rendezvous: Vec<u8>,
+        kept: bool,
         wait: std::time::Duration,
     ) -> Result<RallyOutcome, DriverError> {
         let (reply, answer) = oneshot::channel();
@@ -252,6 +253,7 @@ impl DriverHandle {
             worker,
             key,
             rendezvous,
+            kept,
             wait,
             reply,
         };
@@ -260,14 +262,19 @@ impl DriverHandle {
         answer.await.unwrap_or(Err(DriverError::CallOver(unit)))
     }
 
-    pub(crate) async fn join(&self, worker: WorkerId, key: LeaseKey, lost: Vec<Digest>) -> Result<(), DriverError> {
-        self.call(|reply| Command::Join {
+    /// Answers a call; where the worker comes, waits until all have joined.
+    pub(crate) async fn join(&self, worker: WorkerId, key: LeaseKey, presence: Presence) -> Result<(), DriverError> {
+        let (reply, answer) = oneshot::channel();
+        let unit = key.unit;
+        let command = Command::Join {
             worker,
             key,
-            lost,
+            presence,
             reply,
-        })
-        .await
+        };
+        self.send(command).await?;
+        // A call that is over lets go of those who have joined.
+        answer.await.unwrap_or(Err(DriverError::CallOver(unit)))
     }
 
     pub(crate) async fn deregister(&self, worker: WorkerId) -> Result<(), DriverError> {

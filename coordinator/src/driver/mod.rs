@@ -18,8 +18,9 @@ mod tests;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gavel_core::ids::{Digest, Millis, RunId, WorkerId};
+use gavel_core::ids::{Millis, RunId, WorkerId};
 use gavel_core::run::{Effect, Event, Run};
+use gavel_core::work::rally::Presence;
 use gavel_core::work::{DeviceUse, LeaseKey, WorkerFilter};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
@@ -32,7 +33,7 @@ use crate::options::CoordinatorOptions;
 use crate::recovery;
 use crate::replay::ReplayError;
 use crate::snapshots::Occasion;
-use crate::state::{Answer, LeaseAnswer, LeaseReply, RallyReply, State};
+use crate::state::{Answer, JoinReply, LeaseAnswer, LeaseReply, Offer, RallyReply, State};
 use crate::sweeper::{Chore, ChoreSender};
 use crate::waiters::Waiter;
 use crate::worker::Introduction;
@@ -77,14 +78,15 @@ enum Command {
         worker: WorkerId,
         key: LeaseKey,
         rendezvous: Vec<u8>,
+        kept: bool,
         wait: Duration,
         reply: RallyReply,
     },
     Join {
         worker: WorkerId,
         key: LeaseKey,
-        lost: Vec<Digest>,
-        reply: Reply<()>,
+        presence: Presence,
+        reply: JoinReply,
     },
     Report {
         run: RunId,
@@ -264,22 +266,29 @@ impl Driver {
                 worker,
                 key,
                 rendezvous,
+                kept,
                 wait,
                 reply,
             } => {
                 let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
                 let until = now.plus(wait);
-                self.state.rally(&worker, key, rendezvous, until, reply);
+                self.state.rally(
+                    &worker,
+                    key,
+                    Offer {
+                        rendezvous,
+                        kept,
+                        until,
+                    },
+                    reply,
+                );
             }
             Command::Join {
                 worker,
                 key,
-                lost,
+                presence,
                 reply,
-            } => {
-                let answer = self.state.join(&worker, &key, lost);
-                self.answer(reply, answer);
-            }
+            } => self.state.join(&worker, &key, presence, reply),
             Command::Report { run, event, reply } => {
                 let answer = self.report(&run, *event, now).await;
                 self.answer(reply, answer);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use gavel_core::bounds::{self, Bound, cut};
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::run::{Event, Refusal};
+use gavel_core::work::rally::Presence;
 use gavel_core::work::{LeaseKey, Role, VerdictRecord};
 use gavel_proto::{Malformed, v1};
 use gavel_telemetry::span;
@@ -235,7 +236,10 @@ impl v1::fleet_server::Fleet for Fleet {
         let key = read_key(status::required(request.key, "key")?)?;
         let wait = Duration::from_millis(request.wait_ms).min(RALLY_MAX);
         few(bounds::PATH, "rendezvous", request.rendezvous.len())?;
-        let outcome = self.driver.rally(worker, key, request.rendezvous, wait).await;
+        let outcome = self
+            .driver
+            .rally(worker, key, request.rendezvous, request.kept, wait)
+            .await;
         let outcome = outcome.map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(outcome.into()))
     }
@@ -247,8 +251,14 @@ impl v1::fleet_server::Fleet for Fleet {
             let sum = sum.as_slice().try_into().map(Digest);
             sum.map_err(|_| status::malformed("`lost` must hold SHA-256 digests of 32 bytes"))
         });
-        let lost = lost.collect::<Result<_, _>>()?;
-        let joined = self.driver.join(worker, key, lost).await;
+        let lost = lost.collect::<Result<Vec<_>, _>>()?;
+        // Sums that are lost come first: they are made again whatever becomes of the group.
+        let presence = match (lost.is_empty(), request.not_kept) {
+            (true, false) => Presence::Ready,
+            (true, true) => Presence::WithoutGroup,
+            (false, _) => Presence::WithoutSums(lost),
+        };
+        let joined = self.driver.join(worker, key, presence).await;
         joined.map_err(|error| status::of_driver(&error))?;
         Ok(Response::new(v1::JoinResponse {}))
     }

@@ -36,7 +36,7 @@ use rally::Calls;
 use release::Release;
 use turns::Turns;
 
-pub(crate) use rally::RallyReply;
+pub(crate) use rally::{JoinReply, Offer, RallyReply};
 pub(crate) use reported::kind;
 use reported::{Reported, reason};
 

@@ -1,13 +1,14 @@
 //! Trainers on their way to an exchange of gradient sums. Soft state: after a restart the commit's holder calls again.
 //!
 //! A call is open as long as the commit's lease that it was made under. Nobody waits in a circle: a trainer that is called
-//! to one group cannot call another, it gives its commit back first.
+//! to one group cannot call another, it gives its commit back first. Whoever has joined waits until all have: nobody goes on
+//! with a kept group that another member does not have.
 
 use std::collections::BTreeMap;
 
-use gavel_core::ids::{Digest, Millis, WorkerId};
+use gavel_core::ids::{Millis, WorkerId};
 use gavel_core::run::Event;
-use gavel_core::work::rally::{self, Group, RallyOutcome};
+use gavel_core::work::rally::{self, Group, Presence, RallyOutcome};
 use gavel_core::work::{Assignment, LeaseKey, Role};
 use tokio::sync::oneshot;
 
@@ -15,6 +16,17 @@ use super::{Grant, LeaseAnswer, State};
 use crate::driver::DriverError;
 
 pub(crate) type RallyReply = oneshot::Sender<Result<RallyOutcome, DriverError>>;
+pub(crate) type JoinReply = oneshot::Sender<Result<(), DriverError>>;
+
+/// Where a caller wants to meet.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) rendezvous: Vec<u8>,
+    /// The caller has kept the group that met there.
+    pub(crate) kept: bool,
+    /// When those who have not joined count as absent.
+    pub(crate) until: Millis,
+}
 
 /// A call that is open.
 #[derive(Debug)]
@@ -27,6 +39,8 @@ struct Call {
     until: Millis,
     /// The caller, until everybody has joined.
     reply: Option<RallyReply>,
+    /// Those who have joined, until everybody has.
+    joined: BTreeMap<WorkerId, JoinReply>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +48,8 @@ enum Stage {
     Called,
     Told,
     Joined,
+    /// The caller calls again, under the same lease.
+    Dismissed,
 }
 
 impl Call {
@@ -48,6 +64,29 @@ impl Call {
     fn not_joined(&self) -> Vec<WorkerId> {
         let open = self.called.iter().filter(|(_, stage)| **stage != Stage::Joined);
         open.map(|(worker, _)| worker.clone()).collect()
+    }
+
+    /// Tells everybody to go on, once everybody has joined.
+    fn complete(&mut self) {
+        // Whose connection broke while it waited joins again.
+        for (worker, _) in self.joined.extract_if(.., |_, reply| reply.is_closed()) {
+            self.called.insert(worker, Stage::Told);
+        }
+        if self.not_joined().is_empty() {
+            self.answer(RallyOutcome::Complete {
+                members: self.group.members.clone(),
+            });
+            for reply in std::mem::take(&mut self.joined).into_values() {
+                let _ = reply.send(Ok(()));
+            }
+        }
+    }
+
+    /// Lets go of those who have joined, and has the caller call again. The members keep the lease alive until it does.
+    fn dismiss(&mut self) {
+        self.called.values_mut().for_each(|stage| *stage = Stage::Dismissed);
+        self.joined.clear();
+        self.answer(RallyOutcome::NotKept);
     }
 
     /// Tells the caller, who is there or has lost the lease.
@@ -73,16 +112,9 @@ impl Calls {
 
 impl State {
     /// Calls the holders of a step's gradient sums together, for the holder of the step's commit.
-    pub(crate) fn rally(
-        &mut self,
-        caller: &WorkerId,
-        key: LeaseKey,
-        rendezvous: Vec<u8>,
-        until: Millis,
-        reply: RallyReply,
-    ) {
+    pub(crate) fn rally(&mut self, caller: &WorkerId, key: LeaseKey, offer: Offer, reply: RallyReply) {
         self.forget_closed_calls();
-        match self.call(caller, key, rendezvous, until) {
+        match self.call(caller, key, offer) {
             Ok(mut call) => {
                 call.reply = Some(reply);
                 let known = |worker: &WorkerId| self.workers.iter().any(|known| known.id == *worker);
@@ -102,7 +134,7 @@ impl State {
         }
     }
 
-    fn call(&self, caller: &WorkerId, key: LeaseKey, rendezvous: Vec<u8>, until: Millis) -> Result<Call, DriverError> {
+    fn call(&self, caller: &WorkerId, key: LeaseKey, offer: Offer) -> Result<Call, DriverError> {
         let LeaseKey { run: id, unit, fence } = key;
         let run = self.run(&id)?;
         run.check_lease(&unit, fence, Some(caller))?;
@@ -115,7 +147,7 @@ impl State {
             _ => &[],
         };
         // One that has joined is back from there, or it could not have leased this.
-        let awaited = |call: &&Call| call.called.get(caller).is_some_and(|stage| *stage != Stage::Joined);
+        let awaited = |call: &&Call| matches!(call.called.get(caller), Some(Stage::Called | Stage::Told));
         if let Some(other) = self.calls.0.iter().find(awaited) {
             return Err(DriverError::CalledElsewhere {
                 worker: caller.clone(),
@@ -124,11 +156,21 @@ impl State {
         }
         let members = rally::members(caller, holders);
         let called = members.iter().skip(1).map(|member| (member.clone(), Stage::Called));
+        let Offer {
+            rendezvous,
+            kept,
+            until,
+        } = offer;
         Ok(Call {
             called: called.collect(),
-            group: Group { members, rendezvous },
+            group: Group {
+                members,
+                rendezvous,
+                kept,
+            },
             until,
             reply: None,
+            joined: BTreeMap::new(),
             commit: Grant {
                 run: id,
                 unit,
@@ -140,27 +182,39 @@ impl State {
         })
     }
 
-    /// Answers a call: with what the worker was to bring and does not have.
-    pub(crate) fn join(&mut self, worker: &WorkerId, key: &LeaseKey, lost: Vec<Digest>) -> Result<(), DriverError> {
+    /// Answers a call. Whoever comes is answered when everybody has joined, or the call is over.
+    pub(crate) fn join(&mut self, worker: &WorkerId, key: &LeaseKey, presence: Presence, reply: JoinReply) {
         self.forget_closed_calls();
-        let place = self.calls.0.iter().position(|call| call.key() == *key);
-        let Some((place, call)) = place.map(|place| (place, &mut self.calls.0[place])) else {
-            return Err(DriverError::CallOver(key.unit));
+        let over = DriverError::CallOver(key.unit);
+        let Some(index) = self.calls.0.iter().position(|call| call.key() == *key) else {
+            return drop(reply.send(Err(over)));
         };
-        let Some(stage) = call.called.get_mut(worker) else {
-            return Err(DriverError::CallOver(key.unit));
+        let call = &mut self.calls.0[index];
+        let Some(stage) = call.called.get_mut(worker).filter(|stage| **stage != Stage::Dismissed) else {
+            return drop(reply.send(Err(over)));
         };
-        if lost.is_empty() {
-            *stage = Stage::Joined;
-            if call.not_joined().is_empty() {
-                let members = call.group.members.clone();
-                call.answer(RallyOutcome::Complete { members });
+        match presence {
+            Presence::Ready => {
+                *stage = Stage::Joined;
+                match call.reply {
+                    Some(_) => {
+                        call.joined.insert(worker.clone(), reply);
+                        call.complete();
+                    }
+                    // It asks again after it was let go on: the answer was lost.
+                    None => drop(reply.send(Ok(()))),
+                }
             }
-        } else {
-            call.answer(RallyOutcome::Incomplete { absent: vec![], lost });
-            self.calls.0.remove(place);
+            Presence::WithoutSums(lost) => {
+                call.answer(RallyOutcome::Incomplete { absent: vec![], lost });
+                self.calls.0.remove(index);
+                let _ = reply.send(Ok(()));
+            }
+            Presence::WithoutGroup => {
+                call.dismiss();
+                let _ = reply.send(Ok(()));
+            }
         }
-        Ok(())
     }
 
     /// Tells those who wait for work that they are called.

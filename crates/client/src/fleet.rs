@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gavel_core::ids::Digest;
-use gavel_core::work::rally::{Group, RallyOutcome};
+use gavel_core::work::rally::{Group, Presence, RallyOutcome};
 use gavel_core::work::{Assignment, DeviceUse, LeaseKey, Outcome, Unusable, VerdictRecord};
 use gavel_proto::v1::fleet_client::FleetClient;
 use gavel_proto::{MESSAGE_BYTES_MAX, Malformed, PROTOCOL_VERSION, SECRET_METADATA, v1};
@@ -240,7 +240,7 @@ impl Fleet {
     }
 
     /// Calls the holders of a step's gradient sums together, for the holder of the step's commit, and waits for them at most
-    /// `wait`.
+    /// `wait`. `kept` says that the caller has kept the group that met at this rendezvous.
     ///
     /// # Errors
     /// FAILED_PRECONDITION under another fence than the lease's, and where the caller is called itself.
@@ -249,6 +249,7 @@ impl Fleet {
         caller: &Identity,
         key: &LeaseKey,
         rendezvous: Vec<u8>,
+        kept: bool,
         wait: Duration,
     ) -> Result<RallyOutcome, CallError> {
         let message = v1::RallyRequest {
@@ -256,6 +257,7 @@ impl Fleet {
             key: Some(key.clone().into()),
             rendezvous,
             wait_ms: milliseconds(wait),
+            kept,
         };
         let answer = self.read(self.client().rally(self.held_request(caller, message, wait)).await)?;
         answer
@@ -263,15 +265,20 @@ impl Fleet {
             .map_err(|malformed: Malformed| self.connection.unreadable(malformed))
     }
 
-    /// Answers a call, with the sums that the worker was to bring and does not have.
+    /// Answers a call; where the worker comes, waits until all have joined.
     ///
     /// # Errors
     /// FAILED_PRECONDITION where the group is dissolved or the commit was leased again.
-    pub async fn join(&self, caller: &Identity, key: &LeaseKey, lost: &[Digest]) -> Result<(), CallError> {
+    pub async fn join(&self, caller: &Identity, key: &LeaseKey, presence: &Presence) -> Result<(), CallError> {
+        let lost: &[Digest] = match presence {
+            Presence::WithoutSums(lost) => lost,
+            Presence::Ready | Presence::WithoutGroup => &[],
+        };
         let message = v1::JoinRequest {
             worker_id: caller.worker().0.clone(),
             key: Some(key.clone().into()),
             lost: lost.iter().map(|sum| sum.0.to_vec()).collect(),
+            not_kept: *presence == Presence::WithoutGroup,
         };
         self.read(self.client().join(self.request(caller, message)).await)
             .map(drop)

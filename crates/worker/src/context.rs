@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gavel_client::{CallError, Code};
 use gavel_core::ids::{Digest, WorkerId};
-use gavel_core::work::rally::RallyOutcome;
+use gavel_core::work::rally::{Presence, RallyOutcome};
 use gavel_core::work::{LeaseKey, Unusable, VerdictRecord};
 use gavel_telemetry::TraceContext;
 use tokio::runtime::Handle;
@@ -140,6 +140,14 @@ impl WorkContext {
     pub fn put(&self, bytes: impl Into<Bytes>) -> Digest {
         let bytes = bytes.into();
         let digest = Digest::of(&bytes);
+        self.put_named(digest, bytes);
+        digest
+    }
+
+    /// As [`WorkContext::put`], of bytes whose name is known. Nothing is stored under a name that is not theirs: the coordinator
+    /// hashes what it is sent.
+    pub fn put_named(&self, digest: Digest, bytes: impl Into<Bytes>) {
+        let bytes = bytes.into();
         let blobs = self.blobs.clone();
         let upload = in_trace(self.trace, async move { blobs.put(digest, bytes).await });
         match &self.runtime {
@@ -155,7 +163,6 @@ impl WorkContext {
                 }
             }
         }
-        digest
     }
 
     /// Verdicts that the coordinator has kept under these keys, in order. What cannot be had is as good as none: the judge asks
@@ -190,24 +197,25 @@ impl WorkContext {
     }
 
     /// Calls the other holders of gradient sums to exchange them for the commit at work, and waits for them at most `wait`.
+    /// `kept` says that this worker has kept the group that met at this rendezvous.
     ///
     /// # Errors
     /// [`WorkError::Cancelled`] when the lease was lost, or somebody else has called this worker first: it follows that call
     /// when it has given its own lease back. [`WorkError::Retry`] when the coordinator is away.
-    pub fn rally(&self, rendezvous: Vec<u8>, wait: Duration) -> Result<RallyOutcome, WorkError> {
+    pub fn rally(&self, rendezvous: Vec<u8>, kept: bool, wait: Duration) -> Result<RallyOutcome, WorkError> {
         let (session, key) = self.in_fleet()?;
-        self.block_on(session.rally(key, rendezvous, wait))?
+        self.block_on(session.rally(key, rendezvous, kept, wait))?
             .map_err(|error| call_failed("call for gradient sums", &error))
     }
 
-    /// Follows the call to somebody else's commit, or answers it with the sums that this worker does not have; then it must
-    /// not take part.
+    /// Follows the call to somebody else's commit and waits until everybody does, or answers it with what this worker does not
+    /// have; then it must not take part.
     ///
     /// # Errors
     /// [`WorkError::Cancelled`] when the group does not wait for this worker any more.
-    pub fn join(&self, lost: &[Digest]) -> Result<(), WorkError> {
+    pub fn join(&self, presence: &Presence) -> Result<(), WorkError> {
         let (session, key) = self.in_fleet()?;
-        self.block_on(session.join(key, lost))?
+        self.block_on(session.join(key, presence))?
             .map_err(|error| call_failed("follow a call for gradient sums", &error))
     }
 

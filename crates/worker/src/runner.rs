@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use gavel_client::{CallError, Code, ConnectOptions, Connection, Failure, Lease, LeaseAnswer, persist};
 use gavel_core::hint::Hint as _;
 use gavel_core::spec::Device;
+use gavel_core::work::rally::Presence;
 use gavel_core::work::{DeviceUse, Outcome, Role};
 use gavel_telemetry::span;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -28,6 +29,8 @@ use crate::work::{Work, WorkError};
 
 /// How long a worker waits before it asks again, when it was granted what it could not read.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(1);
+/// How long a worker that has left waits for its work to let go of what it had, such as a group that others still receive from.
+const LET_GO_WITHIN: Duration = Duration::from_secs(6);
 
 /// Works for the coordinator until `shutdown` or until it wants the fleet to leave. Then the unit at work is finished
 /// within [`WorkerOptions::drain`] or given back, and the worker leaves. One of several roles leaves in all of them once one of
@@ -43,10 +46,11 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
     let busy = Busy::new(Instant::now());
     let guarded = Guarded::new(work, options.allowed.clone(), options.roles.clone());
     let open_max = (options.prefetch + 1) * options.roles.len();
+    let (jobs, thread_ended) = thread::start(guarded, busy.clone(), open_max)?;
     let machine = Machine {
         blobs: Blobs::remote(&connection, options.cache_bytes),
         specs: Arc::new(Specs::new(&connection, options.relocated.clone(), options.gpu)),
-        jobs: thread::start(guarded, busy.clone(), open_max)?,
+        jobs,
         busy,
         connection,
     };
@@ -63,6 +67,11 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
             shutdown.cancel();
         }
         ended = ended.and(role);
+    }
+    // The thread ends with its jobs.
+    drop(machine);
+    if tokio::time::timeout(LET_GO_WITHIN, thread_ended).await.is_err() {
+        tracing::debug!("the work goes on until the process ends");
     }
     ended
 }
@@ -285,8 +294,8 @@ impl Worker {
                 Err(WorkError::Retry(format!("the worker panicked: {message}")))
             }
         };
-        // The next unit is leased while this one is handed in.
-        drop(slot);
+        // The next unit is leased while this one is handed in. Not after a call: the next one may come under the same lease.
+        let slot = lease.group.is_some().then_some(slot);
         if result.is_ok()
             && let Err(error) = context.stored().await
         {
@@ -300,6 +309,7 @@ impl Worker {
             }
         };
         self.held.remove(&lease.key);
+        drop(slot);
         match panicked {
             Some(message) => Err(Error::Panicked { message }),
             None => told,
@@ -341,11 +351,13 @@ impl Worker {
                 let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                 tracing::info!(elapsed_ms, "gradient sums exchanged");
             }
+            // Nobody waits: the call is over, or it goes out again under the same lease.
+            Err(WorkError::Cancelled) => tracing::info!("the call for gradient sums is over"),
             Err(error) => {
                 tracing::warn!(reason = error.to_string(), "no part in an exchange of gradient sums");
-                let sums = lease.assignment.held_by(self.session.worker());
+                let presence = Presence::WithoutSums(lease.assignment.held_by(self.session.worker()));
                 if self.held.holds(key)
-                    && let Err(error) = self.session.join(key, &sums).await
+                    && let Err(error) = self.session.join(key, &presence).await
                 {
                     tracing::debug!(
                         message = error.message(),

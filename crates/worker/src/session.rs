@@ -7,7 +7,7 @@ use gavel_client::{
 };
 use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, WorkerId};
-use gavel_core::work::rally::RallyOutcome;
+use gavel_core::work::rally::{Presence, RallyOutcome};
 use gavel_core::work::{DeviceUse, LeaseKey, Outcome, Role, VerdictRecord};
 
 use crate::error::Error;
@@ -17,6 +17,8 @@ use crate::options::WorkerOptions;
 const WAIT_FOR_WORK: Duration = Duration::from_secs(20);
 /// How much longer than it may hold a request the coordinator's answer may take.
 const HELD_ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long the answer may take to a worker that has joined a group: longer than anybody waits for the others.
+const JOINED_ANSWER_WITHIN: Duration = Duration::from_secs(180);
 /// The least time that an answer to a heartbeat may take.
 const HEARTBEAT_ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long a worker that leaves waits for somebody to hear it.
@@ -94,15 +96,17 @@ impl Session {
         &self,
         key: &LeaseKey,
         rendezvous: Vec<u8>,
+        kept: bool,
         wait: Duration,
     ) -> Result<RallyOutcome, CallError> {
         let fleet = self.fleet.within(HELD_ANSWER_WITHIN);
-        fleet.rally(&self.identity, key, rendezvous, wait).await
+        fleet.rally(&self.identity, key, rendezvous, kept, wait).await
     }
 
-    /// Answers a call, with the sums that this worker was to bring and does not have.
-    pub(crate) async fn join(&self, key: &LeaseKey, lost: &[Digest]) -> Result<(), CallError> {
-        persist("join", || self.fleet.join(&self.identity, key, lost)).await
+    /// Answers a call; where this worker comes, waits until all have joined.
+    pub(crate) async fn join(&self, key: &LeaseKey, presence: &Presence) -> Result<(), CallError> {
+        let fleet = self.fleet.within(JOINED_ANSWER_WITHIN);
+        persist("join", || fleet.join(&self.identity, key, presence)).await
     }
 
     /// Says that this worker lives, and what it uses.

@@ -35,14 +35,24 @@ pub(crate) enum Done {
     Panicked(String),
 }
 
-/// Starts the thread. It ends when the sender is dropped, or after a panic, since nobody knows what state that left.
-pub(crate) fn start(work: impl Work + 'static, busy: Busy, waiting_max: usize) -> Result<mpsc::Sender<Job>, Error> {
+/// Starts the thread. It ends when the sender is dropped, or after a panic, since nobody knows what state that left. The
+/// receiver hears of its end, when the work has let go of what it had.
+pub(crate) fn start(
+    work: impl Work + 'static,
+    busy: Busy,
+    waiting_max: usize,
+) -> Result<(mpsc::Sender<Job>, oneshot::Receiver<()>), Error> {
     let (sender, receiver) = mpsc::channel(waiting_max.max(1));
+    let (tell, ended) = oneshot::channel();
     std::thread::Builder::new()
         .name("gavel-work".to_owned())
-        .spawn(move || serve(work, &busy, receiver))
+        .spawn(move || {
+            serve(work, &busy, receiver);
+            // Nobody listens any more where that took too long.
+            let _ = tell.send(());
+        })
         .map_err(Error::Thread)?;
-    Ok(sender)
+    Ok((sender, ended))
 }
 
 fn serve(mut work: impl Work, busy: &Busy, mut jobs: mpsc::Receiver<Job>) {

@@ -20,6 +20,7 @@ impl From<Group> for v1::Group {
         Self {
             members: names(group.members),
             rendezvous: group.rendezvous,
+            kept: group.kept,
         }
     }
 }
@@ -29,6 +30,7 @@ impl From<v1::Group> for Group {
         Self {
             members: workers(group.members),
             rendezvous: group.rendezvous,
+            kept: group.kept,
         }
     }
 }
@@ -43,6 +45,7 @@ impl From<RallyOutcome> for v1::RallyResponse {
                 absent: names(absent),
                 lost: lost.into_iter().map(bytes).collect(),
             }),
+            RallyOutcome::NotKept => Wire::NotKept(v1::rally_response::NotKept {}),
         };
         Self { outcome: Some(outcome) }
     }
@@ -60,6 +63,7 @@ impl TryFrom<v1::RallyResponse> for RallyOutcome {
                 absent: workers(incomplete.absent),
                 lost: digests(&incomplete.lost, "RallyResponse.Incomplete.lost")?,
             },
+            Wire::NotKept(_) => Self::NotKept,
         })
     }
 }

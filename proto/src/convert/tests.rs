@@ -264,6 +264,7 @@ fn a_group_and_every_rally_s_outcome_survive_the_wire() {
     let group = Group {
         members: members.clone(),
         rendezvous: vec![0, 255],
+        kept: true,
     };
     let wire = v1::Group::from(group.clone()).encode_to_vec();
     assert_eq!(Group::from(v1::Group::decode(wire.as_slice()).unwrap()), group);
@@ -275,6 +276,7 @@ fn a_group_and_every_rally_s_outcome_survive_the_wire() {
             absent: members,
             lost: vec![digest("sum")],
         },
+        RallyOutcome::NotKept,
     ] {
         check::<_, v1::RallyResponse>(outcome);
     }

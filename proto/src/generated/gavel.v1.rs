@@ -1146,12 +1146,15 @@ pub struct Call {
 /// Trainers that exchange gradient sums.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Group {
-    /// Worker ids in the order of their ranks; the first is the caller.
+    /// Worker ids; the first is the caller. Ranks follow the ids, whoever calls.
     #[prost(string, repeated, tag = "1")]
     pub members: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// What the members need to find each other; for NCCL its unique id.
     #[prost(bytes = "vec", tag = "2")]
     pub rendezvous: ::prost::alloc::vec::Vec<u8>,
+    /// The members met at this rendezvous before, and go on with what they kept of it.
+    #[prost(bool, tag = "3")]
+    pub kept: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RallyRequest {
@@ -1165,10 +1168,13 @@ pub struct RallyRequest {
     /// How long to wait for the others.
     #[prost(uint64, tag = "4")]
     pub wait_ms: u64,
+    /// The caller has kept the group that met at this rendezvous.
+    #[prost(bool, tag = "5")]
+    pub kept: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RallyResponse {
-    #[prost(oneof = "rally_response::Outcome", tags = "1, 2")]
+    #[prost(oneof = "rally_response::Outcome", tags = "1, 2, 3")]
     pub outcome: ::core::option::Option<rally_response::Outcome>,
 }
 /// Nested message and enum types in `RallyResponse`.
@@ -1187,12 +1193,17 @@ pub mod rally_response {
         #[prost(bytes = "vec", repeated, tag = "2")]
         pub lost: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     }
+    /// A member does not have the kept group: the caller calls again, with a new rendezvous.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct NotKept {}
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Outcome {
         #[prost(message, tag = "1")]
         Complete(Complete),
         #[prost(message, tag = "2")]
         Incomplete(Incomplete),
+        #[prost(message, tag = "3")]
+        NotKept(NotKept),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1204,6 +1215,9 @@ pub struct JoinRequest {
     /// SHA-256 of the sums that this worker was to bring and does not have. If there is any, it does not take part.
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub lost: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// The call is for a kept group that this worker does not have: it does not take part in this one.
+    #[prost(bool, tag = "4")]
+    pub not_kept: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinResponse {}
@@ -1621,7 +1635,8 @@ pub mod fleet_client {
             req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Fleet", "Rally"));
             self.inner.unary(req, path, codec).await
         }
-        /// Answers a call. FAILED_PRECONDITION when the group is dissolved or the commit was leased again.
+        /// Answers a call; of a worker that comes, answered when all have joined. FAILED_PRECONDITION when the group is dissolved or the
+        /// commit was leased again.
         pub async fn join(
             &mut self,
             request: impl tonic::IntoRequest<super::JoinRequest>,
@@ -1777,7 +1792,8 @@ pub mod fleet_server {
             &self,
             request: tonic::Request<super::RallyRequest>,
         ) -> std::result::Result<tonic::Response<super::RallyResponse>, tonic::Status>;
-        /// Answers a call. FAILED_PRECONDITION when the group is dissolved or the commit was leased again.
+        /// Answers a call; of a worker that comes, answered when all have joined. FAILED_PRECONDITION when the group is dissolved or the
+        /// commit was leased again.
         async fn join(
             &self,
             request: tonic::Request<super::JoinRequest>,

@@ -1,18 +1,27 @@
-//! How gradient sums get from the trainers that made them to all trainers of a group.
+//! How the mean of a step's gradient sums gets to all trainers of a group.
 //!
-//! Every sum is broadcast by its owner, and every member adds the sums itself, in shard order and in f64. An all-reduce would
-//! move less (twice the size of one sum instead of once each shard's), but it adds in an order that depends on how many
-//! members there are and on the ring that the library lays through them: the adapter's bytes would then depend on the fleet.
-//! And because every member ends with the same mean, each takes the optimizer step on its own copy of the policy, and need
-//! not fetch the new adapter and its moments from the coordinator.
+//! The parameter vector is cut into one [slice](slices) for each member. Every member is sent its slice of every sum by the trainer
+//! that has it, adds them in shard order and in f64, and sends the mean of its slice to everybody ([`mean`]). A member receives
+//! (S / N + 1) (N - 1) / N times the size of a sum, for S shards and N members: as much as of an all-reduce where each member has
+//! one shard. An all-reduce itself would add in an order that depends on how many members there are and on the ring that the
+//! library lays through them: the adapter's bytes would then depend on the fleet. And because every member ends with the same
+//! mean, each takes the optimizer step on its own copy of the policy, and need not fetch the new adapter and its moments from the
+//! coordinator.
+//!
+//! A transport only moves numbers: [`Exchange`] brings the members together, a [`Communicator`] is what they send each other by.
 
+mod error;
+mod mean;
 #[cfg(feature = "nccl")]
 mod nccl;
+mod slices;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use gavel_core::Hint;
 use gavel_core::spec::Device;
+
+pub use error::ExchangeError;
+pub use mean::{Shard, mean};
 
 /// How long a whole exchange may take. Generous: what is lost quickly is noticed quickly, by the transport or by the
 /// coordinator; this bounds only what nobody notices.
@@ -34,20 +43,51 @@ pub trait Exchange: Send {
     /// [`ExchangeError`].
     fn rendezvous(&self) -> Result<Vec<u8>, ExchangeError>;
 
-    /// Meets the group, and hands each shard's sum to `take`, in shard order, on every member. All members name the same
-    /// owners in the same order. Looks at [`Seat::cancelled`] while it waits.
+    /// Meets the other members at their rendezvous.
     ///
     /// # Errors
-    /// [`ExchangeError`]; `take` may have had some of the sums, and the group is dissolved.
-    fn exchange(
-        &self,
-        seat: &Seat<'_>,
-        shards: &[Shard<'_>],
-        take: &mut dyn FnMut(&[f32]),
+    /// [`ExchangeError`]; there is then no group.
+    fn meet(&self, seat: &Seat<'_>, watch: &Watch<'_>) -> Result<Box<dyn Communicator>, ExchangeError>;
+}
+
+/// What the members of a group send each other numbers by. All make the same calls in the same order. One whose call failed is of
+/// no more use, and hinders nobody who drops it; one that is dropped after a call that succeeded first lets go out what the others
+/// still have to receive.
+pub trait Communicator: Send {
+    /// Sends every other member its part, and receives what they send here. Does `meanwhile` once while the numbers are on their way.
+    /// `received` holds as many values as the lengths of the parts that come, one part after the other in the order of ranks.
+    ///
+    /// # Errors
+    /// [`ExchangeError`].
+    fn scatter(
+        &mut self,
+        parts: &Parts<'_>,
+        received: &mut [f32],
+        meanwhile: &mut dyn FnMut(),
+        watch: &Watch<'_>,
     ) -> Result<(), ExchangeError>;
+
+    /// Sends `own` to everybody, and receives everybody's into `all`, in the order of ranks. All send the same number of values;
+    /// `all` holds as many for each member, this one included.
+    ///
+    /// # Errors
+    /// [`ExchangeError`].
+    fn gather(&mut self, own: &[f32], all: &mut [f32], watch: &Watch<'_>) -> Result<(), ExchangeError>;
+}
+
+/// What a member sends in a [`Communicator::scatter`], and how much it receives.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    /// One part after the other, in the order of the ranks that they go to.
+    pub values: &'a [f32],
+    /// Number of values that go to each rank; 0 for this member, and where there is nothing to send.
+    pub to: &'a [usize],
+    /// Number of values that come from each rank.
+    pub from: &'a [usize],
 }
 
 /// A member's part in its group.
+#[derive(Debug, Clone, Copy)]
 pub struct Seat<'a> {
     /// The group's rendezvous.
     pub rendezvous: &'a [u8],
@@ -57,84 +97,38 @@ pub struct Seat<'a> {
     pub size: usize,
     /// Where this member computes.
     pub device: Device,
-    /// Number of values in every sum.
-    pub parameters: usize,
-    /// How long the exchange may take.
-    pub within: Duration,
-    /// Whether the exchange is no longer wanted.
-    pub cancelled: &'a dyn Fn() -> bool,
 }
 
-/// One shard's sum.
-pub struct Shard<'a> {
-    /// Rank of the member that has it.
-    pub owner: usize,
-    /// The sum, with its owner.
-    pub sum: Option<&'a [f32]>,
+/// How long to wait for the others.
+pub struct Watch<'a> {
+    /// When the exchange has taken too long.
+    until: Instant,
+    within: Duration,
+    cancelled: &'a dyn Fn() -> bool,
 }
 
-/// Gradient sums could not be exchanged.
-#[derive(Debug, thiserror::Error)]
-pub enum ExchangeError {
-    /// The transport was left out when this binary was built.
-    #[error("`trainer.exchange` is \"nccl\", and this binary was built without NCCL")]
-    NotBuilt,
-    /// A library is not there.
-    #[error("the library {library} cannot be loaded")]
-    Library {
-        /// Its file name.
-        library: &'static str,
-    },
-    /// There is no GPU to exchange from.
-    #[error("NCCL works between NVIDIA GPUs, and this trainer computes on {device}")]
-    NoGpu {
-        /// The device.
-        device: Device,
-    },
-    /// A call into the library failed.
-    #[error("{call}: {reason}")]
-    Call {
-        /// The call.
-        call: &'static str,
-        /// The library's words.
-        reason: String,
-    },
-    /// The members do not mean the same thing.
-    #[error("the exchange cannot begin: {problem}")]
-    Mismatch {
-        /// What does not fit.
-        problem: String,
-    },
-    /// The exchange took too long.
-    #[error("gradient sums were not exchanged within {} s", within.as_secs())]
-    TimedOut {
-        /// The bound.
-        within: Duration,
-    },
-    /// The exchange is no longer wanted.
-    #[error("the exchange was cancelled")]
-    Cancelled,
-}
+impl<'a> Watch<'a> {
+    /// From now on, unless `cancelled` says earlier that the exchange is no longer wanted.
+    pub fn new(within: Duration, cancelled: &'a dyn Fn() -> bool) -> Self {
+        Self {
+            until: Instant::now() + within,
+            within,
+            cancelled,
+        }
+    }
 
-impl Hint for ExchangeError {
-    fn hint(&self) -> Option<String> {
-        let hint = match self {
-            Self::NotBuilt => {
-                "build it with `cargo build --release --features cuda,nccl`, or set trainer.exchange = \"blobs\""
-            }
-            Self::Library { .. } => {
-                "install NVIDIA's driver and NCCL 2.27 or newer and put the library's folder on LD_LIBRARY_PATH (docs/gpu.md), \
-                 or set trainer.exchange = \"blobs\""
-            }
-            Self::NoGpu { .. } => "set model.device = \"cuda\", or trainer.exchange = \"blobs\"",
-            Self::Call { .. } | Self::TimedOut { .. } => {
-                "check that the trainers' machines reach each other; NCCL_DEBUG=INFO in their environment says more, \
-                 NCCL_SOCKET_IFNAME names the network to use"
-            }
-            Self::Mismatch { .. } => "run the same version of Gavel on every machine of the fleet",
-            Self::Cancelled => return None,
-        };
-        Some(hint.to_owned())
+    /// Whether to wait any longer; to be asked again and again.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Cancelled`], [`ExchangeError::TimedOut`].
+    pub fn goes_on(&self) -> Result<(), ExchangeError> {
+        if (self.cancelled)() {
+            return Err(ExchangeError::Cancelled);
+        }
+        if Instant::now() > self.until {
+            return Err(ExchangeError::TimedOut { within: self.within });
+        }
+        Ok(())
     }
 }
 
@@ -175,7 +169,7 @@ impl Exchange for NotBuilt {
         Err(ExchangeError::NotBuilt)
     }
 
-    fn exchange(&self, _: &Seat<'_>, _: &[Shard<'_>], _: &mut dyn FnMut(&[f32])) -> Result<(), ExchangeError> {
+    fn meet(&self, _: &Seat<'_>, _: &Watch<'_>) -> Result<Box<dyn Communicator>, ExchangeError> {
         Err(ExchangeError::NotBuilt)
     }
 }

@@ -113,7 +113,7 @@ impl Turns {
         self.changed.notify_all();
     }
 
-    fn wait(&self, step: Step, shard: u32, context: &WorkContext) {
+    pub(crate) fn wait(&self, step: Step, shard: u32, cancelled: &dyn Fn() -> bool) {
         let mut state = self.state.lock().unwrap();
         if !state.done.insert((step, shard)) {
             return;
@@ -126,7 +126,7 @@ impl Turns {
                 state.round += 1;
                 self.changed.notify_all();
             }
-            if state.round != round || context.cancelled() {
+            if state.round != round || cancelled() {
                 return;
             }
             state = self.changed.wait_timeout(state, Duration::from_millis(20)).unwrap().0;
@@ -137,10 +137,12 @@ impl Turns {
 /// What a test does before a commit.
 pub(crate) type BeforeCommit = Box<dyn FnMut(Step) + Send>;
 
+/// What a trainer does before each unit.
+pub(crate) type BeforeUnit = Box<dyn FnMut(&Unit, &WorkContext) + Send>;
+
 struct TrainerInTurn {
     work: TrainerWork,
-    turns: Arc<Turns>,
-    before_commit: BeforeCommit,
+    before: BeforeUnit,
 }
 
 impl Work for TrainerInTurn {
@@ -149,11 +151,7 @@ impl Work for TrainerInTurn {
     }
 
     fn perform(&mut self, unit: &Unit, assignment: &Assignment, context: &WorkContext) -> Result<Outcome, WorkError> {
-        match *unit {
-            Unit::Gradient { step, shard } => self.turns.wait(step, shard, context),
-            Unit::Commit { step } => (self.before_commit)(step),
-            _ => {}
-        }
+        (self.before)(unit, context);
         self.work.perform(unit, assignment, context)
     }
 
@@ -196,6 +194,14 @@ impl Process {
             shutdown,
             ended,
         }
+    }
+
+    pub(crate) fn trainer(coordinator: SocketAddr, exchange: impl Exchange + 'static, before: BeforeUnit) -> Self {
+        let work = TrainerInTurn {
+            work: TrainerWork::with_exchange(Box::new(exchange)),
+            before,
+        };
+        Self::start(Role::Trainer, coordinator, work)
     }
 
     /// Leaves the fleet in good order.
@@ -260,13 +266,18 @@ impl Fleet {
         }
     }
 
-    pub(crate) fn trainer(&self, exchange: impl Exchange + 'static, before_commit: BeforeCommit) -> Process {
-        let work = TrainerInTurn {
-            work: TrainerWork::with_exchange(Box::new(exchange)),
-            turns: Arc::clone(&self.turns),
-            before_commit,
-        };
-        Process::start(Role::Trainer, self.coordinator.grpc_address(), work)
+    pub(crate) fn trainer(&self, exchange: impl Exchange + 'static, mut before_commit: BeforeCommit) -> Process {
+        let turns = Arc::clone(&self.turns);
+        let before: BeforeUnit = Box::new(move |unit, context| match *unit {
+            Unit::Gradient { step, shard } => turns.wait(step, shard, &|| context.cancelled()),
+            Unit::Commit { step } => before_commit(step),
+            _ => {}
+        });
+        Process::trainer(self.address(), exchange, before)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.coordinator.grpc_address()
     }
 
     /// Waits until the run has ended.

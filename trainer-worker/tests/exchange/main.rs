@@ -9,17 +9,19 @@
 
 mod fleet;
 mod loopback;
+mod processes;
+mod same_bytes;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use fleet::{Fleet, SHARDS, STEPS};
+use fleet::{Fleet, SHARDS};
 use gavel_core::ids::{Digest, Step};
 use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::GradientExchange;
-use gavel_trainer_worker::exchange::{Exchange, ExchangeError, Seat, Shard};
+use gavel_trainer_worker::exchange::{Communicator, Exchange, ExchangeError, Parts, Seat, Watch};
 use loopback::Loopback;
 
 fn adapter(status: &RunStatus) -> Digest {
@@ -75,12 +77,8 @@ fn undisturbed(trainers: usize) {
     assert_eq!(found, expected);
     let blobs = counted.recv().unwrap();
     assert_eq!(blobs_with_sums - blobs, SHARDS as usize, "no sum is a blob");
-    // A trainer that has every sum needs no group.
-    let groups = if trainers == 1 {
-        vec![]
-    } else {
-        vec![trainers; STEPS as usize]
-    };
+    // A trainer that has every sum needs no group; others keep theirs from step to step.
+    let groups = if trainers == 1 { vec![] } else { vec![trainers] };
     assert_eq!(loopback.groups(), groups);
     processes.into_iter().for_each(fleet::Process::stop);
     fleet.stop();
@@ -157,6 +155,8 @@ fn sums_of_a_trainer_that_was_killed_are_made_again() {
 /// Tells when it takes part as one who was called, for the first time, and never comes back from there.
 struct Dying {
     loopback: Loopback,
+    /// What this one called others to.
+    opened: Mutex<Vec<Vec<u8>>>,
     trainer: usize,
     dead: Arc<AtomicBool>,
     tell: Sender<usize>,
@@ -169,22 +169,20 @@ impl Exchange for Dying {
     }
 
     fn rendezvous(&self) -> Result<Vec<u8>, ExchangeError> {
-        self.loopback.rendezvous()
+        let opened = self.loopback.rendezvous()?;
+        self.opened.lock().unwrap().push(opened.clone());
+        Ok(opened)
     }
 
-    fn exchange(
-        &self,
-        seat: &Seat<'_>,
-        shards: &[Shard<'_>],
-        take: &mut dyn FnMut(&[f32]),
-    ) -> Result<(), ExchangeError> {
-        if seat.rank != 0 && !self.dead.swap(true, Ordering::SeqCst) {
+    fn meet(&self, seat: &Seat<'_>, watch: &Watch<'_>) -> Result<Box<dyn Communicator>, ExchangeError> {
+        let is_called = !self.opened.lock().unwrap().iter().any(|own| own == seat.rendezvous);
+        if is_called && !self.dead.swap(true, Ordering::SeqCst) {
             self.tell.send(self.trainer).unwrap();
             // Until the test ends: a dead process does nothing more.
             let _ = self.buried.lock().unwrap().recv();
             return Err(ExchangeError::Cancelled);
         }
-        self.loopback.exchange(seat, shards, take)
+        self.loopback.meet(seat, watch)
     }
 }
 
@@ -199,6 +197,7 @@ fn a_trainer_that_is_killed_during_the_exchange_does_not_hold_up_the_others() {
         .map(|trainer| {
             let exchange = Dying {
                 loopback: loopback.clone(),
+                opened: Mutex::default(),
                 trainer,
                 dead: Arc::clone(&dead),
                 tell: tell.clone(),
@@ -217,6 +216,81 @@ fn a_trainer_that_is_killed_during_the_exchange_does_not_hold_up_the_others() {
         loopback.groups()
     );
     bury.send(()).unwrap();
+    processes.into_iter().for_each(fleet::Process::stop);
+    fleet.stop();
+}
+
+/// Once, whoever was called first believes that the exchange failed, after the others have what they need.
+struct Doubting {
+    loopback: Loopback,
+    opened: Mutex<Vec<Vec<u8>>>,
+    has_doubted: Arc<AtomicBool>,
+}
+
+impl Exchange for Doubting {
+    fn check(&self) -> Result<String, ExchangeError> {
+        self.loopback.check()
+    }
+
+    fn rendezvous(&self) -> Result<Vec<u8>, ExchangeError> {
+        let opened = self.loopback.rendezvous()?;
+        self.opened.lock().unwrap().push(opened.clone());
+        Ok(opened)
+    }
+
+    fn meet(&self, seat: &Seat<'_>, watch: &Watch<'_>) -> Result<Box<dyn Communicator>, ExchangeError> {
+        let communicator = self.loopback.meet(seat, watch)?;
+        let is_called = !self.opened.lock().unwrap().iter().any(|own| own == seat.rendezvous);
+        let doubts = is_called && !self.has_doubted.swap(true, Ordering::SeqCst);
+        Ok(Box::new(Doubtful { communicator, doubts }))
+    }
+}
+
+struct Doubtful {
+    communicator: Box<dyn Communicator>,
+    doubts: bool,
+}
+
+impl Communicator for Doubtful {
+    fn scatter(
+        &mut self,
+        parts: &Parts<'_>,
+        received: &mut [f32],
+        meanwhile: &mut dyn FnMut(),
+        watch: &Watch<'_>,
+    ) -> Result<(), ExchangeError> {
+        self.communicator.scatter(parts, received, meanwhile, watch)
+    }
+
+    fn gather(&mut self, own: &[f32], all: &mut [f32], watch: &Watch<'_>) -> Result<(), ExchangeError> {
+        self.communicator.gather(own, all, watch)?;
+        match self.doubts {
+            true => Err(ExchangeError::Mismatch {
+                problem: "it is doubted".into(),
+            }),
+            false => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn a_group_that_one_member_no_longer_has_is_formed_anew() {
+    let fleet = Fleet::start(GradientExchange::Nccl, 3);
+    let loopback = Loopback::default();
+    let has_doubted = Arc::default();
+    let processes: Vec<_> = (0..3)
+        .map(|_| {
+            let exchange = Doubting {
+                loopback: loopback.clone(),
+                opened: Mutex::default(),
+                has_doubted: Arc::clone(&has_doubted),
+            };
+            fleet.trainer(exchange, Box::new(|_| {}))
+        })
+        .collect();
+    assert_eq!(adapter(&fleet.finish()), by_blobs().0);
+    assert!(has_doubted.load(Ordering::SeqCst));
+    assert_eq!(loopback.groups(), [3, 3]);
     processes.into_iter().for_each(fleet::Process::stop);
     fleet.stop();
 }

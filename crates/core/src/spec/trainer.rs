@@ -27,7 +27,7 @@ pub enum GradientExchange {
     /// Each sum is stored as a blob, and read from there.
     #[default]
     Blobs,
-    /// Each sum stays with the trainer that made it and is broadcast to the others by NCCL.
+    /// Each sum stays with the trainer that made it, and trainers exchange slices of them by NCCL.
     Nccl,
 }
 

@@ -129,19 +129,30 @@ impl PolicyState {
         Ok(Some(averaged))
     }
 
-    /// Writes all parts; equal states give equal bytes and so equal records.
+    /// Writes and hashes all parts, at the same time; equal states give equal bytes and so equal records.
     ///
     /// # Errors
     /// [`Error::Lora`] when the adapter cannot be laid out.
     pub fn encode(&self) -> Result<EncodedPolicy, Error> {
-        let adapter = self.adapter.to_safetensors()?;
-        let optimizer = self.optimizer.to_safetensors();
-        let averaged = self.averaged()?.map(|averaged| averaged.to_safetensors()).transpose()?;
+        let ((adapter, averaged), optimizer) = rayon::join(
+            || {
+                rayon::join(
+                    || self.adapter.to_safetensors().map(named),
+                    || -> Result<_, Error> {
+                        let averaged = self.averaged()?.map(|averaged| averaged.to_safetensors()).transpose()?;
+                        Ok(averaged.map(named))
+                    },
+                )
+            },
+            || named(self.optimizer.to_safetensors()),
+        );
+        let ((adapter_name, adapter), (optimizer_name, optimizer)) = (adapter?, optimizer);
+        let (averaged_name, averaged) = averaged?.unzip();
         let manifest = self.adapter.manifest();
         let policy = Policy {
-            adapter: Digest::of(&adapter),
-            optimizer: Digest::of(&optimizer),
-            averaged: averaged.as_deref().map(Digest::of),
+            adapter: adapter_name,
+            optimizer: optimizer_name,
+            averaged: averaged_name,
             manifest: Digest(manifest.names_sha256),
             tensors: manifest.tensors as u32,
         };
@@ -152,6 +163,10 @@ impl PolicyState {
             averaged,
         })
     }
+}
+
+fn named(file: Vec<u8>) -> (Digest, Vec<u8>) {
+    (Digest::of(&file), file)
 }
 
 #[cfg(test)]

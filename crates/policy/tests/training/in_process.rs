@@ -112,6 +112,30 @@ fn a_step_without_a_decision_leaves_the_policy() {
 }
 
 #[test]
+fn the_files_of_a_policy_are_what_each_is_by_itself_under_the_names_of_their_bytes() {
+    let mut state = initial(&spec());
+    let average: Vec<f32> = state.adapter.flatten().iter().map(|value| value * 0.5).collect();
+    for average in [None, Some(average)] {
+        state.optimizer.average = average;
+        let encoded = state.encode().unwrap();
+        assert_eq!(encoded.adapter, state.adapter.to_safetensors().unwrap());
+        assert_eq!(encoded.optimizer, state.optimizer.to_safetensors());
+        let averaged = state
+            .averaged()
+            .unwrap()
+            .map(|averaged| averaged.to_safetensors().unwrap());
+        assert_eq!(encoded.averaged, averaged);
+        let names = (
+            encoded.policy.adapter,
+            encoded.policy.optimizer,
+            encoded.policy.averaged,
+        );
+        let of_bytes = (Digest::of(&encoded.adapter), Digest::of(&encoded.optimizer));
+        assert_eq!(names, (of_bytes.0, of_bytes.1, averaged.as_deref().map(Digest::of)));
+    }
+}
+
+#[test]
 fn an_evaluation_compares_the_base_with_the_policy_from_the_same_noise() {
     let spec = spec();
     let fresh = initial(&spec).adapter;
