@@ -314,6 +314,8 @@ impl Fleet {
             let mut arguments = [role.name(), "--connect", coordinator, "--paths-from", &paths_from]
                 .map(str::to_owned)
                 .to_vec();
+            // All on one machine: large blobs need not pass through the coordinator.
+            arguments.push(format!("--blob-folder={}", folder.state().join("blobs").display()));
             arguments.extend(gpu.map(|gpu| format!("--gpu={gpu}")));
             // The run is its user's own, and others that reach this coordinator get no more than it names.
             arguments.extend(as_arguments(&Allowed::by(spec, role), role));

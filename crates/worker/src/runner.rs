@@ -66,7 +66,7 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
         left.clone(),
     ));
     let worker = Arc::new(Worker {
-        blobs: Blobs::remote(&connection, options.cache_bytes),
+        blobs: Blobs::remote(&connection, options.cache_bytes, options.blob_folder.as_deref()),
         specs: Specs::new(&connection, options.relocated.clone(), options.gpu),
         jobs: thread::start(
             Guarded::new(work, options.allowed.clone(), options.role),
