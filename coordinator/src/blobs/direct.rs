@@ -5,6 +5,7 @@
 //! writes it again: that repairs a damaged copy, and takes it out of the trash.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -77,7 +78,7 @@ impl Blobs {
 
     /// Takes addresses from this signer.
     #[must_use]
-    pub fn signed_by(mut self, signer: std::sync::Arc<dyn Signer>) -> Self {
+    pub fn signed_by(mut self, signer: Arc<dyn Signer>) -> Self {
         self.signer = Some(signer);
         self
     }
@@ -98,7 +99,7 @@ impl Blobs {
     }
 
     /// Where a large blob may be written by somebody who reaches the store so; `None` for a blob that is small or there already, for which
-    /// there is no room, or that they do not reach. It counts for the quota from now on, and no longer than [`ALLOTTED`](super::allotments::ALLOTTED)
+    /// there is no room, or that they do not reach. It counts for the quota from now on, and no longer than a quarter of an hour
     /// where it does not come.
     ///
     /// # Errors
@@ -161,5 +162,61 @@ impl Blobs {
             }
             _ => Ok(Site::Folder),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use object_store::ObjectStoreExt as _;
+    use object_store::memory::InMemory;
+
+    use super::super::allotments::ALLOTTED;
+    use super::*;
+
+    #[derive(Debug)]
+    struct Named;
+
+    #[async_trait]
+    impl Signer for Named {
+        async fn sign(&self, _: Method, object: &StorePath, _: Duration) -> Result<String, object_store::Error> {
+            Ok(object.to_string())
+        }
+    }
+
+    fn blob(byte: u8) -> (Digest, Bytes) {
+        let bytes = Bytes::from(vec![byte; DIRECT_BYTES_MIN as usize]);
+        (Digest::of(&bytes), bytes)
+    }
+
+    #[tokio::test]
+    async fn what_was_allotted_in_vain_takes_no_room_and_what_came_unseen_does() {
+        let reach = Reach {
+            addresses: true,
+            folder: false,
+        };
+        let store = Arc::new(InMemory::new());
+        let blobs = Blobs::over(store.clone(), "memory", 4 << 20).signed_by(Arc::new(Named));
+        let blobs = blobs.with_addresses().unwrap().with_quota(2 << 20).await.unwrap();
+        let [written, (vain, _), (further, bytes)] = [1, 2, 3].map(blob);
+        for digest in [written.0, vain] {
+            assert!(blobs.allot(&digest, 1 << 20, reach).await.unwrap().is_some());
+        }
+        store.put(&place(&written.0), written.1.into()).await.unwrap();
+        assert!(!blobs.settle_expired(Instant::now()).await.unwrap(), "not yet");
+        assert!(matches!(
+            blobs.put(bytes.clone()).await,
+            Err(BlobError::OverQuota { taken, .. }) if taken == 2 << 20
+        ));
+
+        let later = Instant::now() + ALLOTTED;
+        assert!(blobs.settle_expired(later).await.unwrap());
+        assert!(!blobs.settle_expired(later).await.unwrap(), "each is settled once");
+        assert_eq!(blobs.put(bytes).await.unwrap(), further);
+        let refused = blobs.put(Bytes::from_static(b"more")).await;
+        assert!(
+            matches!(refused, Err(BlobError::OverQuota { taken, .. }) if taken == 2 << 20),
+            "the one that came is counted, seen or not"
+        );
     }
 }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use gavel_loadtest::{BlobRoad, StepBlobs};
-use gavel_review::Machine;
+use gavel_review::{Machine, Usage};
 use serde::Serialize;
 
-use super::LoadArguments;
 use super::process::CoordinatorProcess;
+use super::{LoadArguments, Moment};
 use crate::diagnostic::{Context as _, Foreign as _, Result};
 use crate::output;
 use crate::runtime::block_on;
@@ -44,6 +44,8 @@ struct Measured {
     adapter_through_coordinator: u64,
     /// Its processor time for that.
     coordinator_cpu_seconds: f64,
+    /// That of all samplers together, most of it for the hash.
+    samplers_cpu_seconds: f64,
     /// Its largest resident memory meanwhile, in bytes.
     resident_bytes_max: u64,
     /// Bytes of a step's blobs, each time that they are stored or fetched.
@@ -112,7 +114,8 @@ async fn measure(way: Way, samplers: u32, adapter_bytes: u64, arguments: &LoadAr
         folder,
     };
     let adapter = road.store(0, adapter_bytes).await?;
-    let (before, cpu_before) = (through(&coordinator).await?, coordinator.usage()?.cpu);
+    let before = through(&coordinator).await?;
+    let begun = Moment::now(&coordinator)?;
     let fetching = road.fetch(adapter, samplers);
     let mut fetching = std::pin::pin!(fetching);
     let mut resident_bytes_max = coordinator.usage()?.resident_bytes;
@@ -124,7 +127,8 @@ async fn measure(way: Way, samplers: u32, adapter_bytes: u64, arguments: &LoadAr
             }
         }
     };
-    let coordinator_cpu = coordinator.usage()?.cpu.saturating_sub(cpu_before);
+    let ended = Moment::now(&coordinator)?;
+    let cpu = |of: fn(&Moment) -> Usage| of(&ended).cpu.saturating_sub(of(&begun).cpu).as_secs_f64();
     let fetched = through(&coordinator).await?;
     let blobs = step(adapter_bytes);
     road.step(&blobs).await?;
@@ -138,7 +142,8 @@ async fn measure(way: Way, samplers: u32, adapter_bytes: u64, arguments: &LoadAr
         median_seconds: took.get(took.len() / 2).map_or(0.0, Duration::as_secs_f64),
         seconds: took.last().map_or(0.0, Duration::as_secs_f64),
         adapter_through_coordinator: fetched - before,
-        coordinator_cpu_seconds: coordinator_cpu.as_secs_f64(),
+        coordinator_cpu_seconds: cpu(|moment| moment.coordinator),
+        samplers_cpu_seconds: cpu(|moment| moment.generator),
         resident_bytes_max,
         step_bytes: step_bytes.sum(),
         step_through_coordinator: stepped - fetched,
@@ -166,20 +171,21 @@ impl Report {
         let processor = self.machine.processor.as_deref().unwrap_or("unknown processor");
         let mut text = format!(
             "{} cores, {processor}; {} samplers fetch an adapter of {:.0} MB at once and check its hash\n\n\
-             way                       half have it  all have it  MB through the coordinator  its CPU s  its MiB at most\n",
+             way                       half have it  all have it  MB through the coordinator  its CPU s  its MiB at most  samplers' CPU s\n",
             self.machine.cores,
             self.samplers,
             megabytes(self.adapter_bytes)
         );
         for way in &self.ways {
             text += &format!(
-                "{:<25} {:>10.2} s {:>10.2} s {:>27.1} {:>10.2} {:>16.1}\n",
+                "{:<25} {:>10.2} s {:>10.2} s {:>27.1} {:>10.2} {:>16.1} {:>16.2}\n",
                 way.way,
                 way.median_seconds,
                 way.seconds,
                 megabytes(way.adapter_through_coordinator),
                 way.coordinator_cpu_seconds,
                 way.resident_bytes_max as f64 / f64::from(1 << 20),
+                way.samplers_cpu_seconds,
             );
         }
         text += &format!(
