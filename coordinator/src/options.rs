@@ -26,6 +26,8 @@ pub struct CoordinatorOptions {
     pub blob_bytes_max: u64,
     /// The most that all blobs may take together, in bytes; `None` for as much as the store takes.
     pub blobs_bytes_max: Option<u64>,
+    /// Whether workers are handed signed addresses, at which they read and write large blobs in a cloud store themselves.
+    pub direct_blobs: bool,
     /// How long blobs that nobody needs any more are kept before they are deleted.
     pub trash: Duration,
     /// Whether blobs that belong to another ledger, or to a newer state of this one, are taken over.
@@ -66,6 +68,7 @@ impl CoordinatorOptions {
             worker_timeout: Duration::from_secs(20),
             blob_bytes_max: 16 << 30,
             blobs_bytes_max: None,
+            direct_blobs: false,
             trash: Duration::from_secs(24 * 3600),
             adoption: Adoption::Refused,
             results: None,

@@ -89,6 +89,10 @@ impl Stores {
             Some(most) => blobs.with_quota(most).await?,
             None => blobs,
         };
+        let blobs = match options.direct_blobs {
+            true => blobs.with_addresses()?,
+            false => blobs,
+        };
         Ok(Self { ledger, blobs })
     }
 }
@@ -171,12 +175,13 @@ impl Coordinator {
         };
         let recovered = async {
             let owner = binding::bind(&stores, options.adoption).await?;
+            let store = owner.ledger;
             let (sweeper, chores) = Sweeper::new(stores.blobs.clone(), owner, options.trash);
             let ledger = Arc::clone(&stores.ledger);
             let (driver, handle) = Driver::recover(ledger, options, chores, Clock::system()).await?;
-            Ok((sweeper, driver, handle))
+            Ok((store, sweeper, driver, handle))
         };
-        let (sweeper, driver, handle) = standby::answer_while(recovered, standby, &listeners, &guard).await?;
+        let (store, sweeper, driver, handle) = standby::answer_while(recovered, standby, &listeners, &guard).await?;
 
         let stop_driver = CancellationToken::new();
         let driver = tokio::spawn(driver.run(shutdown.clone(), stop_driver.clone()));
@@ -188,6 +193,7 @@ impl Coordinator {
             grpc::Parts {
                 driver: handle.clone(),
                 blobs: blobs.clone(),
+                store,
                 ledger: Arc::clone(&ledger),
                 heartbeat,
             },

@@ -61,6 +61,10 @@ pub(crate) struct CoordinatorArguments {
     /// takes].
     #[arg(long, value_name = "GIB")]
     pub(crate) blobs_max: Option<u64>,
+    /// Hand workers signed addresses, good for five minutes, at which they read and write large blobs in a cloud store themselves
+    /// (docs/storage.md, "Straight to the store").
+    #[arg(long)]
+    pub(crate) direct_blobs: bool,
     #[command(flatten)]
     pub(crate) security: SecurityArguments,
     #[command(flatten)]
@@ -126,6 +130,7 @@ pub(super) fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
         options.host_names = arguments.allow_host;
         options.runs_max = arguments.runs_max;
         options.blobs_bytes_max = arguments.blobs_max.map(|gib| gib.saturating_mul(1 << 30));
+        options.direct_blobs = arguments.direct_blobs;
         options.run_bytes_max = arguments.run_memory.saturating_mul(1 << 20);
         let handle = match Coordinator::start(options, listeners, shutdown).await {
             Err(Error::EndedAsStandby) => return Ok(()),

@@ -39,9 +39,13 @@ pub(crate) struct TrainerArguments {
     pub(crate) with_sampler: bool,
 }
 
-/// Where a run's files and models are on this machine.
+/// Where the run's and the coordinator's files are on this machine.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RelocationArguments {
+    /// Folder of the coordinator's blob store (`blobs` in its --data), where this machine has it too: large blobs are read and written
+    /// there, and no longer through the coordinator.
+    #[arg(long, value_name = "DIR", env = "GAVEL_BLOB_FOLDER")]
+    pub(crate) blob_folder: Option<PathBuf>,
     /// GPU of this worker, by ordinal: what a run has on a GPU is on this one here
     #[arg(long, value_name = "N", env = "GAVEL_GPU")]
     pub(crate) gpu: Option<usize>,
@@ -149,6 +153,7 @@ pub(super) fn worker(
             credentials,
             relocated,
             gpu: relocation.gpu,
+            blob_folder: relocation.blob_folder.clone(),
             allowed,
             memory: memory::of,
             ..WorkerOptions::new(address, roles.iter().copied(), DEVICE)

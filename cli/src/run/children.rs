@@ -321,6 +321,8 @@ impl Fleet {
                 .map(str::to_owned)
                 .to_vec();
             arguments.extend(with_sampler.then(|| "--with-sampler".to_owned()));
+            // All on one machine: large blobs need not pass through the coordinator.
+            arguments.push(format!("--blob-folder={}", folder.state().join("blobs").display()));
             arguments.extend(gpu.map(|gpu| format!("--gpu={gpu}")));
             // The run is its user's own, and others that reach this coordinator get no more than it names.
             arguments.extend(as_arguments(&Allowed::by(spec, role), role));

@@ -15,7 +15,7 @@ pub(crate) fn needed(path: &str) -> Option<Permission> {
         // Workers read the run that they have a unit of.
         ("gavel.v1.Runs", "GetSpec") => Permission::Read,
         ("gavel.v1.Blobs", "Get" | "Missing") => Permission::Read,
-        ("gavel.v1.Blobs", "Put") => Permission::Store,
+        ("gavel.v1.Blobs", "Put" | "Allot" | "Confirm") => Permission::Store,
         (
             "gavel.v1.Fleet",
             "Register" | "Lease" | "Heartbeat" | "Complete" | "Fail" | "Release" | "Rally" | "Join" | "RecallVerdicts"

@@ -73,6 +73,12 @@ pub enum BlobError {
         /// What was given.
         location: String,
     },
+    /// The store makes no addresses that could be handed out.
+    #[error("{location}: the blob store signs no addresses")]
+    Unsigned {
+        /// The store.
+        location: String,
+    },
     /// The cloud store knows no such bucket, or does not let this user in.
     #[error("{location}: the blob store does not let the coordinator in")]
     Denied {
@@ -187,6 +193,9 @@ impl Hint for BlobError {
             }
             Self::NotBuilt { .. } => {
                 "build it with `cargo build --release --features cloud` (release images have it), or name a folder"
+            }
+            Self::Unsigned { .. } => {
+                "leave out --direct-blobs: workers reach a folder by --blob-folder, and cloud stores (s3://, gs://, az://) sign addresses"
             }
             Self::Denied { .. } => {
                 "check the bucket's name, and endpoint, region and credentials in the environment (AWS_*, GOOGLE_*, AZURE_*)"

@@ -2,13 +2,11 @@
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
+use gavel_core::blob_store::IDENTITY;
 use object_store::path::Path as StorePath;
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
 
 use super::{BlobError, Blobs, blob_at};
-
-/// Its name, which is none of a blob.
-const IDENTITY: &str = "identity.json";
 
 impl Blobs {
     /// What a coordinator wrote down here of its ledger.

@@ -5,8 +5,10 @@
 //! somebody can look at them, and the blob counts as missing. The store behind is an [`object_store::ObjectStore`]: a folder,
 //! or a cloud store ([`Blobs::open`]).
 
+mod allotments;
 #[cfg(feature = "cloud")]
 mod cloud;
+mod direct;
 mod error;
 mod identity;
 mod open;
@@ -20,12 +22,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+use gavel_core::blob_store;
 use gavel_core::ids::Digest;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as StorePath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use sha2::Digest as _;
 
+use allotments::Allotments;
+pub use direct::{Reach, Signer, Site};
 pub use error::BlobError;
 use quota::Quota;
 pub use sweep::Swept;
@@ -52,6 +57,11 @@ pub struct Blobs {
     folder: Option<PathBuf>,
     /// What all blobs together may take; `None` for whatever the store takes.
     quota: Option<Quota>,
+    /// Blobs that others may write straight to the store, and that the quota counts.
+    allotments: Arc<Allotments>,
+    /// Where the store makes addresses.
+    signer: Option<Arc<dyn Signer>>,
+    hands_out_addresses: bool,
 }
 
 impl Blobs {
@@ -86,6 +96,9 @@ impl Blobs {
             exclusive: false,
             folder: None,
             quota: None,
+            allotments: Arc::default(),
+            signer: None,
+            hands_out_addresses: false,
         }
     }
 
@@ -238,7 +251,7 @@ impl Blobs {
     /// The bytes that the quota counts for a blob; 0 without a quota, where nobody asks the store for them.
     async fn counted(&self, digest: &Digest) -> Result<u64, BlobError> {
         match self.quota {
-            Some(_) => Ok(self.size(digest).await?.unwrap_or_default()),
+            Some(_) => Ok(self.settle(digest).await?.unwrap_or_default()),
             None => Ok(0),
         }
     }
@@ -315,6 +328,5 @@ fn blob_at(path: &StorePath) -> Option<Digest> {
 
 /// Where a blob lies within its store.
 fn place(digest: &Digest) -> StorePath {
-    let name = digest.to_string();
-    StorePath::from(format!("{}/{}", &name[..2], &name[2..]))
+    StorePath::from(blob_store::path(digest))
 }

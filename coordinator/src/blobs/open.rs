@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use object_store::ObjectStore;
 use object_store::path::Path as StorePath;
-use object_store::prefix::PrefixStore;
 
-use super::{BlobError, Blobs};
+use super::{BlobError, Blobs, Signer};
 use crate::address::{Address, BlobPlace};
 
 impl Blobs {
@@ -33,12 +32,8 @@ impl Blobs {
             BlobPlace::Cloud { url, scheme, prefix } => (url, scheme, prefix),
         };
         let prefix = StorePath::from_url_path(prefix).map_err(|error| not_an_address(&address, error))?;
-        let store = cloud(&address, scheme, url)?;
-        let store: Arc<dyn ObjectStore> = match prefix.as_ref() {
-            "" => store,
-            _ => Arc::new(PrefixStore::new(store, prefix)),
-        };
-        let blobs = Self::over(store, url.trim_end_matches('/'), blob_bytes_max);
+        let (store, signer) = cloud(&address, scheme, url, prefix)?;
+        let blobs = Self::over(store, url.trim_end_matches('/'), blob_bytes_max).signed_by(signer);
         blobs.check_writable().await?;
         Ok(blobs)
     }
@@ -59,16 +54,19 @@ fn not_an_address(address: &Address, source: impl Into<Box<dyn Error + Send + Sy
     }
 }
 
+/// A cloud store, as what is read and written and as what signs addresses.
+type Cloud = (Arc<dyn ObjectStore>, Arc<dyn Signer>);
+
 #[cfg(feature = "cloud")]
-fn cloud(address: &Address, scheme: &str, url: &str) -> Result<Arc<dyn ObjectStore>, BlobError> {
-    super::cloud::store(scheme, url).map_err(|source| BlobError::Settings {
+fn cloud(address: &Address, scheme: &str, url: &str, prefix: StorePath) -> Result<Cloud, BlobError> {
+    super::cloud::store(scheme, url, prefix).map_err(|source| BlobError::Settings {
         location: address.to_string(),
         source,
     })
 }
 
 #[cfg(not(feature = "cloud"))]
-fn cloud(address: &Address, _: &str, _: &str) -> Result<Arc<dyn ObjectStore>, BlobError> {
+fn cloud(address: &Address, _: &str, _: &str, _: StorePath) -> Result<Cloud, BlobError> {
     Err(BlobError::NotBuilt {
         location: address.to_string(),
     })

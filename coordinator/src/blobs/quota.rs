@@ -78,6 +78,14 @@ impl Room {
         self.bytes = 0;
         self.quota.free(before);
     }
+
+    /// The blob is stored, and turned out to take so many bytes.
+    pub(super) fn hold(mut self, bytes: u64) {
+        let allotted = std::mem::take(&mut self.bytes);
+        // It is there, whatever the quota says of it.
+        self.quota.0.taken.fetch_add(bytes, Ordering::Relaxed);
+        self.quota.free(allotted);
+    }
 }
 
 impl Drop for Room {
@@ -112,6 +120,10 @@ mod tests {
         kept.grow(5).unwrap();
         kept.keep(2);
         assert_eq!(taken(&quota), 6);
+        let mut written_by_others = quota.room();
+        written_by_others.grow(2).unwrap();
+        written_by_others.hold(7);
+        assert_eq!(taken(&quota), 13, "it is counted as large as it is");
         quota.free(100);
         assert_eq!(taken(&quota), 0);
         assert!(quota.room().grow(u64::MAX).is_err());

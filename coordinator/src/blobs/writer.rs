@@ -5,6 +5,8 @@
 //! would be a copy, and S3 copies at most 5 GiB in one request). An upload whose bytes do not hash to the name is given up
 //! before anybody can see it.
 
+use std::time::Instant;
+
 use bytes::{Bytes, BytesMut};
 use gavel_core::ids::Digest;
 use object_store::{ObjectStoreExt as _, WriteMultipart};
@@ -62,8 +64,7 @@ impl BlobWriter {
                 blob_bytes_max: self.blobs.blob_bytes_max,
             });
         }
-        let grown = self.room.as_mut().map_or(Ok(()), |room| room.grow(bytes.len() as u64));
-        if let Err(full) = grown {
+        if let Err(full) = self.take_room(bytes.len() as u64).await {
             self.give_up().await;
             return Err(full);
         }
@@ -113,6 +114,15 @@ impl BlobWriter {
             room.keep(before);
         }
         Ok(self.size)
+    }
+
+    /// Room for more, where there is a quota: what was allotted in vain gives way.
+    async fn take_room(&mut self, bytes: u64) -> Result<(), BlobError> {
+        let Some(room) = &mut self.room else { return Ok(()) };
+        match room.grow(bytes) {
+            Err(BlobError::OverQuota { .. }) if self.blobs.settle_expired(Instant::now()).await? => room.grow(bytes),
+            grown => grown,
+        }
     }
 
     /// Cloud stores keep, and charge for, the parts of an upload that nobody gives up.

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::Routes;
+use uuid::Uuid;
 
 use crate::access::Security;
 use crate::blobs::Blobs;
@@ -44,6 +45,8 @@ pub(crate) fn assignment_bytes(assignment: Assignment) -> usize {
 pub(crate) struct Parts {
     pub(crate) driver: DriverHandle,
     pub(crate) blobs: Blobs,
+    /// What the blob store knows itself by: its ledger's name.
+    pub(crate) store: Uuid,
     /// For verdicts that are kept.
     pub(crate) ledger: Arc<dyn Ledger>,
     /// How often workers send heartbeats.
@@ -61,6 +64,7 @@ pub(crate) async fn serve(
     let Parts {
         driver,
         blobs,
+        store,
         ledger,
         heartbeat,
     } = parts;
@@ -80,7 +84,7 @@ pub(crate) async fn serve(
     let runs = RunsServer::new(runs::Runs::new(driver, ledger, rooms.clone(), shutdown.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let blobs = BlobsServer::new(blobs::BlobService::new(blobs, rooms.clone()))
+    let blobs = BlobsServer::new(blobs::BlobService::new(blobs, store, rooms.clone()))
         .max_decoding_message_size(UPLOAD_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
 

@@ -98,7 +98,8 @@ pub(super) fn of_blob(error: &BlobError) -> Status {
         BlobError::Unwritable { .. }
         | BlobError::Denied { .. }
         | BlobError::Settings { .. }
-        | BlobError::NotBuilt { .. } => Code::FailedPrecondition,
+        | BlobError::NotBuilt { .. }
+        | BlobError::Unsigned { .. } => Code::FailedPrecondition,
         BlobError::Store { .. } => Code::Unavailable,
     };
     let hint = error.hint().map_or_else(String::new, |hint| format!(" ({hint})"));

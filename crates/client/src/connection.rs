@@ -79,6 +79,11 @@ impl Connection {
         &self.addresses
     }
 
+    /// Whether a coordinator is asked over TLS.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.addresses.split(',').any(|address| address.starts_with("https://"))
+    }
+
     /// What workers ask for.
     pub fn fleet(&self) -> Fleet {
         Fleet::new(self.clone())

@@ -2,7 +2,7 @@
 //!
 //! A [`Connection`] knows the coordinators' addresses, moves to the next one when nobody or a standby answers, shows the
 //! [`Credentials`] of its client, and carries the trace of whoever calls. From it come [`Fleet`] (what workers do), [`Runs`] (what people do) and [`Blobs`] (bytes by their
-//! hash). They take and give the core's types; generated types never leave this crate.
+//! hash; large ones straight from the store and to it, where it is reached). They take and give the core's types; generated types never leave this crate.
 //!
 //! A call is made once. Whoever has the patience to repeat it says so with [`persist`].
 
@@ -13,6 +13,7 @@ mod channel;
 mod connection;
 mod credentials;
 mod dial;
+mod direct;
 mod error;
 mod failover;
 mod fleet;

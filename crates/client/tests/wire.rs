@@ -149,7 +149,12 @@ async fn a_name_is_used_by_nobody_but_the_worker_whose_secret_it_comes_from() {
 async fn a_blob_whose_name_is_no_hash_is_refused() {
     let coordinator = Served::start().await;
     let mut blobs = BlobsClient::new(coordinator.channel());
-    let refused = blobs.get(v1::GetRequest { sha256: "x".into() }).await;
+    let refused = blobs
+        .get(v1::GetRequest {
+            sha256: "x".into(),
+            reach: None,
+        })
+        .await;
     assert_eq!(refused.expect_err("no name").code(), Code::InvalidArgument);
     coordinator.stop().await;
 }

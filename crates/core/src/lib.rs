@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod assets;
+pub mod blob_store;
 pub mod bounds;
 pub mod forecast;
 pub mod hint;

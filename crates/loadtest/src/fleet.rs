@@ -17,7 +17,7 @@ use crate::worker::{Shared, Worker};
 /// Connections and registrations that are under way at once: below the queue of a listening socket (128 and more).
 const STARTING: usize = 100;
 /// How long a connection may take to come about: thousands at once take longer than one does.
-const CONNECT_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a fleet is told when it starts.
 #[derive(Debug, Clone)]

@@ -4,10 +4,11 @@
 //! in a made-up outcome that the state machine accepts. [`synthetic_run`] is work for them. [`Tally`] says what they saw.
 //!
 //! The digests in the outcomes name no stored blob: a coordinator passes digests on and never looks behind them, so that
-//! what is measured is leases, heartbeats, results and the ledger, and not the transfer of blobs.
+//! what is measured is leases, heartbeats, results and the ledger, and not the transfer of blobs. [`BlobRoad`] is for these.
 
 #![forbid(unsafe_code)]
 
+mod blobs;
 mod error;
 mod fleet;
 mod ready;
@@ -15,6 +16,7 @@ mod synthetic;
 mod tally;
 mod worker;
 
+pub use blobs::{BlobRoad, StepBlobs};
 pub use error::Error;
 pub use fleet::{Fleet, FleetOptions};
 pub use synthetic::{SyntheticRun, submit, synthetic_run};

@@ -1,9 +1,12 @@
 //! Blobs as a worker sees them: fetched once, checked, cached.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared, WeakShared};
 use gavel_client::{CallError, Code, Connection, persist};
 use gavel_core::ids::Digest;
 use gavel_core::work::{Fault, Unusable};
@@ -26,14 +29,20 @@ pub(crate) enum Blobs {
 pub(crate) struct Remote {
     coordinator: gavel_client::Blobs,
     cache: Mutex<Cache>,
+    /// What is being fetched, and by whoever asked first: others wait for the same bytes.
+    downloads: Mutex<HashMap<Digest, WeakShared<Download>>>,
     transfers: Semaphore,
 }
 
+type Download = BoxFuture<'static, Result<Bytes, CallError>>;
+
 impl Blobs {
-    pub(crate) fn remote(connection: &Connection, cache_bytes: usize) -> Self {
+    /// The coordinator's, with the store's folder where this machine has it.
+    pub(crate) fn remote(connection: &Connection, cache_bytes: usize, folder: Option<&Path>) -> Self {
         Self::Remote(Arc::new(Remote {
-            coordinator: connection.blobs(),
+            coordinator: connection.blobs().directly(folder),
             cache: Mutex::new(Cache::new(cache_bytes)),
+            downloads: Mutex::default(),
             transfers: Semaphore::new(TRANSFERS),
         }))
     }
@@ -73,13 +82,22 @@ impl Blobs {
 }
 
 impl Remote {
-    async fn get(&self, digest: &Digest) -> Result<Bytes, CallError> {
+    async fn get(self: &Arc<Self>, digest: &Digest) -> Result<Bytes, CallError> {
         if let Some(bytes) = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(digest) {
             return Ok(bytes);
         }
+        let remote = Arc::clone(self);
+        let digest = *digest;
+        once(&self.downloads, digest, || {
+            async move { remote.fetch(digest).await }.boxed()
+        })
+        .await
+    }
+
+    async fn fetch(&self, digest: Digest) -> Result<Bytes, CallError> {
         let _transfer = self.transfers.acquire().await;
-        let bytes = persist("get a blob", || self.coordinator.get(*digest)).await?;
-        self.keep(*digest, &bytes);
+        let bytes = persist("get a blob", || self.coordinator.get(digest)).await?;
+        self.keep(digest, &bytes);
         Ok(bytes)
     }
 
@@ -96,6 +114,25 @@ impl Remote {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(digest, bytes.clone());
     }
+}
+
+/// The download of this blob that is under way, or else one that begins. It ends early when nobody waits for it any more.
+fn once(
+    downloads: &Mutex<HashMap<Digest, WeakShared<Download>>>,
+    digest: Digest,
+    begin: impl FnOnce() -> Download,
+) -> Shared<Download> {
+    let mut downloads = downloads.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(download) = downloads.get(&digest).and_then(WeakShared::upgrade) {
+        return download;
+    }
+    // Those that nobody waits for.
+    downloads.retain(|_, download| download.upgrade().is_some());
+    let download = begin().shared();
+    if let Some(weak) = download.downgrade() {
+        downloads.insert(digest, weak);
+    }
+    download
 }
 
 fn not_read(digest: &Digest, error: &CallError) -> WorkError {
@@ -124,5 +161,39 @@ fn failed(action: &str, error: &CallError) -> WorkError {
         // The store is read-only or refuses the coordinator: no fault of the unit.
         Code::FailedPrecondition => WorkError::Unavailable(message),
         _ => WorkError::Retry(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_blob_that_several_ask_for_at_once_is_fetched_once_also_when_the_first_gives_up() {
+        let downloads = Mutex::default();
+        let begun = AtomicUsize::new(0);
+        let bytes = Bytes::from_static(b"abc");
+        let digest = Digest::of(&bytes);
+        let (send, arrives) = oneshot::channel();
+        let first = once(&downloads, digest, || {
+            begun.fetch_add(1, Ordering::Relaxed);
+            async move { Ok(arrives.await.unwrap_or_default()) }.boxed()
+        });
+        let none = || -> Download { panic!("it is under way") };
+        let (second, third) = (once(&downloads, digest, none), once(&downloads, digest, none));
+        drop(first);
+        send.send(bytes.clone()).unwrap();
+        assert_eq!((second.await, third.await), (Ok(bytes.clone()), Ok(bytes)));
+        assert_eq!(begun.load(Ordering::Relaxed), 1);
+
+        let again = once(&downloads, digest, || async { Ok(Bytes::new()) }.boxed());
+        assert_eq!(again.await, Ok(Bytes::new()), "nothing is kept here");
+        let other = once(&downloads, Digest::of(b"other"), || async { Ok(Bytes::new()) }.boxed());
+        assert_eq!(downloads.lock().unwrap().len(), 1, "what has ended is forgotten");
+        drop(other);
     }
 }

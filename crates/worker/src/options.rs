@@ -1,5 +1,6 @@
 //! What a worker is told when it starts.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use gavel_client::Credentials;
@@ -22,6 +23,8 @@ pub struct WorkerOptions {
     pub device: String,
     /// How much memory a device has and how much of it is used, as far as this program can tell: for people.
     pub memory: fn(Device) -> Option<Memory>,
+    /// The folder of the coordinator's blob store, where this machine has it too: large blobs are read and written there.
+    pub blob_folder: Option<PathBuf>,
     /// How many bytes of blobs are kept in memory.
     pub cache_bytes: usize,
     /// How many units are leased beyond the one at work. With 0 the next unit is leased while the finished one is being
@@ -56,6 +59,7 @@ impl WorkerOptions {
             roles: roles.into_iter().collect(),
             device: device.into(),
             memory: |_| None,
+            blob_folder: None,
             cache_bytes: 512 << 20,
             prefetch: 0,
             drain: Duration::from_secs(10),

@@ -48,7 +48,7 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
     let open_max = (options.prefetch + 1) * options.roles.len();
     let (jobs, thread_ended) = thread::start(guarded, busy.clone(), open_max)?;
     let machine = Machine {
-        blobs: Blobs::remote(&connection, options.cache_bytes),
+        blobs: Blobs::remote(&connection, options.cache_bytes, options.blob_folder.as_deref()),
         specs: Arc::new(Specs::new(&connection, options.relocated.clone(), options.gpu)),
         jobs,
         busy,

@@ -18,11 +18,74 @@ pub struct PutResponse {
 pub struct GetRequest {
     #[prost(string, tag = "1")]
     pub sha256: ::prost::alloc::string::String,
+    /// Left out by whoever wants the bytes in any case.
+    #[prost(message, optional, tag = "2")]
+    pub reach: ::core::option::Option<Reach>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetResponse {
     #[prost(bytes = "vec", tag = "1")]
     pub chunk: ::prost::alloc::vec::Vec<u8>,
+    /// In the place of all chunks.
+    #[prost(message, optional, tag = "2")]
+    pub location: ::core::option::Option<Location>,
+}
+/// How the caller reaches the store.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Reach {
+    /// It asks HTTP servers.
+    #[prost(bool, tag = "1")]
+    pub addresses: bool,
+    /// It has a folder that may be the store's.
+    #[prost(bool, tag = "2")]
+    pub folder: bool,
+}
+/// Where a blob lies, or may be written.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Location {
+    /// The blob's size in bytes.
+    #[prost(uint64, tag = "1")]
+    pub size: u64,
+    #[prost(oneof = "location::At", tags = "2, 3")]
+    pub at: ::core::option::Option<location::At>,
+}
+/// Nested message and enum types in `Location`.
+pub mod location {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum At {
+        /// An address to GET or to PUT, good for some minutes. Whoever knows it may do that: it is a secret.
+        #[prost(string, tag = "2")]
+        Address(::prost::alloc::string::String),
+        /// In the folder of the store with this identity, at the path that the blob's name says.
+        #[prost(string, tag = "3")]
+        FolderOf(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AllotRequest {
+    #[prost(string, tag = "1")]
+    pub sha256: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    #[prost(message, optional, tag = "3")]
+    pub reach: ::core::option::Option<Reach>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AllotResponse {
+    #[prost(message, optional, tag = "1")]
+    pub location: ::core::option::Option<Location>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConfirmRequest {
+    #[prost(string, tag = "1")]
+    pub sha256: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConfirmResponse {
+    #[prost(bool, tag = "1")]
+    pub stored: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MissingRequest {
@@ -146,7 +209,8 @@ pub mod blobs_client {
             req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Blobs", "Put"));
             self.inner.client_streaming(req, path, codec).await
         }
-        /// Sends a blob in chunks. DATA_LOSS when the stored bytes no longer have their name's hash.
+        /// Sends a blob in chunks. DATA_LOSS when the stored bytes no longer have their name's hash. A large blob is not sent to whoever
+        /// reaches the store: the one answer says where it lies.
         pub async fn get(
             &mut self,
             request: impl tonic::IntoRequest<super::GetRequest>,
@@ -167,6 +231,47 @@ pub mod blobs_client {
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Blobs", "Get"));
             self.inner.server_streaming(req, path, codec).await
+        }
+        /// Says where a blob that is not stored yet may be written, for whoever reaches the store. An answer without a location: by Put.
+        pub async fn allot(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AllotRequest>,
+        ) -> std::result::Result<tonic::Response<super::AllotResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/gavel.v1.Blobs/Allot");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Blobs", "Allot"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says whether a blob that was written straight to the store is there in its size. Otherwise it is to be sent by Put.
+        pub async fn confirm(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ConfirmRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ConfirmResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/gavel.v1.Blobs/Confirm");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Blobs", "Confirm"));
+            self.inner.unary(req, path, codec).await
         }
         /// Says which of these are missing.
         pub async fn missing(
@@ -217,11 +322,22 @@ pub mod blobs_server {
             >
             + std::marker::Send
             + 'static;
-        /// Sends a blob in chunks. DATA_LOSS when the stored bytes no longer have their name's hash.
+        /// Sends a blob in chunks. DATA_LOSS when the stored bytes no longer have their name's hash. A large blob is not sent to whoever
+        /// reaches the store: the one answer says where it lies.
         async fn get(
             &self,
             request: tonic::Request<super::GetRequest>,
         ) -> std::result::Result<tonic::Response<Self::GetStream>, tonic::Status>;
+        /// Says where a blob that is not stored yet may be written, for whoever reaches the store. An answer without a location: by Put.
+        async fn allot(
+            &self,
+            request: tonic::Request<super::AllotRequest>,
+        ) -> std::result::Result<tonic::Response<super::AllotResponse>, tonic::Status>;
+        /// Says whether a blob that was written straight to the store is there in its size. Otherwise it is to be sent by Put.
+        async fn confirm(
+            &self,
+            request: tonic::Request<super::ConfirmRequest>,
+        ) -> std::result::Result<tonic::Response<super::ConfirmResponse>, tonic::Status>;
         /// Says which of these are missing.
         async fn missing(
             &self,
@@ -392,6 +508,92 @@ pub mod blobs_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gavel.v1.Blobs/Allot" => {
+                    #[allow(non_camel_case_types)]
+                    struct AllotSvc<T: Blobs>(pub Arc<T>);
+                    impl<T: Blobs> tonic::server::UnaryService<super::AllotRequest>
+                    for AllotSvc<T> {
+                        type Response = super::AllotResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AllotRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Blobs>::allot(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AllotSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gavel.v1.Blobs/Confirm" => {
+                    #[allow(non_camel_case_types)]
+                    struct ConfirmSvc<T: Blobs>(pub Arc<T>);
+                    impl<T: Blobs> tonic::server::UnaryService<super::ConfirmRequest>
+                    for ConfirmSvc<T> {
+                        type Response = super::ConfirmResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ConfirmRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Blobs>::confirm(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ConfirmSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -1,5 +1,7 @@
-//! `gavel load`: what a lease costs a coordinator, in fleets of several sizes, and what a start does after runs of several lengths.
+//! `gavel load`: what a lease costs a coordinator, in fleets of several sizes, what a start does after runs of several lengths, and how long
+//! blobs take.
 
+mod blobs;
 mod measured;
 mod process;
 mod restart;
@@ -59,6 +61,18 @@ pub(crate) struct LoadArguments {
         value_parser = clap::value_parser!(u32).range(1..=1_000_000)
     )]
     pub(crate) restart_after: Vec<u32>,
+    /// Measure something else: blobs. So many simulated samplers fetch an adapter at once, through the coordinator and straight from the store's
+    /// folder; and the blobs of a step go both ways.
+    #[arg(
+        long,
+        value_name = "SAMPLERS",
+        conflicts_with_all = ["workers", "rate", "idle", "duration", "restart_after", "prompts"],
+        value_parser = clap::value_parser!(u32).range(1..=1_024)
+    )]
+    pub(crate) blobs: Option<u32>,
+    /// The adapter's size in MB.
+    #[arg(long, value_name = "MB", default_value_t = 179, requires = "blobs", value_parser = clap::value_parser!(u32).range(1..=16_000))]
+    pub(crate) adapter: u32,
     /// Print the measurements as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -76,6 +90,9 @@ const STAGES: u32 = 3;
 pub(super) fn load(arguments: &LoadArguments) -> Result<()> {
     if !arguments.restart_after.is_empty() {
         return restart::measure_restarts(arguments);
+    }
+    if let Some(samplers) = arguments.blobs {
+        return blobs::measure_blobs(samplers, arguments);
     }
     let prompts = arguments.prompts.unwrap_or(PROMPTS);
     let report = block_on(async {

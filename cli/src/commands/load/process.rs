@@ -92,6 +92,16 @@ impl CoordinatorProcess {
         &self.addresses.grpc
     }
 
+    /// Where it shows its metrics.
+    pub(super) fn metrics(&self) -> String {
+        format!("{}/metrics", self.addresses.http)
+    }
+
+    /// The folder of its blobs.
+    pub(super) fn blob_folder(&self) -> PathBuf {
+        self.folder.path().join("blobs")
+    }
+
     /// What it has used so far.
     ///
     /// # Errors
