@@ -8,9 +8,9 @@ use gavel_core::work::{Outcome, Role, Spent, Unit, Verdict};
 use gavel_telemetry::metric::coordinator::{
     BLOB_BYTES, BLOB_DIRECT_BYTES, BUILD_INFO, COMPLETIONS, FAILURES, JUDGE_COST, JUDGE_REQUESTS, JUDGE_TOKENS, LEADS,
     LEASE_WAIT_SECONDS, LEASES_EXPIRED, LEASES_GRANTED, LEDGER_APPEND_SECONDS, LEDGER_EVENTS, PAIRS_JUDGED, REFUSALS,
-    RUN_PHASE, STEP, STEP_CLIP_FRACTION, STEP_DECIDED_FRACTION, STEP_DIVERSITY, STEP_GRAD_NORM,
+    RUN_PHASE, STEP, STEP_ASKED_ONCE, STEP_CLIP_FRACTION, STEP_DECIDED_FRACTION, STEP_DIVERSITY, STEP_GRAD_NORM,
     STEP_HELD_OUT_AGREEMENT, STEP_KL, STEP_LEARNING_RATE, STEP_LOSS, STEP_ORDER_CONSISTENCY, STEP_RATIO_DEVIATION,
-    STEP_REWARD_MEAN, STEP_SECONDS, UNIT_SECONDS, UNITS, WIN_RATE, WORKER_MEMORY_BYTES, WORKERS,
+    STEP_REWARD_MEAN, STEP_SECONDS, STEP_TOO_ALIKE, UNIT_SECONDS, UNITS, WIN_RATE, WORKER_MEMORY_BYTES, WORKERS,
 };
 use gavel_telemetry::metric::{self, Metric};
 use metrics::{counter, gauge, histogram};
@@ -181,6 +181,10 @@ pub(crate) fn step(run: &RunId, record: &StepRecord) {
         f64::from(record.decided) / f64::from(record.pairs.max(1)),
     );
     set(STEP_ORDER_CONSISTENCY, record.order_consistency);
+    if let Some(asked) = &record.asked {
+        set(STEP_ASKED_ONCE, asked.share_once().unwrap_or(0.0));
+        set(STEP_TOO_ALIKE, asked.share_too_alike().unwrap_or(0.0));
+    }
     if let Some(diversity) = record.diversity {
         set(STEP_DIVERSITY, diversity);
     }

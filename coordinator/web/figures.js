@@ -3,7 +3,9 @@
 /** What a step's record is drawn as; `when` says of which runs. */
 const OF_STEPS = [
   ["decided", "Pairs decided", "share of a step's pairs on which both image orders agree", (step) => step.decided / Math.max(1, step.pairs), { range: [0, 1] }],
-  ["order_consistency", "Orders agree", "share of judged pairs whose two image orders gave the same side", (step) => step.order_consistency, { range: [0, 1] }],
+  ["order_consistency", "Orders agree", "share of pairs judged in both image orders whose orders gave the same side", (step) => step.order_consistency, { range: [0, 1] }],
+  ["asked_once", "Asked in one order", "share of the asked pairs that one image order was enough for", (step) => share(step.asked?.once, step.asked?.once + step.asked?.twice), { range: [0, 1], when: (steps) => steps.some((step) => step.asked?.once) }],
+  ["too_alike", "Too alike", "share of pairs that the judge was not asked about", (step) => share(step.asked?.too_alike, step.asked?.once + step.asked?.twice + step.asked?.too_alike), { range: [0, 1], when: (steps) => steps.some((step) => step.asked?.too_alike) }],
   ["kl", "KL", "mean estimate against the base, per trained term", (step) => step.kl],
   ["diversity", "Diversity", "how far apart the pictures of one prompt are", (step) => step.diversity, { when: (steps) => steps.some((step) => step.diversity != null) }],
   ["held_out_agreement", "Held-out agreement", "share of pairs on which the held-out judge prefers what the judge prefers", (step) => step.held_out_agreement, { range: [0, 1], when: (steps) => steps.some((step) => step.held_out_agreement != null) }],
@@ -13,6 +15,11 @@ const OF_STEPS = [
   ["grad_norm", "Gradient norm", "before clipping", (step) => step.grad_norm],
   ["learning_rate", "Learning rate", "of the update", (step) => step.learning_rate],
 ];
+
+/** A share; nothing where nothing was counted. */
+function share(part, of) {
+  return of > 0 ? part / of : undefined;
+}
 
 const STAGES = ["sample", "judge", "train", "commit"];
 

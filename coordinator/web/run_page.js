@@ -84,6 +84,11 @@ function tiles(run) {
     shown.push(tile("KL", number(latest.kl), "against the base"));
     shown.push(tile("Seconds a step", number(latest.seconds.wall), left(run, latest)));
   }
+  if (run.asked) {
+    const { once, twice, flipped, too_alike: tooAlike } = run.asked;
+    const alike = tooAlike ? `; ${tooAlike} not asked, too alike` : "";
+    shown.push(tile("Asked in one order", percent(once / Math.max(1, once + twice)), `${flipped} of ${twice} pairs asked in both flipped${alike}`));
+  }
   if (run.judge && run.judge.judged) shown.push(tile("Judge", `${percent(run.judge.accuracy)} right`, `on ${run.judge.judged} labelled pairs; orders agree on ${percent(run.judge.order_consistency)}`));
   return shown;
 }

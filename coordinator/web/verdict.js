@@ -8,6 +8,7 @@ const ABSTAINED = {
   outside_labels: "the judge answered something else",
   no_majority: "no majority among the judges",
   vetoed: "a judge with a veto prefers the other",
+  too_alike: "the judge was not asked, the pictures are too alike",
 };
 
 /** A decision in words; `names` are what the first and the second picture are called. */
@@ -24,23 +25,24 @@ function orderBar(label, probability) {
 }
 
 /**
- * A verdict with its evidence: both orders' probabilities, the votes of an ensemble, the lines of the rubric that decided, and for each of its
+ * A verdict with its evidence: the probabilities of the image orders asked, the votes of an ensemble, the lines of the rubric that decided, and for each of its
  * themes what the judge says. `rubrics` are those that are known, by their SHA-256.
  */
 export function verdictDetails(record, names, rubrics) {
   const rubric = (rubrics || {})[record.rubric];
   const themes = themesOf(rubric && rubric.text);
   const [shownFirst, shownSecond] = record.order_probabilities;
-  const failed = record.verdict.kind === "failed";
+  const isUnasked = record.verdict.kind === "failed" || record.verdict.reason === "too_alike";
+  const orders = record.orders || "both";
   return el(
     "div",
     { class: "verdict" },
     el("p", { class: record.verdict.kind === "preferred" ? "decided" : "dim" }, decision(record.verdict, names)),
-    !failed && [
+    !isUnasked && [
       el("p", { class: "dim small" }, `Probability that ${names[0]} is better`),
-      orderBar("shown first", shownFirst),
-      orderBar("shown second", shownSecond),
-      el("p", { class: "dim small" }, `mean ${number(record.probability_first)}`),
+      orders !== "swapped" && orderBar("shown first", shownFirst),
+      orders !== "straight" && orderBar("shown second", shownSecond),
+      el("p", { class: "dim small" }, orders === "both" ? `mean ${number(record.probability_first)}` : "asked in this image order alone"),
     ],
     (record.votes || []).length > 0 &&
       el("ul", { class: "small" }, record.votes.map(({ judge, weight, verdict, veto }) => el("li", {}, `${judge} (weight ${number(weight)}${veto ? ", a veto" : ""}): ${decision(verdict, names)}`))),

@@ -6,7 +6,7 @@ use gavel_core::{
     Diagnostic, HeldOutJudgeAssets, RunAssets,
     ids::{Digest, RunId},
     spec::{JudgeSpec, ReasonsSpec, RunSpec},
-    work::{Assignment, Outcome, Pair, Spent, Task, Unit, VerdictRecord},
+    work::{Assignment, Outcome, Pair, Spent, Task, Unit, VerdictRecord, rules},
 };
 use gavel_judge::{Explainer, Models};
 use gavel_rubric::data::{Picture, ReadOptions};
@@ -28,6 +28,8 @@ pub struct JudgeWork {
 
 /// What a run's pairs are judged with.
 struct Ready {
+    /// The run's `[judge]`, which says which pairs are asked about.
+    spec: JudgeSpec,
     judge: OpenJudge,
     held_out: Option<HeldOut>,
     /// Which pairs are explained, and by whom.
@@ -112,6 +114,34 @@ impl Ready {
         })
     }
 
+    /// What the unit's judge says of pairs, each with how far apart its pictures are. About those that are too alike it is not asked.
+    fn verdicts(
+        &self,
+        unit: &Unit,
+        context: &WorkContext,
+        pairs: &[JudgedPair<'_>],
+    ) -> Result<Vec<VerdictRecord>, WorkError> {
+        // A verdict that is kept for every run speaks of the pictures; how far apart they are is looked at anew.
+        let differences: Vec<Option<f64>> = pairs.iter().map(|pair| difference(pair.first, pair.second)).collect();
+        let mut verdicts: Vec<VerdictRecord> = pairs
+            .iter()
+            .map(|pair| VerdictRecord::too_alike(pair.prompt_index, pair.rubric.digest()))
+            .collect();
+        let is_asked = |place: &usize| !rules::is_too_alike(&self.spec, unit, differences[*place]);
+        let places: Vec<usize> = (0..pairs.len()).filter(is_asked).collect();
+        if !places.is_empty() {
+            let asked: Vec<JudgedPair<'_>> = places.iter().map(|place| pairs[*place]).collect();
+            let answered = self.judge_for(unit).judge(context, &asked);
+            for (place, record) in places.into_iter().zip(answered.map_err(|error| unanswered(&error))?) {
+                verdicts[place] = record;
+            }
+        }
+        for (record, difference) in verdicts.iter_mut().zip(differences) {
+            record.difference = difference;
+        }
+        Ok(verdicts)
+    }
+
     /// Adds reasons to the verdicts on the pairs that are shown to people. Without an answer they are left out: no verdict
     /// waits for its reason.
     fn explain(
@@ -122,7 +152,8 @@ impl Ready {
         verdicts: &mut [VerdictRecord],
     ) {
         let Some((spec, explainer)) = &self.reasons else { return };
-        let places: Vec<usize> = (0..pairs.len()).filter(|place| spec.covers(&pairs[*place])).collect();
+        let is_explained = |place: &usize| spec.covers(&pairs[*place]) && !verdicts[*place].is_too_alike();
+        let places: Vec<usize> = (0..pairs.len()).filter(is_explained).collect();
         let chosen: Vec<JudgedPair<'_>> = places.iter().map(|place| judged[*place]).collect();
         match explainer.explain(&chosen, |pairs| self.judge.judge(context, pairs)) {
             Ok(reasons) => {
@@ -147,6 +178,7 @@ impl Work for JudgeWork {
         tracing::info!(%run, "ready to judge");
         let held_out = spec.judge.held_out.as_deref().zip(assets.held_out_judge.as_ref());
         let ready = self.ready.insert(Ready {
+            spec: spec.judge.clone(),
             judge,
             held_out: held_out.map(|(spec, assets)| HeldOut {
                 spec: spec.judge(),
@@ -195,14 +227,10 @@ impl Work for JudgeWork {
                 first: &images[&pair.first],
                 second: &images[&pair.second],
                 rubric: pair.rubric.map_or(&judge.rubric, |rubric| &rubrics[&rubric]),
+                orders: pair.orders,
             })
             .collect();
-        let verdicts = judge.judge(context, &judged);
-        let mut verdicts = verdicts.map_err(|error| unanswered(&error))?;
-        // A verdict that is kept for every run speaks of the pictures; how far apart they are is looked at anew.
-        for (record, pair) in verdicts.iter_mut().zip(&judged) {
-            record.difference = difference(pair.first, pair.second);
-        }
+        let mut verdicts = ready.verdicts(unit, context, &judged)?;
         let model = judge.model;
         // Labelled pairs measure the judge and are shown to nobody, and reasons are the judge's own.
         if !matches!(unit, Unit::CalibrateJudge { .. } | Unit::HeldOutJudge { .. }) {

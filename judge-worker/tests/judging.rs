@@ -11,7 +11,7 @@ use gavel_core::{
     LabelledPair, RubricText, RunAssets,
     ids::{Digest, PromptIndex, RunId, Step},
     spec::{Dtype, InProcessFamily, InProcessSpec, JudgeBackEnd, RunSpec, WriterSpec},
-    work::{AbstainReason, Side, Verdict, VerdictRecord},
+    work::{AbstainReason, Orders, Side, Verdict, VerdictRecord},
     work::{Assignment, Outcome, Pair, PromptPlace, Task, TaskList, Unit},
 };
 use gavel_judge::{Error, VlmJudge};
@@ -52,6 +52,7 @@ fn verdict(judge: &VlmJudge, caption: &str, first: &RgbImage, second: &RgbImage)
         first,
         second,
         rubric: &RUBRIC,
+        orders: Orders::Both,
     };
     verdicts(judge, &[pair]).swap_remove(0)
 }
@@ -100,6 +101,7 @@ fn pair_of(index: usize, pair: &Labelled) -> JudgedPair<'_> {
         first,
         second,
         rubric: &RUBRIC,
+        orders: Orders::Both,
     }
 }
 
@@ -266,6 +268,7 @@ fn the_unit_gives_the_verdicts_of_the_offline_judge() {
             first: put(&pair.files[0]),
             second: put(&pair.files[1]),
             rubric: None,
+            orders: Orders::Both,
         })
         .collect();
     let outcome = work
@@ -287,6 +290,76 @@ fn the_unit_gives_the_verdicts_of_the_offline_judge() {
 }
 
 #[test]
+fn one_order_gives_the_answer_that_it_has_among_both() {
+    let pairs = labelled(4);
+    let judge = judge(0.0);
+    let both = verdicts(&judge, &judged(&pairs));
+    let orders = [Orders::Swapped, Orders::Straight, Orders::Both, Orders::Swapped];
+    let asked = judged(&pairs).into_iter().zip(orders);
+    let asked: Vec<_> = asked.map(|(pair, orders)| JudgedPair { orders, ..pair }).collect();
+    for ((record, both), orders) in verdicts(&judge, &asked).iter().zip(&both).zip(orders) {
+        let [straight, swapped] = both.order_probabilities;
+        let expected = match orders {
+            Orders::Both => [straight, swapped],
+            Orders::Straight => [straight; 2],
+            Orders::Swapped => [swapped; 2],
+        };
+        assert_eq!((record.orders, record.order_probabilities), (orders, expected));
+        assert_eq!(record.verdict, both.verdict, "these orders agree");
+    }
+}
+
+#[test]
+fn the_judge_is_not_asked_about_pictures_that_are_too_alike() {
+    let pairs = labelled(3);
+    let context = WorkContext::in_memory().unwrap();
+    let put = |file: &PathBuf| context.put(std::fs::read(file).unwrap());
+    let assigned: Vec<Pair> = (0..)
+        .zip(&pairs)
+        .map(|(index, pair)| Pair {
+            prompt_index: PromptIndex(index),
+            task: pair.caption.clone().into(),
+            first: put(&pair.files[0]),
+            second: put(&pair.files[1]),
+            rubric: None,
+            orders: Orders::Both,
+        })
+        .collect();
+    let records_of = |min_distance, unit: Unit| {
+        let mut spec = spec();
+        spec.judge.min_distance = min_distance;
+        let mut work = JudgeWork::default();
+        work.prepare(&RunId("run".into()), &spec, &assets()).unwrap();
+        let pairs = assigned.clone();
+        match work.perform(&unit, &Assignment::Judge { pairs }, &context).unwrap() {
+            Outcome::Judged { verdicts, .. } => verdicts,
+            outcome => panic!("{outcome:?}"),
+        }
+    };
+    let all = records_of(None, unit());
+    let mut distances: Vec<f64> = all.iter().map(|record| record.difference.unwrap()).collect();
+    distances.sort_by(f64::total_cmp);
+    // The nearest of the three is left out, the others are what they were.
+    let between = 0.5 * (distances[0] + distances[1]);
+    for (record, before) in records_of(Some(between), unit()).iter().zip(&all) {
+        assert_eq!(record.difference, before.difference);
+        match record.difference.unwrap() < between {
+            true => {
+                let left_out = VerdictRecord::too_alike(before.prompt_index, before.rubric);
+                assert_eq!(
+                    (&record.verdict, record.prompt_index),
+                    (&left_out.verdict, left_out.prompt_index)
+                );
+            }
+            false => assert_eq!(record, before),
+        }
+    }
+    // Nobody is left to be asked about, and what is measured is measured on all pairs.
+    assert!(records_of(Some(1.0), unit()).iter().all(VerdictRecord::is_too_alike));
+    assert_eq!(records_of(Some(1.0), Unit::CalibrateJudge { chunk: 0 }), all);
+}
+
+#[test]
 fn each_pair_of_a_unit_is_judged_by_the_rubric_of_its_prompt() {
     let pairs = labelled(3);
     let context = WorkContext::in_memory().unwrap();
@@ -302,6 +375,7 @@ fn each_pair_of_a_unit_is_judged_by_the_rubric_of_its_prompt() {
         first: put(&pairs[index].files[0]),
         second: put(&pairs[index].files[1]),
         rubric,
+        orders: Orders::Both,
     };
     let assigned = vec![pair(0, None), pair(1, Some(named)), pair(2, None)];
     let outcome = work.perform(&unit(), &Assignment::Judge { pairs: assigned }, &context);
@@ -451,6 +525,7 @@ fn broken_work_is_an_error_and_no_verdict() {
         first: image,
         second: image,
         rubric: None,
+        orders: Orders::Both,
     };
     let error = work
         .perform(&unit(), &Assignment::Judge { pairs: vec![pair] }, &context)
@@ -479,6 +554,7 @@ fn the_picture_that_was_edited_is_fetched_and_put_before_the_judge() {
             first,
             second,
             rubric: None,
+            orders: Orders::Both,
         };
         work.perform(&unit(), &Assignment::Judge { pairs: vec![pair] }, &context)
             .unwrap_err()

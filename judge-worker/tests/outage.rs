@@ -13,7 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use gavel_core::ids::{PromptIndex, RunId, Step};
 use gavel_core::spec::{JudgeSpec, ReasonsSpec, RunSpec, ServerSpec};
-use gavel_core::work::{Assignment, Outcome, Pair, Unit};
+use gavel_core::work::{Assignment, Orders, Outcome, Pair, Unit};
 use gavel_core::work::{Reason, Side, Verdict, VerdictRecord};
 use gavel_core::{RubricText, RunAssets};
 use gavel_judge_worker::JudgeWork;
@@ -155,6 +155,7 @@ fn bench(reasons: Option<ReasonsSpec>) -> Bench {
         first: png(&context, 4 + 40 * (index % 2)),
         second: png(&context, 24),
         rubric: None,
+        orders: Orders::Both,
     };
     let assignment = Assignment::Judge {
         pairs: (0..3).map(pair).collect(),

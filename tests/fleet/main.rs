@@ -15,8 +15,8 @@ use gavel_coordinator::ledger::{EventRecord, Ledger as _, SqliteLedger};
 use gavel_coordinator::read_run;
 use gavel_core::ids::{Digest, PromptIndex, RunId, Step};
 use gavel_core::run::{GroupResult, Phase, Results, Run, StepSeconds};
-use gavel_core::work::Pair;
 use gavel_core::work::Verdict;
+use gavel_core::work::{Orders, Pair};
 use serde_json::Value;
 
 const STEPS: usize = 3;
@@ -168,6 +168,7 @@ fn check_reasons(run: &Run, group: &GroupResult) {
         first: first.image,
         second: second.image,
         rubric: None,
+        orders: Orders::Both,
     };
     let record = &group.verdicts[0];
     let spec = run.spec().judge.reasons.as_ref().expect("the runs ask for reasons");

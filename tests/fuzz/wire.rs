@@ -2,7 +2,7 @@
 
 use gavel_core::ids::{Candidate, Digest, PromptIndex, Step, WorkerId};
 use gavel_core::work::{
-    Arm, Assignment, Outcome, Pair, Policy, PromptTask, Sampled, Side, Task, Unit, Verdict, VerdictRecord,
+    Arm, Assignment, Orders, Outcome, Pair, Policy, PromptTask, Sampled, Side, Task, Unit, Verdict, VerdictRecord,
 };
 use gavel_proto::v1;
 use prost::Message;
@@ -80,6 +80,7 @@ fn assignments() {
                 first: digest(),
                 second: digest(),
                 rubric: Some(digest()),
+                orders: Orders::Both,
             }],
         },
         Assignment::Commit {
@@ -117,6 +118,7 @@ fn outcomes() {
                 votes: Vec::new(),
                 reasons: Vec::new(),
                 difference: None,
+                orders: Orders::Both,
             }],
             model: digest(),
             spent: None,

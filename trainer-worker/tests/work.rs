@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use gavel_core::work::{Side, Verdict, VerdictRecord};
+use gavel_core::work::{Orders, Side, Verdict, VerdictRecord};
 use gavel_core::{
     RunAssets,
     ids::{Digest, PromptIndex, RunId, Step, WorkerId},
@@ -197,6 +197,7 @@ impl Judge for FirstWins {
             votes: Vec::new(),
             reasons: Vec::new(),
             difference: None,
+            orders: Orders::Both,
         };
         Ok(pairs.iter().map(record).collect())
     }

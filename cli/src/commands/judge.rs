@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, Args};
 use gavel_core::ids::{Digest, PromptIndex};
 use gavel_core::spec::{InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, ReasonsSpec, ServerSpec};
-use gavel_core::work::{AbstainReason, Side, Spent, Verdict, VerdictRecord};
+use gavel_core::work::{AbstainReason, Orders, Side, Spent, Verdict, VerdictRecord};
 use gavel_judge::{Models, Templates, judge_with};
 use gavel_review::VerdictFile;
 use gavel_rubric::data::{Picture, ReadOptions, Transparency};
@@ -148,6 +148,7 @@ pub(super) fn judge(arguments: &JudgeArguments) -> Result<()> {
         first: &first,
         second: &second,
         rubric: rubrics.of(prompt, &source_hashes(&arguments.source)?),
+        orders: Orders::Both,
     };
     let cache = arguments.cache.as_deref().map(VerdictFile::open).transpose()?;
     let ask = |pairs: &[JudgedPair<'_>]| match &cache {
@@ -261,6 +262,7 @@ fn why(reason: AbstainReason) -> &'static str {
         AbstainReason::OutsideLabels => "the likeliest answer was none of the labels",
         AbstainReason::NoMajority => "the members' votes are tied",
         AbstainReason::Vetoed => "a member with a veto prefers the other",
+        AbstainReason::TooAlike => "the two pictures are too alike",
     }
 }
 

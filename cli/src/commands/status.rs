@@ -10,7 +10,7 @@ use super::connect::Connect;
 use super::print_json;
 use crate::diagnostic::Result;
 use crate::output;
-use crate::run::figures;
+use crate::run::{asked, figures};
 use crate::runtime::block_on;
 
 #[derive(Debug, Args)]
@@ -70,6 +70,9 @@ pub(super) fn describe(run: &RunStatus) -> String {
     }
     if let Some(step) = run.steps.last() {
         text += &format!("  last step: {}\n", figures(step));
+    }
+    if let Some(matches) = &run.asked {
+        text += &format!("  judge: {} so far\n", asked(matches));
     }
     if let Some(RubricsStatus { written, general }) = run.rubrics {
         text += &format!("  rubrics: {written} prompts have one that was written, {general} go by the general one\n");

@@ -28,7 +28,7 @@ pub(crate) use access::{ExposureArguments, credentials_of};
 use children::{CoordinatorProcess, Fleet};
 pub(crate) use follow::follow;
 pub(crate) use lock::lock;
-pub(crate) use progress::{Lines, Progress, figures};
+pub(crate) use progress::{Lines, Progress, asked, figures};
 
 /// How a run of the program ended.
 pub(crate) enum Ended {

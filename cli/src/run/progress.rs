@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use gavel_core::run::{RunStatus, StepRecord};
+use gavel_core::work::AskedMatches;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::diagnostic::Result;
@@ -162,6 +163,7 @@ impl Quiet {
 /// sampled and trained in turn has nothing clipped.
 pub(crate) fn figures(step: &StepRecord) -> String {
     let mut parts = vec![format!("pairs {} decided {}", step.pairs, step.decided)];
+    parts.extend(step.asked.as_ref().map(asked));
     parts.extend(step.diversity.map(|diversity| format!("diversity {diversity:.3}")));
     let agreement = step.held_out_agreement.zip(step.held_out_pairs);
     parts.extend(agreement.map(|(share, pairs)| format!("held-out agreement {share:.2} of {pairs}")));
@@ -173,6 +175,21 @@ pub(crate) fn figures(step: &StepRecord) -> String {
     parts.push(format!("grad norm {:.4}", step.grad_norm));
     parts.push(format!("{:.1} s", step.seconds.wall));
     parts.join("  ")
+}
+
+/// How matches were asked, in few words.
+pub(crate) fn asked(matches: &AskedMatches) -> String {
+    let AskedMatches {
+        once,
+        twice,
+        flipped,
+        too_alike,
+    } = matches;
+    let mut text = format!("asked once {once}, in both orders {twice} ({flipped} flipped)");
+    if *too_alike > 0 {
+        text += &format!(", too alike {too_alike}");
+    }
+    text
 }
 
 /// What matters most comes first: what a narrow terminal has no room for is cut off at the end.

@@ -166,7 +166,7 @@ impl Abstentions {
             AbstainReason::OrdersDisagree => self.orders_disagree += 1,
             AbstainReason::TooClose => self.too_close += 1,
             AbstainReason::OutsideLabels => self.outside_labels += 1,
-            AbstainReason::NoMajority | AbstainReason::Vetoed => self.other += 1,
+            AbstainReason::NoMajority | AbstainReason::Vetoed | AbstainReason::TooAlike => self.other += 1,
         }
     }
 }

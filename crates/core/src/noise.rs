@@ -22,6 +22,10 @@ pub enum Use {
     AdapterInit,
     /// Which prompts of a step the held-out judge looks at.
     HeldOutDraw,
+    /// Which prompts of a step are asked in both image orders although the judge has earned trust.
+    RecheckDraw,
+    /// In which image order a match is asked that is asked in one.
+    OrderDraw,
 }
 
 /// What a random number belongs to. Fields that mean nothing to a use are 0: with shared noise, for one, both
@@ -36,7 +40,7 @@ pub struct NoiseKey {
     pub prompt: u32,
     /// The candidate.
     pub candidate: u8,
-    /// The denoising step.
+    /// The denoising step; of a match its number in the group.
     pub timestep: u32,
     /// What for.
     pub usage: Use,
@@ -65,6 +69,8 @@ impl NoiseKey {
             Use::TimestepOrder => 4,
             Use::AdapterInit => 5,
             Use::HeldOutDraw => 6,
+            Use::RecheckDraw => 7,
+            Use::OrderDraw => 8,
         };
         let mut hash = sha2::Sha256::new();
         hash.update(b"gavel.noise.v1");

@@ -1,6 +1,7 @@
 //! From logits to a verdict.
 
-use gavel_core::work::{AbstainReason, Side, Verdict};
+use gavel_core::work::{AbstainReason, Orders, Side, Verdict};
+use gavel_rubric::Pictures;
 
 /// What the judge answers to one image order.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,17 +31,73 @@ impl Answer {
     }
 }
 
-/// Combines the answers to both orders. `answers[0]` saw the first candidate first, `answers[1]` saw it second. Returns the
-/// verdict and the probability that the first candidate is better, per order.
+/// What the judge answers to a pair: an answer to each image order in which it was asked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Answers {
+    /// The first one saw the first candidate first, the other saw it second.
+    Both([Answer; 2]),
+    /// It saw the first candidate first.
+    Straight(Answer),
+    /// It saw the first candidate second.
+    Swapped(Answer),
+}
+
+impl Answers {
+    /// How the pictures of a pair are shown that is asked in these orders, in the order of its answers.
+    pub(crate) fn pictures(orders: Orders) -> &'static [Pictures] {
+        match orders {
+            Orders::Both => &[Pictures::InOrder, Pictures::Swapped],
+            Orders::Straight => &[Pictures::InOrder],
+            Orders::Swapped => &[Pictures::Swapped],
+        }
+    }
+
+    /// Takes as many answers as the orders have.
+    ///
+    /// # Errors
+    /// Those of the answers.
+    pub(crate) fn collect<E>(orders: Orders, mut answer: impl FnMut() -> Result<Answer, E>) -> Result<Self, E> {
+        Ok(match orders {
+            Orders::Both => Self::Both([answer()?, answer()?]),
+            Orders::Straight => Self::Straight(answer()?),
+            Orders::Swapped => Self::Swapped(answer()?),
+        })
+    }
+
+    /// The probability that the first candidate is better, per order; of one order it stands for both.
+    fn probabilities(&self) -> [f64; 2] {
+        match self {
+            Self::Both([straight, swapped]) => {
+                [straight.probability_shown_first, 1.0 - swapped.probability_shown_first]
+            }
+            Self::Straight(answer) => [answer.probability_shown_first; 2],
+            Self::Swapped(answer) => [1.0 - answer.probability_shown_first; 2],
+        }
+    }
+
+    /// The smallest share of the labels.
+    fn label_mass(&self) -> f64 {
+        match self {
+            Self::Both([straight, swapped]) => straight.label_mass.min(swapped.label_mass),
+            Self::Straight(answer) | Self::Swapped(answer) => answer.label_mass,
+        }
+    }
+}
+
+impl From<[Answer; 2]> for Answers {
+    fn from(answers: [Answer; 2]) -> Self {
+        Self::Both(answers)
+    }
+}
+
+/// What the answers come to. Returns the verdict and the probability that the first candidate is better, per order.
 ///
-/// In this order: labels that share less than `label_mass_min` of the probability, in either order, are no answer; orders
+/// In this order: labels that share less than `label_mass_min` of the probability, in any order, are no answer; orders
 /// that point to different candidates disagree; a mean within `margin` of one half is too close, as is exactly one half.
-pub fn decide(answers: [Answer; 2], label_mass_min: f64, margin: f64) -> (Verdict, [f64; 2]) {
-    let probabilities = [
-        answers[0].probability_shown_first,
-        1.0 - answers[1].probability_shown_first,
-    ];
-    let verdict = match answers.iter().any(|answer| answer.label_mass < label_mass_min) {
+pub fn decide(answers: impl Into<Answers>, label_mass_min: f64, margin: f64) -> (Verdict, [f64; 2]) {
+    let answers = answers.into();
+    let probabilities = answers.probabilities();
+    let verdict = match answers.label_mass() < label_mass_min {
         true => Verdict::Abstain {
             reason: AbstainReason::OutsideLabels,
         },
@@ -140,6 +197,41 @@ mod tests {
         );
         assert_eq!(probabilities[0], 0.9);
         assert!((probabilities[1] - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn one_order_decides_by_itself_whichever_it_is() {
+        let preferred = |side| Verdict::Preferred { side };
+        let abstain = |reason| Verdict::Abstain { reason };
+        let straight = |shown, mass| {
+            let answer = Answer {
+                label_mass: mass,
+                ..answer(shown)
+            };
+            decide(Answers::Straight(answer), 0.5, 0.1)
+        };
+        assert_eq!(straight(0.9, 1.0), (preferred(Side::First), [0.9; 2]));
+        assert_eq!(straight(0.2, 1.0), (preferred(Side::Second), [0.2; 2]));
+        assert_eq!(straight(0.55, 1.0).0, abstain(AbstainReason::TooClose));
+        assert_eq!(straight(0.9, 0.4).0, abstain(AbstainReason::OutsideLabels));
+        let (verdict, probabilities) = decide(Answers::Swapped(answer(0.75)), 0.5, 0.1);
+        assert_eq!((verdict, probabilities), (preferred(Side::Second), [0.25; 2]));
+    }
+
+    #[test]
+    fn as_many_answers_are_taken_as_orders_were_asked() {
+        for (orders, expected) in [
+            (Orders::Both, Answers::Both([answer(0.1), answer(0.2)])),
+            (Orders::Straight, Answers::Straight(answer(0.1))),
+            (Orders::Swapped, Answers::Swapped(answer(0.1))),
+        ] {
+            let mut shown = [0.1, 0.2].into_iter();
+            let taken = Answers::collect(orders, || shown.next().map(answer).ok_or(()));
+            assert_eq!(taken, Ok(expected));
+            assert_eq!(2 - shown.len(), orders.questions());
+            assert_eq!(Answers::pictures(orders).len(), orders.questions());
+        }
+        assert_eq!(Answers::collect(Orders::Both, || Err("away")), Err("away"));
     }
 
     #[test]

@@ -14,11 +14,16 @@ pub trait VerdictCache {
     fn keep(&self, verdicts: &[(Digest, VerdictRecord)]);
 }
 
-/// All that a verdict depends on: the judge with its template and margin, the rubric, the prompt, and the pictures in order.
+/// All that a verdict depends on: the judge with its template and margin, the rubric, the prompt, the pictures in order, and the image
+/// orders in which it is asked.
 pub fn verdict_key(judge: &dyn Judge, pair: &JudgedPair<'_>) -> Digest {
     let mut text = format!("{} {}", judge.identity_under(pair.rubric), pair.rubric.digest());
     for image in [pair.first, pair.second].into_iter().chain(pair.sources) {
         text += &format!(" {}", pixels(image));
+    }
+    // Nothing for both orders, as in keys of before there was another choice.
+    if !pair.orders.is_both() {
+        text += &format!(" {}", pair.orders);
     }
     // The prompt comes last, so that no words of it can pass for something else.
     text += &format!(" {}", Digest::of(pair.prompt.as_bytes()));
@@ -95,7 +100,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use gavel_core::ids::PromptIndex;
-    use gavel_core::work::{AbstainReason, Side, Vote};
+    use gavel_core::work::{AbstainReason, Orders, Side, Vote};
     use gavel_rubric::RubricSet;
 
     use super::*;
@@ -173,6 +178,7 @@ mod tests {
             first,
             second,
             rubric: &sharp,
+            orders: Orders::Both,
         };
         let same = pair("a cat", &[], &dark, &light);
         let judge = counting("one", FIRST);
@@ -194,6 +200,10 @@ mod tests {
             ..same
         };
         assert_eq!(asked(&judge, by_another), 1);
+        for orders in [Orders::Straight, Orders::Swapped] {
+            let in_one = JudgedPair { orders, ..same };
+            assert_eq!([asked(&judge, in_one), asked(&judge, in_one)], [1, 0], "{orders}");
+        }
         for changed in [
             pair("a dog", &[], &dark, &light),
             pair("a cat", &[], &light, &dark),
@@ -220,6 +230,7 @@ mod tests {
                 first: &images[index as usize],
                 second: &images[3],
                 rubric: &sharp,
+                orders: Orders::Both,
             })
             .collect();
         judge_with(&memory, &judge, &pairs[1..2]).unwrap();
@@ -238,6 +249,7 @@ mod tests {
             first: &dark,
             second: &light,
             rubric: &sharp,
+            orders: Orders::Both,
         };
         let failed = Verdict::Failed { reason: "away".into() };
         let abstains = Verdict::Abstain {

@@ -118,6 +118,7 @@ impl Ensemble {
             verdict,
             probability_first,
             order_probabilities,
+            orders: pair.orders,
             rubric,
             votes,
             reasons: Vec::new(),
@@ -224,7 +225,7 @@ mod tests {
     use std::sync::Mutex;
 
     use gavel_core::ids::PromptIndex;
-    use gavel_core::work::Side;
+    use gavel_core::work::{Orders, Side};
     use image::RgbImage;
 
     use super::*;
@@ -310,6 +311,7 @@ mod tests {
             first: &image,
             second: &image,
             rubric: &rubric,
+            orders: Orders::Both,
         };
         let mut records = Ensemble::new(members.collect(), 0.0).judge(&[pair])?;
         Ok(records.swap_remove(0))
@@ -370,6 +372,7 @@ mod tests {
             first: &image,
             second: &image,
             rubric: &rubric,
+            orders: Orders::Both,
         };
         let record = ensemble.judge(&[pair]).unwrap().swap_remove(0);
         let votes: Vec<Option<Side>> = record

@@ -101,7 +101,7 @@ mod tests {
     use std::path::Path;
 
     use gavel_core::ids::{Digest, PromptIndex};
-    use gavel_core::work::{AbstainReason, Usage};
+    use gavel_core::work::{AbstainReason, Orders, Usage};
     use gavel_rubric::{ChatReply, Part};
     use image::RgbImage;
 
@@ -173,6 +173,7 @@ mod tests {
             first: &image,
             second: &image,
             rubric,
+            orders: Orders::Both,
         };
         let explainer = Explainer::new(Box::new(Echo { complete }), template, 8, 2);
         let pairs = [pair(0, &rubric), pair(1, &short), pair(2, &rubric)];

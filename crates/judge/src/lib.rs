@@ -1,7 +1,7 @@
 //! The judges that Gavel can ask which of two pictures is better.
 //!
 //! Each is a [`gavel_rubric::Judge`] and, where it can write, a [`gavel_rubric::Chat`]; [`open`] makes the one that a spec
-//! names. Every pair is judged in both image orders: a candidate is preferred only when both orders say so.
+//! names. A pair is judged in the image orders that it names, as a rule in both: then a candidate is preferred only when both say so.
 
 #![forbid(unsafe_code)]
 
@@ -23,7 +23,7 @@ mod vlm;
 mod weighing;
 mod writer;
 
-pub use answer::{Answer, decide};
+pub use answer::{Answer, Answers, decide};
 pub use cache::{VerdictCache, judge_with, verdict_key};
 pub use clip::ClipEmbedding;
 pub use error::Error;

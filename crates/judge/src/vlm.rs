@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use gavel_core::{Diagnostic, ids::Digest, work::VerdictRecord};
+use gavel_core::{
+    Diagnostic,
+    ids::Digest,
+    work::{Orders, VerdictRecord},
+};
 use gavel_models::{
     ModelError,
     vlm::{Content, Conversation, Message, Vlm, VlmInspection},
@@ -11,7 +15,7 @@ use gavel_rubric::{AnswerKind, AskError, Judge, JudgeTemplate, JudgedPair, Part,
 use image::RgbImage;
 
 use crate::Error;
-use crate::answer::{Answer, decide, mean};
+use crate::answer::{Answer, Answers, decide, mean};
 use crate::question::Question;
 
 /// A frozen model in this process, and the template that it is asked with.
@@ -76,32 +80,38 @@ impl VlmJudge {
     fn batch(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, Error> {
         let mut questions = Vec::with_capacity(2 * pairs.len());
         for pair in pairs {
-            for pictures in [Pictures::InOrder, Pictures::Swapped] {
-                questions.push(Prompt::of(&Question::new(&self.template, pair, pictures)?));
+            for pictures in Answers::pictures(pair.orders) {
+                questions.push(Prompt::of(&Question::new(&self.template, pair, *pictures)?));
             }
         }
         let conversations: Vec<Conversation<'_>> = questions.iter().map(Prompt::conversation).collect();
         let logits = self.model.next_token_logits_batch(&conversations)?;
-        pairs
-            .iter()
-            .zip(logits.chunks_exact(2))
-            .map(|(pair, logits)| self.record(pair, logits))
-            .collect()
+        let mut logits = logits.iter();
+        pairs.iter().map(|pair| self.record(pair, &mut logits)).collect()
     }
 
-    /// `logits` hold both orders: first candidate first, then second candidate first.
-    fn record(&self, pair: &JudgedPair<'_>, logits: &[Vec<f32>]) -> Result<VerdictRecord, Error> {
+    /// `logits` are those of the pair's questions, in the order of [`Answers::pictures`], and of the questions behind them.
+    fn record<'a>(
+        &self,
+        pair: &JudgedPair<'_>,
+        logits: &mut impl Iterator<Item = &'a Vec<f32>>,
+    ) -> Result<VerdictRecord, Error> {
         let not_finite = || Error::NotFinite {
             prompt: pair.prompt.to_owned(),
         };
-        let answer = |logits: &Vec<f32>| Answer::from_logits(logits, self.labels).ok_or_else(not_finite);
-        let answers = [answer(&logits[0])?, answer(&logits[1])?];
+        let answers = Answers::collect(pair.orders, || {
+            let logits = logits.next();
+            logits
+                .and_then(|logits| Answer::from_logits(logits, self.labels))
+                .ok_or_else(not_finite)
+        })?;
         let (verdict, order_probabilities) = decide(answers, self.template.label_mass_min, self.margin);
         Ok(VerdictRecord {
             prompt_index: pair.prompt_index,
             verdict,
             probability_first: mean(order_probabilities),
             order_probabilities,
+            orders: pair.orders,
             rubric: pair.rubric.digest(),
             votes: Vec::new(),
             reasons: Vec::new(),
@@ -146,6 +156,7 @@ pub fn check_question(folder: &VlmInspection, template: &JudgeTemplate, rubric: 
         first: &image,
         second: &image,
         rubric,
+        orders: Orders::Both,
     };
     let prompt = Prompt::of(&Question::new(template, &pair, Pictures::InOrder)?);
     let seen = folder.image_slots(&prompt.messages)?;

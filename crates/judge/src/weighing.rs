@@ -119,6 +119,7 @@ impl<'a> WeighedPair<'a> {
                 verdict: agreement(order_probabilities, margin),
                 probability_first: mean(order_probabilities),
                 order_probabilities,
+                orders: self.pair.orders,
                 ..VerdictRecord::failed(prompt_index, String::new(), rubric)
             },
         }
@@ -172,7 +173,7 @@ mod tests {
     use std::sync::Mutex;
 
     use gavel_core::ids::PromptIndex;
-    use gavel_core::work::{AbstainReason, Side};
+    use gavel_core::work::{AbstainReason, Orders, Side};
     use image::{Rgb, RgbImage};
     use proptest::prelude::*;
 
@@ -234,6 +235,7 @@ mod tests {
             first,
             second,
             rubric,
+            orders: Orders::Both,
         }
     }
 

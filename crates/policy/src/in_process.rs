@@ -9,7 +9,7 @@ use gavel_core::{
     measure::{JudgeCounts, WinRate},
     rpo::{self, learning_rate},
     spec::RunSpec,
-    work::{Side, VerdictRecord},
+    work::{Orders, Side, VerdictRecord},
 };
 use gavel_models::denoiser::Task;
 use gavel_rubric::{AskError, Judge, JudgedPair, Rubrics};
@@ -229,6 +229,7 @@ fn pair<'a>(rubrics: &'a Rubrics, prompt: &Prompt<'a>, first: &'a RgbImage, seco
         first,
         second,
         rubric: rubrics.of(task.words, sources),
+        orders: Orders::Both,
     }
 }
 

@@ -4,7 +4,7 @@
 //! wants answers under way. Back ends live in `gavel-judge`.
 
 use gavel_core::ids::{Digest, PromptIndex};
-use gavel_core::work::{Spent, Usage, VerdictRecord};
+use gavel_core::work::{Orders, Spent, Usage, VerdictRecord};
 use gavel_core::{Diagnostic, Hint};
 use image::RgbImage;
 
@@ -73,7 +73,7 @@ pub trait Judge: Send + Sync {
         self.identity()
     }
 
-    /// Judges pairs, each in both image orders and by its own rubric; one record for each, in order. A pair's verdict does not depend on
+    /// Judges pairs, each in its image orders and by its own rubric; one record for each, in order, that says the same orders. A pair's verdict does not depend on
     /// the others. An answer that cannot be used is no error but an abstention or a failed verdict of that pair.
     ///
     /// # Errors
@@ -101,6 +101,8 @@ pub struct JudgedPair<'a> {
     pub second: &'a RgbImage,
     /// What decides about them; it may be empty.
     pub rubric: &'a RubricSet,
+    /// In which image orders the judge is asked.
+    pub orders: Orders,
 }
 
 /// What a server said, cut short and without secrets: for whoever asked and for its log. Nobody else is shown it, since the

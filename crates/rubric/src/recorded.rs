@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gavel_core::Hint as _;
 use gavel_core::ids::{Digest, PromptIndex};
-use gavel_core::work::{Side, Usage, VerdictRecord};
+use gavel_core::work::{Orders, Side, Usage, VerdictRecord};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -268,6 +268,7 @@ impl Decoded {
             first: &self.pictures[0],
             second: &self.pictures[1],
             rubric: recorded.rubric,
+            orders: Orders::Both,
         }
     }
 }

@@ -111,7 +111,9 @@ pub mod coordinator {
         STEP_SECONDS = gauge("step_seconds", Seconds, "Seconds of the latest step; `wall` is from commit to commit.");
         STEP_REWARD_MEAN = gauge("step_reward_mean", Count, "Mean reward of the latest step's decided candidates.");
         STEP_DECIDED_FRACTION = gauge("step_decided_ratio", Count, "Share of the latest step's pairs with a preferred candidate.");
-        STEP_ORDER_CONSISTENCY = gauge("step_order_consistency_ratio", Count, "Share of judged pairs whose two image orders agree.");
+        STEP_ORDER_CONSISTENCY = gauge("step_order_consistency_ratio", Count, "Share of pairs judged in both image orders whose orders agree.");
+        STEP_ASKED_ONCE = gauge("step_asked_once_ratio", Count, "Share of the latest step's asked pairs that were asked in one image order, in runs that may do so.");
+        STEP_TOO_ALIKE = gauge("step_too_alike_ratio", Count, "Share of the latest step's pairs that the judge was not asked about because their pictures are too alike.");
         STEP_DIVERSITY = gauge("step_diversity", Count, "Mean absolute difference of the RGB values of one prompt's pictures, in 0 to 1.");
         STEP_HELD_OUT_AGREEMENT = gauge("step_held_out_agreement_ratio", Count, "Share of the latest step's pairs on which the held-out judge prefers what the judge prefers.");
         STEP_LOSS = gauge("step_loss", Count, "Mean loss over the latest step's terms.");

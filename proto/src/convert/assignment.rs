@@ -1,7 +1,7 @@
 //! What a worker is given.
 
 use gavel_core::ids::{PromptIndex, Step, WorkerId};
-use gavel_core::work::{Assignment, Pair, Policy, PromptTask, RewardedCandidate, RewardedGroup, Task};
+use gavel_core::work::{Assignment, Orders, Pair, Policy, PromptTask, RewardedCandidate, RewardedGroup, Task};
 
 use super::unit::{arm, probe};
 use super::{Malformed, all, bytes, digest, digests, each, optional_digest, required};
@@ -89,6 +89,7 @@ impl From<Pair> for v1::Pair {
             first: bytes(pair.first),
             second: bytes(pair.second),
             rubric: pair.rubric.map(bytes),
+            orders: v1::Orders::from(pair.orders).into(),
         }
     }
 }
@@ -103,7 +104,31 @@ impl TryFrom<v1::Pair> for Pair {
             first: digest(&pair.first, "Pair.first")?,
             second: digest(&pair.second, "Pair.second")?,
             rubric: optional_digest(pair.rubric.as_deref(), "Pair.rubric")?,
+            orders: orders(pair.orders, "Pair.orders")?,
         })
+    }
+}
+
+impl From<Orders> for v1::Orders {
+    fn from(orders: Orders) -> Self {
+        match orders {
+            Orders::Both => Self::Both,
+            Orders::Straight => Self::Straight,
+            Orders::Swapped => Self::Swapped,
+        }
+    }
+}
+
+/// The image orders of a pair; both in messages of before there was another choice.
+pub(super) fn orders(number: i32, field: &'static str) -> Result<Orders, Malformed> {
+    match v1::Orders::try_from(number) {
+        Ok(v1::Orders::Both) => Ok(Orders::Both),
+        Ok(v1::Orders::Straight) => Ok(Orders::Straight),
+        Ok(v1::Orders::Swapped) => Ok(Orders::Swapped),
+        Err(_) => Err(Malformed::Range {
+            field,
+            found: number.into(),
+        }),
     }
 }
 

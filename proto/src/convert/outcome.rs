@@ -5,6 +5,7 @@ use gavel_core::ids::{Candidate, PromptIndex};
 use gavel_core::work::{AbstainReason, Reason, Side, Spent, Usage, Verdict, VerdictRecord, Vote};
 use gavel_core::work::{Fault, Outcome, Sampled, ShardStatistics, SkippedPair, Unusable};
 
+use super::assignment::orders;
 use super::{Malformed, all, bytes, digest, each, few, optional_digest, required};
 use crate::v1;
 use crate::v1::outcome::Kind;
@@ -57,6 +58,7 @@ impl From<Verdict> for v1::Verdict {
                     AbstainReason::OutsideLabels => v1::AbstainReason::OutsideLabels,
                     AbstainReason::NoMajority => v1::AbstainReason::NoMajority,
                     AbstainReason::Vetoed => v1::AbstainReason::Vetoed,
+                    AbstainReason::TooAlike => v1::AbstainReason::TooAlike,
                 }
                 .into(),
             ),
@@ -96,6 +98,7 @@ impl TryFrom<v1::Verdict> for Verdict {
                     Ok(v1::AbstainReason::OutsideLabels) => AbstainReason::OutsideLabels,
                     Ok(v1::AbstainReason::NoMajority) => AbstainReason::NoMajority,
                     Ok(v1::AbstainReason::Vetoed) => AbstainReason::Vetoed,
+                    Ok(v1::AbstainReason::TooAlike) => AbstainReason::TooAlike,
                     Ok(v1::AbstainReason::Unspecified) => {
                         return Err(Malformed::Missing {
                             field: "Verdict.abstain",
@@ -127,6 +130,7 @@ impl From<VerdictRecord> for v1::VerdictRecord {
             votes: each(record.votes),
             reasons: each(record.reasons),
             difference: record.difference,
+            orders: v1::Orders::from(record.orders).into(),
         }
     }
 }
@@ -144,6 +148,7 @@ impl TryFrom<v1::VerdictRecord> for VerdictRecord {
             votes: few(record.votes, VOTES, "VerdictRecord.votes")?,
             reasons: few(record.reasons, VOTES, "VerdictRecord.reasons")?,
             difference: record.difference,
+            orders: orders(record.orders, "VerdictRecord.orders")?,
         })
     }
 }

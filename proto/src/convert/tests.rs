@@ -3,7 +3,7 @@ use gavel_core::ids::{Candidate, Digest, Fence, PromptIndex, RunId, Step, Worker
 use gavel_core::spec::Device;
 use gavel_core::work::rally::{Group, RallyOutcome};
 use gavel_core::work::*;
-use gavel_core::work::{AbstainReason, Reason, Side, Verdict, VerdictRecord};
+use gavel_core::work::{AbstainReason, Orders, Reason, Side, Verdict, VerdictRecord};
 use prost::Message;
 
 use super::Malformed;
@@ -94,6 +94,9 @@ fn verdicts() -> Vec<VerdictRecord> {
         Verdict::Abstain {
             reason: AbstainReason::OutsideLabels,
         },
+        Verdict::Abstain {
+            reason: AbstainReason::TooAlike,
+        },
         Verdict::Failed {
             reason: "out of memory".into(),
         },
@@ -105,6 +108,7 @@ fn verdicts() -> Vec<VerdictRecord> {
         verdict,
         probability_first: 0.1 + 0.2,
         order_probabilities: [0.3, 1.0],
+        orders: [Orders::Both, Orders::Straight, Orders::Swapped][index % 3],
         rubric: digest("rubric"),
         votes: Vec::new(),
         reasons: reasons(),
@@ -162,7 +166,7 @@ fn every_assignment_survives_the_wire() {
         conditioning,
     };
     let prompts = vec![prompt(3, Some(digest("conditioning"))), prompt(4, None)];
-    let pairs = vec![Pair {
+    let pairs = [Orders::Both, Orders::Straight, Orders::Swapped].map(|orders| Pair {
         prompt_index: PromptIndex(0),
         task: Task {
             words: "x".into(),
@@ -171,7 +175,9 @@ fn every_assignment_survives_the_wire() {
         first: digest("a"),
         second: digest("b"),
         rubric: Some(digest("rubric of the prompt")),
-    }];
+        orders,
+    });
+    let pairs = pairs.to_vec();
     let rewarded = vec![RewardedGroup {
         prompt_index: PromptIndex(5),
         conditioning: Some(digest("conditioning")),

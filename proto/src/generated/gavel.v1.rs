@@ -888,6 +888,8 @@ pub struct Pair {
     /// SHA-256 of the text of the rubric that decides about this prompt; absent for the run's general one.
     #[prost(bytes = "vec", optional, tag = "5")]
     pub rubric: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+    #[prost(enumeration = "Orders", tag = "6")]
+    pub orders: i32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RewardedGroup {
@@ -1053,6 +1055,9 @@ pub struct VerdictRecord {
     /// Mean absolute difference of the two pictures' RGB values, in 0 to 1; absent where nobody looked.
     #[prost(double, optional, tag = "9")]
     pub difference: ::core::option::Option<f64>,
+    /// Those in which the pair was asked.
+    #[prost(enumeration = "Orders", tag = "10")]
+    pub orders: i32,
 }
 /// What a judge has asked of servers since its last result.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
@@ -1179,6 +1184,37 @@ impl Arm {
         }
     }
 }
+/// In which image orders a judge is asked about a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Orders {
+    Both = 0,
+    /// The first candidate is shown first.
+    Straight = 1,
+    Swapped = 2,
+}
+impl Orders {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Both => "ORDERS_BOTH",
+            Self::Straight => "ORDERS_STRAIGHT",
+            Self::Swapped => "ORDERS_SWAPPED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ORDERS_BOTH" => Some(Self::Both),
+            "ORDERS_STRAIGHT" => Some(Self::Straight),
+            "ORDERS_SWAPPED" => Some(Self::Swapped),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Side {
@@ -1217,6 +1253,8 @@ pub enum AbstainReason {
     OutsideLabels = 3,
     NoMajority = 4,
     Vetoed = 5,
+    /// The judge was not asked.
+    TooAlike = 6,
 }
 impl AbstainReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1231,6 +1269,7 @@ impl AbstainReason {
             Self::OutsideLabels => "ABSTAIN_REASON_OUTSIDE_LABELS",
             Self::NoMajority => "ABSTAIN_REASON_NO_MAJORITY",
             Self::Vetoed => "ABSTAIN_REASON_VETOED",
+            Self::TooAlike => "ABSTAIN_REASON_TOO_ALIKE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1242,6 +1281,7 @@ impl AbstainReason {
             "ABSTAIN_REASON_OUTSIDE_LABELS" => Some(Self::OutsideLabels),
             "ABSTAIN_REASON_NO_MAJORITY" => Some(Self::NoMajority),
             "ABSTAIN_REASON_VETOED" => Some(Self::Vetoed),
+            "ABSTAIN_REASON_TOO_ALIKE" => Some(Self::TooAlike),
             _ => None,
         }
     }

@@ -11,7 +11,7 @@ use gavel_coordinator::{Coordinator, CoordinatorHandle, CoordinatorOptions, List
 use gavel_core::ids::{Digest, RunId, Step};
 use gavel_core::run::RunStatus;
 use gavel_core::spec::{GradientExchange, RunSpec};
-use gavel_core::work::{Assignment, Outcome, Role, Unit};
+use gavel_core::work::{Assignment, Orders, Outcome, Role, Unit};
 use gavel_core::work::{Side, Verdict, VerdictRecord};
 use gavel_core::{RubricText, RunAssets};
 use gavel_sampler_worker::SamplerWork;
@@ -80,6 +80,7 @@ impl Work for FakeJudge {
                 votes: Vec::new(),
                 reasons: Vec::new(),
                 difference: None,
+                orders: Orders::Both,
             }
         };
         Ok(Outcome::Judged {

@@ -1,7 +1,7 @@
 //! Results that the coordinator can tell to be wrong without computing anything, and blobs that a worker can.
 
 use gavel_core::ids::Digest;
-use gavel_core::work::{Outcome, SkippedPair, Unit};
+use gavel_core::work::{Orders, Outcome, SkippedPair, Unit};
 
 use super::chance::Chance;
 
@@ -55,7 +55,7 @@ pub(super) fn twist(unit: &Unit, outcome: &mut Outcome, chance: &mut Chance) -> 
             }
             _ => return false,
         },
-        Outcome::Judged { verdicts, .. } => match chance.below(5) {
+        Outcome::Judged { verdicts, .. } => match chance.below(6) {
             0 => drop(verdicts.pop()),
             1 => verdicts.extend(verdicts.last().cloned()),
             // Within a group it would be a wrong opinion, which nobody can tell from a right one.
@@ -66,6 +66,14 @@ pub(super) fn twist(unit: &Unit, outcome: &mut Outcome, chance: &mut Chance) -> 
                 verdicts.swap(0, last);
             }
             3 => verdicts[0].rubric = Digest::of(b"another rubric"),
+            // What was not judged was asked in no order.
+            4 if verdicts[0].is_judged() && !verdicts[0].is_too_alike() => {
+                let orders = match verdicts[0].orders {
+                    Orders::Both | Orders::Swapped => Orders::Straight,
+                    Orders::Straight => Orders::Both,
+                };
+                verdicts[0].orders = orders;
+            }
             _ => verdicts[0].order_probabilities[1] = chance.pick(&[f64::NAN, -0.1, 1.5]),
         },
         // Of a rubric only its readers can tell that it is none.

@@ -389,11 +389,13 @@ fn undisturbed(spec: &RunSpec, assets: &RunAssets) -> Result<Run, String> {
         };
         run.apply(granted, Millis(0)).map_err(|refusal| refusal.to_string())?;
         let assignment = run.assignment(&unit).ok_or("no assignment")?;
+        let outcome =
+            rehearsal::second_opinion(&unit, rehearsal::work(spec, assets.general_rubric(&unit), &assignment));
         let completed = Event::Completed {
             unit,
             worker: worker.clone(),
             fence,
-            outcome: rehearsal::second_opinion(&unit, rehearsal::work(spec, assets.general_rubric(&unit), &assignment)),
+            outcome: rehearsal::left_out(&spec.judge, &unit, outcome),
         };
         run.apply(completed, Millis(0)).map_err(|refusal| refusal.to_string())?;
     }

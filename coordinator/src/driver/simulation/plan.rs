@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gavel_core::ids::{Digest, RunId};
-use gavel_core::spec::{HeldOutJudgeSpec, RunSpec, StopSpec, WriterSpec};
+use gavel_core::spec::{HeldOutJudgeSpec, OrdersRule, RunSpec, StopSpec, WriterSpec};
 use gavel_core::work::Role;
 use gavel_core::work::{Side, Task};
 use gavel_core::{Annotations, HeldOutJudgeAssets, LabelledPair, PromptRubric, PromptRubrics, RubricText, RunAssets};
@@ -100,6 +100,9 @@ impl Plan {
                 if chance.happens(0.3) {
                     planned.write();
                 }
+                if chance.happens(0.3) {
+                    planned.spare(chance);
+                }
                 planned
             })
             .collect();
@@ -132,6 +135,23 @@ impl PlannedRun {
     fn write(&mut self) {
         self.spec.judge.writer = Some(WriterSpec::default());
         self.assets.writer_template = Some("what is to decide?".into());
+    }
+
+    /// Spares the judge questions: pairs in one image order where it is trusted, none about pictures that are too alike, or both.
+    fn spare(&mut self, chance: &mut Chance) {
+        let judge = &mut self.spec.judge;
+        let both = chance.below(3);
+        if both != 0 {
+            judge.orders = OrdersRule::Adaptive;
+            judge.orders_trust = Some(chance.pick(&[0.0, 0.1, 0.5]));
+            judge.orders_window = Some(1);
+            judge.orders_recheck = Some(chance.pick(&[0.1, 0.5]));
+            // Trust is earned by the first steps.
+            self.spec.run.steps = self.spec.run.steps.max(2 + self.spec.sampling.max_policy_lag);
+        }
+        if both != 1 {
+            self.spec.judge.min_distance = Some(chance.pick(&[0.05, 0.3]));
+        }
     }
 
     /// Gives the run a held-out judge, and perhaps a rule that looks at what it says.

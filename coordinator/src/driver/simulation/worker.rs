@@ -334,6 +334,7 @@ impl Worker {
                 let (spec, assets) = (around.spec)(key);
                 let outcome = rehearsal::work(spec, assets.general_rubric(&key.unit), assignment);
                 let outcome = rehearsal::second_opinion(&key.unit, outcome);
+                let outcome = rehearsal::left_out(&spec.judge, &key.unit, outcome);
                 self.finish(key, outcome, around)
             };
             self.send(purpose, around);

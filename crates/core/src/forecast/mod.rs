@@ -16,7 +16,7 @@ use crate::ids::{Fence, Millis, RunId, Step, WorkerId};
 use crate::rpo;
 use crate::run::{Event, Refusal, Run};
 use crate::schedule;
-use crate::spec::RunSpec;
+use crate::spec::{OrdersRule, RunSpec};
 use crate::work::{Assignment, Role, Task, Unit, rules};
 
 /// What the work costs one worker, in seconds.
@@ -161,6 +161,9 @@ pub fn forecast(
     spec.evaluation = None;
     // A rubric is written once, and a run samples its prompts again and again.
     spec.judge.writer = None;
+    // A judge has to earn trust first, and how alike pictures become nobody knows.
+    spec.judge.orders = OrdersRule::Both;
+    spec.judge.min_distance = None;
     let assets = RunAssets {
         prompts: vec![Task::default()],
         ..RunAssets::default()

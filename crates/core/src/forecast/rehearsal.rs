@@ -2,9 +2,10 @@
 
 use crate::ids::{Candidate, Digest};
 use crate::rpo;
-use crate::spec::RunSpec;
+use crate::spec::{JudgeSpec, RunSpec};
 use crate::work::{
-    AbstainReason, Assignment, Outcome, Policy, Sampled, ShardStatistics, Side, Task, Unit, Verdict, VerdictRecord,
+    AbstainReason, Assignment, Outcome, Pair, Policy, Sampled, ShardStatistics, Side, Task, Unit, Verdict,
+    VerdictRecord, rules,
 };
 
 /// The first bytes of a made-up picture: those of a PNG file.
@@ -76,34 +77,12 @@ pub fn work_into(
                 seconds: 1.0,
             }
         }
-        Assignment::Judge { pairs } => {
-            let verdicts = pairs.iter().map(|pair| {
-                let digest = Digest::of(&[pair.first.0, pair.second.0].concat());
-                let probability = f64::from(digest.0[0]) / 255.0;
-                VerdictRecord {
-                    prompt_index: pair.prompt_index,
-                    verdict: match probability {
-                        p if p > 0.7 => Verdict::Preferred { side: Side::First },
-                        p if p < 0.4 => Verdict::Preferred { side: Side::Second },
-                        _ => Verdict::Abstain {
-                            reason: AbstainReason::TooClose,
-                        },
-                    },
-                    probability_first: probability,
-                    order_probabilities: [probability; 2],
-                    rubric: pair.rubric.unwrap_or(rubric),
-                    votes: Vec::new(),
-                    reasons: Vec::new(),
-                    difference: Some(0.125),
-                }
-            });
-            Outcome::Judged {
-                verdicts: verdicts.collect(),
-                model: Digest::of(b"judge"),
-                spent: None,
-                seconds: 0.5,
-            }
-        }
+        Assignment::Judge { pairs } => Outcome::Judged {
+            verdicts: pairs.iter().map(|pair| verdict(&spec.judge, rubric, pair)).collect(),
+            model: Digest::of(b"judge"),
+            spent: None,
+            seconds: 0.5,
+        },
         Assignment::WriteRubric { .. } => Outcome::RubricWritten {
             rubric: Some(made_up.blob(b"rubric", 0)),
             model: Digest::of(b"judge"),
@@ -142,11 +121,53 @@ pub fn work_into(
     }
 }
 
+/// What a judge says of a pair. Where the spec has some pairs left out, some are too alike ([`left_out`]); where it has some asked in one
+/// image order, the orders of some disagree.
+fn verdict(judge: &JudgeSpec, rubric: Digest, pair: &Pair) -> VerdictRecord {
+    let digest = Digest::of(&[pair.first.0, pair.second.0].concat());
+    let share = |index: usize| f64::from(digest.0[index]) / 255.0;
+    let rubric = pair.rubric.unwrap_or(rubric);
+    let difference = judge
+        .min_distance
+        .map_or(0.125, |least| (4.0 * least * share(2)).min(1.0));
+    let probability = share(0);
+    let flips = judge.adaptive_orders().is_some() && pair.orders.is_both() && share(1) < 0.1;
+    let abstain = |reason| Verdict::Abstain { reason };
+    VerdictRecord {
+        verdict: match probability {
+            _ if flips => abstain(AbstainReason::OrdersDisagree),
+            p if p > 0.7 => Verdict::Preferred { side: Side::First },
+            p if p < 0.4 => Verdict::Preferred { side: Side::Second },
+            _ => abstain(AbstainReason::TooClose),
+        },
+        probability_first: if flips { 0.5 } else { probability },
+        order_probabilities: if flips { [1.0, 0.0] } else { [probability; 2] },
+        orders: pair.orders,
+        difference: Some(difference),
+        ..VerdictRecord::failed(pair.prompt_index, String::new(), rubric)
+    }
+}
+
 /// The same result with every pair decided: then every shard has a gradient.
 pub fn decided(mut outcome: Outcome) -> Outcome {
     if let Outcome::Judged { verdicts, .. } = &mut outcome {
         for record in verdicts {
             record.verdict = Verdict::Preferred { side: Side::First };
+        }
+    }
+    outcome
+}
+
+/// The same result with a step's pairs left out whose pictures are too alike for a question.
+pub fn left_out(judge: &JudgeSpec, unit: &Unit, mut outcome: Outcome) -> Outcome {
+    if let Outcome::Judged { verdicts, .. } = &mut outcome {
+        for record in verdicts.iter_mut() {
+            if rules::is_too_alike(judge, unit, record.difference) {
+                *record = VerdictRecord {
+                    difference: record.difference,
+                    ..VerdictRecord::too_alike(record.prompt_index, record.rubric)
+                };
+            }
         }
     }
     outcome

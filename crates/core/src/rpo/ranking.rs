@@ -62,7 +62,7 @@ mod tests {
 
     use super::*;
     use crate::ids::{Digest, PromptIndex};
-    use crate::work::AbstainReason;
+    use crate::work::{AbstainReason, Orders};
 
     fn record(verdict: Verdict) -> VerdictRecord {
         VerdictRecord {
@@ -70,6 +70,7 @@ mod tests {
             verdict,
             probability_first: 0.5,
             order_probabilities: [0.5; 2],
+            orders: Orders::Both,
             rubric: Digest([0; 32]),
             votes: Vec::new(),
             reasons: Vec::new(),

@@ -10,7 +10,9 @@ use super::{Refusal, Run, StepInFlight};
 use crate::ids::{Digest, Fence, Millis, PromptIndex, Step, WorkerId};
 use crate::rpo;
 use crate::schedule;
-use crate::work::{Arm, Outcome, Policy, Role, Sampled, SkippedPair, TaskList, Unit, VerdictRecord, rules};
+use crate::work::{
+    Arm, AskedMatches, Outcome, Policy, Role, Sampled, SkippedPair, TaskList, Unit, VerdictRecord, rules,
+};
 
 /// What an optimizer step came to.
 struct Update {
@@ -150,8 +152,8 @@ impl Run {
             let shards = schedule::chunks(per_step, self.spec.trainer.shard);
             let held_out = rules::held_out_prompts(&self.spec, step);
             self.ask_for_rubrics(TaskList::Prompts, lines.iter().copied());
-            self.flights
-                .push_back(StepInFlight::new(step, lines, shards, held_out, now));
+            let flight = StepInFlight::new(step, lines, shards, held_out, now);
+            self.flights.push_back(flight.rechecking(self.rechecked(step)));
             for chunk in 0..schedule::chunks(per_step, self.spec.sampling.batch) {
                 self.board.add(Unit::Sample { step, chunk });
             }
@@ -228,6 +230,7 @@ impl Run {
     /// The verdicts on the matches of a step's groups.
     fn note_matches(&mut self, step: Step, extent: &Range<u32>, verdicts: &[VerdictRecord]) {
         self.matches_judged += verdicts.iter().filter(|record| record.is_judged()).count() as u64;
+        self.asked.add(&AskedMatches::of(verdicts));
         let size = self.spec.trainer.shard;
         let matches = rpo::match_count(usize::from(self.spec.sampling.candidates));
         let Some(flight) = self.flight_mut(step) else { return };
@@ -291,7 +294,7 @@ impl Run {
             return;
         };
         flight.seconds.commit = seconds;
-        let record = flight.record(&self.spec.objective, update.grad_norm, update.learning_rate, now);
+        let record = flight.record(&self.spec, update.grad_norm, update.learning_rate, now);
         let shards = flight.shards.into_iter().flatten().collect();
         self.results.steps.push(StepResult {
             record,

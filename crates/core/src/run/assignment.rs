@@ -7,7 +7,7 @@ use crate::ids::{Digest, PromptIndex, Step, WorkerId};
 use crate::rpo;
 use crate::schedule;
 use crate::work::{
-    Arm, Assignment, Pair, Policy, PromptTask, RewardedCandidate, RewardedGroup, Task, TaskList, Unit, rules,
+    Arm, Assignment, Orders, Pair, Policy, PromptTask, RewardedCandidate, RewardedGroup, Task, TaskList, Unit, rules,
 };
 
 impl Run {
@@ -83,6 +83,7 @@ impl Run {
                         first: (*self.results.base_images.get(index as usize)?)?,
                         second: (*painted.get(index as usize)?)?,
                         rubric: self.own_rubric(unit, TaskList::HeldOut, index)?,
+                        orders: Orders::Both,
                     })
                 });
                 Some(Assignment::Judge {
@@ -99,6 +100,7 @@ impl Run {
                         first: labelled.first,
                         second: labelled.second,
                         rubric: self.own_rubric(unit, TaskList::Labelled, index)?,
+                        orders: Orders::Both,
                     })
                 });
                 Some(Assignment::Judge {
@@ -169,12 +171,14 @@ impl Run {
             }
             let task = self.task(group.line)?;
             let rubric = self.own_rubric(unit, TaskList::Prompts, group.line)?;
-            pairs.extend(rpo::matches(group.candidates.len()).map(|(first, second)| Pair {
+            let matches = rpo::matches(group.candidates.len()).enumerate();
+            pairs.extend(matches.map(|(number, (first, second))| Pair {
                 prompt_index: PromptIndex(index),
                 task: task.clone(),
                 first: group.candidates[first].image,
                 second: group.candidates[second].image,
                 rubric,
+                orders: self.orders(unit, index, number),
             }));
         }
         Some(Assignment::Judge { pairs })

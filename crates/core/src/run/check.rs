@@ -166,7 +166,7 @@ impl Run {
                 ));
             }
         }
-        Ok(())
+        self.asked_otherwise(unit, verdicts).map_or(Ok(()), invalid)
     }
 
     fn check_gradient(

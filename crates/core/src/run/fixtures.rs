@@ -4,7 +4,7 @@ use super::Run;
 use crate::assets::{HeldOutJudgeAssets, LabelledPair, RubricText, RunAssets};
 use crate::ids::{Digest, Millis, PromptIndex, RunId};
 use crate::spec::{HeldOutJudgeSpec, RunSpec};
-use crate::work::{Outcome, Side, Verdict, VerdictRecord};
+use crate::work::{Orders, Outcome, Side, Verdict, VerdictRecord};
 
 /// A small run whose chunks of samples, pairs and shards do not line up.
 pub(crate) fn spec() -> RunSpec {
@@ -90,6 +90,7 @@ pub(crate) fn record(prompt: u32, verdict: Verdict, run: &Run) -> VerdictRecord 
         verdict,
         probability_first: 0.5,
         order_probabilities: [0.5; 2],
+        orders: Orders::Both,
         rubric: run.assets().rubric.digest,
         votes: Vec::new(),
         reasons: Vec::new(),

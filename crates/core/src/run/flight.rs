@@ -9,8 +9,8 @@ use super::results::{CandidateResult, GroupResult, ShardResult, StepRecord, Step
 use crate::ids::{Digest, Millis, Step};
 use crate::rpo;
 use crate::schedule;
-use crate::spec::ObjectiveSpec;
-use crate::work::VerdictRecord;
+use crate::spec::RunSpec;
+use crate::work::{AskedMatches, VerdictRecord};
 
 /// A step that is not committed yet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub struct StepInFlight {
     /// The groups, by their index, that the held-out judge sees too; none in a run without one.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub held_out: BTreeSet<u32>,
+    /// The groups, by their index, that are asked in both image orders although the judge has earned trust; absent where all are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rechecked: Option<BTreeSet<u32>>,
     /// Seconds so far, without `wall`.
     pub seconds: StepSeconds,
 }
@@ -53,8 +56,15 @@ impl StepInFlight {
             judged: 0,
             shards_done: 0,
             held_out,
+            rechecked: None,
             seconds: StepSeconds::default(),
         }
+    }
+
+    /// The same where one image order is enough for all groups but these.
+    #[must_use]
+    pub(super) fn rechecking(self, rechecked: Option<BTreeSet<u32>>) -> Self {
+        Self { rechecked, ..self }
     }
 
     pub(super) fn count(&self) -> u32 {
@@ -198,15 +208,9 @@ impl StepInFlight {
     }
 
     /// The step in figures, when it is committed.
-    pub(super) fn record(
-        &self,
-        objective: &ObjectiveSpec,
-        grad_norm: f64,
-        learning_rate: f64,
-        now: Millis,
-    ) -> StepRecord {
+    pub(super) fn record(&self, spec: &RunSpec, grad_norm: f64, learning_rate: f64, now: Millis) -> StepRecord {
         let (mut decided, mut abstained, mut failed, mut skipped) = (0, 0, 0, 0);
-        let (mut matches, mut consistent) = (0_u32, 0_u32);
+        let objective = &spec.objective;
         let mut reward_mean = 0.0;
         for group in &self.groups {
             match group.ranks() {
@@ -219,11 +223,8 @@ impl StepInFlight {
                 None => abstained += 1,
             }
             skipped += u32::from(group.skipped.is_some());
-            for record in group.verdicts.iter().filter(|record| record.is_judged()) {
-                matches += 1;
-                consistent += u32::from(record.orders_agree());
-            }
         }
+        let asked = AskedMatches::of(self.groups.iter().flat_map(|group| &group.verdicts));
         let judged = self.groups.iter().flat_map(|group| &group.verdicts);
         let differences: Vec<f64> = judged.filter_map(|record| record.difference).collect();
         let diversity = (!differences.is_empty()).then(|| differences.iter().sum::<f64>() / differences.len() as f64);
@@ -239,7 +240,8 @@ impl StepInFlight {
             abstained,
             failed,
             skipped,
-            order_consistency: f64::from(consistent) / f64::from(matches.max(1)),
+            order_consistency: (asked.twice - asked.flipped) as f64 / asked.twice.max(1) as f64,
+            asked: spec.judge.counts_questions().then_some(asked),
             diversity,
             held_out_pairs: (!self.held_out.is_empty()).then_some(both),
             held_out_agreement: (both > 0).then(|| f64::from(alike) / f64::from(both)),

@@ -6,6 +6,7 @@
 
 mod accept;
 mod accepted;
+mod asking;
 mod assignment;
 mod board;
 mod check;
@@ -56,7 +57,7 @@ use crate::assets::{ModelFingerprints, RunAssets};
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::schedule;
 use crate::spec::RunSpec;
-use crate::work::{Arm, Outcome, Policy, Spent, TaskList, Unit};
+use crate::work::{Arm, AskedMatches, Outcome, Policy, Spent, TaskList, Unit};
 use accepted::AcceptedUnits;
 use board::Board;
 use conditionings::Conditionings;
@@ -106,6 +107,8 @@ pub struct Run {
     models: ModelFingerprints,
     missing: Missing,
     matches_judged: u64,
+    /// How they were asked.
+    asked: AskedMatches,
     pairs_skipped: u32,
     /// Pairs skipped since the run was last resumed; `limits.skipped_pairs` bounds these.
     pairs_skipped_lately: u32,
@@ -194,6 +197,7 @@ impl Run {
             quarantined: BTreeMap::new(),
             missing,
             matches_judged: 0,
+            asked: AskedMatches::default(),
             pairs_skipped: 0,
             pairs_skipped_lately: 0,
             kept_from: Step(1),

@@ -106,8 +106,12 @@ impl Run {
             return;
         }
         let committed = self.committed();
-        let counted = self.spec.stop.as_ref().and_then(|stop| stop.agreement());
-        let counted = counted.map_or(1, |(_, steps)| steps);
+        let agreement = self.spec.stop.as_ref().and_then(|stop| stop.agreement());
+        let agreement = agreement.map_or(1, |(_, steps)| steps);
+        // A step that begins looks at so many before the policy that samples it, which may be as old as the lag says.
+        let trust = self.spec.judge.adaptive_orders();
+        let trust = trust.map_or(1, |rule| rule.window + self.spec.sampling.max_policy_lag);
+        let counted = agreement.max(trust);
         let from = self
             .details_from
             .0

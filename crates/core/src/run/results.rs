@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use super::series::Series;
 use crate::ids::{Candidate, Digest, PromptIndex, Step};
 use crate::rpo::ranks;
-use crate::work::{Arm, Part, Policy, ShardStatistics, Verdict, VerdictRecord, candidate_blobs, conditioning};
+use crate::work::{
+    Arm, AskedMatches, Part, Policy, ShardStatistics, Verdict, VerdictRecord, candidate_blobs, conditioning,
+};
 
 /// Everything that report and audit read.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -223,8 +225,11 @@ pub struct StepRecord {
     pub failed: u32,
     /// Decided ones whose loss or gradient was not finite.
     pub skipped: u32,
-    /// Share of judged matches whose two image orders gave the same side.
+    /// Share of the matches judged in both image orders whose orders gave the same side.
     pub order_consistency: f64,
+    /// How its matches were asked; absent in a run that asks about each in both image orders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<AskedMatches>,
     /// How far apart the pictures of one prompt are: the mean of [`VerdictRecord::difference`] over the judged matches, in
     /// [0, 1]. `None` where none of them has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

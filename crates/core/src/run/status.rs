@@ -7,7 +7,7 @@ use super::{Phase, Run, StepRecord, Waiting, WaitingFor};
 use crate::bounds::cut;
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::measure::{JudgeCounts, JudgeMeasure, WinRate};
-use crate::work::{Policy, Spent, Unit};
+use crate::work::{AskedMatches, Policy, Spent, Unit};
 
 /// A run's state at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -30,6 +30,9 @@ pub struct RunStatus {
     pub progress: Option<Progress>,
     /// Matches of training groups that a judge has looked at so far; a group of two is one match.
     pub matches_judged: u64,
+    /// How these were asked; absent in a run that asks about each in both image orders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<AskedMatches>,
     /// Groups without a finite gradient so far.
     pub pairs_skipped: u32,
     /// Committed steps, in order: all of them, or the latest where the state is one of a list or of a stream.
@@ -78,6 +81,7 @@ impl RunStatus {
             steps_total: 0,
             progress: None,
             matches_judged: 0,
+            asked: None,
             pairs_skipped: 0,
             steps: Vec::new(),
             leases: Vec::new(),
@@ -209,6 +213,7 @@ impl Run {
             steps_total: self.spec.run.steps,
             progress: self.progress(),
             matches_judged: self.matches_judged,
+            asked: self.asked(),
             pairs_skipped: self.pairs_skipped,
             steps: steps.map(|step| step.record.clone()).collect(),
             waiting: Waiting {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Arm, Policy, Task};
+use super::{Arm, Orders, Policy, Task};
 use crate::ids::{Digest, PromptIndex, Step, WorkerId};
 
 /// What a worker needs to do a unit.
@@ -119,6 +119,9 @@ pub struct Pair {
     /// The text of the rubric that decides about this prompt, a blob; `None` for the run's general one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rubric: Option<Digest>,
+    /// In which image orders the judge is asked.
+    #[serde(default, skip_serializing_if = "Orders::is_both")]
+    pub orders: Orders,
 }
 
 /// The candidates of a decided group with their rewards.

@@ -76,6 +76,7 @@ impl VerdictRecord {
             verdict: _,
             probability_first,
             order_probabilities: [first, second],
+            orders: _,
             rubric: _,
             votes,
             reasons,

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Orders;
 use crate::bounds::is_figure;
 use crate::ids::{Digest, PromptIndex};
 
@@ -20,7 +21,7 @@ pub enum Side {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Verdict {
-    /// One candidate is better, in both image orders.
+    /// One candidate is better, in every image order that was asked.
     Preferred {
         /// The better one.
         side: Side,
@@ -51,6 +52,8 @@ pub enum AbstainReason {
     NoMajority,
     /// A member of the ensemble with a veto prefers the other candidate.
     Vetoed,
+    /// The judge was not asked: the two pictures are nearer than `judge.min_distance`.
+    TooAlike,
 }
 
 /// A verdict with its evidence.
@@ -63,8 +66,12 @@ pub struct VerdictRecord {
     pub verdict: Verdict,
     /// Mean over both orders of the probability that the first candidate is better, in [0, 1].
     pub probability_first: f64,
-    /// The same per order: (first candidate shown first, first candidate shown second).
+    /// The same per order: (first candidate shown first, first candidate shown second). Where one order was asked, both have its
+    /// probability.
     pub order_probabilities: [f64; 2],
+    /// In which image orders the pair was asked.
+    #[serde(default, skip_serializing_if = "Orders::is_both")]
+    pub orders: Orders,
     /// Fingerprint of the rubric text that the judge read.
     pub rubric: Digest,
     /// What each member of an ensemble says, in the ensemble's order; empty for one judge.
@@ -161,10 +168,20 @@ impl VerdictRecord {
             verdict: Verdict::Failed { reason },
             probability_first: 0.5,
             order_probabilities: [0.5; 2],
+            orders: Orders::Both,
             rubric,
             votes: Vec::new(),
             reasons: Vec::new(),
             difference: None,
+        }
+    }
+
+    /// A pair that no judge was asked about, because its pictures are too near each other.
+    pub fn too_alike(prompt: PromptIndex, rubric: Digest) -> Self {
+        let reason = AbstainReason::TooAlike;
+        Self {
+            verdict: Verdict::Abstain { reason },
+            ..Self::failed(prompt, String::new(), rubric)
         }
     }
 
@@ -177,9 +194,15 @@ impl VerdictRecord {
         shares.all(|share| (0.0..=1.0).contains(&share)) && self.votes.iter().all(|vote| is_figure(vote.weight))
     }
 
-    /// Whether a judge has looked at the pair, decided or not.
+    /// Whether there is a verdict: a judge has looked at the pair, decided or not, or its pictures are too alike for a question.
     pub fn is_judged(&self) -> bool {
         !matches!(self.verdict, Verdict::Failed { .. })
+    }
+
+    /// Whether nobody was asked because the pictures are too near each other.
+    pub fn is_too_alike(&self) -> bool {
+        let reason = AbstainReason::TooAlike;
+        self.verdict == Verdict::Abstain { reason }
     }
 
     /// Whether both image orders lean to the same side. Exactly one half leans to the second.

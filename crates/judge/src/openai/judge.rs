@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::dialect::Wishes;
 use super::wire::Said;
 use super::{Asked, Endpoint, NoAnswer, Room, THOUGHTS, read};
-use crate::answer::{Answer, decide, mean};
+use crate::answer::{Answer, Answers, decide, mean};
 use crate::question::Question;
 
 /// Most tokens of an answer that is a label; models like to put a word or two around it. More for those that think first.
@@ -112,11 +112,11 @@ impl EndpointJudge {
         }
     }
 
-    fn record(&self, pair: &JudgedPair<'_>, answers: [Result<Answer, String>; 2]) -> VerdictRecord {
+    fn record(&self, pair: &JudgedPair<'_>, answers: Result<Answers, String>) -> VerdictRecord {
         let rubric = pair.rubric.digest();
         let answers = match answers {
-            [Ok(straight), Ok(swapped)] => [straight, swapped],
-            [Err(reason), _] | [_, Err(reason)] => return VerdictRecord::failed(pair.prompt_index, reason, rubric),
+            Ok(answers) => answers,
+            Err(reason) => return VerdictRecord::failed(pair.prompt_index, reason, rubric),
         };
         let (verdict, order_probabilities) = decide(answers, self.template.label_mass_min, self.margin);
         VerdictRecord {
@@ -124,6 +124,7 @@ impl EndpointJudge {
             verdict,
             probability_first: mean(order_probabilities),
             order_probabilities,
+            orders: pair.orders,
             rubric,
             votes: Vec::new(),
             reasons: Vec::new(),
@@ -142,15 +143,24 @@ impl Judge for EndpointJudge {
     }
 
     fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+        let questions: Vec<(&JudgedPair<'_>, Pictures)> = pairs
+            .iter()
+            .flat_map(|pair| {
+                Answers::pictures(pair.orders)
+                    .iter()
+                    .map(move |pictures| (pair, *pictures))
+            })
+            .collect();
         let next = AtomicUsize::new(0);
-        let answers: Mutex<Vec<Option<Result<Answer, String>>>> = Mutex::new(vec![None; 2 * pairs.len()]);
+        let answers: Mutex<Vec<Option<Result<Answer, String>>>> = Mutex::new(vec![None; questions.len()]);
         let failed: Mutex<Option<AskError>> = Mutex::new(None);
         let ask = || {
             loop {
                 let place = next.fetch_add(1, Ordering::Relaxed);
-                let Some(pair) = pairs.get(place / 2) else { return };
-                let pictures = [Pictures::InOrder, Pictures::Swapped][place % 2];
-                match self.answer(pair, pictures) {
+                let Some((pair, pictures)) = questions.get(place) else {
+                    return;
+                };
+                match self.answer(pair, *pictures) {
                     Ok(answer) => answers.lock().unwrap_or_else(PoisonError::into_inner)[place] = Some(answer),
                     Err(error) => {
                         failed
@@ -158,13 +168,13 @@ impl Judge for EndpointJudge {
                             .unwrap_or_else(PoisonError::into_inner)
                             .get_or_insert(error);
                         // The others end when they have their answers.
-                        next.store(2 * pairs.len(), Ordering::Relaxed);
+                        next.store(questions.len(), Ordering::Relaxed);
                     }
                 }
             }
         };
         std::thread::scope(|scope| {
-            for _ in 1..self.concurrency.min(2 * pairs.len()) {
+            for _ in 1..self.concurrency.min(questions.len()) {
                 scope.spawn(ask);
             }
             ask();
@@ -176,11 +186,13 @@ impl Judge for EndpointJudge {
         let unasked = || Err("the question was not asked".to_owned());
         let mut answers = answers.into_iter().map(|answer| answer.unwrap_or_else(unasked));
         let records = pairs.iter().map(|pair| {
-            let both = [
-                answers.next().unwrap_or_else(unasked),
-                answers.next().unwrap_or_else(unasked),
-            ];
-            self.record(pair, both)
+            // All of the pair's, also behind one that is none: the next pair's come after them.
+            let own: Vec<_> = answers.by_ref().take(pair.orders.questions()).collect();
+            let mut own = own.into_iter();
+            self.record(
+                pair,
+                Answers::collect(pair.orders, || own.next().unwrap_or_else(unasked)),
+            )
         });
         Ok(records.collect())
     }

@@ -67,6 +67,7 @@ impl<S: Scorer> ScoreJudge<S> {
                 verdict,
                 probability_first,
                 order_probabilities: [probability_first; 2],
+                orders: pair.orders,
                 ..failed(String::new())
             },
             Err(reason) => failed(reason),

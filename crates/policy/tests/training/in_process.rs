@@ -4,7 +4,7 @@ use crate::common::{tiny_flux, trainer};
 use gavel_core::{
     ids::{Digest, PromptIndex, Step},
     spec::RunSpec,
-    work::{AbstainReason, Side, Verdict, VerdictRecord},
+    work::{AbstainReason, Orders, Side, Verdict, VerdictRecord},
 };
 use gavel_models::Family;
 use gavel_models::denoiser::Task;
@@ -43,6 +43,7 @@ impl Judge for ByIndex {
             votes: Vec::new(),
             reasons: Vec::new(),
             difference: None,
+            orders: Orders::Both,
         };
         Ok(pairs.iter().map(record).collect())
     }

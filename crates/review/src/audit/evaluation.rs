@@ -1,7 +1,7 @@
 //! Held-out pictures, comparisons and labelled pairs: painted by base, final policy and those of the probes, judged once, as their
 //! evidence says.
 
-use gavel_core::work::{Arm, Assignment, Outcome, Policy, Sampled, TaskList, Unit, VerdictRecord};
+use gavel_core::work::{Arm, Assignment, Orders, Outcome, Policy, Sampled, TaskList, Unit, VerdictRecord};
 
 use super::events::{Accepted, Account};
 use super::finding::{Findings, Rule};
@@ -70,7 +70,7 @@ fn judged(
             _ => TaskList::HeldOut,
         };
         let rubric = account.run.rubric_of(unit, list, record.prompt_index.0);
-        if let Some(problem) = verdict::problem(record, unit, rubric, &account.run) {
+        if let Some(problem) = verdict::problem(record, unit, (rubric, Orders::Both), &account.run) {
             findings.add(Rule::Verdicts, &location, problem);
         }
         let recorded = recorded.get(record.prompt_index.0 as usize).and_then(Option::as_ref);

@@ -2,12 +2,14 @@
 
 use gavel_core::ids::Digest;
 use gavel_core::run::Run;
-use gavel_core::work::{AbstainReason, Poll, Side, Unit, Verdict, VerdictRecord, poll};
+use gavel_core::work::{AbstainReason, Orders, Poll, Side, Unit, Verdict, VerdictRecord, poll, rules};
 
-/// What does not fit between a verdict of a judge unit and its probabilities, the rubric that decides about its prompt, and the margin of the unit's judge. The labels' share of the
-/// probability is not in the record, so `outside_labels` is taken as told.
-pub(super) fn problem(record: &VerdictRecord, unit: &Unit, rubric: Digest, run: &Run) -> Option<String> {
+/// What does not fit between a verdict of a judge unit and its probabilities, the rubric that decides about its prompt, the image orders in
+/// which it was to be asked, and the margin of the unit's judge. The labels' share of the probability is not in the record, so
+/// `outside_labels` is taken as told.
+pub(super) fn problem(record: &VerdictRecord, unit: &Unit, asked: (Digest, Orders), run: &Run) -> Option<String> {
     let judge = &run.spec().judge;
+    let (rubric, orders) = asked;
     let margin = match (unit, &judge.held_out) {
         (Unit::HeldOutJudge { .. }, Some(held_out)) => held_out.margin,
         _ => judge.margin,
@@ -18,6 +20,9 @@ pub(super) fn problem(record: &VerdictRecord, unit: &Unit, rubric: Digest, run: 
             record.rubric
         ));
     }
+    if let Some(problem) = rules::asked_otherwise(judge, unit, orders, record) {
+        return Some(problem);
+    }
     let [shown_first, shown_second] = record.order_probabilities;
     let mean = 0.5 * (shown_first + shown_second);
     if record.is_judged() && record.probability_first != mean {
@@ -25,6 +30,9 @@ pub(super) fn problem(record: &VerdictRecord, unit: &Unit, rubric: Digest, run: 
             "its probability is {}, the mean of both orders {mean}",
             record.probability_first
         ));
+    }
+    if record.is_too_alike() {
+        return None;
     }
     if !record.votes.is_empty() {
         return votes_problem(record, mean, margin);
@@ -40,7 +48,7 @@ pub(super) fn problem(record: &VerdictRecord, unit: &Unit, rubric: Digest, run: 
             reason: AbstainReason::TooClose,
         } => close,
         Verdict::Abstain {
-            reason: AbstainReason::NoMajority | AbstainReason::Vetoed,
+            reason: AbstainReason::NoMajority | AbstainReason::Vetoed | AbstainReason::TooAlike,
         } => false,
         Verdict::Abstain {
             reason: AbstainReason::OutsideLabels,

@@ -16,6 +16,7 @@ mod subject;
 use std::collections::BTreeMap;
 
 use gavel_core::ids::{Digest, PromptIndex};
+use gavel_core::work::Orders;
 use gavel_eval::Evaluator;
 use gavel_judge::{VerdictCache, judge_with};
 use gavel_models::dinov2::Dinov2;
@@ -230,6 +231,7 @@ impl Evaluation<'_> {
                         first: &prompt.pictures[first].1,
                         second: &prompt.pictures[second].1,
                         rubric: judging.rubrics.of(words, &prompt.task.digests),
+                        orders: Orders::Both,
                     });
                 }
             }

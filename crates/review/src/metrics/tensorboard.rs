@@ -99,7 +99,14 @@ impl EventFile {
         let diversity = record.diversity.map(|diversity| ("sample/diversity", diversity));
         let agreement = record.held_out_agreement;
         let agreement = agreement.map(|agreement| ("judge/held_out_agreement", agreement));
-        let figures: Vec<_> = figures.into_iter().chain(diversity).chain(agreement).collect();
+        let asked = record.asked.iter().flat_map(|asked| {
+            [
+                ("judge/asked_once", asked.share_once().unwrap_or(0.0)),
+                ("judge/too_alike", asked.share_too_alike().unwrap_or(0.0)),
+            ]
+        });
+        let optional = diversity.into_iter().chain(agreement).chain(asked);
+        let figures: Vec<_> = figures.into_iter().chain(optional).collect();
         self.scalars(record.step.0, now_unix_ms, &figures)
     }
 

@@ -11,7 +11,7 @@ use gavel_core::RunAssets;
 use gavel_core::ids::{Digest, Millis, PromptIndex, RunId, Step};
 use gavel_core::rpo;
 use gavel_core::run::GroupResult;
-use gavel_core::work::{Spent, Task, VerdictRecord};
+use gavel_core::work::{Orders, Spent, Task, VerdictRecord};
 use gavel_judge::{VerdictCache, judge_with};
 use gavel_rubric::data::{Picture, ReadOptions};
 use gavel_rubric::{Judge, JudgedPair, RubricSet, Rubrics, Theme};
@@ -266,6 +266,7 @@ impl<'a> Rejudge<'a> {
                 first: &images[&group.pictures[first]],
                 second: &images[&group.pictures[second]],
                 rubric,
+                orders: Orders::Both,
             })
             .collect();
         let verdicts = judge_with(again.kept, again.judge, &pairs).map_err(Error::Judge)?;

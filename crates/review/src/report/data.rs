@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use gavel_core::ids::{Digest, Millis, Step};
 use gavel_core::measure::{JudgeMeasure, WinRate};
 use gavel_core::run::{Run, StepRecord};
+use gavel_core::work::AskedMatches;
 use gavel_eval::{Adherence, Evaluator, Facts};
 use serde::Serialize;
 
@@ -24,6 +25,9 @@ pub(super) struct Report {
     pub(super) win_rate: Option<WinRate>,
     /// The judge on labelled pairs; `None` without such pairs.
     pub(super) judge: Option<JudgeMeasure>,
+    /// How the matches of all steps were asked; left out where each was asked in both image orders.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) asked: Option<AskedMatches>,
     pub(super) steps: Vec<StepRecord>,
     /// What was measured on the way, in the order of the steps; left out without `evaluation.every`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -100,6 +104,7 @@ impl Report {
             evaluation: evaluator.and_then(|evaluator| Evaluation::new(evaluator.name(), pictures)),
             win_rate: status.evaluation.and_then(|evaluation| evaluation.win_rate),
             judge: status.judge,
+            asked: status.asked,
             seconds_total: status.steps.iter().map(|step| step.seconds.wall).sum(),
             steps: status.steps,
             probes: probes.steps.clone(),

@@ -72,6 +72,7 @@ fn report(evaluation: Option<Evaluation>) -> Report {
             high: 0.9375,
         }),
         judge: None,
+        asked: None,
         steps: Vec::new(),
         probes: Vec::new(),
         probes_base: None,

@@ -223,7 +223,7 @@ fn json(record: &VerdictRecord) -> String {
 #[cfg(test)]
 mod tests {
     use gavel_core::ids::{Candidate, PromptIndex, Step};
-    use gavel_core::work::ShardStatistics;
+    use gavel_core::work::{Orders, ShardStatistics};
     use gavel_core::work::{Side, Verdict};
 
     use super::*;
@@ -307,6 +307,7 @@ mod tests {
                 votes: Vec::new(),
                 reasons: Vec::new(),
                 difference: None,
+                orders: Orders::Both,
             }],
             model: Digest::of(b"judge"),
             spent: None,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gavel_core::Hint as _;
 use gavel_core::ids::Digest;
-use gavel_core::work::{AbstainReason, Side, Usage, VerdictRecord};
+use gavel_core::work::{AbstainReason, Orders, Side, Usage, VerdictRecord};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -130,6 +130,7 @@ impl Judge for Sage {
                 votes: Vec::new(),
                 reasons: Vec::new(),
                 difference: None,
+                orders: Orders::Both,
             }
         };
         Ok(pairs.iter().map(record).collect())

@@ -17,7 +17,8 @@ pub fn leans(record: &VerdictRecord) -> Option<[f64; 2]> {
                 AbstainReason::OrdersDisagree
                 | AbstainReason::OutsideLabels
                 | AbstainReason::NoMajority
-                | AbstainReason::Vetoed,
+                | AbstainReason::Vetoed
+                | AbstainReason::TooAlike,
         } => Some([0.0; 2]),
         Verdict::Preferred { .. }
         | Verdict::Abstain {

@@ -19,7 +19,7 @@ use super::{Lease, Missing, Phase, Probe, Results, Run, Series, StepInFlight, St
 use crate::assets::{ModelFingerprints, RunAssets};
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::spec::RunSpec;
-use crate::work::{PromptPlace, Role, Spent, Unit, VerdictRecord};
+use crate::work::{AskedMatches, PromptPlace, Role, Spent, Unit, VerdictRecord};
 pub(super) use rows::CommitRow;
 use rows::{PolicyRow, RecordRow, WorkerNumbers};
 
@@ -28,7 +28,7 @@ use rows::{PolicyRow, RecordRow, WorkerNumbers};
 /// Raise it whenever the snapshot has other fields, or the same events lead to another state: snapshots of other versions are
 /// left alone, and their events are replayed. `a_snapshot_has_the_shape_of_its_version` shows the shape as text; whoever has to
 /// change that text has to raise this number too.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Where a run stands after some number of its events.
 ///
@@ -56,6 +56,7 @@ pub struct Snapshot {
     models: ModelFingerprints,
     missing: Missing,
     matches_judged: u64,
+    asked: AskedMatches,
     pairs_skipped: u32,
     pairs_skipped_lately: u32,
     kept_from: Step,
@@ -123,6 +124,7 @@ impl Run {
             models,
             missing,
             matches_judged,
+            asked,
             pairs_skipped,
             pairs_skipped_lately,
             kept_from,
@@ -178,6 +180,7 @@ impl Run {
             models: *models,
             missing: *missing,
             matches_judged: *matches_judged,
+            asked: *asked,
             pairs_skipped: *pairs_skipped,
             pairs_skipped_lately: *pairs_skipped_lately,
             kept_from: *kept_from,
@@ -301,6 +304,7 @@ impl Run {
         run.models = snapshot.models;
         run.missing = snapshot.missing;
         run.matches_judged = snapshot.matches_judged;
+        run.asked = snapshot.asked;
         run.pairs_skipped = snapshot.pairs_skipped;
         run.pairs_skipped_lately = snapshot.pairs_skipped_lately;
         run.kept_from = snapshot.kept_from;

@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::super::past::Commit;
 use super::super::results::{StepRecord, StepSeconds};
 use crate::ids::{Digest, Fence, Step, WorkerId};
-use crate::work::Policy;
+use crate::work::{AskedMatches, Policy};
 
 /// A step's figures: step; pairs, decided, abstained, failed, skipped; terms; order consistency, mean reward, loss, KL, clip
 /// fraction, ratio deviation, gradient norm, learning rate; seconds of sampling, judging, training, commit, wall; diversity; pairs that
-/// the held-out judge decided too, and its agreement.
+/// the held-out judge decided too, and its agreement; how its matches were asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct RecordRow(Figures);
@@ -25,6 +25,7 @@ type Figures = (
     Option<f64>,
     Option<u32>,
     Option<f64>,
+    Option<AskedMatches>,
 );
 
 impl From<&StepRecord> for RecordRow {
@@ -38,6 +39,7 @@ impl From<&StepRecord> for RecordRow {
             failed,
             skipped,
             order_consistency,
+            asked,
             diversity,
             held_out_pairs,
             held_out_agreement,
@@ -76,13 +78,14 @@ impl From<&StepRecord> for RecordRow {
             diversity,
             held_out_pairs,
             held_out_agreement,
+            asked,
         ))
     }
 }
 
 impl From<RecordRow> for StepRecord {
     fn from(RecordRow(row): RecordRow) -> Self {
-        let (step, counts, terms, figures, seconds, diversity, held_out_pairs, held_out_agreement) = row;
+        let (step, counts, terms, figures, seconds, diversity, held_out_pairs, held_out_agreement, asked) = row;
         let [pairs, decided, abstained, failed, skipped] = counts;
         let [
             order_consistency,
@@ -103,6 +106,7 @@ impl From<RecordRow> for StepRecord {
             failed,
             skipped,
             order_consistency,
+            asked,
             diversity,
             held_out_pairs,
             held_out_agreement,

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::super::fixtures::{run_of, spec, watched};
 use super::*;
-use crate::forecast::rehearsal::{second_opinion, work};
-use crate::spec::WriterSpec;
+use crate::forecast::rehearsal::{left_out, second_opinion, work};
+use crate::spec::{OrdersRule, WriterSpec};
 use crate::work::{Fault, Part, Role, Unusable};
 
 /// A run with its ledger and some workers.
@@ -80,6 +80,7 @@ impl Fleet {
         let assignment = self.run.assignment(&unit).unwrap();
         let outcome = work(self.run.spec(), self.run.assets().general_rubric(&unit), &assignment);
         let outcome = second_opinion(&unit, outcome);
+        let outcome = left_out(&self.run.spec().judge, &unit, outcome);
         Event::Completed {
             unit,
             worker: lease.worker.clone(),
@@ -242,8 +243,8 @@ impl Fleet {
 }
 
 /// A run that samples ahead by `lag` steps, probes as often as `every` says, shows a held-out judge `share` of its pairs, and that no
-/// number of lost results ends. It may write its prompts' rubrics.
-fn patient(lag: u32, every: Option<u32>, share: Option<f64>, writes: bool) -> Run {
+/// number of lost results ends. It may write its prompts' rubrics, and spare its judge questions.
+fn patient(lag: u32, every: Option<u32>, share: Option<f64>, writes: bool, spares: bool) -> Run {
     let mut spec = spec();
     let evaluation = spec.evaluation.as_mut().unwrap();
     evaluation.every = every;
@@ -251,14 +252,19 @@ fn patient(lag: u32, every: Option<u32>, share: Option<f64>, writes: bool) -> Ru
     spec.sampling.max_policy_lag = lag;
     spec.limits.attempts = 1_000_000;
     spec.judge.writer = writes.then(WriterSpec::default);
+    if spares {
+        spec.judge.orders = OrdersRule::Adaptive;
+        (spec.judge.orders_window, spec.judge.min_distance) = (Some(1), Some(0.2));
+        spec.run.steps = 3 + lag;
+    }
     match share {
         None => run_of(spec),
         Some(share) => watched(spec, share),
     }
 }
 
-fn undisturbed(lag: u32, every: Option<u32>, share: Option<f64>, writes: bool) -> Run {
-    let mut fleet = Fleet::new(patient(lag, every, share, writes));
+fn undisturbed(lag: u32, every: Option<u32>, share: Option<f64>, writes: bool, spares: bool) -> Run {
+    let mut fleet = Fleet::new(patient(lag, every, share, writes, spares));
     fleet.work_until(|_| false);
     assert_eq!(fleet.run.phase(), Phase::Finished);
     fleet.run
@@ -273,9 +279,10 @@ proptest! {
         every in prop::option::of(1..3_u32),
         share in prop::option::of(prop::sample::select(vec![0.1, 0.5, 1.0])),
         writes: bool,
+        spares: bool,
         moves in prop::collection::vec((any::<u8>(), any::<usize>()), 0..400),
     ) {
-        let mut fleet = Fleet::new(patient(lag, every, share, writes));
+        let mut fleet = Fleet::new(patient(lag, every, share, writes, spares));
         for (choice, pick) in moves {
             fleet.act(choice, pick);
         }
@@ -288,7 +295,7 @@ proptest! {
         prop_assert_eq!(fleet.run.phase(), Phase::Finished);
         prop_assert!(fleet.losses > 0 || fleet.accepted.values().all(|count| *count == 1));
 
-        let expected = undisturbed(lag, every, share, writes);
+        let expected = undisturbed(lag, every, share, writes, spares);
         prop_assert_eq!(&fleet.run.results().policies, &expected.results().policies);
         prop_assert_eq!(&fleet.run.results().tuned_images, &expected.results().tuned_images);
         prop_assert_eq!(&fleet.run.results().comparisons, &expected.results().comparisons);
@@ -311,9 +318,10 @@ proptest! {
         every in prop::option::of(1..3_u32),
         share in prop::option::of(prop::sample::select(vec![0.1, 0.5, 1.0])),
         writes: bool,
+        spares: bool,
         moves in prop::collection::vec((any::<u8>(), any::<usize>()), 0..120),
     ) {
-        let mut fleet = Fleet::new(patient(lag, every, share, writes));
+        let mut fleet = Fleet::new(patient(lag, every, share, writes, spares));
         for (choice, pick) in moves {
             fleet.act(choice, pick);
         }

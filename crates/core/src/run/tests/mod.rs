@@ -1,4 +1,5 @@
 mod ahead;
+mod asking;
 mod conditionings;
 mod control;
 mod fleet;

@@ -7,16 +7,21 @@ use super::super::fixtures::{assets, run_of, spec};
 use super::fleet::Fleet;
 use super::*;
 use crate::run::{Commit, Commits, Series, Snapshot};
-use crate::spec::StopSpec;
+use crate::spec::{OrdersRule, StopSpec};
 use crate::work::{Fault, Role, Unusable};
 
-/// A lean run of six steps that keeps one of them, samples ahead by `lag`, and probes as often as `every` says.
-fn lean(lag: u32, every: Option<u32>) -> Run {
+/// A lean run of six steps that keeps one of them, samples ahead by `lag`, and probes as often as `every` says. Where there is a `window`, its judge
+/// earns trust over so many steps.
+fn lean(lag: u32, every: Option<u32>, window: Option<u32>) -> Run {
     let mut spec = spec();
     spec.run.steps = 6;
     spec.coordinator.keep_steps = 1;
     spec.sampling.max_policy_lag = lag;
     spec.limits.attempts = 1_000_000;
+    if window.is_some() {
+        spec.judge.orders = OrdersRule::Adaptive;
+        (spec.judge.orders_trust, spec.judge.orders_window) = (Some(0.2), window);
+    }
     let evaluation = spec.evaluation.as_mut().unwrap();
     evaluation.every = every;
     evaluation.subset = every.map(|_| 3);
@@ -72,11 +77,12 @@ proptest! {
     fn a_run_that_begins_at_a_snapshot_is_the_run_at_every_later_event(
         lag in 0..3_u32,
         every in prop::option::of(1..3_u32),
+        window in prop::option::of(1..4_u32),
         at in any::<prop::sample::Index>(),
         moves in prop::collection::vec((any::<u8>(), any::<usize>()), 0..300),
         back_to in prop::option::of(0..6_u32),
     ) {
-        let begun = lean(lag, every);
+        let begun = lean(lag, every, window);
         let mut fleet = Fleet::new(begun.clone());
         for (choice, pick) in moves {
             fleet.act(choice, pick);
@@ -116,7 +122,7 @@ proptest! {
 /// go, and waited for a sampler for ever.
 #[test]
 fn a_lean_run_that_goes_back_to_its_first_step_knows_the_policy_that_it_samples_from() {
-    let mut fleet = Fleet::new(lean(0, Some(1)));
+    let mut fleet = Fleet::new(lean(0, Some(1), None));
     fleet.work_until(|run| run.committed() == Step(5));
     assert!(fleet.run.commits_from() > Step(1));
     assert!(!fleet.run.keeps_policy(0), "its blobs are given away");
@@ -125,7 +131,7 @@ fn a_lean_run_that_goes_back_to_its_first_step_knows_the_policy_that_it_samples_
 
 #[test]
 fn a_lean_run_keeps_its_latest_steps_alone() {
-    let mut fleet = Fleet::new(lean(0, None));
+    let mut fleet = Fleet::new(lean(0, None, None));
     fleet.work_until(|run| run.committed() == Step(5));
     let run = &fleet.run;
     // One step is kept by rule, and one more has just been released.
@@ -287,7 +293,7 @@ fn a_snapshot_is_as_large_after_many_steps_as_after_few() {
 
 #[test]
 fn a_snapshot_of_another_run_is_refused() {
-    let snapshot = lean(0, None).snapshot().unwrap();
+    let snapshot = lean(0, None, None).snapshot().unwrap();
     let mut other = assets();
     other.held_out.pop();
     let error = Run::restore(RunId("small".into()), spec(), other, Millis(0), snapshot).unwrap_err();
@@ -298,7 +304,7 @@ fn a_snapshot_of_another_run_is_refused() {
 /// with it the version here. Otherwise a coordinator of the new version takes up snapshots of the old one.
 #[test]
 fn a_snapshot_has_the_shape_of_its_version() {
-    assert_eq!(crate::run::SNAPSHOT_VERSION, 4);
+    assert_eq!(crate::run::SNAPSHOT_VERSION, 5);
     let mut spec = spec();
     spec.run.steps = 6;
     spec.prompts.per_step = 2;

@@ -4,6 +4,7 @@
 //! which is a variant of [`JudgeBackEnd`]. In the file both stand side by side in one table, and `family` says which kind it is.
 
 mod address;
+mod asking;
 mod back_end;
 mod clip;
 mod connection;
@@ -32,6 +33,7 @@ use super::problems::Problems;
 use super::section::Section;
 use crate::bounds;
 pub use address::{ServerAddress, ServerAddressError};
+pub use asking::{AdaptiveOrders, OrdersRule};
 pub use back_end::{HostedModel, JudgeBackEnd};
 pub use clip::{ClipFamily, ClipSpec};
 pub use connection::Connection;
@@ -67,6 +69,26 @@ pub struct JudgeSpec {
     /// Whether verdicts are kept and not asked for twice; `None` does so where the judge or a member is a server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<bool>,
+    /// In how many image orders a step's pairs are asked.
+    #[serde(skip_serializing_if = "OrdersRule::is_both")]
+    pub orders: OrdersRule,
+    /// The greatest share of pairs whose two image orders disagree, at which one order is enough; left out, 0.1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
+    pub orders_trust: Option<f64>,
+    /// The committed steps over which that share is counted; left out, 4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = bounds::ATTEMPTS.most))]
+    pub orders_window: Option<u32>,
+    /// Share of a step's prompts that are asked in both orders all the same, so that trust can be lost; left out, 0.125.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
+    pub orders_recheck: Option<f64>,
+    /// How far apart the pictures of a step's pair must be for the judge to be asked about it: the mean absolute difference of
+    /// their RGB values, in (0, 1]; every pair is asked about without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
+    pub min_distance: Option<f64>,
     /// Which pairs are explained to people; none without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasons: Option<ReasonsSpec>,
@@ -119,6 +141,11 @@ impl Default for JudgeSpec {
             margin: 0.0,
             batch: 1,
             cache: None,
+            orders: OrdersRule::Both,
+            orders_trust: None,
+            orders_window: None,
+            orders_recheck: None,
+            min_distance: None,
             reasons: None,
             writer: None,
             held_out: None,
@@ -174,6 +201,7 @@ impl Section for JudgeSpec {
         );
         problems.require_set(&self.rubric, "judge.rubric", "a rubric set, or a text file of criteria");
         problems.count(self.batch.into(), bounds::PER_STEP, "judge.batch");
+        self.check_asking(problems);
         if let Some(reasons) = &self.reasons {
             reasons.check("judge.reasons", problems);
             problems.require(self.back_end.writer().is_some(), "judge.reasons", || {

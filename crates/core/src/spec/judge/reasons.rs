@@ -68,6 +68,7 @@ impl ReasonsSpec {
 mod tests {
     use super::*;
     use crate::ids::PromptIndex;
+    use crate::work::Orders;
 
     #[test]
     fn as_many_pairs_are_covered_as_asked_for() {
@@ -78,6 +79,7 @@ mod tests {
                 first: Digest::of(&index.to_le_bytes()),
                 second: Digest::of(b"other"),
                 rubric: None,
+                orders: Orders::Both,
             })
             .collect();
         let covered = |fraction| {

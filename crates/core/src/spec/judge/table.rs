@@ -94,6 +94,10 @@ pub(super) fn held_out(table: Table, at: &str, problems: &mut Problems, leftover
                         .into()
                 }
                 "held_out" => "a held-out judge is watched by none: remove it".into(),
+                "orders" | "orders_trust" | "orders_window" | "orders_recheck" => {
+                    "a held-out judge is asked in both image orders: remove it".into()
+                }
+                "min_distance" => "its pairs are those that judge.min_distance leaves: remove it".into(),
                 key => foreign(key),
             };
             problems.add(format!("{at}.{key}"), reason, None);

@@ -62,6 +62,32 @@ fn a_judge_has_what_its_family_needs_and_nothing_else() {
         ),
         ("[judge.reasons]\nfraction = 0.5".to_owned(), "judge.reasons.template"),
         ("[judge.writer]\ncriteria = 3".to_owned(), "judge.writer.template"),
+        ("[judge]\norders = \"one\"".to_owned(), "judge.orders"),
+        ("[judge]\norders_trust = 0.1".to_owned(), "judge.orders_trust"),
+        ("[judge]\norders_window = 2".to_owned(), "judge.orders_window"),
+        ("[judge]\norders_recheck = 0.5".to_owned(), "judge.orders_recheck"),
+        (
+            "[judge]\norders = \"adaptive\"\norders_trust = 1.0".to_owned(),
+            "judge.orders_trust",
+        ),
+        (
+            "[judge]\norders = \"adaptive\"\norders_window = 0".to_owned(),
+            "judge.orders_window",
+        ),
+        (
+            "[judge]\norders = \"adaptive\"\norders_recheck = 0.0".to_owned(),
+            "judge.orders_recheck",
+        ),
+        (
+            "[judge]\nfamily = \"evaluator\"\npath = \"\"\norders = \"adaptive\"".to_owned(),
+            "judge.orders",
+        ),
+        ("[judge]\nmin_distance = 0.0".to_owned(), "judge.min_distance"),
+        ("[judge]\nmin_distance = 1.5".to_owned(), "judge.min_distance"),
+        (
+            format!("{ensemble}{member}{member}min_distance = 0.1"),
+            "judge.members[1].min_distance",
+        ),
         (
             "[judge.writer]\ntemplate = \"write.toml\"\ncriteria = 0".to_owned(),
             "judge.writer.criteria",
@@ -143,6 +169,8 @@ fn a_held_out_judge_is_a_judge_with_a_share_and_without_what_only_the_first_has(
         ("reasons = { template = \"reason.toml\" }", "judge.held_out.reasons"),
         ("writer = { template = \"write.toml\" }", "judge.held_out.writer"),
         ("held_out = { path = \"m\" }", "judge.held_out.held_out"),
+        ("orders = \"adaptive\"", "judge.held_out.orders"),
+        ("min_distance = 0.1", "judge.held_out.min_distance"),
         ("endpoint = \"http://localhost\"", "judge.held_out.endpoint"),
         ("rubrik = \"r\"", "judge.held_out.rubrik"),
     ] {

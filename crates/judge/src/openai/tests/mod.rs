@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use gavel_core::Diagnostic;
 use gavel_core::ids::PromptIndex;
 use gavel_core::spec::ServerSpec;
-use gavel_core::work::{AbstainReason, Side, Verdict, VerdictRecord};
+use gavel_core::work::{AbstainReason, Orders, Side, Verdict, VerdictRecord};
 use gavel_rubric::{
     AskError, Chat as _, ChatReply, ChatRequest, Judge as _, JudgeTemplate, JudgedPair, Message, Part, RubricSet,
 };
@@ -54,18 +54,25 @@ fn judge(server: &Server, template_name: &str, pairs: u32) -> Result<Vec<Verdict
 }
 
 fn judge_as(spec: &ServerSpec, template_name: &str, pairs: u32) -> Result<Vec<VerdictRecord>, AskError> {
+    judge_in(&vec![Orders::Both; pairs as usize], spec, template_name)
+}
+
+/// The same with a pair for each of these orders.
+fn judge_in(orders: &[Orders], spec: &ServerSpec, template_name: &str) -> Result<Vec<VerdictRecord>, AskError> {
     let judge = EndpointJudge::new(endpoint(spec), template(template_name), 0.0, spec.concurrency);
     let bright = RgbImage::from_pixel(4, 4, Rgb([200, 200, 200]));
     let dark = RgbImage::from_pixel(4, 4, Rgb([20, 20, 20]));
     let rubric = RubricSet::from_text("Bright.").unwrap();
-    let pairs: Vec<JudgedPair<'_>> = (0..pairs)
-        .map(|index| JudgedPair {
+    let pairs: Vec<JudgedPair<'_>> = (0..)
+        .zip(orders)
+        .map(|(index, orders)| JudgedPair {
             prompt_index: PromptIndex(index),
             prompt: "a light",
             sources: &[],
             first: &bright,
             second: &dark,
             rubric: &rubric,
+            orders: *orders,
         })
         .collect();
     judge.judge(&pairs)
@@ -99,6 +106,33 @@ fn both_orders_are_asked_and_must_agree() {
             reason: AbstainReason::OrdersDisagree
         }
     );
+}
+
+#[test]
+fn a_pair_that_is_asked_in_one_order_costs_one_question() {
+    let server = serve(Stub::new([], Act::Honest));
+    let orders = [Orders::Straight, Orders::Both, Orders::Swapped];
+    let records = judge_in(&orders, &spec(&server), "ranking").unwrap();
+    assert_eq!(server.stub.calls(), 4);
+    let told: Vec<_> = records
+        .iter()
+        .map(|record| (record.prompt_index.0, record.orders))
+        .collect();
+    assert_eq!(told, [(0, orders[0]), (1, orders[1]), (2, orders[2])]);
+    assert!(
+        records
+            .iter()
+            .all(|record| (&record.verdict, record.order_probabilities) == (&FIRST, [1.0; 2]))
+    );
+    let seen = server.stub.seen.lock().unwrap();
+    let brighter: Vec<usize> = seen.iter().map(|(request, _)| brighter_and_count(request).0).collect();
+    assert_eq!(brighter, [0, 0, 1, 1], "the first candidate is the bright one");
+
+    // A liking for the picture shown first decides by the order, and an answer that is none fails its own pair alone.
+    let server = serve(Stub::new([], Act::Biased));
+    let records = judge_in(&[Orders::Straight, Orders::Swapped], &spec(&server), "ranking").unwrap();
+    let second = Verdict::Preferred { side: Side::Second };
+    assert_eq!([&records[0].verdict, &records[1].verdict], [&FIRST, &second]);
 }
 
 #[test]

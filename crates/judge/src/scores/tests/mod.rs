@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use gavel_core::ids::PromptIndex;
 use gavel_core::spec::{ClipSpec, Dtype, EvaluatorName, EvaluatorSpec, JudgeBackEnd, JudgeSpec};
+use gavel_core::work::Orders;
 use gavel_models::clip::Clip;
 use gavel_models::load::Placement;
 use gavel_rubric::{JudgeTemplate, RubricSet};
@@ -123,6 +124,7 @@ fn an_evaluators_rules_prefer_the_picture_for_which_more_of_the_task_holds() {
         first,
         second,
         rubric: &rubric,
+        orders: Orders::Both,
     };
     let judge = rules(EvaluatorName::Scenes);
     let prompt = "a red square on a white background";
@@ -172,6 +174,7 @@ fn an_edit_is_scored_by_what_was_done_times_what_was_kept() {
         first,
         second,
         rubric: &rubric,
+        orders: Orders::Both,
     };
     let records = rules(EvaluatorName::Edits)
         .judge(&[pair(&kept, &greyed), pair(&source, &kept)])
@@ -215,6 +218,7 @@ fn a_clip_prefers_the_picture_that_fits_the_words_better_and_swapped_pictures_mi
         first,
         second,
         rubric: &rubric,
+        orders: Orders::Both,
     };
     let pairs = [
         pair(&light, &dark),

@@ -14,6 +14,7 @@ use axum::routing::post;
 use base64::Engine as _;
 use gavel_core::Diagnostic;
 use gavel_core::spec::ScorerSpec;
+use gavel_core::work::Orders;
 use serde_json::{Value, json};
 
 use super::*;
@@ -128,6 +129,7 @@ fn judge_pairs(judge: &dyn Judge, prompt: &str, pairs: u32) -> Result<Vec<Verdic
             first: &light,
             second: &dark,
             rubric: &rubric,
+            orders: Orders::Both,
         })
         .collect();
     judge.judge(&pairs)
@@ -317,6 +319,7 @@ fn the_example_server_is_understood() {
         first: &noisy,
         second: &plain,
         rubric: &rubric,
+        orders: Orders::Both,
     };
     let judged = judge(Some("sk-secret")).judge(&[pair]);
     let refused = judge(Some("sk-another")).judge(&[pair]);

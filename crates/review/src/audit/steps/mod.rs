@@ -10,8 +10,8 @@ use gavel_core::rpo::{self, learning_rate};
 use gavel_core::run::{CandidateResult, Run, ShardResult};
 use gavel_core::schedule;
 use gavel_core::work::{
-    Assignment, Outcome, Pair, Policy, PromptPlace, PromptTask, RewardedCandidate, RewardedGroup, Task, TaskList, Unit,
-    VerdictRecord, rules,
+    AskedMatches, Assignment, Orders, Outcome, Pair, Policy, PromptPlace, PromptTask, RewardedCandidate, RewardedGroup,
+    Task, TaskList, Unit, VerdictRecord, rules,
 };
 use serde::Serialize;
 
@@ -71,6 +71,7 @@ pub(super) fn check(account: &Account, findings: &mut Findings) -> Pairs {
     let policies = policies(account);
     let mut pairs = Pairs::default();
     let mut named = BTreeMap::new();
+    let mut asked: BTreeMap<Step, AskedMatches> = BTreeMap::new();
     let conditionings = conditionings(account);
     for (version, policy) in policies.iter().enumerate().take(policies.len().saturating_sub(1)) {
         let step = Step(version as u32 + 1);
@@ -92,6 +93,8 @@ pub(super) fn check(account: &Account, findings: &mut Findings) -> Pairs {
             candidates: BTreeMap::new(),
             conditioned: BTreeMap::new(),
             verdicts: BTreeMap::new(),
+            rechecked: rules::is_trusted(spec, step, |step| asked.get(&step).copied())
+                .then(|| rules::rechecked_prompts(spec, step)),
             held_out: BTreeMap::new(),
             skipped: BTreeMap::new(),
             shards: Vec::new(),
@@ -103,6 +106,7 @@ pub(super) fn check(account: &Account, findings: &mut Findings) -> Pairs {
         audit.commit();
         audit.state();
         audit.count(&mut pairs);
+        asked.insert(step, audit.asked());
         for (prompt, candidates) in &audit.candidates {
             for (candidate, result) in candidates.iter().enumerate() {
                 let at = format!("step {step}, prompt {prompt}, candidate {candidate}");
@@ -142,6 +146,8 @@ struct StepAudit<'a> {
     conditioned: BTreeMap<u32, Digest>,
     /// On the matches of each prompt's candidates.
     verdicts: BTreeMap<u32, Vec<VerdictRecord>>,
+    /// The prompts that are asked in both image orders where the judge has earned trust by the steps before; `None` where all are.
+    rechecked: Option<BTreeSet<u32>>,
     /// Those of the held-out judge, on its share of the prompts.
     held_out: BTreeMap<u32, Vec<VerdictRecord>>,
     skipped: BTreeMap<u32, &'a str>,
@@ -297,9 +303,11 @@ impl<'a> StepAudit<'a> {
             let prompt = group[0].prompt_index;
             let location = format!("step {}, pair {prompt}", self.step);
             let rubric = self.run.rubric_of(&unit, TaskList::Prompts, self.line(prompt.0));
-            let problems = group.iter();
-            for problem in problems.filter_map(|record| verdict::problem(record, &unit, rubric, self.run)) {
-                self.findings.add(Rule::Verdicts, &location, problem);
+            for (number, record) in group.iter().enumerate() {
+                let asked = (rubric, self.orders(&unit, prompt, number));
+                if let Some(problem) = verdict::problem(record, &unit, asked, self.run) {
+                    self.findings.add(Rule::Verdicts, &location, problem);
+                }
             }
             (prompt.0, group.to_vec())
         });
@@ -313,14 +321,26 @@ impl<'a> StepAudit<'a> {
         let rubric = self.run.own_rubric(unit, TaskList::Prompts, self.line(prompt));
         let rubric = rubric.flatten();
         rpo::matches(candidates.len())
-            .map(|(first, second)| Pair {
+            .enumerate()
+            .map(|(number, (first, second))| Pair {
                 prompt_index: PromptIndex(prompt),
                 task: task.clone(),
                 first: candidates[first].image,
                 second: candidates[second].image,
                 rubric,
+                orders: self.orders(unit, PromptIndex(prompt), number),
             })
             .collect()
+    }
+
+    /// In which image orders a match is to be asked, by what was accepted of earlier steps.
+    fn orders(&self, unit: &Unit, prompt: PromptIndex, number: usize) -> Orders {
+        match (unit, &self.rechecked) {
+            (Unit::Judge { .. }, Some(rechecked)) if !rechecked.contains(&prompt.0) => {
+                rules::one_order(self.run.spec(), self.step, prompt, number)
+            }
+            _ => Orders::Both,
+        }
     }
 
     fn ranks(&self, prompt: u32) -> Option<Vec<u32>> {

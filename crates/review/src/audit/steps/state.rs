@@ -1,6 +1,6 @@
 //! Whether the state machine's results of a step are those that were accepted, and what became of its pairs.
 
-use gavel_core::work::{Verdict, VerdictRecord, rules};
+use gavel_core::work::{AskedMatches, Verdict, VerdictRecord, rules};
 
 use super::super::finding::Rule;
 use super::{Pairs, StepAudit};
@@ -55,6 +55,9 @@ impl StepAudit<'_> {
         let found = (record.held_out_pairs, record.held_out_agreement);
         self.findings
             .equal(Rule::State, &location, "held-out agreement", &self.agreement(), &found);
+        let asked = self.run.spec().judge.counts_questions().then(|| self.asked());
+        self.findings
+            .equal(Rule::State, &location, "matches asked", &asked, &record.asked);
         let (counted, mut recorded) = (self.counts(), Pairs::default());
         (recorded.sampled, recorded.decided, recorded.abstained) = (record.pairs, record.decided, record.abstained);
         (recorded.failed, recorded.skipped) = (record.failed, record.skipped);
@@ -100,6 +103,11 @@ impl StepAudit<'_> {
         let alike = both.iter().filter(|alike| **alike).count();
         let share = (!both.is_empty()).then(|| alike as f64 / both.len() as f64);
         (Some(both.len() as u32), share)
+    }
+
+    /// How the step's matches were asked; counted from what was accepted.
+    pub(super) fn asked(&self) -> AskedMatches {
+        AskedMatches::of(self.verdicts.values().flatten())
     }
 
     fn counts(&self) -> Pairs {

@@ -6,9 +6,9 @@ use gavel_coordinator::ledger::{EventRecord, RunRecord};
 use gavel_core::forecast::rehearsal;
 use gavel_core::ids::{Fence, Millis, PromptIndex, Step, WorkerId};
 use gavel_core::run::{Event, Phase, Run};
-use gavel_core::spec::RunSpec;
+use gavel_core::spec::{OrdersRule, RunSpec};
 use gavel_core::work::{
-    AbstainReason, Assignment, Fault, Outcome, Role, Side, Task, Unit, Unusable, Verdict, VerdictRecord,
+    AbstainReason, Assignment, Fault, Orders, Outcome, Role, Side, Task, Unit, Unusable, Verdict, VerdictRecord,
 };
 use gavel_core::{RubricText, RunAssets};
 
@@ -35,7 +35,16 @@ pub(super) fn run() -> Run {
     Run::new(spec.id(), spec, assets)
 }
 
-fn verdict(run: &Run, prompt: PromptIndex, step: u32) -> VerdictRecord {
+/// The same where one flip among four pairs is few enough to ask most pairs of the second step in one image order.
+pub(super) fn trusting_run() -> Run {
+    let run = run();
+    let mut spec = run.spec().clone();
+    spec.judge.orders = OrdersRule::Adaptive;
+    (spec.judge.orders_trust, spec.judge.orders_window) = (Some(0.25), Some(1));
+    Run::new(spec.id(), spec, run.assets().clone())
+}
+
+fn verdict(run: &Run, prompt: PromptIndex, step: u32, orders: Orders) -> VerdictRecord {
     // The second pair of the first step is not decided, so that a shard has one that is not trained on.
     let (verdict, order_probabilities) = if (prompt.0, step) == (1, 1) {
         let reason = AbstainReason::OrdersDisagree;
@@ -44,6 +53,11 @@ fn verdict(run: &Run, prompt: PromptIndex, step: u32) -> VerdictRecord {
         (Verdict::Preferred { side: Side::First }, [0.75, 0.875])
     } else {
         (Verdict::Preferred { side: Side::Second }, [0.25, 0.125])
+    };
+    let order_probabilities = match orders {
+        Orders::Both => order_probabilities,
+        Orders::Straight => [order_probabilities[0]; 2],
+        Orders::Swapped => [order_probabilities[1]; 2],
     };
     VerdictRecord {
         prompt_index: prompt,
@@ -54,6 +68,7 @@ fn verdict(run: &Run, prompt: PromptIndex, step: u32) -> VerdictRecord {
         votes: Vec::new(),
         reasons: Vec::new(),
         difference: None,
+        orders,
     }
 }
 
@@ -62,15 +77,14 @@ fn outcome(run: &Run, unit: &Unit, assignment: &Assignment) -> Outcome {
     let mut outcome = rehearsal::work(run.spec(), run.assets().general_rubric(unit), assignment);
     if let (Unit::Judge { step, .. }, Outcome::Judged { verdicts, .. }) = (unit, &mut outcome) {
         for record in verdicts {
-            *record = verdict(run, record.prompt_index, step.0);
+            *record = verdict(run, record.prompt_index, step.0, record.orders);
         }
     }
     outcome
 }
 
 /// The events of a run from beginning to end. `disturb` may end a lease otherwise than by its result.
-fn drive(mut disturb: impl FnMut(&Run, Unit, WorkerId, Fence) -> Option<Event>) -> Vec<Event> {
-    let mut run = run();
+fn drive(mut run: Run, mut disturb: impl FnMut(&Run, Unit, WorkerId, Fence) -> Option<Event>) -> Vec<Event> {
     let mut events = Vec::new();
     let mut apply = |run: &mut Run, event: Event| {
         run.apply(event.clone(), Millis(events.len() as u64)).unwrap();
@@ -99,8 +113,13 @@ fn drive(mut disturb: impl FnMut(&Run, Unit, WorkerId, Fence) -> Option<Event>) 
 
 /// An undisturbed run, but that the first lease of all is given back once and granted again.
 pub(super) fn events() -> Vec<Event> {
+    events_of(run())
+}
+
+/// The same of another run.
+pub(super) fn events_of(run: Run) -> Vec<Event> {
     let mut returned = false;
-    drive(|_, unit, worker, fence| {
+    drive(run, |_, unit, worker, fence| {
         let first = !std::mem::replace(&mut returned, true);
         first.then_some(Event::Released {
             unit,
@@ -114,7 +133,7 @@ pub(super) fn events() -> Vec<Event> {
 /// A run in which the first trajectory of step 1 was lost before its gradient was taken, and made again.
 pub(super) fn events_with_a_loss() -> Vec<Event> {
     let mut lost = false;
-    drive(|run, unit, worker, fence| {
+    drive(run(), |run, unit, worker, fence| {
         if unit != GRADIENT || std::mem::replace(&mut lost, true) {
             return None;
         }
@@ -136,7 +155,10 @@ pub(super) fn events_with_a_loss() -> Vec<Event> {
 }
 
 pub(super) fn history(events: &[Event]) -> History {
-    let run = run();
+    history_of(&run(), events)
+}
+
+pub(super) fn history_of(run: &Run, events: &[Event]) -> History {
     let record = RunRecord::new(
         run.id().clone(),
         serde_json::to_string(run.spec()).unwrap(),

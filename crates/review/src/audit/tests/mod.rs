@@ -7,7 +7,7 @@ use gavel_coordinator::blobs::BlobError;
 use gavel_core::ids::{Digest, Fence, PromptIndex, Step, WorkerId};
 use gavel_core::run::{Event, Phase};
 use gavel_core::spec::RunSpec;
-use gavel_core::work::{Outcome, Policy, Side, Unit, Verdict};
+use gavel_core::work::{Orders, Outcome, Policy, Side, Unit, Verdict};
 
 use super::events::Account;
 use super::files::FileCounts;
@@ -237,6 +237,45 @@ fn a_verdict_that_its_probabilities_do_not_support_is_found() {
         },
         &[(Rule::Verdicts, "step 2, pair 1: its probability is 0.9")],
     );
+}
+
+#[test]
+fn the_image_orders_that_were_to_be_asked_are_drawn_again() {
+    let run = made_up::trusting_run();
+    let events = made_up::events_of(run.clone());
+    assert_eq!(findings(&made_up::history_of(&run, &events)), []);
+    let orders = |events: &mut [Event], unit| match outcome_of(events, unit) {
+        Outcome::Judged { verdicts, .. } => verdicts.iter().map(|record| record.orders).collect::<Vec<_>>(),
+        _ => Vec::new(),
+    };
+    let chunks = [0, 1].map(|chunk| Unit::Judge { step: Step(2), chunk });
+    let asked = chunks.map(|unit| orders(&mut events.clone(), unit)).concat();
+    assert_eq!(asked.iter().filter(|orders| orders.is_both()).count(), 1, "{asked:?}");
+
+    // A verdict that was asked in another order than was drawn.
+    let once = asked.iter().position(|orders| !orders.is_both()).unwrap();
+    let mut changed = events.clone();
+    if let Outcome::Judged { verdicts, .. } = outcome_of(&mut changed, chunks[once / 2]) {
+        verdicts[once % 2].orders = Orders::Both;
+    }
+    let found = findings(&made_up::history_of(&run, &changed));
+    let expected =
+        |(rule, text): &(Rule, String)| *rule == Rule::Verdicts && text.contains("the image orders asked are `both`");
+    assert!(found.iter().any(expected), "{found:#?}");
+
+    // A judge that had not earned the trust: a second pair of the first step flips.
+    let mut changed = events;
+    let first = Unit::Judge {
+        step: Step(1),
+        chunk: 0,
+    };
+    if let Outcome::Judged { verdicts, .. } = outcome_of(&mut changed, first) {
+        verdicts[0] = verdicts[1].clone();
+        verdicts[0].prompt_index = PromptIndex(0);
+    }
+    let found = findings(&made_up::history_of(&run, &changed));
+    let expected = |(rule, text): &(Rule, String)| *rule == Rule::Verdicts && text.contains("`both` were to be asked");
+    assert!(found.iter().any(expected), "{found:#?}");
 }
 
 #[test]
