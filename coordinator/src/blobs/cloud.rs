@@ -16,17 +16,14 @@ use object_store::{ObjectStore, RetryConfig, signer};
 use reqwest as _;
 
 use super::Signer;
+use super::open::Cloud;
 use crate::address::check_endpoints;
 
 /// The store at `url` below `prefix`, with what `from_env` finds in the environment; also as what signs addresses.
 ///
 /// # Errors
 /// What the environment says cannot be used.
-pub(super) fn store(
-    scheme: &str,
-    url: &str,
-    prefix: StorePath,
-) -> Result<(Arc<dyn ObjectStore>, Arc<dyn Signer>), Box<dyn Error + Send + Sync>> {
+pub(super) fn store(scheme: &str, url: &str, prefix: StorePath) -> Result<Cloud, Box<dyn Error + Send + Sync>> {
     check_endpoints(scheme, |name| std::env::var(name).ok())?;
     // reqwest leaves the choice of a cryptography library to the program. An error only says that somebody was first; whoever it
     // was has installed the same.
@@ -56,7 +53,7 @@ pub(super) fn store(
     })
 }
 
-fn below<S: ObjectStore + signer::Signer>(prefix: StorePath, store: S) -> (Arc<dyn ObjectStore>, Arc<dyn Signer>) {
+fn below<S: ObjectStore + signer::Signer>(prefix: StorePath, store: S) -> Cloud {
     let store = Arc::new(PrefixStore::new(store, prefix));
     let signer = Signing(Arc::clone(&store));
     (store, Arc::new(signer))

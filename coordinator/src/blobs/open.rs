@@ -55,7 +55,7 @@ fn not_an_address(address: &Address, source: impl Into<Box<dyn Error + Send + Sy
 }
 
 /// A cloud store, as what is read and written and as what signs addresses.
-type Cloud = (Arc<dyn ObjectStore>, Arc<dyn Signer>);
+pub(super) type Cloud = (Arc<dyn ObjectStore>, Arc<dyn Signer>);
 
 #[cfg(feature = "cloud")]
 fn cloud(address: &Address, scheme: &str, url: &str, prefix: StorePath) -> Result<Cloud, BlobError> {
