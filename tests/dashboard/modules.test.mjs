@@ -45,6 +45,17 @@ test("several runs come into one chart by their steps", async () => {
   assert.ok(!figures.some(({ key }) => key === "clip_fraction"), "what is always 0 is not drawn");
 });
 
+test("how pairs were asked is drawn of runs that spare their judge questions", async () => {
+  const { figuresOfSteps } = await load("figures.js");
+  const step = (step, asked) => ({ step, pairs: 4, decided: 2, order_consistency: 1, asked, seconds: { wall: 4 } });
+  const keys = (steps) => figuresOfSteps(steps).map(({ key }) => key);
+  assert.ok(!keys([step(1), step(2)]).some((key) => key === "asked_once" || key === "too_alike"));
+  const steps = [step(1, { once: 0, twice: 4, flipped: 1, too_alike: 0 }), step(2, { once: 3, twice: 1, flipped: 0, too_alike: 0 }), step(3, { once: 0, twice: 0, flipped: 0, too_alike: 0 })];
+  const figure = figuresOfSteps(steps).find(({ key }) => key === "asked_once");
+  assert.deepEqual(figure.lines[0].values, [0, 0.75, undefined]);
+  assert.ok(!keys(steps).includes("too_alike"), "what is always 0 is not drawn");
+});
+
 test("a rubric's lines are found by their theme", async () => {
   const { themesOf } = await load("verdict.js");
   const themes = themesOf("Content\n- All objects.\n- No others.\n\nStyle\n- As asked.\n\n- Without a name.\n");

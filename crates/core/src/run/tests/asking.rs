@@ -2,6 +2,7 @@
 
 use super::super::fixtures::watched;
 use super::*;
+use crate::ids::PromptIndex;
 use crate::spec::OrdersRule;
 use crate::work::{AbstainReason, AskedMatches, Orders, VerdictRecord, rules};
 
