@@ -30,7 +30,7 @@ impl Large {
                 blob_folder: folder.map(Path::to_owned),
                 // Each fetches what it reads.
                 cache_bytes: 0,
-                ..WorkerOptions::new(coordinator.to_string(), role, "cpu")
+                ..WorkerOptions::new(coordinator.to_string(), [role], "cpu")
             };
             Working::start_with(options, Self::default())
         });
