@@ -16,9 +16,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 WIDTH = 64
 
 
-def pipeline(vae, corpus, out: Path) -> FluxPipeline:
-    """An untrained pipeline around a trained VAE."""
-    clip, t5 = clip_tokenizer(corpus, out / "tokenizer"), t5_tokenizer(corpus)
+def pipeline(vae, clip, t5) -> FluxPipeline:
+    """An untrained pipeline around a trained VAE and both tokenizers."""
     end = clip.convert_tokens_to_ids("<|endoftext|>")
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
@@ -60,7 +59,8 @@ def main() -> None:
     rng = random.Random(0)
 
     corpus = [caption(random_scene(rng)) for _ in range(4000)] + ["a left of above small large and the two"] * 50
-    pipe = pipeline(AutoencoderKL.from_pretrained(args.vae).eval(), corpus, args.out)
+    clip, t5 = clip_tokenizer(corpus, args.out / "tokenizer"), t5_tokenizer(corpus)
+    pipe = pipeline(AutoencoderKL.from_pretrained(args.vae).eval(), clip, t5)
     scenes = [random_scene(rng) for _ in range(args.pool)]
     latents = latents_of(pipe.vae, [render(scene, rng) for scene in scenes])
     captions = [caption(scene) for scene in scenes]
