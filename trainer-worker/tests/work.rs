@@ -16,6 +16,7 @@ use gavel_policy::{ConditioningFile, Prompt, Sampler, Trainer, in_process::InPro
 use gavel_rubric::{AskError, Judge, JudgedPair, RubricSet, Rubrics};
 use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
+use gavel_trainer_worker::exchange::NotBuilt;
 use gavel_worker::{Work, WorkContext, WorkError};
 
 const STEP: Step = Step(1);
@@ -350,12 +351,11 @@ fn a_step_in_which_nothing_was_decided_leaves_the_policy() {
     assert_eq!(commit(&mut trainer, &initial, vec![], 0, &context), (initial, 0.0));
 }
 
-#[cfg(not(feature = "nccl"))]
 #[test]
 fn a_trainer_without_nccl_says_how_to_get_it() {
     let mut spec = spec();
     spec.trainer.exchange = gavel_core::spec::GradientExchange::Nccl;
-    let mut trainer = TrainerWork::default();
+    let mut trainer = TrainerWork::with_exchange(Box::new(NotBuilt));
     let error = trainer
         .prepare(&RunId("run".into()), &spec, &RunAssets::default())
         .unwrap_err();

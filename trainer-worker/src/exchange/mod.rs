@@ -156,10 +156,9 @@ pub fn of_this_build() -> Box<dyn Exchange> {
     Box::new(NotBuilt)
 }
 
-#[cfg(not(feature = "nccl"))]
-struct NotBuilt;
+/// What a binary without NCCL has in its stead: it says how to build one with it.
+pub struct NotBuilt;
 
-#[cfg(not(feature = "nccl"))]
 impl Exchange for NotBuilt {
     fn check(&self) -> Result<String, ExchangeError> {
         Err(ExchangeError::NotBuilt)
