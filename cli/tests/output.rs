@@ -11,7 +11,17 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 fn gavel(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gavel"));
+    with(Command::new(env!("CARGO_BIN_EXE_gavel")), arguments)
+}
+
+/// The program as a terminal starts it. Under `nohup`, which these tests may run under, it would rightly heed no hang-up.
+fn gavel_in_a_terminal(arguments: &[&str]) -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_gavel")]);
+    with(command, arguments)
+}
+
+fn with(mut command: Command, arguments: &[&str]) -> Command {
     command
         .current_dir(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")))
         .args(arguments)
@@ -94,7 +104,7 @@ fn a_coordinator_that_nobody_reads_serves_until_its_terminal_is_closed() {
     let folder = TempDir::new().unwrap();
     let data = folder.path().display().to_string();
     let ports = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"];
-    let mut command = gavel(&["coordinator", "--data", &data]);
+    let mut command = gavel_in_a_terminal(&["coordinator", "--data", &data]);
     let mut coordinator = command.args(ports).stdout(closed()).spawn().unwrap();
     let mut log = BufReader::new(coordinator.stderr.take().unwrap())
         .lines()
