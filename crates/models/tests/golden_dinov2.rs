@@ -2,8 +2,6 @@
 //!
 //! `tests/golden/dinov2.py` writes folders of random weights and the expected tensors.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod kernels;
 
 use candle_core::{DType, Device};
