@@ -67,6 +67,7 @@ const PART: &[&str] = &[
     "judge.model",
     "judge.temperature",
     "judge.evaluator",
+    "judge.head",
     "judge.members",
     "judge.weight",
     "judge.veto",
