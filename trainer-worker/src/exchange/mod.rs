@@ -1,6 +1,6 @@
 //! How the mean of a step's gradient sums gets to all trainers of a group.
 //!
-//! The parameter vector is cut into one [slice](slices) for each member. Every member is sent its slice of every sum by the trainer
+//! The parameter vector is cut into one slice for each member. Every member is sent its slice of every sum by the trainer
 //! that has it, adds them in shard order and in f64, and sends the mean of its slice to everybody ([`mean`]). A member receives
 //! (S / N + 1) (N - 1) / N times the size of a sum, for S shards and N members: as much as of an all-reduce where each member has
 //! one shard. An all-reduce itself would add in an order that depends on how many members there are and on the ring that the
