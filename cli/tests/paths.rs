@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -143,5 +144,29 @@ fn a_published_recipe_lacks_nothing_but_the_weights_and_a_misspelt_family_is_ref
     assert!(
         error.contains("model.family: no model family is called `fluks`, did you mean `flux`; the families are `flux`, `qwen_image`"),
         "{error}"
+    );
+}
+
+/// What docs/learning.md says of the graded base stands and falls with this.
+#[test]
+fn the_graded_base_is_measured_on_captions_that_nothing_is_trained_on() {
+    let folder = root().join("configs/quickstart-graded");
+    let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
+    let trained = read("prompts.txt");
+    let trained: BTreeSet<&str> = trained.lines().collect();
+    let captions = |file: &str| -> BTreeSet<String> {
+        let caption = |line: &str| {
+            let record: serde_json::Value = serde_json::from_str(line).unwrap();
+            record["prompt"].as_str().unwrap().to_owned()
+        };
+        read(file).lines().map(caption).collect()
+    };
+    let (held_out, tuning) = (captions("held-out.jsonl"), captions("tuning.jsonl"));
+    assert_eq!((trained.len(), held_out.len(), tuning.len()), (600, 200, 200));
+    assert!(held_out.is_disjoint(&tuning));
+    assert!(
+        held_out
+            .union(&tuning)
+            .all(|caption| !trained.contains(caption.as_str()))
     );
 }
