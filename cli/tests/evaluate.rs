@@ -346,5 +346,16 @@ fn what_is_missing_is_named_before_anything_is_painted() {
         whole.contains("is the folder of a run") && whole.contains("@latest"),
         "{whole}"
     );
+    let sources = failure(&[
+        "evaluate",
+        SMALL,
+        "--out",
+        &out,
+        "--subject",
+        "base",
+        "--dinov2",
+        "tests/golden/dinov2/own-size",
+    ]);
+    assert!(sources.contains("no record of the prompts has a source"), "{sources}");
     assert!(!Path::new(&out).exists());
 }

@@ -125,7 +125,8 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         check_answers(&spec)?;
     }
     let words = judges.then(|| words(&spec, &tasks)).transpose()?;
-    let dinov2 = arguments.dinov2.as_deref().map(|dir| dinov2(&spec, dir)).transpose()?;
+    let dinov2 = arguments.dinov2.as_deref();
+    let dinov2 = dinov2.map(|dir| load_dinov2(&spec, &tasks, dir)).transpose()?;
     let evaluator = assets::evaluator(&spec).filter(|evaluator| understands(evaluator.as_ref(), &tasks));
     let mut pictures = Pictures::find(&spec, &tasks, &subjects, &arguments.out.join(PICTURES))?;
     paint(&spec, &mut pictures)?;
@@ -160,7 +161,7 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         questioning: chat.as_ref().map(|(chat, _)| Questioning {
             chat: chat.as_ref(),
             recorded: &recorded,
-            concurrency: gavel_judge::concurrency(&spec.judge.back_end),
+            concurrency: gavel_judge::concurrency(&spec.judge),
             questions: &asked,
         }),
         by: arguments.by.as_deref(),
@@ -237,7 +238,13 @@ fn words(spec: &RunSpec, tasks: &[TaskRecord]) -> Result<(Rubrics, Templates)> {
 }
 
 /// Loads a DINOv2 to where the model is; it is small, and computes in float32.
-fn dinov2(spec: &RunSpec, dir: &Path) -> Result<Dinov2> {
+fn load_dinov2(spec: &RunSpec, tasks: &[TaskRecord], dir: &Path) -> Result<Dinov2> {
+    if tasks.iter().all(|task| task.sources.is_empty()) {
+        return Err(Diagnostic::new(
+            "--dinov2 compares edits with their sources, and no record of the prompts has a source",
+        )
+        .with_hint("leave it out, or evaluate edits"));
+    }
     let placement = Placement::open(spec.model.device, Dtype::F32).foreign()?;
     Ok(Dinov2::load(dir, &placement)?)
 }

@@ -138,9 +138,9 @@ pub fn open_chat(spec: &JudgeBackEnd) -> Result<Box<dyn Chat>, Error> {
     Models::default().open_chat(spec)
 }
 
-/// Questions that may be under way at a time.
-pub fn concurrency(spec: &JudgeBackEnd) -> usize {
-    back_end(spec).concurrency()
+/// Questions in words that may be under way at a time to what writes for a judge.
+pub fn concurrency(spec: &JudgeSpec) -> usize {
+    back_end(writer_of(spec)).concurrency()
 }
 
 /// What tells one judge model from another: a folder's weights, a server's address and model name, or an ensemble's members.
@@ -202,12 +202,11 @@ impl Models {
         template: ReasonTemplate,
         max_tokens: u32,
     ) -> Result<Explainer, Error> {
-        let concurrency = back_end(writer_of(spec)).concurrency();
         Ok(Explainer::new(
             self.open_writer(spec)?,
             template,
             max_tokens,
-            concurrency,
+            concurrency(spec),
         ))
     }
 

@@ -10,9 +10,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use gavel_models::LoadError;
 use gavel_models::clip::{AestheticHead, Clip};
 use gavel_models::load::Placement;
+use gavel_models::{LoadError, ModelError};
 use image::RgbImage;
 use kernels::{Kernels, root};
 
@@ -131,6 +131,8 @@ fn aesthetic_heads_score_as_their_layers_do_in_pytorch() {
         matches!(&other, LoadError::Shape { name, .. } if name == "layers.0.weight"),
         "{other}"
     );
+    let head = AestheticHead::load(&dir.join("aesthetic"), 20, &Placement::cpu()).unwrap();
+    assert!(matches!(head.score(&[0.5; 19]), Err(ModelError::Shape { .. })));
 }
 
 fn copied(case: &str, to: &Path) {

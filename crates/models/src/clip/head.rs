@@ -25,6 +25,7 @@ const LAYERS: [(&str, usize); 5] = [
 #[derive(Debug)]
 pub struct AestheticHead {
     layers: Vec<Linear>,
+    width: usize,
     placement: Placement,
 }
 
@@ -54,6 +55,7 @@ impl AestheticHead {
         weights.finish(&[])?;
         Ok(Self {
             layers,
+            width,
             placement: placement.clone(),
         })
     }
@@ -63,6 +65,13 @@ impl AestheticHead {
     /// # Errors
     /// [`ModelError::Shape`] for an embedding of another width, [`ModelError::NotFinite`].
     pub fn score(&self, embedding: &[f64]) -> Result<f64, ModelError> {
+        if embedding.len() != self.width {
+            return Err(ModelError::Shape {
+                input: "embedding",
+                found: vec![embedding.len()],
+                expected: format!("({},)", self.width),
+            });
+        }
         let values: Vec<f32> = embedding.iter().map(|value| *value as f32).collect();
         let mut state = Tensor::from_vec(values, (1, embedding.len()), self.placement.device())?
             .to_dtype(self.placement.dtype())?;
