@@ -28,8 +28,8 @@ const RESTARTS: u32 = 5;
 const LONG_LIFE: Duration = Duration::from_secs(300);
 /// The pause before the n-th restart is n times this.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long a process may take to end in good order: a worker drains for up to 10 seconds.
-const GRACE: Duration = Duration::from_secs(15);
+/// How long a process may take to end in good order: a worker drains for up to 10 seconds, and lets go of what it had within 6.
+const GRACE: Duration = Duration::from_secs(20);
 /// How long a coordinator may take until it serves: it reads its ledger first, some 100,000 events a second.
 const READY_WITHIN: Duration = Duration::from_secs(600);
 /// How long a run's coordinator keeps blobs that the run does not need any more. Ledger and blobs lie in one folder, which nobody
