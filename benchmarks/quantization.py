@@ -1,11 +1,12 @@
-"""By how much a velocity changes when weights are kept in 8 bits: the rule of `model.quantization`, in PyTorch.
+"""By how much a velocity changes when weights are kept in 8 or 4 bits: the rules of `model.quantization`, in PyTorch.
 
     python benchmarks/quantization.py
 
-needs torch, diffusers and safetensors. Measured are models/tiny-flux, and one block of each kind at FLUX.1-dev's sizes with random weights: 512 text
+needs torch, diffusers, safetensors and bitsandbytes. Measured are models/tiny-flux, and one block of each kind at FLUX.1-dev's sizes with random weights: 512 text
 and 1024 image tokens. The figures are in docs/gpu.md.
 """
 
+import copy
 import sys
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from diffusers import FluxTransformer2DModel
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "golden"))
 
-from fp8 import quantized  # noqa: E402
+import fp8  # noqa: E402
+import nf4  # noqa: E402
 
 
 def velocity(model, side, text):
@@ -37,8 +39,9 @@ def velocity(model, side, text):
 def report(name, model, side, text):
     whole = velocity(model, side, text)
     in_bfloat16 = velocity_in_bfloat16(model, side, text)
-    narrow = velocity(quantized(model), side, text)
-    for what, found in (("bfloat16 weights", in_bfloat16), ("fp8 weights", narrow)):
+    in_4_bits = velocity(nf4.quantized(copy.deepcopy(model)), side, text)
+    in_8_bits = velocity(fp8.quantized(model), side, text)
+    for what, found in (("bfloat16 weights", in_bfloat16), ("fp8 weights", in_8_bits), ("nf4 weights", in_4_bits)):
         error = found - whole
         of_root_mean_square = (error.square().mean() / whole.square().mean()).sqrt()
         print(f"{name}, {what}: {of_root_mean_square:.2e} of the root mean square, {error.abs().max() / whole.abs().max():.2e} of the largest value")

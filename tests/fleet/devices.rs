@@ -84,7 +84,7 @@ fn the_code_of_gpus_finishes_runs_in_which_sampler_and_trainer_agree_whatever_th
     }
 }
 
-/// Frozen weights in 8 bits, by the CPU's own kernels and by the code that GPUs run.
+/// Frozen weights in 8 bits by the CPU's own kernels, and in 4 by the code that GPUs run.
 #[test]
 fn runs_with_quantized_weights_have_the_same_bytes_on_any_fleet() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -94,11 +94,12 @@ fn runs_with_quantized_weights_have_the_same_bytes_on_any_fleet() {
         threads: 2,
         ..ONE_OF_EACH
     };
-    for device in ["cpu", "cpu:candle"] {
+    for (device, quantization) in [("cpu", "fp8"), ("cpu:candle", "nf4")] {
         let named = |what: &str| folder.path().join(format!("{}-{what}", device.replace(':', "-")));
         let device = format!("model.device={device}");
+        let quantization = format!("model.quantization={quantization}");
         let quantized = |what: &str, shape: Shape, batch: &str| {
-            let more = [&device, "judge.device=cpu", "model.quantization=fp8", batch];
+            let more = [&device, "judge.device=cpu", &quantization, batch];
             run_by_the_code_of_gpus("quickstart", "bf16", &named(what), shape, &more)
         };
         let run = quantized("together", ONE_OF_EACH, "sampling.batch=3");

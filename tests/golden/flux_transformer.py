@@ -24,7 +24,8 @@ import diffusers
 import peft
 import torch
 from diffusers import FluxTransformer2DModel
-from fp8 import quantized
+import fp8
+import nf4
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 
@@ -41,6 +42,8 @@ CASES = {
     "tiny_flux": dict(targets=PUBLISHED, rank=4, alpha=8, text=24, size=(4, 4), batch=3, guidance=3.5),
     # The same model with the weights of its blocks in 8 bits.
     "tiny_flux_fp8": dict(targets=PUBLISHED, rank=4, alpha=8, text=24, size=(4, 4), batch=3, guidance=3.5, seed=1008, fp8=True),
+    # And in 4.
+    "tiny_flux_nf4": dict(targets=PUBLISHED, rank=4, alpha=8, text=24, size=(4, 4), batch=3, guidance=3.5, seed=1009, nf4=True),
     "wide_picture": dict(
         model=dict(
             in_channels=12, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
@@ -112,8 +115,9 @@ def main():
 
 def save_case(name, case, folder, model_folder):
     base = FluxTransformer2DModel.from_pretrained(model_folder, torch_dtype=torch.float32).eval()
-    if case.get("fp8"):
-        quantized(base)
+    for kind, module in (("fp8", fp8), ("nf4", nf4)):
+        if case.get(kind):
+            module.quantized(base)
     config = base.config
     rank, (height, width), batch, text = case["rank"], case["size"], case["batch"], case["text"]
     model = get_peft_model(base, LoraConfig(r=rank, lora_alpha=case["alpha"], target_modules=case["targets"]))

@@ -23,12 +23,14 @@ impl From<DtypeArgument> for Dtype {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum QuantizationArgument {
     Fp8,
+    Nf4,
 }
 
 impl From<QuantizationArgument> for Quantization {
     fn from(quantization: QuantizationArgument) -> Self {
         match quantization {
             QuantizationArgument::Fp8 => Self::Fp8,
+            QuantizationArgument::Nf4 => Self::Nf4,
         }
     }
 }

@@ -18,9 +18,13 @@ mod matmul;
 #[path = "../src/ops/fp8.rs"]
 mod fp8;
 
-/// Where the module looks for it.
+#[expect(dead_code, unused_imports, reason = "the same")]
+#[path = "../src/ops/nf4.rs"]
+mod nf4;
+
+/// Where the module looks for them.
 mod ops {
-    pub(crate) use super::fp8;
+    pub(crate) use super::{fp8, nf4};
 }
 
 use matmul::{Flipped, Left, Order, Packed, Right, Start, Threads, product};

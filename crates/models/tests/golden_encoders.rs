@@ -134,21 +134,30 @@ fn t5_states_match_transformers() {
     }
 }
 
-/// The states of weights in 8 bits, by the CPU's own kernels: near those of the whole ones, and what the code of GPUs computes too.
+/// The states of weights in 8 and in 4 bits, by the CPU's own kernels: near those of the whole ones, and what the code of GPUs computes too.
 #[test]
 fn a_quantized_t5_is_near_the_whole_one_and_the_same_by_all_kernels() {
-    let load = |dir: &Path, kernels: Kernels| {
-        let placement = kernels.placement().quantized(Some(Quantization::Fp8));
-        T5Encoder::load(dir, &placement).unwrap()
-    };
-    for case in ["t5-relu-sharded", "t5-gated"] {
+    let ways = [(Quantization::Fp8, 0.2), (Quantization::Nf4, 0.6)];
+    for (case, (quantization, tolerance)) in ["t5-relu-sharded", "t5-gated"]
+        .into_iter()
+        .flat_map(|case| ways.map(|way| (case, way)))
+    {
+        let load = |dir: &Path, kernels: Kernels| {
+            let placement = kernels.placement().quantized(Some(quantization));
+            T5Encoder::load(dir, &placement).unwrap()
+        };
         let (dir, expected) = golden(case);
         let sequences = sequences(&expected["ids.83"]);
         let fused = load(&dir, Kernels::Fused).encode(&sequences).unwrap();
-        assert_within(0.2, &fused, &expected["states.83"], &format!("{case} in 8 bits"));
+        assert_within(
+            tolerance,
+            &fused,
+            &expected["states.83"],
+            &format!("{case} in {quantization:?}"),
+        );
         for kernels in [Kernels::CandleF32, Kernels::CandleBf16] {
             let found = load(&dir, kernels).encode(&sequences).unwrap();
-            let what = format!("{case} in 8 bits by {kernels:?}");
+            let what = format!("{case} in {quantization:?} by {kernels:?}");
             assert_within(wide_tolerance(kernels), &found, &fused, &what);
         }
         let whole = T5Encoder::load(&dir, &Kernels::Fused.placement()).unwrap();

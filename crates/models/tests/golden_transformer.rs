@@ -153,9 +153,10 @@ fn check_case(name: &str, kernels: Kernels) {
     );
 }
 
-const CASES: [&str; 6] = [
+const CASES: [&str; 7] = [
     "tiny_flux",
     "tiny_flux_fp8",
+    "tiny_flux_nf4",
     "wide_picture",
     "sharded_without_guidance",
     "double_blocks_only",
@@ -191,20 +192,24 @@ fn a_batch_equals_its_samples_one_by_one_bit_for_bit() {
     }
 }
 
-/// docs/gpu.md has the figure.
+/// docs/gpu.md has the figures.
 #[test]
-fn quantized_weights_move_the_velocity_of_the_small_model_by_a_few_hundredths() {
+fn quantized_weights_move_the_velocity_of_the_small_model_by_a_little() {
     let case = Case::open("tiny_flux", Kernels::Fused);
     let folder = root().join("models/tiny-flux/transformer");
-    let placement = Kernels::Fused.placement().quantized(Some(Quantization::Fp8));
-    let narrow = FluxTransformer::load(&folder, &placement).unwrap();
     let pass = case.golden_pass();
     let expected = to_vec(&case.velocity(None, &pass));
-    let found = to_vec(&narrow.velocity(None, &pass.input()).unwrap());
     let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
-    let error = squares(&mut found.iter().zip(&expected).map(|(a, b)| a - b));
-    let relative = (error / squares(&mut expected.iter().copied())).sqrt();
-    assert!((0.002..0.05).contains(&relative), "{relative}");
+    let moved = |quantization| {
+        let placement = Kernels::Fused.placement().quantized(Some(quantization));
+        let narrow = FluxTransformer::load(&folder, &placement).unwrap();
+        let found = to_vec(&narrow.velocity(None, &pass.input()).unwrap());
+        let error = squares(&mut found.iter().zip(&expected).map(|(a, b)| a - b));
+        (error / squares(&mut expected.iter().copied())).sqrt()
+    };
+    let (eight, four) = (moved(Quantization::Fp8), moved(Quantization::Nf4));
+    assert!((0.002..0.05).contains(&eight), "{eight}");
+    assert!((eight..0.2).contains(&four), "{four}");
 }
 
 #[test]

@@ -92,6 +92,8 @@ pub enum Dtype {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Quantization {
-    /// 8 bits: the float8 format E4M3.
+    /// 8 bits: the float8 format E4M3, with a scale for each row.
     Fp8,
+    /// 4 bits: the format NF4 of QLoRA, with a scale for each 64 numbers of a row.
+    Nf4,
 }

@@ -99,19 +99,15 @@ fn failed(weights: &Weights, error: ModelError) -> LoadError {
 /// Names and shapes alone.
 #[derive(Debug, Default)]
 pub(crate) struct Headers {
-    /// Numbers and rows of the weights that may be quantized.
-    quantizable: Cell<(u64, u64)>,
+    /// The weights that may be quantized.
+    quantizable: Cell<WeightCounts>,
 }
 
 impl Headers {
     /// What was walked through, of a folder's weights.
     pub(crate) fn counts(&self, weights: &Weights) -> WeightCounts {
-        let (quantizable, quantizable_rows) = self.quantizable.get();
-        WeightCounts {
-            whole: weights.parameters().saturating_sub(quantizable),
-            quantizable,
-            quantizable_rows,
-        }
+        let quantizable = self.quantizable.get();
+        quantizable + WeightCounts::whole(weights.parameters().saturating_sub(quantizable.quantizable))
     }
 }
 
@@ -131,9 +127,8 @@ impl LayerSource for Headers {
             weights.check(&format!("{path}.weight"), &[*outputs, inputs])?;
             weights.check(&format!("{path}.bias"), &[*outputs])?;
             if precision == Precision::Quantizable {
-                let (numbers, rows) = self.quantizable.get();
-                let more = *outputs as u64;
-                self.quantizable.set((numbers + more * inputs as u64, rows + more));
+                let before = self.quantizable.get();
+                self.quantizable.set(before + WeightCounts::matrix(*outputs, inputs));
             }
         }
         Ok(())

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::{LoadError, Placement, read_config};
 use crate::ops::fp8::Fp8Matrix;
+use crate::ops::nf4::Nf4Matrix;
 use crate::ops::{FrozenWeight, Kernels};
 
 /// File stems under which transformers and diffusers store weights.
@@ -166,12 +167,16 @@ impl Weights {
     }
 
     /// Takes the weight (outputs, inputs) of a linear layer as [`Weights::matrix`] does, or quantized where the placement says so: rounded here,
-    /// tensor by tensor, from what the file has.
+    /// tensor by tensor, from what the file has. In 4 bits, of which two share a byte, one with an odd number of inputs stays as it is.
     ///
     /// # Errors
     /// As [`Weights::get`].
     pub(crate) fn quantizable(&self, name: &str, shape: &[usize; 2]) -> Result<FrozenWeight, LoadError> {
-        let Some(Quantization::Fp8) = self.placement.quantization() else {
+        let quantization = match self.placement.quantization() {
+            Some(Quantization::Nf4) if !shape[1].is_multiple_of(2) => None,
+            quantization => quantization,
+        };
+        let Some(quantization) = quantization else {
             return self.matrix(name, shape).map(FrozenWeight::Whole);
         };
         let Some((entry, dtype)) = self.find(name, shape)? else {
@@ -182,7 +187,10 @@ impl Weights {
             .flatten_all()
             .and_then(|values| values.to_vec1::<f32>())
             .map_err(|source| self.candle(source))?;
-        Ok(FrozenWeight::Fp8(Fp8Matrix::of(&values, shape[1])))
+        Ok(match quantization {
+            Quantization::Fp8 => FrozenWeight::Fp8(Fp8Matrix::of(&values, shape[1])),
+            Quantization::Nf4 => FrozenWeight::Nf4(Nf4Matrix::of(&values, shape[1])),
+        })
     }
 
     fn placed(&self, tensor: &Tensor) -> Result<Tensor, LoadError> {

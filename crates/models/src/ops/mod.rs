@@ -11,6 +11,7 @@ pub(crate) mod candle;
 mod choice;
 pub(crate) mod cpu;
 pub(crate) mod fp8;
+pub(crate) mod nf4;
 #[cfg(test)]
 mod tests;
 mod weight;

@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use super::candle::CandleOps;
 use super::cpu::{Cpu, Split};
 use super::fp8::Fp8Matrix;
+use super::nf4::Nf4Matrix;
 use super::{Attention, Backend, Factors, FrozenWeight, GradientSums, Layout, Modulation, Queries, Segment};
 
 const LAYOUT: Layout = Layout {
@@ -97,7 +98,7 @@ fn run<B: Backend>(b: &B) -> Results {
         modulated_ops(b, source, &mut results);
     }
     rowwise_ops(b, &mut results);
-    for weights in [Weights::Whole, Weights::Fp8] {
+    for weights in [Weights::Whole, Weights::Fp8, Weights::Nf4] {
         linear_ops(b, weights, &mut results);
     }
     attention_ops(b, &mut results);
@@ -190,6 +191,7 @@ const RANK: usize = 3;
 enum Weights {
     Whole,
     Fp8,
+    Nf4,
 }
 
 fn linear_ops<B: Backend>(b: &B, weights: Weights, results: &mut Results) {
@@ -199,6 +201,7 @@ fn linear_ops<B: Backend>(b: &B, weights: Weights, results: &mut Results) {
         let weight = match weights {
             Weights::Whole => FrozenWeight::Whole(tensor(&numbers, &[outputs, DIM])),
             Weights::Fp8 => FrozenWeight::Fp8(Fp8Matrix::of(&numbers, DIM)),
+            Weights::Nf4 => FrozenWeight::Nf4(Nf4Matrix::of(&numbers, DIM)),
         };
         b.projection(&weight, &tensor(&noise(outputs, seed + 1), &[outputs]))
             .unwrap()

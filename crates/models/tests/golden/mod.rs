@@ -173,7 +173,11 @@ impl<N> Golden<N> {
 
 /// How the weights of a case are kept: the name of one with quantized weights says so.
 pub(crate) fn quantization(case: &str) -> Option<Quantization> {
-    case.ends_with("_fp8").then_some(Quantization::Fp8)
+    match case.rsplit('_').next() {
+        Some("fp8") => Some(Quantization::Fp8),
+        Some("nf4") => Some(Quantization::Nf4),
+        _ => None,
+    }
 }
 
 fn weights_sha256(folder: &Path) -> String {

@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Result as CandleResult, Tensor};
 
 use super::super::FrozenWeight;
+use super::super::nf4::BLOCK;
 use super::Calls;
 use super::kernels::Operation;
 
@@ -11,29 +12,36 @@ use super::kernels::Operation;
 pub(crate) enum Weight<T> {
     /// In the format in which it is multiplied.
     Whole(T),
-    /// In 8 bits.
-    Fp8 {
-        /// (outputs, inputs).
+    /// In fewer bits.
+    Quantized {
+        /// (outputs, inputs) of 8 bits, (outputs, inputs / 2) of 4.
         bytes: T,
-        /// (outputs,).
+        /// (outputs,) of 8 bits, (outputs, blocks) of 4.
         scales: T,
-        /// In which it is multiplied.
-        dtype: DType,
+        /// What gives the values.
+        widens: Operation,
     },
 }
 
 impl<T: Calls> Weight<T> {
-    /// Brings a weight to a place. One of 8 bits is multiplied in `dtype`, another in its own.
+    /// Brings a weight to a place. A quantized one is multiplied in `dtype`, another in its own.
     pub(crate) fn new(weight: &FrozenWeight, dtype: DType, place: &T::Place) -> CandleResult<Self> {
         match weight {
             FrozenWeight::Whole(weight) => T::take(weight, place)?.contiguous().map(Self::Whole),
             FrozenWeight::Fp8(weight) => {
                 let (outputs, inputs) = weight.shape();
-                let bytes = Tensor::from_slice(weight.bytes(), (outputs, inputs), &Device::Cpu)?;
-                Ok(Self::Fp8 {
-                    bytes: T::take(&bytes, place)?,
+                Ok(Self::Quantized {
+                    bytes: bytes(weight.bytes(), (outputs, inputs), place)?,
                     scales: T::upload(weight.scales(), outputs, place)?,
-                    dtype,
+                    widens: Operation::Dequantized { dtype },
+                })
+            }
+            FrozenWeight::Nf4(weight) => {
+                let (outputs, inputs) = weight.shape();
+                Ok(Self::Quantized {
+                    bytes: bytes(weight.bytes(), (outputs, inputs / 2), place)?,
+                    scales: T::upload(weight.scales(), (outputs, inputs.div_ceil(BLOCK)), place)?,
+                    widens: Operation::DequantizedNf4 { dtype },
                 })
             }
         }
@@ -41,23 +49,35 @@ impl<T: Calls> Weight<T> {
 
     /// (outputs, inputs).
     pub(crate) fn shape(&self) -> (usize, usize) {
-        let (Self::Whole(weight) | Self::Fp8 { bytes: weight, .. }) = self;
-        (weight.dims()[0], weight.width())
+        let (outputs, inputs) = match self {
+            Self::Whole(weight) | Self::Quantized { bytes: weight, .. } => (weight.dims()[0], weight.width()),
+        };
+        match self {
+            Self::Quantized {
+                widens: Operation::DequantizedNf4 { .. },
+                ..
+            } => (outputs, 2 * inputs),
+            _ => (outputs, inputs),
+        }
     }
 
     /// The format in which it is multiplied.
     pub(crate) fn dtype(&self) -> DType {
         match self {
             Self::Whole(weight) => weight.dtype(),
-            Self::Fp8 { dtype, .. } => *dtype,
+            Self::Quantized { widens, .. } => widens.dtype(DType::U8),
         }
     }
 
-    /// Its values, for one product: those of 8 bits are widened anew each time, so that no more than one such weight is in memory.
+    /// Its values, for one product: quantized ones are widened anew each time, so that no more than one such weight is in memory.
     pub(crate) fn values(&self) -> CandleResult<T> {
         match self {
             Self::Whole(weight) => Ok(weight.clone()),
-            Self::Fp8 { bytes, scales, dtype } => bytes.fused(Operation::Dequantized { dtype: *dtype }, &[scales]),
+            Self::Quantized { bytes, scales, widens } => bytes.fused(*widens, &[scales]),
         }
     }
+}
+
+fn bytes<T: Calls>(bytes: &[u8], shape: (usize, usize), place: &T::Place) -> CandleResult<T> {
+    T::take(&Tensor::from_slice(bytes, shape, &Device::Cpu)?, place)
 }

@@ -7,7 +7,7 @@ use super::super::Factors;
 use super::matmul::{Flipped, Gathered, Left, Order, Packed, Panels, Right, Start, Threads, matmul_on, product};
 
 /// Numbers of a weight up to which speed counts more than memory: such a weight is kept in both orders once a backward has asked
-/// for the second, unless it is kept in 8 bits, and an adapter is multiplied into a copy of it.
+/// for the second, unless it is quantized, and an adapter is multiplied into a copy of it.
 const SMALL: usize = 1 << 20;
 
 /// A frozen linear layer.
@@ -21,7 +21,7 @@ pub(crate) struct Projection {
 #[derive(Debug)]
 struct Weight {
     packed: Packed,
-    /// (outputs, inputs), of a small weight that is not kept in 8 bits.
+    /// (outputs, inputs), of a small weight that is not quantized.
     flipped: OnceLock<Packed>,
 }
 
@@ -42,7 +42,7 @@ impl Weight {
     fn backward(&self, grad: &[f32], output: &mut [f32], threads: Threads) {
         let (inputs, outputs) = self.packed.shape();
         let (rows, left) = (grad.len() / outputs, by_row(grad, outputs));
-        if self.is_small() && !self.packed.is_fp8() {
+        if self.is_small() && !self.packed.is_quantized() {
             let weight = self.flipped.get_or_init(|| self.packed.flip());
             product(rows, left, weight, Start::Zero, output, inputs, threads);
         } else {

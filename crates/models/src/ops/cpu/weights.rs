@@ -10,6 +10,7 @@ pub(crate) fn pack_frozen(weight: &FrozenWeight) -> candle_core::Result<Packed> 
     match weight {
         FrozenWeight::Whole(weight) => pack(weight),
         FrozenWeight::Fp8(weight) => Ok(Packed::fp8(weight)),
+        FrozenWeight::Nf4(weight) => Ok(Packed::nf4(weight)),
     }
 }
 

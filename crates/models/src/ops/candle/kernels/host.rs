@@ -4,15 +4,15 @@ use candle_core::backend::BackendStorage as _;
 use candle_core::{CpuStorage, DType, Layout, Result, bail};
 use half::{bf16, f16};
 
-use super::super::super::fp8;
+use super::super::super::{fp8, nf4};
 use super::{Operation, Rows};
 
 /// The cubic coefficient of the tanh form of GELU, and 2 sqrt(2 / pi).
 const GELU_CUBIC: f32 = 0.044_715;
 const GELU_SLOPE: f32 = 1.595_769_2;
 
-/// The values of a contiguous input; bytes are E4M3 numbers.
-pub(super) fn wide(storage: &CpuStorage, layout: &Layout) -> Result<Vec<f32>> {
+/// The values of a contiguous input; bytes are what the operation takes them for.
+pub(super) fn wide(operation: Operation, storage: &CpuStorage, layout: &Layout) -> Result<Vec<f32>> {
     let (start, end) = (
         layout.start_offset(),
         layout.start_offset() + layout.shape().elem_count(),
@@ -21,7 +21,15 @@ pub(super) fn wide(storage: &CpuStorage, layout: &Layout) -> Result<Vec<f32>> {
         CpuStorage::F32(values) => values[start..end].to_vec(),
         CpuStorage::BF16(values) => values[start..end].iter().map(|value| value.to_f32()).collect(),
         CpuStorage::F16(values) => values[start..end].iter().map(|value| value.to_f32()).collect(),
-        CpuStorage::U8(values) => values[start..end].iter().map(|byte| fp8::widen(*byte)).collect(),
+        CpuStorage::U8(values) => {
+            let bytes = values[start..end].iter();
+            match operation {
+                Operation::DequantizedNf4 { .. } => {
+                    bytes.flat_map(|byte| [byte >> 4, byte & 15].map(nf4::widen)).collect()
+                }
+                _ => bytes.map(|byte| fp8::widen(*byte)).collect(),
+            }
+        }
         other => bail!("no kernel for {:?}", other.dtype()),
     })
 }
@@ -51,6 +59,15 @@ pub(super) fn compute(operation: Operation, inputs: &[Vec<f32>], by: Rows) -> Ve
         Operation::BiasedAdded => each(&|r| sum(&sum(row(0, r), &inputs[1]), row(2, r))),
         Operation::Widened => inputs[0].clone(),
         Operation::Dequantized { .. } => each(&|r| row(0, r).iter().map(|x| x * inputs[1][r]).collect()),
+        Operation::DequantizedNf4 { .. } => {
+            let (width, blocks) = (2 * width, (2 * width).div_ceil(nf4::BLOCK));
+            each(&|r| {
+                let values = inputs[0][r * width..][..width].iter().enumerate();
+                values
+                    .map(|(at, x)| x * inputs[1][r * blocks + at / nf4::BLOCK])
+                    .collect()
+            })
+        }
         Operation::Swapped => each(&|r| row(0, r % by.first * (by.rows / by.first) + r / by.first).to_vec()),
         Operation::Gated => each(&|r| row(0, r).iter().zip(&inputs[1]).map(|(x, gate)| x * gate).collect()),
         Operation::Gelu => inputs[0].iter().map(|x| x * gelu_gate(*x)).collect(),

@@ -184,6 +184,28 @@ INLINE void dequantized(const unsigned char *x, const float *scales, T *out, lon
     }
 }
 
+// The value of an NF4 number, by comparisons that become selections.
+INLINE float nf4(unsigned number) {
+    return number & 8 ? number & 4 ? number & 2 ? number & 1 ? 1.0f : 0.72295684f : number & 1 ? 0.562617f : 0.44070983f
+                                   : number & 2 ? number & 1 ? 0.33791524f : 0.2461123f : number & 1 ? 0.1609302f : 0.0795803f
+                      : number & 4 ? number & 2 ? number & 1 ? 0.0f : -0.091050036f : number & 1 ? -0.18477343f : -0.28444138f
+                                   : number & 2 ? number & 1 ? -0.3949175f : -0.52507305f : number & 1 ? -0.6961928f : -1.0f;
+}
+
+// The values (rows, 2 * width) of NF4 numbers, two in a byte of x (rows, width), the first in its upper half; each times the scale of its
+// block of 64 numbers, which are 32 bytes.
+template <typename T, int V>
+INLINE void dequantized_nf4(const unsigned char *x, const float *scales, T *out, long row, long width, Columns columns, int lane) {
+    const long blocks = (width + 31) / 32;
+    for (long i = columns.first + lane * V; i < columns.last; i += LANES * V) {
+        const auto of = read<V>(x, row * width + i);
+        const float scale = scales[row * blocks + i / 32];
+        float value[2][V];
+        for (int k = 0; k < 2 * V; k++) value[k / V][k % V] = nf4(k % 2 ? of.of[k / 2] & 15 : of.of[k / 2] >> 4) * scale;
+        for (int half = 0; half < 2; half++) write<V>(out, 2 * (row * width + i) + half * V, value[half]);
+    }
+}
+
 // out (b, a, width) of x (a, b, width).
 template <typename T, int V>
 INLINE void swapped(const T *x, T *out, long a, long row, long rows, long width, Columns columns, int lane) {
@@ -409,6 +431,9 @@ INLINE void turned_vjp(const T *x, const T *grad, const Turn turn, T *out, float
     KERNEL(widened_##T##_##V, (widened<T, V>), (const T *x, float *out, long rows, long width),                        \
            (x, out, row, width, columns, lane))                                                                        \
     KERNEL(dequantized_##T##_##V, (dequantized<T, V>),                                                                 \
+           (const unsigned char *x, const float *scales, T *out, long rows, long width),                               \
+           (x, scales, out, row, width, columns, lane))                                                                \
+    KERNEL(dequantized_nf4_##T##_##V, (dequantized_nf4<T, V>),                                                         \
            (const unsigned char *x, const float *scales, T *out, long rows, long width),                               \
            (x, scales, out, row, width, columns, lane))                                                                \
     KERNEL(swapped_##T##_##V, (swapped<T, V>), (const T *x, T *out, long rows, long width, long a),                    \

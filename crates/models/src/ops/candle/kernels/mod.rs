@@ -14,6 +14,8 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Storage, 
 #[cfg(feature = "cuda")]
 pub(super) use gpu::wide_product;
 
+use super::super::nf4::BLOCK;
+
 /// What is computed of each row of the first input, (..., width). Vectors are (width,), and all inputs are contiguous.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Operation {
@@ -27,6 +29,9 @@ pub(crate) enum Operation {
     Widened,
     /// The values of E4M3 bytes: each byte's number times the float32 scale of its row, of bytes (rows, width) and the scales (rows,).
     Dequantized { dtype: DType },
+    /// The values of NF4 numbers, two in a byte: each number's value times the float32 scale of its block of 64, of bytes (rows, width / 2) and the
+    /// scales (rows, blocks): (rows, width).
+    DequantizedNf4 { dtype: DType },
     /// The first two dimensions of x (a, b, width) swapped: (b, a, width).
     Swapped,
     /// gate * x, of x and the vector gate.
@@ -61,6 +66,7 @@ impl Operation {
             Self::BiasedAdded => "biased_added",
             Self::Widened => "widened",
             Self::Dequantized { .. } => "dequantized",
+            Self::DequantizedNf4 { .. } => "dequantized_nf4",
             Self::Swapped => "swapped",
             Self::Gated => "gated",
             Self::Gelu => "gelu",
@@ -78,7 +84,10 @@ impl Operation {
     /// The result's number format, of that of the first input.
     pub(super) fn dtype(self, first: DType) -> DType {
         match self {
-            Self::Dequantized { dtype } | Self::Softmax { dtype } | Self::SoftmaxVjp { dtype } => dtype,
+            Self::Dequantized { dtype }
+            | Self::DequantizedNf4 { dtype }
+            | Self::Softmax { dtype }
+            | Self::SoftmaxVjp { dtype } => dtype,
             Self::Widened => DType::F32,
             _ => first,
         }
@@ -91,6 +100,10 @@ impl Operation {
             Self::Swapped => match *first {
                 [a, b, width] => vec![b, a, width],
                 _ => first.to_vec(),
+            },
+            Self::DequantizedNf4 { .. } => match first {
+                [outer @ .., width] => [outer, &[2 * width]].concat(),
+                [] => vec![],
             },
             _ => first.to_vec(),
         }
@@ -106,6 +119,7 @@ impl Operation {
                 | Self::BiasedAdded
                 | Self::Widened
                 | Self::Dequantized { .. }
+                | Self::DequantizedNf4 { .. }
                 | Self::Swapped
                 | Self::Gated
                 | Self::Gelu
@@ -120,7 +134,9 @@ impl Operation {
         let (same, vector) = ((count, kept), (width, kept));
         let tokens = first.len().checked_sub(2).map_or(1, |at| first[at]);
         let delta = (count, DType::F32);
-        let scales = (count / width.max(1), DType::F32);
+        let rows = count / width.max(1);
+        let scales = (rows, DType::F32);
+        let block_scales = (rows * width.div_ceil(BLOCK / 2), DType::F32);
         let weights = (2 * width, DType::F32);
         let angles = (tokens * width, DType::F32);
         match self {
@@ -128,6 +144,7 @@ impl Operation {
             Self::Biased | Self::Gated => vec![vector],
             Self::Added => vec![delta],
             Self::Dequantized { .. } => vec![scales],
+            Self::DequantizedNf4 { .. } => vec![block_scales],
             Self::BiasedAdded => vec![vector, delta],
             Self::GeluVjp => vec![same],
             Self::GatedResidual => vec![same, vector],
@@ -157,6 +174,7 @@ impl Operation {
         let first_fits = match self {
             Self::Softmax { .. } | Self::SoftmaxVjp { .. } => *kept == DType::F32,
             Self::Dequantized { .. } => *kept == DType::U8,
+            Self::DequantizedNf4 { .. } => *kept == DType::U8 && !first.dims().is_empty(),
             Self::Turned { .. } | Self::TurnedVjp { .. } => {
                 matches!(*first.dims(), [2, _, _, width] if width.is_multiple_of(2))
             }
@@ -242,7 +260,7 @@ impl CustomOp1 for Call<'_> {
         self.check(&inputs, CpuStorage::dtype)?;
         let values = inputs
             .iter()
-            .map(|(storage, layout)| host::wide(storage, layout))
+            .map(|(storage, layout)| host::wide(self.operation, storage, layout))
             .collect::<Result<Vec<_>>>()?;
         let result = host::compute(self.operation, &values, self.rows(layout.dims()));
         let kept = host::kept(result, self.operation.dtype(storage.dtype()))?;

@@ -104,7 +104,11 @@ fn call(
                 type Kernel = unsafe extern "C" fn(In, In, Out, i64, i64);
                 library.get::<Kernel>(name).unwrap()(p[0], p[1], o, rows, width);
             }
-            Operation::Biased | Operation::Added | Operation::Gated | Operation::Dequantized { .. } => {
+            Operation::Biased
+            | Operation::Added
+            | Operation::Gated
+            | Operation::Dequantized { .. }
+            | Operation::DequantizedNf4 { .. } => {
                 type Kernel = unsafe extern "C" fn(In, In, Out, i64, i64);
                 library.get::<Kernel>(name).unwrap()(p[0], p[1], o, rows, width);
             }
@@ -213,28 +217,38 @@ fn the_kernels_of_gpus_compute_what_the_cpu_computes() {
     }
 }
 
-/// One product and one rounding, so bit for bit: all 256 numbers, by scales of rows that are ordinary, tiny and 1.
+/// One product and one rounding, so bit for bit: all 256 bytes, by scales that are ordinary, tiny and 1. Of 4 bits there are two numbers in a
+/// byte, and the last block of a row is shorter.
 #[test]
-fn eight_bits_are_widened_to_the_same_bits_as_on_the_cpu() {
+fn quantized_numbers_are_widened_to_the_same_bits_as_on_the_cpu() {
     let folder = tempfile::tempdir().unwrap();
     let library = compiled(folder.path());
-    let bytes: Vec<u8> = (0..3).flat_map(|_| 0..=u8::MAX).collect();
-    let bytes = Tensor::from_vec(bytes, (3, 256), &Device::Cpu).unwrap();
+    let every: Vec<u8> = (0..3).flat_map(|_| 0..=u8::MAX).collect();
+    let rows = Tensor::from_vec(every.clone(), (3, 256), &Device::Cpu).unwrap();
     let scales = Tensor::new(&[0.001_234_f32, f32::MIN_POSITIVE, 1.0], &Device::Cpu).unwrap();
-    for (dtype, kind) in [(DType::F32, "float"), (DType::BF16, "bf16")] {
-        let operation = Operation::Dequantized { dtype };
-        let expected = operation.of(&bytes, &[&scales]).unwrap();
-        assert_eq!((expected.dtype(), expected.dims()), (dtype, bytes.dims()));
+    let ragged = Tensor::from_vec(every[..3 * 52].to_vec(), (3, 52), &Device::Cpu).unwrap();
+    let block_scales = Tensor::new(&[0.001_234_f32, f32::MIN_POSITIVE, 1.0, 2.5, 0.0, 7e-3], &Device::Cpu).unwrap();
+    let cases = [(DType::F32, "float"), (DType::BF16, "bf16")]
+        .into_iter()
+        .flat_map(|(dtype, kind)| {
+            [
+                (Operation::Dequantized { dtype }, dtype, kind, &rows, &scales, [3, 256]),
+                (
+                    Operation::DequantizedNf4 { dtype },
+                    dtype,
+                    kind,
+                    &ragged,
+                    &block_scales,
+                    [3, 104],
+                ),
+            ]
+        });
+    for (operation, dtype, kind, bytes, scales, dims) in cases {
+        let expected = operation.of(bytes, &[scales]).unwrap();
+        assert_eq!((expected.dtype(), expected.dims()), (dtype, dims.as_slice()));
         let expected = Values::of(&expected);
         for pack in [1, 4] {
-            let found = call(
-                &library,
-                operation,
-                kind,
-                pack,
-                &[&bytes, &scales],
-                expected.unwritten(),
-            );
+            let found = call(&library, operation, kind, pack, &[bytes, scales], expected.unwritten());
             for (at, (found, expected)) in found.iter().zip(expected.wide()).enumerate() {
                 let same = found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan());
                 assert!(same, "{kind} by {pack} at {at}: {found}, expected {expected}");
@@ -262,6 +276,7 @@ fn inputs_that_a_kernel_would_misread_are_refused() {
     let bytes = x.to_dtype(DType::U8).unwrap();
     refused(Operation::Dequantized { dtype: DType::F32 }, &x, &[&narrow]);
     refused(Operation::Dequantized { dtype: DType::F32 }, &bytes, &[&bytes]);
+    refused(Operation::DequantizedNf4 { dtype: DType::F32 }, &bytes, &[&x]);
     let turn = Operation::Turned {
         epsilon: EPSILON,
         text: 2,

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::Order;
 use super::panels::{MULTIPLE, Panels, STRIP, held, transpose, width};
 use crate::ops::fp8::{self, Fp8Matrix};
+use crate::ops::nf4::{self, BLOCK, Nf4Matrix};
 
 /// Numbers above which packing is shared among threads.
 const SHARED_NUMBERS: usize = 1 << 20;
@@ -26,6 +27,11 @@ pub(crate) enum Elements {
     F16(Vec<f16>),
     /// E4M3 numbers, and by what those of each column are multiplied.
     Fp8 {
+        bytes: Vec<u8>,
+        scales: Vec<f32>,
+    },
+    /// NF4 numbers, those of two rows of a strip in each byte, the upper row's in the upper half; and the scales, each for a column and [`BLOCK`] rows.
+    Nf4 {
         bytes: Vec<u8>,
         scales: Vec<f32>,
     },
@@ -130,6 +136,20 @@ impl Packed {
         }
     }
 
+    /// Packs the transpose of a matrix of 4 bits (columns, inner).
+    pub(crate) fn nf4(matrix: &Nf4Matrix) -> Self {
+        let (columns, inner) = matrix.shape();
+        let blocks = inner.div_ceil(BLOCK);
+        // Each byte holds two neighbours of a row, which here stand below each other.
+        let bytes = packed(0, (inner / 2, columns), matrix.bytes(), inner / 2, Order::Transposed);
+        let scales = packed(0.0, (blocks, columns), matrix.scales(), blocks, Order::Transposed);
+        Self {
+            inner,
+            columns,
+            elements: Elements::Nf4 { bytes, scales },
+        }
+    }
+
     /// The matrix (columns, inner), packed.
     pub(crate) fn flip(&self) -> Self {
         Self::new(
@@ -159,14 +179,15 @@ impl Packed {
         matches!(self.elements, Elements::F32(_))
     }
 
-    /// Whether it holds 8 bits.
-    pub(crate) fn is_fp8(&self) -> bool {
-        matches!(self.elements, Elements::Fp8 { .. })
+    /// Whether it is quantized.
+    pub(crate) fn is_quantized(&self) -> bool {
+        matches!(self.elements, Elements::Fp8 { .. } | Elements::Nf4 { .. })
     }
 
     /// Rows of a strip, [`width`] values each: where they lie, or widened in `buffer`.
     #[inline(always)]
     pub(super) fn rows<'a>(&'a self, rows: Range<usize>, strip: usize, buffer: &'a mut [f32]) -> &'a [f32] {
+        let width = width(self.columns, strip);
         let range = self.offset(strip, rows.start)..self.offset(strip, rows.end);
         let size = range.len();
         match &self.elements {
@@ -183,11 +204,22 @@ impl Packed {
                 }
             }
             Elements::Fp8 { bytes, scales } => {
-                let width = width(self.columns, strip);
                 let scales = &scales[strip * STRIP..][..width];
                 for (to, bytes) in buffer.chunks_exact_mut(width).zip(bytes[range].chunks_exact(width)) {
                     for ((to, byte), scale) in to.iter_mut().zip(bytes).zip(scales) {
                         *to = fp8::widen(*byte) * scale;
+                    }
+                }
+            }
+            Elements::Nf4 { bytes, scales } => {
+                let bytes = &bytes[strip * STRIP * (self.inner / 2)..];
+                let scales = &scales[strip * STRIP * self.inner.div_ceil(BLOCK)..];
+                for (to, k) in buffer.chunks_exact_mut(width).zip(rows) {
+                    // The upper half of a byte is the row with the even number.
+                    let shift = if k.is_multiple_of(2) { 4 } else { 0 };
+                    let (bytes, scales) = (&bytes[k / 2 * width..][..width], &scales[k / BLOCK * width..][..width]);
+                    for ((to, byte), scale) in to.iter_mut().zip(bytes).zip(scales) {
+                        *to = nf4::widen(byte >> shift) * scale;
                     }
                 }
             }

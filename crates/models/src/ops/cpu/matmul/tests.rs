@@ -1,5 +1,6 @@
 use super::*;
 use crate::ops::fp8::{self, Fp8Matrix};
+use crate::ops::nf4::{self, BLOCK, Nf4Matrix};
 
 fn values(count: usize, seed: usize) -> Vec<f32> {
     (0..count)
@@ -231,17 +232,34 @@ fn a_narrow_weight_is_the_float32_weight_with_its_numbers() {
     );
 }
 
-/// Forwards and backwards, across the edges of tiles, strips and panels.
+/// The values of a weight (outputs, inputs) in 8 bits, and the weight.
+fn in_8_bits(outputs: usize, inputs: usize) -> (Vec<f32>, Packed) {
+    let matrix = Fp8Matrix::of(&values(outputs * inputs, 2), inputs);
+    let numbers = matrix.bytes().iter().enumerate();
+    let wide = numbers.map(|(at, byte)| fp8::widen(*byte) * matrix.scales()[at / inputs]);
+    (wide.collect(), Packed::fp8(&matrix))
+}
+
+/// The same in 4 bits.
+fn in_4_bits(outputs: usize, inputs: usize) -> (Vec<f32>, Packed) {
+    let matrix = Nf4Matrix::of(&values(outputs * inputs, 2), inputs);
+    let blocks = inputs.div_ceil(BLOCK);
+    let wide = (0..outputs * inputs).map(|at| {
+        let (row, column) = (at / inputs, at % inputs);
+        nf4::widen(matrix.number(row, column)) * matrix.scales()[row * blocks + column / BLOCK]
+    });
+    (wide.collect(), Packed::nf4(&matrix))
+}
+
+/// Forwards and backwards, across the edges of tiles, strips, panels and blocks.
 #[test]
-fn a_weight_of_8_bits_is_the_float32_weight_with_its_numbers() {
-    for (rows, outputs, inputs) in SHAPES.into_iter().filter(|(_, _, inputs)| *inputs > 0) {
-        let matrix = Fp8Matrix::of(&values(outputs * inputs, 2), inputs);
-        let numbers = matrix.bytes().iter().enumerate();
-        let wide: Vec<f32> = numbers
-            .map(|(at, byte)| fp8::widen(*byte) * matrix.scales()[at / inputs])
-            .collect();
-        let narrow = Packed::fp8(&matrix);
-        assert_eq!((narrow.shape(), narrow.is_fp8()), ((inputs, outputs), true));
+fn a_quantized_weight_is_the_float32_weight_with_its_numbers() {
+    let shapes = || SHAPES.into_iter().filter(|(_, _, inputs)| *inputs > 0);
+    let eight = shapes().map(|(rows, outputs, inputs)| ((rows, outputs, inputs), in_8_bits(outputs, inputs)));
+    let even = shapes().map(|(rows, outputs, inputs)| (rows, outputs, inputs.next_multiple_of(2)));
+    let four = even.map(|(rows, outputs, inputs)| ((rows, outputs, inputs), in_4_bits(outputs, inputs)));
+    for ((rows, outputs, inputs), (wide, narrow)) in eight.chain(four) {
+        assert_eq!((narrow.shape(), narrow.is_quantized()), ((inputs, outputs), true));
         assert_eq!(narrow.unpack(), transposed(&wide, inputs));
         let compute = |packed: &dyn Fn(Left, &mut [f32]), columns: usize, inner: usize| {
             let (mut c, data) = (vec![0.0; rows * columns], values(rows * inner, 1));
