@@ -14,6 +14,8 @@ struct Taps {
 /// The filter that a pixel is made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Filter {
+    /// A triangle.
+    Bilinear,
     /// Keys' cubic with a = -0.5.
     Bicubic,
     /// A sinc windowed by a sinc, three lobes wide.
@@ -24,6 +26,7 @@ impl Filter {
     /// Half of its width, in source pixels.
     fn support(self) -> f64 {
         match self {
+            Self::Bilinear => 1.0,
             Self::Bicubic => 2.0,
             Self::Lanczos => 3.0,
         }
@@ -31,6 +34,7 @@ impl Filter {
 
     fn at(self, x: f64) -> f64 {
         match self {
+            Self::Bilinear => (1.0 - x.abs()).max(0.0),
             Self::Bicubic => bicubic(x),
             Self::Lanczos if (-3.0..3.0).contains(&x) => sinc(x) * sinc(x / 3.0),
             Self::Lanczos => 0.0,

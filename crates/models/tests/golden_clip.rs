@@ -1,6 +1,6 @@
-//! CLIP as a whole against transformers.
+//! CLIP as a whole, and SigLIP, against transformers.
 //!
-//! `tests/golden/clip.py` writes folders of random weights and the expected tensors.
+//! `tests/golden/clip.py` and `tests/golden/siglip.py` write folders of random weights and the expected tensors.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,18 +16,25 @@ use gavel_models::{LoadError, ModelError};
 use image::RgbImage;
 use kernels::{Kernels, root};
 
-const CASES: [&str; 2] = ["quick-gelu", "gelu-legacy-eos"];
+const CASES: [&str; 2] = ["clip/quick-gelu", "clip/gelu-legacy-eos"];
+const SIGLIP_CASES: [&str; 2] = ["siglip/siglip", "siglip/siglip2"];
 
-fn prompts() -> [String; 3] {
-    [
-        "a red circle on a blue background".to_owned(),
-        String::new(),
-        "two blue squares and a yellow triangle, ".repeat(9),
-    ]
+fn prompts(case: &str) -> [String; 3] {
+    let [first, last] = match case.starts_with("siglip") {
+        true => [
+            "A red circle, on a blue   background!",
+            "Two blue squares & a yellow (triangle); ",
+        ],
+        false => [
+            "a red circle on a blue background",
+            "two blue squares and a yellow triangle, ",
+        ],
+    };
+    [first.to_owned(), String::new(), last.repeat(9)]
 }
 
 fn golden(case: &str) -> (PathBuf, HashMap<String, Tensor>) {
-    let dir = root().join("tests/golden/clip").join(case);
+    let dir = root().join("tests/golden").join(case);
     let expected = candle_core::safetensors::load(dir.join("expected.safetensors"), &Device::Cpu).unwrap();
     (dir, expected)
 }
@@ -59,7 +66,7 @@ fn assert_near(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
 /// The tolerance is that of a cosine, which lies in -1 to 1; logits are cosines times the scale.
 #[test]
 fn embeddings_and_logits_are_those_of_transformers() {
-    for case in CASES {
+    for case in CASES.into_iter().chain(SIGLIP_CASES) {
         let (dir, expected) = golden(case);
         let pictures = pictures(&expected);
         let seen: Vec<&RgbImage> = pictures.iter().collect();
@@ -68,7 +75,8 @@ fn embeddings_and_logits_are_those_of_transformers() {
             rows(&expected["text_embeds"]),
             rows(&expected["logits"]),
         );
-        let scale = logits[0][0] / images[0].iter().zip(&texts[0]).map(|(a, b)| a * b).sum::<f64>();
+        let cosine = |picture: usize| images[picture].iter().zip(&texts[0]).map(|(a, b)| a * b).sum::<f64>();
+        let scale = (logits[0][0] - logits[0][1]) / (cosine(0) - cosine(1));
         for kernels in Kernels::ALL {
             let clip = Clip::load(&dir, &kernels.placement()).unwrap();
             let tolerance = kernels.tolerance();
@@ -81,7 +89,7 @@ fn embeddings_and_logits_are_those_of_transformers() {
                     &format!("{case}, picture {index} by {kernels:?}"),
                 );
             }
-            for (index, prompt) in prompts().iter().enumerate() {
+            for (index, prompt) in prompts(case).iter().enumerate() {
                 let what = format!("{case}, prompt {index} by {kernels:?}");
                 let found = clip.prompt_embedding(prompt).unwrap();
                 assert_near(&found, &texts[index], tolerance, &what);
@@ -104,7 +112,7 @@ fn the_logistic_of_two_logits_is_the_share_that_pickscore_gives() {
             .to_vec1()
             .unwrap();
         let clip = Clip::load(&dir, &Placement::cpu()).unwrap();
-        for (prompt, share) in prompts().iter().zip(shares) {
+        for (prompt, share) in prompts(case).iter().zip(shares) {
             let logits = clip.logits(prompt, &[&pictures[0], &pictures[1]]).unwrap();
             let found = 1.0 / (1.0 + (logits[1] - logits[0]).exp());
             assert!((found - share).abs() < 1e-4, "{case}: {found} {share}");
@@ -115,7 +123,7 @@ fn the_logistic_of_two_logits_is_the_share_that_pickscore_gives() {
 /// Scores are of size one here, and sums over 1,024 numbers and fewer.
 #[test]
 fn aesthetic_heads_score_as_their_layers_do_in_pytorch() {
-    let (dir, expected) = golden("quick-gelu");
+    let (dir, expected) = golden(CASES[0]);
     for kernels in Kernels::ALL {
         let clip = Clip::load(&dir, &kernels.placement()).unwrap();
         for kind in ["aesthetic", "aesthetic-linear"] {
@@ -136,7 +144,7 @@ fn aesthetic_heads_score_as_their_layers_do_in_pytorch() {
 }
 
 fn copied(case: &str, to: &Path) {
-    for entry in std::fs::read_dir(root().join("tests/golden/clip").join(case)).unwrap() {
+    for entry in std::fs::read_dir(root().join("tests/golden").join(case)).unwrap() {
         let entry = entry.unwrap();
         if entry.path().is_dir() {
             continue;
@@ -147,9 +155,9 @@ fn copied(case: &str, to: &Path) {
 
 #[test]
 fn a_folder_of_something_else_is_refused_with_what_is_wrong() {
-    let refused = |file: &str, change: &dyn Fn(&str) -> String| {
+    let refused_of = |case: &str, file: &str, change: &dyn Fn(&str) -> String| {
         let folder = tempfile::tempdir().unwrap();
-        copied("quick-gelu", folder.path());
+        copied(case, folder.path());
         let file = folder.path().join(file);
         let text = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, change(&text)).unwrap();
@@ -158,6 +166,7 @@ fn a_folder_of_something_else_is_refused_with_what_is_wrong() {
             Clip::load(folder.path(), &Placement::cpu()).unwrap_err(),
         )
     };
+    let refused = |file: &str, change: &dyn Fn(&str) -> String| refused_of(CASES[0], file, change);
     let replaced = |from: &'static str, to: &'static str| {
         move |text: &str| {
             assert!(text.contains(from), "{from}");
@@ -165,7 +174,7 @@ fn a_folder_of_something_else_is_refused_with_what_is_wrong() {
         }
     };
     for (from, to, key) in [
-        ("\"model_type\": \"clip\"", "\"model_type\": \"siglip\"", "model_type"),
+        ("\"model_type\": \"clip\"", "\"model_type\": \"blip\"", "model_type"),
         (
             "\"num_attention_heads\": 4",
             "\"num_attention_heads\": 5",
@@ -191,4 +200,38 @@ fn a_folder_of_something_else_is_refused_with_what_is_wrong() {
         &replaced("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1"),
     );
     assert!(matches!(error, LoadError::Unused { .. }), "{error}");
+
+    for (file, from, to, key) in [
+        (
+            "config.json",
+            "\"num_attention_heads\": 4",
+            "\"num_attention_heads\": 5",
+            "text_config.num_attention_heads",
+        ),
+        (
+            "config.json",
+            "\"vision_use_head\": true",
+            "\"vision_use_head\": false",
+            "vision_config.vision_use_head",
+        ),
+        ("preprocessor_config.json", "\"height\": 24", "\"height\": 25", "size"),
+        (
+            "preprocessor_config.json",
+            "\"resample\": 3",
+            "\"resample\": 1",
+            "resample",
+        ),
+    ] {
+        let (is_seen_before, error) = refused_of(SIGLIP_CASES[0], file, &replaced(from, to));
+        assert!(is_seen_before, "{from}");
+        assert!(
+            matches!(&error, LoadError::Unsupported { key: found, .. } if found == key),
+            "{error}"
+        );
+    }
+    let (is_seen_before, error) = refused_of(SIGLIP_CASES[0], "tokenizer.json", &|_| "{}".to_owned());
+    assert!(
+        is_seen_before && matches!(error, LoadError::Tokenizer { .. }),
+        "{error}"
+    );
 }

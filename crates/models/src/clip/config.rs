@@ -9,13 +9,9 @@ use crate::layers::Activation;
 use crate::load::{read_config, require_positive, size};
 use crate::text::ClipTextConfig;
 
-/// What `model_type` has to say.
-const MODEL_TYPE: &str = "clip";
-
 /// The settings of both encoders. What a file leaves out is what transformers takes for it.
 #[derive(Debug, Deserialize)]
 pub(super) struct Config {
-    model_type: String,
     #[serde(default = "projection", deserialize_with = "size")]
     pub(super) projection_dim: usize,
     #[serde(default)]
@@ -111,6 +107,16 @@ impl Default for VisionConfig {
     }
 }
 
+/// Refuses a value.
+pub(super) fn unsupported<T>(file: &Path, key: &str, found: String, expected: String) -> Result<T, LoadError> {
+    Err(LoadError::Unsupported {
+        file: file.to_owned(),
+        key: key.to_owned(),
+        found,
+        expected,
+    })
+}
+
 fn projection() -> usize {
     512
 }
@@ -125,17 +131,6 @@ impl Config {
     }
 
     fn check(&self, file: &Path) -> Result<(), LoadError> {
-        let unsupported = |key: &str, found: String, expected: String| {
-            Err(LoadError::Unsupported {
-                file: file.to_owned(),
-                key: key.to_owned(),
-                found,
-                expected,
-            })
-        };
-        if self.model_type != MODEL_TYPE {
-            return unsupported("model_type", self.model_type.clone(), MODEL_TYPE.to_owned());
-        }
         let (text, vision) = (&self.text_config, &self.vision_config);
         let sizes = [
             ("projection_dim", self.projection_dim),
@@ -164,12 +159,17 @@ impl Config {
             ),
         ] {
             if !width.is_multiple_of(heads) {
-                return unsupported(key, heads.to_string(), format!("a divisor of the width, {width}"));
+                return unsupported(file, key, heads.to_string(), format!("a divisor of the width, {width}"));
             }
         }
         if vision.patch_size > vision.image_size {
             let expected = format!("at most `vision_config.image_size`, {}", vision.image_size);
-            return unsupported("vision_config.patch_size", vision.patch_size.to_string(), expected);
+            return unsupported(
+                file,
+                "vision_config.patch_size",
+                vision.patch_size.to_string(),
+                expected,
+            );
         }
         Ok(())
     }

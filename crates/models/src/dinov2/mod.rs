@@ -9,7 +9,7 @@ use candle_core::{DType, Tensor};
 use image::RgbImage;
 
 use self::config::Config;
-use crate::clip::{Layer, LayerNames, LayerSizes, PictureProcessor, direction, patches};
+use crate::clip::{Fit, Layer, LayerNames, LayerSizes, PictureProcessor, direction, patches};
 use crate::layers::{LayerNorm, Linear, Mask};
 use crate::load::Placement;
 use crate::{LoadError, ModelError, Weights};
@@ -38,7 +38,7 @@ impl Dinov2 {
     /// Any [`LoadError`].
     pub fn load(dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
         let config = Config::load(dir)?;
-        let processor = PictureProcessor::load(dir, None)?;
+        let processor = PictureProcessor::load(dir, None, Fit::Cut)?;
         config.check_side(dir, processor.side())?;
         let weights = Weights::open(dir, placement)?;
         let (width, patch) = (config.hidden_size, config.patch_size);

@@ -68,6 +68,20 @@ impl PromptTokenizer {
         })
     }
 
+    /// Loads the tokenizer of a SigLIP's folder, `tokenizer.json`, with the name of its class in transformers, where a file says that.
+    ///
+    /// # Errors
+    /// As [`load_t5`](Self::load_t5).
+    pub(crate) fn load_siglip(dir: &Path) -> Result<(Self, Option<String>), LoadError> {
+        let tokenizer = Self::load_t5(dir)?;
+        let settings = dir.join("tokenizer_config.json");
+        let class = match settings.is_file() {
+            true => read_json(&settings)?["tokenizer_class"].as_str().map(str::to_owned),
+            false => None,
+        };
+        Ok((tokenizer, class))
+    }
+
     fn new(dir: &Path, mut tokenizer: Tokenizer, default_pad: &str) -> Result<Self, LoadError> {
         tokenizer.with_padding(None);
         tokenizer

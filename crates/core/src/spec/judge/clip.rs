@@ -14,7 +14,7 @@ use crate::spec::problems::Problems;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClipFamily {
-    /// CLIP, and what has its architecture, such as PickScore.
+    /// CLIP, and what has its architecture, such as PickScore, or SigLIP.
     #[default]
     Clip,
 }
