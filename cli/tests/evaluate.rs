@@ -279,6 +279,51 @@ fn questions_of_the_records_are_answered_once() {
 }
 
 #[test]
+fn a_table_of_questions_and_those_about_quality_are_asked_of_each_picture() {
+    let folder = TempDir::new().unwrap();
+    let prompts = folder.path().join("prompts");
+    std::fs::create_dir(&prompts).unwrap();
+    std::fs::write(prompts.join("cup.txt"), "a red square on a white background").unwrap();
+    std::fs::write(prompts.join("tray.txt"), "a blue circle on a gray background").unwrap();
+    let table = folder.path().join("questions.csv");
+    let lines = [
+        "item_id,text,proposition_id,dependency,category_broad,question_natural_language",
+        "cup,x,1,0,entity,Is there a square?",
+        "cup,x,2,1,attribute,Is the square red?",
+    ];
+    std::fs::write(&table, lines.join("\n")).unwrap();
+    let out = folder.path().join("out");
+    let asking = [
+        "--prompts",
+        prompts.to_str().unwrap(),
+        "--questions",
+        table.to_str().unwrap(),
+    ];
+    let found = parse(&evaluated(&["base"], &out, &[&asking[..], &["--quality"]].concat()));
+    let picture = |prompt: usize| &found["prompts"][prompt]["pictures"][0];
+    let expected = json!({"question": "Is the square red?", "kind": "attribute", "needs": [0]});
+    for (field, value) in expected.as_object().unwrap() {
+        assert_eq!(&picture(0)["questions"][1][field], value);
+    }
+    assert!(picture(1).get("questions").is_none());
+    let figures = &found["figures"]["subjects"][0];
+    assert_eq!(figures["questions"]["asked"], 2);
+    assert!(figures["questions"]["kinds"]["entity"]["value"].is_number() && figures["questions"]["score"].is_number());
+    let quality = picture(1)["quality"].as_array().unwrap().len();
+    assert_eq!(figures["quality"]["asked"], 2 * quality);
+    let kinds: Vec<&String> = figures["quality"]["kinds"].as_object().unwrap().keys().collect();
+    assert_eq!(kinds, ["artifacts", "coherence"]);
+
+    std::fs::write(&table, lines.join("\n").replace("cup,", "mug,")).unwrap();
+    let arguments = ["evaluate", SMALL, "--subject", "base", "--out", out.to_str().unwrap()];
+    let refused = failure(&[&arguments[..], &asking].concat());
+    assert!(
+        refused.contains("no question is about one of the 2 prompts"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn a_copy_of_the_source_keeps_everything_and_edits_nothing() {
     let folder = TempDir::new().unwrap();
     let copies = folder.path().join("copies");

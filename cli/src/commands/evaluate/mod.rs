@@ -1,5 +1,7 @@
 //! `gavel evaluate`.
 
+mod table;
+
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -13,8 +15,9 @@ use gavel_models::load::Placement;
 use gavel_policy::Sampler;
 use gavel_review::VerdictFile;
 use gavel_review::evaluate::{
-    Evaluation, EvaluationReport, Judging, PairFigures, Pictures, Questioning, Subject, questions, render,
+    Evaluation, EvaluationReport, Judging, Pictures, Questioning, Subject, record_questions, render,
 };
+use gavel_rubric::data::questions::{self, PictureQuestion};
 use gavel_rubric::data::tasks::{self, TaskRecord};
 use gavel_rubric::data::{Picture, ReadOptions, Transparency};
 use gavel_rubric::{Journal, Recorded, Rubrics};
@@ -70,9 +73,16 @@ pub(crate) struct EvaluateArguments {
     /// Folder of a DINOv2, in the transformers layout: how alike each edit is to its source by its embeddings.
     #[arg(long, value_name = "DIR")]
     pub(crate) dinov2: Option<PathBuf>,
-    /// Do not ask the questions that the prompts' records bring.
-    #[arg(long)]
+    /// A table of questions about the prompts' pictures, by the prompts' `id`, in the layout of DPG-Bench [default: the field
+    /// `questions` of the prompts' records].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) questions: Option<PathBuf>,
+    /// Do not ask the questions that the prompts bring.
+    #[arg(long, conflicts_with = "questions")]
     pub(crate) no_questions: bool,
+    /// Ask as well how well each picture is made: artifacts and coherence, whatever its prompt.
+    #[arg(long)]
+    pub(crate) quality: bool,
     /// Folder of pictures, verdicts, evaluation.json and evaluation.html; the same command goes on with what it holds.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
@@ -116,11 +126,8 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         .map(|subject| Ok(Subject::open(&subject.name, &subject.what, &spec, &tasks)?))
         .collect::<Result<_>>()?;
     let judges = !arguments.no_judge && subjects.len() > 1;
-    let asked = match arguments.no_questions {
-        true => Vec::new(),
-        false => questions(&tasks)?,
-    };
-    let asks = asked.iter().any(|questions| !questions.is_empty());
+    let asked = read_questions(&tasks, arguments)?;
+    let asks = arguments.quality || asked.iter().any(|questions| !questions.is_empty());
     if asks {
         check_answers(&spec)?;
     }
@@ -163,6 +170,7 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
             recorded: &recorded,
             concurrency: gavel_judge::concurrency(&spec.judge),
             questions: &asked,
+            quality: arguments.quality,
         }),
         by: arguments.by.as_deref(),
     };
@@ -177,7 +185,7 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
     write_whole(&page, &render(&evaluation, &report, arguments.html_prompts)?)?;
     match arguments.json {
         true => print_json(&report),
-        false => output::print(describe(&report) + &format!("\npage  {}\n", page.display())),
+        false => output::print(table::describe(&report) + &format!("\npage  {}\n", page.display())),
     }
 }
 
@@ -227,6 +235,38 @@ fn read_tasks(spec: &RunSpec, arguments: &EvaluateArguments) -> Result<Vec<TaskR
     Ok(tasks)
 }
 
+/// The questions about each prompt's picture.
+fn read_questions(tasks: &[TaskRecord], arguments: &EvaluateArguments) -> Result<Vec<Vec<PictureQuestion>>> {
+    let Some(file) = &arguments.questions else {
+        return match arguments.no_questions {
+            true => Ok(vec![Vec::new(); tasks.len()]),
+            false => Ok(record_questions(tasks)?),
+        };
+    };
+    let mut by_id = questions::read(file)?;
+    let of_task = |task: &TaskRecord| {
+        let id = task
+            .fields
+            .get("id")
+            .map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
+        id.and_then(|id| by_id.remove(&id)).unwrap_or_default()
+    };
+    let asked: Vec<Vec<PictureQuestion>> = tasks.iter().map(of_task).collect();
+    let without = asked.iter().filter(|questions| questions.is_empty()).count();
+    if without == tasks.len() {
+        return Err(Diagnostic::new(format!("{}: no question is about one of the {without} prompts", file.display()))
+            .with_hint("`item_id` of a question is `id` of its prompt's record, or the name of the prompt's text file without its ending"));
+    }
+    if without > 0 {
+        output::note(format_args!(
+            "{}: no question is about {without} of the {} prompts",
+            file.display(),
+            tasks.len()
+        ));
+    }
+    Ok(asked)
+}
+
 /// What the judge decides by and is asked with, read before anything is painted.
 fn words(spec: &RunSpec, tasks: &[TaskRecord]) -> Result<(Rubrics, Templates)> {
     if let Some(model) = spec.judge.back_end.model() {
@@ -253,9 +293,9 @@ fn load_dinov2(spec: &RunSpec, tasks: &[TaskRecord], dir: &Path) -> Result<Dinov
 fn check_answers(spec: &RunSpec) -> Result<()> {
     let Some(writer) = spec.judge.back_end.writer() else {
         return Err(Diagnostic::new(
-            "the records of the prompts bring questions, and `[judge]` has no model that answers in words",
+            "there are questions about pictures, and `[judge]` has no model that answers in words",
         )
-        .with_hint("name a vision-language model or a server in [judge], or leave questions out with --no-questions"));
+        .with_hint("name a vision-language model or a server in [judge], or leave questions out: --no-questions, and no --quality"));
     };
     match writer.model() {
         Some(model) => assets::check_judge_folder(model.path, "judge").map(drop),
@@ -307,7 +347,7 @@ fn note_unread(evaluator: Option<&dyn Evaluator>, report: &EvaluationReport) {
 fn note_unanswered(report: &EvaluationReport) {
     let pictures = report.prompts.iter().flat_map(|prompt| &prompt.pictures);
     let reasons: Vec<&String> = pictures
-        .flat_map(|picture| &picture.questions)
+        .flat_map(|picture| picture.questions.iter().chain(&picture.quality))
         .filter_map(|question| question.unanswered.as_ref())
         .collect();
     if let Some(reason) = reasons.first() {
@@ -338,56 +378,6 @@ fn bar(count: usize, what: &str) -> ProgressBar {
     );
     bar.set_message(what.to_owned());
     bar
-}
-
-/// The figures as a table, over all prompts and by each value of the field.
-fn describe(report: &EvaluationReport) -> String {
-    let mut text = table(&format!("{} prompts", report.figures.prompts), &report.figures);
-    for group in &report.groups {
-        let value = group.value.as_deref().unwrap_or("without a value");
-        text += "\n";
-        text += &table(&format!("{value}: {} prompts", group.figures.prompts), &group.figures);
-    }
-    text
-}
-
-fn table(title: &str, figures: &gavel_review::evaluate::Figures) -> String {
-    const FIRST: usize = 26;
-    const OTHERS: usize = 22;
-    let line = |name: &str, values: &[String]| {
-        let values: String = values.iter().map(|value| format!(" {value:<OTHERS$}")).collect();
-        format!("{name:<FIRST$}{values}").trim_end().to_owned() + "\n"
-    };
-    let names: Vec<String> = figures.subjects.iter().map(|subject| subject.subject.clone()).collect();
-    let mut text = line(title, &names);
-    for (name, values) in figures.rows() {
-        text += &line(&name, &values);
-    }
-    for pair in &figures.pairs {
-        text += &of_pair(pair);
-    }
-    text
-}
-
-fn of_pair(pair: &PairFigures) -> String {
-    let [first, second] = &pair.subjects;
-    let Some(rate) = &pair.win_rate else {
-        return format!("{second} over {first}: nothing could be judged\n");
-    };
-    let mut text = format!(
-        "{second} over {first}: win rate {:.2} [{:.2}, {:.2}]; {} won, {} lost, {} without preference",
-        rate.value, rate.low, rate.high, rate.wins, rate.losses, rate.abstained
-    );
-    if rate.failed > 0 {
-        text += &format!(", {} not judged", rate.failed);
-    }
-    if let (Some(shown), Some(agree)) = (pair.first_shown_chosen, pair.order_consistency) {
-        text += &format!(
-            "; first shown is chosen {:.2} [{:.2}, {:.2}], both orders agree {:.2}",
-            shown.value, shown.low, shown.high, agree.value
-        );
-    }
-    text + "\n"
 }
 
 #[cfg(test)]

@@ -63,9 +63,12 @@ pub struct PictureAnswers {
     /// The cosine of its DINOv2 embedding and the first source's, in [-1, 1].
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub similarity: Option<f64>,
-    /// The questions of the prompt's record, with what is answered of this picture.
+    /// The questions that the prompt brings, with what is answered of this picture.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub questions: Vec<QuestionAnswer>,
+    /// Questions about how well the picture is made, whatever its prompt.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub quality: Vec<QuestionAnswer>,
 }
 
 /// How far an edited picture is from its source.
@@ -124,6 +127,7 @@ impl PictureAnswers {
                 .and_then(|target| difference(target, image)?.whole()),
             similarity: None,
             questions: Vec::new(),
+            quality: Vec::new(),
         }
     }
 }

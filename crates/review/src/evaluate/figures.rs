@@ -47,9 +47,12 @@ pub struct SubjectFigures {
     /// Mean cosine of the DINOv2 embeddings of edits and their sources, in [-1, 1].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub similarity: Option<f64>,
-    /// How the questions of the prompts' records are answered; `None` where there are none.
+    /// How the questions that the prompts bring are answered; `None` where there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub questions: Option<QuestionFigures>,
+    /// How questions about how well pictures are made are answered; `None` where they were not asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality: Option<QuestionFigures>,
     /// How far apart the pictures of different prompts are, each scaled to 64 x 64 pixels: mean absolute difference of the RGB values
     /// over all pairs, in [0, 1].
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,7 +161,8 @@ impl Figures {
                 source: SourceFigures::of(&answers),
                 target: MeanDistance::of(answers.iter().filter_map(|answer| answer.target)),
                 similarity: mean(answers.iter().filter_map(|answer| answer.similarity)),
-                questions: QuestionFigures::of(&answers),
+                questions: QuestionFigures::of(answers.iter().map(|answer| answer.questions.as_slice())),
+                quality: QuestionFigures::of(answers.iter().map(|answer| answer.quality.as_slice())),
                 diversity: diversity(&small),
                 strength: strengths.get(index).copied(),
             }
@@ -273,6 +277,7 @@ mod tests {
             target: None,
             similarity: None,
             questions: Vec::new(),
+            quality: Vec::new(),
         };
         let verdict = |(first, second, verdict): &(&str, &str, Verdict)| PairVerdict {
             subjects: [*first, *second].map(str::to_owned),

@@ -11,6 +11,7 @@ mod figures;
 mod page;
 mod pictures;
 mod questions;
+mod rows;
 mod subject;
 
 use std::collections::BTreeMap;
@@ -34,7 +35,8 @@ pub use error::Error;
 pub use figures::{AdherenceFigures, Figures, MeanDistance, PairFigures, SourceFigures, SubjectFigures};
 pub use page::render;
 pub use pictures::Pictures;
-pub use questions::{QuestionAnswer, QuestionFigures, Questioning, questions};
+use questions::Answered;
+pub use questions::{QuestionAnswer, QuestionFigures, Questioning, record_questions};
 pub use subject::Subject;
 
 /// Width and height to which pictures are scaled before their diversity is measured.
@@ -54,7 +56,7 @@ pub struct Evaluation<'a> {
     pub dinov2: Option<&'a Dinov2>,
     /// Who compares each two subjects.
     pub judge: Option<Judging<'a>>,
-    /// Who answers the questions that the prompts' records bring.
+    /// Who answers questions about single pictures.
     pub questioning: Option<Questioning<'a>>,
     /// The field of the prompts' records by whose values the figures are told as well.
     pub by: Option<&'a str>,
@@ -146,16 +148,16 @@ impl Evaluation<'_> {
                 .map(|(index, task)| self.open(index, task))
                 .collect::<Result<_, _>>()?;
             let mut verdicts = self.verdicts(first, &open)?.into_iter();
-            let mut questions = match &self.questioning {
+            let mut answered = match &self.questioning {
                 Some(questioning) => questioning.answers(first, &open)?,
                 None => Vec::new(),
             }
             .into_iter();
             for (index, prompt) in (first..).zip(&open) {
                 let verdicts = verdicts.by_ref().take(pairs).collect();
-                let questions = questions.next().unwrap_or_default();
+                let answered = answered.next().unwrap_or_default();
                 let similarities = self.similarities(prompt)?;
-                prompts.push(self.answers(index, prompt, verdicts, questions, similarities));
+                prompts.push(self.answers(index, prompt, verdicts, answered, similarities));
                 thumbnails.push(
                     prompt
                         .pictures
@@ -254,15 +256,19 @@ impl Evaluation<'_> {
         index: usize,
         prompt: &OpenPrompt<'_>,
         verdicts: Vec<PairVerdict>,
-        questions: Vec<Vec<QuestionAnswer>>,
+        answered: Vec<Answered>,
         similarities: Vec<f64>,
     ) -> PromptAnswers {
-        let (mut questions, mut similarities) = (questions.into_iter(), similarities.into_iter());
+        let (mut answered, mut similarities) = (answered.into_iter(), similarities.into_iter());
         let pictures = self.subjects.iter().zip(&prompt.pictures);
-        let pictures = pictures.map(|(subject, (picture, image))| PictureAnswers {
-            questions: questions.next().unwrap_or_default(),
-            similarity: similarities.next(),
-            ..PictureAnswers::of(&subject.name, picture, image, &prompt.task, self.evaluator)
+        let pictures = pictures.map(|(subject, (picture, image))| {
+            let Answered { questions, quality } = answered.next().unwrap_or_default();
+            PictureAnswers {
+                questions,
+                quality,
+                similarity: similarities.next(),
+                ..PictureAnswers::of(&subject.name, picture, image, &prompt.task, self.evaluator)
+            }
         });
         PromptAnswers {
             index,

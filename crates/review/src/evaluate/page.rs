@@ -5,7 +5,6 @@ use std::io::Cursor;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gavel_coordinator::web;
-use gavel_core::measure::Proportion;
 use gavel_core::work::{Side, Verdict};
 use gavel_eval::Facts;
 use gavel_rubric::data::Picture;
@@ -13,7 +12,8 @@ use image::{DynamicImage, ImageFormat};
 use minijinja::{Environment, context};
 use serde::Serialize;
 
-use super::figures::{Figures, SubjectFigures};
+use super::figures::Figures;
+use super::rows::{interval, nothing, proportion};
 use super::{Error, Evaluation, EvaluationReport, PairVerdict, PictureAnswers, PromptAnswers};
 
 /// Longest side, in pixels, of a picture on the page.
@@ -121,85 +121,6 @@ fn table(title: String, figures: &Figures) -> Table {
     }
 }
 
-impl Figures {
-    /// The figures of the subjects as people read them: a name, and the value of each subject.
-    pub fn rows(&self) -> Vec<(String, Vec<String>)> {
-        let mut rows: Vec<(String, Vec<String>)> = Vec::new();
-        let mut row = |name: &str, value: &dyn Fn(&SubjectFigures) -> Option<String>| {
-            let values: Vec<Option<String>> = self.subjects.iter().map(value).collect();
-            if values.iter().any(Option::is_some) {
-                let values = values.into_iter().map(|value| value.unwrap_or_else(nothing));
-                rows.push((name.to_owned(), values.collect()));
-            }
-        };
-        row("facts that hold", &|one| {
-            Some(format!("{:.3}", one.adherence.as_ref()?.mean))
-        });
-        row("every fact holds", &|one| Some(proportion(one.adherence.as_ref()?.all)));
-        let kinds = self.subjects.iter().filter_map(|one| one.adherence.as_ref());
-        let mut kinds: Vec<&String> = kinds.flat_map(|adherence| adherence.facts.keys()).collect();
-        kinds.sort();
-        kinds.dedup();
-        for kind in kinds {
-            row(&format!("  {kind}"), &|one| {
-                one.adherence.as_ref()?.facts.get(kind).copied().map(proportion)
-            });
-        }
-        row("questions answered yes", &|one| {
-            one.questions.as_ref()?.yes.map(proportion)
-        });
-        row("every question yes", &|one| one.questions.as_ref()?.all.map(proportion));
-        row("questions unanswered", &|one| {
-            let unanswered = one.questions.as_ref()?.unanswered;
-            (unanswered > 0).then(|| unanswered.to_string())
-        });
-        row("preservation, by the rules", &|one| {
-            Some(format!("{:.3}", one.preservation?))
-        });
-        row("pixels changed", &|one| {
-            Some(format!("{:.1} %", 100.0 * one.source.as_ref()?.changed))
-        });
-        row("from the source: L1", &|one| {
-            Some(format!("{:.4}", one.source.as_ref()?.whole.l1))
-        });
-        for (place, of) in [
-            (
-                "outside the edit",
-                (|one| one.source.as_ref()?.outside) as fn(&SubjectFigures) -> Option<super::MeanDistance>,
-            ),
-            ("inside the edit", |one| one.source.as_ref()?.inside),
-            ("from the target", |one| one.target),
-        ] {
-            row(&format!("{place}: L1"), &|one| Some(format!("{:.4}", of(one)?.l1)));
-            row(&format!("{place}: PSNR"), &|one| {
-                Some(format!("{:.2} dB", of(one)?.psnr?))
-            });
-            row(&format!("{place}: SSIM"), &|one| Some(format!("{:.4}", of(one)?.ssim?)));
-        }
-        row("DINOv2 similarity to the source", &|one| {
-            Some(format!("{:.4}", one.similarity?))
-        });
-        row("diversity", &|one| Some(format!("{:.4}", one.diversity?)));
-        row("strength", &|one| {
-            let strength = one.strength?;
-            Some(interval(strength.log_ratio, strength.low, strength.high))
-        });
-        rows
-    }
-}
-
-fn nothing() -> String {
-    "-".to_owned()
-}
-
-fn interval(value: f64, low: f64, high: f64) -> String {
-    format!("{value:.2} [{low:.2}, {high:.2}]")
-}
-
-fn proportion(share: Proportion) -> String {
-    interval(share.value, share.low, share.high)
-}
-
 fn card(evaluation: &Evaluation<'_>, index: usize, answers: &PromptAnswers) -> Result<Card, Error> {
     let mut pictures = Vec::new();
     for (subject, answer) in answers.pictures.iter().enumerate() {
@@ -227,11 +148,12 @@ fn about(answer: &PictureAnswers) -> String {
             false => format!("does not hold: {}", missing.join(", ")),
         });
     }
-    let answered = |yes: Option<bool>| answer.questions.iter().filter(move |question| question.yes == yes);
+    let asked = || answer.questions.iter().chain(&answer.quality);
     for (yes, said) in [(Some(false), "no"), (None, "unanswered")] {
-        parts.extend(answered(yes).map(|question| format!("{said}: {}", question.question)));
+        let answered = asked().filter(|answer| answer.yes == yes);
+        parts.extend(answered.map(|answer| format!("{said}: {}", answer.question.question)));
     }
-    if !answer.questions.is_empty() && answered(Some(true)).count() == answer.questions.len() {
+    if asked().next().is_some() && asked().all(|answer| answer.yes == Some(true)) {
         parts.push("every question is answered yes".to_owned());
     }
     if let Some(kept) = answer.preservation {

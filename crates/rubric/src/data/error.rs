@@ -34,6 +34,8 @@ pub enum Expected {
     Prompts,
     /// [`super::tasks`] that edit source pictures.
     Edits,
+    /// [`super::questions`].
+    Questions,
 }
 
 impl Expected {
@@ -42,6 +44,7 @@ impl Expected {
             Self::Examples => "labelled example",
             Self::Prompts => "prompt",
             Self::Edits => "edit",
+            Self::Questions => "question",
         }
     }
 
@@ -58,6 +61,10 @@ impl Expected {
             Self::Edits => {
                 "write records such as {\"instruction\": TEXT, \"source_image\": PICTURE}: a JSON array, one on each line (.jsonl), \
                  YAML, or a table (.csv, .tsv) with these columns"
+            }
+            Self::Questions => {
+                "write a table (.csv, .tsv) with the columns item_id, proposition_id, question_natural_language, dependency and \
+                 category_broad"
             }
         }
     }
@@ -322,6 +329,12 @@ pub enum RecordFault {
         /// The source's rows.
         source_height: u32,
     },
+    /// Questions about a picture that cannot be asked.
+    #[error("{problem}")]
+    Questions {
+        /// What is wrong with them.
+        problem: String,
+    },
     /// Source pictures where nothing is edited.
     #[error("names a source picture, and nothing is edited here")]
     Unedited,
@@ -371,7 +384,7 @@ impl Hint for RecordFault {
             Self::Missing { names } => format!("add {}", one_of(names)),
             Self::Twice { .. } => "keep one of the two".to_owned(),
             Self::Blank => "write it, or remove the record; a prompt's place in its file decides its noise".to_owned(),
-            Self::Type { .. } => return None,
+            Self::Type { .. } | Self::Questions { .. } => return None,
             Self::Pictures { .. } => {
                 "a ranked record names two or more pictures and `label_rank`, a scored one a single picture and `label_score`"
                     .to_owned()

@@ -1,5 +1,5 @@
-//! Files that people write about pictures: tasks to sample from ([`tasks`]), and labelled examples to learn from
-//! ([`LabelledSet`]).
+//! Files that people write about pictures: tasks to sample from ([`tasks`]), labelled examples to learn from
+//! ([`LabelledSet`]), and [`questions`] about single pictures.
 //!
 //! A file is a JSON array, JSON Lines or YAML; prompts may also be the lines of a text, and tasks the rows of a table. Pictures are named by a path (absolute, or relative to the file), an http(s) address or
 //! a data URL. Whatever is wrong with a record is told with file, record and field, before anything starts.
@@ -9,6 +9,7 @@ mod example;
 mod file;
 mod labelled;
 mod picture;
+pub mod questions;
 mod record;
 pub mod tasks;
 #[cfg(test)]
