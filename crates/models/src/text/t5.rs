@@ -273,12 +273,10 @@ impl T5Encoder {
             .flat_map(|query| (0..length).map(move |key| (query, key)))
             .map(|(query, key)| relative_bucket(query, key, buckets, self.max_distance))
             .collect();
-        let table = self.relative_bias.to_dtype(DType::F32)?;
-        let bias = table.index_select(&Tensor::new(indices, self.placement.device())?, 0)?;
-        Ok(bias
-            .reshape((length, length, self.heads))?
-            .permute((2, 0, 1))?
-            .contiguous()?)
+        // Turned before it is looked up in, and not the far larger result after it.
+        let table = self.relative_bias.to_dtype(DType::F32)?.t()?.contiguous()?;
+        let bias = table.index_select(&Tensor::new(indices, self.placement.device())?, 1)?;
+        Ok(bias.reshape((self.heads, length, length))?)
     }
 }
 
