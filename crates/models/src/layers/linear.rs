@@ -77,7 +77,6 @@ impl Linear {
         };
         Ok(Self { weight, bias, kernels })
     }
-
 }
 
 impl<T: Calls> Linear<T> {

@@ -48,9 +48,7 @@ impl<T: Calls> Rotary<T> {
             }
             return Ok(T::of(Tensor::from_vec(rotated, (rows, width), x.device())?)?);
         }
-        let heads = x
-            .reshape((rows, width / (2 * half), 2 * half))?
-            .to_dtype(DType::F32)?;
+        let heads = x.reshape((rows, width / (2 * half), 2 * half))?.to_dtype(DType::F32)?;
         let (a, b) = (heads.narrow(2, 0, half)?, heads.narrow(2, half, half)?);
         let table = |values: &T| values.narrow(0, first, rows)?.reshape((rows, 1, half));
         let (cos, sin) = (table(&self.cos)?, table(&self.sin)?);

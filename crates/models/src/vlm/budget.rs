@@ -12,10 +12,10 @@ use super::preprocess::Grid;
 use super::reader::{Reader, Work};
 use super::source::Source;
 use super::vision::{Features, WindowedTower};
+use crate::LoadError;
 use crate::layers::{Bias, Linear, RmsNorm};
 use crate::ops::Kernels;
 use crate::ops::candle::counted::{Counted, Record, by_name, cost};
-use crate::LoadError;
 
 /// Weights in bfloat16 that have no values.
 struct Blank(Record);
@@ -46,7 +46,12 @@ impl Source for Blank {
     }
 
     fn patch_embedding(&self, name: &str, config: &VisionConfig, bias: Bias) -> Result<Linear<Counted>, LoadError> {
-        self.linear(name, 3 * config.patch_size * config.patch_size, config.hidden_size, bias)
+        self.linear(
+            name,
+            3 * config.patch_size * config.patch_size,
+            config.hidden_size,
+            bias,
+        )
     }
 
     fn place(&self) -> Record {
@@ -98,13 +103,13 @@ const QUESTION: u32 = 60;
 const OPENING: u32 = 0;
 const WORDS: u32 = 1000;
 
-/// The question about a pair's two pictures, in the order of configs/judge/instruct.toml.
-fn question(pair: u32, image_token: u32) -> Vec<u32> {
+/// The question about two pictures for a prompt, in the order of configs/judge/instruct.toml.
+fn question(prompt: u32, image_token: u32) -> Vec<u32> {
     let words = |count: u32, of: u32| (0..count).map(move |word| WORDS + 1000 * of + word);
     let mut tokens = vec![OPENING];
     tokens.extend(words(RUBRIC - 1, 0));
     tokens.push(OPENING);
-    tokens.extend(words(PROMPT - 1, 1 + pair));
+    tokens.extend(words(PROMPT - 1, 1 + prompt));
     tokens.push(image_token);
     tokens.extend(words(BETWEEN, 0));
     tokens.push(image_token);
@@ -113,7 +118,14 @@ fn question(pair: u32, image_token: u32) -> Vec<u32> {
     tokens
 }
 
-/// What judging some pairs in both orders takes.
+/// What is judged: of each prompt all pairs of its candidates, in both orders.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    prompts: usize,
+    candidates: usize,
+}
+
+/// What judging takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Judging {
     /// Tokens that go through the language model.
@@ -128,8 +140,8 @@ struct Judging {
     memory: i64,
 }
 
-/// Judges so many pairs by prompts that are cut where `least` tokens have gathered.
-fn judging(pairs: u32, least: usize) -> Judging {
+/// Judges by prompts that are cut where `least` tokens have gathered. Tells the kernels too.
+fn judging(asked: Asked, least: usize) -> (Judging, String) {
     let (config, record) = (config(), Record::default());
     let source = Blank(record.clone());
     let VisionKind::Windowed(windows) = &config.vision.kind else {
@@ -150,15 +162,20 @@ fn judging(pairs: u32, least: usize) -> Judging {
         },
         grid: GRID,
     };
-    let seen: Vec<Seen<Counted>> = (0..2 * pairs).map(|_| see()).collect();
-    let prompts = (0..pairs).flat_map(|pair| {
-        let (first, second) = (2 * pair as usize, 2 * pair as usize + 1);
-        let tokens = question(pair, config.image_token_id);
-        [[first, second], [second, first]].map(|pictures| {
-            let size = |picture: usize| seen[picture].grid.merged_tokens();
-            segments(&tokens, &pictures, config.image_token_id, size, least)
-        })
-    });
+    let seen: Vec<Seen<Counted>> = (0..asked.prompts * asked.candidates).map(|_| see()).collect();
+    let mut prompts = Vec::new();
+    for prompt in 0..asked.prompts {
+        let tokens = question(prompt as u32, config.image_token_id);
+        let own = prompt * asked.candidates..(prompt + 1) * asked.candidates;
+        for first in own.clone() {
+            for second in own.clone().filter(|second| *second != first) {
+                let size = |picture: usize| seen[picture].grid.merged_tokens();
+                let pictures = [first, second];
+                prompts.push(segments(&tokens, &pictures, config.image_token_id, size, least));
+            }
+        }
+    }
+    let questions = prompts.len();
     let branches = tree(prompts);
     let reader = Reader {
         decoder: &decoder,
@@ -168,22 +185,20 @@ fn judging(pairs: u32, least: usize) -> Judging {
         work: Work::Alone,
     };
     let answers = reader.answers(&branches, None).unwrap();
-    assert_eq!(answers.len(), 2 * pairs as usize);
+    assert_eq!(answers.len(), questions);
     let kernels = record.take();
     let (uploads, uploaded) = record.take_uploads();
     let most = record.take_most();
-    if std::env::var_os("GAVEL_SHOW_KERNELS").is_some() {
-        println!("{}", by_name(&kernels));
-    }
     let cost = cost(&kernels);
-    Judging {
+    let judging = Judging {
         tokens: branches.iter().map(tokens).sum(),
         kernels: cost.kernels,
         gigabytes: (cost.bytes as f64 / 1e9).round() as i64,
         uploads,
         uploaded: (uploaded as f64 / 1e6).round() as u64,
         memory: ((most - weights) as f64 / 1e6).round() as i64,
-    }
+    };
+    (judging, by_name(&kernels))
 }
 
 /// Tokens of a branch and of all that go on from it, each once.
@@ -195,20 +210,65 @@ fn tokens(branch: &Branch) -> usize {
 
 /// What a change costs or saves is to be seen: whoever changes these changes docs/gpu.md too.
 const PAIR: Judging = Judging {
-    tokens: 0,
-    kernels: 0,
-    gigabytes: 0,
-    uploads: 0,
-    uploaded: 0,
-    memory: 0,
+    tokens: 1812,
+    kernels: 15_384,
+    gigabytes: 232,
+    uploads: 30,
+    uploaded: 13,
+    memory: 422,
 };
-const EIGHT_PAIRS: Judging = PAIR;
-const EIGHT_PAIRS_WHOLE: Judging = PAIR;
+const PAIR_WHOLE: Judging = Judging {
+    tokens: 2112,
+    kernels: 9408,
+    gigabytes: 226,
+    uploads: 20,
+    uploaded: 17,
+    memory: 616,
+};
+const EIGHT_PAIRS: Judging = Judging {
+    tokens: 12_396,
+    kernels: 110_430,
+    gigabytes: 1674,
+    uploads: 212,
+    uploaded: 104,
+    memory: 454,
+};
+const EIGHT_PAIRS_WHOLE: Judging = Judging {
+    tokens: 16_896,
+    kernels: 75_264,
+    gigabytes: 1808,
+    uploads: 160,
+    uploaded: 135,
+    memory: 657,
+};
+const FOUR_CANDIDATES: Judging = Judging {
+    tokens: 6396,
+    kernels: 45_410,
+    gigabytes: 785,
+    uploads: 88,
+    uploaded: 41,
+    memory: 426,
+};
+const FOUR_CANDIDATES_WHOLE: Judging = Judging {
+    tokens: 12_672,
+    kernels: 33_960,
+    gigabytes: 1140,
+    uploads: 88,
+    uploaded: 74,
+    memory: 626,
+};
 
 #[test]
 fn judging_with_qwen2_5_vl_7b_costs_what_the_documentation_tells() {
-    assert_eq!(judging(1, SEGMENT_LEAST), PAIR);
-    assert_eq!(judging(8, SEGMENT_LEAST), EIGHT_PAIRS);
-    // Every question on its own, as if no two had anything in common.
-    assert_eq!(judging(8, usize::MAX), EIGHT_PAIRS_WHOLE);
+    let asked = |prompts, candidates| Asked { prompts, candidates };
+    // Cut, and every question on its own, as if no two had anything in common.
+    for (asked, cut, whole) in [
+        (asked(1, 2), PAIR, PAIR_WHOLE),
+        (asked(8, 2), EIGHT_PAIRS, EIGHT_PAIRS_WHOLE),
+        (asked(1, 4), FOUR_CANDIDATES, FOUR_CANDIDATES_WHOLE),
+    ] {
+        let [(found_cut, kinds), (found_whole, _)] = [SEGMENT_LEAST, usize::MAX].map(|least| judging(asked, least));
+        let found = [found_cut, found_whole];
+        assert_eq!(found, [cut, whole], "{asked:?} takes\n{kinds}");
+    }
 }

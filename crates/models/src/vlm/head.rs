@@ -39,7 +39,6 @@ impl Head {
             false => Linear::load(weights, "lm_head", width, words, Bias::None)?,
         }))
     }
-
 }
 
 impl<T: Calls> Head<T> {

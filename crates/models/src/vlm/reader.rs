@@ -48,11 +48,7 @@ impl Work {
 
 impl<T: Calls> Reader<'_, T> {
     /// The answers to all prompts that go on from `past` by these branches. Nothing waits for the device.
-    pub(super) fn answers(
-        &self,
-        branches: &[Branch],
-        past: Option<&Past<T>>,
-    ) -> Result<Vec<Answer<T>>, ModelError> {
+    pub(super) fn answers(&self, branches: &[Branch], past: Option<&Past<T>>) -> Result<Vec<Answer<T>>, ModelError> {
         let answers = self.work.each(branches, |branch| self.of_branch(branch, past))?;
         Ok(answers.concat())
     }

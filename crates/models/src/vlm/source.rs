@@ -19,8 +19,7 @@ pub(super) trait Source {
     /// As [`RmsNorm::load`].
     fn rms_norm(&self, name: &str, width: usize, eps: f64) -> Result<RmsNorm<Self::Array>, LoadError>;
     /// The patch embedding as a linear layer over one frame: a still image repeats its frame, so the weights of the frames add.
-    fn patch_embedding(&self, name: &str, config: &VisionConfig, bias: Bias)
-    -> Result<Linear<Self::Array>, LoadError>;
+    fn patch_embedding(&self, name: &str, config: &VisionConfig, bias: Bias) -> Result<Linear<Self::Array>, LoadError>;
     /// Where tensors lie.
     fn place(&self) -> <Self::Array as Calls>::Place;
     /// The kernels that layers may take.

@@ -129,6 +129,15 @@ fn a_cached_token_has_the_logits_of_a_whole_computation() {
     }
 }
 
+/// Pictures of whole windows, of cut ones, and of both.
+fn drawn() -> [RgbImage; 3] {
+    [(64, 64), (80, 48), (64, 40)].map(|(width, height)| {
+        RgbImage::from_fn(width, height, |x, y| {
+            image::Rgb([(3 * x) as u8, (5 * y) as u8, (x * y) as u8])
+        })
+    })
+}
+
 /// All ordered pairs of three images under two prompts, after a rubric that is longer than the least segment.
 fn questions(images: &[RgbImage]) -> Vec<(Vec<Message>, Vec<&RgbImage>)> {
     let rubric = "Each object has its stated colour and shape. ".repeat(8);
@@ -139,7 +148,7 @@ fn questions(images: &[RgbImage]) -> Vec<(Vec<Message>, Vec<&RgbImage>)> {
             Message::user(vec![
                 Content::text(prompt),
                 Content::Image,
-                Content::text(" or "),
+                Content::text(" or this other picture,".repeat(8)),
                 Content::Image,
                 Content::text("?"),
             ]),
@@ -176,7 +185,12 @@ fn whole(model: &Vlm, (messages, images): &(Vec<Message>, Vec<&RgbImage>)) -> Ve
         image_token: model.settings.config.image_token_id,
         images: &seen,
     };
-    flat(&model.head.logits(&model.decoder.last_state(&prompt, None).unwrap()).unwrap())
+    flat(
+        &model
+            .head
+            .logits(&model.decoder.last_state(&prompt, None).unwrap())
+            .unwrap(),
+    )
 }
 
 /// Where questions begin alike, the numbers of their beginning are shared; whatever it is that they are shared with, the answer is the same.
@@ -188,20 +202,26 @@ fn an_answer_has_the_same_bits_whatever_else_is_asked() {
         (candle(DType::F32), TOLERANCE),
         (candle(DType::BF16), 3e-2),
     ] {
-        for (case, folder) in [
-            ("judge/tiny-judge", golden().join("../../models/tiny-judge")),
-            ("vlm/qwen3-two-levels", golden().join("vlm/qwen3-two-levels")),
-        ] {
-            let model = Vlm::load(&folder, &placement).unwrap();
-            let images = images(&expected(&golden().join(case)));
+        for case in ["../models/tiny-judge", "golden/vlm/qwen3-two-levels"] {
+            let model = Vlm::load(&golden().join("..").join(case), &placement).unwrap();
+            let images = drawn();
             let questions = questions(&images);
             let all: Vec<usize> = (0..questions.len()).collect();
             let together = asked(&model, &questions, &all);
             let what = format!("{case} by {placement:?}");
             for number in &all {
-                assert_eq!(asked(&model, &questions, &[*number])[0], together[*number], "{what} {number} alone");
+                assert_eq!(
+                    asked(&model, &questions, &[*number])[0],
+                    together[*number],
+                    "{what} {number} alone"
+                );
                 let alone = whole(&model, &questions[*number]);
-                assert_close(&together[*number], &alone, tolerance, &format!("{what} {number} as one"));
+                assert_close(
+                    &together[*number],
+                    &alone,
+                    tolerance,
+                    &format!("{what} {number} as one"),
+                );
             }
             let backwards: Vec<usize> = all.iter().rev().copied().collect();
             for numbers in [backwards, vec![5, 0], vec![3, 3, 10], vec![1, 7, 4]] {
@@ -217,10 +237,11 @@ fn an_answer_has_the_same_bits_whatever_else_is_asked() {
 /// Otherwise the test above would hold for nothing.
 #[test]
 fn questions_of_a_run_share_rubric_prompt_and_first_picture() {
-    let images = images(&expected(&golden().join("judge/tiny-judge")));
+    let images = drawn();
     let questions = questions(&images);
-    let model = Vlm::load(&golden().join("../../models/tiny-judge"), &Placement::candle(Device::Cpu, DType::F32)).unwrap();
-    let seen: Vec<Seen> = images[..3].iter().map(|image| model.see(image).unwrap()).collect();
+    let placement = Placement::candle(Device::Cpu, DType::F32);
+    let model = Vlm::load(&golden().join("../../models/tiny-judge"), &placement).unwrap();
+    let seen: Vec<Seen> = images.iter().map(|image| model.see(image).unwrap()).collect();
     let prompts = questions.iter().map(|(messages, shown)| {
         let number = |image: &&RgbImage| images.iter().position(|other| std::ptr::eq(other, *image)).unwrap();
         let pictures: Vec<usize> = shown.iter().map(number).collect();

@@ -24,7 +24,12 @@ const SHARED_WORK: usize = 1 << 26;
 const QUERIES_PER_TASK: usize = 64;
 
 /// As [`super::attention`].
-pub(super) fn attention<T: Calls>(shape: Attention<T>, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, ModelError> {
+pub(super) fn attention<T: Calls>(
+    shape: Attention<T>,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+) -> Result<Tensor, ModelError> {
     let ((queries, width), (keys, _)) = (q.dims2()?, k.dims2()?);
     let head_dim = width / shape.heads;
     let mut output = vec![0.0; queries * width];

@@ -68,7 +68,9 @@ pub(super) fn attention<T: Calls>(shape: Attention<T>, q: &T, k: &T, v: &T) -> R
     let (queries, keys, width) = (q.dims()[0], k.dims()[0], q.width());
     let head_dim = width / shape.heads;
     let split = |x: &T, heads: usize| -> Result<T, ModelError> {
-        Ok(x.reshape((x.dims()[0], heads, head_dim))?.transpose(0, 1)?.contiguous()?)
+        Ok(x.reshape((x.dims()[0], heads, head_dim))?
+            .transpose(0, 1)?
+            .contiguous()?)
     };
     // Scores keep float32's digits: with large keys those of a half type are further apart than what decides.
     let (q, k, v) = (

@@ -40,11 +40,7 @@ pub(super) struct Pass<'a, T> {
 }
 
 impl<T: Calls> Layer<T> {
-    pub(super) fn load(
-        source: &impl Source<Array = T>,
-        name: &str,
-        config: &TextConfig,
-    ) -> Result<Self, LoadError> {
+    pub(super) fn load(source: &impl Source<Array = T>, name: &str, config: &TextConfig) -> Result<Self, LoadError> {
         let (width, inner, head_dim) = (config.hidden_size, config.intermediate_size, config.head_dim());
         let (queries, keys) = (config.num_attention_heads * head_dim, config.kv_heads() * head_dim);
         let norm = |part: &str, width| source.rms_norm(&format!("{name}.{part}"), width, config.rms_norm_eps);

@@ -194,8 +194,9 @@ impl Decoder {
     pub(super) fn start(&self, prompt: &Prompt) -> Result<(Tensor, Cache), ModelError> {
         let capacity = prompt.ids.len() + CACHE_STEP;
         let mut layers: Vec<KvCache> = self.layers.iter().map(|_| KvCache::new(0, capacity)).collect();
-        let (states, next_position) =
-            self.run(prompt, None, Wanted::Last, |layer, own| appended(&mut layers[layer], &own))?;
+        let (states, next_position) = self.run(prompt, None, Wanted::Last, |layer, own| {
+            appended(&mut layers[layer], &own)
+        })?;
         Ok((self.norm.forward(&states)?, Cache { layers, next_position }))
     }
 
