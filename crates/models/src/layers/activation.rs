@@ -1,7 +1,6 @@
 //! Pointwise activations.
 
 use candle_core::Tensor;
-use candle_nn::ops;
 use serde::Deserialize;
 
 use super::{values, view::widened};
@@ -9,6 +8,7 @@ use crate::{
     ModelError,
     ops::{
         Kernels,
+        candle::{Calls, Function},
         cpu::math::{self, vectorized},
     },
 };
@@ -35,32 +35,28 @@ pub(crate) enum Activation {
 
 impl Activation {
     /// Applies the activation to each element; half types are computed in float32, as PyTorch does.
-    pub(crate) fn forward(self, x: &Tensor) -> Result<Tensor, ModelError> {
+    pub(crate) fn forward<T: Calls>(self, x: &T) -> Result<T, ModelError> {
         let wide = widened(x)?;
         let y = match self {
-            Self::Silu => wide.silu()?,
-            Self::Gelu => wide.gelu_erf()?,
-            Self::GeluTanh => wide.gelu()?,
-            Self::QuickGelu => (&wide * ops::sigmoid(&(&wide * 1.702)?)?)?,
-            Self::Relu => wide.relu()?,
+            Self::Silu => wide.each(Function::Silu)?,
+            Self::Gelu => wide.each(Function::Gelu)?,
+            Self::GeluTanh => wide.each(Function::GeluTanh)?,
+            Self::QuickGelu => wide.times(&wide.affine(1.702, 0.0)?.each(Function::Sigmoid)?)?,
+            Self::Relu => wide.each(Function::Relu)?,
         };
         Ok(y.to_dtype(x.dtype())?)
     }
 }
 
 /// activation(gate) * up, for tensors of one shape.
-pub(crate) fn gated(
-    activation: Activation,
-    kernels: Kernels,
-    gate: &Tensor,
-    up: &Tensor,
-) -> Result<Tensor, ModelError> {
-    if activation != Activation::Silu || !kernels.fuse(gate) {
-        return Ok((activation.forward(gate)? * up)?);
+pub(crate) fn gated<T: Calls>(activation: Activation, kernels: Kernels, gate: &T, up: &T) -> Result<T, ModelError> {
+    if activation != Activation::Silu || !gate.fuses(kernels) {
+        return Ok(activation.forward(gate)?.times(up)?);
     }
+    let (gate, up) = (gate.tensor()?, up.tensor()?);
     let mut product = values(up)?.slice().to_vec();
     silu_times(values(gate)?.slice(), &mut product);
-    Ok(Tensor::from_vec(product, gate.dims(), gate.device())?)
+    Ok(T::of(Tensor::from_vec(product, gate.dims(), gate.device())?)?)
 }
 
 vectorized! {

@@ -7,7 +7,7 @@ use crate::{
     LoadError, ModelError, Weights,
     ops::{
         Kernels,
-        candle::Weight as TensorWeight,
+        candle::{Calls, Weight as TensorWeight},
         cpu::{
             matmul::{Left, Order, Packed, Panels, Start, Threads, product},
             weights::{pack, pack_frozen},
@@ -29,18 +29,18 @@ pub(crate) enum Bias {
 
 /// y = x W^T + b.
 #[derive(Debug)]
-pub(crate) struct Linear {
-    weight: Weight,
-    bias: Option<Tensor>,
+pub(crate) struct Linear<T = Tensor> {
+    weight: Weight<T>,
+    bias: Option<T>,
     kernels: Kernels,
 }
 
 #[derive(Debug)]
-enum Weight {
+enum Weight<T> {
     /// For the CPU's kernels, which compute in float32 whatever the weight is kept in.
     Packed(Packed),
     /// For candle's.
-    Tensor(TensorWeight<Tensor>),
+    Tensor(TensorWeight<T>),
 }
 
 impl Linear {
@@ -77,6 +77,18 @@ impl Linear {
         };
         Ok(Self { weight, bias, kernels })
     }
+}
+
+impl<T: Calls> Linear<T> {
+    /// Makes a layer of a weight (outputs, inputs) that is multiplied by candle.
+    #[cfg(test)]
+    pub(crate) fn by_candle(weight: T, bias: Option<T>) -> Self {
+        Self {
+            weight: Weight::Tensor(TensorWeight::Whole(weight)),
+            bias,
+            kernels: Kernels::Candle,
+        }
+    }
 
     /// The dtype in which the layer computes.
     pub(crate) fn dtype(&self) -> DType {
@@ -92,22 +104,24 @@ impl Linear {
     }
 
     /// Maps (rows, inputs) to (rows, outputs).
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+    pub(crate) fn forward(&self, x: &T) -> Result<T, ModelError> {
         let weight = match &self.weight {
             Weight::Packed(weight) => weight,
             Weight::Tensor(weight) => {
                 let y = x.matmul(&weight.values()?.t()?)?;
                 return Ok(match &self.bias {
-                    Some(bias) => y.broadcast_add(bias)?,
+                    Some(bias) => y.plus(bias)?,
                     None => y,
                 });
             }
         };
+        let x = x.tensor()?;
         let (rows, (inputs, outputs)) = (x.dims2()?.0, weight.shape());
         let mut y = vec![0.0; rows * outputs];
         {
             let x = matrix(x)?;
-            let bias = self.bias.as_ref().map(values).transpose()?;
+            let bias = self.bias.as_ref().map(T::tensor).transpose()?;
+            let bias = bias.map(values).transpose()?;
             let start = bias.as_ref().map_or(Start::Zero, |bias| Start::Bias(bias.slice()));
             let left = Left {
                 data: x.slice(),
@@ -121,6 +135,6 @@ impl Linear {
             };
             product(rows, left, weight, start, &mut y, outputs, threads);
         }
-        Ok(Tensor::from_vec(y, (rows, outputs), x.device())?)
+        Ok(T::of(Tensor::from_vec(y, (rows, outputs), x.device())?)?)
     }
 }

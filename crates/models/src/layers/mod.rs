@@ -19,7 +19,7 @@ mod tests;
 mod view;
 
 pub(crate) use activation::{Activation, gated};
-pub(crate) use attention::{Attention, Mask, attention};
+pub(crate) use attention::{Attention, Causal, Mask, attention};
 pub(crate) use channel_norm::ChannelNorm;
 pub(crate) use conv::{Conv2d, ConvShape, Upsampling};
 pub(crate) use linear::{Bias, Linear};

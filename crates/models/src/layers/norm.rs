@@ -7,14 +7,15 @@ use crate::{
     LoadError, ModelError, Weights,
     ops::{
         Kernels,
+        candle::{Calls, Function},
         cpu::math::{self, vectorized},
     },
 };
 
 /// x / rms(x) * weight, over the last dimension of (rows, width).
 #[derive(Debug)]
-pub(crate) struct RmsNorm {
-    weight: Tensor,
+pub(crate) struct RmsNorm<T = Tensor> {
+    weight: T,
     eps: f64,
     kernels: Kernels,
 }
@@ -25,25 +26,26 @@ impl RmsNorm {
         let weight = weights.get(&format!("{name}.weight"), &[width])?;
         Ok(Self::new(weight, eps, weights.kernels()))
     }
+}
 
+impl<T: Calls> RmsNorm<T> {
     /// Makes a norm of its weight (width,).
-    pub(super) fn new(weight: Tensor, eps: f64, kernels: Kernels) -> Self {
+    pub(crate) fn new(weight: T, eps: f64, kernels: Kernels) -> Self {
         Self { weight, eps, kernels }
     }
 
     /// Normalises each row.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        if self.kernels.fuse(x) {
+    pub(crate) fn forward(&self, x: &T) -> Result<T, ModelError> {
+        if x.fuses(self.kernels) {
+            let x = x.tensor()?;
             let mut y = values(x)?.slice().to_vec();
-            rms_rows(&mut y, values(&self.weight)?.slice(), self.eps as f32);
-            return Ok(Tensor::from_vec(y, x.dims(), x.device())?);
+            rms_rows(&mut y, values(self.weight.tensor()?)?.slice(), self.eps as f32);
+            return Ok(T::of(Tensor::from_vec(y, x.dims(), x.device())?)?);
         }
         let wide = x.to_dtype(DType::F32)?;
-        let scale = (wide.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
-        Ok(wide
-            .broadcast_div(&scale)?
-            .to_dtype(x.dtype())?
-            .broadcast_mul(&self.weight)?)
+        let mean = wide.each(Function::Square)?.mean()?;
+        let scale = mean.affine(1.0, self.eps)?.each(Function::SquareRoot)?;
+        Ok(wide.over(&scale)?.to_dtype(x.dtype())?.times(&self.weight)?)
     }
 }
 

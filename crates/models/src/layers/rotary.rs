@@ -1,24 +1,27 @@
 //! Rotary position embedding.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::{matrix, values};
-use crate::{ModelError, ops::Kernels};
+use crate::{
+    ModelError,
+    ops::{Kernels, candle::Calls},
+};
 
 /// Cosines and sines (tokens, head_dim / 2), float32, of the rotary position embedding in its half-split form.
 #[derive(Debug)]
-pub(crate) struct Rotary {
-    cos: Tensor,
-    sin: Tensor,
+pub(crate) struct Rotary<T = Tensor> {
+    cos: T,
+    sin: T,
     kernels: Kernels,
 }
 
-impl Rotary {
+impl<T: Calls> Rotary<T> {
     /// The table of angles (tokens, head_dim / 2) in radians.
-    pub(crate) fn new(angles: &[f32], tokens: usize, device: &Device, kernels: Kernels) -> Result<Self, ModelError> {
+    pub(crate) fn new(angles: &[f32], tokens: usize, place: &T::Place, kernels: Kernels) -> Result<Self, ModelError> {
         let table = |function: fn(f32) -> f32| {
             let values: Vec<f32> = angles.iter().map(|angle| function(*angle)).collect();
-            Tensor::from_vec(values, (tokens, angles.len() / tokens), device)
+            T::upload(&values, (tokens, angles.len() / tokens), place)
         };
         Ok(Self {
             cos: table(f32::cos)?,
@@ -28,13 +31,14 @@ impl Rotary {
     }
 
     /// Rotates each head of x (rows, heads * head_dim); its rows are the tokens of the table from `first` on.
-    pub(crate) fn rotate(&self, x: &Tensor, first: usize) -> Result<Tensor, ModelError> {
-        let (rows, width) = x.dims2()?;
+    pub(crate) fn rotate(&self, x: &T, first: usize) -> Result<T, ModelError> {
+        let (rows, width) = (x.dims()[0], x.width());
         let half = self.cos.dims()[1];
-        if self.kernels.fuse(x) {
+        if x.fuses(self.kernels) {
+            let x = x.tensor()?;
             let mut rotated = Vec::with_capacity(rows * width);
             {
-                let (x, cos, sin) = (matrix(x)?, values(&self.cos)?, values(&self.sin)?);
+                let (x, cos, sin) = (matrix(x)?, values(self.cos.tensor()?)?, values(self.sin.tensor()?)?);
                 for row in 0..rows {
                     let at = (first + row) * half;
                     let table = (&cos.slice()[at..at + half], &sin.slice()[at..at + half]);
@@ -42,15 +46,15 @@ impl Rotary {
                     rotate_heads(&mut rotated[row * width..], table);
                 }
             }
-            return Ok(Tensor::from_vec(rotated, (rows, width), x.device())?);
+            return Ok(T::of(Tensor::from_vec(rotated, (rows, width), x.device())?)?);
         }
-        let heads = x.reshape((rows, (), 2 * half))?.to_dtype(DType::F32)?;
+        let heads = x.reshape((rows, width / (2 * half), 2 * half))?.to_dtype(DType::F32)?;
         let (a, b) = (heads.narrow(2, 0, half)?, heads.narrow(2, half, half)?);
-        let table = |values: &Tensor| values.narrow(0, first, rows)?.unsqueeze(1);
+        let table = |values: &T| values.narrow(0, first, rows)?.reshape((rows, 1, half));
         let (cos, sin) = (table(&self.cos)?, table(&self.sin)?);
-        let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-        let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-        Ok(Tensor::cat(&[first, second], 2)?
+        let first = a.times(&cos)?.minus(&b.times(&sin)?)?;
+        let second = b.times(&cos)?.plus(&a.times(&sin)?)?;
+        Ok(T::cat(&[first, second], 2)?
             .reshape((rows, width))?
             .to_dtype(x.dtype())?)
     }

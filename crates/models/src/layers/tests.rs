@@ -163,13 +163,15 @@ fn attentions_agree() {
     let k = random(2, &[tokens, kv_heads * head_dim]);
     let v = random(3, &[tokens, kv_heads * head_dim]);
     let windows = [0..64, 64..70, 70..150];
+    let alike = [0..40, 40..80, 80..120, 120..135, 135..150];
     for queries in [150, 1, 67] {
         let q = random(1, &[queries, heads * head_dim]);
         let bias = random(5, &[heads, queries, tokens]);
+        let causal = Causal::new(&wide(&q), tokens, Kernels::Fastest).unwrap();
         let masks = if queries == tokens {
-            vec![Mask::Causal, Mask::Segments(&windows)]
+            vec![Mask::Causal(&causal), Mask::Segments(&windows), Mask::Segments(&alike)]
         } else {
-            vec![Mask::Causal]
+            vec![Mask::Causal(&causal)]
         };
         for mask in masks {
             for bias in [None, Some(&bias)] {

@@ -5,6 +5,7 @@ use candle_core::{DType, Tensor};
 use super::config::Config;
 use super::decoder::Decoder;
 use crate::layers::{Bias, Linear};
+use crate::ops::candle::Calls;
 use crate::{LoadError, ModelError, Weights};
 
 /// Words whose logits are computed at a time, so that only their weights are in float32 at once.
@@ -13,11 +14,11 @@ const WORDS_PER_CALL: usize = 16_384;
 /// The layer that gives each word of the vocabulary its logit, in float32 whatever the weights are: at 20 a bfloat16 has steps of
 /// 0.125, by which many a close pair of answers would be a tie.
 #[derive(Debug)]
-pub(super) enum Head {
+pub(super) enum Head<T = Tensor> {
     /// The CPU's fused layer.
-    Fused(Linear),
+    Fused(Linear<T>),
     /// Weights (vocabulary, width).
-    Weights(Tensor),
+    Weights(T),
 }
 
 impl Head {
@@ -38,21 +39,26 @@ impl Head {
             false => Linear::load(weights, "lm_head", width, words, Bias::None)?,
         }))
     }
+}
 
+impl<T: Calls> Head<T> {
     /// The logits (vocabulary,) float32 of a state (1, width).
-    pub(super) fn logits(&self, state: &Tensor) -> Result<Tensor, ModelError> {
+    pub(super) fn logits(&self, state: &T) -> Result<T, ModelError> {
         let weights = match self {
-            Self::Fused(layer) => return Ok(layer.forward(state)?.squeeze(0)?.to_dtype(DType::F32)?),
+            Self::Fused(layer) => {
+                let logits = layer.forward(state)?;
+                return Ok(logits.reshape(logits.width())?.to_dtype(DType::F32)?);
+            }
             Self::Weights(weights) => weights,
         };
-        let (state, words) = (state.to_dtype(DType::F32)?, weights.dim(0)?);
-        let parts: Vec<Tensor> = (0..words)
+        let (state, words) = (state.to_dtype(DType::F32)?, weights.dims()[0]);
+        let parts: Vec<T> = (0..words)
             .step_by(WORDS_PER_CALL)
             .map(|first| {
                 let some = weights.narrow(0, first, WORDS_PER_CALL.min(words - first))?;
                 state.matmul(&some.to_dtype(DType::F32)?.t()?)
             })
             .collect::<Result<_, candle_core::Error>>()?;
-        Ok(Tensor::cat(&parts, 1)?.squeeze(0)?)
+        Ok(T::cat(&parts, 1)?.reshape(words)?)
     }
 }

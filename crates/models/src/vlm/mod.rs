@@ -2,6 +2,8 @@
 //!
 //! A judge reads its verdict from the logits after the prompt; criteria and reasons are written token by token.
 
+#[cfg(test)]
+mod budget;
 mod chat;
 mod config;
 mod decoder;
@@ -10,28 +12,33 @@ mod generate;
 mod head;
 mod inspect;
 mod positions;
+mod prefix;
 mod preprocess;
+mod reader;
 mod settings;
+mod source;
 #[cfg(test)]
 mod tests;
 mod vision;
 
 use std::{collections::HashMap, path::Path, sync::OnceLock};
 
+use candle_core::Tensor;
 use image::RgbImage;
-use rayon::prelude::*;
 
 use crate::load::Placement;
 use crate::{LoadError, ModelError, Weights, error::finite};
 pub use chat::{Content, Message};
 use config::Family;
-use decoder::{Decoder, Prompt};
+use decoder::Decoder;
 pub(crate) use encoder::VlmEncoder;
 use generate::Vocabulary;
 pub use generate::{Generated, Generation};
 use head::Head;
 pub use inspect::VlmInspection;
+use prefix::{Branch, SEGMENT_LEAST, Segment, segments, tree};
 use preprocess::Grid;
+use reader::{Reader, Work};
 use settings::Settings;
 use vision::{Features, VisionTower};
 
@@ -61,8 +68,8 @@ pub struct Vlm {
 }
 
 /// An image after the vision tower.
-struct Seen {
-    features: Features,
+struct Seen<T = Tensor> {
+    features: Features<T>,
     grid: Grid,
 }
 
@@ -154,8 +161,14 @@ impl Vlm {
     /// # Shapes
     /// Returns (vocabulary,) for each.
     ///
-    /// Each conversation is computed on its own, so that its logits do not depend on the others; an image that occurs in
-    /// several goes through the vision tower once. On the CPU the work is shared among threads.
+    /// An image that occurs in several conversations goes through the vision tower once, and so does what they have in common at the front
+    /// through the language model: a conversation is cut before its last message and before each image, and where several begin with the same
+    /// pieces, these are computed once. The cuts follow from a conversation alone, so that its logits do not depend on the others. On the CPU,
+    /// whose kernels give a row the same bits whatever is computed with it, the work is shared among threads, and what only one conversation has is
+    /// not cut.
+    ///
+    /// The keys and values of a piece are dropped when the last conversation that goes on from it is answered. So beside the weights no more of them
+    /// are in memory at a time than those of one conversation, or on the CPU of one for each thread.
     ///
     /// # Errors
     /// As [`Self::input_ids`]; [`ModelError::Template`]; [`ModelError::Tokenize`].
@@ -170,26 +183,56 @@ impl Vlm {
                     distinct.len() - 1
                 });
         }
-        let seen = self.each(&distinct, |image| self.see(image))?;
-        self.each(conversations, |conversation| {
-            let images: Vec<&Seen> = conversation
-                .images
-                .iter()
-                .map(|image| &seen[index[&(image.dimensions(), image.as_raw().as_slice())]])
-                .collect();
-            self.logits(conversation.messages, &images)
-        })
+        let seen = self.work().each(&distinct, |image| self.see(image))?;
+        let prompts = self.work().each(conversations, |conversation| {
+            let number = |image: &&RgbImage| index[&(image.dimensions(), image.as_raw().as_slice())];
+            let pictures: Vec<usize> = conversation.images.iter().map(number).collect();
+            self.segments(conversation.messages, &pictures, &seen)
+        })?;
+        let reader = Reader {
+            decoder: &self.decoder,
+            head: &self.head,
+            image_token: self.settings.config.image_token_id,
+            seen: &seen,
+            work: self.work(),
+        };
+        let (prompts, answers): (Vec<usize>, Vec<Tensor>) =
+            reader.answers(&self.tree(prompts), None)?.into_iter().unzip();
+        if answers.is_empty() {
+            return Ok(Vec::new());
+        }
+        // One look at all of them: each one waits until a GPU is done.
+        let answers = Tensor::stack(&answers, 0)?;
+        let answers = finite(&answers, "answer (the judge's language model)")?.to_vec2()?;
+        let mut logits = vec![Vec::new(); conversations.len()];
+        for (prompt, answer) in prompts.into_iter().zip(answers) {
+            logits[prompt] = answer;
+        }
+        Ok(logits)
     }
 
-    fn each<I: Sync, O: Send>(
-        &self,
-        items: &[I],
-        compute: impl Fn(&I) -> Result<O, ModelError> + Send + Sync,
-    ) -> Result<Vec<O>, ModelError> {
-        if self.placement.is_host() {
-            items.par_iter().map(compute).collect()
-        } else {
-            items.iter().map(compute).collect()
+    /// The pieces of a conversation whose pictures are these of the seen ones.
+    fn segments(&self, messages: &[Message], pictures: &[usize], seen: &[Seen]) -> Result<Vec<Segment>, ModelError> {
+        let tokens = self.settings.tokenize(&self.chat_prompt(messages)?)?;
+        let image_token = self.settings.config.image_token_id;
+        check_slots(&tokens, image_token, pictures.len())?;
+        let least = if self.placement.is_host() { 1 } else { SEGMENT_LEAST };
+        let size = |picture: usize| seen[picture].grid.merged_tokens();
+        Ok(segments(&tokens, pictures, image_token, size, least))
+    }
+
+    fn tree(&self, prompts: Vec<Vec<Segment>>) -> Vec<Branch> {
+        let branches = tree(prompts);
+        match self.placement.is_host() {
+            true => branches.into_iter().map(Branch::joined).collect(),
+            false => branches,
+        }
+    }
+
+    fn work(&self) -> Work {
+        match self.placement.is_host() {
+            true => Work::Shared,
+            false => Work::Alone,
         }
     }
 
@@ -198,18 +241,6 @@ impl Vlm {
         let features = self.vision.forward(&patches, grid, self.placement.device())?;
         finite(&features.tokens, "view of a picture (the judge's vision tower)")?;
         Ok(Seen { features, grid })
-    }
-
-    fn logits(&self, messages: &[Message], images: &[&Seen]) -> Result<Vec<f32>, ModelError> {
-        let grids: Vec<Grid> = images.iter().map(|image| image.grid).collect();
-        let ids = self.expanded_ids(messages, &grids)?;
-        let state = self.decoder.last_state(&Prompt {
-            ids: &ids,
-            image_token: self.settings.config.image_token_id,
-            images,
-        })?;
-        let logits = self.head.logits(&state)?;
-        Ok(finite(&logits, "answer (the judge's language model)")?.to_vec1()?)
     }
 
     fn expanded_ids(&self, messages: &[Message], grids: &[Grid]) -> Result<Vec<u32>, ModelError> {
@@ -228,18 +259,21 @@ fn towers(weights: &Weights) -> (&'static str, &'static str) {
     }
 }
 
+/// Checks that a prompt has as many image tokens as there are images.
+fn check_slots(tokens: &[u32], image_token: u32, images: usize) -> Result<(), ModelError> {
+    let slots = tokens.iter().filter(|token| **token == image_token).count();
+    if slots == images {
+        return Ok(());
+    }
+    Err(ModelError::Value {
+        input: "images",
+        problem: format!("the prompt has {slots} image slots, but {images} images were given"),
+    })
+}
+
 /// Repeats each image token once per merged patch of its image.
 fn expand(tokens: &[u32], image_token: u32, grids: &[Grid]) -> Result<Vec<u32>, ModelError> {
-    let slots = tokens.iter().filter(|token| **token == image_token).count();
-    if slots != grids.len() {
-        return Err(ModelError::Value {
-            input: "images",
-            problem: format!(
-                "the prompt has {slots} image slots, but {} images were given",
-                grids.len()
-            ),
-        });
-    }
+    check_slots(tokens, image_token, grids.len())?;
     let mut grids = grids.iter();
     let mut ids = Vec::with_capacity(tokens.len());
     for &token in tokens {

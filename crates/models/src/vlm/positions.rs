@@ -1,9 +1,11 @@
 //! Multimodal rotary positions.
 
-use candle_core::Device;
-
 use super::{config::TextConfig, preprocess::Grid, vision::inverse_frequencies};
-use crate::{ModelError, layers::Rotary, ops::Kernels};
+use crate::{
+    ModelError,
+    layers::Rotary,
+    ops::{Kernels, candle::Calls},
+};
 
 /// Which frequency turns with which axis of a position.
 #[derive(Debug)]
@@ -30,7 +32,7 @@ impl RotaryPositions {
         }
     }
 
-    pub(super) fn table(&self, positions: &[[usize; 3]], device: &Device) -> Result<Rotary, ModelError> {
+    pub(super) fn table<T: Calls>(&self, positions: &[[usize; 3]], place: &T::Place) -> Result<Rotary<T>, ModelError> {
         let angles: Vec<f32> = positions
             .iter()
             .flat_map(|position| {
@@ -40,16 +42,20 @@ impl RotaryPositions {
                     .map(|(frequency, axis)| position[*axis] as f32 * frequency)
             })
             .collect();
-        Rotary::new(&angles, positions.len(), device, self.kernels)
+        Rotary::new(&angles, positions.len(), place, self.kernels)
     }
 }
 
 impl PromptPositions {
     /// Text tokens have one position on all axes; the tokens of an image share the temporal one and count rows and columns;
-    /// the text after it goes on behind the larger side.
-    pub(super) fn of(ids: &[u32], image_token: u32, mut grids: impl Iterator<Item = Grid>) -> Result<Self, ModelError> {
+    /// the text after it goes on behind the larger side. The first token stands at position `next`.
+    pub(super) fn of(
+        ids: &[u32],
+        image_token: u32,
+        mut grids: impl Iterator<Item = Grid>,
+        mut next: usize,
+    ) -> Result<Self, ModelError> {
         let mut positions: Vec<[usize; 3]> = Vec::with_capacity(ids.len());
-        let mut next = 0;
         while positions.len() < ids.len() {
             if ids[positions.len()] != image_token {
                 positions.push([next; 3]);

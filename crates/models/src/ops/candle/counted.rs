@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Layout, Result, Shape, Tensor};
 
-use super::Calls;
 use super::kernels::Operation;
+use super::{Calls, Function};
+use crate::ops::Kernels;
 
 /// One kernel.
 #[derive(Debug, Clone)]
@@ -28,7 +29,15 @@ pub(crate) struct Kernel {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Record {
     kernels: Arc<Mutex<Vec<Kernel>>>,
+    uploads: Arc<Uploads>,
     memory: Arc<Memory>,
+}
+
+/// What went from the process's memory to the device.
+#[derive(Debug, Default)]
+struct Uploads {
+    count: AtomicU64,
+    bytes: AtomicU64,
 }
 
 /// Bytes of the tensors that live, and the most that lived at a time since somebody asked.
@@ -80,6 +89,17 @@ impl Record {
             bytes,
             memory: Arc::clone(&self.memory),
         })
+    }
+
+    fn upload(&self, bytes: usize) {
+        self.uploads.count.fetch_add(1, Ordering::Relaxed);
+        self.uploads.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// How often something went from the process's memory to the device since the last time, and how many bytes.
+    pub(crate) fn take_uploads(&self) -> (u64, u64) {
+        let Uploads { count, bytes } = &*self.uploads;
+        (count.swap(0, Ordering::Relaxed), bytes.swap(0, Ordering::Relaxed))
     }
 
     /// Bytes of the tensors that live.
@@ -139,7 +159,8 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
-    fn new(shape: impl Into<Shape>, dtype: DType, record: &Record) -> Self {
+    /// One that is there without a kernel, as a weight is.
+    pub(crate) fn new(shape: impl Into<Shape>, dtype: DType, record: &Record) -> Self {
         let shape = shape.into();
         Self {
             allocation: record.allocate(&shape, dtype),
@@ -202,7 +223,8 @@ impl Counted {
 impl Calls for Counted {
     type Place = Record;
 
-    fn upload(_values: &[f32], shape: impl Into<Shape>, place: &Record) -> Result<Self> {
+    fn upload(values: &[f32], shape: impl Into<Shape>, place: &Record) -> Result<Self> {
+        place.upload(size_of_val(values));
         Ok(Self::new(shape, DType::F32, place))
     }
 
@@ -222,6 +244,18 @@ impl Calls for Counted {
 
     fn place(&self) -> Record {
         self.record.clone()
+    }
+
+    fn fuses(&self, _kernels: Kernels) -> bool {
+        false
+    }
+
+    fn tensor(&self) -> Result<&Tensor> {
+        candle_core::bail!("a tensor without values")
+    }
+
+    fn of(_tensor: Tensor) -> Result<Self> {
+        candle_core::bail!("a tensor with values")
     }
 
     fn dims(&self) -> &[usize] {
@@ -299,8 +333,46 @@ impl Calls for Counted {
         self.elementwise("affine")
     }
 
-    fn silu(&self) -> Result<Self> {
-        self.elementwise("silu")
+    fn minus(&self, other: &Self) -> Result<Self> {
+        self.binary("minus", other)
+    }
+
+    fn times(&self, other: &Self) -> Result<Self> {
+        self.binary("times", other)
+    }
+
+    fn over(&self, other: &Self) -> Result<Self> {
+        self.binary("over", other)
+    }
+
+    fn each(&self, function: Function) -> Result<Self> {
+        self.elementwise(match function {
+            Function::Square => "square",
+            Function::SquareRoot => "square root",
+            Function::Silu => "silu",
+            Function::Gelu | Function::GeluTanh => "gelu",
+            Function::Sigmoid => "sigmoid",
+            Function::Relu => "relu",
+        })
+    }
+
+    fn mean(&self) -> Result<Self> {
+        let shape = [&self.dims()[..self.dims().len() - 1], &[1]].concat();
+        Self::kernel("sum", &[self], shape, self.dtype).elementwise("affine")
+    }
+
+    fn softmax(&self) -> Result<Self> {
+        if !self.layout.is_contiguous() {
+            candle_core::bail!("softmax of {:?}", self.layout);
+        }
+        self.elementwise("softmax")
+    }
+
+    fn rows(&self, indices: &[u32]) -> Result<Self> {
+        self.record.upload(4 * indices.len());
+        let some = self.narrow(0, 0, indices.len().min(self.dims()[0]))?;
+        let shape = [&[indices.len()], &self.dims()[1..]].concat();
+        Ok(Self::kernel("rows", &[&some], shape, self.dtype))
     }
 
     fn wide_product(&self, other: &Self) -> Result<Self> {

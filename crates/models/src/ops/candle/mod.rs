@@ -23,7 +23,7 @@ use crate::ModelError;
 use adapted::accumulate;
 pub(crate) use adapted::{Adapted, AdaptedGradient};
 pub(crate) use attention::{HeadNorm, Rotary};
-pub(crate) use calls::Calls;
+pub(crate) use calls::{Calls, Function};
 use kernels::Operation;
 pub(crate) use weight::Weight;
 
@@ -304,7 +304,7 @@ impl<T: Calls> Backend for CandleOps<T> {
     }
 
     fn silu(&self, x: &T) -> Result<T, ModelError> {
-        Ok(x.to_dtype(DType::F32)?.silu()?.to_dtype(self.dtype)?)
+        Ok(x.to_dtype(DType::F32)?.each(Function::Silu)?.to_dtype(self.dtype)?)
     }
 
     fn add(&self, x: T, y: &T) -> Result<T, ModelError> {

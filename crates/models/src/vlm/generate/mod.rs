@@ -80,7 +80,7 @@ impl Vlm {
             .schema
             .map(|schema| Constraint::new(self.vocabulary()?, schema))
             .transpose()?;
-        let seen = self.each(&conversation.images, |image| self.see(image))?;
+        let seen = self.work().each(&conversation.images, |image| self.see(image))?;
         let images: Vec<_> = seen.iter().collect();
         let grids: Vec<_> = seen.iter().map(|image| image.grid).collect();
         let ids = self.expanded_ids(conversation.messages, &grids)?;

@@ -2,13 +2,14 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{EPS, Features, SelfAttention, patch_embed, rotary_table};
+use super::{EPS, Features, SelfAttention, rotary_table};
 use crate::{
     LoadError, ModelError, Weights,
     layers::{Activation, Bias, LayerNorm, Linear, Rotary},
     vlm::{
         config::{DeepstackConfig, VisionConfig},
         preprocess::{Grid, merge_order},
+        source::Source,
     },
 };
 
@@ -67,7 +68,7 @@ impl DeepstackTower {
     ) -> Result<Self, LoadError> {
         let levels = deepstack.deepstack_visual_indexes.iter().enumerate();
         Ok(Self {
-            patch_embed: patch_embed(weights, &format!("{name}.patch_embed.proj"), config, Bias::Added)?,
+            patch_embed: weights.patch_embedding(&format!("{name}.patch_embed.proj"), config, Bias::Added)?,
             positions: weights.get(
                 &format!("{name}.pos_embed.weight"),
                 &[deepstack.num_position_embeddings, config.hidden_size],

@@ -8,16 +8,17 @@ use std::ops::Range;
 use candle_core::{Device, Tensor};
 
 use deepstack::DeepstackTower;
-use windowed::WindowedTower;
+pub(super) use windowed::WindowedTower;
 
 use super::{
     config::{VisionConfig, VisionKind},
     preprocess::{Grid, merge_order},
+    source::Source,
 };
 use crate::{
     LoadError, ModelError, Weights,
     layers::{Attention, Bias, Linear, Mask, Rotary, attention},
-    ops::Kernels,
+    ops::{Kernels, candle::Calls},
 };
 
 /// Epsilon of all norms of the towers.
@@ -34,11 +35,11 @@ pub(super) enum VisionTower {
 
 /// What the language model sees of an image.
 #[derive(Debug)]
-pub(super) struct Features {
+pub(super) struct Features<T = Tensor> {
     /// Takes the positions of the image's tokens: (merged tokens, width of the language model), in reading order.
-    pub(super) tokens: Tensor,
+    pub(super) tokens: T,
     /// Each of the same shape, added to the states of those tokens after the layer with its index.
-    pub(super) deepstack: Vec<Tensor>,
+    pub(super) deepstack: Vec<T>,
 }
 
 impl VisionTower {
@@ -65,26 +66,26 @@ impl VisionTower {
 
 /// Self-attention of a tower's block.
 #[derive(Debug)]
-struct SelfAttention {
-    qkv: Linear,
-    proj: Linear,
+struct SelfAttention<T = Tensor> {
+    qkv: Linear<T>,
+    proj: Linear<T>,
     heads: usize,
     head_dim: usize,
 }
 
-impl SelfAttention {
-    fn load(weights: &Weights, name: &str, config: &VisionConfig) -> Result<Self, LoadError> {
+impl<T: Calls> SelfAttention<T> {
+    fn load(source: &impl Source<Array = T>, name: &str, config: &VisionConfig) -> Result<Self, LoadError> {
         let width = config.hidden_size;
         Ok(Self {
-            qkv: Linear::load(weights, &format!("{name}.qkv"), width, 3 * width, Bias::Added)?,
-            proj: Linear::load(weights, &format!("{name}.proj"), width, width, Bias::Added)?,
+            qkv: source.linear(&format!("{name}.qkv"), width, 3 * width, Bias::Added)?,
+            proj: source.linear(&format!("{name}.proj"), width, width, Bias::Added)?,
             heads: config.num_heads,
             head_dim: config.head_dim(),
         })
     }
 
     /// The patches of each segment see one another.
-    fn forward(&self, x: &Tensor, segments: &[Range<usize>], rotary: &Rotary) -> Result<Tensor, ModelError> {
+    fn forward(&self, x: &T, segments: &[Range<usize>], rotary: &Rotary<T>) -> Result<T, ModelError> {
         let width = self.heads * self.head_dim;
         let qkv = self.qkv.forward(x)?;
         let part = |i: usize| qkv.narrow(1, i * width, width);
@@ -104,13 +105,13 @@ impl SelfAttention {
 /// The rotary table of patches in merge order, but with the merged tokens in the given order.
 ///
 /// Half of the frequencies turn with the row of a patch, half with its column.
-fn rotary_table(
+fn rotary_table<T: Calls>(
     theta: f32,
     head_dim: usize,
     grid: Grid,
     order: impl Iterator<Item = usize>,
-    (device, kernels): (&Device, Kernels),
-) -> Result<Rotary, ModelError> {
+    (place, kernels): (&T::Place, Kernels),
+) -> Result<Rotary<T>, ModelError> {
     let frequencies = inverse_frequencies(theta, head_dim / 2);
     let unit = grid.merge * grid.merge;
     let positions: Vec<(usize, usize)> = merge_order(grid).collect();
@@ -119,7 +120,7 @@ fn rotary_table(
         .flat_map(|&(row, column)| [row, column])
         .flat_map(|position| frequencies.iter().map(move |frequency| position as f32 * frequency))
         .collect();
-    Rotary::new(&angles, grid.height * grid.width, device, kernels)
+    Rotary::new(&angles, grid.height * grid.width, place, kernels)
 }
 
 /// 1 / theta^(2 i / dim), for half of `dim` frequencies, in float32 as transformers computes them.
@@ -128,19 +129,4 @@ pub(super) fn inverse_frequencies(theta: f32, dim: usize) -> Vec<f32> {
         .step_by(2)
         .map(|i| 1.0 / theta.powf(i as f32 / dim as f32))
         .collect()
-}
-
-/// The patch embedding as a linear layer over one frame: a still image repeats its frame, so the weights of the frames add.
-fn patch_embed(weights: &Weights, name: &str, config: &VisionConfig, bias: Bias) -> Result<Linear, LoadError> {
-    let (width, frames, patch) = (config.hidden_size, config.temporal_patch_size, config.patch_size);
-    let weight = weights.get(&format!("{name}.weight"), &[width, 3, frames, patch, patch])?;
-    let bias = match bias {
-        Bias::None => None,
-        Bias::Added => Some(weights.get(&format!("{name}.bias"), &[width])?),
-    };
-    weight
-        .sum(2)
-        .and_then(|frame| frame.reshape((width, 3 * patch * patch)))
-        .and_then(|frame| Linear::new(&frame, bias, weights.kernels()))
-        .map_err(|source| weights.candle(source))
 }

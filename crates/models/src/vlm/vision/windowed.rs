@@ -2,15 +2,17 @@
 
 use std::ops::Range;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
-use super::{EPS, SelfAttention, patch_embed, rotary_table};
+use super::{EPS, SelfAttention, rotary_table};
 use crate::{
-    LoadError, ModelError, Weights,
+    LoadError, ModelError,
     layers::{Activation, Bias, Linear, RmsNorm, Rotary, gated},
+    ops::candle::Calls,
     vlm::{
         config::{VisionConfig, WindowConfig},
         preprocess::Grid,
+        source::Source,
     },
 };
 
@@ -19,26 +21,27 @@ use crate::{
 /// # Source
 /// transformers `Qwen2_5_VisionTransformerPretrainedModel`.
 #[derive(Debug)]
-pub(crate) struct WindowedTower {
-    patch_embed: Linear,
-    blocks: Vec<Block>,
-    merger_norm: RmsNorm,
-    merger_in: Linear,
-    merger_out: Linear,
+pub(in crate::vlm) struct WindowedTower<T = Tensor> {
+    patch_embed: Linear<T>,
+    blocks: Vec<Block<T>>,
+    merger_norm: RmsNorm<T>,
+    merger_in: Linear<T>,
+    merger_out: Linear<T>,
     head_dim: usize,
     rope_theta: f32,
     /// Side of a window in merged patches.
     window: usize,
+    windows_in: WindowOrder,
 }
 
 #[derive(Debug)]
-struct Block {
-    norm1: RmsNorm,
-    attention: SelfAttention,
-    norm2: RmsNorm,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+struct Block<T> {
+    norm1: RmsNorm<T>,
+    attention: SelfAttention<T>,
+    norm2: RmsNorm<T>,
+    gate: Linear<T>,
+    up: Linear<T>,
+    down: Linear<T>,
     activation: Activation,
     reach: Reach,
 }
@@ -50,9 +53,26 @@ enum Reach {
     Image,
 }
 
-impl WindowedTower {
-    pub(super) fn load(
-        weights: &Weights,
+/// How windows follow one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WindowOrder {
+    /// From left to right and from top to bottom.
+    Reading,
+    /// The largest first, so that those of one size, which candle attends in one call, stand side by side.
+    Size,
+}
+
+/// The merged tokens of a grid, window by window.
+struct Arrangement {
+    /// Their numbers in reading order.
+    order: Vec<usize>,
+    /// Ranges of that order.
+    windows: Vec<Range<usize>>,
+}
+
+impl<T: Calls> WindowedTower<T> {
+    pub(in crate::vlm) fn load(
+        source: &impl Source<Array = T>,
         name: &str,
         config: &VisionConfig,
         windows: &WindowConfig,
@@ -62,12 +82,12 @@ impl WindowedTower {
             .map(|i| {
                 let path = format!("{name}.blocks.{i}");
                 let linear = |part: &str, inputs, outputs| {
-                    Linear::load(weights, &format!("{path}.{part}"), inputs, outputs, Bias::Added)
+                    source.linear(&format!("{path}.{part}"), inputs, outputs, Bias::Added)
                 };
                 Ok(Block {
-                    norm1: RmsNorm::load(weights, &format!("{path}.norm1"), width, EPS)?,
-                    attention: SelfAttention::load(weights, &format!("{path}.attn"), config)?,
-                    norm2: RmsNorm::load(weights, &format!("{path}.norm2"), width, EPS)?,
+                    norm1: source.rms_norm(&format!("{path}.norm1"), width, EPS)?,
+                    attention: SelfAttention::load(source, &format!("{path}.attn"), config)?,
+                    norm2: source.rms_norm(&format!("{path}.norm2"), width, EPS)?,
                     gate: linear("mlp.gate_proj", width, config.intermediate_size)?,
                     up: linear("mlp.up_proj", width, config.intermediate_size)?,
                     down: linear("mlp.down_proj", config.intermediate_size, width)?,
@@ -81,12 +101,11 @@ impl WindowedTower {
             })
             .collect::<Result<_, LoadError>>()?;
         Ok(Self {
-            patch_embed: patch_embed(weights, &format!("{name}.patch_embed.proj"), config, Bias::None)?,
+            patch_embed: source.patch_embedding(&format!("{name}.patch_embed.proj"), config, Bias::None)?,
             blocks,
-            merger_norm: RmsNorm::load(weights, &format!("{name}.merger.ln_q"), width, EPS)?,
-            merger_in: Linear::load(weights, &format!("{name}.merger.mlp.0"), merged, merged, Bias::Added)?,
-            merger_out: Linear::load(
-                weights,
+            merger_norm: source.rms_norm(&format!("{name}.merger.ln_q"), width, EPS)?,
+            merger_in: source.linear(&format!("{name}.merger.mlp.0"), merged, merged, Bias::Added)?,
+            merger_out: source.linear(
                 &format!("{name}.merger.mlp.2"),
                 merged,
                 config.out_hidden_size,
@@ -95,14 +114,18 @@ impl WindowedTower {
             head_dim: config.head_dim(),
             rope_theta: config.rope_theta(),
             window: windows.window_size / config.spatial_merge_size / config.patch_size,
+            windows_in: match source.is_host() {
+                true => WindowOrder::Reading,
+                false => WindowOrder::Size,
+            },
         })
     }
 
     /// Patches of one image, in merge order, to features (merged tokens, width of the language model) in reading order.
-    pub(super) fn forward(&self, patches: &[f32], grid: Grid, device: &Device) -> Result<Tensor, ModelError> {
+    pub(in crate::vlm) fn forward(&self, patches: &[f32], grid: Grid, place: &T::Place) -> Result<T, ModelError> {
         let count = grid.height * grid.width;
         let unit = grid.merge * grid.merge;
-        let (order, windows) = self.windows(grid);
+        let Arrangement { order, windows } = self.arrangement(grid);
         let windows: Vec<Range<usize>> = windows
             .into_iter()
             .map(|window| window.start * unit..window.end * unit)
@@ -114,8 +137,8 @@ impl WindowedTower {
             .flat_map(|token| &patches[token * unit * depth..(token + 1) * unit * depth])
             .copied()
             .collect();
-        let patches = Tensor::from_vec(arranged, (count, depth), device)?;
-        let place = (device, self.patch_embed.kernels());
+        let patches = T::upload(&arranged, (count, depth), place)?;
+        let place = (place, self.patch_embed.kernels());
         let rotary = rotary_table(self.rope_theta, self.head_dim, grid, order.iter().copied(), place)?;
 
         let mut x = self.patch_embed.forward(&patches.to_dtype(self.patch_embed.dtype())?)?;
@@ -127,37 +150,48 @@ impl WindowedTower {
             x = block.forward(&x, segments, &rotary)?;
         }
 
-        let merged = self.merger_norm.forward(&x)?.reshape((grid.merged_tokens(), ()))?;
+        let normed = self.merger_norm.forward(&x)?;
+        let merged = normed.reshape((grid.merged_tokens(), unit * normed.width()))?;
         let hidden = Activation::Gelu.forward(&self.merger_in.forward(&merged)?)?;
         let features = self.merger_out.forward(&hidden)?;
         let mut positions = vec![0_u32; order.len()];
         for (position, token) in order.iter().enumerate() {
             positions[*token] = position as u32;
         }
-        Ok(features.index_select(&Tensor::new(positions, device)?, 0)?)
+        Ok(features.rows(&positions)?)
     }
 
-    /// Merged tokens (numbered in reading order) window by window, and the windows as ranges of that order.
-    fn windows(&self, grid: Grid) -> (Vec<usize>, Vec<Range<usize>>) {
+    /// Cuts a grid into windows.
+    fn arrangement(&self, grid: Grid) -> Arrangement {
         let (height, width) = (grid.merged_height(), grid.merged_width());
-        let mut order = Vec::with_capacity(height * width);
-        let mut windows = Vec::new();
+        let mut windows: Vec<Vec<usize>> = Vec::new();
         for top in (0..height).step_by(self.window) {
             for left in (0..width).step_by(self.window) {
-                let start = order.len();
-                for row in top..height.min(top + self.window) {
-                    order.extend((left..width.min(left + self.window)).map(|column| row * width + column));
-                }
-                windows.push(start..order.len());
+                let rows = top..height.min(top + self.window);
+                let columns = left..width.min(left + self.window);
+                let tokens = rows.flat_map(|row| columns.clone().map(move |column| row * width + column));
+                windows.push(tokens.collect());
             }
         }
-        (order, windows)
+        if self.windows_in == WindowOrder::Size {
+            windows.sort_by_key(|window| std::cmp::Reverse(window.len()));
+        }
+        let mut end = 0;
+        let ranges = windows.iter().map(|window| {
+            end += window.len();
+            end - window.len()..end
+        });
+        Arrangement {
+            windows: ranges.collect(),
+            order: windows.concat(),
+        }
     }
 }
 
-impl Block {
-    fn forward(&self, x: &Tensor, segments: &[Range<usize>], rotary: &Rotary) -> Result<Tensor, ModelError> {
-        let x = (x + self.attention.forward(&self.norm1.forward(x)?, segments, rotary)?)?;
+impl<T: Calls> Block<T> {
+    fn forward(&self, x: &T, segments: &[Range<usize>], rotary: &Rotary<T>) -> Result<T, ModelError> {
+        let mixed = self.attention.forward(&self.norm1.forward(x)?, segments, rotary)?;
+        let x = x.plus(&mixed)?;
         let normed = self.norm2.forward(&x)?;
         let hidden = gated(
             self.activation,
@@ -165,6 +199,6 @@ impl Block {
             &self.gate.forward(&normed)?,
             &self.up.forward(&normed)?,
         )?;
-        Ok((x + self.down.forward(&hidden)?)?)
+        Ok(x.plus(&self.down.forward(&hidden)?)?)
     }
 }
