@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::fixtures::{assets, spec, watched};
 use super::*;
-use crate::spec::WriterSpec;
+use crate::spec::{InProcessSpec, WriterSpec};
 use crate::work::{Fault, PromptPlace, TaskList, Unusable};
 use crate::{PromptRubric, PromptRubrics};
 
@@ -14,8 +14,12 @@ fn place(list: TaskList, index: u32) -> PromptPlace {
 
 /// A run in which one training prompt has a rubric in the files already, and a labelled pair is of a training prompt.
 fn fleet() -> Fleet {
+    fleet_with(WriterSpec::default())
+}
+
+fn fleet_with(writer: WriterSpec) -> Fleet {
     let mut run_spec = spec();
-    run_spec.judge.writer = Some(WriterSpec::default());
+    run_spec.judge.writer = Some(writer);
     let mut assets = assets();
     assets.labelled[1].task = assets.prompts[3].clone();
     assets.writer_template = Some("asks".into());
@@ -94,6 +98,40 @@ fn the_held_out_judge_goes_by_rubrics_of_its_own() {
         assert_eq!(group.held_out[0].rubric, general);
         assert_ne!(group.verdicts[0].rubric, fleet.run.assets().rubric.digest);
     }
+}
+
+#[test]
+fn a_writer_of_another_model_is_known_by_that_and_not_by_the_judges() {
+    let mut fleet = fleet_with(WriterSpec {
+        back_end: Some(InProcessSpec::default().into()),
+        ..WriterSpec::default()
+    });
+    let write = |fleet: &mut Fleet, by: &[u8]| {
+        let (unit, fence) = lease(fleet, |unit| matches!(unit, Unit::WriteRubric { .. }));
+        fleet.apply(Event::Completed {
+            unit,
+            worker: worker(),
+            fence,
+            outcome: Outcome::RubricWritten {
+                rubric: None,
+                model: Digest::of(by),
+                spent: None,
+                seconds: 0.0,
+            },
+        })
+    };
+    fleet.work_until(|run| run.results().calibration.iter().any(Option::is_some));
+    let writer = fleet.run.models.writer.unwrap();
+    assert!(fleet.run.models.judge.is_some());
+    // The rehearsal says of all that judges do that it is by this model.
+    assert_eq!(writer, Digest::of(b"judge"));
+    fleet.run.models.writer = None;
+    write(&mut fleet, b"writer").unwrap();
+    let refused = write(&mut fleet, b"judge");
+    assert!(
+        matches!(&refused, Err(Refusal::InvalidOutcome { problem, .. }) if problem.contains("writer of rubrics has fingerprint")),
+        "{refused:?}"
+    );
 }
 
 #[test]
