@@ -7,10 +7,6 @@ use super::VerdictRecord;
 /// An answer that is kept, so that nobody is asked for it twice. As JSON each kind is an object of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all of them are verdicts, and none lives longer than its message"
-)]
 pub enum KeptAnswer {
     /// What a judge said of a pair.
     Verdict(VerdictRecord),

@@ -102,32 +102,43 @@ fn the_held_out_judge_goes_by_rubrics_of_its_own() {
 
 #[test]
 fn a_writer_of_another_model_is_known_by_that_and_not_by_the_judges() {
-    let mut fleet = fleet_with(WriterSpec {
+    let writer = || WriterSpec {
         back_end: Some(InProcessSpec::default().into()),
         ..WriterSpec::default()
-    });
-    let write = |fleet: &mut Fleet, by: &[u8]| {
-        let (unit, fence) = lease(fleet, |unit| matches!(unit, Unit::WriteRubric { .. }));
-        fleet.apply(Event::Completed {
-            unit,
-            worker: worker(),
-            fence,
-            outcome: Outcome::RubricWritten {
-                rubric: None,
-                model: Digest::of(by),
-                spent: None,
-                seconds: 0.0,
-            },
-        })
     };
-    fleet.work_until(|run| run.results().calibration.iter().any(Option::is_some));
-    let writer = fleet.run.models.writer.unwrap();
-    assert!(fleet.run.models.judge.is_some());
-    // The rehearsal says of all that judges do that it is by this model.
-    assert_eq!(writer, Digest::of(b"judge"));
-    fleet.run.models.writer = None;
-    write(&mut fleet, b"writer").unwrap();
-    let refused = write(&mut fleet, b"judge");
+    let mut fleet = fleet_with(writer());
+    fleet.finish_with(|_, outcome| {
+        if let Outcome::RubricWritten { model, .. } = outcome {
+            *model = Digest::of(b"writer");
+        }
+    });
+    let models = fleet.run.models;
+    assert_eq!(
+        (models.writer, models.judge),
+        (Some(Digest::of(b"writer")), Some(Digest::of(b"judge")))
+    );
+    assert!(fleet.replay() == fleet.run);
+
+    // The next must be of the same model.
+    let mut fleet = fleet_with(writer());
+    let is_writing = |unit: &Unit| matches!(unit, Unit::WriteRubric { .. });
+    fleet.work_until(|run| {
+        let ready = (0..5).map(|index| place(TaskList::Prompts, index));
+        let mut ready = ready.filter(|place| run.board.is_ready(&Unit::WriteRubric { place: *place }));
+        run.models.writer.is_some() && ready.next().is_some()
+    });
+    let (unit, fence) = lease(&mut fleet, is_writing);
+    let refused = fleet.apply(Event::Completed {
+        unit,
+        worker: worker(),
+        fence,
+        outcome: Outcome::RubricWritten {
+            rubric: None,
+            model: Digest::of(b"another model"),
+            spent: None,
+            seconds: 0.0,
+        },
+    });
     assert!(
         matches!(&refused, Err(Refusal::InvalidOutcome { problem, .. }) if problem.contains("writer of rubrics has fingerprint")),
         "{refused:?}"

@@ -145,7 +145,12 @@ pub(super) fn writer(mut table: Table, at: &str, problems: &mut Problems, leftov
 const CLIP_TEXT: &str = "clip_text";
 
 /// Reads `[judge.writer.embedding]`.
-pub(super) fn embedding(mut table: Table, at: &str, problems: &mut Problems, leftovers: Leftovers) -> EmbeddingSpec {
+pub(super) fn embedding(
+    mut table: Table,
+    at: &str,
+    problems: &mut Problems,
+    mut leftovers: Leftovers,
+) -> EmbeddingSpec {
     section::refuse_unknown(&mut table, at, &embedding_keys(), problems);
     let family = table.get("family").and_then(Value::as_str);
     let is_server = family.is_some_and(|family| ServerSpec::FAMILIES.contains(&family));
@@ -156,7 +161,8 @@ pub(super) fn embedding(mut table: Table, at: &str, problems: &mut Problems, lef
         let reason = format!("must be one of `{CLIP_TEXT}`, `openai`, not {family}");
         problems.add(format!("{at}.family"), reason, None);
         // Which keys it has is not known either.
-        return EmbeddingSpec::TextEncoder(TextEncoderSpec::default());
+        table.remove("family");
+        leftovers = Leftovers::Dropped;
     }
     let own = match is_server {
         true => embedding_server_keys(),

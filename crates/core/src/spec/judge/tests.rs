@@ -219,7 +219,10 @@ fn a_writer_may_name_a_model_of_its_own_and_an_embedding() {
             "judge.writer.model",
         ),
         (format!("{server}timeout = \"0s\""), "judge.writer.timeout"),
-        (format!("{writer}family = \"qwen4_vl\""), "judge.writer.family"),
+        (
+            format!("{writer}family = \"qwen4_vl\"\npath = \"m\""),
+            "judge.writer.family",
+        ),
         (format!("{writer}family = \"evaluator\""), "judge.writer.family"),
         (
             format!("{writer}family = \"clip\"\npath = \"m\""),
