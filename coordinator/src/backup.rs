@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use gavel_core::hint::Hint;
 use gavel_core::ids::{Digest, RunId};
 use gavel_core::run::Run;
-use gavel_core::work::VerdictRecord;
+use gavel_core::work::KeptAnswer;
 
 use crate::binding::{self, Owner};
 use crate::blobs::BlobError;
@@ -36,7 +36,7 @@ pub struct Copied {
     pub blobs: u64,
     /// The bytes of these.
     pub bytes: u64,
-    /// Verdicts that are kept for asking again, as far as they can be read.
+    /// Verdicts and rubrics of prompts that are kept for whoever asks again, as far as they can be read.
     pub verdicts: u64,
     /// Runs that the ledger does not give back, and why. They are not in the copy.
     pub unreadable: Vec<(RunId, String)>,
@@ -122,7 +122,7 @@ async fn read(from: &Stores, id: &RunId) -> Result<(RunRecord, Vec<EventRecord>,
     Ok((record, events, run))
 }
 
-/// Copies the kept verdicts, and returns how many. A row that cannot be read is as good as none: its pair is asked about again.
+/// Copies the kept verdicts and rubrics, and returns how many. A row that cannot be read is as good as none: it is asked for again.
 async fn copy_verdicts(from: &Stores, to: &Stores) -> Result<u64, Error> {
     let (mut after, mut copied) = (String::new(), 0);
     loop {
@@ -132,7 +132,7 @@ async fn copy_verdicts(from: &Stores, to: &Stores) -> Result<u64, Error> {
         };
         after.clone_from(last);
         let readable = rows.into_iter().filter_map(|(key, verdict)| {
-            serde_json::from_str::<VerdictRecord>(&verdict).ok()?;
+            serde_json::from_str::<KeptAnswer>(&verdict).ok()?;
             Some((key.parse::<Digest>().ok()?, verdict))
         });
         let readable: Vec<(Digest, String)> = readable.collect();

@@ -12,7 +12,7 @@ use gavel_coordinator::{CoordinatorOptions, Error, Listeners};
 use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, PromptIndex, RunId};
 use gavel_core::run::RunStatus;
-use gavel_core::work::{LeaseKey, Outcome, Policy, Role, Side, Verdict, VerdictRecord};
+use gavel_core::work::{KeptRubric, LeaseKey, Outcome, Policy, Role, Side, Verdict, VerdictRecord};
 use gavel_proto::v1;
 use gavel_proto::v1::runs_client::RunsClient;
 use support::{RUN, Rehearsal, Served, Working, assets, options, picture, spec, whole_fleet};
@@ -146,6 +146,28 @@ async fn verdicts_are_kept_by_registered_judges_only() {
     assert_eq!(recalled.expect("an answer"), [(key, record.clone())]);
     let refused = fleet.recall_verdicts(&trainer, &[key]).await;
     assert_eq!(refused.expect_err("no judge").code(), Code::PermissionDenied);
+
+    // What was written for prompts is kept in the same way, and neither passes for the other.
+    let prompt = Digest::of(b"a prompt");
+    let written = KeptRubric::Written {
+        text: "- It is red.".into(),
+    };
+    let keep = async |worker: &Identity, key, rubric: &KeptRubric| fleet.keep_rubric(worker, &key, rubric).await;
+    let refused = keep(&trainer, prompt, &written).await.expect_err("no judge");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert_eq!(fleet.recall_rubric(&judge, &prompt).await.expect("an answer"), None);
+    keep(&judge, prompt, &written).await.expect("kept");
+    keep(&judge, prompt, &KeptRubric::Worse).await.expect("the first stays");
+    let recalled = fleet.recall_rubric(&judge, &prompt).await;
+    assert_eq!(recalled.expect("an answer"), Some(written));
+    assert_eq!(fleet.recall_rubric(&judge, &key).await.expect("an answer"), None);
+    let recalled = fleet.recall_verdicts(&judge, &[prompt, key]).await;
+    assert_eq!(recalled.expect("an answer"), [(key, record)]);
+    let long = KeptRubric::Written {
+        text: "x".repeat(200_000),
+    };
+    let refused = keep(&judge, Digest::of(b"another prompt"), &long).await;
+    assert_eq!(refused.expect_err("too long").code(), Code::InvalidArgument);
     coordinator.stop().await;
 }
 

@@ -22,7 +22,7 @@ use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, PromptIndex, RunId};
 use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::RunSpec;
-use gavel_core::work::{Assignment, Outcome, Role, Unit, Verdict, VerdictRecord, Vote};
+use gavel_core::work::{Assignment, KeptAnswer, KeptRubric, Outcome, Role, Unit, Verdict, VerdictRecord, Vote};
 use gavel_worker::{Work, WorkContext, WorkError};
 use postgres::Postgres;
 use sqlx::Connection as _;
@@ -350,9 +350,11 @@ async fn there_and_back(source: &Path, to: Stores) {
     let key = |number: u32| Digest::of(&number.to_le_bytes());
     let mut verdicts: Vec<_> = (0..1100).map(|number| (key(number), record.clone())).collect();
     verdicts.push((key(1100), "no verdict".to_owned()));
+    let rubric = KeptAnswer::Rubric(KeptRubric::Worse);
+    verdicts.push((key(1101), serde_json::to_string(&rubric).expect("JSON")));
     from.ledger.keep_verdicts(&verdicts).await.expect("kept");
     let there = copy(&from, &to).await.expect("a copy");
-    assert_eq!(there.verdicts, 1100);
+    assert_eq!(there.verdicts, 1101);
     assert!(there.runs == 1 && there.events > 20 && there.blobs > 10 && there.missing.is_empty());
     let error = copy(&from, &to).await.expect_err("a copy is there");
     assert!(matches!(error, Error::Backup(BackupError::Taken { .. })), "{error}");
@@ -366,6 +368,7 @@ async fn there_and_back(source: &Path, to: Stores) {
     let kept = back.ledger.verdicts(&keys).await.expect("verdicts");
     assert!(kept[..1100].iter().all(|verdict| verdict.as_ref() == Some(&record)));
     assert_eq!(kept[1100], None);
+    assert_eq!(kept[1101].as_ref(), Some(&verdicts[1101].1));
     let run = RunId(RUN.into());
     let [before, after] = [&from, &back].map(|stores| stores.ledger.clone());
     let (before, after) = (

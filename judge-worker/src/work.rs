@@ -101,14 +101,22 @@ impl Ready {
     }
 
     /// Writes what is to decide about a prompt, and stores its text.
-    fn write_rubric(&mut self, task: &Task, context: &WorkContext, started: Instant) -> Result<Outcome, WorkError> {
-        let Some(writer) = &self.writer else {
+    fn write_rubric(
+        &mut self,
+        task: &Task,
+        models: &mut Models,
+        context: &WorkContext,
+        started: Instant,
+    ) -> Result<Outcome, WorkError> {
+        let Some(writer) = &mut self.writer else {
             return Err(WorkError::Fatal("the run has no writer of rubrics".into()));
         };
+        self.told.add(&writer.open(&self.judge, models)?);
         let rubric = writer.write(task, &self.judge.rubric, self.judge.unkept(), context)?;
+        let model = writer.fingerprint().unwrap_or(self.judge.model);
         Ok(Outcome::RubricWritten {
             rubric: rubric.map(|rubric| context.put(rubric.text())),
-            model: self.judge.model,
+            model,
             spent: self.spent_anew(),
             seconds: started.elapsed().as_secs_f64(),
         })
@@ -174,7 +182,7 @@ impl Work for JudgeWork {
         self.ready = None;
         let judge = OpenJudge::open(&spec.judge, assets, &mut self.models)?;
         let reasons = self.explainer(&spec.judge, assets)?;
-        let writer = RubricWriter::open(spec, assets, &mut self.models)?;
+        let writer = RubricWriter::new(spec, assets)?;
         tracing::info!(%run, "ready to judge");
         let held_out = spec.judge.held_out.as_deref().zip(assets.held_out_judge.as_ref());
         let ready = self.ready.insert(Ready {
@@ -203,7 +211,7 @@ impl Work for JudgeWork {
         };
         let pairs = match assignment {
             Assignment::Judge { pairs } => pairs,
-            Assignment::WriteRubric { task } => return ready.write_rubric(task, context, started),
+            Assignment::WriteRubric { task } => return ready.write_rubric(task, &mut self.models, context, started),
             _ => return Err(WorkError::Fatal("a judge was given a unit of another role".into())),
         };
         let images = decode(pairs, context)?;

@@ -10,7 +10,7 @@ use std::{
 use gavel_core::{
     LabelledPair, RubricText, RunAssets,
     ids::{Digest, PromptIndex, RunId, Step},
-    spec::{Dtype, InProcessFamily, InProcessSpec, JudgeBackEnd, RunSpec, WriterSpec},
+    spec::{Dtype, EmbeddingSpec, InProcessFamily, InProcessSpec, JudgeBackEnd, RunSpec, TextEncoderSpec, WriterSpec},
     work::{AbstainReason, Orders, Side, Verdict, VerdictRecord},
     work::{Assignment, Outcome, Pair, PromptPlace, Task, TaskList, Unit},
 };
@@ -489,6 +489,92 @@ fn a_prompts_rubric_is_written_from_the_labelled_pair_that_is_nearest_to_it() {
         };
         assert!(own.is_none_or(|own| right(&own) || !right(&RUBRIC)), "{}", pair.caption);
     }
+}
+
+/// What was written for each of these prompts, and by which model.
+fn all_written(
+    spec: &RunSpec,
+    assets: &RunAssets,
+    context: &WorkContext,
+    prompts: &[&str],
+) -> Vec<(Option<Digest>, Digest)> {
+    let mut work = JudgeWork::default();
+    work.prepare(&RunId("run".into()), spec, assets).unwrap();
+    let place = PromptPlace {
+        list: TaskList::Prompts,
+        index: 0,
+    };
+    let write = |prompt: &&str| {
+        let assignment = Assignment::WriteRubric { task: (*prompt).into() };
+        match work
+            .perform(&Unit::WriteRubric { place }, &assignment, context)
+            .unwrap()
+        {
+            Outcome::RubricWritten { rubric, model, .. } => (rubric, model),
+            outcome => panic!("a writer writes, not {outcome:?}"),
+        }
+    };
+    prompts.iter().map(write).collect()
+}
+
+#[test]
+fn another_model_writes_and_an_embedding_finds_what_it_is_shown() {
+    let context = WorkContext::in_memory().unwrap();
+    let (spec, assets) = writing(&labelled(40), &context);
+    let prompts = [
+        "two blue squares",
+        "a circle",
+        "red on green",
+        "a white triangle to the left",
+    ];
+    let by_judge = all_written(&spec, &assets, &context, &prompts);
+    let with = |change: &dyn Fn(&mut WriterSpec)| {
+        let mut spec = spec.clone();
+        change(spec.judge.writer.as_mut().unwrap());
+        all_written(&spec, &assets, &context, &prompts)
+    };
+    // The same model by its own name writes the same, and is known by another fingerprint.
+    let by_other = with(&|writer| writer.back_end = Some(hosted("models/tiny-judge")));
+    let texts = |written: &[(Option<Digest>, Digest)]| written.iter().map(|(text, _)| *text).collect::<Vec<_>>();
+    assert_eq!(texts(&by_judge), texts(&by_other));
+    assert!(
+        by_judge
+            .iter()
+            .zip(&by_other)
+            .all(|((_, judge), (_, other))| judge != other)
+    );
+    let by_meaning = with(&|writer| {
+        writer.embedding = Some(EmbeddingSpec::TextEncoder(TextEncoderSpec {
+            path: root().join("models/tiny-flux"),
+            ..TextEncoderSpec::default()
+        }));
+    });
+    assert_ne!(texts(&by_judge), texts(&by_meaning), "other pairs are near");
+    assert_ne!(
+        by_judge[0].1, by_meaning[0].1,
+        "the embedding is part of what wrote them"
+    );
+    assert!(by_meaning.iter().any(|(text, _)| text.is_some()));
+
+    // What this machine lacks is no failed attempt.
+    let mut lacking = spec.clone();
+    lacking.judge.writer.as_mut().unwrap().back_end = Some(hosted("models/no-such-writer"));
+    let mut work = JudgeWork::default();
+    work.prepare(&RunId("run".into()), &lacking, &assets).unwrap();
+    let place = PromptPlace {
+        list: TaskList::Prompts,
+        index: 0,
+    };
+    let assignment = Assignment::WriteRubric {
+        task: "a circle".into(),
+    };
+    let error = work
+        .perform(&Unit::WriteRubric { place }, &assignment, &context)
+        .unwrap_err();
+    assert!(
+        matches!(&error, WorkError::Unavailable(text) if text.contains("no-such-writer")),
+        "{error}"
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod devices;
 mod prompt_rubrics;
 mod scores;
 mod weighted_rubrics;
+mod writer;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};

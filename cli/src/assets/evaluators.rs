@@ -1,7 +1,7 @@
 //! Evaluators that judge: their rules have to understand whatever they are asked about.
 
 use gavel_core::LabelledPair;
-use gavel_core::spec::{NamedJudge, RunSpec};
+use gavel_core::spec::{Duty, NamedJudge, RunSpec};
 use gavel_core::work::Task;
 use gavel_eval::{EvalError, Evaluator};
 
@@ -25,7 +25,11 @@ pub(super) fn check(spec: &RunSpec, judged: &Judged<'_>, pictures: &Pictures) ->
         let evaluator = gavel_eval::named(named.spec.evaluator);
         let fits = painted_size(spec, evaluator.as_ref()).and_then(|()| {
             let labelled = judged.labelled.iter().map(|pair| &pair.task);
-            let others = judged.held_out.iter().chain(labelled).filter(|_| !named.is_held_out);
+            let others = judged
+                .held_out
+                .iter()
+                .chain(labelled)
+                .filter(|_| named.duty == Duty::Judge);
             let mut tasks = judged.prompts.iter().chain(others);
             tasks.try_for_each(|task| check_task(evaluator.as_ref(), task, pictures))
         });

@@ -175,11 +175,7 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
         initial_adapter: adapter.as_deref().map(Digest::of),
         labelled: labelled?,
         // Folders that are not there are reported by their own checks; a submitter may do without.
-        models: ModelFingerprints {
-            transformer: fingerprint(&spec.model.path.join("transformer")).ok(),
-            judge: gavel_judge::fingerprint(&spec.judge).ok(),
-            held_out_judge: held_out_fingerprint(spec),
-        },
+        models: model_fingerprints(spec),
     };
     checks.note(assets.check(spec))?;
     Some(Files {
@@ -285,8 +281,18 @@ fn held_out_judge(
 }
 
 /// What tells the held-out judge's model from another; none where its folder is not there, or without such a judge.
-fn held_out_fingerprint(spec: &RunSpec) -> Option<Digest> {
-    gavel_judge::fingerprint(&spec.judge.held_out.as_ref()?.judge()).ok()
+/// The fingerprints of the models that are on this machine.
+fn model_fingerprints(spec: &RunSpec) -> ModelFingerprints {
+    let judge = gavel_judge::fingerprint(&spec.judge).ok();
+    let held_out = spec.judge.held_out.as_ref();
+    let writer = spec.judge.writer.as_ref().filter(|writer| writer.has_models());
+    let writer = writer.and(judge);
+    ModelFingerprints {
+        transformer: fingerprint(&spec.model.path.join("transformer")).ok(),
+        judge,
+        held_out_judge: held_out.and_then(|held_out| gavel_judge::fingerprint(&held_out.judge()).ok()),
+        writer: writer.and_then(|judge| gavel_judge::rubric_writer_fingerprint(&spec.judge, judge).ok()),
+    }
 }
 
 fn reason_template(reasons: &ReasonsSpec) -> Result<String> {

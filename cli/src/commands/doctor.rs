@@ -7,7 +7,7 @@ use clap::Args;
 use gavel_core::ids::PromptIndex;
 use gavel_core::measure::JudgeCounts;
 use gavel_core::spec::{GradientExchange, JudgeSpec, RunSpec, SamplingSpec};
-use gavel_judge::Templates;
+use gavel_judge::{Models, Templates};
 use gavel_models::load::Placement;
 use gavel_models::lora::{LoraAdapter, LoraConfig};
 use gavel_models::{Family, denoiser::Task};
@@ -77,6 +77,9 @@ pub(super) fn doctor(arguments: &DoctorArguments) -> Result<ExitCode> {
                 "held-out judge",
                 try_judge(&held_out.judge(), files.as_ref()).map(only_text),
             )?;
+        }
+        if spec.judge.writer.is_some() {
+            table.row("writer", writer(spec, files.as_ref()).map(only_text))?;
         }
         if spec.trainer.exchange == GradientExchange::Nccl {
             table.row("exchange", exchange())?;
@@ -216,6 +219,20 @@ fn try_judge(spec: &JudgeSpec, files: Option<&Files>) -> Result<String> {
     ))
 }
 
+/// Opens what writes rubrics, and has the first prompt embedded.
+fn writer(spec: &RunSpec, files: Option<&Files>) -> Result<String> {
+    let mut models = Models::default();
+    let writes = models.open_rubric_writer(&spec.judge)?;
+    let Some(embedding) = spec.judge.embedding() else {
+        return Ok(format!("{} can be asked", writes.name()));
+    };
+    let embed = models.open_embedding(embedding)?;
+    if let Some(first) = files.and_then(|files| files.assets.prompts.first()) {
+        embed.embed(&[&first.words])?;
+    }
+    Ok(format!("{} can be asked, near is by {}", writes.name(), embed.name()))
+}
+
 /// Loads what trainers exchange gradient sums with.
 fn exchange() -> Result<(String, ())> {
     let found = exchange::of_this_build().check()?;
@@ -229,7 +246,8 @@ fn exchange() -> Result<(String, ())> {
 fn memory(spec: &RunSpec) -> Result<String> {
     let model = Family::from_name(spec.model.family.as_str())?.inspect(&spec.model.path)?;
     let judges = preflight::judges(spec)?;
-    preflight::memory(spec, &Weights::of(spec, model.as_ref(), &judges))
+    let text_encoder = preflight::text_encoder(spec)?;
+    preflight::memory(spec, &Weights::of(spec, model.as_ref(), &judges, text_encoder))
 }
 
 fn only_text(text: String) -> (String, ()) {

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use gavel_core::RunAssets;
-use gavel_core::spec::{InProcessSpec, NamedJudge, RunSpec, ScorerSpec, ServerSpec};
-use gavel_judge::{Endpoint, ScoreServer, check_question};
+use gavel_core::spec::{
+    Duty, EmbeddingServerSpec, EmbeddingSpec, InProcessSpec, NamedJudge, RunSpec, ScorerSpec, ServerSpec,
+};
+use gavel_judge::{Endpoint, ScoreServer, check_question, text_encoder_parameters};
 use gavel_models::clip::Clip;
 use gavel_models::load::{self, Placement};
 use gavel_models::lora::LoraConfig;
@@ -144,17 +146,30 @@ fn judge(named: NamedJudge<'_, InProcessSpec>) -> Result<HostedJudge<'_>> {
     Ok(HostedJudge { named, folder })
 }
 
+/// Numbers in the weights of the text encoder that embeds prompts for the writer of rubrics; none where there is none.
+///
+/// # Errors
+/// The folder has none.
+pub(crate) fn text_encoder(spec: &RunSpec) -> Result<u64> {
+    match spec.judge.embedding() {
+        Some(EmbeddingSpec::TextEncoder(encoder)) => {
+            text_encoder_parameters(encoder).context("`judge.writer.embedding.path` cannot be used")
+        }
+        Some(EmbeddingSpec::Server(_)) | None => Ok(0),
+    }
+}
+
 /// Servers that local judges are to ask answer, and take the key.
 ///
 /// # Errors
 /// The first that does not.
 pub(crate) fn endpoints(spec: &RunSpec) -> Result<Vec<String>> {
-    let check = |NamedJudge { spec: server, .. }: NamedJudge<'_, ServerSpec>| {
+    let check = |server: ServerSpec| {
         // Somebody waits: what does not answer soon is told now.
         let hasty = ServerSpec {
             attempts: 1,
             timeout: server.timeout.min(ANSWERS_WITHIN),
-            ..server.clone()
+            ..server
         };
         Ok(Endpoint::new(&hasty)?.check()?)
     };
@@ -167,17 +182,23 @@ pub(crate) fn endpoints(spec: &RunSpec) -> Result<Vec<String>> {
         Ok(ScoreServer::new(&hasty)?.check()?)
     };
     let scorers = spec.judge.scorers().map(scores);
-    spec.judge.servers().map(check).chain(scorers).collect()
+    let servers = spec.judge.servers().map(|named| named.spec.clone());
+    let embeds = match spec.judge.embedding() {
+        Some(EmbeddingSpec::Server(server)) => Some(EmbeddingServerSpec::server(server)),
+        Some(EmbeddingSpec::TextEncoder(_)) | None => None,
+    };
+    servers.chain(embeds).map(check).chain(scorers).collect()
 }
 
 /// The judge's model understands the template's question. Template and rubric that cannot be read are told elsewhere.
 pub(super) fn question(spec: &RunSpec, judge: &HostedJudge<'_>, files: Option<&Files>) -> Result<()> {
     let Some(files) = files else { return Ok(()) };
     let assets = &files.assets;
-    let held_out = assets.held_out_judge.as_ref().filter(|_| judge.named.is_held_out);
-    let (rubric, own, members) = match held_out {
-        Some(held_out) => (&held_out.rubric, &held_out.template, &held_out.member_templates),
-        None => (&assets.rubric, &assets.template, &assets.member_templates),
+    let (rubric, own, members) = match (judge.named.duty, &assets.held_out_judge) {
+        // It gives no verdict.
+        (Duty::RubricWriter, _) => return Ok(()),
+        (Duty::HeldOutJudge, Some(held_out)) => (&held_out.rubric, &held_out.template, &held_out.member_templates),
+        (Duty::HeldOutJudge, None) | (Duty::Judge, _) => (&assets.rubric, &assets.template, &assets.member_templates),
     };
     let text = judge.named.member.and_then(|index| members.get(index)).unwrap_or(own);
     let template = JudgeTemplate::parse(text, &spec.judge.template)?;

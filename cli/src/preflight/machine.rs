@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use gavel_coordinator::{CoordinatorOptions, Error, Stores};
-use gavel_core::spec::{Device, RunSpec};
+use gavel_core::spec::{Device, Dtype, InProcessSpec, RunSpec};
 use gavel_core::work::Role;
 use gavel_models::denoiser::Inspection;
 use gavel_models::load::{WeightCounts, gpu_memory};
@@ -27,17 +27,32 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    /// Counts them from the folders' headers.
-    pub(crate) fn of(spec: &RunSpec, model: &dyn Inspection, judges: &[HostedJudge<'_>]) -> Self {
+    /// Counts them from the folders' headers; `text_encoder` is the number of those that embed prompts for the writer of rubrics. A model
+    /// that a judge worker has for two things is in its memory once.
+    pub(crate) fn of(spec: &RunSpec, model: &dyn Inspection, judges: &[HostedJudge<'_>], text_encoder: u64) -> Self {
         let bytes = |counts: WeightCounts| counts.bytes(spec.model.dtype, spec.model.quantization);
         let denoiser = bytes(model.denoiser_weights());
-        let judges = judges.iter().map(|judge| {
+        let source = |judge: &HostedJudge<'_>| {
+            let InProcessSpec {
+                path, device, dtype, ..
+            } = judge.named.spec;
+            (path.clone(), *device, *dtype)
+        };
+        let is_first = |index: &usize| {
+            judges[..*index]
+                .iter()
+                .all(|other| source(other) != source(&judges[*index]))
+        };
+        let loaded = (0..judges.len()).filter(is_first).map(|index| &judges[index]);
+        let judges = loaded.map(|judge| {
             let counts = WeightCounts::whole(judge.folder.parameters);
             (judge.named.spec.device, counts.bytes(judge.named.spec.dtype, None))
         });
+        let text_encoder = WeightCounts::whole(text_encoder).bytes(Dtype::F32, None);
+        let text_encoder = (text_encoder > 0).then_some((Device::Cpu, text_encoder));
         Self {
             sampler: vec![(spec.model.device, denoiser + bytes(model.other_weights()))],
-            judge: judges.collect(),
+            judge: judges.chain(text_encoder).collect(),
             trainer: vec![(spec.model.device, denoiser)],
         }
     }
@@ -176,7 +191,7 @@ mod tests {
         let mut spec = RunSpec::default();
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-flux");
         let model = gavel_models::Family::ALL[0].inspect(&folder).unwrap();
-        let counted = |spec: &RunSpec| Weights::of(spec, model.as_ref(), &[]);
+        let counted = |spec: &RunSpec| Weights::of(spec, model.as_ref(), &[], 0);
         let whole = counted(&spec);
         spec.model.quantization = Some(Quantization::Fp8);
         let narrow = counted(&spec);

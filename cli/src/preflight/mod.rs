@@ -16,7 +16,7 @@ use crate::assets::{self, Files};
 use crate::checks::Checks;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::output;
-pub(crate) use folders::{HostedJudge, endpoints, judges, too_long};
+pub(crate) use folders::{HostedJudge, endpoints, judges, text_encoder, too_long};
 pub(crate) use machine::{Weights, folder, memory, ports};
 
 /// Checks files, model folders, adapter, judge, memory, the run's folder and its ports, and prints a line when all is well.
@@ -43,8 +43,9 @@ pub(crate) fn preflight(spec: &RunSpec, out: &Path, resume: bool) -> Result<File
     if spec.fleet.judges > 0 {
         checks.note(endpoints(spec));
     }
-    if let (Some(model), Some(judges)) = (model.as_deref(), &judges) {
-        checks.note(memory(spec, &Weights::of(spec, model, judges)));
+    let text_encoder = checks.note(text_encoder(spec));
+    if let (Some(model), Some(judges), Some(text_encoder)) = (model.as_deref(), &judges, text_encoder) {
+        checks.note(memory(spec, &Weights::of(spec, model, judges, text_encoder)));
     }
     checks.note(match resume {
         true => Ok(()),

@@ -7,7 +7,7 @@ use gavel_core::bounds::{self, Bound, cut};
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::run::{Event, Refusal};
 use gavel_core::work::rally::Presence;
-use gavel_core::work::{LeaseKey, Role, VerdictRecord};
+use gavel_core::work::{KeptAnswer, LeaseKey, Role};
 use gavel_proto::{Malformed, v1};
 use gavel_telemetry::span;
 use tonic::{Request, Response, Status};
@@ -279,11 +279,8 @@ impl v1::fleet_server::Fleet for Fleet {
         let found = found.map_err(|error| status::of_ledger(&error))?;
         let verdicts = keys.iter().zip(found).filter_map(|(key, text)| {
             // A row that cannot be read is as good as none.
-            let record: VerdictRecord = serde_json::from_str(&text?).ok()?;
-            Some(v1::KeptVerdict {
-                key: key.0.to_vec(),
-                record: Some(record.into()),
-            })
+            let answer: KeptAnswer = serde_json::from_str(&text?).ok()?;
+            Some((*key, answer).into())
         });
         Ok(Response::new(v1::RecallVerdictsResponse {
             verdicts: verdicts.collect(),
@@ -299,14 +296,17 @@ impl v1::fleet_server::Fleet for Fleet {
         few(bounds::KEPT, "verdicts", request.verdicts.len())?;
         let mut texts = Vec::new();
         for kept in request.verdicts {
-            let key = read_digest(&kept.key)?;
-            let record = status::required(kept.record, "record")?;
-            let record: VerdictRecord = record.try_into().map_err(|error: Malformed| status::malformed(error))?;
-            if !record.is_numeric() {
-                return Err(status::malformed("a verdict holds a number that is none"));
-            }
-            if record.is_judged() {
-                let written = write(&record).map_err(status::malformed)?;
+            let kept = kept.try_into();
+            let (key, answer): (Digest, KeptAnswer) = kept.map_err(|error: Malformed| status::malformed(error))?;
+            let is_worth_keeping = match &answer {
+                KeptAnswer::Verdict(record) if !record.is_numeric() => {
+                    return Err(status::malformed("a verdict holds a number that is none"));
+                }
+                KeptAnswer::Verdict(record) => record.is_judged(),
+                KeptAnswer::Rubric(_) => true,
+            };
+            if is_worth_keeping {
+                let written = write(&answer).map_err(status::malformed)?;
                 texts.push((key, written.text));
             }
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gavel_core::ids::Digest;
 use gavel_core::work::rally::{Group, Presence, RallyOutcome};
-use gavel_core::work::{Assignment, DeviceUse, LeaseKey, Outcome, Unusable, VerdictRecord};
+use gavel_core::work::{Assignment, DeviceUse, KeptAnswer, KeptRubric, LeaseKey, Outcome, Unusable, VerdictRecord};
 use gavel_proto::v1::fleet_client::FleetClient;
 use gavel_proto::{MESSAGE_BYTES_MAX, Malformed, PROTOCOL_VERSION, SECRET_METADATA, v1};
 use gavel_telemetry::TraceContext;
@@ -294,16 +294,34 @@ impl Fleet {
         caller: &Identity,
         keys: &[Digest],
     ) -> Result<Vec<(Digest, VerdictRecord)>, CallError> {
+        let kept = self.recall(caller, keys).await?;
+        let verdicts = kept.into_iter().filter_map(|(key, answer)| match answer {
+            KeptAnswer::Verdict(record) => Some((key, record)),
+            KeptAnswer::Rubric(_) => None,
+        });
+        Ok(verdicts.collect())
+    }
+
+    /// Asks for what was written for a prompt before; `None` where nothing is kept that can be read.
+    ///
+    /// # Errors
+    /// As [`recall_verdicts`](Self::recall_verdicts).
+    pub async fn recall_rubric(&self, caller: &Identity, key: &Digest) -> Result<Option<KeptRubric>, CallError> {
+        let kept = self.recall(caller, std::slice::from_ref(key)).await?;
+        Ok(kept.into_iter().find_map(|(found, answer)| match answer {
+            KeptAnswer::Rubric(rubric) if found == *key => Some(rubric),
+            KeptAnswer::Rubric(_) | KeptAnswer::Verdict(_) => None,
+        }))
+    }
+
+    async fn recall(&self, caller: &Identity, keys: &[Digest]) -> Result<Vec<(Digest, KeptAnswer)>, CallError> {
         let message = v1::RecallVerdictsRequest {
             keys: keys.iter().map(|key| key.0.to_vec()).collect(),
             worker_id: caller.worker().0.clone(),
         };
         let answer = self.read(self.client().recall_verdicts(self.request(caller, message)).await)?;
-        let kept = answer.verdicts.into_iter().filter_map(|kept| {
-            let key = Digest(kept.key.try_into().ok()?);
-            Some((key, kept.record?.try_into().ok()?))
-        });
-        Ok(kept.collect())
+        let kept = answer.verdicts.into_iter();
+        Ok(kept.filter_map(|kept| kept.try_into().ok()).collect())
     }
 
     /// Keeps verdicts for whoever asks the same again.
@@ -315,12 +333,24 @@ impl Fleet {
         caller: &Identity,
         verdicts: &[(Digest, VerdictRecord)],
     ) -> Result<(), CallError> {
-        let kept = verdicts.iter().map(|(key, record)| v1::KeptVerdict {
-            key: key.0.to_vec(),
-            record: Some(record.clone().into()),
-        });
+        let kept = verdicts
+            .iter()
+            .map(|(key, record)| (*key, KeptAnswer::Verdict(record.clone())));
+        self.keep(caller, kept).await
+    }
+
+    /// Keeps what became of the rubric of a prompt.
+    ///
+    /// # Errors
+    /// As [`keep_verdicts`](Self::keep_verdicts).
+    pub async fn keep_rubric(&self, caller: &Identity, key: &Digest, rubric: &KeptRubric) -> Result<(), CallError> {
+        let kept = std::iter::once((*key, KeptAnswer::Rubric(rubric.clone())));
+        self.keep(caller, kept).await
+    }
+
+    async fn keep(&self, caller: &Identity, kept: impl Iterator<Item = (Digest, KeptAnswer)>) -> Result<(), CallError> {
         let message = v1::KeepVerdictsRequest {
-            verdicts: kept.collect(),
+            verdicts: kept.map(Into::into).collect(),
             worker_id: caller.worker().0.clone(),
         };
         self.read(self.client().keep_verdicts(self.request(caller, message)).await)

@@ -7,7 +7,7 @@
 
 mod answer;
 mod cache;
-mod clip;
+mod embedding;
 mod ensemble;
 mod error;
 mod explainer;
@@ -25,11 +25,11 @@ mod writer;
 
 pub use answer::{Answer, Answers, decide};
 pub use cache::{VerdictCache, judge_with, verdict_key};
-pub use clip::ClipEmbedding;
+pub use embedding::text_encoder_parameters;
 pub use error::Error;
 pub use explainer::Explainer;
 pub use http::http_client;
-pub use open::{Models, Templates, concurrency, fingerprint, open, open_chat};
+pub use open::{Models, Templates, concurrency, fingerprint, open, open_chat, rubric_writer_fingerprint};
 pub use openai::Endpoint;
 pub use scores::ScoreServer;
 pub use vlm::{VlmJudge, check_question};

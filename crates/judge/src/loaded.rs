@@ -50,6 +50,12 @@ impl<Model> LoadedModels<Model> {
         self.0.retain(|loaded| wanted.contains(&loaded.source));
     }
 
+    /// How many are in memory.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The model that is there, or the one that `load` makes, with the fingerprint of its folder.
     ///
     /// # Errors
@@ -69,7 +75,7 @@ impl<Model> LoadedModels<Model> {
         })?;
         let model = Arc::new(load(&placement)?);
         let fingerprint = fingerprint(wanted.path)?;
-        tracing::debug!(model = %wanted.path.display(), fingerprint = %fingerprint.short(), "judge loaded");
+        tracing::debug!(model = %wanted.path.display(), fingerprint = %fingerprint.short(), "model loaded");
         self.0.push(Loaded {
             source,
             fingerprint,

@@ -7,6 +7,7 @@ use gavel_models::clip::Clip;
 use gavel_models::vlm::Vlm;
 use gavel_rubric::{Chat, Judge, JudgeTemplate, ReasonTemplate};
 
+use crate::embedding::{TextEncoder, embedding_fingerprint};
 use crate::loaded::LoadedModels;
 use crate::{Error, Explainer};
 
@@ -153,21 +154,43 @@ pub fn fingerprint(spec: &JudgeSpec) -> Result<Digest, Error> {
     back_end(&spec.back_end).fingerprint()
 }
 
+/// What tells the writings of one run from those of another: what writes, what finds the labelled pairs that it is shown, and the judge by
+/// which its rubrics are verified, whose fingerprint is `judge`. Of a judge that writes by itself and without an embedding it is the judge's.
+///
+/// # Errors
+/// [`Error::Load`] when a folder cannot be read.
+pub fn rubric_writer_fingerprint(spec: &JudgeSpec, judge: Digest) -> Result<Digest, Error> {
+    let Some(writer) = spec.writer.as_ref().filter(|writer| writer.has_models()) else {
+        return Ok(judge);
+    };
+    let mut text = format!("rubrics verified by {judge}");
+    if let Some(model) = &writer.back_end {
+        text += &format!(", written by {}", back_end(model).fingerprint()?);
+    }
+    if let Some(embedding) = &writer.embedding {
+        text += &format!(", near by {}", embedding_fingerprint(embedding)?);
+    }
+    Ok(Digest::of(text.as_bytes()))
+}
+
 /// The models in memory, so that the next run's judge need not load what is there already.
 #[derive(Default)]
 pub struct Models {
     pub(crate) loaded: LoadedModels<Vlm>,
     pub(crate) clips: LoadedModels<Clip>,
+    pub(crate) text_encoders: LoadedModels<TextEncoder>,
 }
 
 impl Models {
-    /// As [`open`]. Models that neither this judge nor its held-out judge needs are freed first: old and new may not fit together.
+    /// As [`open`]. Models that neither this judge nor its held-out judge nor its writer needs are freed first: old and new may not fit
+    /// together.
     ///
     /// # Errors
     /// As [`open`].
     pub fn open(&mut self, spec: &JudgeSpec, templates: &Templates) -> Result<Box<dyn Judge>, Error> {
         self.loaded.retain(spec.models().map(|(_, model)| model));
         self.clips.retain(spec.models().map(|(_, model)| model));
+        self.retain_text_encoder(spec.embedding());
         self.open_beside(spec, templates)
     }
 
@@ -210,12 +233,20 @@ impl Models {
         ))
     }
 
-    /// What writes for a judge: the judge's own model, of an ensemble the first member's that has one.
+    /// What writes reasons and answers for a judge: the judge's own model, of an ensemble the first member's that has one.
     ///
     /// # Errors
     /// As [`open_chat`].
     pub fn open_writer(&mut self, spec: &JudgeSpec) -> Result<Box<dyn Chat>, Error> {
         self.open_chat(writer_of(spec))
+    }
+
+    /// What writes the rubrics of single prompts: what `[judge.writer]` names, else what writes for the judge.
+    ///
+    /// # Errors
+    /// As [`open_chat`].
+    pub fn open_rubric_writer(&mut self, spec: &JudgeSpec) -> Result<Box<dyn Chat>, Error> {
+        self.open_chat(spec.rubric_writer().unwrap_or(&spec.back_end))
     }
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use gavel_client::{CallError, Code};
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::work::rally::{Presence, RallyOutcome};
-use gavel_core::work::{LeaseKey, Unusable, VerdictRecord};
+use gavel_core::work::{KeptRubric, LeaseKey, Unusable, VerdictRecord};
 use gavel_telemetry::TraceContext;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -188,6 +188,28 @@ impl WorkContext {
             && let Ok(Err(error)) = self.block_on(session.keep_verdicts(verdicts))
         {
             tracing::warn!(message = error.message(), "verdicts are not kept");
+        }
+    }
+
+    /// What the coordinator has kept of a prompt's rubric under this key. What cannot be had is as good as none: it is written.
+    pub fn recall_rubric(&self, key: &Digest) -> Option<KeptRubric> {
+        let (session, _) = self.fleet.as_ref()?;
+        match self.block_on(session.recall_rubric(key)) {
+            Ok(Ok(kept)) => kept,
+            Ok(Err(error)) => {
+                tracing::warn!(message = error.message(), "no rubric is recalled");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Has the coordinator keep what became of a prompt's rubric, for whatever run asks for it again.
+    pub fn keep_rubric(&self, key: &Digest, rubric: &KeptRubric) {
+        if let Some((session, _)) = &self.fleet
+            && let Ok(Err(error)) = self.block_on(session.keep_rubric(key, rubric))
+        {
+            tracing::warn!(message = error.message(), "a rubric is not kept");
         }
     }
 

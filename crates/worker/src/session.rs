@@ -8,7 +8,7 @@ use gavel_client::{
 use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::work::rally::{Presence, RallyOutcome};
-use gavel_core::work::{DeviceUse, LeaseKey, Outcome, Role, VerdictRecord};
+use gavel_core::work::{DeviceUse, KeptRubric, LeaseKey, Outcome, Role, VerdictRecord};
 
 use crate::error::Error;
 use crate::options::WorkerOptions;
@@ -136,6 +136,17 @@ impl Session {
     /// Keeps verdicts for whoever asks the same again.
     pub(crate) async fn keep_verdicts(&self, verdicts: &[(Digest, VerdictRecord)]) -> Result<(), CallError> {
         self.registered(|| self.fleet.keep_verdicts(&self.identity, verdicts))
+            .await
+    }
+
+    /// Asks for what was written for a prompt before.
+    pub(crate) async fn recall_rubric(&self, key: &Digest) -> Result<Option<KeptRubric>, CallError> {
+        self.registered(|| self.fleet.recall_rubric(&self.identity, key)).await
+    }
+
+    /// Keeps what became of the rubric of a prompt.
+    pub(crate) async fn keep_rubric(&self, key: &Digest, rubric: &KeptRubric) -> Result<(), CallError> {
+        self.registered(|| self.fleet.keep_rubric(&self.identity, key, rubric))
             .await
     }
 

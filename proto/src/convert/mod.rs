@@ -1,6 +1,7 @@
 //! Between the wire and the core: total outwards, checked inwards.
 
 mod assignment;
+mod kept;
 mod outcome;
 mod rally;
 mod unit;

@@ -1534,7 +1534,7 @@ pub struct ReleaseRequest {
 pub struct ReleaseResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecallVerdictsRequest {
-    /// SHA-256 over all that a verdict depends on.
+    /// SHA-256 over all that a verdict, or a prompt's rubric, depends on.
     #[prost(bytes = "vec", repeated, tag = "1")]
     pub keys: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     #[prost(string, tag = "2")]
@@ -1546,12 +1546,32 @@ pub struct RecallVerdictsResponse {
     #[prost(message, repeated, tag = "1")]
     pub verdicts: ::prost::alloc::vec::Vec<KeptVerdict>,
 }
+/// An answer that is kept for every run: one of the two.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct KeptVerdict {
     #[prost(bytes = "vec", tag = "1")]
     pub key: ::prost::alloc::vec::Vec<u8>,
     #[prost(message, optional, tag = "2")]
     pub record: ::core::option::Option<VerdictRecord>,
+    #[prost(message, optional, tag = "3")]
+    pub rubric: ::core::option::Option<KeptRubric>,
+}
+/// What became of the rubric of a prompt.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeptRubric {
+    #[prost(oneof = "kept_rubric::Outcome", tags = "1, 2")]
+    pub outcome: ::core::option::Option<kept_rubric::Outcome>,
+}
+/// Nested message and enum types in `KeptRubric`.
+pub mod kept_rubric {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Outcome {
+        /// What the judge reads.
+        #[prost(string, tag = "1")]
+        Text(::prost::alloc::string::String),
+        #[prost(enumeration = "super::WithoutRubric", tag = "2")]
+        Without(i32),
+    }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct KeepVerdictsRequest {
@@ -1628,6 +1648,38 @@ impl Fault {
             "FAULT_UNSPECIFIED" => Some(Self::Unspecified),
             "FAULT_STORAGE" => Some(Self::Storage),
             "FAULT_PRODUCER" => Some(Self::Producer),
+            _ => None,
+        }
+    }
+}
+/// Why the general rubric decides about a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum WithoutRubric {
+    Unspecified = 0,
+    /// What was written decides worse on the prompt's own labelled pairs.
+    Worse = 1,
+    /// No answer held a criterion.
+    Unreadable = 2,
+}
+impl WithoutRubric {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "WITHOUT_RUBRIC_UNSPECIFIED",
+            Self::Worse => "WITHOUT_RUBRIC_WORSE",
+            Self::Unreadable => "WITHOUT_RUBRIC_UNREADABLE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "WITHOUT_RUBRIC_UNSPECIFIED" => Some(Self::Unspecified),
+            "WITHOUT_RUBRIC_WORSE" => Some(Self::Worse),
+            "WITHOUT_RUBRIC_UNREADABLE" => Some(Self::Unreadable),
             _ => None,
         }
     }

@@ -6,9 +6,12 @@ use std::time::Duration;
 use backon::{BlockingRetryable as _, ExponentialBuilder};
 use clap::Args;
 use gavel_core::ids::Digest;
-use gavel_core::spec::{InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, ServerSpec};
+use gavel_core::spec::{
+    EmbeddingServerSpec, EmbeddingSpec, InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, ServerSpec,
+    TextEncoderSpec,
+};
 use gavel_core::work::{Spent, VerdictRecord};
-use gavel_judge::{ClipEmbedding, Endpoint, Models, Templates};
+use gavel_judge::{Models, Templates};
 use gavel_rubric::generate::{Embed, HashedNgrams};
 use gavel_rubric::{AskError, Chat, ChatReply, ChatRequest, Judge, JudgeTemplate, JudgedPair, RubricSet};
 
@@ -105,12 +108,29 @@ pub(super) fn chat(models: &mut Models, arguments: &BackendArguments) -> Result<
 ///
 /// # Errors
 /// A folder without a text encoder, a model without a server, or a key that is missing.
-pub(super) fn embedding(arguments: &EmbeddingArguments, backend: &BackendArguments) -> Result<Box<dyn Embed>> {
+pub(super) fn embedding(
+    models: &mut Models,
+    arguments: &EmbeddingArguments,
+    backend: &BackendArguments,
+) -> Result<Box<dyn Embed>> {
+    Ok(match embedding_spec(arguments, backend)? {
+        None => Box::new(HashedNgrams),
+        Some(spec) => Box::new(Patient {
+            inner: models.open_embedding(&spec)?,
+            retries: backend.retries,
+        }),
+    })
+}
+
+fn embedding_spec(arguments: &EmbeddingArguments, backend: &BackendArguments) -> Result<Option<EmbeddingSpec>> {
     if let Some(folder) = &arguments.embedding_folder {
-        return Ok(Box::new(ClipEmbedding::load(folder)?));
+        return Ok(Some(EmbeddingSpec::TextEncoder(TextEncoderSpec {
+            path: folder.clone(),
+            ..TextEncoderSpec::default()
+        })));
     }
     let Some(model) = &arguments.embedding_model else {
-        return Ok(Box::new(HashedNgrams));
+        return Ok(None);
     };
     // The key of one server is not shown to another.
     let (endpoint, api_key_env) = match &arguments.embedding_endpoint {
@@ -121,16 +141,12 @@ pub(super) fn embedding(arguments: &EmbeddingArguments, backend: &BackendArgumen
         Diagnostic::new("--embedding-model names a model of a server, and there is none")
             .with_hint("name the server with --embedding-endpoint URL, or leave --embedding-model out")
     })?;
-    let spec = ServerSpec {
+    Ok(Some(EmbeddingSpec::Server(EmbeddingServerSpec {
         endpoint: endpoint.clone(),
         model: model.clone(),
         api_key_env: api_key_env.clone(),
-        ..ServerSpec::default()
-    };
-    Ok(Box::new(Patient {
-        inner: Box::new(Endpoint::new(&spec)?) as Box<dyn Embed>,
-        retries: backend.retries,
-    }))
+        ..EmbeddingServerSpec::default()
+    })))
 }
 
 fn back_end(arguments: &BackendArguments, model: Option<&Path>) -> JudgeBackEnd {

@@ -106,7 +106,7 @@ pub(super) fn generate(arguments: &GenerateArguments) -> Result<()> {
     let mut models = Models::default();
     let chat = backend::chat(&mut models, &arguments.backend)?;
     let judge = backend::judge(&mut models, &arguments.backend, arguments.judge_model.as_deref())?;
-    let embed = backend::embedding(&arguments.embedding, &arguments.backend)?;
+    let embed = backend::embedding(&mut models, &arguments.embedding, &arguments.backend)?;
     let bar = ProgressBar::new(0);
     bar.set_style(
         ProgressStyle::with_template("{spinner} [{bar:24}] {pos}/{len} examples, {eta} left  {wide_msg}")

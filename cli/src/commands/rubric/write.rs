@@ -8,7 +8,7 @@ use gavel_core::work::Task;
 use gavel_judge::Models;
 use gavel_rubric::data::{LabelledSet, Labelling, Picture, ReadOptions, Transparency, tasks};
 use gavel_rubric::generate::{
-    Language, PromptSetWriter, Verified, WantedSet, WriteOutcome, WriteSettings, WriteTemplate, WrittenSet,
+    Examples, Language, PromptSetWriter, Verified, WantedSet, WriteOutcome, WriteSettings, WriteTemplate, WrittenSet,
 };
 use gavel_rubric::{Combine, Journal, RubricFile};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -113,7 +113,7 @@ pub(super) fn write(arguments: &WriteArguments) -> Result<()> {
     let mut models = Models::default();
     let chat = backend::chat(&mut models, &arguments.backend)?;
     let judge = backend::judge(&mut models, &arguments.backend, arguments.judge_model.as_deref())?;
-    let embed = backend::embedding(&arguments.embedding, &arguments.backend)?;
+    let embed = backend::embedding(&mut models, &arguments.embedding, &arguments.backend)?;
     let bar = ProgressBar::new(missing.len() as u64);
     bar.set_style(
         ProgressStyle::with_template("{spinner} [{bar:24}] {pos}/{len} prompts, {eta} left")
@@ -123,7 +123,6 @@ pub(super) fn write(arguments: &WriteArguments) -> Result<()> {
     let writer = PromptSetWriter {
         chat: &chat,
         judge: &judge,
-        embed: embed.as_ref(),
         template: &template,
         journal: Some(&journal),
         threads: arguments.backend.concurrency as usize,
@@ -138,7 +137,12 @@ pub(super) fn write(arguments: &WriteArguments) -> Result<()> {
         },
         progress: &|_| bar.inc(1),
     };
-    let written = writer.write(&missing, examples.as_ref(), &general)?;
+    let labelled = examples.as_ref();
+    let examples = labelled.map(|labelled| Examples {
+        labelled,
+        embed: embed.as_ref(),
+    });
+    let written = writer.write(&missing, examples, &general)?;
     bar.finish_and_clear();
     file.prompts
         .extend(written.sets.iter().filter_map(|one| match &one.outcome {
@@ -153,7 +157,7 @@ pub(super) fn write(arguments: &WriteArguments) -> Result<()> {
         prompts: wanted.len(),
         present: wanted.len() - missing.len(),
         sets: &written.sets,
-        embedding: (arguments.nearest > 0).then(|| writer.embed.name()),
+        embedding: (arguments.nearest > 0).then(|| embed.name()),
     };
     if arguments.json {
         return print_json(&told.json(written.asked, written.found));

@@ -98,6 +98,7 @@ impl RunAssets {
                 "judge.held_out.path",
                 known(self.models.held_out_judge, other.models.held_out_judge),
             ),
+            ("judge.writer.path", known(self.models.writer, other.models.writer)),
         ];
         is_equal
             .iter()
@@ -213,6 +214,9 @@ pub struct ModelFingerprints {
     /// Of the held-out judge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out_judge: Option<Digest>,
+    /// Of what writes rubrics, where it opens more than the judge: its model, its embedding and the judge that verifies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writer: Option<Digest>,
 }
 
 /// A rubric's text with its fingerprint.

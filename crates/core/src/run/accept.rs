@@ -100,8 +100,10 @@ impl Run {
     /// The first result of a kind says which model the run works with.
     fn pin_model(&mut self, unit: &Unit, model: Option<Digest>) {
         let Some(model) = model else { return };
+        let has_models = self.writer_has_models();
         let pinned = match unit.role() {
             Role::Judge if matches!(unit, Unit::HeldOutJudge { .. }) => &mut self.models.held_out_judge,
+            Role::Judge if matches!(unit, Unit::WriteRubric { .. }) && has_models => &mut self.models.writer,
             Role::Judge => &mut self.models.judge,
             Role::Sampler | Role::Trainer => &mut self.models.transformer,
         };

@@ -37,6 +37,9 @@ impl Run {
                 Role::Judge if matches!(unit, Unit::HeldOutJudge { .. }) => {
                     check_model("held-out judge", self.models.held_out_judge, *model)?;
                 }
+                Role::Judge if matches!(unit, Unit::WriteRubric { .. }) && self.writer_has_models() => {
+                    check_model("writer of rubrics", self.models.writer, *model)?;
+                }
                 Role::Judge => check_model("judge", self.models.judge, *model)?,
                 Role::Sampler | Role::Trainer => check_model("transformer", self.models.transformer, *model)?,
             }

@@ -8,7 +8,7 @@ use super::{GroupResult, Run};
 use crate::assets::RunAssets;
 use crate::ids::{Digest, Step};
 use crate::schedule;
-use crate::spec::RunSpec;
+use crate::spec::{RunSpec, WriterSpec};
 use crate::work::{PromptPlace, Task, TaskList, Unit};
 
 /// Which prompts are to have a rubric of their own, and what was written for them so far.
@@ -136,6 +136,11 @@ impl Run {
     pub fn own_rubrics(&self) -> usize {
         let written = self.written_rubrics().filter(|(_, rubric)| rubric.is_some());
         self.assets.prompt_rubrics.iter().len() + written.count()
+    }
+
+    /// Whether what writes rubrics is known by a fingerprint of its own, and not by the judge's.
+    pub(super) fn writer_has_models(&self) -> bool {
+        self.spec.judge.writer.as_ref().is_some_and(WriterSpec::has_models)
     }
 
     /// Asks for the rubrics of these prompts that nobody was asked for yet.

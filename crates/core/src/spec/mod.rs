@@ -47,10 +47,10 @@ pub use evaluation::{EvaluationSpec, EvaluatorName};
 pub use fingerprint::with_paths as fingerprint_with_paths;
 pub use fleet::FleetSpec;
 pub use judge::{
-    AdaptiveOrders, ClipFamily, ClipSpec, Combine, Connection, EnsembleFamily, EnsembleSpec, EvaluatorFamily,
-    EvaluatorSpec, HeldOutJudgeSpec, HostedModel, InProcessFamily, InProcessSpec, JudgeBackEnd, JudgeSpec, MemberSpec,
-    NamedJudge, OrdersRule, ReasonsSpec, ScorerFamily, ScorerSpec, ServerAddress, ServerAddressError, ServerFamily,
-    ServerSpec, WriterSpec,
+    AdaptiveOrders, ClipFamily, ClipSpec, Combine, Connection, Duty, EmbeddingServerSpec, EmbeddingSpec,
+    EnsembleFamily, EnsembleSpec, EvaluatorFamily, EvaluatorSpec, HeldOutJudgeSpec, HostedModel, InProcessFamily,
+    InProcessSpec, JudgeBackEnd, JudgeSpec, MemberSpec, NamedJudge, OrdersRule, ReasonsSpec, ScorerFamily, ScorerSpec,
+    ServerAddress, ServerAddressError, ServerFamily, ServerSpec, TextEncoderFamily, TextEncoderSpec, WriterSpec,
 };
 pub use limits::LimitsSpec;
 pub use lora::LoraSpec;

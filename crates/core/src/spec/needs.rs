@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Connection, RunSpec};
+use super::{Connection, EmbeddingSpec, RunSpec};
 use crate::work::Role;
 
 /// What a worker opens on its machine for a run, besides what the coordinator sends it. Each with its key.
@@ -24,6 +24,9 @@ impl RunSpec {
                 for (at, model) in self.judge.models() {
                     needs.model_folders.push((format!("{at}.path"), model.path));
                 }
+                let embedding = self.judge.embedding().and_then(EmbeddingSpec::folder);
+                let embedding = embedding.map(|folder| ("judge.writer.embedding.path".to_owned(), folder));
+                needs.model_folders.extend(embedding);
                 needs.servers.extend(self.judge.connections());
             }
         }
@@ -70,6 +73,40 @@ mod tests {
     }
 
     #[test]
+    fn servers_that_write_and_embed_are_asked_by_leave_alone() {
+        let mut spec = full();
+        let writer: toml::Table = r#"
+            template = "write.toml"
+            family = "openai"
+            endpoint = "http://localhost/v1"
+            model = "writer"
+            api_key_env = "GAVEL_JUDGE_WRITER"
+            embedding = { family = "openai", endpoint = "http://localhost/embed", model = "embedder", api_key_env = "OTHER" }
+        "#
+        .parse()
+        .unwrap();
+        spec.judge.writer = Some(writer.try_into().unwrap());
+        let needs = spec.needs(Role::Judge);
+        let servers = needs.servers.iter().skip(1);
+        let told: Vec<_> = servers
+            .map(|(at, server)| (at.as_str(), server.base(), server.api_key_env))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("judge.writer", "http://localhost/v1", Some("GAVEL_JUDGE_WRITER")),
+                ("judge.writer.embedding", "http://localhost/embed", Some("OTHER")),
+            ]
+        );
+        assert!(
+            needs
+                .model_folders
+                .iter()
+                .all(|(at, _)| !at.starts_with("judge.writer"))
+        );
+    }
+
+    #[test]
     fn each_role_needs_what_it_opens() {
         let spec = full();
         for role in [Role::Sampler, Role::Trainer] {
@@ -84,7 +121,7 @@ mod tests {
         let keys = |places: Vec<&String>| places.into_iter().cloned().collect::<Vec<_>>().join(" ");
         assert_eq!(
             keys(needs.model_folders.iter().map(|(key, _)| key).collect()),
-            "judge.members[0].path judge.held_out.path"
+            "judge.members[0].path judge.held_out.path judge.writer.path judge.writer.embedding.path"
         );
         assert_eq!(
             keys(needs.servers.iter().map(|(key, _)| key).collect()),

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use toml::{Table, Value};
 
-use super::{JudgeBackEnd, RunSpec};
+use super::{EmbeddingSpec, JudgeBackEnd, RunSpec};
 
 /// The keys whose values are paths, for tables that are not read yet; [`of`] lists those of a spec. A member of an ensemble has them
-/// under the names of `[judge]`, and so has a held-out judge.
+/// under the names of `[judge]`, and so have a held-out judge and a writer with a model of its own.
 pub(super) const PATHS: &[&str] = &[
     "model.path",
     "prompts.train",
@@ -17,6 +17,7 @@ pub(super) const PATHS: &[&str] = &[
     "judge.rubric",
     "judge.reasons.template",
     "judge.writer.template",
+    "judge.writer.embedding.path",
     "judge.path",
     "evaluation.labelled",
 ];
@@ -39,6 +40,10 @@ pub fn each_path(table: &mut Table, mut visit: impl FnMut(&str, &mut String)) {
         return;
     };
     each_of_members(judge, "judge", &mut visit);
+    let writer = judge.get_mut("writer").and_then(Value::as_table_mut);
+    if let Some(Value::String(path)) = writer.and_then(|writer| writer.get_mut("path")) {
+        visit("judge.writer.path", path);
+    }
     if let Some(held_out) = judge.get_mut("held_out").and_then(Value::as_table_mut) {
         each_of_judge(held_out, "judge.held_out", &mut visit);
         each_of_members(held_out, "judge.held_out", &mut visit);
@@ -84,8 +89,15 @@ pub(super) fn of(spec: &mut RunSpec) -> Vec<(String, &mut PathBuf)> {
     paths.push(("judge.rubric".to_owned(), &mut judge.rubric));
     let reasons = judge.reasons.as_mut();
     paths.extend(reasons.map(|reasons| ("judge.reasons.template".to_owned(), &mut reasons.template)));
-    let writer = judge.writer.as_mut();
-    paths.extend(writer.map(|writer| ("judge.writer.template".to_owned(), &mut writer.template)));
+    if let Some(writer) = judge.writer.as_mut() {
+        paths.push(("judge.writer.template".to_owned(), &mut writer.template));
+        if let Some(EmbeddingSpec::TextEncoder(encoder)) = &mut writer.embedding {
+            paths.push(("judge.writer.embedding.path".to_owned(), &mut encoder.path));
+        }
+        if let Some(back_end) = &mut writer.back_end {
+            of_back_end("judge.writer", back_end, &mut paths);
+        }
+    }
     of_back_end("judge", &mut judge.back_end, &mut paths);
     if let Some(held_out) = judge.held_out.as_deref_mut() {
         paths.push(("judge.held_out.template".to_owned(), &mut held_out.template));

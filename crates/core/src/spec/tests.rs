@@ -27,7 +27,7 @@ pub(super) fn full() -> RunSpec {
         template = "judge.toml"
         rubric = "rubric.toml"
         reasons = { template = "reason.toml" }
-        writer = { template = "write.toml" }
+        writer = { template = "write.toml", nearest = 2, embedding = { path = "flux" }, family = "auto", path = "writer" }
         held_out = { path = "other-judge", template = "other.toml", rubric = "other-rubric.toml" }
         [[members]]
         path = "judge"
@@ -265,13 +265,15 @@ fn every_key_is_documented() {
     let rows: Vec<_> = rows.into_iter().map(key).collect();
     let owned = |(section, key): (&str, &str)| (section.to_owned(), key.to_owned());
     let reasons = super::keys::of(|probe| ReasonsSpec::deserialize(probe)).into_iter();
-    let writer = super::keys::of(|probe| WriterSpec::deserialize(probe)).into_iter();
+    let writer = super::judge::writer_keys().into_iter();
+    let embedding = super::judge::embedding_keys().into_iter();
     let held_out = std::iter::once(owned(("judge.held_out", "share")));
     assert_eq!(
         nested,
         reasons
             .map(|key| owned(("judge.reasons", key)))
             .chain(writer.map(|key| owned(("judge.writer", key))))
+            .chain(embedding.map(|key| owned(("judge.writer.embedding", key))))
             .chain(held_out)
             .collect::<Vec<_>>()
     );
@@ -291,7 +293,11 @@ fn documented_defaults_are_the_defaults() {
     .unwrap();
     let mut judge = super::judge::defaults();
     judge.insert("reasons".into(), toml::Value::try_from(ReasonsSpec::default()).unwrap());
-    judge.insert("writer".into(), toml::Value::try_from(WriterSpec::default()).unwrap());
+    let mut writer = Table::try_from(WriterSpec::default()).unwrap();
+    let mut embedding = Table::try_from(EmbeddingServerSpec::default()).unwrap();
+    embedding.extend(Table::try_from(TextEncoderSpec::default()).unwrap());
+    writer.insert("embedding".into(), embedding.into());
+    judge.insert("writer".into(), writer.into());
     judge.insert(
         "held_out".into(),
         toml::Value::try_from(HeldOutJudgeSpec::default()).unwrap(),

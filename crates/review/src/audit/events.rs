@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gavel_core::ids::{Digest, Fence, Millis, WorkerId};
 use gavel_core::run::{Event, Phase, Run};
+use gavel_core::spec::{JudgeSpec, WriterSpec};
 use gavel_core::work::{Assignment, Fault, Outcome, Role, Unit};
 
 use super::finding::{Findings, Rule};
@@ -52,14 +53,17 @@ enum Model {
     Denoiser,
     Judge,
     HeldOutJudge,
+    Writer,
 }
 
 impl Model {
-    fn of(unit: &Unit) -> Self {
-        match unit.role() {
-            Role::Judge if matches!(unit, Unit::HeldOutJudge { .. }) => Self::HeldOutJudge,
-            Role::Judge => Self::Judge,
-            Role::Sampler | Role::Trainer => Self::Denoiser,
+    fn of(unit: &Unit, judge: &JudgeSpec) -> Self {
+        let has_own = || judge.writer.as_ref().is_some_and(WriterSpec::has_models);
+        match (unit, unit.role()) {
+            (Unit::HeldOutJudge { .. }, _) => Self::HeldOutJudge,
+            (Unit::WriteRubric { .. }, _) if has_own() => Self::Writer,
+            (_, Role::Judge) => Self::Judge,
+            (_, Role::Sampler | Role::Trainer) => Self::Denoiser,
         }
     }
 }
@@ -191,7 +195,8 @@ impl Accountant<'_> {
 
     fn accept(&mut self, location: &str, unit: Unit, accepted: Accepted) {
         if let Some(model) = accepted.outcome.model() {
-            let first = *self.models.entry(Model::of(&unit)).or_insert(*model);
+            let of = Model::of(&unit, &self.account.run.spec().judge);
+            let first = *self.models.entry(of).or_insert(*model);
             if first != *model {
                 let problem = format!("{unit} was done with model {model}, the run's first result with {first}");
                 self.findings.add(Rule::Policy, location, problem);

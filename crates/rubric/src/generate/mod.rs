@@ -22,8 +22,8 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 pub use embed::{Embed, HashedNgrams};
 pub use error::GenerateError;
 pub use prompt_sets::{
-    Neighbours, PromptSetWriter, Verified, WantedSet, WriteOutcome, WriteSettings, WriteTemplate, WrittenSet,
-    WrittenSets,
+    Evidence, Examples, Neighbours, PromptSetWriter, Verified, WantedSet, WriteOutcome, WriteSettings, WriteTemplate,
+    WrittenSet, WrittenSets,
 };
 pub use prompts::{Language, Prompts};
 pub use settings::Settings;

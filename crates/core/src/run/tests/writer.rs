@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::fixtures::{assets, spec, watched};
 use super::*;
-use crate::spec::WriterSpec;
+use crate::spec::{InProcessSpec, WriterSpec};
 use crate::work::{Fault, PromptPlace, TaskList, Unusable};
 use crate::{PromptRubric, PromptRubrics};
 
@@ -14,8 +14,12 @@ fn place(list: TaskList, index: u32) -> PromptPlace {
 
 /// A run in which one training prompt has a rubric in the files already, and a labelled pair is of a training prompt.
 fn fleet() -> Fleet {
+    fleet_with(WriterSpec::default())
+}
+
+fn fleet_with(writer: WriterSpec) -> Fleet {
     let mut run_spec = spec();
-    run_spec.judge.writer = Some(WriterSpec::default());
+    run_spec.judge.writer = Some(writer);
     let mut assets = assets();
     assets.labelled[1].task = assets.prompts[3].clone();
     assets.writer_template = Some("asks".into());
@@ -94,6 +98,51 @@ fn the_held_out_judge_goes_by_rubrics_of_its_own() {
         assert_eq!(group.held_out[0].rubric, general);
         assert_ne!(group.verdicts[0].rubric, fleet.run.assets().rubric.digest);
     }
+}
+
+#[test]
+fn a_writer_of_another_model_is_known_by_that_and_not_by_the_judges() {
+    let writer = || WriterSpec {
+        back_end: Some(InProcessSpec::default().into()),
+        ..WriterSpec::default()
+    };
+    let mut fleet = fleet_with(writer());
+    fleet.finish_with(|_, outcome| {
+        if let Outcome::RubricWritten { model, .. } = outcome {
+            *model = Digest::of(b"writer");
+        }
+    });
+    let models = fleet.run.models;
+    assert_eq!(
+        (models.writer, models.judge),
+        (Some(Digest::of(b"writer")), Some(Digest::of(b"judge")))
+    );
+    assert!(fleet.replay() == fleet.run);
+
+    // The next must be of the same model.
+    let mut fleet = fleet_with(writer());
+    let is_writing = |unit: &Unit| matches!(unit, Unit::WriteRubric { .. });
+    fleet.work_until(|run| {
+        let ready = (0..5).map(|index| place(TaskList::Prompts, index));
+        let mut ready = ready.filter(|place| run.board.is_ready(&Unit::WriteRubric { place: *place }));
+        run.models.writer.is_some() && ready.next().is_some()
+    });
+    let (unit, fence) = lease(&mut fleet, is_writing);
+    let refused = fleet.apply(Event::Completed {
+        unit,
+        worker: worker(),
+        fence,
+        outcome: Outcome::RubricWritten {
+            rubric: None,
+            model: Digest::of(b"another model"),
+            spent: None,
+            seconds: 0.0,
+        },
+    });
+    assert!(
+        matches!(&refused, Err(Refusal::InvalidOutcome { problem, .. }) if problem.contains("writer of rubrics has fingerprint")),
+        "{refused:?}"
+    );
 }
 
 #[test]

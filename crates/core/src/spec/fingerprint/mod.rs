@@ -14,7 +14,7 @@ use crate::ids::Digest;
 pub use with_paths::with_paths;
 
 /// Sections and keys that are no part of the fingerprint, each with the reason. Every other key is part of it, but for paths:
-/// what they name is compared by its contents. Members of an ensemble and a held-out judge follow `[judge]`.
+/// what they name is compared by its contents. Members of an ensemble, a held-out judge and a writer follow `[judge]`.
 ///
 /// A new key is part of the fingerprint unless it is listed here. So that runs of before keep theirs, it must not be
 /// serialised while it says nothing (`Option` with `skip_serializing_if`).
@@ -62,7 +62,10 @@ const NOT_PART: &[(&str, &str)] = &[
     ),
     ("judge.prompt_price", "what verdicts cost does not change them"),
     ("judge.completion_price", "what verdicts cost does not change them"),
-    ("judge.cache", "a verdict that is kept is the one that was given"),
+    (
+        "judge.cache",
+        "a verdict or a rubric that is kept is the one that was given",
+    ),
 ];
 
 pub(super) fn of(spec: &RunSpec) -> Digest {
@@ -146,13 +149,14 @@ fn remove_key(section: &mut Value, key: &str) {
     inner_judges(section).for_each(|judge| remove_key(judge, key));
 }
 
-/// The tables within a judge's that have the same keys: of an ensemble's members, and of the held-out judge.
+/// The tables within a judge's that have the same keys: of an ensemble's members, of the held-out judge, of the writer and of its
+/// embedding.
 fn inner_judges(judge: &mut Value) -> impl Iterator<Item = &mut Value> {
     let mut inner = Vec::new();
     for (key, value) in judge.as_object_mut().into_iter().flatten() {
         match (key.as_str(), value) {
             ("members", Value::Array(members)) => inner.extend(members),
-            ("held_out", held_out) => inner.push(held_out),
+            ("held_out" | "writer" | "embedding", one) => inner.push(one),
             _ => {}
         }
     }

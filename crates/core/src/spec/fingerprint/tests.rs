@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::super::tests::{full, quickstart};
 use super::super::{
-    GradientExchange, HeldOutJudgeSpec, InProcessSpec, JudgeBackEnd, ReasonsSpec, RunSpec, WriterSpec, judge, keys,
+    EmbeddingServerSpec, GradientExchange, HeldOutJudgeSpec, InProcessSpec, JudgeBackEnd, ReasonsSpec, RunSpec,
+    WriterSpec, judge, keys,
 };
 use super::*;
 
@@ -77,6 +78,10 @@ const PART: &[&str] = &[
     "judge.writer",
     "judge.writer.criteria",
     "judge.writer.nearest",
+    "judge.writer.embedding",
+    "judge.writer.embedding.family",
+    "judge.writer.embedding.endpoint",
+    "judge.writer.embedding.model",
     "judge.writer.max_tokens",
     "judge.writer.combine",
     "judge.held_out",
@@ -96,11 +101,15 @@ fn every_key() -> Vec<String> {
     let sections = RunSpec::keys().map(|(section, key)| format!("{section}.{key}"));
     let reasons = keys::of(|probe| <ReasonsSpec as serde::Deserialize>::deserialize(probe));
     let reasons = reasons.into_iter().map(|key| format!("judge.reasons.{key}"));
-    let writer = keys::of(|probe| <WriterSpec as serde::Deserialize>::deserialize(probe));
-    let writer = writer.into_iter().map(|key| format!("judge.writer.{key}"));
+    let writer = judge::writer_keys()
+        .into_iter()
+        .map(|key| format!("judge.writer.{key}"));
+    let embedding = judge::embedding_keys().into_iter();
+    let embedding = embedding.map(|key| format!("judge.writer.embedding.{key}"));
     sections
         .chain(reasons)
         .chain(writer)
+        .chain(embedding)
         .chain(["judge.held_out.share".to_owned()])
         .collect()
 }
@@ -108,7 +117,14 @@ fn every_key() -> Vec<String> {
 /// Why a key is no part, where a list says so.
 fn reason(key: &str) -> Option<&'static str> {
     let section = key.split('.').next().unwrap();
-    let listed = NOT_PART.iter().find(|(listed, _)| *listed == key || *listed == section);
+    // An embedding's keys count as those of the judge.
+    let of_judge = key
+        .strip_prefix("judge.writer.embedding.")
+        .map(|own| format!("judge.{own}"));
+    let of_judge = of_judge.as_deref().unwrap_or(key);
+    let listed = NOT_PART
+        .iter()
+        .find(|(listed, _)| *listed == of_judge || *listed == section);
     let is_path = paths::PATHS.contains(&key);
     listed
         .map(|(_, reason)| *reason)
@@ -145,6 +161,7 @@ fn a_changed_value_changes_the_fingerprint_exactly_where_the_key_is_part_of_it()
     let mut base = serde_json::json!(full());
     base["judge"]["reasons"] = serde_json::json!(ReasonsSpec::default());
     base["judge"]["writer"] = serde_json::json!(WriterSpec::default());
+    base["judge"]["writer"]["embedding"] = serde_json::json!(EmbeddingServerSpec::default());
     base["judge"]["held_out"] = serde_json::json!(HeldOutJudgeSpec::default());
     for key in every_key().iter().filter(|key| !paths::PATHS.contains(&key.as_str())) {
         let mut changed = base.clone();
@@ -165,15 +182,17 @@ fn a_changed_value_changes_the_fingerprint_exactly_where_the_key_is_part_of_it()
                 "a member's {own}"
             );
         }
-        // And so do those of the held-out judge.
-        if let Some(own) = key.strip_prefix("judge.").filter(|own| !own.contains('.')) {
-            let mut changed = base.clone();
-            changed["judge"]["held_out"][own] = "changed".into();
-            assert_eq!(
-                of_json(changed) != of_json(base.clone()),
-                PART.contains(&key.as_str()),
-                "the held-out judge's {own}"
-            );
+        // And so do those of the held-out judge, and of a writer with a model of its own.
+        for inner in ["held_out", "writer"] {
+            if let Some(own) = key.strip_prefix("judge.").filter(|own| !own.contains('.')) {
+                let mut changed = base.clone();
+                changed["judge"][inner][own] = "changed".into();
+                assert_eq!(
+                    of_json(changed) != of_json(base.clone()),
+                    PART.contains(&key.as_str()),
+                    "{own} of {inner}"
+                );
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ mod asking;
 mod back_end;
 mod clip;
 mod connection;
+mod embedding;
 mod ensemble;
 mod evaluator;
 mod held_out;
@@ -37,6 +38,7 @@ pub use asking::{AdaptiveOrders, OrdersRule};
 pub use back_end::{HostedModel, JudgeBackEnd};
 pub use clip::{ClipFamily, ClipSpec};
 pub use connection::Connection;
+pub use embedding::{EmbeddingServerSpec, EmbeddingSpec, TextEncoderFamily, TextEncoderSpec};
 pub use ensemble::{EnsembleFamily, EnsembleSpec, MemberSpec};
 pub use evaluator::{EvaluatorFamily, EvaluatorSpec};
 pub use held_out::HeldOutJudgeSpec;
@@ -46,7 +48,7 @@ pub use scorer::{ScorerFamily, ScorerSpec};
 pub use server::{ServerFamily, ServerSpec};
 use table::Leftovers;
 #[cfg(test)]
-pub(super) use table::defaults;
+pub(super) use table::{defaults, embedding_keys, writer_keys};
 pub use writer::{Combine, WriterSpec};
 
 /// `[judge]`: judge, template and rubric.
@@ -103,11 +105,22 @@ pub struct JudgeSpec {
     pub back_end: JudgeBackEnd,
 }
 
-/// A judge, or a member of one, and where the configuration says so.
+/// What a run has a judge, or the model of one, for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duty {
+    /// What it prefers is rewarded.
+    Judge,
+    /// It watches that one.
+    HeldOutJudge,
+    /// It writes the rubrics of single prompts, and gives no verdict.
+    RubricWriter,
+}
+
+/// A judge, a member of one, or what writes for one, and where the configuration says so.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedJudge<'a, Spec = JudgeBackEnd> {
-    /// Whether it is the held-out judge, or a member of it.
-    pub is_held_out: bool,
+    /// What it is there for; of a member, what the ensemble is there for.
+    pub duty: Duty,
     /// Its index among an ensemble's members.
     pub member: Option<usize>,
     /// Its keys.
@@ -115,9 +128,13 @@ pub struct NamedJudge<'a, Spec = JudgeBackEnd> {
 }
 
 impl<'a, Spec> NamedJudge<'a, Spec> {
-    /// Its table: `judge`, `judge.members[0]`, `judge.held_out` or `judge.held_out.members[0]`.
+    /// Its table: `judge`, `judge.members[0]`, `judge.held_out`, `judge.held_out.members[0]` or `judge.writer`.
     pub fn at(&self) -> String {
-        let judge = if self.is_held_out { "judge.held_out" } else { "judge" };
+        let judge = match self.duty {
+            Duty::Judge => "judge",
+            Duty::HeldOutJudge => "judge.held_out",
+            Duty::RubricWriter => "judge.writer",
+        };
         match self.member {
             None => judge.to_owned(),
             Some(member) => format!("{judge}.members[{member}]"),
@@ -126,7 +143,7 @@ impl<'a, Spec> NamedJudge<'a, Spec> {
 
     fn with<Other>(&self, spec: &'a Other) -> NamedJudge<'a, Other> {
         NamedJudge {
-            is_held_out: self.is_held_out,
+            duty: self.duty,
             member: self.member,
             spec,
         }
@@ -210,8 +227,9 @@ impl Section for JudgeSpec {
         }
         if let Some(writer) = &self.writer {
             writer.check("judge.writer", problems);
-            problems.require(self.back_end.writer().is_some(), "judge.writer", || {
-                "nobody writes: this judge gives scores alone, and so do all its members".into()
+            problems.require(self.rubric_writer().is_some(), "judge.writer", || {
+                "nobody writes: this judge gives scores alone, and so do all its members; name a model in judge.writer.family"
+                    .into()
             });
         }
         if let Some(held_out) = &self.held_out {
@@ -228,14 +246,18 @@ impl JudgeSpec {
     }
 
     /// Every back end that judge workers open for a run: the judge's with its members', then the held-out judge's with its
-    /// members'.
+    /// members', then that which writes rubrics where it is not the judge's.
     pub fn opened(&self) -> impl Iterator<Item = NamedJudge<'_>> {
-        let held_out = self.held_out.iter().map(|held_out| (true, &held_out.back_end));
-        std::iter::once((false, &self.back_end))
+        let held_out = self.held_out.iter();
+        let held_out = held_out.map(|held_out| (Duty::HeldOutJudge, &held_out.back_end));
+        let writer = self.writer.iter().filter_map(|writer| writer.back_end.as_ref());
+        let writer = writer.map(|back_end| (Duty::RubricWriter, back_end));
+        std::iter::once((Duty::Judge, &self.back_end))
             .chain(held_out)
-            .flat_map(|(is_held_out, back_end)| {
+            .chain(writer)
+            .flat_map(|(duty, back_end)| {
                 let whole = NamedJudge {
-                    is_held_out,
+                    duty,
                     member: None,
                     spec: back_end,
                 };
@@ -274,8 +296,10 @@ impl JudgeSpec {
     /// What the models compute on, to change it.
     pub fn devices_mut(&mut self) -> impl Iterator<Item = &mut Device> {
         let held_out = self.held_out.iter_mut().map(|held_out| &mut held_out.back_end);
+        let writer = self.writer.iter_mut().filter_map(|writer| writer.back_end.as_mut());
         std::iter::once(&mut self.back_end)
             .chain(held_out)
+            .chain(writer)
             .flat_map(JudgeBackEnd::devices_mut)
     }
 
@@ -303,16 +327,36 @@ impl JudgeSpec {
         })
     }
 
-    /// How all servers among these are reached, each with its table.
+    /// How all servers among these are reached, and that of the writer's embedding, each with its table.
     pub fn connections(&self) -> impl Iterator<Item = (String, Connection<'_>)> {
+        let embedding = self.embedding().and_then(EmbeddingSpec::connection);
         self.opened()
             .filter_map(|judge| Some((judge.at(), judge.spec.connection()?)))
+            .chain(embedding.map(|connection| ("judge.writer.embedding".to_owned(), connection)))
+    }
+
+    /// What writes the rubrics of single prompts: what `[judge.writer]` names or, without that, what writes for the judge. `None` where
+    /// there are scores alone.
+    pub fn rubric_writer(&self) -> Option<&JudgeBackEnd> {
+        let own = self.writer.as_ref().and_then(|writer| writer.back_end.as_ref());
+        own.or_else(|| self.back_end.writer())
+    }
+
+    /// What finds the labelled pairs that are near a prompt; `None` where spelling does, or nothing is looked for.
+    pub fn embedding(&self) -> Option<&EmbeddingSpec> {
+        self.writer.as_ref()?.embedding.as_ref()
     }
 
     /// Whether verdicts are kept in the coordinator's store and not asked for twice.
     pub fn caches(&self) -> bool {
         let asks_a_server = || self.back_ends().any(|back_end| back_end.connection().is_some());
         self.cache.unwrap_or_else(asks_a_server)
+    }
+
+    /// Whether the rubrics that were written for single prompts are kept there for every run. The same prompts come in one run after
+    /// another, and pictures seldom do: they are kept whoever writes, unless nothing is to be.
+    pub fn keeps_rubrics(&self) -> bool {
+        self.cache.unwrap_or(true)
     }
 }
 

@@ -3,12 +3,17 @@
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
+use super::back_end::BackEnd as _;
 use super::{ClipSpec, EnsembleSpec, EvaluatorSpec, InProcessSpec, ScorerSpec, ServerSpec};
 use crate::spec::schema;
 
+/// That `family` is one of these.
+fn is(families: &[&str]) -> Value {
+    json!({ "required": ["family"], "properties": { "family": { "enum": families } } })
+}
+
 /// The keys that a judge needs by its family.
 fn needed_keys() -> Value {
-    let is = |families: &[&str]| json!({ "required": ["family"], "properties": { "family": { "enum": families } } });
     json!([
         { "if": is(&["openai"]), "then": { "required": ["endpoint", "model"] } },
         { "if": is(&["scorer"]), "then": { "required": ["endpoint"] } },
@@ -32,6 +37,25 @@ pub(super) fn of_a_member(schema: &mut Schema) {
     add::<ServerSpec>(schema);
     add::<InProcessSpec>(schema);
     schema.insert("allOf".into(), needed_keys());
+}
+
+/// Adds the keys of the kinds that write. Without a `family` there are none of them.
+pub(super) fn of_a_writer(schema: &mut Schema) {
+    schema.insert("required".into(), json!(["template"]));
+    add::<ServerSpec>(schema);
+    add::<InProcessSpec>(schema);
+    if let Some(family) = schema.ensure_object()["properties"]["family"].as_object_mut() {
+        family.remove("default");
+        let said = "What writes, with the keys of its kind; the judge's own model without it.";
+        family.insert("description".into(), said.into());
+    }
+    schema.insert(
+        "allOf".into(),
+        json!([
+            { "if": is(ServerSpec::FAMILIES), "then": { "required": ["endpoint", "model"] } },
+            { "if": is(InProcessSpec::FAMILIES), "then": { "required": ["path"] } },
+        ]),
+    );
 }
 
 /// Adds the keys of a kind. Its families join those of the others; what was added last has the default.

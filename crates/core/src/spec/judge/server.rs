@@ -73,11 +73,7 @@ impl BackEnd for ServerSpec {
 
     fn check(&self, at: &str, problems: &mut Problems) {
         let key = |name: &str| format!("{at}.{name}");
-        self.connection().check(at, problems);
-        problems.require(!self.model.is_empty(), &key("model"), || {
-            "must be set: the name under which the server knows the model".into()
-        });
-        problems.length(&self.model, bounds::NAME, &key("model"));
+        self.check_reached(at, problems);
         for (name, price) in [
             ("prompt_price", self.prompt_price),
             ("completion_price", self.completion_price),
@@ -88,6 +84,16 @@ impl BackEnd for ServerSpec {
 }
 
 impl ServerSpec {
+    /// Adds what is wrong with how the server and its model are found.
+    pub(super) fn check_reached(&self, at: &str, problems: &mut Problems) {
+        let model = format!("{at}.model");
+        self.connection().check(at, problems);
+        problems.require(!self.model.is_empty(), &model, || {
+            "must be set: the name under which the server knows the model".into()
+        });
+        problems.length(&self.model, bounds::NAME, &model);
+    }
+
     /// How the server is reached.
     pub fn connection(&self) -> Connection<'_> {
         Connection {

@@ -3,8 +3,11 @@
 use serde::{Deserialize as _, Deserializer};
 use toml::{Table, Value};
 
-use super::back_end::{KINDS, Kind};
-use super::{HeldOutJudgeSpec, JudgeBackEnd, JudgeSpec, MemberSpec};
+use super::back_end::{BackEnd as _, KINDS, Kind};
+use super::{
+    EmbeddingServerSpec, EmbeddingSpec, HeldOutJudgeSpec, JudgeBackEnd, JudgeSpec, MemberSpec, ServerSpec,
+    TextEncoderSpec, WriterSpec,
+};
 use crate::spec::problems::Problems;
 use crate::spec::{keys as names, section};
 
@@ -46,17 +49,8 @@ pub(in crate::spec) fn defaults() -> Table {
 /// Reads `[judge]`.
 pub(super) fn judge(mut table: Table, at: &str, problems: &mut Problems, leftovers: Leftovers) -> JudgeSpec {
     section::refuse_unknown(&mut table, at, &keys(), problems);
-    let held_out = table.remove("held_out").and_then(|value| match value {
-        Value::Table(table) => Some(held_out(table, &format!("{at}.held_out"), problems, leftovers)),
-        other => {
-            problems.add(
-                format!("{at}.held_out"),
-                format!("must be a table, not {}", other.type_str()),
-                None,
-            );
-            None
-        }
-    });
+    let held_out = inner(&mut table, at, "held_out", problems, leftovers, held_out);
+    let writer = inner(&mut table, at, "writer", problems, leftovers, writer);
     let Split { common, rest, back_end } = split(table, at, &judge_keys(), problems, leftovers);
     if leftovers == Leftovers::Refused {
         for (key, _) in meaningful(&rest) {
@@ -71,6 +65,7 @@ pub(super) fn judge(mut table: Table, at: &str, problems: &mut Problems, leftove
     JudgeSpec {
         back_end,
         held_out: held_out.map(Box::new),
+        writer,
         ..section::read(common, at, problems, |value| JudgeSpec::deserialize(value))
     }
 }
@@ -106,6 +101,107 @@ pub(super) fn held_out(table: Table, at: &str, problems: &mut Problems, leftover
     HeldOutJudgeSpec {
         back_end,
         ..section::read(common, at, problems, |value| HeldOutJudgeSpec::deserialize(value))
+    }
+}
+
+/// Reads `[judge.writer]`. Without a `family` it names no model of its own.
+pub(super) fn writer(mut table: Table, at: &str, problems: &mut Problems, leftovers: Leftovers) -> WriterSpec {
+    let own = writer_keys();
+    let mut known = keys();
+    known.extend(&own);
+    section::refuse_unknown(&mut table, at, &known, problems);
+    let embedding = inner(&mut table, at, "embedding", problems, leftovers, embedding);
+    let (common, rest, back_end) = if table.contains_key("family") {
+        let Split { common, rest, back_end } = split(table, at, &own, problems, leftovers);
+        (common, rest, Some(back_end))
+    } else {
+        let (common, rest) = table.into_iter().partition(|(key, _)| own.contains(&key.as_str()));
+        (common, rest, None)
+    };
+    if leftovers == Leftovers::Refused {
+        let of_judges = judge_keys();
+        let of_members = member_keys();
+        for (key, _) in meaningful(&rest) {
+            let reason = if of_judges.contains(&key) {
+                format!("belongs to the judge: set judge.{key}")
+            } else if of_members.contains(&key) {
+                "only a member of an ensemble has it: remove it".into()
+            } else if back_end.is_none() {
+                format!("the judge's own model writes: set {at}.family too for another one, or remove it")
+            } else {
+                foreign(key)
+            };
+            problems.add(format!("{at}.{key}"), reason, None);
+        }
+    }
+    WriterSpec {
+        back_end,
+        embedding,
+        ..section::read(common, at, problems, |value| WriterSpec::deserialize(value))
+    }
+}
+
+/// The family of an embedding that is a folder's text encoder; the one without `family`.
+const CLIP_TEXT: &str = "clip_text";
+
+/// Reads `[judge.writer.embedding]`.
+pub(super) fn embedding(
+    mut table: Table,
+    at: &str,
+    problems: &mut Problems,
+    mut leftovers: Leftovers,
+) -> EmbeddingSpec {
+    section::refuse_unknown(&mut table, at, &embedding_keys(), problems);
+    let family = table.get("family").and_then(Value::as_str);
+    let is_server = family.is_some_and(|family| ServerSpec::FAMILIES.contains(&family));
+    if let Some(family) = table.get("family")
+        && !is_server
+        && family.as_str() != Some(CLIP_TEXT)
+    {
+        let reason = format!("must be one of `{CLIP_TEXT}`, `openai`, not {family}");
+        problems.add(format!("{at}.family"), reason, None);
+        // Which keys it has is not known either.
+        table.remove("family");
+        leftovers = Leftovers::Dropped;
+    }
+    let own = match is_server {
+        true => embedding_server_keys(),
+        false => text_encoder_keys(),
+    };
+    let (common, rest): (Table, Table) = table.into_iter().partition(|(key, _)| own.contains(&key.as_str()));
+    if leftovers == Leftovers::Refused {
+        for (key, _) in meaningful(&rest) {
+            let family = if is_server { CLIP_TEXT } else { "openai" };
+            let reason = format!("only an embedding of family \"{family}\" has it: remove it, or choose that family");
+            problems.add(format!("{at}.{key}"), reason, None);
+        }
+    }
+    match is_server {
+        true => EmbeddingSpec::Server(section::read(common, at, problems, |value| {
+            EmbeddingServerSpec::deserialize(value)
+        })),
+        false => EmbeddingSpec::TextEncoder(section::read(common, at, problems, |value| {
+            TextEncoderSpec::deserialize(value)
+        })),
+    }
+}
+
+/// Takes the table of this name out of another one, and reads it.
+fn inner<T>(
+    table: &mut Table,
+    at: &str,
+    key: &str,
+    problems: &mut Problems,
+    leftovers: Leftovers,
+    read: impl FnOnce(Table, &str, &mut Problems, Leftovers) -> T,
+) -> Option<T> {
+    let at = format!("{at}.{key}");
+    match table.remove(key)? {
+        Value::Table(table) => Some(read(table, &at, problems, leftovers)),
+        other => {
+            problems.add(at, format!("must be a table, not {}", other.type_str()), None);
+            None
+        }
     }
 }
 
@@ -240,6 +336,25 @@ fn judge_keys() -> Vec<&'static str> {
 
 pub(in crate::spec) fn held_out_keys() -> Vec<&'static str> {
     names::of(|probe| HeldOutJudgeSpec::deserialize(probe))
+}
+
+pub(in crate::spec) fn writer_keys() -> Vec<&'static str> {
+    names::of(|probe| WriterSpec::deserialize(probe))
+}
+
+/// Every key of `[judge.writer.embedding]`, in the order of the documentation.
+pub(in crate::spec) fn embedding_keys() -> Vec<&'static str> {
+    let mut keys = text_encoder_keys();
+    keys.extend(embedding_server_keys().into_iter().filter(|key| *key != "family"));
+    keys
+}
+
+fn text_encoder_keys() -> Vec<&'static str> {
+    names::of(|probe| TextEncoderSpec::deserialize(probe))
+}
+
+fn embedding_server_keys() -> Vec<&'static str> {
+    names::of(|probe| EmbeddingServerSpec::deserialize(probe))
 }
 
 fn member_keys() -> Vec<&'static str> {

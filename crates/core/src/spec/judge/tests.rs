@@ -192,6 +192,130 @@ fn a_held_out_judge_is_a_judge_with_a_share_and_without_what_only_the_first_has(
 }
 
 #[test]
+fn a_writer_may_name_a_model_of_its_own_and_an_embedding() {
+    let writer = "[judge.writer]\ntemplate = \"t\"\n";
+    let hosted = format!("{writer}family = \"auto\"\npath = \"m\"\ndevice = \"cuda:1\"\ndtype = \"f32\"\n");
+    let server = format!("{writer}{}", SERVER.replace("path = \"\"\n", ""));
+    let scores = "[judge]\nfamily = \"evaluator\"\npath = \"\"\n";
+    let folder = "nearest = 1\nembedding = { path = \"flux\" }";
+    for sound in [
+        writer.to_owned(),
+        hosted.clone(),
+        format!("{server}api_key_env = \"GAVEL_JUDGE_KEY\"\nprompt_price = 2.0"),
+        format!("{scores}{hosted}"),
+        format!("{writer}{folder}"),
+        format!(
+            "{server}nearest = 1\nembedding = {{ family = \"openai\", endpoint = \"http://h\", model = \"e\", attempts = 2 }}"
+        ),
+    ] {
+        assert_eq!(problems(&sound), [""; 0], "{sound}");
+    }
+    for (overlay, key) in [
+        (format!("{writer}path = \"m\""), "judge.writer.path"),
+        (format!("{writer}endpoint = \"http://h\""), "judge.writer.endpoint"),
+        (format!("{writer}family = \"auto\""), "judge.writer.path"),
+        (
+            format!("{writer}family = \"openai\"\nendpoint = \"http://h\""),
+            "judge.writer.model",
+        ),
+        (format!("{server}timeout = \"0s\""), "judge.writer.timeout"),
+        (
+            format!("{writer}family = \"qwen4_vl\"\npath = \"m\""),
+            "judge.writer.family",
+        ),
+        (format!("{writer}family = \"evaluator\""), "judge.writer.family"),
+        (
+            format!("{writer}family = \"clip\"\npath = \"m\""),
+            "judge.writer.family",
+        ),
+        (
+            format!("{writer}family = \"scorer\"\nendpoint = \"http://h\""),
+            "judge.writer.family",
+        ),
+        (
+            format!("{writer}family = \"ensemble\"\nmembers = [{{ path = \"a\" }}, {{ path = \"b\" }}]"),
+            "judge.writer.family",
+        ),
+        (format!("{scores}{writer}"), "judge.writer"),
+        (format!("{hosted}rubric = \"r\""), "judge.writer.rubric"),
+        (format!("{hosted}margin = 0.2"), "judge.writer.margin"),
+        (format!("{hosted}weight = 2.0"), "judge.writer.weight"),
+        (format!("{hosted}model = \"vlm\""), "judge.writer.model"),
+        (format!("{hosted}criterions = 3"), "judge.writer.criterions"),
+        (format!("{writer}embedding = 3"), "judge.writer.embedding"),
+        (
+            format!("{writer}embedding = {{ path = \"flux\" }}"),
+            "judge.writer.embedding",
+        ),
+        (
+            format!("{writer}{folder}").replace("flux", ""),
+            "judge.writer.embedding.path",
+        ),
+        (
+            format!("{writer}{folder}").replace("path", "family = \"clip\", path"),
+            "judge.writer.embedding.family",
+        ),
+        (
+            format!("{writer}{folder}").replace("path", "model = \"e\", path"),
+            "judge.writer.embedding.model",
+        ),
+        (
+            format!("{writer}{folder}").replace("path", "folder"),
+            "judge.writer.embedding.folder",
+        ),
+        (
+            format!("{writer}nearest = 1\nembedding = {{ family = \"openai\", endpoint = \"http://h\" }}"),
+            "judge.writer.embedding.model",
+        ),
+    ] {
+        let found = problems(&overlay);
+        let of_folder = |found: &str| found.starts_with("judge.writer.embedding.path: must be set");
+        let found: Vec<&String> = match key.ends_with("folder") {
+            true => found.iter().filter(|found| !of_folder(found)).collect(),
+            false => found.iter().collect(),
+        };
+        assert_eq!(found.len(), 1, "{overlay}: {found:?}");
+        assert!(found[0].starts_with(&format!("{key}: ")), "{overlay}: {found:?}");
+    }
+    assert_eq!(
+        problems(&format!("{writer}path = \"m\"")),
+        ["judge.writer.path: the judge's own model writes: set judge.writer.family too for another one, or remove it"]
+    );
+    assert!(problems("[judge]\nwriter = 3")[0].starts_with("judge.writer: must be a table"));
+}
+
+#[test]
+fn a_writer_in_json_is_one_table_comes_back_and_is_as_it_was_where_it_names_no_model() {
+    let before = serde_json::to_value(WriterSpec::default()).unwrap();
+    let keys: Vec<&String> = before.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["template", "criteria", "nearest", "max_tokens", "combine"]);
+    let spec = full().judge;
+    let text = serde_json::to_value(&spec).unwrap();
+    assert_eq!(text["writer"]["family"], "auto");
+    assert_eq!(text["writer"]["embedding"]["family"], "clip_text");
+    let back: JudgeSpec = serde_json::from_value(text).unwrap();
+    assert_eq!(back, spec);
+    let duties: Vec<(String, Duty)> = back.opened().map(|judge| (judge.at(), judge.duty)).collect();
+    assert_eq!(duties.last().unwrap(), &("judge.writer".to_owned(), Duty::RubricWriter));
+    assert_eq!(back.rubric_writer(), back.writer.as_ref().unwrap().back_end.as_ref());
+}
+
+#[test]
+fn rubrics_are_kept_for_every_run_unless_nothing_is() {
+    let keeps = |cache| {
+        let spec = JudgeSpec {
+            cache,
+            ..JudgeSpec::default()
+        };
+        (spec.caches(), spec.keeps_rubrics())
+    };
+    assert_eq!(
+        [keeps(None), keeps(Some(true)), keeps(Some(false))],
+        [(false, true), (true, true), (false, false)]
+    );
+}
+
+#[test]
 fn a_judge_in_json_is_one_table_and_comes_back() {
     let spec = full().judge;
     let text = serde_json::to_value(&spec).unwrap();

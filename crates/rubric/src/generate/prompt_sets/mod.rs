@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use gavel_core::bounds;
 use gavel_core::ids::{Digest, PromptIndex};
 use gavel_core::work::{Side, Task, Verdict};
+use serde_json::json;
 
 pub use template::WriteTemplate;
 
@@ -19,14 +20,12 @@ use crate::{Chat, Journal, Judge, RubricSet, Theme, threads};
 use nearest::Nearest;
 pub use nearest::Neighbours;
 
-/// Who writes, verifies and embeds, and how.
+/// Who writes and verifies, and how.
 pub struct PromptSetWriter<'a> {
     /// Writes the sets.
     pub chat: &'a dyn Chat,
     /// Verifies them on the labelled pairs of their own prompts.
     pub judge: &'a dyn Judge,
-    /// Finds the examples that are near a prompt.
-    pub embed: &'a dyn Embed,
     /// The words that the writer is asked with.
     pub template: &'a WriteTemplate,
     /// Keeps answers and verdicts; without one a killed writing begins anew.
@@ -56,6 +55,24 @@ pub struct WriteSettings {
     pub seed: u32,
     /// How a set and the general one come together when it is verified.
     pub combine: Combine,
+}
+
+/// Labelled pairs, and what finds those that are near a prompt.
+#[derive(Clone, Copy)]
+pub struct Examples<'a> {
+    /// The pairs.
+    pub labelled: &'a LabelledSet,
+    /// Says how near their prompts are.
+    pub embed: &'a dyn Embed,
+}
+
+/// Labelled pairs as they concern one prompt.
+#[derive(Debug, Clone, Copy)]
+pub struct Evidence<'a> {
+    /// Those of other prompts that the writer is shown, the nearest last: it stands right before what is asked.
+    pub shown: &'a [RankedPair<'a>],
+    /// Those of the prompt itself, which verify its set.
+    pub own: &'a [RankedPair<'a>],
 }
 
 /// A prompt that is to have a set.
@@ -120,19 +137,26 @@ impl PromptSetWriter<'_> {
     pub fn write(
         &self,
         prompts: &[WantedSet<'_>],
-        examples: Option<&LabelledSet>,
+        examples: Option<Examples<'_>>,
         general: &RubricSet,
     ) -> Result<WrittenSets, GenerateError> {
         let recorded = Recorded::new(self.journal);
-        let pairs = examples.map(LabelledSet::pairs).unwrap_or_default();
-        let embed = recorded.embedding(self.embed);
-        let nearest = match self.settings.nearest {
-            0 => None,
-            count => Some(Nearest::new(&pairs, prompts, count, &embed)?),
+        let pairs = examples.map(|examples| examples.labelled.pairs()).unwrap_or_default();
+        let nearest = match examples.filter(|_| self.settings.nearest > 0) {
+            None => None,
+            Some(Examples { embed, .. }) => {
+                let embed = recorded.embedding(embed);
+                Some(Nearest::new(&pairs, prompts, self.settings.nearest, &embed)?)
+            }
         };
         let sets = threads::map(self.threads, prompts, |index, wanted| {
             let shown = nearest.as_ref().map(|nearest| nearest.to(index)).unwrap_or_default();
-            let written = self.write_one(&recorded, wanted, &shown, &pairs, general)?;
+            let own: Vec<RankedPair<'_>> = pairs.iter().copied().filter(|pair| wanted.is_of(pair)).collect();
+            let evidence = Evidence {
+                shown: &shown,
+                own: &own,
+            };
+            let written = self.write_by(&recorded, wanted, evidence, general)?;
             (self.progress)(&written);
             Ok::<_, GenerateError>(written)
         })?;
@@ -143,12 +167,65 @@ impl PromptSetWriter<'_> {
         })
     }
 
-    fn write_one(
+    /// Writes the set of one prompt from labelled pairs that were chosen for it.
+    ///
+    /// # Errors
+    /// As [`PromptSetWriter::write`].
+    pub fn write_one(
+        &self,
+        wanted: &WantedSet<'_>,
+        evidence: Evidence<'_>,
+        general: &RubricSet,
+    ) -> Result<WrittenSet, GenerateError> {
+        self.write_by(&Recorded::new(self.journal), wanted, evidence, general)
+    }
+
+    /// Fingerprint of all that the set of a prompt depends on: what writes and what it is asked, of which template and examples are a part, the
+    /// pairs that verify it and the judge that judges them, the general set, and the rule by which both come together.
+    ///
+    /// # Errors
+    /// [`GenerateError::Template`].
+    pub fn key(
+        &self,
+        wanted: &WantedSet<'_>,
+        evidence: Evidence<'_>,
+        general: &RubricSet,
+    ) -> Result<Digest, GenerateError> {
+        let settings = &self.settings;
+        let (messages, pictures) = self.template.render(wanted, evidence.shown, settings.criteria)?;
+        let verified = evidence.own.iter().map(|pair| {
+            let pictures = pair.pictures.map(|picture| picture.digest);
+            let source = pair.example.source.as_ref().map(|source| source.digest);
+            json!([pair.example.prompt, source, pictures, pair.preferred])
+        });
+        let judges = match evidence.own {
+            [] => Vec::new(),
+            _ => vec![self.judge.identity(), self.judge.identity_under(general)],
+        };
+        let parts = json!({
+            "form": KEY_FORM,
+            "prompt": wanted.task(),
+            "chat": self.chat.identity(),
+            "messages": messages,
+            "pictures": pictures.iter().map(|picture| picture.digest).collect::<Vec<_>>(),
+            "criteria": settings.criteria,
+            "max_tokens": settings.max_tokens,
+            "attempts": settings.attempts,
+            "temperature": settings.temperature,
+            "seed": settings.seed,
+            "general": general.digest(),
+            "combine": settings.combine,
+            "verified_on": verified.collect::<Vec<_>>(),
+            "judges": judges,
+        });
+        Ok(Digest::of(parts.to_string().as_bytes()))
+    }
+
+    fn write_by(
         &self,
         recorded: &Recorded<'_>,
         wanted: &WantedSet<'_>,
-        shown: &[RankedPair<'_>],
-        pairs: &[RankedPair<'_>],
+        Evidence { shown, own }: Evidence<'_>,
         general: &RubricSet,
     ) -> Result<WrittenSet, GenerateError> {
         let done = |outcome, verified| WrittenSet {
@@ -159,15 +236,14 @@ impl PromptSetWriter<'_> {
         let Some(themes) = self.ask(recorded, wanted, shown)? else {
             return Ok(done(WriteOutcome::Unreadable, None));
         };
-        let own: Vec<RankedPair<'_>> = pairs.iter().copied().filter(|pair| wanted.is_of(pair)).collect();
         let verified = match own.is_empty() {
             true => None,
             false => {
                 let set = combine(self.settings.combine, themes.clone(), general);
                 Some(Verified {
                     pairs: own.len(),
-                    by_own: self.right(recorded, &set, &own)?,
-                    by_general: self.right(recorded, general, &own)?,
+                    by_own: self.right(recorded, &set, own)?,
+                    by_general: self.right(recorded, general, own)?,
                 })
             }
         };
@@ -253,6 +329,9 @@ impl PromptSetWriter<'_> {
             .count())
     }
 }
+
+/// Raised whenever the same question and answers come to another set, so that none that was kept before is taken for it.
+const KEY_FORM: u32 = 1;
 
 /// Most themes of an edit's set: what was asked is done, the rest is as it was, and the two fit together.
 const EDIT_THEMES: usize = 3;

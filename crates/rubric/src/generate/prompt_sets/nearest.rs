@@ -12,6 +12,9 @@ use super::WantedSet;
 /// Prompts with their vectors, among which the nearest to another one are looked for.
 #[derive(Debug, Clone, Default)]
 pub struct Neighbours {
+    /// Of each prompt its vector's index.
+    places: Vec<usize>,
+    /// One for each that is another text than the others.
     vectors: Vec<Vec<f64>>,
 }
 
@@ -21,15 +24,21 @@ impl Neighbours {
     /// # Errors
     /// The embedding does not answer.
     pub fn new(prompts: &[&str], embed: &dyn Embed) -> Result<Self, AskError> {
+        let mut texts = prompts.to_vec();
+        texts.sort_unstable();
+        texts.dedup();
+        let places = prompts.iter().map(|prompt| texts.partition_point(|text| text < prompt));
         Ok(Self {
-            vectors: embed.embed(prompts)?,
+            places: places.collect(),
+            vectors: embed.embed(&texts)?,
         })
     }
 
     /// The indexes of those that `admits` lets in, the nearest to this vector first; of two that are equally near the earlier.
     pub fn nearest(&self, vector: &[f64], admits: impl Fn(usize) -> bool) -> Vec<usize> {
-        let admitted = self.vectors.iter().enumerate().filter(|(index, _)| admits(*index));
-        let mut near: Vec<(f64, usize)> = admitted.map(|(index, other)| (cosine(vector, other), index)).collect();
+        let near: Vec<f64> = self.vectors.iter().map(|other| cosine(vector, other)).collect();
+        let admitted = self.places.iter().enumerate().filter(|(index, _)| admits(*index));
+        let mut near: Vec<(f64, usize)> = admitted.map(|(index, place)| (near[*place], index)).collect();
         near.sort_by(|(one, _), (other, _)| other.partial_cmp(one).unwrap_or(Ordering::Equal));
         near.into_iter().map(|(_, index)| index).collect()
     }

@@ -126,7 +126,6 @@ fn write(
     let writer = PromptSetWriter {
         chat: &scribe,
         judge: &judge,
-        embed: &HashedNgrams,
         template: &WriteTemplate::built_in(Language::English).unwrap(),
         journal,
         threads,
@@ -143,9 +142,16 @@ fn write(
     };
     let general = RubricSet::from_text("Prefer the first.").unwrap();
     Written {
-        sets: writer.write(prompts, examples, &general).unwrap().sets,
+        sets: writer.write(prompts, examples.map(by_spelling), &general).unwrap().sets,
         asked: scribe.asked.into_inner().unwrap(),
         judged: judge.0.into_inner(),
+    }
+}
+
+fn by_spelling(labelled: &LabelledSet) -> Examples<'_> {
+    Examples {
+        labelled,
+        embed: &HashedNgrams,
     }
 }
 
@@ -248,4 +254,93 @@ fn an_edits_set_is_for_its_picture_and_has_themes_and_an_answer_without_criteria
     );
     assert_eq!(written.sets[1].outcome, WriteOutcome::Unreadable);
     assert_eq!(written.asked.len(), 3, "an unreadable answer is asked for once more");
+}
+
+#[test]
+fn the_key_of_a_set_holds_all_that_it_depends_on() {
+    let scribe = Scribe {
+        answer: &|_| String::new(),
+        asked: Mutex::default(),
+    };
+    let template = WriteTemplate::built_in(Language::English).unwrap();
+    let other_template = WriteTemplate::built_in(Language::Chinese).unwrap();
+    let judge = Literal::default();
+    let settings = WriteSettings {
+        criteria: 2,
+        nearest: 1,
+        max_tokens: 64,
+        attempts: 2,
+        temperature: 0.0,
+        seed: 0,
+        combine: Combine::Specific,
+    };
+    let near = examples(&["a red ball", "a red cone"], None);
+    let own = examples(&["a red cube", "a red cube"], None);
+    let (near, own) = (near.pairs(), own.pairs());
+    let turned = RankedPair {
+        preferred: Side::Second,
+        ..own[0]
+    };
+    let (first, second) = (
+        RubricSet::from_text("Sharp.").unwrap(),
+        RubricSet::from_text("Bright.").unwrap(),
+    );
+    let cube = picture(9);
+    let edit = WantedSet {
+        prompt: "a red cube",
+        source: Some(&cube),
+    };
+    let key = |template: &WriteTemplate,
+               settings: &WriteSettings,
+               wanted,
+               shown: &[RankedPair<'_>],
+               own: &[RankedPair<'_>],
+               general| {
+        let writer = PromptSetWriter {
+            chat: &scribe,
+            judge: &judge,
+            template,
+            journal: None,
+            threads: 1,
+            settings: settings.clone(),
+            progress: &|_| {},
+        };
+        writer.key(&wanted, Evidence { shown, own }, general).unwrap()
+    };
+    let prompt = wanted("a red cube");
+    let more = |change: fn(&mut WriteSettings)| {
+        let mut settings = settings.clone();
+        change(&mut settings);
+        key(&template, &settings, prompt, &near[..1], &own[..1], &first)
+    };
+    let keys = [
+        more(|_| {}),
+        more(|settings| settings.criteria = 3),
+        more(|settings| settings.max_tokens = 65),
+        more(|settings| settings.attempts = 3),
+        more(|settings| settings.temperature = 0.5),
+        more(|settings| settings.seed = 1),
+        more(|settings| settings.combine = Combine::SpecificThenGeneral),
+        key(&other_template, &settings, prompt, &near[..1], &own[..1], &first),
+        key(
+            &template,
+            &settings,
+            wanted("a blue ball"),
+            &near[..1],
+            &own[..1],
+            &first,
+        ),
+        key(&template, &settings, edit, &near[..1], &own[..1], &first),
+        key(&template, &settings, prompt, &near[1..], &own[..1], &first),
+        key(&template, &settings, prompt, &near, &own[..1], &first),
+        key(&template, &settings, prompt, &[], &own[..1], &first),
+        key(&template, &settings, prompt, &near[..1], &own, &first),
+        key(&template, &settings, prompt, &near[..1], &own[1..], &first),
+        key(&template, &settings, prompt, &near[..1], &[turned], &first),
+        key(&template, &settings, prompt, &near[..1], &[], &first),
+        key(&template, &settings, prompt, &near[..1], &own[..1], &second),
+    ];
+    assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len(), "{keys:#?}");
+    assert_eq!(keys[0], more(|_| {}));
+    assert!(scribe.asked.lock().unwrap().is_empty());
 }
