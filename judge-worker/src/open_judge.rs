@@ -62,6 +62,11 @@ impl OpenJudge {
         })
     }
 
+    /// Whether it is shown all pictures of a prompt at once.
+    pub(crate) fn sees_lists(&self) -> bool {
+        self.judge.sees_lists()
+    }
+
     /// Judges pairs, each by its rubric, which need not be the whole of the prompt's.
     ///
     /// # Errors

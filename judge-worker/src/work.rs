@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use gavel_core::{
     Diagnostic, HeldOutJudgeAssets, RunAssets,
-    ids::{Digest, RunId},
+    ids::{Digest, PromptIndex, RunId},
     spec::{JudgeSpec, ReasonsSpec, RunSpec},
     work::{Assignment, Outcome, Pair, Spent, Task, Unit, VerdictRecord, rules},
 };
@@ -225,6 +225,10 @@ impl Work for JudgeWork {
         ready.open_for(unit, &mut self.models)?;
         let judge = ready.judge_for(unit);
         let rubrics = prompt_rubrics(context, pairs)?;
+        let lists = match judge.sees_lists() {
+            true => lists(pairs, &images),
+            false => BTreeMap::new(),
+        };
         let judged: Vec<JudgedPair<'_>> = pairs
             .iter()
             .zip(&sources)
@@ -236,6 +240,7 @@ impl Work for JudgeWork {
                 second: &images[&pair.second],
                 rubric: pair.rubric.map_or(&judge.rubric, |rubric| &rubrics[&rubric]),
                 orders: pair.orders,
+                list: lists.get(&pair.prompt_index).map_or(&[], Vec::as_slice),
             })
             .collect();
         let mut verdicts = ready.verdicts(unit, context, &judged)?;
@@ -278,6 +283,20 @@ pub(crate) fn unanswered(error: &AskError) -> WorkError {
         AskError::Unavailable { .. } => WorkError::Unavailable(told),
         AskError::Unanswerable { .. } => WorkError::Retry(told),
     }
+}
+
+/// The pictures of each prompt that these pairs compare, each once. A unit has all pairs of its prompts.
+fn lists<'a>(pairs: &[Pair], images: &'a BTreeMap<Digest, RgbImage>) -> BTreeMap<PromptIndex, Vec<&'a RgbImage>> {
+    let mut lists: BTreeMap<PromptIndex, Vec<&RgbImage>> = BTreeMap::new();
+    for pair in pairs {
+        let list = lists.entry(pair.prompt_index).or_default();
+        for picture in [&images[&pair.first], &images[&pair.second]] {
+            if !list.iter().any(|listed| std::ptr::eq(*listed, picture)) {
+                list.push(picture);
+            }
+        }
+    }
+    lists
 }
 
 /// Every picture that the judge is shown of the pairs, once.

@@ -53,6 +53,7 @@ fn verdict(judge: &VlmJudge, caption: &str, first: &RgbImage, second: &RgbImage)
         second,
         rubric: &RUBRIC,
         orders: Orders::Both,
+        list: &[],
     };
     verdicts(judge, &[pair]).swap_remove(0)
 }
@@ -102,6 +103,7 @@ fn pair_of(index: usize, pair: &Labelled) -> JudgedPair<'_> {
         second,
         rubric: &RUBRIC,
         orders: Orders::Both,
+        list: &[],
     }
 }
 
@@ -654,4 +656,68 @@ fn the_picture_that_was_edited_is_fetched_and_put_before_the_judge() {
     // The small judge's template shows no third picture, and says so.
     let error = ask(first);
     assert!(error.to_string().contains("the picture that was edited"), "{error}");
+}
+
+const LIST: &str = r#"
+name = "list"
+labels = ["1", "2", "3"]
+[[messages]]
+role = "user"
+content = [{ each = "Image {{ label }}: " }, { text = " Caption: {{ caption }}\\nWhich image is better?" }]
+"#;
+
+#[test]
+fn a_pair_of_a_list_has_the_same_verdict_in_any_company() {
+    let template = JudgeTemplate::parse(LIST, Path::new("list.toml")).unwrap();
+    let judge = VlmJudge::new("list".into(), Digest([1; 32]), MODEL.clone(), template, 0.0).unwrap();
+    assert!(judge.sees_lists());
+    let labelled = labelled(3);
+    let pictures: Vec<&RgbImage> = labelled.iter().map(|pair| &pair.images[0]).collect();
+    let pair = |first: usize, second: usize, list| JudgedPair {
+        first: pictures[first],
+        second: pictures[second],
+        list,
+        ..pair_of(0, &labelled[0])
+    };
+    let pairs = [pair(0, 1, &pictures[..]), pair(0, 2, &pictures), pair(1, 2, &pictures)];
+    let together = verdicts(&judge, &pairs);
+    for (one, record) in pairs.iter().zip(&together) {
+        assert_eq!(
+            verdicts(&judge, std::slice::from_ref(one)),
+            std::slice::from_ref(record)
+        );
+        assert!(record.order_probabilities.iter().all(|one| (0.0..=1.0).contains(one)));
+    }
+    // The other way round it is the other probability.
+    let turned = verdicts(&judge, &[pair(1, 0, &pictures)]).swap_remove(0);
+    assert!((turned.probability_first - (1.0 - together[0].probability_first)).abs() < 1e-12);
+    // A pair by itself is a list of two, in both orders.
+    let alone = verdicts(&judge, &[pair(0, 1, &[])]).swap_remove(0);
+    assert_ne!(alone.order_probabilities, together[0].order_probabilities);
+    let keys = [pair(0, 1, &[]), pairs[0], pairs[1]].map(|pair| gavel_judge::verdict_key(&judge, &pair));
+    assert!(keys[0] != keys[1] && keys[1] != keys[2]);
+
+    let many: Vec<&RgbImage> = labelled.iter().flat_map(|pair| &pair.images).collect();
+    let first = pair(0, 1, &[]);
+    for (unfit, what) in [
+        (
+            JudgedPair {
+                first: many[0],
+                second: many[1],
+                list: &many,
+                ..first
+            },
+            "has 3 labels, and 6 pictures",
+        ),
+        (
+            JudgedPair {
+                orders: Orders::Straight,
+                ..first
+            },
+            "shows lists, which have no image orders",
+        ),
+    ] {
+        let error = judge.judge(&[unfit]).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
 }

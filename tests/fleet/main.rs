@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod devices;
+mod lists;
 mod prompt_rubrics;
 mod scores;
 mod weighted_rubrics;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use gavel_core::ids::{Digest, PromptIndex};
-use gavel_core::spec::{JudgeSpec, MemberSpec, ReasonsSpec, RunSpec, WriterSpec};
+use gavel_core::spec::{JudgeSpec, MemberSpec, OrdersRule, ReasonsSpec, RunSpec, WriterSpec};
 use gavel_core::work::Task;
 use gavel_core::{Annotation, Annotations, HeldOutJudgeAssets, LabelledPair, ModelFingerprints, RunAssets};
 use gavel_eval::Evaluator;
@@ -178,6 +178,7 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
         models: model_fingerprints(spec),
     };
     checks.note(assets.check(spec))?;
+    checks.note(check_lists(spec))?;
     Some(Files {
         assets,
         pictures,
@@ -232,6 +233,30 @@ fn check_painted_size(spec: &RunSpec) -> Result<()> {
 pub(crate) fn check_judge_templates(judge: &JudgeSpec, edits: bool) -> Result<()> {
     judge_template(&judge.template, edits)?;
     member_templates(judge, edits).map(drop)
+}
+
+/// Says whether templates that show lists have a label for each candidate, and are not to be asked in single image orders.
+fn check_lists(spec: &RunSpec) -> Result<()> {
+    let held_out = spec.judge.held_out.as_ref().map(|held_out| held_out.judge());
+    for judge in [Some(&spec.judge), held_out.as_ref()].into_iter().flatten() {
+        let members = judge.back_end.members().iter().map(|member| &member.template);
+        for file in std::iter::once(&judge.template).chain(members.filter(|file| !file.as_os_str().is_empty())) {
+            let template = JudgeTemplate::load(file)?;
+            let (labels, candidates) = (template.labels.len(), usize::from(spec.sampling.candidates));
+            let problem = match template.shows_list() {
+                true if candidates > labels => {
+                    format!("has {labels} labels, and `sampling.candidates` is {candidates}: each picture needs one")
+                }
+                true if judge.orders != OrdersRule::Both => {
+                    "shows a list, which has no image orders: `judge.orders` must be left out".to_owned()
+                }
+                _ => continue,
+            };
+            return Err(Diagnostic::new(format!("{}: this template {problem}", file.display()))
+                .with_hint("a template that shows images 1 and 2 is asked about each pair (docs/judges.md)"));
+        }
+    }
+    Ok(())
 }
 
 /// The text of a template that shows the source picture exactly where pictures are edited.

@@ -149,6 +149,7 @@ pub(super) fn judge(arguments: &JudgeArguments) -> Result<()> {
         second: &second,
         rubric: rubrics.of(prompt, &source_hashes(&arguments.source)?),
         orders: Orders::Both,
+        list: &[],
     };
     let cache = arguments.cache.as_deref().map(VerdictFile::open).transpose()?;
     let ask = |pairs: &[JudgedPair<'_>]| match &cache {

@@ -14,8 +14,8 @@ pub trait VerdictCache {
     fn keep(&self, verdicts: &[(Digest, VerdictRecord)]);
 }
 
-/// All that a verdict depends on: the judge with its template and margin, the rubric, the prompt, the pictures in order, and the image
-/// orders in which it is asked.
+/// All that a verdict depends on: the judge with its template and margin, the rubric, the prompt, the pictures in order, the image
+/// orders in which it is asked, and the pictures beside which it sees them.
 pub fn verdict_key(judge: &dyn Judge, pair: &JudgedPair<'_>) -> Digest {
     let mut text = format!("{} {}", judge.identity_under(pair.rubric), pair.rubric.digest());
     for image in [pair.first, pair.second].into_iter().chain(pair.sources) {
@@ -24,6 +24,10 @@ pub fn verdict_key(judge: &dyn Judge, pair: &JudgedPair<'_>) -> Digest {
     // Nothing for both orders, as in keys of before there was another choice.
     if !pair.orders.is_both() {
         text += &format!(" {}", pair.orders);
+    }
+    // Nothing for a pair by itself.
+    for listed in pair.list {
+        text += &format!(" listed {}", pixels(listed));
     }
     // The prompt comes last, so that no words of it can pass for something else.
     text += &format!(" {}", Digest::of(pair.prompt.as_bytes()));
@@ -179,6 +183,7 @@ mod tests {
             second,
             rubric: &sharp,
             orders: Orders::Both,
+            list: &[],
         };
         let same = pair("a cat", &[], &dark, &light);
         let judge = counting("one", FIRST);
@@ -231,6 +236,7 @@ mod tests {
                 second: &images[3],
                 rubric: &sharp,
                 orders: Orders::Both,
+                list: &[],
             })
             .collect();
         judge_with(&memory, &judge, &pairs[1..2]).unwrap();
@@ -250,6 +256,7 @@ mod tests {
             second: &light,
             rubric: &sharp,
             orders: Orders::Both,
+            list: &[],
         };
         let failed = Verdict::Failed { reason: "away".into() };
         let abstains = Verdict::Abstain {

@@ -153,6 +153,10 @@ impl Judge for Ensemble {
         identity(self.margin, &self.members, |judge| judge.identity_under(rubric))
     }
 
+    fn sees_lists(&self) -> bool {
+        self.members.iter().any(|member| member.judge.sees_lists())
+    }
+
     fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         // Beside each other: some wait for a server while others compute.
         let judged: Vec<Result<Vec<VerdictRecord>, AskError>> = std::thread::scope(|scope| {
@@ -312,6 +316,7 @@ mod tests {
             second: &image,
             rubric: &rubric,
             orders: Orders::Both,
+            list: &[],
         };
         let mut records = Ensemble::new(members.collect(), 0.0).judge(&[pair])?;
         Ok(records.swap_remove(0))
@@ -373,6 +378,7 @@ mod tests {
             second: &image,
             rubric: &rubric,
             orders: Orders::Both,
+            list: &[],
         };
         let record = ensemble.judge(&[pair]).unwrap().swap_remove(0);
         let votes: Vec<Option<Side>> = record

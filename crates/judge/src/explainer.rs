@@ -174,6 +174,7 @@ mod tests {
             second: &image,
             rubric,
             orders: Orders::Both,
+            list: &[],
         };
         let explainer = Explainer::new(Box::new(Echo { complete }), template, 8, 2);
         let pairs = [pair(0, &rubric), pair(1, &short), pair(2, &rubric)];

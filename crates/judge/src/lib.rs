@@ -13,6 +13,7 @@ mod error;
 mod explainer;
 mod http;
 mod in_process;
+mod list;
 mod loaded;
 mod open;
 mod openai;

@@ -16,8 +16,46 @@ impl<'a> Question<'a> {
     /// # Errors
     /// [`Error::Template`]; [`Error::LongPrompt`]; [`Error::Unfit`] when the template shows a picture that the pair does not have.
     pub(crate) fn new(template: &JudgeTemplate, pair: &JudgedPair<'a>, pictures: Pictures) -> Result<Self, Error> {
+        let images = Self::images(template, pair, vec![pair.first, pair.second])?;
+        Ok(Self {
+            messages: template.render(pair.prompt, pair.rubric, pictures, pair.sources.len())?,
+            images,
+        })
+    }
+
+    /// What is asked about the list of a pair's prompt, whose pictures come in this order.
+    ///
+    /// # Errors
+    /// As [`Question::new`]; [`Error::Unfit`] when the template has no label for each picture.
+    pub(crate) fn of_list(
+        template: &JudgeTemplate,
+        pair: &JudgedPair<'a>,
+        shown: Vec<&'a RgbImage>,
+    ) -> Result<Self, Error> {
+        let (pictures, labels) = (shown.len(), template.labels.len());
+        if pictures > labels {
+            return Err(Error::Unfit {
+                problem: format!(
+                    "judge template `{}` has {labels} labels, and {pictures} pictures are compared",
+                    template.name
+                ),
+                hint: "give it a label for each of `sampling.candidates`",
+            });
+        }
+        let images = Self::images(template, pair, shown)?;
+        Ok(Self {
+            messages: template.render_list(pair.prompt, pair.rubric, pictures, pair.sources.len())?,
+            images,
+        })
+    }
+
+    /// The pictures of a question: the candidates, and behind them those that were edited.
+    fn images(
+        template: &JudgeTemplate,
+        pair: &JudgedPair<'a>,
+        mut images: Vec<&'a RgbImage>,
+    ) -> Result<Vec<&'a RgbImage>, Error> {
         bounds::WORDS.check("prompt", pair.prompt.len())?;
-        let mut images = vec![pair.first, pair.second];
         match (template.shows_base(), pair.sources) {
             (true, []) => {
                 return Err(Error::Unfit {
@@ -39,9 +77,6 @@ impl<'a> Question<'a> {
             }
             (_, sources) => images.extend(sources),
         }
-        Ok(Self {
-            messages: template.render(pair.prompt, pair.rubric, pictures, pair.sources.len())?,
-            images,
-        })
+        Ok(images)
     }
 }

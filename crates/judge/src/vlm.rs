@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gavel_core::{
     Diagnostic,
     ids::Digest,
-    work::{Orders, VerdictRecord},
+    work::{Orders, Verdict, VerdictRecord},
 };
 use gavel_models::{
     ModelError,
@@ -16,6 +16,7 @@ use image::RgbImage;
 
 use crate::Error;
 use crate::answer::{Answer, Answers, decide, mean};
+use crate::list::{self, ListAnswer, list_of};
 use crate::question::Question;
 
 /// A frozen model in this process, and the template that it is asked with.
@@ -24,8 +25,14 @@ pub struct VlmJudge {
     identity: Digest,
     model: Arc<Vlm>,
     template: JudgeTemplate,
-    labels: [u32; 2],
+    labels: Vec<u32>,
     margin: f64,
+}
+
+/// The pairs of a call that stand in the same list: their places in the call, with those of their pictures in the list.
+struct Listed<'a> {
+    pictures: Vec<&'a RgbImage>,
+    pairs: Vec<(usize, [usize; 2])>,
 }
 
 impl VlmJudge {
@@ -43,10 +50,8 @@ impl VlmJudge {
         margin: f64,
     ) -> Result<Self, Error> {
         check_answer(&template)?;
-        let labels = [
-            model.label_token(&template.labels[0])?,
-            model.label_token(&template.labels[1])?,
-        ];
+        let labels = template.labels.iter().map(|label| model.label_token(label));
+        let labels = labels.collect::<Result<_, _>>()?;
         let identity = Digest::of(format!("{fingerprint} {} {margin}", template.digest()).as_bytes());
         Ok(Self {
             name,
@@ -60,7 +65,11 @@ impl VlmJudge {
 
     /// One record for each pair. A pair that the model refuses fails alone; what is wrong with the model is an error.
     fn verdicts(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, Error> {
-        match self.batch(pairs) {
+        let judged = match self.template.shows_list() {
+            true => self.lists(pairs),
+            false => self.batch(pairs),
+        };
+        match judged {
             Err(error) if error.is_of_the_pair() && pairs.len() > 1 => {
                 let alone = pairs.chunks(1).map(|pair| self.verdicts(pair));
                 Ok(alone.collect::<Result<Vec<_>, Error>>()?.concat())
@@ -76,8 +85,77 @@ impl VlmJudge {
         }
     }
 
+    /// All lists in one pass, each shown as often as it has pictures, and each time beginning with another one.
+    fn lists(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, Error> {
+        let mut lists: Vec<Listed<'_>> = Vec::new();
+        for (index, pair) in pairs.iter().enumerate() {
+            if !pair.orders.is_both() {
+                return Err(Error::Unfit {
+                    problem: format!(
+                        "judge template `{}` shows lists, which have no image orders",
+                        self.template.name
+                    ),
+                    hint: "leave `judge.orders` out, or use a template that shows two pictures",
+                });
+            }
+            let (pictures, places) = list_of(pair);
+            let same = |listed: &&mut Listed<'_>| {
+                let (other, one) = (&pairs[listed.pairs[0].0], pair);
+                (other.prompt, other.rubric, other.sources) == (one.prompt, one.rubric, one.sources)
+                    && listed.pictures.len() == pictures.len()
+                    && listed.pictures.iter().zip(&pictures).all(|(a, b)| std::ptr::eq(*a, *b))
+            };
+            match lists.iter_mut().find(same) {
+                Some(listed) => listed.pairs.push((index, places)),
+                None => lists.push(Listed {
+                    pictures,
+                    pairs: vec![(index, places)],
+                }),
+            }
+        }
+        let mut questions = Vec::new();
+        for Listed {
+            pictures,
+            pairs: listed,
+        } in &lists
+        {
+            for first in 0..pictures.len() {
+                let mut shown = pictures.clone();
+                shown.rotate_left(first);
+                questions.push(Prompt::of(&Question::of_list(
+                    &self.template,
+                    &pairs[listed[0].0],
+                    shown,
+                )?));
+            }
+        }
+        let conversations: Vec<Conversation<'_>> = questions.iter().map(Prompt::conversation).collect();
+        let logits = self.model.next_token_logits_batch(&conversations)?;
+        let mut logits = logits.iter();
+        let mut records: Vec<(usize, VerdictRecord)> = Vec::with_capacity(pairs.len());
+        for Listed {
+            pictures,
+            pairs: listed,
+        } in &lists
+        {
+            let answers = logits.by_ref().take(pictures.len()).enumerate();
+            let answers: Option<Vec<ListAnswer>> = answers
+                .map(|(first, logits)| ListAnswer::from_logits(logits, &self.labels[..pictures.len()], first))
+                .collect();
+            let answers = answers.ok_or_else(|| not_finite(&pairs[listed[0].0]))?;
+            for (index, places) in listed {
+                let decided = list::decide(&answers, *places, self.template.label_mass_min, self.margin);
+                records.push((*index, record(&pairs[*index], decided)));
+            }
+        }
+        records.sort_by_key(|(index, _)| *index);
+        Ok(records.into_iter().map(|(_, record)| record).collect())
+    }
+
     /// All pairs in one pass.
     fn batch(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, Error> {
+        // A template has no fewer.
+        let labels = [self.labels[0], self.labels[1]];
         let mut questions = Vec::with_capacity(2 * pairs.len());
         for pair in pairs {
             for pictures in Answers::pictures(pair.orders) {
@@ -87,36 +165,37 @@ impl VlmJudge {
         let conversations: Vec<Conversation<'_>> = questions.iter().map(Prompt::conversation).collect();
         let logits = self.model.next_token_logits_batch(&conversations)?;
         let mut logits = logits.iter();
-        pairs.iter().map(|pair| self.record(pair, &mut logits)).collect()
-    }
-
-    /// `logits` are those of the pair's questions, in the order of [`Answers::pictures`], and of the questions behind them.
-    fn record<'a>(
-        &self,
-        pair: &JudgedPair<'_>,
-        logits: &mut impl Iterator<Item = &'a Vec<f32>>,
-    ) -> Result<VerdictRecord, Error> {
-        let not_finite = || Error::NotFinite {
-            prompt: pair.prompt.to_owned(),
+        let judged = |pair: &JudgedPair<'_>| {
+            // Those of the pair's questions, in the order of their pictures.
+            let answers = Answers::collect(pair.orders, || {
+                let logits = logits.next();
+                logits
+                    .and_then(|logits| Answer::from_logits(logits, labels))
+                    .ok_or_else(|| not_finite(pair))
+            })?;
+            Ok(record(pair, decide(answers, self.template.label_mass_min, self.margin)))
         };
-        let answers = Answers::collect(pair.orders, || {
-            let logits = logits.next();
-            logits
-                .and_then(|logits| Answer::from_logits(logits, self.labels))
-                .ok_or_else(not_finite)
-        })?;
-        let (verdict, order_probabilities) = decide(answers, self.template.label_mass_min, self.margin);
-        Ok(VerdictRecord {
-            prompt_index: pair.prompt_index,
-            verdict,
-            probability_first: mean(order_probabilities),
-            order_probabilities,
-            orders: pair.orders,
-            rubric: pair.rubric.digest(),
-            votes: Vec::new(),
-            reasons: Vec::new(),
-            difference: None,
-        })
+        pairs.iter().map(judged).collect()
+    }
+}
+
+fn not_finite(pair: &JudgedPair<'_>) -> Error {
+    Error::NotFinite {
+        prompt: pair.prompt.to_owned(),
+    }
+}
+
+fn record(pair: &JudgedPair<'_>, (verdict, order_probabilities): (Verdict, [f64; 2])) -> VerdictRecord {
+    VerdictRecord {
+        prompt_index: pair.prompt_index,
+        verdict,
+        probability_first: mean(order_probabilities),
+        order_probabilities,
+        orders: pair.orders,
+        rubric: pair.rubric.digest(),
+        votes: Vec::new(),
+        reasons: Vec::new(),
+        difference: None,
     }
 }
 
@@ -127,6 +206,10 @@ impl Judge for VlmJudge {
 
     fn identity(&self) -> Digest {
         self.identity
+    }
+
+    fn sees_lists(&self) -> bool {
+        self.template.shows_list()
     }
 
     fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
@@ -157,8 +240,13 @@ pub fn check_question(folder: &VlmInspection, template: &JudgeTemplate, rubric: 
         second: &image,
         rubric,
         orders: Orders::Both,
+        list: &[],
     };
-    let prompt = Prompt::of(&Question::new(template, &pair, Pictures::InOrder)?);
+    let question = match template.shows_list() {
+        true => Question::of_list(template, &pair, vec![&image; 2])?,
+        false => Question::new(template, &pair, Pictures::InOrder)?,
+    };
+    let prompt = Prompt::of(&question);
     let seen = folder.image_slots(&prompt.messages)?;
     if seen != prompt.images.len() {
         return Err(Error::Model(ModelError::Value {

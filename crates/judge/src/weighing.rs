@@ -144,6 +144,10 @@ impl Judge for WeighingJudge {
         }
     }
 
+    fn sees_lists(&self) -> bool {
+        self.inner.sees_lists()
+    }
+
     fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         let (weighted, whole): (Vec<_>, Vec<_>) = pairs
             .iter()
@@ -236,6 +240,7 @@ mod tests {
             second,
             rubric,
             orders: Orders::Both,
+            list: &[],
         }
     }
 

@@ -176,12 +176,19 @@ impl InProcess<'_> {
     /// Judges every match of every prompt's candidates; the decided groups with their rewards.
     fn reward(&self, prompts: &[Prompt<'_>], samples: Vec<Sample>) -> Result<Vec<Group>, Error> {
         let candidates = usize::from(self.spec.sampling.candidates);
+        let groups = || samples.chunks_exact(candidates);
+        let lists: Vec<Vec<&RgbImage>> = match self.judge.sees_lists() {
+            true => groups()
+                .map(|group| group.iter().map(|sample| &sample.image).collect())
+                .collect(),
+            false => vec![Vec::new(); prompts.len()],
+        };
         let mut pairs = Vec::with_capacity(prompts.len() * rpo::match_count(candidates));
-        for (prompt, group) in prompts.iter().zip(samples.chunks_exact(candidates)) {
-            let matches = rpo::matches(candidates);
-            pairs.extend(
-                matches.map(|(first, second)| pair(self.rubrics, prompt, &group[first].image, &group[second].image)),
-            );
+        for ((prompt, group), list) in prompts.iter().zip(groups()).zip(&lists) {
+            pairs.extend(rpo::matches(candidates).map(|(first, second)| JudgedPair {
+                list,
+                ..pair(self.rubrics, prompt, &group[first].image, &group[second].image)
+            }));
         }
         let verdicts = self.ask(&pairs)?;
         let mut verdicts = verdicts.chunks_exact(rpo::match_count(candidates));
@@ -230,6 +237,7 @@ fn pair<'a>(rubrics: &'a Rubrics, prompt: &Prompt<'a>, first: &'a RgbImage, seco
         second,
         rubric: rubrics.of(task.words, sources),
         orders: Orders::Both,
+        list: &[],
     }
 }
 

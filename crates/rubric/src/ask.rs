@@ -73,8 +73,13 @@ pub trait Judge: Send + Sync {
         self.identity()
     }
 
+    /// Whether a verdict depends on the pair's list: the judge is shown all its pictures at once.
+    fn sees_lists(&self) -> bool {
+        false
+    }
+
     /// Judges pairs, each in its image orders and by its own rubric; one record for each, in order, that says the same orders. A pair's verdict does not depend on
-    /// the others. An answer that cannot be used is no error but an abstention or a failed verdict of that pair.
+    /// the others in the call. An answer that cannot be used is no error but an abstention or a failed verdict of that pair.
     ///
     /// # Errors
     /// [`AskError`] when a pair cannot be judged, after the back end's own attempts.
@@ -103,6 +108,9 @@ pub struct JudgedPair<'a> {
     pub rubric: &'a RubricSet,
     /// In which image orders the judge is asked.
     pub orders: Orders,
+    /// All pictures of the prompt that are compared with each other, these two among them by their addresses: for a judge that
+    /// [sees lists](Judge::sees_lists). Empty where nobody does, and where there are no more than these two.
+    pub list: &'a [&'a RgbImage],
 }
 
 /// What a server said, cut short and without secrets: for whoever asked and for its log. Nobody else is shown it, since the

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use gavel_core::text;
-use minijinja::{Environment, UndefinedBehavior};
+use minijinja::{Environment, UndefinedBehavior, Value, context};
 use serde::{Deserialize, Serialize};
 
 use crate::TemplateError;
@@ -63,12 +63,22 @@ pub(crate) struct Turn {
 #[serde(
     untagged,
     deny_unknown_fields,
-    expecting = "a part is `{ text = \"...\" }`, `{ image = 1 }` or `{ base = true }`"
+    expecting = "a part is `{ text = \"...\" }`, `{ image = 1 }`, `{ base = true }` or `{ each = \"...\" }`"
 )]
 enum Piece {
-    Text { text: String },
-    Image { image: usize },
-    Base { base: bool },
+    Text {
+        text: String,
+    },
+    Image {
+        image: usize,
+    },
+    Base {
+        base: bool,
+    },
+    /// The words before each candidate.
+    Each {
+        each: String,
+    },
 }
 
 impl Conversation {
@@ -107,7 +117,7 @@ impl Conversation {
             }
             for (key, piece) in turn.pieces(part, index) {
                 match piece {
-                    Piece::Text { text } => conversation
+                    Piece::Text { text } | Piece::Each { each: text } => conversation
                         .environment
                         .add_template_owned(key.clone(), text.clone())
                         .map_err(|source| conversation.unrendered(key, source))?,
@@ -134,31 +144,58 @@ impl Conversation {
             Piece::Text { .. } => None,
             Piece::Image { image } => Some(Place::Candidate(image - 1)),
             Piece::Base { .. } => Some(Place::Base),
+            Piece::Each { .. } => None,
         })
     }
 
-    /// The turns in words. `pictures` says which pictures of the question belong in a place, none or several; an error says what
-    /// is wrong with it.
+    /// The places for a list: all candidates, however many there are, each behind its label.
+    pub(crate) fn lists(&self) -> usize {
+        let pieces = self.turns.iter().flat_map(|turn| &turn.content);
+        pieces.filter(|piece| matches!(piece, Piece::Each { .. })).count()
+    }
+
+    /// As [`Conversation::render_labelled`], of turns without a list.
     ///
     /// # Errors
-    /// [`TemplateError`]: an expression fails on these values, or a picture does not fit.
+    /// As there.
     pub(crate) fn render(
         &self,
         values: impl Serialize,
         pictures: impl Fn(Place) -> Result<Range<usize>, &'static str>,
     ) -> Result<Vec<Message>, TemplateError> {
+        self.render_labelled(values, None, pictures)
+    }
+
+    /// The turns in words. `pictures` says which pictures of the question belong in a place, none or several; an error says what
+    /// is wrong with it. `list` is the pictures of a list with their labels.
+    ///
+    /// # Errors
+    /// [`TemplateError`]: an expression fails on these values, or a picture does not fit.
+    pub(crate) fn render_labelled(
+        &self,
+        values: impl Serialize,
+        list: Option<(Range<usize>, &[String])>,
+        pictures: impl Fn(Place) -> Result<Range<usize>, &'static str>,
+    ) -> Result<Vec<Message>, TemplateError> {
+        let values = Value::from_serialize(values);
         let mut messages = Vec::with_capacity(self.turns.len());
         for (index, turn) in self.turns.iter().enumerate() {
             let mut content = Vec::with_capacity(turn.content.len());
             for (key, piece) in turn.pieces(self.part, index) {
                 let place = match piece {
                     Piece::Text { .. } => {
-                        let words = self
-                            .environment
-                            .get_template(&key)
-                            .and_then(|template| template.render(&values))
-                            .map_err(|source| self.unrendered(key, source))?;
-                        content.push(Part::Text(words));
+                        content.push(Part::Text(self.words(&key, &values)?));
+                        continue;
+                    }
+                    Piece::Each { .. } => {
+                        let Some((shown, labels)) = &list else {
+                            return Err(self.fault(key, "no list of pictures is shown here"));
+                        };
+                        for (picture, label) in shown.clone().zip(*labels) {
+                            let values = context! { label, ..values.clone() };
+                            content.push(Part::Text(self.words(&key, &values)?));
+                            content.push(Part::Image(picture));
+                        }
                         continue;
                     }
                     Piece::Image { image } => Place::Candidate(image - 1),
@@ -173,6 +210,14 @@ impl Conversation {
             });
         }
         Ok(messages)
+    }
+
+    /// The words of a part.
+    fn words(&self, key: &str, values: &Value) -> Result<String, TemplateError> {
+        self.environment
+            .get_template(key)
+            .and_then(|template| template.render(values))
+            .map_err(|source| self.unrendered(key.to_owned(), source))
     }
 
     fn unrendered(&self, key: String, source: minijinja::Error) -> TemplateError {
@@ -201,6 +246,7 @@ impl Turn {
                 Piece::Text { .. } => "text",
                 Piece::Image { .. } => "image",
                 Piece::Base { .. } => "base",
+                Piece::Each { .. } => "each",
             };
             (format!("{part}[{turn}].content[{index}].{field}"), piece)
         })

@@ -269,6 +269,7 @@ impl Decoded {
             second: &self.pictures[1],
             rubric: recorded.rubric,
             orders: Orders::Both,
+            list: &[],
         }
     }
 }

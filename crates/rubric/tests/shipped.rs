@@ -111,7 +111,7 @@ fn faults_are_found_at_load_and_named_by_key() {
         ),
         (
             with("[\"1\", \"1\"]", images),
-            "judge.toml: `labels` must be two different texts",
+            "judge.toml: `labels` must be different texts, and none of them empty",
         ),
         (
             with("[\"1\", \"2\"]", "{ image = 1 }"),
@@ -136,8 +136,50 @@ fn faults_are_found_at_load_and_named_by_key() {
             with("[\"1\", \"2\"]", &format!("{images}, {{ picture = 1 }}")),
             "judge.toml: not a judge template",
         ),
+        (
+            with("[\"1\"]", "{ each = \"x\" }"),
+            "judge.toml: `labels` has 1 entries, a list needs one for each picture, 2 to 16",
+        ),
+        (
+            with("[\"1\", \"2\"]", &format!("{images}, {{ each = \"x\" }}")),
+            "judge.toml: `messages` must show either images 1 and 2 or, with `each`, a list",
+        ),
+        (
+            with("[\"1\", \"2\"]", "{ each = \"x\" }, { each = \"y\" }"),
+            "judge.toml: `messages` must show the list once",
+        ),
+        (
+            with("[\"1\", \"2\"]", "{ each = \"{{ labels }}\" }"),
+            "judge.toml: `messages[0].content[0].each` cannot be rendered",
+        ),
     ] {
         assert_eq!(template(&text).unwrap_err().to_string(), message, "{text}");
+    }
+}
+
+#[test]
+fn lists_show_each_picture_behind_its_label_and_the_picture_before_the_edit_first() {
+    let rubric = RubricSet::from_text("Sharp.").unwrap();
+    for (file, sources) in [("instruct-list", 0), ("instruct-list-edit", 1)] {
+        let template = JudgeTemplate::load(&configs().join(format!("judge/{file}.toml"))).unwrap();
+        assert!(
+            template.shows_list() && template.shows_base() == (sources > 0),
+            "{file}"
+        );
+        let messages = template.render_list("a cup", &rubric, 3, sources).unwrap();
+        let shown: Vec<usize> = messages
+            .iter()
+            .flat_map(|message| &message.content)
+            .filter_map(|part| match part {
+                Part::Image(place) => Some(*place),
+                Part::Text(_) => None,
+            })
+            .collect();
+        let expected: Vec<usize> = (3..3 + sources).chain(0..3).collect();
+        assert_eq!(shown, expected, "{file}");
+        let words = flat(&messages[1].content);
+        assert!(words.contains("3:") && !words.contains("4:"), "{file}: {words}");
+        assert!(flat(&messages[0].content).contains("Sharp."), "{file}");
     }
 }
 

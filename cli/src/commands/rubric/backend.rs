@@ -242,6 +242,10 @@ impl Judge for Patient<dyn Judge> {
         self.inner.identity_under(rubric)
     }
 
+    fn sees_lists(&self) -> bool {
+        self.inner.sees_lists()
+    }
+
     fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
         self.ask(|judge| judge.judge(pairs))
     }

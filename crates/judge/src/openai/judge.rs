@@ -238,11 +238,14 @@ fn certain(place: usize) -> Answer {
 }
 
 /// A label that is not among the tokens that the server shows counts as impossible.
-fn likelihoods(likely: &[(String, f64)], labels: &[String; 2]) -> Answer {
-    let [first, second] = labels.each_ref().map(|label| -> f64 {
-        let same = likely.iter().filter(|(token, _)| token.trim() == label);
+fn likelihoods(likely: &[(String, f64)], labels: &[String]) -> Answer {
+    let of_label = |place: usize| -> f64 {
+        let same = likely
+            .iter()
+            .filter(|(token, _)| labels.get(place).is_some_and(|label| token.trim() == label));
         same.map(|(_, logprob)| logprob.exp()).sum()
-    });
+    };
+    let (first, second) = (of_label(0), of_label(1));
     let label_mass = first + second;
     Answer {
         probability_shown_first: if label_mass > 0.0 { first / label_mass } else { 0.5 },

@@ -61,7 +61,7 @@ fn first_of(rank: &Value) -> Result<usize, String> {
 }
 
 /// Which label, 0 or 1, an answer consists of.
-pub(super) fn label(text: &str, labels: &[String; 2]) -> Option<usize> {
+pub(super) fn label(text: &str, labels: &[String]) -> Option<usize> {
     let place = |word: &str| labels.iter().position(|label| label.eq_ignore_ascii_case(word));
     if let Some(place) = place(text.trim()) {
         return Some(place);

@@ -234,6 +234,7 @@ impl Evaluation<'_> {
                         second: &prompt.pictures[second].1,
                         rubric: judging.rubrics.of(words, &prompt.task.digests),
                         orders: Orders::Both,
+                        list: &[],
                     });
                 }
             }

@@ -258,6 +258,10 @@ impl<'a> Rejudge<'a> {
     ) -> Result<(), Error> {
         let images = self.pictures(group)?;
         let sources: Vec<RgbImage> = group.task.sources.iter().map(|source| images[source].clone()).collect();
+        let list: Vec<&RgbImage> = match again.judge.sees_lists() {
+            true => group.pictures.iter().map(|picture| &images[picture]).collect(),
+            false => Vec::new(),
+        };
         let pairs: Vec<JudgedPair<'_>> = rpo::matches(group.pictures.len())
             .map(|(first, second)| JudgedPair {
                 prompt_index: group.prompt_index,
@@ -267,6 +271,7 @@ impl<'a> Rejudge<'a> {
                 second: &images[&group.pictures[second]],
                 rubric,
                 orders: Orders::Both,
+                list: &list,
             })
             .collect();
         let verdicts = judge_with(again.kept, again.judge, &pairs).map_err(Error::Judge)?;

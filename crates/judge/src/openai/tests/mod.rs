@@ -73,6 +73,7 @@ fn judge_in(orders: &[Orders], spec: &ServerSpec, template_name: &str) -> Result
             second: &dark,
             rubric: &rubric,
             orders: *orders,
+            list: &[],
         })
         .collect();
     judge.judge(&pairs)

@@ -214,6 +214,7 @@ fn a_prompt_without_end_fails_its_own_pair_without_a_request() {
         second: &picture,
         rubric: &rubric,
         orders: Orders::Both,
+        list: &[],
     };
     let records = judge.judge(&[pair]).unwrap();
     assert!(failed(&records[0]).contains("50000 bytes"), "{records:?}");

@@ -125,6 +125,7 @@ fn an_evaluators_rules_prefer_the_picture_for_which_more_of_the_task_holds() {
         second,
         rubric: &rubric,
         orders: Orders::Both,
+        list: &[],
     };
     let judge = rules(EvaluatorName::Scenes);
     let prompt = "a red square on a white background";
@@ -175,6 +176,7 @@ fn an_edit_is_scored_by_what_was_done_times_what_was_kept() {
         second,
         rubric: &rubric,
         orders: Orders::Both,
+        list: &[],
     };
     let records = rules(EvaluatorName::Edits)
         .judge(&[pair(&kept, &greyed), pair(&source, &kept)])
@@ -219,6 +221,7 @@ fn a_clip_prefers_the_picture_that_fits_the_words_better_and_swapped_pictures_mi
         second,
         rubric: &rubric,
         orders: Orders::Both,
+        list: &[],
     };
     let pairs = [
         pair(&light, &dark),

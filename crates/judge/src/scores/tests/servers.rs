@@ -130,6 +130,7 @@ fn judge_pairs(judge: &dyn Judge, prompt: &str, pairs: u32) -> Result<Vec<Verdic
             second: &dark,
             rubric: &rubric,
             orders: Orders::Both,
+            list: &[],
         })
         .collect();
     judge.judge(&pairs)
@@ -320,6 +321,7 @@ fn the_example_server_is_understood() {
         second: &plain,
         rubric: &rubric,
         orders: Orders::Both,
+        list: &[],
     };
     let judged = judge(Some("sk-secret")).judge(&[pair]);
     let refused = judge(Some("sk-another")).judge(&[pair]);
