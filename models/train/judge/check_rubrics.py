@@ -209,7 +209,7 @@ class Check:
                 themes = [(str(theme.get("theme")), [str(tip) for tip in theme.get("tips") or ()]) for theme in parsed(answer, "themes", dict) or []]
                 exact.append(sorted(tip for _, tips in themes for tip in tips) == sorted(texts) and len(themes) <= k)
                 trained = grouped(texts, [COVERS[t] for t in texts], k)
-                same.append(exact[-1] and sorted(themes) == sorted(trained))
+                same.append(exact[-1] and sorted((t, sorted(tips)) for t, tips in themes) == sorted((t, sorted(tips)) for t, tips in trained))
             row(name, float(np.mean(exact)), float(np.mean(same)))
 
     def reasons(self) -> None:

@@ -4,6 +4,7 @@ Writes a NumPy archive: `captions`, `pictures` (pairs, 2, 64, 64, 3) and `policy
 """
 
 import argparse
+import json
 import random
 from pathlib import Path
 
@@ -15,12 +16,19 @@ from flux.flux_training import CHANNELS, SIDE, TEXT_LENGTH, images_of
 from scenes.scene import check, parse
 
 
+def captions_of(file: Path) -> list[str]:
+    """A caption a line, or the `prompt` of a record a line."""
+    lines = file.read_text().splitlines()
+    return [json.loads(line)["prompt"] for line in lines] if file.suffix == ".jsonl" else lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("out", type=Path, help="file to write, .npz")
     parser.add_argument("--model", type=Path, default=Path("models/tiny-flux"), help="FluxPipeline folder")
     parser.add_argument("--adapter", type=Path, help="folder of an adapter, as `gavel export` writes it; without it the base paints")
-    parser.add_argument("--captions", type=Path, default=Path("configs/quickstart/prompts.txt"), help="a caption a line")
+    parser.add_argument("--captions", type=Path, default=Path("configs/quickstart/prompts.txt"), help="prompts, .txt or .jsonl")
+    parser.add_argument("--without", type=Path, nargs="*", default=[], help="files of captions that are left out")
     parser.add_argument("--count", type=int, default=1000, help="pairs")
     parser.add_argument("--eta", type=float, default=2.0)
     parser.add_argument("--noise-steps", type=int, default=3)
@@ -34,7 +42,8 @@ def main() -> None:
     if args.adapter:
         pipe.load_lora_weights(args.adapter)
     rng = random.Random(args.seed)
-    known, captions = args.captions.read_text().splitlines(), []
+    left_out = {text for file in args.without for text in captions_of(file)}
+    known, captions = [text for text in captions_of(args.captions) if text not in left_out], []
     while len(captions) < args.count:
         captions += rng.sample(known, min(len(known), args.count - len(captions)))
     pictures = []

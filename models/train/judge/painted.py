@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from judge.criteria import CONCEPTS, COVERS, SENTENCES
-from judge.rubric_examples import QUICKSTART, RubricExamples, Shown
+from judge.grouping_examples import GroupingExamples
+from judge.rubric_examples import QUICKSTART, Shown
 from PIL import Image
 from scenes.scene import BACKGROUNDS, PALETTE_NAMES, Scene, check, parse, pixel_classes
 
@@ -60,8 +61,8 @@ def read(files) -> list[tuple[Scene, tuple[Painted, Painted]]]:
     return pairs
 
 
-class PaintedExamples(RubricExamples):
-    """Adds painted pairs to the examples of drawn scenes."""
+class PaintedExamples(GroupingExamples):
+    """Adds painted pairs to the examples of drawn scenes and of lists."""
 
     def __init__(self, tokenizer, seed: int, files=()):
         super().__init__(tokenizer, seed)

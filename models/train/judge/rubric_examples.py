@@ -4,11 +4,10 @@ An example is a prefix (both pictures with their captions) and several branches,
 Branches see the prefix and themselves, so one look at a pair serves four questions. Labels come from the scene specifications.
 """
 
-import json
 from dataclasses import dataclass, field
 
 from judge import rubric_prompt
-from judge.criteria import BOTH, CONCEPTS, COVERS, SENTENCES, grouped, sentences
+from judge.criteria import BOTH, CONCEPTS, COVERS, SENTENCES, sentences
 from judge.judge_examples import IGNORE, QUESTION, Examples, holding, swapped
 from judge.judge_prompt import CRITERIA
 from judge.wordings import detailed, varied
@@ -16,15 +15,13 @@ from PIL import Image
 from scenes.scene import BACKGROUNDS, COLOURS, SHAPES, Scene, caption, random_scene, render
 
 QUICKSTART = tuple(CRITERIA.values())  # the quickstart's rubric
-LIST_MAX = 12  # criteria in one list to group
 WEIGHT_VERDICT, WEIGHT_FIRST, WEIGHT_WORD, WEIGHT_PATCH = 4.0, 1.5, 0.5, 0.1  # against 1 for the auxiliary labels
-WEIGHT_SEEN, WEIGHT_FACT, WEIGHT_LINE = 0.5, 3.0, 0.3
+WEIGHT_SEEN, WEIGHT_FACT = 0.5, 3.0
 # Where two pictures are equal under a rubric, the first is to be named with this probability: the mean over both orders is one half, and as
 # both orders name their first picture they disagree, so that the judge abstains without a margin too.
 TIE_FIRST = 0.6
 # Auxiliary labels must also be told from the hidden state after this many layers, so that the layers above can use them.
 AFTER_CAPTION, AFTER_CONCEPT = 2, 3
-LINE_NAMES = "123456789abc"  # tokens that number the criteria of a list, in labels alone
 
 
 @dataclass
@@ -104,7 +101,6 @@ class RubricExamples(Examples):
 
     def __init__(self, tokenizer, seed: int):
         super().__init__(tokenizer, seed)
-        self.line_ids = [self.ids(name)[0] for name in LINE_NAMES]
         self.facts = {self.ids(f" {word}")[0] for word in (*COLOURS, *BACKGROUNDS, *SHAPES, "left", "above", "clean")}
 
     def broken(self, asked: Scene, names, both: bool = False) -> tuple[Scene, dict[str, int]]:
@@ -374,42 +370,6 @@ class RubricExamples(Examples):
         if rng.random() < 0.6:
             branches.append(self.proposal(pictures) if rng.random() < 0.5 else self.reason(asked, pictures))
         return self.prefix(asked, pictures), branches, [picture.image for picture in pictures]
-
-    def structure(self):
-        """A list of criteria to group; no picture. Labels tell a criterion's concept and its number, and in the answer the number again."""
-        rng = self.rng
-        names = rng.sample(CONCEPTS, rng.choice((1, 2, 3, 4, 5, 5)))
-        longest = rng.choice((4, 8, LIST_MAX, LIST_MAX))
-        chosen = sentences(names, rng, rng.randint(1, longest))[:LIST_MAX]
-        other, known = rng.random() < 0.5, {}
-        for text in chosen:
-            known.setdefault(varied(text, rng) if other else text, COVERS[text])
-        criteria, covers = list(known), list(known.values())
-        themes = rng.randint(1, 5)
-        tokens, starts = Tokens(), []
-        tokens.add([self.start] + self.ids("user\nCriteria:\n"))
-        for number, (text, seen) in enumerate(zip(criteria, covers)):
-            starts.append(len(tokens.ids))
-            tokens.add(self.ids(f"- {text}\n"), last=self.ids("Object" if len(seen) > 1 else f" {seen[0]}")[0], early=AFTER_CAPTION)
-            tokens.more += [(at, self.line_ids[number], WEIGHT_LINE, AFTER_CAPTION) for at in range(starts[-1], len(tokens.ids))]
-        tokens.add(self.ids(rubric_prompt.structure((), themes).removeprefix("Criteria:\n")))
-        answer = rubric_prompt.themes_answer(grouped(criteria, covers, themes))
-        self.close(tokens, answer, 1.0)
-        self.copied(tokens, criteria, starts, answer)
-        return tokens, [], []
-
-    def copied(self, tokens: Tokens, criteria, starts, answer: str) -> None:
-        """Marks where each token of a criterion in `answer`, the last thing that `tokens` say, comes from."""
-        offsets = self.tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        first = len(tokens.ids) - len(offsets) - 2
-        for number, (text, start) in enumerate(zip(criteria, starts)):
-            begin = answer.index(json.dumps(text)) + 1
-            lines = self.tokenizer(f"- {text}\n", add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-            for k, (at, _) in enumerate(offsets):
-                if begin <= at < begin + len(text):
-                    source = max(j for j, (a, _) in enumerate(lines) if a <= at - begin + 2)
-                    tokens.copies.append((first + k, start + source))
-                    tokens.more.append((first + k, self.line_ids[number], WEIGHT_LINE, AFTER_CONCEPT))
 
     def questions(self):
         """Yes/no questions about one picture, one after another."""

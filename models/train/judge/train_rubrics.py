@@ -24,8 +24,8 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGenera
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
 # Share of the steps, batch factor.
-KINDS = {"pair_tree": (4, 1), "painted_tree": (2, 1), "structure": (3.5, 1.5), "questions": (0.2, 2), "description": (0.1, 2)}
-WEIGHT_COPY = 0.3
+KINDS = {"pair_tree": (4, 1), "painted_tree": (1.5, 1), "structure": (4.5, 1.5), "questions": (0.1, 2), "description": (0.05, 2)}
+WEIGHT_COPY = 0.1
 
 
 def length(example) -> int:
