@@ -123,7 +123,8 @@ class Check:
 
     def undecided(self, ties) -> None:
         """Pairs that are equal under their rubric: the only fault left out, and as many faults in either picture."""
-        print("\n| pairs that are equal under the rubric | orders disagree | mean probability within 0.1 of one half | both orders name the one with the fault outside |\n|---|---|---|---|")
+        heads = ("orders disagree", "mean probability within 0.1 of one half", "both orders name the faulty one")
+        print(f"\n| pairs that are equal under the rubric | {' | '.join(heads)} |\n|---|---|---|---|")
         pairs, rubrics = ties
         p = self.probabilities(pairs, rubrics)
         faulty = np.array([pictures[0].count(CONCEPTS) > 0 for _, pictures in pairs])

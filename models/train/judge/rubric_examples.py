@@ -82,6 +82,12 @@ class Shown:
         return words | {len(caption(asked).split()) - 2: self.scene.background}
 
 
+def faulty(asked: Scene, shown: Scene, concept: str) -> int:
+    """The first object whose colour or shape is another one, from 0."""
+    part = 0 if concept == "colour" else 1
+    return next(i for i, (a, b) in enumerate(zip(asked.objects, shown.objects)) if a[part] != b[part])
+
+
 def difference(asked: Scene, worse: Shown, number: int, concept: str) -> str:
     """One sentence that names a fault of picture `number`."""
     if concept == "background":
@@ -91,8 +97,8 @@ def difference(asked: Scene, worse: Shown, number: int, concept: str) -> str:
     if concept == "placement":
         text = caption(worse.scene)
         return f"Image {number} shows {text[:text.index(' on a ')]}."
-    part = 0 if concept == "colour" else 1
-    a, b = next((a, b) for a, b in zip(asked.objects, worse.scene.objects) if a[part] != b[part])
+    number = faulty(asked, worse.scene, concept)
+    a, b = asked.objects[number], worse.scene.objects[number]
     return f"Image {number} shows a {b[0]} {b[1]}, not a {a[0]} {a[1]}."
 
 
@@ -330,7 +336,10 @@ class RubricExamples(Examples):
         return self.told(asked, pictures, better, criteria, deciding[0])
 
     def told(self, asked: Scene, pictures, better: int, criteria, concept: str) -> Tokens:
-        """A reason that names a fault of the worse picture in one concept; the words that state it weigh more than the others."""
+        """A reason that names a fault of the worse picture in one concept; the words that state it weigh more than the others.
+
+        Of a colour or a shape, an earlier layer must tell before each such word which object it is about, so that the last one can look there.
+        """
         tokens = Tokens()
         if criteria:
             tokens.add(self.ids("Rubric:\n"))
@@ -344,18 +353,20 @@ class RubricExamples(Examples):
         for k, token in enumerate(told):
             if token in self.facts:
                 tokens.weights[first + k] = WEIGHT_FACT
+                if concept in ("colour", "shape"):
+                    number = faulty(asked, pictures[2 - better].scene, concept) + 1
+                    tokens.more.append((first + k, self.ids(str(number))[0], WEIGHT_FACT, AFTER_CONCEPT))
         return tokens
 
     def pair_tree(self):
-        """Verdicts on one pair under one concept, under all, and under rubrics that turn the verdict; a proposal and a reason."""
+        """Verdicts on one pair under all concepts, under one, under rubrics that turn the verdict or leave a tie; reasons and a proposal."""
         while True:
             asked, pictures = self.two("heavy" if self.rng.random() < 0.25 else None)
             if self.explained(pictures):
                 break
         rng, whole = self.rng, self.sign(pictures, CONCEPTS)
         rubrics = [self.decided(pictures, whole)]
-        if whole:
-            rubrics.append(self.whole() if rng.random() < 0.85 else ([], [CONCEPTS]))
+        rubrics.append(self.whole() if rng.random() < 0.85 else ([], [CONCEPTS]))
         if rng.random() < 0.5:
             name = rng.choice([name for name in CONCEPTS if self.sign(pictures, [name])])
             rubrics.append(([rng.choice(SENTENCES[name])], [(name,)]))
@@ -363,12 +374,11 @@ class RubricExamples(Examples):
             rubrics.append(self.decided(pictures))
             if rng.random() < 0.3:
                 rubrics[-1] = ([detailed(text, asked) if text in COVERS else text for text in rubrics[-1][0]], rubrics[-1][1])
-        tied = self.tied(pictures) if rng.random() < 0.5 else None
+        tied = self.tied(pictures) if whole and rng.random() < 0.5 else None
         rubrics += [tied] if tied else []
         branches = [self.verdict(pictures, *rubric) for rubric in rubrics]
         branches.append(self.reason(asked, pictures))
-        if rng.random() < 0.6:
-            branches.append(self.proposal(pictures) if rng.random() < 0.5 else self.reason(asked, pictures))
+        branches.append(self.proposal(pictures) if rng.random() < 0.7 else self.reason(asked, pictures))
         return self.prefix(asked, pictures), branches, [picture.image for picture in pictures]
 
     def questions(self):

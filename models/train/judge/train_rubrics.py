@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=Path("models/tiny-flux/vae"), help="VAE for generated-looking pictures; may be missing")
     parser.add_argument("--painted", type=Path, nargs="*", default=[], help="files of painted pairs to learn from (paint_pairs.py)")
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--clean", type=int, default=0, help="first steps, on telling clean pictures from spoiled ones")
+    parser.add_argument("--clean", type=int, default=500, help="first steps, on telling clean pictures from spoiled ones")
     parser.add_argument("--minutes", type=float, default=math.inf, help="ends earlier, with the learning rate decayed in time")
     parser.add_argument("--batch", type=int, default=10)
     parser.add_argument("--lr", type=float, default=1.2e-3)
