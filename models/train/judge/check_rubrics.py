@@ -1,6 +1,7 @@
 """Measures what the small judge makes of rubrics, on fresh scenes: verdicts, criteria, themes and reasons. Prints Markdown rows.
 
-A verdict counts only where both image orders agree. Labels come from the scene specifications.
+A verdict counts only where both image orders agree. Labels come from the scene specifications; those of painted pictures (`--painted`, files
+of `paint_pairs.py`) from the pixel rules.
 """
 
 import argparse
@@ -9,11 +10,13 @@ import random
 from pathlib import Path
 
 import numpy as np
-from judge import rubric_prompt
 import torch
+from judge import rubric_prompt
 from judge.criteria import BOTH, CONCEPTS, COVERS, HELD_OUT, SENTENCES, grouped, sentences
 from judge.judge_prompt import CRITERIA, Judge, about_pair, prompt, turn
+from judge.painted import read
 from judge.rubric_examples import RubricExamples, difference
+from judge.wordings import FRESH, worded
 from scenes.scene import caption
 
 CANONICAL = tuple(CRITERIA.values())
@@ -24,10 +27,10 @@ def row(name: str, *figures) -> None:
 
 
 class Check:
-    def __init__(self, path: Path, count: int, seed: int, vae: Path):
+    def __init__(self, path: Path, count: int, seed: int, vae: Path, painted: list[Path]):
         self.judge, self.count = Judge(path), count
         self.examples = RubricExamples(self.judge.tokenizer, seed)
-        self.rng, self.vae_folder = random.Random(seed), vae
+        self.rng, self.vae_folder, self.painted = random.Random(seed), vae, painted
 
     def pairs(self, kind, wanted):
         """`count` pairs (asked, pictures) of a kind for which `wanted(pictures)` holds."""
@@ -38,23 +41,26 @@ class Check:
                 found.append((asked, pictures))
         return found
 
-    def verdicts(self, pairs, rubrics, look=lambda images: images) -> list[int | None]:
-        """0 or 1 for the better picture, None where the orders disagree."""
+    def probabilities(self, pairs, rubrics, look=lambda images: images) -> np.ndarray:
+        """Of each pair: the probability that the first picture is better, asked in this order and in the other one. (pairs, 2)"""
         answers = []
         for at in range(0, len(pairs), 50):
             part = list(zip(pairs[at : at + 50], rubrics[at : at + 50]))
             texts = [prompt(caption(asked), criteria) for (asked, _), criteria in part]
             first, second = (look([pictures[k].image for (_, pictures), _ in part]) for k in (0, 1))
-            p, q = self.judge.prob_first_of(texts, first, second), self.judge.prob_first_of(texts, second, first)
-            answers += [int(a <= 0.5) if (a > 0.5) == (b <= 0.5) else None for a, b in zip(p, q)]
-        return answers
+            answers.append(np.stack([self.judge.prob_first_of(texts, first, second), 1 - self.judge.prob_first_of(texts, second, first)], 1))
+        return np.concatenate(answers)
 
-    def measure(self, name, pairs, rubrics, covers, **kwargs) -> list[int | None]:
-        """Prints how many orders agree, and how many of those verdicts and of all are right."""
+    def verdicts(self, pairs, rubrics, **kwargs) -> list[int | None]:
+        """0 or 1 for the better picture, None where the orders disagree."""
+        return [int(p <= 0.5) if (p > 0.5) == (q > 0.5) else None for p, q in self.probabilities(pairs, rubrics, **kwargs)]
+
+    def measure(self, name, pairs, rubrics, covers, *, counted=False, **kwargs) -> list[int | None]:
+        """Prints how many orders agree, and how many of those verdicts and of all are right; with `counted` the number of pairs too."""
         answers = self.verdicts(pairs, rubrics, **kwargs)
         labels = [int(p[0].count(names) > p[1].count(names)) for (_, p), names in zip(pairs, covers)]
         agreed = [a == b for a, b in zip(answers, labels) if a is not None]
-        row(name, len(agreed) / len(pairs), float(np.mean(agreed)), sum(agreed) / len(pairs))
+        row(name, *[str(len(pairs))] * counted, len(agreed) / len(pairs), float(np.mean(agreed)), sum(agreed) / len(pairs))
         return answers
 
     def judging(self) -> None:
@@ -75,7 +81,8 @@ class Check:
         self.measure("random rubrics of one to four concepts, up to ten lines", pairs, rubrics, covers)
         self.measure("the same, generated-looking pictures", pairs, rubrics, covers, look=self.generated)
         self.conflicts()
-        self.left_out()
+        ties = self.left_out()
+        self.undecided(ties)
 
     def conflicts(self) -> None:
         """One picture breaks A alone, the other B alone; a rubric of one sentence names A or B."""
@@ -91,9 +98,11 @@ class Check:
             chosen = [(p, [concept]) for p, n in zip(pairs, names) if concept in n]
             self.measure(f"conflict pairs, {concept} alone", *zip(*[(p, SENTENCES[c[0]][:1], c) for p, c in chosen]))
         self.measure("conflict pairs, held-out sentence for A", pairs, [[HELD_OUT[n[0]]] for n in names], [n[:1] for n in names])
+        self.measure("conflict pairs, one of other wordings for A", pairs, [[worded((n[0],), self.rng)] for n in names], [n[:1] for n in names])
+        self.measure("conflict pairs, a sentence of another form for A", pairs, [[FRESH[n[0]]] for n in names], [n[:1] for n in names])
 
-    def left_out(self) -> None:
-        """A has two faults, B one: with all concepts A decides, without A the other picture must win; and one fault left out."""
+    def left_out(self):
+        """A has two faults, B one: with all concepts A decides, without A the other picture must win. Returns pairs and rubrics with the only fault left out."""
         pairs, deciding = [], []
         while len(pairs) < self.count:
             asked, pictures = self.examples.two("conflict")
@@ -110,7 +119,39 @@ class Check:
         row("verdict differs when A is left out", "", "", float(np.mean([None not in v and v[0] != v[1] for v in zip(full, fewer)])))
         pairs = self.pairs("one", lambda p: sum(x.count(CONCEPTS) for x in p) == 1)
         rubrics = [[SENTENCES[c][0] for c in CONCEPTS if not any(x.faults[c] for x in p)] for _, p in pairs]
-        self.measure("only fault left out (a tie): still the faultless picture", pairs, rubrics, [CONCEPTS] * self.count)
+        return pairs, rubrics
+
+    def undecided(self, ties) -> None:
+        """Pairs that are equal under their rubric: the only fault left out, and as many faults in either picture."""
+        heads = ("orders disagree", "mean probability within 0.1 of one half", "both orders name the faulty one")
+        print(f"\n| pairs that are equal under the rubric | {' | '.join(heads)} |\n|---|---|---|---|")
+        pairs, rubrics = ties
+        p = self.probabilities(pairs, rubrics)
+        faulty = np.array([pictures[0].count(CONCEPTS) > 0 for _, pictures in pairs])
+        named = np.where(faulty, (p > 0.5).all(1), (p < 0.5).all(1))
+        row("only fault left out", float(np.mean((p[:, 0] > 0.5) != (p[:, 1] > 0.5))), float(np.mean(abs(p.mean(1) - 0.5) < 0.1)), float(np.mean(named)))
+        pairs = self.pairs("conflict", lambda pictures: pictures[0].count(CONCEPTS) == pictures[1].count(CONCEPTS))
+        p = self.probabilities(pairs, [CANONICAL] * len(pairs))
+        row("the quickstart's rubric, as many faults in either", float(np.mean((p[:, 0] > 0.5) != (p[:, 1] > 0.5))), float(np.mean(abs(p.mean(1) - 0.5) < 0.1)), "")
+
+    def painting(self) -> None:
+        """Painted pairs that the pixel rules tell apart, by the number of facts between them, and under one concept."""
+        head = "| orders agree | the rules' picture, where they agree | of all |\n|---|---|---|---|---|"
+        print(f"\n| painted pairs, the quickstart's rubric | pairs {head}")
+        files = {file.stem: read([file]) for file in self.painted}
+        every = [pair for pairs in files.values() for pair in pairs]
+        gap = lambda pair, names=CONCEPTS: abs(pair[1][0].count(names) - pair[1][1].count(names))  # noqa: E731
+        for name, pairs, low, high in (
+            *((name, pairs, 1, 7) for name, pairs in files.items()), ("all", every, 1, 7), ("one fact between them", every, 1, 1),
+            ("two facts", every, 2, 2), ("three", every, 3, 3), ("four or more", every, 4, 7),
+        ):  # fmt: skip
+            chosen = [pair for pair in pairs if low <= gap(pair) <= high]
+            self.measure(name, chosen, [CANONICAL] * len(chosen), [CONCEPTS] * len(chosen), counted=True)
+        chosen = [pair for pair in every if gap(pair)]
+        self.measure("all, no rubric", chosen, [()] * len(chosen), [CONCEPTS] * len(chosen), counted=True)
+        for concept in CONCEPTS:
+            chosen = [pair for pair in every if gap(pair, [concept])]
+            self.measure(f"{concept} alone", chosen, [SENTENCES[concept][:1]] * len(chosen), [[concept]] * len(chosen), counted=True)
 
     def generated(self, images):
         """The pictures through the VAE with latent noise, as the generator's pictures look."""
@@ -166,10 +207,10 @@ class Check:
                     lists.append((texts, self.rng.randint(1, 5)))
             exact, same = [], []
             for answer, (texts, k) in zip(self.ask([("", rubric_prompt.structure(t, k), ()) for t, k in lists]), lists):
-                themes = parsed(answer, "themes", dict) or []
-                tips = [tip for theme in themes for tip in theme.get("tips", [])]
-                exact.append(sorted(tips) == sorted(texts) and len(themes) <= k)
-                same.append(answer == rubric_prompt.themes_answer(grouped(texts, [COVERS[t] for t in texts], k)))
+                themes = [(str(theme.get("theme")), [str(tip) for tip in theme.get("tips") or ()]) for theme in parsed(answer, "themes", dict) or []]
+                exact.append(sorted(tip for _, tips in themes for tip in tips) == sorted(texts) and len(themes) <= k)
+                trained = grouped(texts, [COVERS[t] for t in texts], k)
+                same.append(exact[-1] and sorted((t, sorted(tips)) for t, tips in themes) == sorted((t, sorted(tips)) for t, tips in trained))
             row(name, float(np.mean(exact)), float(np.mean(same)))
 
     def reasons(self) -> None:
@@ -208,14 +249,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--judge", type=Path, default=Path("models/tiny-judge"))
     parser.add_argument("--vae", type=Path, default=Path("models/tiny-flux/vae"))
+    parser.add_argument("--painted", type=Path, nargs="*", default=[], help="files of painted pairs to measure on (paint_pairs.py)")
     parser.add_argument("--count", type=int, default=400, help="pairs or lists per figure")
     parser.add_argument("--seed", type=int, default=1000)
-    parser.add_argument("--parts", nargs="+", default=["judging", "writing", "grouping", "reasons"])
+    parser.add_argument("--parts", nargs="+", default=["judging", "painting", "writing", "grouping", "reasons"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     assert not set(HELD_OUT.values()) & {*BOTH, *(t for texts in SENTENCES.values() for t in texts)}
-    check = Check(args.judge, args.count, args.seed, args.vae)
+    check = Check(args.judge, args.count, args.seed, args.vae, args.painted)
     for part in args.parts:
         getattr(check, part)()
 

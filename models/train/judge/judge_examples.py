@@ -36,6 +36,20 @@ def rubric(names) -> str:
     return "Rubric:\n" + "".join(f"- {CRITERIA[name]}\n" for name in names) if names else ""
 
 
+def holding(asked: Scene, shown: Scene) -> dict[int, bool]:
+    """For the caption's words that state a fact, by their numbers: whether it holds for the shown scene."""
+    words, turned, holds = caption(asked).split(), swapped(asked, shown), {}
+    relation_at = next((words.index(w) for w in ("of", "above") if w in words), None)
+    for i, (colour, shape) in enumerate(asked.objects):
+        at = 1 if i == 0 else relation_at + 2
+        holds[at] = turned or shown.objects[i][0] == colour
+        holds[at + 1] = turned or shown.objects[i][1] == shape
+    if asked.relation:
+        holds[relation_at] = asked.relation == shown.relation and not turned
+    holds[len(words) - 2] = asked.background == shown.background
+    return holds
+
+
 class Examples:
     """Draws examples as (token ids, labels, images)."""
 
@@ -89,20 +103,11 @@ class Examples:
         spoiled, image = self.rng.random() < spoil_share, render(scene, self.rng)
         return (self.spoil(image) if spoiled else image), spoiled
 
-    def captioned(self, asked: Scene, shown: Scene, verdict: bool | None):
-        """Ids of "Caption: ...", and per id the label of the answer that follows it (or IGNORE)."""
-        words, turned, holds = caption(asked).split(), swapped(asked, shown), {}
-        relation_at = next((words.index(w) for w in ("of", "above") if w in words), None)
-        for i, (colour, shape) in enumerate(asked.objects):
-            at = 1 if i == 0 else relation_at + 2
-            holds[at] = turned or shown.objects[i][0] == colour
-            holds[at + 1] = turned or shown.objects[i][1] == shape
-        if asked.relation:
-            holds[relation_at] = asked.relation == shown.relation and not turned
-        holds[len(words) - 2] = asked.background == shown.background
+    def captioned(self, asked: Scene, holds: dict[int, bool], verdict: bool | None):
+        """Ids of "Caption: ...", and per id the label of the answer that follows it (or IGNORE); `holds` as `holding` gives it."""
         ids = self.ids("Caption:")
         after = [IGNORE] * len(ids)
-        for k, word in enumerate(words):
+        for k, word in enumerate(caption(asked).split()):
             piece = self.ids(" " + word)
             ids += piece
             after += [IGNORE] * (len(piece) - 1) + [IGNORE if k not in holds else self.yes if holds[k] else self.no]
@@ -118,7 +123,8 @@ class Examples:
             if isinstance(part, str):
                 ids += self.ids(part)
             elif isinstance(part, tuple):
-                piece, after = self.captioned(*part)
+                asked, shown, verdict = part
+                piece, after = self.captioned(asked, holding(asked, shown), verdict)
                 auxiliary |= {len(ids) + k + 1: label for k, label in enumerate(after) if label != IGNORE}
                 ids += piece
             else:

@@ -7,27 +7,37 @@ Branches see the prefix and themselves, so one look at a pair serves four questi
 from dataclasses import dataclass, field
 
 from judge import rubric_prompt
-from judge.criteria import BOTH, CONCEPTS, COVERS, SENTENCES, grouped, reworded, sentences
-from judge.judge_examples import IGNORE, QUESTION, Examples
+from judge.criteria import BOTH, CONCEPTS, COVERS, SENTENCES, sentences
+from judge.judge_examples import IGNORE, QUESTION, Examples, holding, swapped
 from judge.judge_prompt import CRITERIA
+from judge.wordings import detailed, varied
 from PIL import Image
 from scenes.scene import BACKGROUNDS, COLOURS, SHAPES, Scene, caption, random_scene, render
 
 QUICKSTART = tuple(CRITERIA.values())  # the quickstart's rubric
-LIST_MAX = 12  # criteria in one list to group
 WEIGHT_VERDICT, WEIGHT_FIRST, WEIGHT_WORD, WEIGHT_PATCH = 4.0, 1.5, 0.5, 0.1  # against 1 for the auxiliary labels
+WEIGHT_SEEN, WEIGHT_FACT = 0.5, 3.0
+# Where two pictures are equal under a rubric, the first is to be named with this probability: the mean over both orders is one half, and as
+# both orders name their first picture they disagree, so that the judge abstains without a margin too.
+TIE_FIRST = 0.6
 # Auxiliary labels must also be told from the hidden state after this many layers, so that the layers above can use them.
 AFTER_CAPTION, AFTER_CONCEPT = 2, 3
 
 
 @dataclass
 class Tokens:
-    """Token ids, and for each the token to predict after it (or IGNORE), its weight in the loss, and an earlier layer or 0."""
+    """Token ids, and for each the token to predict after it (or IGNORE), its weight in the loss, and an earlier layer or 0.
+
+    `more` has further labels: index, token, weight, layer (0: the last). `copies` has pairs of indices: what is predicted at the first
+    stands at the second.
+    """
 
     ids: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     early: list[int] = field(default_factory=list)
+    more: list[tuple[int, int, float, int]] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
 
     def add(self, ids, last: int = IGNORE, early: int = 0) -> None:
         """Appends prompt tokens; `last` is an auxiliary label after the last one, told already after `early` layers."""
@@ -56,6 +66,27 @@ class Shown:
     def count(self, names) -> int:
         return sum(self.faults[name] for name in names)
 
+    def holds(self, asked: Scene) -> dict[int, bool]:
+        """For the caption's words that state a fact, by their numbers: whether it holds."""
+        return holding(asked, self.scene)
+
+    def seen(self, asked: Scene) -> dict[int, str]:
+        """For the same words: the word that is true of the picture. Exchanged places are left out."""
+        turned = swapped(asked, self.scene)
+        objects = asked.objects if turned else self.scene.objects
+        words = {1: objects[0][0], 2: objects[0][1]}
+        if asked.relation:
+            second = 6 if asked.relation == "left of" else 5
+            words |= {second: objects[1][0], second + 1: objects[1][1]}
+            words |= {} if turned else {second - 2: self.scene.relation.split()[0]}
+        return words | {len(caption(asked).split()) - 2: self.scene.background}
+
+
+def faulty(asked: Scene, shown: Scene, concept: str) -> int:
+    """The first object whose colour or shape is another one, from 0."""
+    part = 0 if concept == "colour" else 1
+    return next(i for i, (a, b) in enumerate(zip(asked.objects, shown.objects)) if a[part] != b[part])
+
 
 def difference(asked: Scene, worse: Shown, number: int, concept: str) -> str:
     """One sentence that names a fault of picture `number`."""
@@ -66,13 +97,17 @@ def difference(asked: Scene, worse: Shown, number: int, concept: str) -> str:
     if concept == "placement":
         text = caption(worse.scene)
         return f"Image {number} shows {text[:text.index(' on a ')]}."
-    part = 0 if concept == "colour" else 1
-    a, b = next((a, b) for a, b in zip(asked.objects, worse.scene.objects) if a[part] != b[part])
+    number = faulty(asked, worse.scene, concept)
+    a, b = asked.objects[number], worse.scene.objects[number]
     return f"Image {number} shows a {b[0]} {b[1]}, not a {a[0]} {a[1]}."
 
 
 class RubricExamples(Examples):
     """Draws (prefix, branches, images)."""
+
+    def __init__(self, tokenizer, seed: int):
+        super().__init__(tokenizer, seed)
+        self.facts = {self.ids(f" {word}")[0] for word in (*COLOURS, *BACKGROUNDS, *SHAPES, "left", "above", "clean")}
 
     def broken(self, asked: Scene, names, both: bool = False) -> tuple[Scene, dict[str, int]]:
         """A scene that breaks exactly the named concepts and its faults: colour and shape on one object or, with `both`, on all."""
@@ -134,14 +169,22 @@ class RubricExamples(Examples):
         return tokens
 
     def look(self, tokens: Tokens, asked: Scene, picture: Shown) -> None:
-        """Appends a picture and its caption; each image token and the caption's end must tell whether the picture is clean."""
+        """Appends a picture and its caption; each image token and the caption's end must tell whether the picture is clean.
+
+        An earlier layer must tell at each word of the caption what the picture shows in its stead, for reasons to read it there.
+        """
         clean = not picture.faults["clean"]
         tokens.add(self.image_ids)
         told = len(self.image_ids) - 1
         tokens.targets[-told:] = [self.yes if clean else self.no] * told
         tokens.weights[-told:] = [WEIGHT_PATCH] * told
         tokens.add(self.ids(" "))
-        ids, after = self.captioned(asked, picture.scene, clean)
+        ids, after = self.captioned(asked, picture.holds(asked), clean)
+        at, instead = len(tokens.ids) + len(self.ids("Caption:")) - 1, picture.seen(asked)
+        for number, word in enumerate(caption(asked).split()):
+            at += len(self.ids(f" {word}"))
+            if number in instead:
+                tokens.more.append((at, self.ids(f" {instead[number]}")[0], WEIGHT_SEEN, AFTER_CONCEPT))
         tokens.ids += ids
         tokens.targets += after
         tokens.weights += [1.0] * len(ids)
@@ -162,9 +205,9 @@ class RubricExamples(Examples):
             chosen = list(QUICKSTART)
         else:
             names = rng.sample(CONCEPTS, 5 if draw < 0.3 else rng.choice((1, 1, 2, 2, 3, 4)))
-            chosen = sentences(names, rng, rng.choice((0, 0, 0, 3, 5, 8, 10)))
+            chosen = sentences(names, rng, rng.choice((0, 0, 0, 0, 0, 3, 5, 10)))
         covers = [COVERS[text] for text in chosen]
-        return [reworded(text, rng) if draw >= 0.2 and rng.random() < 0.2 else text for text in chosen], tuple(covers)
+        return [varied(text, rng) if draw >= 0.2 else text for text in chosen], tuple(covers)
 
     def decided(self, pictures, against: int = 0):
         """A rubric (as `rubric`) under which the pictures differ; if possible the picture of the sign `against` loses under it."""
@@ -176,7 +219,7 @@ class RubricExamples(Examples):
             if rng.random() < 0.4:
                 names = [name for name in names if signs[name] or rng.random() < 0.5]
             chosen = sentences(names, rng, 0)
-            return chosen, [COVERS[text] for text in chosen]
+            return self.phrased(chosen), [COVERS[text] for text in chosen]
         for _ in range(30):
             criteria, covers = self.rubric()
             sign = self.sign(pictures, {name for seen in covers for name in seen})
@@ -189,6 +232,26 @@ class RubricExamples(Examples):
         """A rubric (as `rubric`) of all concepts."""
         chosen = list(QUICKSTART) if self.rng.random() < 0.3 else sentences(CONCEPTS, self.rng, 0)
         return chosen, [COVERS[text] for text in chosen]
+
+    def phrased(self, criteria) -> list[str]:
+        """The criteria as they are, or in other words, half of the time each."""
+        return [varied(text, self.rng) for text in criteria] if self.rng.random() < 0.5 else list(criteria)
+
+    def tied(self, pictures):
+        """A rubric (as `rubric`) under which the pictures are equal, or None."""
+        rng = self.rng
+        equal = [name for name in CONCEPTS if not self.sign(pictures, [name])]
+        if not equal or rng.random() < 0.3:
+            for _ in range(10):
+                names = rng.sample(CONCEPTS, rng.randint(2, 5))
+                if not self.sign(pictures, names):
+                    break
+            else:
+                return None
+        else:
+            names = equal if rng.random() < 0.6 else rng.sample(equal, rng.randint(1, len(equal)))
+        chosen = sentences(names, rng, 0)
+        return self.phrased(chosen), [COVERS[text] for text in chosen]
 
     @staticmethod
     def sign(pictures, names) -> int:
@@ -203,7 +266,7 @@ class RubricExamples(Examples):
         tokens.add(self.ids(text), last=self.ids(label)[0], early=AFTER_CONCEPT)
 
     def verdict(self, pictures, criteria, covers) -> Tokens:
-        """Which picture is better under a rubric that tells them apart."""
+        """Which picture is better under a rubric; where it does not tell them apart, hardly the one more than the other."""
         tokens = Tokens()
         if criteria:
             tokens.add(self.ids("Rubric:\n"))
@@ -211,7 +274,12 @@ class RubricExamples(Examples):
             self.compared(tokens, f"- {text}\n", pictures, seen)
         tokens.add(self.ids(QUESTION))
         better = self.sign(pictures, {name for seen in covers for name in seen})
-        return self.close(tokens, "1" if better > 0 else "2", WEIGHT_VERDICT)
+        self.close(tokens, "1" if better >= 0 else "2", WEIGHT_VERDICT)
+        if not better:
+            at = len(tokens.ids) - 3
+            tokens.weights[at] = TIE_FIRST * WEIGHT_VERDICT
+            tokens.more.append((at, self.ids("2")[0], (1 - TIE_FIRST) * WEIGHT_VERDICT, 0))
+        return tokens
 
     def comparison(self, tokens: Tokens, text: str, pictures) -> None:
         """Appends a question that begins with `COMPARE`, with a label after each of its concepts."""
@@ -265,45 +333,53 @@ class RubricExamples(Examples):
         if rng.random() < 0.75:
             deciding = sorted(rng.sample(deciding, rng.randint(1, len(deciding))), key=CONCEPTS.index)
             criteria = sentences(deciding + rng.sample(others, rng.randint(0, min(2, len(others)))), rng, 0)
+        return self.told(asked, pictures, better, criteria, deciding[0])
+
+    def told(self, asked: Scene, pictures, better: int, criteria, concept: str) -> Tokens:
+        """A reason that names a fault of the worse picture in one concept; the words that state it weigh more than the others.
+
+        Of a colour or a shape, an earlier layer must tell before each such word which object it is about, so that the last one can look there.
+        """
         tokens = Tokens()
         if criteria:
             tokens.add(self.ids("Rubric:\n"))
         for text in criteria:
             self.compared(tokens, f"- {text}\n", pictures, COVERS[text])
         self.comparison(tokens, rubric_prompt.reason((), better), pictures)
-        return self.close(tokens, difference(asked, pictures[2 - better], 3 - better, deciding[0]), 1.0)
+        sentence = difference(asked, pictures[2 - better], 3 - better, concept)
+        self.close(tokens, sentence, 1.0)
+        told = self.ids(sentence)
+        first = len(tokens.ids) - len(told) - 2
+        for k, token in enumerate(told):
+            if token in self.facts:
+                tokens.weights[first + k] = WEIGHT_FACT
+                if concept in ("colour", "shape"):
+                    number = faulty(asked, pictures[2 - better].scene, concept) + 1
+                    tokens.more.append((first + k, self.ids(str(number))[0], WEIGHT_FACT, AFTER_CONCEPT))
+        return tokens
 
     def pair_tree(self):
-        """Verdicts on one pair under one concept, under all, and under rubrics that turn the verdict; a proposal and a reason."""
+        """Verdicts on one pair under all concepts, under one, under rubrics that turn the verdict or leave a tie; reasons and a proposal."""
         while True:
             asked, pictures = self.two("heavy" if self.rng.random() < 0.25 else None)
             if self.explained(pictures):
                 break
-        name = self.rng.choice([name for name in CONCEPTS if self.sign(pictures, [name])])
-        rubrics = [([self.rng.choice(SENTENCES[name])], [(name,)])]
-        whole = self.sign(pictures, CONCEPTS)
-        if whole:
-            rubrics.append(self.whole() if self.rng.random() < 0.85 else ([], [CONCEPTS]))
-        rubrics += [self.decided(pictures, whole), self.decided(pictures)]
+        rng, whole = self.rng, self.sign(pictures, CONCEPTS)
+        rubrics = [self.decided(pictures, whole)]
+        rubrics.append(self.whole() if rng.random() < 0.85 else ([], [CONCEPTS]))
+        if rng.random() < 0.5:
+            name = rng.choice([name for name in CONCEPTS if self.sign(pictures, [name])])
+            rubrics.append(([rng.choice(SENTENCES[name])], [(name,)]))
+        else:
+            rubrics.append(self.decided(pictures))
+            if rng.random() < 0.3:
+                rubrics[-1] = ([detailed(text, asked) if text in COVERS else text for text in rubrics[-1][0]], rubrics[-1][1])
+        tied = self.tied(pictures) if whole and rng.random() < 0.5 else None
+        rubrics += [tied] if tied else []
         branches = [self.verdict(pictures, *rubric) for rubric in rubrics]
-        branches += [self.proposal(pictures), self.reason(asked, pictures)]
+        branches.append(self.reason(asked, pictures))
+        branches.append(self.proposal(pictures) if rng.random() < 0.7 else self.reason(asked, pictures))
         return self.prefix(asked, pictures), branches, [picture.image for picture in pictures]
-
-    def structure(self, count: int | None = None):
-        """A list of criteria to group; no picture. The auxiliary label after a criterion is a word of its concept."""
-        rng = self.rng
-        names = rng.sample(CONCEPTS, rng.randint(1, 5))
-        criteria = sentences(names, rng, count or rng.randint(1, rng.choice((3, 5, LIST_MAX))))[:LIST_MAX]
-        covers = [COVERS[text] for text in criteria]
-        criteria = [reworded(text, rng) if rng.random() < 0.15 else text for text in criteria]
-        themes = rng.randint(1, 5)
-        tokens = Tokens()
-        tokens.add([self.start] + self.ids("user\nCriteria:\n"))
-        for text, seen in zip(criteria, covers):
-            tokens.add(self.ids(f"- {text}\n"), last=self.ids("Object" if len(seen) > 1 else f" {seen[0]}")[0], early=AFTER_CAPTION)
-        tokens.add(self.ids(rubric_prompt.structure((), themes).removeprefix("Criteria:\n")))
-        answer = rubric_prompt.themes_answer(grouped(criteria, covers, themes))
-        return self.close(tokens, answer, 1.0), [], []
 
     def questions(self):
         """Yes/no questions about one picture, one after another."""
@@ -317,7 +393,7 @@ class RubricExamples(Examples):
         tokens.add(self.ids("Does the image meet each criterion? Answer yes or no.") + [self.end] + self.ids("\n") + [self.start])
         tokens.add(self.ids("assistant\n"))
         for text in rng.sample(list(self.trained), 6):
-            tokens.add(self.ids(reworded(text, rng) if rng.random() < 0.2 else text) + self.ids(" "))
+            tokens.add(self.ids(varied(text, rng)) + self.ids(" "))
             tokens.answer(self.ids("no" if shown.count(COVERS[text]) else "yes"), 1.0)
             tokens.add(self.ids("\n"))
         return tokens, [], [shown.image]

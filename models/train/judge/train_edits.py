@@ -59,7 +59,7 @@ def right_verdicts(model, examples: EditExamples, count: int = 200) -> float:
     """Share of right verdicts in one order, under all rubrics."""
     found = []
     for _ in range(count // 25):
-        inputs, targets, weights, _ = batch_of(model, examples, [examples.pair_tree() for _ in range(25)], None)
+        inputs, targets, weights, *_ = batch_of(model, examples, [examples.pair_tree() for _ in range(25)], None)
         logits = model.lm_head(model.model(**inputs, use_cache=False).last_hidden_state)
         one, two = examples.digits[1], examples.digits[2]
         at = (weights == WEIGHT_VERDICT) & ((targets == one) | (targets == two))

@@ -15,13 +15,17 @@ import torch
 import torch.nn.functional as F
 from judge.judge_examples import IGNORE, Examples
 from judge.judge_prompt import patches
+from judge.painted import PaintedExamples
 from judge.rubric_examples import RubricExamples
 from scenes.scene import random_scene
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from judge.train_judge import save
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
-KINDS = {"pair_tree": (6, 1), "structure": (4, 1), "questions": (0.8, 2), "description": (0.3, 2)}  # share of the steps, batch factor
+# Share of the steps, batch factor.
+KINDS = {"pair_tree": (4, 1), "painted_tree": (1.5, 1), "structure": (4.5, 1.5), "questions": (0.1, 2), "description": (0.05, 2)}
+WEIGHT_COPY = 0.1
 
 
 def length(example) -> int:
@@ -32,12 +36,12 @@ def length(example) -> int:
 class Batches:
     """Batches of examples of like lengths, so that little is padding."""
 
-    def __init__(self, examples: Examples, size: int, factors: dict[str, int]):
+    def __init__(self, examples: Examples, size: int, factors: dict[str, float]):
         self.examples, self.size, self.factors = examples, size, factors
         self.waiting = {kind: [] for kind in factors}
 
     def draw(self, kind: str):
-        size = self.size * self.factors[kind]
+        size = round(self.size * self.factors[kind])
         if not self.waiting[kind]:
             pool = sorted((getattr(self.examples, kind)() for _ in range(8 * size)), key=length)
             self.waiting[kind] = [pool[at : at + size] for at in range(0, len(pool), size)]
@@ -74,12 +78,31 @@ def learn_clean(model, examples: RubricExamples, steps: int, batch: int = 32) ->
             print(f"clean {step + 1}: right {np.mean(rights[-50:]):.3f}, loss {loss.item():.3f}", flush=True)
 
 
+class Further:
+    """Labels beside the targets of a batch: by layer (row, position, token, weight), and (row, position, position that it copies)."""
+
+    def __init__(self):
+        self.labels, self.copies = {}, []
+
+    def add(self, row: int, parts) -> None:
+        """Takes over what the parts of an example, one after another, hold."""
+        start = 0
+        for part in parts:
+            for at, token, weight, layer in part.more:
+                self.labels.setdefault(layer, []).append((row, start + at, token, weight))
+            self.copies += [(row, start + at, start + source) for at, source in part.copies]
+            start += len(part.ids)
+
+
 def batch_of(model, examples: Examples, drawn, vae):
-    """Model inputs, targets, weights and earlier layers of the targets; three batches in ten look generated (through the VAE with latent noise)."""
+    """Model inputs, targets, weights and earlier layers of the targets, and the `Further` labels.
+
+    With a VAE, one batch in five looks generated (through the VAE with latent noise).
+    """
     longest = max(map(length, drawn))
     ids = torch.full((len(drawn), longest), examples.tokenizer.pad_token_id)
     targets, weights, positions = torch.full_like(ids, IGNORE), torch.zeros(ids.shape), torch.zeros(3, *ids.shape, dtype=torch.long)
-    early = torch.zeros_like(ids)
+    early, further = torch.zeros_like(ids), Further()
     sees = torch.eye(longest, dtype=torch.bool).repeat(len(drawn), 1, 1)
     for row, (prefix, branches, images) in enumerate(drawn):
         end = len(prefix.ids)
@@ -100,10 +123,11 @@ def batch_of(model, examples: Examples, drawn, vae):
         targets[row, :at] = torch.tensor([i for part in parts for i in part.targets])
         weights[row, :at] = torch.tensor([w for part in parts for w in part.weights])
         early[row, :at] = torch.tensor([e for part in parts for e in part.early])
+        further.add(row, parts)
     inputs = dict(input_ids=ids, attention_mask=sees[:, None], position_ids=positions)
     images = [image for e in drawn for image in e[2]]
     if images:
-        if vae is not None and examples.rng.random() < 0.3:
+        if vae is not None and examples.rng.random() < 0.2:
             from flux.flux_training import images_of, latents_of
 
             z = latents_of(vae, images)
@@ -112,11 +136,14 @@ def batch_of(model, examples: Examples, drawn, vae):
             pixel_values=torch.from_numpy(np.concatenate([patches(image) for image in images])),
             image_grid_thw=torch.tensor([[1, 8, 8]] * len(images)),
         )
-    return inputs, targets, weights, early
+    return inputs, targets, weights, early, further
 
 
-def loss_of(model, inputs, targets, weights, early):
-    """Weighted mean cross-entropy over the positions that have a target, and again where it must be told from an earlier layer."""
+def loss_of(model, inputs, targets, weights, early, further):
+    """Weighted mean cross-entropy over the positions that have a target, and again where it must be told from an earlier layer.
+
+    Added to it: where an answer is copied, how little the first attention head of the last layer looks at what is to be copied.
+    """
     out = model.model(**inputs, use_cache=False, output_hidden_states=True)
     labelled = targets != IGNORE
     parts = [(labelled, out.last_hidden_state)]
@@ -125,7 +152,30 @@ def loss_of(model, inputs, targets, weights, early):
     losses = [
         (F.cross_entropy(model.lm_head(hidden[at]), targets[at], reduction="none") * weights[at]).sum() for at, hidden in parts
     ]
-    return sum(losses) / sum(weights[at].sum() for at, _ in parts)
+    total = sum(weights[at].sum() for at, _ in parts)
+    for layer, labels in further.labels.items():
+        rows, at, token, weight = (torch.tensor(column) for column in zip(*labels))
+        hidden = model.model.language_model.norm(out.hidden_states[layer]) if layer else out.last_hidden_state
+        losses.append((F.cross_entropy(model.lm_head(hidden[rows, at]), token, reduction="none") * weight).sum())
+        total = total + weight.sum()
+    loss = sum(losses) / total
+    if further.copies:
+        rows, at, source = torch.tensor(further.copies).T
+        looks = last_looks(model, out.hidden_states[-2], inputs["position_ids"])
+        looks = looks.masked_fill(~inputs["attention_mask"][:, 0], -math.inf).log_softmax(2)
+        loss = loss - WEIGHT_COPY * looks[rows, at, source].mean()
+    return loss
+
+
+def last_looks(model, hidden, positions):
+    """Attention scores (batch, queries, keys) of the last layer's first head, from the layer's input `hidden`."""
+    language = model.model.language_model
+    layer = language.layers[-1]
+    seen = layer.input_layernorm(hidden)
+    size = layer.self_attn.head_dim
+    query, key = (project(seen)[:, None, :, :size] for project in (layer.self_attn.q_proj, layer.self_attn.k_proj))
+    query, key = apply_rotary_pos_emb(query, key, *language.rotary_emb(seen, positions))
+    return (query @ key.transpose(2, 3))[:, 0] / math.sqrt(size)
 
 
 def main() -> None:
@@ -133,10 +183,11 @@ def main() -> None:
     parser.add_argument("--start", type=Path, default=Path("out/tiny-judge"), help="judge to start from")
     parser.add_argument("--out", type=Path, default=Path("out/tiny-judge-rubrics"))
     parser.add_argument("--vae", type=Path, default=Path("models/tiny-flux/vae"), help="VAE for generated-looking pictures; may be missing")
+    parser.add_argument("--painted", type=Path, nargs="*", default=[], help="files of painted pairs to learn from (paint_pairs.py)")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--clean", type=int, default=500, help="first steps, on telling clean pictures from spoiled ones")
     parser.add_argument("--minutes", type=float, default=math.inf, help="ends earlier, with the learning rate decayed in time")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=10)
     parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
@@ -151,19 +202,20 @@ def main() -> None:
         vae = AutoencoderKL.from_pretrained(args.vae).eval()
     tok = PreTrainedTokenizerFast.from_pretrained(args.start)
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.start, dtype=torch.float32).train()
-    examples = RubricExamples(tok, seed=args.seed)
+    examples = PaintedExamples(tok, args.seed, args.painted)
+    shares = {kind: share for kind, (share, _) in KINDS.items() if kind != "painted_tree" or examples.painted}
     learn_clean(model, examples, args.clean)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-2, betas=(0.9, 0.98))
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.995))
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
     factors = {kind: factor for kind, (_, factor) in KINDS.items()}
     batches, start, seen = Batches(examples, args.batch, factors), time.time(), {}
     for step in range(args.steps):
         done = max(step / args.steps, (time.time() - start) / 60 / args.minutes)
         if done >= 1:
             break
-        kind = examples.rng.choices(list(KINDS), [share for share, _ in KINDS.values()])[0]
-        optimizer.param_groups[0]["lr"] = args.lr * min(1, (step + 1) / 100) * (0.5 * (1 + math.cos(math.pi * done)) + 0.01)
-        loss = loss_of(model, *batch_of(model, examples, batches.draw(kind), vae))
+        kind = examples.rng.choices(list(shares), list(shares.values()))[0]
+        optimizer.param_groups[0]["lr"] = args.lr * min(1, (step + 1) / 50) * (0.5 * (1 + math.cos(math.pi * done)) + 0.01)
+        loss = loss_of(model, *batch_of(model, examples, batches.draw(kind), None if kind == "painted_tree" else vae))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -174,7 +226,7 @@ def main() -> None:
             means = ", ".join(f"{name} {np.mean(values):.3f}" for name, values in sorted(seen.items()))
             print(f"{step + 1} {time.time() - start:.0f} s, loss: {means}", flush=True)
             seen = {}
-        if step % 250 == 249:
+        if step % 100 == 99:
             save(average.module, tok, args.out)
     save(average.module, tok, args.out)
 
