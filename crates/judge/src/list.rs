@@ -4,50 +4,173 @@
 //! the n (n - 1) of all pairs in both orders. Of two pictures the better one is the one with the greater share of the answer, as in Luce's
 //! choice model, of which the Bradley-Terry model is the case of two.
 
-use gavel_core::work::{AbstainReason, Verdict};
-use gavel_rubric::JudgedPair;
+use gavel_core::work::{AbstainReason, Verdict, VerdictRecord};
+use gavel_rubric::{JudgeTemplate, JudgedPair};
 use image::RgbImage;
 
-use crate::answer::agreement;
+use crate::Error;
+use crate::answer::{agreement, mean};
+use crate::question::Question;
 
-/// What a judge answers to a list, shown in one order.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct ListAnswer {
-    /// Probability of each picture's label, by the picture's place in the list, the labels being the only choice.
-    shares: Vec<f64>,
-    /// Probability of all labels together among all next tokens.
-    label_mass: f64,
+/// The lists in which the pairs of a call stand.
+pub(crate) struct Lists<'a> {
+    lists: Vec<List<'a>>,
 }
 
-impl ListAnswer {
-    /// Reads the answer from the next token's logits (vocabulary,), where `labels` are the tokens of the pictures in the order in which they were
-    /// shown, and the list began with picture `first`. `None` when a label lies outside the vocabulary or the logits are not finite.
-    pub(crate) fn from_logits(logits: &[f32], labels: &[u32], first: usize) -> Option<Self> {
+/// A list, with its pairs.
+struct List<'a> {
+    pictures: Vec<&'a RgbImage>,
+    /// Their places in the call, with those of their pictures in the list.
+    pairs: Vec<(usize, [usize; 2])>,
+}
+
+/// What a judge answers to a list.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Shares {
+    /// Probability of each label, in the order in which the pictures are shown, the labels being the only choice.
+    pub(crate) shown: Vec<f64>,
+    /// Probability of all labels together among all next tokens.
+    pub(crate) label_mass: f64,
+}
+
+impl<'a> Lists<'a> {
+    /// # Errors
+    /// [`Error::Unfit`] for a pair that is to be asked in one image order.
+    pub(crate) fn of(template: &JudgeTemplate, pairs: &[JudgedPair<'a>]) -> Result<Self, Error> {
+        let mut lists: Vec<List<'a>> = Vec::new();
+        for (index, pair) in pairs.iter().enumerate() {
+            if !pair.orders.is_both() {
+                return Err(Error::Unfit {
+                    problem: format!(
+                        "judge template `{}` shows lists, which have no image orders",
+                        template.name
+                    ),
+                    hint: "leave `judge.orders` out, or use a template that shows two pictures",
+                });
+            }
+            let (pictures, places) = list_of(pair);
+            let same = |list: &&mut List<'_>| {
+                let (other, one) = (&pairs[list.pairs[0].0], pair);
+                (other.prompt, other.rubric, other.sources) == (one.prompt, one.rubric, one.sources)
+                    && list.pictures.len() == pictures.len()
+                    && list.pictures.iter().zip(&pictures).all(|(a, b)| std::ptr::eq(*a, *b))
+            };
+            match lists.iter_mut().find(same) {
+                Some(list) => list.pairs.push((index, places)),
+                None => lists.push(List {
+                    pictures,
+                    pairs: vec![(index, places)],
+                }),
+            }
+        }
+        Ok(Self { lists })
+    }
+
+    /// What is asked: about each list as many questions as it has pictures, each time beginning with another one.
+    ///
+    /// # Errors
+    /// As [`Question::of_list`].
+    pub(crate) fn questions(
+        &self,
+        template: &JudgeTemplate,
+        pairs: &[JudgedPair<'a>],
+    ) -> Result<Vec<Question<'a>>, Error> {
+        let mut questions = Vec::new();
+        for list in &self.lists {
+            for first in 0..list.pictures.len() {
+                let mut shown = list.pictures.clone();
+                shown.rotate_left(first);
+                questions.push(Question::of_list(template, &pairs[list.pairs[0].0], shown)?);
+            }
+        }
+        Ok(questions)
+    }
+
+    /// The labels that the answer to each question may be.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = usize> + '_ {
+        self.lists
+            .iter()
+            .flat_map(|list| std::iter::repeat_n(list.pictures.len(), list.pictures.len()))
+    }
+
+    /// The records of the pairs, in order, by the answers to the questions; an error says why there is none, and all pairs of the list fail.
+    pub(crate) fn records(
+        &self,
+        template: &JudgeTemplate,
+        margin: f64,
+        pairs: &[JudgedPair<'a>],
+        answers: impl IntoIterator<Item = Result<Shares, String>>,
+    ) -> Vec<VerdictRecord> {
+        let mut answers = answers.into_iter();
+        let mut records: Vec<(usize, VerdictRecord)> = Vec::with_capacity(pairs.len());
+        for list in &self.lists {
+            // All of the list's, also behind one that is none: the next list's come after them.
+            let own: Vec<_> = answers.by_ref().take(list.pictures.len()).collect();
+            let own: Result<Vec<Shares>, String> = own.into_iter().collect();
+            records.extend(list.pairs.iter().map(|(index, places)| {
+                let pair = &pairs[*index];
+                let record = match &own {
+                    Ok(own) => record(pair, decide(own, *places, template.label_mass_min, margin)),
+                    Err(reason) => VerdictRecord::failed(pair.prompt_index, reason.clone(), pair.rubric.digest()),
+                };
+                (*index, record)
+            }));
+        }
+        records.sort_by_key(|(index, _)| *index);
+        records.into_iter().map(|(_, record)| record).collect()
+    }
+}
+
+/// A verdict as it is kept.
+pub(crate) fn record(pair: &JudgedPair<'_>, (verdict, order_probabilities): (Verdict, [f64; 2])) -> VerdictRecord {
+    VerdictRecord {
+        prompt_index: pair.prompt_index,
+        verdict,
+        probability_first: mean(order_probabilities),
+        order_probabilities,
+        orders: pair.orders,
+        rubric: pair.rubric.digest(),
+        votes: Vec::new(),
+        reasons: Vec::new(),
+        difference: None,
+    }
+}
+
+impl Shares {
+    /// Reads the answer from the next token's logits (vocabulary,), where `labels` are the tokens of the pictures in the order in which they are
+    /// shown. `None` when a label lies outside the vocabulary or the logits are not finite.
+    pub(crate) fn from_logits(logits: &[f32], labels: &[u32]) -> Option<Self> {
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let weight = |logit: f32| (f64::from(logit) - f64::from(largest)).exp();
         let total: f64 = logits.iter().map(|logit| weight(*logit)).sum();
-        let shown: Vec<f64> = labels
+        let weights: Vec<f64> = labels
             .iter()
             .map(|label| logits.get(*label as usize).map(|logit| weight(*logit)))
             .collect::<Option<_>>()?;
-        let of_labels: f64 = shown.iter().sum();
-        let count = shown.len();
-        let shares = (0..count).map(|picture| match of_labels > 0.0 {
-            true => shown[(picture + count - first) % count] / of_labels,
-            // So unlikely that nothing is left of them: none is likelier than another.
-            false => 1.0 / count as f64,
-        });
-        let answer = Self {
-            shares: shares.collect(),
-            label_mass: of_labels / total,
-        };
-        let finite = answer.label_mass.is_finite() && answer.shares.iter().all(|share| share.is_finite());
-        finite.then_some(answer)
+        let shares = Self::of_weights(weights.into_iter().map(|weight| weight / total).collect());
+        let finite = shares.label_mass.is_finite() && shares.shown.iter().all(|share| share.is_finite());
+        finite.then_some(shares)
     }
 
-    /// The probability that `first` is the better one of two.
+    /// Of the labels' probabilities among all next tokens.
+    pub(crate) fn of_weights(weights: Vec<f64>) -> Self {
+        let label_mass: f64 = weights.iter().sum();
+        let count = weights.len();
+        let share = |weight: f64| match label_mass > 0.0 {
+            true => weight / label_mass,
+            // So unlikely that nothing is left of them: none is likelier than another.
+            false => 1.0 / count as f64,
+        };
+        Self {
+            // NaN stays NaN in both.
+            shown: weights.into_iter().map(share).collect(),
+            label_mass: label_mass.min(1.0),
+        }
+    }
+
+    /// The probability that the one shown at the first of two places is better.
     fn preference(&self, [first, second]: [usize; 2]) -> f64 {
-        let (first, second) = (self.shares[first], self.shares[second]);
+        let (first, second) = (self.shown[first], self.shown[second]);
         match first + second > 0.0 {
             true => first / (first + second),
             false => 0.5,
@@ -56,7 +179,7 @@ impl ListAnswer {
 }
 
 /// The list that a pair stands in: its own, or the pair itself. Together with the places of the pair's pictures in it.
-pub(crate) fn list_of<'a>(pair: &JudgedPair<'a>) -> (Vec<&'a RgbImage>, [usize; 2]) {
+fn list_of<'a>(pair: &JudgedPair<'a>) -> (Vec<&'a RgbImage>, [usize; 2]) {
     let place = |picture: &RgbImage| pair.list.iter().position(|listed| std::ptr::eq(*listed, picture));
     match (place(pair.first), place(pair.second)) {
         (Some(first), Some(second)) => (pair.list.to_vec(), [first, second]),
@@ -69,19 +192,17 @@ pub(crate) fn list_of<'a>(pair: &JudgedPair<'a>) -> (Vec<&'a RgbImage>, [usize; 
 ///
 /// The rules are those of a pair: labels that share less than `label_mass_min` of the probability, in any order, are no answer; both kinds of order have
 /// to agree, and their mean to be as far from one half as `margin`.
-pub(crate) fn decide(
-    answers: &[ListAnswer],
-    pair: [usize; 2],
-    label_mass_min: f64,
-    margin: f64,
-) -> (Verdict, [f64; 2]) {
-    let [first, second] = pair;
+fn decide(answers: &[Shares], pair: [usize; 2], label_mass_min: f64, margin: f64) -> (Verdict, [f64; 2]) {
     let count = answers.len();
-    let place = |picture: usize, began: usize| (picture + count - began) % count;
     let mean = |is_before: bool| {
-        let numbered = answers.iter().enumerate();
-        let those = numbered.filter(|(began, _)| (place(first, *began) < place(second, *began)) == is_before);
-        let preferences: Vec<f64> = those.map(|(_, answer)| answer.preference(pair)).collect();
+        let shown = answers.iter().enumerate().map(|(began, answer)| {
+            let places = pair.map(|picture| (picture + count - began) % count);
+            (places[0] < places[1], answer.preference(places))
+        });
+        let preferences: Vec<f64> = shown
+            .filter(|(before, _)| *before == is_before)
+            .map(|(_, preference)| preference)
+            .collect();
         match preferences.is_empty() {
             // A picture beside itself.
             true => 0.5,
@@ -104,34 +225,30 @@ mod tests {
 
     use super::*;
 
-    fn answer(shares: &[f64]) -> ListAnswer {
-        ListAnswer {
-            shares: shares.to_vec(),
-            label_mass: 1.0,
-        }
+    /// An answer in which the pictures of a list that began with `began` have these shares.
+    fn answer(began: usize, shares: &[f64]) -> Shares {
+        let mut shown = shares.to_vec();
+        shown.rotate_left(began);
+        Shares { shown, label_mass: 1.0 }
+    }
+
+    fn abstain(reason: AbstainReason) -> Verdict {
+        Verdict::Abstain { reason }
     }
 
     #[test]
-    fn shares_belong_to_the_pictures_wherever_the_list_began() {
+    fn shares_come_from_the_labels_alone() {
         let logits = [0.0, 1.0, 2.0, 3.0];
-        let straight = ListAnswer::from_logits(&logits, &[1, 2, 3], 0).unwrap();
-        let later = ListAnswer::from_logits(&logits, &[1, 2, 3], 1).unwrap();
-        // Begun with picture 1, the label of the last place is picture 0's.
-        assert_eq!(
-            later.shares,
-            [straight.shares[2], straight.shares[0], straight.shares[1]]
-        );
+        let shares = Shares::from_logits(&logits, &[1, 2, 3]).unwrap();
         let weights = [1.0_f64, 1.0_f64.exp(), 2.0_f64.exp(), 3.0_f64.exp()];
         let labels: f64 = weights[1..].iter().sum();
-        assert!((straight.shares[2] - weights[3] / labels).abs() < 1e-12);
-        assert!((straight.label_mass - labels / (labels + 1.0)).abs() < 1e-12);
-        assert!((straight.preference([2, 1]) - 1.0 / (1.0 + (-1.0_f64).exp())).abs() < 1e-12);
-        assert_eq!(ListAnswer::from_logits(&logits, &[1, 4], 0), None);
-        assert_eq!(ListAnswer::from_logits(&[f32::NAN, 0.0], &[0, 1], 0), None);
+        assert!((shares.shown[2] - weights[3] / labels).abs() < 1e-12);
+        assert!((shares.label_mass - labels / (labels + 1.0)).abs() < 1e-12);
+        assert!((shares.preference([1, 0]) - 1.0 / (1.0 + (-1.0_f64).exp())).abs() < 1e-12);
+        assert_eq!(Shares::from_logits(&logits, &[1, 4]), None);
+        assert_eq!(Shares::from_logits(&[f32::NAN, 0.0], &[0, 1]), None);
         assert_eq!(
-            ListAnswer::from_logits(&[-1e30, -1e30, 0.0], &[0, 1], 0)
-                .unwrap()
-                .shares,
+            Shares::from_logits(&[-1e30, -1e30, 0.0], &[0, 1]).unwrap().shown,
             [0.5; 2]
         );
     }
@@ -139,7 +256,7 @@ mod tests {
     /// A list of two is a pair in both orders.
     #[test]
     fn of_two_pictures_the_verdict_is_that_of_a_pair() {
-        let answers = [answer(&[0.8, 0.2]), answer(&[0.7, 0.3])];
+        let answers = [answer(0, &[0.8, 0.2]), answer(1, &[0.7, 0.3])];
         let (verdict, probabilities) = decide(&answers, [0, 1], 0.5, 0.0);
         assert_eq!(verdict, Verdict::Preferred { side: Side::First });
         assert_eq!(probabilities, [0.8, 0.7]);
@@ -147,58 +264,42 @@ mod tests {
         assert_eq!(verdict, Verdict::Preferred { side: Side::Second });
         // Now it is the second answer that shows the first one first.
         assert!((probabilities[0] - 0.3).abs() < 1e-12 && (probabilities[1] - 0.2).abs() < 1e-12);
-        let disagreeing = [answer(&[0.8, 0.2]), answer(&[0.2, 0.8])];
-        let (verdict, _) = decide(&disagreeing, [0, 1], 0.5, 0.0);
+        let disagreeing = [answer(0, &[0.8, 0.2]), answer(1, &[0.2, 0.8])];
         assert_eq!(
-            verdict,
-            Verdict::Abstain {
-                reason: AbstainReason::OrdersDisagree
-            }
+            decide(&disagreeing, [0, 1], 0.5, 0.0).0,
+            abstain(AbstainReason::OrdersDisagree)
         );
     }
 
     #[test]
     fn a_place_that_is_liked_decides_nothing() {
-        // Whatever is shown first gets 0.6, and picture 2 is as good as it gets behind it.
-        let places = [0.6, 0.3, 0.1];
-        let answers: Vec<ListAnswer> = (0..3)
-            .map(|began| answer(&[0, 1, 2].map(|picture: usize| places[(picture + 3 - began) % 3])))
+        let answers: Vec<Shares> = (0..3)
+            .map(|_| Shares {
+                shown: vec![0.6, 0.3, 0.1],
+                label_mass: 1.0,
+            })
             .collect();
         for pair in [[0, 1], [1, 2], [2, 0]] {
             let (verdict, [before, behind]) = decide(&answers, pair, 0.5, 0.0);
             assert!(before > 0.5 && behind < 0.5, "{before} {behind}");
-            assert_eq!(
-                verdict,
-                Verdict::Abstain {
-                    reason: AbstainReason::OrdersDisagree
-                }
-            );
+            assert_eq!(verdict, abstain(AbstainReason::OrdersDisagree));
         }
-        let outside = ListAnswer {
-            label_mass: 0.1,
-            ..answer(&[1.0, 0.0, 0.0])
-        };
-        let (verdict, _) = decide(
-            &[outside, answer(&[1.0, 0.0, 0.0]), answer(&[1.0, 0.0, 0.0])],
-            [0, 1],
-            0.5,
-            0.0,
+        let sure: Vec<Shares> = (0..3).map(|began| answer(began, &[1.0, 0.0, 0.0])).collect();
+        assert_eq!(decide(&sure, [0, 2], 0.5, 0.0).1, [1.0; 2]);
+        // Of two that are never the best nothing is known.
+        assert_eq!(
+            decide(&sure, [1, 2], 0.5, 0.0),
+            (abstain(AbstainReason::TooClose), [0.5; 2])
         );
         assert_eq!(
-            verdict,
-            Verdict::Abstain {
-                reason: AbstainReason::OutsideLabels
-            }
+            decide(&sure, [1, 1], 0.5, 0.0),
+            (abstain(AbstainReason::TooClose), [0.5; 2])
         );
-        let (verdict, probabilities) = decide(&answers, [1, 1], 0.5, 0.0);
+        let mut outside = sure;
+        outside[1].label_mass = 0.1;
         assert_eq!(
-            (verdict, probabilities),
-            (
-                Verdict::Abstain {
-                    reason: AbstainReason::TooClose
-                },
-                [0.5; 2]
-            )
+            decide(&outside, [0, 1], 0.5, 0.0).0,
+            abstain(AbstainReason::OutsideLabels)
         );
     }
 }

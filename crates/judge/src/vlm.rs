@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gavel_core::{
     Diagnostic,
     ids::Digest,
-    work::{Orders, Verdict, VerdictRecord},
+    work::{Orders, VerdictRecord},
 };
 use gavel_models::{
     ModelError,
@@ -15,8 +15,8 @@ use gavel_rubric::{AnswerKind, AskError, Judge, JudgeTemplate, JudgedPair, Part,
 use image::RgbImage;
 
 use crate::Error;
-use crate::answer::{Answer, Answers, decide, mean};
-use crate::list::{self, ListAnswer, list_of};
+use crate::answer::{Answer, Answers, decide};
+use crate::list::{Lists, Shares, record};
 use crate::question::Question;
 
 /// A frozen model in this process, and the template that it is asked with.
@@ -27,12 +27,6 @@ pub struct VlmJudge {
     template: JudgeTemplate,
     labels: Vec<u32>,
     margin: f64,
-}
-
-/// The pairs of a call that stand in the same list: their places in the call, with those of their pictures in the list.
-struct Listed<'a> {
-    pictures: Vec<&'a RgbImage>,
-    pairs: Vec<(usize, [usize; 2])>,
 }
 
 impl VlmJudge {
@@ -85,71 +79,18 @@ impl VlmJudge {
         }
     }
 
-    /// All lists in one pass, each shown as often as it has pictures, and each time beginning with another one.
+    /// All lists in one pass.
     fn lists(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, Error> {
-        let mut lists: Vec<Listed<'_>> = Vec::new();
-        for (index, pair) in pairs.iter().enumerate() {
-            if !pair.orders.is_both() {
-                return Err(Error::Unfit {
-                    problem: format!(
-                        "judge template `{}` shows lists, which have no image orders",
-                        self.template.name
-                    ),
-                    hint: "leave `judge.orders` out, or use a template that shows two pictures",
-                });
-            }
-            let (pictures, places) = list_of(pair);
-            let same = |listed: &&mut Listed<'_>| {
-                let (other, one) = (&pairs[listed.pairs[0].0], pair);
-                (other.prompt, other.rubric, other.sources) == (one.prompt, one.rubric, one.sources)
-                    && listed.pictures.len() == pictures.len()
-                    && listed.pictures.iter().zip(&pictures).all(|(a, b)| std::ptr::eq(*a, *b))
-            };
-            match lists.iter_mut().find(same) {
-                Some(listed) => listed.pairs.push((index, places)),
-                None => lists.push(Listed {
-                    pictures,
-                    pairs: vec![(index, places)],
-                }),
-            }
-        }
-        let mut questions = Vec::new();
-        for Listed {
-            pictures,
-            pairs: listed,
-        } in &lists
-        {
-            for first in 0..pictures.len() {
-                let mut shown = pictures.clone();
-                shown.rotate_left(first);
-                questions.push(Prompt::of(&Question::of_list(
-                    &self.template,
-                    &pairs[listed[0].0],
-                    shown,
-                )?));
-            }
-        }
+        let lists = Lists::of(&self.template, pairs)?;
+        let questions = lists.questions(&self.template, pairs)?;
+        let questions: Vec<Prompt<'_>> = questions.iter().map(Prompt::of).collect();
         let conversations: Vec<Conversation<'_>> = questions.iter().map(Prompt::conversation).collect();
         let logits = self.model.next_token_logits_batch(&conversations)?;
-        let mut logits = logits.iter();
-        let mut records: Vec<(usize, VerdictRecord)> = Vec::with_capacity(pairs.len());
-        for Listed {
-            pictures,
-            pairs: listed,
-        } in &lists
-        {
-            let answers = logits.by_ref().take(pictures.len()).enumerate();
-            let answers: Option<Vec<ListAnswer>> = answers
-                .map(|(first, logits)| ListAnswer::from_logits(logits, &self.labels[..pictures.len()], first))
-                .collect();
-            let answers = answers.ok_or_else(|| not_finite(&pairs[listed[0].0]))?;
-            for (index, places) in listed {
-                let decided = list::decide(&answers, *places, self.template.label_mass_min, self.margin);
-                records.push((*index, record(&pairs[*index], decided)));
-            }
-        }
-        records.sort_by_key(|(index, _)| *index);
-        Ok(records.into_iter().map(|(_, record)| record).collect())
+        let shares = logits.iter().zip(lists.labels());
+        let shares = shares.map(|(logits, labels)| Shares::from_logits(logits, &self.labels[..labels]));
+        let shares: Option<Vec<Shares>> = shares.collect();
+        let shares = shares.ok_or_else(|| not_finite(&pairs[0]))?;
+        Ok(lists.records(&self.template, self.margin, pairs, shares.into_iter().map(Ok)))
     }
 
     /// All pairs in one pass.
@@ -182,20 +123,6 @@ impl VlmJudge {
 fn not_finite(pair: &JudgedPair<'_>) -> Error {
     Error::NotFinite {
         prompt: pair.prompt.to_owned(),
-    }
-}
-
-fn record(pair: &JudgedPair<'_>, (verdict, order_probabilities): (Verdict, [f64; 2])) -> VerdictRecord {
-    VerdictRecord {
-        prompt_index: pair.prompt_index,
-        verdict,
-        probability_first: mean(order_probabilities),
-        order_probabilities,
-        orders: pair.orders,
-        rubric: pair.rubric.digest(),
-        votes: Vec::new(),
-        reasons: Vec::new(),
-        difference: None,
     }
 }
 

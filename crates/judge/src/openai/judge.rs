@@ -1,21 +1,22 @@
 //! Verdicts by a server's model.
 
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gavel_core::ids::Digest;
 use gavel_core::work::{Spent, VerdictRecord};
-use gavel_rubric::{AnswerKind, AskError, Chat as _, Judge, JudgeTemplate, JudgedPair, Pictures};
+use gavel_rubric::{AnswerKind, AskError, Chat as _, Judge, JudgeTemplate, JudgedPair, Pictures, threads};
 use serde_json::{Value, json};
 
 use super::dialect::Wishes;
 use super::wire::Said;
 use super::{Asked, Endpoint, NoAnswer, Room, THOUGHTS, read};
-use crate::answer::{Answer, Answers, decide, mean};
+use crate::Error;
+use crate::answer::{Answer, Answers, decide};
+use crate::list::{Lists, Shares, record};
 use crate::question::Question;
 
+/// Pictures of a pair.
+const PICTURES: usize = 2;
 /// Most tokens of an answer that is a label; models like to put a word or two around it. More for those that think first.
 const LABEL_TOKENS: [u32; 3] = [8, THOUGHTS[0], THOUGHTS[1]];
 /// Most tokens of an answer with a reason.
@@ -33,8 +34,8 @@ pub(crate) struct EndpointJudge {
     room: Room,
 }
 
-/// What came of one question.
-type Answered = Result<Result<Answer, String>, AskError>;
+/// What came of one question; the inner error says why there is no answer.
+type Answered<T> = Result<Result<T, String>, AskError>;
 
 impl EndpointJudge {
     pub(crate) fn new(endpoint: Arc<Endpoint>, template: JudgeTemplate, margin: f64, concurrency: u32) -> Self {
@@ -50,66 +51,93 @@ impl EndpointJudge {
         }
     }
 
-    /// The answer to one order; the inner error says why there is none.
-    fn answer(&self, pair: &JudgedPair<'_>, pictures: Pictures) -> Answered {
+    /// The answer to one order.
+    fn answer(&self, pair: &JudgedPair<'_>, pictures: Pictures) -> Answered<Answer> {
         let question = match Question::new(&self.template, pair, pictures) {
             Ok(question) => question,
             Err(error) if error.is_of_the_pair() => return Ok(Err(error.to_string())),
             Err(error) => return Err(AskError::unanswerable(&error)),
         };
-        let wishes = Wishes {
-            temperature: Some(0.0),
-            ..Wishes::default()
-        };
-        let body = self.endpoint.body(&question.messages, &question.images)?;
-        let room = &self.room;
-        let answered = match self.template.answer {
-            AnswerKind::Label => {
-                let wishes = Wishes {
-                    likelihoods: true,
-                    ..wishes
-                };
-                let asked = Asked {
-                    body,
-                    wishes,
-                    bounds: &LABEL_TOKENS,
-                    room,
-                };
-                self.endpoint.ask(asked, |said| self.label(said))
-            }
+        match self.template.answer {
+            AnswerKind::Label => Ok(self.shares(&question, PICTURES)?.map(|shares| Answer {
+                probability_shown_first: shares.shown[0],
+                label_mass: shares.label_mass,
+            })),
             AnswerKind::Json => {
                 let wishes = Wishes {
                     schema: Some(rank_schema()),
-                    ..wishes
+                    ..self.wishes()
                 };
-                let asked = Asked {
-                    body,
-                    wishes,
-                    bounds: &REASON_TOKENS,
-                    room,
-                };
-                self.endpoint.ask(asked, rank)
+                self.ask(&question, wishes, &REASON_TOKENS, rank)
             }
+        }
+    }
+
+    /// The shares of so many labels in the answer to a question.
+    fn shares(&self, question: &Question<'_>, labels: usize) -> Answered<Shares> {
+        let wishes = Wishes {
+            likelihoods: true,
+            ..self.wishes()
         };
-        match answered {
+        self.ask(question, wishes, &LABEL_TOKENS, |said| self.labels(said, labels))
+    }
+
+    fn wishes(&self) -> Wishes {
+        Wishes {
+            temperature: Some(0.0),
+            ..Wishes::default()
+        }
+    }
+
+    fn ask<T>(
+        &self,
+        question: &Question<'_>,
+        wishes: Wishes,
+        bounds: &[u32; 3],
+        read: impl Fn(&Said) -> Result<T, String>,
+    ) -> Answered<T> {
+        let asked = Asked {
+            body: self.endpoint.body(&question.messages, &question.images)?,
+            wishes,
+            bounds,
+            room: &self.room,
+        };
+        match self.endpoint.ask(asked, read) {
             Ok(answer) => Ok(Ok(answer)),
             Err(NoAnswer::Silent(reason)) => Ok(Err(reason)),
             Err(NoAnswer::Failed(error)) => Err(error),
         }
     }
 
-    /// Which label an answer is. Only a complete one can be none of them.
-    fn label(&self, said: &Said) -> Result<Answer, String> {
-        let answer = match &said.likelihoods {
-            Some(likely) => likelihoods(likely, &self.template.labels),
-            None => read::label(&said.text, &self.template.labels).map_or(OUTSIDE, certain),
+    /// Which of the first labels an answer is. Only a complete one can be none of them.
+    fn labels(&self, said: &Said, count: usize) -> Result<Shares, String> {
+        let labels = &self.template.labels[..count];
+        let shares = match &said.likelihoods {
+            Some(likely) => likelihoods(likely, labels),
+            None => Shares::of_weights(match read::label(&said.text, labels) {
+                Some(place) => (0..count).map(|other| if other == place { 1.0 } else { 0.0 }).collect(),
+                // The model has answered; what it has answered is none of the labels.
+                None => vec![0.0; count],
+            }),
         };
         // The first token says it all where its likelihoods are known; words may go on to say something else.
-        let is_said = said.likelihoods.is_some() && answer.label_mass >= self.template.label_mass_min;
+        let is_said = said.likelihoods.is_some() && shares.label_mass >= self.template.label_mass_min;
         match said.complete || is_said {
-            true => Ok(answer),
+            true => Ok(shares),
             false => Err(format!("the answer is no label yet: {}", read::excerpt(&said.text))),
         }
+    }
+
+    /// All lists of the pairs.
+    fn lists(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+        let unfit = |error: Error| AskError::unanswerable(&error);
+        let lists = Lists::of(&self.template, pairs).map_err(unfit)?;
+        let questions = lists.questions(&self.template, pairs).map_err(unfit)?;
+        let asked: Vec<(Question<'_>, usize)> = questions.into_iter().zip(lists.labels()).collect();
+        let answers = threads::map(self.concurrency, &asked, |_, (question, labels)| {
+            self.shares(question, *labels)
+        })?;
+        Ok(lists.records(&self.template, self.margin, pairs, answers))
     }
 
     fn record(&self, pair: &JudgedPair<'_>, answers: Result<Answers, String>) -> VerdictRecord {
@@ -118,18 +146,7 @@ impl EndpointJudge {
             Ok(answers) => answers,
             Err(reason) => return VerdictRecord::failed(pair.prompt_index, reason, rubric),
         };
-        let (verdict, order_probabilities) = decide(answers, self.template.label_mass_min, self.margin);
-        VerdictRecord {
-            prompt_index: pair.prompt_index,
-            verdict,
-            probability_first: mean(order_probabilities),
-            order_probabilities,
-            orders: pair.orders,
-            rubric,
-            votes: Vec::new(),
-            reasons: Vec::new(),
-            difference: None,
-        }
+        record(pair, decide(answers, self.template.label_mass_min, self.margin))
     }
 }
 
@@ -142,7 +159,14 @@ impl Judge for EndpointJudge {
         self.identity
     }
 
+    fn sees_lists(&self) -> bool {
+        self.template.shows_list()
+    }
+
     fn judge(&self, pairs: &[JudgedPair<'_>]) -> Result<Vec<VerdictRecord>, AskError> {
+        if self.template.shows_list() {
+            return self.lists(pairs);
+        }
         let questions: Vec<(&JudgedPair<'_>, Pictures)> = pairs
             .iter()
             .flat_map(|pair| {
@@ -151,44 +175,15 @@ impl Judge for EndpointJudge {
                     .map(move |pictures| (pair, *pictures))
             })
             .collect();
-        let next = AtomicUsize::new(0);
-        let answers: Mutex<Vec<Option<Result<Answer, String>>>> = Mutex::new(vec![None; questions.len()]);
-        let failed: Mutex<Option<AskError>> = Mutex::new(None);
-        let ask = || {
-            loop {
-                let place = next.fetch_add(1, Ordering::Relaxed);
-                let Some((pair, pictures)) = questions.get(place) else {
-                    return;
-                };
-                match self.answer(pair, *pictures) {
-                    Ok(answer) => answers.lock().unwrap_or_else(PoisonError::into_inner)[place] = Some(answer),
-                    Err(error) => {
-                        failed
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .get_or_insert(error);
-                        // The others end when they have their answers.
-                        next.store(questions.len(), Ordering::Relaxed);
-                    }
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..self.concurrency.min(questions.len()) {
-                scope.spawn(ask);
-            }
-            ask();
-        });
-        if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(error);
-        }
-        let answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let unasked = || Err("the question was not asked".to_owned());
-        let mut answers = answers.into_iter().map(|answer| answer.unwrap_or_else(unasked));
+        let answers = threads::map(self.concurrency, &questions, |_, (pair, pictures)| {
+            self.answer(pair, *pictures)
+        })?;
+        let mut answers = answers.into_iter();
         let records = pairs.iter().map(|pair| {
             // All of the pair's, also behind one that is none: the next pair's come after them.
             let own: Vec<_> = answers.by_ref().take(pair.orders.questions()).collect();
             let mut own = own.into_iter();
+            let unasked = || Err("the question was not asked".to_owned());
             self.record(
                 pair,
                 Answers::collect(pair.orders, || own.next().unwrap_or_else(unasked)),
@@ -201,12 +196,6 @@ impl Judge for EndpointJudge {
         self.endpoint.spent()
     }
 }
-
-/// The model has answered; what it has answered is none of the labels.
-const OUTSIDE: Answer = Answer {
-    probability_shown_first: 0.5,
-    label_mass: 0.0,
-};
 
 /// Which picture an answer with a reason ranks first. One that was cut off might have gone on to say something else.
 fn rank(said: &Said) -> Result<Answer, String> {
@@ -238,17 +227,10 @@ fn certain(place: usize) -> Answer {
 }
 
 /// A label that is not among the tokens that the server shows counts as impossible.
-fn likelihoods(likely: &[(String, f64)], labels: &[String]) -> Answer {
-    let of_label = |place: usize| -> f64 {
-        let same = likely
-            .iter()
-            .filter(|(token, _)| labels.get(place).is_some_and(|label| token.trim() == label));
+fn likelihoods(likely: &[(String, f64)], labels: &[String]) -> Shares {
+    let of_label = |label: &String| -> f64 {
+        let same = likely.iter().filter(|(token, _)| token.trim() == label);
         same.map(|(_, logprob)| logprob.exp()).sum()
     };
-    let (first, second) = (of_label(0), of_label(1));
-    let label_mass = first + second;
-    Answer {
-        probability_shown_first: if label_mass > 0.0 { first / label_mass } else { 0.5 },
-        label_mass: label_mass.min(1.0),
-    }
+    Shares::of_weights(labels.iter().map(of_label).collect())
 }

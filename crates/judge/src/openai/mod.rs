@@ -83,15 +83,6 @@ impl BackEnd for ServerSpec {
     }
 
     fn judge(&self, options: &OpenOptions<'_>, _: &mut Models) -> Result<Box<dyn Judge>, Error> {
-        if options.template.shows_list() {
-            return Err(Error::Unfit {
-                problem: format!(
-                    "judge template `{}` shows a list, a server's judge compares two pictures",
-                    options.template.name
-                ),
-                hint: "use a template that shows images 1 and 2, or a judge in the worker",
-            });
-        }
         let endpoint = Arc::new(Endpoint::new(self)?);
         let template = options.template.clone();
         let judge = EndpointJudge::new(endpoint, template, options.margin, self.concurrency);

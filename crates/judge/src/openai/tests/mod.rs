@@ -359,3 +359,38 @@ fn an_endpoint_may_be_used_and_dropped_within_tokio() {
     });
     assert_eq!(record.verdict, FIRST);
 }
+
+#[test]
+fn a_list_costs_a_question_for_each_picture_and_its_best_one_is_preferred() {
+    // Of three pictures the first is the best wherever it stands: first, last, in the middle.
+    let server = serve(Stub::new(
+        [Act::Says("1"), Act::Says("3"), Act::Says("2.")],
+        Act::Refuses,
+    ));
+    let spec = spec(&server);
+    let judge = EndpointJudge::new(endpoint(&spec), template("instruct-list"), 0.0, spec.concurrency);
+    assert!(judge.sees_lists());
+    let pictures = [200, 20, 90].map(|level| RgbImage::from_pixel(4, 4, Rgb([level; 3])));
+    let list: Vec<&RgbImage> = pictures.iter().collect();
+    let rubric = RubricSet::from_text("Bright.").unwrap();
+    let pair = |[first, second]: [usize; 2]| JudgedPair {
+        prompt_index: PromptIndex(0),
+        prompt: "a light",
+        sources: &[],
+        first: list[first],
+        second: list[second],
+        rubric: &rubric,
+        orders: Orders::Both,
+        list: &list,
+    };
+    let records = judge.judge(&[[0, 1], [0, 2], [1, 2]].map(pair)).unwrap();
+    assert_eq!(server.stub.calls(), 3);
+    let told: Vec<_> = records.iter().map(|record| record.verdict.clone()).collect();
+    let close = Verdict::Abstain {
+        reason: AbstainReason::TooClose,
+    };
+    assert_eq!(told, [FIRST, FIRST, close]);
+    let seen = server.stub.seen.lock().unwrap();
+    let words = seen[0].0["messages"].to_string();
+    assert!(words.contains("Picture 3:") && !words.contains("Picture 4:"), "{words}");
+}
