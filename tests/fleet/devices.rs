@@ -1,4 +1,4 @@
-//! The code that GPUs run, on the CPU, and weights in 8 bits: the same bytes on any fleet, and sampler and trainer agree.
+//! The code that GPUs run, on the CPU, and weights in 8 and 4 bits: the same bytes on any fleet, and sampler and trainer agree.
 
 use std::path::Path;
 

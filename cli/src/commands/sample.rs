@@ -87,7 +87,7 @@ pub(crate) struct SampleArguments {
     /// Number format of the weights.
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) dtype: DtypeArgument,
-    /// Keep the large weights in 8 bits, as `model.quantization` does.
+    /// Keep the large weights in 8 or 4 bits, as `model.quantization` does.
     #[arg(long, value_enum)]
     pub(crate) quantization: Option<QuantizationArgument>,
     /// Write the whole way as a trajectory file (docs/formats.md).
