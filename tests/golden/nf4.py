@@ -2,8 +2,8 @@
 
     python tests/golden/nf4.py
 
-needs torch, safetensors and bitsandbytes (0.50 computes on the CPU too); everything is seeded, so that a second run writes the same values.
-`quantized` is what flux_transformer.py does with the weights of a model.
+needs torch, transformers, safetensors and bitsandbytes (0.50 computes on the CPU too); everything is seeded, so that a second run writes the same values.
+`quantized` is what flux_transformer.py does with the weights of a model. encoders.py comes first.
 """
 
 import json
@@ -13,7 +13,8 @@ from pathlib import Path
 import bitsandbytes
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from transformers import T5EncoderModel
 
 OUT = Path(__file__).resolve().parent / "nf4"
 BLOCK = 64
@@ -42,6 +43,18 @@ def quantized(model):
     return model
 
 
+def t5_states(case):
+    """The states of a T5 of encoders.py whose linear layers are rounded to 4 bits."""
+    folder = OUT.parent / "encoders" / case
+    ids = load_file(folder / "expected.safetensors")["ids.83"].long()
+    model = T5EncoderModel.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "encoder.block" in name and parameter.ndim == 2 and "relative_attention_bias" not in name:
+                parameter.copy_(rounded(parameter))
+        return model(input_ids=ids).last_hidden_state
+
+
 def halves(numbers):
     """The numbers of bytes, the first of each in the upper half."""
     return torch.stack([numbers.flatten() >> 4, numbers.flatten() & 15], dim=1).flatten()
@@ -65,6 +78,7 @@ def main():
         code=code, given=given, rounded=found, matrix=matrix, matrix_bytes=numbers.flatten(), matrix_scales=state.absmax,
         matrix_values=dequantize_4bit(numbers, state),
     )  # fmt: skip
+    tensors |= {f"states.{case}": t5_states(case) for case in ("t5-relu-sharded", "t5-gated")}
     OUT.mkdir(exist_ok=True)
     versions = dict(torch=torch.__version__, bitsandbytes=bitsandbytes.__version__, python=platform.python_version())
     metadata = {"golden": json.dumps(dict(versions=versions), sort_keys=True)}

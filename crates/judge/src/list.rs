@@ -147,12 +147,12 @@ impl Shares {
             .iter()
             .map(|label| logits.get(*label as usize).map(|logit| weight(*logit)))
             .collect::<Option<_>>()?;
-        let shares = Self::of_weights(weights.into_iter().map(|weight| weight / total).collect());
-        let finite = shares.label_mass.is_finite() && shares.shown.iter().all(|share| share.is_finite());
-        finite.then_some(shares)
+        let weights: Vec<f64> = weights.into_iter().map(|weight| weight / total).collect();
+        let finite = weights.iter().all(|weight| weight.is_finite());
+        finite.then(|| Self::of_weights(weights))
     }
 
-    /// Of the labels' probabilities among all next tokens.
+    /// Of the labels' finite probabilities among all next tokens.
     pub(crate) fn of_weights(weights: Vec<f64>) -> Self {
         let label_mass: f64 = weights.iter().sum();
         let count = weights.len();
@@ -162,7 +162,6 @@ impl Shares {
             false => 1.0 / count as f64,
         };
         Self {
-            // NaN stays NaN in both.
             shown: weights.into_iter().map(share).collect(),
             label_mass: label_mass.min(1.0),
         }
