@@ -243,13 +243,14 @@ fn read_questions(tasks: &[TaskRecord], arguments: &EvaluateArguments) -> Result
             false => Ok(record_questions(tasks)?),
         };
     };
-    let mut by_id = questions::read(file)?;
+    let by_id = questions::read(file)?;
     let of_task = |task: &TaskRecord| {
         let id = task
             .fields
             .get("id")
             .map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
-        id.and_then(|id| by_id.remove(&id)).unwrap_or_default()
+        // A prompt may stand in a file more than once.
+        id.and_then(|id| by_id.get(&id).cloned()).unwrap_or_default()
     };
     let asked: Vec<Vec<PictureQuestion>> = tasks.iter().map(of_task).collect();
     let without = asked.iter().filter(|questions| questions.is_empty()).count();

@@ -117,6 +117,29 @@ pub(super) fn unsupported<T>(file: &Path, key: &str, found: String, expected: St
     })
 }
 
+/// Checks what both encoders must have: sizes, heads that divide the width of their encoder, and a patch that fits into the picture.
+pub(super) fn check_encoders(
+    file: &Path,
+    sizes: &[(&str, usize)],
+    [text, vision]: [(usize, usize); 2],
+    (patch_size, image_size): (usize, usize),
+) -> Result<(), LoadError> {
+    require_positive(file, sizes)?;
+    for (key, (width, heads)) in [
+        ("text_config.num_attention_heads", text),
+        ("vision_config.num_attention_heads", vision),
+    ] {
+        if !width.is_multiple_of(heads) {
+            return unsupported(file, key, heads.to_string(), format!("a divisor of the width, {width}"));
+        }
+    }
+    if patch_size > image_size {
+        let expected = format!("at most `vision_config.image_size`, {image_size}");
+        return unsupported(file, "vision_config.patch_size", patch_size.to_string(), expected);
+    }
+    Ok(())
+}
+
 fn projection() -> usize {
     512
 }
@@ -145,32 +168,10 @@ impl Config {
             ("text_config.num_attention_heads", text.num_attention_heads),
             ("text_config.max_position_embeddings", text.max_position_embeddings),
         ];
-        require_positive(file, &sizes)?;
-        for (key, width, heads) in [
-            (
-                "text_config.num_attention_heads",
-                text.hidden_size,
-                text.num_attention_heads,
-            ),
-            (
-                "vision_config.num_attention_heads",
-                vision.hidden_size,
-                vision.num_attention_heads,
-            ),
-        ] {
-            if !width.is_multiple_of(heads) {
-                return unsupported(file, key, heads.to_string(), format!("a divisor of the width, {width}"));
-            }
-        }
-        if vision.patch_size > vision.image_size {
-            let expected = format!("at most `vision_config.image_size`, {}", vision.image_size);
-            return unsupported(
-                file,
-                "vision_config.patch_size",
-                vision.patch_size.to_string(),
-                expected,
-            );
-        }
-        Ok(())
+        let heads = [
+            (text.hidden_size, text.num_attention_heads),
+            (vision.hidden_size, vision.num_attention_heads),
+        ];
+        check_encoders(file, &sizes, heads, (vision.patch_size, vision.image_size))
     }
 }

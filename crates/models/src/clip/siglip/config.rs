@@ -5,9 +5,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::LoadError;
-use crate::clip::config::unsupported;
+use crate::clip::config::{check_encoders, unsupported};
 use crate::layers::Activation;
-use crate::load::{read_config, require_positive, size};
+use crate::load::{read_config, size};
 
 /// The settings of both encoders. What a file leaves out is what transformers takes for it.
 #[derive(Debug, Deserialize)]
@@ -112,32 +112,11 @@ impl Config {
             ("text_config.num_attention_heads", text.num_attention_heads),
             ("text_config.max_position_embeddings", text.max_position_embeddings),
         ];
-        require_positive(file, &sizes)?;
-        for (key, width, heads) in [
-            (
-                "text_config.num_attention_heads",
-                text.hidden_size,
-                text.num_attention_heads,
-            ),
-            (
-                "vision_config.num_attention_heads",
-                vision.hidden_size,
-                vision.num_attention_heads,
-            ),
-        ] {
-            if !width.is_multiple_of(heads) {
-                return unsupported(file, key, heads.to_string(), format!("a divisor of the width, {width}"));
-            }
-        }
-        if vision.patch_size > vision.image_size {
-            let expected = format!("at most `vision_config.image_size`, {}", vision.image_size);
-            return unsupported(
-                file,
-                "vision_config.patch_size",
-                vision.patch_size.to_string(),
-                expected,
-            );
-        }
+        let heads = [
+            (text.hidden_size, text.num_attention_heads),
+            (vision.hidden_size, vision.num_attention_heads),
+        ];
+        check_encoders(file, &sizes, heads, (vision.patch_size, vision.image_size))?;
         if !vision.vision_use_head {
             return unsupported(
                 file,
