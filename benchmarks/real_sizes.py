@@ -1,10 +1,11 @@
-"""Measures parts of FLUX.1-dev at their real sizes, with random weights, on both sides; see compare.py.
+"""Measures parts of FLUX.1-dev and a judge of 7 billion parameters at their real sizes, with random weights, on both sides; see compare.py.
 
     python benchmarks/real_sizes.py [--threads 2] [--parts transformer training t5 vae] [--dtypes f32 bf16]
-    python benchmarks/real_sizes.py --device cuda --whole --dtypes bf16        # all layers, on a GPU
+    python benchmarks/real_sizes.py --device cuda --whole --dtypes bf16 nf4    # all layers, on a GPU
 
 The transformer has one block of each kind, 512 text and 1024 image tokens; T5-XXL has two layers and 512 tokens; the autoencoder
-decodes one image of 512 x 512. With --whole each has all its layers (24 GB and 10 GB in bf16). Parts of the transformer: a pass of the
+decodes one image of 512 x 512; the judge has Qwen2.5-VL-7B's sizes with eight layers of vision and two of text, and is asked about a pair of 512 x 512 in
+both orders. With --whole each has all its layers (24, 10 and 17 GB in bf16). The quantizations fp8 and nf4, all else being bf16, are Gavel's side alone. Parts of the transformer: a pass of the
 base ("transformer"), one with an adapter of rank 16 ("adapted"), forwards and backwards with all activations kept ("training") or
 computed again block by block ("checkpointed"). Each measurement is a process of its own that loads the part and repeats the work; the two
 sides take turns. Peak memory includes loading: of the process, or of the whole GPU, CUDA's own included. About 750 MiB of PyTorch's
@@ -12,21 +13,33 @@ process are its libraries.
 """
 
 import argparse
+import itertools
 import json
 import os
 import resource
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PASSES = ("transformer", "adapted", "training", "checkpointed")
-PARTS = (*PASSES, "t5", "vae")
-FOLDERS = {**dict.fromkeys(PASSES, "transformer"), "t5": "text_encoder_2", "vae": "vae"}
+PARTS = (*PASSES, "t5", "vae", "judge")
+FOLDERS = {**dict.fromkeys(PASSES, "transformer"), "t5": "text_encoder_2", "vae": "vae", "judge": "judge"}
+# Kept as their quantization says in memory, and as bf16 in files.
+QUANTIZATIONS = ("fp8", "nf4")
+# What the judge is asked, between and around the two pictures.
+QUESTION = (
+    "Image 1: ",
+    " Caption: a green square left of a yellow triangle on a white background Image 2: ",
+    " Caption: a green square left of a yellow triangle on a white background Rubric: The background has the stated colour. Each object has its stated colour "
+    "and shape. The objects are placed as stated. The shapes are clean, with nothing extra. Which image is better, 1 or 2?",
+)
 BENCH = "cargo bench --quiet -p gavel-models --profile dev --bench real_sizes --"
 
 
@@ -36,7 +49,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=("transformer", "training", "t5", "vae"))
-    parser.add_argument("--dtypes", nargs="+", choices=("f32", "bf16"), default=("f32", "bf16"))
+    parser.add_argument("--dtypes", nargs="+", choices=("f32", "bf16", *QUANTIZATIONS), default=("f32", "bf16"))
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for the first GPU")
     parser.add_argument("--whole", action="store_true", help="all layers")
     parser.add_argument("--bench", default=BENCH, help="how gavel's side is called")
@@ -85,58 +98,113 @@ def write_parts(folder: Path, parts: list[str], whole: bool) -> None:
         scaling = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
         bare = {"use_quant_conv": False, "use_post_quant_conv": False}
         AutoencoderKL(**blocks, **channels, **scaling, **bare).save_pretrained(folder / "vae")
+    if "judge" in parts:
+        write_judge(folder, whole)
 
 
-def measure_pytorch(folder: Path, part: str, dtype_name: str, repeats: int, device: str) -> dict:
+def write_judge(folder: Path, whole: bool) -> None:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    shipped = ROOT / "models/tiny-judge"
+    tokens = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    base = json.loads((shipped / "config.json").read_text())
+    vision = {"depth": 32 if whole else 8, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584}
+    vision |= {"patch_size": 14, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31][: 4 if whole else 1]}
+    text = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28 if whole else 2, "vocab_size": 152064}
+    text |= {"num_attention_heads": 28, "num_key_value_heads": 4, "rms_norm_eps": 1e-6, "max_position_embeddings": 32768}
+    text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}}
+    config = Qwen2_5_VLConfig(vision_config=vision, text_config=text, tie_word_embeddings=False, **{key: base[key] for key in tokens})
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder / "judge")
+    # The small judge's words: which token stands for what makes no difference to the time.
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(shipped / name, folder / "judge" / name)
+    settings = json.loads((shipped / "preprocessor_config.json").read_text())
+    del settings["size"]
+    settings |= {"patch_size": 14, "min_pixels": 3136, "max_pixels": 1003520}
+    (folder / "judge/preprocessor_config.json").write_text(json.dumps(settings))
+    (folder / "question.json").write_text(json.dumps(QUESTION))
+
+
+def judged(folder: Path, device: str, dtype: "torch.dtype") -> "tuple[torch.nn.Module, dict]":
+    """The judge, and the inputs of a pair in both orders, as tests/golden has them."""
+    import torch
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    sys.path.insert(0, str(ROOT / "tests/golden"))
+    from judge import model_inputs, picture
+
+    settings = json.loads((folder / "judge/preprocessor_config.json").read_text())
+    content = [{"type": "text", "text": QUESTION[0]}]
+    for text in QUESTION[1:]:
+        content += [{"type": "image"}, {"type": "text", "text": text}]
+    pictures = [picture(seed, 512, 512) for seed in (1, 2)]
+    asked = [model_inputs([{"role": "user", "content": content}], order, pictures, settings) for order in ([0, 1], [1, 0])]
+    inputs = {name: torch.cat([one[name] for one in asked]).to(device) for name in asked[0]}
+    inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "judge", dtype=dtype).to(device).eval()
+    return model, inputs | {"logits_to_keep": 1, "use_cache": False}
+
+
+def work_of(folder: Path, part: str, dtype: "torch.dtype", device: str) -> Callable[[], object]:
+    """What PyTorch does once."""
     import torch
     from diffusers import AutoencoderKL, FluxTransformer2DModel
     from transformers import T5EncoderModel
 
-    # Backwards, PyTorch 2.11 with cuDNN's attention ended in an illegal memory access on an H200.
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    dtype = torch.bfloat16 if dtype_name == "bf16" else torch.float32
+    if part == "judge":
+        judge, inputs = judged(folder, device, dtype)
+        return lambda: judge(**inputs)
     kind = {"vae": AutoencoderKL, "t5": T5EncoderModel}.get(part, FluxTransformer2DModel)
     model = kind.from_pretrained(folder / FOLDERS[part], torch_dtype=dtype).to(device)
     if part == "vae":
         latents = torch.randn(1, 16, 64, 64, dtype=dtype).to(device)
-        work = lambda: model.decode(latents)
-    elif part == "t5":
+        return lambda: model.decode(latents)
+    if part == "t5":
         ids = (torch.arange(512)[None] * 7919 % 32000).to(device)
-        work = lambda: model(ids)
-    else:
-        ids = torch.zeros(32, 32, 3)
-        ids[..., 1] += torch.arange(32)[:, None]
-        ids[..., 2] += torch.arange(32)[None, :]
-        inputs = {
-            "hidden_states": torch.randn(1, 1024, 64, dtype=dtype),
-            "encoder_hidden_states": torch.randn(1, 512, 4096, dtype=dtype),
-            "pooled_projections": torch.randn(1, 768, dtype=dtype),
-            "timestep": torch.tensor([0.7]).to(dtype),
-            "guidance": torch.tensor([3.5]),
-            "img_ids": ids.reshape(-1, 3),
-            "txt_ids": torch.zeros(512, 3),
-        }
-        inputs = {name: tensor.to(device) for name, tensor in inputs.items()} | {"return_dict": False}
-        if part == "transformer":
-            work = lambda: model(**inputs)
-        else:
-            from peft import LoraConfig, get_peft_model
+        return lambda: model(ids)
+    ids = torch.zeros(32, 32, 3)
+    ids[..., 1] += torch.arange(32)[:, None]
+    ids[..., 2] += torch.arange(32)[None, :]
+    inputs = {
+        "hidden_states": torch.randn(1, 1024, 64, dtype=dtype),
+        "encoder_hidden_states": torch.randn(1, 512, 4096, dtype=dtype),
+        "pooled_projections": torch.randn(1, 768, dtype=dtype),
+        "timestep": torch.tensor([0.7]).to(dtype),
+        "guidance": torch.tensor([3.5]),
+        "img_ids": ids.reshape(-1, 3),
+        "txt_ids": torch.zeros(512, 3),
+    }
+    inputs = {name: tensor.to(device) for name, tensor in inputs.items()} | {"return_dict": False}
+    if part == "transformer":
+        return lambda: model(**inputs)
 
-            attention = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
-            targets = [f"attn.{name}" for name in attention]
-            targets += ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
-            model.requires_grad_(False)
-            if part == "checkpointed":
-                model.train()
-                model.enable_gradient_checkpointing()
-            model = get_peft_model(model, LoraConfig(r=16, lora_alpha=16, target_modules=targets))
+    from peft import LoraConfig, get_peft_model
 
-            def work() -> None:
-                model.zero_grad()
-                velocity = model(**inputs)[0]
-                if part != "adapted":
-                    velocity.backward(velocity.detach())
+    attention = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+    targets = [f"attn.{name}" for name in attention]
+    targets += ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
+    model.requires_grad_(False)
+    if part == "checkpointed":
+        model.train()
+        model.enable_gradient_checkpointing()
+    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=16, target_modules=targets))
+
+    def work() -> None:
+        model.zero_grad()
+        velocity = model(**inputs)[0]
+        if part != "adapted":
+            velocity.backward(velocity.detach())
+
+    return work
+
+
+def measure_pytorch(folder: Path, part: str, dtype_name: str, repeats: int, device: str) -> dict:
+    import torch
+
+    # Backwards, PyTorch 2.11 with cuDNN's attention ended in an illegal memory access on an H200.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    work = work_of(folder, part, torch.bfloat16 if dtype_name == "bf16" else torch.float32, device)
 
     def whole() -> None:
         work()
@@ -180,16 +248,19 @@ def measure(a: argparse.Namespace) -> None:
     print(f"FLUX.1-dev's sizes on {a.device}, {a.threads} threads, {a.rounds} rounds of {a.repeats}; {sides}")
     print(f"{'':<18}{'seconds':^28}{'processor seconds':^28}{'peak MiB':^28}")
     results = []
-    for dtype in a.dtypes:
+    for stored, model in itertools.product(("f32", "bf16"), dict.fromkeys(FOLDERS[part] for part in a.parts)):
+        parts = [part for part in a.parts if FOLDERS[part] == model]
+        dtypes = [dtype for dtype in a.dtypes if stored == ("f32" if dtype == "f32" else "bf16")]
+        if not dtypes:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             # By a process of its own, which leaves no memory taken.
-            call = [folder, dtype, a.device, "whole" if a.whole else "slice", *a.parts]
-            run([sys.executable, __file__, "--write", *call], a.threads)
-            for part in a.parts:
+            run([sys.executable, __file__, "--write", folder, stored, a.device, "whole" if a.whole else "slice", parts[0]], a.threads)
+            for part, dtype in itertools.product(parts, dtypes):
                 call = [folder, part, dtype, str(a.repeats), a.device]
                 ours, theirs = [], []
                 for _ in range(a.rounds):
-                    if not a.gavel_only:
+                    if not a.gavel_only and dtype not in QUANTIZATIONS:
                         theirs.append(run([sys.executable, __file__, "--measure", *call], a.threads))
                     ours.append(run([*shlex.split(a.bench), *call], a.threads))
                 ours, theirs = ([result for result in side if result] for side in (ours, theirs))

@@ -67,7 +67,7 @@ fn a_picture_is_judged_by_what_it_shows_however_it_is_stored() {
             "{picture}: {verdict}"
         );
         assert!(
-            verdict.contains("probability that the first is better: 0.99"),
+            verdict.contains("probability that the first is better: 0.9"),
             "{picture}: {verdict}"
         );
     }

@@ -27,7 +27,7 @@ fn gavel(arguments: &[&str]) -> (Value, Option<i32>) {
 fn generate(out: &Path, threads: &str) -> Value {
     let out = out.display().to_string();
     let folders = ["--model", "models/tiny-judge", "--prompts", "configs/rubric/small"];
-    let sizes = ["--select-above", "10", "--criteria-max", "5", "--max-tokens", "400"];
+    let sizes = ["--select-above", "10", "--criteria-max", "7", "--max-tokens", "400"];
     let mut arguments = vec![
         "rubric",
         "generate",
@@ -54,7 +54,7 @@ fn the_small_judge_writes_a_rubric_resumes_for_nothing_and_is_measured_with_it()
     let verified = first["provenance"]["verification"]["verified"].as_u64().unwrap();
     assert!(verified >= 15, "{verified} of 20 examples were verified");
     assert!(first["answers_asked"].as_u64() > Some(20), "{first}");
-    assert_eq!(first["criteria"], 5);
+    assert_eq!(first["criteria"], 7);
 
     std::fs::remove_file(&rubric).unwrap();
     let again = generate(&rubric, "3");
@@ -112,7 +112,7 @@ fn a_criterion_that_is_left_out_of_the_rubric_changes_verdicts() {
         std::fs::write(&file, lines.collect::<Vec<_>>().join("\n")).unwrap();
         accuracy_under(&file)
     };
-    // Labels are by all four criteria. docs/rubrics.md has what was measured: 0.97, 0.86 and 0.855.
+    // Labels are by all four criteria. docs/rubrics.md has what was measured: 0.98, 0.85 and 0.91.
     let all = accuracy("");
     assert!(all > 0.93, "{all}");
     for missing in ["The background has", "are placed as"] {

@@ -1,5 +1,6 @@
 //! A run that an earlier Gavel wrote is still read: `run/` is the folder of a run of four steps that was stopped after two, by
 //! Gavel at commit 546dba1 (ledger, blobs and trajectories in their first formats). It is audited, done again, exported and resumed.
+//! `judge/` is the small judge that it was judged by; the one that ships has since learnt more.
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -29,31 +30,55 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The run in a folder that the test may change.
-fn run() -> (tempfile::TempDir, PathBuf) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let run = folder.path().join("run");
-    copy(&root().join("tests/compatibility/run"), &run);
-    (folder, run)
+/// A folder that the test may change, as the repository was when the run was written.
+struct Then {
+    folder: tempfile::TempDir,
+    run: PathBuf,
 }
 
-/// Starts `gavel` at the root of the repository: the run's models are named from there.
-fn gavel(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gavel"))
-        .args(arguments)
-        .current_dir(root())
-        .output()
-        .expect("gavel starts")
-}
+impl Then {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (run, small) = (folder.path().join("run"), folder.path().join("tests/compatibility"));
+        copy(&root().join("tests/compatibility/run"), &run);
+        std::fs::create_dir_all(&small).expect("a folder can be made");
+        std::fs::create_dir(folder.path().join("models")).expect("a folder can be made");
+        for (from, to) in [
+            ("configs", "configs"),
+            ("models/tiny-flux", "models/tiny-flux"),
+            ("tests/compatibility/judge", "models/tiny-judge"),
+            ("tests/compatibility/judge", "tests/compatibility/judge"),
+        ] {
+            let from = root().join(from).canonicalize().expect("it is there");
+            std::os::unix::fs::symlink(from, folder.path().join(to)).expect("a link can be made");
+        }
+        let config = "tests/compatibility/small.toml";
+        std::fs::copy(root().join(config), folder.path().join(config)).expect("a file can be copied");
+        Self { folder, run }
+    }
 
-fn succeeds(arguments: &[&str]) -> String {
-    let output = gavel(arguments);
-    let (out, err) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    assert!(output.status.success(), "{arguments:?}\n{out}\n{err}");
-    out.into_owned()
+    fn run(&self) -> &str {
+        self.run.to_str().expect("UTF-8")
+    }
+
+    /// Starts `gavel` there: the run's models are named from there.
+    fn gavel(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_gavel"))
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .output()
+            .expect("gavel starts")
+    }
+
+    fn succeeds(&self, arguments: &[&str]) -> String {
+        let output = self.gavel(arguments);
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(output.status.success(), "{arguments:?}\n{out}\n{err}");
+        out.into_owned()
+    }
 }
 
 fn sha256(file: &Path) -> String {
@@ -62,14 +87,13 @@ fn sha256(file: &Path) -> String {
 
 #[test]
 fn an_earlier_run_is_audited_and_done_again_to_the_same_bytes() {
-    let (_folder, run) = run();
-    let run = run.to_str().expect("UTF-8");
-    let audited = succeeds(&["audit", run]);
+    let then = Then::new();
+    let audited = then.succeeds(&["audit", then.run()]);
     assert!(
         audited.contains("2 steps committed") && audited.contains("no findings"),
         "{audited}"
     );
-    let verified = succeeds(&["verify", run]);
+    let verified = then.succeeds(&["verify", then.run()]);
     assert!(
         verified.contains("confirmed: the same bytes") && verified.contains("trajectories 8"),
         "{verified}"
@@ -78,11 +102,11 @@ fn an_earlier_run_is_audited_and_done_again_to_the_same_bytes() {
 
 #[test]
 fn an_earlier_run_gives_out_its_adapters() {
-    let (folder, run) = run();
-    let out = folder.path().join("exported");
-    succeeds(&[
+    let then = Then::new();
+    let out = then.folder.path().join("exported");
+    then.succeeds(&[
         "export",
-        run.to_str().expect("UTF-8"),
+        then.run(),
         "--step",
         "1",
         "--out",
@@ -93,11 +117,13 @@ fn an_earlier_run_gives_out_its_adapters() {
 
 #[test]
 fn an_earlier_run_is_resumed_to_the_adapter_that_it_would_have_had() {
-    let (_folder, run) = run();
-    let path = run.to_str().expect("UTF-8");
-    succeeds(&["run", "tests/compatibility/small.toml", "--resume", "--out", path]);
-    assert_eq!(sha256(&run.join("adapter/adapter_model.safetensors")), FINAL_ADAPTER);
-    let audited = succeeds(&["audit", path]);
+    let then = Then::new();
+    then.succeeds(&["run", "tests/compatibility/small.toml", "--resume", "--out", then.run()]);
+    assert_eq!(
+        sha256(&then.run.join("adapter/adapter_model.safetensors")),
+        FINAL_ADAPTER
+    );
+    let audited = then.succeeds(&["audit", then.run()]);
     assert!(
         audited.contains("4 steps committed") && audited.contains("no findings"),
         "{audited}"
@@ -106,16 +132,16 @@ fn an_earlier_run_is_resumed_to_the_adapter_that_it_would_have_had() {
 
 #[test]
 fn it_is_judged_again_as_it_was_and_by_another_rubric_and_stays_as_it_is() {
-    let (folder, run) = run();
-    let (run, kept) = (run.display().to_string(), folder.path().join("kept.sqlite"));
-    let kept = kept.display().to_string();
+    let then = Then::new();
+    let run = then.run();
+    let kept = then.folder.path().join("kept.sqlite").display().to_string();
     let again = |more: &[&str]| -> serde_json::Value {
-        let arguments = ["rejudge", &run, "--cache", &kept, "--json"];
-        serde_json::from_str(&succeeds(&[&arguments, more].concat())).expect("JSON")
+        let arguments = ["rejudge", run, "--cache", &kept, "--json"];
+        serde_json::from_str(&then.succeeds(&[&arguments, more].concat())).expect("JSON")
     };
     let count = |of: &serde_json::Value, what: &str| of[what].as_u64().expect("a number");
 
-    succeeds(&["rejudge", &run, "--cache", &kept, "--dry-run"]);
+    then.succeeds(&["rejudge", run, "--cache", &kept, "--dry-run"]);
     assert!(!Path::new(&kept).exists(), "it only says what it would ask");
     let same = again(&[]);
     let total = &same["total"];
@@ -128,7 +154,7 @@ fn it_is_judged_again_as_it_was_and_by_another_rubric_and_stays_as_it_is() {
     assert_eq!((count(total, "flipped"), count(total, "rewards_changed")), (0, 0));
     assert_eq!(same["steps"].as_array().map(Vec::len), Some(2));
 
-    let rubric = folder.path().join("other.txt");
+    let rubric = then.folder.path().join("other.txt");
     std::fs::write(&rubric, "The background has the stated colour.\n").expect("written");
     let other = again(&["--rubric", &rubric.display().to_string(), "--by-theme", "--steps", "2"]);
     assert_ne!(other["rubric"], same["rubric"]);
@@ -137,5 +163,5 @@ fn it_is_judged_again_as_it_was_and_by_another_rubric_and_stays_as_it_is() {
     for what in ["matches", "decided_after", "same", "flipped"] {
         assert_eq!(other["themes"][0][what], other["total"][what], "{what}");
     }
-    succeeds(&["audit", &run]);
+    then.succeeds(&["audit", run]);
 }

@@ -17,11 +17,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 KIT = Path(os.environ["GAVEL_KIT"])
 PARTS = ("machine", "goldens", "runs", "sizes", "step", "exchange")
+# A configuration, a number format, and what else is set.
 RUNS = {
-    "flux f32": ("quickstart.toml", "f32"),
-    "flux bf16": ("quickstart.toml", "bf16"),
-    "qwen f32": ("quickstart-edit.toml", "f32"),
-    "qwen bf16": ("quickstart-edit.toml", "bf16"),
+    "flux f32": ("quickstart.toml", "f32", {}),
+    "flux bf16": ("quickstart.toml", "bf16", {}),
+    "flux fp8": ("quickstart.toml", "bf16", {"model.quantization": "fp8"}),
+    "flux nf4": ("quickstart.toml", "bf16", {"model.quantization": "nf4"}),
+    "flux shared": ("quickstart.toml", "bf16", {"fleet.share_weights": "true"}),
+    "qwen f32": ("quickstart-edit.toml", "f32", {}),
+    "qwen bf16": ("quickstart-edit.toml", "bf16", {}),
+    "qwen nf4": ("quickstart-edit.toml", "bf16", {"model.quantization": "nf4"}),
 }
 
 
@@ -31,7 +36,8 @@ def main() -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--steps", type=int, default=2, help="of each run")
-    parser.add_argument("--sizes", nargs="+", default=["transformer", "adapted", "training", "checkpointed", "t5", "vae"])
+    parser.add_argument("--sizes", nargs="+", default=["transformer", "adapted", "training", "checkpointed", "t5", "vae", "judge"])
+    parser.add_argument("--dtypes", nargs="+", default=["bf16"], help="of the sizes; fp8 and nf4 too")
     parser.add_argument("--bound", type=int, default=300, help="seconds that a program may take; the sizes twice as many")
     parser.add_argument("--out", type=Path, default=Path("gpu-report"))
     a = parser.parse_args()
@@ -103,10 +109,11 @@ def runs(a: argparse.Namespace) -> dict:
     """Whole runs: audited, verified, and the same bytes from another fleet with other batches."""
     results = {"failed": []}
     for name in a.runs:
-        config, dtype = RUNS[name]
+        config, dtype, more = RUNS[name]
         result = results[name] = {}
         with tempfile.TemporaryDirectory() as folder:
             common = ["--set", f"run.steps={a.steps}", "--set", "prompts.per_step=8", *placed(a, dtype)]
+            common += [word for key, value in more.items() for word in ("--set", f"{key}={value}")]
             fleets = {
                 "one": ["--set", "sampling.batch=8"],
                 "many": ["--set", "sampling.batch=3", "--samplers", "2", "--trainers", "2"],
@@ -136,8 +143,8 @@ def runs(a: argparse.Namespace) -> dict:
 
 
 def sizes(a: argparse.Namespace) -> dict:
-    """All of FLUX.1-dev with random weights, in bfloat16, beside PyTorch; one block of each kind where there is no GPU."""
-    command = [sys.executable, "benchmarks/real_sizes.py", "--bench", str(KIT / "real_sizes"), "--dtypes", "bf16"]
+    """All of FLUX.1-dev and a judge with random weights, beside PyTorch; a few blocks of each where there is no GPU."""
+    command = [sys.executable, "benchmarks/real_sizes.py", "--bench", str(KIT / "real_sizes"), "--dtypes", *a.dtypes]
     command += ["--device", a.device.split(":")[0], "--json", a.out.resolve() / "sizes.json", "--parts", *a.sizes]
     command += ["--whole", "--repeats", "5", "--rounds", "1"] if is_gpu(a) else ["--repeats", "1", "--rounds", "1"]
     done, text = call(command, a.out / "sizes.log", bound=2 * a.bound)

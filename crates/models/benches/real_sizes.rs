@@ -1,7 +1,8 @@
-//! One part of FLUX.1-dev at its real sizes, with few layers: `benchmarks/real_sizes.py` writes the weights and calls this.
+//! One part of FLUX.1-dev, or the judge of 7 billion parameters, at its real sizes: `benchmarks/real_sizes.py` writes the weights and calls this.
 //!
 //! `cargo bench -p gavel-models --profile dev --bench real_sizes -- FOLDER PART DTYPE REPEATS DEVICE` prints one line of JSON: seconds of
 //! each repeat and until the device had all its work, processor seconds of all threads, the process's peak memory and the most that was used of the GPU's.
+//! DTYPE is f32, bf16, or one of the quantizations fp8 and nf4, beside which all else is bf16.
 
 #![expect(
     clippy::unwrap_used,
@@ -24,6 +25,8 @@ use gavel_models::load::{Placement, gpu_memory};
 use gavel_models::lora::{LoraAdapter, LoraConfig, LoraGradients};
 use gavel_models::text::T5Encoder;
 use gavel_models::vae::AutoencoderKl;
+use gavel_models::vlm::{Content, Conversation, Message, Vlm};
+use image::{Rgb, RgbImage};
 
 const TEXT_TOKENS: usize = 512;
 const GRID: Grid = Grid { height: 32, width: 32 };
@@ -156,6 +159,29 @@ fn transformer(folder: &Path, placement: &Placement, repeats: usize, pass: Pass)
     });
 }
 
+/// A pair of pictures of 512 x 512, asked about in both orders; `benchmarks/real_sizes.py` says the same.
+fn judge(folder: &Path, placement: &Placement, repeats: usize) {
+    let model = Vlm::load(&folder.join("judge"), placement).unwrap();
+    let text: Vec<String> = serde_json::from_slice(&std::fs::read(folder.join("question.json")).unwrap()).unwrap();
+    let content = text
+        .iter()
+        .flat_map(|part| [Content::text(part), Content::Image])
+        .take(2 * text.len() - 1);
+    let question = [Message::user(content.collect())];
+    let pictures = [0, 1].map(|seed| {
+        RgbImage::from_fn(512, 512, |x, y| {
+            Rgb([(x * 3 + seed) as u8, (y * 2) as u8, (x + y) as u8])
+        })
+    });
+    let conversations = [[0, 1], [1, 0]].map(|order| Conversation {
+        messages: &question,
+        images: order.iter().map(|i| &pictures[*i]).collect(),
+    });
+    measure(placement, repeats, || {
+        drop(model.next_token_logits_batch(&conversations).unwrap())
+    });
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args()
         .skip(1)
@@ -165,11 +191,15 @@ fn main() {
         // What `cargo bench` without arguments comes to.
         return println!("real_sizes: give FOLDER PART DTYPE REPEATS DEVICE, as benchmarks/real_sizes.py does");
     };
-    let dtype = match dtype.as_str() {
-        "bf16" => spec::Dtype::Bf16,
-        _ => spec::Dtype::F32,
+    let (dtype, quantization) = match dtype.as_str() {
+        "f32" => (spec::Dtype::F32, None),
+        "fp8" => (spec::Dtype::Bf16, Some(spec::Quantization::Fp8)),
+        "nf4" => (spec::Dtype::Bf16, Some(spec::Quantization::Nf4)),
+        _ => (spec::Dtype::Bf16, None),
     };
-    let placement = Placement::open(device.parse().unwrap(), dtype).unwrap();
+    let placement = Placement::open(device.parse().unwrap(), dtype)
+        .unwrap()
+        .quantized(quantization);
     let repeats: usize = repeats.parse().unwrap();
     let folder = Path::new(folder);
     match part.as_str() {
@@ -194,6 +224,7 @@ fn main() {
             let latents = values(&[1, 16, 2 * GRID.height, 2 * GRID.width]);
             measure(&placement, repeats, || drop(model.decode(&latents).unwrap()));
         }
+        "judge" => judge(folder, &placement, repeats),
         other => println!("real_sizes: no part is called {other:?}"),
     }
 }
