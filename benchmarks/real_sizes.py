@@ -5,7 +5,7 @@
 
 The transformer has one block of each kind, 512 text and 1024 image tokens; T5-XXL has two layers and 512 tokens; the autoencoder
 decodes one image of 512 x 512; the judge has Qwen2.5-VL-7B's sizes with eight layers of vision and two of text, and is asked about a pair of 512 x 512 in
-both orders. With --whole each has all its layers (24, 10 and 17 GB in bf16). The quantizations fp8 and nf4, all else being bf16, are Gavel's side alone. Parts of the transformer: a pass of the
+both orders. With --whole each has all its layers (24, 10 and 17 GB in bf16). The quantizations fp8 and nf4, all else being bf16, are Gavel's side alone, whose time to load is in --json. Parts of the transformer: a pass of the
 base ("transformer"), one with an adapter of rank 16 ("adapted"), forwards and backwards with all activations kept ("training") or
 computed again block by block ("checkpointed"). Each measurement is a process of its own that loads the part and repeats the work; the two
 sides take turns. Peak memory includes loading: of the process, or of the whole GPU, CUDA's own included. About 750 MiB of PyTorch's

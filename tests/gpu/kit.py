@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-KIT = Path(os.environ["GAVEL_KIT"])
+KIT = Path(__file__).resolve().parent / "bin"
 PARTS = ("machine", "goldens", "runs", "sizes", "step", "exchange")
 # A configuration, a number format, and what else is set.
 RUNS = {
@@ -146,6 +146,7 @@ def sizes(a: argparse.Namespace) -> dict:
     """All of FLUX.1-dev and a judge with random weights, beside PyTorch; a few blocks of each where there is no GPU."""
     command = [sys.executable, "benchmarks/real_sizes.py", "--bench", str(KIT / "real_sizes"), "--dtypes", *a.dtypes]
     command += ["--device", a.device.split(":")[0], "--json", a.out.resolve() / "sizes.json", "--parts", *a.sizes]
+    command += ["--threads", str(os.cpu_count())] if is_gpu(a) else []
     command += ["--whole", "--repeats", "5", "--rounds", "1"] if is_gpu(a) else ["--repeats", "1", "--rounds", "1"]
     done, text = call(command, a.out / "sizes.log", bound=2 * a.bound)
     return {"table": text.splitlines(), "failed": [] if done == 0 else [f"ended with {done}"]}

@@ -3,7 +3,7 @@
 #
 #   tests/gpu/run.sh [--device cuda:0] [--parts machine goldens runs sizes exchange] [--out DIR]
 #
-# It runs the programs in $GAVEL_KIT (default: bin beside this script), which tests/gpu/pack.sh makes on any machine, and writes
+# It runs the programs in the folder bin beside it, which tests/gpu/pack.sh makes on any machine, and writes
 # DIR/report.json. CUDA's libraries are found where PyTorch has them, or by LD_LIBRARY_PATH. `--device cpu:candle` runs on the
 # CPU all that needs no GPU.
 set -euo pipefail
@@ -13,6 +13,6 @@ nvidia=$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nv
 for folder in "$nvidia"/cu13/lib "$nvidia"/nccl/lib /usr/local/nvidia/lib64 /usr/local/cuda/lib64; do
   [ ! -d "$folder" ] || LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder
 done
-export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-} GAVEL_KIT=${GAVEL_KIT:-$here/bin}
-[ -x "$GAVEL_KIT/gavel" ] || { echo "$GAVEL_KIT has no programs: make them with tests/gpu/pack.sh" >&2; exit 2; }
+export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}
+[ -x "$here/bin/gavel" ] || { echo "$here/bin has no programs: make the kit with tests/gpu/pack.sh" >&2; exit 2; }
 exec python3 "$here/kit.py" "$@"

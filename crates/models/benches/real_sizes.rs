@@ -1,7 +1,7 @@
 //! One part of FLUX.1-dev, or the judge of 7 billion parameters, at its real sizes: `benchmarks/real_sizes.py` writes the weights and calls this.
 //!
 //! `cargo bench -p gavel-models --profile dev --bench real_sizes -- FOLDER PART DTYPE REPEATS DEVICE` prints one line of JSON: seconds of
-//! each repeat and until the device had all its work, processor seconds of all threads, the process's peak memory and the most that was used of the GPU's.
+//! loading, of each repeat and until the device had all its work, processor seconds of all threads, the process's peak memory and the most that was used of the GPU's.
 //! DTYPE is f32, bf16, or one of the quantizations fp8 and nf4, beside which all else is bf16.
 
 #![expect(
@@ -79,33 +79,49 @@ impl Watch {
     }
 }
 
-/// Runs the work once unmeasured and then as often as asked.
-fn measure(placement: &Placement, repeats: usize, mut work: impl FnMut()) {
-    // Answers with the seconds until the device had all its work.
-    let mut whole = || {
-        let start = Instant::now();
-        work();
-        let handed = start.elapsed().as_secs_f64();
-        placement.device().synchronize().unwrap();
-        handed
-    };
-    let watch = match placement.device().location() {
-        DeviceLocation::Cuda { gpu_id } => Some(Watch::start(gpu_id)),
-        _ => None,
-    };
-    whole();
-    let (mut seconds, mut handed, processor) = (Vec::new(), Vec::new(), processor_seconds());
-    for _ in 0..repeats {
-        let start = Instant::now();
-        handed.push(whole());
-        seconds.push(start.elapsed().as_secs_f64());
-    }
-    let processor = (processor_seconds() - processor) / repeats as f64;
-    let (memory, gpu_memory) = (peak_memory_kib(), watch.map_or(0, Watch::most_kib));
-    println!(
-        "{{\"seconds\": {seconds:?}, \"handed_over_seconds\": {handed:?}, \"processor_seconds\": {processor}, \"peak_memory_kib\": {memory}, \
+/// How a part is measured.
+struct Bench {
+    placement: Placement,
+    repeats: usize,
+    /// When its weights began to be loaded.
+    started: Instant,
+}
+
+impl Bench {
+    /// Runs the work of a loaded part once unmeasured and then as often as asked.
+    fn measure(&self, mut work: impl FnMut()) {
+        let Self {
+            placement,
+            repeats,
+            started,
+        } = self;
+        let loading = started.elapsed().as_secs_f64();
+        // Answers with the seconds until the device had all its work.
+        let mut whole = || {
+            let start = Instant::now();
+            work();
+            let handed = start.elapsed().as_secs_f64();
+            placement.device().synchronize().unwrap();
+            handed
+        };
+        let watch = match placement.device().location() {
+            DeviceLocation::Cuda { gpu_id } => Some(Watch::start(gpu_id)),
+            _ => None,
+        };
+        whole();
+        let (mut seconds, mut handed, processor) = (Vec::new(), Vec::new(), processor_seconds());
+        for _ in 0..*repeats {
+            let start = Instant::now();
+            handed.push(whole());
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        let processor = (processor_seconds() - processor) / *repeats as f64;
+        let (memory, gpu_memory) = (peak_memory_kib(), watch.map_or(0, Watch::most_kib));
+        println!(
+            "{{\"loading_seconds\": {loading:?}, \"seconds\": {seconds:?}, \"handed_over_seconds\": {handed:?}, \"processor_seconds\": {processor}, \"peak_memory_kib\": {memory}, \
          \"peak_gpu_memory_kib\": {gpu_memory}}}"
-    );
+        );
+    }
 }
 
 /// What is measured of a transformer.
@@ -117,8 +133,8 @@ enum Pass {
     Training(ActivationMemory),
 }
 
-fn transformer(folder: &Path, placement: &Placement, repeats: usize, pass: Pass) {
-    let model = FluxTransformer::load(folder, placement).unwrap();
+fn transformer(folder: &Path, bench: &Bench, pass: Pass) {
+    let model = FluxTransformer::load(folder, &bench.placement).unwrap();
     let sizes = model.config();
     let latents = values(&[1, GRID.height * GRID.width, sizes.in_channels]);
     let conditioning = Conditioning::from_iter([
@@ -133,7 +149,7 @@ fn transformer(folder: &Path, placement: &Placement, repeats: usize, pass: Pass)
         grid: GRID,
     };
     if matches!(pass, Pass::Base) {
-        return measure(placement, repeats, || drop(model.velocity(None, &input).unwrap()));
+        return bench.measure(|| drop(model.velocity(None, &input).unwrap()));
     }
     let target_modules = Family::Flux
         .published_targets()
@@ -148,11 +164,9 @@ fn transformer(folder: &Path, placement: &Placement, repeats: usize, pass: Pass)
     };
     let adapter = LoraAdapter::init(model.layers(), &config, [7; 32]).unwrap();
     let Pass::Training(memory) = pass else {
-        return measure(placement, repeats, || {
-            drop(model.velocity(Some(&adapter), &input).unwrap())
-        });
+        return bench.measure(|| drop(model.velocity(Some(&adapter), &input).unwrap()));
     };
-    measure(placement, repeats, || {
+    bench.measure(|| {
         let mut gradients = LoraGradients::zeros(&adapter);
         let (velocity, tape) = model.velocity_for_vjp(&adapter, &input, memory).unwrap();
         model.vjp(&adapter, tape, &velocity, &mut gradients).unwrap();
@@ -160,8 +174,8 @@ fn transformer(folder: &Path, placement: &Placement, repeats: usize, pass: Pass)
 }
 
 /// A pair of pictures of 512 x 512, asked about in both orders; `benchmarks/real_sizes.py` says the same.
-fn judge(folder: &Path, placement: &Placement, repeats: usize) {
-    let model = Vlm::load(&folder.join("judge"), placement).unwrap();
+fn judge(folder: &Path, bench: &Bench) {
+    let model = Vlm::load(&folder.join("judge"), &bench.placement).unwrap();
     let text: Vec<String> = serde_json::from_slice(&std::fs::read(folder.join("question.json")).unwrap()).unwrap();
     let content = text
         .iter()
@@ -177,9 +191,7 @@ fn judge(folder: &Path, placement: &Placement, repeats: usize) {
         messages: &question,
         images: order.iter().map(|i| &pictures[*i]).collect(),
     });
-    measure(placement, repeats, || {
-        drop(model.next_token_logits_batch(&conversations).unwrap())
-    });
+    bench.measure(|| drop(model.next_token_logits_batch(&conversations).unwrap()));
 }
 
 fn main() {
@@ -200,31 +212,33 @@ fn main() {
     let placement = Placement::open(device.parse().unwrap(), dtype)
         .unwrap()
         .quantized(quantization);
-    let repeats: usize = repeats.parse().unwrap();
+    let bench = Bench {
+        placement,
+        repeats: repeats.parse().unwrap(),
+        started: Instant::now(),
+    };
     let folder = Path::new(folder);
     match part.as_str() {
-        "transformer" => transformer(&folder.join("transformer"), &placement, repeats, Pass::Base),
-        "adapted" => transformer(&folder.join("transformer"), &placement, repeats, Pass::Adapted),
+        "transformer" => transformer(&folder.join("transformer"), &bench, Pass::Base),
+        "adapted" => transformer(&folder.join("transformer"), &bench, Pass::Adapted),
         "training" | "checkpointed" => {
             let memory = match part.as_str() {
                 "training" => ActivationMemory::KeepAll,
                 _ => ActivationMemory::Checkpoint,
             };
-            transformer(&folder.join("transformer"), &placement, repeats, Pass::Training(memory));
+            transformer(&folder.join("transformer"), &bench, Pass::Training(memory));
         }
         "t5" => {
-            let model = T5Encoder::load(&folder.join("text_encoder_2"), &placement).unwrap();
+            let model = T5Encoder::load(&folder.join("text_encoder_2"), &bench.placement).unwrap();
             let ids: Vec<u32> = (0..TEXT_TOKENS as u32).map(|i| (i * 7919) % 32_000).collect();
-            measure(&placement, repeats, || {
-                drop(model.encode(std::slice::from_ref(&ids)).unwrap())
-            });
+            bench.measure(|| drop(model.encode(std::slice::from_ref(&ids)).unwrap()));
         }
         "vae" => {
-            let model = AutoencoderKl::load(&folder.join("vae"), &placement).unwrap();
+            let model = AutoencoderKl::load(&folder.join("vae"), &bench.placement).unwrap();
             let latents = values(&[1, 16, 2 * GRID.height, 2 * GRID.width]);
-            measure(&placement, repeats, || drop(model.decode(&latents).unwrap()));
+            bench.measure(|| drop(model.decode(&latents).unwrap()));
         }
-        "judge" => judge(folder, &placement, repeats),
+        "judge" => judge(folder, &bench),
         other => println!("real_sizes: no part is called {other:?}"),
     }
 }
