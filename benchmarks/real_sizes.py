@@ -266,8 +266,8 @@ def measure(a: argparse.Namespace) -> None:
                 ours, theirs = ([result for result in side if result] for side in (ours, theirs))
                 results.append({"part": part, "dtype": dtype, "gavel": ours, "pytorch": theirs})
                 print(row(part, dtype, ours, theirs, gpu), flush=True)
-    if a.json:
-        a.json.write_text(json.dumps(results, indent=1) + "\n")
+                if a.json:
+                    a.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def row(part: str, dtype: str, ours: list[dict], theirs: list[dict], gpu: bool) -> str:
