@@ -38,6 +38,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2, help="of each run")
     parser.add_argument("--sizes", nargs="+", default=["transformer", "adapted", "training", "checkpointed", "t5", "vae", "judge"])
     parser.add_argument("--dtypes", nargs="+", default=["bf16"], help="of the sizes; fp8 and nf4 too")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the step's configuration")
     parser.add_argument("--bound", type=int, default=300, help="seconds that a program may take; the sizes twice as many")
     parser.add_argument("--out", type=Path, default=Path("gpu-report"))
     a = parser.parse_args()
@@ -188,6 +189,19 @@ class LargerPicture(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class MemoryWatch:
+    """The most memory of the first GPU that was in use, looked at twice a second."""
+
+    def __enter__(self) -> "MemoryWatch":
+        query = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--loop-ms=500"]
+        self.program = subprocess.Popen(query, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.program.terminate()
+        self.most = max((int(line) for line in self.program.communicate()[0].split() if line.isdigit()), default=0)
+
+
 def step(a: argparse.Namespace) -> dict:
     """A step of configs/flux-dev.toml with its own sizes: weights are random, a rule stands for the judge, and the tokenizers are small."""
     if not is_gpu(a):
@@ -210,11 +224,12 @@ def step(a: argparse.Namespace) -> dict:
         shutil.copytree(ROOT / "configs", Path(folder) / "configs")
         (Path(folder) / "configs/flux-dev.toml").write_text(config)
         settings |= {"judge.endpoint": f"http://127.0.0.1:{server.server_port}/v1"}
-        words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        words = [word for setting in (*(f"{key}={value}" for key, value in settings.items()), *a.set) for word in ("--set", setting)]
         start = time.monotonic()
         run = [KIT / "gavel", "run", Path(folder) / "configs/flux-dev.toml", "--out", out, *words, "--log-format", "json"]
-        done, text = call(run, a.out / "step.log", bound=3 * a.bound)
-        result = {"run seconds": round(time.monotonic() - start, 1), "failed": []}
+        with MemoryWatch() as watch:
+            done, text = call(run, a.out / "step.log", bound=3 * a.bound)
+        result = {"run seconds": round(time.monotonic() - start, 1), "most memory in use, MiB": watch.most, "failed": []}
         if done != 0:
             return result | {"failed": [f"ended with {done}: {text[-900:]}"]}
         result["metrics"] = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
