@@ -90,7 +90,7 @@ fn run<T: CudaDType + DeviceRepr>(
 }
 
 /// Where the values from `start` on lie.
-pub(super) fn pointer(storage: &CudaStorage, start: usize) -> Result<CUdeviceptr> {
+fn pointer(storage: &CudaStorage, start: usize) -> Result<CUdeviceptr> {
     fn of<T>(slice: &CudaSlice<T>, start: usize, device: &CudaDevice) -> CUdeviceptr {
         slice.slice(start..).device_ptr(&device.cuda_stream()).0
     }

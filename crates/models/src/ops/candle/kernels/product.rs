@@ -111,7 +111,7 @@ impl InplaceOp3 for AddedProduct {
         let place = Place::new(sums_layout, a_layout, b_layout)?;
         super::gpu::add_product(
             place.sizes,
-            (sums, place.start, place.stride),
+            (&*sums, place.start, place.stride),
             (a, a_layout.start_offset()),
             (b, b_layout.start_offset()),
         )

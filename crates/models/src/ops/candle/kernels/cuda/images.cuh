@@ -153,7 +153,7 @@ template <int V, int SCALE, typename T> INLINE Pack<T, V> slid(const T *line, in
 
 // A row of patches for each element of the kernel, (channels, kernel, kernel): of each output pixel the pixel of x (channels, height, width) that
 // it meets, 0 beyond the edges. Bound by memory: writes each value, and reads most of them from the cache.
-template <typename T, int V> INLINE void patches(const T *x, T *out, Window w, long row, long rest, Columns columns, int lane) {
+template <typename T, int V> INLINE void patches(const T *x, T *out, Window w, long row, long pixels, Columns columns, int lane) {
     const int kernel = w.kernel, taps = kernel * kernel, channel = (int)row / taps, tap = (int)row % taps;
     const int down = tap / kernel - (int)w.before, right = tap % kernel - (int)w.before;
     const int scale = w.scale, width = w.width, high = scale * (int)w.height, broad = scale * width, stride = w.stride;
@@ -177,7 +177,7 @@ template <typename T, int V> INLINE void patches(const T *x, T *out, Window w, l
                 to.of[k] = at < 0 || at >= broad ? nought<T>() : source[at / scale];
             }
         }
-        *reinterpret_cast<Pack<T, V> *>(out + row * rest + i) = to;
+        *reinterpret_cast<Pack<T, V> *>(out + row * pixels + i) = to;
     }
 }
 
