@@ -9,8 +9,9 @@ fn main() {
 /// PTX for any card since Ampere; the driver compiles it for the card at hand.
 #[cfg(feature = "cuda")]
 fn kernels() {
-    const SOURCE: &str = "src/ops/candle/kernels/kernels.cu";
-    println!("cargo::rerun-if-changed={SOURCE}");
+    const FOLDER: &str = "src/ops/candle/kernels/cuda";
+    const SOURCE: &str = "src/ops/candle/kernels/cuda/kernels.cu";
+    println!("cargo::rerun-if-changed={FOLDER}");
     let out = std::env::var("OUT_DIR").unwrap_or_default();
     let nvcc = std::env::var("CUDA_HOME").map_or_else(|_| "nvcc".to_owned(), |home| format!("{home}/bin/nvcc"));
     let status = std::process::Command::new(&nvcc)

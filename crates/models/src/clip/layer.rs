@@ -136,7 +136,8 @@ impl Layer {
         );
         let attended = self.out.forward(&attention(shape, &q, &k, &v)?)?;
         let x = (x + self.scaled(0, attended)?)?;
-        let hidden = self.activation.forward(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
+        let hidden = self.fc1.forward(&self.norm2.forward(&x)?)?;
+        let hidden = self.activation.forward(self.fc1.kernels(), &hidden)?;
         Ok((x + self.scaled(1, self.fc2.forward(&hidden)?)?)?)
     }
 

@@ -3,12 +3,12 @@
 use candle_core::Tensor;
 use serde::Deserialize;
 
-use super::{values, view::widened};
+use super::values;
 use crate::{
     ModelError,
     ops::{
         Kernels,
-        candle::{Calls, Function},
+        candle::{Calls, Function, Operation},
         cpu::math::{self, vectorized},
     },
 };
@@ -35,23 +35,41 @@ pub(crate) enum Activation {
 
 impl Activation {
     /// Applies the activation to each element; half types are computed in float32, as PyTorch does.
-    pub(crate) fn forward<T: Calls>(self, x: &T) -> Result<T, ModelError> {
-        let wide = widened(x)?;
-        let y = match self {
-            Self::Silu => wide.each(Function::Silu)?,
-            Self::Gelu => wide.each(Function::Gelu)?,
-            Self::GeluTanh => wide.each(Function::GeluTanh)?,
-            Self::QuickGelu => wide.times(&wide.affine(1.702, 0.0)?.each(Function::Sigmoid)?)?,
-            Self::Relu => wide.each(Function::Relu)?,
+    pub(crate) fn forward<T: Calls>(self, kernels: Kernels, x: &T) -> Result<T, ModelError> {
+        let operation = match self {
+            Self::Silu => Some(Operation::Silu),
+            Self::Gelu => Some(Operation::ExactGelu),
+            Self::GeluTanh => Some(Operation::Gelu),
+            Self::QuickGelu => Some(Operation::QuickGelu),
+            // No format loses a digit by it.
+            Self::Relu => None,
         };
-        Ok(y.to_dtype(x.dtype())?)
+        if let Some(operation) = operation.filter(|_| !x.fuses(kernels)) {
+            return Ok(x.contiguous()?.fused(operation, &[])?);
+        }
+        Ok(match self {
+            Self::Silu => x.each(Function::Silu)?,
+            Self::Gelu => x.each(Function::Gelu)?,
+            Self::GeluTanh => x.each(Function::GeluTanh)?,
+            Self::QuickGelu => x.times(&x.affine(1.702, 0.0)?.each(Function::Sigmoid)?)?,
+            Self::Relu => x.each(Function::Relu)?,
+        })
     }
 }
 
 /// activation(gate) * up, for tensors of one shape.
 pub(crate) fn gated<T: Calls>(activation: Activation, kernels: Kernels, gate: &T, up: &T) -> Result<T, ModelError> {
-    if activation != Activation::Silu || !gate.fuses(kernels) {
-        return Ok(activation.forward(gate)?.times(up)?);
+    let operation = match activation {
+        Activation::Silu => Some(Operation::SiluTimes),
+        Activation::GeluTanh => Some(Operation::GeluTimes),
+        _ => None,
+    };
+    let is_fused = gate.fuses(kernels);
+    if let Some(operation) = operation.filter(|_| !is_fused) {
+        return Ok(gate.contiguous()?.fused(operation, &[&up.contiguous()?])?);
+    }
+    if activation != Activation::Silu || !is_fused {
+        return Ok(activation.forward(kernels, gate)?.times(up)?);
     }
     let (gate, up) = (gate.tensor()?, up.tensor()?);
     let mut product = values(up)?.slice().to_vec();

@@ -2,11 +2,12 @@
 
 use candle_core::Tensor;
 
-use super::{Then, values, view::widened};
+use super::values;
 use crate::{
     LoadError, ModelError, Weights,
     ops::{
         Kernels,
+        candle::{Operation, Then},
         cpu::math::{self, vectorized},
     },
 };
@@ -53,15 +54,9 @@ impl ChannelNorm {
             }
             return Ok(Tensor::from_vec(y, x.dims(), x.device())?);
         }
-        let wide = widened(x)?;
-        let length = wide.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(f64::from(LENGTH_MIN))?;
-        let gamma = widened(&self.gamma)?.reshape((1, channels, 1, 1))?;
-        let y = (wide.broadcast_div(&length)? * (channels as f64).sqrt())?.broadcast_mul(&gamma)?;
-        let y = match then {
-            Then::Nothing => y,
-            Then::Silu => y.silu()?,
-        };
-        Ok(y.to_dtype(x.dtype())?)
+        let x = x.contiguous()?;
+        let squares = Operation::PixelSquares.of(&x, &[])?;
+        Ok(Operation::ChannelNorm { then }.of(&x, &[&squares, &self.gamma])?)
     }
 }
 

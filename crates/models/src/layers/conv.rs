@@ -4,9 +4,9 @@ use candle_core::Tensor;
 
 use super::{
     conv_kernel::{Lines, SLACK},
+    conv_product,
     patches::Patches,
     values,
-    view::widened,
 };
 use crate::{LoadError, ModelError, Weights, ops::Kernels};
 
@@ -53,6 +53,11 @@ impl ConvShape {
             before: 0,
             after: 1,
         }
+    }
+
+    /// Whether it meets each pixel alone.
+    pub(super) fn is_pointwise(&self) -> bool {
+        (self.kernel, self.stride, self.before, self.after) == (1, 1, 0, 0)
     }
 
     /// Elements of the kernel over all input channels.
@@ -112,28 +117,15 @@ impl Conv2d {
     pub(crate) fn forward(&self, x: &Tensor, upsampling: Upsampling) -> Result<Tensor, ModelError> {
         let (batch, inputs, height, width) = x.dims4()?;
         let scale = if upsampling == Upsampling::Nearest2 { 2 } else { 1 };
-        let ConvShape {
-            outputs,
-            stride,
-            before,
-            after,
-            ..
-        } = self.shape;
+        let outputs = self.shape.outputs;
         if !self.kernels.fuse(x) {
-            let x = if scale == 2 {
-                x.upsample_nearest2d(2 * height, 2 * width)?
-            } else {
-                x.clone()
-            };
-            let x = x.pad_with_zeros(2, before, after)?.pad_with_zeros(3, before, after)?;
-            let y = match x.device().is_cpu() {
-                // candle 0.11.1 has no convolution of half types for the CPU. A GPU's sums are float32 too, and rounded once.
-                true => widened(&x)?
-                    .conv2d(&widened(&self.weight)?, 0, stride, 1, 1)?
-                    .to_dtype(x.dtype())?,
-                false => x.conv2d(&self.weight, 0, stride, 1, 1)?,
-            };
-            return Ok(y.broadcast_add(&self.bias.reshape((1, outputs, 1, 1))?)?);
+            return conv_product::convolve(
+                x,
+                (&self.weight, &self.bias),
+                self.shape,
+                scale,
+                conv_product::PATCHES_MOST,
+            );
         }
         let (rows, columns) = (self.shape.output(scale * height), self.shape.output(scale * width));
         let mut y = vec![0.0; batch * outputs * rows * columns];

@@ -7,7 +7,7 @@ use crate::{
     LoadError, ModelError, Weights,
     ops::{
         Kernels,
-        candle::{Calls, Weight as TensorWeight},
+        candle::{Calls, Operation, Weight as TensorWeight},
         cpu::{
             matmul::{Left, Order, Packed, Panels, Start, Threads, product},
             weights::{pack, pack_frozen},
@@ -110,7 +110,7 @@ impl<T: Calls> Linear<T> {
             Weight::Tensor(weight) => {
                 let y = x.matmul(&weight.values()?.t()?)?;
                 return Ok(match &self.bias {
-                    Some(bias) => y.plus(bias)?,
+                    Some(bias) => y.fused(Operation::Biased, &[bias])?,
                     None => y,
                 });
             }

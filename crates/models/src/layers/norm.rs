@@ -1,13 +1,13 @@
 //! Normalisation layers.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::Tensor;
 
 use super::values;
 use crate::{
     LoadError, ModelError, Weights,
     ops::{
         Kernels,
-        candle::{Calls, Function},
+        candle::{Calls, Operation, Then},
         cpu::math::{self, vectorized},
     },
 };
@@ -42,10 +42,10 @@ impl<T: Calls> RmsNorm<T> {
             rms_rows(&mut y, values(self.weight.tensor()?)?.slice(), self.eps as f32);
             return Ok(T::of(Tensor::from_vec(y, x.dims(), x.device())?)?);
         }
-        let wide = x.to_dtype(DType::F32)?;
-        let mean = wide.each(Function::Square)?.mean()?;
-        let scale = mean.affine(1.0, self.eps)?.each(Function::SquareRoot)?;
-        Ok(wide.over(&scale)?.to_dtype(x.dtype())?.times(&self.weight)?)
+        let norm = Operation::RmsNorm {
+            epsilon: self.eps as f32,
+        };
+        Ok(x.contiguous()?.fused(norm, &[&self.weight])?)
     }
 }
 
@@ -100,15 +100,11 @@ impl LayerNorm {
             );
             return Ok(Tensor::from_vec(y, x.dims(), x.device())?);
         }
-        let wide = x.to_dtype(DType::F32)?;
-        let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
-        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
         // As PyTorch does, half types are rounded once, at the end.
-        let y = centred
-            .broadcast_div(&deviation)?
-            .broadcast_mul(&self.weight.to_dtype(DType::F32)?)?
-            .broadcast_add(&self.bias.to_dtype(DType::F32)?)?;
-        Ok(y.to_dtype(x.dtype())?)
+        let norm = Operation::LayerNorm {
+            epsilon: self.eps as f32,
+        };
+        Ok(norm.of(&x.contiguous()?, &[&self.weight, &self.bias])?)
     }
 }
 
@@ -124,15 +120,6 @@ vectorized! {
             }
         }
     }
-}
-
-/// What follows a group norm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Then {
-    /// The normalised values as they are.
-    Nothing,
-    /// x sigmoid(x).
-    Silu,
 }
 
 /// Normalisation over groups of channels of (batch, channels, height, width).
@@ -184,20 +171,19 @@ impl GroupNorm {
             }
             return Ok(Tensor::from_vec(y, x.dims(), x.device())?);
         }
-        let grouped = x.to_dtype(DType::F32)?.reshape((batch, self.groups, ()))?;
-        let centred = grouped.broadcast_sub(&grouped.mean_keepdim(D::Minus1)?)?;
-        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
-        let per_channel = |values: &Tensor| values.to_dtype(DType::F32)?.reshape((1, channels, 1, 1));
-        let y = centred
-            .broadcast_div(&deviation)?
-            .reshape(x.dims())?
-            .broadcast_mul(&per_channel(&self.weight)?)?
-            .broadcast_add(&per_channel(&self.bias)?)?;
-        let y = match then {
-            Then::Nothing => y,
-            Then::Silu => y.silu()?,
+        let x = x.contiguous()?;
+        let size = channels / self.groups * height * width;
+        let groups = x.reshape((batch * self.groups, size))?;
+        let parts = Operation::PartMoments.of(&groups, &[])?;
+        let joined = Operation::JoinedMoments {
+            epsilon: self.eps as f32,
+            size,
         };
-        Ok(y.to_dtype(x.dtype())?)
+        let norm = Operation::GroupNorm {
+            groups: self.groups,
+            then,
+        };
+        Ok(norm.of(&x, &[&joined.of(&parts, &[])?, &self.weight, &self.bias])?)
     }
 }
 

@@ -1,11 +1,14 @@
 //! Rotary position embedding.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::{matrix, values};
 use crate::{
     ModelError,
-    ops::{Kernels, candle::Calls},
+    ops::{
+        Kernels,
+        candle::{Calls, Operation},
+    },
 };
 
 /// Cosines and sines (tokens, head_dim / 2), float32, of the rotary position embedding in its half-split form.
@@ -48,15 +51,9 @@ impl<T: Calls> Rotary<T> {
             }
             return Ok(T::of(Tensor::from_vec(rotated, (rows, width), x.device())?)?);
         }
-        let heads = x.reshape((rows, width / (2 * half), 2 * half))?.to_dtype(DType::F32)?;
-        let (a, b) = (heads.narrow(2, 0, half)?, heads.narrow(2, half, half)?);
-        let table = |values: &T| values.narrow(0, first, rows)?.reshape((rows, 1, half));
-        let (cos, sin) = (table(&self.cos)?, table(&self.sin)?);
-        let first = a.times(&cos)?.minus(&b.times(&sin)?)?;
-        let second = b.times(&cos)?.plus(&a.times(&sin)?)?;
-        Ok(T::cat(&[first, second], 2)?
-            .reshape((rows, width))?
-            .to_dtype(x.dtype())?)
+        let heads = x.reshape((rows, width / (2 * half), 2 * half))?;
+        let (cos, sin) = (self.cos.narrow(0, first, rows)?, self.sin.narrow(0, first, rows)?);
+        Ok(heads.fused(Operation::Rotated, &[&cos, &sin])?.reshape((rows, width))?)
     }
 }
 

@@ -4,15 +4,7 @@ use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, DType, Storage, Tensor};
 
-use crate::{ModelError, ops::candle::Calls};
-
-/// The tensor in a type with digits enough for sums and exponentials: half types become float32, others stay.
-pub(super) fn widened<T: Calls>(tensor: &T) -> candle_core::Result<T> {
-    match tensor.dtype() {
-        DType::BF16 | DType::F16 => tensor.to_dtype(DType::F32),
-        _ => Ok(tensor.clone()),
-    }
-}
+use crate::ModelError;
 
 /// The memory of a float32 CPU tensor, held for reading.
 pub(crate) struct Values<G> {

@@ -10,7 +10,7 @@ use crate::load::Placement;
 use crate::{
     LoadError, ModelError, Weights,
     clip::{Layer, LayerNames, LayerSizes},
-    layers::{Activation, Causal, LayerNorm, Mask},
+    layers::{Activation, LayerNorm, Mask},
     load::{read_config, require_positive, size},
 };
 
@@ -181,9 +181,8 @@ impl ClipTextEncoder {
         let tokens = Tensor::new(ids, self.placement.device())?;
         let positions = self.position_embedding.narrow(0, 0, ids.len())?;
         let mut x = (self.token_embedding.index_select(&tokens, 0)? + positions)?;
-        let causal = Causal::new(&x, ids.len(), self.placement.kernels())?;
         for layer in &self.layers {
-            x = layer.forward(&x, Mask::Causal(&causal))?;
+            x = layer.forward(&x, Mask::Causal)?;
         }
         let last = x.narrow(0, self.end_of_text(ids), 1)?.contiguous()?;
         Ok(self.final_norm.forward(&last)?.squeeze(0)?)

@@ -285,7 +285,7 @@ impl FeedForward {
         let hidden = self.wi.forward(x)?;
         let hidden = match &self.wi_up {
             Some(up) => gated(self.activation, self.wi.kernels(), &hidden, &up.forward(x)?)?,
-            None => self.activation.forward(&hidden)?,
+            None => self.activation.forward(self.wi.kernels(), &hidden)?,
         };
         self.wo.forward(&hidden)
     }

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::config::VisionConfig;
 use crate::clip::{Layer, LayerNames, LayerSizes, patches};
-use crate::layers::{Activation, Attention, Bias, Causal, LayerNorm, Linear, Mask, attention};
+use crate::layers::{Activation, Attention, Bias, LayerNorm, Linear, Mask, attention};
 use crate::{LoadError, ModelError, Weights};
 
 /// A transformer over patches, whose states are pooled by attention.
@@ -133,14 +133,13 @@ impl Pooling {
 
     /// From states (patches, width) to the one (1, width) that stands for them.
     fn forward(&self, states: &Tensor) -> Result<Tensor, ModelError> {
-        let (count, width) = states.dims2()?;
-        // The one query counts as the last row, which sees all.
-        let causal = Causal::new(&self.probe, count, self.q.kernels())?;
+        let width = states.dims2()?.1;
         let shape = Attention {
             heads: self.heads,
             kv_heads: self.heads,
             scale: (width as f64 / self.heads as f64).sqrt().recip(),
-            mask: Mask::Causal(&causal),
+            // The one query counts as the last row, which sees all.
+            mask: Mask::Causal,
             bias: None,
             kernels: self.q.kernels(),
         };
@@ -150,9 +149,8 @@ impl Pooling {
             self.v.forward(states)?,
         );
         let pooled = self.out.forward(&attention(shape, &q, &k, &v)?)?;
-        let hidden = self
-            .activation
-            .forward(&self.fc1.forward(&self.norm.forward(&pooled)?)?)?;
+        let hidden = self.fc1.forward(&self.norm.forward(&pooled)?)?;
+        let hidden = self.activation.forward(self.fc1.kernels(), &hidden)?;
         Ok((pooled + self.fc2.forward(&hidden)?)?)
     }
 }

@@ -96,7 +96,7 @@ impl<T: Calls> Kernel<'_, T> {
         // Row of the sequence that query 0 stands in.
         let offset = self.keys - self.queries;
         match self.shape.mask {
-            Mask::Causal(_) => self.block(first..end, 0..offset + end, transposed_keys, output),
+            Mask::Causal => self.block(first..end, 0..offset + end, transposed_keys, output),
             Mask::Segments(segments) => {
                 for segment in segments {
                     let rows =
@@ -146,7 +146,7 @@ impl<T: Calls> Kernel<'_, T> {
             matmul((rows, columns, head_dim), left, right, start, &mut scores, columns);
             for (query, row) in queries.clone().zip(scores.chunks_exact_mut(columns)) {
                 let visible = match self.shape.mask {
-                    Mask::Causal(_) => offset + query + 1,
+                    Mask::Causal => offset + query + 1,
                     Mask::Segments(_) => columns,
                 };
                 softmax(&mut row[..visible]);

@@ -1,14 +1,15 @@
-//! Attention in candle's tensor calls.
+//! Attention in candle's tensor calls and our own kernels.
 
 use std::ops::Range;
 
-use candle_core::DType;
-
 use super::{Attention, Mask};
-use crate::{ModelError, layers::view::widened, ops::candle::Calls};
+use crate::{
+    ModelError,
+    ops::candle::{Calls, Operation},
+};
 
 /// Queries whose scores are held at a time.
-pub(super) const QUERIES_PER_CALL: usize = 2048;
+const QUERIES_PER_CALL: usize = 2048;
 
 /// Queries that are attended in one call, and the keys that they see.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ fn blocks<T>(shape: Attention<T>, queries: usize, keys: usize) -> Vec<Block> {
         segments: 1,
     };
     let segments = match shape.mask {
-        Mask::Causal(_) => {
+        Mask::Causal => {
             let rows = query_blocks(0..queries);
             return rows
                 .map(|rows| block(rows.clone(), 0..keys - queries + rows.end))
@@ -67,23 +68,21 @@ fn blocks<T>(shape: Attention<T>, queries: usize, keys: usize) -> Vec<Block> {
 pub(super) fn attention<T: Calls>(shape: Attention<T>, q: &T, k: &T, v: &T) -> Result<T, ModelError> {
     let (queries, keys, width) = (q.dims()[0], k.dims()[0], q.width());
     let head_dim = width / shape.heads;
-    let split = |x: &T, heads: usize| -> Result<T, ModelError> {
-        Ok(x.reshape((x.dims()[0], heads, head_dim))?
-            .transpose(0, 1)?
-            .contiguous()?)
+    let split = |x: &T, heads: usize| {
+        x.reshape((x.dims()[0], heads, head_dim))?
+            .fused(Operation::Swapped, &[])
     };
-    // Scores keep float32's digits: with large keys those of a half type are further apart than what decides.
     let (q, k, v) = (
-        split(&widened(q)?, shape.heads)?,
-        split(&widened(k)?, shape.kv_heads)?,
+        split(q, shape.heads)?,
+        split(k, shape.kv_heads)?,
         split(v, shape.kv_heads)?,
     );
     let outputs = blocks(shape, queries, keys)
         .iter()
         .map(|block| of_block(shape, block, [&q, &k, &v]))
         .collect::<Result<Vec<_>, _>>()?;
-    let output = T::cat(&outputs, 1)?;
-    Ok(output.transpose(0, 1)?.contiguous()?.reshape((queries, width))?)
+    let output = T::cat(&outputs, 1)?.contiguous()?;
+    Ok(output.fused(Operation::Swapped, &[])?.reshape((queries, width))?)
 }
 
 /// The output (heads, queries, head_dim) of a block, of queries (heads, queries, head_dim), keys and values (kv_heads, keys, head_dim).
@@ -103,17 +102,22 @@ fn of_block<T: Calls>(shape: Attention<T>, block: &Block, [q, k, v]: [&T; 3]) ->
         .transpose(1, 2)?
         .contiguous()?
         .reshape((kv_heads * segments, group * queries, head_dim))?;
-    let scores = q.matmul(&seen(k)?.transpose(1, 2)?)?;
-    let scores = scores.to_dtype(DType::F32)?.affine(shape.scale, 0.0)?;
-    let mut scores = scores.reshape((segments * heads, queries, keys))?;
-    if let Some(bias) = shape.bias {
-        let bias = bias.narrow(1, block.queries.start, queries)?;
-        scores = scores.plus(&bias.narrow(2, block.keys.start, keys)?)?;
-    }
-    if let Mask::Causal(causal) = shape.mask {
-        scores = causal.hide(scores)?;
-    }
-    let weights = scores.softmax()?.to_dtype(v.dtype())?;
+    // Scores keep float32's digits: with large keys those of a half type are further apart than what decides.
+    let scores = q.wide_product(&seen(k)?)?.reshape((segments * heads, queries, keys))?;
+    let bias = match shape.bias {
+        Some(bias) => {
+            let rows = bias.narrow(1, block.queries.start, queries)?;
+            Some(rows.narrow(2, block.keys.start, keys)?.contiguous()?)
+        }
+        None => None,
+    };
+    let softmax = Operation::MaskedSoftmax {
+        dtype: v.dtype(),
+        scale: shape.scale as f32,
+        queries: matches!(shape.mask, Mask::Causal).then_some(queries),
+        bias_rows: bias.as_ref().map_or(0, |_| heads * queries),
+    };
+    let weights = scores.fused(softmax, &bias.iter().collect::<Vec<_>>())?;
     let mixed = weights
         .reshape((kv_heads * segments, group * queries, keys))?
         .matmul(&seen(v)?)?;

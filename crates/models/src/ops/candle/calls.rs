@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use candle_core::{D, DType, Device, Result, Shape, Tensor};
+use candle_core::{DType, Device, Result, Shape, Tensor};
 
 use super::kernels::Operation;
 use crate::ops::Kernels;
@@ -10,10 +10,6 @@ use crate::ops::Kernels;
 /// A function of a single number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Function {
-    /// x * x.
-    Square,
-    /// Square root.
-    SquareRoot,
     /// x * sigmoid(x).
     Silu,
     /// The exact GELU, with the error function.
@@ -72,20 +68,12 @@ pub(crate) trait Calls: Clone + Debug + Send + Sync + 'static {
     fn matmul(&self, other: &Self) -> Result<Self>;
     /// self + other, where a size of 1 counts for any.
     fn plus(&self, other: &Self) -> Result<Self>;
-    /// self - other, where a size of 1 counts for any.
-    fn minus(&self, other: &Self) -> Result<Self>;
     /// self * other, where a size of 1 counts for any.
     fn times(&self, other: &Self) -> Result<Self>;
-    /// self / other, where a size of 1 counts for any.
-    fn over(&self, other: &Self) -> Result<Self>;
     /// factor * self + offset.
     fn affine(&self, factor: f64, offset: f64) -> Result<Self>;
     /// A function of each element.
     fn each(&self, function: Function) -> Result<Self>;
-    /// Means of the last dimension, which keeps a size of 1.
-    fn mean(&self) -> Result<Self>;
-    /// Softmax of the last dimension, of a contiguous tensor.
-    fn softmax(&self) -> Result<Self>;
     /// The rows with these indices.
     fn rows(&self, indices: &[u32]) -> Result<Self>;
     /// self other^T of contiguous (batch, m, k) and (batch, n, k), as float32 whatever they are kept in.
@@ -203,36 +191,18 @@ impl Calls for Tensor {
         Tensor::affine(self, factor, offset)
     }
 
-    fn minus(&self, other: &Self) -> Result<Self> {
-        self.broadcast_sub(other)
-    }
-
     fn times(&self, other: &Self) -> Result<Self> {
         self.broadcast_mul(other)
     }
 
-    fn over(&self, other: &Self) -> Result<Self> {
-        self.broadcast_div(other)
-    }
-
     fn each(&self, function: Function) -> Result<Self> {
         match function {
-            Function::Square => self.sqr(),
-            Function::SquareRoot => self.sqrt(),
             Function::Silu => self.silu(),
             Function::Gelu => self.gelu_erf(),
             Function::GeluTanh => self.gelu(),
             Function::Sigmoid => candle_nn::ops::sigmoid(self),
             Function::Relu => self.relu(),
         }
-    }
-
-    fn mean(&self) -> Result<Self> {
-        self.mean_keepdim(D::Minus1)
-    }
-
-    fn softmax(&self) -> Result<Self> {
-        candle_nn::ops::softmax_last_dim(self)
     }
 
     fn rows(&self, indices: &[u32]) -> Result<Self> {

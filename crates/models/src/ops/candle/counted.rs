@@ -333,39 +333,17 @@ impl Calls for Counted {
         self.elementwise("affine")
     }
 
-    fn minus(&self, other: &Self) -> Result<Self> {
-        self.binary("minus", other)
-    }
-
     fn times(&self, other: &Self) -> Result<Self> {
         self.binary("times", other)
     }
 
-    fn over(&self, other: &Self) -> Result<Self> {
-        self.binary("over", other)
-    }
-
     fn each(&self, function: Function) -> Result<Self> {
         self.elementwise(match function {
-            Function::Square => "square",
-            Function::SquareRoot => "square root",
             Function::Silu => "silu",
             Function::Gelu | Function::GeluTanh => "gelu",
             Function::Sigmoid => "sigmoid",
             Function::Relu => "relu",
         })
-    }
-
-    fn mean(&self) -> Result<Self> {
-        let shape = [&self.dims()[..self.dims().len() - 1], &[1]].concat();
-        Self::kernel("sum", &[self], shape, self.dtype).elementwise("affine")
-    }
-
-    fn softmax(&self) -> Result<Self> {
-        if !self.layout.is_contiguous() {
-            candle_core::bail!("softmax of {:?}", self.layout);
-        }
-        self.elementwise("softmax")
     }
 
     fn rows(&self, indices: &[u32]) -> Result<Self> {

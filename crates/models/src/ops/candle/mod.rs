@@ -24,7 +24,7 @@ use adapted::accumulate;
 pub(crate) use adapted::{Adapted, AdaptedGradient};
 pub(crate) use attention::{HeadNorm, Rotary};
 pub(crate) use calls::{Calls, Function};
-use kernels::Operation;
+pub(crate) use kernels::{Operation, Then, Window, add_product};
 pub(crate) use weight::Weight;
 
 /// Epsilon of the modulated LayerNorms.

@@ -1,7 +1,7 @@
 //! A layer of the language model.
 
 use super::past::KeysAndValues;
-use crate::layers::{Activation, Attention, Bias, Causal, Linear, Mask, RmsNorm, Rotary, attention, gated};
+use crate::layers::{Activation, Attention, Bias, Linear, Mask, RmsNorm, Rotary, attention, gated};
 use crate::ops::candle::Calls;
 use crate::vlm::config::TextConfig;
 use crate::vlm::source::Source;
@@ -31,12 +31,6 @@ pub(super) struct Layer<T> {
 struct HeadNorms<T> {
     q: RmsNorm<T>,
     k: RmsNorm<T>,
-}
-
-/// What is the same in all layers of a pass.
-pub(super) struct Pass<'a, T> {
-    pub(super) rotary: &'a Rotary<T>,
-    pub(super) causal: &'a Causal<T>,
 }
 
 impl<T: Calls> Layer<T> {
@@ -92,19 +86,19 @@ impl<T: Calls> Layer<T> {
         normed: &T,
         first: usize,
         seen: &KeysAndValues<T>,
-        pass: &Pass<T>,
+        rotary: &Rotary<T>,
     ) -> Result<T, ModelError> {
         let count = x.dims()[0] - first;
         let mut q = self.q.forward(&normed.narrow(0, first, count)?)?;
         if let Some(norms) = &self.head_norms {
             q = self.per_head(&norms.q, &q)?;
         }
-        q = pass.rotary.rotate(&q, first)?;
+        q = rotary.rotate(&q, first)?;
         let shape = Attention {
             heads: self.heads,
             kv_heads: self.kv_heads,
             scale: (self.head_dim as f64).sqrt().recip(),
-            mask: Mask::Causal(pass.causal),
+            mask: Mask::Causal,
             bias: None,
             kernels: self.q.kernels(),
         };

@@ -12,12 +12,8 @@ use super::{
     positions::{PromptPositions, RotaryPositions},
     source::Source,
 };
-use crate::{
-    LoadError, ModelError,
-    layers::{Causal, RmsNorm},
-    ops::{Kernels, candle::Calls},
-};
-use layer::{Layer, Pass};
+use crate::{LoadError, ModelError, layers::RmsNorm, ops::candle::Calls};
+use layer::Layer;
 use past::KeysAndValues;
 pub(super) use past::Past;
 
@@ -32,7 +28,6 @@ pub(super) struct Decoder<T: Calls = Tensor> {
     norm: RmsNorm<T>,
     positions: RotaryPositions,
     place: T::Place,
-    kernels: Kernels,
 }
 
 /// A prompt with images in it, or a stretch of one.
@@ -70,7 +65,6 @@ impl<T: Calls> Decoder<T> {
             norm: source.rms_norm(&format!("{name}.norm"), width, config.rms_norm_eps)?,
             positions: RotaryPositions::new(config, source.kernels()),
             place: source.place(),
-            kernels: source.kernels(),
         })
     }
 
@@ -137,11 +131,6 @@ impl<T: Calls> Decoder<T> {
         let PromptPositions { positions, next } = PromptPositions::of(prompt.ids, prompt.image_token, grids, from)?;
         let rotary = self.positions.table(&positions, &self.place)?;
         let mut x = self.embed(prompt)?;
-        let causal = Causal::new(&x, tokens_of(past) + count, self.kernels)?;
-        let pass = Pass {
-            rotary: &rotary,
-            causal: &causal,
-        };
         for (i, layer) in self.layers.iter().enumerate() {
             let normed = layer.input_norm.forward(&x)?;
             let all = keep(i, layer.keys_and_values(&normed, &rotary)?)?;
@@ -152,7 +141,7 @@ impl<T: Calls> Decoder<T> {
                 Wanted::Last if is_last => count - 1,
                 _ => 0,
             };
-            x = layer.forward(&x, &normed, first, &all, &pass)?;
+            x = layer.forward(&x, &normed, first, &all, &rotary)?;
             if let Some(addition) = self.deepstack(prompt, i)? {
                 x = x.plus(&addition.narrow(0, first, count - first)?)?;
             }
@@ -204,15 +193,10 @@ impl Decoder {
     pub(super) fn step(&self, token: u32, cache: &mut Cache) -> Result<Tensor, ModelError> {
         let mut x = self.embedding.rows(&[token])?;
         let rotary = self.positions.table(&[[cache.next_position; 3]], &self.place)?;
-        let causal = Causal::new(&x, 1, self.kernels)?;
-        let pass = Pass {
-            rotary: &rotary,
-            causal: &causal,
-        };
         for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
             let normed = layer.input_norm.forward(&x)?;
             let all = appended(cache, &layer.keys_and_values(&normed, &rotary)?)?;
-            x = layer.forward(&x, &normed, 0, &all, &pass)?;
+            x = layer.forward(&x, &normed, 0, &all, &rotary)?;
         }
         cache.next_position += 1;
         self.norm.forward(&x)

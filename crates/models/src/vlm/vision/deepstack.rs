@@ -170,7 +170,10 @@ impl Block {
             .forward(&self.norm1.forward(x)?, std::slice::from_ref(&whole), rotary)?;
         let x = (x + mixed)?;
         let hidden = self.linear_in.forward(&self.norm2.forward(&x)?)?;
-        Ok((&x + self.linear_out.forward(&self.activation.forward(&hidden)?)?)?)
+        Ok((&x
+            + self
+                .linear_out
+                .forward(&self.activation.forward(self.linear_out.kernels(), &hidden)?)?)?)
     }
 }
 
@@ -197,7 +200,7 @@ impl Merger {
             Norms::Patches => self.norm.forward(x)?.reshape(((), self.width))?,
             Norms::Squares => self.norm.forward(&x.reshape(((), self.width))?)?,
         };
-        let hidden = Activation::Gelu.forward(&self.linear_in.forward(&squares)?)?;
+        let hidden = Activation::Gelu.forward(self.linear_in.kernels(), &self.linear_in.forward(&squares)?)?;
         self.linear_out.forward(&hidden)
     }
 }

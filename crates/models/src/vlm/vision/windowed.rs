@@ -152,7 +152,7 @@ impl<T: Calls> WindowedTower<T> {
 
         let normed = self.merger_norm.forward(&x)?;
         let merged = normed.reshape((grid.merged_tokens(), unit * normed.width()))?;
-        let hidden = Activation::Gelu.forward(&self.merger_in.forward(&merged)?)?;
+        let hidden = Activation::Gelu.forward(self.merger_in.kernels(), &self.merger_in.forward(&merged)?)?;
         let features = self.merger_out.forward(&hidden)?;
         let mut positions = vec![0_u32; order.len()];
         for (position, token) in order.iter().enumerate() {

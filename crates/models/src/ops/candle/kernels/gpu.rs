@@ -8,23 +8,18 @@ use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorageSlice, WrapErr
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 use half::{bf16, f16};
 
-use super::{Operation, Rows};
+use super::Operation;
+use super::rows::Argument;
 
-/// `kernels.cu`, compiled by build.rs.
+/// `cuda/kernels.cu`, compiled by build.rs.
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
 
 /// Lanes of a warp, which has one row, and warps of a block.
 const LANES: u32 = 32;
 const WARPS: u32 = 8;
 
-/// Values of a row that one warp takes, where warps share it.
-const CHUNK: usize = 512;
-
-/// Values that a lane takes at once.
-const PACK: usize = 4;
-
 /// Computes an operation of inputs on one GPU.
-pub(super) fn launch(operation: Operation, inputs: &[(&CudaStorage, &Layout)], by: Rows) -> Result<CudaStorage> {
+pub(super) fn launch(operation: Operation, inputs: &[(&CudaStorage, &Layout)]) -> Result<CudaStorage> {
     // A kernel is called after what is narrow: its input, or the result of float32 scores or of bytes.
     let (given, result) = (inputs[0].0.dtype(), operation.dtype(inputs[0].0.dtype()));
     let kind = match if matches!(given, DType::F32 | DType::U8) {
@@ -38,9 +33,9 @@ pub(super) fn launch(operation: Operation, inputs: &[(&CudaStorage, &Layout)], b
         other => bail!("no kernel for {other:?}"),
     };
     match result {
-        DType::F32 => run::<f32>(operation, kind, inputs, by),
-        DType::BF16 => run::<bf16>(operation, kind, inputs, by),
-        DType::F16 => run::<f16>(operation, kind, inputs, by),
+        DType::F32 => run::<f32>(operation, kind, inputs),
+        DType::BF16 => run::<bf16>(operation, kind, inputs),
+        DType::F16 => run::<f16>(operation, kind, inputs),
         other => bail!("no kernel for {other:?}"),
     }
 }
@@ -49,51 +44,40 @@ fn run<T: CudaDType + DeviceRepr>(
     operation: Operation,
     kind: &str,
     inputs: &[(&CudaStorage, &Layout)],
-    by: Rows,
 ) -> Result<CudaStorage> {
     let device = inputs[0].0.device();
-    let (mut pointers, mut aligned) = (Vec::with_capacity(inputs.len()), by.width.is_multiple_of(PACK));
+    let dims = inputs[0].1.dims();
+    let (mut pointers, mut starts) = (Vec::with_capacity(inputs.len()), Vec::with_capacity(inputs.len()));
     for (storage, layout) in inputs {
         let start = layout.start_offset();
-        aligned &= start.is_multiple_of(PACK);
+        starts.push(start);
         pointers.push(pointer(storage, start)?);
     }
-    let count: usize = operation.dims(&[by.rows, by.width]).iter().product();
+    if matches!(operation, Operation::MaskedSoftmax { bias_rows: 0, .. }) {
+        // The kernel has a place for a bias, which it does not read.
+        pointers.push(0);
+    }
     // SAFETY: the kernel writes every value.
-    let out = unsafe { device.alloc::<T>(count)? };
-    let pack = match operation {
-        _ if aligned => PACK,
-        Operation::Turned { .. } | Operation::TurnedVjp { .. } => 2,
-        _ => 1,
-    };
+    let out = unsafe { device.alloc::<T>(operation.dims(dims).iter().product())? };
+    let by = operation.rows(dims);
+    let pack = operation.pack(dims, &starts, kind != "float");
     let function = device.get_or_load_custom_func(&format!("{}_{kind}_{pack}", operation.name()), "gavel", PTX)?;
 
-    let (rows, width, tokens, first) = (by.rows as i64, by.width as i64, by.tokens as i64, by.first as i64);
-    let (epsilon, text) = match operation {
-        Operation::ModulatedNorm { epsilon } | Operation::ModulatedNormVjp { epsilon } => (Some(epsilon), None),
-        Operation::Turned { epsilon, text } | Operation::TurnedVjp { epsilon, text } => {
-            (Some(epsilon), Some(text as i64))
-        }
-        _ => (None, None),
-    };
+    let (rows, width, arguments) = (by.rows as i64, by.width as i64, operation.arguments(dims));
     let mut call = function.builder();
     for pointer in &pointers {
         call.arg(pointer);
     }
     call.arg(&out).arg(&rows).arg(&width);
-    if operation == Operation::Swapped {
-        call.arg(&first);
+    for argument in &arguments {
+        match argument {
+            Argument::Whole(value) => call.arg(value),
+            Argument::Real(value) => call.arg(value),
+        };
     }
-    if let Some(epsilon) = &epsilon {
-        call.arg(epsilon);
-    }
-    if let Some(text) = &text {
-        call.arg(&tokens).arg(text);
-    }
-    let chunks = match operation.is_pointwise() {
-        true => by.width.div_ceil(CHUNK),
-        false => 1,
-    };
+    let chunks = operation
+        .chunk(LANES as usize, pack)
+        .map_or(1, |chunk| by.width.div_ceil(chunk));
     let config = LaunchConfig {
         grid_dim: ((by.rows as u32).div_ceil(WARPS), chunks as u32, 1),
         block_dim: (LANES, WARPS, 1),
@@ -196,4 +180,54 @@ impl CustomOp2 for WideProduct {
         .w()?;
         Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), (batch, m, n).into()))
     }
+}
+
+/// Adds a b to sums (m, n), which start somewhere and have rows so far apart, of row-major a (m, k) and b (k, n), which start somewhere.
+pub(super) fn add_product(
+    (m, n, k): (usize, usize, usize),
+    (sums, sums_start, stride): (&CudaStorage, usize, usize),
+    (a, a_start): (&CudaStorage, usize),
+    (b, b_start): (&CudaStorage, usize),
+) -> Result<()> {
+    if a.dtype() != sums.dtype() || b.dtype() != sums.dtype() {
+        bail!(
+            "a product of {:?} and {:?} added to {:?}",
+            a.dtype(),
+            b.dtype(),
+            sums.dtype()
+        );
+    }
+    let kind = match sums.dtype() {
+        DType::F32 => cublas::sys::cudaDataType_t::CUDA_R_32F,
+        DType::BF16 => cublas::sys::cudaDataType_t::CUDA_R_16BF,
+        DType::F16 => cublas::sys::cudaDataType_t::CUDA_R_16F,
+        other => bail!("no product of {other:?}"),
+    };
+    let one = 1.0_f32;
+    // cuBLAS counts columns first: it computes the transposed result, of b and a in this order.
+    // SAFETY: the inputs are contiguous, the sums lie as the strides say, and all outlive the call; all work of a device is on one stream, in order.
+    unsafe {
+        cublas::result::gemm_ex(
+            *sums.device().cublas_handle().handle(),
+            cublas::sys::cublasOperation_t::CUBLAS_OP_N,
+            cublas::sys::cublasOperation_t::CUBLAS_OP_N,
+            n as i32,
+            m as i32,
+            k as i32,
+            (&raw const one).cast(),
+            pointer(b, b_start)? as *const _,
+            kind,
+            n as i32,
+            pointer(a, a_start)? as *const _,
+            kind,
+            k as i32,
+            (&raw const one).cast(),
+            pointer(sums, sums_start)? as *mut _,
+            kind,
+            stride as i32,
+            cublas::sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            cublas::sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP,
+        )
+    }
+    .w()
 }

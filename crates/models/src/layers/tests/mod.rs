@@ -1,4 +1,6 @@
-//! The fused kernels against candle's tensor calls, which compute the same in float64.
+//! The layers, by the CPU's kernels and by those for GPUs, against candle's tensor calls in float64.
+
+mod reference;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -27,27 +29,32 @@ fn wide(tensor: &Tensor) -> Tensor {
     tensor.to_dtype(DType::F64).unwrap()
 }
 
-fn assert_close(fused: Result<Tensor, ModelError>, reference: Result<Tensor, ModelError>, what: &str) {
-    let (fused, reference) = (fused.unwrap(), reference.unwrap());
-    assert_eq!(fused.dims(), reference.dims(), "{what}");
+fn assert_close(found: Result<Tensor, ModelError>, reference: &Tensor, what: &str) {
+    let found = found.unwrap();
+    assert_eq!(found.dims(), reference.dims(), "{what}");
     let flat = |tensor: &Tensor| wide(&tensor.flatten_all().unwrap()).to_vec1::<f64>().unwrap();
-    for (a, b) in flat(&fused).iter().zip(flat(&reference)) {
+    for (a, b) in flat(&found).iter().zip(flat(reference)) {
         assert!((a - b).abs() <= TOLERANCE * (1.0 + b.abs()), "{what}: {a} {b}");
     }
 }
+
+/// What a layer may take: the CPU's kernels, and what runs on GPUs.
+const BOTH: [Kernels; 2] = [Kernels::Fastest, Kernels::Candle];
 
 #[test]
 fn linear_layers_agree() {
     for (rows, inputs, outputs) in [(1, 5, 3), (7, 33, 20), (70, 700, 900), (1, 4000, 9000)] {
         let (weight, bias) = (random(1, &[outputs, inputs]), random(2, &[outputs]));
         let x = (random(3, &[rows, inputs]) / (inputs as f64).sqrt()).unwrap();
-        let fused = Linear::new(&weight, Some(bias.clone()), Kernels::Fastest).unwrap();
-        let reference = Linear::new(&wide(&weight), Some(wide(&bias)), Kernels::Fastest).unwrap();
-        assert_close(
-            fused.forward(&x),
-            reference.forward(&wide(&x)),
-            &format!("{rows} {inputs} {outputs}"),
-        );
+        let reference = reference::linear(&wide(&x), &wide(&weight), &wide(&bias)).unwrap();
+        for kernels in BOTH {
+            let layer = Linear::new(&weight, Some(bias.clone()), kernels).unwrap();
+            assert_close(
+                layer.forward(&x),
+                &reference,
+                &format!("{kernels:?} {rows} {inputs} {outputs}"),
+            );
+        }
     }
 }
 
@@ -74,17 +81,16 @@ fn convolutions_agree() {
             ..
         } = shape;
         let (weight, bias) = (random(1, &[outputs, inputs, kernel, kernel]), random(2, &[outputs]));
-        let reference = Conv2d::new(wide(&weight), wide(&bias), shape, Kernels::Fastest);
-        let fused = Conv2d::new(weight, bias, shape, Kernels::Fastest);
         for (height, width) in [(4, 4), (7, 12), (9, 130)] {
             let x = random(3, &[2, inputs, height, width]);
             for upsampling in [Upsampling::None, Upsampling::Nearest2] {
-                let what = format!("{shape:?} {height}x{width} {upsampling:?}");
-                assert_close(
-                    fused.forward(&x, upsampling),
-                    reference.forward(&wide(&x), upsampling),
-                    &what,
-                );
+                let reference =
+                    reference::convolution(&wide(&x), &wide(&weight), &wide(&bias), shape, upsampling).unwrap();
+                for kernels in BOTH {
+                    let layer = Conv2d::new(weight.clone(), bias.clone(), shape, kernels);
+                    let what = format!("{kernels:?} {shape:?} {height}x{width} {upsampling:?}");
+                    assert_close(layer.forward(&x, upsampling), &reference, &what);
+                }
             }
         }
     }
@@ -95,34 +101,37 @@ fn group_norms_agree_on_shifted_values() {
     for (channels, groups, size) in [(6, 3, 5), (4, 1, 90), (8, 8, 3)] {
         let (weight, bias) = (random(1, &[channels]), random(2, &[channels]));
         let x = (random(3, &[2, channels, size, size]) + 3.0).unwrap();
-        let reference = GroupNorm::new(wide(&weight), wide(&bias), groups, 1e-6, Kernels::Fastest);
-        let fused = GroupNorm::new(weight, bias, groups, 1e-6, Kernels::Fastest);
         for then in [Then::Nothing, Then::Silu] {
-            // The reference normalises in float32.
-            assert_close(
-                fused.forward(&x, then),
-                reference.forward(&wide(&x), then),
-                &format!("{channels} {then:?}"),
-            );
+            let reference = reference::group_norm(&wide(&x), &wide(&weight), &wide(&bias), groups, 1e-6, then).unwrap();
+            for kernels in BOTH {
+                let layer = GroupNorm::new(weight.clone(), bias.clone(), groups, 1e-6, kernels);
+                assert_close(
+                    layer.forward(&x, then),
+                    &reference,
+                    &format!("{kernels:?} {channels} {then:?}"),
+                );
+            }
         }
     }
 }
 
 #[test]
 fn channel_norms_agree_also_on_black_pixels() {
-    // More pixels than a kernel takes at a time, and fewer.
-    for (channels, height, width) in [(5, 3, 7), (3, 40, 70)] {
+    // More pixels than a kernel takes at a time, and fewer; more channels than one sum of squares has, and fewer.
+    for (channels, height, width) in [(5, 3, 7), (3, 40, 70), (70, 3, 2)] {
         let gamma = random(1, &[channels]);
         let x = random(2, &[2, channels, height, width]);
         let x = Tensor::cat(&[&x, &x.zeros_like().unwrap()], 3).unwrap();
-        let reference = ChannelNorm::new(wide(&gamma), Kernels::Fastest);
-        let fused = ChannelNorm::new(gamma, Kernels::Fastest);
         for then in [Then::Nothing, Then::Silu] {
-            assert_close(
-                fused.forward(&x, then),
-                reference.forward(&wide(&x), then),
-                &format!("{channels} {then:?}"),
-            );
+            let reference = reference::channel_norm(&wide(&x), &wide(&gamma), then).unwrap();
+            for kernels in BOTH {
+                let layer = ChannelNorm::new(gamma.clone(), kernels);
+                assert_close(
+                    layer.forward(&x, then),
+                    &reference,
+                    &format!("{kernels:?} {channels} {then:?}"),
+                );
+            }
         }
     }
 }
@@ -130,30 +139,28 @@ fn channel_norms_agree_also_on_black_pixels() {
 #[test]
 fn row_norms_agree() {
     let (weight, bias, x) = (random(1, &[37]), random(2, &[37]), (random(3, &[5, 37]) + 0.5).unwrap());
-    let reference = LayerNorm::new(wide(&weight), wide(&bias), 1e-5, Kernels::Fastest).forward(&wide(&x));
-    assert_close(
-        LayerNorm::new(weight.clone(), bias, 1e-5, Kernels::Fastest).forward(&x),
-        reference,
-        "layer norm",
-    );
-    let reference = RmsNorm::new(wide(&weight), 1e-6, Kernels::Fastest).forward(&wide(&x));
-    assert_close(
-        RmsNorm::new(weight, 1e-6, Kernels::Fastest).forward(&x),
-        reference,
-        "rms norm",
-    );
+    let layer_reference = reference::layer_norm(&wide(&x), &wide(&weight), &wide(&bias), 1e-5).unwrap();
+    let rms_reference = reference::rms_norm(&wide(&x), &wide(&weight), 1e-6).unwrap();
+    for kernels in BOTH {
+        let norm = LayerNorm::new(weight.clone(), bias.clone(), 1e-5, kernels);
+        assert_close(norm.forward(&x), &layer_reference, &format!("layer norm, {kernels:?}"));
+        let norm = RmsNorm::new(weight.clone(), 1e-6, kernels);
+        assert_close(norm.forward(&x), &rms_reference, &format!("rms norm, {kernels:?}"));
+    }
 }
 
 #[test]
-fn gated_activations_agree() {
+fn activations_agree() {
+    use Activation::{Gelu, GeluTanh, QuickGelu, Relu, Silu};
     let (gate, up) = (random(1, &[3, 50]), random(2, &[3, 50]));
-    for activation in [Activation::Silu, Activation::GeluTanh] {
-        let reference = gated(activation, Kernels::Fastest, &wide(&gate), &wide(&up));
-        assert_close(
-            gated(activation, Kernels::Fastest, &gate, &up),
-            reference,
-            &format!("{activation:?}"),
-        );
+    for activation in [Silu, Gelu, GeluTanh, QuickGelu, Relu] {
+        let reference = reference::activation(activation, &wide(&gate)).unwrap();
+        let product = (&reference * wide(&up)).unwrap();
+        for kernels in BOTH {
+            let what = format!("{activation:?} {kernels:?}");
+            assert_close(activation.forward(kernels, &gate), &reference, &what);
+            assert_close(gated(activation, kernels, &gate, &up), &product, &what);
+        }
     }
 }
 
@@ -167,25 +174,34 @@ fn attentions_agree() {
     for queries in [150, 1, 67] {
         let q = random(1, &[queries, heads * head_dim]);
         let bias = random(5, &[heads, queries, tokens]);
-        let causal = Causal::new(&wide(&q), tokens, Kernels::Fastest).unwrap();
         let masks = if queries == tokens {
-            vec![Mask::Causal(&causal), Mask::Segments(&windows), Mask::Segments(&alike)]
+            vec![Mask::Causal, Mask::Segments(&windows), Mask::Segments(&alike)]
         } else {
-            vec![Mask::Causal(&causal)]
+            vec![Mask::Causal]
         };
         for mask in masks {
             for bias in [None, Some(&bias)] {
-                let shape = Attention {
+                let wide_bias = bias.map(wide);
+                let scores = reference::Scores {
                     heads,
                     kv_heads,
                     scale: 0.7,
                     mask,
-                    bias,
-                    kernels: Kernels::Fastest,
+                    bias: wide_bias.as_ref(),
                 };
-                let what = format!("{queries} {mask:?} {}", bias.is_some());
-                let reference = attention(shape, &wide(&q), &wide(&k), &wide(&v));
-                assert_close(attention(shape, &q, &k, &v), reference, &what);
+                let reference = reference::attention(scores, &wide(&q), &wide(&k), &wide(&v)).unwrap();
+                for kernels in BOTH {
+                    let shape = Attention {
+                        heads,
+                        kv_heads,
+                        scale: 0.7,
+                        mask,
+                        bias,
+                        kernels,
+                    };
+                    let what = format!("{kernels:?} {queries} {mask:?} {}", bias.is_some());
+                    assert_close(attention(shape, &q, &k, &v), &reference, &what);
+                }
             }
         }
     }
@@ -194,15 +210,22 @@ fn attentions_agree() {
 #[test]
 fn rotations_agree() {
     let (tokens, heads, head_dim) = (12, 3, 10);
-    let angles: Vec<f32> = random(4, &[tokens * head_dim / 2]).to_vec1().unwrap();
-    let rotary = Rotary::new(&angles, tokens, &Device::Cpu, Kernels::Fastest).unwrap();
+    let table = random(4, &[tokens, head_dim / 2]);
+    let angles: Vec<f32> = table.flatten_all().unwrap().to_vec1().unwrap();
     for (rows, first) in [(12, 0), (5, 7), (1, 11)] {
         // A column range of a wider matrix, as one part of a joint projection is.
         let x = random(1, &[rows, 2 * heads * head_dim])
             .narrow(1, 30, heads * head_dim)
             .unwrap();
-        let reference = rotary.rotate(&wide(&x), first);
-        assert_close(rotary.rotate(&x, first), reference, &format!("{rows} from {first}"));
+        let reference = reference::rotated(&wide(&x), &wide(&table), first).unwrap();
+        for kernels in BOTH {
+            let rotary = Rotary::new(&angles, tokens, &Device::Cpu, kernels).unwrap();
+            assert_close(
+                rotary.rotate(&x, first),
+                &reference,
+                &format!("{kernels:?} {rows} from {first}"),
+            );
+        }
     }
 }
 
@@ -222,7 +245,7 @@ fn a_slice_of_columns_is_read_in_place() {
     let copied = |i: usize| part(i).contiguous().unwrap();
     assert_close(
         attention(shape, &part(0), &part(1), &part(2)),
-        attention(shape, &copied(0), &copied(1), &copied(2)),
+        &attention(shape, &copied(0), &copied(1), &copied(2)).unwrap(),
         "columns",
     );
 }
@@ -260,7 +283,14 @@ fn scores_of_half_precision_keys_keep_float32_digits() {
         kernels: Kernels::Candle,
     };
     let found = attention(shape, &q, &k, &v).unwrap();
-    let exact = attention(shape, &wide(&q), &wide(&k), &wide(&v)).unwrap();
+    let scores = reference::Scores {
+        heads: 1,
+        kv_heads: 1,
+        scale: 0.125,
+        mask: shape.mask,
+        bias: None,
+    };
+    let exact = reference::attention(scores, &wide(&q), &wide(&k), &wide(&v)).unwrap();
     let off = largest_difference(&found, &exact);
     assert!(off < 6e-3, "off by {off}; scores rounded to bfloat16 lead further away");
 }
@@ -270,8 +300,8 @@ fn scores_of_half_precision_keys_keep_float32_digits() {
 fn activations_of_half_types_are_rounded_once() {
     let x = half(&(random(1, &[999]) * 6.0).unwrap());
     for activation in [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu] {
-        let exact = activation.forward(&wide(&x)).unwrap();
-        let found = activation.forward(&x).unwrap();
+        let exact = reference::activation(activation, &wide(&x)).unwrap();
+        let found = activation.forward(Kernels::Candle, &x).unwrap();
         let errors = |y: &Tensor| largest_difference(y, &exact);
         assert!(errors(&found) <= errors(&half(&exact)) * 1.001, "{activation:?}");
     }

@@ -1,11 +1,18 @@
 //! The operations on the CPU, one row after another.
 
+mod layers;
+mod pictures;
+
+use std::ops::Range;
+
 use candle_core::backend::BackendStorage as _;
 use candle_core::{CpuStorage, DType, Layout, Result, bail};
 use half::{bf16, f16};
 
-use super::super::super::{fp8, nf4};
-use super::{Operation, Rows};
+use super::Operation;
+use super::operation::CHANNELS;
+use super::rows::Rows;
+use crate::ops::{fp8, nf4};
 
 /// The cubic coefficient of the tanh form of GELU, and 2 sqrt(2 / pi).
 const GELU_CUBIC: f32 = 0.044_715;
@@ -17,21 +24,33 @@ pub(super) fn wide(operation: Operation, storage: &CpuStorage, layout: &Layout) 
         layout.start_offset(),
         layout.start_offset() + layout.shape().elem_count(),
     );
+    let CpuStorage::U8(bytes) = storage else {
+        return floats(storage, start..end);
+    };
+    let bytes = bytes[start..end].iter();
+    Ok(match operation {
+        Operation::DequantizedNf4 { .. } => bytes.flat_map(|byte| [byte >> 4, byte & 15].map(nf4::widen)).collect(),
+        _ => bytes.map(|byte| fp8::widen(*byte)).collect(),
+    })
+}
+
+/// A range of values.
+pub(super) fn floats(storage: &CpuStorage, range: Range<usize>) -> Result<Vec<f32>> {
     Ok(match storage {
-        CpuStorage::F32(values) => values[start..end].to_vec(),
-        CpuStorage::BF16(values) => values[start..end].iter().map(|value| value.to_f32()).collect(),
-        CpuStorage::F16(values) => values[start..end].iter().map(|value| value.to_f32()).collect(),
-        CpuStorage::U8(values) => {
-            let bytes = values[start..end].iter();
-            match operation {
-                Operation::DequantizedNf4 { .. } => {
-                    bytes.flat_map(|byte| [byte >> 4, byte & 15].map(nf4::widen)).collect()
-                }
-                _ => bytes.map(|byte| fp8::widen(*byte)).collect(),
-            }
-        }
+        CpuStorage::F32(values) => values[range].to_vec(),
+        CpuStorage::BF16(values) => values[range].iter().map(|value| value.to_f32()).collect(),
+        CpuStorage::F16(values) => values[range].iter().map(|value| value.to_f32()).collect(),
         other => bail!("no kernel for {:?}", other.dtype()),
     })
+}
+
+/// Values rounded to a number format.
+fn rounded(value: f32, dtype: DType) -> f32 {
+    match dtype {
+        DType::BF16 => bf16::from_f32(value).to_f32(),
+        DType::F16 => f16::from_f32(value).to_f32(),
+        _ => value,
+    }
 }
 
 /// Values in a number format.
@@ -44,8 +63,9 @@ pub(super) fn kept(values: Vec<f32>, dtype: DType) -> Result<CpuStorage> {
     })
 }
 
-/// The result's values. Where there are two results, one follows the other.
-pub(super) fn compute(operation: Operation, inputs: &[Vec<f32>], by: Rows) -> Vec<f32> {
+/// The result's values, of the inputs' values and the sizes and the number format of the first. Where there are two results, one follows the other.
+pub(super) fn compute(operation: Operation, inputs: &[Vec<f32>], dims: &[usize], dtype: DType) -> Vec<f32> {
+    let by = operation.rows(dims);
     let width = by.width;
     let row = |input: usize, row: usize| &inputs[input][row * width..][..width];
     let each = |of: &dyn Fn(usize) -> Vec<f32>| (0..by.rows).flat_map(of).collect::<Vec<f32>>();
@@ -122,6 +142,53 @@ pub(super) fn compute(operation: Operation, inputs: &[Vec<f32>], by: Rows) -> Ve
             let pairs = grad.iter().zip(&normalised);
             pairs.map(|(g, x)| inverse * (g - x * along)).collect()
         }),
+        Operation::RmsNorm { epsilon } => each(&|r| layers::rms_norm(row(0, r), &inputs[1], epsilon, dtype)),
+        Operation::LayerNorm { epsilon } => each(&|r| {
+            let weights = inputs[1].iter().zip(&inputs[2]);
+            let normalised = normalised(row(0, r), epsilon).0;
+            normalised
+                .iter()
+                .zip(weights)
+                .map(|(x, (weight, bias))| x * weight + bias)
+                .collect()
+        }),
+        Operation::Silu => inputs[0].iter().map(|x| layers::silu(*x)).collect(),
+        Operation::QuickGelu => inputs[0].iter().map(|x| layers::quick_gelu(*x)).collect(),
+        Operation::ExactGelu => inputs[0].iter().map(|x| layers::exact_gelu(*x)).collect(),
+        Operation::SiluTimes => layers::times(layers::silu, &inputs[0], &inputs[1], dtype),
+        Operation::GeluTimes => layers::times(|x| x * gelu_gate(x), &inputs[0], &inputs[1], dtype),
+        Operation::MaskedSoftmax { scale, queries, .. } => each(&|r| {
+            let visible = queries.map_or(width, |queries| width - queries + r % queries + 1);
+            let bias = inputs.get(1).map(|bias| &bias[r * width % bias.len()..]);
+            layers::masked_softmax(row(0, r), bias, scale, visible)
+        }),
+        Operation::Rotated => each(&|r| layers::rotated(row(0, r), &inputs[1..], r / dims[1])),
+        Operation::PartMoments => inputs[0].chunks(width).flat_map(pictures::part_moments).collect(),
+        Operation::JoinedMoments { epsilon, size } => {
+            let groups = inputs[0].chunks(2 * width);
+            groups
+                .flat_map(|parts| pictures::joined_moments(parts, epsilon, size))
+                .collect()
+        }
+        Operation::GroupNorm { groups, then } => {
+            each(&|r| pictures::group_norm(row(0, r), r, dims[1], groups, &inputs[1..], then))
+        }
+        Operation::PixelSquares => inputs[0]
+            .chunks(dims[1] * width)
+            .flat_map(|picture| pictures::pixel_squares(picture, width))
+            .collect(),
+        Operation::ChannelNorm { then } => {
+            let (pictures, sums) = (
+                inputs[0].chunks(dims[1] * width),
+                inputs[1].chunks(dims[1].div_ceil(CHANNELS) * width),
+            );
+            pictures
+                .zip(sums)
+                .flat_map(|(picture, sums)| pictures::channel_norm(picture, sums, &inputs[2], then))
+                .collect()
+        }
+        Operation::Patches(window) => each(&|r| pictures::patches(&inputs[0], (dims[1], dims[2]), window, r)),
+        Operation::Spread { .. } => each(&|r| vec![inputs[0][r]; width]),
     }
 }
 

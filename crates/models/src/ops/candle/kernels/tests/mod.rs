@@ -1,4 +1,6 @@
-//! `kernels.cu`, compiled for the CPU, against the CPU's operations.
+//! `cuda/kernels.cu`, compiled for the CPU, against the CPU's operations.
+
+mod layers;
 
 use std::ffi::c_void;
 use std::path::Path;
@@ -8,14 +10,14 @@ use candle_core::{DType, Device, Tensor};
 use half::bf16;
 use libloading::Library;
 
-use super::super::super::fp8;
 use super::Operation;
+use crate::ops::fp8;
 
 const EPSILON: f32 = 1e-6;
 
 /// The file as a library of this machine.
 fn compiled(folder: &Path) -> Library {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops/candle/kernels/kernels.cu");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops/candle/kernels/cuda/kernels.cu");
     let library = folder.join("kernels.so");
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
     let status = Command::new(&compiler)
@@ -142,6 +144,7 @@ fn call(
                     text as i64,
                 );
             }
+            other => panic!("{other:?} is not of the transformer"),
         }
     }
     out.wide()
