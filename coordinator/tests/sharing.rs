@@ -28,6 +28,7 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use support::{Served, any_port, options};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -326,8 +327,19 @@ async fn what_the_store_has_lost_is_lost_whoever_says_that_he_has_it() {
     coordinator.stop().await;
 }
 
-/// Two workers of each role, with little room, which give each other what they have. Each is killed when it is dropped.
-fn sharing_fleet(coordinator: SocketAddr) -> Vec<AbortOnDropHandle<()>> {
+/// A worker with a runtime of its own. It is killed when it is dropped, with all that it does: nobody hears of it, and nobody answers in its stead.
+struct Mortal(Option<Runtime>);
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Two workers of each role, with little room, which give each other what they have.
+fn sharing_fleet(coordinator: SocketAddr) -> Vec<Mortal> {
     let roles = [Role::Sampler, Role::Judge, Role::Trainer];
     let workers = roles.into_iter().flat_map(|role| [role, role]).map(|role| {
         let options = WorkerOptions {
@@ -343,10 +355,9 @@ fn sharing_fleet(coordinator: SocketAddr) -> Vec<AbortOnDropHandle<()>> {
             },
             ..WorkerOptions::new(coordinator.to_string(), [role], "cpu")
         };
-        AbortOnDropHandle::new(tokio::spawn(async move {
-            let ended = gavel_worker::run(options, Large::default(), CancellationToken::new()).await;
-            ended.expect("nobody tells it to end");
-        }))
+        let runtime = Runtime::new().expect("a runtime");
+        runtime.spawn(gavel_worker::run(options, Large::default(), CancellationToken::new()));
+        Mortal(Some(runtime))
     });
     workers.collect()
 }
@@ -370,7 +381,6 @@ async fn a_run_whose_workers_share_has_the_bytes_of_one_through_the_coordinator_
         }
         if shares {
             coordinator.until(|status| !status.steps.is_empty()).await;
-            // It ends where it stands: nobody hears of it, and nobody answers in its stead.
             drop(sharing.remove(0));
         }
         let status = coordinator.until(|status| status.phase.is_ended()).await;

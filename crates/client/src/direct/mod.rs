@@ -91,10 +91,11 @@ pub(crate) struct Direct {
 /// Where the coordinator says that a blob lies, or may be written.
 pub(crate) struct Place {
     size: u64,
-    at: Spot,
+    at: Site,
 }
 
-enum Spot {
+/// The same, read.
+enum Site {
     Address(String),
     FolderOf(String),
     Peer(PeerPlace),
@@ -126,9 +127,9 @@ impl Direct {
     pub(crate) async fn read(&self, place: &Place, digest: Digest, keep: Keep) -> Option<Arrived> {
         let reading = async {
             match &place.at {
-                Spot::Address(address) => self.addresses.0.read(address, place.size, digest, keep).await,
-                Spot::FolderOf(store) => self.folder()?.read(store, place.size, digest, keep).await,
-                Spot::Peer(peer) => self.peers.0.read(peer, place.size, digest, keep).await,
+                Site::Address(address) => self.addresses.0.read(address, place.size, digest, keep).await,
+                Site::FolderOf(store) => self.folder()?.read(store, place.size, digest, keep).await,
+                Site::Peer(peer) => self.peers.0.read(peer, place.size, digest, keep).await,
             }
         };
         let read = within(place.size, reading).await;
@@ -146,9 +147,9 @@ impl Direct {
     ) -> bool {
         let writing = async {
             match &place.at {
-                Spot::Address(address) => self.addresses.0.write(address, bytes.clone()).await,
-                Spot::FolderOf(store) => self.folder()?.write(store, digest, bytes.clone()).await,
-                Spot::Peer(_) => Err(Problem::Location("a worker, which takes nothing")),
+                Site::Address(address) => self.addresses.0.write(address, bytes.clone()).await,
+                Site::FolderOf(store) => self.folder()?.write(store, digest, bytes.clone()).await,
+                Site::Peer(_) => Err(Problem::Location("a worker, which takes nothing")),
             }
         };
         if let Err(problem) = within(bytes.len() as u64, writing).await {
@@ -171,8 +172,8 @@ impl Direct {
     /// Notes how a way did.
     fn took<T>(&self, place: &Place, done: Result<T, Problem>) -> Option<T> {
         let (way, retreat) = match (&place.at, &self.folder) {
-            (Spot::FolderOf(_), Some((_, retreat))) => ("folder", retreat),
-            (Spot::Peer(_), _) => ("worker", &self.peers.1),
+            (Site::FolderOf(_), Some((_, retreat))) => ("folder", retreat),
+            (Site::Peer(_), _) => ("worker", &self.peers.1),
             _ => ("address", &self.addresses.1),
         };
         match done {
@@ -193,9 +194,9 @@ impl Place {
     pub(crate) fn told(location: Location) -> Option<Self> {
         let Location { size, at } = location;
         let at = match at? {
-            At::Address(address) => Spot::Address(address),
-            At::FolderOf(store) => Spot::FolderOf(store),
-            At::Peer(peer) => Spot::Peer(PeerPlace::told(&peer)?),
+            At::Address(address) => Site::Address(address),
+            At::FolderOf(store) => Site::FolderOf(store),
+            At::Peer(peer) => Site::Peer(PeerPlace::told(&peer)?),
         };
         Some(Self { size, at })
     }
@@ -203,8 +204,8 @@ impl Place {
     /// What the coordinator is told where the blob was not read from here, if it has to know.
     pub(crate) fn failed(&self) -> Option<Failed> {
         match &self.at {
-            Spot::Peer(peer) => Some(peer.failed()),
-            Spot::Address(_) | Spot::FolderOf(_) => None,
+            Site::Peer(peer) => Some(peer.failed()),
+            Site::Address(_) | Site::FolderOf(_) => None,
         }
     }
 }
