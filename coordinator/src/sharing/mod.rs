@@ -394,6 +394,8 @@ mod tests {
                 .collect();
             let (mut fetching, mut own, mut done) = (Vec::new(), 0, 0);
             while done < FLEET {
+                // Whoever polls without end is held off by the runtime until it lets others in.
+                tokio::task::yield_now().await;
                 asking = asking
                     .into_iter()
                     .filter_map(|(number, mut turn)| match turn.as_mut().now_or_never() {
