@@ -62,13 +62,13 @@ pub(crate) struct RelocationArguments {
 struct SharingArguments {
     /// Give the large blobs that this worker has in memory to other workers, listening here; port 0 takes any that is free. Who has the way to the
     /// store needs none of it.
-    #[arg(long, value_name = "ADDRESS:PORT", env = "GAVEL_SHARE_BLOBS")]
+    #[arg(long, value_name = "ADDR", env = "GAVEL_SHARE_BLOBS")]
     share_blobs: Option<SocketAddr>,
     /// Name or address, with its port where that is another, at which other workers reach --share-blobs [default: where it listens, and for
     /// 0.0.0.0 the address from which this machine reaches its coordinator].
     #[arg(
         long,
-        value_name = "HOST[:PORT]",
+        value_name = "HOST",
         env = "GAVEL_SHARE_BLOBS_AS",
         requires = "share_blobs"
     )]
