@@ -66,12 +66,7 @@ struct SharingArguments {
     share_blobs: Option<SocketAddr>,
     /// Name or address, with its port where that is another, at which other workers reach --share-blobs [default: where it listens, and for
     /// 0.0.0.0 the address from which this machine reaches its coordinator].
-    #[arg(
-        long,
-        value_name = "HOST",
-        env = "GAVEL_SHARE_BLOBS_AS",
-        requires = "share_blobs"
-    )]
+    #[arg(long, value_name = "HOST", env = "GAVEL_SHARE_BLOBS_AS", requires = "share_blobs")]
     share_blobs_as: Option<String>,
 }
 
