@@ -26,6 +26,7 @@ mod options;
 mod recovery;
 mod replay;
 mod server;
+mod sharing;
 mod snapshots;
 mod standby;
 mod state;

@@ -6,11 +6,12 @@ use gavel_core::ids::RunId;
 use gavel_core::run::{Phase, Run, StepRecord};
 use gavel_core::work::{Outcome, Role, Spent, Unit, Verdict};
 use gavel_telemetry::metric::coordinator::{
-    BLOB_BYTES, BLOB_DIRECT_BYTES, BUILD_INFO, COMPLETIONS, FAILURES, JUDGE_COST, JUDGE_REQUESTS, JUDGE_TOKENS, LEADS,
-    LEASE_WAIT_SECONDS, LEASES_EXPIRED, LEASES_GRANTED, LEDGER_APPEND_SECONDS, LEDGER_EVENTS, PAIRS_JUDGED, REFUSALS,
-    RUN_PHASE, STEP, STEP_ASKED_ONCE, STEP_CLIP_FRACTION, STEP_DECIDED_FRACTION, STEP_DIVERSITY, STEP_GRAD_NORM,
-    STEP_HELD_OUT_AGREEMENT, STEP_KL, STEP_LEARNING_RATE, STEP_LOSS, STEP_ORDER_CONSISTENCY, STEP_RATIO_DEVIATION,
-    STEP_REWARD_MEAN, STEP_SECONDS, STEP_TOO_ALIKE, UNIT_SECONDS, UNITS, WIN_RATE, WORKER_MEMORY_BYTES, WORKERS,
+    BLOB_BYTES, BLOB_DIRECT_BYTES, BLOB_SHARED_BYTES, BUILD_INFO, COMPLETIONS, FAILURES, JUDGE_COST, JUDGE_REQUESTS,
+    JUDGE_TOKENS, LEADS, LEASE_WAIT_SECONDS, LEASES_EXPIRED, LEASES_GRANTED, LEDGER_APPEND_SECONDS, LEDGER_EVENTS,
+    PAIRS_JUDGED, REFUSALS, RUN_PHASE, STEP, STEP_ASKED_ONCE, STEP_CLIP_FRACTION, STEP_DECIDED_FRACTION,
+    STEP_DIVERSITY, STEP_GRAD_NORM, STEP_HELD_OUT_AGREEMENT, STEP_KL, STEP_LEARNING_RATE, STEP_LOSS,
+    STEP_ORDER_CONSISTENCY, STEP_RATIO_DEVIATION, STEP_REWARD_MEAN, STEP_SECONDS, STEP_TOO_ALIKE, UNIT_SECONDS, UNITS,
+    WIN_RATE, WORKER_MEMORY_BYTES, WORKERS,
 };
 use gavel_telemetry::metric::{self, Metric};
 use metrics::{counter, gauge, histogram};
@@ -106,6 +107,11 @@ pub(crate) fn blob_received(bytes: u64) {
 /// Somebody was sent to the store for a blob, or has written it there.
 pub(crate) fn blob_directed(direction: &'static str, bytes: u64) {
     counter!(BLOB_DIRECT_BYTES.name, "direction" => direction).increment(bytes);
+}
+
+/// A worker was sent to another one for a blob.
+pub(crate) fn blob_shared(bytes: u64) {
+    counter!(BLOB_SHARED_BYTES.name).increment(bytes);
 }
 
 pub(crate) fn blob_sent(bytes: u64) {

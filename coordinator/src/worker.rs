@@ -7,6 +7,8 @@ use gavel_core::bounds::{self, Exceeded};
 use gavel_core::ids::{Millis, WorkerId};
 use gavel_core::work::{DeviceUse, Role, WorkerFilter, WorkerStatus};
 
+use crate::sharing::{Shares, Sharing};
+
 /// How a worker introduces itself.
 #[derive(Debug, Clone)]
 pub(crate) struct Introduction {
@@ -17,12 +19,16 @@ pub(crate) struct Introduction {
     pub(crate) pid: u32,
     pub(crate) device: String,
     pub(crate) version: String,
+    /// Where it serves the large blobs that it has to others.
+    pub(crate) shares: Option<Shares>,
 }
 
 /// The worker table.
 #[derive(Debug, Default)]
 pub(crate) struct Workers {
     known: BTreeMap<WorkerId, WorkerStatus>,
+    /// Who of them shares blobs.
+    pub(crate) sharing: Sharing,
 }
 
 impl Workers {
@@ -55,10 +61,15 @@ impl Workers {
             leases: Vec::new(),
         };
         self.known.insert(id.clone(), worker);
+        match introduction.shares {
+            Some(shares) => self.sharing.join(id.clone(), shares),
+            None => self.sharing.leave(&id),
+        }
         id
     }
 
     pub(crate) fn remove(&mut self, id: &WorkerId) -> Option<WorkerStatus> {
+        self.sharing.leave(id);
         self.known.remove(id)
     }
 
@@ -160,6 +171,7 @@ mod tests {
             pid: 1,
             device: "cpu".into(),
             version: "0".into(),
+            shares: None,
         }
     }
 
@@ -186,6 +198,28 @@ mod tests {
             (worker.completed, worker.registered_unix_ms, worker.seen_unix_ms),
             (1, 10, 20)
         );
+    }
+
+    #[test]
+    fn a_worker_shares_blobs_from_its_registration_until_it_is_gone_or_registers_without() {
+        let mut workers = Workers::default();
+        let shares = || Introduction {
+            shares: Some(Shares {
+                address: "here:1".into(),
+                certificate: gavel_core::ids::Digest([1; 32]),
+            }),
+            ..introduction()
+        };
+        let id = workers.register(shares(), Millis(0));
+        let first = workers.sharing.terms(&id).expect("it shares").key;
+        workers.register(shares(), Millis(1));
+        let second = workers.sharing.terms(&id).expect("it shares").key;
+        assert_ne!(first.bytes(), second.bytes(), "no pass of before opens anything");
+        workers.register(introduction(), Millis(2));
+        assert!(workers.sharing.terms(&id).is_none());
+        workers.register(shares(), Millis(3));
+        workers.remove(&id);
+        assert!(workers.sharing.terms(&id).is_none());
     }
 
     #[test]

@@ -29,6 +29,7 @@ impl Trainer {
         let introduction = Introduction {
             host: "here".into(),
             device: "cpu".into(),
+            shares: None,
         };
         let identity = Identity::random(Role::Trainer);
         fleet.register(&identity, &introduction).await.expect("registered");

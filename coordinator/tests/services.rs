@@ -34,6 +34,7 @@ fn introduction() -> Introduction {
     Introduction {
         host: "here".into(),
         device: "cpu".into(),
+        shares: None,
     }
 }
 

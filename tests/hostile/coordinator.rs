@@ -37,6 +37,7 @@ impl Fleet for Careless {
         Ok(Response::new(v1::RegisterResponse {
             worker_id: "anybody".to_owned(),
             heartbeat_interval_ms: 60_000,
+            sharing: None,
         }))
     }
 
@@ -86,6 +87,10 @@ impl Fleet for Careless {
     }
 
     async fn keep_verdicts(&self, _: Request<v1::KeepVerdictsRequest>) -> Answer<v1::KeepVerdictsResponse> {
+        is_not_asked()
+    }
+
+    async fn hold(&self, _: Request<v1::HoldRequest>) -> Answer<v1::HoldResponse> {
         is_not_asked()
     }
 

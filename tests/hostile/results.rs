@@ -28,6 +28,7 @@ impl Liar {
         let introduction = Introduction {
             host: "elsewhere".into(),
             device: "cpu".into(),
+            shares: None,
         };
         fleet.register(&identity, &introduction).await.expect("registered");
         Self { fleet, identity }

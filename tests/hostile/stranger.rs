@@ -69,5 +69,6 @@ pub(crate) fn introduction(role: v1::Role) -> v1::RegisterRequest {
         pid: 1,
         device: "cpu".into(),
         version: "0".into(),
+        shares: None,
     }
 }

@@ -55,7 +55,14 @@ async fn downloads_that_nobody_reads_take_a_bounded_part_of_memory() {
     let asks = (0..700).map(|_| {
         let mut blobs = stranger.blobs();
         let sha256 = digest.to_string();
-        tokio::spawn(async move { blobs.get(v1::GetRequest { sha256, reach: None }).await })
+        tokio::spawn(async move {
+            blobs
+                .get(v1::GetRequest {
+                    sha256,
+                    ..v1::GetRequest::default()
+                })
+                .await
+        })
     });
     let asks: Vec<_> = asks.collect();
     target.answers().await;

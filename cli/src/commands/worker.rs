@@ -1,5 +1,6 @@
 //! `gavel sampler`, `gavel judge --connect` and `gavel trainer`.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -8,7 +9,7 @@ use gavel_core::work::Role;
 use gavel_judge_worker::JudgeWork;
 use gavel_sampler_worker::SamplerWork;
 use gavel_trainer_worker::TrainerWork;
-use gavel_worker::{Allowed, AllowedEndpoint, WorkerOptions};
+use gavel_worker::{Allowed, AllowedEndpoint, Sharing, WorkerOptions};
 
 use super::connect::{self, Connect, CredentialArguments};
 use crate::diagnostic::{Context as _, Diagnostic, Foreign as _, Result};
@@ -46,12 +47,36 @@ pub(crate) struct RelocationArguments {
     /// there, and no longer through the coordinator.
     #[arg(long, value_name = "DIR", env = "GAVEL_BLOB_FOLDER")]
     pub(crate) blob_folder: Option<PathBuf>,
+    #[command(flatten)]
+    sharing: SharingArguments,
     /// GPU of this worker, by ordinal: what a run has on a GPU is on this one here
     #[arg(long, value_name = "N", env = "GAVEL_GPU")]
     pub(crate) gpu: Option<usize>,
     /// A spec as JSON: if it is that of the run, its paths are taken instead of those that the run was submitted with.
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) paths_from: Option<PathBuf>,
+}
+
+/// Whether this worker gives others what it has, and where.
+#[derive(Debug, Clone, Args)]
+struct SharingArguments {
+    /// Give the large blobs that this worker has in memory to other workers, listening here; port 0 takes any that is free. Who has the way to the
+    /// store needs none of it.
+    #[arg(long, value_name = "ADDR", env = "GAVEL_SHARE_BLOBS")]
+    share_blobs: Option<SocketAddr>,
+    /// Name or address, with its port where that is another, at which other workers reach --share-blobs [default: where it listens, and for
+    /// 0.0.0.0 the address from which this machine reaches its coordinator].
+    #[arg(long, value_name = "HOST", env = "GAVEL_SHARE_BLOBS_AS", requires = "share_blobs")]
+    share_blobs_as: Option<String>,
+}
+
+impl SharingArguments {
+    fn read(&self) -> Option<Sharing> {
+        Some(Sharing {
+            listen: self.share_blobs?,
+            advertised: self.share_blobs_as.clone(),
+        })
+    }
 }
 
 /// What runs may use of this machine: given once or again, instead of what is allowed without it.
@@ -154,6 +179,7 @@ pub(super) fn worker(
             relocated,
             gpu: relocation.gpu,
             blob_folder: relocation.blob_folder.clone(),
+            sharing: relocation.sharing.read(),
             allowed,
             memory: memory::of,
             ..WorkerOptions::new(address, roles.iter().copied(), DEVICE)

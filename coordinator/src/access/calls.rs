@@ -19,7 +19,7 @@ pub(crate) fn needed(path: &str) -> Option<Permission> {
         (
             "gavel.v1.Fleet",
             "Register" | "Lease" | "Heartbeat" | "Complete" | "Fail" | "Release" | "Rally" | "Join" | "RecallVerdicts"
-            | "KeepVerdicts" | "Deregister",
+            | "KeepVerdicts" | "Hold" | "Deregister",
         ) => Permission::Work,
         ("grpc.health.v1.Health", "Check" | "Watch" | "List") => Permission::Nothing,
         ("grpc.reflection.v1.ServerReflection", "ServerReflectionInfo") => Permission::Read,

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Command, DriverError, Heartbeat, Reply, Submission, Submitted};
 use crate::ledger::Ledger;
 use crate::metrics;
+use crate::sharing::Sharing;
 use crate::state::{LeaseAnswer, State};
 use crate::worker::Introduction;
 
@@ -26,6 +27,8 @@ pub struct DriverHandle {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) heartbeats: mpsc::Sender<Command>,
+    /// Which workers share blobs.
+    pub(super) sharing: Sharing,
 }
 
 impl fmt::Debug for DriverHandle {
@@ -39,12 +42,19 @@ impl DriverHandle {
         ledger: Arc<dyn Ledger>,
         commands: mpsc::Sender<Command>,
         heartbeats: mpsc::Sender<Command>,
+        sharing: Sharing,
     ) -> Self {
         Self {
             ledger,
             commands,
             heartbeats,
+            sharing,
         }
+    }
+
+    /// Which workers share blobs.
+    pub(crate) fn sharing(&self) -> &Sharing {
+        &self.sharing
     }
 
     /// Creates a run. `spec` has passed its checks. Submitting the same spec under the same name again is harmless.

@@ -154,7 +154,8 @@ impl Driver {
         let (state, latest) = recovery::recover(ledger.as_ref()).await?;
         let (sender, commands) = mpsc::channel(QUEUE);
         let (beat, heartbeats) = mpsc::channel(HEARTBEATS);
-        let handle = DriverHandle::new(Arc::clone(&ledger), sender, beat);
+        let sharing = state.workers.sharing.clone();
+        let handle = DriverHandle::new(Arc::clone(&ledger), sender, beat, sharing);
         let mut driver = Self {
             state,
             ledger,

@@ -129,6 +129,7 @@ impl Bench {
             pid: 0,
             device: String::new(),
             version: String::new(),
+            shares: None,
         };
         self.call(|reply| Command::Register { introduction, reply })
             .await
@@ -212,6 +213,7 @@ async fn a_standby_with_another_clock_gives_everybody_one_term_and_no_more() {
             pid: 0,
             device: String::new(),
             version: String::new(),
+            shares: None,
         };
         standby
             .call(|reply| Command::Register { introduction, reply })

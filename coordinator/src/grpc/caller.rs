@@ -32,7 +32,7 @@ macro_rules! from_worker {
 
 from_worker! {
     HeartbeatRequest LeaseRequest CompleteRequest FailRequest ReleaseRequest RallyRequest JoinRequest
-    RecallVerdictsRequest KeepVerdictsRequest DeregisterRequest
+    RecallVerdictsRequest KeepVerdictsRequest HoldRequest DeregisterRequest
 }
 
 /// The message, and the worker that it is from beyond doubt.

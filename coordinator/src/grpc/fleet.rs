@@ -10,6 +10,7 @@ use gavel_core::work::rally::Presence;
 use gavel_core::work::{KeptAnswer, LeaseKey, Role};
 use gavel_proto::{Malformed, v1};
 use gavel_telemetry::span;
+use http::uri::Authority;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
@@ -18,6 +19,7 @@ use super::status;
 use super::trace::LeaseTraces;
 use crate::driver::{DriverError, DriverHandle};
 use crate::ledger::{Ledger, write};
+use crate::sharing::Shares;
 use crate::state::{Grant, LeaseAnswer};
 use crate::worker::Introduction;
 
@@ -116,6 +118,7 @@ impl v1::fleet_server::Fleet for Fleet {
             pid: request.pid,
             device: request.device,
             version: request.version,
+            shares: request.shares.map(read_shares).transpose()?,
         };
         let worker = self
             .driver
@@ -123,9 +126,14 @@ impl v1::fleet_server::Fleet for Fleet {
             .await
             .map_err(|error| status::of_driver(&error))?;
         let heartbeat_interval_ms = u64::try_from(self.heartbeat.as_millis()).unwrap_or(u64::MAX);
+        let terms = self.driver.sharing().terms(&worker);
         Ok(Response::new(v1::RegisterResponse {
             worker_id: worker.0,
             heartbeat_interval_ms,
+            sharing: terms.map(|terms| v1::SharingTerms {
+                key: terms.key.bytes().into(),
+                now_ms: terms.now_ms,
+            }),
         }))
     }
 
@@ -273,7 +281,7 @@ impl v1::fleet_server::Fleet for Fleet {
         let keys: Vec<Digest> = request
             .keys
             .iter()
-            .map(|key| read_digest(key))
+            .map(|key| read_digest("a verdict's key", key))
             .collect::<Result<_, _>>()?;
         let found = self.ledger.verdicts(&keys).await;
         let found = found.map_err(|error| status::of_ledger(&error))?;
@@ -315,6 +323,20 @@ impl v1::fleet_server::Fleet for Fleet {
         Ok(Response::new(v1::KeepVerdictsResponse {}))
     }
 
+    async fn hold(&self, request: Request<v1::HoldRequest>) -> Result<Response<v1::HoldResponse>, Status> {
+        let (caller, request) = caller::read(request)?;
+        few(bounds::HELD, "held", request.held.len())?;
+        few(bounds::HELD, "gone", request.gone.len())?;
+        let names = |blobs: Vec<Vec<u8>>| -> Result<Vec<Digest>, Status> {
+            blobs.iter().map(|blob| read_digest("a blob's name", blob)).collect()
+        };
+        let (held, gone) = (names(request.held)?, names(request.gone)?);
+        match self.driver.sharing().hold(&caller.worker, &held, &gone) {
+            true => Ok(Response::new(v1::HoldResponse {})),
+            false => Err(Status::not_found("this worker is not known to share blobs")),
+        }
+    }
+
     async fn deregister(
         &self,
         request: Request<v1::DeregisterRequest>,
@@ -332,9 +354,24 @@ fn few(bound: Bound, at: &str, found: usize) -> Result<(), Status> {
     bound.check(at, found).map_err(status::malformed)
 }
 
-fn read_digest(bytes: &[u8]) -> Result<Digest, Status> {
+fn read_digest(what: &str, bytes: &[u8]) -> Result<Digest, Status> {
     let digest = bytes.try_into().map(Digest);
-    digest.map_err(|_| status::malformed("a verdict's key must be a SHA-256 digest of 32 bytes"))
+    digest.map_err(|_| status::malformed(format!("{what} must be a SHA-256 digest of 32 bytes")))
+}
+
+/// Where a worker shares its blobs. Whoever is sent there dials nothing that is not a host and a port.
+fn read_shares(shares: v1::Shares) -> Result<Shares, Status> {
+    let v1::Shares { address, certificate } = shares;
+    bounds::name("shares.address", &address).map_err(status::malformed)?;
+    let is_dialled = address.parse::<Authority>().is_ok_and(|authority| {
+        let is_plain = !authority.host().is_empty() && !authority.as_str().contains('@');
+        is_plain && authority.port_u16().is_some()
+    });
+    if !is_dialled {
+        return Err(status::malformed("`shares.address` must be HOST:PORT"));
+    }
+    let certificate = read_digest("`shares.certificate`", &certificate)?;
+    Ok(Shares { address, certificate })
 }
 
 fn read_key(key: v1::LeaseKey) -> Result<LeaseKey, Status> {

@@ -81,12 +81,19 @@ pub(crate) async fn serve(
     let fleet = FleetServer::new(fleet::Fleet::new(driver.clone(), Arc::clone(&ledger), heartbeat))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let sharing = driver.sharing().clone();
     let runs = RunsServer::new(runs::Runs::new(driver, ledger, rooms.clone(), shutdown.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let blobs = BlobsServer::new(blobs::BlobService::new(blobs, store, rooms.clone()))
-        .max_decoding_message_size(UPLOAD_MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let blobs = BlobsServer::new(blobs::BlobService::new(
+        blobs,
+        store,
+        sharing,
+        rooms.clone(),
+        shutdown.clone(),
+    ))
+    .max_decoding_message_size(UPLOAD_MESSAGE_BYTES_MAX)
+    .max_encoding_message_size(MESSAGE_BYTES_MAX);
 
     let ends = shutdown.clone();
     let stop_advertising = async move {

@@ -33,6 +33,7 @@ pub(crate) fn introduction() -> Introduction {
     Introduction {
         host: "here".into(),
         device: "cpu".into(),
+        shares: None,
     }
 }
 

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use gavel_core::blob_store::DIRECT_BYTES_MIN;
 use gavel_core::ids::Digest;
 use gavel_proto::v1::blobs_client::BlobsClient;
-use gavel_proto::v1::{AllotRequest, ConfirmRequest, GetRequest, GetResponse, MissingRequest, PutRequest, Reach};
+use gavel_proto::v1::{
+    AllotRequest, ConfirmRequest, Failed, GetRequest, GetResponse, MissingRequest, PutRequest, Reach,
+};
 use gavel_proto::{CHUNK_BYTES, MESSAGE_BYTES_MAX};
 use tonic::{Status, Streaming};
 
@@ -33,9 +35,17 @@ impl Blobs {
 
     /// Goes straight to the store with large blobs where that is possible: at addresses that the coordinator hands out, and in `folder` if that is
     /// the store's. Whatever goes wrong there, the blob goes through the coordinator, and the answer is the coordinator's.
+    /// Large blobs are fetched from workers that share theirs, too.
     #[must_use]
-    pub fn directly(mut self, folder: Option<&Path>) -> Self {
-        self.direct = Some(Arc::new(Direct::new(folder, self.connection.is_encrypted())));
+    pub fn directly(self, folder: Option<&Path>) -> Self {
+        self.directly_as(folder, None)
+    }
+
+    /// As [`Blobs::directly`], of a worker that shares what it fetches under this certificate.
+    #[must_use]
+    pub fn directly_as(mut self, folder: Option<&Path>, certificate: Option<Digest>) -> Self {
+        let encrypted = self.connection.is_encrypted();
+        self.direct = Some(Arc::new(Direct::new(folder, encrypted, certificate)));
         self
     }
 
@@ -69,16 +79,18 @@ impl Blobs {
 
     async fn fetch(&self, digest: Digest, keep: Keep) -> Result<Arrived, Status> {
         let (direct, reach) = self.ways();
-        let mut stream = self.ask(digest, reach).await?;
+        let mut stream = self.ask(digest, reach, None).await?;
         let mut first = stream.message().await?;
         if let (Some(direct), Some(location)) = (direct, first.as_mut().and_then(|first| first.location.take())) {
-            drop(stream);
-            if let Some(place) = Place::told(location)
-                && let Some(arrived) = direct.read(&place, digest, keep).await
+            let place = Place::told(location);
+            if let Some(place) = &place
+                && let Some(arrived) = direct.read(place, digest, keep).await
             {
                 return Ok(arrived);
             }
-            stream = self.ask(digest, None).await?;
+            // Another worker gave it as long as the call lasted.
+            drop(stream);
+            stream = self.ask(digest, None, place.and_then(|place| place.failed())).await?;
             first = stream.message().await?;
         }
         let mut arriving = Arriving::new(keep, 0);
@@ -94,10 +106,16 @@ impl Blobs {
         Ok(arrived)
     }
 
-    async fn ask(&self, digest: Digest, reach: Option<Reach>) -> Result<Streaming<GetResponse>, Status> {
+    async fn ask(
+        &self,
+        digest: Digest,
+        reach: Option<Reach>,
+        failed: Option<Failed>,
+    ) -> Result<Streaming<GetResponse>, Status> {
         let request = GetRequest {
             sha256: digest.to_string(),
             reach,
+            failed,
         };
         Ok(self.client().get(request).await?.into_inner())
     }

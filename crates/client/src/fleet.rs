@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use gavel_core::ids::Digest;
 use gavel_core::work::rally::{Group, Presence, RallyOutcome};
-use gavel_core::work::{Assignment, DeviceUse, KeptAnswer, KeptRubric, LeaseKey, Outcome, Unusable, VerdictRecord};
+use gavel_core::work::{
+    Assignment, DeviceUse, KeptAnswer, KeptRubric, LeaseKey, Outcome, SharingKey, Unusable, VerdictRecord,
+};
 use gavel_proto::v1::fleet_client::FleetClient;
 use gavel_proto::{MESSAGE_BYTES_MAX, Malformed, PROTOCOL_VERSION, SECRET_METADATA, v1};
 use gavel_telemetry::TraceContext;
@@ -14,6 +16,7 @@ use crate::connection::Connection;
 use crate::error::CallError;
 use crate::failover::Failover;
 use crate::identity::Identity;
+use crate::sharing::Shares;
 
 /// How long an answer may take that the coordinator does not hold back on purpose, unless the caller says otherwise.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -32,6 +35,8 @@ pub struct Introduction {
     pub host: String,
     /// "cpu", "cuda:0", ...: shown to people, not interpreted.
     pub device: String,
+    /// Where it serves the large blobs that it has to other workers; `None` where it does not.
+    pub shares: Option<Shares>,
 }
 
 /// What a worker is told when it registers.
@@ -39,6 +44,17 @@ pub struct Introduction {
 pub struct Registered {
     /// How often it is to send a heartbeat.
     pub heartbeat: Duration,
+    /// By what a worker that shares blobs knows those whom the coordinator sends; `None` for any other, and from a coordinator that sends nobody.
+    pub sharing: Option<SharingTerms>,
+}
+
+/// By what a worker that shares blobs knows those whom the coordinator sends.
+#[derive(Debug, Clone)]
+pub struct SharingTerms {
+    /// What both know.
+    pub key: SharingKey,
+    /// The coordinator's time, by its own count of milliseconds.
+    pub now_ms: u64,
 }
 
 /// A unit that a worker was given, or a commit of somebody else that it brings its gradient sums to.
@@ -136,11 +152,37 @@ impl Fleet {
             pid: std::process::id(),
             device: introduction.device.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            shares: introduction.shares.as_ref().map(|shares| v1::Shares {
+                address: shares.address.clone(),
+                certificate: shares.certificate.0.into(),
+            }),
         };
         let answer = self.read(self.client().register(self.request(caller, message)).await)?;
+        // Terms that cannot be read are none: the worker shares nothing, and works.
+        let sharing = answer.sharing.and_then(|terms| {
+            let key = SharingKey::new(terms.key.try_into().ok()?);
+            let now_ms = terms.now_ms;
+            Some(SharingTerms { key, now_ms })
+        });
         Ok(Registered {
             heartbeat: Duration::from_millis(answer.heartbeat_interval_ms.max(1)),
+            sharing,
         })
+    }
+
+    /// Says which large blobs a worker shares, and which it has no longer or could not keep.
+    ///
+    /// # Errors
+    /// NOT_FOUND where the coordinator does not know that it shares any.
+    pub async fn hold(&self, caller: &Identity, held: &[Digest], gone: &[Digest]) -> Result<(), CallError> {
+        let names = |blobs: &[Digest]| blobs.iter().map(|blob| blob.0.into()).collect();
+        let message = v1::HoldRequest {
+            worker_id: caller.worker().0.clone(),
+            held: names(held),
+            gone: names(gone),
+        };
+        self.read(self.client().hold(self.request(caller, message)).await)
+            .map(drop)
     }
 
     /// Asks for work once, and waits for it at most `wait`. A wait of nothing may end before the coordinator has looked.

@@ -81,6 +81,7 @@ fn introduction(role: v1::Role) -> v1::RegisterRequest {
         pid: 1,
         device: "cpu".into(),
         version: "this".into(),
+        shares: None,
     }
 }
 
@@ -152,9 +153,63 @@ async fn a_blob_whose_name_is_no_hash_is_refused() {
     let refused = blobs
         .get(v1::GetRequest {
             sha256: "x".into(),
-            reach: None,
+            ..v1::GetRequest::default()
         })
         .await;
     assert_eq!(refused.expect_err("no name").code(), Code::InvalidArgument);
+    coordinator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_shares_at_a_host_and_a_port_and_says_only_what_is_taken() {
+    let coordinator = Served::start().await;
+    let mut fleet = FleetClient::new(coordinator.channel());
+    let secret = [7; 32];
+    let shares = |address: &str, bytes: usize| v1::RegisterRequest {
+        shares: Some(v1::Shares {
+            address: address.into(),
+            certificate: vec![1; bytes],
+        }),
+        ..introduction(v1::Role::Sampler)
+    };
+    let long = format!("{}:1", "x".repeat(200));
+    for (address, bytes) in [
+        ("", 32),
+        ("worker", 32),
+        ("user@worker:1", 32),
+        ("worker:1/path", 32),
+        ("worker:99999", 32),
+        (&long, 32),
+        ("worker:1", 31),
+    ] {
+        let refused = fleet.register(with_secret(&secret, shares(address, bytes))).await;
+        assert_eq!(refused.expect_err(address).code(), Code::InvalidArgument, "{address}");
+    }
+    let plain = fleet
+        .register(with_secret(&secret, introduction(v1::Role::Sampler)))
+        .await;
+    let plain = plain.expect("registered").into_inner();
+    assert!(plain.sharing.is_none());
+    let hold = |held: Vec<Vec<u8>>| {
+        let message = v1::HoldRequest {
+            worker_id: plain.worker_id.clone(),
+            held,
+            gone: Vec::new(),
+        };
+        with_secret(&secret, message)
+    };
+    let unknown = fleet.hold(hold(vec![vec![2; 32]])).await;
+    assert_eq!(unknown.expect_err("it does not share").code(), Code::NotFound);
+
+    let answer = fleet.register(with_secret(&secret, shares("[::1]:7450", 32))).await;
+    let terms = answer.expect("registered").into_inner().sharing.expect("its terms");
+    assert_eq!(terms.key.len(), 32);
+    fleet.hold(hold(vec![vec![2; 32]])).await.expect("noted");
+    for many in [vec![vec![2; 31]], vec![vec![2; 32]; 1_025]] {
+        let refused = fleet.hold(hold(many)).await;
+        assert_eq!(refused.expect_err("not taken").code(), Code::InvalidArgument);
+    }
+    let of_another = fleet.hold(with_secret(&[8; 32], hold(Vec::new()).into_inner())).await;
+    assert_eq!(of_another.expect_err("another's name").code(), Code::Unauthenticated);
     coordinator.stop().await;
 }

@@ -1,5 +1,7 @@
 //! How a blob store is laid out, for the coordinator that keeps it and for those who reach its folder.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use crate::ids::Digest;
@@ -10,6 +12,12 @@ pub const IDENTITY: &str = "identity.json";
 /// From this size in bytes on a blob goes straight to the store where somebody reaches it. A smaller one takes one call through the
 /// coordinator; at 1 Gbit/s this one takes 8 ms, which is about what it takes to ask a cloud store for anything.
 pub const DIRECT_BYTES_MIN: u64 = 1 << 20;
+
+/// How long a blob of this size in bytes may take past the coordinator, by the slowest way that is worth it; the coordinator's is there, too.
+pub fn direct_within(size: u64) -> Duration {
+    const BYTES_PER_SECOND: u64 = 2 << 20;
+    Duration::from_secs(30 + size / BYTES_PER_SECOND)
+}
 
 /// What stands in [`IDENTITY`] beside how far the ledger reached.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

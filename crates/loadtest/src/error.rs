@@ -1,6 +1,6 @@
 //! Why no load could be put on a coordinator.
 
-use gavel_client::{AddressError, CallError, ConnectError};
+use gavel_client::{AddressError, CallError, ConnectError, SharingError};
 use gavel_core::hint::Hint;
 
 /// Why no load could be put on a coordinator.
@@ -20,6 +20,9 @@ pub enum Error {
         /// Its words.
         source: CallError,
     },
+    /// A simulated worker cannot share blobs.
+    #[error(transparent)]
+    Sharing(#[from] SharingError),
     /// The synthetic run breaks a rule of the run specification.
     #[error("the synthetic run is not valid")]
     Spec(#[from] gavel_core::spec::Problems),
@@ -29,6 +32,7 @@ impl Hint for Error {
     fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Address(error) => return error.hint(),
+            Self::Sharing(error) => return error.hint(),
             Self::Connect(_) => {
                 "each connection needs a file descriptor on both sides: lower --connections or raise `ulimit -n`"
             }

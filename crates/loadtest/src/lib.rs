@@ -11,12 +11,13 @@
 mod blobs;
 mod error;
 mod fleet;
+mod peer;
 mod ready;
 mod synthetic;
 mod tally;
 mod worker;
 
-pub use blobs::{BlobRoad, StepBlobs};
+pub use blobs::{BlobRoad, BlobWay, StepBlobs};
 pub use error::Error;
 pub use fleet::{Fleet, FleetOptions};
 pub use synthetic::{SyntheticRun, submit, synthetic_run};

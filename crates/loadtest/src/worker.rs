@@ -161,10 +161,11 @@ impl Worker {
     }
 }
 
-fn introduction() -> Introduction {
+pub(crate) fn introduction() -> Introduction {
     Introduction {
         host: "simulated".to_owned(),
         device: "none".to_owned(),
+        shares: None,
     }
 }
 

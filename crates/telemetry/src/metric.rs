@@ -99,6 +99,7 @@ pub mod coordinator {
         LEDGER_EVENTS = counter("ledger_events_total", Count, "Events written to the ledger.");
         BLOB_BYTES = counter("blob_bytes_total", Bytes, "Bytes of blobs received and sent.");
         BLOB_DIRECT_BYTES = counter("blob_direct_bytes_total", Bytes, "Bytes of blobs that somebody was sent to the store to read (`read`), or has written there (`written`), by `direction`.");
+        BLOB_SHARED_BYTES = counter("blob_shared_bytes_total", Bytes, "Bytes of blobs for which workers were sent to other workers.");
         UNITS = gauge("units", Count, "Units of a run that can be leased (`ready`) and that are (`leased`), by role.");
         RUN_PHASE = gauge("run_phase", Count, "1 for the phase in which a run is, 0 for the others.");
         WIN_RATE = gauge("win_rate_ratio", Count, "Tuned over base on held-out prompts, as far as the judge has compared them.");

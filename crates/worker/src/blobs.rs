@@ -12,7 +12,7 @@ use gavel_core::ids::Digest;
 use gavel_core::work::{Fault, Unusable};
 use tokio::sync::Semaphore;
 
-use crate::cache::Cache;
+use crate::kept::Kept;
 use crate::work::WorkError;
 
 /// Uploads and downloads at a time, per worker.
@@ -28,7 +28,7 @@ pub(crate) enum Blobs {
 #[derive(Debug)]
 pub(crate) struct Remote {
     coordinator: gavel_client::Blobs,
-    cache: Mutex<Cache>,
+    kept: Arc<Kept>,
     /// What is being fetched, and by whoever asked first: others wait for the same bytes.
     downloads: Mutex<HashMap<Digest, WeakShared<Download>>>,
     transfers: Semaphore,
@@ -37,11 +37,16 @@ pub(crate) struct Remote {
 type Download = BoxFuture<'static, Result<Bytes, CallError>>;
 
 impl Blobs {
-    /// The coordinator's, with the store's folder where this machine has it.
-    pub(crate) fn remote(connection: &Connection, cache_bytes: usize, folder: Option<&Path>) -> Self {
+    /// The coordinator's, with the store's folder where this machine has it, and with the certificate under which this worker shares what it keeps.
+    pub(crate) fn remote(
+        connection: &Connection,
+        kept: Arc<Kept>,
+        folder: Option<&Path>,
+        certificate: Option<Digest>,
+    ) -> Self {
         Self::Remote(Arc::new(Remote {
-            coordinator: connection.blobs().directly(folder),
-            cache: Mutex::new(Cache::new(cache_bytes)),
+            coordinator: connection.blobs().directly_as(folder, certificate),
+            kept,
             downloads: Mutex::default(),
             transfers: Semaphore::new(TRANSFERS),
         }))
@@ -83,7 +88,7 @@ impl Blobs {
 
 impl Remote {
     async fn get(self: &Arc<Self>, digest: &Digest) -> Result<Bytes, CallError> {
-        if let Some(bytes) = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(digest) {
+        if let Some(bytes) = self.kept.get(digest) {
             return Ok(bytes);
         }
         let remote = Arc::clone(self);
@@ -97,22 +102,19 @@ impl Remote {
     async fn fetch(&self, digest: Digest) -> Result<Bytes, CallError> {
         let _transfer = self.transfers.acquire().await;
         let bytes = persist("get a blob", || self.coordinator.get(digest)).await?;
-        self.keep(digest, &bytes);
+        self.kept.keep(digest, &bytes);
+        self.kept.share(digest, &bytes);
         Ok(bytes)
     }
 
     async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), CallError> {
         // What this worker stores it often reads next: the policy it committed, the images it sampled.
-        self.keep(digest, &bytes);
+        self.kept.keep(digest, &bytes);
         let _transfer = self.transfers.acquire().await;
-        persist("put a blob", || self.coordinator.put(digest, bytes.clone())).await
-    }
-
-    fn keep(&self, digest: Digest, bytes: &Bytes) {
-        self.cache
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(digest, bytes.clone());
+        persist("put a blob", || self.coordinator.put(digest, bytes.clone())).await?;
+        // Nobody is sent here for it before the coordinator has it.
+        self.kept.share(digest, &bytes);
+        Ok(())
     }
 }
 

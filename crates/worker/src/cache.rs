@@ -36,10 +36,21 @@ impl Cache {
         Some(bytes.clone())
     }
 
-    /// Keeps `bytes`, unless they alone are more than the cache may hold.
-    pub(crate) fn insert(&mut self, digest: Digest, bytes: Bytes) {
+    /// The bytes, without a use of them being noted.
+    pub(crate) fn peek(&self, digest: &Digest) -> Option<Bytes> {
+        self.entries.get(digest).map(|(_, bytes)| bytes.clone())
+    }
+
+    /// What is kept.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Digest, &Bytes)> {
+        self.entries.iter().map(|(digest, (_, bytes))| (digest, bytes))
+    }
+
+    /// Keeps `bytes`, unless they alone are more than the cache may hold. Returns what was given up for them.
+    pub(crate) fn insert(&mut self, digest: Digest, bytes: Bytes) -> Vec<Digest> {
+        let mut evicted = Vec::new();
         if bytes.len() > self.bytes_max || self.entries.contains_key(&digest) {
-            return;
+            return evicted;
         }
         while self.bytes + bytes.len() > self.bytes_max {
             let Some((_, oldest)) = self.order.pop_first() else {
@@ -47,12 +58,14 @@ impl Cache {
             };
             if let Some((_, given_up)) = self.entries.remove(&oldest) {
                 self.bytes -= given_up.len();
+                evicted.push(oldest);
             }
         }
         self.clock += 1;
         self.bytes += bytes.len();
         self.order.insert(self.clock, digest);
         self.entries.insert(digest, (self.clock, bytes));
+        evicted
     }
 }
 
@@ -69,10 +82,11 @@ mod tests {
     fn the_least_recently_used_blob_goes_first_and_the_bound_holds() {
         let mut cache = Cache::new(100);
         let (first, second, third) = (blob(1, 40), blob(2, 40), blob(3, 40));
-        cache.insert(first.0, first.1.clone());
-        cache.insert(second.0, second.1);
+        assert!(cache.insert(first.0, first.1.clone()).is_empty());
+        assert!(cache.insert(second.0, second.1).is_empty());
         assert_eq!(cache.get(&first.0), Some(first.1));
-        cache.insert(third.0, third.1);
+        assert_eq!(cache.peek(&second.0), Some(vec![2; 40].into()), "which is no use of it");
+        assert_eq!(cache.insert(third.0, third.1), [second.0]);
         assert_eq!(cache.get(&second.0), None);
         assert!(cache.get(&first.0).is_some() && cache.get(&third.0).is_some());
         assert_eq!(cache.bytes, 80);
@@ -82,8 +96,9 @@ mod tests {
     fn a_blob_larger_than_the_cache_is_not_kept_and_pushes_nothing_out() {
         let mut cache = Cache::new(100);
         let (small, large) = (blob(1, 60), blob(2, 101));
-        cache.insert(small.0, small.1);
-        cache.insert(large.0, large.1);
+        assert!(cache.insert(small.0, small.1).is_empty());
+        assert!(cache.insert(large.0, large.1).is_empty());
+        assert_eq!(cache.iter().map(|(digest, _)| *digest).collect::<Vec<_>>(), [small.0]);
         assert!(cache.get(&small.0).is_some());
         assert!(cache.get(&large.0).is_none());
     }

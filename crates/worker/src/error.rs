@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gavel_client::AddressError;
+use gavel_client::{AddressError, SharingError};
 use gavel_core::hint::Hint;
 
 /// Why a worker ended before it was asked to.
@@ -11,6 +11,9 @@ pub enum Error {
     /// The coordinator's address is not one.
     #[error(transparent)]
     Address(#[from] AddressError),
+    /// The blobs that this worker has cannot be shared.
+    #[error(transparent)]
+    Sharing(#[from] SharingError),
     /// Nobody answered.
     #[error("no coordinator answers at {addresses} after {} s", waited.as_secs())]
     Unreachable {
@@ -52,6 +55,7 @@ impl Hint for Error {
     fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Address(error) => return error.hint(),
+            Self::Sharing(error) => return error.hint(),
             Self::Unreachable { .. } => {
                 "start `gavel coordinator` first, and check the address and the firewall between"
             }

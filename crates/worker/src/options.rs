@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gavel_client::Credentials;
+use gavel_client::{Credentials, Sharing};
 use gavel_core::spec::{Device, RunSpec};
 use gavel_core::work::{Memory, Role};
 
@@ -25,6 +25,8 @@ pub struct WorkerOptions {
     pub memory: fn(Device) -> Option<Memory>,
     /// The folder of the coordinator's blob store, where this machine has it too: large blobs are read and written there.
     pub blob_folder: Option<PathBuf>,
+    /// Where this worker gives the large blobs that it has to other workers; `None` where it does not.
+    pub sharing: Option<Sharing>,
     /// How many bytes of blobs are kept in memory.
     pub cache_bytes: usize,
     /// How many units are leased beyond the one at work. With 0 the next unit is leased while the finished one is being
@@ -47,7 +49,7 @@ pub struct WorkerOptions {
 
 impl WorkerOptions {
     /// The usual settings: 512 MiB of cache, nothing leased ahead, 10 seconds to drain, the coordinator waited for, nothing
-    /// shown to it, and little of this machine open to runs.
+    /// shown to it or shared with others, and little of this machine open to runs.
     pub fn new(
         coordinator: impl Into<String>,
         roles: impl IntoIterator<Item = Role>,
@@ -60,6 +62,7 @@ impl WorkerOptions {
             device: device.into(),
             memory: |_| None,
             blob_folder: None,
+            sharing: None,
             cache_bytes: 512 << 20,
             prefetch: 0,
             drain: Duration::from_secs(10),

@@ -12,6 +12,7 @@ use gavel_telemetry::span;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument as _, Span};
 
 use crate::allowed::Guarded;
@@ -20,6 +21,7 @@ use crate::busy::Busy;
 use crate::context::WorkContext;
 use crate::error::Error;
 use crate::heartbeat;
+use crate::kept::{Kept, KeptSharer};
 use crate::lease::Held;
 use crate::options::WorkerOptions;
 use crate::session::Session;
@@ -47,8 +49,14 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
     let guarded = Guarded::new(work, options.allowed.clone(), options.roles.clone());
     let open_max = (options.prefetch + 1) * options.roles.len();
     let (jobs, thread_ended) = thread::start(guarded, busy.clone(), open_max)?;
+    let kept = Arc::new(Kept::new(options.cache_bytes));
+    let sharer = match &options.sharing {
+        Some(sharing) => Some(KeptSharer::open(sharing, connection.addresses(), Arc::clone(&kept)).await?),
+        None => None,
+    };
+    let certificate = sharer.as_ref().map(|sharer| sharer.shares().certificate);
     let machine = Machine {
-        blobs: Blobs::remote(&connection, options.cache_bytes, options.blob_folder.as_deref()),
+        blobs: Blobs::remote(&connection, kept, options.blob_folder.as_deref(), certificate),
         specs: Arc::new(Specs::new(&connection, options.relocated.clone(), options.gpu)),
         jobs,
         busy,
@@ -56,9 +64,12 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
     };
     let shutdown = shutdown.child_token();
     let mut roles = JoinSet::new();
+    // One process shares once, whatever it does.
+    let mut sharer = sharer;
     for role in options.roles.clone() {
         let (machine, options, shutdown) = (machine.clone(), options.clone(), shutdown.clone());
-        roles.spawn(async move { serve(role, machine, &options, shutdown).await });
+        let sharer = sharer.take();
+        roles.spawn(async move { serve(role, machine, &options, sharer, shutdown).await });
     }
     let mut ended = Ok(());
     while let Some(role) = roles.join_next().await {
@@ -91,12 +102,14 @@ async fn serve(
     role: Role,
     machine: Machine,
     options: &WorkerOptions,
+    sharer: Option<KeptSharer>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let session = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        session = Session::register(&machine.connection, role, options) => session?,
+        session = Session::register(&machine.connection, role, options, sharer) => session?,
     };
+    let _telling = AbortOnDropHandle::new(tokio::spawn(session.clone().tell_what_is_kept()));
     let held = Held::default();
     let drain = shutdown.child_token();
     let left = CancellationToken::new();

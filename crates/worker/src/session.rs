@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gavel_client::{
-    CallError, Code, Connection, Failure, Fleet, Heartbeat, Identity, Introduction, LeaseAnswer, persist,
+    CallError, Code, Connection, Failure, Fleet, Heartbeat, Identity, Introduction, LeaseAnswer, SharingTerms, persist,
 };
 use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, WorkerId};
@@ -11,6 +11,7 @@ use gavel_core::work::rally::{Presence, RallyOutcome};
 use gavel_core::work::{DeviceUse, KeptRubric, LeaseKey, Outcome, Role, VerdictRecord};
 
 use crate::error::Error;
+use crate::kept::KeptSharer;
 use crate::options::WorkerOptions;
 
 /// How long the coordinator may hold a request for work.
@@ -30,17 +31,25 @@ pub(crate) struct Session {
     fleet: Fleet,
     identity: Identity,
     introduction: Introduction,
+    /// What this worker shares, and from where.
+    sharer: Option<KeptSharer>,
     pub(crate) heartbeat: Duration,
 }
 
 impl Session {
     /// Registers a worker of this role, looking for the coordinator as long as the options say.
-    pub(crate) async fn register(connection: &Connection, role: Role, options: &WorkerOptions) -> Result<Self, Error> {
+    pub(crate) async fn register(
+        connection: &Connection,
+        role: Role,
+        options: &WorkerOptions,
+        sharer: Option<KeptSharer>,
+    ) -> Result<Self, Error> {
         let fleet = connection.fleet();
         let identity = Identity::random(role);
         let introduction = Introduction {
             host: host_name(),
             device: options.device.clone(),
+            shares: sharer.as_ref().map(KeptSharer::shares),
         };
         let attempts = persist("register", || fleet.register(&identity, &introduction));
         let answer = match options.connect_within {
@@ -59,12 +68,37 @@ impl Session {
             remedy: error.hint(),
         })?;
         tracing::info!(worker = %identity.worker(), address = fleet.addresses(), "registered");
-        Ok(Self {
+        let session = Self {
             fleet,
             identity,
             introduction,
+            sharer,
             heartbeat: registered.heartbeat,
-        })
+        };
+        session.admit(registered.sharing);
+        Ok(session)
+    }
+
+    /// A coordinator knows nothing of what a worker has that has just registered.
+    fn admit(&self, terms: Option<SharingTerms>) {
+        if let Some(sharer) = &self.sharer {
+            sharer.admit(terms);
+        }
+    }
+
+    /// Says what this worker shares and what it does not any more, until it is dropped.
+    pub(crate) async fn tell_what_is_kept(self) {
+        let Some(sharer) = &self.sharer else { return };
+        loop {
+            let (held, gone) = sharer.changes().await;
+            // Untold, it is not asked for what it has, or asked in vain: it costs somebody a try.
+            if let Err(error) = self.fleet.hold(&self.identity, &held, &gone).await {
+                tracing::debug!(
+                    message = error.message(),
+                    "the coordinator did not hear which blobs are shared"
+                );
+            }
+        }
     }
 
     /// The worker's name.
@@ -79,7 +113,8 @@ impl Session {
 
     /// Registers again under the same name, after the coordinator restarted or gave this worker up.
     pub(crate) async fn register_again(&self) -> Result<(), CallError> {
-        self.fleet.register(&self.identity, &self.introduction).await?;
+        let registered = self.fleet.register(&self.identity, &self.introduction).await?;
+        self.admit(registered.sharing);
         tracing::info!(worker = %self.worker(), "registered again");
         Ok(())
     }

@@ -21,6 +21,19 @@ pub struct GetRequest {
     /// Left out by whoever wants the bytes in any case.
     #[prost(message, optional, tag = "2")]
     pub reach: ::core::option::Option<Reach>,
+    /// The worker from which the caller did not get the blob.
+    #[prost(message, optional, tag = "3")]
+    pub failed: ::core::option::Option<Failed>,
+}
+/// Who was to give a blob and did not.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Failed {
+    /// As in Peer.
+    #[prost(bytes = "vec", tag = "1")]
+    pub certificate: ::prost::alloc::vec::Vec<u8>,
+    /// As in Peer: it shows that the caller was sent there.
+    #[prost(bytes = "vec", tag = "2")]
+    pub pass: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetResponse {
@@ -30,8 +43,8 @@ pub struct GetResponse {
     #[prost(message, optional, tag = "2")]
     pub location: ::core::option::Option<Location>,
 }
-/// How the caller reaches the store.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+/// How the caller gets at blobs past the coordinator.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Reach {
     /// It asks HTTP servers.
     #[prost(bool, tag = "1")]
@@ -39,6 +52,15 @@ pub struct Reach {
     /// It has a folder that may be the store's.
     #[prost(bool, tag = "2")]
     pub folder: bool,
+    /// It fetches from other workers.
+    #[prost(message, optional, tag = "3")]
+    pub peers: ::core::option::Option<Peers>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Peers {
+    /// SHA-256 of the certificate under which the caller shares blobs itself, and will share this one; empty where it does not.
+    #[prost(bytes = "vec", tag = "1")]
+    pub certificate: ::prost::alloc::vec::Vec<u8>,
 }
 /// Where a blob lies, or may be written.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -46,7 +68,7 @@ pub struct Location {
     /// The blob's size in bytes.
     #[prost(uint64, tag = "1")]
     pub size: u64,
-    #[prost(oneof = "location::At", tags = "2, 3")]
+    #[prost(oneof = "location::At", tags = "2, 3, 4")]
     pub at: ::core::option::Option<location::At>,
 }
 /// Nested message and enum types in `Location`.
@@ -59,7 +81,23 @@ pub mod location {
         /// In the folder of the store with this identity, at the path that the blob's name says.
         #[prost(string, tag = "3")]
         FolderOf(::prost::alloc::string::String),
+        /// With a worker that shares it; for reading alone.
+        #[prost(message, tag = "4")]
+        Peer(super::Peer),
     }
+}
+/// A worker that shares a blob, to be asked over TLS 1.3: GET /blobs/SHA256.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Peer {
+    /// HOST:PORT.
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    /// SHA-256 of the certificate that it shows, which nobody else signs.
+    #[prost(bytes = "vec", tag = "2")]
+    pub certificate: ::prost::alloc::vec::Vec<u8>,
+    /// What it wants to be shown, in hexadecimal digits as a bearer's token: good for this blob, at this worker, for a minute. It is a secret.
+    #[prost(bytes = "vec", tag = "3")]
+    pub pass: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AllotRequest {
@@ -210,7 +248,9 @@ pub mod blobs_client {
             self.inner.client_streaming(req, path, codec).await
         }
         /// Sends a blob in chunks. DATA_LOSS when the stored bytes no longer have their name's hash. A large blob is not sent to whoever
-        /// reaches the store: the one answer says where it lies.
+        /// reaches the store: the one answer says where it lies. Nor is it sent to whoever reaches workers that share theirs, while one of these has a
+        /// hand free: the one answer names that worker, and counts as one of those that it sends to until the caller ends the call. Where all are busy the
+        /// call waits for its turn, no longer than the blob could take.
         pub async fn get(
             &mut self,
             request: impl tonic::IntoRequest<super::GetRequest>,
@@ -323,7 +363,9 @@ pub mod blobs_server {
             + std::marker::Send
             + 'static;
         /// Sends a blob in chunks. DATA_LOSS when the stored bytes no longer have their name's hash. A large blob is not sent to whoever
-        /// reaches the store: the one answer says where it lies.
+        /// reaches the store: the one answer says where it lies. Nor is it sent to whoever reaches workers that share theirs, while one of these has a
+        /// hand free: the one answer names that worker, and counts as one of those that it sends to until the caller ends the call. Where all are busy the
+        /// call waits for its turn, no longer than the blob could take.
         async fn get(
             &self,
             request: tonic::Request<super::GetRequest>,
@@ -1303,6 +1345,18 @@ pub struct RegisterRequest {
     /// Gavel's version.
     #[prost(string, tag = "6")]
     pub version: ::prost::alloc::string::String,
+    /// Where it serves the large blobs that it has to other workers. Left out where it does not.
+    #[prost(message, optional, tag = "8")]
+    pub shares: ::core::option::Option<Shares>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Shares {
+    /// HOST:PORT, as other workers dial it.
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    /// SHA-256 of its certificate.
+    #[prost(bytes = "vec", tag = "2")]
+    pub certificate: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegisterResponse {
@@ -1310,7 +1364,33 @@ pub struct RegisterResponse {
     pub worker_id: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub heartbeat_interval_ms: u64,
+    /// For a worker that shares blobs. It holds none any more, for all that the coordinator knows: it says with Hold which.
+    #[prost(message, optional, tag = "3")]
+    pub sharing: ::core::option::Option<SharingTerms>,
 }
+/// By which passes are told from anything else.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SharingTerms {
+    /// 32 bytes that the coordinator and this worker know.
+    #[prost(bytes = "vec", tag = "1")]
+    pub key: ::prost::alloc::vec::Vec<u8>,
+    /// The time at which this was answered, by the coordinator's own count of milliseconds; passes end by the same count.
+    #[prost(uint64, tag = "2")]
+    pub now_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldRequest {
+    #[prost(string, tag = "1")]
+    pub worker_id: ::prost::alloc::string::String,
+    /// SHA-256 of blobs that it has and gives.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub held: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// SHA-256 of those that it has no longer, or could not keep.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub gone: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldResponse {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HeartbeatRequest {
     #[prost(string, tag = "1")]
@@ -1999,6 +2079,25 @@ pub mod fleet_client {
                 .insert(GrpcMethod::new("gavel.v1.Fleet", "KeepVerdicts"));
             self.inner.unary(req, path, codec).await
         }
+        /// Says which large blobs a worker shares, and which it no longer has; of a worker that said at its registration where. NOT_FOUND from any other.
+        pub async fn hold(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HoldRequest>,
+        ) -> std::result::Result<tonic::Response<super::HoldResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/gavel.v1.Fleet/Hold");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("gavel.v1.Fleet", "Hold"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Leaves the fleet; open leases are given back.
         pub async fn deregister(
             &mut self,
@@ -2108,6 +2207,11 @@ pub mod fleet_server {
             tonic::Response<super::KeepVerdictsResponse>,
             tonic::Status,
         >;
+        /// Says which large blobs a worker shares, and which it no longer has; of a worker that said at its registration where. NOT_FOUND from any other.
+        async fn hold(
+            &self,
+            request: tonic::Request<super::HoldRequest>,
+        ) -> std::result::Result<tonic::Response<super::HoldResponse>, tonic::Status>;
         /// Leaves the fleet; open leases are given back.
         async fn deregister(
             &self,
@@ -2617,6 +2721,49 @@ pub mod fleet_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = KeepVerdictsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gavel.v1.Fleet/Hold" => {
+                    #[allow(non_camel_case_types)]
+                    struct HoldSvc<T: Fleet>(pub Arc<T>);
+                    impl<T: Fleet> tonic::server::UnaryService<super::HoldRequest>
+                    for HoldSvc<T> {
+                        type Response = super::HoldResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HoldRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Fleet>::hold(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HoldSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

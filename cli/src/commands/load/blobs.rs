@@ -1,8 +1,8 @@
-//! What blobs cost a coordinator, and how long they take, through it and straight from its store.
+//! What blobs cost a coordinator, and how long they take, through it, straight from its store, and from worker to worker.
 
 use std::time::Duration;
 
-use gavel_loadtest::{BlobRoad, StepBlobs};
+use gavel_loadtest::{BlobRoad, BlobWay, StepBlobs};
 use gavel_review::{Machine, Usage};
 use serde::Serialize;
 
@@ -27,8 +27,8 @@ struct Report {
     adapter_bytes: u64,
     /// Samplers that fetch it at once.
     samplers: u32,
-    /// Both ways.
-    ways: [Measured; 2],
+    /// Each way.
+    ways: [Measured; 3],
 }
 
 /// One way, on a coordinator of its own.
@@ -79,6 +79,7 @@ pub(super) fn measure_blobs(samplers: u32, arguments: &LoadArguments) -> Result<
         let ways = [
             measure(Way::Coordinator, samplers, adapter_bytes, arguments).await?,
             measure(Way::Folder, samplers, adapter_bytes, arguments).await?,
+            measure(Way::Workers, samplers, adapter_bytes, arguments).await?,
         ];
         Ok(Report {
             machine: Machine::this(),
@@ -100,30 +101,30 @@ pub(super) fn measure_blobs(samplers: u32, arguments: &LoadArguments) -> Result<
 enum Way {
     Coordinator,
     Folder,
+    Workers,
 }
 
 async fn measure(way: Way, samplers: u32, adapter_bytes: u64, arguments: &LoadArguments) -> Result<Measured> {
     let coordinator = CoordinatorProcess::start(arguments.program.as_deref(), &[]).await?;
-    let (name, folder) = match way {
-        Way::Coordinator => ("through the coordinator", None),
-        Way::Folder => ("straight from the folder", Some(coordinator.blob_folder())),
+    let (name, way) = match way {
+        Way::Coordinator => ("through the coordinator", BlobWay::Coordinator),
+        Way::Folder => ("straight from the folder", BlobWay::Folder(coordinator.blob_folder())),
+        Way::Workers => ("from each other", BlobWay::Workers),
     };
     output::note(format_args!("{samplers} samplers {name}"));
-    let road = BlobRoad {
-        coordinator: coordinator.address().to_owned(),
-        folder,
-    };
+    let mut road = BlobRoad::new(coordinator.address(), way);
     let adapter = road.store(0, adapter_bytes).await?;
     let before = through(&coordinator).await?;
     let begun = Moment::now(&coordinator)?;
-    let fetching = road.fetch(adapter, samplers);
-    let mut fetching = std::pin::pin!(fetching);
     let mut resident_bytes_max = coordinator.usage()?.resident_bytes;
-    let took = loop {
-        tokio::select! {
-            took = &mut fetching => break took?,
-            () = tokio::time::sleep(LOOK) => {
-                resident_bytes_max = resident_bytes_max.max(coordinator.usage()?.resident_bytes);
+    let took = {
+        let mut fetching = std::pin::pin!(road.fetch(adapter, samplers));
+        loop {
+            tokio::select! {
+                took = &mut fetching => break took?,
+                () = tokio::time::sleep(LOOK) => {
+                    resident_bytes_max = resident_bytes_max.max(coordinator.usage()?.resident_bytes);
+                }
             }
         }
     };

@@ -61,8 +61,8 @@ pub(crate) struct LoadArguments {
         value_parser = clap::value_parser!(u32).range(1..=1_000_000)
     )]
     pub(crate) restart_after: Vec<u32>,
-    /// Measure something else: blobs. So many simulated samplers fetch an adapter at once, through the coordinator and straight from the store's
-    /// folder; and the blobs of a step go both ways.
+    /// Measure something else: blobs. So many simulated samplers fetch an adapter at once, through the coordinator, straight from the store's
+    /// folder and from each other; and the blobs of a step go each of these ways.
     #[arg(
         long,
         value_name = "SAMPLERS",

@@ -157,6 +157,7 @@ impl Process {
                     pid: 0,
                     device: String::new(),
                     version: String::new(),
+                    shares: None,
                 };
                 (Awaited::Name(answer), vec![Command::Register { introduction, reply }])
             }

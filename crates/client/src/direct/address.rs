@@ -93,7 +93,7 @@ fn client() -> Result<Client, Problem> {
 }
 
 /// The answer, if the store has done what it was asked for.
-fn taken(answer: reqwest::Result<Response>) -> Result<Response, Problem> {
+pub(super) fn taken(answer: reqwest::Result<Response>) -> Result<Response, Problem> {
     let answer = answer.map_err(unreached)?;
     match answer.status() {
         StatusCode::OK | StatusCode::CREATED => Ok(answer),
@@ -101,7 +101,7 @@ fn taken(answer: reqwest::Result<Response>) -> Result<Response, Problem> {
     }
 }
 
-fn unreached(error: reqwest::Error) -> Problem {
+pub(super) fn unreached(error: reqwest::Error) -> Problem {
     Problem::Unreached(error.without_url())
 }
 

@@ -1,4 +1,4 @@
-//! Blobs read from the store and written to it without the coordinator between, where it says where they lie.
+//! Blobs read from the store, or from a worker that shares them, and written to the store, without the coordinator between, where it says where they lie.
 //!
 //! Nothing depends on this way: whatever goes wrong on it is told by a [`Problem`], the blob goes through the coordinator then, and a way
 //! that keeps failing is left alone for a while. Bytes that are read are right by their hash, wherever they came from.
@@ -6,19 +6,23 @@
 mod address;
 mod arriving;
 mod folder;
+mod peer;
+mod pinned;
 mod retreat;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use gavel_core::blob_store::direct_within;
 use gavel_core::ids::Digest;
 use gavel_proto::v1::location::At;
-use gavel_proto::v1::{Location, Reach};
+use gavel_proto::v1::{Failed, Location, Reach};
 
 use address::Addresses;
 pub(crate) use arriving::{Arrived, Arriving, Keep};
 use folder::SharedFolder;
+use peer::{PeerPlace, Peers};
 use retreat::Retreat;
 
 /// Why a blob was not read or written directly. No address is ever repeated.
@@ -46,11 +50,11 @@ pub(crate) enum Problem {
         /// What the folder is instead.
         found: String,
     },
-    /// The store was not reached.
-    #[error("the store's address is not reached")]
+    /// The store, or the worker, was not reached.
+    #[error("the address is not reached")]
     Unreached(#[source] reqwest::Error),
-    /// The store answered with something else than what was asked for.
-    #[error("the store answers {0}")]
+    /// The store, or the worker, answered with something else than what was asked for.
+    #[error("the answer is {0}")]
     Answered(reqwest::StatusCode),
     /// It took too long.
     #[error("not done within {} s", .0.as_secs())]
@@ -81,20 +85,30 @@ pub(crate) enum Problem {
 pub(crate) struct Direct {
     folder: Option<(SharedFolder, Retreat)>,
     addresses: (Addresses, Retreat),
+    peers: (Peers, Retreat),
 }
 
 /// Where the coordinator says that a blob lies, or may be written.
 pub(crate) struct Place {
-    pub(crate) size: u64,
-    at: At,
+    size: u64,
+    at: Site,
+}
+
+/// The same, read.
+enum Site {
+    Address(String),
+    FolderOf(String),
+    Peer(PeerPlace),
 }
 
 impl Direct {
-    /// By addresses, and by `folder` where this machine has the store's; `encrypted` where the coordinator is asked over TLS.
-    pub(crate) fn new(folder: Option<&Path>, encrypted: bool) -> Self {
+    /// By addresses, and by `folder` where this machine has the store's; `encrypted` where the coordinator is asked over TLS. `own` is the certificate under
+    /// which this worker shares blobs itself.
+    pub(crate) fn new(folder: Option<&Path>, encrypted: bool, own: Option<Digest>) -> Self {
         Self {
             folder: folder.map(|folder| (SharedFolder::new(folder), Retreat::default())),
             addresses: (Addresses::new(encrypted), Retreat::default()),
+            peers: (Peers::new(own), Retreat::default()),
         }
     }
 
@@ -104,16 +118,18 @@ impl Direct {
         let reach = Reach {
             addresses: self.addresses.1.is_open(now),
             folder: self.folder.as_ref().is_some_and(|(_, retreat)| retreat.is_open(now)),
+            peers: self.peers.1.is_open(now).then(|| self.peers.0.reach()),
         };
-        (reach.addresses || reach.folder).then_some(reach)
+        (reach.addresses || reach.folder || reach.peers.is_some()).then_some(reach)
     }
 
     /// Reads a blob of which the coordinator said where it lies; `None` when that did not work.
     pub(crate) async fn read(&self, place: &Place, digest: Digest, keep: Keep) -> Option<Arrived> {
         let reading = async {
             match &place.at {
-                At::Address(address) => self.addresses.0.read(address, place.size, digest, keep).await,
-                At::FolderOf(store) => self.folder()?.read(store, place.size, digest, keep).await,
+                Site::Address(address) => self.addresses.0.read(address, place.size, digest, keep).await,
+                Site::FolderOf(store) => self.folder()?.read(store, place.size, digest, keep).await,
+                Site::Peer(peer) => self.peers.0.read(peer, place.size, digest, keep).await,
             }
         };
         let read = within(place.size, reading).await;
@@ -131,8 +147,9 @@ impl Direct {
     ) -> bool {
         let writing = async {
             match &place.at {
-                At::Address(address) => self.addresses.0.write(address, bytes.clone()).await,
-                At::FolderOf(store) => self.folder()?.write(store, digest, bytes.clone()).await,
+                Site::Address(address) => self.addresses.0.write(address, bytes.clone()).await,
+                Site::FolderOf(store) => self.folder()?.write(store, digest, bytes.clone()).await,
+                Site::Peer(_) => Err(Problem::Location("a worker, which takes nothing")),
             }
         };
         if let Err(problem) = within(bytes.len() as u64, writing).await {
@@ -155,7 +172,8 @@ impl Direct {
     /// Notes how a way did.
     fn took<T>(&self, place: &Place, done: Result<T, Problem>) -> Option<T> {
         let (way, retreat) = match (&place.at, &self.folder) {
-            (At::FolderOf(_), Some((_, retreat))) => ("folder", retreat),
+            (Site::FolderOf(_), Some((_, retreat))) => ("folder", retreat),
+            (Site::Peer(_), _) => ("worker", &self.peers.1),
             _ => ("address", &self.addresses.1),
         };
         match done {
@@ -175,15 +193,26 @@ impl Place {
     /// What the coordinator said; `None` where it says nothing that can be followed.
     pub(crate) fn told(location: Location) -> Option<Self> {
         let Location { size, at } = location;
-        Some(Self { size, at: at? })
+        let at = match at? {
+            At::Address(address) => Site::Address(address),
+            At::FolderOf(store) => Site::FolderOf(store),
+            At::Peer(peer) => Site::Peer(PeerPlace::told(&peer)?),
+        };
+        Some(Self { size, at })
+    }
+
+    /// What the coordinator is told where the blob was not read from here, if it has to know.
+    pub(crate) fn failed(&self) -> Option<Failed> {
+        match &self.at {
+            Site::Peer(peer) => Some(peer.failed()),
+            Site::Address(_) | Site::FolderOf(_) => None,
+        }
     }
 }
 
 /// Bounds what is done with so many bytes: a file server that does not answer never fails by itself.
 async fn within<T>(size: u64, done: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
-    /// The slowest way that is worth it; the coordinator's is there, too.
-    const BYTES_PER_SECOND: u64 = 2 << 20;
-    let limit = Duration::from_secs(30 + size / BYTES_PER_SECOND);
+    let limit = direct_within(size);
     tokio::time::timeout(limit, done)
         .await
         .unwrap_or(Err(Problem::Slow(limit)))

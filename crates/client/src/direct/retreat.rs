@@ -39,7 +39,7 @@ impl Retreat {
         let cause = problem.source().map(ToString::to_string);
         if self.note(problem, now) {
             let pause_s = PAUSE.as_secs();
-            tracing::warn!(way, %problem, cause, pause_s, "blobs go through the coordinator: the store is not reached directly");
+            tracing::warn!(way, %problem, cause, pause_s, "blobs go through the coordinator: a way past it does not work");
         } else {
             tracing::debug!(way, %problem, cause, "a blob goes through the coordinator");
         }

@@ -112,6 +112,7 @@ bounds! {
     VOTES = 64, "entries", "the votes or reasons of a verdict": "One for each member or theme.";
     WORKERS = 65_536, "workers", "workers that are registered at a time": "The coordinator holds each in memory.";
     ALLOTTED = 16_384, "blobs", "blobs that are to be written straight to the store": "With `--blobs-max` the coordinator holds room for each until it is seen, or a quarter of an hour.";
+    HELD = 1_024, "blobs", "large blobs that one worker shares": "The coordinator holds their names in memory, 262144 of all workers together.";
     ADDRESS = 16_384, "bytes", "a signed address of a blob": "The store's signature and token stand in it.";
     RUN_NAME = 100, "bytes", "`run.name`": "It is the name of a folder.";
     NAME = 128, "bytes", "names of workers, hosts, devices, versions and judges": "They stand in every event and log line.";
