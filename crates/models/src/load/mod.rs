@@ -7,6 +7,7 @@ mod config;
 mod counts;
 mod error;
 mod fingerprint;
+mod formats;
 mod gpu;
 mod placement;
 mod rewrite;

@@ -7,7 +7,8 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 use super::LoadError;
-use super::weights::{Shard, Weights, candle_dtype, read_header};
+use super::formats::candle_dtype;
+use super::weights::{Shard, Weights, read_header};
 
 impl Weights {
     /// Writes the folder's weight files, and the JSON files beside them, to `out` under the same names. `change` is given a tensor's name and the

@@ -13,6 +13,7 @@ use memmap2::Mmap;
 use safetensors::{SafeTensorError, SafeTensors, tensor::Metadata};
 use serde::Deserialize;
 
+use super::formats::{candle_dtype, widen};
 use super::{LoadError, Placement, read_config};
 use crate::ops::fp8::Fp8Matrix;
 use crate::ops::nf4::Nf4Matrix;
@@ -182,15 +183,17 @@ impl Weights {
         let Some((entry, dtype)) = self.find(name, shape)? else {
             return Err(self.missing(name));
         };
-        let values = self
-            .read(name, entry, dtype, shape, DType::F32)?
-            .flatten_all()
-            .and_then(|values| values.to_vec1::<f32>())
-            .map_err(|source| self.candle(source))?;
-        Ok(match quantization {
-            Quantization::Fp8 => FrozenWeight::Fp8(Fp8Matrix::of(&values, shape[1])),
-            Quantization::Nf4 => FrozenWeight::Nf4(Nf4Matrix::of(&values, shape[1])),
-        })
+        let (shard, [rows, columns]) = (&self.shards[entry.shard], *shape);
+        let numbers = &shard.map[entry.range.clone()];
+        let row_bytes = numbers.len() / rows.max(1);
+        let read = |row: usize, to: &mut [f32]| widen(&numbers[row * row_bytes..][..row_bytes], dtype, to);
+        let weight = match quantization {
+            Quantization::Fp8 => FrozenWeight::Fp8(Fp8Matrix::of_rows(rows, columns, read)),
+            Quantization::Nf4 => FrozenWeight::Nf4(Nf4Matrix::of_rows(rows, columns, read)),
+        };
+        shard.release(&entry.range);
+        self.take(name);
+        Ok(weight)
     }
 
     fn placed(&self, tensor: &Tensor) -> Result<Tensor, LoadError> {
@@ -409,18 +412,4 @@ pub(super) fn read_header(file: &Path, map: &Mmap) -> Result<(usize, Metadata), 
             source => LoadError::Header { file, source },
         }
     })
-}
-
-pub(super) fn candle_dtype(dtype: safetensors::Dtype) -> Option<DType> {
-    match dtype {
-        safetensors::Dtype::F64 => Some(DType::F64),
-        safetensors::Dtype::F32 => Some(DType::F32),
-        safetensors::Dtype::F16 => Some(DType::F16),
-        safetensors::Dtype::BF16 => Some(DType::BF16),
-        safetensors::Dtype::I64 => Some(DType::I64),
-        safetensors::Dtype::I32 => Some(DType::I32),
-        safetensors::Dtype::U32 => Some(DType::U32),
-        safetensors::Dtype::U8 => Some(DType::U8),
-        _ => None,
-    }
 }

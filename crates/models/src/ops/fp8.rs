@@ -58,31 +58,40 @@ pub(crate) struct Fp8Matrix {
 }
 
 impl Fp8Matrix {
-    /// Rounds a row-major matrix. A row's scale is its largest magnitude / 448, so that it uses the whole range; a row with an infinity
-    /// or NaN has nothing but NaN.
-    pub(crate) fn of(values: &[f32], columns: usize) -> Self {
-        let mut bytes = vec![0; values.len()];
-        let rows = values
-            .par_chunks(columns.max(1))
-            .zip(bytes.par_chunks_mut(columns.max(1)));
-        let scales = rows.map(|(row, to)| {
-            let largest = row.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-            // Of a row of zeros, or of nearly nothing, the quotient would be 0.
-            let scale = (largest / LARGEST).max(f32::MIN_POSITIVE);
-            for (to, value) in to.iter_mut().zip(row) {
-                *to = narrow(value / scale);
-            }
-            scale
-        });
-        let scales = scales.collect();
+    /// Rounds a matrix, each of whose rows is read by `read` to a place for it. A row's scale is its largest magnitude / 448, so that it uses the
+    /// whole range; a row with an infinity or NaN has nothing but NaN.
+    pub(crate) fn of_rows(rows: usize, columns: usize, read: impl Fn(usize, &mut [f32]) + Sync) -> Self {
+        let (mut bytes, mut scales) = (vec![0; rows * columns], vec![0.0; rows]);
+        let to = bytes.par_chunks_mut(columns.max(1)).zip(scales.par_iter_mut());
+        to.enumerate().for_each_init(
+            || vec![0.0_f32; columns],
+            |row, (at, (to, scale))| {
+                read(at, row);
+                let largest = row.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+                // Of a row of zeros, or of nearly nothing, the quotient would be 0.
+                *scale = (largest / LARGEST).max(f32::MIN_POSITIVE);
+                for (to, value) in to.iter_mut().zip(row) {
+                    *to = narrow(*value / *scale);
+                }
+            },
+        );
         Self { columns, bytes, scales }
+    }
+
+    /// Rounds a row-major matrix as [`Self::of_rows`] does.
+    #[cfg(test)]
+    pub(crate) fn of(values: &[f32], columns: usize) -> Self {
+        let rows = values.len() / columns.max(1);
+        Self::of_rows(rows, columns, |row, to| {
+            to.copy_from_slice(&values[row * columns..][..columns]);
+        })
     }
 
     /// The rows of all parts, which have the same columns, one part after another.
     pub(crate) fn join(parts: Vec<Self>) -> Self {
         let mut parts = parts.into_iter();
         let Some(mut whole) = parts.next() else {
-            return Self::of(&[], 0);
+            return Self::of_rows(0, 0, |_, _| ());
         };
         for part in parts {
             whole.bytes.extend(part.bytes);

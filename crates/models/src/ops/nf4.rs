@@ -6,6 +6,8 @@
 
 use rayon::prelude::*;
 
+use super::cpu::math::vectorized;
+
 /// Numbers that share a scale; the last block of a row may be shorter.
 pub(crate) const BLOCK: usize = 64;
 
@@ -31,13 +33,37 @@ const VALUES: [f32; 16] = [
 /// The number whose value is 0.
 const ZERO: u8 = 7;
 
+/// What is above so many of these has that number: the middles between neighbouring values.
+const MIDDLES: [f32; 15] = {
+    let mut middles = [0.0; 15];
+    let mut i = 0;
+    while i < 15 {
+        middles[i] = (VALUES[i] + VALUES[i + 1]) / 2.0;
+        i += 1;
+    }
+    middles
+};
+
 /// The number nearest to a value in [-1, 1]: the lower one of two, and that of 0 for NaN.
 fn narrow(value: f32) -> u8 {
     if value.is_nan() {
         return ZERO;
     }
-    let is_above = |pair: &&[f32]| value > (pair[0] + pair[1]) / 2.0;
-    VALUES.windows(2).filter(is_above).count() as u8
+    MIDDLES.iter().filter(|middle| value > **middle).count() as u8
+}
+
+vectorized! {
+    /// As [`narrow`], of the quotients of finite values by a finite number above 0.
+    fn narrow_all<'a>(values: &'a [f32], largest: f32, to: &'a mut [u8]) {
+        for (to, value) in to.iter_mut().zip(values) {
+            let quotient = value / largest;
+            let mut number = 0;
+            for middle in MIDDLES {
+                number += u8::from(quotient > middle);
+            }
+            *to = number;
+        }
+    }
 }
 
 /// The value of a number.
@@ -57,29 +83,44 @@ pub(crate) struct Nf4Matrix {
 }
 
 impl Nf4Matrix {
-    /// Rounds a row-major matrix with an even number of columns. A block with an infinity or NaN has nothing but NaN.
+    /// Rounds a matrix with an even number of columns, each of whose rows is read by `read` to a place for it. A block with an infinity or NaN has
+    /// nothing but NaN.
     ///
     /// # Panics
     /// When the number of columns is odd, which is a bug of the caller.
-    pub(crate) fn of(values: &[f32], columns: usize) -> Self {
+    pub(crate) fn of_rows(rows: usize, columns: usize, read: impl Fn(usize, &mut [f32]) + Sync) -> Self {
         assert!(columns.is_multiple_of(2), "two numbers share a byte");
-        let mut bytes = vec![0; values.len() / 2];
-        let rows = values
-            .par_chunks(columns.max(1))
-            .zip(bytes.par_chunks_mut((columns / 2).max(1)));
-        let scales = rows.flat_map_iter(|(row, to)| {
-            let blocks = row.chunks(BLOCK).zip(to.chunks_mut(BLOCK / 2));
-            blocks.map(quantize).collect::<Vec<f32>>()
-        });
-        let scales = scales.collect();
+        let blocks = columns.div_ceil(BLOCK);
+        let (mut bytes, mut scales) = (vec![0; rows * columns / 2], vec![0.0; rows * blocks]);
+        let to = bytes.par_chunks_mut((columns / 2).max(1));
+        to.zip(scales.par_chunks_mut(blocks.max(1))).enumerate().for_each_init(
+            || vec![0.0; columns],
+            |row, (at, (bytes, scales))| {
+                read(at, row);
+                let blocks = row.chunks(BLOCK).zip(bytes.chunks_mut(BLOCK / 2));
+                scales
+                    .iter_mut()
+                    .zip(blocks)
+                    .for_each(|(scale, block)| *scale = quantize(block));
+            },
+        );
         Self { columns, bytes, scales }
+    }
+
+    /// Rounds a row-major matrix as [`Self::of_rows`] does.
+    #[cfg(test)]
+    pub(crate) fn of(values: &[f32], columns: usize) -> Self {
+        let rows = values.len() / columns.max(1);
+        Self::of_rows(rows, columns, |row, to| {
+            to.copy_from_slice(&values[row * columns..][..columns]);
+        })
     }
 
     /// The rows of all parts, which have the same columns, one part after another.
     pub(crate) fn join(parts: Vec<Self>) -> Self {
         let mut parts = parts.into_iter();
         let Some(mut whole) = parts.next() else {
-            return Self::of(&[], 0);
+            return Self::of_rows(0, 0, |_, _| ());
         };
         for part in parts {
             whole.bytes.extend(part.bytes);
@@ -114,10 +155,21 @@ impl Nf4Matrix {
 /// Rounds a block, and returns its scale.
 fn quantize((values, to): (&[f32], &mut [u8])) -> f32 {
     let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-    for (to, pair) in to.iter_mut().zip(values.chunks_exact(2)) {
-        *to = narrow(pair[0] / largest) << 4 | narrow(pair[1] / largest);
+    let is_finite = values.iter().all(|value| value.is_finite());
+    let mut numbers = [ZERO; BLOCK];
+    if is_finite && largest > 0.0 {
+        narrow_all(values, largest, &mut numbers[..values.len()]);
+    } else {
+        let quotients = values.iter().map(|value| narrow(value / largest));
+        numbers
+            .iter_mut()
+            .zip(quotients)
+            .for_each(|(number, found)| *number = found);
     }
-    match values.iter().all(|value| value.is_finite()) {
+    for (to, pair) in to.iter_mut().zip(numbers.chunks_exact(2)) {
+        *to = pair[0] << 4 | pair[1];
+    }
+    match is_finite {
         true => largest,
         false => f32::NAN,
     }
