@@ -101,7 +101,7 @@ pub(crate) enum Command {
     /// Start a sampler for a coordinator.
     Sampler(worker::WorkerArguments),
     /// Start a judge for a coordinator (--connect), or judge two pictures once (--model ... A.png B.png).
-    Judge(judge::JudgeArguments),
+    Judge(Box<judge::JudgeArguments>),
     /// Start a trainer for a coordinator.
     Trainer(worker::TrainerArguments),
     /// Hand a configuration to a coordinator that runs already.

@@ -22,9 +22,18 @@ mod fp8;
 #[path = "../src/ops/nf4.rs"]
 mod nf4;
 
+#[expect(dead_code, unused_imports, reason = "the same")]
+#[path = "../src/ops/cpu/math.rs"]
+mod math;
+
 /// Where the module looks for them.
 mod ops {
     pub(crate) use super::{fp8, nf4};
+}
+
+/// Where a quantization looks.
+mod cpu {
+    pub(crate) use super::math;
 }
 
 use matmul::{Flipped, Left, Order, Packed, Right, Start, Threads, product};
