@@ -104,6 +104,16 @@ fn pointer(storage: &CudaStorage, start: usize) -> Result<CUdeviceptr> {
     })
 }
 
+/// A number format as cuBLAS has it.
+fn number_format(dtype: DType) -> Result<cublas::sys::cudaDataType_t> {
+    Ok(match dtype {
+        DType::F32 => cublas::sys::cudaDataType_t::CUDA_R_32F,
+        DType::BF16 => cublas::sys::cudaDataType_t::CUDA_R_16BF,
+        DType::F16 => cublas::sys::cudaDataType_t::CUDA_R_16F,
+        other => bail!("no product of {other:?}"),
+    })
+}
+
 /// a b^T of narrow matrices (batch, m, k) and (batch, n, k), as float32 (batch, m, n): the sums as the tensor cores have them.
 pub(in super::super) fn wide_product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     a.apply_op2_no_bwd(b, &WideProduct)
@@ -137,11 +147,7 @@ impl CustomOp2 for WideProduct {
         if b_layout.dims() != [batch, n, k] || a.dtype() != b.dtype() {
             bail!("{} of {:?} and {:?}", self.name(), a_layout.dims(), b_layout.dims());
         }
-        let kind = match a.dtype() {
-            DType::BF16 => cublas::sys::cudaDataType_t::CUDA_R_16BF,
-            DType::F16 => cublas::sys::cudaDataType_t::CUDA_R_16F,
-            other => bail!("no product of {other:?}"),
-        };
+        let kind = number_format(a.dtype())?;
         let device = a.device();
         // SAFETY: the product writes every value.
         let mut out = unsafe { device.alloc::<f32>(batch * m * n)? };
@@ -197,12 +203,7 @@ pub(super) fn add_product(
             sums.dtype()
         );
     }
-    let kind = match sums.dtype() {
-        DType::F32 => cublas::sys::cudaDataType_t::CUDA_R_32F,
-        DType::BF16 => cublas::sys::cudaDataType_t::CUDA_R_16BF,
-        DType::F16 => cublas::sys::cudaDataType_t::CUDA_R_16F,
-        other => bail!("no product of {other:?}"),
-    };
+    let kind = number_format(sums.dtype())?;
     let one = 1.0_f32;
     // cuBLAS counts columns first: it computes the transposed result, of b and a in this order.
     // SAFETY: the inputs are contiguous, the sums lie as the strides say, and all outlive the call; all work of a device is on one stream, in order.
