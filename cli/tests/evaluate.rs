@@ -142,7 +142,7 @@ fn what_a_kill_left_is_gone_on_with_to_the_same_bytes() {
     }
     let bytes = std::fs::read(&files[5]).unwrap();
     std::fs::write(&files[5], &bytes[..bytes.len() / 2]).unwrap();
-    std::fs::remove_file(out.join("verdicts.sqlite")).unwrap();
+    std::fs::remove_file(out.join("answers.jsonl")).unwrap();
     assert_eq!(evaluated(&subjects, &out, &[]), whole);
     assert_eq!(read("evaluation.html"), page);
     assert_eq!(kept(&out), files);
@@ -157,6 +157,48 @@ fn what_a_kill_left_is_gone_on_with_to_the_same_bytes() {
     assert_ne!(changed["prompts"][0]["pictures"][0]["sha256"], others);
     assert_eq!(changed["figures"]["subjects"][0]["diversity"], 0.0);
     assert!(changed["figures"].get("pairs").is_none());
+}
+
+#[test]
+fn shards_come_to_the_bytes_of_one_process() {
+    let folder = TempDir::new().unwrap();
+    let run = run(&folder);
+    let tuned = format!("tuned={run}@2");
+    let subjects = ["base", &tuned];
+    let whole = evaluated(&subjects, &folder.path().join("whole"), &["--quality"]);
+    let out = folder.path().join("shared");
+    let out_text = out.to_str().unwrap();
+    let asking = [
+        "evaluate",
+        SMALL,
+        "--subject",
+        "base",
+        "--subject",
+        &tuned,
+        "--out",
+        out_text,
+        "--quality",
+    ];
+    for (shard, prompts, pictures) in [("3/3", 2, 4), ("1/3", 1, 6), ("2/3", 1, 8), ("2/3", 1, 8)] {
+        let told = told(&[&asking[..], &["--shard", shard]].concat());
+        assert!(
+            told.contains(&format!("shard {shard}: {prompts} of 4 prompts are kept")),
+            "{told}"
+        );
+        assert_eq!(kept(&out).len(), pictures, "{shard}");
+    }
+    assert!(!out.join("evaluation.json").exists());
+    let lines = |file: &str| std::fs::read_to_string(out.join(file)).unwrap().lines().count();
+    // Of each prompt a verdict, and six answers about each picture, beside the line that says when it began.
+    assert_eq!(["answers-1-of-3.jsonl", "answers-3-of-3.jsonl"].map(lines), [14, 27]);
+    // Another number of shards asks nothing again, nor does the end; both write no more than that they began.
+    told(&[&asking[..], &["--shard", "1/2"]].concat());
+    assert_eq!(evaluated(&subjects, &out, &["--quality"]), whole);
+    assert_eq!(["answers-1-of-2.jsonl", "answers.jsonl"].map(lines), [1, 1]);
+    let read = |out: &Path| std::fs::read(out.join("evaluation.html")).unwrap();
+    assert_eq!(read(&out), read(&folder.path().join("whole")));
+    let refused = failure(&[&asking[..], &["--shard", "4/3"]].concat());
+    assert!(refused.contains("write it as NUMBER/SHARDS"), "{refused}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use gavel_core::ids::Digest;
 use gavel_core::work::{Verdict, VerdictRecord};
-use gavel_rubric::{AskError, Judge, JudgedPair};
+use gavel_rubric::{AskError, Journal, Judge, JudgedPair};
 use image::RgbImage;
 
 /// Where verdicts are kept. A cache that does not answer costs time and no verdict: what goes wrong with it is its own to tell.
@@ -12,6 +12,26 @@ pub trait VerdictCache {
 
     /// Keeps verdicts.
     fn keep(&self, verdicts: &[(Digest, VerdictRecord)]);
+}
+
+impl VerdictCache for Journal {
+    fn recall(&self, keys: &[Digest]) -> Vec<Option<VerdictRecord>> {
+        keys.iter()
+            .map(|key| serde_json::from_value(self.get(key)?).ok())
+            .collect()
+    }
+
+    fn keep(&self, verdicts: &[(Digest, VerdictRecord)]) {
+        for (key, record) in verdicts {
+            let Ok(answer) = serde_json::to_value(record) else {
+                continue;
+            };
+            if let Err(error) = self.put(*key, answer) {
+                tracing::warn!(%error, "verdicts are not kept");
+                return;
+            }
+        }
+    }
 }
 
 /// All that a verdict depends on: the judge with its template and margin, the rubric, the prompt, the pictures in order, the image

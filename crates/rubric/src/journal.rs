@@ -108,26 +108,11 @@ impl Journal {
         }
         let mut bytes = Vec::new();
         open.read_to_end(&mut bytes).map_err(fault)?;
-        // Whatever follows the last line break was cut off while it was being written.
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let whole = whole_lines(&bytes);
         open.set_len(whole as u64).map_err(fault)?;
         open.seek(io::SeekFrom::End(0)).map_err(fault)?;
         let mut answers = HashMap::new();
-        let mut begun = None;
-        for (index, line) in bytes[..whole].split_inclusive(|byte| *byte == b'\n').enumerate() {
-            let damaged = |source| JournalError::Damaged {
-                file: file.to_owned(),
-                line: index + 1,
-                source,
-            };
-            if index == 0 {
-                let header: Header = serde_json::from_slice(line).map_err(damaged)?;
-                begun = Some(header.started);
-            } else {
-                let line: Line = serde_json::from_slice(line).map_err(damaged)?;
-                answers.entry(line.key).or_insert(line.answer);
-            }
-        }
+        let begun = read(file, &bytes[..whole], &mut answers)?;
         let started = match begun {
             Some(started) => started,
             None => {
@@ -143,6 +128,19 @@ impl Journal {
             started,
             state: Mutex::new(State { open, answers }),
         })
+    }
+
+    /// Answers from another journal too, as far as that one has come: somebody may be writing to it. Nothing of it is copied.
+    ///
+    /// # Errors
+    /// [`JournalError`], but never that it is in use.
+    pub fn recall_from(&self, other: &Path) -> Result<(), JournalError> {
+        let bytes = std::fs::read(other).map_err(|source| JournalError::File {
+            file: other.to_owned(),
+            source,
+        })?;
+        read(other, &bytes[..whole_lines(&bytes)], &mut self.state().answers)?;
+        Ok(())
     }
 
     /// When it began.
@@ -185,6 +183,31 @@ impl Journal {
     }
 }
 
+/// Length of the whole lines: what follows the last line break was cut off while it was being written, or is being written.
+fn whole_lines(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)
+}
+
+/// Adds a journal's answers to those that are known, which count before its own. Returns when it began, where it did.
+fn read(file: &Path, lines: &[u8], answers: &mut HashMap<Digest, Value>) -> Result<Option<String>, JournalError> {
+    let mut begun = None;
+    for (index, line) in lines.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        let damaged = |source| JournalError::Damaged {
+            file: file.to_owned(),
+            line: index + 1,
+            source,
+        };
+        if index == 0 {
+            let header: Header = serde_json::from_slice(line).map_err(damaged)?;
+            begun = Some(header.started);
+        } else {
+            let line: Line = serde_json::from_slice(line).map_err(damaged)?;
+            answers.entry(line.key).or_insert(line.answer);
+        }
+    }
+    Ok(begun)
+}
+
 /// One write for line and line break: a cut line never has its break.
 fn append(open: &mut File, line: &impl Serialize) -> io::Result<()> {
     let mut text = serde_json::to_vec(line)?;
@@ -220,6 +243,32 @@ mod tests {
             drop(journal);
             assert_eq!(Journal::open(&file, "wednesday").unwrap().answers(), 3);
         }
+    }
+
+    #[test]
+    fn a_journal_answers_from_others_too_while_they_are_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let [own, other] = ["own", "other"].map(|name| folder.path().join(name));
+        let keys: Vec<Digest> = (0..3_u8).map(|byte| Digest::of(&[byte])).collect();
+        let journal = Journal::open(&own, "monday").unwrap();
+        journal.put(keys[0], Value::from("mine")).unwrap();
+        let before = std::fs::read(&own).unwrap();
+        let writing = Journal::open(&other, "tuesday").unwrap();
+        for key in &keys[..2] {
+            writing.put(*key, Value::from("theirs")).unwrap();
+        }
+        // A line that is on its way counts as not there.
+        let mut cut = OpenOptions::new().append(true).open(&other).unwrap();
+        cut.write_all(b"{\"key\": ").unwrap();
+        journal.recall_from(&other).unwrap();
+        let answers: Vec<Option<Value>> = keys.iter().map(|key| journal.get(key)).collect();
+        assert_eq!(answers, [Some("mine".into()), Some("theirs".into()), None]);
+        assert_eq!(journal.put(keys[1], Value::from("late")).unwrap(), "theirs");
+        assert_eq!((journal.started(), std::fs::read(&own).unwrap()), ("monday", before));
+        assert!(matches!(
+            journal.recall_from(&folder.path().join("none")),
+            Err(JournalError::File { .. })
+        ));
     }
 
     #[test]

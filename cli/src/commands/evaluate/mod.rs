@@ -1,5 +1,6 @@
 //! `gavel evaluate`.
 
+mod kept;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -13,19 +14,17 @@ use gavel_models::Family;
 use gavel_models::dinov2::Dinov2;
 use gavel_models::load::Placement;
 use gavel_policy::Sampler;
-use gavel_review::VerdictFile;
 use gavel_review::evaluate::{
-    Evaluation, EvaluationReport, Judging, Pictures, Questioning, Subject, record_questions, render,
+    Evaluation, EvaluationReport, Judging, Pictures, Questioning, Shard, Subject, record_questions, render,
 };
 use gavel_rubric::data::questions::{self, PictureQuestion};
 use gavel_rubric::data::tasks::{self, TaskRecord};
 use gavel_rubric::data::{Picture, ReadOptions, Transparency};
-use gavel_rubric::{Journal, Recorded, Rubrics};
+use gavel_rubric::{Recorded, Rubrics};
 use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::print_json;
-use super::rubric::now;
 use crate::assets;
 use crate::config::{self, ConfigArguments};
 use crate::diagnostic::{Diagnostic, Foreign as _, Result};
@@ -35,8 +34,6 @@ use crate::output;
 
 /// What an evaluation leaves in its folder.
 const PICTURES: &str = "pictures";
-const VERDICTS: &str = "verdicts.sqlite";
-const ANSWERS: &str = "answers.jsonl";
 const JSON: &str = "evaluation.json";
 const PAGE: &str = "evaluation.html";
 
@@ -83,7 +80,11 @@ pub(crate) struct EvaluateArguments {
     /// Ask as well how well each picture is made: artifacts and coherence, whatever its prompt.
     #[arg(long)]
     pub(crate) quality: bool,
-    /// Folder of pictures, verdicts, evaluation.json and evaluation.html; the same command goes on with what it holds.
+    /// Paint and ask for one of several parts of the prompts alone, and keep it in --out, which the others share; afterwards the
+    /// same command without --shard tells the figures.
+    #[arg(long, value_name = "NUMBER/SHARDS", conflicts_with = "json")]
+    pub(crate) shard: Option<Shard>,
+    /// Folder of pictures, answers, evaluation.json and evaluation.html; the same command goes on with what it holds.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// Prompts whose pictures are on the page.
@@ -132,27 +133,30 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         check_answers(&spec)?;
     }
     let words = judges.then(|| words(&spec, &tasks)).transpose()?;
-    let dinov2 = arguments.dinov2.as_deref();
+    // A shard asks, and tells no figures.
+    let dinov2 = arguments.dinov2.as_deref().filter(|_| arguments.shard.is_none());
     let dinov2 = dinov2.map(|dir| load_dinov2(&spec, &tasks, dir)).transpose()?;
     let evaluator = assets::evaluator(&spec).filter(|evaluator| understands(evaluator.as_ref(), &tasks));
     let mut pictures = Pictures::find(&spec, &tasks, &subjects, &arguments.out.join(PICTURES))?;
-    paint(&spec, &mut pictures)?;
-    let mut models = Models::default();
-    let judging = match &words {
-        Some((rubrics, templates)) => {
-            let judge = models.open(&spec.judge, templates)?;
-            Some((judge, rubrics, VerdictFile::open(&arguments.out.join(VERDICTS))?))
-        }
-        None => None,
-    };
-    let chat = match asks {
-        true => Some((
-            models.open_writer(&spec.judge)?,
-            Journal::open(&arguments.out.join(ANSWERS), &now())?,
-        )),
+    let stretch = arguments.shard.map(|shard| shard.prompts(tasks.len()));
+    if let Some(stretch) = &stretch {
+        pictures.only(stretch);
+    }
+    let kept = match judges || asks {
+        true => Some(kept::open(&arguments.out, arguments.shard)?),
         false => None,
     };
-    let recorded = Recorded::new(chat.as_ref().map(|(_, journal)| journal));
+    paint(&spec, &mut pictures)?;
+    let mut models = Models::default();
+    let judging = match (&words, &kept) {
+        (Some((rubrics, templates)), Some(kept)) => Some((models.open(&spec.judge, templates)?, rubrics, kept)),
+        _ => None,
+    };
+    let chat = match asks {
+        true => Some(models.open_writer(&spec.judge)?),
+        false => None,
+    };
+    let recorded = Recorded::new(kept.as_ref());
     let evaluation = Evaluation {
         tasks: &tasks,
         subjects: &subjects,
@@ -162,10 +166,10 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         judge: judging.as_ref().map(|(judge, rubrics, kept)| Judging {
             judge: judge.as_ref(),
             rubrics,
-            kept,
+            kept: *kept,
             batch: spec.judge.batch,
         }),
-        questioning: chat.as_ref().map(|(chat, _)| Questioning {
+        questioning: chat.as_ref().map(|chat| Questioning {
             chat: chat.as_ref(),
             recorded: &recorded,
             concurrency: gavel_judge::concurrency(&spec.judge),
@@ -174,7 +178,17 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         }),
         by: arguments.by.as_deref(),
     };
-    let bar = bar(tasks.len(), "prompts evaluated");
+    let count = stretch.as_ref().map_or(tasks.len(), |stretch| stretch.len());
+    let bar = bar(count, "prompts evaluated");
+    if let (Some(stretch), Some(shard)) = (stretch, arguments.shard) {
+        evaluation.ask(stretch, &|done| bar.inc(done as u64))?;
+        bar.finish_and_clear();
+        return output::print(format_args!(
+            "shard {shard}: {count} of {} prompts are kept in {}\nwhen all shards are, the same command without --shard tells the figures\n",
+            tasks.len(),
+            arguments.out.display()
+        ));
+    }
     let report = evaluation.report(&|done| bar.inc(done as u64))?;
     bar.finish_and_clear();
     note_unread(evaluator.as_deref(), &report);

@@ -12,9 +12,11 @@ mod page;
 mod pictures;
 mod questions;
 mod rows;
+mod shard;
 mod subject;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use gavel_core::ids::{Digest, PromptIndex};
 use gavel_core::work::Orders;
@@ -37,6 +39,7 @@ pub use page::render;
 pub use pictures::Pictures;
 use questions::Answered;
 pub use questions::{QuestionAnswer, QuestionFigures, Questioning, record_questions};
+pub use shard::{InvalidShard, Shard};
 pub use subject::Subject;
 
 /// Width and height to which pictures are scaled before their diversity is measured.
@@ -138,36 +141,18 @@ impl Evaluation<'_> {
     /// # Errors
     /// A picture is not there, or the judge does not answer.
     pub fn report(&self, progress: &dyn Fn(usize)) -> Result<EvaluationReport, Error> {
-        let pairs = self.subjects.len() * self.subjects.len().saturating_sub(1) / 2;
-        let batch = self.judge.as_ref().map_or(1, |judging| judging.batch.max(1) as usize);
-        let together = (batch / pairs.max(1)).max(1);
         let (mut prompts, mut thumbnails) = (Vec::new(), Vec::new());
-        for (first, tasks) in (0..).step_by(together).zip(self.tasks.chunks(together)) {
-            let open: Vec<OpenPrompt<'_>> = (first..)
-                .zip(tasks)
-                .map(|(index, task)| self.open(index, task))
-                .collect::<Result<_, _>>()?;
-            let mut verdicts = self.verdicts(first, &open)?.into_iter();
-            let mut answered = match &self.questioning {
-                Some(questioning) => questioning.answers(first, &open)?,
-                None => Vec::new(),
-            }
-            .into_iter();
-            for (index, prompt) in (first..).zip(&open) {
-                let verdicts = verdicts.by_ref().take(pairs).collect();
-                let answered = answered.next().unwrap_or_default();
+        self.each(
+            0..self.tasks.len(),
+            progress,
+            &mut |index, prompt, verdicts, answered| {
                 let similarities = self.similarities(prompt)?;
                 prompts.push(self.answers(index, prompt, verdicts, answered, similarities));
-                thumbnails.push(
-                    prompt
-                        .pictures
-                        .iter()
-                        .map(|(_, image)| thumbnail(image))
-                        .collect::<Vec<_>>(),
-                );
-            }
-            progress(open.len());
-        }
+                let pictures = prompt.pictures.iter();
+                thumbnails.push(pictures.map(|(_, image)| thumbnail(image)).collect::<Vec<_>>());
+                Ok(())
+            },
+        )?;
         let names: Vec<String> = self.subjects.iter().map(|subject| subject.name.clone()).collect();
         let of = |indices: &[usize]| {
             let answers: Vec<&PromptAnswers> = indices.iter().map(|index| &prompts[*index]).collect();
@@ -190,14 +175,52 @@ impl Evaluation<'_> {
         })
     }
 
-    fn open<'t>(&self, index: usize, task: &'t TaskRecord) -> Result<OpenPrompt<'t>, Error> {
+    /// Asks about the pictures and pairs of some prompts, so that the answers are kept: a shard of the evaluation. `progress` as of
+    /// [`Evaluation::report`].
+    ///
+    /// # Errors
+    /// As of [`Evaluation::report`].
+    pub fn ask(&self, prompts: Range<usize>, progress: &dyn Fn(usize)) -> Result<(), Error> {
+        self.each(prompts, progress, &mut |_, _, _, _| Ok(()))
+    }
+
+    /// Asks about some prompts, as many of them together as judge and writer take, and hands each on with its verdicts and answers.
+    fn each(
+        &self,
+        prompts: Range<usize>,
+        progress: &dyn Fn(usize),
+        then: &mut dyn FnMut(usize, &OpenPrompt<'_>, Vec<PairVerdict>, Vec<Answered>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let pairs = self.subjects.len() * self.subjects.len().saturating_sub(1) / 2;
+        let batch = self.judge.as_ref().map_or(1, |judging| judging.batch.max(1) as usize);
+        let together = (batch / pairs.max(1)).max(1);
+        for first in prompts.clone().step_by(together) {
+            let open: Vec<OpenPrompt<'_>> = (first..prompts.end.min(first + together))
+                .map(|index| self.open(index))
+                .collect::<Result<_, _>>()?;
+            let mut verdicts = self.verdicts(first, &open)?.into_iter();
+            let mut answered = match &self.questioning {
+                Some(questioning) => questioning.answers(first, &open)?,
+                None => Vec::new(),
+            }
+            .into_iter();
+            for (index, prompt) in (first..).zip(&open) {
+                let verdicts = verdicts.by_ref().take(pairs).collect();
+                then(index, prompt, verdicts, answered.next().unwrap_or_default())?;
+            }
+            progress(open.len());
+        }
+        Ok(())
+    }
+
+    fn open(&self, index: usize) -> Result<OpenPrompt<'_>, Error> {
         let open = |subject| {
             let picture = self.pictures.open(subject, index)?;
             let image = picture.image();
             Ok((picture, image))
         };
         Ok(OpenPrompt {
-            task: PreparedTask::of(task),
+            task: PreparedTask::of(&self.tasks[index]),
             pictures: (0..self.subjects.len()).map(open).collect::<Result<_, Error>>()?,
         })
     }

@@ -1,5 +1,6 @@
 //! The pictures of subjects: those that are there, and those that the model paints and a folder keeps.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use gavel_core::ids::{Digest, PromptIndex};
@@ -68,6 +69,11 @@ impl<'a> Pictures<'a> {
             pictures.files.push(files.clone());
         }
         Ok(pictures)
+    }
+
+    /// Leaves to others what is missing of other prompts.
+    pub fn only(&mut self, prompts: &Range<usize>) {
+        self.missing.retain(|(_, prompt)| prompts.contains(prompt));
     }
 
     /// Pictures that have to be painted.
