@@ -84,7 +84,7 @@ fn the_code_of_gpus_finishes_runs_in_which_sampler_and_trainer_agree_whatever_th
     }
 }
 
-/// Frozen weights in 8 bits by the CPU's own kernels, and in 4 by the code that GPUs run.
+/// Frozen weights in 8 bits by the CPU's own kernels, and in 4 by the code that GPUs run, with text encoders beside it.
 #[test]
 fn runs_with_quantized_weights_have_the_same_bytes_on_any_fleet() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -99,7 +99,8 @@ fn runs_with_quantized_weights_have_the_same_bytes_on_any_fleet() {
         let device = format!("model.device={device}");
         let quantization = format!("model.quantization={quantization}");
         let quantized = |what: &str, shape: Shape, batch: &str| {
-            let more = [&device, "judge.device=cpu", &quantization, batch];
+            let text = "model.text_encoder_device=cpu";
+            let more = [&device, "judge.device=cpu", text, &quantization, batch];
             run_by_the_code_of_gpus("quickstart", "bf16", &named(what), shape, &more)
         };
         let run = quantized("together", ONE_OF_EACH, "sampling.batch=3");
@@ -110,7 +111,7 @@ fn runs_with_quantized_weights_have_the_same_bytes_on_any_fleet() {
         let (code, text) = look_back(&["verify", "--step=2"], &named("together"));
         assert_eq!(code, Some(0), "{device}: {text}");
 
-        let whole = [&device, "judge.device=cpu"];
+        let whole = [&device, "judge.device=cpu", "model.text_encoder_device=cpu"];
         run_by_the_code_of_gpus("quickstart", "bf16", &named("whole"), ONE_OF_EACH, &whole);
         assert_ne!(
             adapter,

@@ -27,9 +27,9 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    /// Counts them from the folders' headers; `text_encoder` is the number of those that embed prompts for the writer of rubrics. A model
+    /// Counts them from the folders' headers; `embedder` is the number of those that embed prompts for the writer of rubrics. A model
     /// that a judge worker has for two things is in its memory once.
-    pub(crate) fn of(spec: &RunSpec, model: &dyn Inspection, judges: &[HostedJudge<'_>], text_encoder: u64) -> Self {
+    pub(crate) fn of(spec: &RunSpec, model: &dyn Inspection, judges: &[HostedJudge<'_>], embedder: u64) -> Self {
         let bytes = |counts: WeightCounts| counts.bytes(spec.model.dtype, spec.model.quantization);
         let denoiser = bytes(model.denoiser_weights());
         let source = |judge: &HostedJudge<'_>| {
@@ -48,11 +48,15 @@ impl Weights {
             let counts = WeightCounts::whole(judge.folder.parameters);
             (judge.named.spec.device, counts.bytes(judge.named.spec.dtype, None))
         });
-        let text_encoder = WeightCounts::whole(text_encoder).bytes(Dtype::F32, None);
-        let text_encoder = (text_encoder > 0).then_some((Device::Cpu, text_encoder));
+        let embedder = WeightCounts::whole(embedder).bytes(Dtype::F32, None);
+        let embedder = (embedder > 0).then_some((Device::Cpu, embedder));
+        let encoders = spec.model.text_encoder_device.unwrap_or(spec.model.device);
         Self {
-            sampler: vec![(spec.model.device, denoiser + bytes(model.other_weights()))],
-            judge: judges.chain(text_encoder).collect(),
+            sampler: vec![
+                (spec.model.device, denoiser + bytes(model.autoencoder_weights())),
+                (encoders, bytes(model.text_encoder_weights())),
+            ],
+            judge: judges.chain(embedder).collect(),
             trainer: vec![(spec.model.device, denoiser)],
         }
     }
@@ -195,15 +199,29 @@ mod tests {
         let whole = counted(&spec);
         spec.model.quantization = Some(Quantization::Fp8);
         let narrow = counted(&spec);
-        let (denoiser, others) = (model.denoiser_weights(), model.other_weights());
+        let (denoiser, encoders) = (model.denoiser_weights(), model.text_encoder_weights());
         // A byte less for each number, and four more for each row.
         let saved = |counts: WeightCounts| counts.quantizable - 4 * counts.quantizable_rows;
-        assert!(saved(denoiser) > 0 && saved(others) > 0);
+        assert!(saved(denoiser) > 0 && saved(encoders) > 0);
         assert_eq!(narrow.trainer[0].1, whole.trainer[0].1 - saved(denoiser));
-        assert_eq!(
-            narrow.sampler[0].1,
-            whole.sampler[0].1 - saved(denoiser) - saved(others)
-        );
+        assert_eq!(narrow.sampler[0].1, whole.sampler[0].1 - saved(denoiser));
+        assert_eq!(narrow.sampler[1].1, whole.sampler[1].1 - saved(encoders));
+    }
+
+    #[test]
+    fn text_encoders_are_counted_where_they_compute() {
+        let mut spec = RunSpec::default();
+        spec.model.device = Device::Cuda(0);
+        (spec.fleet.samplers, spec.fleet.judges, spec.fleet.trainers) = (2, 0, 0);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-flux");
+        let model = gavel_models::Family::ALL[0].inspect(&folder).unwrap();
+        let sums = |spec: &RunSpec| Weights::of(spec, model.as_ref(), &[], 0).by_device(spec);
+        let together = sums(&spec);
+        spec.model.text_encoder_device = Some(Device::Cpu);
+        let apart = sums(&spec);
+        let encoders = 2 * model.text_encoder_weights().bytes(spec.model.dtype, None);
+        assert_eq!((together[&Device::Cpu], apart[&Device::Cpu]), (0, encoders));
+        assert_eq!(apart[&Device::Cuda(0)], together[&Device::Cuda(0)] - encoders);
     }
 
     #[test]

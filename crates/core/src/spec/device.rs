@@ -38,6 +38,9 @@ impl fmt::Display for Device {
 /// How a device is written, for schemas.
 pub(super) const DEVICE: &str = "^(cpu(:candle)?|cuda(:[0-9]+)?)$";
 
+/// How a device is written that is no GPU.
+pub(super) const PROCESSOR: &str = "^cpu(:candle)?$";
+
 /// A text that names no device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a device; expected \"cpu\", \"cpu:candle\", \"cuda\" or \"cuda:N\"")]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::device::{DEVICE, Device, Dtype, Quantization};
+use super::device::{DEVICE, Device, Dtype, PROCESSOR, Quantization};
 use super::problems::Problems;
 use super::section::Section;
 use crate::bounds;
@@ -72,6 +72,10 @@ pub struct ModelSpec {
     pub device: Device,
     /// Number format of the frozen weights.
     pub dtype: Dtype,
+    /// Where text encoders compute; without it where all else does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", regex(pattern = PROCESSOR))]
+    pub text_encoder_device: Option<Device>,
     /// Narrower format of the large frozen weights; without it they are kept as `dtype` says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantization: Option<Quantization>,
@@ -84,6 +88,7 @@ impl Default for ModelSpec {
             path: PathBuf::new(),
             device: Device::Cpu,
             dtype: Dtype::Bf16,
+            text_encoder_device: None,
             quantization: None,
         }
     }
@@ -99,6 +104,10 @@ impl Section for ModelSpec {
         );
         problems.require(self.dtype != Dtype::F16, "model.dtype", || {
             "f16 cannot train: the gradient of a picture is smaller than its smallest numbers; set \"bf16\" or \"f32\"".into()
+        });
+        let elsewhere = self.text_encoder_device.filter(|device| device.is_gpu());
+        problems.require(elsewhere.is_none(), "model.text_encoder_device", || {
+            "text encoders compute on `model.device` or on the processor; set \"cpu\", or leave the key out".into()
         });
     }
 }

@@ -146,6 +146,7 @@ fn values_out_of_range_are_all_told_together() {
         ("[model]\npath = \"\"", "model.path"),
         ("[model]\nfamily = \"FLUX.1\"", "model.family"),
         ("[model]\ndtype = \"f16\"", "model.dtype"),
+        ("[model]\ntext_encoder_device = \"cuda:1\"", "model.text_encoder_device"),
         ("[prompts]\nper_step = 0", "prompts.per_step"),
         ("[prompts]\ntrain = \"\"", "prompts.train"),
         ("[sampling]\neta = nan", "sampling.eta"),

@@ -273,6 +273,9 @@ pub trait Inspection: std::fmt::Debug + Send + Sync {
     /// Numbers in the denoiser's weights.
     fn denoiser_weights(&self) -> WeightCounts;
 
-    /// Numbers in the weights of everything else.
-    fn other_weights(&self) -> WeightCounts;
+    /// Numbers in the weights of the text encoders.
+    fn text_encoder_weights(&self) -> WeightCounts;
+
+    /// Numbers in the weights of the autoencoder.
+    fn autoencoder_weights(&self) -> WeightCounts;
 }

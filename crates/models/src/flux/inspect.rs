@@ -19,7 +19,8 @@ pub struct FluxInspection {
     t5_tokenizer: PromptTokenizer,
     vae: AutoencoderConfig,
     transformer: WeightCounts,
-    others: WeightCounts,
+    text_encoders: WeightCounts,
+    autoencoder: WeightCounts,
 }
 
 impl FluxInspection {
@@ -35,18 +36,18 @@ impl FluxInspection {
         PromptTokenizer::load_clip(&dir.join("tokenizer"))?;
         let t5_tokenizer = PromptTokenizer::load_t5(&dir.join("tokenizer_2"))?;
         let vae = AutoencoderConfig::read(&dir.join("vae"))?;
-        let mut others = T5Encoder::inspect(&dir.join("text_encoder_2"))?;
-        for part in ["vae", "text_encoder"] {
+        let whole = |part: &str| -> Result<WeightCounts, LoadError> {
             let weights = Weights::open(&dir.join(part), &Placement::cpu())?;
-            others = others + WeightCounts::whole(weights.parameters());
-        }
+            Ok(WeightCounts::whole(weights.parameters()))
+        };
         let (layers, transformer) = transformer::inspect(&dir.join("transformer"))?;
         Ok(Self {
             layers,
             t5_tokenizer,
             vae,
             transformer,
-            others,
+            text_encoders: T5Encoder::inspect(&dir.join("text_encoder_2"))? + whole("text_encoder")?,
+            autoencoder: whole("vae")?,
         })
     }
 }
@@ -72,8 +73,12 @@ impl Inspection for FluxInspection {
         self.transformer
     }
 
-    fn other_weights(&self) -> WeightCounts {
-        self.others
+    fn text_encoder_weights(&self) -> WeightCounts {
+        self.text_encoders
+    }
+
+    fn autoencoder_weights(&self) -> WeightCounts {
+        self.autoencoder
     }
 }
 

@@ -112,7 +112,7 @@ impl FluxPipeline {
         check_classes(dir)?;
         Ok(Self {
             scheduler: SchedulerConfig::read(&dir.join("scheduler"))?,
-            text: FluxTextEncoders::load(dir, placement)?,
+            text: FluxTextEncoders::load(dir, placement.of_text_encoders())?,
             vae: AutoencoderKl::load(&dir.join("vae"), placement)?,
             transformer: Arc::new(FluxTransformer::load(&dir.join("transformer"), placement)?),
             device: placement.device().clone(),
@@ -164,8 +164,11 @@ impl Pipeline for FluxPipeline {
             "embedding of the first text encoder (text_encoder, CLIP)",
         )?;
         Ok(Conditioning::from_iter([
-            (super::PROMPT_EMBEDS, prompt_embeds.get(0)?),
-            (super::POOLED_PROMPT_EMBEDS, pooled_prompt_embeds.get(0)?),
+            (super::PROMPT_EMBEDS, prompt_embeds.get(0)?.to_device(&self.device)?),
+            (
+                super::POOLED_PROMPT_EMBEDS,
+                pooled_prompt_embeds.get(0)?.to_device(&self.device)?,
+            ),
         ]))
     }
 

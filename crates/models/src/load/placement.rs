@@ -8,7 +8,7 @@ use crate::ops::Kernels;
 
 /// Where a model computes, in which number format, and by which kernels.
 ///
-/// It is chosen once, where a folder is opened; denoiser, encoders, autoencoder and judge follow it.
+/// It is chosen once, where a folder is opened; denoiser, autoencoder and judge follow it, and text encoders where they are not placed apart.
 #[derive(Debug, Clone)]
 pub struct Placement {
     device: Device,
@@ -16,6 +16,7 @@ pub struct Placement {
     kept: Option<DType>,
     quantization: Option<spec::Quantization>,
     kernels: Kernels,
+    text_encoders: Option<Box<Placement>>,
 }
 
 impl Placement {
@@ -41,7 +42,17 @@ impl Placement {
     /// # Errors
     /// As [`Placement::open`].
     pub fn of_model(model: &spec::ModelSpec) -> candle_core::Result<Self> {
-        Ok(Self::open(model.device, model.dtype)?.quantized(model.quantization))
+        let open = |device| Ok::<_, candle_core::Error>(Self::open(device, model.dtype)?.quantized(model.quantization));
+        let text_encoders = model.text_encoder_device.map(open).transpose()?;
+        Ok(Self {
+            text_encoders: text_encoders.map(Box::new),
+            ..open(model.device)?
+        })
+    }
+
+    /// Where a pipeline's text encoders compute: elsewhere where the run says so.
+    pub(crate) fn of_text_encoders(&self) -> &Self {
+        self.text_encoders.as_deref().unwrap_or(self)
     }
 
     /// The same, with the large weights of denoiser and text encoder kept so.
@@ -63,6 +74,7 @@ impl Placement {
             kept: None,
             quantization: None,
             kernels: Kernels::Candle,
+            text_encoders: None,
         }
     }
 
@@ -77,6 +89,7 @@ impl Placement {
             kept,
             quantization: None,
             kernels: Kernels::Fastest,
+            text_encoders: None,
         }
     }
 

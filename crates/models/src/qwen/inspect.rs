@@ -23,7 +23,8 @@ pub struct QwenImageInspection {
     layers: AdaptableLayers,
     vae: AutoencoderKlQwenImageConfig,
     transformer: WeightCounts,
-    others: WeightCounts,
+    text_encoder: WeightCounts,
+    autoencoder: WeightCounts,
 }
 
 impl QwenImageInspection {
@@ -48,7 +49,8 @@ impl QwenImageInspection {
             layers,
             vae: AutoencoderKlQwenImageConfig::read(&dir.join("vae"))?,
             transformer,
-            others: WeightCounts::whole(text + vae),
+            text_encoder: WeightCounts::whole(text),
+            autoencoder: WeightCounts::whole(vae),
         })
     }
 }
@@ -79,7 +81,11 @@ impl Inspection for QwenImageInspection {
         self.transformer
     }
 
-    fn other_weights(&self) -> WeightCounts {
-        self.others
+    fn text_encoder_weights(&self) -> WeightCounts {
+        self.text_encoder
+    }
+
+    fn autoencoder_weights(&self) -> WeightCounts {
+        self.autoencoder
     }
 }

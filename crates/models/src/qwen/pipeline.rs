@@ -46,7 +46,7 @@ impl QwenImagePipeline {
                 &dir.join("text_encoder"),
                 sees.then_some(processor.as_path()),
                 load_qwen2(&kind.tokenizer_dirs(dir))?,
-                placement,
+                placement.of_text_encoders(),
             )?,
             vae: AutoencoderKlQwenImage::load(&dir.join("vae"), placement)?,
             transformer: Arc::new(QwenImageTransformer::load(family, &dir.join("transformer"), placement)?),
@@ -148,7 +148,7 @@ impl Pipeline for QwenImagePipeline {
             states = states.narrow(0, 0, states.dim(0)?.min(encoding.max_sequence_length))?;
         }
         let mut conditioning = Conditioning::new();
-        conditioning.insert(PROMPT_EMBEDS, states);
+        conditioning.insert(PROMPT_EMBEDS, states.to_device(&self.device)?);
         let encoded = if areas.latents == areas.text {
             read
         } else {

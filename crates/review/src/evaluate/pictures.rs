@@ -150,7 +150,7 @@ fn recipe(spec: &RunSpec) -> Result<Value, Error> {
         parts.push(fingerprint(&folder)?);
     }
     let sampling = &spec.sampling;
-    Ok(json!({
+    let mut recipe = json!({
         "version": KEY_VERSION,
         "family": spec.model.family,
         "model": parts,
@@ -166,7 +166,12 @@ fn recipe(spec: &RunSpec) -> Result<Value, Error> {
         "shared_noise": sampling.shared_noise,
         "max_sequence_length": spec.prompts.max_sequence_length,
         "source_areas": spec.prompts.source_areas,
-    }))
+    });
+    // Nothing where they compute beside the rest, as in keys of before there was another choice.
+    if let Some(device) = spec.model.text_encoder_device {
+        recipe["text_encoder_device"] = device.to_string().into();
+    }
+    Ok(recipe)
 }
 
 fn key(recipe: &Value, subject: &Subject, index: usize, task: &TaskRecord) -> Digest {

@@ -17,6 +17,7 @@ const PART: &[&str] = &[
     "model.family",
     "model.device",
     "model.dtype",
+    "model.text_encoder_device",
     "model.quantization",
     "prompts.per_step",
     "prompts.max_sequence_length",
