@@ -49,6 +49,9 @@ pub(crate) struct RelocationArguments {
     pub(crate) blob_folder: Option<PathBuf>,
     #[command(flatten)]
     sharing: SharingArguments,
+    /// Memory for blobs that were used lately and may be used again, in MiB.
+    #[arg(long, value_name = "MIB", env = "GAVEL_BLOB_MEMORY", default_value_t = 512)]
+    blob_memory: usize,
     /// GPU of this worker, by ordinal: what a run has on a GPU is on this one here
     #[arg(long, value_name = "N", env = "GAVEL_GPU")]
     pub(crate) gpu: Option<usize>,
@@ -180,6 +183,7 @@ pub(super) fn worker(
             gpu: relocation.gpu,
             blob_folder: relocation.blob_folder.clone(),
             sharing: relocation.sharing.read(),
+            cache_bytes: relocation.blob_memory.saturating_mul(1 << 20),
             allowed,
             memory: memory::of,
             ..WorkerOptions::new(address, roles.iter().copied(), DEVICE)

@@ -108,8 +108,7 @@ impl Remote {
     }
 
     async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), CallError> {
-        // What this worker stores it often reads next: the policy it committed, the images it sampled.
-        self.kept.keep(digest, &bytes);
+        self.kept.keep_stored(digest, &bytes);
         let _transfer = self.transfers.acquire().await;
         persist("put a blob", || self.coordinator.put(digest, bytes.clone())).await?;
         // Nobody is sent here for it before the coordinator has it.

@@ -19,15 +19,18 @@ const CHANGES: usize = 4_096;
 #[derive(Debug)]
 pub(crate) struct Kept {
     cache: Mutex<Cache>,
+    /// Whether what this worker stores is kept, and not what it fetches alone.
+    stored_too: bool,
     /// Of large blobs whether they are kept.
     changes: Mutex<BTreeMap<Digest, bool>>,
     changed: Notify,
 }
 
 impl Kept {
-    pub(crate) fn new(cache_bytes: usize) -> Self {
+    pub(crate) fn new(cache_bytes: usize, stored_too: bool) -> Self {
         Self {
             cache: Mutex::new(Cache::new(cache_bytes)),
+            stored_too,
             changes: Mutex::default(),
             changed: Notify::new(),
         }
@@ -37,6 +40,14 @@ impl Kept {
         lock(&self.cache).get(digest)
     }
 
+    /// Keeps what this worker stores, where that is of use.
+    pub(crate) fn keep_stored(&self, digest: Digest, bytes: &Bytes) {
+        if self.stored_too {
+            self.keep(digest, bytes);
+        }
+    }
+
+    /// Keeps what this worker has fetched.
     pub(crate) fn keep(&self, digest: Digest, bytes: &Bytes) {
         let evicted = lock(&self.cache).insert(digest, bytes.clone());
         if !evicted.is_empty() {
@@ -154,7 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_kept_is_told_once_the_coordinator_has_it_and_what_had_to_go_too() {
-        let kept = Kept::new(2 * LARGE);
+        let kept = Kept::new(2 * LARGE, true);
         let [first, second, third] = [1, 2, 3].map(|byte| blob(byte, LARGE));
         let small = blob(4, LARGE - 1);
         let too_large = blob(5, 2 * LARGE + 1);
@@ -186,5 +197,17 @@ mod tests {
         );
         kept.tell_all();
         assert_eq!(kept.changes().await, (vec![third.0], vec![]));
+    }
+
+    #[test]
+    fn what_nobody_reads_here_again_takes_no_room() {
+        let (digest, bytes) = blob(1, 8);
+        for stored_too in [false, true] {
+            let kept = Kept::new(8, stored_too);
+            kept.keep_stored(digest, &bytes);
+            assert_eq!(kept.get(&digest).is_some(), stored_too);
+            kept.keep(digest, &bytes);
+            assert!(kept.get(&digest).is_some());
+        }
     }
 }

@@ -27,7 +27,8 @@ pub struct WorkerOptions {
     pub blob_folder: Option<PathBuf>,
     /// Where this worker gives the large blobs that it has to other workers; `None` where it does not.
     pub sharing: Option<Sharing>,
-    /// How many bytes of blobs are kept in memory.
+    /// How many bytes of blobs are kept in memory, those used last: of a sampler that shares nothing what it has fetched, of all others what they
+    /// have stored too.
     pub cache_bytes: usize,
     /// How many units are leased beyond the one at work. With 0 the next unit is leased while the finished one is being
     /// handed in, which hides the way to a nearby coordinator; more hides a slow network, but may hold a unit that an idle
@@ -71,5 +72,31 @@ impl WorkerOptions {
             gpu: None,
             allowed: Allowed::default(),
         }
+    }
+
+    /// Whether a blob that this worker stores may be asked of it: a trainer reads the policy it committed, and other workers what it
+    /// shares. A sampler alone never reads its trajectories and pictures, and needs the room for what it fetches.
+    pub(crate) fn keeps_what_it_stores(&self) -> bool {
+        self.sharing.is_some() || self.roles.iter().any(|role| *role != Role::Sampler)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sampler_keeps_what_it_stores_only_for_others() {
+        let of = |roles: &[Role]| WorkerOptions::new("localhost:1", roles.iter().copied(), "cpu");
+        assert!(!of(&[Role::Sampler]).keeps_what_it_stores());
+        for roles in [&[Role::Judge][..], &[Role::Trainer], &[Role::Trainer, Role::Sampler]] {
+            assert!(of(roles).keeps_what_it_stores(), "{roles:?}");
+        }
+        let mut shares = of(&[Role::Sampler]);
+        shares.sharing = Some(Sharing {
+            listen: ([127, 0, 0, 1], 0).into(),
+            advertised: None,
+        });
+        assert!(shares.keeps_what_it_stores());
     }
 }

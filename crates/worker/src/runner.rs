@@ -49,7 +49,7 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
     let guarded = Guarded::new(work, options.allowed.clone(), options.roles.clone());
     let open_max = (options.prefetch + 1) * options.roles.len();
     let (jobs, thread_ended) = thread::start(guarded, busy.clone(), open_max)?;
-    let kept = Arc::new(Kept::new(options.cache_bytes));
+    let kept = Arc::new(Kept::new(options.cache_bytes, options.keeps_what_it_stores()));
     let sharer = match &options.sharing {
         Some(sharing) => Some(KeptSharer::open(sharing, connection.addresses(), Arc::clone(&kept)).await?),
         None => None,
