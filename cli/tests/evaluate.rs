@@ -321,7 +321,7 @@ fn questions_of_the_records_are_answered_once() {
 }
 
 #[test]
-fn a_table_of_questions_and_those_about_quality_are_asked_of_each_picture() {
+fn a_table_of_questions_and_those_of_every_picture_are_asked() {
     let folder = TempDir::new().unwrap();
     let prompts = folder.path().join("prompts");
     std::fs::create_dir(&prompts).unwrap();
@@ -341,7 +341,8 @@ fn a_table_of_questions_and_those_about_quality_are_asked_of_each_picture() {
         "--questions",
         table.to_str().unwrap(),
     ];
-    let found = parse(&evaluated(&["base"], &out, &[&asking[..], &["--quality"]].concat()));
+    let everywhere = ["--quality", "--fulfilment"];
+    let found = parse(&evaluated(&["base"], &out, &[&asking[..], &everywhere].concat()));
     let picture = |prompt: usize| &found["prompts"][prompt]["pictures"][0];
     let expected = json!({"question": "Is the square red?", "kind": "attribute", "needs": [0]});
     for (field, value) in expected.as_object().unwrap() {
@@ -353,6 +354,9 @@ fn a_table_of_questions_and_those_about_quality_are_asked_of_each_picture() {
     assert!(figures["questions"]["kinds"]["entity"]["value"].is_number() && figures["questions"]["score"].is_number());
     let quality = picture(1)["quality"].as_array().unwrap().len();
     assert_eq!(figures["quality"]["asked"], 2 * quality);
+    assert_eq!(figures["fulfilment"]["asked"], 4);
+    let asked = picture(1)["fulfilment"][0]["question"].as_str().unwrap();
+    assert!(asked.ends_with("a blue circle on a gray background"), "{asked}");
     let kinds: Vec<&String> = figures["quality"]["kinds"].as_object().unwrap().keys().collect();
     assert_eq!(kinds, ["artifacts", "coherence"]);
 

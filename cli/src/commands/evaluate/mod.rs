@@ -77,6 +77,9 @@ pub(crate) struct EvaluateArguments {
     /// Do not ask the questions that the prompts bring.
     #[arg(long, conflicts_with = "questions")]
     pub(crate) no_questions: bool,
+    /// Ask as well whether each picture does what its prompt asks for, and an edit nothing else.
+    #[arg(long)]
+    pub(crate) fulfilment: bool,
     /// Ask as well how well each picture is made: artifacts and coherence, whatever its prompt.
     #[arg(long)]
     pub(crate) quality: bool,
@@ -128,7 +131,7 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         .collect::<Result<_>>()?;
     let judges = !arguments.no_judge && subjects.len() > 1;
     let asked = read_questions(&tasks, arguments)?;
-    let asks = arguments.quality || asked.iter().any(|questions| !questions.is_empty());
+    let asks = arguments.quality || arguments.fulfilment || asked.iter().any(|questions| !questions.is_empty());
     if asks {
         check_answers(&spec)?;
     }
@@ -175,6 +178,7 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
             concurrency: gavel_judge::concurrency(&spec.judge),
             questions: &asked,
             quality: arguments.quality,
+            fulfilment: arguments.fulfilment,
         }),
         by: arguments.by.as_deref(),
     };
@@ -310,7 +314,7 @@ fn check_answers(spec: &RunSpec) -> Result<()> {
         return Err(Diagnostic::new(
             "there are questions about pictures, and `[judge]` has no model that answers in words",
         )
-        .with_hint("name a vision-language model or a server in [judge], or leave questions out: --no-questions, and no --quality"));
+        .with_hint("name a vision-language model or a server in [judge], or leave questions out: --no-questions, and neither --quality nor --fulfilment"));
     };
     match writer.model() {
         Some(model) => assets::check_judge_folder(model.path, "judge").map(drop),
@@ -362,7 +366,7 @@ fn note_unread(evaluator: Option<&dyn Evaluator>, report: &EvaluationReport) {
 fn note_unanswered(report: &EvaluationReport) {
     let pictures = report.prompts.iter().flat_map(|prompt| &prompt.pictures);
     let reasons: Vec<&String> = pictures
-        .flat_map(|picture| picture.questions.iter().chain(&picture.quality))
+        .flat_map(|picture| picture.asked())
         .filter_map(|question| question.unanswered.as_ref())
         .collect();
     if let Some(reason) = reasons.first() {

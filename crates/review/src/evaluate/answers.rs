@@ -69,6 +69,16 @@ pub struct PictureAnswers {
     /// Questions about how well the picture is made, whatever its prompt.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub quality: Vec<QuestionAnswer>,
+    /// Questions about whether the picture does what its prompt asks for.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub fulfilment: Vec<QuestionAnswer>,
+}
+
+impl PictureAnswers {
+    /// Every question about the picture.
+    pub fn asked(&self) -> impl Iterator<Item = &QuestionAnswer> {
+        self.questions.iter().chain(&self.fulfilment).chain(&self.quality)
+    }
 }
 
 /// How far an edited picture is from its source.
@@ -128,6 +138,7 @@ impl PictureAnswers {
             similarity: None,
             questions: Vec::new(),
             quality: Vec::new(),
+            fulfilment: Vec::new(),
         }
     }
 }

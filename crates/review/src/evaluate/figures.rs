@@ -53,6 +53,9 @@ pub struct SubjectFigures {
     /// How questions about how well pictures are made are answered; `None` where they were not asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quality: Option<QuestionFigures>,
+    /// How questions about whether pictures do what their prompts ask for are answered; `None` where they were not asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fulfilment: Option<QuestionFigures>,
     /// How far apart the pictures of different prompts are, each scaled to 64 x 64 pixels: mean absolute difference of the RGB values
     /// over all pairs, in [0, 1].
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,6 +166,7 @@ impl Figures {
                 similarity: mean(answers.iter().filter_map(|answer| answer.similarity)),
                 questions: QuestionFigures::of(answers.iter().map(|answer| answer.questions.as_slice())),
                 quality: QuestionFigures::of(answers.iter().map(|answer| answer.quality.as_slice())),
+                fulfilment: QuestionFigures::of(answers.iter().map(|answer| answer.fulfilment.as_slice())),
                 diversity: diversity(&small),
                 strength: strengths.get(index).copied(),
             }
@@ -278,6 +282,7 @@ mod tests {
             similarity: None,
             questions: Vec::new(),
             quality: Vec::new(),
+            fulfilment: Vec::new(),
         };
         let verdict = |(first, second, verdict): &(&str, &str, Verdict)| PairVerdict {
             subjects: [*first, *second].map(str::to_owned),

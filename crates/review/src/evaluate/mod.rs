@@ -286,10 +286,15 @@ impl Evaluation<'_> {
         let (mut answered, mut similarities) = (answered.into_iter(), similarities.into_iter());
         let pictures = self.subjects.iter().zip(&prompt.pictures);
         let pictures = pictures.map(|(subject, (picture, image))| {
-            let Answered { questions, quality } = answered.next().unwrap_or_default();
+            let Answered {
+                questions,
+                quality,
+                fulfilment,
+            } = answered.next().unwrap_or_default();
             PictureAnswers {
                 questions,
                 quality,
+                fulfilment,
                 similarity: similarities.next(),
                 ..PictureAnswers::of(&subject.name, picture, image, &prompt.task, self.evaluator)
             }

@@ -148,12 +148,11 @@ fn about(answer: &PictureAnswers) -> String {
             false => format!("does not hold: {}", missing.join(", ")),
         });
     }
-    let asked = || answer.questions.iter().chain(&answer.quality);
     for (yes, said) in [(Some(false), "no"), (None, "unanswered")] {
-        let answered = asked().filter(|answer| answer.yes == yes);
+        let answered = answer.asked().filter(|answer| answer.yes == yes);
         parts.extend(answered.map(|answer| format!("{said}: {}", answer.question.question)));
     }
-    if asked().next().is_some() && asked().all(|answer| answer.yes == Some(true)) {
+    if answer.asked().next().is_some() && answer.asked().all(|answer| answer.yes == Some(true)) {
         parts.push("every question is answered yes".to_owned());
     }
     if let Some(kept) = answer.preservation {

@@ -16,6 +16,7 @@ impl Figures {
         [
             self.adherence(),
             self.questions("questions answered yes", |one| one.questions.as_ref()),
+            self.questions("fulfilment, answered yes", |one| one.fulfilment.as_ref()),
             self.questions("quality, answered yes", |one| one.quality.as_ref()),
             self.sources(),
             self.row("diversity", |one| Some(format!("{:.4}", one.diversity?))),

@@ -1,7 +1,7 @@
-//! Questions about single pictures, which a model answers: those that the prompts bring, and those about quality.
+//! Questions about single pictures, which a model answers: those that the prompts bring, and those that are asked of every picture.
 
+mod everywhere;
 mod figures;
-mod quality;
 
 use gavel_rubric::data::Picture;
 use gavel_rubric::data::questions::{self, PictureQuestion};
@@ -37,6 +37,8 @@ pub struct Questioning<'a> {
     pub questions: &'a [Vec<PictureQuestion>],
     /// Whether it is asked as well how well each picture is made, whatever its prompt.
     pub quality: bool,
+    /// Whether it is asked as well if each picture does what its prompt asks for.
+    pub fulfilment: bool,
 }
 
 /// What was answered about one picture.
@@ -46,6 +48,8 @@ pub(super) struct Answered {
     pub(super) questions: Vec<QuestionAnswer>,
     /// Of those about quality.
     pub(super) quality: Vec<QuestionAnswer>,
+    /// Of those about what the prompt asks for.
+    pub(super) fulfilment: Vec<QuestionAnswer>,
 }
 
 /// The questions of each record: its field `questions`.
@@ -62,42 +66,47 @@ pub fn record_questions(tasks: &[TaskRecord]) -> Result<Vec<Vec<PictureQuestion>
 impl Questioning<'_> {
     /// The answers about each picture of each of some prompts, of which the first has this index.
     pub(super) fn answers(&self, first_index: usize, prompts: &[OpenPrompt<'_>]) -> Result<Vec<Vec<Answered>>, Error> {
-        let quality = |prompt: &OpenPrompt<'_>| match self.quality {
-            true => quality::questions(!prompt.task.record.sources.is_empty()),
-            false => Vec::new(),
-        };
-        let of_prompts: Vec<(&[PictureQuestion], Vec<PictureQuestion>)> = self.questions[first_index..]
+        let of_prompts: Vec<[Vec<PictureQuestion>; 3]> = self.questions[first_index..]
             .iter()
             .zip(prompts)
-            .map(|(questions, prompt)| (questions.as_slice(), quality(prompt)))
+            .map(|(questions, prompt)| self.lists(questions, prompt.task.record))
             .collect();
         let mut asked: Vec<(&PictureQuestion, &[Picture], &Picture)> = Vec::new();
-        for ((questions, quality), prompt) in of_prompts.iter().zip(prompts) {
+        for (lists, prompt) in of_prompts.iter().zip(prompts) {
             let sources = prompt.task.record.sources.as_slice();
             for (picture, _) in &prompt.pictures {
-                asked.extend(
-                    questions
-                        .iter()
-                        .chain(quality)
-                        .map(|question| (question, sources, picture)),
-                );
+                asked.extend(lists.iter().flatten().map(|question| (question, sources, picture)));
             }
         }
         let mut answers = threads::map(self.concurrency, &asked, |_, (question, sources, picture)| {
             self.answer(question, sources, picture)
         })?
         .into_iter();
-        let of_prompt =
-            |((questions, quality), prompt): (&(&[PictureQuestion], Vec<PictureQuestion>), &OpenPrompt<'_>)| {
-                let pictures = prompt.pictures.iter();
-                pictures
-                    .map(|_| Answered {
-                        questions: answers.by_ref().take(questions.len()).collect(),
-                        quality: answers.by_ref().take(quality.len()).collect(),
-                    })
-                    .collect()
-            };
-        Ok(of_prompts.iter().zip(prompts).map(of_prompt).collect())
+        let mut of_picture = |lists: &[Vec<PictureQuestion>; 3]| {
+            let mut of_list = |list: &Vec<PictureQuestion>| answers.by_ref().take(list.len()).collect();
+            let [questions, quality, fulfilment] = lists;
+            Answered {
+                questions: of_list(questions),
+                quality: of_list(quality),
+                fulfilment: of_list(fulfilment),
+            }
+        };
+        let of_prompts = of_prompts.iter().zip(prompts);
+        Ok(of_prompts
+            .map(|(lists, prompt)| prompt.pictures.iter().map(|_| of_picture(lists)).collect())
+            .collect())
+    }
+
+    /// What is asked about a task's picture: the task's own questions, those about quality and those about what it asks for.
+    fn lists(&self, questions: &[PictureQuestion], task: &TaskRecord) -> [Vec<PictureQuestion>; 3] {
+        let is_edit = !task.sources.is_empty();
+        let quality = self.quality.then(|| everywhere::quality(is_edit));
+        let fulfilment = self.fulfilment.then(|| everywhere::fulfilment(&task.words, is_edit));
+        [
+            questions.to_vec(),
+            quality.unwrap_or_default(),
+            fulfilment.unwrap_or_default(),
+        ]
     }
 
     fn answer(
