@@ -1,5 +1,6 @@
 //! `gavel evaluate`.
 
+mod input;
 mod kept;
 mod table;
 
@@ -9,26 +10,22 @@ use std::str::FromStr;
 use clap::Args;
 use gavel_core::spec::{Dtype, RunSpec};
 use gavel_eval::Evaluator;
-use gavel_judge::{Models, Templates};
+use gavel_judge::Models;
 use gavel_models::Family;
 use gavel_models::dinov2::Dinov2;
 use gavel_models::load::Placement;
 use gavel_policy::Sampler;
-use gavel_review::evaluate::{
-    Evaluation, EvaluationReport, Judging, Pictures, Questioning, Shard, Subject, record_questions, render,
-};
-use gavel_rubric::data::questions::{self, PictureQuestion};
-use gavel_rubric::data::tasks::{self, TaskRecord};
-use gavel_rubric::data::{Picture, ReadOptions, Transparency};
-use gavel_rubric::{Recorded, Rubrics};
+use gavel_review::evaluate::{Evaluation, EvaluationReport, Judging, Pictures, Questioning, Shard, Subject, render};
+use gavel_rubric::Recorded;
+use gavel_rubric::data::Picture;
+use gavel_rubric::data::tasks::TaskRecord;
 use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::print_json;
 use crate::assets;
 use crate::config::{self, ConfigArguments};
-use crate::diagnostic::{Diagnostic, Foreign as _, Result};
-use crate::fetch::fetch;
+use crate::diagnostic::{Foreign as _, Result};
 use crate::files::write_whole;
 use crate::output;
 
@@ -36,9 +33,6 @@ use crate::output;
 const PICTURES: &str = "pictures";
 const JSON: &str = "evaluation.json";
 const PAGE: &str = "evaluation.html";
-
-/// Most subjects: each two of them are compared on each prompt.
-const SUBJECTS_MAX: usize = 16;
 
 #[derive(Debug, Args)]
 #[command(
@@ -121,24 +115,25 @@ impl FromStr for SubjectArgument {
 }
 
 pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
-    check_names(&arguments.subjects)?;
+    input::check_names(&arguments.subjects)?;
     let spec = config::load(&arguments.config)?;
-    let tasks = read_tasks(&spec, arguments)?;
+    let tasks = input::read_tasks(&spec, arguments)?;
     let subjects: Vec<Subject> = arguments
         .subjects
         .iter()
         .map(|subject| Ok(Subject::open(&subject.name, &subject.what, &spec, &tasks)?))
         .collect::<Result<_>>()?;
     let judges = !arguments.no_judge && subjects.len() > 1;
-    let asked = read_questions(&tasks, arguments)?;
+    input::check_sources(&tasks, arguments)?;
+    let asked = input::read_questions(&tasks, arguments)?;
     let asks = arguments.quality || arguments.fulfilment || asked.iter().any(|questions| !questions.is_empty());
     if asks {
-        check_answers(&spec)?;
+        input::check_answers(&spec)?;
     }
-    let words = judges.then(|| words(&spec, &tasks)).transpose()?;
+    let words = judges.then(|| input::words(&spec, &tasks)).transpose()?;
     // A shard asks, and tells no figures.
     let dinov2 = arguments.dinov2.as_deref().filter(|_| arguments.shard.is_none());
-    let dinov2 = dinov2.map(|dir| load_dinov2(&spec, &tasks, dir)).transpose()?;
+    let dinov2 = dinov2.map(|dir| load_dinov2(&spec, dir)).transpose()?;
     let evaluator = assets::evaluator(&spec).filter(|evaluator| understands(evaluator.as_ref(), &tasks));
     let mut pictures = Pictures::find(&spec, &tasks, &subjects, &arguments.out.join(PICTURES))?;
     let stretch = arguments.shard.map(|shard| shard.prompts(tasks.len()));
@@ -207,119 +202,10 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
     }
 }
 
-/// Refuses two subjects of one name, and more than are compared.
-fn check_names(subjects: &[SubjectArgument]) -> Result<()> {
-    if subjects.len() > SUBJECTS_MAX {
-        return Err(Diagnostic::new(format!(
-            "there are {} subjects, at most {SUBJECTS_MAX} are compared",
-            subjects.len()
-        ))
-        .with_hint("compare fewer at a time"));
-    }
-    for (index, subject) in subjects.iter().enumerate() {
-        if subjects[..index].iter().any(|before| before.name == subject.name) {
-            return Err(Diagnostic::new(format!("two subjects are called `{}`", subject.name))
-                .with_hint("give each a name of its own: --subject NAME=WHAT"));
-        }
-    }
-    Ok(())
-}
-
-/// The prompts, as many of them as `evaluation.prompts` says.
-fn read_tasks(spec: &RunSpec, arguments: &EvaluateArguments) -> Result<Vec<TaskRecord>> {
-    let file = arguments.prompts.as_ref().or(spec.prompts.held_out.as_ref());
-    let file = file.ok_or_else(|| {
-        Diagnostic::new("there are no prompts: the configuration has no `prompts.held_out`")
-            .with_hint("name a file of prompts with --prompts")
-    })?;
-    let options = ReadOptions {
-        fetch: &fetch,
-        transparency: Transparency::Dropped,
-        ..ReadOptions::local()
-    };
-    let edits = Family::from_name(spec.model.family.as_str())?.takes_sources();
-    let mut tasks = tasks::read(file, edits, &options)?;
-    if let Some(prompts) = spec.evaluation.as_ref().and_then(|evaluation| evaluation.prompts) {
-        tasks.truncate(prompts as usize);
-    }
-    if let Some(field) = &arguments.by
-        && tasks.iter().all(|task| !task.fields.contains_key(field))
-    {
-        return Err(
-            Diagnostic::new(format!("no record of {} has a field `{field}`", file.display()))
-                .with_hint("name another field with --by, or leave it out"),
-        );
-    }
-    Ok(tasks)
-}
-
-/// The questions about each prompt's picture.
-fn read_questions(tasks: &[TaskRecord], arguments: &EvaluateArguments) -> Result<Vec<Vec<PictureQuestion>>> {
-    let Some(file) = &arguments.questions else {
-        return match arguments.no_questions {
-            true => Ok(vec![Vec::new(); tasks.len()]),
-            false => Ok(record_questions(tasks)?),
-        };
-    };
-    let by_id = questions::read(file)?;
-    let of_task = |task: &TaskRecord| {
-        let id = task
-            .fields
-            .get("id")
-            .map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
-        // A prompt may stand in a file more than once.
-        id.and_then(|id| by_id.get(&id).cloned()).unwrap_or_default()
-    };
-    let asked: Vec<Vec<PictureQuestion>> = tasks.iter().map(of_task).collect();
-    let without = asked.iter().filter(|questions| questions.is_empty()).count();
-    if without == tasks.len() {
-        return Err(Diagnostic::new(format!("{}: no question is about one of the {without} prompts", file.display()))
-            .with_hint("`item_id` of a question is `id` of its prompt's record, or the name of the prompt's text file without its ending"));
-    }
-    if without > 0 {
-        output::note(format_args!(
-            "{}: no question is about {without} of the {} prompts",
-            file.display(),
-            tasks.len()
-        ));
-    }
-    Ok(asked)
-}
-
-/// What the judge decides by and is asked with, read before anything is painted.
-fn words(spec: &RunSpec, tasks: &[TaskRecord]) -> Result<(Rubrics, Templates)> {
-    if let Some(model) = spec.judge.back_end.model() {
-        assets::check_judge_folder(model.path, "judge")?;
-    }
-    let edits = tasks.iter().any(|task| !task.sources.is_empty());
-    assets::check_judge_templates(&spec.judge, edits)?;
-    Ok((Rubrics::load(&spec.judge.rubric)?, Templates::load(&spec.judge)?))
-}
-
 /// Loads a DINOv2 to where the model is; it is small, and computes in float32.
-fn load_dinov2(spec: &RunSpec, tasks: &[TaskRecord], dir: &Path) -> Result<Dinov2> {
-    if tasks.iter().all(|task| task.sources.is_empty()) {
-        return Err(Diagnostic::new(
-            "--dinov2 compares edits with their sources, and no record of the prompts has a source",
-        )
-        .with_hint("leave it out, or evaluate edits"));
-    }
+fn load_dinov2(spec: &RunSpec, dir: &Path) -> Result<Dinov2> {
     let placement = Placement::open(spec.model.device, Dtype::F32).foreign()?;
     Ok(Dinov2::load(dir, &placement)?)
-}
-
-/// Refuses, before anything is painted, a judge that answers no questions in words.
-fn check_answers(spec: &RunSpec) -> Result<()> {
-    let Some(writer) = spec.judge.back_end.writer() else {
-        return Err(Diagnostic::new(
-            "there are questions about pictures, and `[judge]` has no model that answers in words",
-        )
-        .with_hint("name a vision-language model or a server in [judge], or leave questions out: --no-questions, and neither --quality nor --fulfilment"));
-    };
-    match writer.model() {
-        Some(model) => assets::check_judge_folder(model.path, "judge").map(drop),
-        None => Ok(()),
-    }
 }
 
 /// Whether the exact rules understand one of the prompts; says so where they do not understand all.
@@ -417,17 +303,5 @@ mod tests {
         for wrong in ["", "=base", "a=", " = "] {
             assert!(wrong.parse::<SubjectArgument>().is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn names_are_told_apart() {
-        let subjects =
-            |names: &[&str]| -> Vec<SubjectArgument> { names.iter().map(|name| name.parse().unwrap()).collect() };
-        assert!(check_names(&subjects(&["base", "a=base"])).is_ok());
-        let error = check_names(&subjects(&["a=base", "a=b"])).unwrap_err();
-        assert_eq!(error.to_string(), "two subjects are called `a`");
-        let many: Vec<String> = (0..17).map(|index| format!("{index}=base")).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert!(check_names(&subjects(&many)).is_err());
     }
 }
