@@ -160,6 +160,21 @@ fn what_a_kill_left_is_gone_on_with_to_the_same_bytes() {
 }
 
 #[test]
+fn one_policy_under_two_names_is_painted_and_asked_about_once() {
+    let folder = TempDir::new().unwrap();
+    let run = run(&folder);
+    let out = folder.path().join("out");
+    let (last, again) = (format!("last={run}@2"), format!("again={run}@latest"));
+    let found = parse(&evaluated(&["base", &last, &again], &out, &["--set", "judge.batch=8"]));
+    assert_eq!(kept(&out).len(), 8, "four prompts by two policies");
+    let figures = &found["figures"]["pairs"];
+    assert_eq!(figures[0]["win_rate"], figures[1]["win_rate"]);
+    // Of each prompt the verdicts on base and policy, and on the policy and itself; and when the journal began.
+    let journal = std::fs::read_to_string(out.join("answers.jsonl")).unwrap();
+    assert_eq!(journal.lines().count(), 1 + 2 * 4);
+}
+
+#[test]
 fn shards_come_to_the_bytes_of_one_process() {
     let folder = TempDir::new().unwrap();
     let run = run(&folder);

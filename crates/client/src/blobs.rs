@@ -82,15 +82,15 @@ impl Blobs {
         let mut stream = self.ask(digest, reach, None).await?;
         let mut first = stream.message().await?;
         if let (Some(direct), Some(location)) = (direct, first.as_mut().and_then(|first| first.location.take())) {
-            let place = Place::told(location);
-            if let Some(place) = &place
+            let failed = Place::failed(&location);
+            if let Some(place) = &Place::told(location)
                 && let Some(arrived) = direct.read(place, digest, keep).await
             {
                 return Ok(arrived);
             }
             // Another worker gave it as long as the call lasted.
             drop(stream);
-            stream = self.ask(digest, None, place.and_then(|place| place.failed())).await?;
+            stream = self.ask(digest, None, failed).await?;
             first = stream.message().await?;
         }
         let mut arriving = Arriving::new(keep, 0);

@@ -1,5 +1,7 @@
 //! Verdicts that were given before.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use gavel_core::ids::Digest;
 use gavel_core::work::{Verdict, VerdictRecord};
 use gavel_rubric::{AskError, Journal, Judge, JudgedPair};
@@ -75,30 +77,27 @@ pub fn judge_with(
     let keys: Vec<Digest> = pairs.iter().map(|pair| verdict_key(judge, pair)).collect();
     let mut known = cache.recall(&keys);
     known.resize(pairs.len(), None);
-    let unknown = || {
-        known
-            .iter()
-            .zip(pairs)
-            .zip(&keys)
-            .filter(|((known, _), _)| known.is_none())
-    };
-    let asked: Vec<JudgedPair<'_>> = unknown().map(|((_, pair), _)| *pair).collect();
+    // The same pair may stand in several places: it is asked about once.
+    let mut open = BTreeSet::new();
+    let unknown: Vec<usize> = (0..pairs.len())
+        .filter(|index| known[*index].is_none() && open.insert(keys[*index]))
+        .collect();
+    let asked: Vec<JudgedPair<'_>> = unknown.iter().map(|index| pairs[*index]).collect();
     let judged = match asked.is_empty() {
         true => Vec::new(),
         false => judge.judge(&asked)?,
     };
-    let worth: Vec<(Digest, VerdictRecord)> = unknown()
-        .map(|(_, key)| *key)
-        .zip(judged.iter().cloned())
+    let judged: BTreeMap<Digest, VerdictRecord> = unknown.iter().map(|index| keys[*index]).zip(judged).collect();
+    let worth = unknown.iter().filter_map(|index| judged.get_key_value(&keys[*index]));
+    let worth: Vec<(Digest, VerdictRecord)> = worth
         .filter(|(_, record)| is_worth_keeping(record))
+        .map(|(key, record)| (*key, record.clone()))
         .collect();
     if !worth.is_empty() {
         cache.keep(&worth);
     }
-    let mut judged = judged.into_iter();
-    let whole = known.into_iter().zip(pairs).map(|(known, pair)| {
-        let record = known.or_else(|| judged.next())?;
-        // The same pair may have stood in another place.
+    let whole = known.into_iter().zip(&keys).zip(pairs).map(|((known, key), pair)| {
+        let record = known.or_else(|| judged.get(key).cloned())?;
         Some(VerdictRecord {
             prompt_index: pair.prompt_index,
             ..record
@@ -119,7 +118,6 @@ fn is_worth_keeping(record: &VerdictRecord) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -212,7 +212,13 @@ fn read(file: &Path, lines: &[u8], answers: &mut HashMap<Digest, Value>) -> Resu
 fn append(open: &mut File, line: &impl Serialize) -> io::Result<()> {
     let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
-    open.write_all(&text)
+    let before = open.stream_position()?;
+    open.write_all(&text).inspect_err(|_| {
+        // A full disk took a part of it, behind which no other line may stand. Where this fails too the next start tells of the damage.
+        let _ = open
+            .set_len(before)
+            .and_then(|()| open.seek(io::SeekFrom::Start(before)));
+    })
 }
 
 #[cfg(test)]

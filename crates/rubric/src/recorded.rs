@@ -299,7 +299,7 @@ fn unreadable(error: &serde_json::Error) -> AskError {
 }
 
 fn not_kept(error: &JournalError) -> AskError {
-    AskError::Unanswerable {
+    AskError::Unavailable {
         reason: match std::error::Error::source(error) {
             Some(cause) => format!("{error}: {cause}"),
             None => error.to_string(),

@@ -66,13 +66,14 @@ impl Kept {
 
     /// Everything that is kept is to be told.
     fn tell_all(&self) {
-        let large: Vec<Digest> = {
+        {
+            // Both at once, or a change between them would be forgotten; nobody else holds both.
+            let mut changes = lock(&self.changes);
             let cache = lock(&self.cache);
             let large = cache.iter().filter(|(_, bytes)| is_large(bytes));
-            large.map(|(digest, _)| *digest).collect()
-        };
-        lock(&self.changes).clear();
-        self.note(large.into_iter().map(|blob| (blob, true)));
+            *changes = large.map(|(digest, _)| (*digest, true)).take(CHANGES).collect();
+        }
+        self.changed.notify_one();
     }
 
     fn note(&self, changed: impl IntoIterator<Item = (Digest, bool)>) {

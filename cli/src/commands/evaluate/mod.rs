@@ -180,8 +180,13 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
     let count = stretch.as_ref().map_or(tasks.len(), |stretch| stretch.len());
     let bar = bar(count, "prompts evaluated");
     if let (Some(stretch), Some(shard)) = (stretch, arguments.shard) {
-        evaluation.ask(stretch, &|done| bar.inc(done as u64))?;
+        let open = evaluation.ask(stretch, &|done| bar.inc(done as u64))?;
         bar.finish_and_clear();
+        if open > 0 {
+            output::note(format_args!(
+                "{open} questions and pairs have no answer, and are asked about again by whoever comes next"
+            ));
+        }
         return output::print(format_args!(
             "shard {shard}: {count} of {} prompts are kept in {}\nwhen all shards are, the same command without --shard tells the figures\n",
             tasks.len(),

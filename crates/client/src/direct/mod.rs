@@ -201,11 +201,15 @@ impl Place {
         Some(Self { size, at })
     }
 
-    /// What the coordinator is told where the blob was not read from here, if it has to know.
-    pub(crate) fn failed(&self) -> Option<Failed> {
-        match &self.at {
-            Site::Peer(peer) => Some(peer.failed()),
-            Site::Address(_) | Site::FolderOf(_) => None,
+    /// What the coordinator is told where the blob was not read from there, if it has to know: also of a worker whose address
+    /// cannot be followed.
+    pub(crate) fn failed(location: &Location) -> Option<Failed> {
+        match location.at.as_ref()? {
+            At::Peer(peer) => Some(Failed {
+                certificate: peer.certificate.clone(),
+                pass: peer.pass.clone(),
+            }),
+            At::Address(_) | At::FolderOf(_) => None,
         }
     }
 }

@@ -85,14 +85,6 @@ impl PeerPlace {
             pass: Pass::read(pass)?,
         })
     }
-
-    /// What the coordinator is told of a worker that did not give a blob.
-    pub(super) fn failed(&self) -> v1::Failed {
-        v1::Failed {
-            certificate: self.certificate.0.into(),
-            pass: self.pass.to_bytes().into(),
-        }
-    }
 }
 
 /// For one worker: no proxy lies between, and it sends nobody elsewhere.
@@ -115,8 +107,31 @@ mod tests {
     use reqwest::{Method, StatusCode};
 
     use super::*;
+    use crate::direct::{At, Location, Place};
     use crate::fleet::SharingTerms;
     use crate::sharing::{Sharer, Sharing};
+
+    #[test]
+    fn a_worker_whose_address_cannot_be_followed_is_told_of_too() {
+        for (address, followed) in [
+            ("10.0.0.30:7450", true),
+            ("10.0.0.300:7450", false),
+            ("worker.2:7450", false),
+        ] {
+            let key = SharingKey::new([1; 32]);
+            let pass = key.pass(&Digest::of(b"blob"), u64::MAX).to_bytes();
+            let peer = v1::Peer {
+                address: address.to_owned(),
+                certificate: vec![7; 32].into(),
+                pass: pass.into(),
+            };
+            let at = Some(At::Peer(peer.clone()));
+            let location = Location { size: 1, at };
+            let failed = Place::failed(&location).unwrap();
+            assert_eq!((failed.certificate, failed.pass), (peer.certificate, peer.pass));
+            assert_eq!(Place::told(location).is_some(), followed, "{address}");
+        }
+    }
 
     #[tokio::test]
     async fn a_worker_gives_what_it_has_to_whoever_shows_the_coordinators_pass_for_it_and_nothing_else() {

@@ -162,7 +162,7 @@ async fn address(advertised: Option<&str>, bound: SocketAddr, coordinators: &str
     match advertised {
         Some(own) if has_port(own) => Ok(own.to_owned()),
         Some(host) => Ok(format!("{host}:{port}")),
-        None if bound.ip().is_unspecified() => match route::own_address(coordinators).await {
+        None if bound.ip().is_unspecified() => match route::own_address(coordinators, bound.ip()).await {
             Ok(own) => Ok(SocketAddr::new(own, port).to_string()),
             Err(source) => Err(SharingError::NoAddress {
                 coordinators: coordinators.to_owned(),

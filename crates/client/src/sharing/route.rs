@@ -6,16 +6,28 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use http::Uri;
 use tokio::net::{UdpSocket, lookup_host};
 
-/// The address from which this machine reaches the first of these coordinators: other workers, which reach that one too, will reach it there.
+/// The address from which this machine reaches the first of these coordinators that it can reach: other workers, which reach that one too, will
+/// reach it there. An IPv4 address where it listens at one, `bound`.
 ///
 /// # Errors
 /// No name is found, or there is no way there.
-pub(super) async fn own_address(coordinators: &str) -> io::Result<IpAddr> {
-    let first = coordinators.split(',').next().unwrap_or_default();
-    let uri: Uri = first.parse().map_err(io::Error::other)?;
+pub(super) async fn own_address(coordinators: &str, bound: IpAddr) -> io::Result<IpAddr> {
+    let mut latest = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for coordinator in coordinators.split(',') {
+        match towards_one(coordinator, bound).await {
+            Ok(own) => return Ok(own),
+            Err(error) => latest = error,
+        }
+    }
+    Err(latest)
+}
+
+async fn towards_one(coordinator: &str, bound: IpAddr) -> io::Result<IpAddr> {
+    let uri: Uri = coordinator.parse().map_err(io::Error::other)?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let mut latest = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for coordinator in lookup_host((host, uri.port_u16().unwrap_or(443))).await? {
+    let found = lookup_host((host, uri.port_u16().unwrap_or(443))).await?;
+    for coordinator in found.filter(|one| one.is_ipv4() || bound.is_ipv6()) {
         match towards(coordinator).await {
             Ok(own) => return Ok(own),
             Err(error) => latest = error,
@@ -39,17 +51,22 @@ async fn towards(coordinator: SocketAddr) -> io::Result<IpAddr> {
 mod tests {
     use super::*;
 
+    const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
     #[tokio::test]
     async fn a_coordinator_of_this_machine_is_reached_from_its_own_address() {
         for coordinators in [
             "http://127.0.0.1:7440",
             "http://127.0.0.1:7440,http://elsewhere.invalid:1",
+            "http://elsewhere.invalid:1,http://127.0.0.1:7440",
+            "http://[::1]:1,http://127.0.0.1:7440",
         ] {
             assert_eq!(
-                own_address(coordinators).await.unwrap(),
-                IpAddr::from(Ipv4Addr::LOCALHOST)
+                own_address(coordinators, ANY).await.unwrap(),
+                IpAddr::from(Ipv4Addr::LOCALHOST),
+                "{coordinators}"
             );
         }
-        assert!(own_address("http://nowhere.invalid:7440").await.is_err());
+        assert!(own_address("http://nowhere.invalid:7440", ANY).await.is_err());
     }
 }

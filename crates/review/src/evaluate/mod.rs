@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use gavel_core::ids::{Digest, PromptIndex};
-use gavel_core::work::Orders;
+use gavel_core::work::{Orders, Verdict};
 use gavel_eval::Evaluator;
 use gavel_judge::{VerdictCache, judge_with};
 use gavel_models::dinov2::Dinov2;
@@ -176,12 +176,21 @@ impl Evaluation<'_> {
     }
 
     /// Asks about the pictures and pairs of some prompts, so that the answers are kept: a shard of the evaluation. `progress` as of
-    /// [`Evaluation::report`].
+    /// [`Evaluation::report`]. Returns how many questions and pairs have no answer, which are asked about again.
     ///
     /// # Errors
     /// As of [`Evaluation::report`].
-    pub fn ask(&self, prompts: Range<usize>, progress: &dyn Fn(usize)) -> Result<(), Error> {
-        self.each(prompts, progress, &mut |_, _, _, _| Ok(()))
+    pub fn ask(&self, prompts: Range<usize>, progress: &dyn Fn(usize)) -> Result<usize, Error> {
+        let mut open = 0;
+        self.each(prompts, progress, &mut |_, _, verdicts, answered| {
+            let failed = verdicts.iter().map(|verdict| &verdict.record.verdict);
+            open += failed
+                .filter(|verdict| matches!(verdict, Verdict::Failed { .. }))
+                .count();
+            open += answered.iter().flat_map(Answered::unanswered).count();
+            Ok(())
+        })?;
+        Ok(open)
     }
 
     /// Asks about some prompts, as many of them together as judge and writer take, and hands each on with its verdicts and answers.

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use gavel_core::ids::{Digest, PromptIndex};
 use gavel_core::spec::RunSpec;
@@ -58,7 +59,9 @@ impl<'a> Pictures<'a> {
                 let mut files = Vec::with_capacity(tasks.len());
                 for (index, task) in tasks.iter().enumerate() {
                     let file = folder.join(format!("{}.png", key(&recipe, subject, index, task)));
-                    if Picture::open(&file, &ReadOptions::local()).is_err() {
+                    // Two subjects may be the same policy, and have one picture.
+                    let is_known = pictures.files.iter().any(|of_subject| of_subject[index] == file);
+                    if !is_known && Picture::open(&file, &ReadOptions::local()).is_err() {
                         pictures.missing.push((number, index));
                     }
                     files.push(file);
@@ -183,8 +186,9 @@ fn key(recipe: &Value, subject: &Subject, index: usize, task: &TaskRecord) -> Di
 /// Writes a picture by way of another file: a kill leaves none or the whole.
 fn keep(file: &Path, image: &RgbImage) -> Result<(), Error> {
     let png = encode_png(image).map_err(|error| Error::Encode(error.into()))?;
-    // A name of its own: another evaluation may paint the same picture into the same folder.
-    let part = file.with_extension(format!("{}.part", std::process::id()));
+    // A name of its own: another evaluation, of another machine, may paint the same picture into the same folder.
+    let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+    let part = file.with_extension(format!("{}-{now}.part", std::process::id()));
     std::fs::write(&part, png)
         .and_then(|()| std::fs::rename(&part, file))
         .map_err(|source| unkept(file, source))

@@ -52,6 +52,14 @@ pub(super) struct Answered {
     pub(super) fulfilment: Vec<QuestionAnswer>,
 }
 
+impl Answered {
+    /// Why questions could not be asked.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = &String> {
+        let lists = [&self.questions, &self.quality, &self.fulfilment];
+        lists.into_iter().flatten().filter_map(|one| one.unanswered.as_ref())
+    }
+}
+
 /// The questions of each record: its field `questions`.
 ///
 /// # Errors
