@@ -152,7 +152,7 @@ fn bench(reasons: Option<ReasonsSpec>) -> Bench {
     let pair = |index: u32| Pair {
         prompt_index: PromptIndex(index),
         task: "a pattern".into(),
-        first: png(&context, 4 + 40 * (index % 2)),
+        first: png(&context, 4 + 40 * (index % 2) + index),
         second: png(&context, 24),
         rubric: None,
         orders: Orders::Both,
