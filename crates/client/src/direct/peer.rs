@@ -122,7 +122,7 @@ mod tests {
             let pass = key.pass(&Digest::of(b"blob"), u64::MAX).to_bytes();
             let peer = v1::Peer {
                 address: address.to_owned(),
-                certificate: vec![7; 32].into(),
+                certificate: vec![7; 32],
                 pass: pass.into(),
             };
             let at = Some(At::Peer(peer.clone()));

@@ -142,17 +142,13 @@ impl Evaluation<'_> {
     /// A picture is not there, or the judge does not answer.
     pub fn report(&self, progress: &dyn Fn(usize)) -> Result<EvaluationReport, Error> {
         let (mut prompts, mut thumbnails) = (Vec::new(), Vec::new());
-        self.each(
-            0..self.tasks.len(),
-            progress,
-            &mut |index, prompt, verdicts, answered| {
-                let similarities = self.similarities(prompt)?;
-                prompts.push(self.answers(index, prompt, verdicts, answered, similarities));
-                let pictures = prompt.pictures.iter();
-                thumbnails.push(pictures.map(|(_, image)| thumbnail(image)).collect::<Vec<_>>());
-                Ok(())
-            },
-        )?;
+        self.each(0..self.tasks.len(), progress, |index, prompt, verdicts, answered| {
+            let similarities = self.similarities(prompt)?;
+            prompts.push(self.answers(index, prompt, verdicts, answered, similarities));
+            let pictures = prompt.pictures.iter();
+            thumbnails.push(pictures.map(|(_, image)| thumbnail(image)).collect::<Vec<_>>());
+            Ok(())
+        })?;
         let names: Vec<String> = self.subjects.iter().map(|subject| subject.name.clone()).collect();
         let of = |indices: &[usize]| {
             let answers: Vec<&PromptAnswers> = indices.iter().map(|index| &prompts[*index]).collect();
@@ -182,7 +178,7 @@ impl Evaluation<'_> {
     /// As of [`Evaluation::report`].
     pub fn ask(&self, prompts: Range<usize>, progress: &dyn Fn(usize)) -> Result<usize, Error> {
         let mut open = 0;
-        self.each(prompts, progress, &mut |_, _, verdicts, answered| {
+        self.each(prompts, progress, |_, _, verdicts, answered| {
             let failed = verdicts.iter().map(|verdict| &verdict.record.verdict);
             open += failed
                 .filter(|verdict| matches!(verdict, Verdict::Failed { .. }))
@@ -194,12 +190,10 @@ impl Evaluation<'_> {
     }
 
     /// Asks about some prompts, as many of them together as judge and writer take, and hands each on with its verdicts and answers.
-    fn each(
-        &self,
-        prompts: Range<usize>,
-        progress: &dyn Fn(usize),
-        then: &mut dyn FnMut(usize, &OpenPrompt<'_>, Vec<PairVerdict>, Vec<Answered>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    fn each<F>(&self, prompts: Range<usize>, progress: &dyn Fn(usize), mut then: F) -> Result<(), Error>
+    where
+        F: FnMut(usize, &OpenPrompt<'_>, Vec<PairVerdict>, Vec<Answered>) -> Result<(), Error>,
+    {
         let pairs = self.subjects.len() * self.subjects.len().saturating_sub(1) / 2;
         let batch = self.judge.as_ref().map_or(1, |judging| judging.batch.max(1) as usize);
         let together = (batch / pairs.max(1)).max(1);
