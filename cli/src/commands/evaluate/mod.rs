@@ -58,7 +58,7 @@ pub(crate) struct EvaluateArguments {
     /// Tell the figures by the values of this field of the prompts' records too, such as `tag` or `edit_type`.
     #[arg(long, value_name = "FIELD")]
     pub(crate) by: Option<String>,
-    /// Ask no judge: nothing but rules and distances.
+    /// Compare no two subjects by the judge. Questions that the prompts bring are asked all the same, but for --no-questions.
     #[arg(long)]
     pub(crate) no_judge: bool,
     /// Folder of a DINOv2, in the transformers layout: how alike each edit is to its source by its embeddings.
