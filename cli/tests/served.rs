@@ -120,8 +120,25 @@ impl Coordinator {
         (head.to_lowercase(), answer[end + 4..].to_vec())
     }
 
+    /// A worker, which ends with its coordinator's test.
+    fn worker(&self, role: &str) -> Worker {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gavel"));
+        command.current_dir(root()).args([role, "--connect", &self.address]);
+        Worker(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
     fn refuses(&self, arguments: &[&str]) -> String {
         fails(&[arguments, &["--connect", &self.address]].concat())
+    }
+}
+
+/// A process that ends with the test.
+struct Worker(Child);
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
     }
 }
 
@@ -357,4 +374,52 @@ fn a_run_is_held_taken_back_and_given_other_steps() {
         audited.contains("1 steps committed") && audited.contains("no findings"),
         "{audited}"
     );
+}
+
+#[test]
+fn a_fleet_evaluates_adapters_to_the_bytes_of_one_process() {
+    let (folder, run) = run_folder();
+    let step = |number: u32| format!("step-{number}={}@{number}", text(&run));
+    let steps = [step(1), step(2)];
+    let evaluate = |out: &str, order: [&str; 3]| {
+        let subjects = order.iter().flat_map(|subject| ["--subject", subject]);
+        let words = ["evaluate", "tests/compatibility/small.toml"]
+            .into_iter()
+            .chain(subjects);
+        let words: Vec<String> = words.map(str::to_owned).collect();
+        [
+            words,
+            vec!["--out".to_owned(), text(&folder.path().join(out)).to_owned()],
+        ]
+        .concat()
+    };
+    fn words(owned: &[String]) -> Vec<&str> {
+        owned.iter().map(String::as_str).collect()
+    }
+    let coordinator = Coordinator::start(&folder.path().join("data"));
+    let late = coordinator.refuses(&words(&evaluate("fleet", [&steps[0], "base", &steps[1]])));
+    assert!(late.contains("name the base first"), "{late}");
+    let bare = coordinator.refuses(&[
+        "evaluate",
+        "tests/compatibility/small.toml",
+        "--subject",
+        "base",
+        "--out",
+        "none",
+    ]);
+    assert!(bare.contains("no subject is an adapter"), "{bare}");
+
+    let order = ["base", &steps[0], &steps[1]];
+    let workers = ["sampler", "judge", "trainer"].map(|role| coordinator.worker(role));
+    coordinator.asked(&words(&evaluate("fleet", order)));
+    let runs = coordinator.asked(&["status"]);
+    assert_eq!(runs.matches("evaluation-").count(), 2, "{runs}");
+    let found = |out: &str| std::fs::read_to_string(folder.path().join(out).join("evaluation.json")).unwrap();
+    let by_fleet = found("fleet");
+    // Nobody works any more: what is asked for a second time is there.
+    drop(workers);
+    coordinator.asked(&words(&evaluate("fleet", order)));
+    assert_eq!(found("fleet"), by_fleet);
+    succeeds(&words(&evaluate("alone", order)));
+    assert_eq!(found("alone"), by_fleet);
 }

@@ -53,7 +53,7 @@ function showState(run) {
   say(at("waiting"), run.phase.reason || run.phase.kind === "finished" ? "" : `for ${since(run.waiting.since_unix_ms, now)}`);
   at("facts").replaceChildren(el("span", {}, `submitted ${run.created_unix_ms ? moment(run.created_unix_ms) : "–"}`), el("span", {}, `${run.matches_judged} pairs judged`), el("span", {}, "spec ", fingerprint(run.spec_sha256)));
   const { progress, evaluation: held, probes } = run;
-  const bars = [bar("steps", run.step, run.steps_total)];
+  const bars = run.steps_total ? [bar("steps", run.step, run.steps_total)] : [];
   if (progress) {
     bars.push(bar(`step ${progress.step}: sampled`, progress.samples, progress.samples_total), bar("judged", progress.groups_judged, progress.groups_total), bar("gradients", progress.shards, progress.shards_total));
   }

@@ -2,7 +2,7 @@
 
 use gavel_core::spec::RunSpec;
 use gavel_models::Family;
-use gavel_models::lora::{LoraAdapter, LoraConfig};
+use gavel_models::lora::{AdaptableLayers, LoraAdapter, LoraConfig};
 
 use crate::diagnostic::{Context as _, Result};
 
@@ -20,8 +20,20 @@ pub(super) fn read(spec: &RunSpec) -> Result<Option<Vec<u8>>> {
         .inspect(&spec.model.path)
         .context("an adapter is read for the model of `model.path`")?;
     let adapter = LoraAdapter::open(init, model.layers())?;
-    let adapter = adapter
-        .with_settings(&LoraConfig::from(&spec.lora), model.layers())
-        .with_context(|| init.display().to_string())?;
-    Ok(Some(adapter.to_safetensors()?))
+    let bytes = stored(&adapter, spec, model.layers()).with_context(|| init.display().to_string())?;
+    Ok(Some(bytes))
+}
+
+/// An adapter as the run's first policy, as [`read`] gives it.
+///
+/// # Errors
+/// As of [`read`].
+pub(super) fn of(adapter: &LoraAdapter, spec: &RunSpec) -> Result<Vec<u8>> {
+    let family = Family::from_name(spec.model.family.as_str())?;
+    stored(adapter, spec, family.inspect(&spec.model.path)?.layers())
+}
+
+fn stored(adapter: &LoraAdapter, spec: &RunSpec, layers: &AdaptableLayers) -> Result<Vec<u8>> {
+    let adapter = adapter.with_settings(&LoraConfig::from(&spec.lora), layers)?;
+    Ok(adapter.to_safetensors()?)
 }

@@ -16,6 +16,7 @@ use gavel_core::{Annotation, Annotations, HeldOutJudgeAssets, LabelledPair, Mode
 use gavel_eval::Evaluator;
 use gavel_models::Family;
 use gavel_models::load::fingerprint;
+use gavel_models::lora::LoraAdapter;
 use gavel_rubric::data::{Picture, ReadOptions};
 use gavel_rubric::generate::WriteTemplate;
 use gavel_rubric::{JudgeTemplate, ReasonTemplate};
@@ -61,6 +62,17 @@ impl Files {
             (!fields.is_empty()).then_some(told)
         };
         files.into_iter().filter_map(notice).collect()
+    }
+
+    /// The same files of a run that begins with this adapter.
+    ///
+    /// # Errors
+    /// As [`adapter::of`].
+    pub(crate) fn beginning_with(mut self, spec: &RunSpec, adapter: &LoraAdapter) -> Result<Self> {
+        let bytes = adapter::of(adapter, spec)?;
+        self.assets.initial_adapter = Some(Digest::of(&bytes));
+        self.adapter = Some(bytes);
+        Ok(self)
     }
 
     /// Everything that has to be stored as blobs, by hash.

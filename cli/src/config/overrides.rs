@@ -231,9 +231,9 @@ mod tests {
 
     #[test]
     fn a_number_that_is_refused_is_told_as_a_number() {
-        let told = read(&["run.steps=0", "run.name=7", "run.seed=\"7\""]).unwrap_err();
+        let told = read(&["prompts.per_step=0", "run.name=7", "run.seed=\"7\""]).unwrap_err();
         assert_eq!(told[0], "run.seed: invalid type: string \"7\", expected u64");
-        assert_eq!(told[1], "run.steps: must be at least 1, not 0");
+        assert_eq!(told[1], "prompts.per_step: must be at least 1, not 0");
         assert_eq!(told.len(), 2, "{told:?}");
     }
 }

@@ -110,6 +110,26 @@ pub fn judge_with(
     })
 }
 
+/// Keeps what a judge like this one, asked elsewhere, said of these pairs. What a worker adds to a verdict is left out, and a verdict by another
+/// rubric, or in other image orders, is none on the pair.
+pub fn keep_given(cache: &dyn VerdictCache, judge: &dyn Judge, given: &[(JudgedPair<'_>, &VerdictRecord)]) {
+    let fits = |pair: &JudgedPair<'_>, record: &VerdictRecord| {
+        record.rubric == pair.rubric.digest() && record.orders == pair.orders && is_worth_keeping(record)
+    };
+    let of_the_judge = |record: &VerdictRecord| VerdictRecord {
+        reasons: Vec::new(),
+        difference: None,
+        ..record.clone()
+    };
+    let fitting = given.iter().filter(|(pair, record)| fits(pair, record));
+    let verdicts: Vec<_> = fitting
+        .map(|(pair, record)| (verdict_key(judge, pair), of_the_judge(record)))
+        .collect();
+    if !verdicts.is_empty() {
+        cache.keep(&verdicts);
+    }
+}
+
 /// What failed may work next time, also where it is only a member that failed.
 fn is_worth_keeping(record: &VerdictRecord) -> bool {
     let failed = |verdict: &Verdict| matches!(verdict, Verdict::Failed { .. });
@@ -239,6 +259,51 @@ mod tests {
             assert_eq!(asked(&judge, changed), 1, "{}", changed.prompt);
             assert_eq!(asked(&judge, changed), 0);
         }
+    }
+
+    #[test]
+    fn what_was_given_elsewhere_is_kept_as_the_judge_gives_it_and_only_where_it_fits() {
+        let (dark, light) = (image(1), image(200));
+        let (sharp, blurred) = (rubric("Sharp."), rubric("Blurred."));
+        let judge = counting("one", FIRST);
+        let pair = JudgedPair {
+            prompt_index: PromptIndex(0),
+            prompt: "a cat",
+            sources: &[],
+            first: &dark,
+            second: &light,
+            rubric: &sharp,
+            orders: Orders::Both,
+            list: &[],
+        };
+        let own = judge.judge(&[pair]).unwrap().remove(0);
+        let of_a_worker = VerdictRecord {
+            difference: Some(0.5),
+            ..own.clone()
+        };
+        let with = |change: fn(&mut VerdictRecord, Digest), digest| {
+            let mut record = of_a_worker.clone();
+            change(&mut record, digest);
+            record
+        };
+        let other = blurred.digest();
+        for unfit in [
+            with(|record, digest| record.rubric = digest, other),
+            with(|record, _| record.orders = Orders::Straight, other),
+            with(
+                |record, _| record.verdict = Verdict::Failed { reason: "away".into() },
+                other,
+            ),
+        ] {
+            let memory = Memory::default();
+            keep_given(&memory, &judge, &[(pair, &unfit)]);
+            assert!(memory.0.lock().unwrap().is_empty(), "{unfit:?}");
+        }
+        let memory = Memory::default();
+        keep_given(&memory, &judge, &[(pair, &of_a_worker)]);
+        let asked = judge.asked.load(Ordering::SeqCst);
+        assert_eq!(judge_with(&memory, &judge, &[pair]).unwrap(), [own]);
+        assert_eq!(judge.asked.load(Ordering::SeqCst), asked, "nobody is asked again");
     }
 
     #[test]

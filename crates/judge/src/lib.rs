@@ -25,7 +25,7 @@ mod weighing;
 mod writer;
 
 pub use answer::{Answer, Answers, decide};
-pub use cache::{VerdictCache, judge_with, verdict_key};
+pub use cache::{VerdictCache, judge_with, keep_given, verdict_key};
 pub use embedding::text_encoder_parameters;
 pub use error::Error;
 pub use explainer::Explainer;

@@ -1,5 +1,7 @@
 //! What an evaluation is made of, read before anything is painted.
 
+use std::path::Path;
+
 use gavel_core::spec::RunSpec;
 use gavel_judge::Templates;
 use gavel_models::Family;
@@ -36,13 +38,18 @@ pub(super) fn check_names(subjects: &[SubjectArgument]) -> Result<()> {
     Ok(())
 }
 
-/// The prompts, as many of them as `evaluation.prompts` says.
-pub(super) fn read_tasks(spec: &RunSpec, arguments: &EvaluateArguments) -> Result<Vec<TaskRecord>> {
-    let file = arguments.prompts.as_ref().or(spec.prompts.held_out.as_ref());
-    let file = file.ok_or_else(|| {
+/// The file of prompts.
+pub(super) fn prompts<'a>(spec: &'a RunSpec, arguments: &'a EvaluateArguments) -> Result<&'a Path> {
+    let file = arguments.prompts.as_deref().or(spec.prompts.held_out.as_deref());
+    file.ok_or_else(|| {
         Diagnostic::new("there are no prompts: the configuration has no `prompts.held_out`")
             .with_hint("name a file of prompts with --prompts")
-    })?;
+    })
+}
+
+/// The prompts, as many of them as `evaluation.prompts` says.
+pub(super) fn read_tasks(spec: &RunSpec, arguments: &EvaluateArguments) -> Result<Vec<TaskRecord>> {
+    let file = prompts(spec, arguments)?;
     let options = ReadOptions {
         fetch: &fetch,
         transparency: Transparency::Dropped,

@@ -1,5 +1,6 @@
 //! `gavel evaluate`.
 
+mod fleet;
 mod input;
 mod kept;
 mod table;
@@ -22,6 +23,7 @@ use gavel_rubric::data::tasks::TaskRecord;
 use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::connect::CredentialArguments;
 use super::print_json;
 use crate::assets;
 use crate::config::{self, ConfigArguments};
@@ -81,6 +83,12 @@ pub(crate) struct EvaluateArguments {
     /// same command without --shard tells the figures.
     #[arg(long, value_name = "NUMBER/SHARDS", conflicts_with = "json")]
     pub(crate) shard: Option<Shard>,
+    /// Have the workers of the coordinator at this address paint, and judge each adapter against the base: a run of 0 steps for each
+    /// adapter.
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["shard", "no_judge"])]
+    pub(crate) connect: Option<String>,
+    #[command(flatten)]
+    pub(crate) credentials: CredentialArguments,
     /// Folder of pictures, answers, evaluation.json and evaluation.html; the same command goes on with what it holds.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
@@ -125,6 +133,9 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         .collect::<Result<_>>()?;
     let judges = !arguments.no_judge && subjects.len() > 1;
     input::check_sources(&tasks, arguments)?;
+    if arguments.connect.is_some() {
+        fleet::check(&subjects)?;
+    }
     let asked = input::read_questions(&tasks, arguments)?;
     let asks = arguments.quality || arguments.fulfilment || asked.iter().any(|questions| !questions.is_empty());
     if asks {
@@ -143,6 +154,10 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
     let kept = match judges || asks {
         true => Some(kept::open(&arguments.out, arguments.shard)?),
         false => None,
+    };
+    let judged = match &arguments.connect {
+        Some(addresses) => fleet::work(addresses, arguments, &spec, &subjects, &mut pictures)?,
+        None => Vec::new(),
     };
     paint(&spec, &mut pictures)?;
     let mut models = Models::default();
@@ -177,6 +192,9 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         }),
         by: arguments.by.as_deref(),
     };
+    for given in &judged {
+        evaluation.take(given.subjects, &given.verdicts)?;
+    }
     let count = stretch.as_ref().map_or(tasks.len(), |stretch| stretch.len());
     let bar = bar(count, "prompts evaluated");
     if let (Some(stretch), Some(shard)) = (stretch, arguments.shard) {

@@ -221,7 +221,11 @@ fn spec(chance: &mut Chance, heartbeat: u64) -> RunSpec {
     };
     spec.run.name = "simulated".into();
     spec.run.seed = chance.below(1_000);
-    spec.run.steps = chance.between(1, 3) as u32;
+    spec.run.steps = match spec.evaluation {
+        // It trains nothing and evaluates what it begins with.
+        Some(_) if chance.happens(0.1) => 0,
+        _ => chance.between(1, 3) as u32,
+    };
     spec.prompts.per_step = chance.between(1, 7) as u32;
     spec.sampling.batch = chance.between(1, 4) as u32;
     spec.sampling.candidates = chance.pick(&[2, 2, 3, 4]);

@@ -59,7 +59,7 @@ impl Run {
         match result {
             UnitResult::Initialised(policy) => {
                 self.results.policies.push(policy);
-                self.begin_steps(now);
+                self.go_on(now);
             }
             UnitResult::Sampled { from, samples, .. } => match from {
                 SampledFor::Step(step) => self.note_samples(step, &self.extent(&unit), &samples, seconds),
@@ -316,6 +316,11 @@ impl Run {
         self.begin_probe();
         self.let_policies_go();
         self.let_commits_go();
+        self.go_on(now);
+    }
+
+    /// Begins what follows a policy: more steps, or the evaluation of the last one.
+    fn go_on(&mut self, now: Millis) {
         if self.is_trained() {
             self.begin_tuned();
         } else {

@@ -81,7 +81,7 @@ impl Run {
     /// its worker reckons with the old one.
     pub(super) fn change_steps(&mut self, steps: u32, now: Millis) -> Result<(), Refusal> {
         let committed = self.committed();
-        if steps < committed.0.max(1) {
+        if steps < committed.0 {
             return Err(Refusal::StepsCommitted {
                 found: steps,
                 committed,

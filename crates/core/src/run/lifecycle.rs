@@ -86,9 +86,9 @@ impl Run {
         }
     }
 
-    /// Whether every step is committed.
+    /// Whether the policy is there that the run ends with.
     pub(super) fn is_trained(&self) -> bool {
-        self.committed().0 == self.spec.run.steps
+        self.policy().is_some() && self.committed().0 == self.spec.run.steps
     }
 
     pub(super) fn is_ended(&self) -> bool {

@@ -256,10 +256,11 @@ impl RunSpec {
     /// Checks what depends on how many steps there are.
     ///
     /// # Errors
-    /// There are none, or more than a run may have.
+    /// There are more than a run may have, or none and no evaluation either.
     pub fn check_steps(&self) -> Result<(), Problems> {
         let mut problems = Problems::default();
         run::check_steps(self.run.steps, &mut problems);
+        self.check_purpose(&mut problems);
         self.check_products(&mut problems);
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
@@ -282,6 +283,7 @@ impl RunSpec {
             "prompts.held_out",
             || "must be set when there is an `[evaluation]` section: a text file of held-out prompts".into(),
         );
+        self.check_purpose(problems);
         let patience = self.stop.as_ref().and_then(|stop| stop.patience);
         let every = self.evaluation.as_ref().and_then(|evaluation| evaluation.every);
         problems.require(patience.is_none() || every.is_some(), "stop.patience", || {
@@ -310,6 +312,13 @@ impl RunSpec {
         if problems.is_empty() {
             self.check_products(problems);
         }
+    }
+
+    /// A run that trains nothing evaluates.
+    fn check_purpose(&self, problems: &mut Problems) {
+        problems.require(self.run.steps > 0 || self.evaluation.is_some(), "run.steps", || {
+            "is 0, and there is no `[evaluation]` section: the run would do nothing".into()
+        });
     }
 
     /// Bounds what keys that are each within their bounds come to together.

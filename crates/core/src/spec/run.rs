@@ -18,8 +18,8 @@ pub struct RunSection {
     /// Every random number of the run is derived from this.
     #[schemars(range(max = bounds::SEED.most))]
     pub seed: u64,
-    /// Optimizer steps.
-    #[schemars(range(min = 1, max = bounds::STEPS.most))]
+    /// Optimizer steps; with 0 the run trains nothing, and evaluates what it begins with.
+    #[schemars(range(max = bounds::STEPS.most))]
     pub steps: u32,
 }
 
@@ -42,7 +42,7 @@ impl Section for RunSection {
 }
 
 pub(super) fn check_steps(steps: u32, problems: &mut Problems) {
-    problems.count(steps.into(), bounds::STEPS, "run.steps");
+    problems.at_most(steps.into(), bounds::STEPS, "run.steps");
 }
 
 /// Says whether a run may have this name.

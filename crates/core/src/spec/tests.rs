@@ -142,7 +142,7 @@ fn values_out_of_range_are_all_told_together() {
     for (overlay, key) in [
         ("[run]\nname = \"\"", "run.name"),
         ("[run]\nname = \"../up\"", "run.name"),
-        ("[run]\nsteps = 0", "run.steps"),
+        ("[run]\nsteps = 10_000_001", "run.steps"),
         ("[model]\npath = \"\"", "model.path"),
         ("[model]\nfamily = \"FLUX.1\"", "model.family"),
         ("[model]\ndtype = \"f16\"", "model.dtype"),
@@ -183,7 +183,7 @@ fn values_out_of_range_are_all_told_together() {
         assert_eq!(found.len(), 1, "{overlay}: {found:?}");
         assert!(found[0].starts_with(&format!("{key}: ")), "{overlay}: {found:?}");
     }
-    let together = problems("[run]\nsteps = 0\n[sampling]\neta = 0\n[lora]\nrnak = 4");
+    let together = problems("[run]\nsteps = 10_000_001\n[sampling]\neta = 0\n[lora]\nrnak = 4");
     assert_eq!(together.len(), 3, "{together:?}");
 }
 

@@ -118,6 +118,9 @@ pub enum Error {
     /// A picture cannot be painted.
     #[error(transparent)]
     Sample(#[from] sample::Error),
+    /// A picture that was painted elsewhere is none.
+    #[error("what was painted elsewhere is no picture")]
+    Taken(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A picture cannot be compared with its source.
     #[error("a picture cannot be compared with its source")]
     Compare(#[from] ModelError),
@@ -168,7 +171,7 @@ impl Hint for Error {
             Self::Sample(error) => return error.hint(),
             Self::Judge(error) => return error.hint(),
             Self::Kept { .. } => "choose a folder that this user may write to, with --out".to_owned(),
-            Self::Compare(_) | Self::Encode(_) | Self::Page(_) => return None,
+            Self::Taken(_) | Self::Compare(_) | Self::Encode(_) | Self::Page(_) => return None,
         })
     }
 }

@@ -19,9 +19,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use gavel_core::ids::{Digest, PromptIndex};
-use gavel_core::work::{Orders, Verdict};
+use gavel_core::work::{Orders, Verdict, VerdictRecord};
 use gavel_eval::Evaluator;
-use gavel_judge::{VerdictCache, judge_with};
+use gavel_judge::{VerdictCache, judge_with, keep_given};
 use gavel_models::dinov2::Dinov2;
 use gavel_rubric::data::Picture;
 use gavel_rubric::data::tasks::TaskRecord;
@@ -135,7 +135,40 @@ struct OpenPrompt<'a> {
     pictures: Vec<(Picture, RgbImage)>,
 }
 
+impl OpenPrompt<'_> {
+    /// Two subjects' pictures, as the judge is asked about them.
+    fn pair<'p>(&'p self, index: usize, [first, second]: [usize; 2], rubrics: &'p Rubrics) -> JudgedPair<'p> {
+        let words = &self.task.record.words;
+        JudgedPair {
+            prompt_index: PromptIndex(index as u32),
+            prompt: words,
+            sources: &self.task.sources,
+            first: &self.pictures[first].1,
+            second: &self.pictures[second].1,
+            rubric: rubrics.of(words, &self.task.digests),
+            orders: Orders::Both,
+            list: &[],
+        }
+    }
+}
+
 impl Evaluation<'_> {
+    /// Keeps the verdicts that the same judge, asked elsewhere, gave on two subjects, prompt by prompt: nobody is asked about them again. Nothing
+    /// without a judge.
+    ///
+    /// # Errors
+    /// A picture is not there.
+    pub fn take(&self, subjects: [usize; 2], verdicts: &[Option<VerdictRecord>]) -> Result<(), Error> {
+        let Some(judging) = &self.judge else { return Ok(()) };
+        for (index, verdict) in (0..self.tasks.len()).zip(verdicts) {
+            let Some(verdict) = verdict else { continue };
+            let prompt = self.open(index)?;
+            let pair = prompt.pair(index, subjects, judging.rubrics);
+            keep_given(judging.kept, judging.judge, &[(pair, verdict)]);
+        }
+        Ok(())
+    }
+
     /// Asks about every picture and every pair; `progress` hears of prompts that are done. Blocks where the judge's cache does.
     ///
     /// # Errors
@@ -248,20 +281,10 @@ impl Evaluation<'_> {
         };
         let (mut names, mut pairs) = (Vec::new(), Vec::new());
         for (index, prompt) in (first_index..).zip(prompts) {
-            let words = &prompt.task.record.words;
             for first in 0..self.subjects.len() {
                 for second in first + 1..self.subjects.len() {
                     names.push([first, second].map(|subject| self.subjects[subject].name.clone()));
-                    pairs.push(JudgedPair {
-                        prompt_index: PromptIndex(index as u32),
-                        prompt: words,
-                        sources: &prompt.task.sources,
-                        first: &prompt.pictures[first].1,
-                        second: &prompt.pictures[second].1,
-                        rubric: judging.rubrics.of(words, &prompt.task.digests),
-                        orders: Orders::Both,
-                        list: &[],
-                    });
+                    pairs.push(prompt.pair(index, [first, second], judging.rubrics));
                 }
             }
         }

@@ -84,6 +84,23 @@ impl<'a> Pictures<'a> {
         self.missing.len()
     }
 
+    /// The prompts of which a subject's picture is not there.
+    pub fn missing_of(&self, subject: usize) -> Vec<usize> {
+        let of_subject = self.missing.iter().filter(|(of, _)| *of == subject);
+        of_subject.map(|(_, prompt)| *prompt).collect()
+    }
+
+    /// Keeps a subject's picture of a prompt that was painted elsewhere.
+    ///
+    /// # Errors
+    /// It is no picture, or cannot be written.
+    pub fn take(&mut self, subject: usize, prompt: usize, encoded: &[u8]) -> Result<(), Error> {
+        let image = Picture::decode(encoded, &ReadOptions::local()).map_err(|fault| Error::Taken(Box::new(fault)))?;
+        keep(&self.files[subject][prompt], &image)?;
+        self.missing.retain(|missing| *missing != (subject, prompt));
+        Ok(())
+    }
+
     /// Paints what is missing, and keeps each batch before the next begins; `progress` hears of each with its number of pictures.
     ///
     /// # Errors

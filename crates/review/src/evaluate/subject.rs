@@ -51,7 +51,7 @@ impl Subject {
     pub fn open(name: &str, what: &str, spec: &RunSpec, tasks: &[TaskRecord]) -> Result<Self, Error> {
         let path = Path::new(what);
         let origin = if path.is_file() || holds_weights(path) {
-            Self::adapter(name, path, spec)?
+            Self::adapter_in(name, path, spec)?
         } else if path.join("spec.json").is_file() && path.join("state").is_dir() {
             return Err(Error::WholeRun {
                 name: name.to_owned(),
@@ -81,6 +81,19 @@ impl Subject {
         self.policy().is_some()
     }
 
+    /// Whether it is the model without an adapter.
+    pub fn is_base(&self) -> bool {
+        matches!(self.origin, Origin::Base)
+    }
+
+    /// Its adapter; `None` of the base and of pictures.
+    pub fn adapter(&self) -> Option<&LoraAdapter> {
+        match &self.origin {
+            Origin::Adapted(adapter, _) => Some(adapter),
+            Origin::Base | Origin::Files(_) => None,
+        }
+    }
+
     /// Who paints its pictures; `None` where they are there.
     pub(super) fn policy(&self) -> Option<Policy<'_>> {
         match &self.origin {
@@ -101,7 +114,7 @@ impl Subject {
         }
     }
 
-    fn adapter(name: &str, path: &Path, spec: &RunSpec) -> Result<Origin, Error> {
+    fn adapter_in(name: &str, path: &Path, spec: &RunSpec) -> Result<Origin, Error> {
         let family = Family::from_name(spec.model.family.as_str())?;
         let inspection = family.inspect(&spec.model.path)?;
         adapted(name, LoraAdapter::open(path, inspection.layers()))

@@ -105,7 +105,7 @@ impl Report {
             win_rate: status.evaluation.and_then(|evaluation| evaluation.win_rate),
             judge: status.judge,
             asked: status.asked,
-            seconds_total: status.steps.iter().map(|step| step.seconds.wall).sum(),
+            seconds_total: status.steps.iter().fold(0.0, |total, step| total + step.seconds.wall),
             steps: status.steps,
             probes: probes.steps.clone(),
             probes_base: probes.base_score,

@@ -85,6 +85,7 @@ impl World {
         let reason = "enough".to_owned();
         let event = match self.chance.below(4) {
             0 => Event::Cancelled { reason },
+            _ if steps == 0 => Event::Paused { reason },
             1 => Event::Paused { reason },
             2 => Event::StepsChanged {
                 steps: self.chance.between(1, steps) as u32,

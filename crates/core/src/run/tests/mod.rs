@@ -2,6 +2,7 @@ mod ahead;
 mod asking;
 mod conditionings;
 mod control;
+mod evaluation_alone;
 mod fleet;
 mod groups;
 mod held_out;
