@@ -464,4 +464,77 @@ fn what_is_missing_is_named_before_anything_is_painted() {
     ]);
     assert!(sources.contains("no record of the prompts has a source"), "{sources}");
     assert!(!Path::new(&out).exists());
+
+    let edits = folder.path().join("edits.jsonl");
+    let source = root()
+        .join("examples/quickstart-edit/sources/0013.png")
+        .display()
+        .to_string();
+    let record = json!({"prompt": "make the red circle blue", "source_image": [source, source]});
+    std::fs::write(&edits, record.to_string()).unwrap();
+    let two = failure(&[
+        "evaluate",
+        "configs/quickstart-edit.toml",
+        "--out",
+        &out,
+        "--subject",
+        "base",
+        "--prompts",
+        edits.to_str().unwrap(),
+    ]);
+    assert!(
+        two.contains("record 0 has 2 source pictures, the model of `model.path` takes 1"),
+        "{two}"
+    );
+    assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn a_picture_that_is_none_and_a_server_that_refuses_the_key_are_told_before_anything_is_painted() {
+    let folder = TempDir::new().unwrap();
+    let pictures = folder.path().join("pictures");
+    std::fs::create_dir(&pictures).unwrap();
+    for index in 0..4 {
+        std::fs::write(pictures.join(format!("{index}.png")), "no picture").unwrap();
+    }
+    let out = folder.path().join("out");
+    let mine = format!("mine={}", pictures.display());
+    let evaluate = ["evaluate", SMALL, "--out", out.to_str().unwrap(), "--subject", "base"];
+    let broken = failure(&[&evaluate[..], &["--subject", &mine]].concat());
+    assert!(broken.contains("0.png") && kept(&out).is_empty(), "{broken}");
+
+    let server = refusing_server();
+    let endpoint = format!("judge.endpoint={server}/v1");
+    let asked = [
+        "--set",
+        "judge.family=openai",
+        "--set",
+        &endpoint,
+        "--set",
+        "judge.model=m",
+        "--quality",
+    ];
+    let local = ["judge.path=", "judge.device=", "judge.dtype="]
+        .map(|key| ["--set", key])
+        .concat();
+    let refused = failure(&[&evaluate[..], &asked, &local].concat());
+    assert!(refused.contains("401") && refused.contains("api_key_env"), "{refused}");
+    assert!(kept(&out).is_empty());
+}
+
+/// The address of a server that knows nobody.
+fn refusing_server() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = [0; 4096];
+            if std::io::Read::read(&mut stream, &mut head).unwrap() > 0 {
+                let answer = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                std::io::Write::write_all(&mut stream, answer.as_bytes()).unwrap();
+            }
+        }
+    });
+    format!("http://{address}")
 }

@@ -28,6 +28,8 @@ pub struct CoordinatorOptions {
     pub blobs_bytes_max: Option<u64>,
     /// Whether workers are handed signed addresses, at which they read and write large blobs in a cloud store themselves.
     pub direct_blobs: bool,
+    /// Whether every worker of before this start is gone, so that what they held need not wait for them.
+    pub workers_gone: bool,
     /// How long blobs that nobody needs any more are kept before they are deleted.
     pub trash: Duration,
     /// Whether blobs that belong to another ledger, or to a newer state of this one, are taken over.
@@ -66,6 +68,7 @@ impl CoordinatorOptions {
             blobs: None,
             heartbeat: Duration::from_secs(5),
             worker_timeout: Duration::from_secs(20),
+            workers_gone: false,
             blob_bytes_max: 16 << 30,
             blobs_bytes_max: None,
             direct_blobs: false,

@@ -281,7 +281,7 @@ pub(crate) fn unanswered(error: &AskError) -> WorkError {
     let told = error.for_everybody().in_full();
     match error {
         AskError::Unavailable { .. } => WorkError::Unavailable(told),
-        AskError::Unanswerable { .. } => WorkError::Retry(told),
+        AskError::Refused { .. } | AskError::Unanswerable { .. } => WorkError::Retry(told),
     }
 }
 

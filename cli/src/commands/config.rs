@@ -63,7 +63,7 @@ fn check(arguments: &ConfigArguments) -> Result<()> {
     let too_long = Family::from_name(spec.model.family.as_str())
         .ok()
         .and_then(|family| family.inspect(&spec.model.path).ok())
-        .map(|model| preflight::too_long(&spec, model.as_ref(), assets))
+        .map(|model| preflight::too_long_prompts(&spec, model.as_ref(), assets))
         .transpose()?;
     for notice in files.notices().iter().chain(too_long.iter().flatten()) {
         text += &format!("  notice     {notice}\n");

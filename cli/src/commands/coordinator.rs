@@ -45,6 +45,9 @@ pub(crate) struct CoordinatorArguments {
     /// are then deleted after --trash.
     #[arg(long)]
     pub(crate) adopt_blobs: bool,
+    /// Every worker of before is gone: what they held is handed out at once.
+    #[arg(long, hide = true)]
+    pub(crate) workers_gone: bool,
     /// Folder in which `gavel run` leaves the results, for the dashboard to name at the end.
     #[arg(long, value_name = "DIR", hide = true)]
     pub(crate) results: Option<PathBuf>,
@@ -121,6 +124,7 @@ pub(super) fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
         options.ledger = arguments.ledger;
         options.blobs = arguments.blobs;
         options.results = arguments.results;
+        options.workers_gone = arguments.workers_gone;
         options.heartbeat = arguments.heartbeat.into();
         options.worker_timeout = arguments.worker_timeout.into();
         options.trash = arguments.trash.into();

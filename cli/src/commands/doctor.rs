@@ -114,7 +114,7 @@ fn files(spec: &RunSpec) -> Result<(String, Files)> {
 fn prompts(spec: &RunSpec, files: &Files) -> Result<String> {
     let model = Family::from_name(spec.model.family.as_str())?.inspect(&spec.model.path)?;
     let mut notices = files.notices();
-    notices.extend(preflight::too_long(spec, model.as_ref(), &files.assets)?);
+    notices.extend(preflight::too_long_prompts(spec, model.as_ref(), &files.assets)?);
     Ok(match notices.is_empty() {
         true => format!("none has more than {} tokens", spec.prompts.max_sequence_length),
         false => notices.join("\n                   "),

@@ -6,6 +6,7 @@ use gavel_core::RunAssets;
 use gavel_core::spec::{
     Duty, EmbeddingServerSpec, EmbeddingSpec, InProcessSpec, NamedJudge, RunSpec, ScorerSpec, ServerSpec,
 };
+use gavel_core::work::Task;
 use gavel_judge::{Endpoint, ScoreServer, check_question, text_encoder_parameters};
 use gavel_models::clip::Clip;
 use gavel_models::load::{self, Placement};
@@ -39,7 +40,7 @@ pub(super) fn adapter(spec: &RunSpec, model: &dyn Inspection) -> Result<()> {
 }
 
 /// Pictures of this size can be painted.
-pub(super) fn size(spec: &RunSpec, model: &dyn Inspection) -> Result<()> {
+pub(crate) fn size(spec: &RunSpec, model: &dyn Inspection) -> Result<()> {
     model
         .grid(spec.sampling.height, spec.sampling.width)
         .context("`sampling.width` and `sampling.height`")?;
@@ -49,68 +50,84 @@ pub(super) fn size(spec: &RunSpec, model: &dyn Inspection) -> Result<()> {
 /// Each task has as many source pictures as the model takes. Files that cannot be read are told elsewhere.
 pub(super) fn sources(model: &dyn Inspection, files: Option<&Files>) -> Result<()> {
     let Some(files) = files else { return Ok(()) };
+    lists(&files.assets)
+        .into_iter()
+        .try_for_each(|(key, tasks)| source_counts(model, key, tasks.iter().map(|task| task.sources.len())))
+}
+
+/// As many source pictures as the model takes; `counts` are those of the records of `key`, which people know the list by.
+///
+/// # Errors
+/// The first record that has another number.
+pub(crate) fn source_counts(model: &dyn Inspection, key: &str, counts: impl Iterator<Item = usize>) -> Result<()> {
     let taken = model.source_pictures();
-    let lists = [
-        ("prompts.train", &files.assets.prompts),
-        ("prompts.held_out", &files.assets.held_out),
-    ];
-    for (key, tasks) in lists {
-        for (index, task) in tasks.iter().enumerate() {
-            let count = task.sources.len();
-            if !taken.contains(&count) {
-                let most = if taken.start() == taken.end() {
-                    String::new()
-                } else {
-                    format!(" to {}", taken.end())
-                };
-                return Err(Diagnostic::new(format!(
-                    "`{key}`: record {index} has {count} source pictures, the model of `model.path` takes {}{most}",
-                    taken.start()
-                ))
-                .with_hint("correct the record, or name a model that takes as many"));
-            }
+    for (index, count) in counts.enumerate() {
+        if !taken.contains(&count) {
+            let most = if taken.start() == taken.end() {
+                String::new()
+            } else {
+                format!(" to {}", taken.end())
+            };
+            return Err(Diagnostic::new(format!(
+                "`{key}`: record {index} has {count} source pictures, the model of `model.path` takes {}{most}",
+                taken.start()
+            ))
+            .with_hint("correct the record, or name a model that takes as many"));
         }
     }
     Ok(())
 }
 
-/// What the user should know of prompts that are longer than `prompts.max_sequence_length`.
+/// What the user should know of the run's prompts that are longer than `prompts.max_sequence_length`.
+///
+/// # Errors
+/// As [`too_long`].
+pub(crate) fn too_long_prompts(spec: &RunSpec, model: &dyn Inspection, assets: &RunAssets) -> Result<Vec<String>> {
+    let mut notices = Vec::new();
+    for (key, tasks) in lists(assets) {
+        let words: Vec<&str> = tasks.iter().map(|task| task.words.as_str()).collect();
+        notices.extend(too_long(spec, model, key, &words)?);
+    }
+    Ok(notices)
+}
+
+/// What the user should know of prompts that are longer than `prompts.max_sequence_length`, if there are any; `key` as in [`source_counts`].
 ///
 /// # Errors
 /// Such a prompt of an edit, whose words are not cut.
-pub(crate) fn too_long(spec: &RunSpec, model: &dyn Inspection, assets: &RunAssets) -> Result<Vec<String>> {
+pub(crate) fn too_long(spec: &RunSpec, model: &dyn Inspection, key: &str, prompts: &[&str]) -> Result<Option<String>> {
     let kept = spec.prompts.max_sequence_length;
-    let mut notices = Vec::new();
-    for (key, tasks) in [
+    let mut longer = Vec::new();
+    for words in prompts {
+        let tokens = model.tokens(words);
+        longer.push(tokens.with_context(|| format!("`{key}` cannot be encoded"))?);
+    }
+    longer.retain(|tokens| *tokens > kept);
+    let Some(longest) = longer.iter().max() else {
+        return Ok(None);
+    };
+    let found = format!(
+        "`{key}`: {} of {} prompts have more tokens than `prompts.max_sequence_length`, {kept}; the longest has {longest}",
+        longer.len(),
+        prompts.len()
+    );
+    if *model.source_pictures().start() > 0 {
+        return Err(
+            Diagnostic::new(format!("{found}, and the words of an edit are not cut"))
+                .with_hint("shorten them, or raise `prompts.max_sequence_length`"),
+        );
+    }
+    Ok(Some(format!(
+        "{found}. The policy sees the first {kept}, the judge reads them whole"
+    )))
+}
+
+/// The run's lists of tasks that are painted, by their keys.
+fn lists(assets: &RunAssets) -> [(&'static str, &[Task]); 2] {
+    [
         ("prompts.train", &assets.prompts),
         ("prompts.held_out", &assets.held_out),
-    ] {
-        let mut longer = Vec::new();
-        for task in tasks {
-            longer.push(
-                model
-                    .tokens(&task.words)
-                    .with_context(|| format!("`{key}` cannot be encoded"))?,
-            );
-        }
-        longer.retain(|tokens| *tokens > kept);
-        let Some(longest) = longer.iter().max() else { continue };
-        let found = format!(
-            "`{key}`: {} of {} prompts have more tokens than `prompts.max_sequence_length`, {kept}; the longest has {longest}",
-            longer.len(),
-            tasks.len()
-        );
-        if *model.source_pictures().start() > 0 {
-            return Err(
-                Diagnostic::new(format!("{found}, and the words of an edit are not cut"))
-                    .with_hint("shorten them, or raise `prompts.max_sequence_length`"),
-            );
-        }
-        notices.push(format!(
-            "{found}. The policy sees the first {kept}, the judge reads them whole"
-        ));
-    }
-    Ok(notices)
+    ]
 }
 
 /// A judge that judge workers host and that answers in words, and what its folder holds.

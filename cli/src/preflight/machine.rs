@@ -51,9 +51,17 @@ impl Weights {
         let embedder = WeightCounts::whole(embedder).bytes(Dtype::F32, None);
         let embedder = (embedder > 0).then_some((Device::Cpu, embedder));
         let encoders = spec.model.text_encoder_device.unwrap_or(spec.model.device);
+        // Nothing quantizes it, and the CPU's fused kernels keep it in float32.
+        let autoencoder = model.autoencoder_weights().bytes(
+            match spec.model.device {
+                Device::Cpu => Dtype::F32,
+                Device::CpuCandle | Device::Cuda(_) => spec.model.dtype,
+            },
+            None,
+        );
         Self {
             sampler: vec![
-                (spec.model.device, denoiser + bytes(model.autoencoder_weights())),
+                (spec.model.device, denoiser + autoencoder),
                 (encoders, bytes(model.text_encoder_weights())),
             ],
             judge: judges.chain(embedder).collect(),

@@ -16,7 +16,9 @@ use crate::assets::{self, Files};
 use crate::checks::Checks;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::output;
-pub(crate) use folders::{HostedJudge, endpoints, judges, text_encoder, too_long};
+pub(crate) use folders::{
+    HostedJudge, endpoints, judges, size, source_counts, text_encoder, too_long, too_long_prompts,
+};
 pub(crate) use machine::{Weights, folder, memory, ports};
 
 /// Checks files, model folders, adapter, judge, memory, the run's folder and its ports, and prints a line when all is well.
@@ -33,7 +35,7 @@ pub(crate) fn preflight(spec: &RunSpec, out: &Path, resume: bool) -> Result<File
         checks.note(folders::adapter(spec, model));
         checks.note(folders::size(spec, model));
         checks.note(folders::sources(model, files.as_ref()));
-        let found = files.as_ref().map(|files| too_long(spec, model, &files.assets));
+        let found = files.as_ref().map(|files| too_long_prompts(spec, model, &files.assets));
         notices.extend(found.and_then(|found| checks.note(found)).into_iter().flatten());
     }
     let judges = checks.note(judges(spec));

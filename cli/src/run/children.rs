@@ -245,7 +245,11 @@ impl CoordinatorProcess {
             threads: 1,
             log: folder.logs().join("coordinator.log"),
         };
-        let first = command(&spec.coordinator.grpc.to_string(), &spec.coordinator.http.to_string());
+        let mut first = command(&spec.coordinator.grpc.to_string(), &spec.coordinator.http.to_string());
+        // The workers of a run that was killed have ended with it, unless others reach its coordinator.
+        if spec.coordinator.grpc.ip().is_loopback() {
+            first.arguments.push("--workers-gone".to_owned());
+        }
         let mut process = first.spawn(|_| Stdio::piped())?;
         let log_start = process.log_start;
         let stdout = process

@@ -169,6 +169,9 @@ impl Driver {
             ends: false,
         };
         driver.state.recover(driver.time.away_ms, driver.time.now());
+        if driver.options.workers_gone {
+            driver.state.release_leases(driver.time.now());
+        }
         driver.settle().await?;
         driver.keep_snapshots_of_all(Occasion::Events).await?;
         driver.mark();

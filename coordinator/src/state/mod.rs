@@ -10,6 +10,7 @@ mod rally;
 mod release;
 mod reported;
 mod rules;
+mod takeover;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -468,22 +469,6 @@ impl State {
         tracing::error!(run = %id, %unit, reason, "unit given up");
         if let Err(error) = self.apply(id, Event::GivenUp { unit, reason }, now) {
             tracing::error!(run = %id, %unit, %error, "a unit could not be given up");
-        }
-    }
-
-    /// Takes the runs over that have not ended, after a time in which no coordinator served them.
-    pub(crate) fn recover(&mut self, away_ms: u64, now: Millis) {
-        let open: Vec<RunId> = self
-            .runs()
-            .filter(|(run, _)| !run.phase().is_ended())
-            .map(|(run, _)| run.id().clone())
-            .collect();
-        for id in open {
-            if let Err(error) = self.apply(&id, Event::Recovered { away_ms }, now) {
-                tracing::error!(run = %id, %error, "a run could not be taken over");
-            }
-            // What the coordinator before had no time to decide.
-            self.pause_by_rule(&id, now);
         }
     }
 

@@ -140,7 +140,18 @@ pub enum AskError {
         #[source]
         said: Option<ServerWords>,
     },
-    /// The question itself is at fault, or the configuration: no attempt can work.
+    /// Nobody is answered there, whatever is asked: the configuration is at fault, such as a key or an address.
+    #[error("{reason}")]
+    Refused {
+        /// What happened.
+        reason: String,
+        /// The remedy, if there is one.
+        hint: Option<String>,
+        /// A server's words, if there are any.
+        #[source]
+        said: Option<ServerWords>,
+    },
+    /// The question itself is at fault: no attempt can work, and others may be answered.
     #[error("{reason}")]
     Unanswerable {
         /// What is wrong.
@@ -176,7 +187,9 @@ impl AskError {
 impl Hint for AskError {
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Unavailable { hint, .. } | Self::Unanswerable { hint, .. } => hint.clone(),
+            Self::Unavailable { hint, .. } | Self::Refused { hint, .. } | Self::Unanswerable { hint, .. } => {
+                hint.clone()
+            }
         }
     }
 }

@@ -117,9 +117,6 @@ pub(super) fn read_questions(tasks: &[TaskRecord], arguments: &EvaluateArguments
 
 /// What the judge decides by and is asked with, read before anything is painted.
 pub(super) fn words(spec: &RunSpec, tasks: &[TaskRecord]) -> Result<(Rubrics, Templates)> {
-    if let Some(model) = spec.judge.back_end.model() {
-        assets::check_judge_folder(model.path, "judge")?;
-    }
     let edits = tasks.iter().any(|task| !task.sources.is_empty());
     assets::check_judge_templates(&spec.judge, edits)?;
     Ok((Rubrics::load(&spec.judge.rubric)?, Templates::load(&spec.judge)?))
@@ -127,15 +124,12 @@ pub(super) fn words(spec: &RunSpec, tasks: &[TaskRecord]) -> Result<(Rubrics, Te
 
 /// Refuses, before anything is painted, a judge that answers no questions in words.
 pub(super) fn check_answers(spec: &RunSpec) -> Result<()> {
-    let Some(writer) = spec.judge.back_end.writer() else {
-        return Err(Diagnostic::new(
+    match spec.judge.back_end.writer() {
+        Some(_) => Ok(()),
+        None => Err(Diagnostic::new(
             "there are questions about pictures, and `[judge]` has no model that answers in words",
         )
-        .with_hint("name a vision-language model or a server in [judge], or leave questions out: --no-questions, and neither --quality nor --fulfilment"));
-    };
-    match writer.model() {
-        Some(model) => assets::check_judge_folder(model.path, "judge").map(drop),
-        None => Ok(()),
+        .with_hint("name a vision-language model or a server in [judge], or leave questions out: --no-questions, and neither --quality nor --fulfilment")),
     }
 }
 

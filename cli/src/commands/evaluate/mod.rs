@@ -1,5 +1,6 @@
 //! `gavel evaluate`.
 
+mod checks;
 mod fleet;
 mod input;
 mod kept;
@@ -141,6 +142,12 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
     if asks {
         input::check_answers(&spec)?;
     }
+    if subjects.iter().any(Subject::is_painted) {
+        checks::painted(&spec, input::prompts(&spec, arguments)?, &tasks)?;
+    }
+    if judges || asks {
+        checks::hosted(&spec)?;
+    }
     let words = judges.then(|| input::words(&spec, &tasks)).transpose()?;
     // A shard asks, and tells no figures.
     let dinov2 = arguments.dinov2.as_deref().filter(|_| arguments.shard.is_none());
@@ -155,6 +162,9 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         true => Some(kept::open(&arguments.out, arguments.shard)?),
         false => None,
     };
+    if (judges || asks) && pictures.missing() > 0 {
+        checks::servers(&spec)?;
+    }
     let judged = match &arguments.connect {
         Some(addresses) => fleet::work(addresses, arguments, &spec, &subjects, &mut pictures)?,
         None => Vec::new(),

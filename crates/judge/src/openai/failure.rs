@@ -78,6 +78,23 @@ impl Failure {
         }
     }
 
+    /// Whether every other request is refused as this one was: for its key, its address, or what it goes through.
+    fn is_refusal(&self) -> bool {
+        let statuses = [
+            StatusCode::UNAUTHORIZED,
+            StatusCode::PAYMENT_REQUIRED,
+            StatusCode::FORBIDDEN,
+            StatusCode::NOT_FOUND,
+            StatusCode::METHOD_NOT_ALLOWED,
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+        ];
+        match self.kind {
+            Kind::Unsent => true,
+            Kind::Status(status) => status.is_redirection() || statuses.contains(&status),
+            _ => false,
+        }
+    }
+
     /// Whether the server understood the request and does not want some part of it.
     pub(crate) fn is_objection(&self) -> bool {
         let statuses = [
@@ -104,10 +121,11 @@ impl Failure {
     pub(crate) fn into_error(self, base: &str) -> AskError {
         let reason = format!("the judge's server at {base}: {}", self.told());
         let hint = Some(self.hint().to_owned());
-        let (passes, said) = (self.passes(), Some(self.said));
-        match passes {
-            true => AskError::Unavailable { reason, hint, said },
-            false => AskError::Unanswerable { reason, hint, said },
+        let (passes, is_refusal, said) = (self.passes(), self.is_refusal(), Some(self.said));
+        match (passes, is_refusal) {
+            (true, _) => AskError::Unavailable { reason, hint, said },
+            (false, true) => AskError::Refused { reason, hint, said },
+            (false, false) => AskError::Unanswerable { reason, hint, said },
         }
     }
 

@@ -124,7 +124,7 @@ impl Placement {
         self.quantization
     }
 
-    /// The same for autoencoders and judges, which the CPU's fused kernels keep in float32 whatever the run says, and which nothing quantizes.
+    /// The same for autoencoders, which the CPU's fused kernels keep in float32 whatever the run says, and which nothing quantizes.
     pub(crate) fn kept_whole(&self) -> Self {
         Self {
             kept: None,

@@ -39,7 +39,7 @@ impl VlmEncoder {
         tokenizer: WordTokenizer,
         placement: &Placement,
     ) -> Result<Self, LoadError> {
-        let weights = Weights::open(dir, &placement.kept_whole())?;
+        let weights = Weights::open(dir, &placement.clone().quantized(None))?;
         let config = qwen2_5(dir)?;
         let (visual, text) = towers(&weights);
         let eyes = match processor {

@@ -79,7 +79,7 @@ impl Vlm {
     /// # Errors
     /// Any [`LoadError`].
     pub fn load(dir: &Path, placement: &Placement) -> Result<Self, LoadError> {
-        let weights = Weights::open(dir, &placement.kept_whole())?;
+        let weights = Weights::open(dir, &placement.clone().quantized(None))?;
         let settings = Settings::read(dir)?;
         let config = &settings.config;
 

@@ -14,6 +14,7 @@ use gavel_rubric::data::{Picture, ReadOptions};
 use image::RgbImage;
 use serde_json::{Value, json};
 
+use super::subject::Origin;
 use super::{Error, Subject};
 
 /// Changes when the same key would stand for another picture.
@@ -31,11 +32,11 @@ pub struct Pictures<'a> {
 }
 
 impl<'a> Pictures<'a> {
-    /// Finds the pictures; those that are painted lie in `folder`, each under a hash of all that it depends on. One that does not
+    /// Finds the pictures; those that are painted lie in `folder`, each under a hash of all that it depends on. One of these that does not
     /// decode, which a kill or a full disk cut short, counts as missing.
     ///
     /// # Errors
-    /// The folder cannot be made, or the model's not be read.
+    /// The folder cannot be made, or the model's not be read; or a picture that is not painted here is none.
     pub fn find(
         spec: &'a RunSpec,
         tasks: &'a [TaskRecord],
@@ -55,21 +56,24 @@ impl<'a> Pictures<'a> {
             missing: Vec::new(),
         };
         for (number, subject) in subjects.iter().enumerate() {
-            let super::subject::Origin::Files(files) = &subject.origin else {
-                let mut files = Vec::with_capacity(tasks.len());
-                for (index, task) in tasks.iter().enumerate() {
-                    let file = folder.join(format!("{}.png", key(&recipe, subject, index, task)));
-                    // Two subjects may be the same policy, and have one picture.
-                    let is_known = pictures.files.iter().any(|of_subject| of_subject[index] == file);
-                    if !is_known && Picture::open(&file, &ReadOptions::local()).is_err() {
-                        pictures.missing.push((number, index));
-                    }
-                    files.push(file);
+            if let Origin::Files(files) = &subject.origin {
+                for file in files {
+                    Picture::open(file, &ReadOptions::painted())?;
                 }
-                pictures.files.push(files);
+                pictures.files.push(files.clone());
                 continue;
-            };
-            pictures.files.push(files.clone());
+            }
+            let mut files = Vec::with_capacity(tasks.len());
+            for (index, task) in tasks.iter().enumerate() {
+                let file = folder.join(format!("{}.png", key(&recipe, subject, index, task)));
+                // Two subjects may be the same policy, and have one picture.
+                let is_known = pictures.files.iter().any(|of_subject| of_subject[index] == file);
+                if !is_known && Picture::open(&file, &ReadOptions::painted()).is_err() {
+                    pictures.missing.push((number, index));
+                }
+                files.push(file);
+            }
+            pictures.files.push(files);
         }
         Ok(pictures)
     }
@@ -95,7 +99,7 @@ impl<'a> Pictures<'a> {
     /// # Errors
     /// It is no picture, or cannot be written.
     pub fn take(&mut self, subject: usize, prompt: usize, encoded: &[u8]) -> Result<(), Error> {
-        let image = Picture::decode(encoded, &ReadOptions::local()).map_err(|fault| Error::Taken(Box::new(fault)))?;
+        let image = Picture::decode(encoded, &ReadOptions::painted()).map_err(|fault| Error::Taken(Box::new(fault)))?;
         keep(&self.files[subject][prompt], &image)?;
         self.missing.retain(|missing| *missing != (subject, prompt));
         Ok(())
@@ -146,7 +150,7 @@ impl<'a> Pictures<'a> {
     /// # Errors
     /// It is not there, or is no picture.
     pub(super) fn open(&self, subject: usize, prompt: usize) -> Result<Picture, Error> {
-        Ok(Picture::open(&self.files[subject][prompt], &ReadOptions::local())?)
+        Ok(Picture::open(&self.files[subject][prompt], &ReadOptions::painted())?)
     }
 }
 

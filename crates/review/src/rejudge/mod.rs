@@ -310,7 +310,7 @@ impl<'a> Rejudge<'a> {
                 continue;
             }
             let bytes = self.runtime.block_on(self.source.blob(digest))?;
-            let image = Picture::decode(&bytes, &ReadOptions::local());
+            let image = Picture::decode(&bytes, &ReadOptions::painted());
             let image = image.map_err(|fault| Error::Picture {
                 image: *digest,
                 source: fault.into(),

@@ -125,7 +125,7 @@ impl Picture {
     /// # Errors
     /// The blob is no picture.
     pub(super) fn decode(&self) -> Result<RgbImage, Error> {
-        data::Picture::decode(&self.png, &ReadOptions::local()).map_err(|fault| Error::Picture {
+        data::Picture::decode(&self.png, &ReadOptions::painted()).map_err(|fault| Error::Picture {
             image: self.digest,
             source: fault.into(),
         })

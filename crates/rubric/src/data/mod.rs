@@ -56,4 +56,14 @@ impl ReadOptions<'static> {
             fetch: &|_, _| Err("pictures are not fetched from the web here".into()),
         }
     }
+
+    /// Of pictures that a run painted: the largest that may be painted is read, and four bytes a pixel are more than a PNG of it has.
+    pub fn painted() -> Self {
+        let pixels = gavel_core::bounds::PIXELS.most;
+        Self {
+            picture_bytes_max: 4 * pixels,
+            picture_pixels_max: pixels,
+            ..Self::local()
+        }
+    }
 }

@@ -59,6 +59,13 @@ fn of_field(value: &Value) -> Result<Vec<PictureQuestion>, String> {
     };
     let questions = list.iter().map(of_value).collect::<Result<Vec<_>, String>>()?;
     check(&questions)?;
+    for (index, question) in questions.iter().enumerate() {
+        if let Some(later) = question.needs.iter().find(|needed| **needed >= index) {
+            return Err(format!(
+                "has a question, number {index}, that needs number {later}, which does not stand before it"
+            ));
+        }
+    }
     Ok(questions)
 }
 
@@ -281,6 +288,10 @@ mod tests {
                 "holds a text of 1025 bytes, at most 1024 are asked",
             ),
             (json!([{"question": "x", "kind": ""}]), "holds an empty text"),
+            (
+                json!(["x", {"question": "y", "needs": [1]}]),
+                "has a question, number 1, that needs number 1, which does not stand before it",
+            ),
             (
                 json!([{"question": "x", "needs": [1]}]),
                 "has a question that needs number 1, and 1 questions from 0 on",

@@ -249,7 +249,7 @@ fn a_refused_key_is_told_without_the_key_and_not_tried_again() {
     let server = serve(Stub::new([], Act::Status(401, None)));
     let error = greet(&endpoint_with(&spec(&server), Some("sk-secret"))).unwrap_err();
     assert!(
-        matches!(&error, AskError::Unanswerable { hint: Some(hint), .. } if hint.contains("api_key_env")),
+        matches!(&error, AskError::Refused { hint: Some(hint), .. } if hint.contains("api_key_env")),
         "{error:?}"
     );
     let told = Diagnostic::of(&error).to_string();

@@ -232,7 +232,7 @@ fn a_server_that_is_away_or_wants_another_key_gives_no_verdict_at_all() {
 
     let server = Server::start(|_, _| StatusCode::UNAUTHORIZED.into_response());
     let error = judge_pairs(&server.judge(None), "a light", 1).unwrap_err();
-    assert!(matches!(error, AskError::Unanswerable { .. }), "{error:?}");
+    assert!(matches!(error, AskError::Refused { .. }), "{error:?}");
 
     let server = Server::start(bright);
     let spec = ScorerSpec {
@@ -328,5 +328,5 @@ fn the_example_server_is_understood() {
     process.kill().unwrap();
     process.wait().unwrap();
     assert_eq!(judged.unwrap()[0].verdict, SECOND, "it prefers the plainer picture");
-    assert!(matches!(refused, Err(AskError::Unanswerable { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(AskError::Refused { .. })), "{refused:?}");
 }
