@@ -52,7 +52,7 @@ struct Peer {
     fleet: Fleet,
     identity: Identity,
     blobs: Client,
-    _sharer: Sharer,
+    sharer: Sharer,
     /// How often it was asked for the blob by those who may have it.
     gave: Arc<AtomicUsize>,
 }
@@ -76,23 +76,23 @@ impl Peer {
             .await
             .expect("it listens");
         let (fleet, identity) = register(&connection, sharer.shares()).await;
-        let terms = fleet
-            .register(&identity, &introduction(sharer.shares()))
-            .await
-            .expect("again");
-        sharer.admit(terms.sharing);
+        let again = fleet.register(&identity, &introduction(sharer.shares())).await;
+        again.expect("registered, and the answer is lost");
+        let terms = fleet.hold(&identity, &[], &[]).await;
+        sharer.admit(terms.expect("it shares"));
         Self {
             fleet,
             identity,
             blobs: connection.blobs().directly_as(None, Some(sharer.shares().certificate)),
-            _sharer: sharer,
+            sharer,
             gave,
         }
     }
 
     async fn fetch(&self, blob: Digest) -> Bytes {
         let bytes = self.blobs.get(blob).await.expect("the blob");
-        self.fleet.hold(&self.identity, &[blob], &[]).await.expect("it shares");
+        let terms = self.fleet.hold(&self.identity, &[blob], &[]).await;
+        self.sharer.admit(terms.expect("it shares"));
         bytes
     }
 }
