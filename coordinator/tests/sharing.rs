@@ -297,6 +297,9 @@ async fn a_worker_that_is_gone_lies_or_says_nothing_costs_a_try_and_nobody_is_se
         let tried = usize::from(manner != Manner::Gone);
         assert_eq!(bad.knocked.load(Ordering::SeqCst), tried, "{manner:?}");
 
+        // It says again that it has it.
+        fleet.hold(&identity, &[], &[digest]).await.expect("noted");
+        fleet.hold(&identity, &[digest], &[]).await.expect("noted");
         let next = connection(&coordinator).await.blobs().directly(None);
         assert_eq!(next.get(digest).await.expect("by the coordinator"), bytes, "{manner:?}");
         assert_eq!(

@@ -111,14 +111,17 @@ impl fmt::Debug for Sharing {
 }
 
 impl Sharing {
-    /// A worker shares from now on, and holds nothing for all that is known.
+    /// A worker shares from now on, and holds nothing for all that is known. One that names the certificate of another that shares does not.
     pub(crate) fn join(&self, worker: WorkerId, shares: Shares) {
         let mut key = [0; SharingKey::BYTES];
         for half in key.chunks_exact_mut(16) {
             half.copy_from_slice(Uuid::new_v4().as_bytes());
         }
         self.leave(&worker);
-        self.lock().sources.join(worker, shares, SharingKey::new(key));
+        let joined = self.lock().sources.join(worker.clone(), shares, SharingKey::new(key));
+        if !joined {
+            tracing::warn!(%worker, "a worker shares no blobs: it names the certificate of another one");
+        }
     }
 
     /// Whether anybody shares.
