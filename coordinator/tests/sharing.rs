@@ -330,6 +330,21 @@ async fn what_the_store_has_lost_is_lost_whoever_says_that_he_has_it() {
     coordinator.stop().await;
 }
 
+#[tokio::test]
+async fn a_worker_that_looks_for_the_way_to_its_coordinator_leaves_when_it_is_told_to() {
+    let options = WorkerOptions {
+        sharing: Some(Sharing {
+            listen: ([0, 0, 0, 0], 0).into(),
+            advertised: None,
+        }),
+        ..WorkerOptions::new("http://nowhere.invalid:1", [Role::Sampler], "cpu")
+    };
+    let shutdown = CancellationToken::new();
+    let worker = tokio::spawn(gavel_worker::run(options, Large::default(), shutdown.clone()));
+    shutdown.cancel();
+    worker.await.expect("no panic").expect("it has left");
+}
+
 /// A worker with a runtime of its own. It is killed when it is dropped, with all that it does: nobody hears of it, and nobody answers in its stead.
 struct Mortal(Option<Runtime>);
 

@@ -1,6 +1,6 @@
 //! The conversation with the coordinator, as one worker: what is asked again when nobody answers, and for how long.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gavel_client::{
     CallError, Code, Connection, Failure, Fleet, Heartbeat, Identity, Introduction, LeaseAnswer, Registered, persist,
@@ -37,12 +37,13 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Registers a worker of this role, looking for the coordinator as long as the options say.
+    /// Registers a worker of this role, which has looked for the coordinator since `began`, and does so as long as the options say.
     pub(crate) async fn register(
         connection: &Connection,
         role: Role,
         options: &WorkerOptions,
         sharer: Option<KeptSharer>,
+        began: Instant,
     ) -> Result<Self, Error> {
         let fleet = connection.fleet();
         let identity = Identity::random(role);
@@ -57,7 +58,7 @@ impl Session {
         let answer = match options.connect_within {
             None => attempts.await,
             Some(waited) => {
-                let answer = tokio::time::timeout(waited, attempts).await;
+                let answer = tokio::time::timeout(waited.saturating_sub(began.elapsed()), attempts).await;
                 answer.map_err(|_| Error::Unreachable {
                     addresses: fleet.addresses().to_owned(),
                     waited,

@@ -1,12 +1,18 @@
 //! A worker that gives others what it keeps, and what of that the coordinator has heard.
 
+use std::iter::repeat;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use gavel_client::{Registered, Sharer, Shares, Sharing, SharingError, SharingTerms};
+use gavel_core::hint::Hint as _;
 use gavel_core::ids::Digest;
 use tokio::sync::Mutex;
 
 use crate::kept::Kept;
+
+/// How long a worker waits before it looks again for the way to its coordinators.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// A worker that shares what it keeps. Clones are the same.
 #[derive(Debug, Clone)]
@@ -19,10 +25,20 @@ pub(crate) struct KeptSharer {
 }
 
 impl KeptSharer {
-    pub(crate) async fn open(sharing: &Sharing, coordinators: &str, kept: Arc<Kept>) -> Result<Self, SharingError> {
-        let source = Arc::clone(&kept);
-        let source = move |blob: &Digest| source.peek(blob);
-        let sharer = Sharer::open(sharing, coordinators, source).await?;
+    /// Listens. Where it depends on the way to the coordinators, that is looked for as long as these: `within`, or for ever.
+    pub(crate) async fn open(
+        sharing: &Sharing,
+        coordinators: &str,
+        kept: Arc<Kept>,
+        within: Option<Duration>,
+    ) -> Result<Self, SharingError> {
+        let began = Instant::now();
+        let is_left = |pause: &Duration| within.is_none_or(|within| began.elapsed() + *pause < within);
+        let open = || {
+            let source = Arc::clone(&kept);
+            Sharer::open(sharing, coordinators, move |blob: &Digest| source.peek(blob))
+        };
+        let sharer = persist(repeat(LOOK_AGAIN).take_while(is_left), open).await?;
         let Shares { address, .. } = sharer.shares();
         tracing::info!(address, "large blobs are shared with other workers");
         Ok(Self {
@@ -75,11 +91,27 @@ impl KeptSharer {
     }
 }
 
+/// Opens again after each pause as long as no way to a coordinator is found: its name, or the network, may be about to come.
+async fn persist<T, F>(mut pauses: impl Iterator<Item = Duration>, open: impl Fn() -> F) -> Result<T, SharingError>
+where
+    F: Future<Output = Result<T, SharingError>>,
+{
+    loop {
+        let opened = open().await;
+        let Err(error @ SharingError::NoAddress { .. }) = &opened else {
+            return opened;
+        };
+        let Some(pause) = pauses.next() else { return opened };
+        tracing::warn!(%error, hint = error.hint(), "blobs are not shared yet");
+        tokio::time::sleep(pause).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::{Cell, RefCell};
     use std::future::{pending, ready};
-    use std::time::Duration;
+    use std::io;
 
     use bytes::Bytes;
     use futures::FutureExt as _;
@@ -100,8 +132,50 @@ mod tests {
             listen: ([127, 0, 0, 1], 0).into(),
             advertised: None,
         };
-        let sharer = KeptSharer::open(&sharing, "http://127.0.0.1:1", kept).await;
+        let sharer = KeptSharer::open(&sharing, "http://127.0.0.1:1", kept, None).await;
         (sharer.expect("it listens"), digest, bytes)
+    }
+
+    #[tokio::test]
+    async fn a_coordinator_whose_name_is_not_known_yet_is_looked_for_and_nothing_else_is_waited_for() {
+        let no_address = || SharingError::NoAddress {
+            coordinators: "http://coordinator:1".into(),
+            source: io::ErrorKind::NotFound.into(),
+        };
+        let taken = || SharingError::Listen {
+            listen: ([127, 0, 0, 1], 1).into(),
+            source: io::ErrorKind::AddrInUse.into(),
+        };
+        let pauses = || [Duration::ZERO; 2].into_iter();
+        let looked = Cell::new(0);
+        let after = |failures: u32, other: bool| {
+            looked.set(0);
+            let (looked, no_address, taken) = (&looked, &no_address, &taken);
+            move || {
+                looked.set(looked.get() + 1);
+                ready(match looked.get() <= failures {
+                    true if other => Err(taken()),
+                    true => Err(no_address()),
+                    false => Ok(()),
+                })
+            }
+        };
+        persist(pauses(), after(2, false)).await.expect("the name has come");
+        let never = persist(pauses(), after(9, false)).await;
+        assert!(matches!(never, Err(SharingError::NoAddress { .. })) && looked.get() == 3);
+        let taken = persist(pauses(), after(9, true)).await;
+        assert!(matches!(taken, Err(SharingError::Listen { .. })) && looked.get() == 1);
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_finds_no_way_to_a_coordinator_says_so_in_the_end() {
+        let sharing = Sharing {
+            listen: ([0, 0, 0, 0], 0).into(),
+            advertised: None,
+        };
+        let kept = Arc::new(Kept::new(0, true));
+        let nowhere = KeptSharer::open(&sharing, "http://nowhere.invalid:1", kept, Some(Duration::ZERO)).await;
+        assert!(matches!(nowhere, Err(SharingError::NoAddress { .. })));
     }
 
     fn terms(key: u8) -> Option<SharingTerms> {
