@@ -52,7 +52,7 @@ struct Peer {
     fleet: Fleet,
     identity: Identity,
     blobs: Client,
-    _sharer: Sharer,
+    sharer: Sharer,
     /// How often it was asked for the blob by those who may have it.
     gave: Arc<AtomicUsize>,
 }
@@ -76,23 +76,23 @@ impl Peer {
             .await
             .expect("it listens");
         let (fleet, identity) = register(&connection, sharer.shares()).await;
-        let terms = fleet
-            .register(&identity, &introduction(sharer.shares()))
-            .await
-            .expect("again");
-        sharer.admit(terms.sharing);
+        let again = fleet.register(&identity, &introduction(sharer.shares())).await;
+        again.expect("registered, and the answer is lost");
+        let terms = fleet.hold(&identity, &[], &[]).await;
+        sharer.admit(terms.expect("it shares"));
         Self {
             fleet,
             identity,
             blobs: connection.blobs().directly_as(None, Some(sharer.shares().certificate)),
-            _sharer: sharer,
+            sharer,
             gave,
         }
     }
 
     async fn fetch(&self, blob: Digest) -> Bytes {
         let bytes = self.blobs.get(blob).await.expect("the blob");
-        self.fleet.hold(&self.identity, &[blob], &[]).await.expect("it shares");
+        let terms = self.fleet.hold(&self.identity, &[blob], &[]).await;
+        self.sharer.admit(terms.expect("it shares"));
         bytes
     }
 }
@@ -297,6 +297,9 @@ async fn a_worker_that_is_gone_lies_or_says_nothing_costs_a_try_and_nobody_is_se
         let tried = usize::from(manner != Manner::Gone);
         assert_eq!(bad.knocked.load(Ordering::SeqCst), tried, "{manner:?}");
 
+        // It says again that it has it.
+        fleet.hold(&identity, &[], &[digest]).await.expect("noted");
+        fleet.hold(&identity, &[digest], &[]).await.expect("noted");
         let next = connection(&coordinator).await.blobs().directly(None);
         assert_eq!(next.get(digest).await.expect("by the coordinator"), bytes, "{manner:?}");
         assert_eq!(
@@ -325,6 +328,21 @@ async fn what_the_store_has_lost_is_lost_whoever_says_that_he_has_it() {
     assert_eq!(peer.gave.load(Ordering::SeqCst), 0);
     drop(peer);
     coordinator.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_looks_for_the_way_to_its_coordinator_leaves_when_it_is_told_to() {
+    let options = WorkerOptions {
+        sharing: Some(Sharing {
+            listen: ([0, 0, 0, 0], 0).into(),
+            advertised: None,
+        }),
+        ..WorkerOptions::new("http://nowhere.invalid:1", [Role::Sampler], "cpu")
+    };
+    let shutdown = CancellationToken::new();
+    let worker = tokio::spawn(gavel_worker::run(options, Large::default(), shutdown.clone()));
+    shutdown.cancel();
+    worker.await.expect("no panic").expect("it has left");
 }
 
 /// A worker with a runtime of its own. It is killed when it is dropped, with all that it does: nobody hears of it, and nobody answers in its stead.

@@ -19,7 +19,7 @@ use super::status;
 use super::trace::LeaseTraces;
 use crate::driver::{DriverError, DriverHandle};
 use crate::ledger::{Ledger, write};
-use crate::sharing::Shares;
+use crate::sharing::{Shares, Terms};
 use crate::state::{Grant, LeaseAnswer};
 use crate::worker::Introduction;
 
@@ -130,10 +130,7 @@ impl v1::fleet_server::Fleet for Fleet {
         Ok(Response::new(v1::RegisterResponse {
             worker_id: worker.0,
             heartbeat_interval_ms,
-            sharing: terms.map(|terms| v1::SharingTerms {
-                key: terms.key.bytes().into(),
-                now_ms: terms.now_ms,
-            }),
+            sharing: terms.map(write_terms),
         }))
     }
 
@@ -331,10 +328,11 @@ impl v1::fleet_server::Fleet for Fleet {
             blobs.iter().map(|blob| read_digest("a blob's name", blob)).collect()
         };
         let (held, gone) = (names(request.held)?, names(request.gone)?);
-        match self.driver.sharing().hold(&caller.worker, &held, &gone) {
-            true => Ok(Response::new(v1::HoldResponse {})),
-            false => Err(Status::not_found("this worker is not known to share blobs")),
-        }
+        let terms = self.driver.sharing().hold(&caller.worker, &held, &gone);
+        let terms = terms.ok_or_else(|| Status::not_found("this worker is not known to share blobs"))?;
+        Ok(Response::new(v1::HoldResponse {
+            sharing: Some(write_terms(terms)),
+        }))
     }
 
     async fn deregister(
@@ -372,6 +370,13 @@ fn read_shares(shares: v1::Shares) -> Result<Shares, Status> {
     }
     let certificate = read_digest("`shares.certificate`", &certificate)?;
     Ok(Shares { address, certificate })
+}
+
+fn write_terms(terms: Terms) -> v1::SharingTerms {
+    v1::SharingTerms {
+        key: terms.key.bytes().into(),
+        now_ms: terms.now_ms,
+    }
 }
 
 fn read_key(key: v1::LeaseKey) -> Result<LeaseKey, Status> {

@@ -111,14 +111,17 @@ impl fmt::Debug for Sharing {
 }
 
 impl Sharing {
-    /// A worker shares from now on, and holds nothing for all that is known.
+    /// A worker shares from now on, and holds nothing for all that is known. One that names the certificate of another that shares does not.
     pub(crate) fn join(&self, worker: WorkerId, shares: Shares) {
         let mut key = [0; SharingKey::BYTES];
         for half in key.chunks_exact_mut(16) {
             half.copy_from_slice(Uuid::new_v4().as_bytes());
         }
         self.leave(&worker);
-        self.lock().sources.join(worker, shares, SharingKey::new(key));
+        let joined = self.lock().sources.join(worker.clone(), shares, SharingKey::new(key));
+        if !joined {
+            tracing::warn!(%worker, "a worker shares no blobs: it names the certificate of another one");
+        }
     }
 
     /// Whether anybody shares.
@@ -147,24 +150,26 @@ impl Sharing {
 
     /// What a worker that shares is told; `None` for any other.
     pub(crate) fn terms(&self, worker: &WorkerId) -> Option<Terms> {
-        let key = self.lock().sources.key_of(worker)?.clone();
+        self.terms_in(&self.lock(), worker)
+    }
+
+    fn terms_in(&self, state: &State, worker: &WorkerId) -> Option<Terms> {
         Some(Terms {
-            key,
+            key: state.sources.key_of(worker)?.clone(),
             now_ms: self.now_ms(),
         })
     }
 
-    /// Notes what a worker has and what it has no longer; whether it shares at all.
-    pub(crate) fn hold(&self, worker: &WorkerId, held: &[Digest], gone: &[Digest]) -> bool {
+    /// Notes what a worker has and what it has no longer, and tells it the terms under which that was noted; `None` where it does not share at all.
+    pub(crate) fn hold(&self, worker: &WorkerId, held: &[Digest], gone: &[Digest]) -> Option<Terms> {
         let mut state = self.lock();
-        let Some(certificate) = state.sources.hold(worker, held, gone) else {
-            return false;
-        };
+        let certificate = state.sources.hold(worker, held, gone)?;
+        let terms = self.terms_in(&state, worker);
         for blob in held.iter().chain(gone) {
             state.settle(*blob, certificate);
         }
         self.serve(state);
-        true
+        terms
     }
 
     /// Somebody was sent to a worker for a blob, and did not get it there.
@@ -411,7 +416,7 @@ mod tests {
                 let (number, turn) = fetching.swap_remove(at);
                 // The stream ends, and only then the worker says that it has the blob.
                 drop(turn);
-                assert!(sharing.hold(&worker(number), &[BLOB], &[]));
+                assert!(sharing.hold(&worker(number), &[BLOB], &[]).is_some());
                 done += 1;
             }
             assert!(
@@ -459,7 +464,7 @@ mod tests {
         let both = (turn(&sharing, 0).await.0, turn(&sharing, 1).await.0);
         drop(both);
         assert!(own(&sharing).is_none(), "both are about to have it");
-        assert!(sharing.hold(&worker(0), &[], &[BLOB]), "it could not keep it");
+        assert!(sharing.hold(&worker(0), &[], &[BLOB]).is_some(), "it could not keep it");
         assert!(own(&sharing).is_some());
         sharing.leave(&worker(1));
         assert!(own(&sharing).is_some());
@@ -486,6 +491,6 @@ mod tests {
         drop(gives_up);
         drop(both);
         assert!(stays.await.is_some());
-        assert!(!sharing.hold(&worker(9), &[BLOB], &[]), "it does not share");
+        assert!(sharing.hold(&worker(9), &[BLOB], &[]).is_none(), "it does not share");
     }
 }

@@ -1,6 +1,6 @@
 //! Who has which blob, and to how many each sends now.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use gavel_core::bounds;
 use gavel_core::ids::{Digest, WorkerId};
@@ -12,6 +12,8 @@ use super::Shares;
 const FETCHERS: u32 = 2;
 /// The most names that are held of all workers together.
 const HELD_BY_ALL: usize = 262_144;
+/// The most failures that are remembered of all workers together.
+const FAILURES: usize = 16_384;
 
 /// A worker's registration as one that shares; never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +37,31 @@ pub(super) struct Sharer {
     held: BTreeSet<Digest>,
 }
 
+/// Workers' certificates, each with a blob that somebody did not get there: whatever the worker says, nobody is sent there for it again. The oldest
+/// are forgotten where there are too many.
+#[derive(Debug, Default)]
+struct Failures {
+    known: BTreeSet<(Digest, Digest)>,
+    order: VecDeque<(Digest, Digest)>,
+}
+
+impl Failures {
+    fn add(&mut self, certificate: Digest, blob: Digest) {
+        if self.known.insert((certificate, blob)) {
+            self.order.push_back((certificate, blob));
+        }
+        if self.order.len() > FAILURES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+
+    fn has(&self, certificate: Digest, blob: Digest) -> bool {
+        self.known.contains(&(certificate, blob))
+    }
+}
+
 /// Who has which blob, and to how many each sends now. Knows no clock and nobody who waits.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
@@ -47,6 +74,7 @@ pub(super) struct Sources {
     own: BTreeMap<Digest, u32>,
     /// Names in `holders`, each as often as it is held.
     held: usize,
+    failures: Failures,
 }
 
 impl Sources {
@@ -68,9 +96,12 @@ impl Sources {
         self.by_certificate.contains_key(certificate)
     }
 
-    /// A worker shares from now on, and holds nothing yet.
-    pub(super) fn join(&mut self, worker: WorkerId, shares: Shares, key: SharingKey) {
+    /// A worker shares from now on, and holds nothing yet. Whether it does: nobody shares under the certificate of another.
+    pub(super) fn join(&mut self, worker: WorkerId, shares: Shares, key: SharingKey) -> bool {
         self.leave(&worker);
+        if self.has(&shares.certificate) {
+            return false;
+        }
         self.last += 1;
         let id = SharerId(self.last);
         self.by_worker.insert(worker.clone(), id);
@@ -83,6 +114,7 @@ impl Sources {
             held: BTreeSet::new(),
         };
         self.sharers.insert(id, sharer);
+        true
     }
 
     /// A worker shares no longer; the certificate under which it did.
@@ -92,14 +124,12 @@ impl Sources {
         for blob in &sharer.held {
             self.forget(blob, id);
         }
-        let certificate = sharer.shares.certificate;
-        if self.by_certificate.get(&certificate) == Some(&id) {
-            self.by_certificate.remove(&certificate);
-        }
-        Some(certificate)
+        self.by_certificate.remove(&sharer.shares.certificate);
+        Some(sharer.shares.certificate)
     }
 
-    /// Notes what a worker has and has not any more; its certificate, or `None` where it does not share. More than is taken is left out.
+    /// Notes what a worker has and has not any more; its certificate, or `None` where it does not share. More than is taken is left out, and
+    /// what somebody did not get there before.
     pub(super) fn hold(&mut self, worker: &WorkerId, held: &[Digest], gone: &[Digest]) -> Option<Digest> {
         let id = *self.by_worker.get(worker)?;
         for blob in gone {
@@ -110,7 +140,8 @@ impl Sources {
         for blob in held {
             let sharer = self.sharers.get_mut(&id)?;
             let has_room = bounds::HELD.admits(sharer.held.len() as u64 + 1) && self.held < HELD_BY_ALL;
-            if has_room && sharer.held.insert(*blob) {
+            let has_failed = self.failures.has(sharer.shares.certificate, *blob);
+            if has_room && !has_failed && sharer.held.insert(*blob) {
                 self.holders.entry(*blob).or_default().insert(id);
                 self.held += 1;
             }
@@ -118,13 +149,14 @@ impl Sources {
         Some(self.sharers.get(&id)?.shares.certificate)
     }
 
-    /// Somebody did not get a blob from the worker with this certificate, to which it had been sent: that one is taken for a holder no longer.
+    /// Somebody did not get a blob from the worker with this certificate, to which it had been sent: that one is never taken for a holder of it again.
     pub(super) fn failed(&mut self, blob: &Digest, certificate: &Digest, pass: &Pass) -> Option<&WorkerId> {
         let id = *self.by_certificate.get(certificate)?;
         let sharer = self.sharers.get_mut(&id)?;
         if !sharer.key.made(pass, blob) || !sharer.held.remove(blob) {
             return None;
         }
+        self.failures.add(*certificate, *blob);
         self.forget(blob, id);
         self.sharers.get(&id).map(|sharer| &sharer.worker)
     }
@@ -288,6 +320,57 @@ mod tests {
         let hands = std::iter::from_fn(|| sources.take(&BLOB, None));
         let workers = hands.filter(|source| matches!(source, Source::Sharer(_)));
         assert_eq!(workers.count(), 2, "a hand of before is not one of now");
+    }
+
+    #[test]
+    fn what_failed_at_a_worker_is_not_asked_of_it_again_whatever_it_says() {
+        let mut sources = sharing(1);
+        let shares = |certificate| Shares {
+            address: "worker:0".into(),
+            certificate,
+        };
+        let holds = |sources: &mut Sources| {
+            sources.hold(&worker(0), &[], &[BLOB]);
+            sources.hold(&worker(0), &[BLOB], &[]);
+            sources.holders.contains_key(&BLOB)
+        };
+        assert!(holds(&mut sources));
+        let pass = SharingKey::new([0; 32]).pass(&BLOB, 0);
+        assert_eq!(sources.failed(&BLOB, &certificate(0), &pass), Some(&worker(0)));
+        assert!(!holds(&mut sources));
+        sources.hold(&worker(0), &[Digest([0xcc; 32])], &[]);
+        assert_eq!(sources.held, 1, "another blob may be here");
+        for (certificate, is_holder) in [(certificate(0), false), (certificate(1), true), (certificate(0), false)] {
+            assert!(sources.join(worker(0), shares(certificate), SharingKey::new([9; 32])));
+            assert_eq!(holds(&mut sources), is_holder, "{certificate}");
+        }
+        for index in 0..FAILURES {
+            sources.failures.add(certificate(7), Digest::of(&index.to_le_bytes()));
+        }
+        assert_eq!(
+            (sources.failures.known.len(), sources.failures.order.len()),
+            (FAILURES, FAILURES)
+        );
+        assert!(holds(&mut sources), "the oldest is forgotten");
+    }
+
+    #[test]
+    fn nobody_shares_under_the_certificate_of_another() {
+        let mut sources = sharing(2);
+        let stolen = || Shares {
+            address: "elsewhere:1".into(),
+            certificate: certificate(0),
+        };
+        assert!(!sources.join(worker(1), stolen(), SharingKey::new([9; 32])));
+        assert!(sources.hold(&worker(1), &[BLOB], &[]).is_none(), "it does not share");
+        sources.hold(&worker(0), &[BLOB], &[]);
+        let pass = SharingKey::new([0; 32]).pass(&BLOB, 0);
+        assert_eq!(sources.failed(&BLOB, &certificate(0), &pass), Some(&worker(0)));
+        sources.leave(&worker(0));
+        assert!(
+            sources.join(worker(1), stolen(), SharingKey::new([9; 32])),
+            "it is nobody's"
+        );
     }
 
     #[test]

@@ -158,31 +158,31 @@ impl Fleet {
             }),
         };
         let answer = self.read(self.client().register(self.request(caller, message)).await)?;
-        // Terms that cannot be read are none: the worker shares nothing, and works.
-        let sharing = answer.sharing.and_then(|terms| {
-            let key = SharingKey::new(terms.key.try_into().ok()?);
-            let now_ms = terms.now_ms;
-            Some(SharingTerms { key, now_ms })
-        });
         Ok(Registered {
             heartbeat: Duration::from_millis(answer.heartbeat_interval_ms.max(1)),
-            sharing,
+            sharing: answer.sharing.and_then(read_terms),
         })
     }
 
-    /// Says which large blobs a worker shares, and which it has no longer or could not keep.
+    /// Says which large blobs a worker shares, and which it has no longer or could not keep. By the answer it knows from now on those whom the
+    /// coordinator sends.
     ///
     /// # Errors
     /// NOT_FOUND where the coordinator does not know that it shares any.
-    pub async fn hold(&self, caller: &Identity, held: &[Digest], gone: &[Digest]) -> Result<(), CallError> {
+    pub async fn hold(
+        &self,
+        caller: &Identity,
+        held: &[Digest],
+        gone: &[Digest],
+    ) -> Result<Option<SharingTerms>, CallError> {
         let names = |blobs: &[Digest]| blobs.iter().map(|blob| blob.0.into()).collect();
         let message = v1::HoldRequest {
             worker_id: caller.worker().0.clone(),
             held: names(held),
             gone: names(gone),
         };
-        self.read(self.client().hold(self.request(caller, message)).await)
-            .map(drop)
+        let answer = self.read(self.client().hold(self.request(caller, message)).await)?;
+        Ok(answer.sharing.and_then(read_terms))
     }
 
     /// Asks for work once, and waits for it at most `wait`. A wait of nothing may end before the coordinator has looked.
@@ -421,6 +421,13 @@ pub struct Failure {
     pub fatal: bool,
     /// Inputs that must be made again before anybody can do the unit.
     pub unusable: Vec<Unusable>,
+}
+
+/// Terms that cannot be read are none: the worker shares nothing, and works.
+fn read_terms(terms: v1::SharingTerms) -> Option<SharingTerms> {
+    let key = SharingKey::new(terms.key.try_into().ok()?);
+    let now_ms = terms.now_ms;
+    Some(SharingTerms { key, now_ms })
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -204,7 +204,9 @@ async fn a_worker_shares_at_a_host_and_a_port_and_says_only_what_is_taken() {
     let answer = fleet.register(with_secret(&secret, shares("[::1]:7450", 32))).await;
     let terms = answer.expect("registered").into_inner().sharing.expect("its terms");
     assert_eq!(terms.key.len(), 32);
-    fleet.hold(hold(vec![vec![2; 32]])).await.expect("noted");
+    let noted = fleet.hold(hold(vec![vec![2; 32]])).await.expect("noted");
+    let told = noted.into_inner().sharing.expect("its terms");
+    assert!(told.key == terms.key && told.now_ms >= terms.now_ms, "those of now");
     for many in [vec![vec![2; 31]], vec![vec![2; 32]; 1_025]] {
         let refused = fleet.hold(hold(many)).await;
         assert_eq!(refused.expect_err("not taken").code(), Code::InvalidArgument);

@@ -21,7 +21,6 @@ pub(crate) struct Peer {
     identity: Identity,
     has: Has,
     certificate: Digest,
-    #[expect(dead_code, reason = "held for its drop")]
     sharer: Sharer,
     #[expect(dead_code, reason = "held for its drop")]
     beating: AbortOnDropHandle<()>,
@@ -80,7 +79,9 @@ impl Peer {
     /// Has this blob from now on, and says so.
     pub(crate) async fn hold(&self, digest: Digest, bytes: Bytes) -> Result<(), Error> {
         *self.has.lock().unwrap_or_else(PoisonError::into_inner) = Some((digest, bytes));
-        self.fleet.hold(&self.identity, &[digest], &[]).await.map_err(refused)
+        let terms = self.fleet.hold(&self.identity, &[digest], &[]).await;
+        self.sharer.admit(terms.map_err(refused)?);
+        Ok(())
     }
 
     /// Leaves the fleet.

@@ -1,10 +1,9 @@
 //! The blobs that a worker keeps in memory, and which of them it shares with others.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use gavel_client::{Sharer, Shares, Sharing, SharingError, SharingTerms};
 use gavel_core::blob_store::DIRECT_BYTES_MIN;
 use gavel_core::bounds;
 use gavel_core::ids::Digest;
@@ -36,6 +35,11 @@ impl Kept {
         }
     }
 
+    /// For somebody else: no use of it is noted.
+    pub(crate) fn peek(&self, digest: &Digest) -> Option<Bytes> {
+        lock(&self.cache).peek(digest)
+    }
+
     pub(crate) fn get(&self, digest: &Digest) -> Option<Bytes> {
         lock(&self.cache).get(digest)
     }
@@ -59,15 +63,15 @@ impl Kept {
     pub(crate) fn share(&self, digest: Digest, bytes: &Bytes) {
         if is_large(bytes) {
             // One that could not be kept is told of as well: somebody may wait for it.
-            let is_kept = lock(&self.cache).peek(&digest).is_some();
+            let is_kept = self.peek(&digest).is_some();
             self.note([(digest, is_kept)]);
         }
     }
 
     /// Everything that is kept is to be told.
-    fn tell_all(&self) {
+    pub(crate) fn tell_all(&self) {
         {
-            // Both at once, or a change between them would be forgotten; nobody else holds both.
+            // Both at once, or a change between them would be forgotten; whoever holds both takes them in this order.
             let mut changes = lock(&self.changes);
             let cache = lock(&self.cache);
             let large = cache.iter().filter(|(_, bytes)| is_large(bytes));
@@ -87,8 +91,20 @@ impl Kept {
         self.changed.notify_one();
     }
 
+    /// What was not heard is to be told again, unless something newer is.
+    pub(crate) fn put_back(&self, held: Vec<Digest>, gone: Vec<Digest>) {
+        let mut changes = lock(&self.changes);
+        let cache = lock(&self.cache);
+        let held = held.into_iter().map(|blob| (blob, cache.peek(&blob).is_some()));
+        for (blob, is_kept) in held.chain(gone.into_iter().map(|blob| (blob, false))) {
+            if changes.len() < CHANGES {
+                changes.entry(blob).or_insert(is_kept);
+            }
+        }
+    }
+
     /// Waits for something to tell, and takes as much as is told at once: what is kept, and what is not any more.
-    async fn changes(&self) -> (Vec<Digest>, Vec<Digest>) {
+    pub(crate) async fn changes(&self) -> (Vec<Digest>, Vec<Digest>) {
         loop {
             let changed = self.changed.notified();
             let (held, gone) = self.take_changes();
@@ -108,39 +124,6 @@ impl Kept {
             if is_kept { &mut held } else { &mut gone }.push(blob);
         }
         (held, gone)
-    }
-}
-
-/// A worker that shares what it keeps. Clones are the same.
-#[derive(Debug, Clone)]
-pub(crate) struct KeptSharer {
-    kept: Arc<Kept>,
-    sharer: Arc<Sharer>,
-}
-
-impl KeptSharer {
-    pub(crate) async fn open(sharing: &Sharing, coordinators: &str, kept: Arc<Kept>) -> Result<Self, SharingError> {
-        let source = Arc::clone(&kept);
-        let source = move |blob: &Digest| lock(&source.cache).peek(blob);
-        let sharer = Arc::new(Sharer::open(sharing, coordinators, source).await?);
-        let Shares { address, .. } = sharer.shares();
-        tracing::info!(address, "large blobs are shared with other workers");
-        Ok(Self { kept, sharer })
-    }
-
-    pub(crate) fn shares(&self) -> Shares {
-        self.sharer.shares().clone()
-    }
-
-    /// The worker has registered: what it keeps is unknown there.
-    pub(crate) fn admit(&self, terms: Option<SharingTerms>) {
-        self.sharer.admit(terms);
-        self.kept.tell_all();
-    }
-
-    /// As [`Kept::changes`].
-    pub(crate) async fn changes(&self) -> (Vec<Digest>, Vec<Digest>) {
-        self.kept.changes().await
     }
 }
 
@@ -198,6 +181,34 @@ mod tests {
         );
         kept.tell_all();
         assert_eq!(kept.changes().await, (vec![third.0], vec![]));
+    }
+
+    #[tokio::test]
+    async fn what_was_not_heard_is_told_again_as_far_as_it_still_holds() {
+        let kept = Kept::new(2 * LARGE, true);
+        let [first, second, third, fourth] = [1, 2, 3, 4].map(|byte| blob(byte, LARGE));
+        let have = |(digest, bytes): &(Digest, Bytes)| {
+            kept.keep(*digest, bytes);
+            kept.share(*digest, bytes);
+        };
+        have(&first);
+        have(&second);
+        let untold = kept.take_changes();
+        have(&third);
+        kept.put_back(untold.0, untold.1);
+        let mut held = vec![second.0, third.0];
+        held.sort();
+        let untold = kept.take_changes();
+        assert_eq!(untold, (held, vec![first.0]), "the first had to go meanwhile");
+        have(&first);
+        kept.put_back(untold.0, untold.1);
+        let (held, gone) = kept.take_changes();
+        assert!(held.contains(&first.0) && gone == [second.0], "it is here again");
+
+        let many = |from: usize| (from..from + CHANGES).map(|index| Digest::of(&index.to_le_bytes()));
+        kept.put_back(Vec::new(), many(0).collect());
+        kept.put_back(vec![fourth.0], many(CHANGES).collect());
+        assert_eq!(lock(&kept.changes).len(), CHANGES);
     }
 
     #[test]

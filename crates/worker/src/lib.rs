@@ -17,6 +17,7 @@ mod lease;
 mod options;
 mod runner;
 mod session;
+mod sharer;
 mod specs;
 mod thread;
 mod work;

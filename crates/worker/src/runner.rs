@@ -21,10 +21,11 @@ use crate::busy::Busy;
 use crate::context::WorkContext;
 use crate::error::Error;
 use crate::heartbeat;
-use crate::kept::{Kept, KeptSharer};
+use crate::kept::Kept;
 use crate::lease::Held;
 use crate::options::WorkerOptions;
 use crate::session::Session;
+use crate::sharer::KeptSharer;
 use crate::specs::Specs;
 use crate::thread::{self, Done, Job};
 use crate::work::{Work, WorkError};
@@ -45,13 +46,17 @@ const LET_GO_WITHIN: Duration = Duration::from_secs(6);
 pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: CancellationToken) -> Result<(), Error> {
     let coordinator = ConnectOptions::with(&options.coordinator, options.credentials.clone())?;
     let connection = Connection::lazy(&coordinator);
-    let busy = Busy::new(Instant::now());
+    let began = Instant::now();
+    let busy = Busy::new(began);
     let guarded = Guarded::new(work, options.allowed.clone(), options.roles.clone());
     let open_max = (options.prefetch + 1) * options.roles.len();
     let (jobs, thread_ended) = thread::start(guarded, busy.clone(), open_max)?;
     let kept = Arc::new(Kept::new(options.cache_bytes, options.keeps_what_it_stores()));
     let sharer = match &options.sharing {
-        Some(sharing) => Some(KeptSharer::open(sharing, connection.addresses(), Arc::clone(&kept)).await?),
+        Some(sharing) => tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            sharer = KeptSharer::open(sharing, connection.addresses(), Arc::clone(&kept), options.connect_within) => Some(sharer?),
+        },
         None => None,
     };
     let certificate = sharer.as_ref().map(|sharer| sharer.shares().certificate);
@@ -61,6 +66,7 @@ pub async fn run(options: WorkerOptions, work: impl Work + 'static, shutdown: Ca
         jobs,
         busy,
         connection,
+        began,
     };
     let shutdown = shutdown.child_token();
     let mut roles = JoinSet::new();
@@ -95,6 +101,8 @@ struct Machine {
     specs: Arc<Specs>,
     jobs: mpsc::Sender<Job>,
     busy: Busy,
+    /// When it began to look for the coordinator.
+    began: Instant,
 }
 
 /// The life of one role.
@@ -107,7 +115,7 @@ async fn serve(
 ) -> Result<(), Error> {
     let session = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        session = Session::register(&machine.connection, role, options, sharer) => session?,
+        session = Session::register(&machine.connection, role, options, sharer, machine.began) => session?,
     };
     let _telling = AbortOnDropHandle::new(tokio::spawn(session.clone().tell_what_is_kept()));
     let held = Held::default();

@@ -1,9 +1,9 @@
 //! The conversation with the coordinator, as one worker: what is asked again when nobody answers, and for how long.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gavel_client::{
-    CallError, Code, Connection, Failure, Fleet, Heartbeat, Identity, Introduction, LeaseAnswer, SharingTerms, persist,
+    CallError, Code, Connection, Failure, Fleet, Heartbeat, Identity, Introduction, LeaseAnswer, Registered, persist,
 };
 use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, WorkerId};
@@ -11,8 +11,8 @@ use gavel_core::work::rally::{Presence, RallyOutcome};
 use gavel_core::work::{DeviceUse, KeptRubric, LeaseKey, Outcome, Role, VerdictRecord};
 
 use crate::error::Error;
-use crate::kept::KeptSharer;
 use crate::options::WorkerOptions;
+use crate::sharer::KeptSharer;
 
 /// How long the coordinator may hold a request for work.
 const WAIT_FOR_WORK: Duration = Duration::from_secs(20);
@@ -20,7 +20,7 @@ const WAIT_FOR_WORK: Duration = Duration::from_secs(20);
 const HELD_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long the answer may take to a worker that has joined a group: longer than anybody waits for the others.
 const JOINED_ANSWER_WITHIN: Duration = Duration::from_secs(180);
-/// The least time that an answer to a heartbeat may take.
+/// The least time that an answer to a heartbeat, and to what a worker says that it shares, may take.
 const HEARTBEAT_ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long a worker that leaves waits for somebody to hear it.
 const FAREWELL_WITHIN: Duration = Duration::from_secs(3);
@@ -37,12 +37,13 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Registers a worker of this role, looking for the coordinator as long as the options say.
+    /// Registers a worker of this role, which has looked for the coordinator since `began`, and does so as long as the options say.
     pub(crate) async fn register(
         connection: &Connection,
         role: Role,
         options: &WorkerOptions,
         sharer: Option<KeptSharer>,
+        began: Instant,
     ) -> Result<Self, Error> {
         let fleet = connection.fleet();
         let identity = Identity::random(role);
@@ -51,11 +52,13 @@ impl Session {
             device: options.device.clone(),
             shares: sharer.as_ref().map(KeptSharer::shares),
         };
-        let attempts = persist("register", || fleet.register(&identity, &introduction));
+        let attempts = persist("register", || {
+            introduce(&fleet, &identity, &introduction, sharer.as_ref())
+        });
         let answer = match options.connect_within {
             None => attempts.await,
             Some(waited) => {
-                let answer = tokio::time::timeout(waited, attempts).await;
+                let answer = tokio::time::timeout(waited.saturating_sub(began.elapsed()), attempts).await;
                 answer.map_err(|_| Error::Unreachable {
                     addresses: fleet.addresses().to_owned(),
                     waited,
@@ -68,35 +71,30 @@ impl Session {
             remedy: error.hint(),
         })?;
         tracing::info!(worker = %identity.worker(), address = fleet.addresses(), "registered");
-        let session = Self {
+        Ok(Self {
             fleet,
             identity,
             introduction,
             sharer,
             heartbeat: registered.heartbeat,
-        };
-        session.admit(registered.sharing);
-        Ok(session)
-    }
-
-    /// A coordinator knows nothing of what a worker has that has just registered.
-    fn admit(&self, terms: Option<SharingTerms>) {
-        if let Some(sharer) = &self.sharer {
-            sharer.admit(terms);
-        }
+        })
     }
 
     /// Says what this worker shares and what it does not any more, until it is dropped.
     pub(crate) async fn tell_what_is_kept(self) {
         let Some(sharer) = &self.sharer else { return };
+        // A registration waits for the answer.
+        let fleet = &self.fleet.within(self.heartbeat.max(HEARTBEAT_ANSWER_WITHIN));
+        let identity = &self.identity;
+        let hold = |held: Vec<Digest>, gone: Vec<Digest>| async move { fleet.hold(identity, &held, &gone).await };
         loop {
-            let (held, gone) = sharer.changes().await;
             // Untold, it is not asked for what it has, or asked in vain: it costs somebody a try.
-            if let Err(error) = self.fleet.hold(&self.identity, &held, &gone).await {
+            if let Err(error) = sharer.tell(hold).await {
                 tracing::debug!(
                     message = error.message(),
                     "the coordinator did not hear which blobs are shared"
                 );
+                tokio::time::sleep(self.heartbeat).await;
             }
         }
     }
@@ -113,8 +111,7 @@ impl Session {
 
     /// Registers again under the same name, after the coordinator restarted or gave this worker up.
     pub(crate) async fn register_again(&self) -> Result<(), CallError> {
-        let registered = self.fleet.register(&self.identity, &self.introduction).await?;
-        self.admit(registered.sharing);
+        introduce(&self.fleet, &self.identity, &self.introduction, self.sharer.as_ref()).await?;
         tracing::info!(worker = %self.worker(), "registered again");
         Ok(())
     }
@@ -210,6 +207,19 @@ impl Session {
     pub(crate) async fn deregister(&self) -> Result<(), CallError> {
         let fleet = self.fleet.within(FAREWELL_WITHIN);
         fleet.deregister(&self.identity).await
+    }
+}
+
+async fn introduce(
+    fleet: &Fleet,
+    identity: &Identity,
+    introduction: &Introduction,
+    sharer: Option<&KeptSharer>,
+) -> Result<Registered, CallError> {
+    let call = fleet.register(identity, introduction);
+    match sharer {
+        Some(sharer) => sharer.register(call).await,
+        None => call.await,
     }
 }
 

@@ -1389,8 +1389,12 @@ pub struct HoldRequest {
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub gone: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct HoldResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldResponse {
+    /// As at the registration, with the time of this answer. With another key than before it has been registered anew since, and holds only what it says now.
+    #[prost(message, optional, tag = "1")]
+    pub sharing: ::core::option::Option<SharingTerms>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HeartbeatRequest {
     #[prost(string, tag = "1")]
@@ -2080,6 +2084,7 @@ pub mod fleet_client {
             self.inner.unary(req, path, codec).await
         }
         /// Says which large blobs a worker shares, and which it no longer has; of a worker that said at its registration where. NOT_FOUND from any other.
+        /// A worker that does not know whether a registration of it came through says nothing at first, and hears by what key it is known now.
         pub async fn hold(
             &mut self,
             request: impl tonic::IntoRequest<super::HoldRequest>,
@@ -2208,6 +2213,7 @@ pub mod fleet_server {
             tonic::Status,
         >;
         /// Says which large blobs a worker shares, and which it no longer has; of a worker that said at its registration where. NOT_FOUND from any other.
+        /// A worker that does not know whether a registration of it came through says nothing at first, and hears by what key it is known now.
         async fn hold(
             &self,
             request: tonic::Request<super::HoldRequest>,

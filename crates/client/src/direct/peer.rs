@@ -105,11 +105,13 @@ mod tests {
     use bytes::Bytes;
     use gavel_core::work::SharingKey;
     use reqwest::{Method, StatusCode};
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpStream;
 
     use super::*;
     use crate::direct::{At, Location, Place};
     use crate::fleet::SharingTerms;
-    use crate::sharing::{Sharer, Sharing};
+    use crate::sharing::{Sharer, Shares, Sharing};
 
     #[test]
     fn a_worker_whose_address_cannot_be_followed_is_told_of_too() {
@@ -234,6 +236,39 @@ mod tests {
         let long = http.get(url).header("x", "x".repeat(64 << 10)).send().await;
         let taken = long.is_ok_and(|answer| answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND);
         assert!(!taken, "it was read");
+    }
+
+    #[tokio::test]
+    async fn who_shows_no_pass_keeps_nobody_out_and_whoever_is_served_is_served_to_the_end() {
+        // More than the system takes for somebody who does not read.
+        let bytes: Bytes = vec![7; 32 << 20].into();
+        let blob = Digest::of(&bytes);
+        let sharing = Sharing {
+            listen: ([127, 0, 0, 1], 0).into(),
+            advertised: None,
+        };
+        let source = bytes.clone();
+        let source = move |_: &Digest| Some(source.clone());
+        let sharer = Sharer::open(&sharing, "http://127.0.0.1:1", source).await.unwrap();
+        let key = SharingKey::new([1; 32]);
+        let bearer = format!("Bearer {}", hex::encode(key.pass(&blob, u64::MAX).to_bytes()));
+        sharer.admit(Some(SharingTerms { key, now_ms: 1 }));
+        let Shares { address, certificate } = sharer.shares();
+        let http = client(*certificate).unwrap();
+        let url = format!("https://{address}{PATH}{blob}");
+        let ask = || http.get(&url).header(AUTHORIZATION, &bearer).send();
+
+        let served = ask().await.unwrap();
+        let mut silent = Vec::new();
+        for _ in 0..16 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        tokio::select! {
+            biased;
+            another = ask() => assert_eq!(another.unwrap().status(), StatusCode::OK),
+            _ = silent[2].read_u8() => panic!("only the two oldest had to go"),
+        }
+        assert_eq!(served.bytes().await.unwrap().len(), bytes.len());
     }
 
     #[test]

@@ -133,10 +133,14 @@ impl Sharer {
         &self.shares
     }
 
-    /// Takes the coordinator's word for how its passes are known; `None` from one that sends nobody.
-    pub fn admit(&self, terms: Option<SharingTerms>) {
-        let known = terms.map(|terms| (terms.key, terms.now_ms, Instant::now()));
-        *self.admission.0.lock().unwrap_or_else(PoisonError::into_inner) = known;
+    /// Takes the coordinator's word for how its passes are known; `None` from one that sends nobody. Whether it is another key than before.
+    pub fn admit(&self, terms: Option<SharingTerms>) -> bool {
+        let new = terms.map(|terms| (terms.key, terms.now_ms, Instant::now()));
+        let mut known = self.admission.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = |of: &Option<(SharingKey, u64, Instant)>| of.as_ref().map(|(key, ..)| *key.bytes());
+        let is_another = key(&known) != key(&new);
+        *known = new;
+        is_another
     }
 }
 

@@ -1,8 +1,10 @@
 //! The connections of a worker that shares blobs: bounded in number, in what they ask and in how long they take.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,8 +20,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -36,33 +38,65 @@ const PIECE_BYTES: usize = 256 << 10;
 /// How long to wait where the system gives no connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves whoever comes, so many at a time; the others wait where the system has them wait.
+/// A connection that has shown no pass, unless its fate is settled: it has shown one since, or is closed for another.
+struct Silent {
+    settled: Settled,
+    task: AbortHandle,
+}
+
+/// Set by whoever comes first: the connection that shows its pass, or the one that takes its place.
+#[derive(Clone, Default)]
+struct Settled(Arc<AtomicBool>);
+
+impl Settled {
+    /// Whether nobody was before.
+    fn settle(&self) -> bool {
+        !self.0.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// Serves whoever comes, so many at a time. One more takes the place of the oldest that has shown no pass; where all have shown theirs it waits.
 pub(super) async fn accept(listener: TcpListener, acceptor: TlsAcceptor, admission: Admission, source: Arc<Source>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut open = JoinSet::new();
-    // The semaphore is never closed.
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-        while open.try_join_next().is_some() {}
+    let mut silent: VecDeque<Silent> = VecDeque::new();
+    loop {
         let Ok((stream, _)) = listener.accept().await else {
             sleep(PAUSE).await;
             continue;
         };
+        while open.try_join_next().is_some() {}
+        silent.retain(|one| !one.task.is_finished());
+        if open.len() >= CONNECTIONS {
+            while let Some(oldest) = silent.pop_front() {
+                if oldest.settled.settle() {
+                    oldest.task.abort();
+                    break;
+                }
+            }
+            open.join_next().await;
+        }
         let (acceptor, admission, source) = (acceptor.clone(), admission.clone(), Arc::clone(&source));
-        open.spawn(async move {
-            serve(stream, &acceptor, &admission, &source).await;
-            drop(place);
-        });
+        let settled = Settled::default();
+        let shown = settled.clone();
+        let task = open.spawn(async move { serve(stream, &acceptor, &admission, &source, &shown).await });
+        silent.push_back(Silent { settled, task });
     }
 }
 
 /// One connection, one request. Whoever does not say what they want, or does not take it in time, is cut off.
-async fn serve(stream: TcpStream, acceptor: &TlsAcceptor, admission: &Admission, source: &Arc<Source>) {
+async fn serve(
+    stream: TcpStream,
+    acceptor: &TlsAcceptor,
+    admission: &Admission,
+    source: &Arc<Source>,
+    settled: &Settled,
+) {
     let until = watch::Sender::new(Instant::now() + ASK_WITHIN);
     let Ok(Ok(stream)) = timeout(ASK_WITHIN, acceptor.accept(stream)).await else {
         return;
     };
     let answer = service_fn(|request: Request<Incoming>| {
-        let answer = answer(&request, admission, source.as_ref());
+        let answer = answer(&request, admission, source.as_ref(), settled);
         let size = answer.body().rest.len() as u64;
         until.send_replace(Instant::now() + direct_within(size));
         async move { Ok::<_, Infallible>(answer) }
@@ -87,7 +121,7 @@ async fn serve(stream: TcpStream, acceptor: &TlsAcceptor, admission: &Admission,
 }
 
 /// The blob, to whoever shows the pass for it; whether it is here is told to nobody else.
-fn answer(request: &Request<Incoming>, admission: &Admission, source: &Source) -> Response<Pieces> {
+fn answer(request: &Request<Incoming>, admission: &Admission, source: &Source, settled: &Settled) -> Response<Pieces> {
     let status = |status: StatusCode| {
         let mut answer = Response::new(Pieces { rest: Bytes::new() });
         *answer.status_mut() = status;
@@ -100,7 +134,7 @@ fn answer(request: &Request<Incoming>, admission: &Admission, source: &Source) -
     let shown = request.headers().get(AUTHORIZATION);
     let shown = shown.and_then(|value| hex::decode(value.to_str().ok()?.strip_prefix("Bearer ")?).ok());
     match shown.and_then(|bytes| Pass::read(&bytes)) {
-        Some(pass) if admission.opens(&pass, &blob) => {}
+        Some(pass) if admission.opens(&pass, &blob) && settled.settle() => {}
         _ => return status(StatusCode::FORBIDDEN),
     }
     source(&blob).map_or_else(|| status(StatusCode::NOT_FOUND), |rest| Response::new(Pieces { rest }))
