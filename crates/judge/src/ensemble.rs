@@ -2,17 +2,20 @@
 
 use gavel_core::Diagnostic;
 use gavel_core::ids::Digest;
-use gavel_core::spec::EnsembleSpec;
-use gavel_core::work::{AbstainReason, Poll, Spent, Verdict, VerdictRecord, Vote, poll};
+use gavel_core::spec::{EnsembleSpec, Tally};
+use gavel_core::work::{AbstainReason, Poll, Side, Spent, Verdict, VerdictRecord, Vote, poll, poll_for};
+use gavel_rubric::weigh::{leans, logistic};
 use gavel_rubric::{AskError, Chat, Judge, JudgedPair, RubricSet};
 
 use crate::Error;
+use crate::answer::{agreement, mean};
 use crate::open::{BackEnd, Models, OpenOptions, back_end};
 
 /// Judges with their weights.
 pub(crate) struct Ensemble {
     name: String,
     identity: Digest,
+    combine: Tally,
     members: Vec<Member>,
     margin: f64,
 }
@@ -26,7 +29,7 @@ struct Member {
 
 impl BackEnd for EnsembleSpec {
     fn fingerprint(&self) -> Result<Digest, Error> {
-        let mut text = String::from("ensemble");
+        let mut text = format!("ensemble{}", rule(self.combine));
         for member in &self.members {
             let fingerprint = back_end(&member.back_end).fingerprint()?;
             text += &format!(" {}x{fingerprint}{}", member.weight, mark(member.veto));
@@ -48,7 +51,7 @@ impl BackEnd for EnsembleSpec {
             })
         });
         let members = members.collect::<Result<_, Error>>()?;
-        Ok(Box::new(Ensemble::new(members, options.margin)))
+        Ok(Box::new(Ensemble::new(self.combine, members, options.margin)))
     }
 
     fn chat(&self, _: &mut Models) -> Result<Box<dyn Chat>, Error> {
@@ -64,13 +67,22 @@ fn mark(veto: bool) -> &'static str {
     if veto { " with a veto" } else { "" }
 }
 
+/// The same of the rule by which members come to a verdict; nothing for votes.
+fn rule(combine: Tally) -> &'static str {
+    match combine {
+        Tally::Votes => "",
+        Tally::Odds => " by log-odds",
+    }
+}
+
 impl Ensemble {
-    fn new(members: Vec<Member>, margin: f64) -> Self {
-        let identity = identity(margin, &members, |judge| judge.identity());
+    fn new(combine: Tally, members: Vec<Member>, margin: f64) -> Self {
+        let identity = identity(combine, margin, &members, |judge| judge.identity());
         let names: Vec<&str> = members.iter().map(|member| member.judge.name()).collect();
         Self {
             name: names.join(" + "),
             identity,
+            combine,
             members,
             margin,
         }
@@ -86,13 +98,17 @@ impl Ensemble {
     fn tally(&self, pair: &JudgedPair<'_>, records: Vec<VerdictRecord>) -> VerdictRecord {
         let rubric = pair.rubric.digest();
         let mut weights = 0.0;
-        let mut order_probabilities = [0.0; 2];
+        let mut sums = [0.0; 2];
         let mut votes = Vec::with_capacity(records.len());
         for (member, record) in self.members.iter().zip(records) {
-            if record.is_judged() {
+            let opinion = match self.combine {
+                Tally::Votes => record.is_judged().then_some(record.order_probabilities),
+                Tally::Odds => leans(&record),
+            };
+            if let Some(opinion) = opinion {
                 weights += member.weight;
-                for (sum, probability) in order_probabilities.iter_mut().zip(record.order_probabilities) {
-                    *sum += member.weight * probability;
+                for (sum, of_order) in sums.iter_mut().zip(opinion) {
+                    *sum += member.weight * of_order;
                 }
             }
             votes.push(Vote {
@@ -102,16 +118,28 @@ impl Ensemble {
                 veto: member.veto,
             });
         }
+        let order_probabilities = sums.map(|sum| match self.combine {
+            // Weights that are not powers of two may round a mean of ones above one.
+            Tally::Votes => (sum / weights).clamp(0.0, 1.0),
+            Tally::Odds => logistic(sum / weights),
+        });
+        let probability_first = mean(order_probabilities);
+        let together = agreement(order_probabilities, self.margin);
+        let polled = match (self.combine, &together) {
+            (Tally::Votes, _) => poll(&votes),
+            (Tally::Odds, Verdict::Preferred { side }) => poll_for(&votes, Some(*side)),
+            (Tally::Odds, _) => poll_for(&votes, None),
+        };
         let abstain = |reason| Verdict::Abstain { reason };
-        // Weights that are not powers of two may round a mean of ones above one.
-        let order_probabilities = order_probabilities.map(|sum| (sum / weights).clamp(0.0, 1.0));
-        let probability_first = 0.5 * (order_probabilities[0] + order_probabilities[1]);
-        let verdict = match poll(&votes) {
-            Poll::Void => return void(pair, votes),
-            Poll::Tied => abstain(AbstainReason::NoMajority),
-            Poll::Vetoed => abstain(AbstainReason::Vetoed),
-            Poll::For(_) if (probability_first - 0.5).abs() < self.margin => abstain(AbstainReason::TooClose),
-            Poll::For(side) => Verdict::Preferred { side },
+        let verdict = match (polled, self.combine) {
+            (Poll::Void, _) => return void(pair, votes),
+            (Poll::Vetoed, _) => abstain(AbstainReason::Vetoed),
+            (_, Tally::Odds) => together,
+            (Poll::Tied, Tally::Votes) => abstain(AbstainReason::NoMajority),
+            (Poll::For(side), Tally::Votes) if is_close(probability_first, side, self.margin) => {
+                abstain(AbstainReason::TooClose)
+            }
+            (Poll::For(side), Tally::Votes) => Verdict::Preferred { side },
         };
         VerdictRecord {
             prompt_index: pair.prompt_index,
@@ -125,6 +153,15 @@ impl Ensemble {
             difference: None,
         }
     }
+}
+
+/// Whether the mean probability speaks for the side that the votes chose by less than the margin, where there is one.
+fn is_close(probability_first: f64, side: Side, margin: f64) -> bool {
+    let lead = match side {
+        Side::First => probability_first - 0.5,
+        Side::Second => 0.5 - probability_first,
+    };
+    margin > 0.0 && lead < margin
 }
 
 /// Of a pair that not enough members have judged.
@@ -150,7 +187,9 @@ impl Judge for Ensemble {
     }
 
     fn identity_under(&self, rubric: &RubricSet) -> Digest {
-        identity(self.margin, &self.members, |judge| judge.identity_under(rubric))
+        identity(self.combine, self.margin, &self.members, |judge| {
+            judge.identity_under(rubric)
+        })
     }
 
     fn sees_lists(&self) -> bool {
@@ -205,10 +244,10 @@ impl Judge for Ensemble {
 }
 
 /// Tells these members with this margin from others; `of` one of them.
-fn identity(margin: f64, members: &[Member], of: impl Fn(&dyn Judge) -> Digest) -> Digest {
+fn identity(combine: Tally, margin: f64, members: &[Member], of: impl Fn(&dyn Judge) -> Digest) -> Digest {
     let member = |one: &Member| format!(" {}x{}{}", one.weight, of(one.judge.as_ref()), mark(one.veto));
     let members: String = members.iter().map(member).collect();
-    Digest::of(format!("ensemble {margin}{members}").as_bytes())
+    Digest::of(format!("ensemble{} {margin}{members}", rule(combine)).as_bytes())
 }
 
 /// The error when no member judged anything: one that may pass, if there is any.
@@ -299,6 +338,15 @@ mod tests {
 
     /// As [`vote`], where some have a veto.
     fn vote_against(vetoes: [bool; 3], members: [(f64, Said); 3]) -> Result<VerdictRecord, AskError> {
+        combined((Tally::Votes, 0.0), vetoes, members)
+    }
+
+    /// As [`vote_against`], by a rule with a margin.
+    fn combined(
+        (combine, margin): (Tally, f64),
+        vetoes: [bool; 3],
+        members: [(f64, Said); 3],
+    ) -> Result<VerdictRecord, AskError> {
         let names = ["a", "b", "c"];
         let members = names.into_iter().zip(vetoes).zip(members);
         let members = members.map(|((name, veto), (weight, said))| Member {
@@ -318,7 +366,7 @@ mod tests {
             orders: Orders::Both,
             list: &[],
         };
-        let mut records = Ensemble::new(members.collect(), 0.0).judge(&[pair])?;
+        let mut records = Ensemble::new(combine, members.collect(), margin).judge(&[pair])?;
         Ok(records.swap_remove(0))
     }
 
@@ -331,6 +379,52 @@ mod tests {
         assert!((record.probability_first - (3.0 * 0.9 + 2.0 * 0.2) / 5.0).abs() < 1e-12);
         assert_eq!(record.prompt_index, PromptIndex(7));
         assert_eq!(record.votes.len(), 3);
+    }
+
+    #[test]
+    fn votes_whose_probabilities_speak_for_the_other_side_are_close_where_there_is_a_margin() {
+        let sure: Said = Ok((Verdict::Preferred { side: Side::Second }, 0.01));
+        let hesitant: Said = Ok((Verdict::Preferred { side: Side::First }, 0.51));
+        let members = || [(1.0, sure.clone()), (1.1, hesitant.clone()), (0.05, abstains())];
+        let by_votes = |margin| combined((Tally::Votes, margin), [false; 3], members()).unwrap().verdict;
+        assert_eq!(by_votes(0.0), Verdict::Preferred { side: Side::First });
+        let reason = AbstainReason::TooClose;
+        assert_eq!(by_votes(0.05), Verdict::Abstain { reason });
+    }
+
+    #[test]
+    fn by_log_odds_a_member_that_is_surer_counts_for_more_and_a_small_weight_for_something() {
+        let by_odds = |members| combined((Tally::Odds, 0.0), [false; 3], members).unwrap();
+        let says = |side, probability| -> Said { Ok((Verdict::Preferred { side }, probability)) };
+        let (first, second) = (Side::First, Side::Second);
+        let record = by_odds([(1.0, says(first, 0.55)), (0.2, says(second, 0.05)), (0.2, abstains())]);
+        assert_eq!(record.verdict, Verdict::Preferred { side: second });
+        let odds = |probability: f64| (probability / (1.0 - probability)).ln();
+        let expected = logistic((odds(0.55) + 0.2 * odds(0.05)) / 1.4);
+        assert!((record.probability_first - expected).abs() < 1e-12, "{record:?}");
+        let clear = by_odds([(1.0, says(first, 0.9)), (0.2, says(second, 0.05)), (0.2, abstains())]);
+        assert_eq!(clear.verdict, Verdict::Preferred { side: first });
+        // One that fails is left out, with its weight.
+        let left = by_odds([(9.0, away()), (1.0, says(first, 0.8)), (1.0, says(first, 0.8))]);
+        assert!((left.probability_first - 0.8).abs() < 1e-12);
+        let vetoed = combined(
+            (Tally::Odds, 0.0),
+            [false, false, true],
+            [
+                (1.0, says(first, 0.9)),
+                (1.0, says(first, 0.9)),
+                (0.0, says(second, 0.4)),
+            ],
+        );
+        let reason = AbstainReason::Vetoed;
+        assert_eq!(vetoed.unwrap().verdict, Verdict::Abstain { reason });
+        let close = combined(
+            (Tally::Odds, 0.2),
+            [false; 3],
+            [(); 3].map(|()| (1.0, says(first, 0.6))),
+        );
+        let reason = AbstainReason::TooClose;
+        assert_eq!(close.unwrap().verdict, Verdict::Abstain { reason });
     }
 
     #[test]
@@ -361,6 +455,7 @@ mod tests {
         };
         // By the weights the first criterion decides, whatever the second says.
         let ensemble = Ensemble::new(
+            Tally::Votes,
             vec![
                 member("a", [first(), second()]),
                 member("b", [first(), first()]),

@@ -50,7 +50,7 @@ pub use judge::{
     AdaptiveOrders, ClipFamily, ClipSpec, Combine, Connection, Duty, EmbeddingServerSpec, EmbeddingSpec,
     EnsembleFamily, EnsembleSpec, EvaluatorFamily, EvaluatorSpec, HeldOutJudgeSpec, HostedModel, InProcessFamily,
     InProcessSpec, JudgeBackEnd, JudgeSpec, MemberSpec, NamedJudge, OrdersRule, ReasonsSpec, ScorerFamily, ScorerSpec,
-    ServerAddress, ServerAddressError, ServerFamily, ServerSpec, TextEncoderFamily, TextEncoderSpec, WriterSpec,
+    ServerAddress, ServerAddressError, ServerFamily, ServerSpec, Tally, TextEncoderFamily, TextEncoderSpec, WriterSpec,
 };
 pub use limits::LimitsSpec;
 pub use lora::LoraSpec;

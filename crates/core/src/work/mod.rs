@@ -39,5 +39,5 @@ pub use task::Task;
 pub use unit::{Arm, Role, Unit};
 pub use unusable::{Fault, Unusable};
 pub use usage::{DeviceUse, Memory};
-pub use verdict::{AbstainReason, Poll, Reason, Side, Verdict, VerdictRecord, Vote, poll};
+pub use verdict::{AbstainReason, Poll, Reason, Side, Verdict, VerdictRecord, Vote, poll, poll_for};
 pub use worker_status::{HeldLease, WorkerStatus};

@@ -120,11 +120,11 @@ pub struct Reason {
 /// What an ensemble's votes come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Poll {
-    /// The heavier votes are for this side, and no veto is against it.
+    /// This side leads, and no veto is against it.
     For(Side),
     /// Both sides weigh the same, or nobody decides.
     Tied,
-    /// The heavier votes are for a side that somebody with a veto does not prefer, but the other.
+    /// A side leads that somebody with a veto does not prefer, but the other.
     Vetoed,
     /// Somebody with a veto failed, or everybody whose vote weighs anything.
     Void,
@@ -132,12 +132,17 @@ pub enum Poll {
 
 /// Counts votes by their weights, then asks those with a veto.
 pub fn poll(votes: &[Vote]) -> Poll {
+    poll_for(votes, majority(votes))
+}
+
+/// What becomes of the side that leads, by whatever rule: it may be vetoed, and nothing leads where nobody is heard.
+pub fn poll_for(votes: &[Vote], leading: Option<Side>) -> Poll {
     let failed = |vote: &Vote| matches!(vote.verdict, Verdict::Failed { .. });
     let is_heard = votes.iter().any(|vote| vote.weight > 0.0 && !failed(vote));
     if !is_heard || votes.iter().any(|vote| vote.veto && failed(vote)) {
         return Poll::Void;
     }
-    let Some(side) = majority(votes) else {
+    let Some(side) = leading else {
         return Poll::Tied;
     };
     let is_against = |vote: &Vote| matches!(vote.verdict, Verdict::Preferred { side: preferred } if preferred != side);

@@ -70,6 +70,7 @@ const PART: &[&str] = &[
     "judge.temperature",
     "judge.evaluator",
     "judge.head",
+    "judge.combine",
     "judge.members",
     "judge.weight",
     "judge.veto",

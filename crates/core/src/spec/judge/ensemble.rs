@@ -23,12 +23,32 @@ pub enum EnsembleFamily {
     Ensemble,
 }
 
+/// How the members' opinions come to one verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Tally {
+    /// The heavier votes win, however sure their members are.
+    #[default]
+    Votes,
+    /// In each image order the members' log-odds are averaged by weight; both orders decide together, as one judge's do.
+    Odds,
+}
+
+impl Tally {
+    fn is_votes(&self) -> bool {
+        *self == Self::Votes
+    }
+}
+
 /// Several judges that vote.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EnsembleSpec {
     /// How the members decide.
     pub family: EnsembleFamily,
+    /// How the members' opinions come to one verdict.
+    #[serde(skip_serializing_if = "Tally::is_votes")]
+    pub combine: Tally,
     /// The judges that vote.
     #[schemars(length(min = 2, max = bounds::MEMBERS.most))]
     pub members: Vec<MemberSpec>,
@@ -41,7 +61,7 @@ pub struct EnsembleSpec {
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = super::schema::of_a_member)]
 pub struct MemberSpec {
-    /// Its votes; 0 only where it has a veto.
+    /// Its votes, or by what its log-odds are weighed; 0 only where it has a veto.
     #[schemars(range(min = 0))]
     pub weight: f64,
     /// Whether no picture wins over the one that it prefers.

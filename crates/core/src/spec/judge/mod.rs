@@ -39,7 +39,7 @@ pub use back_end::{HostedModel, JudgeBackEnd};
 pub use clip::{ClipFamily, ClipSpec};
 pub use connection::Connection;
 pub use embedding::{EmbeddingServerSpec, EmbeddingSpec, TextEncoderFamily, TextEncoderSpec};
-pub use ensemble::{EnsembleFamily, EnsembleSpec, MemberSpec};
+pub use ensemble::{EnsembleFamily, EnsembleSpec, MemberSpec, Tally};
 pub use evaluator::{EvaluatorFamily, EvaluatorSpec};
 pub use held_out::HeldOutJudgeSpec;
 pub use in_process::{InProcessFamily, InProcessSpec};
