@@ -3,7 +3,7 @@
 //! An [`Evaluator`] reads pixels by rules. A model that judges never sees its answers and it never sees the judge's, so a run that
 //! pleases its judge without following its prompts is found out. A run may also have an evaluator for its judge, which then measures
 //! what it rewards.
-//! A [`Difference`] measures pictures against each other, whatever they show, and [`Wins`] makes strengths of many comparisons.
+//! A [`Difference`] measures pictures against each other, whatever they show, [`Wins`] makes strengths of many comparisons, and a [`PairedDifference`] says what chance could make of a gain.
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ mod distance;
 mod edits;
 mod error;
 mod facts;
+mod paired;
 mod pixels;
 mod scenes;
 mod vocabulary;
@@ -21,6 +22,7 @@ pub use distance::{CHANGED_LEVELS, Difference, Distance, Region, diversity};
 pub use edits::{Edits, Instruction, Place};
 pub use error::EvalError;
 pub use facts::{Adherence, Fact, Facts};
+pub use paired::PairedDifference;
 pub use scenes::{Relation, Scene, Scenes};
 pub use vocabulary::{Background, Colour, Object, Shape};
 

@@ -25,6 +25,9 @@ fn table(title: &str, figures: &Figures) -> String {
     for (name, values) in figures.rows() {
         text += &line(&name, &values);
     }
+    for [two, name, found] in figures.difference_lines() {
+        text += &format!("{two}: {name} {found}\n");
+    }
     for pair in &figures.pairs {
         text += &of_pair(pair);
     }

@@ -32,6 +32,17 @@ impl Region {
         (!self.0.is_empty()).then(|| inside as f64 / self.0.len() as f64)
     }
 
+    /// A picture of which these pixels alone are left: all others are mid-gray. `None` where none is left.
+    pub fn of(&self, picture: &RgbImage) -> Option<RgbImage> {
+        let mut alone = picture.clone();
+        for (index, pixel) in alone.pixels_mut().enumerate() {
+            if !self.has(index) {
+                pixel.0 = [127; 3];
+            }
+        }
+        self.0.contains(&true).then_some(alone)
+    }
+
     /// Whether the pixel at `index`, row by row, is in it.
     pub(super) fn has(&self, index: usize) -> bool {
         self.0.get(index).copied().unwrap_or(false)

@@ -63,6 +63,12 @@ pub struct PictureAnswers {
     /// The cosine of its DINOv2 embedding and the first source's, in [-1, 1].
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub similarity: Option<f64>,
+    /// The same where all but the edit is gray in both.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub similarity_inside: Option<f64>,
+    /// The same where the edit is gray in both.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub similarity_outside: Option<f64>,
     /// The questions that the prompt brings, with what is answered of this picture.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub questions: Vec<QuestionAnswer>,
@@ -136,6 +142,8 @@ impl PictureAnswers {
                 .as_ref()
                 .and_then(|target| difference(target, image)?.whole()),
             similarity: None,
+            similarity_inside: None,
+            similarity_outside: None,
             questions: Vec::new(),
             quality: Vec::new(),
             fulfilment: Vec::new(),
@@ -168,7 +176,20 @@ impl<'a> PreparedTask<'a> {
         let source = self.sources.first()?;
         let difference = difference(source, image)?;
         let changed = difference.changed();
-        let (origin, region) = match (&self.mask, &self.target) {
+        let (origin, region) = self.region(source, image, changed.clone())?;
+        Some(SourceDistance {
+            changed: changed.share()?,
+            region: origin,
+            region_share: region.share()?,
+            whole: difference.whole()?,
+            inside: difference.over(&region),
+            outside: difference.over(&region.complement()),
+        })
+    }
+
+    /// Where the edit of `source` is, and by what one knows; by `changed`, where the picture differs, if by nothing else.
+    fn region(&self, source: &RgbImage, image: &RgbImage, changed: Region) -> Option<(RegionOrigin, Region)> {
+        Some(match (&self.mask, &self.target) {
             (Some(mask), _) => {
                 let (width, height) = image.dimensions();
                 let mask = imageops::resize(mask, width, height, FilterType::Nearest);
@@ -178,16 +199,22 @@ impl<'a> PreparedTask<'a> {
                 let [source, target] = [source, target].map(|one| scaled(one, image));
                 (RegionOrigin::Target, Difference::between(&source, &target)?.changed())
             }
-            (None, None) => (RegionOrigin::Picture, changed.clone()),
-        };
-        Some(SourceDistance {
-            changed: changed.share()?,
-            region: origin,
-            region_share: region.share()?,
-            whole: difference.whole()?,
-            inside: difference.over(&region),
-            outside: difference.over(&region.complement()),
+            (None, None) => (RegionOrigin::Picture, changed),
         })
+    }
+
+    /// The first source and the picture, both whole, where the edit is and everywhere else; nothing where there is no source, and `None` for a
+    /// part that has no pixel.
+    pub(super) fn parts(&self, image: &RgbImage) -> Option<[Option<[RgbImage; 2]>; 3]> {
+        let source = self.sources.first()?;
+        let (_, region) = self.region(source, image, difference(source, image)?.changed())?;
+        let small = scaled(source, image);
+        let part = |region: &Region| Some([region.of(&small)?, region.of(image)?]);
+        Some([
+            Some([source.clone(), image.clone()]),
+            part(&region),
+            part(&region.complement()),
+        ])
     }
 }
 
@@ -261,6 +288,20 @@ mod tests {
         assert!(found.iter().all(|one| one.changed == 0.0));
         assert!((found[0].outside.unwrap().l1 - 10.0 / 255.0).abs() < 1e-12);
         assert_eq!(found[2].inside, None);
+        let [whole, inside, outside] = PreparedTask::of(&records[0]).parts(&edited).unwrap();
+        let [source, picture] = inside.unwrap();
+        assert_eq!(
+            (source.get_pixel(9, 0).0, source.get_pixel(20, 0).0),
+            ([100; 3], [127; 3])
+        );
+        assert_eq!(
+            (picture.get_pixel(9, 0).0, picture.get_pixel(20, 0).0),
+            ([110; 3], [127; 3])
+        );
+        assert_eq!(outside.unwrap()[1].get_pixel(20, 0).0, [110; 3]);
+        assert_eq!(whole.unwrap()[1], edited);
+        let [_, nowhere, everywhere] = PreparedTask::of(&records[2]).parts(&edited).unwrap();
+        assert!(nowhere.is_none() && everywhere.is_some());
         let larger = imageops::resize(&edited, 64, 64, FilterType::Nearest);
         let scaled = PreparedTask::of(&records[0]).source_distance(&larger).unwrap();
         assert!((scaled.whole.l1 - 10.0 / 255.0).abs() < 1e-12 && scaled.region_share == 0.5);

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use gavel_core::measure::{Abstentions, JudgeCounts, Proportion, WinRate};
 use gavel_core::work::{Side, Verdict, VerdictRecord};
-use gavel_eval::{Adherence, Distance, Facts, Strength, Wins, diversity};
+use gavel_eval::{Adherence, Distance, Facts, PairedDifference, Strength, Wins, diversity};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use super::QuestionFigures;
 use super::answers::{PictureAnswers, PromptAnswers, RegionOrigin, SourceDistance, facts_by_kind};
+use super::questions::score;
 
 /// Subjects from which on strengths are told: with two, the win rate says it all.
 const STRENGTHS_FROM: usize = 3;
@@ -21,9 +22,34 @@ pub struct Figures {
     pub prompts: usize,
     /// Of each subject, in their order.
     pub subjects: Vec<SubjectFigures>,
+    /// How far apart each two subjects are on the same prompts; empty with one subject, and where no figure is of single pictures.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<SubjectDifference>,
     /// Of each two subjects; empty without a judge.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pairs: Vec<PairFigures>,
+}
+
+/// How far apart two subjects are, prompt by prompt: the second minus the first.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SubjectDifference {
+    /// The first and the second.
+    pub subjects: [String; 2],
+    /// Of the share of facts that hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub facts: Option<PairedDifference>,
+    /// Of what an edit leaves alone the share that is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preservation: Option<PairedDifference>,
+    /// Of the questions that the prompt brings, the share whose yes counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub questions: Option<PairedDifference>,
+    /// The same of questions about what the prompt asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fulfilment: Option<PairedDifference>,
+    /// The same of questions about how well the picture is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality: Option<PairedDifference>,
 }
 
 /// Figures of one subject.
@@ -47,6 +73,12 @@ pub struct SubjectFigures {
     /// Mean cosine of the DINOv2 embeddings of edits and their sources, in [-1, 1].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub similarity: Option<f64>,
+    /// The same where all but the edit is gray in both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub similarity_inside: Option<f64>,
+    /// The same where the edit is gray in both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub similarity_outside: Option<f64>,
     /// How the questions that the prompts bring are answered; `None` where there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub questions: Option<QuestionFigures>,
@@ -129,11 +161,12 @@ impl Figures {
     /// Sums prompts up. `thumbnails` has the small pictures of each prompt, in the subjects' order.
     pub(super) fn of(subjects: &[String], prompts: &[&PromptAnswers], thumbnails: &[&[RgbImage]]) -> Self {
         let mut wins = Wins::new(subjects.len());
-        let mut pairs = Vec::new();
+        let (mut pairs, mut differences) = (Vec::new(), Vec::new());
         let is_judged = prompts.iter().any(|prompt| !prompt.verdicts.is_empty());
         for first in 0..subjects.len() {
             for second in first + 1..subjects.len() {
                 let names = [&subjects[first], &subjects[second]];
+                differences.extend(SubjectDifference::of(names.map(Clone::clone), [first, second], prompts));
                 let records: Vec<&VerdictRecord> = prompts
                     .iter()
                     .flat_map(|prompt| &prompt.verdicts)
@@ -164,6 +197,8 @@ impl Figures {
                 source: SourceFigures::of(&answers),
                 target: MeanDistance::of(answers.iter().filter_map(|answer| answer.target)),
                 similarity: mean(answers.iter().filter_map(|answer| answer.similarity)),
+                similarity_inside: mean(answers.iter().filter_map(|answer| answer.similarity_inside)),
+                similarity_outside: mean(answers.iter().filter_map(|answer| answer.similarity_outside)),
                 questions: QuestionFigures::of(answers.iter().map(|answer| answer.questions.as_slice())),
                 quality: QuestionFigures::of(answers.iter().map(|answer| answer.quality.as_slice())),
                 fulfilment: QuestionFigures::of(answers.iter().map(|answer| answer.fulfilment.as_slice())),
@@ -174,6 +209,7 @@ impl Figures {
         Self {
             prompts: prompts.len(),
             subjects: subjects.collect(),
+            differences,
             pairs,
         }
     }
@@ -189,6 +225,41 @@ fn count(wins: &mut Wins, record: &VerdictRecord, first: usize, second: usize) {
             wins.add(second, first, 0.5);
         }
         Verdict::Failed { .. } => {}
+    }
+}
+
+impl SubjectDifference {
+    /// `None` where nothing is known of both.
+    fn of(subjects: [String; 2], indices: [usize; 2], prompts: &[&PromptAnswers]) -> Option<Self> {
+        let difference = |of: fn(&PictureAnswers) -> Option<f64>| {
+            let figures = prompts.iter().filter_map(|prompt| {
+                let [first, second] = indices.map(|index| of(prompt.pictures.get(index)?));
+                Some([first?, second?])
+            });
+            PairedDifference::of(figures)
+        };
+        let found = Self {
+            subjects,
+            facts: difference(|one| Some(one.facts.as_ref()?.share())),
+            preservation: difference(|one| one.preservation),
+            questions: difference(|one| score(&one.questions)),
+            fulfilment: difference(|one| score(&one.fulfilment)),
+            quality: difference(|one| score(&one.quality)),
+        };
+        let is_known = found.named().next().is_some();
+        is_known.then_some(found)
+    }
+
+    /// What is known, with its name.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, PairedDifference)> {
+        let all = [
+            ("facts that hold", self.facts),
+            ("preservation", self.preservation),
+            ("questions, score", self.questions),
+            ("fulfilment, score", self.fulfilment),
+            ("quality, score", self.quality),
+        ];
+        all.into_iter().filter_map(|(name, found)| Some((name, found?)))
     }
 }
 
@@ -280,6 +351,8 @@ mod tests {
             source: None,
             target: None,
             similarity: None,
+            similarity_inside: None,
+            similarity_outside: None,
             questions: Vec::new(),
             quality: Vec::new(),
             fulfilment: Vec::new(),

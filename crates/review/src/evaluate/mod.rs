@@ -261,17 +261,25 @@ impl Evaluation<'_> {
         })
     }
 
-    /// How alike each subject's edit is to the first source; nothing where nothing was edited, or nobody can tell.
-    fn similarities(&self, prompt: &OpenPrompt<'_>) -> Result<Vec<f64>, Error> {
-        let (Some(model), Some(source)) = (self.dinov2, prompt.task.sources.first()) else {
+    /// How alike each subject's edit is to the first source, as a whole, where it is edited and elsewhere; nothing where nothing was edited, or
+    /// nobody can tell.
+    fn similarities(&self, prompt: &OpenPrompt<'_>) -> Result<Vec<[Option<f64>; 3]>, Error> {
+        let Some(model) = self.dinov2 else {
             return Ok(Vec::new());
         };
-        let source = model.embedding(source)?;
-        let similarity = |(_, image): &(Picture, RgbImage)| {
-            let edited = model.embedding(image)?;
-            Ok(source.iter().zip(&edited).map(|(a, b)| a * b).sum())
+        let similarity = |part: Option<[RgbImage; 2]>| {
+            let Some([source, edited]) = part else { return Ok(None) };
+            let (source, edited) = (model.embedding(&source)?, model.embedding(&edited)?);
+            Ok::<_, Error>(Some(source.iter().zip(&edited).map(|(a, b)| a * b).sum()))
         };
-        prompt.pictures.iter().map(similarity).collect()
+        let mut similarities = Vec::with_capacity(prompt.pictures.len());
+        for (_, image) in &prompt.pictures {
+            let Some([whole, inside, outside]) = prompt.task.parts(image) else {
+                return Ok(Vec::new());
+            };
+            similarities.push([similarity(whole)?, similarity(inside)?, similarity(outside)?]);
+        }
+        Ok(similarities)
     }
 
     /// The verdicts on each two subjects of each of some prompts, prompt by prompt; nothing without a judge.
@@ -307,7 +315,7 @@ impl Evaluation<'_> {
         prompt: &OpenPrompt<'_>,
         verdicts: Vec<PairVerdict>,
         answered: Vec<Answered>,
-        similarities: Vec<f64>,
+        similarities: Vec<[Option<f64>; 3]>,
     ) -> PromptAnswers {
         let (mut answered, mut similarities) = (answered.into_iter(), similarities.into_iter());
         let pictures = self.subjects.iter().zip(&prompt.pictures);
@@ -317,11 +325,14 @@ impl Evaluation<'_> {
                 quality,
                 fulfilment,
             } = answered.next().unwrap_or_default();
+            let [similarity, similarity_inside, similarity_outside] = similarities.next().unwrap_or_default();
             PictureAnswers {
                 questions,
                 quality,
                 fulfilment,
-                similarity: similarities.next(),
+                similarity,
+                similarity_inside,
+                similarity_outside,
                 ..PictureAnswers::of(&subject.name, picture, image, &prompt.task, self.evaluator)
             }
         });

@@ -38,6 +38,7 @@ struct Pair {
 struct Table {
     title: String,
     rows: Vec<Row>,
+    differences: Vec<[String; 3]>,
     pairs: Vec<Pair>,
 }
 
@@ -117,6 +118,7 @@ fn table(title: String, figures: &Figures) -> Table {
             .into_iter()
             .map(|(name, values)| Row { name, values })
             .collect(),
+        differences: figures.difference_lines(),
         pairs: pairs.collect(),
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use gavel_core::measure::Proportion;
+use gavel_eval::PairedDifference;
 
 use super::figures::{Figures, MeanDistance, SubjectFigures};
 use super::questions::QuestionFigures;
@@ -26,6 +27,16 @@ impl Figures {
             }),
         ]
         .concat()
+    }
+
+    /// Lines about each two subjects on the same prompts: who over whom, which figure, and by how much it differs.
+    pub fn difference_lines(&self) -> Vec<[String; 3]> {
+        let lines = self.differences.iter().flat_map(|two| {
+            let [first, second] = &two.subjects;
+            two.named()
+                .map(move |(name, found)| [format!("{second} over {first}"), name.to_owned(), difference(found)])
+        });
+        lines.collect()
     }
 
     /// One row, or none.
@@ -108,9 +119,14 @@ impl Figures {
             }));
             rows.extend(self.row(&format!("{place}: SSIM"), |one| Some(format!("{:.4}", of(one)?.ssim?))));
         }
-        rows.extend(self.row("DINOv2 similarity to the source", |one| {
-            Some(format!("{:.4}", one.similarity?))
-        }));
+        let cosines: [(&str, fn(&SubjectFigures) -> Option<f64>); 3] = [
+            ("DINOv2 similarity to the source", |one| one.similarity),
+            ("  outside the edit", |one| one.similarity_outside),
+            ("  inside the edit", |one| one.similarity_inside),
+        ];
+        for (name, of) in cosines {
+            rows.extend(self.row(name, |one| Some(format!("{:.4}", of(one)?))));
+        }
         rows
     }
 }
@@ -121,6 +137,20 @@ pub(super) fn nothing() -> String {
 
 pub(super) fn interval(value: f64, low: f64, high: f64) -> String {
     format!("{value:.2} [{low:.2}, {high:.2}]")
+}
+
+fn difference(found: PairedDifference) -> String {
+    let interval = found
+        .interval
+        .map_or_else(String::new, |[low, high]| format!(" [{low:+.3}, {high:+.3}]"));
+    let PairedDifference {
+        mean,
+        more,
+        fewer,
+        count,
+        ..
+    } = found;
+    format!("{mean:+.3}{interval}; more in {more}, less in {fewer} of {count}")
 }
 
 pub(super) fn proportion(share: Proportion) -> String {

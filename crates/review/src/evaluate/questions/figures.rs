@@ -58,6 +58,11 @@ impl QuestionFigures {
     }
 }
 
+/// The share of a picture's questions whose yes counts, in [0, 1]; `None` where one has no answer, or nothing was asked.
+pub(in crate::evaluate) fn score(answers: &[QuestionAnswer]) -> Option<f64> {
+    Some(share(counting(answers)?.into_iter())?.value)
+}
+
 /// Whose yes counts of a picture's questions; `None` where one has no answer.
 ///
 /// # Source

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, OpenPrompt};
 pub use figures::QuestionFigures;
+pub(super) use figures::score;
 
 /// A question about one picture, and what was answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
