@@ -24,6 +24,9 @@ pub(crate) struct RejudgeArguments {
     /// Rubric set (TOML), or bare text with a criterion on each line [default: the run's].
     #[arg(long, value_name = "FILE")]
     pub(crate) rubric: Option<PathBuf>,
+    /// Configuration whose section [judge] judges, with its template and margin; the rubric stays the run's [default: the run's judge].
+    #[arg(long, value_name = "CONFIG")]
+    pub(crate) judge: Option<PathBuf>,
     /// Key of the judge with another value, such as judge.endpoint=http://localhost:8000/v1; again for several.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
@@ -119,7 +122,13 @@ fn asked_for(spec: &RunSpec, arguments: &RejudgeArguments) -> Result<RunSpec> {
         return Err(Diagnostic::new(format!("`{key}` is no key of the judge"))
             .with_hint("only keys of the section [judge] can be other ones here, such as judge.path=DIR"));
     }
-    let mut spec = config::changed(spec, &arguments.overrides)?;
+    let mut spec = spec.clone();
+    if let Some(file) = &arguments.judge {
+        let rubric = std::mem::take(&mut spec.judge.rubric);
+        spec.judge = config::load_file(file, &[])?.judge;
+        spec.judge.rubric = rubric;
+    }
+    let mut spec = config::changed(&spec, &arguments.overrides)?;
     if let Some(rubric) = &arguments.rubric {
         spec.judge.rubric.clone_from(rubric);
     }

@@ -1,5 +1,6 @@
 //! What other verdicts would have changed.
 
+use gavel_core::ids::{Digest, PromptIndex, Step};
 use gavel_core::rpo::{ranks, rewards};
 use gavel_core::work::{Side, Verdict, VerdictRecord};
 use serde::Serialize;
@@ -54,12 +55,9 @@ impl Change {
         [before, after]: [&[VerdictRecord]; 2],
         (preferred, dispreferred): (f64, f64),
     ) {
-        let rewarded = |verdicts| {
-            let ranks = ranks(candidates, verdicts)?;
-            Some(rewards(&ranks, preferred, dispreferred))
-        };
+        let rewarded = [before, after].map(|verdicts| rewarded(candidates, verdicts, (preferred, dispreferred)));
         self.candidates += candidates as u64;
-        self.rewards_changed += match (rewarded(before), rewarded(after)) {
+        self.rewards_changed += match rewarded.into() {
             (Some(before), Some(after)) => before
                 .iter()
                 .zip(&after)
@@ -92,16 +90,70 @@ impl Change {
     }
 }
 
-fn side(record: &VerdictRecord) -> Option<Side> {
-    match record.verdict {
-        Verdict::Preferred { side } => Some(side),
+/// What each candidate is rewarded with under these verdicts; `None` where they do not set the candidates apart.
+pub(super) fn rewarded(
+    candidates: usize,
+    verdicts: &[VerdictRecord],
+    (preferred, dispreferred): (f64, f64),
+) -> Option<Vec<f64>> {
+    Some(rewards(&ranks(candidates, verdicts)?, preferred, dispreferred))
+}
+
+/// A prompt's candidates whose verdicts would have been others.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ChangedGroup {
+    /// The step.
+    pub step: Step,
+    /// The prompt's index in the step.
+    pub prompt_index: PromptIndex,
+    /// Its words.
+    pub prompt: String,
+    /// The candidates' pictures, PNG blobs.
+    pub pictures: Vec<Digest>,
+    /// As it was in the run.
+    pub before: Decided,
+    /// As it would have been.
+    pub after: Decided,
+}
+
+/// What became of a group.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Decided {
+    /// On each of its matches, in the order (0, 1), (0, 2), ..., (1, 2), ...
+    pub verdicts: Vec<Verdict>,
+    /// Of each candidate; `None` where the verdicts do not set them apart: then it trains nothing.
+    pub rewards: Option<Vec<f64>>,
+}
+
+impl Decided {
+    /// Of a group of so many candidates.
+    pub(super) fn of(candidates: usize, records: &[VerdictRecord], bounds: (f64, f64)) -> Self {
+        Self {
+            verdicts: records.iter().map(|record| record.verdict.clone()).collect(),
+            rewards: rewarded(candidates, records, bounds),
+        }
+    }
+
+    /// Whether the same side is preferred in each match, or none.
+    pub(super) fn is_as(&self, other: &Self) -> bool {
+        let sides = |decided: &Self| decided.verdicts.iter().map(preferred).collect::<Vec<_>>();
+        sides(self) == sides(other)
+    }
+}
+
+fn preferred(verdict: &Verdict) -> Option<Side> {
+    match verdict {
+        Verdict::Preferred { side } => Some(*side),
         Verdict::Abstain { .. } | Verdict::Failed { .. } => None,
     }
 }
 
+fn side(record: &VerdictRecord) -> Option<Side> {
+    preferred(&record.verdict)
+}
+
 #[cfg(test)]
 mod tests {
-    use gavel_core::ids::{Digest, PromptIndex};
     use gavel_core::work::AbstainReason;
 
     use super::*;
@@ -161,5 +213,8 @@ mod tests {
         let mut change = Change::default();
         change.count_rewards(3, [&before, &after], (1.0, -0.1));
         assert_eq!((change.candidates, change.rewards_changed), (3, 2));
+        let [before, after] = [before, after].map(|records| Decided::of(3, &records, (1.0, -0.1)));
+        assert!(before.is_as(&before) && !before.is_as(&after));
+        assert_eq!(before.rewards.unwrap()[0], 1.0);
     }
 }

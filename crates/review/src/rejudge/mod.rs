@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use crate::{Error, RunSource};
-pub use change::Change;
+pub use change::{Change, ChangedGroup, Decided};
 
 /// Which matches of a run are judged again.
 #[derive(Debug, Clone)]
@@ -83,6 +83,8 @@ pub struct RejudgeReport {
     /// Each theme of the rubrics by itself against the run's verdicts, by its name; empty unless that was asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub themes: Vec<ThemeChange>,
+    /// The groups whose verdicts would have been others, with what their candidates would have been rewarded with.
+    pub changed: Vec<ChangedGroup>,
     /// Matches that were judged in the run and whose pictures are not kept any more.
     pub lost: u64,
     /// What was asked of servers for it.
@@ -226,6 +228,7 @@ impl<'a> Rejudge<'a> {
             steps: Vec::new(),
             total: Change::default(),
             themes: Vec::new(),
+            changed: Vec::new(),
             lost: self.lost,
             spent: Spent::default(),
         };
@@ -234,7 +237,8 @@ impl<'a> Rejudge<'a> {
             for group in groups {
                 let rubric = again.rubrics.of(&group.task.words, &group.task.sources);
                 report.groups_by_own_rubric += u64::from(rubric != again.rubrics.general());
-                self.judge_group(group, again, rubric, &mut change, &mut report.themes)?;
+                let verdicts = self.judge_group(group, again, rubric, &mut change, &mut report.themes)?;
+                report.changed.extend(self.changed(*step, group, &verdicts));
             }
             report.total.add(&change);
             let done = StepChange { step: *step, change };
@@ -255,7 +259,7 @@ impl<'a> Rejudge<'a> {
         rubric: &RubricSet,
         change: &mut Change,
         themes: &mut Vec<ThemeChange>,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<VerdictRecord>, Error> {
         let images = self.pictures(group)?;
         let sources: Vec<RgbImage> = group.task.sources.iter().map(|source| images[source].clone()).collect();
         let list: Vec<&RgbImage> = match again.judge.sees_lists() {
@@ -289,7 +293,21 @@ impl<'a> Rejudge<'a> {
                 change.count(before, after);
             }
         }
-        Ok(())
+        Ok(verdicts)
+    }
+
+    /// The group before and after, where verdicts are others.
+    fn changed(&self, step: Step, group: &Group, verdicts: &[VerdictRecord]) -> Option<ChangedGroup> {
+        let [before, after] = [group.verdicts.as_slice(), verdicts]
+            .map(|records| Decided::of(group.pictures.len(), records, self.rewards));
+        (!before.is_as(&after)).then(|| ChangedGroup {
+            step,
+            prompt_index: group.prompt_index,
+            prompt: group.task.words.clone(),
+            pictures: group.pictures.clone(),
+            before,
+            after,
+        })
     }
 
     /// Whether all that the judge is shown is there.
