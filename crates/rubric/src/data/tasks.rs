@@ -39,6 +39,10 @@ const SOURCES: &[&str] = &[
     "reference_images",
     "ref_image",
 ];
+/// What a record is called by.
+const ID: &str = "id";
+/// Endings of pictures' files.
+const PICTURES: &[&str] = &["png", "jpg", "jpeg", "webp"];
 const TARGET: &[&str] = &["target", "target_image", "target_img"];
 const MASK: &[&str] = &["mask", "mask_image", "mask_img"];
 
@@ -127,7 +131,10 @@ impl Record<'_> {
         match (edits, self.optional(SOURCES)?) {
             (false, None) => Ok(Vec::new()),
             (false, Some((name, _))) => Err((name.to_owned(), RecordFault::Unedited)),
-            (true, None) => Err((SOURCES[0].to_owned(), RecordFault::Missing { names: SOURCES })),
+            (true, None) => match self.pictured_id() {
+                Some(source) => Ok(vec![self.picture(ID, source)?]),
+                None => Err((SOURCES[0].to_owned(), RecordFault::Missing { names: SOURCES })),
+            },
             (true, Some((name, value))) => {
                 let sources = Self::sources(name, value)?;
                 if sources.is_empty() {
@@ -137,6 +144,13 @@ impl Record<'_> {
                 pictures.collect()
             }
         }
+    }
+
+    /// The picture that a record is called by, as ImgEdit's are.
+    fn pictured_id(&self) -> Option<&str> {
+        let id = self.fields.get(ID)?.as_str()?;
+        let ending = Path::new(id).extension()?.to_str()?.to_ascii_lowercase();
+        PICTURES.contains(&ending.as_str()).then_some(id)
     }
 
     fn one_picture(&self, names: &'static [&'static str]) -> Result<Option<(&'static str, Picture)>, Fault> {
@@ -288,6 +302,12 @@ mod tests {
             assert!(tasks[0].target.is_some() && tasks[0].mask.is_some());
             assert_eq!(Value::Object(tasks[0].fields.clone()), json!({"task_type": "colour"}));
         }
+        // Where nothing else names a picture, the record's id may, as in ImgEdit.
+        let by_id = json!({"1082": {"id": "a.png", "prompt": "bluer", "edit_type": "alter"}, "b": {"id": "7", "prompt": "redder", "source": "b.png"}});
+        let tasks = read_in(folder.path(), "e.json", &by_id.to_string(), true).unwrap();
+        assert_eq!((tasks[0].sources.len(), &tasks[0].fields["id"]), (1, &json!("a.png")));
+        let without = json!([{"id": "7", "prompt": "bluer"}]).to_string();
+        assert!(read_in(folder.path(), "e.json", &without, true).is_err());
         let one = read_in(
             folder.path(),
             "e.jsonl",

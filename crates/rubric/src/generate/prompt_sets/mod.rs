@@ -331,12 +331,20 @@ impl PromptSetWriter<'_> {
 }
 
 /// Raised whenever the same question and answers come to another set, so that none that was kept before is taken for it.
-const KEY_FORM: u32 = 1;
+const KEY_FORM: u32 = 2;
 
 /// Most themes of an edit's set: what was asked is done, the rest is as it was, and the two fit together.
 const EDIT_THEMES: usize = 3;
 
-/// The criteria of an answer, in themes if it has any: at most `count` in each, none twice, and no more than a set may have.
+/// Most letters of a criterion: a sentence or two. What is longer repeats itself.
+const CRITERION_LETTERS: usize = 300;
+
+/// Whether a criterion may stand in a set that nobody verifies: it is no longer than a sentence or two, and no debris of the answer's JSON.
+fn is_sound(criterion: &str) -> bool {
+    criterion.chars().count() <= CRITERION_LETTERS && !criterion.contains(['{', '}', '[', ']'])
+}
+
+/// The sound criteria of an answer, in themes if it has any: at most `count` in each, none twice, and no more than a set may have.
 fn read(text: &str, count: usize) -> Vec<Theme> {
     let unnamed = |tips| {
         vec![Theme {
@@ -353,7 +361,7 @@ fn read(text: &str, count: usize) -> Vec<Theme> {
     let tidy = |theme: Theme| {
         let tips = theme.tips.iter().take(count).cloned();
         let tips: Vec<String> = tips
-            .filter(|tip| seen.len() < most && seen.insert(tip.clone()))
+            .filter(|tip| is_sound(tip) && seen.len() < most && seen.insert(tip.clone()))
             .collect();
         (!tips.is_empty()).then_some(Theme { tips, ..theme })
     };

@@ -344,3 +344,17 @@ fn the_key_of_a_set_holds_all_that_it_depends_on() {
     assert_eq!(keys[0], more(|_| {}));
     assert!(scribe.asked.lock().unwrap().is_empty());
 }
+
+#[test]
+fn a_criterion_that_runs_on_or_holds_debris_is_left_out() {
+    let long = "cleanno ".repeat(40);
+    let text = json!({"criteria": ["The object is red.", "The image is clean]}]} black", long]}).to_string();
+    let tips = |text: &str| {
+        read(text, 3)
+            .into_iter()
+            .flat_map(|theme| theme.tips)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(tips(&text), ["The object is red."]);
+    assert!(read(r#"{"criteria": ["all [debris]"]}"#, 3).is_empty());
+}
