@@ -8,6 +8,8 @@ const OF_STEPS = [
   ["too_alike", "Too alike", "share of pairs that the judge was not asked about", (step) => share(step.asked?.too_alike, step.asked?.once + step.asked?.twice + step.asked?.too_alike), { range: [0, 1], when: (steps) => steps.some((step) => step.asked?.too_alike) }],
   ["kl", "KL", "mean estimate against the base, per trained term", (step) => step.kl],
   ["diversity", "Diversity", "how far apart the pictures of one prompt are", (step) => step.diversity, { when: (steps) => steps.some((step) => step.diversity != null) }],
+  ["score", "Score", "mean score that the judge gave the candidates", (step) => step.score, { when: (steps) => steps.some((step) => step.score != null) }],
+  ["held_out_score", "Held-out score", "the same of the held-out judge, which rewards nothing", (step) => step.held_out_score, { when: (steps) => steps.some((step) => step.held_out_score != null) }],
   ["held_out_agreement", "Held-out agreement", "share of pairs on which the held-out judge prefers what the judge prefers", (step) => step.held_out_agreement, { range: [0, 1], when: (steps) => steps.some((step) => step.held_out_agreement != null) }],
   // Without a policy lag the ratio is 1 and nothing is clipped: a line at 0 says nothing.
   ["clip_fraction", "Clip fraction", "share of terms whose ratio was clipped", (step) => step.clip_fraction, { when: (steps) => steps.some((step) => step.clip_fraction > 0) }],

@@ -165,6 +165,8 @@ pub(crate) fn figures(step: &StepRecord) -> String {
     let mut parts = vec![format!("pairs {} decided {}", step.pairs, step.decided)];
     parts.extend(step.asked.as_ref().map(asked));
     parts.extend(step.diversity.map(|diversity| format!("diversity {diversity:.3}")));
+    parts.extend(step.score.map(|score| format!("score {score:.4}")));
+    parts.extend(step.held_out_score.map(|score| format!("held-out score {score:.4}")));
     let agreement = step.held_out_agreement.zip(step.held_out_pairs);
     parts.extend(agreement.map(|(share, pairs)| format!("held-out agreement {share:.2} of {pairs}")));
     parts.push(format!("kl {:.5}", step.kl));

@@ -151,6 +151,7 @@ impl Ensemble {
             votes,
             reasons: Vec::new(),
             difference: None,
+            scores: None,
         }
     }
 }

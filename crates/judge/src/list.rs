@@ -133,6 +133,7 @@ pub(crate) fn record(pair: &JudgedPair<'_>, (verdict, order_probabilities): (Ver
         votes: Vec::new(),
         reasons: Vec::new(),
         difference: None,
+        scores: None,
     }
 }
 

@@ -130,6 +130,7 @@ impl From<VerdictRecord> for v1::VerdictRecord {
             votes: each(record.votes),
             reasons: each(record.reasons),
             difference: record.difference,
+            scores: record.scores.into_iter().flatten().collect(),
             orders: v1::Orders::from(record.orders).into(),
         }
     }
@@ -148,8 +149,21 @@ impl TryFrom<v1::VerdictRecord> for VerdictRecord {
             votes: few(record.votes, VOTES, "VerdictRecord.votes")?,
             reasons: few(record.reasons, VOTES, "VerdictRecord.reasons")?,
             difference: record.difference,
+            scores: scores(&record.scores)?,
             orders: orders(record.orders, "VerdictRecord.orders")?,
         })
+    }
+}
+
+/// Two, or none.
+fn scores(scores: &[f64]) -> Result<Option<[f64; 2]>, Malformed> {
+    match scores {
+        [] => Ok(None),
+        [first, second] => Ok(Some([*first, *second])),
+        others => Err(Malformed::Range {
+            field: "VerdictRecord.scores",
+            found: others.len() as i64,
+        }),
     }
 }
 

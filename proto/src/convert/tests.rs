@@ -113,6 +113,7 @@ fn verdicts() -> Vec<VerdictRecord> {
         votes: Vec::new(),
         reasons: reasons(),
         difference: (index > 0).then_some(0.1 * index as f64),
+        scores: (index > 1).then_some([-1.5, 0.1 * index as f64]),
     })
     .collect()
 }

@@ -75,6 +75,7 @@ mod tests {
             votes: Vec::new(),
             reasons: Vec::new(),
             difference: None,
+            scores: None,
         }
     }
 

@@ -95,5 +95,6 @@ pub(crate) fn record(prompt: u32, verdict: Verdict, run: &Run) -> VerdictRecord 
         votes: Vec::new(),
         reasons: Vec::new(),
         difference: Some(0.125),
+        scores: None,
     }
 }

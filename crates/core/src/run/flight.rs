@@ -243,6 +243,8 @@ impl StepInFlight {
             order_consistency: (asked.twice - asked.flipped) as f64 / asked.twice.max(1) as f64,
             asked: spec.judge.counts_questions().then_some(asked),
             diversity,
+            score: score(self.groups.iter().flat_map(|group| &group.verdicts)),
+            held_out_score: score(self.groups.iter().flat_map(|group| &group.held_out)),
             held_out_pairs: (!self.held_out.is_empty()).then_some(both),
             held_out_agreement: (both > 0).then(|| f64::from(alike) / f64::from(both)),
             reward_mean: reward_mean / f64::from(decided.max(1)),
@@ -261,4 +263,10 @@ impl StepInFlight {
             },
         }
     }
+}
+
+/// The mean score over these matches' candidates; each candidate of a group stands in as many matches as any other.
+fn score<'a>(records: impl Iterator<Item = &'a VerdictRecord>) -> Option<f64> {
+    let scores: Vec<f64> = records.filter_map(|record| record.scores).flatten().collect();
+    (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
 }

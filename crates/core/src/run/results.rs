@@ -234,6 +234,12 @@ pub struct StepRecord {
     /// [0, 1]. `None` where none of them has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diversity: Option<f64>,
+    /// The mean score of its judged candidates, of a judge that scores pictures; absent of every other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    /// The same of the held-out judge, over the groups that it sees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_score: Option<f64>,
     /// Matches that both the judge and the held-out judge decided; absent in a run without a held-out judge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out_pairs: Option<u32>,

@@ -81,10 +81,12 @@ impl VerdictRecord {
             votes,
             reasons,
             difference,
+            scores,
         } = self;
         into.push(("probability_first", *probability_first));
         into.extend([("order_probabilities", *first), ("order_probabilities", *second)]);
         into.extend(difference.map(|difference| ("difference", difference)));
+        into.extend(scores.iter().flatten().map(|score| ("scores", *score)));
         for Vote {
             judge: _,
             weight,

@@ -85,6 +85,9 @@ pub struct VerdictRecord {
     /// looked, where their sizes differ, and in records of before it was measured. Nothing is rewarded for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub difference: Option<f64>,
+    /// What a judge that scores pictures gave the first candidate and the second; `None` of every other judge. Nothing is rewarded for their size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scores: Option<[f64; 2]>,
 }
 
 /// What a member of an ensemble says of a pair.
@@ -178,6 +181,7 @@ impl VerdictRecord {
             votes: Vec::new(),
             reasons: Vec::new(),
             difference: None,
+            scores: None,
         }
     }
 
@@ -190,13 +194,16 @@ impl VerdictRecord {
         }
     }
 
-    /// Whether every number is one: probabilities and the difference in 0 to 1, weights that can be added up.
+    /// Whether every number is one: probabilities and the difference in 0 to 1, scores and weights that can be added up.
     pub fn is_numeric(&self) -> bool {
         let [first, second] = self.order_probabilities;
         let reasons = self.reasons.iter().map(|reason| reason.probability_first);
         let shares = [self.probability_first, first, second].into_iter();
         let mut shares = shares.chain(reasons).chain(self.difference);
-        shares.all(|share| (0.0..=1.0).contains(&share)) && self.votes.iter().all(|vote| is_figure(vote.weight))
+        let mut scores = self.scores.iter().flatten();
+        shares.all(|share| (0.0..=1.0).contains(&share))
+            && scores.all(|score| is_figure(*score))
+            && self.votes.iter().all(|vote| is_figure(vote.weight))
     }
 
     /// Whether there is a verdict: a judge has looked at the pair, decided or not, or its pictures are too alike for a question.

@@ -60,10 +60,11 @@ impl<S: Scorer> ScoreJudge<S> {
     }
 
     fn record(&self, pair: &JudgedPair<'_>, scores: Result<[f64; 2], String>) -> VerdictRecord {
-        let decided = scores.and_then(|scores| decide(scores, self.temperature, self.margin));
+        let decided = scores.and_then(|scores| Ok((scores, decide(scores, self.temperature, self.margin)?)));
         let failed = |reason| VerdictRecord::failed(pair.prompt_index, reason, pair.rubric.digest());
         match decided {
-            Ok((verdict, probability_first)) => VerdictRecord {
+            Ok((scores, (verdict, probability_first))) => VerdictRecord {
+                scores: Some(scores),
                 verdict,
                 probability_first,
                 order_probabilities: [probability_first; 2],

@@ -43,6 +43,7 @@ impl Judge for ByIndex {
             votes: Vec::new(),
             reasons: Vec::new(),
             difference: None,
+            scores: None,
             orders: Orders::Both,
         };
         Ok(pairs.iter().map(record).collect())

@@ -79,6 +79,9 @@ pub struct SubjectFigures {
     /// The same where the edit is gray in both.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub similarity_outside: Option<f64>,
+    /// Mean score by the judge, where it is one that scores pictures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
     /// How the questions that the prompts bring are answered; `None` where there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub questions: Option<QuestionFigures>,
@@ -199,6 +202,7 @@ impl Figures {
                 similarity: mean(answers.iter().filter_map(|answer| answer.similarity)),
                 similarity_inside: mean(answers.iter().filter_map(|answer| answer.similarity_inside)),
                 similarity_outside: mean(answers.iter().filter_map(|answer| answer.similarity_outside)),
+                score: mean(prompts.iter().filter_map(|prompt| judged_score(prompt, name))),
                 questions: QuestionFigures::of(answers.iter().map(|answer| answer.questions.as_slice())),
                 quality: QuestionFigures::of(answers.iter().map(|answer| answer.quality.as_slice())),
                 fulfilment: QuestionFigures::of(answers.iter().map(|answer| answer.fulfilment.as_slice())),
@@ -213,6 +217,14 @@ impl Figures {
             pairs,
         }
     }
+}
+
+/// What the judge gave a subject's picture of a prompt, in the first comparison that it has a part in.
+fn judged_score(prompt: &PromptAnswers, subject: &str) -> Option<f64> {
+    prompt.verdicts.iter().find_map(|verdict| {
+        let position = verdict.subjects.iter().position(|name| name == subject)?;
+        Some(verdict.record.scores?[position])
+    })
 }
 
 /// Adds a verdict to the comparisons; one without a preference is half a win for each.

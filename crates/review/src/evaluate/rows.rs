@@ -20,6 +20,7 @@ impl Figures {
             self.questions("fulfilment, answered yes", |one| one.fulfilment.as_ref()),
             self.questions("quality, answered yes", |one| one.quality.as_ref()),
             self.sources(),
+            self.row("score by the judge", |one| Some(format!("{:.4}", one.score?))),
             self.row("diversity", |one| Some(format!("{:.4}", one.diversity?))),
             self.row("strength", |one| {
                 let strength = one.strength?;

@@ -157,9 +157,10 @@ impl Tally<'_> {
     }
 
     fn verdict(&mut self, recorded: &VerdictRecord, again: &VerdictRecord) -> Result<(), String> {
-        // A record of before differences were measured says nothing of it.
+        // A record of before differences and scores were written down says nothing of them.
         let again = &VerdictRecord {
             difference: recorded.difference.and(again.difference),
+            scores: recorded.scores.and(again.scores),
             ..again.clone()
         };
         if recorded != again {
@@ -307,6 +308,7 @@ mod tests {
                 votes: Vec::new(),
                 reasons: Vec::new(),
                 difference: None,
+                scores: None,
                 orders: Orders::Both,
             }],
             model: Digest::of(b"judge"),

@@ -130,6 +130,7 @@ impl Judge for Sage {
                 votes: Vec::new(),
                 reasons: Vec::new(),
                 difference: None,
+                scores: None,
                 orders: Orders::Both,
             }
         };

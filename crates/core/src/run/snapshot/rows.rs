@@ -11,7 +11,7 @@ use crate::work::{AskedMatches, Policy};
 
 /// A step's figures: step; pairs, decided, abstained, failed, skipped; terms; order consistency, mean reward, loss, KL, clip
 /// fraction, ratio deviation, gradient norm, learning rate; seconds of sampling, judging, training, commit, wall; diversity; pairs that
-/// the held-out judge decided too, and its agreement; how its matches were asked.
+/// the held-out judge decided too, and its agreement; how its matches were asked; the mean scores of judge and held-out judge.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct RecordRow(Figures);
@@ -26,6 +26,7 @@ type Figures = (
     Option<u32>,
     Option<f64>,
     Option<AskedMatches>,
+    [Option<f64>; 2],
 );
 
 impl From<&StepRecord> for RecordRow {
@@ -41,6 +42,8 @@ impl From<&StepRecord> for RecordRow {
             order_consistency,
             asked,
             diversity,
+            score,
+            held_out_score,
             held_out_pairs,
             held_out_agreement,
             reward_mean,
@@ -79,13 +82,15 @@ impl From<&StepRecord> for RecordRow {
             held_out_pairs,
             held_out_agreement,
             asked,
+            [score, held_out_score],
         ))
     }
 }
 
 impl From<RecordRow> for StepRecord {
     fn from(RecordRow(row): RecordRow) -> Self {
-        let (step, counts, terms, figures, seconds, diversity, held_out_pairs, held_out_agreement, asked) = row;
+        let (step, counts, terms, figures, seconds, diversity, held_out_pairs, held_out_agreement, asked, scores) = row;
+        let [score, held_out_score] = scores;
         let [pairs, decided, abstained, failed, skipped] = counts;
         let [
             order_consistency,
@@ -108,6 +113,8 @@ impl From<RecordRow> for StepRecord {
             order_consistency,
             asked,
             diversity,
+            score,
+            held_out_score,
             held_out_pairs,
             held_out_agreement,
             reward_mean,

@@ -253,3 +253,23 @@ fn judges_that_disagree_over_some_steps_hold_the_run_and_say_by_how_much() {
     assert!(reasons[0].1.contains("gavel resume"), "{}", reasons[0].1);
     assert_eq!(stop(0.4), []);
 }
+
+#[test]
+fn a_step_has_the_mean_scores_of_judges_that_score_pictures() {
+    let mut fleet = fleet(1.0, |_| {});
+    fleet.finish_with(|unit, outcome| {
+        let Outcome::Judged { verdicts, .. } = outcome else {
+            return;
+        };
+        for record in verdicts {
+            record.scores = match unit {
+                Unit::Judge { .. } => Some([0.25, 0.75]),
+                Unit::HeldOutJudge { .. } => Some([-3.0, 1.0]),
+                _ => None,
+            };
+        }
+    });
+    let records: Vec<_> = fleet.run.results().steps.iter().map(|step| &step.record).collect();
+    assert!(records.iter().all(|record| record.score == Some(0.5)));
+    assert!(records.iter().all(|record| record.held_out_score == Some(-1.0)));
+}

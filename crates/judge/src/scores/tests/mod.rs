@@ -147,6 +147,8 @@ fn an_evaluators_rules_prefer_the_picture_for_which_more_of_the_task_holds() {
         records[0]
     );
     assert_eq!(records[1].verdict, SECOND);
+    let [first, second] = records[1].scores.unwrap();
+    assert!(first < second && records[3].scores.is_none());
     assert_eq!(records[2].verdict, TOO_CLOSE);
     assert!(failed(&records[3]).contains("is not a scene"));
     assert!(failed(&records[4]).contains("32x64"));

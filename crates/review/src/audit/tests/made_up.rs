@@ -68,6 +68,7 @@ fn verdict(run: &Run, prompt: PromptIndex, step: u32, orders: Orders) -> Verdict
         votes: Vec::new(),
         reasons: Vec::new(),
         difference: None,
+        scores: None,
         orders,
     }
 }
