@@ -1100,6 +1100,9 @@ pub struct VerdictRecord {
     /// Those in which the pair was asked.
     #[prost(enumeration = "Orders", tag = "10")]
     pub orders: i32,
+    /// What a judge that scores pictures gave the first and the second; empty of every other.
+    #[prost(double, repeated, tag = "11")]
+    pub scores: ::prost::alloc::vec::Vec<f64>,
 }
 /// What a judge has asked of servers since its last result.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
