@@ -666,16 +666,13 @@ fn a_run_starts_from_an_exported_adapter_on_any_fleet_and_is_confirmed() {
 fn a_run_that_hacks_a_bad_rubric_is_held_by_the_judge_that_nothing_is_rewarded_for() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("out");
-    let mut command = short_run("quickstart-hacked", &out, ONE_OF_EACH);
-    // Of two judges with different rubrics no ten pairs are judged alike: the rule speaks as soon as it has its steps.
-    for setting in [
-        "run.steps=6",
-        "judge.held_out.share=1.0",
-        "stop.agreement_min=1.0",
-        "stop.agreement_steps=2",
-    ] {
-        command.args(["--set", setting]);
-    }
+    // As it ships: the policy that this judge rewards forgets its captions within a few steps more.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gavel"));
+    command
+        .current_dir(root())
+        .args(["run", "configs/quickstart-hacked.toml", "--out"])
+        .arg(&out)
+        .stdin(Stdio::null());
     let output = command.output().expect("gavel starts");
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "the run should have been paused\n{told}");
@@ -689,12 +686,12 @@ fn a_run_that_hacks_a_bad_rubric_is_held_by_the_judge_that_nothing_is_rewarded_f
         panic!("the run is {}", run.phase());
     };
     assert!(
-        reason.starts_with("`stop.agreement_min`: in steps 1 to 2 the held-out judge"),
+        reason.starts_with("`stop.agreement_min`: in steps 1 to 4 the held-out judge"),
         "{reason}"
     );
     assert_eq!(
         run.committed(),
-        Step(2),
+        Step(4),
         "the rule looks as soon as its steps are committed"
     );
     for step in &run.results().steps {

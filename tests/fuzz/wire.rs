@@ -118,6 +118,7 @@ fn outcomes() {
                 votes: Vec::new(),
                 reasons: Vec::new(),
                 difference: None,
+                scores: None,
                 orders: Orders::Both,
             }],
             model: digest(),

@@ -198,6 +198,7 @@ impl Judge for FirstWins {
             votes: Vec::new(),
             reasons: Vec::new(),
             difference: None,
+            scores: None,
             orders: Orders::Both,
         };
         Ok(pairs.iter().map(record).collect())

@@ -563,7 +563,7 @@ mod tests {
                 veto,
                 judge: judge(),
             });
-            Ensemble::new(members.into(), 0.1).identity()
+            Ensemble::new(Tally::Votes, members.into(), 0.1).identity()
         };
         let member = Digest::of(b"a");
         let before = Digest::of(format!("ensemble 0.1 1x{member} 2x{member}").as_bytes());

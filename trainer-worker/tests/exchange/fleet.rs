@@ -80,6 +80,7 @@ impl Work for FakeJudge {
                 votes: Vec::new(),
                 reasons: Vec::new(),
                 difference: None,
+                scores: None,
                 orders: Orders::Both,
             }
         };

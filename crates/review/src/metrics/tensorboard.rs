@@ -105,7 +105,10 @@ impl EventFile {
                 ("judge/too_alike", asked.share_too_alike().unwrap_or(0.0)),
             ]
         });
-        let scores = [("judge/score", record.score), ("judge/held_out_score", record.held_out_score)];
+        let scores = [
+            ("judge/score", record.score),
+            ("judge/held_out_score", record.held_out_score),
+        ];
         let scores = scores.into_iter().filter_map(|(name, score)| Some((name, score?)));
         let optional = scores.chain(diversity).chain(agreement).chain(asked);
         let figures: Vec<_> = figures.into_iter().chain(optional).collect();
