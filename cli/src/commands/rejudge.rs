@@ -24,7 +24,7 @@ pub(crate) struct RejudgeArguments {
     /// Rubric set (TOML), or bare text with a criterion on each line [default: the run's].
     #[arg(long, value_name = "FILE")]
     pub(crate) rubric: Option<PathBuf>,
-    /// Configuration whose section [judge] judges, with its template and margin; the rubric stays the run's [default: the run's judge].
+    /// Configuration whose section `judge` judges, with its template and margin; the rubric stays the run's [default: the run's judge].
     #[arg(long, value_name = "CONFIG")]
     pub(crate) judge: Option<PathBuf>,
     /// Key of the judge with another value, such as judge.endpoint=http://localhost:8000/v1; again for several.

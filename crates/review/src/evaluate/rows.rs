@@ -120,7 +120,8 @@ impl Figures {
             }));
             rows.extend(self.row(&format!("{place}: SSIM"), |one| Some(format!("{:.4}", of(one)?.ssim?))));
         }
-        let cosines: [(&str, fn(&SubjectFigures) -> Option<f64>); 3] = [
+        type Cosine = fn(&SubjectFigures) -> Option<f64>;
+        let cosines: [(&str, Cosine); 3] = [
             ("DINOv2 similarity to the source", |one| one.similarity),
             ("  outside the edit", |one| one.similarity_outside),
             ("  inside the edit", |one| one.similarity_inside),

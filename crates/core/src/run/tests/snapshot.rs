@@ -304,7 +304,7 @@ fn a_snapshot_of_another_run_is_refused() {
 /// with it the version here. Otherwise a coordinator of the new version takes up snapshots of the old one.
 #[test]
 fn a_snapshot_has_the_shape_of_its_version() {
-    assert_eq!(crate::run::SNAPSHOT_VERSION, 5);
+    assert_eq!(crate::run::SNAPSHOT_VERSION, 6);
     let mut spec = spec();
     spec.run.steps = 6;
     spec.prompts.per_step = 2;
