@@ -248,7 +248,12 @@ impl Judge for Ensemble {
 fn identity(combine: Tally, margin: f64, members: &[Member], of: impl Fn(&dyn Judge) -> Digest) -> Digest {
     let member = |one: &Member| format!(" {}x{}{}", one.weight, of(one.judge.as_ref()), mark(one.veto));
     let members: String = members.iter().map(member).collect();
-    Digest::of(format!("ensemble{} {margin}{members}", rule(combine)).as_bytes())
+    // Before, a margin was passed by a mean that spoke for the other side too.
+    let lead = match combine {
+        Tally::Votes if margin > 0.0 => " for the side that won",
+        Tally::Votes | Tally::Odds => "",
+    };
+    Digest::of(format!("ensemble{} {margin}{lead}{members}", rule(combine)).as_bytes())
 }
 
 /// The error when no member judged anything: one that may pass, if there is any.
@@ -563,10 +568,10 @@ mod tests {
                 veto,
                 judge: judge(),
             });
-            Ensemble::new(Tally::Votes, members.into(), 0.1).identity()
+            Ensemble::new(Tally::Votes, members.into(), 0.0).identity()
         };
         let member = Digest::of(b"a");
-        let before = Digest::of(format!("ensemble 0.1 1x{member} 2x{member}").as_bytes());
+        let before = Digest::of(format!("ensemble 0 1x{member} 2x{member}").as_bytes());
         assert_eq!(identity(false), before);
         assert_ne!(identity(true), before);
     }
