@@ -204,6 +204,19 @@ mod tests {
         RgbImage::from_pixel(2, 3, image::Rgb([shade; 3]))
     }
 
+    fn pair<'a>(first: &'a RgbImage, second: &'a RgbImage, rubric: &'a RubricSet) -> JudgedPair<'a> {
+        JudgedPair {
+            prompt_index: PromptIndex(0),
+            prompt: "a cat",
+            sources: &[],
+            first,
+            second,
+            rubric,
+            orders: Orders::Both,
+            list: &[],
+        }
+    }
+
     fn rubric(text: &str) -> RubricSet {
         RubricSet::from_text(text).unwrap()
     }
@@ -266,16 +279,7 @@ mod tests {
         let (dark, light) = (image(1), image(200));
         let (sharp, blurred) = (rubric("Sharp."), rubric("Blurred."));
         let judge = counting("one", FIRST);
-        let pair = JudgedPair {
-            prompt_index: PromptIndex(0),
-            prompt: "a cat",
-            sources: &[],
-            first: &dark,
-            second: &light,
-            rubric: &sharp,
-            orders: Orders::Both,
-            list: &[],
-        };
+        let pair = pair(&dark, &light, &sharp);
         let own = judge.judge(&[pair]).unwrap().remove(0);
         let of_a_worker = VerdictRecord {
             difference: Some(0.5),
@@ -331,16 +335,7 @@ mod tests {
     #[test]
     fn failures_are_never_kept_and_abstentions_are() {
         let (dark, light, sharp) = (image(1), image(2), rubric("Sharp."));
-        let pair = JudgedPair {
-            prompt_index: PromptIndex(0),
-            prompt: "a cat",
-            sources: &[],
-            first: &dark,
-            second: &light,
-            rubric: &sharp,
-            orders: Orders::Both,
-            list: &[],
-        };
+        let pair = pair(&dark, &light, &sharp);
         let failed = Verdict::Failed { reason: "away".into() };
         let abstains = Verdict::Abstain {
             reason: AbstainReason::TooClose,
