@@ -12,7 +12,6 @@ target=$(realpath "$1")
 cd "$(dirname "$0")/../.."
 features=${FEATURES-gavel/cuda,gavel/nccl}
 profile=${PROFILE:-release}
-tests=(golden_transformer golden_qwen_transformer golden_qwen_pipeline golden_qwen_vae golden_encoders golden_judge vlm_generation)
 
 kit=$target
 if [[ $target == *.tar.xz ]]; then
@@ -23,7 +22,7 @@ bin=$kit/tests/gpu/bin
 mkdir -p "$bin"
 cp --recursive --parents benchmarks configs examples models tests/golden tests/gpu "$kit"
 cargo build --profile "$profile" --workspace ${features:+--features "$features"} \
-  --bin gavel "${tests[@]/#/--test=}" --bench real_sizes --message-format json-render-diagnostics |
+  --bin gavel --test models --bench real_sizes --message-format json-render-diagnostics |
   python3 -c '
 import json, shutil, sys
 for line in sys.stdin:
