@@ -1,20 +1,17 @@
 #!/usr/bin/env bash
 # Serves a short run and follows it with the bridges to MLflow and Weights & Biases (offline), whose clients are installed into
-# target/bridges-venv: both must have every figure of every step.
+# a folder that goes with the script: both must have every figure of every step.
+#
+#   tests/bridges/run.sh target/debug/gavel
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-venv=target/bridges-venv
-if [ ! -x "$venv/bin/python" ]; then
-    python3 -m venv "$venv"
-fi
-"$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/bridges/requirements.txt
-
-cargo build --quiet --bin gavel
-gavel=${CARGO_TARGET_DIR:-target}/debug/gavel
+gavel=$(realpath "$1")
 
 out=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$out"' EXIT
+python3 -m venv "$out/venv"
+"$out/venv/bin/pip" install --quiet --disable-pip-version-check -r tests/bridges/requirements.txt
 
 "$gavel" run configs/quickstart.toml --out "$out/run" \
     --set run.steps=2 --set prompts.per_step=4 --set evaluation.prompts=2 >"$out/run.log" 2>&1 ||
@@ -27,4 +24,4 @@ until [ -s "$out/addresses" ]; do
     sleep 0.2
 done
 http=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["http"])' "$out/addresses")
-"$venv/bin/python" tests/bridges/check.py "$http" quickstart
+"$out/venv/bin/python" tests/bridges/check.py "$http" quickstart

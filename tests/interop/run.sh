@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Trains a short run, then checks with diffusers and peft (installed into target/interop-venv) that they load the adapter
 # unchanged and paint the same pictures as `gavel sample`, and that every layout of `gavel export` computes the same.
+#
+#   tests/interop/run.sh target/debug/gavel
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+gavel=$(realpath "$1")
 
 venv=target/interop-venv
 if [ ! -x "$venv/bin/python" ]; then
     python3 -m venv "$venv"
 fi
 "$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/interop/requirements.txt
-
-cargo build --quiet --bin gavel
-gavel=${CARGO_TARGET_DIR:-target}/debug/gavel
 
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
