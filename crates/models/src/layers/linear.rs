@@ -10,7 +10,7 @@ use crate::{
         candle::{Calls, Operation, Weight as TensorWeight},
         cpu::{
             matmul::{Left, Order, Packed, Panels, Start, Threads, product},
-            weights::{pack, pack_frozen},
+            weights::pack,
         },
     },
 };
@@ -52,20 +52,29 @@ impl Linear {
         outputs: usize,
         bias: Bias,
     ) -> Result<Self, LoadError> {
-        let weight = weights.quantizable(&format!("{name}.weight"), &[outputs, inputs])?;
+        let (placement, weight_name, shape) = (weights.placement(), format!("{name}.weight"), [outputs, inputs]);
+        let weight = if placement.is_host() {
+            Weight::Packed(weights.packed(&weight_name, &shape)?)
+        } else {
+            let weight = weights.quantizable(&weight_name, &shape)?;
+            let weight = TensorWeight::new(&weight, placement.dtype(), placement.device());
+            Weight::Tensor(weight.map_err(|source| weights.candle(source))?)
+        };
         let bias = match bias {
             Bias::None => None,
             Bias::Added => Some(weights.get(&format!("{name}.bias"), &[outputs])?),
         };
-        let placement = weights.placement();
-        let weight = if placement.is_host() {
-            pack_frozen(&weight).map(Weight::Packed)
-        } else {
-            TensorWeight::new(&weight, placement.dtype(), placement.device()).map(Weight::Tensor)
-        };
-        let weight = weight.map_err(|source| weights.candle(source))?;
         let kernels = weights.kernels();
         Ok(Self { weight, bias, kernels })
+    }
+
+    /// Makes a layer without a bias of a weight that is packed.
+    pub(crate) fn of(weight: Packed, kernels: Kernels) -> Self {
+        Self {
+            weight: Weight::Packed(weight),
+            bias: None,
+            kernels,
+        }
     }
 
     /// Makes a layer of a weight (outputs, inputs), which computes in its dtype.

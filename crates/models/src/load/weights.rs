@@ -3,18 +3,22 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
 use candle_core::{DType, Device, Tensor};
 use gavel_core::spec::Quantization;
+use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::{SafeTensorError, SafeTensors, tensor::Metadata};
 use serde::Deserialize;
 
 use super::formats::{candle_dtype, widen};
 use super::{LoadError, Placement, read_config};
+use crate::ops::cpu::matmul::Packed;
+use crate::ops::cpu::weights::pack_frozen;
 use crate::ops::fp8::Fp8Matrix;
 use crate::ops::nf4::Nf4Matrix;
 use crate::ops::{FrozenWeight, Kernels};
@@ -45,7 +49,7 @@ pub(super) struct Shard {
 
 impl Shard {
     /// Says that a range of bytes has been read: the pages need not stay in memory beside the tensor that was made of them.
-    fn release(&self, range: &std::ops::Range<usize>) {
+    fn release(&self, range: &Range<usize>) {
         #[cfg(unix)]
         {
             // SAFETY: the mapping is of a file and never written; a page that is read again comes from the file again.
@@ -68,7 +72,7 @@ pub(super) struct Entry {
     dtype: safetensors::Dtype,
     pub(super) shape: Vec<usize>,
     /// Byte range within the mapped file.
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
 }
 
 #[derive(Deserialize)]
@@ -159,12 +163,46 @@ impl Weights {
         let Some((entry, dtype)) = self.find(name, shape)? else {
             return Err(self.missing(name));
         };
-        let wanted = match (self.placement.kept(), dtype) {
+        self.placed(&self.read(name, entry, dtype, shape, self.kept(dtype))?)
+    }
+
+    /// The dtype in which a matrix that has this one in its file is kept.
+    fn kept(&self, dtype: DType) -> DType {
+        match (self.placement.kept(), dtype) {
             (Some(_), DType::BF16 | DType::F16) => dtype,
             (Some(kept), _) => kept,
             (None, _) => self.placement.dtype(),
+        }
+    }
+
+    /// Takes the weight (outputs, inputs) of a linear layer as [`Weights::quantizable`] does, packed for the CPU's kernels. What is not quantized is
+    /// packed while it is read, and so is in memory once: the head of a language model is as large as many of its layers.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub(crate) fn packed(&self, name: &str, shape: &[usize; 2]) -> Result<Packed, LoadError> {
+        let Some((entry, dtype)) = self.find(name, shape)? else {
+            return Err(self.missing(name));
         };
-        self.placed(&self.read(name, entry, dtype, shape, wanted)?)
+        let is_float = matches!(dtype, DType::F32 | DType::BF16 | DType::F16);
+        if self.placement.quantization().is_some() || !is_float {
+            return pack_frozen(&self.quantizable(name, shape)?).map_err(|source| self.candle(source));
+        }
+        let (shard, [rows, columns]) = (&self.shards[entry.shard], *shape);
+        let row_bytes = entry.range.len() / rows.max(1);
+        let read = |rows: Range<usize>, to: &mut [f32]| {
+            let start = entry.range.start;
+            let range = start + rows.start * row_bytes..start + rows.end * row_bytes;
+            widen(&shard.map[range.clone()], dtype, to);
+            shard.release(&range);
+        };
+        let weight = match self.kept(dtype) {
+            DType::BF16 => Packed::of_rows::<bf16>((rows, columns), read),
+            DType::F16 => Packed::of_rows::<f16>((rows, columns), read),
+            _ => Packed::of_rows::<f32>((rows, columns), read),
+        };
+        self.take(name);
+        Ok(weight)
     }
 
     /// Takes the weight (outputs, inputs) of a linear layer as [`Weights::matrix`] does, or quantized where the placement says so: rounded here,

@@ -29,7 +29,7 @@ impl Blank {
 impl Source for Blank {
     type Array = Counted;
 
-    fn tensor(&self, _name: &str, shape: &[usize]) -> Result<Counted, LoadError> {
+    fn matrix(&self, _name: &str, shape: &[usize]) -> Result<Counted, LoadError> {
         Ok(self.weight(shape))
     }
 
@@ -52,6 +52,10 @@ impl Source for Blank {
             config.hidden_size,
             bias,
         )
+    }
+
+    fn dtype(&self) -> DType {
+        DType::BF16
     }
 
     fn place(&self) -> Record {

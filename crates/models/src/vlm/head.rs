@@ -6,6 +6,7 @@ use super::config::Config;
 use super::decoder::Decoder;
 use crate::layers::{Bias, Linear};
 use crate::ops::candle::Calls;
+use crate::ops::cpu::weights::pack;
 use crate::{LoadError, ModelError, Weights};
 
 /// Words whose logits are computed at a time, so that only their weights are in float32 at once.
@@ -34,7 +35,8 @@ impl Head {
         }
         Ok(Self::Fused(match tied {
             true => {
-                Linear::new(decoder.embedding(), None, weights.kernels()).map_err(|source| weights.candle(source))?
+                let weight = pack(decoder.embedding()).map_err(|source| weights.candle(source))?;
+                Linear::of(weight, weights.kernels())
             }
             false => Linear::load(weights, "lm_head", width, words, Bias::None)?,
         }))

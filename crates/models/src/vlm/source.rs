@@ -1,6 +1,6 @@
 //! Where the layers of a model come from.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::config::VisionConfig;
 use crate::layers::{Bias, Linear, RmsNorm};
@@ -12,14 +12,16 @@ pub(super) trait Source {
     /// What the layers compute with.
     type Array: Calls;
 
-    /// A tensor.
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Self::Array, LoadError>;
+    /// A matrix of which rows are taken, as [`Weights::matrix`].
+    fn matrix(&self, name: &str, shape: &[usize]) -> Result<Self::Array, LoadError>;
     /// As [`Linear::load`].
     fn linear(&self, name: &str, inputs: usize, outputs: usize, bias: Bias) -> Result<Linear<Self::Array>, LoadError>;
     /// As [`RmsNorm::load`].
     fn rms_norm(&self, name: &str, width: usize, eps: f64) -> Result<RmsNorm<Self::Array>, LoadError>;
     /// The patch embedding as a linear layer over one frame: a still image repeats its frame, so the weights of the frames add.
     fn patch_embedding(&self, name: &str, config: &VisionConfig, bias: Bias) -> Result<Linear<Self::Array>, LoadError>;
+    /// What layers compute in.
+    fn dtype(&self) -> DType;
     /// Where tensors lie.
     fn place(&self) -> <Self::Array as Calls>::Place;
     /// The kernels that layers may take.
@@ -31,8 +33,8 @@ pub(super) trait Source {
 impl Source for Weights {
     type Array = Tensor;
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
-        self.get(name, shape)
+    fn matrix(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        Weights::matrix(self, name, shape)
     }
 
     fn linear(&self, name: &str, inputs: usize, outputs: usize, bias: Bias) -> Result<Linear, LoadError> {
@@ -55,6 +57,10 @@ impl Source for Weights {
             .and_then(|frame| frame.reshape((width, 3 * patch * patch)))
             .and_then(|frame| Linear::new(&frame, bias, self.kernels()))
             .map_err(|source| self.candle(source))
+    }
+
+    fn dtype(&self) -> DType {
+        self.placement().dtype()
     }
 
     fn place(&self) -> Device {

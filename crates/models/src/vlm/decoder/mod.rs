@@ -3,7 +3,7 @@
 mod layer;
 mod past;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_nn::kv_cache::KvCache;
 
 use super::{
@@ -24,6 +24,8 @@ const CACHE_STEP: usize = 512;
 #[derive(Debug)]
 pub(super) struct Decoder<T: Calls = Tensor> {
     embedding: T,
+    /// What the layers compute in.
+    dtype: DType,
     layers: Vec<Layer<T>>,
     norm: RmsNorm<T>,
     positions: RotaryPositions,
@@ -58,7 +60,8 @@ impl<T: Calls> Decoder<T> {
     pub(super) fn load(source: &impl Source<Array = T>, name: &str, config: &TextConfig) -> Result<Self, LoadError> {
         let width = config.hidden_size;
         Ok(Self {
-            embedding: source.tensor(&format!("{name}.embed_tokens.weight"), &[config.vocab_size, width])?,
+            embedding: source.matrix(&format!("{name}.embed_tokens.weight"), &[config.vocab_size, width])?,
+            dtype: source.dtype(),
             layers: (0..config.num_hidden_layers)
                 .map(|i| Layer::load(source, &format!("{name}.layers.{i}"), config))
                 .collect::<Result<_, _>>()?,
@@ -68,7 +71,7 @@ impl<T: Calls> Decoder<T> {
         })
     }
 
-    /// The token embedding (vocabulary, width).
+    /// The token embedding (vocabulary, width), as it is kept.
     pub(super) fn embedding(&self) -> &T {
         &self.embedding
     }
@@ -151,8 +154,16 @@ impl<T: Calls> Decoder<T> {
 
     /// Embeddings of the tokens; an image's features take the positions of its tokens.
     fn embed(&self, prompt: &Prompt<T>) -> Result<T, ModelError> {
-        let text = |ids: &[u32]| Ok(self.embedding.rows(ids)?);
-        pieces(prompt, text, |image| Ok(image.features.tokens.clone()))
+        pieces(prompt, |ids| self.words(ids), |image| Ok(image.features.tokens.clone()))
+    }
+
+    /// Embeddings of text tokens.
+    fn words(&self, ids: &[u32]) -> Result<T, ModelError> {
+        let words = self.embedding.rows(ids)?;
+        Ok(match words.dtype() == self.dtype {
+            true => words,
+            false => words.to_dtype(self.dtype)?,
+        })
     }
 
     /// What the images add to the states after layer `index`; nothing to the text's.
@@ -164,8 +175,8 @@ impl<T: Calls> Decoder<T> {
         {
             return Ok(None);
         }
-        let (width, dtype) = (self.embedding.dims()[1], self.embedding.dtype());
-        let zeros = |count: usize| Ok(T::zeros((count, width), dtype, &self.place)?);
+        let width = self.embedding.dims()[1];
+        let zeros = |count: usize| Ok(T::zeros((count, width), self.dtype, &self.place)?);
         pieces(
             prompt,
             |ids| zeros(ids.len()),
@@ -191,7 +202,7 @@ impl Decoder {
 
     /// The normalised final state (1, width) of one more token.
     pub(super) fn step(&self, token: u32, cache: &mut Cache) -> Result<Tensor, ModelError> {
-        let mut x = self.embedding.rows(&[token])?;
+        let mut x = self.words(&[token])?;
         let rotary = self.positions.table(&[[cache.next_position; 3]], &self.place)?;
         for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
             let normed = layer.input_norm.forward(&x)?;

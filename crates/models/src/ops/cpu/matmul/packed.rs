@@ -17,6 +17,8 @@ const SHARED_NUMBERS: usize = 1 << 20;
 pub(crate) trait Element: Copy + Send + Sync + 'static {
     const ZERO: Self;
     fn elements(values: Vec<Self>) -> Elements;
+    /// Rounds to the nearest.
+    fn narrow(value: f32) -> Self;
 }
 
 /// The numbers of a packed matrix.
@@ -43,6 +45,10 @@ impl Element for f32 {
     fn elements(values: Vec<Self>) -> Elements {
         Elements::F32(values)
     }
+
+    fn narrow(value: f32) -> Self {
+        value
+    }
 }
 
 impl Element for bf16 {
@@ -51,6 +57,10 @@ impl Element for bf16 {
     fn elements(values: Vec<Self>) -> Elements {
         Elements::Bf16(values)
     }
+
+    fn narrow(value: f32) -> Self {
+        Self::from_f32(value)
+    }
 }
 
 impl Element for f16 {
@@ -58,6 +68,10 @@ impl Element for f16 {
 
     fn elements(values: Vec<Self>) -> Elements {
         Elements::F16(values)
+    }
+
+    fn narrow(value: f32) -> Self {
+        Self::from_f32(value)
     }
 }
 
@@ -81,25 +95,42 @@ fn packed<T: Copy + Send + Sync>(
     stride: usize,
     order: Order,
 ) -> Vec<T> {
-    let mut values = vec![zero; inner * columns.next_multiple_of(MULTIPLE)];
-    let fill = |(strip, to): (usize, &mut [T])| {
-        let (width, held) = (width(columns, strip), held(columns, strip));
-        match order {
-            Order::RowMajor => {
-                for (k, row) in to.chunks_exact_mut(width).enumerate() {
-                    row[..held.len()].copy_from_slice(&data[k * stride..][held.clone()]);
+    strips(
+        zero,
+        (inner, columns),
+        || (),
+        |(), strip, to| {
+            let (width, held) = (width(columns, strip), held(columns, strip));
+            match order {
+                Order::RowMajor => {
+                    for (k, row) in to.chunks_exact_mut(width).enumerate() {
+                        row[..held.len()].copy_from_slice(&data[k * stride..][held.clone()]);
+                    }
+                }
+                Order::Transposed => {
+                    transpose(&data[held.start * stride..], stride, (held.len(), inner), to, width);
                 }
             }
-            Order::Transposed => {
-                transpose(&data[held.start * stride..], stride, (held.len(), inner), to, width);
-            }
-        }
-    };
+        },
+    )
+}
+
+/// The strips of an (inner, columns) matrix, each filled by its number, of `zero` before; threads that share them have a value of `scratch` each.
+fn strips<T: Copy + Send + Sync, S>(
+    zero: T,
+    (inner, columns): (usize, usize),
+    scratch: impl Fn() -> S + Sync + Send,
+    fill: impl Fn(&mut S, usize, &mut [T]) + Sync + Send,
+) -> Vec<T> {
+    let mut values = vec![zero; inner * columns.next_multiple_of(MULTIPLE)];
     let strip = (inner * STRIP).max(1);
     if values.len() < SHARED_NUMBERS {
-        values.chunks_mut(strip).enumerate().for_each(fill);
+        let mut scratch = scratch();
+        let strips = values.chunks_mut(strip).enumerate();
+        strips.for_each(|(strip, to)| fill(&mut scratch, strip, to));
     } else {
-        values.par_chunks_mut(strip).enumerate().for_each(fill);
+        let strips = values.par_chunks_mut(strip).enumerate();
+        strips.for_each_init(scratch, |scratch, (strip, to)| fill(scratch, strip, to));
     }
     values
 }
@@ -120,6 +151,27 @@ impl Packed {
             inner,
             columns,
             elements: T::elements(packed(T::ZERO, shape, data, stride, order)),
+        }
+    }
+
+    /// Packs the transpose of a matrix (columns, inner) of which `read` gives some rows at a time, so that it need not be in memory beside this.
+    pub(crate) fn of_rows<T: Element>(
+        (columns, inner): (usize, usize),
+        read: impl Fn(Range<usize>, &mut [f32]) + Sync + Send,
+    ) -> Self {
+        let scratch = || (vec![0.0_f32; STRIP * inner], vec![T::ZERO; STRIP * inner]);
+        let values = strips(T::ZERO, (inner, columns), scratch, |(wide, narrow), strip, to| {
+            let held = held(columns, strip);
+            let size = held.len() * inner;
+            read(held.clone(), &mut wide[..size]);
+            let pairs = narrow.iter_mut().zip(&wide[..size]);
+            pairs.for_each(|(narrow, wide)| *narrow = T::narrow(*wide));
+            transpose(narrow, inner, (held.len(), inner), to, width(columns, strip));
+        });
+        Self {
+            inner,
+            columns,
+            elements: T::elements(values),
         }
     }
 

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use super::*;
 use crate::ops::fp8::{self, Fp8Matrix};
 use crate::ops::nf4::{self, BLOCK, Nf4Matrix};
@@ -230,6 +232,22 @@ fn a_narrow_weight_is_the_float32_weight_with_its_numbers() {
         compute(&packed),
         compute(&Packed::new(shape, &wide, columns, Order::RowMajor))
     );
+}
+
+#[test]
+fn a_weight_that_is_packed_row_by_row_is_the_one_that_is_packed_whole() {
+    // The last is packed by several threads.
+    for (_, outputs, inputs) in SHAPES.into_iter().chain([(1, 1100, 1000)]) {
+        let numbers = values(outputs * inputs, 2);
+        let read =
+            |rows: Range<usize>, to: &mut [f32]| to.copy_from_slice(&numbers[rows.start * inputs..rows.end * inputs]);
+        let (shape, whole) = ((outputs, inputs), (inputs, outputs));
+        let wide = Packed::of_rows::<f32>(shape, read).unpack();
+        assert_eq!(wide, Packed::new(whole, &numbers, inputs, Order::Transposed).unpack());
+        let narrow: Vec<half::bf16> = numbers.iter().map(|value| half::bf16::from_f32(*value)).collect();
+        let rounded = Packed::of_rows::<half::bf16>(shape, read).unpack();
+        assert_eq!(rounded, Packed::new(whole, &narrow, inputs, Order::Transposed).unpack());
+    }
 }
 
 /// The values of a weight (outputs, inputs) in 8 bits, and the weight.
