@@ -10,8 +10,8 @@ use gavel_telemetry::metric::coordinator::{
     JUDGE_TOKENS, LEADS, LEASE_WAIT_SECONDS, LEASES_EXPIRED, LEASES_GRANTED, LEDGER_APPEND_SECONDS, LEDGER_EVENTS,
     PAIRS_JUDGED, REFUSALS, RUN_PHASE, STEP, STEP_ASKED_ONCE, STEP_CLIP_FRACTION, STEP_DECIDED_FRACTION,
     STEP_DIVERSITY, STEP_GRAD_NORM, STEP_HELD_OUT_AGREEMENT, STEP_KL, STEP_LEARNING_RATE, STEP_LOSS,
-    STEP_ORDER_CONSISTENCY, STEP_RATIO_DEVIATION, STEP_REWARD_MEAN, STEP_SECONDS, STEP_TOO_ALIKE, UNIT_SECONDS, UNITS,
-    WIN_RATE, WORKER_MEMORY_BYTES, WORKERS,
+    STEP_ORDER_CONSISTENCY, STEP_RATIO_DEVIATION, STEP_REWARD_MEAN, STEP_SCORE, STEP_SECONDS, STEP_TOO_ALIKE,
+    UNIT_SECONDS, UNITS, WIN_RATE, WORKER_MEMORY_BYTES, WORKERS,
 };
 use gavel_telemetry::metric::{self, Metric};
 use metrics::{counter, gauge, histogram};
@@ -196,6 +196,11 @@ pub(crate) fn step(run: &RunId, record: &StepRecord) {
     }
     if let Some(agreement) = record.held_out_agreement {
         set(STEP_HELD_OUT_AGREEMENT, agreement);
+    }
+    for (judge, score) in [("judge", record.score), ("held_out", record.held_out_score)] {
+        if let Some(score) = score {
+            gauge!(STEP_SCORE.name, "run" => run.0.clone(), "judge" => judge).set(score);
+        }
     }
     set(STEP_LOSS, record.loss);
     set(STEP_KL, record.kl);

@@ -117,6 +117,7 @@ pub mod coordinator {
         STEP_TOO_ALIKE = gauge("step_too_alike_ratio", Count, "Share of the latest step's pairs that the judge was not asked about because their pictures are too alike.");
         STEP_DIVERSITY = gauge("step_diversity", Count, "Mean absolute difference of the RGB values of one prompt's pictures, in 0 to 1.");
         STEP_HELD_OUT_AGREEMENT = gauge("step_held_out_agreement_ratio", Count, "Share of the latest step's pairs on which the held-out judge prefers what the judge prefers.");
+        STEP_SCORE = gauge("step_score", Count, "Mean score of the latest step's pictures, of judges that score them: the one that rewards (`judge`) and the held-out one (`held_out`).");
         STEP_LOSS = gauge("step_loss", Count, "Mean loss over the latest step's terms.");
         STEP_KL = gauge("step_kl", Count, "Mean KL estimate over the latest step's terms.");
         STEP_CLIP_FRACTION = gauge("step_clip_ratio", Count, "Share of the latest step's terms whose ratio was clipped.");
