@@ -4,7 +4,7 @@ use std::path::Path;
 
 use gavel_core::run::Run;
 
-use super::{ONE_OF_EACH, Shape, adapter_digest, finish, ledger_of, look_back, short_run};
+use crate::support::{ONE_OF_EACH, Shape, adapter_digest, finish, ledger_of, look_back, short_run};
 
 /// A short run of a quickstart, all of whose models compute by the code that GPUs run.
 fn run_by_the_code_of_gpus(quickstart: &str, dtype: &str, out: &Path, shape: Shape, more: &[&str]) -> Run {

@@ -2,7 +2,7 @@
 
 use gavel_core::run::GroupResult;
 
-use super::{ONE_OF_EACH, Shape, adapter_digest, finish, ledger, look_back, short_run};
+use crate::support::{ONE_OF_EACH, Shape, adapter_digest, finish, ledger, look_back, short_run};
 
 /// Words that the small judge never learnt: it answers with one of the labels all the same.
 const TEMPLATE: &str = r#"

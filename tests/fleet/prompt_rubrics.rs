@@ -8,7 +8,7 @@ use gavel_core::run::GroupResult;
 use gavel_core::work::{PromptPlace, TaskList};
 use serde_json::Value;
 
-use super::{ONE_OF_EACH, Shape, adapter_digest, finish, ledger, look_back, report, root, short_run};
+use crate::support::{ONE_OF_EACH, Shape, adapter_digest, finish, ledger, look_back, report, root, short_run};
 
 /// A rubric file in `folder` by which every other prompt of the quickstart is judged by a set of its own.
 fn rubric_of_prompts(folder: &Path) -> PathBuf {

@@ -3,7 +3,7 @@
 use gavel_core::run::GroupResult;
 use gavel_core::work::{AbstainReason, Poll, Verdict, poll};
 
-use super::{ONE_OF_EACH, Shape, adapter_digest, finish, ledger, look_back, short_run};
+use crate::support::{ONE_OF_EACH, Shape, adapter_digest, finish, ledger, look_back, short_run};
 
 /// The small judge has the votes, the rules of the scenes a veto.
 const MEMBERS: &str = concat!(

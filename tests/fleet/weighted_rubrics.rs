@@ -6,7 +6,7 @@ use gavel_core::ids::Digest;
 use gavel_core::run::GroupResult;
 use serde_json::Value;
 
-use super::{ONE_OF_EACH, Shape, adapter_digest, finish, ledger, look_back, root, short_run};
+use crate::support::{ONE_OF_EACH, Shape, adapter_digest, finish, ledger, look_back, root, short_run};
 
 /// The quickstart's four criteria, one of which counts for nothing.
 const WEIGHTS: &str = "weights = [0.9, 1.4, 0, 0.5]";

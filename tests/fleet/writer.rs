@@ -1,6 +1,6 @@
 //! Rubrics of single prompts that another model writes, and that are written once for all runs of a coordinator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -16,7 +16,7 @@ use gavel_core::work::PromptPlace;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use super::{ONE_OF_EACH, Shape, adapter_digest, copy, finish, ledger, ledger_of, look_back, root, short_run};
+use crate::support::{ONE_OF_EACH, Shape, adapter_digest, copy, finish, ledger, ledger_of, look_back, root, short_run};
 
 fn written(run: &Run) -> BTreeMap<PromptPlace, Option<Digest>> {
     run.written_rubrics().collect()
@@ -57,6 +57,17 @@ fn another_model_writes_from_what_is_near_in_meaning_the_same_on_any_fleet() {
         let (code, text) = look_back(command, &out);
         assert_eq!(code, Some(0), "{text}");
     }
+    let taken = folder.path().join("taken.toml");
+    let mut export = gavel(&["rubric", "export"]);
+    export.arg(&out).arg("--out").arg(&taken);
+    finish(export);
+    let mut show = gavel(&["rubric", "show", "--json"]);
+    let shown = show.arg(&taken).output().expect("the program");
+    let shown: Value = serde_json::from_slice(&shown.stdout).expect("a rubric");
+    let of_prompts = shown["prompts"].as_array().expect("sets").iter();
+    let exported: BTreeSet<&str> = of_prompts.map(|set| set["sha256"].as_str().expect("a hash")).collect();
+    let of_run: BTreeSet<String> = written(&one).values().flatten().map(Digest::to_string).collect();
+    assert_eq!(exported, of_run.iter().map(String::as_str).collect());
     let log = std::fs::read_to_string(out.join("logs/judge-0.log")).expect("the judge's log");
     assert!(log.contains("CLIP text encoder of"), "{log}");
 }
