@@ -8,7 +8,7 @@ use clap::Args;
 use gavel_core::spec::{JudgeBackEnd, JudgeSpec, RunSpec};
 use gavel_judge::{Models, Templates};
 use gavel_review::VerdictFile;
-use gavel_review::rejudge::{Again, Change, Rejudge, RejudgeOptions, RejudgeReport};
+use gavel_review::rejudge::{Again, Change, PerMatch, Rejudge, RejudgeOptions, RejudgeReport};
 use gavel_rubric::{RubricSet, Rubrics, Theme};
 
 use super::print_json;
@@ -178,14 +178,26 @@ fn cost(rejudge: &Rejudge<'_>, spec: &RunSpec, rubrics: &Rubrics, by_theme: bool
         text += ", the rubric and each of its themes";
     }
     text += "); what the file of verdicts holds is not asked again";
-    if let Some(tokens) = rejudge.tokens_per_match() {
-        let all = tokens * (matches * rounds) as f64;
-        text += &format!("; the run's judges took {tokens:.0} tokens for a match, as many each would be {all:.0}");
-    }
+    text += &as_the_run(&rejudge.per_match(), (matches * rounds) as f64);
     if rejudge.lost() > 0 {
         text += &format!("; the pictures of {} more are not kept any more", rejudge.lost());
     }
     text
+}
+
+/// What as many matches would take as the run's own judges took.
+fn as_the_run(one: &PerMatch, matches: f64) -> String {
+    let parts = [
+        one.seconds
+            .map(|seconds| format!("{:.1} s of one worker", seconds * matches)),
+        one.tokens.map(|tokens| format!("{:.0} tokens", tokens * matches)),
+        one.cost.map(|cost| format!("{:.2} by its prices", cost * matches)),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    match parts.is_empty() {
+        true => String::new(),
+        false => format!("; at what a match took in the run, that is {}", parts.join(", ")),
+    }
 }
 
 fn line(change: &Change) -> String {
@@ -229,6 +241,25 @@ mod tests {
         for wrong in ["", "0", "8..5", "a..b", "1..", "-1"] {
             assert!(wrong.parse::<Steps>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn costs_are_told_as_far_as_the_run_has_counted_them() {
+        let nothing = PerMatch {
+            seconds: None,
+            tokens: None,
+            cost: None,
+        };
+        assert_eq!(as_the_run(&nothing, 100.0), "");
+        let all = PerMatch {
+            seconds: Some(0.25),
+            tokens: Some(1200.0),
+            cost: Some(0.004),
+        };
+        assert_eq!(
+            as_the_run(&all, 100.0),
+            "; at what a match took in the run, that is 25.0 s of one worker, 120000 tokens, 0.40 by its prices"
+        );
     }
 
     #[test]

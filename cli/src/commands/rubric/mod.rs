@@ -3,6 +3,7 @@
 mod backend;
 mod check;
 mod diff;
+mod export;
 mod generate;
 mod measure;
 mod page;
@@ -33,6 +34,8 @@ pub(crate) enum RubricCommand {
     Show(show::ShowArguments),
     /// Compare two rubric sets; the exit status is 1 when a judge reads different words.
     Diff(diff::DiffArguments),
+    /// Write what a run's judge decides by as a rubric set: the general set, and those that its prompts brought or had written.
+    Export(Box<export::ExportArguments>),
 }
 
 /// Labelled examples.
@@ -63,6 +66,7 @@ pub(super) fn rubric(command: &RubricCommand) -> Result<ExitCode> {
         RubricCommand::Weigh(arguments) => weigh::weigh(arguments)?,
         RubricCommand::Check(arguments) => check::check(arguments)?,
         RubricCommand::Show(arguments) => show::show(arguments)?,
+        RubricCommand::Export(arguments) => export::export(arguments)?,
         RubricCommand::Diff(arguments) => return diff::diff(arguments),
     }
     Ok(ExitCode::SUCCESS)

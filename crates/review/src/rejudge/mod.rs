@@ -55,6 +55,19 @@ pub struct Rejudge<'a> {
     lost: u64,
     spent: Spent,
     judged: u64,
+    /// What the judges of the run's steps took, and for how many matches.
+    seconds: (f64, u64),
+}
+
+/// What the run's judges have taken for a match, each on the average and `None` where nothing was counted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PerMatch {
+    /// Seconds of a judge worker.
+    pub seconds: Option<f64>,
+    /// Tokens that servers read and wrote.
+    pub tokens: Option<f64>,
+    /// What these cost, by the prices of the run's judges.
+    pub cost: Option<f64>,
 }
 
 struct Group {
@@ -132,10 +145,17 @@ impl<'a> Rejudge<'a> {
             lost: 0,
             spent: run.spent(),
             judged: run.status(Millis(0)).matches_judged,
+            seconds: (0.0, 0),
             runtime,
         };
         for result in &run.results().steps {
             let step = result.record.step;
+            rejudge.seconds.0 += result.record.seconds.judge;
+            rejudge.seconds.1 += result
+                .groups
+                .iter()
+                .map(|group| group.verdicts.len() as u64)
+                .sum::<u64>();
             if options.steps.as_ref().is_some_and(|steps| !steps.contains(&step.0)) {
                 continue;
             }
@@ -203,11 +223,16 @@ impl<'a> Rejudge<'a> {
         self.lost
     }
 
-    /// What the run's judges have asked of servers for a match, on the average: what the same judge may take again.
-    pub fn tokens_per_match(&self) -> Option<f64> {
+    /// What a match has cost the run, on the average: what the same judge may take again.
+    pub fn per_match(&self) -> PerMatch {
         let usage = self.spent.usage;
-        let tokens = usage.prompt_tokens + usage.completion_tokens;
-        (tokens > 0 && self.judged > 0).then(|| tokens as f64 / self.judged as f64)
+        let tokens = (usage.prompt_tokens + usage.completion_tokens) as f64;
+        let mean = |sum: f64, matches: u64| (sum > 0.0 && matches > 0).then(|| sum / matches as f64);
+        PerMatch {
+            seconds: mean(self.seconds.0, self.seconds.1),
+            tokens: mean(tokens, self.judged),
+            cost: mean(self.spent.cost.unwrap_or(0.0), self.judged),
+        }
     }
 
     /// Judges them, step by step. Where `progress` breaks off, the report has the steps so far. Blocks, as [`Rejudge::read`] does.

@@ -62,6 +62,19 @@ pub struct PromptSet {
 }
 
 impl PromptSet {
+    /// The set of a task, of whose pictures it is where it has any.
+    pub fn of(task: &Task, set: RubricSet) -> Self {
+        let whole = Self {
+            prompt: task.words.clone(),
+            sources: task.sources.clone(),
+            note: None,
+            tips: Vec::new(),
+            weights: Vec::new(),
+            themes: set.themes,
+        };
+        whole.tidy()
+    }
+
     /// The prompt, with the pictures that it edits if the set is for these alone.
     pub fn task(&self) -> Task {
         Task {
