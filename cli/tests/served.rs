@@ -435,7 +435,7 @@ async fn answer(
     };
     // One that it does not want to look at.
     if asked.contains("Is it forbidden?") {
-        return Err(StatusCode::PAYLOAD_TOO_LARGE);
+        return Err(StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS);
     }
     Ok(Json(
         json!({ "choices": [{ "message": { "content": text }, "finish_reason": "stop" }] }),
@@ -506,7 +506,7 @@ fn the_same_question_about_the_same_picture_is_asked_once_over_all_runs() {
     assert_eq!(found("alone"), found("fleet"));
     let report: Value = serde_json::from_str(&found("fleet")).unwrap();
     let answers = &report["prompts"][0]["pictures"][0]["questions"];
-    assert!(answers[3]["unanswered"].as_str().unwrap().contains("413"), "{answers}");
+    assert!(answers[3]["unanswered"].as_str().unwrap().contains("451"), "{answers}");
     assert_eq!(answers[0]["yes"], answers[2]["yes"]);
 }
 
@@ -564,7 +564,7 @@ fn a_fleet_evaluates_adapters_to_the_bytes_of_one_process() {
     );
     let found = |out: &str| std::fs::read_to_string(folder.path().join(out).join("evaluation.json")).unwrap();
     let by_fleet = found("fleet");
-    assert_eq!(by_fleet.matches("Is there a square?").count(), 3, "of three subjects");
+    assert_eq!(by_fleet.matches("\"question\": \"Is there a square?\"").count(), 3, "of three subjects");
     // Nobody works any more: what is asked for a second time is there.
     drop(workers);
     coordinator.asked(&words(&evaluate("fleet", order)));
