@@ -4,14 +4,14 @@ use std::sync::OnceLock;
 
 use gavel_core::ids::RunId;
 use gavel_core::run::{Phase, Run, StepRecord};
-use gavel_core::work::{Outcome, Role, Spent, Unit, Verdict};
+use gavel_core::work::{Outcome, PictureAnswer, Role, Spent, Unit, Verdict};
 use gavel_telemetry::metric::coordinator::{
     BLOB_BYTES, BLOB_DIRECT_BYTES, BLOB_SHARED_BYTES, BUILD_INFO, COMPLETIONS, FAILURES, JUDGE_COST, JUDGE_REQUESTS,
     JUDGE_TOKENS, LEADS, LEASE_WAIT_SECONDS, LEASES_EXPIRED, LEASES_GRANTED, LEDGER_APPEND_SECONDS, LEDGER_EVENTS,
-    PAIRS_JUDGED, REFUSALS, RUN_PHASE, STEP, STEP_ASKED_ONCE, STEP_CLIP_FRACTION, STEP_DECIDED_FRACTION,
-    STEP_DIVERSITY, STEP_GRAD_NORM, STEP_HELD_OUT_AGREEMENT, STEP_KL, STEP_LEARNING_RATE, STEP_LOSS,
-    STEP_ORDER_CONSISTENCY, STEP_RATIO_DEVIATION, STEP_REWARD_MEAN, STEP_SCORE, STEP_SECONDS, STEP_TOO_ALIKE,
-    UNIT_SECONDS, UNITS, WIN_RATE, WORKER_MEMORY_BYTES, WORKERS,
+    PAIRS_JUDGED, QUESTIONS_ANSWERED, REFUSALS, RUN_PHASE, STEP, STEP_ASKED_ONCE, STEP_CLIP_FRACTION,
+    STEP_DECIDED_FRACTION, STEP_DIVERSITY, STEP_GRAD_NORM, STEP_HELD_OUT_AGREEMENT, STEP_KL, STEP_LEARNING_RATE,
+    STEP_LOSS, STEP_ORDER_CONSISTENCY, STEP_RATIO_DEVIATION, STEP_REWARD_MEAN, STEP_SCORE, STEP_SECONDS,
+    STEP_TOO_ALIKE, UNIT_SECONDS, UNITS, WIN_RATE, WORKER_MEMORY_BYTES, WORKERS,
 };
 use gavel_telemetry::metric::{self, Metric};
 use metrics::{counter, gauge, histogram};
@@ -53,16 +53,20 @@ pub(crate) fn refused(reason: &'static str) {
     counter!(REFUSALS.name, "reason" => reason).increment(1);
 }
 
-/// Verdicts on training pairs, by kind.
+/// Verdicts on training pairs and answers to questions about pictures, by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct VerdictCounts {
+pub(crate) struct JudgedCounts {
     preferred: u64,
     abstain: u64,
     failed: u64,
+    yes: u64,
+    no: u64,
+    neither: u64,
+    unanswered: u64,
 }
 
-impl VerdictCounts {
-    /// Those in a result; none in one that does not judge training pairs.
+impl JudgedCounts {
+    /// Those in a result; none in one that neither judges training pairs nor answers questions.
     pub(crate) fn of(unit: &Unit, outcome: &Outcome) -> Self {
         let mut counts = Self::default();
         if let (Unit::Judge { .. }, Outcome::Judged { verdicts, .. }) = (unit, outcome) {
@@ -74,20 +78,39 @@ impl VerdictCounts {
                 }
             }
         }
+        if let Outcome::QuestionsAnswered { answers, .. } = outcome {
+            for answer in answers {
+                match answer {
+                    PictureAnswer::Yes => counts.yes += 1,
+                    PictureAnswer::No => counts.no += 1,
+                    PictureAnswer::Neither => counts.neither += 1,
+                    PictureAnswer::Unanswered { .. } => counts.unanswered += 1,
+                }
+            }
+        }
         counts
     }
 }
 
-pub(crate) fn completed(role: Role, verdicts: VerdictCounts, seconds: f64) {
+pub(crate) fn completed(role: Role, judged: JudgedCounts, seconds: f64) {
     counter!(COMPLETIONS.name, "role" => role.name()).increment(1);
     histogram!(UNIT_SECONDS.name, "role" => role.name()).record(seconds);
     let kinds = [
-        ("preferred", verdicts.preferred),
-        ("abstain", verdicts.abstain),
-        ("failed", verdicts.failed),
+        ("preferred", judged.preferred),
+        ("abstain", judged.abstain),
+        ("failed", judged.failed),
     ];
     for (verdict, count) in kinds.into_iter().filter(|(_, count)| *count > 0) {
         counter!(PAIRS_JUDGED.name, "verdict" => verdict).increment(count);
+    }
+    let kinds = [
+        ("yes", judged.yes),
+        ("no", judged.no),
+        ("neither", judged.neither),
+        ("unanswered", judged.unanswered),
+    ];
+    for (answer, count) in kinds.into_iter().filter(|(_, count)| *count > 0) {
+        counter!(QUESTIONS_ANSWERED.name, "answer" => answer).increment(count);
     }
 }
 

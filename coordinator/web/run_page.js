@@ -58,6 +58,7 @@ function showState(run) {
     bars.push(bar(`step ${progress.step}: sampled`, progress.samples, progress.samples_total), bar("judged", progress.groups_judged, progress.groups_total), bar("gradients", progress.shards, progress.shards_total));
   }
   if (held) bars.push(bar("held-out: base", held.base, held.prompts), bar("held-out: adapter", held.tuned, held.prompts), bar("held-out: compared", held.compared, held.prompts));
+  if (held && held.questions) bars.push(bar("held-out: questions", held.questions.asked, held.questions.total));
   for (const probe of (probes || []).filter(({ compared, prompts }) => compared < prompts)) bars.push(bar(`probe of step ${probe.step}`, probe.painted + probe.compared, 2 * probe.prompts));
   at("bars").replaceChildren(...bars.flat());
   at("tiles").replaceChildren(...tiles(run));

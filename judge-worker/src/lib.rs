@@ -4,6 +4,7 @@
 
 mod difference;
 mod open_judge;
+mod questions;
 mod rubric_writer;
 mod work;
 

@@ -240,7 +240,7 @@ fn read(kept: KeptRubric) -> Option<Option<RubricSet>> {
 }
 
 /// By which arithmetic a run's judge and its writer answer: a GPU's likeliest word need not be a CPU's.
-fn arithmetic(spec: &JudgeSpec) -> String {
+pub(crate) fn arithmetic(spec: &JudgeSpec) -> String {
     let judge = spec.back_ends().filter_map(|back_end| back_end.model());
     let writer = spec.rubric_writer().and_then(|back_end| back_end.model());
     let kinds = judge.chain(writer).map(|model| {
@@ -289,7 +289,8 @@ fn example(index: usize, pair: &LabelledPair, context: &WorkContext) -> Result<E
     })
 }
 
-fn picture(digest: &Digest, context: &WorkContext) -> Result<Picture, WorkError> {
+/// A picture of the run.
+pub(crate) fn picture(digest: &Digest, context: &WorkContext) -> Result<Picture, WorkError> {
     let bytes = context.get(digest)?;
     Picture::checked(bytes.to_vec(), &ReadOptions::local())
         .map_err(|fault| WorkError::misleading(*digest, format!("image blob {digest} cannot be decoded: it {fault}")))

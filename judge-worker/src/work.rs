@@ -16,10 +16,11 @@ use image::RgbImage;
 
 use crate::difference::difference;
 use crate::open_judge::{OpenJudge, prompt_rubrics};
+use crate::questions::PictureQuestions;
 use crate::rubric_writer::RubricWriter;
 
-/// [`Work`] of a judge: training pairs, held-out pairs and labelled pairs alike, what the held-out judge is to see of them, and the rubrics of
-/// single prompts.
+/// [`Work`] of a judge: training pairs, held-out pairs and labelled pairs alike, what the held-out judge is to see of them, the rubrics of
+/// single prompts, and questions about single pictures.
 #[derive(Default)]
 pub struct JudgeWork {
     models: Models,
@@ -36,6 +37,8 @@ struct Ready {
     reasons: Option<(ReasonsSpec, Explainer)>,
     /// Who writes the rubrics of single prompts.
     writer: Option<RubricWriter>,
+    /// What answers questions about single pictures.
+    questions: PictureQuestions,
     /// What the coordinator has been told of [`Ready::spent`].
     told: Spent,
 }
@@ -77,12 +80,13 @@ impl Ready {
         }
     }
 
-    /// What the verdicts of both judges, the reasons and the rubrics have used since the judges were opened.
+    /// What the verdicts of both judges, the reasons, the rubrics and the answers have used since the judges were opened.
     fn spent(&self) -> Spent {
         let mut spent = self.judge.spent();
         if let Some(writer) = &self.writer {
             spent.add(&writer.spent());
         }
+        spent.add(&self.questions.spent());
         if let Some((_, explainer)) = &self.reasons {
             spent.add(&explainer.spent());
         }
@@ -117,6 +121,23 @@ impl Ready {
         Ok(Outcome::RubricWritten {
             rubric: rubric.map(|rubric| context.put(rubric.text())),
             model,
+            spent: self.spent_anew(),
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Answers the questions about a picture.
+    fn answer_questions(
+        &mut self,
+        (task, image, questions): (&Task, &Digest, &[String]),
+        models: &mut Models,
+        context: &WorkContext,
+        started: Instant,
+    ) -> Result<Outcome, WorkError> {
+        self.told.add(&self.questions.open(models)?);
+        Ok(Outcome::QuestionsAnswered {
+            answers: self.questions.answer(task, image, questions, context)?,
+            model: self.judge.model,
             spent: self.spent_anew(),
             seconds: started.elapsed().as_secs_f64(),
         })
@@ -195,6 +216,7 @@ impl Work for JudgeWork {
             }),
             reasons,
             writer,
+            questions: PictureQuestions::new(&spec.judge),
             told: Spent::default(),
         });
         // A back end may have been in use before.
@@ -212,6 +234,9 @@ impl Work for JudgeWork {
         let pairs = match assignment {
             Assignment::Judge { pairs } => pairs,
             Assignment::WriteRubric { task } => return ready.write_rubric(task, &mut self.models, context, started),
+            Assignment::AnswerQuestions {
+                task, image, questions, ..
+            } => return ready.answer_questions((task, image, questions), &mut self.models, context, started),
             _ => return Err(WorkError::Fatal("a judge was given a unit of another role".into())),
         };
         let images = decode(pairs, context)?;
@@ -277,7 +302,7 @@ impl JudgeWork {
 /// What the coordinator is told of a question without an answer. A server's words stay in this worker's log: the server may be
 /// one that those who look at a run must not read.
 pub(crate) fn unanswered(error: &AskError) -> WorkError {
-    tracing::warn!(reason = %Diagnostic::foreign(error), "pairs that cannot be judged now");
+    tracing::warn!(reason = %Diagnostic::foreign(error), "pairs or pictures that cannot be judged now");
     let told = error.for_everybody().in_full();
     match error {
         AskError::Unavailable { .. } => WorkError::Unavailable(told),

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use gavel_core::ids::{PromptIndex, RunId, Step};
 use gavel_core::spec::{JudgeSpec, ReasonsSpec, RunSpec, ServerSpec};
-use gavel_core::work::{Assignment, Orders, Outcome, Pair, Unit};
+use gavel_core::work::{Arm, Assignment, Orders, Outcome, Pair, PictureAnswer, Task, Unit};
 use gavel_core::work::{Reason, Side, Verdict, VerdictRecord};
 use gavel_core::{RubricText, RunAssets};
 use gavel_judge_worker::JudgeWork;
@@ -32,7 +32,7 @@ struct Server {
     mute: AtomicBool,
 }
 
-/// Prefers the longer PNG; unless it is steady, every other call fails, each time in another way.
+/// Prefers the longer PNG, and says of a single one what it is asked to say; unless it is steady, every other call fails, each time in another way.
 async fn answer(State(server): State<Arc<Server>>, body: Bytes) -> Response {
     let call = server.calls.fetch_add(1, Ordering::SeqCst);
     if let Some(said) = *server.says.lock().unwrap() {
@@ -68,6 +68,17 @@ async fn answer(State(server): State<Arc<Server>>, body: Bytes) -> Response {
         .unwrap();
     let urls = content.iter().filter_map(|part| part["image_url"]["url"].as_str());
     let lengths: Vec<usize> = urls.map(str::len).collect();
+    if let [_] = lengths[..] {
+        let question = request["messages"].to_string();
+        let said = match () {
+            () if question.contains("Say yes") => "Yes.",
+            () if question.contains("Say no") => "\"no\"",
+            () => "Perhaps.",
+        };
+        return json!({ "choices": [{ "message": { "content": said }, "finish_reason": "stop" }] })
+            .to_string()
+            .into_response();
+    }
     let rank = if lengths[0] > lengths[1] { "[1, 2]" } else { "[2, 1]" };
     let text = format!("{{\"reason\": \"more to see\", \"rank\": {rank}}}");
     json!({ "choices": [{ "message": { "content": text } }] })
@@ -244,4 +255,53 @@ fn pairs_are_explained_and_a_server_that_writes_nothing_costs_no_verdict() {
         panic!("a judge gives verdicts")
     };
     assert!(verdicts.iter().all(|record| record.reasons.is_empty()));
+}
+
+/// The answers to questions about a picture, and how many requests they took.
+fn answers(bench: &mut Bench, assignment: &Assignment) -> Result<(Vec<PictureAnswer>, u64), WorkError> {
+    let unit = Unit::AnswerQuestions {
+        arm: Arm::Base,
+        prompt_index: PromptIndex(3),
+    };
+    match bench.work.perform(&unit, assignment, &bench.context)? {
+        Outcome::QuestionsAnswered { answers, spent, .. } => Ok((answers, spent.map_or(0, |spent| spent.requests))),
+        outcome => panic!("questions are answered, not {outcome:?}"),
+    }
+}
+
+#[test]
+fn each_question_is_asked_once_and_what_a_server_does_not_answer_is_told_apart() {
+    let mut bench = bench(None);
+    bench.server.steady.store(true, Ordering::SeqCst);
+    let questions = ["Say yes", "Say no", "Say yes", "Say something"];
+    let assignment = Assignment::AnswerQuestions {
+        prompt_index: PromptIndex(3),
+        task: Task::new("a pattern"),
+        image: png(&bench.context, 24),
+        questions: questions.map(str::to_owned).to_vec(),
+    };
+    let (answered, requests) = answers(&mut bench, &assignment).unwrap();
+    let (yes, no, neither) = (PictureAnswer::Yes, PictureAnswer::No, PictureAnswer::Neither);
+    assert_eq!(answered, [yes.clone(), no, yes, neither]);
+    assert_eq!((bench.server.calls.load(Ordering::SeqCst), requests), (3, 3));
+
+    let mut told = |status| {
+        *bench.server.says.lock().unwrap() = Some((status, "admin of the intranet"));
+        answers(&mut bench, &assignment)
+    };
+    let away = told(StatusCode::SERVICE_UNAVAILABLE);
+    assert!(matches!(away, Err(WorkError::Unavailable(_))), "{away:?}");
+    let refused = told(StatusCode::UNAUTHORIZED);
+    assert!(
+        matches!(&refused, Err(WorkError::Retry(reason)) if reason.contains("401")),
+        "{refused:?}"
+    );
+    let (answered, _) = told(StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS).unwrap();
+    assert_eq!(answered.len(), 4);
+    for answer in answered {
+        let PictureAnswer::Unanswered { reason } = answer else {
+            panic!("{answer:?} is an answer")
+        };
+        assert!(reason.contains("451") && !reason.contains("intranet"), "{reason}");
+    }
 }

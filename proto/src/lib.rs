@@ -19,7 +19,7 @@ pub mod v1 {
 pub use convert::Malformed;
 
 /// Version of the fleet protocol. A worker registers with its own, and the coordinator refuses any other.
-pub const PROTOCOL_VERSION: u32 = 10;
+pub const PROTOCOL_VERSION: u32 = 11;
 
 /// The binary metadata in which a worker's calls carry its secret.
 pub const SECRET_METADATA: &str = "gavel-worker-secret-bin";

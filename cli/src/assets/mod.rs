@@ -171,6 +171,7 @@ pub(crate) fn read_all(spec: &RunSpec, checks: &mut Checks) -> Option<Files> {
             prompts: prompts.annotations,
             held_out: held_out.annotations,
         },
+        questions: Vec::new(),
         rubric,
         prompt_rubrics,
         template: template?,

@@ -77,6 +77,9 @@ pub(super) fn describe(run: &RunStatus) -> String {
     if let Some(RubricsStatus { written, general }) = run.rubrics {
         text += &format!("  rubrics: {written} prompts have one that was written, {general} go by the general one\n");
     }
+    if let Some(asked) = run.evaluation.and_then(|evaluation| evaluation.questions) {
+        text += &format!("  questions about pictures: {} of {} asked\n", asked.asked, asked.total);
+    }
     if let Some(rate) = run.evaluation.and_then(|evaluation| evaluation.win_rate) {
         text += &format!(
             "  win rate over the base: {:.2} [{:.2}, {:.2}] on {} prompts\n",

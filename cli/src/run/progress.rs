@@ -201,6 +201,9 @@ fn message(status: &RunStatus) -> String {
     if let Some(rate) = status.evaluation.and_then(|evaluation| evaluation.win_rate) {
         parts.push(format!("win rate {:.2}", rate.value));
     }
+    if let Some(asked) = status.evaluation.and_then(|evaluation| evaluation.questions) {
+        parts.push(format!("{}/{} questions", asked.asked, asked.total));
+    }
     if let Some(progress) = &status.progress {
         parts.push(format!(
             "{}/{} sampled {}/{} judged",

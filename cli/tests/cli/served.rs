@@ -6,8 +6,16 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use axum::{Json, Router};
+use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 const RUN: &str = "compatibility";
 
@@ -374,15 +382,149 @@ fn a_run_is_held_taken_back_and_given_other_steps() {
     );
 }
 
+/// A judge's server that prefers the first picture, answers a question by its length, and counts the questions that it is asked.
+struct Server {
+    endpoint: String,
+    questions: Arc<AtomicUsize>,
+    _runtime: Runtime,
+}
+
+impl Server {
+    fn start() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let questions = Arc::new(AtomicUsize::new(0));
+        let router = Router::new()
+            .route("/v1/chat/completions", post(answer))
+            .with_state(Arc::clone(&questions));
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        runtime.spawn(async move { axum::serve(listener, router).await });
+        Self {
+            endpoint: format!("http://{address}/v1"),
+            questions,
+            _runtime: runtime,
+        }
+    }
+
+    fn questions(&self) -> usize {
+        self.questions.load(Ordering::SeqCst)
+    }
+}
+
+async fn answer(
+    State(questions): State<Arc<AtomicUsize>>,
+    Json(request): Json<Value>,
+) -> Result<Json<Value>, StatusCode> {
+    let asked = request["messages"].to_string();
+    let text = match asked.contains("yes or no") {
+        true => {
+            questions.fetch_add(1, Ordering::SeqCst);
+            match asked.len() % 3 {
+                0 => "yes",
+                1 => "No.",
+                _ => "Perhaps.",
+            }
+        }
+        false => "{\"reason\": \"it is\", \"rank\": [1, 2]}",
+    };
+    // One that it does not want to look at.
+    if asked.contains("Is it forbidden?") {
+        return Err(StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS);
+    }
+    Ok(Json(
+        json!({ "choices": [{ "message": { "content": text }, "finish_reason": "stop" }] }),
+    ))
+}
+
+/// The small run's configuration, in a folder of the test's, with a server for its judge.
+fn config_with_server(folder: &Path, server: &Server) -> PathBuf {
+    let text = std::fs::read_to_string(root().join("tests/compatibility/small.toml")).unwrap();
+    let (before, rest) = text.split_once("[judge]").unwrap();
+    let (_, after) = rest.split_once("[trainer]").unwrap();
+    let judge = format!(
+        "[judge]\nfamily = \"openai\"\nendpoint = \"{}\"\nmodel = \"vlm\"\nattempts = 1\nbatch = 2\n\
+         template = \"../../configs/judge/ranking.toml\"\nrubric = \"../../configs/quickstart/rubric.toml\"\n\n",
+        server.endpoint
+    );
+    let config = folder.join("config.toml");
+    let text = format!("{before}{judge}[trainer]{after}");
+    std::fs::write(&config, text.replace("../../", &format!("{}/", text_of(&root())))).unwrap();
+    config
+}
+
+fn text_of(path: &Path) -> String {
+    path.canonicalize().unwrap().to_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_same_question_about_the_same_picture_is_asked_once_over_all_runs() {
+    let (folder, run) = run_folder();
+    let server = Server::start();
+    let config = config_with_server(folder.path(), &server);
+    let prompts = folder.path().join("prompts.jsonl");
+    let asked = r#"["Is there a square?", "Is it pink?", "Is there a square?", "Is it forbidden?", "Is it so?", "Is it thus?"]"#;
+    let lines = [
+        "a purple square on a pink background",
+        "a blue square on a white background",
+    ]
+    .map(|prompt| format!("{{\"prompt\": \"{prompt}\", \"questions\": {asked}}}"));
+    std::fs::write(&prompts, lines.join("\n")).unwrap();
+    let evaluate = |out: &str| {
+        let subjects = ["base".to_owned()].into_iter();
+        let subjects = subjects.chain([1, 2].map(|step| format!("step-{step}={}@{step}", text(&run))));
+        let mut words = ["evaluate", text(&config), "--prompts", text(&prompts), "--out"]
+            .map(str::to_owned)
+            .to_vec();
+        words.push(text(&folder.path().join(out)).to_owned());
+        words.extend(subjects.flat_map(|subject| ["--subject".to_owned(), subject]));
+        words
+    };
+    fn words(owned: &[String]) -> Vec<&str> {
+        owned.iter().map(String::as_str).collect()
+    }
+    let found = |out: &str| std::fs::read_to_string(folder.path().join(out).join("evaluation.json")).unwrap();
+    let coordinator = Coordinator::start(&folder.path().join("data"));
+    // One judge: two that come to the base's picture in the same moment may both ask about it.
+    let _workers = ["sampler", "judge", "trainer"].map(|role| coordinator.worker(role));
+    coordinator.asked(&words(&evaluate("fleet")));
+    let by_fleet = server.questions();
+    succeeds(&words(&evaluate("alone")));
+    // What the server refuses is no answer, which nobody keeps: both runs ask it about the base, and so does the process afterwards.
+    let (pictures, prompts) = (6, 2);
+    let (kept, refused) = (4 * pictures, pictures + prompts + pictures);
+    assert_eq!(
+        by_fleet,
+        kept + refused,
+        "each question about each picture, and the base's only once"
+    );
+    assert_eq!(found("alone"), found("fleet"));
+    let report: Value = serde_json::from_str(&found("fleet")).unwrap();
+    let answers = &report["prompts"][0]["pictures"][0]["questions"];
+    assert!(answers[3]["unanswered"].as_str().unwrap().contains("451"), "{answers}");
+    assert_eq!(answers[0]["yes"], answers[2]["yes"]);
+}
+
 #[test]
 fn a_fleet_evaluates_adapters_to_the_bytes_of_one_process() {
     let (folder, run) = run_folder();
     let step = |number: u32| format!("step-{number}={}@{number}", text(&run));
     let steps = [step(1), step(2)];
+    let prompts = folder.path().join("prompts.jsonl");
+    let lines = [
+        r#"{"prompt": "a purple square left of a yellow triangle on a pink background", "questions": ["Is there a square?", "Is the ground pink?"]}"#,
+        r#"{"prompt": "a blue square left of a red triangle on a white background"}"#,
+        r#"{"prompt": "a green square left of a red triangle on a white background", "questions": ["Is the square green?"]}"#,
+    ];
+    std::fs::write(&prompts, lines.join("\n")).unwrap();
     let evaluate = |out: &str, order: [&str; 3]| {
         let subjects = order.iter().flat_map(|subject| ["--subject", subject]);
-        let words = ["evaluate", "tests/compatibility/small.toml"]
+        let words = ["evaluate", "tests/compatibility/small.toml", "--fulfilment"]
             .into_iter()
+            .chain(["--prompts", text(&prompts)])
             .chain(subjects);
         let words: Vec<String> = words.map(str::to_owned).collect();
         [
@@ -408,12 +550,23 @@ fn a_fleet_evaluates_adapters_to_the_bytes_of_one_process() {
     assert!(bare.contains("no subject is an adapter"), "{bare}");
 
     let order = ["base", &steps[0], &steps[1]];
-    let workers = ["sampler", "judge", "trainer"].map(|role| coordinator.worker(role));
+    let workers = ["sampler", "judge", "judge", "trainer"].map(|role| coordinator.worker(role));
     coordinator.asked(&words(&evaluate("fleet", order)));
     let runs = coordinator.asked(&["status"]);
     assert_eq!(runs.matches("evaluation-").count(), 2, "{runs}");
+    // Two pictures of each of three prompts: two questions of every prompt, and three that prompts bring.
+    assert_eq!(
+        runs.matches("questions about pictures: 18 of 18 asked").count(),
+        2,
+        "{runs}"
+    );
     let found = |out: &str| std::fs::read_to_string(folder.path().join(out).join("evaluation.json")).unwrap();
     let by_fleet = found("fleet");
+    assert_eq!(
+        by_fleet.matches("\"question\": \"Is there a square?\"").count(),
+        3,
+        "of three subjects"
+    );
     // Nobody works any more: what is asked for a second time is there.
     drop(workers);
     coordinator.asked(&words(&evaluate("fleet", order)));

@@ -309,6 +309,7 @@ impl v1::fleet_server::Fleet for Fleet {
                 }
                 KeptAnswer::Verdict(record) => record.is_judged(),
                 KeptAnswer::Rubric(_) => true,
+                KeptAnswer::Picture(answer) => answer.is_answered(),
             };
             if is_worth_keeping {
                 let written = write(&answer).map_err(status::malformed)?;

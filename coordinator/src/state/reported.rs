@@ -5,7 +5,7 @@ use gavel_core::run::{Event, Refusal, Run};
 use gavel_core::work::{Role, Unit};
 
 use super::backoff::Backoffs;
-use crate::metrics::{self, VerdictCounts};
+use crate::metrics::{self, JudgedCounts};
 use crate::worker::Workers;
 
 /// What an event adds to the counts, taken before the event is applied and counted after.
@@ -13,7 +13,7 @@ pub(super) enum Reported {
     Completed {
         unit: Unit,
         worker: WorkerId,
-        verdicts: VerdictCounts,
+        judged: JudgedCounts,
         seconds: f64,
     },
     Failed {
@@ -43,7 +43,7 @@ impl Reported {
                 Self::Completed {
                     unit: *unit,
                     worker: worker.clone(),
-                    verdicts: VerdictCounts::of(unit, outcome),
+                    judged: JudgedCounts::of(unit, outcome),
                     seconds,
                 }
             }
@@ -69,10 +69,10 @@ impl Reported {
             Self::Completed {
                 unit,
                 worker,
-                verdicts,
+                judged,
                 seconds,
             } => {
-                metrics::completed(unit.role(), *verdicts, *seconds);
+                metrics::completed(unit.role(), *judged, *seconds);
                 workers.count_completed(worker);
             }
             Self::Failed { role, worker, .. } => {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use gavel_core::ids::Digest;
 use gavel_core::work::rally::{Group, Presence, RallyOutcome};
 use gavel_core::work::{
-    Assignment, DeviceUse, KeptAnswer, KeptRubric, LeaseKey, Outcome, SharingKey, Unusable, VerdictRecord,
+    Assignment, DeviceUse, KeptAnswer, KeptRubric, LeaseKey, Outcome, PictureAnswer, SharingKey, Unusable,
+    VerdictRecord,
 };
 use gavel_proto::v1::fleet_client::FleetClient;
 use gavel_proto::{MESSAGE_BYTES_MAX, Malformed, PROTOCOL_VERSION, SECRET_METADATA, v1};
@@ -339,9 +340,26 @@ impl Fleet {
         let kept = self.recall(caller, keys).await?;
         let verdicts = kept.into_iter().filter_map(|(key, answer)| match answer {
             KeptAnswer::Verdict(record) => Some((key, record)),
-            KeptAnswer::Rubric(_) => None,
+            KeptAnswer::Rubric(_) | KeptAnswer::Picture(_) => None,
         });
         Ok(verdicts.collect())
+    }
+
+    /// Asks for answers about pictures that were given before; those that there are, by their keys.
+    ///
+    /// # Errors
+    /// As [`recall_verdicts`](Self::recall_verdicts).
+    pub async fn recall_answers(
+        &self,
+        caller: &Identity,
+        keys: &[Digest],
+    ) -> Result<Vec<(Digest, PictureAnswer)>, CallError> {
+        let kept = self.recall(caller, keys).await?;
+        let answers = kept.into_iter().filter_map(|(key, answer)| match answer {
+            KeptAnswer::Picture(answer) => Some((key, answer)),
+            KeptAnswer::Verdict(_) | KeptAnswer::Rubric(_) => None,
+        });
+        Ok(answers.collect())
     }
 
     /// Asks for what was written for a prompt before; `None` where nothing is kept that can be read.
@@ -352,7 +370,7 @@ impl Fleet {
         let kept = self.recall(caller, std::slice::from_ref(key)).await?;
         Ok(kept.into_iter().find_map(|(found, answer)| match answer {
             KeptAnswer::Rubric(rubric) if found == *key => Some(rubric),
-            KeptAnswer::Rubric(_) | KeptAnswer::Verdict(_) => None,
+            KeptAnswer::Rubric(_) | KeptAnswer::Verdict(_) | KeptAnswer::Picture(_) => None,
         }))
     }
 
@@ -378,6 +396,17 @@ impl Fleet {
         let kept = verdicts
             .iter()
             .map(|(key, record)| (*key, KeptAnswer::Verdict(record.clone())));
+        self.keep(caller, kept).await
+    }
+
+    /// Keeps answers about pictures for whoever asks the same again.
+    ///
+    /// # Errors
+    /// As [`keep_verdicts`](Self::keep_verdicts).
+    pub async fn keep_answers(&self, caller: &Identity, answers: &[(Digest, PictureAnswer)]) -> Result<(), CallError> {
+        let kept = answers
+            .iter()
+            .map(|(key, answer)| (*key, KeptAnswer::Picture(answer.clone())));
         self.keep(caller, kept).await
     }
 

@@ -27,7 +27,8 @@ impl ReadySince {
             | Unit::WriteRubric { .. }
             | Unit::EvaluateSample { .. }
             | Unit::EvaluateJudge { .. }
-            | Unit::CalibrateJudge { .. } => return,
+            | Unit::CalibrateJudge { .. }
+            | Unit::AnswerQuestions { .. } => return,
         };
         self.lock().insert(follower, now);
     }

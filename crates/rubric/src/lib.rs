@@ -33,3 +33,4 @@ pub use recorded::{Recorded, RecordedPair};
 pub use rubrics::{Combine, PromptSet, RubricFile, Rubrics};
 pub use set::{RubricSet, Theme};
 pub use template::{AnswerKind, JudgeTemplate, Pictures};
+pub use yes_no::yes_or_no_key;

@@ -43,6 +43,22 @@ pub(crate) struct Question<'a> {
     pub(crate) schema: &'a Value,
 }
 
+impl Question<'_> {
+    /// All that the answer depends on.
+    pub(crate) fn key(&self, chat: &dyn Chat) -> Digest {
+        let digests: Vec<Digest> = self.pictures.iter().map(|picture| picture.digest).collect();
+        key(&json!({
+            "chat": chat.identity(),
+            "messages": self.messages,
+            "pictures": digests,
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "schema": self.schema,
+        }))
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct KeptReply {
     text: String,
@@ -105,16 +121,7 @@ impl<'a> Recorded<'a> {
 
     /// Words, from the journal or from `chat`. The journal keeps no token counts: an answer that it held took none.
     pub(crate) fn reply(&self, chat: &dyn Chat, question: &Question<'_>) -> Result<ChatReply, AskError> {
-        let digests: Vec<Digest> = question.pictures.iter().map(|picture| picture.digest).collect();
-        let key = key(&json!({
-            "chat": chat.identity(),
-            "messages": question.messages,
-            "pictures": digests,
-            "max_tokens": question.max_tokens,
-            "temperature": question.temperature,
-            "seed": question.seed,
-            "schema": question.schema,
-        }));
+        let key = question.key(chat);
         if let Some(kept) = self.look_up::<KeptReply>(&key)? {
             return Ok(ChatReply {
                 text: kept.text,
@@ -143,6 +150,15 @@ impl<'a> Recorded<'a> {
             complete: kept.complete,
             usage: reply.usage,
         })
+    }
+
+    /// Keeps words that somebody else was answered to the same question.
+    pub(crate) fn keep_reply(&self, chat: &dyn Chat, question: &Question<'_>, text: &str) -> Result<(), AskError> {
+        let kept = KeptReply {
+            text: text.to_owned(),
+            complete: true,
+        };
+        self.keep(question.key(chat), kept).map(drop)
     }
 
     /// Verdicts, from the journal or from `judge`; one for each pair, in order. A verdict that failed is not kept.

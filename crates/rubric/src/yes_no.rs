@@ -1,5 +1,6 @@
 //! Questions about one picture, answered by yes or no.
 
+use gavel_core::ids::Digest;
 use serde_json::json;
 
 use crate::data::Picture;
@@ -22,21 +23,54 @@ impl Recorded<'_> {
         sources: &[Picture],
         picture: &Picture,
     ) -> Result<Option<bool>, AskError> {
-        let pictures: Vec<&Picture> = sources.iter().chain([picture]).collect();
-        let messages = [asked(question, sources.len())];
-        let reply = self.reply(
-            chat,
-            &Question {
-                messages: &messages,
-                pictures: &pictures,
-                max_tokens: TOKENS_MOST,
-                temperature: 0.0,
-                seed: 0,
-                schema: &json!({ "type": "string", "enum": ["yes", "no"] }),
-            },
-        )?;
+        let reply = with_question(question, sources, picture, |question| self.reply(chat, question))?;
         Ok(read(&reply.text))
     }
+
+    /// Keeps in the journal what the same model, asked elsewhere, answered to [`yes_or_no`](Self::yes_or_no).
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn keep_yes_or_no(
+        &self,
+        chat: &dyn Chat,
+        question: &str,
+        sources: &[Picture],
+        picture: &Picture,
+        yes: Option<bool>,
+    ) -> Result<(), AskError> {
+        let text = match yes {
+            Some(true) => "\"yes\"",
+            Some(false) => "\"no\"",
+            None => "",
+        };
+        with_question(question, sources, picture, |question| {
+            self.keep_reply(chat, question, text)
+        })
+    }
+}
+
+/// All that an answer to [`Recorded::yes_or_no`] depends on.
+pub fn yes_or_no_key(chat: &dyn Chat, question: &str, sources: &[Picture], picture: &Picture) -> Digest {
+    with_question(question, sources, picture, |question| question.key(chat))
+}
+
+/// What is asked of a model, made of a question about a picture.
+fn with_question<T>(
+    question: &str,
+    sources: &[Picture],
+    picture: &Picture,
+    then: impl FnOnce(&Question<'_>) -> T,
+) -> T {
+    let pictures: Vec<&Picture> = sources.iter().chain([picture]).collect();
+    then(&Question {
+        messages: &[asked(question, sources.len())],
+        pictures: &pictures,
+        max_tokens: TOKENS_MOST,
+        temperature: 0.0,
+        seed: 0,
+        schema: &json!({ "type": "string", "enum": ["yes", "no"] }),
+    })
 }
 
 /// The turn that asks. Sources come first, each named, as the judge's own templates for edits have it.
@@ -119,15 +153,41 @@ mod tests {
         }
     }
 
+    fn picture(level: u8) -> Picture {
+        let mut png = std::io::Cursor::new(Vec::new());
+        let image = RgbImage::from_pixel(8, 8, image::Rgb([level; 3]));
+        image.write_to(&mut png, image::ImageFormat::Png).unwrap();
+        Picture::checked(png.into_inner(), &ReadOptions::local()).unwrap()
+    }
+
+    #[test]
+    fn what_was_answered_elsewhere_is_not_asked_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = crate::Journal::open(&folder.path().join("journal"), "now").unwrap();
+        let (chat, recorded) = (Yes::default(), Recorded::new(Some(&journal)));
+        let (before, after) = ([picture(1)], picture(2));
+        for (question, yes) in [
+            ("Is it red?", Some(true)),
+            ("Is it blue?", Some(false)),
+            ("Is it?", None),
+        ] {
+            recorded.keep_yes_or_no(&chat, question, &before, &after, yes).unwrap();
+            assert_eq!(recorded.yes_or_no(&chat, question, &before, &after).unwrap(), yes);
+        }
+        assert!(chat.0.lock().unwrap().is_empty());
+        // Without the source it is another question.
+        assert_eq!(
+            recorded.yes_or_no(&chat, "Is it blue?", &[], &after).unwrap(),
+            Some(true)
+        );
+        let key = |question, sources: &[Picture]| yes_or_no_key(&chat, question, sources, &after);
+        assert_eq!(key("Is it?", &before), key("Is it?", &before));
+        assert!(key("Is it?", &before) != key("Is it?", &[]) && key("Is it?", &[]) != key("Is it red?", &[]));
+    }
+
     #[test]
     fn an_edit_is_asked_about_beside_its_sources() {
         let chat = Yes::default();
-        let picture = |level| {
-            let mut png = std::io::Cursor::new(Vec::new());
-            let image = RgbImage::from_pixel(8, 8, image::Rgb([level; 3]));
-            image.write_to(&mut png, image::ImageFormat::Png).unwrap();
-            Picture::checked(png.into_inner(), &ReadOptions::local()).unwrap()
-        };
         let recorded = Recorded::new(None);
         let (before, after) = (picture(1), picture(2));
         let found = recorded.yes_or_no(&chat, "Is it lighter?", std::slice::from_ref(&before), &after);

@@ -93,6 +93,7 @@ pub mod coordinator {
         LEASE_WAIT_SECONDS = histogram("lease_wait_seconds", Seconds, "How long a worker waited for a unit that it got.");
         UNIT_SECONDS = histogram("unit_seconds", Seconds, "From the grant of a unit to its accepted result.");
         PAIRS_JUDGED = counter("pairs_judged_total", Count, "Training pairs judged.");
+        QUESTIONS_ANSWERED = counter("questions_answered_total", Count, "Questions about single pictures, by `answer`.");
         WORKERS = gauge("workers", Count, "Registered workers.");
         LEADS = gauge("leads", Count, "1 when this coordinator leads, 0 when it stands by for another one.");
         LEDGER_APPEND_SECONDS = histogram("ledger_append_seconds", Seconds, "One transaction of the ledger.");

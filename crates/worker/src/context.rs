@@ -8,7 +8,7 @@ use bytes::Bytes;
 use gavel_client::{CallError, Code};
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::work::rally::{Presence, RallyOutcome};
-use gavel_core::work::{KeptRubric, LeaseKey, Unusable, VerdictRecord};
+use gavel_core::work::{KeptRubric, LeaseKey, PictureAnswer, Unusable, VerdictRecord};
 use gavel_telemetry::TraceContext;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -188,6 +188,32 @@ impl WorkContext {
             && let Ok(Err(error)) = self.block_on(session.keep_verdicts(verdicts))
         {
             tracing::warn!(message = error.message(), "verdicts are not kept");
+        }
+    }
+
+    /// Answers about pictures that the coordinator has kept under these keys, in order. What cannot be had is as good as none: the model is
+    /// asked.
+    pub fn recall_answers(&self, keys: &[Digest]) -> Vec<Option<PictureAnswer>> {
+        let Some((session, _)) = &self.fleet else {
+            return vec![None; keys.len()];
+        };
+        let kept: BTreeMap<Digest, PictureAnswer> = match self.block_on(session.recall_answers(keys)) {
+            Ok(Ok(kept)) => kept.into_iter().collect(),
+            Ok(Err(error)) => {
+                tracing::warn!(message = error.message(), "no answers are recalled");
+                BTreeMap::new()
+            }
+            Err(_) => BTreeMap::new(),
+        };
+        keys.iter().map(|key| kept.get(key).cloned()).collect()
+    }
+
+    /// Has the coordinator keep answers about pictures, for whatever run asks the same again.
+    pub fn keep_answers(&self, answers: &[(Digest, PictureAnswer)]) {
+        if let Some((session, _)) = &self.fleet
+            && let Ok(Err(error)) = self.block_on(session.keep_answers(answers))
+        {
+            tracing::warn!(message = error.message(), "answers are not kept");
         }
     }
 

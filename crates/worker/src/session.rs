@@ -8,7 +8,7 @@ use gavel_client::{
 use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, WorkerId};
 use gavel_core::work::rally::{Presence, RallyOutcome};
-use gavel_core::work::{DeviceUse, KeptRubric, LeaseKey, Outcome, Role, VerdictRecord};
+use gavel_core::work::{DeviceUse, KeptRubric, LeaseKey, Outcome, PictureAnswer, Role, VerdictRecord};
 
 use crate::error::Error;
 use crate::options::WorkerOptions;
@@ -168,6 +168,18 @@ impl Session {
     /// Keeps verdicts for whoever asks the same again.
     pub(crate) async fn keep_verdicts(&self, verdicts: &[(Digest, VerdictRecord)]) -> Result<(), CallError> {
         self.registered(|| self.fleet.keep_verdicts(&self.identity, verdicts))
+            .await
+    }
+
+    /// Asks for answers about pictures that were given before; those that there are, by their keys.
+    pub(crate) async fn recall_answers(&self, keys: &[Digest]) -> Result<Vec<(Digest, PictureAnswer)>, CallError> {
+        self.registered(|| self.fleet.recall_answers(&self.identity, keys))
+            .await
+    }
+
+    /// Keeps answers about pictures for whoever asks the same again.
+    pub(crate) async fn keep_answers(&self, answers: &[(Digest, PictureAnswer)]) -> Result<(), CallError> {
+        self.registered(|| self.fleet.keep_answers(&self.identity, answers))
             .await
     }
 

@@ -187,6 +187,17 @@ impl From<Assignment> for v1::Assignment {
             Assignment::WriteRubric { task } => Kind::WriteRubric(v1::assignment::WriteRubric {
                 task: Some(task.into()),
             }),
+            Assignment::AnswerQuestions {
+                prompt_index,
+                task,
+                image,
+                questions,
+            } => Kind::AnswerQuestions(v1::assignment::AnswerQuestions {
+                prompt_index: prompt_index.0,
+                task: Some(task.into()),
+                image: bytes(image),
+                questions,
+            }),
             Assignment::Gradient {
                 step,
                 policy,
@@ -239,6 +250,12 @@ impl TryFrom<v1::Assignment> for Assignment {
             },
             Kind::WriteRubric(write) => Self::WriteRubric {
                 task: required(write.task, "Assignment.WriteRubric.task")?.try_into()?,
+            },
+            Kind::AnswerQuestions(asked) => Self::AnswerQuestions {
+                prompt_index: PromptIndex(asked.prompt_index),
+                task: required(asked.task, "Assignment.AnswerQuestions.task")?.try_into()?,
+                image: digest(&asked.image, "Assignment.AnswerQuestions.image")?,
+                questions: asked.questions,
             },
             Kind::Gradient(gradient) => Self::Gradient {
                 step: Step(gradient.step),

@@ -8,19 +8,19 @@ use super::{Malformed, bytes, digest, required};
 use crate::v1;
 
 const KEY: &str = "KeptVerdict.key";
-const RUBRIC: &str = "KeptVerdict.rubric";
 
 impl From<(Digest, KeptAnswer)> for v1::KeptVerdict {
     fn from((key, answer): (Digest, KeptAnswer)) -> Self {
-        let (record, rubric) = match answer {
-            KeptAnswer::Verdict(record) => (Some(record.into()), None),
-            KeptAnswer::Rubric(rubric) => (None, Some(rubric.into())),
-        };
-        Self {
+        let mut kept = Self {
             key: bytes(key),
-            record,
-            rubric,
+            ..Self::default()
+        };
+        match answer {
+            KeptAnswer::Verdict(record) => kept.record = Some(record.into()),
+            KeptAnswer::Rubric(rubric) => kept.rubric = Some(rubric.into()),
+            KeptAnswer::Picture(answer) => kept.picture = Some(answer.into()),
         }
+        kept
     }
 }
 
@@ -29,15 +29,17 @@ impl TryFrom<v1::KeptVerdict> for (Digest, KeptAnswer) {
 
     fn try_from(kept: v1::KeptVerdict) -> Result<Self, Malformed> {
         let key = digest(&kept.key, KEY)?;
-        let answer = match (kept.record, kept.rubric) {
-            (Some(_), Some(_)) => {
+        let answer = match (kept.record, kept.rubric, kept.picture) {
+            (record, None, None) => KeptAnswer::Verdict(required(record, "KeptVerdict.record")?.try_into()?),
+            (None, Some(rubric), None) => KeptAnswer::Rubric(rubric.try_into()?),
+            (None, None, Some(answer)) => KeptAnswer::Picture(answer.try_into()?),
+            (record, rubric, picture) => {
+                let answers = [record.is_some(), rubric.is_some(), picture.is_some()];
                 return Err(Malformed::Range {
-                    field: RUBRIC,
-                    found: 2,
+                    field: "KeptVerdict",
+                    found: answers.into_iter().filter(|is_there| *is_there).count() as i64,
                 });
             }
-            (None, Some(rubric)) => KeptAnswer::Rubric(rubric.try_into()?),
-            (record, None) => KeptAnswer::Verdict(required(record, "KeptVerdict.record")?.try_into()?),
         };
         Ok((key, answer))
     }
@@ -81,6 +83,8 @@ impl TryFrom<v1::KeptRubric> for KeptRubric {
 
 #[cfg(test)]
 mod tests {
+    use gavel_core::work::PictureAnswer;
+
     use super::*;
 
     #[test]
@@ -94,11 +98,21 @@ mod tests {
             let read = <(Digest, KeptAnswer)>::try_from(sent);
             assert_eq!(read, Ok((key, KeptAnswer::Rubric(rubric))));
         }
+        for yes in [Some(true), Some(false), None] {
+            let answer = KeptAnswer::Picture(PictureAnswer::said(yes));
+            let sent = v1::KeptVerdict::from((key, answer.clone()));
+            let both = v1::KeptVerdict {
+                rubric: Some(KeptRubric::Worse.into()),
+                ..sent.clone()
+            };
+            assert_eq!(<(Digest, KeptAnswer)>::try_from(sent), Ok((key, answer)));
+            assert!(<(Digest, KeptAnswer)>::try_from(both).is_err());
+        }
         let refused = |outcome| {
             let kept = v1::KeptVerdict {
                 key: key.0.to_vec(),
-                record: None,
                 rubric: Some(v1::KeptRubric { outcome }),
+                ..v1::KeptVerdict::default()
             };
             <(Digest, KeptAnswer)>::try_from(kept).unwrap_err()
         };

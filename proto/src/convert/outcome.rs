@@ -1,9 +1,9 @@
 //! What a worker returns.
 
-use gavel_core::bounds::{VERDICTS, VOTES, cut};
+use gavel_core::bounds::{QUESTIONS_EACH, VERDICTS, VOTES, cut};
 use gavel_core::ids::{Candidate, PromptIndex};
 use gavel_core::work::{AbstainReason, Reason, Side, Spent, Usage, Verdict, VerdictRecord, Vote};
-use gavel_core::work::{Fault, Outcome, Sampled, ShardStatistics, SkippedPair, Unusable};
+use gavel_core::work::{Fault, Outcome, PictureAnswer, Sampled, ShardStatistics, SkippedPair, Unusable};
 
 use super::assignment::orders;
 use super::{Malformed, all, bytes, digest, each, few, optional_digest, required};
@@ -37,6 +37,43 @@ impl TryFrom<v1::Sample> for Sampled {
             conditioning: optional_digest(sample.conditioning.as_deref(), "Sample.conditioning")?,
             image: digest(&sample.image, "Sample.image")?,
         })
+    }
+}
+
+impl From<PictureAnswer> for v1::PictureAnswer {
+    fn from(answer: PictureAnswer) -> Self {
+        use v1::picture_answer::Kind;
+        let said = |said: v1::YesOrNo| Kind::Said(said.into());
+        Self {
+            kind: Some(match answer {
+                PictureAnswer::Yes => said(v1::YesOrNo::Yes),
+                PictureAnswer::No => said(v1::YesOrNo::No),
+                PictureAnswer::Neither => said(v1::YesOrNo::Neither),
+                PictureAnswer::Unanswered { reason } => Kind::Unanswered(reason),
+            }),
+        }
+    }
+}
+
+impl TryFrom<v1::PictureAnswer> for PictureAnswer {
+    type Error = Malformed;
+
+    fn try_from(answer: v1::PictureAnswer) -> Result<Self, Malformed> {
+        use v1::picture_answer::Kind;
+        let field = "PictureAnswer.said";
+        match required(answer.kind, "PictureAnswer.kind")? {
+            Kind::Said(number) => match v1::YesOrNo::try_from(number) {
+                Ok(v1::YesOrNo::Yes) => Ok(Self::Yes),
+                Ok(v1::YesOrNo::No) => Ok(Self::No),
+                Ok(v1::YesOrNo::Neither) => Ok(Self::Neither),
+                Ok(v1::YesOrNo::Unspecified) => Err(Malformed::Missing { field }),
+                Err(_) => Err(Malformed::Range {
+                    field,
+                    found: number.into(),
+                }),
+            },
+            Kind::Unanswered(reason) => Ok(Self::Unanswered { reason: cut(reason) }),
+        }
     }
 }
 
@@ -382,6 +419,17 @@ impl From<Outcome> for v1::Outcome {
                 spent: spent.map(Into::into),
                 seconds,
             }),
+            Outcome::QuestionsAnswered {
+                answers,
+                model,
+                spent,
+                seconds,
+            } => Kind::QuestionsAnswered(v1::outcome::QuestionsAnswered {
+                answers: each(answers),
+                model: bytes(model),
+                spent: spent.map(Into::into),
+                seconds,
+            }),
             Outcome::Gradient {
                 gradient,
                 manifest,
@@ -439,6 +487,12 @@ impl TryFrom<v1::Outcome> for Outcome {
                 model: digest(&written.model, "Outcome.RubricWritten.model")?,
                 spent: written.spent.map(Into::into),
                 seconds: written.seconds,
+            },
+            Kind::QuestionsAnswered(answered) => Self::QuestionsAnswered {
+                answers: few(answered.answers, QUESTIONS_EACH, "Outcome.QuestionsAnswered.answers")?,
+                model: digest(&answered.model, "Outcome.QuestionsAnswered.model")?,
+                spent: answered.spent.map(Into::into),
+                seconds: answered.seconds,
             },
             Kind::Gradient(gradient) => Self::Gradient {
                 gradient: optional_digest(gradient.gradient.as_deref(), "Outcome.Gradient.gradient")?,

@@ -78,6 +78,10 @@ fn units() -> Vec<Unit> {
             chunk: 3,
         },
         Unit::CalibrateJudge { chunk: 4 },
+        Unit::AnswerQuestions {
+            arm: Arm::Tuned,
+            prompt_index: PromptIndex(5),
+        },
     ]
 }
 
@@ -219,6 +223,15 @@ fn every_assignment_survives_the_wire() {
             prompts,
         },
         Assignment::Judge { pairs },
+        Assignment::AnswerQuestions {
+            prompt_index: PromptIndex(7),
+            task: Task {
+                words: "x".into(),
+                sources: vec![digest("source")],
+            },
+            image: digest("a"),
+            questions: vec!["Is it red?".into(), "Is it round?".into()],
+        },
         Assignment::Gradient {
             step: Step(2),
             policy: policy(None),
@@ -315,7 +328,17 @@ fn every_outcome_survives_the_wire() {
         prompt_index: PromptIndex(9),
         reason: "loss is NaN".into(),
     }];
+    let unanswered = PictureAnswer::Unanswered {
+        reason: "too large".into(),
+    };
+    let answers = [Some(true), Some(false), None].map(PictureAnswer::said);
     for outcome in [
+        Outcome::QuestionsAnswered {
+            answers: answers.into_iter().chain([unanswered]).collect(),
+            model: digest("judge"),
+            spent: None,
+            seconds: 0.5,
+        },
         Outcome::Initialised {
             policy: policy(None),
             model: digest("model"),

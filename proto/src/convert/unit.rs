@@ -1,7 +1,7 @@
 //! Roles, units and lease keys.
 
 use gavel_core::bounds;
-use gavel_core::ids::{Fence, RunId, Step};
+use gavel_core::ids::{Fence, PromptIndex, RunId, Step};
 use gavel_core::work::{Arm, LeaseKey, PromptPlace, Role, TaskList, Unit};
 
 use super::{Malformed, required};
@@ -145,6 +145,11 @@ impl From<Unit> for v1::Unit {
                 probe: probe.map(|step| step.0),
             }),
             Unit::CalibrateJudge { chunk } => Kind::CalibrateJudge(v1::unit::Chunk { chunk }),
+            Unit::AnswerQuestions { arm, prompt_index } => Kind::AnswerQuestions(v1::unit::AnswerQuestions {
+                arm: v1::Arm::from(arm).into(),
+                prompt_index: prompt_index.0,
+                probe: probe(arm),
+            }),
         };
         Self { kind: Some(kind) }
     }
@@ -187,6 +192,10 @@ impl TryFrom<v1::Unit> for Unit {
                 chunk: chunk.chunk,
             },
             Kind::CalibrateJudge(chunk) => Self::CalibrateJudge { chunk: chunk.chunk },
+            Kind::AnswerQuestions(picture) => Self::AnswerQuestions {
+                arm: arm(picture.arm, picture.probe, "Unit.AnswerQuestions.arm")?,
+                prompt_index: PromptIndex(picture.prompt_index),
+            },
         })
     }
 }

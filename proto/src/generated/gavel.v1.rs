@@ -725,7 +725,7 @@ pub mod blobs_server {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Unit {
-    #[prost(oneof = "unit::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "unit::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub kind: ::core::option::Option<unit::Kind>,
 }
 /// Nested message and enum types in `Unit`.
@@ -775,6 +775,17 @@ pub mod unit {
         #[prost(uint32, tag = "2")]
         pub index: u32,
     }
+    /// The questions about one held-out picture.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct AnswerQuestions {
+        #[prost(enumeration = "super::Arm", tag = "1")]
+        pub arm: i32,
+        #[prost(uint32, tag = "2")]
+        pub prompt_index: u32,
+        /// The step of a probe.
+        #[prost(uint32, optional, tag = "3")]
+        pub probe: ::core::option::Option<u32>,
+    }
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Kind {
         #[prost(message, tag = "1")]
@@ -797,6 +808,8 @@ pub mod unit {
         HeldOutJudge(StepPart),
         #[prost(message, tag = "10")]
         WriteRubric(WriteRubric),
+        #[prost(message, tag = "11")]
+        AnswerQuestions(AnswerQuestions),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -814,7 +827,7 @@ pub struct Policy {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Assignment {
-    #[prost(oneof = "assignment::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "assignment::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub kind: ::core::option::Option<assignment::Kind>,
 }
 /// Nested message and enum types in `Assignment`.
@@ -855,6 +868,17 @@ pub mod assignment {
     pub struct WriteRubric {
         #[prost(message, optional, tag = "1")]
         pub task: ::core::option::Option<super::Task>,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct AnswerQuestions {
+        #[prost(uint32, tag = "1")]
+        pub prompt_index: u32,
+        #[prost(message, optional, tag = "2")]
+        pub task: ::core::option::Option<super::Task>,
+        #[prost(bytes = "vec", tag = "3")]
+        pub image: ::prost::alloc::vec::Vec<u8>,
+        #[prost(string, repeated, tag = "4")]
+        pub questions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     }
     #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct Gradient {
@@ -897,6 +921,8 @@ pub mod assignment {
         Commit(Commit),
         #[prost(message, tag = "7")]
         WriteRubric(WriteRubric),
+        #[prost(message, tag = "8")]
+        AnswerQuestions(AnswerQuestions),
     }
 }
 /// What a picture is made from. Source pictures are blobs.
@@ -952,7 +978,7 @@ pub struct RewardedCandidate {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Outcome {
-    #[prost(oneof = "outcome::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "outcome::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub kind: ::core::option::Option<outcome::Kind>,
 }
 /// Nested message and enum types in `Outcome`.
@@ -1002,6 +1028,19 @@ pub mod outcome {
         pub spent: ::core::option::Option<super::Spent>,
     }
     #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct QuestionsAnswered {
+        /// One for each question, in order.
+        #[prost(message, repeated, tag = "1")]
+        pub answers: ::prost::alloc::vec::Vec<super::PictureAnswer>,
+        #[prost(double, tag = "2")]
+        pub seconds: f64,
+        #[prost(bytes = "vec", tag = "3")]
+        pub model: ::prost::alloc::vec::Vec<u8>,
+        /// Absent where no server was asked.
+        #[prost(message, optional, tag = "4")]
+        pub spent: ::core::option::Option<super::Spent>,
+    }
+    #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct Gradient {
         #[prost(bytes = "vec", optional, tag = "1")]
         pub gradient: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
@@ -1041,6 +1080,8 @@ pub mod outcome {
         Committed(Committed),
         #[prost(message, tag = "6")]
         RubricWritten(RubricWritten),
+        #[prost(message, tag = "7")]
+        QuestionsAnswered(QuestionsAnswered),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1072,6 +1113,23 @@ pub mod verdict {
         Abstain(i32),
         #[prost(string, tag = "3")]
         Failed(::prost::alloc::string::String),
+    }
+}
+/// What is answered to a question about a picture.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PictureAnswer {
+    #[prost(oneof = "picture_answer::Kind", tags = "1, 2")]
+    pub kind: ::core::option::Option<picture_answer::Kind>,
+}
+/// Nested message and enum types in `PictureAnswer`.
+pub mod picture_answer {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(enumeration = "super::YesOrNo", tag = "1")]
+        Said(i32),
+        /// Why there is no answer at all.
+        #[prost(string, tag = "2")]
+        Unanswered(::prost::alloc::string::String),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1327,6 +1385,39 @@ impl AbstainReason {
             "ABSTAIN_REASON_NO_MAJORITY" => Some(Self::NoMajority),
             "ABSTAIN_REASON_VETOED" => Some(Self::Vetoed),
             "ABSTAIN_REASON_TOO_ALIKE" => Some(Self::TooAlike),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum YesOrNo {
+    Unspecified = 0,
+    Yes = 1,
+    No = 2,
+    /// The model said neither.
+    Neither = 3,
+}
+impl YesOrNo {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "YES_OR_NO_UNSPECIFIED",
+            Self::Yes => "YES_OR_NO_YES",
+            Self::No => "YES_OR_NO_NO",
+            Self::Neither => "YES_OR_NO_NEITHER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "YES_OR_NO_UNSPECIFIED" => Some(Self::Unspecified),
+            "YES_OR_NO_YES" => Some(Self::Yes),
+            "YES_OR_NO_NO" => Some(Self::No),
+            "YES_OR_NO_NEITHER" => Some(Self::Neither),
             _ => None,
         }
     }
@@ -1621,7 +1712,7 @@ pub struct ReleaseRequest {
 pub struct ReleaseResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecallVerdictsRequest {
-    /// SHA-256 over all that a verdict, or a prompt's rubric, depends on.
+    /// SHA-256 over all that a verdict, a prompt's rubric, or an answer about a picture depends on.
     #[prost(bytes = "vec", repeated, tag = "1")]
     pub keys: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     #[prost(string, tag = "2")]
@@ -1633,7 +1724,7 @@ pub struct RecallVerdictsResponse {
     #[prost(message, repeated, tag = "1")]
     pub verdicts: ::prost::alloc::vec::Vec<KeptVerdict>,
 }
-/// An answer that is kept for every run: one of the two.
+/// An answer that is kept for every run: one of the three.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct KeptVerdict {
     #[prost(bytes = "vec", tag = "1")]
@@ -1642,6 +1733,9 @@ pub struct KeptVerdict {
     pub record: ::core::option::Option<VerdictRecord>,
     #[prost(message, optional, tag = "3")]
     pub rubric: ::core::option::Option<KeptRubric>,
+    /// To a question about a picture.
+    #[prost(message, optional, tag = "4")]
+    pub picture: ::core::option::Option<PictureAnswer>,
 }
 /// What became of the rubric of a prompt.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -7,7 +7,7 @@ use gavel_client::{ConnectOptions, Connection};
 use gavel_core::ids::{Digest, RunId};
 use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::RunSpec;
-use gavel_core::work::VerdictRecord;
+use gavel_core::work::{PictureAnswer, VerdictRecord};
 use gavel_models::lora::LoraAdapter;
 use gavel_review::evaluate::{Pictures, Subject};
 use gavel_review::{RunSource as _, ServedRun};
@@ -31,6 +31,8 @@ pub(super) struct Judged {
     pub(super) subjects: [usize; 2],
     /// The verdicts on their pictures, prompt by prompt.
     pub(super) verdicts: Vec<Option<VerdictRecord>>,
+    /// What was answered about the pictures of each, prompt by prompt; empty where nothing is asked.
+    pub(super) answers: [Vec<Option<Vec<PictureAnswer>>>; 2],
 }
 
 /// Refuses what a fleet cannot do: it compares adapters with the base, in this order.
@@ -50,13 +52,14 @@ pub(super) fn check(subjects: &[Subject]) -> Result<()> {
     }
 }
 
-/// Submits a run for each adapter, follows them all to their ends, and keeps what they painted. A run that is there already, of the same command
-/// before, is followed on.
+/// Submits a run for each adapter, with the questions about each prompt's pictures, follows them all to their ends, and keeps what they painted. A
+/// run that is there already, of the same command before, is followed on.
 pub(super) fn work(
     addresses: &str,
     arguments: &EvaluateArguments,
     spec: &RunSpec,
     subjects: &[Subject],
+    questions: &[Vec<String>],
     pictures: &mut Pictures<'_>,
 ) -> Result<Vec<Judged>> {
     let prompts = input::prompts(spec, arguments)?;
@@ -66,7 +69,7 @@ pub(super) fn work(
         let mut runs = Vec::new();
         for (number, subject) in subjects.iter().enumerate() {
             let Some(adapter) = subject.adapter() else { continue };
-            let prepared = prepare(spec, prompts, &subject.what, adapter);
+            let prepared = prepare(spec, prompts, questions, &subject.what, adapter);
             let (spec, files) =
                 prepared.with_context(|| format!("subject `{}` cannot be given to a fleet", subject.name))?;
             runs.push((number, submit(&coordinator, &spec, &files).await?));
@@ -84,6 +87,7 @@ pub(super) fn work(
             judged.push(Judged {
                 subjects: [base, number],
                 verdicts: results.comparisons,
+                answers: [results.base_answers, results.tuned_answers],
             });
         }
         Ok(judged)
@@ -132,7 +136,13 @@ async fn finish(coordinator: &Connection, id: &RunId) -> Result<()> {
 }
 
 /// The run that evaluates one adapter, called by a hash of all that it is: it trains nothing, and does nothing that this process does itself.
-fn prepare(spec: &RunSpec, prompts: &Path, what: &str, adapter: &LoraAdapter) -> Result<(RunSpec, Files)> {
+fn prepare(
+    spec: &RunSpec,
+    prompts: &Path,
+    questions: &[Vec<String>],
+    what: &str,
+    adapter: &LoraAdapter,
+) -> Result<(RunSpec, Files)> {
     let mut spec = spec.clone();
     spec.run.steps = 0;
     prompts.clone_into(&mut spec.prompts.train);
@@ -148,8 +158,12 @@ fn prepare(spec: &RunSpec, prompts: &Path, what: &str, adapter: &LoraAdapter) ->
     spec.lora.alpha = f64::from(config.alpha);
     spec.lora.target_modules.clone_from(&config.target_modules);
     spec.lora.init = None;
-    let files = assets::read(&spec)?.beginning_with(&spec, adapter)?;
+    let mut files = assets::read(&spec)?.beginning_with(&spec, adapter)?;
     spec.lora.init = Some(what.into());
+    if questions.iter().any(|questions| !questions.is_empty()) {
+        questions.clone_into(&mut files.assets.questions);
+        files.assets.check(&spec)?;
+    }
     spec.run.name = String::new();
     let whole = serde_json::to_string(&(&spec, &files.assets))?;
     let hash = Digest::of(whole.as_bytes()).to_string();

@@ -17,7 +17,9 @@ use gavel_models::Family;
 use gavel_models::dinov2::Dinov2;
 use gavel_models::load::Placement;
 use gavel_policy::Sampler;
-use gavel_review::evaluate::{Evaluation, EvaluationReport, Judging, Pictures, Questioning, Shard, Subject, render};
+use gavel_review::evaluate::{
+    Evaluation, EvaluationReport, Everywhere, Judging, Pictures, Questioning, Shard, Subject, render,
+};
 use gavel_rubric::Recorded;
 use gavel_rubric::data::Picture;
 use gavel_rubric::data::tasks::TaskRecord;
@@ -165,8 +167,17 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
     if (judges || asks) && pictures.missing() > 0 {
         checks::servers(&spec)?;
     }
+    let everywhere = Everywhere {
+        quality: arguments.quality,
+        fulfilment: arguments.fulfilment,
+    };
     let judged = match &arguments.connect {
-        Some(addresses) => fleet::work(addresses, arguments, &spec, &subjects, &mut pictures)?,
+        Some(addresses) => {
+            let lists = asked.iter().zip(&tasks).map(|(own, task)| everywhere.lists(own, task));
+            let words = lists.map(|lists| lists.into_iter().flatten().map(|question| question.question).collect());
+            let questions: Vec<Vec<String>> = words.collect();
+            fleet::work(addresses, arguments, &spec, &subjects, &questions, &mut pictures)?
+        }
         None => Vec::new(),
     };
     paint(&spec, &mut pictures)?;
@@ -197,13 +208,15 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
             recorded: &recorded,
             concurrency: gavel_judge::concurrency(&spec.judge),
             questions: &asked,
-            quality: arguments.quality,
-            fulfilment: arguments.fulfilment,
+            everywhere,
         }),
         by: arguments.by.as_deref(),
     };
     for given in &judged {
         evaluation.take(given.subjects, &given.verdicts)?;
+        for (subject, answers) in given.subjects.into_iter().zip(&given.answers) {
+            evaluation.take_answers(subject, answers)?;
+        }
     }
     let count = stretch.as_ref().map_or(tasks.len(), |stretch| stretch.len());
     let bar = bar(count, "prompts evaluated");

@@ -401,6 +401,8 @@ pub(super) fn judged_by_failure(run: &Run) -> bool {
 fn is_of_the_end(unit: &Unit) -> bool {
     matches!(
         unit,
-        Unit::EvaluateSample { arm: Arm::Tuned, .. } | Unit::EvaluateJudge { probe: None, .. }
+        Unit::EvaluateSample { arm: Arm::Tuned, .. }
+            | Unit::EvaluateJudge { probe: None, .. }
+            | Unit::AnswerQuestions { arm: Arm::Tuned, .. }
     )
 }

@@ -78,6 +78,10 @@ pub(super) fn twist(unit: &Unit, outcome: &mut Outcome, chance: &mut Chance) -> 
         },
         // Of a rubric only its readers can tell that it is none.
         Outcome::RubricWritten { .. } => return false,
+        Outcome::QuestionsAnswered { answers, .. } => match chance.happens(0.5) {
+            true => drop(answers.pop()),
+            false => answers.extend(answers.last().cloned()),
+        },
         Outcome::Gradient {
             gradient,
             manifest,
@@ -124,6 +128,7 @@ fn twist_seconds(outcome: &mut Outcome, chance: &mut Chance) -> bool {
         Outcome::Sampled { seconds, .. }
         | Outcome::Judged { seconds, .. }
         | Outcome::RubricWritten { seconds, .. }
+        | Outcome::QuestionsAnswered { seconds, .. }
         | Outcome::Gradient { seconds, .. }
         | Outcome::Committed { seconds, .. } => *seconds = wrong,
     }

@@ -30,7 +30,7 @@ use world::World;
 const SCHEDULES: u64 = 10_000;
 
 /// What must have happened over all schedules.
-const HAPPENS: [&str; 27] = [
+const HAPPENS: [&str; 28] = [
     "blobs deleted as garbage",
     "blobs lost",
     "calls refused",
@@ -45,6 +45,7 @@ const HAPPENS: [&str; 27] = [
     "ledger failures",
     "messages doubled",
     "messages lost",
+    "pictures answered about",
     "quarantined",
     "recovered",
     "released",

@@ -11,7 +11,7 @@ use gavel_core::forecast::rehearsal;
 use gavel_core::ids::{Millis, RunId, WorkerId};
 use gavel_core::run::{Commit, Commits, Event, Phase, Refusal, Run, StepResult};
 use gavel_core::spec::RunSpec;
-use gavel_core::work::{LeaseKey, Role};
+use gavel_core::work::{Arm, LeaseKey, PictureAnswer, Role};
 use tonic::Code;
 
 use super::blobs::Blobs;
@@ -408,11 +408,22 @@ fn undisturbed(spec: &RunSpec, assets: &RunAssets) -> Result<Run, String> {
     }
 }
 
-/// Whether a rubric was not written because its attempts were used up: the general one decides then, and the verdicts say so.
+/// Whether a rubric was not written, or questions were not answered, because their attempts were used up: the general rubric decides then, and
+/// the verdicts and the answers say so.
 fn given_up(run: &Run, undisturbed: &Run) -> bool {
     let written: BTreeMap<_, _> = undisturbed.written_rubrics().collect();
-    run.written_rubrics()
-        .any(|(place, rubric)| rubric.is_none() && written.get(&place).is_some_and(Option::is_some))
+    let mut rubrics = run.written_rubrics();
+    let is_unwritten =
+        rubrics.any(|(place, rubric)| rubric.is_none() && written.get(&place).is_some_and(Option::is_some));
+    let is_unanswered = [Arm::Base, Arm::Tuned].into_iter().any(|arm| {
+        let expected = undisturbed.results().answers(arm);
+        let mut answers = run.results().answers(arm).iter().zip(expected);
+        answers.any(|(found, expected)| {
+            let answers = found.iter().flatten();
+            found != expected && answers.clone().count() > 0 && !answers.clone().any(PictureAnswer::is_answered)
+        })
+    });
+    is_unwritten || is_unanswered
 }
 
 fn same_results(found: &Run, expected: &Run) -> Result<(), String> {
@@ -425,6 +436,14 @@ fn same_results(found: &Run, expected: &Run) -> Result<(), String> {
     same("base pictures", found.base_images == expected.base_images)?;
     same("tuned pictures", found.tuned_images == expected.tuned_images)?;
     same("comparisons", found.comparisons == expected.comparisons)?;
+    same(
+        "answers about base pictures",
+        found.base_answers == expected.base_answers,
+    )?;
+    same(
+        "answers about tuned pictures",
+        found.tuned_answers == expected.tuned_answers,
+    )?;
     same("probes", found.probes == expected.probes)?;
     same("judge's measurements", found.calibration == expected.calibration)?;
     same("numbers of steps", found.steps.len() == expected.steps.len())?;

@@ -103,6 +103,9 @@ impl Plan {
                 if chance.happens(0.3) {
                     planned.spare(chance);
                 }
+                if planned.spec.evaluation.is_some() && chance.happens(0.4) {
+                    planned.question(chance);
+                }
                 planned
             })
             .collect();
@@ -135,6 +138,17 @@ impl PlannedRun {
     fn write(&mut self) {
         self.spec.judge.writer = Some(WriterSpec::default());
         self.assets.writer_template = Some("what is to decide?".into());
+    }
+
+    /// Has questions asked about the pictures of some held-out prompts.
+    fn question(&mut self, chance: &mut Chance) {
+        let of_prompt = |prompt| {
+            let count = chance.below(4);
+            (0..count)
+                .map(|number| format!("Is it {number} of {prompt}?"))
+                .collect()
+        };
+        self.assets.questions = (0..self.assets.held_out.len()).map(of_prompt).collect();
     }
 
     /// Spares the judge questions: pairs in one image order where it is trusted, none about pictures that are too alike, or both.
@@ -292,6 +306,7 @@ fn assets(chance: &mut Chance) -> RunAssets {
         prompts,
         held_out,
         annotations: Annotations::default(),
+        questions: Vec::new(),
         rubric: RubricText::new("prefer the better one"),
         template: String::new(),
         member_templates: Vec::new(),

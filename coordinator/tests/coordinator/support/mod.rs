@@ -54,6 +54,7 @@ pub(crate) fn assets() -> RunAssets {
         prompt_rubrics: PromptRubrics::new(vec![own("prompt 3"), own("held out 1")]),
         template: "which?".into(),
         member_templates: Vec::new(),
+        questions: Vec::new(),
         reason_template: None,
         writer_template: None,
         held_out_judge: None,

@@ -19,6 +19,8 @@ const SOURCE_BYTES: u64 = 40;
 const VALUE_BYTES: u64 = 160;
 /// What a held-out prompt or a labelled pair weighs with its pictures, its verdict and its units.
 const JUDGED_BYTES: u64 = 640;
+/// What a question about a picture weighs besides its words, with an answer about each of two pictures.
+const QUESTION_BYTES: u64 = 160;
 /// What a match weighs with its verdict.
 const MATCH_BYTES: u64 = 256;
 /// What a candidate weighs with its blobs.
@@ -110,6 +112,7 @@ impl RunAssets {
                     .into()
             },
         );
+        self.check_questions(spec, &mut problems);
         let files = self.text_bytes();
         problems.require(bounds::FILES.admits(files), "prompts.train", || {
             let most = bounds::FILES.most;
@@ -138,6 +141,7 @@ impl RunAssets {
             + tasks * (TASK_BYTES + written)
             + sources as u64 * SOURCE_BYTES
             + judged * JUDGED_BYTES
+            + self.questions.iter().flatten().count() as u64 * QUESTION_BYTES
             + self.annotated().count() as u64 * VALUE_BYTES
             + step * ahead
     }
@@ -167,8 +171,10 @@ impl RunAssets {
         let words = self.tasks().map(|task| task.words.len());
         let documents = self.documents().map(|(_, text)| text.len());
         let annotations = self.annotated();
+        let questions = self.questions.iter().flatten().map(String::len);
         words
             .chain(documents)
+            .chain(questions)
             .chain(annotations)
             .map(|bytes| bytes as u64)
             .sum()
@@ -178,6 +184,37 @@ impl RunAssets {
     fn annotated(&self) -> impl Iterator<Item = usize> {
         let annotations = self.annotations.prompts.values();
         annotations.chain(self.annotations.held_out.values()).flat_map(values)
+    }
+
+    /// Checks what is asked about held-out pictures: how much it is, and that somebody can answer.
+    fn check_questions(&self, spec: &RunSpec, problems: &mut Problems) {
+        const AT: &str = "prompts.held_out";
+        let (prompts, held_out) = (self.questions.len(), self.held_out.len());
+        problems.require(prompts <= held_out, AT, || {
+            format!("questions came for {prompts} prompts, and there are {held_out}")
+        });
+        let count = self.questions.iter().flatten().count() as u64;
+        problems.at_most(count, bounds::QUESTIONS, AT);
+        for (questions, number) in self.questions.iter().zip(1_u64..) {
+            let most = bounds::QUESTIONS_EACH.most;
+            problems.require(bounds::QUESTIONS_EACH.admits(questions.len() as u64), AT, || {
+                let found = questions.len();
+                format!("task {number} has {found} questions, at most {most} are taken")
+            });
+            let longest = questions.iter().map(String::len).max().unwrap_or(0) as u64;
+            problems.require(bounds::QUESTION.admits(longest), AT, || {
+                let most = bounds::QUESTION.most;
+                format!("task {number} has a question of {longest} bytes, at most {most} are taken")
+            });
+        }
+        problems.require(
+            count == 0 || spec.judge.back_end.writer().is_some(),
+            "judge.family",
+            || "there are questions about pictures, and the judge has no model that answers in words".into(),
+        );
+        problems.require(count == 0 || spec.evaluation.is_some(), "evaluation", || {
+            "there are questions about held-out pictures, and the run evaluates nothing".into()
+        });
     }
 
     /// A unit travels in one message: no unit may be larger, whichever prompts it has.
@@ -279,6 +316,7 @@ mod tests {
     use crate::RubricText;
     use crate::ids::Digest;
     use crate::run::fixtures::{assets, spec};
+    use crate::spec::JudgeBackEnd;
 
     fn problem(assets: &RunAssets, spec: &RunSpec) -> String {
         assets
@@ -327,6 +365,30 @@ mod tests {
         assets.labelled[0].task.words = long();
         let expected = "evaluation.labelled: task 1 has 16385 bytes of words, at most 16384 are taken";
         assert_eq!(problem(&assets, &spec()), expected);
+    }
+
+    #[test]
+    fn questions_that_nobody_can_answer_or_that_are_too_many_are_refused() {
+        let with = |change: &dyn Fn(&mut RunAssets, &mut RunSpec)| {
+            let (mut assets, mut spec) = (assets(), spec());
+            assets.questions = vec![vec!["Is it red?".into()], vec![]];
+            change(&mut assets, &mut spec);
+            problem(&assets, &spec)
+        };
+        assert_eq!(with(&|_, _| {}), "");
+        let expected = "prompts.held_out: questions came for 6 prompts, and there are 5";
+        assert_eq!(with(&|assets, _| assets.questions = vec![vec![]; 6]), expected);
+        let expected = "prompts.held_out: task 2 has 257 questions, at most 256 are taken";
+        assert_eq!(with(&|assets, _| assets.questions[1] = vec!["?".into(); 257]), expected);
+        let expected = "prompts.held_out: task 1 has a question of 20481 bytes, at most 20480 are taken";
+        assert_eq!(
+            with(&|assets, _| assets.questions[0] = vec!["x".repeat(20_481)]),
+            expected
+        );
+        let told = with(&|_, spec| spec.evaluation = None);
+        assert!(told.starts_with("evaluation: "), "{told}");
+        let told = with(&|_, spec| spec.judge.back_end = JudgeBackEnd::Clip(Default::default()));
+        assert!(told.contains("no model that answers in words"), "{told}");
     }
 
     #[test]

@@ -26,6 +26,7 @@ struct Counts {
     prompts: Count,
     held_out: Count,
     labelled: Count,
+    questions: Questions,
     prompt_rubrics: Count,
     member_templates: Count,
     held_out_judge: Option<OfHeldOutJudge>,
@@ -50,6 +51,8 @@ impl RunAssets {
         bounds::PROMPTS.check("prompts.train", counts.prompts.0)?;
         bounds::HELD_OUT.check("prompts.held_out", counts.held_out.0)?;
         bounds::LABELLED.check("evaluation.labelled", counts.labelled.0)?;
+        bounds::HELD_OUT.check("prompts.held_out", counts.questions.prompts)?;
+        bounds::QUESTIONS.check("prompts.held_out", counts.questions.questions)?;
         bounds::PROMPT_RUBRICS.check("judge.rubric", counts.prompt_rubrics.0)?;
         bounds::MEMBERS.check("judge.members", counts.member_templates.0)?;
         let held_out = counts.held_out_judge.unwrap_or_default();
@@ -81,6 +84,38 @@ impl<'de> Deserialize<'de> for Count {
                     count += 1;
                 }
                 Ok(Count(count))
+            }
+        }
+
+        deserializer.deserialize_seq(Counting)
+    }
+}
+
+/// How many prompts are asked about, and how many questions there are.
+#[derive(Default)]
+struct Questions {
+    prompts: usize,
+    questions: usize,
+}
+
+impl<'de> Deserialize<'de> for Questions {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Counting;
+
+        impl<'de> Visitor<'de> for Counting {
+            type Value = Questions;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of lists")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Questions, A::Error> {
+                let mut counts = Questions::default();
+                while let Some(Count(questions)) = list.next_element()? {
+                    counts.prompts += 1;
+                    counts.questions += questions;
+                }
+                Ok(counts)
             }
         }
 
@@ -169,6 +204,17 @@ mod tests {
             "`prompts.held_out`: 20001 prompts, at most 20000 are taken"
         );
         assert!(RunAssets::from_stranger("[]").is_err());
+    }
+
+    #[test]
+    fn questions_are_counted_over_all_prompts_before_they_are_read() {
+        let of_one = format!("[{}0]", "0,".repeat(99_999));
+        let text = format!("{{\"questions\": [{}[0]]}}", format!("{of_one},").repeat(4));
+        let refused = RunAssets::from_stranger(&text).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "`prompts.held_out`: 400001 questions, at most 400000 are taken"
+        );
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub struct RunAssets {
     /// What people gave along with these tasks.
     #[serde(default, skip_serializing_if = "Annotations::is_empty")]
     pub annotations: Annotations,
+    /// What is asked about the pictures of each held-out prompt, to be answered by yes or no; empty in a run that asks nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub questions: Vec<Vec<String>>,
     /// What the judge reads as rubric, where a prompt has none of its own.
     pub rubric: RubricText,
     /// The prompts that are judged by a rubric of their own.
@@ -69,7 +72,9 @@ impl RunAssets {
             ),
             (
                 "prompts.held_out",
-                self.held_out == other.held_out && self.annotations.held_out == other.annotations.held_out,
+                self.held_out == other.held_out
+                    && self.annotations.held_out == other.annotations.held_out
+                    && self.questions == other.questions,
             ),
             (
                 "judge.rubric",

@@ -101,6 +101,9 @@ bounds! {
     SOURCES = 16, "pictures", "the source pictures of a task": "Each is encoded into the sequence of one picture.";
     ANNOTATIONS = 500_000, "values", "what is given along with a run's tasks, beside words and pictures": "The coordinator holds each value in memory.";
     PROMPT_RUBRICS = 250_000, "prompts", "prompts with a rubric of their own": "As many as a run may have; the coordinator holds them in memory.";
+    QUESTIONS = 400_000, "questions", "what is asked about the pictures of a run's held-out prompts": "The coordinator holds each with the answers about two pictures.";
+    QUESTIONS_EACH = 256, "questions", "what is asked about one picture": "The answers are one event of the ledger.";
+    QUESTION = 20_480, "bytes", "a question about a picture": "It may hold all the words of a task, and says what is asked of them.";
     NEAREST = 16, "pairs", "`judge.writer.nearest`": "A model is shown both pictures of each.";
     CRITERIA = 64, "criteria", "a prompt's own set of a rubric": "A judge reads them with every pair of that prompt.";
     DOCUMENT = 131_072, "bytes", "a rubric or a template": "A judge reads it with every pair.";

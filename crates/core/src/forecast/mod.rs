@@ -298,7 +298,8 @@ fn cost(run: &Run, unit: &Unit, seconds: &StageSeconds) -> f64 {
         | Unit::WriteRubric { .. }
         | Unit::EvaluateSample { .. }
         | Unit::EvaluateJudge { .. }
-        | Unit::CalibrateJudge { .. } => 0.0,
+        | Unit::CalibrateJudge { .. }
+        | Unit::AnswerQuestions { .. } => 0.0,
     }
 }
 

@@ -4,8 +4,8 @@ use crate::ids::{Candidate, Digest};
 use crate::rpo;
 use crate::spec::{JudgeSpec, RunSpec};
 use crate::work::{
-    AbstainReason, Assignment, Outcome, Pair, Policy, Sampled, ShardStatistics, Side, Task, Unit, Verdict,
-    VerdictRecord, rules,
+    AbstainReason, Assignment, Outcome, Pair, PictureAnswer, Policy, Sampled, ShardStatistics, Side, Task, Unit,
+    Verdict, VerdictRecord, rules,
 };
 
 /// The first bytes of a made-up picture: those of a PNG file.
@@ -89,6 +89,12 @@ pub fn work_into(
             spent: None,
             seconds: 0.5,
         },
+        Assignment::AnswerQuestions { image, questions, .. } => Outcome::QuestionsAnswered {
+            answers: questions.iter().map(|question| answer(*image, question)).collect(),
+            model: Digest::of(b"judge"),
+            spent: None,
+            seconds: 0.25,
+        },
         Assignment::Gradient { groups, .. } => {
             let candidates: usize = groups.iter().map(|group| group.candidates.len()).sum();
             let terms = (candidates * spec.trained_steps().len()) as u64;
@@ -145,6 +151,18 @@ fn verdict(judge: &JudgeSpec, rubric: Digest, pair: &Pair) -> VerdictRecord {
         orders: pair.orders,
         difference: Some(difference),
         ..VerdictRecord::failed(pair.prompt_index, String::new(), rubric)
+    }
+}
+
+/// What a model answers to a question about a picture; now and then it says neither yes nor no, or cannot be asked.
+fn answer(image: Digest, question: &str) -> PictureAnswer {
+    let asked = Digest::of(&[&image.0, question.as_bytes()].concat());
+    match asked.0[0] % 16 {
+        0 => PictureAnswer::said(None),
+        1 => PictureAnswer::Unanswered {
+            reason: "the picture is too large".into(),
+        },
+        other => PictureAnswer::said(Some(other % 2 == 0)),
     }
 }
 

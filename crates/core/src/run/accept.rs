@@ -74,6 +74,11 @@ impl Run {
                 self.note_verdicts(of, self.extent(&unit), verdicts);
             }
             UnitResult::RubricWritten { place, rubric } => self.note_rubric(place, rubric),
+            UnitResult::QuestionsAnswered {
+                arm,
+                prompt_index,
+                answers,
+            } => self.note_answers(arm, prompt_index, answers),
             UnitResult::Gradient {
                 step,
                 shard,
@@ -125,6 +130,11 @@ impl Run {
             self.board.end(&unit);
             self.troubles.remove(&unit);
             return self.note_rubric(place, None);
+        }
+        if let Unit::AnswerQuestions { arm, prompt_index } = unit {
+            self.board.end(&unit);
+            self.troubles.remove(&unit);
+            return self.note_unanswered(arm, prompt_index, &reason);
         }
         let Some(of) = JudgedOf::unit(&unit) else {
             return self.fail(format!(
@@ -208,6 +218,7 @@ impl Run {
             // A probe looks at fewer prompts than a chunk may have, and may have been judged without these pictures.
             self.open_judge_unit(unit);
         }
+        self.open_questions(arm, extent);
     }
 
     fn note_verdicts(&mut self, of: JudgedOf, extent: Range<u32>, verdicts: Vec<VerdictRecord>) {

@@ -90,6 +90,17 @@ impl Run {
                     pairs: pairs.collect::<Option<_>>()?,
                 })
             }
+            Unit::AnswerQuestions { arm, prompt_index } => {
+                let index = prompt_index.0 as usize;
+                let questions = self.questions(prompt_index);
+                let image = (*self.results.images(arm).get(index)?)?;
+                (!questions.is_empty()).then_some(Assignment::AnswerQuestions {
+                    prompt_index,
+                    task: self.assets.held_out.get(index)?.clone(),
+                    image,
+                    questions: questions.to_vec(),
+                })
+            }
             Unit::CalibrateJudge { .. } => {
                 let extent = self.extent(unit);
                 let pairs = extent.clone().zip(&self.assets.labelled[as_usize(&extent)]);
@@ -116,7 +127,7 @@ impl Run {
         let spec = &self.spec;
         let per_step = spec.prompts.per_step;
         match *unit {
-            Unit::Initialise | Unit::WriteRubric { .. } | Unit::Commit { .. } => 0..0,
+            Unit::Initialise | Unit::WriteRubric { .. } | Unit::Commit { .. } | Unit::AnswerQuestions { .. } => 0..0,
             Unit::Sample { chunk, .. } => schedule::extent(chunk, spec.sampling.batch, per_step),
             Unit::Judge { chunk, .. } | Unit::HeldOutJudge { chunk, .. } => {
                 schedule::extent(chunk, spec.judge.batch, per_step)

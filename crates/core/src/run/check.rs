@@ -75,6 +75,15 @@ impl Run {
             UnitResult::Judged { verdicts, .. } => self.check_verdicts(unit, verdicts),
             // Its text is looked at by the judges that read it.
             UnitResult::RubricWritten { .. } => Ok(()),
+            UnitResult::QuestionsAnswered {
+                prompt_index, answers, ..
+            } => {
+                let (found, expected) = (answers.len(), self.questions(*prompt_index).len());
+                match found == expected {
+                    true => Ok(()),
+                    false => invalid(format!("{found} answers to {expected} questions")),
+                }
+            }
             UnitResult::Gradient {
                 result,
                 manifest,

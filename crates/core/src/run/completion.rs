@@ -1,8 +1,8 @@
 //! Results paired with their units: what a result means depends on the unit that it is of.
 
 use super::{Refusal, ShardResult};
-use crate::ids::{Digest, Step};
-use crate::work::{Arm, Outcome, Policy, PromptPlace, Sampled, SkippedPair, Spent, Unit, VerdictRecord};
+use crate::ids::{Digest, PromptIndex, Step};
+use crate::work::{Arm, Outcome, PictureAnswer, Policy, PromptPlace, Sampled, SkippedPair, Spent, Unit, VerdictRecord};
 
 /// A result of the kind that its unit asks for.
 #[derive(Debug)]
@@ -33,6 +33,11 @@ pub(super) enum UnitResult {
     RubricWritten {
         place: PromptPlace,
         rubric: Option<Digest>,
+    },
+    QuestionsAnswered {
+        arm: Arm,
+        prompt_index: PromptIndex,
+        answers: Vec<PictureAnswer>,
     },
     Gradient {
         step: Step,
@@ -79,7 +84,8 @@ impl JudgedOf {
             | Unit::WriteRubric { .. }
             | Unit::Gradient { .. }
             | Unit::Commit { .. }
-            | Unit::EvaluateSample { .. } => None,
+            | Unit::EvaluateSample { .. }
+            | Unit::AnswerQuestions { .. } => None,
         }
     }
 }
@@ -150,6 +156,14 @@ impl Completion {
             (Unit::WriteRubric { place }, Outcome::RubricWritten { rubric, seconds, .. }) => {
                 (Some(seconds), UnitResult::RubricWritten { place, rubric })
             }
+            (Unit::AnswerQuestions { arm, prompt_index }, Outcome::QuestionsAnswered { answers, seconds, .. }) => {
+                let result = UnitResult::QuestionsAnswered {
+                    arm,
+                    prompt_index,
+                    answers,
+                };
+                (Some(seconds), result)
+            }
             (
                 Unit::Gradient { step, shard },
                 Outcome::Gradient {
@@ -197,7 +211,8 @@ impl Completion {
                 | Unit::Commit { .. }
                 | Unit::EvaluateSample { .. }
                 | Unit::EvaluateJudge { .. }
-                | Unit::CalibrateJudge { .. },
+                | Unit::CalibrateJudge { .. }
+                | Unit::AnswerQuestions { .. },
                 outcome,
             ) => {
                 return Err(Refusal::WrongOutcome {

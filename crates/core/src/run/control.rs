@@ -165,6 +165,7 @@ impl Run {
             Unit::EvaluateJudge { probe, .. } => probe.is_none(),
             _ => false,
         });
+        self.forget_answers(Arm::Tuned, &(0..self.results.tuned_answers.len() as u32));
         self.results.tuned_images.fill(None);
         self.results.comparisons.fill(None);
         let held_out = self.results.base_images.len() as u32;

@@ -28,6 +28,7 @@ pub(crate) fn assets() -> RunAssets {
         prompts: (0..5).map(|line| format!("prompt {line}").into()).collect(),
         held_out: (0..5).map(|line| format!("held-out {line}").into()).collect(),
         annotations: Default::default(),
+        questions: Vec::new(),
         rubric: RubricText::new("prefer the better one"),
         prompt_rubrics: Default::default(),
         template: String::new(),
@@ -55,6 +56,16 @@ pub(crate) fn run() -> Run {
 /// A run of another spec with the same files.
 pub(crate) fn run_of(spec: RunSpec) -> Run {
     Run::new(RunId("small".into()), spec, assets()).created(Millis(0))
+}
+
+/// The same run with questions about the pictures of some of its held-out prompts.
+pub(crate) fn questioned(run: &Run) -> Run {
+    let asks = |questions: &[&str]| questions.iter().map(|question| (*question).to_owned()).collect();
+    let assets = RunAssets {
+        questions: vec![asks(&["Is it red?", "Is it round?"]), asks(&[]), asks(&["Is it one?"])],
+        ..run.assets().clone()
+    };
+    Run::new(run.id().clone(), run.spec().clone(), assets).created(Millis(0))
 }
 
 /// A run of another spec with a held-out judge that sees `share` of the pairs.

@@ -20,6 +20,7 @@ mod lease;
 mod lifecycle;
 mod past;
 mod probes;
+mod questions;
 mod reopen;
 mod results;
 mod retention;
@@ -48,7 +49,7 @@ pub use past::{Commit, Commits};
 pub use results::{CandidateResult, GroupResult, Probe, Results, ShardResult, StepRecord, StepResult, StepSeconds};
 pub use series::Series;
 pub use snapshot::{NotOfThisRun, Snapshot, VERSION as SNAPSHOT_VERSION};
-pub use status::{EvaluationStatus, LeaseStatus, ProbeStatus, Progress, RubricsStatus, RunStatus};
+pub use status::{EvaluationStatus, LeaseStatus, ProbeStatus, Progress, QuestionsStatus, RubricsStatus, RunStatus};
 pub use waiting::{Waiting, WaitingFor};
 
 use serde::{Deserialize, Serialize};
@@ -142,6 +143,7 @@ struct Missing {
     tuned: u32,
     comparisons: u32,
     calibration: u32,
+    answers: u32,
 }
 
 impl Run {
@@ -160,11 +162,15 @@ impl Run {
             .evaluation
             .as_ref()
             .map_or(0, |evaluation| schedule::chunks(held_out as u32, evaluation.batch));
+        let asked = assets.questions.iter().take(held_out);
+        let asked = asked.filter(|questions| !questions.is_empty()).count() as u32;
+        let answers = vec![None; if asked > 0 { held_out } else { 0 }];
         let missing = Missing {
             base: arm,
             tuned: arm,
             comparisons: schedule::chunks(held_out as u32, spec.judge.batch),
             calibration: schedule::chunks(labelled as u32, spec.judge.batch),
+            answers: 2 * asked,
         };
         let mut board = Board::default();
         board.add(Unit::Initialise);
@@ -176,6 +182,8 @@ impl Run {
             tuned_images: vec![None; held_out],
             comparisons: vec![None; held_out],
             calibration: vec![None; labelled],
+            base_answers: answers.clone(),
+            tuned_answers: answers,
             ..Results::default()
         };
         let mut run = Self {

@@ -186,6 +186,10 @@ impl Run {
                 let chunk = chunk_of(self.spec.evaluation_batch());
                 Some(Source::Unit(Unit::EvaluateSample { arm, chunk }))
             }
+            Unit::AnswerQuestions { arm, .. } => {
+                let chunk = chunk_of(self.spec.evaluation_batch());
+                Some(Source::Unit(Unit::EvaluateSample { arm, chunk }))
+            }
             Unit::CalibrateJudge { .. } => Some(Source::Submission),
             Unit::Initialise
             | Unit::Sample { .. }
@@ -235,14 +239,16 @@ impl Run {
                 for unit in self.comparisons_of(arm, &extent) {
                     self.forget_comparison(unit);
                 }
+                self.forget_answers(arm, &extent);
             }
-            // A policy is made again by going back to before it, and verdicts are no blobs.
+            // A policy is made again by going back to before it, and verdicts and answers are no blobs.
             Unit::Initialise
             | Unit::Commit { .. }
             | Unit::Judge { .. }
             | Unit::HeldOutJudge { .. }
             | Unit::EvaluateJudge { .. }
-            | Unit::CalibrateJudge { .. } => {}
+            | Unit::CalibrateJudge { .. }
+            | Unit::AnswerQuestions { .. } => {}
         }
         self.board.add(unit);
     }
@@ -288,7 +294,8 @@ impl Run {
             Unit::WriteRubric { .. }
             | Unit::EvaluateSample { .. }
             | Unit::EvaluateJudge { .. }
-            | Unit::CalibrateJudge { .. } => false,
+            | Unit::CalibrateJudge { .. }
+            | Unit::AnswerQuestions { .. } => false,
         });
         self.forget_tuned();
         self.forget_probes(Step(version));

@@ -7,7 +7,8 @@ use super::series::Series;
 use crate::ids::{Candidate, Digest, PromptIndex, Step};
 use crate::rpo::ranks;
 use crate::work::{
-    Arm, AskedMatches, Part, Policy, ShardStatistics, Verdict, VerdictRecord, candidate_blobs, conditioning,
+    Arm, AskedMatches, Part, PictureAnswer, Policy, ShardStatistics, Verdict, VerdictRecord, candidate_blobs,
+    conditioning,
 };
 
 /// Everything that report and audit read.
@@ -25,6 +26,12 @@ pub struct Results {
     pub comparisons: Vec<Option<VerdictRecord>>,
     /// The judge's verdict on each labelled pair.
     pub calibration: Vec<Option<VerdictRecord>>,
+    /// What was answered about the base's picture of each held-out prompt, to each of its questions; empty in a run that asks none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub base_answers: Vec<Option<Vec<PictureAnswer>>>,
+    /// The same of the tuned policy's pictures.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tuned_answers: Vec<Option<Vec<PictureAnswer>>>,
     /// What was measured of policies before the last, in the order of their steps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<Probe>,
@@ -82,6 +89,23 @@ impl Results {
             Arm::Base => &mut self.base_images,
             Arm::Tuned => &mut self.tuned_images,
             Arm::Probe(step) => self.probe_mut(step).map_or(&mut [], |probe| &mut probe.images),
+        }
+    }
+
+    /// What was answered about an arm's held-out pictures; nothing is asked about a probe's.
+    pub fn answers(&self, arm: Arm) -> &[Option<Vec<PictureAnswer>>] {
+        match arm {
+            Arm::Base => &self.base_answers,
+            Arm::Tuned => &self.tuned_answers,
+            Arm::Probe(_) => &[],
+        }
+    }
+
+    pub(super) fn answers_mut(&mut self, arm: Arm) -> &mut [Option<Vec<PictureAnswer>>] {
+        match arm {
+            Arm::Base => &mut self.base_answers,
+            Arm::Tuned => &mut self.tuned_answers,
+            Arm::Probe(_) => &mut [],
         }
     }
 

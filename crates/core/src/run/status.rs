@@ -145,6 +145,20 @@ pub struct EvaluationStatus {
     pub compared: u32,
     /// Tuned over base; `None` before the first comparison.
     pub win_rate: Option<WinRate>,
+    /// Questions about single pictures; absent in a run that asks none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub questions: Option<QuestionsStatus>,
+}
+
+/// How far the questions about single held-out pictures are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct QuestionsStatus {
+    /// Those that were asked.
+    pub asked: u32,
+    /// Those of them that have no answer at all.
+    pub unanswered: u32,
+    /// All of them, about the base's pictures and the tuned policy's.
+    pub total: u32,
 }
 
 /// A step's policy on the prompts of a probe.
@@ -274,6 +288,7 @@ impl Run {
             tuned: results.tuned_images.iter().flatten().count() as u32,
             compared: results.comparisons.iter().flatten().count() as u32,
             win_rate: self.win_rate(),
+            questions: self.questions_status(),
         })
     }
 

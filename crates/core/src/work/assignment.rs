@@ -44,6 +44,17 @@ pub enum Assignment {
         /// The prompt, with what it edits. The labelled pairs that the writer may be shown besides are among the run's files.
         task: Task,
     },
+    /// For [`Unit::AnswerQuestions`](super::Unit::AnswerQuestions).
+    AnswerQuestions {
+        /// The prompt's index in the held-out set.
+        prompt_index: PromptIndex,
+        /// What the picture was made from: an edit is shown after its sources.
+        task: Task,
+        /// PNG of the picture.
+        image: Digest,
+        /// The questions, in order.
+        questions: Vec<String>,
+    },
     /// For [`Unit::Gradient`](super::Unit::Gradient).
     Gradient {
         /// Optimizer step.

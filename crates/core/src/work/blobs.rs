@@ -142,6 +142,19 @@ impl Assignment {
                 }
             }
             Self::WriteRubric { task } => inputs.extend(sources(PromptIndex(0), task)),
+            Self::AnswerQuestions {
+                prompt_index,
+                task,
+                image,
+                ..
+            } => {
+                let part = Part::Image {
+                    prompt_index: *prompt_index,
+                    candidate: Candidate(0),
+                };
+                inputs.push((*image, part));
+                inputs.extend(sources(*prompt_index, task));
+            }
             Self::Gradient { policy, groups, .. } => {
                 inputs.extend(trained(policy));
                 for group in groups {
@@ -176,7 +189,7 @@ impl Outcome {
         match self {
             Self::Initialised { policy, .. } | Self::Committed { policy, .. } => outputs.extend(policy.blobs()),
             Self::Sampled { samples, .. } => outputs.extend(samples.iter().flat_map(Sampled::blobs)),
-            Self::Judged { .. } => {}
+            Self::Judged { .. } | Self::QuestionsAnswered { .. } => {}
             Self::RubricWritten { rubric, .. } => {
                 outputs.extend(rubric.map(|rubric| prompt_rubric(PromptIndex(0), rubric)))
             }

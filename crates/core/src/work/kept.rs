@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::VerdictRecord;
+use super::{PictureAnswer, VerdictRecord};
 
 /// An answer that is kept, so that nobody is asked for it twice. As JSON each kind is an object of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,6 +12,8 @@ pub enum KeptAnswer {
     Verdict(VerdictRecord),
     /// What was written for a prompt.
     Rubric(KeptRubric),
+    /// What a model answered to a question about a picture.
+    Picture(PictureAnswer),
 }
 
 /// What became of the rubric of a prompt.
@@ -35,7 +37,7 @@ mod tests {
     use crate::ids::{Digest, PromptIndex};
 
     #[test]
-    fn verdicts_are_kept_as_they_ever_were_and_rubrics_beside_them() {
+    fn verdicts_are_kept_as_they_ever_were_and_other_answers_beside_them() {
         let verdict = VerdictRecord::failed(PromptIndex(3), "away".into(), Digest::of(b"rubric"));
         let text = serde_json::to_string(&verdict).unwrap();
         assert_eq!(
@@ -58,6 +60,15 @@ mod tests {
             assert_eq!(serde_json::to_string(&kept).unwrap(), text);
             assert_eq!(serde_json::from_str::<KeptAnswer>(text).unwrap(), kept);
             assert!(serde_json::from_str::<VerdictRecord>(text).is_err());
+        }
+        for (yes, text) in [
+            (Some(true), "{\"answer\":\"yes\"}"),
+            (Some(false), "{\"answer\":\"no\"}"),
+            (None, "{\"answer\":\"neither\"}"),
+        ] {
+            let kept = KeptAnswer::Picture(PictureAnswer::said(yes));
+            assert_eq!(serde_json::to_string(&kept).unwrap(), text);
+            assert_eq!(serde_json::from_str::<KeptAnswer>(text).unwrap(), kept);
         }
         assert!(serde_json::from_str::<KeptAnswer>("{}").is_err());
     }

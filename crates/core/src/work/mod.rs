@@ -1,5 +1,6 @@
 //! Units of work: what a worker leases, what it is given, and what it returns.
 
+mod answer;
 mod assignment;
 mod blobs;
 mod filter;
@@ -22,6 +23,7 @@ mod usage;
 mod verdict;
 mod worker_status;
 
+pub use answer::PictureAnswer;
 pub use assignment::{Assignment, Pair, PromptTask, RewardedCandidate, RewardedGroup};
 pub use blobs::Part;
 pub(crate) use blobs::{candidate_blobs, conditioning};

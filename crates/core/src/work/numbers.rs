@@ -48,6 +48,15 @@ impl Outcome {
                 into.push(("seconds", *seconds));
                 into.extend(spent.and_then(|spent| spent.cost).map(|cost| ("spent.cost", cost)));
             }
+            Self::QuestionsAnswered {
+                answers: _,
+                model: _,
+                spent,
+                seconds,
+            } => {
+                into.push(("seconds", *seconds));
+                into.extend(spent.and_then(|spent| spent.cost).map(|cost| ("spent.cost", cost)));
+            }
             Self::Gradient {
                 gradient: _,
                 manifest: _,

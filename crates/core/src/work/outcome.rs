@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Policy, Spent, VerdictRecord};
+use super::{PictureAnswer, Policy, Spent, VerdictRecord};
 use crate::ids::{Candidate, Digest, PromptIndex};
 
 /// What a worker returns for a unit. Seconds are wall-clock seconds of the work itself; `model` is the fingerprint of the
@@ -42,6 +42,14 @@ pub enum Outcome {
         spent: Option<Spent>,
         seconds: f64,
     },
+    /// Of [`Unit::AnswerQuestions`](super::Unit::AnswerQuestions); one answer for each question, in order.
+    QuestionsAnswered {
+        answers: Vec<PictureAnswer>,
+        model: Digest,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spent: Option<Spent>,
+        seconds: f64,
+    },
     /// Of [`Unit::Gradient`](super::Unit::Gradient). `gradient` is absent when no pair of the shard gave one.
     Gradient {
         gradient: Option<Digest>,
@@ -73,6 +81,8 @@ pub enum OutcomeKind {
     Judged,
     /// [`Outcome::RubricWritten`].
     RubricWritten,
+    /// [`Outcome::QuestionsAnswered`].
+    QuestionsAnswered,
     /// [`Outcome::Gradient`].
     Gradient,
     /// [`Outcome::Committed`].
@@ -86,6 +96,7 @@ impl fmt::Display for OutcomeKind {
             Self::Sampled => "sampled",
             Self::Judged => "judged",
             Self::RubricWritten => "rubric written",
+            Self::QuestionsAnswered => "questions answered",
             Self::Gradient => "gradient",
             Self::Committed => "committed",
         })
@@ -100,6 +111,7 @@ impl Outcome {
             Self::Sampled { .. } => OutcomeKind::Sampled,
             Self::Judged { .. } => OutcomeKind::Judged,
             Self::RubricWritten { .. } => OutcomeKind::RubricWritten,
+            Self::QuestionsAnswered { .. } => OutcomeKind::QuestionsAnswered,
             Self::Gradient { .. } => OutcomeKind::Gradient,
             Self::Committed { .. } => OutcomeKind::Committed,
         }
@@ -112,6 +124,7 @@ impl Outcome {
             | Self::Sampled { model, .. }
             | Self::Judged { model, .. }
             | Self::RubricWritten { model, .. }
+            | Self::QuestionsAnswered { model, .. }
             | Self::Gradient { model, .. } => Some(model),
             Self::Committed { .. } => None,
         }
@@ -120,7 +133,9 @@ impl Outcome {
     /// What a judge has asked of servers; `None` where it asked none, and for the other roles.
     pub fn spent(&self) -> Option<&Spent> {
         match self {
-            Self::Judged { spent, .. } | Self::RubricWritten { spent, .. } => spent.as_ref(),
+            Self::Judged { spent, .. } | Self::RubricWritten { spent, .. } | Self::QuestionsAnswered { spent, .. } => {
+                spent.as_ref()
+            }
             Self::Initialised { .. } | Self::Sampled { .. } | Self::Gradient { .. } | Self::Committed { .. } => None,
         }
     }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{OutcomeKind, PromptPlace};
-use crate::ids::Step;
+use crate::ids::{PromptIndex, Step};
 
 /// What a worker can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -93,6 +93,8 @@ pub enum Unit {
     },
     /// Judge labelled pairs, to measure the judge itself.
     CalibrateJudge { chunk: u32 },
+    /// Answer the questions about one held-out picture.
+    AnswerQuestions { arm: Arm, prompt_index: PromptIndex },
 }
 
 impl Unit {
@@ -104,7 +106,8 @@ impl Unit {
             | Self::HeldOutJudge { .. }
             | Self::WriteRubric { .. }
             | Self::EvaluateJudge { .. }
-            | Self::CalibrateJudge { .. } => Role::Judge,
+            | Self::CalibrateJudge { .. }
+            | Self::AnswerQuestions { .. } => Role::Judge,
             Self::Initialise | Self::Gradient { .. } | Self::Commit { .. } => Role::Trainer,
         }
     }
@@ -119,6 +122,7 @@ impl Unit {
             | Self::EvaluateJudge { .. }
             | Self::CalibrateJudge { .. } => OutcomeKind::Judged,
             Self::WriteRubric { .. } => OutcomeKind::RubricWritten,
+            Self::AnswerQuestions { .. } => OutcomeKind::QuestionsAnswered,
             Self::Gradient { .. } => OutcomeKind::Gradient,
             Self::Commit { .. } => OutcomeKind::Committed,
         }
@@ -136,7 +140,8 @@ impl Unit {
             | Self::WriteRubric { .. }
             | Self::EvaluateSample { .. }
             | Self::EvaluateJudge { .. }
-            | Self::CalibrateJudge { .. } => None,
+            | Self::CalibrateJudge { .. }
+            | Self::AnswerQuestions { .. } => None,
         }
     }
 }
@@ -171,6 +176,14 @@ impl fmt::Display for Unit {
                 write!(f, "held-out judge chunk {chunk} of step {step}'s policy")
             }
             Self::CalibrateJudge { chunk } => write!(f, "labelled judge chunk {chunk}"),
+            Self::AnswerQuestions { arm, prompt_index } => {
+                let whose = match arm {
+                    Arm::Base => "the base's".to_owned(),
+                    Arm::Tuned => "the tuned policy's".to_owned(),
+                    Arm::Probe(step) => format!("step {step}'s"),
+                };
+                write!(f, "questions about {whose} picture of held-out prompt {prompt_index}")
+            }
         }
     }
 }

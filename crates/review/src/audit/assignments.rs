@@ -42,7 +42,10 @@ fn policy(assignment: &Assignment) -> Option<&Policy> {
             Some(policy)
         }
         Assignment::EvaluateSample { policy, .. } => policy.as_ref(),
-        Assignment::Initialise { .. } | Assignment::Judge { .. } | Assignment::WriteRubric { .. } => None,
+        Assignment::Initialise { .. }
+        | Assignment::Judge { .. }
+        | Assignment::WriteRubric { .. }
+        | Assignment::AnswerQuestions { .. } => None,
     }
 }
 
@@ -75,6 +78,18 @@ fn in_words(assignment: &Assignment) -> String {
             list(pairs.iter().map(pair).collect())
         }
         Assignment::WriteRubric { task } => format!("the rubric of `{}`", task.words),
+        Assignment::AnswerQuestions {
+            prompt_index,
+            image,
+            questions,
+            ..
+        } => {
+            let image = image.short();
+            format!(
+                "questions about the picture {image} of prompt {prompt_index}: {}",
+                list(questions.clone())
+            )
+        }
         Assignment::Gradient { groups, policy_lag, .. } => {
             let candidate = |one: &RewardedCandidate| format!("{:+} for {}", one.reward, one.trajectory.short());
             let group = |group: &RewardedGroup| {

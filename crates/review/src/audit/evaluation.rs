@@ -1,4 +1,4 @@
-//! Held-out pictures, comparisons and labelled pairs: painted by base, final policy and those of the probes, judged once, as their
+//! Held-out pictures, comparisons, questions and labelled pairs: painted by base, final policy and those of the probes, judged once, as their
 //! evidence says.
 
 use gavel_core::work::{Arm, Assignment, Orders, Outcome, Policy, Sampled, TaskList, Unit, VerdictRecord};
@@ -36,6 +36,11 @@ pub(super) fn check(account: &Account, policies: &[&Policy], findings: &mut Find
             }
             (Unit::CalibrateJudge { .. }, Outcome::Judged { verdicts, .. }) => {
                 judged(unit, verdicts, &results.calibration, account, findings);
+            }
+            (Unit::AnswerQuestions { arm, prompt_index }, Outcome::QuestionsAnswered { answers, .. }) => {
+                let recorded = results.answers(*arm).get(prompt_index.0 as usize);
+                let recorded = recorded.and_then(Option::as_ref);
+                findings.equal(Rule::State, unit, "answers", &Some(answers), &recorded);
             }
             _ => {}
         }

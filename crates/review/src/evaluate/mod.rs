@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use gavel_core::ids::{Digest, PromptIndex};
-use gavel_core::work::{Orders, Verdict, VerdictRecord};
+use gavel_core::work::{Orders, PictureAnswer, Verdict, VerdictRecord};
 use gavel_eval::Evaluator;
 use gavel_judge::{VerdictCache, judge_with, keep_given};
 use gavel_models::dinov2::Dinov2;
@@ -38,7 +38,7 @@ pub use figures::{AdherenceFigures, Figures, MeanDistance, PairFigures, SourceFi
 pub use page::render;
 pub use pictures::Pictures;
 use questions::Answered;
-pub use questions::{QuestionAnswer, QuestionFigures, Questioning, record_questions};
+pub use questions::{Everywhere, QuestionAnswer, QuestionFigures, Questioning, record_questions};
 pub use shard::{InvalidShard, Shard};
 pub use subject::Subject;
 
@@ -165,6 +165,23 @@ impl Evaluation<'_> {
             let prompt = self.open(index)?;
             let pair = prompt.pair(index, subjects, judging.rubrics);
             keep_given(judging.kept, judging.judge, &[(pair, verdict)]);
+        }
+        Ok(())
+    }
+
+    /// Keeps the answers that the same model, asked elsewhere, gave about a subject's pictures, prompt by prompt, each to all questions about the
+    /// picture in the order of [`Everywhere::lists`]: nobody is asked them again. Nothing where no questions are asked.
+    ///
+    /// # Errors
+    /// A picture is not there, or the answers cannot be kept.
+    pub fn take_answers(&self, subject: usize, answers: &[Option<Vec<PictureAnswer>>]) -> Result<(), Error> {
+        let Some(questioning) = &self.questioning else {
+            return Ok(());
+        };
+        for ((index, task), answers) in self.tasks.iter().enumerate().zip(answers) {
+            let Some(answers) = answers else { continue };
+            let picture = self.pictures.open(subject, index)?;
+            questioning.take(index, task, &picture, answers)?;
         }
         Ok(())
     }

@@ -52,6 +52,9 @@ pub(crate) fn compare(unit: &Unit, recorded: &Outcome, again: &Outcome) -> Resul
                 tally.verdict(recorded, again)?;
             }
         }
+        (Outcome::QuestionsAnswered { answers: recorded, .. }, Outcome::QuestionsAnswered { answers: again, .. }) => {
+            tally.debug("answers", recorded, again)?
+        }
         (
             Outcome::Gradient {
                 gradient,

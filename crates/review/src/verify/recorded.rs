@@ -33,7 +33,8 @@ pub(super) fn part(unit: &Unit) -> Option<Part> {
         Unit::WriteRubric { .. }
         | Unit::EvaluateSample { .. }
         | Unit::EvaluateJudge { .. }
-        | Unit::CalibrateJudge { .. } => None,
+        | Unit::CalibrateJudge { .. }
+        | Unit::AnswerQuestions { .. } => None,
     }
 }
 
@@ -49,7 +50,8 @@ fn step_of(unit: &Unit) -> Option<Step> {
         Unit::WriteRubric { .. }
         | Unit::EvaluateSample { .. }
         | Unit::EvaluateJudge { .. }
-        | Unit::CalibrateJudge { .. } => None,
+        | Unit::CalibrateJudge { .. }
+        | Unit::AnswerQuestions { .. } => None,
     }
 }
 

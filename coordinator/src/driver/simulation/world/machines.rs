@@ -1,5 +1,7 @@
 //! The processes: workers that start and die, and the coordinator, which is checked whenever it has done something.
 
+use gavel_core::work::Unit;
+
 use super::*;
 use crate::error::Error;
 use crate::ledger::LedgerError;
@@ -156,6 +158,13 @@ impl World {
     pub(super) fn tell(&mut self, news: &[(gavel_core::ids::RunId, Event)]) {
         for (run, event) in news {
             self.tally.count(crate::state::kind(event));
+            if let Event::Completed {
+                unit: Unit::AnswerQuestions { .. },
+                ..
+            } = event
+            {
+                self.tally.count("pictures answered about");
+            }
             self.note(|| format!("{run} {}", brief_event(event)));
         }
     }

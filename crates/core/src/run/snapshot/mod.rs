@@ -19,7 +19,7 @@ use super::{Lease, Missing, Phase, Probe, Results, Run, Series, StepInFlight, St
 use crate::assets::{ModelFingerprints, RunAssets};
 use crate::ids::{Digest, Fence, Millis, RunId, Step, WorkerId};
 use crate::spec::RunSpec;
-use crate::work::{AskedMatches, PromptPlace, Role, Spent, Unit, VerdictRecord};
+use crate::work::{AskedMatches, PictureAnswer, PromptPlace, Role, Spent, Unit, VerdictRecord};
 pub(super) use rows::CommitRow;
 use rows::{PolicyRow, RecordRow, WorkerNumbers};
 
@@ -28,7 +28,7 @@ use rows::{PolicyRow, RecordRow, WorkerNumbers};
 /// Raise it whenever the snapshot has other fields, or the same events lead to another state: snapshots of other versions are
 /// left alone, and their events are replayed. `a_snapshot_has_the_shape_of_its_version` shows the shape as text; whoever has to
 /// change that text has to raise this number too.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// Where a run stands after some number of its events.
 ///
@@ -81,6 +81,8 @@ pub struct Snapshot {
     tuned_images: Vec<Option<Digest>>,
     comparisons: Vec<Option<VerdictRecord>>,
     calibration: Vec<Option<VerdictRecord>>,
+    base_answers: Vec<Option<Vec<PictureAnswer>>>,
+    tuned_answers: Vec<Option<Vec<PictureAnswer>>>,
     probes: Vec<Probe>,
     rubrics: Vec<(PromptPlace, Option<Digest>)>,
 }
@@ -160,6 +162,8 @@ impl Run {
             tuned_images,
             comparisons,
             calibration,
+            base_answers,
+            tuned_answers,
             probes,
         } = results;
         let detailed = steps.from_index(details_from.0.saturating_sub(1) as usize);
@@ -202,6 +206,8 @@ impl Run {
             tuned_images: tuned_images.clone(),
             comparisons: comparisons.clone(),
             calibration: calibration.clone(),
+            base_answers: base_answers.clone(),
+            tuned_answers: tuned_answers.clone(),
             probes: probes.clone(),
             rubrics: rubrics.written().collect(),
         })
@@ -235,6 +241,12 @@ impl Run {
             snapshot.calibration.len() == labelled,
             "it has another number of labelled pairs",
         )?;
+        for (kept, begun) in [
+            (snapshot.base_answers.len(), run.results.base_answers.len()),
+            (snapshot.tuned_answers.len(), run.results.tuned_answers.len()),
+        ] {
+            fits(kept == begun, "it has answers about another number of held-out prompts")?;
+        }
         let (committed, present) = (snapshot.committed, snapshot.records.len());
         let without_details = snapshot.details_from.0.saturating_sub(1) as usize;
         fits(
@@ -291,6 +303,8 @@ impl Run {
             tuned_images: snapshot.tuned_images,
             comparisons: snapshot.comparisons,
             calibration: snapshot.calibration,
+            base_answers: snapshot.base_answers,
+            tuned_answers: snapshot.tuned_answers,
             probes: snapshot.probes,
         };
         run.board = Board::restored(snapshot.ready, leases, snapshot.unattended);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::super::fixtures::{run_of, spec, watched};
+use super::super::fixtures::{questioned, run_of, spec, watched};
 use super::*;
 use crate::forecast::rehearsal::{left_out, second_opinion, work};
 use crate::spec::{OrdersRule, WriterSpec};
@@ -243,7 +243,7 @@ impl Fleet {
 }
 
 /// A run that samples ahead by `lag` steps, probes as often as `every` says, shows a held-out judge `share` of its pairs, and that no
-/// number of lost results ends. It may write its prompts' rubrics, and spare its judge questions.
+/// number of lost results ends. It may write its prompts' rubrics, and spare its judge questions. It asks about some of its held-out pictures.
 fn patient(lag: u32, every: Option<u32>, share: Option<f64>, writes: bool, spares: bool) -> Run {
     let mut spec = spec();
     let evaluation = spec.evaluation.as_mut().unwrap();
@@ -257,10 +257,10 @@ fn patient(lag: u32, every: Option<u32>, share: Option<f64>, writes: bool, spare
         (spec.judge.orders_window, spec.judge.min_distance) = (Some(1), Some(0.2));
         spec.run.steps = 3 + lag;
     }
-    match share {
+    questioned(&match share {
         None => run_of(spec),
         Some(share) => watched(spec, share),
-    }
+    })
 }
 
 fn undisturbed(lag: u32, every: Option<u32>, share: Option<f64>, writes: bool, spares: bool) -> Run {
@@ -299,6 +299,8 @@ proptest! {
         prop_assert_eq!(&fleet.run.results().policies, &expected.results().policies);
         prop_assert_eq!(&fleet.run.results().tuned_images, &expected.results().tuned_images);
         prop_assert_eq!(&fleet.run.results().comparisons, &expected.results().comparisons);
+        prop_assert_eq!(&fleet.run.results().base_answers, &expected.results().base_answers);
+        prop_assert_eq!(&fleet.run.results().tuned_answers, &expected.results().tuned_answers);
         prop_assert_eq!(&fleet.run.results().probes, &expected.results().probes);
         prop_assert_eq!(&fleet.run.results().calibration, &expected.results().calibration);
         for (found, expected) in fleet.run.results().steps.iter().zip(&expected.results().steps) {

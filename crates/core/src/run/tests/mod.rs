@@ -7,6 +7,7 @@ mod fleet;
 mod groups;
 mod held_out;
 mod probes;
+mod questions;
 mod redo;
 mod retention;
 mod rubrics;

@@ -201,7 +201,8 @@ fn kept_by_rule(fleet: &Fleet) -> BTreeSet<Digest> {
             Unit::Judge { .. }
             | Unit::HeldOutJudge { .. }
             | Unit::EvaluateJudge { .. }
-            | Unit::CalibrateJudge { .. } => false,
+            | Unit::CalibrateJudge { .. }
+            | Unit::AnswerQuestions { .. } => false,
         };
         if keeps {
             kept.extend(named_in(&outcome));

@@ -2,8 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::fixtures::watched;
-use super::super::fixtures::{assets, run_of, spec};
+use super::super::fixtures::{assets, questioned, run_of, spec, watched};
 use super::fleet::Fleet;
 use super::*;
 use crate::run::{Commit, Commits, Series, Snapshot};
@@ -304,7 +303,7 @@ fn a_snapshot_of_another_run_is_refused() {
 /// with it the version here. Otherwise a coordinator of the new version takes up snapshots of the old one.
 #[test]
 fn a_snapshot_has_the_shape_of_its_version() {
-    assert_eq!(crate::run::SNAPSHOT_VERSION, 6);
+    assert_eq!(crate::run::SNAPSHOT_VERSION, 7);
     let mut spec = spec();
     spec.run.steps = 6;
     spec.prompts.per_step = 2;
@@ -313,7 +312,7 @@ fn a_snapshot_has_the_shape_of_its_version() {
     spec.coordinator.keep_steps = 0;
     spec.sampling.max_policy_lag = 1;
     spec.evaluation.as_mut().unwrap().every = Some(1);
-    let mut fleet = Fleet::new(watched(spec, 0.5).lean());
+    let mut fleet = Fleet::new(questioned(&watched(spec, 0.5)).lean());
     fleet.work_until(|run| run.committed() == Step(2));
     let (unit, _) = lease(&mut fleet, |unit| matches!(unit, Unit::Gradient { .. }));
     drop(fleet.apply(Event::Expired {

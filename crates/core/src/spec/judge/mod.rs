@@ -358,6 +358,12 @@ impl JudgeSpec {
     pub fn keeps_rubrics(&self) -> bool {
         self.cache.unwrap_or(true)
     }
+
+    /// Whether answers to questions about single pictures are kept there for every run, whoever answers: runs that evaluate adapters of one
+    /// base paint the same pictures of it.
+    pub fn keeps_answers(&self) -> bool {
+        self.cache.unwrap_or(true)
+    }
 }
 
 fn check_margin(margin: f64, at: &str, problems: &mut Problems) {

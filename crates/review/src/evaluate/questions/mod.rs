@@ -3,6 +3,7 @@
 mod everywhere;
 mod figures;
 
+use gavel_core::work::PictureAnswer;
 use gavel_rubric::data::Picture;
 use gavel_rubric::data::questions::{self, PictureQuestion};
 use gavel_rubric::data::tasks::TaskRecord;
@@ -36,10 +37,31 @@ pub struct Questioning<'a> {
     pub concurrency: usize,
     /// Of each prompt; see [`record_questions`].
     pub questions: &'a [Vec<PictureQuestion>],
-    /// Whether it is asked as well how well each picture is made, whatever its prompt.
+    /// What is asked of every picture as well.
+    pub everywhere: Everywhere,
+}
+
+/// What is asked about every picture besides the questions that its prompt brings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Everywhere {
+    /// Whether it is asked how well each picture is made, whatever its prompt.
     pub quality: bool,
-    /// Whether it is asked as well if each picture does what its prompt asks for.
+    /// Whether it is asked if each picture does what its prompt asks for.
     pub fulfilment: bool,
+}
+
+impl Everywhere {
+    /// What is asked about a task's picture: the task's own questions, those about quality and those about what it asks for.
+    pub fn lists(self, questions: &[PictureQuestion], task: &TaskRecord) -> [Vec<PictureQuestion>; 3] {
+        let is_edit = !task.sources.is_empty();
+        let quality = self.quality.then(|| everywhere::quality(is_edit));
+        let fulfilment = self.fulfilment.then(|| everywhere::fulfilment(&task.words, is_edit));
+        [
+            questions.to_vec(),
+            quality.unwrap_or_default(),
+            fulfilment.unwrap_or_default(),
+        ]
+    }
 }
 
 /// What was answered about one picture.
@@ -78,7 +100,7 @@ impl Questioning<'_> {
         let of_prompts: Vec<[Vec<PictureQuestion>; 3]> = self.questions[first_index..]
             .iter()
             .zip(prompts)
-            .map(|(questions, prompt)| self.lists(questions, prompt.task.record))
+            .map(|(questions, prompt)| self.everywhere.lists(questions, prompt.task.record))
             .collect();
         let mut asked: Vec<(&PictureQuestion, &[Picture], &Picture)> = Vec::new();
         for (lists, prompt) in of_prompts.iter().zip(prompts) {
@@ -106,16 +128,28 @@ impl Questioning<'_> {
             .collect())
     }
 
-    /// What is asked about a task's picture: the task's own questions, those about quality and those about what it asks for.
-    fn lists(&self, questions: &[PictureQuestion], task: &TaskRecord) -> [Vec<PictureQuestion>; 3] {
-        let is_edit = !task.sources.is_empty();
-        let quality = self.quality.then(|| everywhere::quality(is_edit));
-        let fulfilment = self.fulfilment.then(|| everywhere::fulfilment(&task.words, is_edit));
-        [
-            questions.to_vec(),
-            quality.unwrap_or_default(),
-            fulfilment.unwrap_or_default(),
-        ]
+    /// Keeps what the same model, asked elsewhere, answered about a picture of the prompt of this index: to all questions about it, in the order
+    /// of [`Everywhere::lists`]. What has no answer is asked again.
+    pub(super) fn take(
+        &self,
+        index: usize,
+        task: &TaskRecord,
+        picture: &Picture,
+        answers: &[PictureAnswer],
+    ) -> Result<(), Error> {
+        let questions = self.questions.get(index).map_or(&[][..], Vec::as_slice);
+        let lists = self.everywhere.lists(questions, task);
+        for (question, answer) in lists.iter().flatten().zip(answers) {
+            let yes = match answer {
+                PictureAnswer::Yes => Some(true),
+                PictureAnswer::No => Some(false),
+                PictureAnswer::Neither => None,
+                PictureAnswer::Unanswered { .. } => continue,
+            };
+            self.recorded
+                .keep_yes_or_no(self.chat, &question.question, &task.sources, picture, yes)?;
+        }
+        Ok(())
     }
 
     fn answer(
