@@ -5,7 +5,7 @@ use std::path::Path;
 use gavel_core::spec::RunSpec;
 use gavel_judge::Templates;
 use gavel_models::Family;
-use gavel_review::evaluate::record_questions;
+use gavel_review::evaluate::{QuestionAuthor, record_questions};
 use gavel_rubric::Rubrics;
 use gavel_rubric::data::questions::{self, PictureQuestion};
 use gavel_rubric::data::tasks::{self, TaskRecord};
@@ -113,6 +113,22 @@ pub(super) fn read_questions(tasks: &[TaskRecord], arguments: &EvaluateArguments
         ));
     }
     Ok(asked)
+}
+
+/// Refuses to go on where none of the prompts has a question, though some were to be written.
+pub(super) fn check_written(author: &QuestionAuthor, asked: &[Vec<PictureQuestion>], file: &Path) -> Result<()> {
+    match asked.iter().all(Vec::is_empty) {
+        true => Err(Diagnostic::new(format!(
+            "`{}` wrote no question that can be asked about any of the {} prompts",
+            author.name,
+            asked.len()
+        ))
+        .with_hint(format!(
+            "name a model that keeps to a form in [judge.writer], or write questions into {} and name it with --prompts",
+            file.display()
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// What the judge decides by and is asked with, read before anything is painted.

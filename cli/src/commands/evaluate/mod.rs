@@ -4,6 +4,7 @@ mod checks;
 mod fleet;
 mod input;
 mod kept;
+mod questions;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -74,6 +75,10 @@ pub(crate) struct EvaluateArguments {
     /// Do not ask the questions that the prompts bring.
     #[arg(long, conflicts_with = "questions")]
     pub(crate) no_questions: bool,
+    /// Have the model that answers questions, or that of `[judge.writer]`, write those of each prompt that brings none, and leave them all
+    /// in questions.jsonl, which --prompts reads.
+    #[arg(long, conflicts_with = "no_questions")]
+    pub(crate) write_questions: bool,
     /// Ask as well whether each picture does what its prompt asks for, and an edit nothing else.
     #[arg(long)]
     pub(crate) fulfilment: bool,
@@ -137,8 +142,9 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
     if arguments.connect.is_some() {
         fleet::check(&subjects)?;
     }
-    let asked = input::read_questions(&tasks, arguments)?;
-    let asks = arguments.quality || arguments.fulfilment || asked.iter().any(|questions| !questions.is_empty());
+    let mut asked = input::read_questions(&tasks, arguments)?;
+    let has_questions = arguments.write_questions || asked.iter().any(|questions| !questions.is_empty());
+    let asks = has_questions || arguments.quality || arguments.fulfilment;
     if asks {
         input::check_answers(&spec)?;
     }
@@ -146,7 +152,7 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         checks::painted(&spec, input::prompts(&spec, arguments)?, &tasks)?;
     }
     if judges || asks {
-        checks::hosted(&spec)?;
+        checks::hosted(&spec, arguments.write_questions)?;
     }
     let words = judges.then(|| input::words(&spec, &tasks)).transpose()?;
     // A shard asks, and tells no figures.
@@ -163,14 +169,35 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         false => None,
     };
     if (judges || asks) && pictures.missing() > 0 {
-        checks::servers(&spec)?;
+        checks::servers(&spec, arguments.write_questions)?;
+    }
+    let mut models = Models::default();
+    let author = match (&kept, arguments.write_questions) {
+        (Some(kept), true) => {
+            let stretch = stretch.clone().unwrap_or(0..tasks.len());
+            let author = questions::write_missing(&spec, &tasks, stretch, kept, &mut models, &mut asked)?;
+            if arguments.shard.is_none() {
+                let file = questions::keep(&arguments.out, &tasks, &asked)?;
+                input::check_written(&author, &asked, &file)?;
+            }
+            Some(author)
+        }
+        _ => None,
+    };
+    let writes_apart = spec
+        .judge
+        .writer
+        .as_ref()
+        .is_some_and(|writer| writer.back_end.is_some());
+    if pictures.missing() > 0 || writes_apart {
+        // Whoever paints needs the room, and whoever only writes has written.
+        models = Models::default();
     }
     let judged = match &arguments.connect {
         Some(addresses) => fleet::work(addresses, arguments, &spec, &subjects, &mut pictures)?,
         None => Vec::new(),
     };
     paint(&spec, &mut pictures)?;
-    let mut models = Models::default();
     let judging = match (&words, &kept) {
         (Some((rubrics, templates)), Some(kept)) => Some((models.open(&spec.judge, templates)?, rubrics, kept)),
         _ => None,
@@ -197,6 +224,7 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
             recorded: &recorded,
             concurrency: gavel_judge::concurrency(&spec.judge),
             questions: &asked,
+            author: author.as_ref(),
             quality: arguments.quality,
             fulfilment: arguments.fulfilment,
         }),

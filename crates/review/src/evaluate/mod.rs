@@ -38,7 +38,7 @@ pub use figures::{AdherenceFigures, Figures, MeanDistance, PairFigures, SourceFi
 pub use page::render;
 pub use pictures::Pictures;
 use questions::Answered;
-pub use questions::{QuestionAnswer, QuestionFigures, Questioning, record_questions};
+pub use questions::{QuestionAnswer, QuestionAuthor, QuestionFigures, Questioning, record_questions};
 pub use shard::{InvalidShard, Shard};
 pub use subject::Subject;
 
@@ -88,6 +88,9 @@ pub struct EvaluationReport {
     /// The name of the model that answered questions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub questioned: Option<String>,
+    /// Who wrote questions; `None` where nobody was asked to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub question_author: Option<QuestionAuthor>,
     /// Whose exact rules answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluator: Option<&'static str>,
@@ -197,6 +200,7 @@ impl Evaluation<'_> {
             subjects: self.subjects.iter().map(SubjectName::of).collect(),
             judge: self.judge.as_ref().map(JudgeName::of),
             questioned: self.questioning.as_ref().map(|asked| asked.chat.name().to_owned()),
+            question_author: self.questioning.as_ref().and_then(|asked| asked.author.cloned()),
             evaluator: self.evaluator.map(Evaluator::name),
             figures: of(&all),
             groups: groups.collect(),

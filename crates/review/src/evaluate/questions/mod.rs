@@ -36,10 +36,24 @@ pub struct Questioning<'a> {
     pub concurrency: usize,
     /// Of each prompt; see [`record_questions`].
     pub questions: &'a [Vec<PictureQuestion>],
+    /// Who wrote those that no record brings; `None` where nobody was asked to.
+    pub author: Option<&'a QuestionAuthor>,
     /// Whether it is asked as well how well each picture is made, whatever its prompt.
     pub quality: bool,
     /// Whether it is asked as well if each picture does what its prompt asks for.
     pub fulfilment: bool,
+}
+
+/// Who wrote questions, and about what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QuestionAuthor {
+    /// The model.
+    pub name: String,
+    /// The prompts that it took apart, by their numbers.
+    pub written: Vec<usize>,
+    /// Those about which it wrote no question that can be asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unwritten: Vec<usize>,
 }
 
 /// What was answered about one picture.
