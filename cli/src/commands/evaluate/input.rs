@@ -82,6 +82,18 @@ pub(super) fn check_sources(tasks: &[TaskRecord], arguments: &EvaluateArguments)
     }
 }
 
+/// Refuses several pictures of each prompt where a fleet paints, whose runs paint one.
+pub(super) fn check_samples(arguments: &EvaluateArguments) -> Result<()> {
+    match arguments.connect.is_some() && arguments.samples > 1 {
+        true => Err(Diagnostic::new(format!(
+            "--connect has workers paint one picture of each prompt, and --samples asks for {}",
+            arguments.samples
+        ))
+        .with_hint("leave --connect out: this process paints, or several do with --shard")),
+        false => Ok(()),
+    }
+}
+
 /// The questions about each prompt's picture.
 pub(super) fn read_questions(tasks: &[TaskRecord], arguments: &EvaluateArguments) -> Result<Vec<Vec<PictureQuestion>>> {
     let Some(file) = &arguments.questions else {

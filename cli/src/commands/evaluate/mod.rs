@@ -38,6 +38,9 @@ const PICTURES: &str = "pictures";
 const JSON: &str = "evaluation.json";
 const PAGE: &str = "evaluation.html";
 
+/// Most pictures of a prompt: far more than benchmarks have, of which each is painted and compared.
+const SAMPLES_MAX: u8 = 64;
+
 #[derive(Debug, Args)]
 #[command(
     override_usage = "gavel evaluate CONFIG --subject NAME=WHAT [--subject NAME=WHAT ...] --out DIR [OPTIONS]",
@@ -45,7 +48,8 @@ const PAGE: &str = "evaluation.html";
   base            the model of the configuration, without an adapter
   DIR or FILE     an adapter: a folder in the PEFT layout, or one weight file
   RUN@STEP        a run's adapter: its folder or its name in runs/, and a number, `latest` or `best`
-  DIR             a folder of pictures, each called by its record's `id`, or 0.png, 1.png, ...
+  DIR             a folder of pictures, each called by its record's `id`, or 0.png, 1.png, ...;
+                  with --samples 4 they are 0/0000.png to 0/0003.png, or 0-0.png to 0-3.png
 
 A subject may have a name of its own (tuned=runs/mine@60); otherwise it is called what it is.
 docs/evaluation.md says what each figure means."
@@ -59,6 +63,14 @@ pub(crate) struct EvaluateArguments {
     /// Prompts or edits, in the forms of `prompts.held_out`, or a folder of text files [default: `prompts.held_out`].
     #[arg(long, value_name = "FILE")]
     pub(crate) prompts: Option<PathBuf>,
+    /// Pictures of each prompt, from different noise; of a folder as many as it has of each, such as 7/0000.png, 7/0001.png.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u8).range(1..=i64::from(SAMPLES_MAX))
+    )]
+    pub(crate) samples: u8,
     /// Tell the figures by the values of this field of the prompts' records too, such as `tag` or `edit_type`.
     #[arg(long, value_name = "FIELD")]
     pub(crate) by: Option<String>,
@@ -135,10 +147,19 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
     let subjects: Vec<Subject> = arguments
         .subjects
         .iter()
-        .map(|subject| Ok(Subject::open(&subject.name, &subject.what, &spec, &tasks)?))
+        .map(|subject| {
+            Ok(Subject::open(
+                &subject.name,
+                &subject.what,
+                &spec,
+                &tasks,
+                arguments.samples,
+            )?)
+        })
         .collect::<Result<_>>()?;
     let judges = !arguments.no_judge && subjects.len() > 1;
     input::check_sources(&tasks, arguments)?;
+    input::check_samples(arguments)?;
     if arguments.connect.is_some() {
         fleet::check(&subjects)?;
     }
@@ -159,7 +180,13 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
     let dinov2 = arguments.dinov2.as_deref().filter(|_| arguments.shard.is_none());
     let dinov2 = dinov2.map(|dir| load_dinov2(&spec, dir)).transpose()?;
     let evaluator = assets::evaluator(&spec).filter(|evaluator| understands(evaluator.as_ref(), &tasks));
-    let mut pictures = Pictures::find(&spec, &tasks, &subjects, &arguments.out.join(PICTURES))?;
+    let mut pictures = Pictures::find(
+        &spec,
+        &tasks,
+        &subjects,
+        arguments.samples,
+        &arguments.out.join(PICTURES),
+    )?;
     let stretch = arguments.shard.map(|shard| shard.prompts(tasks.len()));
     if let Some(stretch) = &stretch {
         pictures.only(stretch);
@@ -210,6 +237,7 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
     let evaluation = Evaluation {
         tasks: &tasks,
         subjects: &subjects,
+        samples: arguments.samples,
         pictures: &pictures,
         evaluator: evaluator.as_deref(),
         dinov2: dinov2.as_ref(),
