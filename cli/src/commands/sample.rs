@@ -228,6 +228,7 @@ pub(super) fn sample(arguments: &SampleArguments) -> Result<()> {
     let request = Request {
         prompts: &prompts,
         candidates: arguments.candidate.saturating_add(1),
+        first_candidate: 0,
         method: match arguments.sampler {
             SamplerArgument::Ode => Method::Ode,
             SamplerArgument::Sde => Method::Sde,

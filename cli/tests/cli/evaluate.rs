@@ -281,6 +281,125 @@ fn folders_of_pictures_need_no_model_and_each_group_has_its_figures() {
 }
 
 #[test]
+fn several_pictures_of_a_prompt_begin_with_the_one_of_before_and_are_compared_sample_by_sample() {
+    let folder = TempDir::new().unwrap();
+    let run = run(&folder);
+    let tuned = format!("tuned={run}@2");
+    let subjects = ["base", &tuned];
+    let out = folder.path().join("out");
+    let one = parse(&evaluated(&subjects, &out, &[]));
+    assert_eq!(kept(&out).len(), 8);
+    let text = evaluated(&subjects, &out, &["--samples", "3"]);
+    let three = parse(&text);
+    assert_eq!(kept(&out).len(), 24, "the first ones are those of before");
+    assert_eq!(
+        (&three["figures"]["samples"], one["figures"].get("samples")),
+        (&json!(3), None)
+    );
+    let pictures = three["prompts"][1]["pictures"].as_array().unwrap();
+    let named: Vec<(&str, u64)> = pictures
+        .iter()
+        .map(|one| (one["subject"].as_str().unwrap(), one["sample"].as_u64().unwrap()))
+        .collect();
+    let expected = ["base", "tuned"].map(|subject| [0, 1, 2].map(|sample| (subject, sample)));
+    assert_eq!(named, expected.concat());
+    let hash = |found: &Value, picture: usize| found["prompts"][1]["pictures"][picture]["sha256"].clone();
+    assert_eq!((hash(&three, 0), hash(&three, 3)), (hash(&one, 0), hash(&one, 1)));
+    assert!(hash(&three, 1) != hash(&three, 0) && hash(&three, 2) != hash(&three, 1));
+    let verdicts = three["prompts"][1]["verdicts"].as_array().unwrap();
+    assert_eq!(
+        verdicts.iter().map(|one| one["sample"].clone()).collect::<Vec<_>>(),
+        [0, 1, 2]
+    );
+    assert_eq!(
+        verdicts[0]["order_probabilities"],
+        one["prompts"][1]["verdicts"][0]["order_probabilities"]
+    );
+    let base = &three["figures"]["subjects"][0];
+    assert_eq!(base["adherence"]["pictures"], 12);
+    assert!(base["diversity_within"].as_f64().unwrap() > 0.0);
+    assert!(one["figures"]["subjects"][0].get("diversity_within").is_none());
+    assert_eq!(three["figures"]["pairs"][0]["win_rate"]["prompts"], 12);
+    assert_eq!(three["figures"]["differences"][0]["facts"]["count"], 4);
+    let page = std::fs::read_to_string(out.join("evaluation.html")).unwrap();
+    assert!(page.contains("All 4 prompts, 3 pictures of each") && page.contains("sample 2"));
+
+    // Shards paint all samples of their prompts, and the pictures of a folder are the same ones.
+    let shared = folder.path().join("shared");
+    let shards = ["--samples", "3", "--shard", "1/2"];
+    let out_text = shared.to_str().unwrap();
+    told(
+        &[
+            &[
+                "evaluate",
+                SMALL,
+                "--subject",
+                "base",
+                "--subject",
+                &tuned,
+                "--out",
+                out_text,
+            ][..],
+            &shards[..],
+        ]
+        .concat(),
+    );
+    assert_eq!(kept(&shared).len(), 12);
+    assert_eq!(evaluated(&subjects, &shared, &["--samples", "3"]), text);
+    let copies = folder.path().join("copies");
+    for (prompt, record) in three["prompts"].as_array().unwrap().iter().enumerate() {
+        std::fs::create_dir_all(copies.join(format!("{prompt:05}/samples"))).unwrap();
+        for picture in &record["pictures"].as_array().unwrap()[..3] {
+            let hash = |file: &Path| {
+                let read = gavel_core::ids::Digest::of(&std::fs::read(file).unwrap());
+                json!(read) == picture["sha256"]
+            };
+            let file = kept(&out).into_iter().find(|file| hash(file)).unwrap();
+            let name = format!("{prompt:05}/samples/{:04}.png", picture["sample"].as_u64().unwrap());
+            std::fs::copy(file, copies.join(name)).unwrap();
+        }
+    }
+    let copied = format!("base={}", copies.display());
+    let again = parse(&evaluated(&[&copied, &tuned], &out, &["--samples", "3"]));
+    assert_eq!(again["figures"], three["figures"]);
+
+    let few = [
+        "evaluate",
+        SMALL,
+        "--samples",
+        "4",
+        "--subject",
+        &copied,
+        "--out",
+        out_text,
+    ];
+    let refused = failure(&few);
+    assert!(
+        refused.contains("has no picture of sample 3 of prompt 0") && refused.contains("--samples"),
+        "{refused}"
+    );
+    let connected = [
+        &[
+            "evaluate",
+            SMALL,
+            "--samples",
+            "2",
+            "--subject",
+            "base",
+            "--subject",
+            &tuned,
+        ][..],
+        &["--out", out_text, "--connect", "http://127.0.0.1:1"],
+    ]
+    .concat();
+    let refused = failure(&connected);
+    assert!(
+        refused.contains("one picture of each prompt") && refused.contains("--shard"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn questions_of_the_records_are_answered_once() {
     let folder = TempDir::new().unwrap();
     let prompts = folder.path().join("prompts.jsonl");

@@ -11,6 +11,7 @@ mod logs;
 mod orders;
 mod output;
 mod paths;
+mod questions;
 mod rubrics;
 mod secrets;
 mod served;

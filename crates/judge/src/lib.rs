@@ -30,7 +30,9 @@ pub use embedding::text_encoder_parameters;
 pub use error::Error;
 pub use explainer::Explainer;
 pub use http::http_client;
-pub use open::{Models, Templates, concurrency, fingerprint, open, open_chat, rubric_writer_fingerprint};
+pub use open::{
+    Models, Templates, concurrency, fingerprint, open, open_chat, rubric_writer_concurrency, rubric_writer_fingerprint,
+};
 pub use openai::Endpoint;
 pub use scores::ScoreServer;
 pub use vlm::{VlmJudge, check_question};

@@ -144,6 +144,11 @@ pub fn concurrency(spec: &JudgeSpec) -> usize {
     back_end(writer_of(spec)).concurrency()
 }
 
+/// Rubrics and questions that may be under way at a time to what writes them for single prompts.
+pub fn rubric_writer_concurrency(spec: &JudgeSpec) -> usize {
+    back_end(rubric_writer_of(spec)).concurrency()
+}
+
 /// What tells one judge model from another: a folder's weights, a server's address and model name, or an ensemble's members.
 ///
 /// A server's says what was asked, not what answered: whoever puts other weights behind the same name is not noticed.
@@ -241,16 +246,21 @@ impl Models {
         self.open_chat(writer_of(spec))
     }
 
-    /// What writes the rubrics of single prompts: what `[judge.writer]` names, else what writes for the judge.
+    /// What writes the rubrics of single prompts, and questions about their pictures: what `[judge.writer]` names, else what writes for the judge.
     ///
     /// # Errors
     /// As [`open_chat`].
     pub fn open_rubric_writer(&mut self, spec: &JudgeSpec) -> Result<Box<dyn Chat>, Error> {
-        self.open_chat(spec.rubric_writer().unwrap_or(&spec.back_end))
+        self.open_chat(rubric_writer_of(spec))
     }
 }
 
 /// The back end that writes for a judge.
 fn writer_of(spec: &JudgeSpec) -> &JudgeBackEnd {
     spec.back_end.writer().unwrap_or(&spec.back_end)
+}
+
+/// The back end that writes for single prompts.
+fn rubric_writer_of(spec: &JudgeSpec) -> &JudgeBackEnd {
+    spec.rubric_writer().unwrap_or(&spec.back_end)
 }

@@ -46,6 +46,7 @@ fn request<'a>(prompts: &'a [Prompt<'a>], sampling: &'a SamplingSpec, method: Me
     Request {
         prompts,
         candidates: 2,
+        first_candidate: 0,
         method,
         seed: 7,
         step: Step(3),
@@ -131,6 +132,28 @@ fn candidates_share_their_first_latent_only_where_asked() {
         "candidate 0 keeps its key"
     );
     assert_ne!(own[1].trajectory.latent(0), first.latent(0));
+}
+
+#[test]
+fn a_sample_of_an_evaluation_has_its_own_noise_whatever_candidates_share_and_whatever_is_painted_beside_it() {
+    let all = prompts(&TEXTS[..1]);
+    let mut sampler = load();
+    let mut samples = |first_candidate, candidates| {
+        let request = Request {
+            candidates,
+            first_candidate,
+            initial: Use::EvaluationInitial,
+            ..request(&all, &SAMPLING, Method::Ode)
+        };
+        let samples = sampler.sample(Policy::Base, &request).unwrap();
+        samples
+            .into_iter()
+            .map(|sample| (sample.candidate.0, sample.image))
+            .collect::<Vec<_>>()
+    };
+    let both = samples(0, 2);
+    assert_ne!(both[0].1, both[1].1);
+    assert_eq!([samples(0, 1), samples(1, 1)].concat(), both);
 }
 
 #[test]

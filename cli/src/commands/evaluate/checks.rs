@@ -24,19 +24,23 @@ pub(super) fn painted(spec: &RunSpec, file: &Path, tasks: &[TaskRecord]) -> Resu
     Ok(())
 }
 
-/// The folders and devices of all that is asked: the judge, and the members of an ensemble.
-pub(super) fn hosted(spec: &RunSpec) -> Result<()> {
-    preflight::judges(&asked(spec)).map(drop)
+/// The folders and devices of all that is asked: the judge, the members of an ensemble and, where questions are written, what writes them.
+pub(super) fn hosted(spec: &RunSpec, writes: bool) -> Result<()> {
+    preflight::judges(&asked(spec, writes)).map(drop)
 }
 
 /// The servers of all that is asked answer, and take the key.
-pub(super) fn servers(spec: &RunSpec) -> Result<()> {
-    preflight::endpoints(&asked(spec)).map(drop)
+pub(super) fn servers(spec: &RunSpec, writes: bool) -> Result<()> {
+    preflight::endpoints(&asked(spec, writes)).map(drop)
 }
 
-/// The judge alone: nobody watches it here, and nobody writes for it.
-fn asked(spec: &RunSpec) -> RunSpec {
+/// The judge, and what writes questions: nobody watches the judge here, and no rubric is written.
+fn asked(spec: &RunSpec, writes: bool) -> RunSpec {
     let mut spec = spec.clone();
-    (spec.judge.held_out, spec.judge.writer) = (None, None);
+    spec.judge.held_out = None;
+    spec.judge.writer = spec.judge.writer.filter(|_| writes);
+    if let Some(writer) = &mut spec.judge.writer {
+        writer.embedding = None;
+    }
     spec
 }

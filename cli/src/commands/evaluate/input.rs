@@ -5,7 +5,7 @@ use std::path::Path;
 use gavel_core::spec::RunSpec;
 use gavel_judge::Templates;
 use gavel_models::Family;
-use gavel_review::evaluate::record_questions;
+use gavel_review::evaluate::{QuestionAuthor, record_questions};
 use gavel_rubric::Rubrics;
 use gavel_rubric::data::questions::{self, PictureQuestion};
 use gavel_rubric::data::tasks::{self, TaskRecord};
@@ -82,6 +82,18 @@ pub(super) fn check_sources(tasks: &[TaskRecord], arguments: &EvaluateArguments)
     }
 }
 
+/// Refuses several pictures of each prompt where a fleet paints, whose runs paint one.
+pub(super) fn check_samples(arguments: &EvaluateArguments) -> Result<()> {
+    match arguments.connect.is_some() && arguments.samples > 1 {
+        true => Err(Diagnostic::new(format!(
+            "--connect has workers paint one picture of each prompt, and --samples asks for {}",
+            arguments.samples
+        ))
+        .with_hint("leave --connect out: this process paints, or several do with --shard")),
+        false => Ok(()),
+    }
+}
+
 /// The questions about each prompt's picture.
 pub(super) fn read_questions(tasks: &[TaskRecord], arguments: &EvaluateArguments) -> Result<Vec<Vec<PictureQuestion>>> {
     let Some(file) = &arguments.questions else {
@@ -113,6 +125,22 @@ pub(super) fn read_questions(tasks: &[TaskRecord], arguments: &EvaluateArguments
         ));
     }
     Ok(asked)
+}
+
+/// Refuses to go on where none of the prompts has a question, though some were to be written.
+pub(super) fn check_written(author: &QuestionAuthor, asked: &[Vec<PictureQuestion>], file: &Path) -> Result<()> {
+    match asked.iter().all(Vec::is_empty) {
+        true => Err(Diagnostic::new(format!(
+            "`{}` wrote no question that can be asked about any of the {} prompts",
+            author.name,
+            asked.len()
+        ))
+        .with_hint(format!(
+            "name a model that keeps to a form in [judge.writer], or write questions into {} and name it with --prompts",
+            file.display()
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// What the judge decides by and is asked with, read before anything is painted.

@@ -4,6 +4,7 @@ mod checks;
 mod fleet;
 mod input;
 mod kept;
+mod questions;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -39,6 +40,9 @@ const PICTURES: &str = "pictures";
 const JSON: &str = "evaluation.json";
 const PAGE: &str = "evaluation.html";
 
+/// Most pictures of a prompt: far more than benchmarks have, of which each is painted and compared.
+const SAMPLES_MAX: u8 = 64;
+
 #[derive(Debug, Args)]
 #[command(
     override_usage = "gavel evaluate CONFIG --subject NAME=WHAT [--subject NAME=WHAT ...] --out DIR [OPTIONS]",
@@ -46,7 +50,8 @@ const PAGE: &str = "evaluation.html";
   base            the model of the configuration, without an adapter
   DIR or FILE     an adapter: a folder in the PEFT layout, or one weight file
   RUN@STEP        a run's adapter: its folder or its name in runs/, and a number, `latest` or `best`
-  DIR             a folder of pictures, each called by its record's `id`, or 0.png, 1.png, ...
+  DIR             a folder of pictures, each called by its record's `id`, or 0.png, 1.png, ...;
+                  with --samples 4 they are 0/0000.png to 0/0003.png, or 0-0.png to 0-3.png
 
 A subject may have a name of its own (tuned=runs/mine@60); otherwise it is called what it is.
 docs/evaluation.md says what each figure means."
@@ -60,6 +65,14 @@ pub(crate) struct EvaluateArguments {
     /// Prompts or edits, in the forms of `prompts.held_out`, or a folder of text files [default: `prompts.held_out`].
     #[arg(long, value_name = "FILE")]
     pub(crate) prompts: Option<PathBuf>,
+    /// Pictures of each prompt, from different noise; of a folder as many as it has of each, such as 7/0000.png, 7/0001.png.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u8).range(1..=i64::from(SAMPLES_MAX))
+    )]
+    pub(crate) samples: u8,
     /// Tell the figures by the values of this field of the prompts' records too, such as `tag` or `edit_type`.
     #[arg(long, value_name = "FIELD")]
     pub(crate) by: Option<String>,
@@ -76,6 +89,10 @@ pub(crate) struct EvaluateArguments {
     /// Do not ask the questions that the prompts bring.
     #[arg(long, conflicts_with = "questions")]
     pub(crate) no_questions: bool,
+    /// Have the model that answers questions, or that of `[judge.writer]`, write those of each prompt that brings none, and leave them all
+    /// in questions.jsonl, which --prompts reads.
+    #[arg(long, conflicts_with = "no_questions")]
+    pub(crate) write_questions: bool,
     /// Ask as well whether each picture does what its prompt asks for, and an edit nothing else.
     #[arg(long)]
     pub(crate) fulfilment: bool,
@@ -132,15 +149,25 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
     let subjects: Vec<Subject> = arguments
         .subjects
         .iter()
-        .map(|subject| Ok(Subject::open(&subject.name, &subject.what, &spec, &tasks)?))
+        .map(|subject| {
+            Ok(Subject::open(
+                &subject.name,
+                &subject.what,
+                &spec,
+                &tasks,
+                arguments.samples,
+            )?)
+        })
         .collect::<Result<_>>()?;
     let judges = !arguments.no_judge && subjects.len() > 1;
     input::check_sources(&tasks, arguments)?;
+    input::check_samples(arguments)?;
     if arguments.connect.is_some() {
         fleet::check(&subjects)?;
     }
-    let asked = input::read_questions(&tasks, arguments)?;
-    let asks = arguments.quality || arguments.fulfilment || asked.iter().any(|questions| !questions.is_empty());
+    let mut asked = input::read_questions(&tasks, arguments)?;
+    let has_questions = arguments.write_questions || asked.iter().any(|questions| !questions.is_empty());
+    let asks = has_questions || arguments.quality || arguments.fulfilment;
     if asks {
         input::check_answers(&spec)?;
     }
@@ -148,14 +175,20 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         checks::painted(&spec, input::prompts(&spec, arguments)?, &tasks)?;
     }
     if judges || asks {
-        checks::hosted(&spec)?;
+        checks::hosted(&spec, arguments.write_questions)?;
     }
     let words = judges.then(|| input::words(&spec, &tasks)).transpose()?;
     // A shard asks, and tells no figures.
     let dinov2 = arguments.dinov2.as_deref().filter(|_| arguments.shard.is_none());
     let dinov2 = dinov2.map(|dir| load_dinov2(&spec, dir)).transpose()?;
     let evaluator = assets::evaluator(&spec).filter(|evaluator| understands(evaluator.as_ref(), &tasks));
-    let mut pictures = Pictures::find(&spec, &tasks, &subjects, &arguments.out.join(PICTURES))?;
+    let mut pictures = Pictures::find(
+        &spec,
+        &tasks,
+        &subjects,
+        arguments.samples,
+        &arguments.out.join(PICTURES),
+    )?;
     let stretch = arguments.shard.map(|shard| shard.prompts(tasks.len()));
     if let Some(stretch) = &stretch {
         pictures.only(stretch);
@@ -165,7 +198,29 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         false => None,
     };
     if (judges || asks) && pictures.missing() > 0 {
-        checks::servers(&spec)?;
+        checks::servers(&spec, arguments.write_questions)?;
+    }
+    let mut models = Models::default();
+    let author = match (&kept, arguments.write_questions) {
+        (Some(kept), true) => {
+            let stretch = stretch.clone().unwrap_or(0..tasks.len());
+            let author = questions::write_missing(&spec, &tasks, stretch, kept, &mut models, &mut asked)?;
+            if arguments.shard.is_none() {
+                let file = questions::keep(&arguments.out, &tasks, &asked)?;
+                input::check_written(&author, &asked, &file)?;
+            }
+            Some(author)
+        }
+        _ => None,
+    };
+    let writes_apart = spec
+        .judge
+        .writer
+        .as_ref()
+        .is_some_and(|writer| writer.back_end.is_some());
+    if pictures.missing() > 0 || writes_apart {
+        // Whoever paints needs the room, and whoever only writes has written.
+        models = Models::default();
     }
     let everywhere = Everywhere {
         quality: arguments.quality,
@@ -181,7 +236,6 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
         None => Vec::new(),
     };
     paint(&spec, &mut pictures)?;
-    let mut models = Models::default();
     let judging = match (&words, &kept) {
         (Some((rubrics, templates)), Some(kept)) => Some((models.open(&spec.judge, templates)?, rubrics, kept)),
         _ => None,
@@ -194,6 +248,7 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
     let evaluation = Evaluation {
         tasks: &tasks,
         subjects: &subjects,
+        samples: arguments.samples,
         pictures: &pictures,
         evaluator: evaluator.as_deref(),
         dinov2: dinov2.as_ref(),
@@ -209,6 +264,7 @@ pub(super) fn evaluate(arguments: &EvaluateArguments) -> Result<()> {
             concurrency: gavel_judge::concurrency(&spec.judge),
             questions: &asked,
             everywhere,
+            author: author.as_ref(),
         }),
         by: arguments.by.as_deref(),
     };

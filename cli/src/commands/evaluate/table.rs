@@ -4,11 +4,11 @@ use gavel_review::evaluate::{EvaluationReport, Figures, PairFigures};
 
 /// The figures as a table, over all prompts and by each value of the field.
 pub(super) fn describe(report: &EvaluationReport) -> String {
-    let mut text = table(&format!("{} prompts", report.figures.prompts), &report.figures);
+    let mut text = table(&report.figures.title(), &report.figures);
     for group in &report.groups {
         let value = group.value.as_deref().unwrap_or("without a value");
         text += "\n";
-        text += &table(&format!("{value}: {} prompts", group.figures.prompts), &group.figures);
+        text += &table(&format!("{value}: {}", group.figures.title()), &group.figures);
     }
     text
 }

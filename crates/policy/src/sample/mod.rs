@@ -14,6 +14,7 @@ mod step;
 use std::{path::Path, sync::Arc};
 
 use gavel_core::ids::{Candidate, Digest};
+use gavel_core::noise::Use;
 use gavel_core::rpo;
 use gavel_core::spec::SamplingSpec;
 use gavel_core::work::rules::CandidateNoise;
@@ -361,7 +362,7 @@ fn noise_of(request: &Request<'_>, one: &Conditioned<'_>, candidate: u8) -> Cand
         seed: request.seed,
         step: request.step,
         prompt_index: one.prompt.index,
-        candidate: Candidate(candidate),
+        candidate: Candidate(request.first_candidate.saturating_add(candidate)),
     }
 }
 
@@ -379,7 +380,8 @@ fn initial_latents(request: &Request<'_>, noise: &[CandidateNoise], extents: &Ex
             })
         }
         None => {
-            let shared = request.sampling.shared_noise;
+            // Several pictures of one prompt are evaluated because they differ.
+            let shared = request.sampling.shared_noise && request.initial != Use::EvaluationInitial;
             let keys = noise.iter().map(|noise| noise.initial(request.initial, shared));
             Ok(keys.map(|key| key.normal(size)).collect())
         }

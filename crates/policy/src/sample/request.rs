@@ -81,13 +81,15 @@ pub struct Request<'a> {
     pub prompts: &'a [Prompt<'a>],
     /// Candidates of each prompt.
     pub candidates: u8,
+    /// The number of the first of them, part of every noise key.
+    pub first_candidate: u8,
     /// Stochastic or deterministic.
     pub method: Method,
     /// Run seed, part of every noise key.
     pub seed: u64,
     /// Optimizer step, part of every noise key.
     pub step: Step,
-    /// What the initial noise is drawn for: [`Use::Initial`] or [`Use::EvaluationInitial`].
+    /// What the initial noise is drawn for: [`Use::Initial`], or [`Use::EvaluationInitial`], which no two candidates share.
     pub initial: Use,
     /// Initial latents instead of drawn ones: (tokens, channels) packed, shared by all candidates.
     pub initial_latents: Option<&'a [f32]>,
@@ -107,6 +109,7 @@ impl<'a> Request<'a> {
         Self {
             prompts,
             candidates: spec.sampling.candidates,
+            first_candidate: 0,
             method: Method::Sde,
             seed: spec.run.seed,
             step,

@@ -96,6 +96,7 @@ pub(crate) fn groups(digest: Digest, adapter: &LoraAdapter, count: u32) -> Vec<G
     let request = Request {
         prompts: &prompts,
         candidates: 2,
+        first_candidate: 0,
         method: Method::Sde,
         seed: 5,
         step: Step(1),

@@ -76,6 +76,7 @@ fn sample(prompts: &[Prompt<'_>], model: Digest, policy: Policy<'_>) -> Vec<Samp
     let request = Request {
         prompts,
         candidates: 2,
+        first_candidate: 0,
         method: Method::Sde,
         seed: 5,
         step: Step(1),

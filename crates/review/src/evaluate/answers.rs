@@ -24,7 +24,7 @@ pub struct PromptAnswers {
     /// The other fields of its record.
     #[serde(skip_serializing_if = "Map::is_empty", default)]
     pub fields: Map<String, Value>,
-    /// Each subject's picture, in the subjects' order.
+    /// Each subject's pictures, in the subjects' order and, of each, in the samples'.
     pub pictures: Vec<PictureAnswers>,
     /// The judge's verdict on each two subjects; empty without a judge.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
@@ -36,6 +36,9 @@ pub struct PromptAnswers {
 pub struct PairVerdict {
     /// The first candidate's subject, and the second's.
     pub subjects: [String; 2],
+    /// Which of several pictures of each, from 0 on; `None` where there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sample: Option<u8>,
     /// What the judge said in both orders.
     #[serde(flatten)]
     pub record: VerdictRecord,
@@ -46,6 +49,9 @@ pub struct PairVerdict {
 pub struct PictureAnswers {
     /// Whose it is.
     pub subject: String,
+    /// Which of several of the prompt, from 0 on; `None` where there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sample: Option<u8>,
     /// Hash of its file.
     pub sha256: Digest,
     /// What the evaluator finds; `None` where it does not understand the prompt or the picture's size.
@@ -78,6 +84,13 @@ pub struct PictureAnswers {
     /// Questions about whether the picture does what its prompt asks for.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub fulfilment: Vec<QuestionAnswer>,
+}
+
+impl PromptAnswers {
+    /// The pictures of a subject.
+    pub(super) fn of_subject<'a>(&'a self, subject: &'a str) -> impl Iterator<Item = &'a PictureAnswers> {
+        self.pictures.iter().filter(move |picture| picture.subject == subject)
+    }
 }
 
 impl PictureAnswers {
@@ -133,6 +146,7 @@ impl PictureAnswers {
         let preservation = answer.as_ref().and_then(|answer| answer.preservation);
         Self {
             subject: subject.to_owned(),
+            sample: None,
             sha256: picture.digest,
             facts: answer.map(|answer| answer.facts),
             preservation,

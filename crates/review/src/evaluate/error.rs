@@ -93,18 +93,20 @@ pub enum Error {
         problem: String,
     },
     /// A folder of pictures lacks some.
-    #[error("subject `{name}`: {} has no picture of prompt {first}, and of {count} of the {prompts} prompts in all", folder.display())]
+    #[error("subject `{name}`: {} has no picture of {first}, and of {count} of the {prompts} prompts in all", folder.display())]
     NoPicture {
         /// The subject.
         name: String,
         /// Its folder.
         folder: PathBuf,
-        /// The name that the first missing picture should have, without its ending.
+        /// What the first missing picture is of.
         first: String,
         /// Prompts without a picture.
         count: usize,
         /// Prompts.
         prompts: usize,
+        /// Pictures that each should have.
+        samples: u8,
     },
     /// A picture of a folder is none.
     #[error(transparent)]
@@ -158,6 +160,9 @@ impl Hint for Error {
             Self::Adapter { source, .. } => return source.hint(),
             Self::OtherBase { .. } => {
                 "name the folder of the model that the run was trained on, with --set model.path=DIR".to_owned()
+            }
+            Self::NoPicture { samples: 2.., .. } => {
+                "name the pictures of a prompt by its `id` or, where records have none, by its number from 0 on: 7/0000.png, 7/0001.png, or 7-0.png, 7-1.png; or evaluate fewer with --samples".to_owned()
             }
             Self::NoPicture { .. } => {
                 "name each picture by its prompt's `id` or, where records have none, by its number from 0 on: 0.png, 1.png".to_owned()

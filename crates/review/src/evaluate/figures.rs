@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use gavel_core::measure::{Abstentions, JudgeCounts, Proportion, WinRate};
 use gavel_core::work::{Side, Verdict, VerdictRecord};
-use gavel_eval::{Adherence, Distance, Facts, PairedDifference, Strength, Wins, diversity};
+use gavel_eval::{Adherence, Distance, Facts, PairedDifference, Strength, Wins};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use super::QuestionFigures;
 use super::answers::{PictureAnswers, PromptAnswers, RegionOrigin, SourceDistance, facts_by_kind};
 use super::questions::score;
+use super::thumbnails::Thumbnails;
 
 /// Subjects from which on strengths are told: with two, the win rate says it all.
 const STRENGTHS_FROM: usize = 3;
@@ -20,6 +21,9 @@ const STRENGTHS_FROM: usize = 3;
 pub struct Figures {
     /// Prompts.
     pub prompts: usize,
+    /// Pictures of each, of every subject; `None` where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<u8>,
     /// Of each subject, in their order.
     pub subjects: Vec<SubjectFigures>,
     /// How far apart each two subjects are on the same prompts; empty with one subject, and where no figure is of single pictures.
@@ -30,7 +34,7 @@ pub struct Figures {
     pub pairs: Vec<PairFigures>,
 }
 
-/// How far apart two subjects are, prompt by prompt: the second minus the first.
+/// How far apart two subjects are, prompt by prompt: the second minus the first. What a prompt has is the mean over its pictures.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SubjectDifference {
     /// The first and the second.
@@ -92,9 +96,12 @@ pub struct SubjectFigures {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fulfilment: Option<QuestionFigures>,
     /// How far apart the pictures of different prompts are, each scaled to 64 x 64 pixels: mean absolute difference of the RGB values
-    /// over all pairs, in [0, 1].
+    /// over all pairs, in [0, 1]. Where prompts have several pictures, the mean over their first, their second and so on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diversity: Option<f64>,
+    /// The same of the pictures of each prompt, where it has several: mean over prompts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diversity_within: Option<f64>,
     /// Bradley-Terry strength against the first subject, where there are at least three.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strength: Option<Strength>,
@@ -161,15 +168,15 @@ pub struct PairFigures {
 }
 
 impl Figures {
-    /// Sums prompts up. `thumbnails` has the small pictures of each prompt, in the subjects' order.
-    pub(super) fn of(subjects: &[String], prompts: &[&PromptAnswers], thumbnails: &[&[RgbImage]]) -> Self {
+    /// Sums prompts up, each with so many pictures of each subject. `thumbnails` has the small pictures of each prompt, in the order of its answers.
+    pub(super) fn of(subjects: &[String], samples: u8, prompts: &[&PromptAnswers], thumbnails: &[&[RgbImage]]) -> Self {
         let mut wins = Wins::new(subjects.len());
         let (mut pairs, mut differences) = (Vec::new(), Vec::new());
         let is_judged = prompts.iter().any(|prompt| !prompt.verdicts.is_empty());
         for first in 0..subjects.len() {
             for second in first + 1..subjects.len() {
                 let names = [&subjects[first], &subjects[second]];
-                differences.extend(SubjectDifference::of(names.map(Clone::clone), [first, second], prompts));
+                differences.extend(SubjectDifference::of(names.map(Clone::clone), prompts));
                 let records: Vec<&VerdictRecord> = prompts
                     .iter()
                     .flat_map(|prompt| &prompt.verdicts)
@@ -187,12 +194,12 @@ impl Figures {
         let has_strengths = is_judged && subjects.len() >= STRENGTHS_FROM;
         let strengths = if has_strengths { wins.strengths() } else { Vec::new() };
         let subjects = subjects.iter().enumerate().map(|(index, name)| {
-            let answers: Vec<&PictureAnswers> =
-                prompts.iter().filter_map(|prompt| prompt.pictures.get(index)).collect();
-            let small: Vec<RgbImage> = thumbnails
-                .iter()
-                .filter_map(|of_prompt| of_prompt.get(index).cloned())
-                .collect();
+            let answers: Vec<&PictureAnswers> = prompts.iter().flat_map(|prompt| prompt.of_subject(name)).collect();
+            let small = Thumbnails {
+                of_prompts: thumbnails,
+                subject: index,
+                samples: samples.into(),
+            };
             SubjectFigures {
                 subject: name.clone(),
                 adherence: AdherenceFigures::of(&answers),
@@ -202,16 +209,18 @@ impl Figures {
                 similarity: mean(answers.iter().filter_map(|answer| answer.similarity)),
                 similarity_inside: mean(answers.iter().filter_map(|answer| answer.similarity_inside)),
                 similarity_outside: mean(answers.iter().filter_map(|answer| answer.similarity_outside)),
-                score: mean(prompts.iter().filter_map(|prompt| judged_score(prompt, name))),
+                score: mean(prompts.iter().flat_map(|prompt| judged_scores(prompt, name))),
                 questions: QuestionFigures::of(answers.iter().map(|answer| answer.questions.as_slice())),
                 quality: QuestionFigures::of(answers.iter().map(|answer| answer.quality.as_slice())),
                 fulfilment: QuestionFigures::of(answers.iter().map(|answer| answer.fulfilment.as_slice())),
-                diversity: diversity(&small),
+                diversity: small.between_prompts(),
+                diversity_within: small.within_prompts(),
                 strength: strengths.get(index).copied(),
             }
         });
         Self {
             prompts: prompts.len(),
+            samples: (samples > 1).then_some(samples),
             subjects: subjects.collect(),
             differences,
             pairs,
@@ -219,11 +228,17 @@ impl Figures {
     }
 }
 
-/// What the judge gave a subject's picture of a prompt, in the first comparison that it has a part in.
-fn judged_score(prompt: &PromptAnswers, subject: &str) -> Option<f64> {
-    prompt.verdicts.iter().find_map(|verdict| {
-        let position = verdict.subjects.iter().position(|name| name == subject)?;
-        Some(verdict.record.scores?[position])
+/// What the judge gave a subject's pictures of a prompt, each in the first comparison that it has a part in.
+fn judged_scores<'a>(prompt: &'a PromptAnswers, subject: &'a str) -> impl Iterator<Item = f64> + 'a {
+    prompt.of_subject(subject).filter_map(move |picture| {
+        let mut of_sample = prompt
+            .verdicts
+            .iter()
+            .filter(|verdict| verdict.sample == picture.sample);
+        of_sample.find_map(|verdict| {
+            let position = verdict.subjects.iter().position(|name| name == subject)?;
+            Some(verdict.record.scores?[position])
+        })
     })
 }
 
@@ -242,21 +257,22 @@ fn count(wins: &mut Wins, record: &VerdictRecord, first: usize, second: usize) {
 
 impl SubjectDifference {
     /// `None` where nothing is known of both.
-    fn of(subjects: [String; 2], indices: [usize; 2], prompts: &[&PromptAnswers]) -> Option<Self> {
+    fn of(subjects: [String; 2], prompts: &[&PromptAnswers]) -> Option<Self> {
         let difference = |of: fn(&PictureAnswers) -> Option<f64>| {
             let figures = prompts.iter().filter_map(|prompt| {
-                let [first, second] = indices.map(|index| of(prompt.pictures.get(index)?));
+                let of_prompt = |subject: &String| mean(prompt.of_subject(subject).filter_map(of));
+                let [first, second] = subjects.each_ref().map(of_prompt);
                 Some([first?, second?])
             });
             PairedDifference::of(figures)
         };
         let found = Self {
-            subjects,
             facts: difference(|one| Some(one.facts.as_ref()?.share())),
             preservation: difference(|one| one.preservation),
             questions: difference(|one| score(&one.questions)),
             fulfilment: difference(|one| score(&one.fulfilment)),
             quality: difference(|one| score(&one.quality)),
+            subjects,
         };
         let is_known = found.named().next().is_some();
         is_known.then_some(found)
@@ -336,7 +352,8 @@ impl MeanDistance {
     }
 }
 
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+/// The mean of some values; `None` of none.
+pub(super) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let (mut count, mut sum) = (0_usize, 0.0);
     for value in values {
         count += 1;
@@ -349,7 +366,7 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 mod tests {
     use gavel_core::ids::{Digest, PromptIndex};
     use gavel_core::work::AbstainReason;
-    use serde_json::Map;
+    use serde_json::{Map, json};
 
     use super::super::answers::PairVerdict;
     use super::*;
@@ -357,6 +374,7 @@ mod tests {
     fn prompt(index: usize, verdicts: &[(&str, &str, Verdict)]) -> PromptAnswers {
         let picture = |subject: &str| PictureAnswers {
             subject: subject.to_owned(),
+            sample: None,
             sha256: Digest::of(subject.as_bytes()),
             facts: None,
             preservation: None,
@@ -371,6 +389,7 @@ mod tests {
         };
         let verdict = |(first, second, verdict): &(&str, &str, Verdict)| PairVerdict {
             subjects: [*first, *second].map(str::to_owned),
+            sample: None,
             record: VerdictRecord {
                 verdict: verdict.clone(),
                 order_probabilities: [0.9, 0.6],
@@ -400,7 +419,7 @@ mod tests {
         ];
         let names = ["a", "b", "c"].map(str::to_owned);
         let all: Vec<&PromptAnswers> = prompts.iter().collect();
-        let figures = Figures::of(&names, &all, &[]);
+        let figures = Figures::of(&names, 1, &all, &[]);
         assert_eq!(figures.pairs.len(), 3);
         let rate = |pair: usize| figures.pairs[pair].win_rate.unwrap();
         assert_eq!((rate(0).wins, rate(0).losses, rate(0).value), (2, 0, 1.0));
@@ -417,7 +436,55 @@ mod tests {
             strengths[0] == 0.0 && strengths[1] > strengths[2] && strengths[2] > 0.0,
             "{strengths:?}"
         );
-        assert!(Figures::of(&names[..2], &all, &[]).subjects[1].strength.is_none());
+        assert!(Figures::of(&names[..2], 1, &all, &[]).subjects[1].strength.is_none());
+    }
+
+    #[test]
+    fn a_prompt_with_several_pictures_has_their_mean_and_figures_are_over_all_pictures() {
+        let facts = |holds: [bool; 2]| -> Facts {
+            let facts = holds.map(|holds| json!({"name": "shape", "holds": holds}));
+            serde_json::from_value(json!(facts)).unwrap()
+        };
+        // Of two prompts two pictures of each of two subjects, of which the second has every fact but in one picture.
+        let found = [[[true, false], [false, false]], [[true, true], [false, true]]];
+        let prompts = [0, 1].map(|index| {
+            let mut answers = prompt(index, &[]);
+            answers.pictures.truncate(2);
+            let of_subject = |(one, holds): (&PictureAnswers, [[bool; 2]; 2])| {
+                [0, 1].map(|sample: u8| PictureAnswers {
+                    sample: Some(sample),
+                    facts: Some(facts(holds[usize::from(sample)])),
+                    ..one.clone()
+                })
+            };
+            answers.pictures = answers.pictures.iter().zip(found).flat_map(of_subject).collect();
+            answers
+        });
+        let small = [0, 40, 0, 0, 100, 140, 20, 20].map(|level| RgbImage::from_pixel(4, 4, image::Rgb([level; 3])));
+        let names = ["a", "b"].map(str::to_owned);
+        let figures = Figures::of(&names, 2, &prompts.each_ref(), &[&small[..4], &small[4..]]);
+        assert_eq!((figures.prompts, figures.samples), (2, Some(2)));
+        let adherence = |subject: usize| figures.subjects[subject].adherence.as_ref().unwrap();
+        assert_eq!(
+            (adherence(0).pictures, adherence(0).mean, adherence(0).all.value),
+            (4, 0.25, 0.0)
+        );
+        assert_eq!(
+            (adherence(1).pictures, adherence(1).mean, adherence(1).all.value),
+            (4, 0.75, 0.5)
+        );
+        // Prompts are compared by the means of their pictures: 0.25 and 0.75 on both.
+        let difference = figures.differences[0].facts.unwrap();
+        assert_eq!((difference.count, difference.mean, difference.more), (2, 0.5, 2));
+        let levels = |subject: usize| {
+            let SubjectFigures {
+                diversity,
+                diversity_within,
+                ..
+            } = &figures.subjects[subject];
+            [diversity, diversity_within].map(|one| (one.unwrap() * 255.0).round())
+        };
+        assert_eq!((levels(0), levels(1)), ([100.0, 40.0], [20.0, 0.0]));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Evaluates *subjects* outside a run: `gavel evaluate`. A [`Subject`] is whatever gives one picture for each prompt: the base model, an
-//! adapter, a run's step, or a folder of pictures.
+//! Evaluates *subjects* outside a run: `gavel evaluate`. A [`Subject`] is whatever gives a picture for each prompt, or several *samples* of it:
+//! the base model, an adapter, a run's step, or a folder of pictures.
 //!
 //! [`Pictures`] finds or paints the pictures, [`Evaluation`] asks the exact rules and the judge about them, and [`EvaluationReport`] is
 //! what came of it. Pictures and verdicts are kept under what they depend on, so that an evaluation that was killed goes on, and
@@ -14,6 +14,7 @@ mod questions;
 mod rows;
 mod shard;
 mod subject;
+mod thumbnails;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -27,7 +28,6 @@ use gavel_rubric::data::Picture;
 use gavel_rubric::data::tasks::TaskRecord;
 use gavel_rubric::{Judge, JudgedPair, Rubrics};
 use image::RgbImage;
-use image::imageops::{self, FilterType};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -38,12 +38,10 @@ pub use figures::{AdherenceFigures, Figures, MeanDistance, PairFigures, SourceFi
 pub use page::render;
 pub use pictures::Pictures;
 use questions::Answered;
-pub use questions::{Everywhere, QuestionAnswer, QuestionFigures, Questioning, record_questions};
+pub use questions::{Everywhere, QuestionAnswer, QuestionAuthor, QuestionFigures, Questioning, record_questions};
 pub use shard::{InvalidShard, Shard};
 pub use subject::Subject;
-
-/// Width and height to which pictures are scaled before their diversity is measured.
-const THUMBNAIL: u32 = 64;
+use thumbnails::thumbnail;
 
 /// What is asked about the pictures, and of whom.
 pub struct Evaluation<'a> {
@@ -51,6 +49,8 @@ pub struct Evaluation<'a> {
     pub tasks: &'a [TaskRecord],
     /// Those that are evaluated.
     pub subjects: &'a [Subject],
+    /// Pictures that each has of each prompt.
+    pub samples: u8,
     /// Their pictures, all of which are there.
     pub pictures: &'a Pictures<'a>,
     /// The exact rules.
@@ -88,6 +88,9 @@ pub struct EvaluationReport {
     /// The name of the model that answered questions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub questioned: Option<String>,
+    /// Who wrote questions; `None` where nobody was asked to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub question_author: Option<QuestionAuthor>,
     /// Whose exact rules answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluator: Option<&'static str>,
@@ -132,12 +135,26 @@ pub struct PromptGroup {
 /// A prompt with its pictures in memory.
 struct OpenPrompt<'a> {
     task: PreparedTask<'a>,
+    /// Of each subject so many.
+    samples: usize,
+    /// In the subjects' order and, of each, in the samples'.
     pictures: Vec<(Picture, RgbImage)>,
+}
+
+/// One of the pairs that the judge is asked about.
+#[derive(Debug, Clone, Copy)]
+struct SamplePair {
+    subjects: [usize; 2],
+    /// Which picture of either.
+    sample: u8,
 }
 
 impl OpenPrompt<'_> {
     /// Two subjects' pictures, as the judge is asked about them.
-    fn pair<'p>(&'p self, index: usize, [first, second]: [usize; 2], rubrics: &'p Rubrics) -> JudgedPair<'p> {
+    fn pair<'p>(&'p self, index: usize, asked: SamplePair, rubrics: &'p Rubrics) -> JudgedPair<'p> {
+        let [first, second] = asked
+            .subjects
+            .map(|subject| subject * self.samples + usize::from(asked.sample));
         let words = &self.task.record.words;
         JudgedPair {
             prompt_index: PromptIndex(index as u32),
@@ -153,8 +170,8 @@ impl OpenPrompt<'_> {
 }
 
 impl Evaluation<'_> {
-    /// Keeps the verdicts that the same judge, asked elsewhere, gave on two subjects, prompt by prompt: nobody is asked about them again. Nothing
-    /// without a judge.
+    /// Keeps the verdicts that the same judge, asked elsewhere, gave on two subjects' first pictures, prompt by prompt: nobody is asked about
+    /// them again. Nothing without a judge.
     ///
     /// # Errors
     /// A picture is not there.
@@ -163,13 +180,14 @@ impl Evaluation<'_> {
         for (index, verdict) in (0..self.tasks.len()).zip(verdicts) {
             let Some(verdict) = verdict else { continue };
             let prompt = self.open(index)?;
-            let pair = prompt.pair(index, subjects, judging.rubrics);
+            let asked = SamplePair { subjects, sample: 0 };
+            let pair = prompt.pair(index, asked, judging.rubrics);
             keep_given(judging.kept, judging.judge, &[(pair, verdict)]);
         }
         Ok(())
     }
 
-    /// Keeps the answers that the same model, asked elsewhere, gave about a subject's pictures, prompt by prompt, each to all questions about the
+    /// Keeps the answers that the same model, asked elsewhere, gave about a subject's first picture of each prompt, each to all questions about the
     /// picture in the order of [`Everywhere::lists`]: nobody is asked them again. Nothing where no questions are asked.
     ///
     /// # Errors
@@ -180,8 +198,10 @@ impl Evaluation<'_> {
         };
         for ((index, task), answers) in self.tasks.iter().enumerate().zip(answers) {
             let Some(answers) = answers else { continue };
-            let picture = self.pictures.open(subject, index)?;
-            questioning.take(index, task, &picture, answers)?;
+            let pictures = self.pictures.open(subject, index)?;
+            if let Some(picture) = pictures.first() {
+                questioning.take(index, task, picture, answers)?;
+            }
         }
         Ok(())
     }
@@ -203,7 +223,7 @@ impl Evaluation<'_> {
         let of = |indices: &[usize]| {
             let answers: Vec<&PromptAnswers> = indices.iter().map(|index| &prompts[*index]).collect();
             let small: Vec<&[RgbImage]> = indices.iter().map(|index| thumbnails[*index].as_slice()).collect();
-            Figures::of(&names, &answers, &small)
+            Figures::of(&names, self.samples, &answers, &small)
         };
         let all: Vec<usize> = (0..prompts.len()).collect();
         let groups = self.groups().into_iter().map(|(value, indices)| PromptGroup {
@@ -214,6 +234,7 @@ impl Evaluation<'_> {
             subjects: self.subjects.iter().map(SubjectName::of).collect(),
             judge: self.judge.as_ref().map(JudgeName::of),
             questioned: self.questioning.as_ref().map(|asked| asked.chat.name().to_owned()),
+            question_author: self.questioning.as_ref().and_then(|asked| asked.author.cloned()),
             evaluator: self.evaluator.map(Evaluator::name),
             figures: of(&all),
             groups: groups.collect(),
@@ -244,7 +265,7 @@ impl Evaluation<'_> {
     where
         F: FnMut(usize, &OpenPrompt<'_>, Vec<PairVerdict>, Vec<Answered>) -> Result<(), Error>,
     {
-        let pairs = self.subjects.len() * self.subjects.len().saturating_sub(1) / 2;
+        let pairs = self.pairs().count();
         let batch = self.judge.as_ref().map_or(1, |judging| judging.batch.max(1) as usize);
         let together = (batch / pairs.max(1)).max(1);
         for first in prompts.clone().step_by(together) {
@@ -267,15 +288,31 @@ impl Evaluation<'_> {
     }
 
     fn open(&self, index: usize) -> Result<OpenPrompt<'_>, Error> {
-        let open = |subject| {
-            let picture = self.pictures.open(subject, index)?;
-            let image = picture.image();
-            Ok((picture, image))
-        };
+        let mut pictures = Vec::with_capacity(self.subjects.len() * usize::from(self.samples));
+        for subject in 0..self.subjects.len() {
+            let of_subject = self.pictures.open(subject, index)?.into_iter();
+            pictures.extend(of_subject.map(|picture| {
+                let image = picture.image();
+                (picture, image)
+            }));
+        }
         Ok(OpenPrompt {
             task: PreparedTask::of(&self.tasks[index]),
-            pictures: (0..self.subjects.len()).map(open).collect::<Result<_, Error>>()?,
+            samples: self.samples.into(),
+            pictures,
         })
+    }
+
+    /// What is compared of each prompt: of each two subjects the first pictures, the second ones and so on.
+    fn pairs(&self) -> impl Iterator<Item = SamplePair> {
+        let (subjects, samples) = (self.subjects.len(), self.samples);
+        let two = (0..subjects).flat_map(move |first| (first + 1..subjects).map(move |second| [first, second]));
+        two.flat_map(move |subjects| (0..samples).map(move |sample| SamplePair { subjects, sample }))
+    }
+
+    /// As answers say it: nothing where there is one.
+    fn sample(&self, sample: u8) -> Option<u8> {
+        (self.samples > 1).then_some(sample)
     }
 
     /// How alike each subject's edit is to the first source, as a whole, where it is edited and elsewhere; nothing where nothing was edited, or
@@ -304,22 +341,19 @@ impl Evaluation<'_> {
         let Some(judging) = &self.judge else {
             return Ok(Vec::new());
         };
-        let (mut names, mut pairs) = (Vec::new(), Vec::new());
+        let (mut asked, mut pairs) = (Vec::new(), Vec::new());
         for (index, prompt) in (first_index..).zip(prompts) {
-            for first in 0..self.subjects.len() {
-                for second in first + 1..self.subjects.len() {
-                    names.push([first, second].map(|subject| self.subjects[subject].name.clone()));
-                    pairs.push(prompt.pair(index, [first, second], judging.rubrics));
-                }
-            }
+            asked.extend(self.pairs());
+            pairs.extend(self.pairs().map(|pair| prompt.pair(index, pair, judging.rubrics)));
         }
         let mut verdicts = Vec::with_capacity(pairs.len());
         let batch = judging.batch.max(1) as usize;
-        for (names, pairs) in names.chunks(batch).zip(pairs.chunks(batch)) {
+        for (asked, pairs) in asked.chunks(batch).zip(pairs.chunks(batch)) {
             let records = judge_with(judging.kept, judging.judge, pairs)?;
-            let named = names.iter().zip(records);
-            verdicts.extend(named.map(|(subjects, record)| PairVerdict {
-                subjects: subjects.clone(),
+            let named = asked.iter().zip(records);
+            verdicts.extend(named.map(|(asked, record)| PairVerdict {
+                subjects: asked.subjects.map(|subject| self.subjects[subject].name.clone()),
+                sample: self.sample(asked.sample),
                 record,
             }));
         }
@@ -335,8 +369,9 @@ impl Evaluation<'_> {
         similarities: Vec<[Option<f64>; 3]>,
     ) -> PromptAnswers {
         let (mut answered, mut similarities) = (answered.into_iter(), similarities.into_iter());
-        let pictures = self.subjects.iter().zip(&prompt.pictures);
-        let pictures = pictures.map(|(subject, (picture, image))| {
+        let of_subject = |subject| (0..self.samples).map(move |sample| (subject, sample));
+        let pictures = self.subjects.iter().flat_map(of_subject).zip(&prompt.pictures);
+        let pictures = pictures.map(|((subject, sample), (picture, image))| {
             let Answered {
                 questions,
                 quality,
@@ -350,6 +385,7 @@ impl Evaluation<'_> {
                 similarity,
                 similarity_inside,
                 similarity_outside,
+                sample: self.sample(sample),
                 ..PictureAnswers::of(&subject.name, picture, image, &prompt.task, self.evaluator)
             }
         });
@@ -382,13 +418,6 @@ impl Evaluation<'_> {
 /// A text without its quotation marks, all else as JSON.
 fn as_text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-fn thumbnail(image: &RgbImage) -> RgbImage {
-    match image.dimensions() {
-        (THUMBNAIL, THUMBNAIL) => image.clone(),
-        _ => imageops::resize(image, THUMBNAIL, THUMBNAIL, FilterType::Triangle),
-    }
 }
 
 impl SubjectName {

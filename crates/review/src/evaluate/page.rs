@@ -53,6 +53,7 @@ struct Card {
 #[derive(Serialize)]
 struct Shown {
     subject: String,
+    sample: Option<u8>,
     url: String,
     about: String,
 }
@@ -63,13 +64,10 @@ struct Shown {
 /// A picture is not there or cannot be scaled; the template does not render: a defect.
 pub fn render(evaluation: &Evaluation<'_>, report: &EvaluationReport, prompts_max: usize) -> Result<String, Error> {
     let fault = |error: minijinja::Error| Error::Page(error.into());
-    let mut tables = vec![table(
-        format!("All {} prompts", report.figures.prompts),
-        &report.figures,
-    )];
+    let mut tables = vec![table(format!("All {}", report.figures.title()), &report.figures)];
     tables.extend(report.groups.iter().map(|group| {
         let value = group.value.as_deref().unwrap_or("without a value");
-        table(format!("{value}: {} prompts", group.figures.prompts), &group.figures)
+        table(format!("{value}: {}", group.figures.title()), &group.figures)
     }));
     let mut cards = Vec::new();
     for (index, answers) in report.prompts.iter().enumerate().take(prompts_max) {
@@ -125,10 +123,15 @@ fn table(title: String, figures: &Figures) -> Table {
 
 fn card(evaluation: &Evaluation<'_>, index: usize, answers: &PromptAnswers) -> Result<Card, Error> {
     let mut pictures = Vec::new();
-    for (subject, answer) in answers.pictures.iter().enumerate() {
+    let mut shown = Vec::with_capacity(answers.pictures.len());
+    for subject in 0..evaluation.subjects.len() {
+        shown.extend(evaluation.pictures.open(subject, index)?);
+    }
+    for (answer, picture) in answers.pictures.iter().zip(&shown) {
         pictures.push(Shown {
             subject: answer.subject.clone(),
-            url: data_url(&evaluation.pictures.open(subject, index)?)?,
+            sample: answer.sample,
+            url: data_url(picture)?,
             about: about(answer),
         });
     }
@@ -180,8 +183,10 @@ fn said(verdict: &PairVerdict) -> String {
         Verdict::Failed { reason } => format!("failed: {reason}"),
     };
     let [straight, swapped] = record.order_probabilities;
+    let sample = verdict.sample.map(|sample| format!(", sample {sample}"));
     format!(
-        "{first} or {second}: {decision} (probability of {first}: {straight:.2} shown first, {swapped:.2} shown second)"
+        "{first} or {second}{}: {decision} (probability of {first}: {straight:.2} shown first, {swapped:.2} shown second)",
+        sample.unwrap_or_default()
     )
 }
 

@@ -20,20 +20,29 @@ use super::{Error, Subject};
 /// Changes when the same key would stand for another picture.
 const KEY_VERSION: u32 = 1;
 
-/// The file of each subject's picture of each prompt, and what has still to be painted.
+/// The files of each subject's pictures of each prompt, and what has still to be painted.
 pub struct Pictures<'a> {
     spec: &'a RunSpec,
     tasks: &'a [TaskRecord],
     subjects: &'a [Subject],
-    /// By subject, then prompt.
-    files: Vec<Vec<PathBuf>>,
-    /// (subject, prompt), in order.
-    missing: Vec<(usize, usize)>,
+    samples: u8,
+    /// By subject, then prompt, then sample.
+    files: Vec<Vec<Vec<PathBuf>>>,
+    /// In order.
+    missing: Vec<MissingPicture>,
+}
+
+/// A subject's picture of a prompt, by their numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct MissingPicture {
+    subject: usize,
+    prompt: usize,
+    sample: u8,
 }
 
 impl<'a> Pictures<'a> {
-    /// Finds the pictures; those that are painted lie in `folder`, each under a hash of all that it depends on. One of these that does not
-    /// decode, which a kill or a full disk cut short, counts as missing.
+    /// Finds so many pictures of each prompt, as many as the subjects' folders were opened with. Those that are painted lie in `folder`, each
+    /// under a hash of all that it depends on. One of these that does not decode, which a kill or a full disk cut short, counts as missing.
     ///
     /// # Errors
     /// The folder cannot be made, or the model's not be read; or a picture that is not painted here is none.
@@ -41,6 +50,7 @@ impl<'a> Pictures<'a> {
         spec: &'a RunSpec,
         tasks: &'a [TaskRecord],
         subjects: &'a [Subject],
+        samples: u8,
         folder: &Path,
     ) -> Result<Self, Error> {
         std::fs::create_dir_all(folder).map_err(|source| unkept(folder, source))?;
@@ -52,26 +62,39 @@ impl<'a> Pictures<'a> {
             spec,
             tasks,
             subjects,
+            samples,
             files: Vec::with_capacity(subjects.len()),
             missing: Vec::new(),
         };
         for (number, subject) in subjects.iter().enumerate() {
             if let Origin::Files(files) = &subject.origin {
-                for file in files {
+                for file in files.iter().flatten() {
                     Picture::open(file, &ReadOptions::painted())?;
                 }
                 pictures.files.push(files.clone());
                 continue;
             }
             let mut files = Vec::with_capacity(tasks.len());
-            for (index, task) in tasks.iter().enumerate() {
-                let file = folder.join(format!("{}.png", key(&recipe, subject, index, task)));
-                // Two subjects may be the same policy, and have one picture.
-                let is_known = pictures.files.iter().any(|of_subject| of_subject[index] == file);
-                if !is_known && Picture::open(&file, &ReadOptions::painted()).is_err() {
-                    pictures.missing.push((number, index));
+            for (prompt, task) in tasks.iter().enumerate() {
+                let mut of_prompt = Vec::with_capacity(usize::from(samples));
+                for sample in 0..samples {
+                    let name = key(&recipe, subject, prompt, task, sample);
+                    let file = folder.join(format!("{name}.png"));
+                    // Two subjects may be the same policy, and have one picture.
+                    let is_known = pictures
+                        .files
+                        .iter()
+                        .any(|of_subject| of_subject[prompt].contains(&file));
+                    if !is_known && Picture::open(&file, &ReadOptions::painted()).is_err() {
+                        pictures.missing.push(MissingPicture {
+                            subject: number,
+                            prompt,
+                            sample,
+                        });
+                    }
+                    of_prompt.push(file);
                 }
-                files.push(file);
+                files.push(of_prompt);
             }
             pictures.files.push(files);
         }
@@ -80,7 +103,7 @@ impl<'a> Pictures<'a> {
 
     /// Leaves to others what is missing of other prompts.
     pub fn only(&mut self, prompts: &Range<usize>) {
-        self.missing.retain(|(_, prompt)| prompts.contains(prompt));
+        self.missing.retain(|one| prompts.contains(&one.prompt));
     }
 
     /// Pictures that have to be painted.
@@ -88,20 +111,32 @@ impl<'a> Pictures<'a> {
         self.missing.len()
     }
 
-    /// The prompts of which a subject's picture is not there.
+    /// The prompts of which a subject's first picture is not there.
     pub fn missing_of(&self, subject: usize) -> Vec<usize> {
-        let of_subject = self.missing.iter().filter(|(of, _)| *of == subject);
-        of_subject.map(|(_, prompt)| *prompt).collect()
+        self.missing_of_sample(subject, 0)
     }
 
-    /// Keeps a subject's picture of a prompt that was painted elsewhere.
+    fn missing_of_sample(&self, subject: usize, sample: u8) -> Vec<usize> {
+        let of_sample = self
+            .missing
+            .iter()
+            .filter(|one| (one.subject, one.sample) == (subject, sample));
+        of_sample.map(|one| one.prompt).collect()
+    }
+
+    /// Keeps a subject's first picture of a prompt, which was painted elsewhere.
     ///
     /// # Errors
     /// It is no picture, or cannot be written.
     pub fn take(&mut self, subject: usize, prompt: usize, encoded: &[u8]) -> Result<(), Error> {
         let image = Picture::decode(encoded, &ReadOptions::painted()).map_err(|fault| Error::Taken(Box::new(fault)))?;
-        keep(&self.files[subject][prompt], &image)?;
-        self.missing.retain(|missing| *missing != (subject, prompt));
+        keep(&self.files[subject][prompt][0], &image)?;
+        let taken = MissingPicture {
+            subject,
+            prompt,
+            sample: 0,
+        };
+        self.missing.retain(|one| *one != taken);
         Ok(())
     }
 
@@ -115,11 +150,11 @@ impl<'a> Pictures<'a> {
             .evaluation
             .as_ref()
             .map_or(self.spec.sampling.batch, |one| one.batch);
-        for (number, subject) in self.subjects.iter().enumerate() {
+        let samples = 0..self.samples;
+        let of_each = self.subjects.iter().enumerate();
+        for ((number, subject), sample) in of_each.flat_map(|one| samples.clone().map(move |sample| (one, sample))) {
             let Some(policy) = subject.policy() else { continue };
-            let of_subject = self.missing.iter().filter(|(of, _)| *of == number);
-            let indices: Vec<usize> = of_subject.map(|(_, index)| *index).collect();
-            for chunk in indices.chunks(batch.max(1) as usize) {
+            for chunk in self.missing_of_sample(number, sample).chunks(batch.max(1) as usize) {
                 let sources: Vec<(Vec<RgbImage>, Vec<Digest>)> =
                     chunk.iter().map(|index| sources(&self.tasks[*index])).collect();
                 let prompts: Vec<Prompt<'_>> = chunk
@@ -134,9 +169,12 @@ impl<'a> Pictures<'a> {
                         sources: digests,
                     })
                     .collect();
-                let samples = sampler.sample(policy, &Request::evaluation(self.spec, &prompts))?;
-                for (index, sample) in chunk.iter().zip(samples) {
-                    keep(&self.files[number][*index], &sample.image)?;
+                let request = Request {
+                    first_candidate: sample,
+                    ..Request::evaluation(self.spec, &prompts)
+                };
+                for (prompt, painted) in chunk.iter().zip(sampler.sample(policy, &request)?) {
+                    keep(&self.files[number][*prompt][usize::from(sample)], &painted.image)?;
                 }
                 progress(chunk.len());
             }
@@ -145,12 +183,15 @@ impl<'a> Pictures<'a> {
         Ok(())
     }
 
-    /// A subject's picture of a prompt.
+    /// A subject's pictures of a prompt, in the samples' order.
     ///
     /// # Errors
-    /// It is not there, or is no picture.
-    pub(super) fn open(&self, subject: usize, prompt: usize) -> Result<Picture, Error> {
-        Ok(Picture::open(&self.files[subject][prompt], &ReadOptions::painted())?)
+    /// One is not there, or is no picture.
+    pub(super) fn open(&self, subject: usize, prompt: usize) -> Result<Vec<Picture>, Error> {
+        let files = self.files[subject][prompt].iter();
+        files
+            .map(|file| Ok(Picture::open(file, &ReadOptions::painted())?))
+            .collect()
     }
 }
 
@@ -198,10 +239,20 @@ fn recipe(spec: &RunSpec) -> Result<Value, Error> {
     Ok(recipe)
 }
 
-fn key(recipe: &Value, subject: &Subject, index: usize, task: &TaskRecord) -> Digest {
+fn key(recipe: &Value, subject: &Subject, index: usize, task: &TaskRecord, sample: u8) -> Digest {
     let sources: Vec<Digest> = task.sources.iter().map(|source| source.digest).collect();
-    let whole = json!([recipe, subject.identity(), index, task.words, sources]);
-    Digest::of(whole.to_string().as_bytes())
+    let mut whole = vec![
+        recipe.clone(),
+        json!(subject.identity()),
+        json!(index),
+        json!(task.words),
+        json!(sources),
+    ];
+    // Nothing for the first, as in keys of before there were others.
+    if sample > 0 {
+        whole.push(json!(sample));
+    }
+    Digest::of(Value::Array(whole).to_string().as_bytes())
 }
 
 /// Writes a picture by way of another file: a kill leaves none or the whole.

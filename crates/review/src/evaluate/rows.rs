@@ -12,6 +12,12 @@ use super::questions::QuestionFigures;
 type Row = (String, Vec<String>);
 
 impl Figures {
+    /// What they are of.
+    pub fn title(&self) -> String {
+        let samples = self.samples.map(|samples| format!(", {samples} pictures of each"));
+        format!("{} prompts{}", self.prompts, samples.unwrap_or_default())
+    }
+
     /// The figures of the subjects: a name, and the value of each subject. What no subject has is left out.
     pub fn rows(&self) -> Vec<Row> {
         [
@@ -22,6 +28,9 @@ impl Figures {
             self.sources(),
             self.row("score by the judge", |one| Some(format!("{:.4}", one.score?))),
             self.row("diversity", |one| Some(format!("{:.4}", one.diversity?))),
+            self.row("diversity within prompts", |one| {
+                Some(format!("{:.4}", one.diversity_within?))
+            }),
             self.row("strength", |one| {
                 let strength = one.strength?;
                 Some(interval(strength.log_ratio, strength.low, strength.high))

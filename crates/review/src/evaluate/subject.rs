@@ -1,4 +1,4 @@
-//! What is evaluated: something that gives one picture for each prompt.
+//! What is evaluated: something that gives pictures for each prompt.
 
 use std::path::{Path, PathBuf};
 
@@ -37,18 +37,18 @@ pub(super) enum Origin {
     Base,
     /// The model paints them with an adapter.
     Adapted(Box<LoraAdapter>, Digest),
-    /// They are there, one for each prompt.
-    Files(Vec<PathBuf>),
+    /// They are there: by prompt, then sample.
+    Files(Vec<Vec<PathBuf>>),
 }
 
 impl Subject {
     /// Finds what `what` says: `base`; RUN@STEP, where RUN is a run's folder or its name in `runs/` and STEP a number, `latest` or `best`; an
-    /// adapter's folder or weight file; or a folder of pictures, one for each of `tasks`. A name that is there is a path, whatever it
+    /// adapter's folder or weight file; or a folder of pictures, so many `samples` for each of `tasks`. A name that is there is a path, whatever it
     /// looks like, and a folder with weights an adapter. Blocks, and must not be called from async code.
     ///
     /// # Errors
     /// It is not there, or does not fit the configuration's model or the prompts.
-    pub fn open(name: &str, what: &str, spec: &RunSpec, tasks: &[TaskRecord]) -> Result<Self, Error> {
+    pub fn open(name: &str, what: &str, spec: &RunSpec, tasks: &[TaskRecord], samples: u8) -> Result<Self, Error> {
         let path = Path::new(what);
         let origin = if path.is_file() || holds_weights(path) {
             Self::adapter_in(name, path, spec)?
@@ -58,7 +58,7 @@ impl Subject {
                 what: what.to_owned(),
             });
         } else if path.is_dir() {
-            Origin::Files(files(name, path, tasks)?)
+            Origin::Files(files(name, path, tasks, samples)?)
         } else if what == BASE {
             Origin::Base
         } else if let Some((run, step)) = what.rsplit_once('@') {
@@ -190,36 +190,69 @@ fn holds_weights(folder: &Path) -> bool {
     entries.any(|entry| entry.is_ok_and(|entry| entry.path().extension().is_some_and(|ending| ending == "safetensors")))
 }
 
-/// The file of each task's picture.
-fn files(name: &str, folder: &Path, tasks: &[TaskRecord]) -> Result<Vec<PathBuf>, Error> {
-    let found: Vec<Option<PathBuf>> = tasks
-        .iter()
-        .enumerate()
-        .map(|(index, task)| file(folder, index, task))
-        .collect();
-    let missing = || found.iter().enumerate().filter(|(_, file)| file.is_none());
-    if let Some((first, _)) = missing().next() {
-        return Err(Error::NoPicture {
-            name: name.to_owned(),
-            folder: folder.to_owned(),
-            first: id(&tasks[first]).unwrap_or_else(|| first.to_string()),
-            count: missing().count(),
-            prompts: tasks.len(),
-        });
+/// The files of each task's pictures.
+fn files(name: &str, folder: &Path, tasks: &[TaskRecord], samples: u8) -> Result<Vec<Vec<PathBuf>>, Error> {
+    let mut found = Vec::with_capacity(tasks.len());
+    let mut missing: Vec<(usize, u8)> = Vec::new();
+    for (index, task) in tasks.iter().enumerate() {
+        let of_task: Vec<Option<PathBuf>> = match samples {
+            1 => vec![file(folder, index, task).or_else(|| sample_file(folder, index, task, 0))],
+            _ => (0..samples)
+                .map(|sample| sample_file(folder, index, task, sample))
+                .collect(),
+        };
+        let absent = (0..).zip(&of_task).find(|(_, file)| file.is_none());
+        missing.extend(absent.map(|(sample, _)| (index, sample)));
+        found.push(of_task.into_iter().flatten().collect());
     }
-    Ok(found.into_iter().flatten().collect())
+    match missing.first() {
+        None => Ok(found),
+        Some((first, sample)) => {
+            let prompt = id(&tasks[*first]).unwrap_or_else(|| first.to_string());
+            Err(Error::NoPicture {
+                name: name.to_owned(),
+                folder: folder.to_owned(),
+                first: match samples {
+                    1 => format!("prompt {prompt}"),
+                    _ => format!("sample {sample} of prompt {prompt}"),
+                },
+                count: missing.len(),
+                prompts: tasks.len(),
+                samples,
+            })
+        }
+    }
 }
 
-/// A picture by the record's id, else by the prompt's number, with up to five digits; or the first of GenEval's folder of that prompt.
+/// What a task's pictures may be called: the record's id, or the prompt's number with up to five digits.
+fn stems(index: usize, task: &TaskRecord) -> impl Iterator<Item = String> {
+    id(task).into_iter().chain(numbered(index))
+}
+
+fn numbered(number: usize) -> impl Iterator<Item = String> + Clone {
+    (1..=5).map(move |digits| format!("{number:0digits$}"))
+}
+
+/// The picture of a task of which there is one.
 fn file(folder: &Path, index: usize, task: &TaskRecord) -> Option<PathBuf> {
-    let numbered = (1..=5).map(|digits| format!("{index:0digits$}"));
-    let stems = id(task).into_iter().chain(numbered);
-    let with_ending = |stem: String| ENDINGS.map(|ending| folder.join(format!("{stem}.{ending}")));
-    let of_geneval = ["0000.png", "00000.png"].map(|file| folder.join(format!("{index:05}/samples")).join(file));
-    stems
-        .flat_map(with_ending)
-        .chain(of_geneval)
-        .find(|file| file.is_file())
+    let mut files = stems(index, task).flat_map(|stem| with_ending(folder, &stem));
+    files.find(|file| file.is_file())
+}
+
+/// One of several pictures of a task: `7/0000.png`, `00007/samples/0000.png` as GenEval has them, `7-0.png` or `7_0.png`.
+fn sample_file(folder: &Path, index: usize, task: &TaskRecord, sample: u8) -> Option<PathBuf> {
+    let numbers = numbered(sample.into());
+    let mut files = stems(index, task).flat_map(|stem| {
+        let of_stem = numbers
+            .clone()
+            .flat_map(move |number| ["/", "/samples/", "-", "_"].map(|between| format!("{stem}{between}{number}")));
+        of_stem.flat_map(move |name| with_ending(folder, &name))
+    });
+    files.find(|file| file.is_file())
+}
+
+fn with_ending(folder: &Path, stem: &str) -> [PathBuf; ENDINGS.len()] {
+    ENDINGS.map(|ending| folder.join(format!("{stem}.{ending}")))
 }
 
 /// What the record calls its picture, without its ending and whatever could lead out of the folder.
@@ -257,7 +290,7 @@ mod tests {
         for file in ["cat.webp", "0001.png", "00002/samples/0000.png", "77.jpeg"] {
             std::fs::write(pictures.join(file), []).unwrap();
         }
-        let Err(error) = files("b", &pictures, &tasks) else {
+        let Err(error) = files("b", &pictures, &tasks, 1) else {
             panic!("the last has no picture")
         };
         let told = error.to_string().replace(&pictures.display().to_string(), "P");
@@ -266,18 +299,68 @@ mod tests {
             "subject `b`: P has no picture of prompt p, and of 1 of the 5 prompts in all"
         );
         std::fs::write(pictures.join("4.png"), []).unwrap();
-        let found = files("b", &pictures, &tasks).unwrap();
-        let found: Vec<&Path> = found.iter().map(|file| file.strip_prefix(&pictures).unwrap()).collect();
+        let found = files("b", &pictures, &tasks, 1).unwrap();
+        let found: Vec<&Path> = found
+            .iter()
+            .flatten()
+            .map(|file| file.strip_prefix(&pictures).unwrap())
+            .collect();
         let expected = ["cat.webp", "0001.png", "00002/samples/0000.png", "77.jpeg", "4.png"];
         assert_eq!(found, expected.map(Path::new));
     }
 
     #[test]
+    fn several_pictures_of_a_prompt_are_found_in_its_folder_in_genevals_and_by_number_and_none_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let prompts = folder.path().join("p.jsonl");
+        let lines = [
+            r#"{"prompt": "a", "id": "cat"}"#,
+            r#"{"prompt": "b"}"#,
+            r#"{"prompt": "c"}"#,
+        ];
+        std::fs::write(&prompts, lines.join("\n")).unwrap();
+        let tasks = tasks::read(&prompts, false, &ReadOptions::local()).unwrap();
+        let pictures = folder.path().join("pictures");
+        std::fs::create_dir_all(pictures.join("00001/samples")).unwrap();
+        std::fs::create_dir_all(pictures.join("cat")).unwrap();
+        let names = [
+            ["cat/0000.png", "cat/0001.webp"],
+            ["00001/samples/0000.png", "00001/samples/0001.png"],
+            ["2-0.jpg", "2-1.jpg"],
+        ];
+        for file in names.concat() {
+            std::fs::write(pictures.join(file), []).unwrap();
+        }
+        let of = |samples| {
+            files("b", &pictures, &tasks, samples).map(|found| {
+                let found = found.iter().map(|of_task| {
+                    let of_task = of_task.iter().map(|file| file.strip_prefix(&pictures).unwrap());
+                    of_task
+                        .map(|file| file.to_str().unwrap().to_owned())
+                        .collect::<Vec<_>>()
+                });
+                found.collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(of(2).unwrap(), names);
+        assert_eq!(of(1).unwrap(), names.map(|[first, _]| [first]));
+        std::fs::write(pictures.join("cat/2.png"), []).unwrap();
+        let told = of(3)
+            .unwrap_err()
+            .to_string()
+            .replace(&pictures.display().to_string(), "P");
+        assert_eq!(
+            told,
+            "subject `b`: P has no picture of sample 2 of prompt 1, and of 2 of the 3 prompts in all"
+        );
+    }
+
+    #[test]
     fn what_is_not_there_is_named_with_what_may_be() {
         let spec = RunSpec::default();
-        let told = |what: &str| Subject::open("x", what, &spec, &[]).err().unwrap().to_string();
+        let told = |what: &str| Subject::open("x", what, &spec, &[], 1).err().unwrap().to_string();
         assert_eq!(told("nowhere"), "subject `x`: there is no `nowhere`");
         assert_eq!(told("nowhere@3"), "subject `x`: its adapter cannot be read");
-        assert!(Subject::open("x", "base", &spec, &[]).unwrap().is_painted());
+        assert!(Subject::open("x", "base", &spec, &[], 1).unwrap().is_painted());
     }
 }

@@ -99,7 +99,7 @@ pub(super) fn score(text: &str) -> Option<i64> {
 }
 
 /// A text as one line, without the bullet or number that models put before it; `None` when nothing is left.
-fn line(text: &str) -> Option<String> {
+pub(super) fn line(text: &str) -> Option<String> {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let bare = text.trim_start_matches(['-', '*', '•']).trim_start();
     let digits = bare.len() - bare.trim_start_matches(|letter: char| letter.is_ascii_digit()).len();
@@ -112,7 +112,7 @@ fn line(text: &str) -> Option<String> {
 }
 
 /// The first JSON object, array or number in a text, whatever stands around it; a comma before a closing bracket is forgiven.
-fn json_in(text: &str) -> Option<Value> {
+pub(super) fn json_in(text: &str) -> Option<Value> {
     if let Ok(value) = serde_json::from_str(text.trim()) {
         return Some(value);
     }

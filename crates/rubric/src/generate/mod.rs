@@ -1,5 +1,5 @@
-//! A rubric set from labelled examples: propose criteria, verify them, revise, select, structure. And sets for single prompts
-//! ([`PromptSetWriter`]).
+//! A rubric set from labelled examples: propose criteria, verify them, revise, select, structure. Sets for single prompts
+//! ([`PromptSetWriter`]), and questions about their pictures ([`PictureQuestionWriter`]).
 //!
 //! Whatever a model is asked goes through a journal, so that a killed generation is taken up where it was. The set depends on
 //! the answers alone, not on the number of threads nor on kills.
@@ -8,6 +8,7 @@ mod answer;
 mod case;
 mod embed;
 mod error;
+mod picture_questions;
 mod prompt_sets;
 mod prompts;
 mod select;
@@ -21,6 +22,7 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 pub use embed::{Embed, HashedNgrams};
 pub use error::GenerateError;
+pub use picture_questions::{PictureQuestionWriter, WantedQuestions, WrittenQuestions};
 pub use prompt_sets::{
     Evidence, Examples, Neighbours, PromptSetWriter, Verified, WantedSet, WriteOutcome, WriteSettings, WriteTemplate,
     WrittenSet, WrittenSets,

@@ -37,6 +37,8 @@ pub struct Questioning<'a> {
     pub concurrency: usize,
     /// Of each prompt; see [`record_questions`].
     pub questions: &'a [Vec<PictureQuestion>],
+    /// Who wrote those that no record brings; `None` where nobody was asked to.
+    pub author: Option<&'a QuestionAuthor>,
     /// What is asked of every picture as well.
     pub everywhere: Everywhere,
 }
@@ -62,6 +64,18 @@ impl Everywhere {
             fulfilment.unwrap_or_default(),
         ]
     }
+}
+
+/// Who wrote questions, and about what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QuestionAuthor {
+    /// The model.
+    pub name: String,
+    /// The prompts that it took apart, by their numbers.
+    pub written: Vec<usize>,
+    /// Those about which it wrote no question that can be asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unwritten: Vec<usize>,
 }
 
 /// What was answered about one picture.
