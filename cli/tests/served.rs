@@ -564,7 +564,11 @@ fn a_fleet_evaluates_adapters_to_the_bytes_of_one_process() {
     );
     let found = |out: &str| std::fs::read_to_string(folder.path().join(out).join("evaluation.json")).unwrap();
     let by_fleet = found("fleet");
-    assert_eq!(by_fleet.matches("\"question\": \"Is there a square?\"").count(), 3, "of three subjects");
+    assert_eq!(
+        by_fleet.matches("\"question\": \"Is there a square?\"").count(),
+        3,
+        "of three subjects"
+    );
     // Nobody works any more: what is asked for a second time is there.
     drop(workers);
     coordinator.asked(&words(&evaluate("fleet", order)));
