@@ -334,7 +334,7 @@ async fn hundreds_of_thousands_of_verdicts_do_not_stop_the_ledger() {
                 rubric: vec![0; 32],
                 ..v1::VerdictRecord::default()
             }),
-            rubric: None,
+            ..v1::KeptVerdict::default()
         });
         judge.sends(v1::KeepVerdictsRequest {
             worker_id: judge.name(),
