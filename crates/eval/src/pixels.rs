@@ -10,6 +10,9 @@ pub(crate) const SIDE: usize = 64;
 /// Pixels that a colour must cover to count as shown.
 pub(crate) const SHOWN_PIXELS: usize = 60;
 
+/// Pixels that a connected part of a colour must have to be counted.
+const PIECE_PIXELS: usize = 40;
+
 /// The six object colours, then the four backgrounds, as `models/train/scenes/scene.py` paints them.
 const PALETTE: [[i32; 3]; 10] = [
     [220, 40, 40],
@@ -146,6 +149,34 @@ impl Mask {
     /// How many pixels there are.
     pub(crate) fn count(&self) -> usize {
         self.0.len()
+    }
+
+    /// The parts that are connected by their pixels' sides, but for those that are too small to count.
+    pub(crate) fn pieces(&self) -> Vec<Self> {
+        let mut open = [false; SIDE * SIDE];
+        for &(x, y) in &self.0 {
+            open[y * SIDE + x] = true;
+        }
+        let mut pieces = Vec::new();
+        for &first in &self.0 {
+            let mut reached = Vec::new();
+            let mut next = vec![first];
+            while let Some((x, y)) = next.pop() {
+                if !std::mem::replace(&mut open[y * SIDE + x], false) {
+                    continue;
+                }
+                reached.push((x, y));
+                let across = [x.checked_sub(1), Some(x + 1)].map(|x| x.map(|x| (x, y)));
+                let along = [y.checked_sub(1), Some(y + 1)].map(|y| y.map(|y| (x, y)));
+                let beside = across.into_iter().chain(along).flatten();
+                next.extend(beside.filter(|&(x, y)| x < SIDE && y < SIDE));
+            }
+            if reached.len() >= PIECE_PIXELS {
+                reached.sort_unstable_by_key(|&(x, y)| (y, x));
+                pieces.push(Self(reached));
+            }
+        }
+        pieces
     }
 
     /// Mean (x, y) of the pixels.

@@ -66,6 +66,17 @@ pub(crate) fn named_object(words: &mut &[&str]) -> Result<Object, String> {
     Ok(Object { colour, shape })
 }
 
+/// Reads `COLOUR SHAPEs`.
+pub(crate) fn objects(words: &mut &[&str]) -> Result<Object, String> {
+    let colour = colour(words)?;
+    let word = next(words, "several shapes")?;
+    let shape = word.strip_suffix('s').and_then(Shape::from_word).ok_or_else(|| {
+        let several = Shape::ALL.map(|shape| format!("{}s", shape.word()));
+        format!("`{word}` is not several shapes ({})", several.join(", "))
+    })?;
+    Ok(Object { colour, shape })
+}
+
 /// Reads an object's colour.
 pub(crate) fn colour(words: &mut &[&str]) -> Result<Colour, String> {
     let word = next(words, "a colour")?;

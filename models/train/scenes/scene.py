@@ -1,9 +1,10 @@
-"""Synthetic scenes: one or two flat shapes on a flat background, with captions, and a pixel-rule adherence checker.
+"""Synthetic scenes: one or two flat shapes, or two to four of one kind, on a flat background, with captions, and a pixel-rule adherence checker.
 
 Images are 64x64 RGB uint8. `render(scene)` draws; `caption(scene)` writes; `check(image, scene)` scores by pixels alone.
 """
 import random
 from dataclasses import dataclass
+from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -13,6 +14,8 @@ COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), 
 BACKGROUNDS = {"black": (15, 15, 15), "white": (245, 245, 245), "gray": (128, 128, 128), "pink": (250, 170, 200)}
 SHAPES = ("circle", "square", "triangle")
 RELATIONS = ("left of", "above")
+NUMBERS = {2: "two", 3: "three", 4: "four"}
+PIECE_PIXELS = 40  # a smaller connected part of a colour's pixels is not counted
 PALETTE_NAMES = list(COLOURS) + list(BACKGROUNDS)
 PALETTE = np.array([COLOURS.get(n) or BACKGROUNDS[n] for n in PALETTE_NAMES], dtype=np.float32)
 
@@ -22,6 +25,7 @@ class Scene:
     objects: tuple  # ((colour, shape), ...) one or two
     relation: str | None
     background: str
+    count: int = 1  # how many of the one object; 1 where there are two objects
 
 
 def random_scene(rng: random.Random, two_prob=0.5) -> Scene:
@@ -32,7 +36,14 @@ def random_scene(rng: random.Random, two_prob=0.5) -> Scene:
     return Scene(((rng.choice(list(COLOURS)), rng.choice(SHAPES)),), None, bg)
 
 
+def random_count_scene(rng: random.Random) -> Scene:
+    """Two, three or four of one object."""
+    return Scene(((rng.choice(list(COLOURS)), rng.choice(SHAPES)),), None, rng.choice(list(BACKGROUNDS)), rng.choice(list(NUMBERS)))
+
+
 def caption(s: Scene) -> str:
+    if s.count > 1:
+        return f"{NUMBERS[s.count]} {s.objects[0][0]} {s.objects[0][1]}s on a {s.background} background"
     a = f"a {s.objects[0][0]} {s.objects[0][1]}"
     if s.relation:
         a += f" {s.relation} a {s.objects[1][0]} {s.objects[1][1]}"
@@ -42,6 +53,9 @@ def caption(s: Scene) -> str:
 def parse(text: str) -> Scene:
     w = text.split()
     bg = w[w.index("background") - 1]
+    count = next((number for number, word in NUMBERS.items() if word == w[0]), 1)
+    if count > 1:
+        return Scene(((w[1], w[2].removesuffix("s")),), None, bg, count)
     if "left" in w or "above" in w:
         rel = "left of" if "left" in w else "above"
         k = w.index("left") + 2 if "left" in w else w.index("above") + 1
@@ -64,7 +78,14 @@ def render(s: Scene, rng: random.Random, spread: float = 1.0) -> Image.Image:
     k = 4
     im = Image.new("RGB", (SIZE * k, SIZE * k), BACKGROUNDS[s.background])
     d = ImageDraw.Draw(im)
-    if s.relation is None:
+    if s.count > 1:
+        # Each has a quarter of the picture to itself.
+        colour, shape = s.objects[0]
+        r = 11 - 3 * spread * rng.random()
+        for cx, cy in rng.sample([(16, 16), (48, 16), (16, 48), (48, 48)], s.count):
+            cx, cy = cx + rng.uniform(-3, 3) * spread, cy + rng.uniform(-3, 3) * spread
+            draw_shape(d, COLOURS[colour], shape, cx * k, cy * k, r * k)
+    elif s.relation is None:
         r = 20 - 8 * spread * rng.random()
         room = (SIZE / 2 - 3 - r) * spread
         cx, cy = SIZE / 2 + rng.uniform(-room, room), SIZE / 2 + rng.uniform(-room, room)
@@ -117,30 +138,78 @@ def shape_of(mask: np.ndarray) -> str | None:
     return None
 
 
+def pieces_of(mask: np.ndarray) -> list[np.ndarray]:
+    """The mask's parts that are connected by their pixels' sides, each as a mask; parts under `PIECE_PIXELS` are left out."""
+    left, pieces = mask.copy(), []
+    while left.any():
+        piece = np.zeros_like(left)
+        piece[np.unravel_index(left.argmax(), left.shape)] = True
+        while True:
+            p = np.pad(piece, 1)
+            grown = left & (p[1:-1, 1:-1] | p[:-2, 1:-1] | p[2:, 1:-1] | p[1:-1, :-2] | p[1:-1, 2:])
+            if (grown == piece).all():
+                break
+            piece = grown
+        left &= ~piece
+        if piece.sum() >= PIECE_PIXELS:
+            pieces.append(piece)
+    return pieces
+
+
+class ColourMap:
+    """What the rules read of a picture, so that many scenes can be asked about; each colour is looked at once."""
+
+    def __init__(self, image):
+        c = self.classes = pixel_classes(image)
+        border = np.concatenate([c[0], c[-1], c[:, 0], c[:, -1]])
+        border = border[border >= 0] if (border >= 0).any() else np.zeros(1, int)
+        self.background = PALETTE_NAMES[np.bincount(border, minlength=len(PALETTE_NAMES)).argmax()]
+        self.pixels = {n: int((c == PALETTE_NAMES.index(n)).sum()) for n in COLOURS}
+        self.shape, self.centre, self.pieces = cache(self._shape), cache(self._centre), cache(self._pieces)
+
+    def mask(self, colour: str) -> np.ndarray:
+        return self.classes == PALETTE_NAMES.index(colour)
+
+    def _shape(self, colour: str) -> str | None:
+        return shape_of(self.mask(colour))
+
+    def _centre(self, colour: str):
+        ys, xs = np.nonzero(self.mask(colour))
+        return (xs.mean(), ys.mean()) if len(xs) else None
+
+    def _pieces(self, colour: str) -> list[str | None]:
+        """The shape of each piece of a colour."""
+        return [shape_of(piece) for piece in pieces_of(self.mask(colour))]
+
+    def check(self, s: Scene) -> dict:
+        """As `check` of this module."""
+        parts = {"background": int(self.background == s.background)}
+        for i, (col, shp) in enumerate(s.objects):
+            parts[f"colour{i}"] = int(self.pixels[col] >= 60)
+            if s.count > 1:
+                pieces = self.pieces(col)
+                parts[f"shape{i}"] = int(2 * pieces.count(shp) > len(pieces))
+                parts["count"] = int(len(pieces) == s.count)
+            else:
+                parts[f"shape{i}"] = int(self.shape(col) == shp)
+        wanted = {o[0] for o in s.objects}
+        parts["no_extra"] = int(all(pixels <= 80 for name, pixels in self.pixels.items() if name not in wanted))
+        if s.relation:
+            first, second = (self.centre(col) for col, _ in s.objects)
+            ok = first is not None and second is not None
+            ok = ok and (first[0] < second[0] - 6 if s.relation == "left of" else first[1] < second[1] - 6)
+            parts["relation"] = int(bool(ok))
+        parts["all"] = int(all(parts.values()))
+        parts["mean"] = float(np.mean([v for k, v in parts.items() if k != "all"]))
+        return parts
+
+
 def check(image, s: Scene) -> dict:
-    """Returns part scores in {0,1}: background, each object's colour and shape, relation; and 'all'."""
-    c = pixel_classes(image)
-    border = np.concatenate([c[0], c[-1], c[:, 0], c[:, -1]])
-    border = border[border >= 0] if (border >= 0).any() else np.zeros(1, int)
-    bg_ok = np.bincount(border, minlength=len(PALETTE_NAMES)).argmax() == PALETTE_NAMES.index(s.background)
-    parts = {"background": int(bg_ok)}
-    centres = []
-    wanted = {o[0] for o in s.objects}
-    for i, (col, shp) in enumerate(s.objects):
-        mask = c == PALETTE_NAMES.index(col)
-        parts[f"colour{i}"] = int(mask.sum() >= 60)
-        parts[f"shape{i}"] = int(shape_of(mask) == shp)
-        ys, xs = np.nonzero(mask)
-        centres.append((xs.mean(), ys.mean()) if len(xs) else None)
-    extra = sum(int((c == PALETTE_NAMES.index(n)).sum() > 80) for n in COLOURS if n not in wanted)
-    parts["no_extra"] = int(extra == 0)
-    if s.relation:
-        ok = centres[0] is not None and centres[1] is not None
-        ok = ok and (centres[0][0] < centres[1][0] - 6 if s.relation == "left of" else centres[0][1] < centres[1][1] - 6)
-        parts["relation"] = int(bool(ok))
-    parts["all"] = int(all(parts.values()))
-    parts["mean"] = float(np.mean([v for k, v in parts.items() if k != "all"]))
-    return parts
+    """Returns part scores in {0,1}: background, each object's colour and shape, relation, count; and 'all'.
+
+    Of several objects of one kind `count` asks for as many pieces of their colour, and `shape0` that most of these have the shape.
+    """
+    return ColourMap(image).check(s)
 
 
 if __name__ == "__main__":
@@ -152,5 +221,7 @@ if __name__ == "__main__":
         if s != t:
             wrong.append(check(render(s, rng), t)["all"])
     print("checker on true scenes", np.mean(ok), "on other captions", np.mean(wrong))
-    s = random_scene(rng)
-    assert parse(caption(s)) == s
+    counted = [random_count_scene(rng) for _ in range(2000)]
+    print("checker on true counts", np.mean([check(render(s, rng), s)["all"] for s in counted]))
+    for s in counted + [random_scene(rng) for _ in range(2000)]:
+        assert parse(caption(s)) == s

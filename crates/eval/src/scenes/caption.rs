@@ -1,9 +1,9 @@
-//! Captions such as `a red circle left of a blue square on a white background`.
+//! Captions such as `a red circle left of a blue square on a white background`, or `three red circles on a white background`.
 
 use std::str::FromStr;
 
 use crate::EvalError;
-use crate::vocabulary::{Background, Object, background, end, literal, object};
+use crate::vocabulary::{Background, Object, background, end, literal, object, objects};
 
 /// How the first object lies to the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,9 @@ pub enum Relation {
     Above,
 }
 
+/// The numbers above one, from two on.
+const NUMBERS: [&str; 3] = ["two", "three", "four"];
+
 /// What a caption says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scene {
@@ -21,6 +24,8 @@ pub struct Scene {
     pub objects: Vec<Object>,
     /// `Some` exactly when there are two objects.
     pub relation: Option<Relation>,
+    /// How many of the object there are; above 1 only where there is one object without a relation.
+    pub count: usize,
     /// The background.
     pub background: Background,
 }
@@ -28,7 +33,8 @@ pub struct Scene {
 impl FromStr for Scene {
     type Err = EvalError;
 
-    /// Reads `a COLOUR SHAPE [left of|above a COLOUR SHAPE] on a BACKGROUND background`.
+    /// Reads `a COLOUR SHAPE [left of|above a COLOUR SHAPE] on a BACKGROUND background`, and
+    /// `two|three|four COLOUR SHAPEs on a BACKGROUND background`.
     fn from_str(text: &str) -> Result<Self, EvalError> {
         let words: Vec<&str> = text.split_whitespace().collect();
         scene(&mut words.as_slice()).map_err(|problem| EvalError::Prompt {
@@ -39,6 +45,18 @@ impl FromStr for Scene {
 }
 
 fn scene(words: &mut &[&str]) -> Result<Scene, String> {
+    let number = words
+        .first()
+        .and_then(|first| NUMBERS.iter().position(|word| word == first));
+    if let Some(number) = number {
+        *words = &words[1..];
+        return Ok(Scene {
+            objects: vec![objects(words)?],
+            relation: None,
+            count: number + 2,
+            background: on_background(words)?,
+        });
+    }
     let mut objects = vec![object(words)?];
     let relation = match *words {
         ["left", "of", rest @ ..] => Some((Relation::LeftOf, rest)),
@@ -53,16 +71,22 @@ fn scene(words: &mut &[&str]) -> Result<Scene, String> {
         }
         None => None,
     };
+    Ok(Scene {
+        objects,
+        relation,
+        count: 1,
+        background: on_background(words)?,
+    })
+}
+
+/// Reads `on a BACKGROUND background`, after which nothing stands.
+fn on_background(words: &mut &[&str]) -> Result<Background, String> {
     literal(words, &["on"])?;
     literal(words, &["a", "an"])?;
     let background = background(words)?;
     literal(words, &["background"])?;
     end(words)?;
-    Ok(Scene {
-        objects,
-        relation,
-        background,
-    })
+    Ok(background)
 }
 
 #[cfg(test)]
@@ -80,7 +104,7 @@ mod tests {
                 shape: Shape::Triangle
             }]
         );
-        assert_eq!((one.relation, one.background), (None, Background::Gray));
+        assert_eq!((one.relation, one.count, one.background), (None, 1, Background::Gray));
         let two: Scene = "an orange square above a blue circle on a pink background"
             .parse()
             .unwrap();
@@ -92,6 +116,26 @@ mod tests {
                 shape: Shape::Circle
             }
         );
+    }
+
+    #[test]
+    fn numbers_of_one_object_are_read() {
+        for (word, count) in [("two", 2), ("three", 3), ("four", 4)] {
+            let scene: Scene = format!("{word} blue squares on a pink background").parse().unwrap();
+            let squares = Object {
+                colour: Colour::Blue,
+                shape: Shape::Square,
+            };
+            assert_eq!(
+                scene,
+                Scene {
+                    objects: vec![squares],
+                    relation: None,
+                    count,
+                    background: Background::Pink
+                }
+            );
+        }
     }
 
     #[test]
@@ -113,6 +157,15 @@ mod tests {
             (
                 "a red circle below a blue square on a white background",
                 "`below` where `on` should be",
+            ),
+            ("five red circles on a white background", "`five` where `a` should be"),
+            (
+                "two red circle on a white background",
+                "`circle` is not several shapes (circles, squares, triangles)",
+            ),
+            (
+                "two red circles above a blue square on a white background",
+                "`above` where `on` should be",
             ),
             (
                 "a red circle on a white background, please",

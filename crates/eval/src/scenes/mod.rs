@@ -1,7 +1,7 @@
-//! The `scenes` evaluator: one or two flat shapes on a flat background, 64x64, checked by pixel rules.
+//! The `scenes` evaluator: one or two flat shapes, or two to four of one kind, on a flat background, 64x64, checked by pixel rules.
 //!
-//! A port of `check` in `models/train/scenes/scene.py`, fact for fact; `tests/golden/scenes.py` made the pictures and answers that it is
-//! held to.
+//! A port of `check` in `models/train/scenes/scene.py`, fact for fact; `tests/golden/scenes.py` and `tests/golden/counts.py` made the
+//! pictures and answers that it is held to.
 
 mod caption;
 
@@ -20,7 +20,9 @@ const STRAY_PIXELS: usize = 80;
 /// Pixels between two objects' centres for a relation to hold.
 const APART: f64 = 6.0;
 
-/// Checks background, each object's colour and shape, the absence of other colours, and the relation.
+/// Checks background, each object's colour and shape, the count, the absence of other colours, and the relation.
+///
+/// Where the caption says a number, `count` asks for as many connected pieces of the colour, and `shape0` that most of them have the shape.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Scenes;
 
@@ -56,7 +58,15 @@ fn check(map: &ColourMap, scene: &Scene) -> Facts {
     for (index, object) in scene.objects.iter().enumerate() {
         let mask = map.mask(object.colour.into());
         facts.push(Fact::new(&format!("colour{index}"), mask.count() >= SHOWN_PIXELS));
-        facts.push(Fact::new(&format!("shape{index}"), mask.shape() == Some(object.shape)));
+        let shape = |holds| Fact::new(&format!("shape{index}"), holds);
+        if scene.count > 1 {
+            let pieces = mask.pieces();
+            let shaped = pieces.iter().filter(|piece| piece.shape() == Some(object.shape));
+            facts.push(shape(2 * shaped.count() > pieces.len()));
+            facts.push(Fact::new("count", pieces.len() == scene.count));
+        } else {
+            facts.push(shape(mask.shape() == Some(object.shape)));
+        }
         centres.push(mask.centre());
     }
     let stray = Colour::ALL
