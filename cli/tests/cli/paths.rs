@@ -145,10 +145,15 @@ fn a_published_recipe_lacks_nothing_but_the_weights_and_a_misspelt_family_is_ref
     );
 }
 
-/// What docs/learning.md says of the graded base stands and falls with this.
+/// What docs/learning.md says of the graded base and of the base that counts stands and falls with this.
 #[test]
-fn the_graded_base_is_measured_on_captions_that_nothing_is_trained_on() {
-    let folder = root().join("configs/quickstart-graded");
+fn the_mediocre_bases_are_measured_on_captions_that_nothing_is_trained_on() {
+    assert_apart("quickstart-graded", (600, 200, 200));
+    assert_apart("quickstart-counts", (288, 200, 40));
+}
+
+fn assert_apart(name: &str, counts: (usize, usize, usize)) {
+    let folder = root().join("configs").join(name);
     let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
     let trained = read("prompts.txt");
     let trained: BTreeSet<&str> = trained.lines().collect();
@@ -160,7 +165,7 @@ fn the_graded_base_is_measured_on_captions_that_nothing_is_trained_on() {
         read(file).lines().map(caption).collect()
     };
     let (held_out, tuning) = (captions("held-out.jsonl"), captions("tuning.jsonl"));
-    assert_eq!((trained.len(), held_out.len(), tuning.len()), (600, 200, 200));
+    assert_eq!((trained.len(), held_out.len(), tuning.len()), counts);
     assert!(held_out.is_disjoint(&tuning));
     assert!(
         held_out

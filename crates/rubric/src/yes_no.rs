@@ -129,6 +129,20 @@ mod tests {
         }
     }
 
+    // The text of models/train/judge/answer_prompt.py; the small model that answers knows no other.
+    #[test]
+    fn a_picture_is_asked_about_in_the_words_that_the_small_model_was_trained_on() {
+        let message = asked("Is there a red circle?", 0);
+        assert_eq!(message.role, "user");
+        let [Part::Image(0), Part::Text(text)] = message.content.as_slice() else {
+            panic!("{:?}", message.content)
+        };
+        assert_eq!(
+            text,
+            "Look at the picture and answer with one word, yes or no. Is there a red circle?"
+        );
+    }
+
     /// Says what it was asked by, and notes how many pictures it saw.
     #[derive(Default)]
     struct Yes(Mutex<Vec<(usize, String)>>);

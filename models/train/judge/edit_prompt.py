@@ -47,8 +47,8 @@ def prompt(instruction: str, criteria=QUICKSTART) -> str:
     )
 
 
-def extended(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedTokenizerFast, list[list[int]]]:
-    """The tokenizer with a token for each of `WORDS`, and for each of its ids the old ids that it is made of.
+def extended(tokenizer: PreTrainedTokenizerFast, words=WORDS) -> tuple[PreTrainedTokenizerFast, list[list[int]]]:
+    """The tokenizer with a token for each of `words`, and for each of its ids the old ids that it is made of.
 
     New merges come after the old ones; the special tokens stay last, under higher ids.
     """
@@ -56,7 +56,7 @@ def extended(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedTokenizerFas
     vocab, merges, special = layout["model"]["vocab"], layout["model"]["merges"], layout["added_tokens"]
     made_of = [[index] for index in range(len(vocab))]
     layout["added_tokens"] = []
-    for word in WORDS:
+    for word in words:
         tokens = Tokenizer.from_str(json.dumps(layout)).encode(word, add_special_tokens=False).tokens
         while len(tokens) > 1:
             joined = "".join(tokens[:2])

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from judge.edit_examples import WEIGHT_VERDICT, EditExamples
-from judge.edit_prompt import EditJudge, extended
+from judge.edit_prompt import WORDS, EditJudge, extended
 from judge.train_judge import SPECIAL, save
 from judge.train_rubrics import Batches, batch_of, loss_of
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -25,14 +25,14 @@ KINDS = {"look": 1, "pair_tree": 1}  # batch factor
 LAYERS = (0, None, 1, 2, 3, None)
 
 
-def grown(start: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerFast]:
+def grown(start: Path, words=WORDS, layers=LAYERS) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerFast]:
     """The first judge with more words and layers; it answers as before, but for the new words."""
-    tok, made_of = extended(PreTrainedTokenizerFast.from_pretrained(start))
+    tok, made_of = extended(PreTrainedTokenizerFast.from_pretrained(start), words)
     old = Qwen2_5_VLForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
     config = copy.deepcopy(old.config)
     special = {name: tok.convert_tokens_to_ids(name) for name in SPECIAL}
     text = config.text_config
-    text.vocab_size, text.num_hidden_layers, text.layer_types = (len(tok) + 15) // 16 * 16, len(LAYERS), ["full_attention"] * len(LAYERS)
+    text.vocab_size, text.num_hidden_layers, text.layer_types = (len(tok) + 15) // 16 * 16, len(layers), ["full_attention"] * len(layers)
     text.eos_token_id, text.pad_token_id = special["<|im_end|>"], special["<|endoftext|>"]
     config.image_token_id, config.video_token_id = special["<|image_pad|>"], special["<|video_pad|>"]
     config.vision_start_token_id, config.vision_end_token_id = special["<|vision_start|>"], special["<|vision_end|>"]
@@ -42,7 +42,7 @@ def grown(start: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTo
     model.model.visual.load_state_dict(old.model.visual.state_dict())
     before, after = old.model.language_model, model.model.language_model
     after.norm.load_state_dict(before.norm.state_dict())
-    for layer, source in zip(after.layers, LAYERS):
+    for layer, source in zip(after.layers, layers):
         if source is None:
             torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
             torch.nn.init.zeros_(layer.mlp.down_proj.weight)
