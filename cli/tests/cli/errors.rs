@@ -3,22 +3,16 @@
 //! No test here loads a model; each ends before that would happen.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use tempfile::TempDir;
 
-fn root() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-}
+use crate::support::{program, root};
 
 fn gavel(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gavel"));
-    command
-        .current_dir(root())
-        .args(arguments)
-        .env_remove("RUST_LOG")
-        .env("RUST_BACKTRACE", "0");
-    command.envs(environment.iter().copied()).output().unwrap()
+    let mut command = program(arguments);
+    command.env("RUST_BACKTRACE", "0").envs(environment.iter().copied());
+    command.output().unwrap()
 }
 
 /// Standard error of a command that must fail, with `folder` written as `[folder]`.

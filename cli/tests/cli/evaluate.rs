@@ -1,33 +1,14 @@
 //! `gavel evaluate` on the small models, given to the real binary.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::{gavel, root, told};
+
 const SMALL: &str = "tests/compatibility/small.toml";
-
-fn root() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-}
-
-fn gavel(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gavel"))
-        .current_dir(root())
-        .args(arguments)
-        .env_remove("RUST_LOG")
-        .output()
-        .unwrap()
-}
-
-/// Standard output of a command that must succeed.
-fn told(arguments: &[&str]) -> String {
-    let output = gavel(arguments);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 /// Standard error of a command that must fail.
 fn failure(arguments: &[&str]) -> String {

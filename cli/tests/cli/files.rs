@@ -1,31 +1,12 @@
 //! Files as people have them, given to the real binary: each gives what the plain file gives, or is refused by name.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
+use crate::support::{gavel, root, told};
+
 const PROMPT: &str = "a blue square left of a red square on a white background";
-
-fn root() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-}
-
-fn gavel(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gavel"))
-        .current_dir(root())
-        .args(arguments)
-        .env_remove("RUST_LOG")
-        .output()
-        .unwrap()
-}
-
-/// Standard output of a command that must succeed.
-fn told(arguments: &[&str]) -> String {
-    let output = gavel(arguments);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 /// Everything that a command says which must fail.
 fn failure(arguments: &[&str]) -> String {

@@ -16,3 +16,4 @@ mod rubrics;
 mod secrets;
 mod served;
 mod spans;
+mod support;

@@ -3,24 +3,16 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::gavel;
+
 const SMALL: &str = "tests/compatibility/small.toml";
 const EDITS: &str = "configs/quickstart-edit.toml";
-
-fn gavel(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gavel"))
-        .current_dir(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")))
-        .args(arguments)
-        .env_remove("RUST_LOG")
-        .output()
-        .unwrap()
-}
 
 /// Standard output and standard error of a command that must succeed.
 fn told(arguments: &[&str]) -> (String, String) {

@@ -1,22 +1,17 @@
 //! The rubric commands on the shipped small judge: it writes a rubric from labelled pairs, and is measured with it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
+
+use crate::support::program;
 
 const SEED: &str = "configs/quickstart/rubric-seed/pairs.jsonl";
 const LABELLED: &str = "configs/quickstart/labelled/pairs.jsonl";
 
 /// What a command prints as JSON, and its exit status.
 fn gavel(arguments: &[&str]) -> (Value, Option<i32>) {
-    let output = Command::new(env!("CARGO_BIN_EXE_gavel"))
-        .current_dir(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")))
-        .args(arguments)
-        .args(["--json"])
-        .env_remove("RUST_LOG")
-        .output()
-        .unwrap();
+    let output = program(arguments).arg("--json").output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     let value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {text}"));
     (value, output.status.code())
