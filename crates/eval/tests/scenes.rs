@@ -1,5 +1,7 @@
 //! The scene checker agrees, fact for fact, with the Python rules that it is a port of.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 
 use gavel_eval::{Evaluator, Scenes, Task};
