@@ -14,11 +14,11 @@ pub(super) fn describe(report: &EvaluationReport) -> String {
 }
 
 fn table(title: &str, figures: &Figures) -> String {
-    const FIRST: usize = 26;
     const OTHERS: usize = 22;
+    let first = title.chars().count().max(26);
     let line = |name: &str, values: &[String]| {
         let values: String = values.iter().map(|value| format!(" {value:<OTHERS$}")).collect();
-        format!("{name:<FIRST$}{values}").trim_end().to_owned() + "\n"
+        format!("{name:<first$}{values}").trim_end().to_owned() + "\n"
     };
     let names: Vec<String> = figures.subjects.iter().map(|subject| subject.subject.clone()).collect();
     let mut text = line(title, &names);
