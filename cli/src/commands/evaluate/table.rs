@@ -15,7 +15,7 @@ pub(super) fn describe(report: &EvaluationReport) -> String {
 
 fn table(title: &str, figures: &Figures) -> String {
     const OTHERS: usize = 22;
-    let first = title.chars().count().max(26);
+    let first = (title.chars().count() + 1).max(26);
     let line = |name: &str, values: &[String]| {
         let values: String = values.iter().map(|value| format!(" {value:<OTHERS$}")).collect();
         format!("{name:<first$}{values}").trim_end().to_owned() + "\n"
