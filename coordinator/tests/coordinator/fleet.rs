@@ -12,30 +12,7 @@ use gavel_core::spec::{RunSpec, ServerSpec};
 use gavel_core::work::{Assignment, Outcome, Role, Unit, VerdictRecord, WorkerFilter};
 use gavel_worker::{Allowed, Work, WorkContext, WorkError, WorkerOptions};
 
-use crate::support::{self, RUN, Rehearsal, Served, Working, options, whole_fleet};
-
-fn is_ended(status: &RunStatus) -> bool {
-    status.phase.is_ended()
-}
-
-fn adapter(status: &RunStatus) -> Digest {
-    status.policy.as_ref().expect("a policy").adapter
-}
-
-/// The adapter of a run that nothing disturbs.
-async fn undisturbed() -> Digest {
-    let folder = tempfile::tempdir().expect("a folder");
-    let coordinator = Served::start(options(folder.path())).await;
-    coordinator.submit().await;
-    let workers = whole_fleet(coordinator.handle.grpc_address());
-    let status = coordinator.until(is_ended).await;
-    assert_eq!(status.phase, Phase::Finished);
-    for worker in workers {
-        worker.stop().await;
-    }
-    coordinator.stop().await;
-    adapter(&status)
-}
+use crate::support::{self, RUN, Rehearsal, Served, Working, adapter, is_ended, options, undisturbed, whole_fleet};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_finishes_and_replays_to_an_equal_state() {

@@ -11,28 +11,7 @@ use gavel_core::spec::RunSpec;
 use gavel_core::work::{Assignment, Outcome, Role, Unit, Verdict};
 use gavel_worker::{Work, WorkContext, WorkError};
 
-use crate::support::{self, RUN, Rehearsal, Served, Working, options, whole_fleet};
-
-fn is_ended(status: &RunStatus) -> bool {
-    status.phase.is_ended()
-}
-
-fn adapter(status: &RunStatus) -> Digest {
-    status.policy.as_ref().expect("a policy").adapter
-}
-
-async fn undisturbed() -> Digest {
-    let folder = tempfile::tempdir().expect("a folder");
-    let coordinator = Served::start(options(folder.path())).await;
-    coordinator.submit().await;
-    let workers = whole_fleet(coordinator.handle.grpc_address());
-    let status = coordinator.until(is_ended).await;
-    for worker in workers {
-        worker.stop().await;
-    }
-    coordinator.stop().await;
-    adapter(&status)
-}
+use crate::support::{self, RUN, Rehearsal, Served, Working, adapter, is_ended, options, undisturbed, whole_fleet};
 
 fn blob(data: &Path, digest: &Digest) -> PathBuf {
     let name = digest.to_string();

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use gavel_coordinator::ledger::{Ledger as _, SqliteLedger};
 use gavel_coordinator::{CoordinatorOptions, read_rows, read_run, replayed_snapshot};
-use gavel_core::ids::{Digest, RunId, Step};
+use gavel_core::ids::{RunId, Step};
 use gavel_core::run::{Phase, Run, RunStatus, StepRecord, StepResult};
 use gavel_core::spec::RunSpec;
 use sqlx::Connection as _;
 
-use crate::support::{RUN, Served, options, spec, whole_fleet};
+use crate::support::{RUN, Served, adapter, is_ended, options, spec, whole_fleet};
 
 fn run() -> RunId {
     RunId(RUN.into())
@@ -30,14 +30,6 @@ fn often(folder: &Path) -> CoordinatorOptions {
     let mut options = options(folder);
     options.snapshot_events = 8;
     options
-}
-
-fn is_ended(status: &RunStatus) -> bool {
-    status.phase.is_ended()
-}
-
-fn adapter(status: &RunStatus) -> Digest {
-    status.policy.as_ref().expect("a policy").adapter
 }
 
 /// Takes the run from wherever it stands until it has taken so many steps, or to its end.

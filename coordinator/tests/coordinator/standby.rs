@@ -13,8 +13,8 @@ use gavel_coordinator::blobs::Blobs;
 use gavel_coordinator::ledger::{Ledger as _, PostgresLedger};
 use gavel_coordinator::{Coordinator, CoordinatorHandle, CoordinatorOptions, Error, Listeners};
 use gavel_core::RunAssets;
-use gavel_core::ids::{Digest, RunId, Step};
-use gavel_core::run::{Event, Phase, RunStatus};
+use gavel_core::ids::{RunId, Step};
+use gavel_core::run::{Event, Phase};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::{Assignment, Outcome, Role, Unit};
 use gavel_worker::{Work, WorkContext, WorkError, WorkerOptions};
@@ -24,7 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::servers::postgres::Postgres;
 use crate::support::process::process;
-use crate::support::{RUN, Rehearsal, Served, Working, any_port, assets, options, spec, submitted, whole_fleet};
+use crate::support::{
+    RUN, Rehearsal, Served, Working, adapter, any_port, assets, options, spec, submitted, undisturbed,
+};
 
 const LEDGER: &str = "GAVEL_TEST_LEDGER";
 const BLOBS: &str = "GAVEL_TEST_BLOBS";
@@ -186,24 +188,7 @@ impl Work for Halting {
     }
 }
 
-fn adapter(status: &RunStatus) -> Digest {
-    status.policy.as_ref().expect("a policy").adapter
-}
-
 /// The adapter of a run that nothing disturbs, on one machine.
-async fn undisturbed() -> Digest {
-    let folder = tempfile::tempdir().expect("a folder");
-    let coordinator = Served::start(options(folder.path())).await;
-    coordinator.submit().await;
-    let workers = whole_fleet(coordinator.handle.grpc_address());
-    let status = coordinator.until(|status| status.phase.is_ended()).await;
-    for worker in workers {
-        worker.stop().await;
-    }
-    coordinator.stop().await;
-    adapter(&status)
-}
-
 /// How often the ledger says of each unit that its result was accepted.
 async fn acceptances(url: &str) -> BTreeMap<String, u32> {
     let ledger = PostgresLedger::open(url).await.expect("the ledger");

@@ -13,7 +13,7 @@ use gavel_coordinator::{
 use gavel_core::RunAssets;
 use gavel_core::hint::Hint as _;
 use gavel_core::ids::{Digest, PromptIndex, RunId};
-use gavel_core::run::{Phase, RunStatus};
+use gavel_core::run::Phase;
 use gavel_core::spec::RunSpec;
 use gavel_core::work::{Assignment, KeptAnswer, KeptRubric, Outcome, Role, Unit, Verdict, VerdictRecord, Vote};
 use gavel_worker::{Work, WorkContext, WorkError};
@@ -21,11 +21,7 @@ use sqlx::Connection as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::servers::postgres::Postgres;
-use crate::support::{self, RUN, Rehearsal, Served, Working, any_port, assets, options, spec, whole_fleet};
-
-fn is_ended(status: &RunStatus) -> bool {
-    status.phase.is_ended()
-}
+use crate::support::{self, RUN, Rehearsal, Served, Working, any_port, assets, is_ended, options, spec, whole_fleet};
 
 /// The data folder of a run that has ended.
 async fn finished() -> tempfile::TempDir {

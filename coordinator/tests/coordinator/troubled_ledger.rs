@@ -11,34 +11,12 @@ use gavel_coordinator::blobs::Blobs;
 use gavel_coordinator::ledger::{EventRecord, Ledger, LedgerError, RunRecord, SqliteLedger};
 use gavel_coordinator::{Coordinator, DriverError, Error, Listeners, Stores};
 use gavel_core::ids::{Digest, RunId};
-use gavel_core::run::{Phase, RunStatus};
+use gavel_core::run::Phase;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{self, RUN, Served, options, whole_fleet};
-
-fn is_ended(status: &RunStatus) -> bool {
-    status.phase.is_ended()
-}
-
-fn adapter(status: &RunStatus) -> Digest {
-    status.policy.as_ref().expect("a policy").adapter
-}
-
-/// The adapter of a run that nothing disturbs.
-async fn undisturbed() -> Digest {
-    let folder = tempfile::tempdir().expect("a folder");
-    let coordinator = Served::start(options(folder.path())).await;
-    coordinator.submit().await;
-    let workers = whole_fleet(coordinator.handle.grpc_address());
-    let status = coordinator.until(is_ended).await;
-    for worker in workers {
-        worker.stop().await;
-    }
-    coordinator.stop().await;
-    adapter(&status)
-}
+use crate::support::{self, RUN, Served, adapter, is_ended, options, undisturbed, whole_fleet};
 
 /// A ledger with a gate before each call: it may hold it up, or have it fail.
 struct Gated<G> {

@@ -12,7 +12,7 @@ use gavel_coordinator::{Coordinator, CoordinatorHandle, CoordinatorOptions, List
 use gavel_core::RunAssets;
 use gavel_core::forecast::rehearsal;
 use gavel_core::ids::{Digest, RunId};
-use gavel_core::run::RunStatus;
+use gavel_core::run::{Phase, RunStatus};
 use gavel_core::spec::RunSpec;
 use gavel_core::work::{Assignment, Outcome, Role, Side, Unit};
 use gavel_core::{LabelledPair, PromptRubric, PromptRubrics, RubricText};
@@ -242,4 +242,28 @@ pub(crate) fn whole_fleet(coordinator: SocketAddr) -> Vec<Working> {
         .flat_map(|role| [role, role])
         .map(|role| Working::start(role, coordinator, Rehearsal::new()))
         .collect()
+}
+
+pub(crate) fn is_ended(status: &RunStatus) -> bool {
+    status.phase.is_ended()
+}
+
+/// The adapter that a run has come to.
+pub(crate) fn adapter(status: &RunStatus) -> Digest {
+    status.policy.as_ref().expect("a policy").adapter
+}
+
+/// The adapter of a run that nothing disturbs.
+pub(crate) async fn undisturbed() -> Digest {
+    let folder = tempfile::tempdir().expect("a folder");
+    let coordinator = Served::start(options(folder.path())).await;
+    coordinator.submit().await;
+    let workers = whole_fleet(coordinator.handle.grpc_address());
+    let status = coordinator.until(is_ended).await;
+    assert_eq!(status.phase, Phase::Finished);
+    for worker in workers {
+        worker.stop().await;
+    }
+    coordinator.stop().await;
+    adapter(&status)
 }
